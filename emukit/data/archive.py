@@ -1,0 +1,136 @@
+"""The climate data in memory: scenarios with their forcings and targets.
+
+Invariant: scenarios are never concatenated, so no window can cross from one into another. Months are calendar-free
+(`datetime64[M]`): whatever calendar a store used, month i + 1 follows month i.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit.data.grid import Grid
+from emukit.errors import ProtocolError
+
+Months = NDArray[np.datetime64]
+
+
+@dataclass(frozen=True, eq=False)
+class Scenario:
+    """One emission scenario: what drives the climate, and what the climate model answered.
+
+    Attributes:
+        name: For example ``ssp370``.
+        months: (T,) `datetime64[M]`, consecutive.
+        forcings: Name to (T,) float64 (global series) or (T, Y, X) float32 (fields), in the card's units.
+        members: The ensemble members present, in the order of the first axis of `targets`.
+        targets: (M, T, V, Y, X) float32 in physical units, or None where only forcings are known.
+        hidden: (T,) True where the targets are a hidden test set (zero in the store).
+    """
+
+    name: str
+    months: Months
+    forcings: Mapping[str, NDArray[np.floating]]
+    members: tuple[int, ...] = ()
+    targets: NDArray[np.float32] | None = None
+    hidden: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+
+    def __len__(self) -> int:
+        return len(self.months)
+
+    @property
+    def calendar_month(self) -> NDArray[np.int64]:
+        """(T,) 0 for January .. 11 for December."""
+        return self.months.astype("datetime64[M]").astype(np.int64) % 12
+
+    def index(self, month: str | np.datetime64) -> int:
+        """Position of a calendar month such as ``2060-02``.
+
+        Raises:
+            ProtocolError: The month is outside the scenario.
+        """
+        i = int((np.datetime64(month, "M") - self.months[0]).astype(int))
+        if not 0 <= i < len(self):
+            raise ProtocolError(
+                f"month {month} is not in scenario {self.name}",
+                found=f"{self.months[0]} .. {self.months[-1]}",
+                hint="name a month inside the scenario",
+            )
+        return i
+
+    def member_index(self, member: int) -> int:
+        """Position of a member on the first axis of `targets`.
+
+        Raises:
+            ProtocolError: The member is not there.
+        """
+        if member not in self.members:
+            raise ProtocolError(
+                f"member {member} is not in scenario {self.name}",
+                found=f"members {', '.join(map(str, self.members)) or 'none'}",
+                hint="choose from those with --members",
+            )
+        return self.members.index(member)
+
+    def truth(self, member: int, start: int, stop: int) -> NDArray[np.float32]:
+        """(T, V, Y, X) targets of months [start, stop) of one member.
+
+        Raises:
+            ProtocolError: The member is not there, or some of the months are hidden.
+        """
+        if self.targets is None or self.hidden[start:stop].any():
+            raise ProtocolError(
+                f"the targets of {self.name} {self.months[start]} .. {self.months[stop - 1]} are not known",
+                found="forcings only" if self.targets is None else "a hidden test set (targets are all zero)",
+                expected="months whose truth is in the store",
+                hint="score validation instead, or another protocol; hidden months are scored by the competition",
+            )
+        return self.targets[self.member_index(member), start:stop]
+
+
+@dataclass(frozen=True, eq=False)
+class Archive(Mapping[str, Scenario]):
+    """A checked store in memory: a mapping from scenario name to `Scenario`.
+
+    Attributes:
+        card: Name of the data card that the store matched.
+        source: Where it was read from.
+        grid: The grid of every field.
+        variables: Target variables in the order of the V axis.
+        scenarios: The scenarios by name.
+        statics: Name to (Y, X) float32 time-independent fields (``land``, ``orography``) where the store has them.
+        digest: SHA-256 of what was read, for provenance.
+        notes: What is odd about the store, one sentence each.
+        default_protocol: The split to use where none is named.
+    """
+
+    card: str
+    source: str
+    grid: Grid
+    variables: tuple[str, ...]
+    scenarios: Mapping[str, Scenario]
+    statics: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    digest: str = ""
+    notes: tuple[str, ...] = ()
+    default_protocol: str = "official"
+
+    def __getitem__(self, name: str) -> Scenario:
+        if name not in self.scenarios:
+            raise ProtocolError(
+                f"scenario {name} is not in {self.source}",
+                found=f"scenarios {', '.join(self.scenarios)}",
+                hint="choose one of those",
+            )
+        return self.scenarios[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.scenarios
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.scenarios)
+
+    def __len__(self) -> int:
+        return len(self.scenarios)

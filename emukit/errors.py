@@ -1,0 +1,57 @@
+"""Every error a user can cause, in one shape.
+
+Invariant: an `EmukitError` says what was wrong, what was found, what was expected and what to do next. The command
+line prints it and exits with code 2; anything else that escapes is a bug of emukit.
+"""
+
+from __future__ import annotations
+
+
+class EmukitError(Exception):
+    """An error the user can mend.
+
+    Args:
+        what: What was wrong, as a sentence without a full stop.
+        found: What was found.
+        expected: What would have been right.
+        hint: What to do next: a command or an edit.
+    """
+
+    def __init__(self, what: str, *, found: str = "", expected: str = "", hint: str = "") -> None:
+        self.what = what
+        self.found = found
+        self.expected = expected
+        self.hint = hint
+        super().__init__(self.text())
+
+    def text(self) -> str:
+        """The message in lines: what, then found, expected and what to do where they are known."""
+        lines = [self.what]
+        lines += [f"  found:    {self.found}"] if self.found else []
+        lines += [f"  expected: {self.expected}"] if self.expected else []
+        lines += [f"  do:       {self.hint}"] if self.hint else []
+        return "\n".join(lines)
+
+
+class StoreError(EmukitError):
+    """A data store that cannot be read, or has no single meaning."""
+
+
+class ProtocolError(EmukitError):
+    """A scenario, member, span or protocol that is not there, is hidden, or leaks."""
+
+
+class RecipeError(EmukitError):
+    """A recipe or setting with unknown, mistyped or contradictory keys."""
+
+
+class RunError(EmukitError):
+    """A run folder that exists, is missing, truncated, or belongs to another configuration."""
+
+
+class SubmissionError(EmukitError):
+    """A submission file that the competition would reject or score wrongly."""
+
+
+class TrainingError(EmukitError):
+    """Training that cannot go on: a loss that is not finite."""
