@@ -1,0 +1,69 @@
+"""Files and folders that are whole or not there.
+
+Invariant: a reader never sees a half-written file, whatever happens to the writer: a crash, Ctrl-C, or a full disk.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from emukit.errors import EmukitError
+
+
+@contextmanager
+def atomic_path(target: Path | str) -> Iterator[Path]:
+    """A temporary sibling that takes the place of `target` (file or folder) when the block ends well.
+
+    When the block raises, the sibling is removed and `target` stays as it was.
+
+    Raises:
+        EmukitError: The disk is full, or the place cannot be written.
+    """
+    target = Path(target)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if temporary.is_dir():
+            _replace_folder(temporary, target)
+        else:
+            with temporary.open("rb") as f:
+                os.fsync(f.fileno())
+            temporary.replace(target)
+    except OSError as e:
+        _remove(temporary)
+        raise EmukitError(
+            f"cannot write {target}",
+            found=e.strerror or str(e),
+            expected="a writable place with enough free space",
+            hint="free space or name another place; nothing was left half-written",
+        ) from e
+    except BaseException:
+        _remove(temporary)
+        raise
+
+
+def write_text(target: Path | str, text: str) -> None:
+    """Write a small text file atomically."""
+    with atomic_path(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _replace_folder(temporary: Path, target: Path) -> None:
+    # rename(2) cannot replace a folder that is not empty, so the old one steps aside first.
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    if target.exists():
+        target.replace(old)
+    temporary.replace(target)
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,111 @@
+"""How long work tells people where it is.
+
+Invariant: a `Reporter` is passed, never global. On a terminal it draws a rich bar with an estimate of the time left;
+elsewhere, and with `quiet`, it prints plain lines that a log file can hold.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+class Step(Protocol):
+    """One piece of work that advances."""
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        """`n` more units are done; `note` is shown beside the bar."""
+
+
+@dataclass
+class Reporter:
+    """Prints to standard error, so that standard output stays a result one can pipe.
+
+    Attributes:
+        quiet: Only lines that matter, no bars.
+        console: Where to print.
+        plain_seconds: Time between progress lines where there is no terminal.
+    """
+
+    quiet: bool = False
+    console: Console = field(default_factory=lambda: Console(stderr=True))
+    plain_seconds: float = 15.0
+
+    def say(self, text: str) -> None:
+        """Print one line, with rich markup off: file names may hold brackets."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    @contextmanager
+    def step(self, title: str, total: int) -> Iterator[Step]:
+        """Work of `total` units under a title."""
+        if self.quiet:
+            yield _SilentStep()
+        elif self.console.is_terminal:
+            with Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("eta"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}", markup=False),
+                console=self.console,
+            ) as progress:
+                task = progress.add_task(title, total=total, note="")
+                yield _BarStep(progress, task)
+        else:
+            yield _PlainStep(self, title, total)
+
+
+class _SilentStep:
+    def advance(self, n: int = 1, note: str = "") -> None:
+        return None
+
+
+class _BarStep:
+    def __init__(self, progress: Progress, task: object) -> None:
+        self._progress, self._task = progress, task
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        self._progress.update(self._task, advance=n)  # type: ignore[arg-type]
+        if note:
+            self._progress.update(self._task, note=note)  # type: ignore[arg-type]
+
+
+class _PlainStep:
+    def __init__(self, reporter: Reporter, title: str, total: int) -> None:
+        self._reporter, self._title, self._total = reporter, title, total
+        self._done, self._note = 0, ""
+        self._start = self._last = time.monotonic()
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        self._done += n
+        self._note = note or self._note
+        now = time.monotonic()
+        if now - self._last < self._reporter.plain_seconds and self._done < self._total:
+            return
+        self._last = now
+        left = (now - self._start) / max(self._done, 1) * (self._total - self._done)
+        self._reporter.say(
+            f"{self._title} {self._done}/{self._total} {now - self._start:.0f}s elapsed, "
+            f"{left:.0f}s left {self._note}".rstrip()
+        )
+
+
+def default_reporter(quiet: bool = False) -> Reporter:
+    """A reporter on standard error; quiet also when standard error is closed."""
+    return Reporter(quiet=quiet or sys.stderr is None)
