@@ -18,6 +18,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -77,13 +78,13 @@ class _SilentStep:
 
 
 class _BarStep:
-    def __init__(self, progress: Progress, task: object) -> None:
+    def __init__(self, progress: Progress, task: TaskID) -> None:
         self._progress, self._task = progress, task
 
     def advance(self, n: int = 1, note: str = "") -> None:
-        self._progress.update(self._task, advance=n)  # type: ignore[arg-type]
+        self._progress.update(self._task, advance=n)
         if note:
-            self._progress.update(self._task, note=note)  # type: ignore[arg-type]
+            self._progress.update(self._task, note=note)
 
 
 class _PlainStep:

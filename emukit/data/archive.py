@@ -52,7 +52,7 @@ class Scenario:
         Raises:
             ProtocolError: The month is outside the scenario.
         """
-        i = int((np.datetime64(month, "M") - self.months[0]).astype(int))
+        i = int((np.array(month, "datetime64[M]") - self.months[0]).astype(np.int64))
         if not 0 <= i < len(self):
             raise ProtocolError(
                 f"month {month} is not in scenario {self.name}",

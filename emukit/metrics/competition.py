@@ -61,9 +61,7 @@ class Score:
         return {"score": self.value, "months": self.months, **{v: asdict(p) for v, p in self.parts.items()}}
 
 
-def score_moments(
-    moments: Moments, weights: NDArray[np.floating], variables: tuple[str, ...] = ("tas", "pr")
-) -> Score:
+def score_moments(moments: Moments, weights: NDArray[np.floating], variables: tuple[str, ...] = ("tas", "pr")) -> Score:
     """Score summed months.
 
     Args:
