@@ -41,9 +41,11 @@ class Grid:
 
     def __eq__(self, other: object) -> bool:
         """Same cell centres, to a millionth of a degree."""
-        if not isinstance(other, Grid) or self.shape != other.shape:
-            return NotImplemented if not isinstance(other, Grid) else False
-        return np.allclose(self.lat, other.lat, atol=1e-6) and np.allclose(self.lon, other.lon, atol=1e-6)
+        if not isinstance(other, Grid):
+            return NotImplemented
+        if self.shape != other.shape:
+            return False
+        return bool(np.allclose(self.lat, other.lat, atol=1e-6) and np.allclose(self.lon, other.lon, atol=1e-6))
 
     def __hash__(self) -> int:
         return hash(self.shape)
