@@ -104,7 +104,9 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         path, equals, text = word.partition("=")
         keys = [k.strip() for k in path.split(".")]
         if not equals or not all(keys):
-            raise RecipeError(f"cannot read the setting {word!r}", expected="KEY.KEY=VALUE", hint="--set training.epochs=5")
+            raise RecipeError(
+                f"cannot read the setting {word!r}", expected="KEY.KEY=VALUE", hint="--set training.epochs=5"
+            )
         try:
             value = tomllib.loads(f"v = {text}")["v"]
         except tomllib.TOMLDecodeError:

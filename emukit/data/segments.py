@@ -116,7 +116,11 @@ class SegmentSource:
             for k in range(self._segments_of(i)):
                 block = k // self._copies(i)
                 start = span.start + min(max(phase + (block - 1) * length, 0), len(span) - length)
-                member = int(rng.integers(len(self._targets[i]))) if self.settings.members == "random" else k % self._copies(i)
+                member = (
+                    int(rng.integers(len(self._targets[i])))
+                    if self.settings.members == "random"
+                    else k % self._copies(i)
+                )
                 segments.append(Segment(i, member, start))
         order = [segments[j] for j in rng.permutation(len(segments))]
         size = self.settings.per_batch

@@ -150,9 +150,7 @@ def _loso(archive: Archive, protocol: str) -> tuple[list[str], dict[str, list[Sp
             _resolve(archive, SpanSpec(scenario=n, member=0, months=(-lengths.validation_months, 0)), protocol)
             for n in others
         ],
-        "test": [
-            _resolve(archive, SpanSpec(scenario=left_out, member=0, months=(-lengths.test_months, 0)), protocol)
-        ],
+        "test": [_resolve(archive, SpanSpec(scenario=left_out, member=0, months=(-lengths.test_months, 0)), protocol)],
         "test-all": [Span(left_out, 0, len(scenario), (0,))],
     }
     return others, scored

@@ -65,9 +65,7 @@ class Emulator(ABC):
     ) -> Self:
         """The inverse of `state`."""
 
-    def predict(
-        self, forcings: Scenario | xr.Dataset, start: str | None = None, stop: str | None = None
-    ) -> xr.Dataset:
+    def predict(self, forcings: Scenario | xr.Dataset, start: str | None = None, stop: str | None = None) -> xr.Dataset:
         """Predict a scenario, xarray in and out.
 
         Args:
