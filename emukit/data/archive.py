@@ -6,12 +6,16 @@ Invariant: scenarios are never concatenated, so no window can cross from one int
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from emukit.data.card import Card
 from emukit.data.grid import Grid
 from emukit.errors import ProtocolError
 
@@ -96,26 +100,47 @@ class Archive(Mapping[str, Scenario]):
     """A checked store in memory: a mapping from scenario name to `Scenario`.
 
     Attributes:
-        card: Name of the data card that the store matched.
+        card: The data card that the store matched: names, units, protocols.
         source: Where it was read from.
         grid: The grid of every field.
         variables: Target variables in the order of the V axis.
         scenarios: The scenarios by name.
         statics: Name to (Y, X) float32 time-independent fields (``land``, ``orography``) where the store has them.
-        digest: SHA-256 of what was read, for provenance.
         notes: What is odd about the store, one sentence each.
-        default_protocol: The split to use where none is named.
     """
 
-    card: str
+    card: Card
     source: str
     grid: Grid
     variables: tuple[str, ...]
     scenarios: Mapping[str, Scenario]
     statics: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
-    digest: str = ""
     notes: tuple[str, ...] = ()
-    default_protocol: str = "official"
+
+    @property
+    def default_protocol(self) -> str:
+        """The split to use where none is named."""
+        return self.card.default_protocol
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of every name, month and value, for provenance; the same whatever container it was read from.
+
+        Computed when first asked for (about a third of a second for the competition's store), so that loading does not
+        pay for it and a changed copy never carries the digest of its original.
+        """
+        names = [self.grid.lat.tobytes(), self.grid.lon.tobytes(), repr(self.variables).encode()]
+        arrays = [self.statics[k] for k in sorted(self.statics)]
+        names += [k.encode() for k in sorted(self.statics)]
+        for s in self.values():
+            forcings = sorted(s.forcings)
+            names += [repr((s.name, s.members, forcings)).encode(), s.months.tobytes(), s.hidden.tobytes()]
+            arrays += [s.forcings[k] for k in forcings] + ([] if s.targets is None else [s.targets])
+        whole = hashlib.sha256(b"\0".join(names))
+        with ThreadPoolExecutor(2) as pool:  # hashlib releases the interpreter lock
+            for part in pool.map(_sha256, arrays):
+                whole.update(part)
+        return whole.hexdigest()
 
     def __getitem__(self, name: str) -> Scenario:
         if name not in self.scenarios:
@@ -134,3 +159,9 @@ class Archive(Mapping[str, Scenario]):
 
     def __len__(self) -> int:
         return len(self.scenarios)
+
+
+def _sha256(array: NDArray[np.generic]) -> bytes:
+    array = np.ascontiguousarray(array)
+    head = f"{array.dtype.str}{array.shape}".encode()
+    return hashlib.sha256(head + hashlib.sha256(array.view(np.uint8).reshape(-1)).digest()).digest()

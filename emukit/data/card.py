@@ -1,0 +1,233 @@
+"""Data cards: what a data set is, in one checked file.
+
+Invariant: whatever is particular to one data set (names, units, plausible values, splits, oddities) stands in its card
+and nowhere in the code; a card with any mistake is refused whole, every mistake listed with its dotted path.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import xarray as xr
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from emukit.errors import EmukitError, StoreError
+from emukit.files import shipped
+
+SHIPPED = ("cse151b-2025", "cse151b-k360", "demo")
+ATTRIBUTE = "emukit_card"
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+# TOML has lists only; a frozen card holds tuples.
+Pair = Annotated[tuple[float, float], BeforeValidator(_as_tuple)]
+Offsets = Annotated[tuple[int, int], BeforeValidator(_as_tuple)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class Quantity(_Part):
+    """One variable: what it is, and what its values may be.
+
+    Attributes:
+        units: The units emukit works in.
+        spellings: Other spellings of the same units.
+        range: Every visible value lies inside, in `units`.
+        largest: The largest visible value lies inside: this tells kg m-2 s-1 from mm/day.
+        what: What it really is, in a sentence.
+        kind: ``field`` (time, y, x) or ``series`` (time).
+    """
+
+    units: str
+    spellings: list[str] = []
+    range: Pair
+    largest: Pair
+    what: str
+    kind: Literal["field", "series"] = "field"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Quantity:
+        for name, (low, high) in (("range", self.range), ("largest", self.largest)):
+            if low > high:
+                raise ValueError(f"{name} must be [low, high], not [{low}, {high}]")
+        return self
+
+
+class SpanSpec(_Part):
+    """Months held out of training: offsets from the scenario's end, half open, 0 = the end."""
+
+    scenario: str
+    member: int = 0
+    months: Offsets
+
+    @model_validator(mode="after")
+    def _before_end(self) -> SpanSpec:
+        if not self.months[0] < self.months[1] <= 0:
+            raise ValueError(f"months must be [start, stop] with start < stop <= 0, not {self.months}")
+        return self
+
+
+class CardProtocol(_Part):
+    """A named split. Training is every visible month of `train` that is not held out here."""
+
+    train: list[str]
+    validation: list[SpanSpec]
+    test: list[SpanSpec]
+
+
+class Loso(_Part):
+    """Leave one scenario out: months validated in the others, and tested in the one left out."""
+
+    validation_months: Annotated[int, Field(gt=0)]
+    test_months: Annotated[int, Field(gt=0)]
+
+
+class Card(_Part):
+    """A data set's card.
+
+    Attributes:
+        by_layout: Whether a store that does not name its card may be recognised as this one.
+        hidden: Scenario to the months hidden by zeros, as offsets from its end.
+        oddities: What a user should know before trusting the data, one sentence each.
+    """
+
+    name: str
+    title: str
+    source: str
+    licence: str
+    url: str = ""
+    by_layout: bool = True
+    scenarios: Annotated[list[str], Field(min_length=1)]
+    targets: Annotated[dict[str, Quantity], Field(min_length=1)]
+    forcings: Annotated[dict[str, Quantity], Field(min_length=1)]
+    hidden: dict[str, Offsets] = {}
+    default_protocol: str
+    protocols: Annotated[dict[str, CardProtocol], Field(min_length=1)]
+    loso: Loso
+    oddities: list[str] = []
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Card:
+        wrong = []
+        if self.default_protocol not in self.protocols:
+            wrong.append(f"default_protocol: {self.default_protocol} is none of {', '.join(self.protocols)}")
+        for name, protocol in self.protocols.items():
+            held = [h.scenario for h in (*protocol.validation, *protocol.test)]
+            wrong += [
+                f"protocols.{name}: scenario {s} is none of {', '.join(self.scenarios)}"
+                for s in dict.fromkeys([*protocol.train, *held])
+                if s not in self.scenarios
+            ]
+        wrong += [f"hidden.{s}: no such scenario" for s in self.hidden if s not in self.scenarios]
+        wrong += [f"targets.{v}.kind: targets are fields" for v, q in self.targets.items() if q.kind != "field"]
+        wrong += [f"forcings.{v}: also a target" for v in self.forcings if v in self.targets]
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+    @property
+    def quantities(self) -> Mapping[str, Quantity]:
+        """Targets and forcings by name."""
+        return {**self.targets, **self.forcings}
+
+
+def parse_card(settings: Mapping[str, object], origin: str) -> Card:
+    """Check settings as a card.
+
+    Raises:
+        StoreError: Every mistake, with its dotted path.
+    """
+    try:
+        return Card.model_validate(dict(settings))
+    except ValidationError as e:
+        mistakes = [f"{'.'.join(map(str, m['loc'])) or 'card'}: {m['msg']}" for m in e.errors()]
+        raise StoreError(
+            f"the data card {origin} has {len(mistakes)} mistake{'s' * (len(mistakes) > 1)}",
+            found="\n            ".join(mistakes),
+            hint="mend the card; the shipped cards show the form",
+        ) from e
+
+
+def load_card(name_or_path: str | Path) -> Card:
+    """A shipped card by its name, or any card by the path of its TOML file.
+
+    Raises:
+        StoreError: There is no such card, or it has mistakes (all of them listed).
+    """
+    text = str(name_or_path)
+    path = Path(text) if text.endswith(".toml") else _shipped_path(text)
+    try:
+        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise StoreError(
+            f"cannot read the data card {path}",
+            found=e.strerror or str(e),
+            expected=f"one of {', '.join(SHIPPED)}, or the path of a .toml file",
+        ) from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise StoreError(f"the data card {path} is not TOML", found=str(e), hint="mend the file") from e
+    return parse_card(settings, str(path))
+
+
+def _shipped_path(name: str) -> Path:
+    if name not in SHIPPED:
+        raise StoreError(
+            f"there is no data card {name}",
+            expected=f"one of {', '.join(SHIPPED)}, or the path of a .toml file",
+            hint="choose one with --card",
+        )
+    try:
+        return shipped("data_cards", f"{name}.toml")
+    except EmukitError as e:
+        raise StoreError(e.what, found=e.found, expected=e.expected, hint=e.hint) from e
+
+
+def identify_card(ds: xr.Dataset) -> Card:
+    """The card of a store: the one it names in its attribute `emukit_card`, else the one whose layout it has.
+
+    Cards of one layout differ in what they hide: of those whose hidden months are all zero in the store, the one that
+    hides most is taken.
+
+    Raises:
+        StoreError: No card fits.
+    """
+    if ATTRIBUTE in ds.attrs:
+        return load_card(str(ds.attrs[ATTRIBUTE]))
+    cards = [c for c in map(load_card, SHIPPED) if c.by_layout]
+    scenarios = {str(s) for s in np.atleast_1d(ds["ssp"].values)} if "ssp" in ds.coords else set()
+    fitting = [c for c in cards if scenarios <= set(c.scenarios) and sum(v in ds for v in c.quantities) > 1]
+    if not fitting:
+        raise StoreError(
+            "no data card fits the store",
+            found=f"variables {', '.join(map(str, ds.data_vars)) or 'none'}; "
+            f"scenarios {', '.join(sorted(scenarios)) or 'none'}",
+            expected="; ".join(f"{c.name}: {', '.join(c.quantities)}" for c in cards),
+            hint="name the card with --card NAME or --card FILE.toml",
+        )
+    fitting.sort(key=lambda c: -sum(stop - start for start, stop in c.hidden.values()))
+    return next((c for c in fitting if _hides(ds, c)), fitting[-1])
+
+
+def _hides(ds: xr.Dataset, card: Card) -> bool:
+    # The first and last month of each hidden span are enough to tell the cards apart, and cost a chunk each.
+    target = next((v for v in card.targets if v in ds), None)
+    if target is None or "ssp" not in ds[target].dims or "time" not in ds[target].dims:
+        return False
+    names = [str(s) for s in np.atleast_1d(ds["ssp"].values)]
+    for scenario, (start, stop) in card.hidden.items():
+        if scenario not in names:
+            continue
+        months = [m for m in (start, stop - 1) if -m <= ds.sizes["time"]]
+        probe = ds[target].isel(ssp=names.index(scenario), time=months).values
+        if probe.any():
+            return False
+    return True

@@ -1,0 +1,229 @@
+"""What a store's dimensions and coordinates mean: scenarios, months, members, the grid.
+
+Invariant: what has one meaning is read, whatever its spelling (calendar, direction, order of dimensions); what has
+more than one is refused by name. Mistakes are collected, so that `data check` shows all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from emukit.data.archive import Months
+from emukit.data.grid import Grid
+from emukit.errors import StoreError
+
+# Role of a dimension by its name, in the order emukit holds them.
+ROLES = {
+    "scenario": ("ssp", "scenario"),
+    "time": ("time",),
+    "member": ("member_id", "member"),
+    "lat": ("y", "lat", "latitude"),
+    "lon": ("x", "lon", "longitude"),
+}
+
+
+@dataclass
+class Findings:
+    """What a look at a store found: problems that forbid its use, and notes on what is odd."""
+
+    problems: list[StoreError] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def refuse(self, what: str, *, found: str = "", expected: str = "", hint: str = "") -> None:
+        """Record one problem."""
+        self.problems.append(StoreError(what, found=found, expected=expected, hint=hint))
+
+    def note(self, sentence: str) -> None:
+        """Record one oddity, once."""
+        if sentence not in self.notes:
+            self.notes.append(sentence)
+
+    def check(self) -> None:
+        """Raise the first problem, naming how many more there are.
+
+        Raises:
+            StoreError: There is a problem.
+        """
+        if not self.problems:
+            return
+        first, more = self.problems[0], len(self.problems) - 1
+        if not more:
+            raise first
+        hint = f"{first.hint}; " if first.hint else ""
+        raise StoreError(
+            first.what,
+            found=first.found,
+            expected=first.expected,
+            hint=f"{hint}{more} more problem{'s' * (more > 1)}: see `emukit data check`",
+        )
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The two horizontal dimensions of one variable, and how to bring them to emukit's order.
+
+    Attributes:
+        lat: Dimension name of latitude.
+        lon: Dimension name of longitude.
+        flip: Latitude descends in the store.
+        roll: How many cells longitude starts too late for [0, 360) ascending.
+    """
+
+    lat: str
+    lon: str
+    flip: bool
+    roll: int
+
+    def orient(self, block: NDArray[np.generic]) -> NDArray[np.generic]:
+        """(..., Y, X) in the store's order -> in emukit's order."""
+        if self.flip:
+            block = block[..., ::-1, :]
+        return np.roll(block, self.roll, axis=-1) if self.roll else block
+
+
+def role(dim: Hashable) -> str | None:
+    """The role of a dimension, or None where its name says nothing."""
+    return next((r for r, names in ROLES.items() if dim in names), None)
+
+
+def read_months(ds: xr.Dataset, findings: Findings) -> Months | None:
+    """Calendar-free months of the time coordinate, whatever its calendar.
+
+    Returns:
+        (T,) `datetime64[M]`, consecutive; None where it is refused.
+    """
+    if "time" not in ds.coords or ds["time"].ndim != 1 or not ds.sizes["time"]:
+        findings.refuse("the store has no time coordinate", found=f"coordinates {_names(ds.coords)}", expected="time")
+        return None
+    values = ds["time"].values
+    if np.issubdtype(values.dtype, np.datetime64):
+        if np.isnat(values).any():
+            findings.refuse("time holds missing values", found=f"{int(np.isnat(values).sum())} of {len(values)}")
+            return None
+        months = values.astype("datetime64[M]")
+    elif values.dtype == object and hasattr(values[0], "year"):
+        months = np.array([(v.year - 1970) * 12 + v.month - 1 for v in values], "int64").astype("datetime64[M]")
+    else:
+        findings.refuse(
+            "the time coordinate has no calendar",
+            found=f"{values.dtype} without decodable units: {values[:3]}",
+            expected="CF time, for example `days since 2015-01-15` with a calendar",
+            hint="give time the attributes units and calendar",
+        )
+        return None
+    steps = np.diff(months.astype(np.int64))
+    if (steps == 1).all():
+        return months
+    i = int(np.flatnonzero(steps != 1)[0])
+    kind = {True: "months are out of order", False: "months are missing"}[bool(steps[i] < 0)]
+    findings.refuse(
+        "the time coordinate is not one value per month: " + ("a month is double" if steps[i] == 0 else kind),
+        found=f"{months[i]} is followed by {months[i + 1]} at position {i + 1}",
+        expected="each month once, in order, none left out",
+        hint="sort, complete or average the data to months first",
+    )
+    return None
+
+
+def read_names(ds: xr.Dataset, findings: Findings) -> list[str] | None:
+    """Scenario names, or None where they are refused."""
+    dim = next((d for d in ROLES["scenario"] if d in ds.dims), None)
+    if dim is None or dim not in ds.coords:
+        findings.refuse(
+            "the store has no scenario coordinate",
+            found=f"dimensions {_names(ds.dims)}; coordinates {_names(ds.coords)}",
+            expected="a coordinate ssp with the scenarios' names",
+            hint="add it: ds.assign_coords(ssp=[...])",
+        )
+        return None
+    names = [v.decode() if isinstance(v, bytes) else str(v) for v in ds[dim].values]
+    double = sorted({n for n in names if names.count(n) > 1})
+    if double:
+        findings.refuse("scenario names are double", found=", ".join(double), expected="each scenario once")
+        return None
+    return names
+
+
+def read_members(ds: xr.Dataset, findings: Findings) -> tuple[int, ...] | None:
+    """Member numbers, or None where they are refused; (0,) where there is no member dimension."""
+    dim = next((d for d in ROLES["member"] if d in ds.dims), None)
+    if dim is None:
+        findings.note("the store has no member dimension: its one run is member 0")
+        return (0,)
+    values = np.atleast_1d(ds[dim].values)  # a dimension without coordinate counts from 0
+    if not np.issubdtype(values.dtype, np.integer):
+        findings.note(f"members are named {', '.join(map(str, values))}: they are numbered from 0 in this order")
+        return tuple(range(len(values)))
+    members = tuple(int(v) for v in values)
+    if len(set(members)) < len(members):
+        findings.refuse("member numbers are double", found=", ".join(map(str, members)), expected="each member once")
+        return None
+    return members
+
+
+def read_axes(ds: xr.Dataset, variable: str, findings: Findings) -> tuple[Axes, Grid] | None:
+    """The horizontal dimensions of a variable and the grid they make in emukit's order, or None where refused."""
+    dims = {role(d): str(d) for d in ds[variable].dims}
+    if "lat" not in dims or "lon" not in dims:
+        findings.refuse(
+            f"{variable} is not on a latitude-longitude grid",
+            found=f"dimensions {_names(ds[variable].dims)}",
+            expected="one of y, lat, latitude and one of x, lon, longitude",
+        )
+        return None
+    found = [_coordinate(ds, dims[r], findings) for r in ("lat", "lon")]
+    if found[0] is None or found[1] is None:
+        return None
+    lat, lon = found
+    steps = np.diff(lat)
+    flip = bool(len(lat) > 1 and steps[0] < 0)
+    lon360 = np.mod(lon, 360.0)
+    roll = -int(np.argmin(lon360)) % len(lon)
+    grid = Grid(lat[::-1].copy() if flip else lat, np.roll(lon360, roll))
+    ok = _regular(dims["lat"], grid.lat, findings, limit=90.0) and _regular(dims["lon"], grid.lon, findings)
+    if ok and len(lon) > 1 and not np.isclose(360.0 / len(lon), np.diff(grid.lon).mean(), rtol=1e-3):
+        findings.refuse(
+            f"{dims['lon']} does not go all the way round",
+            found=f"{len(lon)} longitudes, {np.diff(grid.lon).mean():g} degrees apart",
+            expected="evenly spaced global longitudes",
+        )
+        ok = False
+    return (Axes(dims["lat"], dims["lon"], flip, roll), grid) if ok else None
+
+
+def _coordinate(ds: xr.Dataset, dim: str, findings: Findings) -> NDArray[np.float64] | None:
+    if dim not in ds.coords or ds[dim].ndim != 1:
+        findings.refuse(
+            f"dimension {dim} has no one-dimensional coordinate",
+            found=f"coordinates {_names(ds.coords)}",
+            expected=f"{dim}({dim}) in degrees",
+            hint="regular latitude-longitude grids only; regrid first",
+        )
+        return None
+    return np.asarray(ds[dim].values, np.float64)
+
+
+def _regular(name: str, values: NDArray[np.float64], findings: Findings, limit: float = 360.0) -> bool:
+    if not np.isfinite(values).all() or np.abs(values).max() > limit:
+        findings.refuse(f"{name} is not in degrees", found=f"{values.min():g} .. {values.max():g}")
+        return False
+    steps = np.diff(values)
+    # Competition grids are stored to about 1e-5 degrees; Gaussian latitudes differ by percents near the poles only.
+    if len(steps) and not (steps.min() > 0 and np.allclose(steps, steps.mean(), rtol=0.01)):
+        findings.refuse(
+            f"{name} is not evenly spaced",
+            found=f"steps {steps.min():g} .. {steps.max():g} degrees",
+            expected="a regular latitude-longitude grid",
+            hint="regrid the data first",
+        )
+        return False
+    return True
+
+
+def _names(names: object) -> str:
+    return ", ".join(str(n) for n in names) or "none"  # type: ignore[attr-defined]
