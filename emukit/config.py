@@ -129,7 +129,7 @@ def options_of(function: Callable[..., Any], context: Iterable[str] = ()) -> typ
         function: A function or class whose keyword-only parameters have annotations and defaults.
         context: Parameters that emukit fills in and users cannot set.
     """
-    target = function.__init__ if inspect.isclass(function) else function  # type: ignore[misc]
+    target = function.__init__ if inspect.isclass(function) else function
     hints = get_type_hints(target)
     fields: dict[str, Any] = {
         p.name: (hints[p.name], p.default)

@@ -37,7 +37,7 @@ class Grid:
 
     def mean(self, field: NDArray[np.floating]) -> NDArray[np.float64]:
         """Area mean over the last two axes, (..., Y, X) -> (...), in float64."""
-        return np.einsum("...yx,yx->...", np.asarray(field, np.float64), self.weights)
+        return np.asarray(np.einsum("...yx,yx->...", np.asarray(field, np.float64), self.weights))
 
     def __eq__(self, other: object) -> bool:
         """Same cell centres, to a millionth of a degree."""

@@ -160,5 +160,5 @@ class SegmentSource:
         month = scenario.calendar_month[span.start : span.stop]
         fields = [normalizer.forward(scenario.truth(m, span.start, span.stop), month) for m in span.members]
         if self.settings.members == "mean":
-            return torch.from_numpy(np.mean(fields, axis=0, dtype=np.float32)[None])
+            return torch.from_numpy(np.mean(fields, axis=0, dtype=np.float32, keepdims=True))
         return torch.from_numpy(np.stack(fields))

@@ -63,7 +63,7 @@ class LinearEmulator(Emulator):
         archive: Archive,
         split: Split,
         *,
-        features: tuple[str, ...] = ("CO2~10", "CH4", "SO2", "BC"),
+        features: tuple[str, ...] = ("CO2", "CO2~30", "SO2", "BC"),
         season: Literal["month", "harmonics"] = "harmonics",
         harmonics: int = 2,
         ridge: float = 10.0,

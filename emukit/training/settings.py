@@ -11,8 +11,8 @@ from emukit.data.segments import SegmentSettings
 class LossSettings(Settings):
     """The composite loss: for each variable, term names with weights."""
 
-    tas: dict[str, float] = {"mse": 1.0}
-    pr: dict[str, float] = {"mse": 1.0}
+    tas: dict[str, float] = Field(default_factory=lambda: {"mse": 1.0})
+    pr: dict[str, float] = Field(default_factory=lambda: {"mse": 1.0})
     area_weighted: bool = True
 
 
