@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 from emukit.errors import EmukitError
 
@@ -67,3 +68,28 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def shipped(kind: Literal["baselines", "data_cards"], name: str) -> Path:
+    """A file or folder that emukit brings along.
+
+    In an installed wheel it lies inside the package under ``shipped``; in a checkout, beside the package.
+
+    Args:
+        kind: Which of the two folders.
+        name: The path inside it, for example ``published.toml``.
+
+    Raises:
+        EmukitError: It is in neither place.
+    """
+    package = Path(__file__).parent
+    places = [package / "shipped" / kind / name, package.parent / kind / name]
+    for place in places:
+        if place.exists():
+            return place
+    raise EmukitError(
+        f"emukit's own file {kind}/{name} is missing",
+        found=f"neither {places[0]} nor {places[1]}",
+        expected="the file that every checkout and wheel of emukit holds",
+        hint="install emukit again",
+    )
