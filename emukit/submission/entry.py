@@ -10,7 +10,7 @@ import hashlib
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -19,8 +19,9 @@ from emukit.errors import SubmissionError
 from emukit.files import write_text
 
 ENTRY_FILE = "entry.toml"
-_MONTH = r"^\d{4}-\d{2}$"
-_HEX = r"^[0-9a-f]{64}$"
+Text = Annotated[str, Field(min_length=1)]
+Month = Annotated[str, Field(pattern=r"^\d{4}-\d{2}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
@@ -47,24 +48,23 @@ class Entry:
         validation: Numbers of the validation score by name, as in ``{"score": 0.77, "tas.monthly_rmse": 1.6}``.
     """
 
-    name: str = Field(min_length=1)
+    name: Text
     created: str
     emulator: str
     recipe: str
     protocol: str
     scenario: str
-    first_month: str = Field(pattern=_MONTH)
-    last_month: str = Field(pattern=_MONTH)
+    first_month: Month
+    last_month: Month
     seed: int
     command: str
     data_digest: str
     emukit_version: str
     git_commit: str
-    csv: str
-    csv_sha256: str = Field(pattern=_HEX)
-    rows: int = Field(gt=0)
+    csv: Text
+    csv_sha256: Digest
+    rows: Annotated[int, Field(gt=0)]
     validation: dict[str, float]
-    format: Literal[1] = 1
 
 
 _ENTRY = TypeAdapter(Entry)
