@@ -34,8 +34,8 @@ class Span:
     def text(self, archive: Archive) -> str:
         """For people: `ssp370 2060-02..2070-01 members 0`."""
         months = archive[self.scenario].months
-        members = ",".join(map(str, self.members))
-        return f"{self.scenario} {months[self.start]}..{months[self.stop - 1]} member{'s' * (len(self.members) > 1)} {members}"
+        members = f"member{'s' * (len(self.members) > 1)} {','.join(map(str, self.members))}"
+        return f"{self.scenario} {months[self.start]}..{months[self.stop - 1]} {members}"
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Split:
     Attributes:
         protocol: The name users type: ``official``, ``k360``, ``loso:ssp126``.
         train: Spans to fit on.
-        scored: Set name (``validation``, ``test``, ``test-all``) to spans; a score over several spans is the mean of theirs.
+        scored: Set name (``validation``, ``test``, ``test-all``) to spans; a score over several is the mean of theirs.
         notes: What was cut away because the store hides it.
     """
 

@@ -43,6 +43,11 @@ class Emulator(ABC):
         self.grid = grid
         self.variables = variables
 
+    @property
+    def first_month(self) -> int:
+        """The first month of a scenario that can be predicted."""
+        return 0
+
     @abstractmethod
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """Predict months [start, stop) of a scenario from its forcings.
@@ -70,7 +75,7 @@ class Emulator(ABC):
 
         Args:
             forcings: A scenario of an opened store, or a dataset with the forcings on ``time`` (and ``y``, ``x``).
-            start: First month, such as ``2070-02``; the scenario's first when None.
+            start: First month, such as ``2070-02``; the first that can be predicted when None.
             stop: Last month, included; the scenario's last when None.
 
         Returns:
@@ -80,7 +85,7 @@ class Emulator(ABC):
             ProtocolError: A month is outside the scenario, or a forcing is missing.
         """
         scenario = forcings if isinstance(forcings, Scenario) else scenario_from_dataset(forcings)
-        first = scenario.index(start) if start else 0
+        first = scenario.index(start) if start else self.first_month
         last = scenario.index(stop) + 1 if stop else len(scenario)
         fields = self.predict_fields(scenario, first, last)
         return fields_to_dataset(fields, scenario.months[first:last], self.grid, self.variables, scenario.name)

@@ -177,7 +177,7 @@ def _fit_harmonics(
 ) -> tuple[Array, Array]:
     basis = _fourier(harmonics)
     design = (z[:, :, None] * basis[month][:, None, :]).reshape(len(z), -1)
-    # Month means leave both sides: every calendar month keeps an intercept of its own, which the penalty does not touch.
+    # Month means leave both sides: every calendar month keeps an intercept of its own, free of the penalty.
     design_mean = _month_means(design, month, weights)
     truth_mean = _month_means(truth, month, weights)
     target = truth - truth_mean[month]

@@ -52,6 +52,11 @@ class NeuralEmulator(Emulator):
         """Where the network is."""
         return next(self.network.parameters()).device
 
+    @property
+    def first_month(self) -> int:
+        """The first month whose window the scenario, or the lead-in rule, can fill."""
+        return self.encoder.settings.window.first_target
+
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X) float32; pr at least zero."""
         window = self.encoder.settings.window

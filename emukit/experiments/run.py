@@ -62,7 +62,7 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether training has ended and the emulator is whole."""
-        return self.record["state"] == "finished"
+        return bool(self.record["state"] == "finished")
 
     def split(self, archive: Archive) -> Split:
         """The split it was trained on, made anew on an archive."""
