@@ -91,7 +91,7 @@ def _problems(examined: Examined, layout: Layout, reference: NDArray[np.floating
     if any(problem.kind == "empty" for problem in examined.problems):
         return examined.problems
     return [
-        *structure_problems(examined.lines, examined.strange, layout),
+        *structure_problems(examined, layout),
         *examined.problems,
         *content_problems(examined.values, examined.lines, layout, reference),
     ]

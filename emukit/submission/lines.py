@@ -22,7 +22,7 @@ from emukit.submission.problems import Problem, Tally
 from emukit.submission.write import COLUMNS
 
 # Enough to tell another grid from a slip of the pen; a file of random IDs must not fill the memory.
-_MOST_STRANGE_IDS = 100_000
+_MOST_STRANGE = 100_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,13 +33,15 @@ class Examined:
         problems: What is wrong with single lines.
         values: (N,) float64 in the layout's order; NaN where there is no finite number.
         lines: (N,) line number of each; 0 where the ID is missing.
-        strange: IDs that the layout does not have; of very many only the first.
+        strange_months: Months as written in such IDs as the layout does not have.
+        strange_cells: Cells as written, underscore first, that the layout does not have; of very many only the first.
     """
 
     problems: list[Problem]
     values: NDArray[np.float64]
     lines: NDArray[np.int64]
-    strange: set[str]
+    strange_months: set[str]
+    strange_cells: set[str]
 
 
 def examine(stream: IO[bytes], layout: Layout) -> Examined:
@@ -81,7 +83,8 @@ class _Examination:
         self.values = array("d", [math.nan]) * layout.size
         self.lines = array("q", [0]) * layout.size
         self.previous = -1
-        self.strange: set[str] = set()
+        self.strange_months: set[str] = set()
+        self.strange_cells: set[str] = set()
         self.whole: list[Problem] = []
         self.encoding = Tally("encoding", "rows hold bytes that are no UTF-8")
         self.malformed = Tally("malformed", "rows have another number of columns than the header")
@@ -136,8 +139,7 @@ class _Examination:
         month, cell = self.months.get(name[:HEAD]), self.cells.get(name[HEAD:])
         if month is None or cell is None:
             (self.encoding if _is_undecodable(name) else self.unknown).add(line, name)
-            if len(self.strange) < _MOST_STRANGE_IDS:
-                self.strange.add(name)
+            self._remember(name)
             return
         position = month + cell
         if self.lines[position]:
@@ -160,6 +162,13 @@ class _Examination:
         else:
             self.values[position] = value
 
+    def _remember(self, name: str) -> None:
+        month, cell = name[:HEAD], name[HEAD:]
+        if cell.startswith("_") and len(self.strange_months) < _MOST_STRANGE:
+            self.strange_months.add(month)
+        if cell not in self.cells and len(self.strange_cells) < _MOST_STRANGE:
+            self.strange_cells.add(cell)
+
     def result(self) -> Examined:
         """What was found, the file as a whole first."""
         tallies = (
@@ -172,7 +181,7 @@ class _Examination:
             self.non_finite,
         )
         problems = self.whole + [problem for tally in tallies for problem in tally.problems()]
-        return Examined(problems, np.array(self.values), np.array(self.lines), self.strange)
+        return Examined(problems, np.array(self.values), np.array(self.lines), self.strange_months, self.strange_cells)
 
 
 def _is_undecodable(text: str) -> bool:

@@ -109,6 +109,8 @@ def _match(positions: NDArray[np.int64], columns: Columns, layout: Layout, name:
 
 
 def _score(prediction: NDArray[np.floating], truth: NDArray[np.floating], layout: Layout) -> Score:
+    if not np.isfinite(truth).all():
+        raise SubmissionError("the truth is not finite everywhere", hint="score a span that the store holds whole")
     if not truth[:, layout.variables.index("tas")].any(axis=(-2, -1)).all():
         raise SubmissionError(
             "the truth is hidden",

@@ -5,28 +5,30 @@ Invariant: a cause (another grid, months counted from one, a file cut off) is na
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from numpy.typing import NDArray
 
 from emukit.submission.ids import CELL, HEAD, Layout, month_name
+from emukit.submission.lines import Examined
 from emukit.submission.problems import Problem
 
+_MONTH = re.compile(r"t\d{3}", re.ASCII)
 
-def structure_problems(lines: NDArray[np.int64], strange: set[str], layout: Layout) -> list[Problem]:
-    """Name what is wrong with the set of IDs.
 
-    Args:
-        lines: (N,) line number of each ID in the layout's order; 0 where it is missing.
-        strange: IDs in the file that the layout does not have.
-        layout: What the file should hold.
-    """
-    return [*_months(lines, strange, layout), *_cells(strange, layout), *_missing(lines, layout)]
+def structure_problems(examined: Examined, layout: Layout) -> list[Problem]:
+    """Name what is wrong with the set of IDs, against what the file should hold."""
+    return [
+        *_months(examined.lines, examined.strange_months, layout),
+        *_cells(examined.strange_cells, layout),
+        *_missing(examined.lines, layout),
+    ]
 
 
 def _months(lines: NDArray[np.int64], strange: set[str], layout: Layout) -> list[Problem]:
     here = {int(t) for t in np.flatnonzero(lines.reshape(layout.months, -1).any(1))}
-    heads = {name[:HEAD] for name in strange if name[HEAD : HEAD + 1] == "_"}
-    found = sorted(here | {int(h[1:]) for h in heads if h[0] == "t" and h[1:].isascii() and h[1:].isdigit()})
+    found = sorted(here | {int(name[1:]) for name in strange if _MONTH.fullmatch(name)})
     if not found:
         return []
     problems = []
@@ -43,7 +45,7 @@ def _months(lines: NDArray[np.int64], strange: set[str], layout: Layout) -> list
 
 
 def _cells(strange: set[str], layout: Layout) -> list[Problem]:
-    parts = [m.groupdict() for m in map(CELL.fullmatch, {name[HEAD:] for name in strange}) if m]
+    parts = [m.groupdict() for m in map(CELL.fullmatch, strange) if m]
     problems = []
     variables = {p["variable"] for p in parts} - set(layout.variables)
     if variables:
