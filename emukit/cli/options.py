@@ -31,7 +31,9 @@ Card = Annotated[
 ]
 Convert = Annotated[
     list[str] | None,
-    typer.Option("--convert", metavar="VAR=UNITS", help="The store holds VAR in UNITS: convert it.", show_default=False),
+    typer.Option(
+        "--convert", metavar="VAR=UNITS", help="The store holds VAR in UNITS: convert it.", show_default=False
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, as `emukit train` wrote it.")]
@@ -44,9 +46,7 @@ def reporter(quiet: bool) -> Reporter:
     return default_reporter(quiet)
 
 
-def open_named(
-    named: str | None, card: str | None, convert: list[str] | None, report: Reporter
-) -> Archive:
+def open_named(named: str | None, card: str | None, convert: list[str] | None, report: Reporter) -> Archive:
     """Open the store that a command names, and say which it is."""
     from emukit.data.source import ENVIRONMENT, data_source, open_data
 
@@ -83,9 +83,9 @@ def member_list(text: str | None) -> tuple[int, ...] | None:
     try:
         members = tuple(int(word) for word in text.split(","))
     except ValueError:
-        raise EmukitError(f"cannot read --members {text!r}", expected="numbers with commas", hint="--members 0,1,2") from None
+        raise EmukitError(
+            f"cannot read --members {text!r}", expected="numbers with commas", hint="--members 0,1,2"
+        ) from None
     if len(set(members)) < len(members):
         raise EmukitError(f"--members {text} names a member twice", expected="each once")
     return members
-
-

@@ -15,7 +15,7 @@ from emukit.data.window import Window
 from emukit.experiments.evaluate import Evaluation
 from emukit.metrics import Score
 
-MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 def span_table(archive: Archive, split: Split, window: Window) -> Table:
@@ -32,7 +32,13 @@ def span_table(archive: Archive, split: Split, window: Window) -> Table:
         members = ",".join(map(str, span.members))
         truth = "hidden" if is_hidden(archive, span) else "visible"
         table.add_row(
-            name, span.scenario, f"{months[span.start]}..{months[span.stop - 1]}", members, str(len(span)), str(full), truth
+            name,
+            span.scenario,
+            f"{months[span.start]}..{months[span.stop - 1]}",
+            members,
+            str(len(span)),
+            str(full),
+            truth,
         )
     return table
 
@@ -75,7 +81,9 @@ def score_table(title: str, scores: Mapping[str, Score]) -> Table:
     for heading in ("score", "tas month", "tas mean", "tas std", "pr month", "pr mean", "pr std"):
         table.add_column(heading, justify="right")
     for name, score in scores.items():
-        parts = [getattr(p, n) for p in score.parts.values() for n in ("monthly_rmse", "time_mean_rmse", "time_stddev_mae")]
+        parts = [
+            getattr(p, n) for p in score.parts.values() for n in ("monthly_rmse", "time_mean_rmse", "time_stddev_mae")
+        ]
         table.add_row(name, f"{score.value:.4f}", *(f"{x:.3f}" for x in parts))
     return table
 

@@ -44,7 +44,9 @@ def collect_rows(places: Iterable[Path], published: bool = True) -> list[Row]:
 def published_rows() -> list[Row]:
     """What others reached, each with its split and source."""
     return [
-        Row(r.name, "floor" if r.floor else "published", r.split, r.score, dict(r.numbers), None, r.parameters, r.source)
+        Row(
+            r.name, "floor" if r.floor else "published", r.split, r.score, dict(r.numbers), None, r.parameters, r.source
+        )
         for r in load_published()
     ]
 
