@@ -23,7 +23,7 @@ def bench(
     from rich.console import Console
 
     from emukit.bench.suite import figure_table, run_suite
-    from emukit.data.source import data_source
+    from emukit.data.named import data_source
 
     figures = run_suite(names or (), data_source(data), runs, o.reporter(False))
     Console().print(figure_table(figures))

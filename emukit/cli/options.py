@@ -48,7 +48,7 @@ def reporter(quiet: bool) -> Reporter:
 
 def open_named(named: str | None, card: str | None, convert: list[str] | None, report: Reporter) -> Archive:
     """Open the store that a command names, and say which it is."""
-    from emukit.data.source import ENVIRONMENT, data_source, open_data
+    from emukit.data.named import ENVIRONMENT, data_source, open_data
 
     source = data_source(named)
     why = "" if named else f" (from ${ENVIRONMENT})" if source != "demo" else " (no --data, no $EMUKIT_DATA)"

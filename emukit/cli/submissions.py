@@ -82,7 +82,7 @@ def score(
     from rich.console import Console
 
     from emukit.cli.show import score_table
-    from emukit.data.source import span_truth
+    from emukit.data.named import span_truth
     from emukit.data.split import make_split
     from emukit.experiments.table import SCORE_FILE
     from emukit.files import write_text

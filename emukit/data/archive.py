@@ -164,4 +164,4 @@ class Archive(Mapping[str, Scenario]):
 def _sha256(array: NDArray[np.generic]) -> bytes:
     array = np.ascontiguousarray(array)
     head = f"{array.dtype.str}{array.shape}".encode()
-    return hashlib.sha256(head + hashlib.sha256(array.view(np.uint8).reshape(-1)).digest()).digest()
+    return hashlib.sha256(head + hashlib.sha256(array.data.cast("B")).digest()).digest()

@@ -5,79 +5,92 @@ Invariant: a block follows the store's chunks, so that every chunk is decompress
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from emukit.data.chunks import READ_ERRORS, REPAIR, ChunkedArray
 from emukit.data.decode import ROLES, Axes, role
+from emukit.errors import StoreError
 
-# Two threads: zstd and lz4 release the interpreter lock, and more than two wait for memory instead.
-THREADS = 2
+# Where chunks do not say how much to read at once: a few megabytes, which stay in the cache.
 BLOCK_MONTHS = 120
 
 
 @dataclass(frozen=True)
 class Region:
-    """Scenarios [s0, s1) and months [t0, t1) of one variable."""
+    """Scenarios, months and members of one variable, each half open; members are (0, 1) where it has none."""
 
-    s0: int
-    s1: int
-    t0: int
-    t1: int
+    scenarios: tuple[int, int]
+    months: tuple[int, int]
+    members: tuple[int, int]
 
 
 class Blocks:
-    """One variable, readable in regions of scenarios and months.
+    """One variable, readable in regions.
 
     Args:
-        variable: Lazily loaded or in memory; any order of dimensions.
+        name: Its name.
+        variable: Its values, lazy or in memory; any order of dimensions.
         axes: Its horizontal dimensions, or None for a global series.
+        chunked: Its chunk files, where its values are those of a Zarr array on disk.
     """
 
-    def __init__(self, name: str, variable: xr.Variable, axes: Axes | None) -> None:
+    def __init__(
+        self, name: str, variable: xr.Variable, axes: Axes | None, chunked: ChunkedArray | None = None
+    ) -> None:
         self.name, self.variable, self.axes = name, variable, axes
-        dims = {role(d): d for d in variable.dims}
-        self._order = [dims[r] for r in ROLES if r in dims]
-        self._scenario, self._time = dims.get("scenario"), dims.get("time")
-        chunks = variable.encoding.get("preferred_chunks", {})
-        n = variable.sizes[self._time] if self._time else 1
-        chunk = int(chunks.get(self._time, min(n, BLOCK_MONTHS)))
-        self._months = chunk * max(1, BLOCK_MONTHS // chunk)
-        self._scenarios = int(chunks.get(self._scenario, 1))
+        self.dims = {role(d): d for d in variable.dims}
+        stored = variable.encoding.get("preferred_chunks") or {}
+        self._chunk: dict[Any, int] = {d: int(c) for d, c in stored.items() if d in variable.dims}
+        if chunked:
+            self._chunk = dict(zip(variable.dims, chunked.chunk, strict=True))
+        # A chunk that holds part of the grid cannot be oriented alone: such a variable goes through xarray.
+        whole = all(self._chunk.get(d, 0) >= variable.sizes[d] for r, d in self.dims.items() if r in ("lat", "lon"))
+        self._chunked = chunked if whole else None
 
-    @property
-    def has_member(self) -> bool:
-        """Whether there is a member dimension."""
-        return any(role(d) == "member" for d in self.variable.dims)
+    def _cuts(self, what: str, default: int) -> list[tuple[int, int]]:
+        dim = self.dims.get(what)
+        if dim is None:
+            return [(0, 1)]
+        n, step = self.variable.sizes[dim], self._chunk.get(dim, default)
+        if not self._chunked:
+            step *= max(1, default // step)
+        return [(i, min(i + step, n)) for i in range(0, n, step)]
 
-    def regions(self, scenarios: int, months: int) -> Iterator[Region]:
+    def regions(self) -> Iterator[Region]:
         """Regions that cover the variable, each a whole number of chunks."""
-        for s in range(0, scenarios, self._scenarios):
-            for t in range(0, months, self._months):
-                yield Region(s, min(s + self._scenarios, scenarios), t, min(t + self._months, months))
+        for scenarios in self._cuts("scenario", 1):
+            for months in self._cuts("time", BLOCK_MONTHS):
+                for members in self._cuts("member", 1):
+                    yield Region(scenarios, months, members)
 
-    def read(self, region: Region) -> NDArray[np.floating]:
-        """(S, T, [M], [Y, X]) of a region, oriented as emukit's grid; a view of the data where it is in memory."""
-        index = {self._time: slice(region.t0, region.t1)}
-        if self._scenario is not None:
-            index[self._scenario] = slice(region.s0, region.s1)
-        block = self.variable.isel(index).transpose(*self._order).values
-        if self._scenario is None:
-            block = block[None]
+    def read(self, region: Region) -> NDArray[Any]:
+        """(S, T, M, [Y, X]) of a region, oriented as emukit's grid; a view where the data is in memory.
+
+        Raises:
+            StoreError: The region cannot be read.
+        """
+        spans = {"scenario": region.scenarios, "time": region.months, "member": region.members}
+        index = {self.dims[r]: slice(*span) for r, span in spans.items() if r in self.dims}
+        if self._chunked:
+            coords = tuple(index[d].start // self._chunk[d] if d in index else 0 for d in self.variable.dims)
+            block = self._chunked.read(self._chunked.at(coords))
+        else:
+            block = self._read_lazily(index)
+        order = [r for r in ROLES if r in self.dims]
+        block = block.transpose([self.variable.dims.index(self.dims[r]) for r in order])
+        missing = tuple(i for i, r in enumerate(("scenario", "time", "member")) if r not in self.dims)
+        block = np.expand_dims(block, missing)
         return self.axes.orient(block) if self.axes else block
 
-
-def run(tasks: Iterable[Callable[[], None]]) -> None:
-    """Run tasks on `THREADS` threads; the first error stops the rest."""
-    with ThreadPoolExecutor(THREADS) as pool:
-        futures = [pool.submit(task) for task in tasks]
+    def _read_lazily(self, index: dict[Any, slice]) -> NDArray[Any]:
         try:
-            for future in futures:
-                future.result()
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+            return np.asarray(self.variable.isel(index).values)
+        except READ_ERRORS as e:
+            where = ", ".join(f"{d} {s.start}..{s.stop - 1}" for d, s in index.items())
+            raise StoreError(f"{self.name} cannot be read at {where}", found=str(e), hint=REPAIR) from e

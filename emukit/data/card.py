@@ -44,7 +44,7 @@ class Quantity(_Part):
         range: Every visible value lies inside, in `units`.
         largest: The largest visible value lies inside: this tells kg m-2 s-1 from mm/day.
         what: What it really is, in a sentence.
-        kind: ``field`` (time, y, x) or ``series`` (time).
+        kind: ``field`` (time, y, x), ``series`` (time), or ``either``.
     """
 
     units: str
@@ -52,7 +52,7 @@ class Quantity(_Part):
     range: Pair
     largest: Pair
     what: str
-    kind: Literal["field", "series"] = "field"
+    kind: Literal["field", "series", "either"] = "field"
 
     @model_validator(mode="after")
     def _ordered(self) -> Quantity:

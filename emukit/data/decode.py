@@ -130,9 +130,11 @@ def read_months(ds: xr.Dataset, findings: Findings) -> Months | None:
     return None
 
 
-def read_names(ds: xr.Dataset, findings: Findings) -> list[str] | None:
-    """Scenario names, or None where they are refused."""
-    dim = next((d for d in ROLES["scenario"] if d in ds.dims), None)
+def read_names(ds: xr.Dataset, findings: Findings, default: str | None = None) -> tuple[str, ...] | None:
+    """Scenario names, or None where they are refused; `default` where there is no scenario dimension."""
+    dim = next((d for d in ROLES["scenario"] if d in ds.dims or d in ds.coords), None)
+    if dim is None and default is not None:
+        return (default,)
     if dim is None or dim not in ds.coords:
         findings.refuse(
             "the store has no scenario coordinate",
@@ -141,7 +143,7 @@ def read_names(ds: xr.Dataset, findings: Findings) -> list[str] | None:
             hint="add it: ds.assign_coords(ssp=[...])",
         )
         return None
-    names = [v.decode() if isinstance(v, bytes) else str(v) for v in ds[dim].values]
+    names = tuple(v.decode() if isinstance(v, bytes) else str(v) for v in np.atleast_1d(ds[dim].values))
     double = sorted({n for n in names if names.count(n) > 1})
     if double:
         findings.refuse("scenario names are double", found=", ".join(double), expected="each scenario once")
@@ -166,34 +168,56 @@ def read_members(ds: xr.Dataset, findings: Findings) -> tuple[int, ...] | None:
     return members
 
 
-def read_axes(ds: xr.Dataset, variable: str, findings: Findings) -> tuple[Axes, Grid] | None:
-    """The horizontal dimensions of a variable and the grid they make in emukit's order, or None where refused."""
+def read_axes(ds: xr.Dataset, variable: str, findings: Findings, like: Grid | None = None) -> tuple[Axes, Grid] | None:
+    """The horizontal dimensions of a variable and the grid they make in emukit's order, or None where refused.
+
+    Args:
+        ds: The store.
+        variable: Its variable.
+        findings: Where problems go.
+        like: The grid of the targets. A field on other coordinates is joined to it by index, if both have the same
+            shape and no cell lies more than half a cell away.
+    """
     dims = {role(d): str(d) for d in ds[variable].dims}
-    if "lat" not in dims or "lon" not in dims:
-        findings.refuse(
-            f"{variable} is not on a latitude-longitude grid",
-            found=f"dimensions {_names(ds[variable].dims)}",
-            expected="one of y, lat, latitude and one of x, lon, longitude",
-        )
+    lat, lon = (_coordinate(ds, dims[r], findings) for r in ("lat", "lon"))
+    if lat is None or lon is None:
         return None
-    found = [_coordinate(ds, dims[r], findings) for r in ("lat", "lon")]
-    if found[0] is None or found[1] is None:
+    flip = bool(len(lat) > 1 and lat[1] < lat[0])
+    start = np.mod(lon, 360.0) if like is None else np.abs(_circular(lon - like.lon[0]))
+    roll = -int(np.argmin(start)) % len(lon)
+    grid = Grid(np.asarray(lat[::-1] if flip else lat), np.asarray(np.roll(np.mod(lon, 360.0), roll)))
+    if not _regular_lat(dims["lat"], grid.lat, findings) or not _regular_lon(dims["lon"], lon, findings):
         return None
-    lat, lon = found
-    steps = np.diff(lat)
-    flip = bool(len(lat) > 1 and steps[0] < 0)
-    lon360 = np.mod(lon, 360.0)
-    roll = -int(np.argmin(lon360)) % len(lon)
-    grid = Grid(lat[::-1].copy() if flip else lat, np.roll(lon360, roll))
-    ok = _regular(dims["lat"], grid.lat, findings, limit=90.0) and _regular(dims["lon"], grid.lon, findings)
-    if ok and len(lon) > 1 and not np.isclose(360.0 / len(lon), np.diff(grid.lon).mean(), rtol=1e-3):
+    if like is not None and grid != like and not _joins(variable, dims, grid, like, findings):
+        return None
+    return Axes(dims["lat"], dims["lon"], flip, roll), grid
+
+
+def _joins(variable: str, dims: dict[str | None, str], grid: Grid, like: Grid, findings: Findings) -> bool:
+    names = f"{dims['lat']}/{dims['lon']}"
+    if grid.shape != like.shape:
         findings.refuse(
-            f"{dims['lon']} does not go all the way round",
-            found=f"{len(lon)} longitudes, {np.diff(grid.lon).mean():g} degrees apart",
-            expected="evenly spaced global longitudes",
+            f"{variable} is on another grid than the targets",
+            found=f"{names} of {grid.shape[0]} x {grid.shape[1]} cells",
+            expected=f"{like.shape[0]} x {like.shape[1]} cells",
+            hint="regrid it to the targets' grid",
         )
-        ok = False
-    return (Axes(dims["lat"], dims["lon"], flip, roll), grid) if ok else None
+        return False
+    off_lat, off_lon = np.abs(grid.lat - like.lat), np.abs(_circular(grid.lon - like.lon))
+    half_lat, half_lon = (180.0 / np.array(like.shape) * [0.5, 1.0]) * 1.05
+    if off_lat.max() > half_lat or off_lon.max() > half_lon:
+        findings.refuse(
+            f"{variable} lies more than half a cell off the targets' grid",
+            found=f"{names} off by up to {off_lat.max():.3g} and {off_lon.max():.3g} degrees",
+            expected=f"at most {half_lat:.3g} and {half_lon:.3g}, so that joining by index is right",
+            hint="regrid it to the targets' grid",
+        )
+        return False
+    findings.note(
+        f"{names} of the emissions are not the targets' coordinates (off by up to {off_lat.max():.2f} and "
+        f"{off_lon.max():.2f} degrees): joined by index"
+    )
+    return True
 
 
 def _coordinate(ds: xr.Dataset, dim: str, findings: Findings) -> NDArray[np.float64] | None:
@@ -208,21 +232,38 @@ def _coordinate(ds: xr.Dataset, dim: str, findings: Findings) -> NDArray[np.floa
     return np.asarray(ds[dim].values, np.float64)
 
 
-def _regular(name: str, values: NDArray[np.float64], findings: Findings, limit: float = 360.0) -> bool:
-    if not np.isfinite(values).all() or np.abs(values).max() > limit:
-        findings.refuse(f"{name} is not in degrees", found=f"{values.min():g} .. {values.max():g}")
-        return False
+def _circular(degrees: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray((degrees + 180.0) % 360.0 - 180.0)
+
+
+def _regular_lat(name: str, lat: NDArray[np.float64], findings: Findings) -> bool:
+    steps = np.diff(lat)
+    # Gaussian latitudes differ from even spacing by up to a percent, next to the poles.
+    if np.isfinite(lat).all() and np.abs(lat).max() <= 90 and (not len(steps) or _even(steps, 0.02)):
+        return True
+    return _refuse_axis(name, lat, findings)
+
+
+def _regular_lon(name: str, lon: NDArray[np.float64], findings: Findings) -> bool:
+    steps = np.mod(np.diff(lon), 360.0)
+    if np.isfinite(lon).all() and (not len(steps) or _even(np.append(steps, 360.0 / len(lon)), 1e-3)):
+        return True
+    return _refuse_axis(name, lon, findings)
+
+
+def _even(steps: NDArray[np.float64], tolerance: float) -> bool:
+    return bool(steps.min() > 0 and np.allclose(steps, np.median(steps), rtol=tolerance))
+
+
+def _refuse_axis(name: str, values: NDArray[np.float64], findings: Findings) -> bool:
     steps = np.diff(values)
-    # Competition grids are stored to about 1e-5 degrees; Gaussian latitudes differ by percents near the poles only.
-    if len(steps) and not (steps.min() > 0 and np.allclose(steps, steps.mean(), rtol=0.01)):
-        findings.refuse(
-            f"{name} is not evenly spaced",
-            found=f"steps {steps.min():g} .. {steps.max():g} degrees",
-            expected="a regular latitude-longitude grid",
-            hint="regrid the data first",
-        )
-        return False
-    return True
+    findings.refuse(
+        f"{name} is not a regular global axis in degrees",
+        found=f"{values.min():g} .. {values.max():g}, steps {steps.min():g} .. {steps.max():g}",
+        expected="evenly spaced latitudes within -90..90; longitudes evenly spaced all the way round",
+        hint="regrid the data to a regular global grid first",
+    )
+    return False
 
 
 def _names(names: object) -> str:

@@ -7,20 +7,25 @@ comes out has one meaning, or nothing comes out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
-from emukit.data.archive import Archive, Months, Scenario
-from emukit.data.blocks import Blocks, Region, run
+from emukit.data import checks
+from emukit.data.archive import Archive, Scenario
 from emukit.data.card import Card, identify_card, load_card
-from emukit.data.decode import Axes, Findings, read_axes, read_members, read_months, read_names, role
+from emukit.data.decode import Findings
 from emukit.data.grid import Grid
+from emukit.data.layout import Layout, read_layout
+from emukit.data.load import Loaded, load
+from emukit.data.source import Source, open_source
+from emukit.data.units import conversion
 from emukit.errors import StoreError
 from emukit.progress import Reporter
+
+QUIET = Reporter(quiet=True)
 
 
 def open_store(
@@ -42,22 +47,10 @@ def open_store(
         The archive: float32 targets (M, T, V, Y, X) and forcing fields (T, Y, X), float64 series (T,).
 
     Raises:
-        StoreError: The store cannot be read, or is ambiguous.
+        StoreError: The store cannot be read, or has no single meaning.
     """
-    with open_dataset(path) as ds:
-        return archive_from_dataset(ds, source=str(path), card=card, convert=convert, reporter=reporter)
-
-
-def open_dataset(path: str | Path) -> xr.Dataset:
-    """A store as a lazy dataset whose zeros and NaN are what is stored.
-
-    Raises:
-        StoreError: There is no readable store at `path`.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise StoreError(f"there is no store at {path}", hint="check the path")
-    return xr.open_zarr(path, chunks=None, mask_and_scale=False)
+    with open_source(path) as source:
+        return _archive(source, card, convert, reporter)
 
 
 def archive_from_dataset(
@@ -66,122 +59,168 @@ def archive_from_dataset(
     source: str,
     card: Card | str | None = None,
     convert: Mapping[str, str] | None = None,
-    reporter: Reporter | None = None,
 ) -> Archive:
-    """A checked archive from a dataset, lazy or in memory; arguments and errors as `open_store`."""
+    """A checked archive from a dataset in the store's layout; `source` says where it is from, the rest as `open_store`.
+
+    Raises:
+        StoreError: The dataset has no single meaning.
+    """
+    return _archive(Source(ds, source), card, convert, None)
+
+
+def scenario_from_dataset(
+    ds: xr.Dataset,
+    *,
+    card: Card | str,
+    grid: Grid | None = None,
+    name: str = "scenario",
+    convert: Mapping[str, str] | None = None,
+) -> Scenario:
+    """One scenario's forcings as a `Scenario` without targets: what prediction needs.
+
+    Args:
+        ds: The card's forcings with dimensions time, y, x (or time), with or without a scenario dimension of size one.
+        card: What the forcings are.
+        grid: The grid they must be on; any when None.
+        name: The scenario's name where the dataset has none.
+        convert: As `open_store`.
+
+    Raises:
+        StoreError: A forcing is missing, not finite, in other units or on another grid, or there are several scenarios.
+    """
     findings = Findings()
-    card = load_card(card) if isinstance(card, str) else card or identify_card(ds)
-    layout = read_layout(ds, card, findings)
+    card = load_card(card) if isinstance(card, str) else card
+    survey = take_survey(
+        Source(ds, "the dataset"), card, convert or {}, findings, QUIET, with_targets=False, scenario=name
+    )
     findings.check()
-    assert layout is not None
-    return Loader(ds, card, layout, reporter or Reporter(quiet=True)).archive(source, findings)
+    if survey is None or len(survey.layout.names) != 1:
+        names = ", ".join(survey.layout.names) if survey else "none"
+        raise StoreError("the dataset does not hold one scenario", found=names, hint="choose one: ds.sel(ssp=...)")
+    layout = survey.layout
+    if grid is not None and layout.grid != grid:
+        raise StoreError(
+            "the forcings are on another grid",
+            found=f"{layout.grid.shape[0]} x {layout.grid.shape[1]} cells from latitude {layout.grid.lat[0]:.2f}",
+            expected=f"{grid.shape[0]} x {grid.shape[1]} cells from latitude {grid.lat[0]:.2f}",
+            hint="regrid them first",
+        )
+    forcings = {k: arrays[0] for k, arrays in survey.loaded.forcings.items()}
+    return Scenario(layout.names[0], layout.months, forcings, hidden=np.ones(len(layout.months), bool))
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What the axes of a store mean."""
-
-    names: tuple[str, ...]
-    members: tuple[int, ...]
-    months: Months
-    grid: Grid
-    axes: Mapping[str, Axes | None]
-
-
-def read_layout(ds: xr.Dataset, card: Card, findings: Findings) -> Layout | None:
-    """The meaning of the store's axes, or None with the problems in `findings`."""
-    names, months = read_names(ds, findings), read_months(ds, findings)
-    missing = [v for v in card.quantities if v not in ds]
-    for v in missing:
-        findings.refuse(
-            f"variable {v} is missing",
-            found=f"variables {', '.join(map(str, ds.data_vars))}",
-            expected=f"those of card {card.name}: {', '.join(card.quantities)}",
-            hint="add it, or name another card with --card",
-        )
-    members = read_members(ds, findings)
-    axes: dict[str, Axes | None] = {}
-    grid: Grid | None = None
-    for v in card.quantities:
-        if v in missing or not {role(d) for d in ds[v].dims} & {"lat", "lon"}:
-            axes[v] = None
-            continue
-        read = read_axes(ds, v, findings)
-        if read is None:
-            continue
-        axes[v] = read[0]
-        grid = grid or read[1]
-    if findings.problems or names is None or months is None or members is None or grid is None:
-        return None
-    return Layout(tuple(names), members, months, grid, axes)
-
-
-class Loader:
-    """Reads every block once, into place, and keeps each month's smallest and largest value.
+class Survey:
+    """A store's layout and values, and what the checks found beside problems.
 
     Attributes:
-        low: Target variable to (S, M, T) smallest values in the store's units; `high` the largest. They tell NaN,
-            hidden months and units without another pass over the data.
+        layout: What the axes mean.
+        loaded: The values; in the card's units where there is no problem.
+        present: (S, M) which members are there.
+        hidden: (S, T) which months are hidden.
     """
 
-    def __init__(self, ds: xr.Dataset, card: Card, layout: Layout, reporter: Reporter) -> None:
-        self.ds, self.card, self.layout, self.reporter = ds, card, layout, reporter
-        s, m, t = len(layout.names), len(layout.members), len(layout.months)
-        y, x = layout.grid.shape
-        self.targets = [np.empty((m, t, len(card.targets), y, x), np.float32) for _ in range(s)]
-        self.low = {v: np.empty((s, m, t)) for v in card.targets}
-        self.high = {v: np.empty((s, m, t)) for v in card.targets}
-        self.forcings: dict[str, NDArray[np.floating]] = {}
+    layout: Layout
+    loaded: Loaded
+    present: checks.Mask
+    hidden: checks.Mask
 
-    def _read_target(self, blocks: Blocks, v: int, region: Region) -> None:
-        block = blocks.read(region)
-        if not blocks.has_member:
-            block = block[:, :, None]
-        t = slice(region.t0, region.t1)
-        for i, s in enumerate(range(region.s0, region.s1)):
-            for m in range(block.shape[2]):
-                part = block[i, :, m]
-                self.targets[s][m, t, v] = part
-                self.low[blocks.name][s, m, t] = part.min(axis=(-2, -1))
-                self.high[blocks.name][s, m, t] = part.max(axis=(-2, -1))
 
-    def _read_field(self, blocks: Blocks, out: NDArray[np.floating], region: Region) -> None:
-        out[region.s0 : region.s1, region.t0 : region.t1] = blocks.read(region)
-
-    def archive(self, source: str, findings: Findings) -> Archive:
-        """Load, check and put together."""
-        layout = self.layout
-        s, t = len(layout.names), len(layout.months)
-        tasks = []
-        for v, name in enumerate(self.card.targets):
-            blocks = Blocks(name, self.ds.variables[name], layout.axes[name])
-            tasks += [lambda b=blocks, v=v, r=r: self._read_target(b, v, r) for r in blocks.regions(s, t)]
-        for name in self.card.forcings:
-            blocks = Blocks(name, self.ds.variables[name], layout.axes[name])
-            shape = (s, t, *layout.grid.shape) if blocks.axes else (s, t)
-            out = np.empty(shape, np.float32 if blocks.axes else np.float64)
-            self.forcings[name] = out
-            tasks += [lambda b=blocks, o=out, r=r: self._read_field(b, o, r) for r in blocks.regions(s, t)]
-        run(tasks)
-        zero = np.ones((s, t), bool)
-        for v in self.card.targets:
-            zero &= ((self.low[v] == 0) & (self.high[v] == 0)).all(axis=1)
-        scenarios = {
-            name: Scenario(
-                name,
-                layout.months,
-                {k: f[i] for k, f in self.forcings.items()},
-                layout.members,
-                self.targets[i],
-                zero[i],
+def take_survey(
+    source: Source,
+    card: Card,
+    convert: Mapping[str, str],
+    findings: Findings,
+    reporter: Reporter,
+    *,
+    with_targets: bool = True,
+    scenario: str | None = None,
+) -> Survey | None:
+    """Read and check everything; problems go to `findings`, all of them. None where the axes cannot be read."""
+    for v in convert:
+        if v not in card.quantities:
+            findings.refuse(
+                f"--convert names {v}, which is no variable", expected=f"one of {', '.join(card.quantities)}"
             )
-            for i, name in enumerate(layout.names)
-        }
-        return Archive(
-            self.card,
-            source,
-            layout.grid,
-            tuple(self.card.targets),
-            scenarios,
-            notes=tuple([*findings.notes, *self.card.oddities]),
-        )
+    layout = read_layout(source.ds, card, findings, with_targets=with_targets, default_scenario=scenario)
+    if layout is None:
+        return None
+    loaded = load(source, layout, findings, reporter)
+    present = checks.present_members(layout, loaded, findings)
+    hidden = checks.hidden_months(layout, loaded, present)
+    loaded.broken |= checks.refuse_missing_chunks(source, layout, present, hidden, findings)
+    checks.refuse_not_finite(layout, loaded, present, findings)
+    checks.refuse_partly_hidden(layout, loaded, present, hidden, findings)
+    survey = Survey(layout, loaded, present, hidden)
+    _check_units(source.ds, card, convert, survey, findings)
+    checks.note_negatives(card, layout, loaded, findings)
+    checks.note_shared(layout, loaded, findings)
+    return survey
+
+
+def visible_extremes(survey: Survey, name: str) -> tuple[float, float] | None:
+    """Smallest and largest visible value of a variable in the store's units; None where nothing is visible."""
+    low, high = survey.loaded.low[name], survey.loaded.high[name]
+    if name in survey.layout.targets:
+        visible = survey.present[:, :, None] & ~survey.hidden[:, None, :]
+        low, high = low[visible], high[visible]
+    finite = np.isfinite(low) & np.isfinite(high)
+    return (float(low[finite].min()), float(high[finite].max())) if finite.any() else None
+
+
+def _check_units(ds: xr.Dataset, card: Card, convert: Mapping[str, str], survey: Survey, findings: Findings) -> None:
+    unstated = []
+    for name in [*survey.layout.targets, *survey.layout.forcings]:
+        quantity, extremes = card.quantities[name], visible_extremes(survey, name)
+        if extremes is None or name in survey.loaded.broken:
+            continue
+        stated = str(ds[name].attrs.get("units", "")).strip()
+        unstated += [] if stated else [name]
+        factors = conversion(name, quantity, stated, *extremes, convert.get(name), findings)
+        if factors is not None:
+            _convert(survey, name, *factors)
+    if unstated:
+        findings.note(f"no units attribute: {', '.join(unstated)}; their values fit the card's units")
+
+
+def _convert(survey: Survey, name: str, scale: float, offset: float) -> None:
+    if name in survey.layout.targets:
+        v = list(survey.layout.targets).index(name)
+        for targets, hidden in zip(survey.loaded.targets, survey.hidden, strict=True):
+            for t in np.flatnonzero(~hidden):  # hidden months stay zero; month by month, so that no copy is large
+                targets[:, t, v] = targets[:, t, v] * scale + offset
+        return
+    for array in {id(a): a for a in survey.loaded.forcings[name]}.values():
+        array *= scale
+        array += offset
+
+
+def _archive(
+    source: Source, card: Card | str | None, convert: Mapping[str, str] | None, reporter: Reporter | None
+) -> Archive:
+    findings = Findings()
+    card = load_card(card) if isinstance(card, str) else card or identify_card(source.ds)
+    survey = take_survey(source, card, convert or {}, findings, reporter or QUIET)
+    findings.check()
+    if survey is None:
+        raise StoreError(f"{source.name} holds no field on a grid", hint="see `emukit data check`")
+    layout = survey.layout
+    return Archive(
+        card=card,
+        source=source.name,
+        grid=layout.grid,
+        variables=tuple(layout.targets),
+        scenarios={name: _scenario(survey, s) for s, name in enumerate(layout.names)},
+        notes=(*findings.notes, *card.oddities),
+    )
+
+
+def _scenario(survey: Survey, s: int) -> Scenario:
+    layout, present = survey.layout, survey.present[s]
+    forcings = {k: arrays[s] for k, arrays in survey.loaded.forcings.items()}
+    scenario = Scenario(layout.names[s], layout.months, forcings, hidden=survey.hidden[s])
+    if not present.any():
+        return replace(scenario, hidden=np.ones(len(layout.months), bool))
+    targets = survey.loaded.targets[s]
+    members = tuple(m for m, there in zip(layout.members, present, strict=True) if there)
+    return replace(scenario, members=members, targets=targets if present.all() else targets[present])

@@ -1,0 +1,147 @@
+"""What loaded values must be before anyone may train on them: complete, finite, hidden as a whole or not at all.
+
+Invariant: a refusal names the first place: variable, scenario, member, month, and the cell or the chunk file.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit.data.blocks import Blocks
+from emukit.data.card import Card
+from emukit.data.chunks import REPAIR, Chunk
+from emukit.data.decode import Findings
+from emukit.data.layout import Layout
+from emukit.data.load import Loaded
+from emukit.data.source import Source
+
+Mask: TypeAlias = NDArray[np.bool_]
+
+
+def present_members(layout: Layout, loaded: Loaded, findings: Findings) -> Mask:
+    """(S, M) False where a member is all NaN in a scenario: it is not there. NaN in a part of it is refused."""
+    present = np.ones((len(layout.names), len(layout.members)), bool)
+    sound = [v for v in layout.targets if v not in loaded.broken]
+    for s, name in enumerate(layout.names):
+        for m, member in enumerate(layout.members):
+            if any(np.isnan(loaded.low[v][s, m]).any() for v in sound):
+                present[s, m] = not bool(np.isnan(loaded.targets[s][m]).all())
+                if not present[s, m]:
+                    findings.note(f"member {member} is missing (NaN) in {name}")
+    return present
+
+
+def refuse_not_finite(layout: Layout, loaded: Loaded, present: Mask, findings: Findings) -> None:
+    """Record the first NaN or infinite value of each variable, outside absent members."""
+    for v, name in enumerate(layout.targets):
+        bad = ~np.isfinite(loaded.low[name] + loaded.high[name]) & present[:, :, None]
+        if name in loaded.broken or not bad.any():
+            continue
+        s, m, t = np.argwhere(bad)[0]
+        where = f"{layout.names[s]}, member {layout.members[m]}, {layout.months[t]}"
+        _refuse_value(name, where, loaded.targets[s][m, t, v], int(bad.sum()), layout, findings)
+    for name in layout.forcings:
+        bad = ~np.isfinite(loaded.low[name] + loaded.high[name])
+        if name in loaded.broken or not bad.any():
+            continue
+        s, t = np.argwhere(bad)[0]
+        where = f"{layout.names[s]}, {layout.months[t]}"
+        _refuse_value(name, where, np.asarray(loaded.forcings[name][s][t]), int(bad.sum()), layout, findings)
+
+
+def _refuse_value(
+    name: str, where: str, values: NDArray[np.floating], months: int, layout: Layout, findings: Findings
+) -> None:
+    bad = np.atleast_1d(~np.isfinite(values))
+    if values.ndim == 2:
+        y, x = np.argwhere(bad)[0]
+        where += f", lat {layout.grid.lat[y]:.2f}, lon {layout.grid.lon[x]:.2f}"
+    kind = "NaN" if np.isnan(values).any() else "infinite"
+    findings.refuse(
+        f"{name} is {kind} at {where}",
+        found=f"{int(bad.sum())} such cells in that month; {months} months with any",
+        expected="finite values (a member that is NaN throughout a scenario counts as not there)",
+        hint="complete the data; if the file is a copy, compare it with the original",
+    )
+
+
+def hidden_months(layout: Layout, loaded: Loaded, present: Mask) -> Mask:
+    """(S, T) True where every target of every member is zero."""
+    hidden = np.repeat(present.any(axis=1)[:, None], len(layout.months), axis=1)
+    for zero in _zero(layout, loaded).values():
+        # An absent member hides nothing and shows nothing.
+        hidden &= (zero | ~present[:, :, None]).all(axis=1)
+    return hidden
+
+
+def refuse_partly_hidden(layout: Layout, loaded: Loaded, present: Mask, hidden: Mask, findings: Findings) -> None:
+    """Record months that are zero in some targets or members only: hidden, or lost?"""
+    for v, zero in _zero(layout, loaded).items():
+        partly = zero & present[:, :, None] & ~hidden[:, None, :]
+        if partly.any():
+            s, m, t = np.argwhere(partly)[0]
+            findings.refuse(
+                f"{v} is zero everywhere in {layout.names[s]}, member {layout.members[m]}, {layout.months[t]}, "
+                "but other targets or members of that month are not",
+                found=f"{int(partly.sum())} such months",
+                expected="a hidden month is zero in every target and every member",
+                hint="decide which it is: hide the month in all of them, or supply its values",
+            )
+
+
+def _zero(layout: Layout, loaded: Loaded) -> dict[str, Mask]:
+    return {v: (loaded.low[v] == 0) & (loaded.high[v] == 0) for v in layout.targets if v not in loaded.broken}
+
+
+def refuse_missing_chunks(source: Source, layout: Layout, present: Mask, hidden: Mask, findings: Findings) -> set[str]:
+    """Record chunks without a file, but for those that would hold hidden months or absent members only.
+
+    Writers may leave out chunks that hold nothing but the fill value; a forcing's chunk is needed always.
+
+    Returns:
+        The variables with a missing chunk.
+    """
+    out: set[str] = set()
+    for name, axes in {**layout.targets, **layout.forcings}.items():
+        if name not in source.chunked:
+            continue
+        missing = source.chunked[name].missing()
+        if name in layout.targets and missing:
+            blocks = source.blocks(name, axes)
+            missing = [c for c in missing if not _holds_nothing(blocks, c, present, hidden)]
+        if missing:
+            out.add(name)
+            findings.refuse(
+                f"the chunk {missing[0].file} is missing",
+                found=f"{len(missing)} of the chunks of {name} are not there: they would read as a fill value",
+                expected="every chunk, or none where a whole member is absent or a month is hidden in every target",
+                hint=f"{REPAIR}; if it is meant, write the store with write_empty_chunks=True",
+            )
+    return out
+
+
+def _holds_nothing(blocks: Blocks, chunk: Chunk, present: Mask, hidden: Mask) -> bool:
+    cut = {r: chunk.slices[blocks.variable.dims.index(d)] for r, d in blocks.dims.items()}
+    whole = slice(None)
+    s, m, t = (cut.get(r, whole) for r in ("scenario", "member", "time"))
+    return bool((~present[s, m][:, :, None] | hidden[s, t][:, None, :]).all())
+
+
+def note_negatives(card: Card, layout: Layout, loaded: Loaded, findings: Findings) -> None:
+    """Note values below zero in forcings that cannot be: tiny ones come from interpolation, and are kept."""
+    for name in layout.forcings:
+        low = loaded.low[name]
+        if name in loaded.broken or not (low < 0).any() or card.forcings[name].largest[0] < 0:
+            continue
+        count = sum(int((a[low[s] < 0] < 0).sum()) for s, a in enumerate(loaded.forcings[name]))
+        findings.note(f"{name} has {count} values below zero, down to {np.nanmin(low):.2g}: kept as they are")
+
+
+def note_shared(layout: Layout, loaded: Loaded, findings: Findings) -> None:
+    """Note forcings that are the same in every scenario."""
+    for name, arrays in loaded.forcings.items():
+        if len(arrays) > 1 and name not in loaded.broken and all(a is arrays[0] for a in arrays):
+            findings.note(f"{name} is the same in every scenario")

@@ -1,0 +1,95 @@
+"""The chunk files of a Zarr array: which are there, and what each one holds.
+
+Invariant: Zarr reads a chunk that is not there as its fill value; here a missing or broken chunk is known by its file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+from zarr.core.metadata import ArrayV2Metadata
+
+from emukit.errors import StoreError
+
+# What codecs and containers raise on bytes that are not theirs.
+READ_ERRORS = (RuntimeError, ValueError, OSError, EOFError, TypeError, zlib.error)
+REPAIR = "download or copy the store again"
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One chunk: its file, and the part of the array it holds."""
+
+    file: Path
+    slices: tuple[slice, ...]
+
+
+class ChunkedArray:
+    """One array of a Zarr group in a local folder, read chunk by chunk.
+
+    Zarr v2 chunks are decompressed here, without the copies that `zarr.Array` makes: this is what keeps loading near
+    the cost of decompression. Zarr v3 has codec pipelines (shards, checksums), which are zarr's to run.
+    """
+
+    def __init__(self, array: zarr.Array[Any], root: Path) -> None:
+        self.array, self.folder = array, root / array.path
+        self.chunk: tuple[int, ...] = array.shards or array.chunks
+
+    def at(self, coords: tuple[int, ...]) -> Chunk:
+        """The chunk of these chunk coordinates."""
+        slices = tuple(
+            slice(i * c, min((i + 1) * c, n)) for i, c, n in zip(coords, self.chunk, self.array.shape, strict=True)
+        )
+        return Chunk(self.folder / self.array.metadata.encode_chunk_key(coords), slices)
+
+    def all(self) -> Iterator[Chunk]:
+        """Every chunk that the array's shape asks for."""
+        counts = [-(-n // c) for n, c in zip(self.array.shape, self.chunk, strict=True)]
+        return map(self.at, itertools.product(*map(range, counts)))
+
+    def missing(self) -> list[Chunk]:
+        """Chunks without a file."""
+        return [c for c in self.all() if not c.file.exists()]
+
+    def read(self, chunk: Chunk) -> NDArray[Any]:
+        """The values of one chunk, cut to the array's edge.
+
+        Raises:
+            StoreError: The chunk's file cannot be decompressed.
+        """
+        try:
+            if isinstance(self.array.metadata, ArrayV2Metadata):
+                return self._decode_v2(self.array.metadata, chunk)
+            return np.asarray(self.array[chunk.slices])
+        except READ_ERRORS as e:
+            size = chunk.file.stat().st_size if chunk.file.exists() else 0
+            raise StoreError(
+                f"the chunk {chunk.file} is corrupt", found=f"{size} bytes: {_first_line(e)}", hint=REPAIR
+            ) from e
+
+    def _decode_v2(self, metadata: ArrayV2Metadata, chunk: Chunk) -> NDArray[Any]:
+        cut = tuple(slice(0, s.stop - s.start) for s in chunk.slices)
+        try:
+            data: Any = chunk.file.read_bytes()
+        except FileNotFoundError:
+            return np.full([s.stop for s in cut], metadata.fill_value, self.array.dtype)
+        for codec in (metadata.compressor, *reversed(metadata.filters or ())):
+            if codec is not None:
+                data = codec.decode(data)
+        values = np.frombuffer(data, metadata.dtype.to_native_dtype())
+        if values.size != prod(self.chunk):
+            raise ValueError(f"it holds {values.size} values instead of {prod(self.chunk)}")
+        return values.reshape(self.chunk, order=metadata.order)[cut]
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,215 @@
+"""What is in a store, what is odd, what is hidden, and whether it can be used: the report behind `emukit data check`.
+
+Invariant: a report lists every problem that can be found, not only the first; a store without problems opens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit.data.card import Card, identify_card, load_card
+from emukit.data.decode import Findings
+from emukit.data.source import Source, open_source
+from emukit.data.store import Survey, take_survey, visible_extremes
+from emukit.errors import StoreError
+from emukit.progress import Reporter
+
+
+@dataclass(frozen=True)
+class VariableReport:
+    """One variable: what it is, and its visible values in the card's units (after `convert`, where given)."""
+
+    name: str
+    what: str
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    units: str
+    low: float
+    high: float
+    mean: float
+
+
+@dataclass(frozen=True)
+class ScenarioReport:
+    """One scenario: its months, its members, and the spans (first, last month) that are hidden."""
+
+    name: str
+    months: int
+    members: tuple[int, ...]
+    hidden: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class StoreReport:
+    """All that `emukit data check` tells.
+
+    Attributes:
+        source: The path.
+        kind: ``Zarr v2`` and the like; empty where it could not be opened.
+        card: Name of the data card.
+        calendar: Of the time coordinate.
+        span: First and last month.
+        grid: In words.
+        bytes_on_disk: Size of the store.
+        bytes_in_memory: Size of the arrays after loading.
+        oddities: What is odd, measured first, then from the card.
+        problems: Why it cannot be used; empty where it can.
+    """
+
+    source: str
+    kind: str = ""
+    card: str = ""
+    calendar: str = ""
+    span: tuple[str, str] = ("", "")
+    grid: str = ""
+    bytes_on_disk: int = 0
+    bytes_in_memory: int = 0
+    variables: tuple[VariableReport, ...] = ()
+    scenarios: tuple[ScenarioReport, ...] = ()
+    oddities: tuple[str, ...] = ()
+    problems: tuple[StoreError, ...] = field(default=())
+
+    @property
+    def usable(self) -> bool:
+        """Whether `open_store` would open it."""
+        return not self.problems
+
+    def lines(self) -> Iterator[str]:
+        """The report as plain text."""
+        yield f"{self.source}: {self.kind or 'not readable'}" + (f", card {self.card}" if self.card else "")
+        if self.grid:
+            disk, memory = self.bytes_on_disk / 1e6, self.bytes_in_memory / 1e6
+            yield f"  {self.grid}; {self.span[0]} .. {self.span[1]}, calendar {self.calendar}"
+            yield f"  {disk:.0f} MB on disk, {memory:.0f} MB in memory"
+        if self.variables:
+            yield "variables"
+            for v in self.variables:
+                size = " x ".join(map(str, v.shape))
+                values = f"{v.low:10.4g} .. {v.high:<10.4g} mean {v.mean:<10.4g}"
+                yield f"  {v.name:5} {v.units:11} {values} {v.dtype} {size}"
+                yield f"        {v.what}"
+        if self.scenarios:
+            yield "scenarios"
+            for s in self.scenarios:
+                members = ", ".join(map(str, s.members)) or "none"
+                hidden = "; ".join(f"{a} .. {b}" for a, b in s.hidden) or "nothing"
+                yield f"  {s.name}: {s.months} months, members {members}, hidden: {hidden}"
+        for title, entries in (("odd", self.oddities), ("problems", [p.text() for p in self.problems])):
+            if entries:
+                yield title
+                for i, entry in enumerate(entries, 1):
+                    yield f"  {i}. " + entry.replace("\n", "\n     ")
+        yield "usable" if self.usable else f"cannot be used: {len(self.problems)} problem(s)"
+
+
+def inspect_store(
+    path: str | Path,
+    *,
+    card: Card | str | None = None,
+    convert: Mapping[str, str] | None = None,
+    reporter: Reporter | None = None,
+) -> StoreReport:
+    """Look at everything in a store and report it; arguments as `open_store`, and nothing about the store is raised."""
+    findings = Findings()
+    try:
+        with open_source(path) as source:
+            card = load_card(card) if isinstance(card, str) else card or identify_card(source.ds)
+            survey = take_survey(source, card, convert or {}, findings, reporter or Reporter(quiet=True))
+            return _report(source, card, survey, findings)
+    except StoreError as e:
+        return StoreReport(str(path), problems=(*findings.problems, e))
+
+
+def _report(source: Source, card: Card, survey: Survey | None, findings: Findings) -> StoreReport:
+    found = StoreReport(
+        source.name,
+        source.kind,
+        card.name,
+        bytes_on_disk=source.bytes_on_disk,
+        oddities=(*findings.notes, *card.oddities),
+        problems=tuple(findings.problems),
+    )
+    if survey is None:
+        return found
+    layout = survey.layout
+    lat, lon = layout.grid.lat, layout.grid.lon
+    months = [str(m) for m in layout.months]
+    return StoreReport(
+        **{
+            **found.__dict__,
+            "calendar": _calendar(source),
+            "span": (months[0], months[-1]),
+            "grid": f"{len(lat)} x {len(lon)} cells, latitude {lat[0]:.2f} .. {lat[-1]:.2f}, "
+            f"longitude {lon[0]:.2f} .. {lon[-1]:.2f}",
+            "bytes_in_memory": _memory(survey),
+            "variables": tuple(_variables(source, card, survey)),
+            "scenarios": tuple(
+                ScenarioReport(
+                    name,
+                    len(months),
+                    tuple(m for m, there in zip(layout.members, survey.present[s], strict=True) if there),
+                    tuple((months[a], months[b - 1]) for a, b in _runs(survey.hidden[s])),
+                )
+                for s, name in enumerate(layout.names)
+            ),
+        }
+    )
+
+
+def _calendar(source: Source) -> str:
+    time = source.ds["time"]
+    first = time.values.flat[0]
+    return str(getattr(first, "calendar", "") or time.encoding.get("calendar", "standard"))
+
+
+def _memory(survey: Survey) -> int:
+    arrays = {id(a): a for a in survey.loaded.targets}
+    arrays |= {id(a): a for per_scenario in survey.loaded.forcings.values() for a in per_scenario}
+    return sum(a.nbytes for a in arrays.values())
+
+
+def _variables(source: Source, card: Card, survey: Survey) -> Iterator[VariableReport]:
+    for name in [*survey.layout.targets, *survey.layout.forcings]:
+        stored = source.ds[name]
+        arrays, low, high = _visible(survey, name)
+        total = sum(float(a.sum(dtype=np.float64)) for a in arrays)
+        count = sum(a.size for a in arrays)
+        yield VariableReport(
+            name,
+            card.quantities[name].what,
+            tuple(map(str, stored.dims)),
+            stored.shape,
+            str(stored.dtype),
+            card.quantities[name].units,
+            low,
+            high,
+            total / count if count else float("nan"),
+        )
+
+
+def _runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
+    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+
+
+def _visible(survey: Survey, name: str) -> tuple[list[NDArray[np.floating]], float, float]:
+    """The visible values of a variable, and their extremes, in the units they are held in now."""
+    if name in survey.layout.forcings:
+        arrays = survey.loaded.forcings[name]
+    else:
+        v = list(survey.layout.targets).index(name)
+        arrays = [
+            targets[m, start:stop, v]
+            for s, targets in enumerate(survey.loaded.targets)
+            for m in np.flatnonzero(survey.present[s])
+            for start, stop in _runs(~survey.hidden[s])
+        ]
+    if not arrays or name in survey.loaded.broken or visible_extremes(survey, name) is None:
+        return [], float("nan"), float("nan")
+    return arrays, min(float(a.min()) for a in arrays), max(float(a.max()) for a in arrays)

@@ -1,0 +1,114 @@
+"""The layout of a store: which of the card's variables it holds, over which scenarios, members, months and cells.
+
+Invariant: a variable is usable, or there is a problem that names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import xarray as xr
+
+from emukit.data.archive import Months
+from emukit.data.card import Card, Quantity
+from emukit.data.decode import Axes, Findings, read_axes, read_members, read_months, read_names, role
+from emukit.data.grid import Grid
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the axes of a store mean.
+
+    Attributes:
+        names: Scenarios.
+        members: Member numbers.
+        months: (T,) consecutive months.
+        grid: The targets' grid; of the forcing fields where there are no targets.
+        targets: Usable target variables and their horizontal axes.
+        forcings: Usable forcings and their horizontal axes, None for a global series.
+    """
+
+    names: tuple[str, ...]
+    members: tuple[int, ...]
+    months: Months
+    grid: Grid
+    targets: Mapping[str, Axes]
+    forcings: Mapping[str, Axes | None]
+
+
+def read_layout(
+    ds: xr.Dataset, card: Card, findings: Findings, *, with_targets: bool = True, default_scenario: str | None = None
+) -> Layout | None:
+    """The meaning of the store's axes; problems go to `findings`, and None comes back where nothing can be read."""
+    names, months = read_names(ds, findings, default_scenario), read_months(ds, findings)
+    members = read_members(ds, findings) if with_targets else ()
+    wanted = card.quantities if with_targets else card.forcings
+    usable = {v: q for v, q in wanted.items() if _has_dims(ds, v, q, card, findings)}
+    axes: dict[str, Axes | None] = {}
+    grid: Grid | None = None
+    for v in sorted(usable, key=lambda v: v not in card.targets):  # the targets' grid is the grid
+        if not {role(d) for d in ds[v].dims} >= {"lat", "lon"}:
+            axes[v] = None
+            continue
+        read = read_axes(ds, v, findings, grid)
+        if read is not None:
+            axes[v] = read[0]
+            grid = grid or read[1]
+    if names is None or months is None or members is None or grid is None:
+        return None
+    _note_months(months, findings)
+    _note_scenarios(names, card, findings)
+    targets = {v: a for v in card.targets if (a := axes.get(v)) is not None}
+    return Layout(names, members, months, grid, targets, {v: axes[v] for v in card.forcings if v in axes})
+
+
+def _has_dims(ds: xr.Dataset, v: str, quantity: Quantity, card: Card, findings: Findings) -> bool:
+    if v not in ds:
+        findings.refuse(
+            f"variable {v} is missing",
+            found=f"variables {', '.join(map(str, ds.data_vars)) or 'none'}",
+            expected=f"those of card {card.name}: {', '.join(card.quantities)}",
+            hint="add it, or name another card with --card",
+        )
+        return False
+    dims, roles = ds[v].dims, [role(d) for d in ds[v].dims]
+    is_target = v in card.targets
+    required = {"time"} | ({"lat", "lon"} if quantity.kind == "field" else set())
+    allowed = {"scenario", "time"} | ({"member"} if is_target else set())
+    allowed |= {"lat", "lon"} if quantity.kind != "series" else set()
+    if is_target and any(role(d) == "scenario" for d in ds.dims):
+        required.add("scenario")
+    half_field = len({"lat", "lon"} & set(roles)) == 1
+    if not required <= set(roles) or not set(roles) <= allowed or len(set(roles)) < len(roles) or half_field:
+        shape = {"field": "(ssp, time, y, x)", "series": "(ssp, time)", "either": "(ssp, time, y, x) or (ssp, time)"}
+        findings.refuse(
+            f"{v} has dimensions without one meaning",
+            found=f"({', '.join(map(str, dims))})",
+            expected="(ssp, time, member_id, y, x)" if is_target else shape[quantity.kind],
+            hint="rename or drop dimensions; any order is fine",
+        )
+        return False
+    if quantity.kind == "either" and "lat" not in roles:
+        findings.note(f"{v} is a global series in this store, a field in the competition's")
+    if ds[v].dtype.kind not in "fiu":
+        findings.refuse(f"{v} is not numeric", found=str(ds[v].dtype), expected="floating point")
+        return False
+    return True
+
+
+def _note_months(months: Months, findings: Findings) -> None:
+    years, rest = divmod(len(months), 12)
+    if rest:
+        findings.note(
+            f"{len(months)} months = {years} * 12 + {rest}: {months[0]} .. {months[-1]} is not a whole number of years"
+        )
+
+
+def _note_scenarios(names: tuple[str, ...], card: Card, findings: Findings) -> None:
+    absent = [s for s in card.scenarios if s not in names]
+    if absent and len(names) > 1:
+        findings.note(f"scenarios of card {card.name} that are not in the store: {', '.join(absent)}")
+    unknown = [s for s in names if s not in card.scenarios]
+    if unknown:
+        findings.note(f"scenarios that card {card.name} does not know: {', '.join(unknown)}")
