@@ -13,8 +13,8 @@ Invariant: no randomness and no state: a month's expected climate is a formula o
     E[pr]  = climatology * exp(H (W_fast + W_slow) + 0.06 A)
     A      = sum over regions r of G_so2[r] (SO2_r - SO2_r(2015-01)) + G_bc[r] (BC_r - BC_r(2015-01))
 
-Climatologies, P and H depend on calendar month and cell, G on the cell. P has area and year mean one and G area mean
-zero, so W_fast + W_slow is the global-mean warming since 2015-01, exactly, in every twelve months' mean of P.
+Climatologies, P and H depend on calendar month and cell, G on the cell. P has mean one over area and calendar months
+and G has area mean zero, so W_fast + W_slow is the global-mean warming since 2015-01, seasons aside.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _CH4_FORCING, _CH4_PPB_0, _CH4_PPB = 0.036, 722.0, 2990.0
 # Aerosol: -1.0 and +0.2 W m-2 in 2015, near the best estimates of IPCC AR6 WG1 chapter 7.
 _SO2_FORCING, _BC_FORCING = -0.010, 0.020
 # Two-box response: time scales in years near the CMIP5 mean of Geoffroy et al. 2013 (4.1 and 219); the gains are made
-# up so that ssp585 warms by 4.5 K by 2100, close to CESM2's 5.
+# up so that ssp585 warms by 4.7 K by 2100, close to CESM2's 5.
 _SCALES = np.array([4.0, 220.0])
 _GAINS = np.array([0.68, 0.62])
 # Before 2015 forcing is taken to have grown by e in 45 years; this makes the state of 2015-01 a closed form.
