@@ -29,8 +29,8 @@ def small_card(validation: int = 12, test: int = 36) -> Card:
         "source": "tests",
         "licence": "none",
         "scenarios": list(SCENARIOS),
-        "targets": {v: quantity for v in VARIABLES},
-        "forcings": {f: quantity for f in ("CO2", "CH4", "SO2", "BC", "rsdt")},
+        "targets": dict.fromkeys(VARIABLES, quantity),
+        "forcings": dict.fromkeys(("CO2", "CH4", "SO2", "BC", "rsdt"), quantity),
         "default_protocol": "official",
         "protocols": {
             "official": {

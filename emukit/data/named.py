@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from emukit.data.archive import Archive
 from emukit.data.card import ATTRIBUTE
 from emukit.data.demo import DemoClimate, demo_from_attrs
+from emukit.data.source import open_source
 from emukit.data.split import Span, is_hidden
-from emukit.data.store import archive_from_dataset, open_dataset, open_store
+from emukit.data.store import archive_from_dataset, open_store
 from emukit.errors import ProtocolError
 from emukit.progress import Reporter
 
@@ -41,7 +42,7 @@ def open_data(
         StoreError: The store cannot be read, or is ambiguous.
     """
     if source == DEMO:
-        return archive_from_dataset(DemoClimate().dataset(), source=DEMO, reporter=reporter)
+        return archive_from_dataset(DemoClimate().dataset(), source=DEMO)
     return open_store(source, card=card, convert=convert, reporter=reporter)
 
 
@@ -57,8 +58,8 @@ def span_truth(archive: Archive, span: Span) -> NDArray[np.float32]:
     if archive.source == DEMO:
         climate = DemoClimate()
     else:
-        with open_dataset(archive.source) as ds:
-            attributes = dict(ds.attrs)
+        with open_source(archive.source) as opened:
+            attributes = dict(opened.ds.attrs)
         if attributes.get(ATTRIBUTE) != DEMO:
             raise ProtocolError(
                 f"the truth of {span.text(archive)} is hidden in {archive.source}",

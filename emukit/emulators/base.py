@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from emukit.data.archive import Scenario
+from emukit.data.archive import Domain, Scenario
 from emukit.data.cf import fields_to_dataset
 from emukit.data.grid import Grid
 from emukit.data.store import scenario_from_dataset
@@ -33,15 +33,23 @@ class Emulator(ABC):
 
     Attributes:
         kind: Name in the registry, by which a saved emulator finds its class.
-        grid: The grid it predicts on.
-        variables: What it predicts, in the order of the V axis.
+        domain: What it predicts, and where.
     """
 
     kind: ClassVar[str]
 
-    def __init__(self, grid: Grid, variables: tuple[str, ...]) -> None:
-        self.grid = grid
-        self.variables = variables
+    def __init__(self, domain: Domain) -> None:
+        self.domain = domain
+
+    @property
+    def grid(self) -> Grid:
+        """The grid it predicts on."""
+        return self.domain.grid
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """What it predicts, in the order of the V axis."""
+        return self.domain.variables
 
     @property
     def first_month(self) -> int:
@@ -65,9 +73,7 @@ class Emulator(ABC):
 
     @classmethod
     @abstractmethod
-    def from_state(
-        cls, grid: Grid, variables: tuple[str, ...], meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
-    ) -> Self:
+    def from_state(cls, domain: Domain, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `state`."""
 
     def predict(self, forcings: Scenario | xr.Dataset, start: str | None = None, stop: str | None = None) -> xr.Dataset:
@@ -83,8 +89,13 @@ class Emulator(ABC):
 
         Raises:
             ProtocolError: A month is outside the scenario, or a forcing is missing.
+            StoreError: The dataset's forcings are on another grid, in other units, or not finite.
         """
-        scenario = forcings if isinstance(forcings, Scenario) else scenario_from_dataset(forcings)
+        scenario = (
+            forcings
+            if isinstance(forcings, Scenario)
+            else scenario_from_dataset(forcings, card=self.domain.card, grid=self.grid)
+        )
         first = scenario.index(start) if start else self.first_month
         last = scenario.index(stop) + 1 if stop else len(scenario)
         fields = self.predict_fields(scenario, first, last)
@@ -93,7 +104,13 @@ class Emulator(ABC):
     def save(self, folder: Path) -> None:
         """Write the emulator: `emulator.json` and `arrays.safetensors`, whole or not at all."""
         meta, arrays = self.state()
-        head = {"format": FORMAT, "kind": self.kind, "variables": list(self.variables), "meta": meta}
+        head = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "variables": list(self.variables),
+            "card": self.domain.card.model_dump(mode="json"),
+            "meta": meta,
+        }
         grid = {"grid.lat": self.grid.lat, "grid.lon": self.grid.lon}
         with atomic_path(folder) as temporary:
             temporary.mkdir()

@@ -11,8 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from emukit.data.archive import Archive, Scenario
-from emukit.data.grid import Grid
+from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Span, Split
 from emukit.emulators.base import Emulator
 
@@ -22,8 +21,8 @@ class ClimatologyEmulator(Emulator):
 
     kind = "climatology"
 
-    def __init__(self, grid: Grid, variables: tuple[str, ...], mean: NDArray[np.float32]) -> None:
-        super().__init__(grid, variables)
+    def __init__(self, domain: Domain, mean: NDArray[np.float32]) -> None:
+        super().__init__(domain)
         self._mean = mean
 
     @classmethod
@@ -31,7 +30,7 @@ class ClimatologyEmulator(Emulator):
         """Average the training months of each calendar month."""
         total, count = monthly_sums(archive, split.train)
         count = np.maximum(count, 1)[:, None, None, None]
-        return cls(archive.grid, archive.variables, (total / count).astype(np.float32))
+        return cls(archive.domain, (total / count).astype(np.float32))
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X): each month's climatology."""
@@ -42,11 +41,9 @@ class ClimatologyEmulator(Emulator):
         return {}, {"mean": self._mean}
 
     @classmethod
-    def from_state(
-        cls, grid: Grid, variables: tuple[str, ...], meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
-    ) -> Self:
+    def from_state(cls, domain: Domain, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `state`."""
-        return cls(grid, variables, np.asarray(arrays["mean"], np.float32))
+        return cls(domain, np.asarray(arrays["mean"], np.float32))
 
 
 def monthly_sums(archive: Archive, spans: tuple[Span, ...]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

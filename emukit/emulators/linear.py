@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
 
-from emukit.data.archive import Archive, Scenario
-from emukit.data.grid import Grid
+from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.features import feature
@@ -33,8 +32,7 @@ class LinearEmulator(Emulator):
 
     def __init__(
         self,
-        grid: Grid,
-        variables: tuple[str, ...],
+        domain: Domain,
         features: tuple[str, ...],
         center: Array,
         scale: Array,
@@ -44,15 +42,14 @@ class LinearEmulator(Emulator):
         """Use `fit`.
 
         Args:
-            grid: Grid of the response.
-            variables: Names along V.
+            domain: What is predicted, and where.
             features: Names of the F forcing series.
             center: (F,) their training means.
             scale: (F,) their training standard deviations.
             intercept: (12, V, Y, X) climate at the mean forcing, by calendar month.
             response: (12, F, V, Y, X) change per standard deviation of each series, by calendar month.
         """
-        super().__init__(grid, variables)
+        super().__init__(domain)
         self._features = features
         self._center, self._scale = center, scale
         self._intercept, self._response = intercept, response
@@ -95,8 +92,7 @@ class LinearEmulator(Emulator):
         else:
             intercept, response = _fit_harmonics(z, month, weights, truth, ridge, harmonics)
         return cls(
-            archive.grid,
-            archive.variables,
+            archive.domain,
             features,
             center,
             scale,
@@ -124,12 +120,10 @@ class LinearEmulator(Emulator):
         return {"features": list(self._features)}, arrays | {"intercept": self._intercept, "response": self._response}
 
     @classmethod
-    def from_state(
-        cls, grid: Grid, variables: tuple[str, ...], meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
-    ) -> Self:
+    def from_state(cls, domain: Domain, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `state`."""
         names = ("center", "scale", "intercept", "response")
-        return cls(grid, variables, tuple(meta["features"]), *(arrays[n] for n in names))
+        return cls(domain, tuple(meta["features"]), *(arrays[n] for n in names))
 
 
 def _check_options(features: tuple[str, ...], harmonics: int, ridge: float) -> None:

@@ -14,9 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from emukit.data.archive import Scenario
+from emukit.data.archive import Domain, Scenario
 from emukit.data.frames import FrameEncoder
-from emukit.data.grid import Grid
 from emukit.data.targets import TargetNormalizer
 from emukit.emulators.base import Emulator
 from emukit.models.registry import build_network
@@ -32,15 +31,14 @@ class NeuralEmulator(Emulator):
 
     def __init__(
         self,
-        grid: Grid,
-        variables: tuple[str, ...],
+        domain: Domain,
         network_name: str,
         options: Mapping[str, Any],
         network: nn.Module,
         encoder: FrameEncoder,
         normalizer: TargetNormalizer,
     ) -> None:
-        super().__init__(grid, variables)
+        super().__init__(domain)
         self.network_name = network_name
         self.options = dict(options)
         self.network = network
@@ -95,24 +93,22 @@ class NeuralEmulator(Emulator):
         return meta, arrays
 
     @classmethod
-    def from_state(
-        cls, grid: Grid, variables: tuple[str, ...], meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
-    ) -> Self:
+    def from_state(cls, domain: Domain, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `state`."""
 
         def part(name: str) -> dict[str, NDArray[Any]]:
             return {k.removeprefix(f"{name}."): v for k, v in arrays.items() if k.startswith(f"{name}.")}
 
-        encoder = FrameEncoder.from_state(meta["inputs"], part("inputs"), grid)
+        encoder = FrameEncoder.from_state(meta["inputs"], part("inputs"), domain.grid)
         network = build_network(
             meta["network"],
             in_channels=len(encoder.channels),
-            variables=len(variables),
-            grid=grid.shape,
+            variables=len(domain.variables),
+            grid=domain.grid.shape,
             history=encoder.settings.window.history,
             options=meta["options"],
         )
         network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in part("network").items()})
         network.eval()
         normalizer = TargetNormalizer.from_state(meta["targets"], part("targets"))
-        return cls(grid, variables, meta["network"], meta["options"], network, encoder, normalizer)
+        return cls(domain, meta["network"], meta["options"], network, encoder, normalizer)

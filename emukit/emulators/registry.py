@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from emukit.data.archive import Domain
+from emukit.data.card import parse_card
 from emukit.data.grid import Grid
 from emukit.emulators.base import Emulator, read_saved
 from emukit.errors import RunError
@@ -60,7 +62,8 @@ def load_emulator(folder: Path | str) -> Emulator:
         kind, meta = head["kind"], head["meta"]
         cls: type[Emulator] = EMULATORS[kind].load()
         grid = Grid(arrays.pop("grid.lat"), arrays.pop("grid.lon"))
-        return cls.from_state(grid, tuple(head["variables"]), meta, arrays)
+        domain = Domain(parse_card(head["card"], "the saved emulator"), grid, tuple(head["variables"]))
+        return cls.from_state(domain, meta, arrays)
     except (KeyError, RuntimeError) as e:
         # RuntimeError is what torch raises for weights that do not fit the network they are said to belong to.
         raise RunError(

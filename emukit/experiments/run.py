@@ -243,9 +243,7 @@ def _train_network(
         history=recipe.inputs.window.history,
         options=recipe.options,
     ).to(device)
-    emulator = NeuralEmulator(
-        archive.grid, archive.variables, recipe.emulator, recipe.options, network, encoder, normalizer
-    )
+    emulator = NeuralEmulator(archive.domain, recipe.emulator, recipe.options, network, encoder, normalizer)
     weights = archive.grid.weights
     if not recipe.loss.area_weighted:
         weights = torch.full(archive.grid.shape, 1.0 / weights.size).numpy()
