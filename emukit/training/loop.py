@@ -99,7 +99,7 @@ def train(
                 total.backward()  # type: ignore[no-untyped-call]
                 norm = nn.utils.clip_grad_norm_(network.parameters(), settings.optimizer.clip_norm)
                 values = {"loss": total, "gradient_norm": norm, **terms}
-                numbers = {k: float(v) for k, v in values.items()}
+                numbers = {k: float(v.detach()) for k, v in values.items()}
                 if not all(map(math.isfinite, numbers.values())):
                     raise _not_finite(numbers, state, source.address(segments))
                 optimizer.step()
