@@ -94,7 +94,7 @@ def prepare_score_reference(submission: str, solution: str) -> Work:
 def grid() -> Grid:
     """The competition's grid: 48 latitudes from pole to pole, 72 longitudes from 1.875."""
     edge = 88.58638743455498
-    return Grid(np.linspace(-edge, edge, 48, dtype=np.float64), 1.875 + 5.0 * np.arange(72))
+    return Grid(np.linspace(-edge, edge, 48, dtype=np.float64), np.linspace(1.875, 356.875, 72, dtype=np.float64))
 
 
 def noise_climate(months: int, seed: int) -> NDArray[np.float32]:

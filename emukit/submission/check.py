@@ -88,7 +88,7 @@ def _exactly_right(path: Path, layout: Layout) -> NDArray[np.float64] | None:
 
 
 def _problems(examined: Examined, layout: Layout, reference: NDArray[np.floating] | None) -> list[Problem]:
-    if any(problem.kind == "empty" for problem in examined.problems):
+    if examined.nothing_read:
         return examined.problems
     return [
         *structure_problems(examined, layout),

@@ -12,8 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from emukit.errors import SubmissionError
 from emukit.files import write_text
@@ -24,8 +23,7 @@ Month = Annotated[str, Field(pattern=r"^\d{4}-\d{2}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
-class Entry:
+class Entry(BaseModel):
     """One submission, as it is kept for the leaderboard.
 
     Attributes:
@@ -48,6 +46,8 @@ class Entry:
         validation: Numbers of the validation score by name, as in ``{"score": 0.77, "tas.monthly_rmse": 1.6}``.
     """
 
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
     name: Text
     created: str
     emulator: str
@@ -67,9 +67,6 @@ class Entry:
     validation: dict[str, float]
 
 
-_ENTRY = TypeAdapter(Entry)
-
-
 def file_sha256(path: Path | str) -> str:
     """The SHA-256 digest of a file, in hexadecimal."""
     with Path(path).open("rb") as f:
@@ -79,7 +76,7 @@ def file_sha256(path: Path | str) -> str:
 def write_entry(folder: Path | str, entry: Entry) -> Path:
     """Write ``entry.toml`` into a folder; its path."""
     path = Path(folder) / ENTRY_FILE
-    values: dict[str, Any] = _ENTRY.dump_python(entry)
+    values: dict[str, Any] = entry.model_dump()
     tables = {key: values.pop(key) for key in [k for k, v in values.items() if isinstance(v, dict)]}
     lines = [_line(key, value) for key, value in values.items()]
     for key, table in tables.items():
@@ -97,7 +94,7 @@ def read_entry(folder: Path | str) -> Entry:
     path = Path(folder) / ENTRY_FILE
     expected = "the file that emukit submit writes"
     try:
-        return _ENTRY.validate_python(tomllib.loads(path.read_text(encoding="utf-8")))
+        return Entry.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except OSError as e:
         raise SubmissionError(f"cannot read {path}", found=e.strerror or str(e), expected=expected) from e
     except ValidationError as e:

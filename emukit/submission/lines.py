@@ -43,6 +43,11 @@ class Examined:
     strange_months: set[str]
     strange_cells: set[str]
 
+    @property
+    def nothing_read(self) -> bool:
+        """No row had an ID, known or strange: the header or the whole file is the problem, not the rows."""
+        return not (self.lines.any() or self.strange_months or self.strange_cells)
+
 
 def examine(stream: IO[bytes], layout: Layout) -> Examined:
     """Read all lines of a CSV and name what is wrong with its encoding, header, IDs and numbers.
