@@ -54,7 +54,7 @@ def published_rows() -> list[Row]:
     rows = []
     for r in load_published():
         numbers = {f"{v}.{k}": x for v, parts in r.parts.items() for k, x in asdict(parts).items()}
-        place = f"place {r.place}: " if r.place else ""
+        place = f"place {r.place}: " if r.place and r.place[0].isdigit() else ""
         board = f"leaderboard {r.leaderboard}" if r.leaderboard else ""
         words = (board, "computed from the six numbers" if r.computed else "", r.note, r.source)
         kind: Literal["floor", "published"] = "floor" if r.kind == "floor" else "published"
