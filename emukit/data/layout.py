@@ -47,7 +47,8 @@ def read_layout(
     usable = {v: q for v, q in wanted.items() if _has_dims(ds, v, q, card, findings)}
     axes: dict[str, Axes | None] = {}
     grid: Grid | None = None
-    for v in sorted(usable, key=lambda v: v not in card.targets):  # the targets' grid is the grid
+    # The targets' grid is the grid; without targets, that of a field which is not joined to it by index.
+    for v in sorted(usable, key=lambda v: (v not in card.targets, card.quantities[v].kind == "either")):
         if not {role(d) for d in ds[v].dims} >= {"lat", "lon"}:
             axes[v] = None
             continue

@@ -1,0 +1,124 @@
+"""Saved emulators that predict something else, or fail late when damaged."""
+
+import json
+
+import numpy as np
+import pytest
+import xarray as xr
+from coded import warming_archive
+
+from emukit.data.frames import FrameEncoder, InputSettings
+from emukit.data.split import make_split
+from emukit.data.targets import TargetNormalizer, TargetSettings
+from emukit.data.window import Window
+from emukit.emulators.climatology import ClimatologyEmulator
+from emukit.emulators.linear import LinearEmulator
+from emukit.emulators.neural import NeuralEmulator
+from emukit.emulators.registry import load_emulator
+from emukit.errors import RunError
+from emukit.models.registry import build_network
+
+OPTIONS = {"hidden": 8, "features": 6, "width": 4, "stages": 1, "pool_rows": 1, "pool_columns": 2}
+
+
+def neural(archive, split, **inputs):
+    encoder = FrameEncoder.fit(archive, split.train, InputSettings(**inputs))
+    normalizer = TargetNormalizer.fit(archive, split.train, {"pr": TargetSettings(transform="sqrt")})
+    network = build_network(
+        "cnn-gru",
+        in_channels=len(encoder.channels),
+        variables=2,
+        grid=archive.grid.shape,
+        history=encoder.settings.window.history,
+        options=OPTIONS,
+    )
+    return NeuralEmulator(archive.domain, "cnn-gru", OPTIONS, network, encoder, normalizer)
+
+
+@pytest.fixture(scope="module")
+def climate():
+    archive = warming_archive()
+    return archive, make_split(archive, "k360")
+
+
+@pytest.mark.parametrize("kind", ["climatology", "linear", "neural"])
+def test_loaded_emulator_predicts_the_same_bits(climate, tmp_path, kind):
+    archive, split = climate
+    emulator = {
+        "climatology": lambda: ClimatologyEmulator.fit(archive, split),
+        "linear": lambda: LinearEmulator.fit(archive, split),
+        "neural": lambda: neural(archive, split),
+    }[kind]()
+    emulator.save(tmp_path / "e")
+    loaded = load_emulator(tmp_path / "e")
+    scenario = archive["ssp245"]
+    np.testing.assert_array_equal(loaded.predict_fields(scenario, 3, 40), emulator.predict_fields(scenario, 3, 40))
+    assert loaded.grid == archive.grid
+    assert loaded.variables == ("tas", "pr")
+
+
+@pytest.mark.parametrize("target_month", ["included", "excluded"])
+def test_month_depends_on_its_own_window_and_nothing_else(climate, target_month):
+    archive, split = climate
+    window = Window(history=4, target_month=target_month)
+    emulator = neural(archive, split, window=window)
+    scenario, target = archive["ssp126"], 50
+    before = emulator.predict_fields(scenario, 0, 100)
+    seen = set(window.frames(target, 1, 181).tolist())
+    for month in range(40, 60):
+        forcings = {k: v.copy() for k, v in scenario.forcings.items()}
+        forcings["SO2"][month] += 5.0
+        changed = type(scenario)(scenario.name, scenario.months, forcings)
+        after = emulator.predict_fields(changed, 0, 100)[target]
+        assert (not np.allclose(after, before[target], atol=1e-6)) == (month in seen)
+
+
+def test_prediction_does_not_depend_on_how_many_months_are_asked_for(climate):
+    archive, split = climate
+    emulator = neural(archive, split)
+    whole = emulator.predict_fields(archive["ssp245"], 0, 181)
+    for start, stop in ((0, 1), (7, 20), (59, 62), (100, 181)):
+        part = emulator.predict_fields(archive["ssp245"], start, stop)
+        np.testing.assert_allclose(part, whole[start:stop], rtol=1e-5, atol=1e-5)
+
+
+def test_xarray_in_and_out_gives_the_same_fields(climate, tmp_path):
+    from emukit.data.demo import DemoClimate
+    from emukit.data.store import archive_from_dataset
+
+    dataset = DemoClimate(lat_cells=8, lon_cells=12, members=1).dataset()
+    archive = archive_from_dataset(dataset, source="demo")
+    emulator = LinearEmulator.fit(archive, make_split(archive))
+    forcings = dataset[["CO2", "CH4", "SO2", "BC", "rsdt"]].sel(ssp="ssp245")
+    out = emulator.predict(forcings, start="2030-03", stop="2031-02")
+    assert isinstance(out, xr.Dataset)
+    assert out.sizes == {"time": 12, "y": 8, "x": 12}
+    assert (out.tas.attrs["units"], out.pr.attrs["units"]) == ("K", "mm/day")
+    first = archive["ssp245"].index("2030-03")
+    np.testing.assert_array_equal(out.tas, emulator.predict_fields(archive["ssp245"], first, first + 12)[:, 0])
+    assert str(out.time.values[0]).startswith("2030-03-15")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda f: (f / "arrays.safetensors").unlink(), "no trained emulator"),
+        (lambda f: (f / "arrays.safetensors").write_bytes((f / "arrays.safetensors").read_bytes()[:200]), "damaged"),
+        (lambda f: (f / "emulator.json").write_text("{"), "damaged"),
+        (lambda f: (f / "emulator.json").write_text("[]"), "another format"),
+        (lambda f: edit(f, "format", 99), "another format"),
+        (lambda f: edit(f, "kind", "oracle"), "does not fit"),
+        (lambda f: edit(f, "meta", {}), "does not fit"),
+    ],
+)
+def test_damaged_emulator_is_refused_by_name(climate, tmp_path, damage, words):
+    archive, split = climate
+    neural(archive, split).save(tmp_path / "e")
+    damage(tmp_path / "e")
+    with pytest.raises(RunError, match=words):
+        load_emulator(tmp_path / "e")
+
+
+def edit(folder, key, value):
+    path = folder / "emulator.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))

@@ -1,0 +1,58 @@
+"""Files that a crash, a full disk or a second writer leaves half-written."""
+
+import errno
+import os
+
+import pytest
+
+from emukit.errors import EmukitError
+from emukit.files import atomic_path, shipped, write_text
+
+
+def test_a_crash_leaves_the_old_file_and_no_rest(tmp_path):
+    target = tmp_path / "a.txt"
+    write_text(target, "old")
+
+    class CrashError(Exception): ...
+
+    with pytest.raises(CrashError), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise CrashError
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_crash_while_writing_a_folder_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+        (temporary / "x").write_text("half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    for content in ("one", "two"):
+        with atomic_path(tmp_path / "folder") as temporary:
+            temporary.mkdir()
+            (temporary / content).write_text(content)
+    assert [p.name for p in (tmp_path / "folder").iterdir()] == ["two"]
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+def test_full_disk_is_said_plainly_and_leaves_nothing(tmp_path):
+    with pytest.raises(EmukitError, match=os.strerror(errno.ENOSPC)), atomic_path(tmp_path / "a") as temporary:
+        temporary.write_text("half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_truly_full_device_is_an_emukit_error(tmp_path):
+    with pytest.raises(EmukitError, match="cannot write"), atomic_path(tmp_path / "a"), open("/dev/full", "wb") as f:
+        f.write(b"x" * 100_000)
+
+
+def test_shipped_files_are_found_and_missing_ones_named():
+    assert shipped("data_cards", "demo.toml").exists()
+    with pytest.raises(EmukitError, match=r"data_cards/none\.toml"):
+        shipped("data_cards", "none.toml")
