@@ -96,6 +96,21 @@ class Scenario:
 
 
 @dataclass(frozen=True, eq=False)
+class Domain:
+    """What is predicted, and where.
+
+    Attributes:
+        card: What the forcings and targets are.
+        grid: The grid of every field.
+        variables: Target variables in the order of the V axis.
+    """
+
+    card: Card
+    grid: Grid
+    variables: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Archive(Mapping[str, Scenario]):
     """A checked store in memory: a mapping from scenario name to `Scenario`.
 
@@ -141,6 +156,11 @@ class Archive(Mapping[str, Scenario]):
             for part in pool.map(_sha256, arrays):
                 whole.update(part)
         return whole.hexdigest()
+
+    @property
+    def domain(self) -> Domain:
+        """What an emulator trained on this archive predicts, and where."""
+        return Domain(self.card, self.grid, self.variables)
 
     def __getitem__(self, name: str) -> Scenario:
         if name not in self.scenarios:

@@ -37,13 +37,15 @@ class Grid:
 
     def mean(self, field: NDArray[np.floating]) -> NDArray[np.float64]:
         """Area mean over the last two axes, (..., Y, X) -> (...), in float64."""
-        return np.einsum("...yx,yx->...", np.asarray(field, np.float64), self.weights)
+        return np.asarray(np.einsum("...yx,yx->...", np.asarray(field, np.float64), self.weights))
 
     def __eq__(self, other: object) -> bool:
         """Same cell centres, to a millionth of a degree."""
-        if not isinstance(other, Grid) or self.shape != other.shape:
-            return NotImplemented if not isinstance(other, Grid) else False
-        return np.allclose(self.lat, other.lat, atol=1e-6) and np.allclose(self.lon, other.lon, atol=1e-6)
+        if not isinstance(other, Grid):
+            return NotImplemented
+        if self.shape != other.shape:
+            return False
+        return bool(np.allclose(self.lat, other.lat, atol=1e-6) and np.allclose(self.lon, other.lon, atol=1e-6))
 
     def __hash__(self) -> int:
         return hash(self.shape)

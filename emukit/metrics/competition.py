@@ -51,10 +51,12 @@ class Score:
     @property
     def value(self) -> float:
         """The official score; lower is better."""
-        return sum(
-            VARIABLE_WEIGHTS[v] * sum(w * getattr(self.parts[v], name) for name, w in PART_WEIGHTS[v].items())
+        terms = [
+            VARIABLE_WEIGHTS[v] * weight * float(getattr(self.parts[v], name))
             for v in VARIABLE_WEIGHTS
-        )
+            for name, weight in PART_WEIGHTS[v].items()
+        ]
+        return float(sum(terms))
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""

@@ -1,0 +1,5 @@
+"""`python -m emukit`."""
+
+from emukit.cli import main
+
+main()

@@ -1,0 +1,67 @@
+"""The command line: parse, call, print.
+
+Invariant: nothing heavy is imported before a command runs, so `emukit --help` stays instant; a user's mistake ends in
+one clear message and exit code 2, never in a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from emukit.cli import bench, data, results, submissions, train
+from emukit.errors import EmukitError
+
+app = typer.Typer(
+    name="emukit",
+    help="Climate emulation from emission forcings to a scored submission.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(data.app, name="data")
+for register in (train, results, submissions, bench):
+    register.add_commands(app)
+
+
+def _version(show: bool) -> None:
+    if show:
+        from importlib.metadata import version
+
+        typer.echo(f"emukit {version('emukit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error; may stand anywhere.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Climate emulation from emission forcings to a scored submission."""
+
+
+def main() -> None:
+    """Entry point of the `emukit` command."""
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    try:
+        app(args=arguments, prog_name="emukit")
+    except EmukitError as e:
+        if debug:
+            raise
+        typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
+        typer.echo(e.text(), err=True)
+        sys.exit(2)
+    except BrokenPipeError:
+        # The reader of a pipe (`| head`) has gone: that is no error, and Python must not complain on exit either.
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as e:
+        # The edge of the program: whatever is no EmukitError is a mistake of emukit, and is said to be one.
+        if debug:
+            raise
+        typer.echo(f"emukit failed in a way it should not: {type(e).__name__}: {e}\n--debug shows where.", err=True)
+        sys.exit(1)

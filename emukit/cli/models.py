@@ -1,0 +1,57 @@
+"""What `emukit models` lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from emukit.data.encodings import SEASONAL, STATIC
+from emukit.emulators.registry import EMULATORS
+from emukit.experiments.recipe import NetworkRecipe, emulator_names, load_recipe
+from emukit.files import shipped
+from emukit.models.registry import NETWORKS, count_parameters
+
+# Sizes are those on the competition's grid; CO2 and CH4 are series there, which makes no difference to a channel count.
+GRID = (48, 72)
+
+
+def model_rows() -> Iterator[tuple[str, str, str]]:
+    """Name, size and use of every emulator and shipped recipe."""
+    recipes = sorted(p.stem for p in shipped("baselines", ".").glob("*.toml") if p.stem != "published")
+    for name in dict.fromkeys((*emulator_names(), *recipes)):
+        recipe = load_recipe(name)
+        if isinstance(recipe, NetworkRecipe):
+            size = f"{network_size(recipe):,}"
+            summary = NETWORKS[recipe.emulator].summary
+        else:
+            size, summary = "closed form", EMULATORS[recipe.emulator].summary
+        yield name, size, recipe.description or summary
+
+
+def network_size(recipe: NetworkRecipe) -> int:
+    """Parameters of a recipe's network on the competition's grid, with its inputs."""
+    inputs = recipe.inputs
+    channels = len(inputs.forcings)
+    channels += sum(len(SEASONAL[n][0]) for n in inputs.seasonal)
+    channels += sum(len(STATIC[n][0]) if n in STATIC else 1 for n in inputs.statics)
+    return count_parameters(
+        recipe.emulator,
+        in_channels=channels,
+        variables=2,
+        grid=GRID,
+        history=inputs.window.history,
+        options=recipe.options,
+    )
+
+
+def setting_rows(name: str) -> Iterator[tuple[str, str]]:
+    """Every setting of a recipe by dotted path, with its value."""
+    return _flat("", load_recipe(name).model_dump(mode="json"))
+
+
+def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(f"{prefix}{key}.", value)
+        else:
+            yield f"{prefix}{key}", repr(value)

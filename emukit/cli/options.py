@@ -1,0 +1,91 @@
+"""Options that several commands share, so that they mean and say the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from emukit.errors import EmukitError
+
+if TYPE_CHECKING:
+    from emukit.data.archive import Archive
+    from emukit.progress import Reporter
+
+Data = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        metavar="STORE",
+        help="Zarr or NetCDF store, or 'demo'. Default: $EMUKIT_DATA, else the demo climate.",
+        show_default=False,
+    ),
+]
+Protocol = Annotated[
+    str | None,
+    typer.Option("--protocol", help="official, k360 or loso:SCENARIO. Default: the data card's.", show_default=False),
+]
+Card = Annotated[
+    str | None, typer.Option("--card", help="Data card by name or TOML path. Default: recognised.", show_default=False)
+]
+Convert = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--convert", metavar="VAR=UNITS", help="The store holds VAR in UNITS: convert it.", show_default=False
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, as `emukit train` wrote it.")]
+
+
+def reporter(quiet: bool) -> Reporter:
+    """Progress on standard error."""
+    from emukit.progress import default_reporter
+
+    return default_reporter(quiet)
+
+
+def open_named(named: str | None, card: str | None, convert: list[str] | None, report: Reporter) -> Archive:
+    """Open the store that a command names, and say which it is."""
+    from emukit.data.named import ENVIRONMENT, data_source, open_data
+
+    source = data_source(named)
+    why = "" if named else f" (from ${ENVIRONMENT})" if source != "demo" else " (no --data, no $EMUKIT_DATA)"
+    report.say(f"data: {source}{why}")
+    archive = open_data(source, card=card, convert=conversions(convert), reporter=report)
+    return archive
+
+
+def conversions(words: list[str] | None) -> dict[str, str]:
+    """`VAR=UNITS` words as a mapping.
+
+    Raises:
+        EmukitError: A word has another form.
+    """
+    out = {}
+    for word in words or ():
+        name, equals, units = word.partition("=")
+        if not (name and equals and units):
+            raise EmukitError(f"cannot read --convert {word!r}", expected="VAR=UNITS", hint="--convert tas=degC")
+        out[name] = units
+    return out
+
+
+def member_list(text: str | None) -> tuple[int, ...] | None:
+    """`0,1,2` as numbers, None as None.
+
+    Raises:
+        EmukitError: Something else, or a member named twice.
+    """
+    if text is None:
+        return None
+    try:
+        members = tuple(int(word) for word in text.split(","))
+    except ValueError:
+        raise EmukitError(
+            f"cannot read --members {text!r}", expected="numbers with commas", hint="--members 0,1,2"
+        ) from None
+    if len(set(members)) < len(members):
+        raise EmukitError(f"--members {text} names a member twice", expected="each once")
+    return members

@@ -1,0 +1,95 @@
+"""Tables that commands print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from rich.table import Table
+
+from emukit.data.archive import Archive
+from emukit.data.encodings import seasonal_fields
+from emukit.data.frames import FrameEncoder
+from emukit.data.split import Split, is_hidden
+from emukit.data.window import Window
+from emukit.experiments.evaluate import Evaluation
+from emukit.metrics import Score
+
+MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def span_table(archive: Archive, split: Split, window: Window) -> Table:
+    """What trains and what is scored."""
+    table = Table(title=f"protocol {split.protocol} on {archive.source}", title_justify="left")
+    for heading in ("set", "scenario", "months", "members"):
+        table.add_column(heading)
+    table.add_column("targets", justify="right")
+    table.add_column("windows", justify="right")
+    table.add_column("truth")
+    for name, span in [("train", s) for s in split.train] + [(k, s) for k, v in split.scored.items() for s in v]:
+        months = archive[span.scenario].months
+        full = max(0, span.stop - max(span.start, window.first_target))
+        members = ",".join(map(str, span.members))
+        truth = "hidden" if is_hidden(archive, span) else "visible"
+        table.add_row(
+            name,
+            span.scenario,
+            f"{months[span.start]}..{months[span.stop - 1]}",
+            members,
+            str(len(span)),
+            str(full),
+            truth,
+        )
+    return table
+
+
+def window_lines(archive: Archive, split: Split, encoder: FrameEncoder) -> Iterator[str]:
+    """The window in words, with the months that the first training and the first validation target see."""
+    window = encoder.settings.window
+    yield (
+        f"window: {window.history} forcing months, the target month {window.target_month}; "
+        f"before a scenario's first month: {window.lead_in}"
+    )
+    for label, span in (("training", split.train[0]), ("validation", split.validation[0])):
+        start = max(span.start, window.first_target)
+        months = archive[span.scenario].months
+        seen = months[window.frames(start, 1, len(months))]
+        yield f"  first {label} target {span.scenario} {months[start]} sees {' '.join(map(str, seen))}"
+    yield f"channels ({len(encoder.channels)}): {', '.join(encoder.channels)}"
+    for note in split.notes:
+        yield f"note: {note}"
+
+
+def encoding_table(encoder: FrameEncoder) -> Table:
+    """Seasonal encodings at 45 degrees south and north, by calendar month."""
+    channels, fields = seasonal_fields(encoder.settings.seasonal, encoder.grid)
+    table = Table(title="seasonal encoding at 45S and 45N", title_justify="left")
+    table.add_column("month")
+    rows = [int(np.abs(encoder.grid.lat - lat).argmin()) for lat in (-45.0, 45.0)]
+    for channel in channels:
+        table.add_column(f"{channel}", justify="right")
+    for m, name in enumerate(MONTHS):
+        cells = (f"{fields[m, e, rows[0], 0]:+.2f} {fields[m, e, rows[1], 0]:+.2f}" for e in range(len(channels)))
+        table.add_row(name, *cells)
+    return table
+
+
+def score_table(title: str, scores: Mapping[str, Score]) -> Table:
+    """Six numbers and the score, a line each."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    table.add_column("")
+    for heading in ("score", "tas month", "tas mean", "tas std", "pr month", "pr mean", "pr std"):
+        table.add_column(heading, justify="right")
+    for name, score in scores.items():
+        parts = [
+            getattr(p, n) for p in score.parts.values() for n in ("monthly_rmse", "time_mean_rmse", "time_stddev_mae")
+        ]
+        table.add_row(name, f"{score.value:.4f}", *(f"{x:.3f}" for x in parts))
+    return table
+
+
+def evaluation_table(name: str, evaluation: Evaluation) -> Table:
+    """An evaluation with its floors; tas in K, pr in mm/day."""
+    title = f"{evaluation.name}: {'; '.join(evaluation.spans)} (lower is better)"
+    floors = dict(sorted(evaluation.floors.items(), key=lambda kv: kv[1].value))
+    return score_table(title, {name: evaluation.score, **{f"floor: {k}": s for k, s in floors.items()}})

@@ -1,0 +1,139 @@
+"""Settings: frozen, strict, and wrong ones reported all at once with their dotted paths.
+
+Invariant: a settings object exists only if every value in it was checked. Nothing is coerced (`"3"` is not 3) and no
+unknown key passes. What the settings of a component are is written beside that component; this module knows none.
+"""
+
+from __future__ import annotations
+
+import inspect
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from emukit.errors import RecipeError
+
+S = TypeVar("S", bound="Settings")
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, strict, unknown keys forbidden."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+
+def check(kind: type[S], values: Mapping[str, Any], *, source: str) -> S:
+    """Build settings from plain values.
+
+    Args:
+        kind: The settings class.
+        values: Nested plain values, as read from TOML.
+        source: Where they come from, for the message.
+
+    Raises:
+        RecipeError: Some keys are unknown, mistyped or contradictory; the message lists all of them.
+    """
+    try:
+        return kind.model_validate(_tuples(values))
+    except ValidationError as e:
+        problems = describe(e)
+        raise RecipeError(
+            f"{source} has {len(problems)} wrong setting{'s' if len(problems) > 1 else ''}",
+            found="\n            ".join(problems),
+            hint="mend the keys named above; `emukit models NAME` shows every setting with its default",
+        ) from None
+
+
+def describe(error: ValidationError) -> list[str]:
+    """One line per mistake: dotted path, what is wrong, what was given."""
+    lines = []
+    for e in error.errors(include_url=False):
+        path = ".".join(str(p) for p in e["loc"]) or "(whole)"
+        if e["type"] == "extra_forbidden":
+            lines.append(f"{path}: unknown key (value {e['input']!r})")
+        elif e["type"] == "missing":
+            lines.append(f"{path}: missing")
+        else:
+            lines.append(f"{path}: {e['msg'][0].lower()}{e['msg'][1:]} (value {e['input']!r})")
+    return lines
+
+
+def _tuples(value: Any) -> Any:
+    # TOML and JSON know only lists; frozen settings hold tuples, and strict mode does not turn one into the other.
+    if isinstance(value, Mapping):
+        return {k: _tuples(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_tuples(v) for v in value)
+    return value
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises:
+        RecipeError: It is missing or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise RecipeError(f"cannot read {path}", found=e.strerror or str(e), hint="name an existing TOML file") from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise RecipeError(f"{path} is not TOML", found=str(e), hint="mend the line named above") from e
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the keys of `over` laid on top, tables merged key by key."""
+    out = dict(base)
+    for key, value in over.items():
+        old = out.get(key)
+        out[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return out
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """Turn `a.b=c` words into nested values; c is read as a TOML value, and as text where it is none.
+
+    Raises:
+        RecipeError: A word has no `=` or an empty key, or two words contradict each other.
+    """
+    out: dict[str, Any] = {}
+    for word in assignments:
+        path, equals, text = word.partition("=")
+        keys = [k.strip() for k in path.split(".")]
+        if not equals or not all(keys):
+            raise RecipeError(
+                f"cannot read the setting {word!r}", expected="KEY.KEY=VALUE", hint="--set training.epochs=5"
+            )
+        try:
+            value = tomllib.loads(f"v = {text}")["v"]
+        except tomllib.TOMLDecodeError:
+            value = text.strip()
+        node = out
+        for k in keys[:-1]:
+            node = node.setdefault(k, {})
+            if not isinstance(node, dict):
+                raise RecipeError(f"{path} is set both as a value and as a table", hint="set it once")
+        node[keys[-1]] = value
+    return out
+
+
+def options_of(function: Callable[..., Any], context: Iterable[str] = ()) -> type[Settings]:
+    """The keyword options of a constructor or `fit` function as a settings class.
+
+    A network is built from plain keyword arguments and knows no settings; its signature is what users may set.
+
+    Args:
+        function: A function or class whose keyword-only parameters have annotations and defaults.
+        context: Parameters that emukit fills in and users cannot set.
+    """
+    target = function.__init__ if inspect.isclass(function) else function
+    hints = get_type_hints(target)
+    fields: dict[str, Any] = {
+        p.name: (hints[p.name], p.default)
+        for p in inspect.signature(target).parameters.values()
+        if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in set(context)
+    }
+    return create_model("Options", __base__=Settings, **fields)

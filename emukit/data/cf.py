@@ -1,0 +1,64 @@
+"""Predictions as datasets that other tools understand: CF names, units, bounds of meaning.
+
+Invariant: what is written says what it is: units, standard names, calendar, and where it came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import cftime
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from emukit.data.archive import Months
+from emukit.data.grid import Grid
+
+ATTRIBUTES = {
+    "tas": {"standard_name": "air_temperature", "long_name": "Near-Surface Air Temperature", "units": "K"},
+    "pr": {
+        "standard_name": "lwe_precipitation_rate",
+        "long_name": "Precipitation",
+        "units": "mm/day",
+    },
+}
+
+
+def noleap_times(months: Months) -> list[cftime.DatetimeNoLeap]:
+    """The 15th of each month in the noleap calendar, as the competition's store has it."""
+    years = months.astype("datetime64[Y]").astype(int) + 1970
+    calendar = months.astype("datetime64[M]").astype(int) % 12 + 1
+    return [cftime.DatetimeNoLeap(int(y), int(m), 15) for y, m in zip(years, calendar, strict=True)]
+
+
+def fields_to_dataset(
+    fields: NDArray[np.floating],
+    months: Months,
+    grid: Grid,
+    variables: tuple[str, ...],
+    scenario: str,
+    provenance: Mapping[str, str] | None = None,
+) -> xr.Dataset:
+    """A CF dataset of predicted fields.
+
+    Args:
+        fields: (T, V, Y, X) in physical units.
+        months: (T,) months.
+        grid: Their grid.
+        variables: Names along V.
+        scenario: Name of the scenario.
+        provenance: More global attributes.
+    """
+    return xr.Dataset(
+        {
+            v: (("time", "y", "x"), fields[:, i], {**ATTRIBUTES.get(v, {}), "cell_methods": "area: time: mean"})
+            for i, v in enumerate(variables)
+        },
+        coords={
+            "time": ("time", noleap_times(months), {"standard_name": "time", "axis": "T"}),
+            "y": ("y", grid.lat, {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
+            "x": ("x", grid.lon, {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}),
+        },
+        attrs={"Conventions": "CF-1.11", "scenario": scenario, "source": "emukit emulator", **(provenance or {})},
+    )

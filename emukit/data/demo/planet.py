@@ -1,0 +1,168 @@
+"""The demo's made-up planet: its grid, continents and mountains.
+
+Invariant: land and height are functions of the place and the seed, not of the grid: a finer grid shows the same planet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit.data.demo.insolation import monthly_insolation
+from emukit.data.grid import Grid
+
+Array = NDArray[np.float64]
+
+EARTH_RADIUS_KM = 6371.0
+
+# Land is 29 % of the Earth's surface.
+_LAND_SHARE = 0.29
+# Made up, by eye: continents of some 15-25 degrees, each of overlapping caps; coasts about 3 degrees wide.
+_CONTINENTS = 7
+_CAPS = 7
+_COAST = 0.05
+_POLAR_CAP_RADIUS_KM = 2300.0
+_POLAR_CAP_HEIGHT_M = 2600.0
+
+
+def target_grid(lat_cells: int, lon_cells: int) -> Grid:
+    """The cells of tas, pr and rsdt; 48 x 72 gives the competition's `y` and `x`.
+
+    They are means of 4 x 4 cells of a grid like CESM2's, with rows on both poles and longitudes from 0.
+    """
+    return _grid(lat_cells, lon_cells, 180 / (lat_cells - 0.25), 0.375)
+
+
+def emission_grid(lat_cells: int, lon_cells: int) -> Grid:
+    """The cells of SO2 and BC; 48 x 72 gives the competition's `latitude` and `longitude`, not its `y` and `x`."""
+    return _grid(lat_cells, lon_cells, 180 / (lat_cells - 0.5), 0.25)
+
+
+def _grid(lat_cells: int, lon_cells: int, lat_step: float, first_lon: float) -> Grid:
+    rows, columns = np.arange(lat_cells, dtype=np.float64), np.arange(lon_cells, dtype=np.float64)
+    return Grid((rows - (lat_cells - 1) / 2) * lat_step, (columns + first_lon) * 360 / lon_cells)
+
+
+def unit_vectors(grid: Grid) -> Array:
+    """(Y, X, 3) points of the unit sphere."""
+    return _vector(grid.lat[:, None], grid.lon[None, :])
+
+
+def gaussian_cap(grid: Grid, centre: Array, radius_km: float) -> Array:
+    """(Y, X) a bump of height one around a place on the sphere, exp(-d^2 / 2 r^2) with d the chord."""
+    chord2 = 2 - 2 * unit_vectors(grid) @ centre
+    return np.asarray(np.exp(-chord2 / 2 * (EARTH_RADIUS_KM / radius_km) ** 2), np.float64)
+
+
+@dataclass(frozen=True)
+class Planet:
+    """The geography that a seed makes, seen on a grid.
+
+    Attributes:
+        lat_cells: Y.
+        lon_cells: X.
+        seed: Fixes continents, mountains and industrial sites.
+    """
+
+    lat_cells: int
+    lon_cells: int
+    seed: int
+
+    @cached_property
+    def grid(self) -> Grid:
+        """The grid of the targets."""
+        return target_grid(self.lat_cells, self.lon_cells)
+
+    @cached_property
+    def emission_grid(self) -> Grid:
+        """The grid of SO2 and BC, joined to the targets' by index."""
+        return emission_grid(self.lat_cells, self.lon_cells)
+
+    @cached_property
+    def land(self) -> Array:
+        """(Y, X) land fraction, 0..1, smooth at the coasts."""
+        return self.land_at(self.grid)
+
+    @cached_property
+    def orography(self) -> Array:
+        """(Y, X) height of the surface in metres, zero at sea."""
+        # Peaks level off at 4000 m, as cells of hundreds of kilometres do.
+        height = 300.0 + 3700.0 * np.tanh(0.7 * self._caps(self.grid, 1) ** 2)
+        polar = _POLAR_CAP_HEIGHT_M * gaussian_cap(self.grid, _vector(-90.0, 0.0), _POLAR_CAP_RADIUS_KM)
+        return np.asarray(self.land * (height + polar), np.float64)
+
+    @cached_property
+    def insolation(self) -> Array:
+        """(12, Y) W m-2."""
+        return monthly_insolation(self.grid.lat)
+
+    def land_at(self, grid: Grid) -> Array:
+        """(Y, X) land fraction on any grid."""
+        return _sigmoid((self._height(grid) - self._sea_level) / _COAST)
+
+    def land_site(self, index: int, band: tuple[float, float]) -> Array:
+        """(3,) a place on land inside a latitude band; the site `index` does not depend on the others."""
+        grid = emission_grid(90, 180)
+        inside = (grid.lat >= band[0]) & (grid.lat <= band[1])
+        land = self.land_at(grid)[inside].ravel()
+        # Sites keep to the interior of land; a band without land takes its least watery cells.
+        candidates = np.flatnonzero(land >= min(0.9, float(np.quantile(land, 0.98))))
+        chosen = self._generator(2, index).choice(candidates)
+        return np.asarray(unit_vectors(grid)[inside].reshape(-1, 3)[chosen], np.float64)
+
+    def waves(self, index: int) -> Array:
+        """(Y, X) a smooth field of zonal waves 1 to 3 between -1 and 1, zero at the poles: longitudes differ."""
+        phases = self._generator(3, index).uniform(0, 2 * np.pi, (2, 3))
+        lat, lon = np.deg2rad(self.grid.lat)[:, None], np.deg2rad(self.grid.lon)[None, :]
+        total = sum(np.cos(k * lon + phases[0, k - 1] + np.sin(2 * lat + phases[1, k - 1])) / k for k in (1, 2, 3))
+        return np.asarray(np.cos(lat) ** 2 * total / (1 + 1 / 2 + 1 / 3), np.float64)
+
+    @cached_property
+    def _sea_level(self) -> float:
+        # A fixed reference grid: the level, like the land, must not depend on the grid in use.
+        grid = emission_grid(90, 180)
+        height, weights = self._height(grid).ravel(), grid.weights.ravel()
+        order = np.argsort(height, kind="stable")
+        return float(height[order][np.searchsorted(np.cumsum(weights[order]), 1 - _LAND_SHARE)])
+
+    def _height(self, grid: Grid) -> Array:
+        return self._caps(grid, 0) + 2 * gaussian_cap(grid, _vector(-90.0, 0.0), _POLAR_CAP_RADIUS_KM * 0.6)
+
+    def _caps(self, grid: Grid, kind: int) -> Array:
+        """Continents (kind 0) or mountains on them (kind 1) as sums of caps around the same centres."""
+        centres = self._centres
+        rng = self._generator(1, kind)
+        spread, smallest, largest = ((0.30, 700.0, 1700.0), (0.25, 300.0, 700.0))[kind]
+        total = np.zeros(grid.shape)
+        for centre in np.repeat(centres, _CAPS, axis=0):
+            place = centre + spread * rng.standard_normal(3)
+            height, radius = rng.uniform(0.3, 1.0), rng.uniform(smallest, largest)
+            total += height * gaussian_cap(grid, place / np.linalg.norm(place), radius)
+        return total
+
+    @cached_property
+    def _centres(self) -> Array:
+        """(K, 3) continents kept apart: each is the candidate farthest from those before, more of them in the north."""
+        rng = self._generator(0)
+        chosen = [_vector(-90.0, 0.0)]
+        for _ in range(_CONTINENTS):
+            lat = np.rad2deg(np.arcsin(rng.uniform(-0.4, 0.95, 12)))
+            candidates = _vector(lat, rng.uniform(0, 360, 12))
+            nearest = (candidates @ np.stack(chosen).T).max(1)
+            chosen.append(candidates[nearest.argmin()])
+        return np.stack(chosen[1:])
+
+    def _generator(self, *key: int) -> np.random.Generator:
+        return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(0, *key)))
+
+
+def _vector(lat: Array | float, lon: Array | float) -> Array:
+    phi, lam = np.broadcast_arrays(np.deg2rad(lat), np.deg2rad(lon))
+    return np.stack([np.cos(phi) * np.cos(lam), np.cos(phi) * np.sin(lam), np.sin(phi)], axis=-1)
+
+
+def _sigmoid(z: Array) -> Array:
+    return np.asarray(0.5 * (1 + np.tanh(z / 2)), np.float64)

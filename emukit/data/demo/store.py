@@ -1,0 +1,63 @@
+"""Write the demo climate as a store of the competition's kind.
+
+Invariant: the store is whole or not there, and what stands at its path is never written over.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from emukit.data.demo.climate import DemoClimate
+from emukit.data.demo.emissions import SCENARIOS
+from emukit.errors import EmukitError
+from emukit.files import atomic_path
+from emukit.progress import Reporter, default_reporter
+
+# Ten years of one member at a time, as fits training on spans of months.
+_CHUNK_MONTHS = 120
+
+
+def write_demo(climate: DemoClimate, out: Path | str, hidden: bool = True, reporter: Reporter | None = None) -> Path:
+    """Write a Zarr v2 store with consolidated metadata.
+
+    Args:
+        climate: What to write.
+        out: The folder to make.
+        hidden: Set the targets of the hidden scenario to zero.
+        reporter: Where progress goes; standard error by default.
+
+    Returns:
+        The path written.
+
+    Raises:
+        EmukitError: `out` is there already, or cannot be written.
+    """
+    out = Path(out)
+    if out.exists() or out.is_symlink():
+        raise EmukitError(
+            f"{out} is there already",
+            found="a folder" if out.is_dir() else "a file",
+            expected="a path that does not exist yet",
+            hint="name another place, or remove it first",
+        )
+    months, cells = min(_CHUNK_MONTHS, climate.months), (climate.lat_cells, climate.lon_cells)
+    chunks = {
+        **dict.fromkeys(("tas", "pr"), (1, months, 1, *cells)),
+        **dict.fromkeys(("SO2", "BC", "rsdt"), (1, months, *cells)),
+        **dict.fromkeys(("CO2", "CH4"), (len(SCENARIOS), climate.months)),
+    }
+    steps = len(SCENARIOS) + 1
+    with (reporter or default_reporter()).step("demo climate", steps) as step, atomic_path(out) as temporary:
+        dataset = climate.dataset(hidden, advance=step.advance)
+        dataset.to_zarr(
+            temporary,
+            mode="w-",
+            zarr_format=2,
+            consolidated=True,
+            encoding={
+                **{name: {"chunks": chunk} for name, chunk in chunks.items()},
+                "time": {"units": "days since 2015-01-15", "calendar": "noleap", "dtype": "int64"},
+            },
+        )
+        step.advance(note="written")
+    return out

@@ -1,0 +1,239 @@
+"""From forcings to the frames a network reads.
+
+Invariant: a frame depends on its own month's forcings, its calendar month and the grid, and on statistics fitted on
+training months alone; so a frame is encoded once, however many windows it stands in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from emukit.config import Settings, check
+from emukit.data.archive import Archive, Scenario
+from emukit.data.encodings import SEASONAL, STATIC, place_fields, seasonal_fields
+from emukit.data.grid import Grid
+from emukit.data.split import Span
+from emukit.data.window import Window
+from emukit.errors import ProtocolError, RecipeError
+
+
+class InputSettings(Settings):
+    """What goes into a frame.
+
+    Attributes:
+        forcings: Names of forcings, in channel order.
+        window: Which months a target month sees.
+        seasonal: Names of seasonal encodings: month, month-latitude, published.
+        statics: ``lat``, ``lon`` (sines and cosines), and fields of the store or of `static_file` such as ``land``.
+        static_file: NetCDF file on the same grid that holds static fields the store does not have.
+    """
+
+    forcings: tuple[str, ...] = Field(("CO2", "CH4", "SO2", "BC", "rsdt"), min_length=1)
+    window: Window = Window()
+    seasonal: tuple[str, ...] = ("month", "month-latitude")
+    statics: tuple[str, ...] = ("lat", "lon")
+    static_file: str | None = None
+
+    @field_validator("seasonal")
+    @classmethod
+    def _known_encodings(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in SEASONAL:
+                raise ValueError(f"unknown seasonal encoding {name!r}; known: {', '.join(SEASONAL)}")
+        return names
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedScenario:
+    """One scenario's normalised forcings, resident on a device.
+
+    Attributes:
+        fields: (T, G, Y, X) gridded forcings.
+        series: (T, K) global forcings.
+        month: (T,) calendar month, January 0.
+        season: (12, E, Y, X) seasonal encodings.
+        statics: (P, Y, X) static channels.
+    """
+
+    fields: Tensor
+    series: Tensor
+    month: Tensor
+    season: Tensor
+    statics: Tensor
+
+    def __len__(self) -> int:
+        return len(self.month)
+
+
+class FrameEncoder:
+    """Normalises forcings and joins them with season and place into frames of C channels.
+
+    Channels stand in the order: gridded forcings, global forcings, seasonal encodings, statics.
+
+    Attributes:
+        settings: What goes into a frame.
+        grid: The grid of every frame.
+        channels: Name of every channel.
+    """
+
+    def __init__(
+        self,
+        settings: InputSettings,
+        grid: Grid,
+        statistics: Mapping[str, tuple[float, float, bool]],
+        statics: NDArray[np.float32],
+        static_channels: tuple[str, ...],
+    ) -> None:
+        self.settings = settings
+        self.grid = grid
+        self._statistics = dict(statistics)
+        self._gridded = [n for n in settings.forcings if statistics[n][2]]
+        self._global = [n for n in settings.forcings if not statistics[n][2]]
+        seasonal_channels, self._season = seasonal_fields(settings.seasonal, grid)
+        self._statics = statics
+        self._static_channels = static_channels
+        self.channels = (*self._gridded, *self._global, *seasonal_channels, *static_channels)
+
+    @classmethod
+    def fit(cls, archive: Archive, spans: Sequence[Span], settings: InputSettings) -> FrameEncoder:
+        """Z-score statistics of every forcing over the training months (all cells of a field together).
+
+        Raises:
+            ProtocolError: A forcing is not in the store.
+            RecipeError: A static field is not there, or is on another grid.
+        """
+        statistics = {}
+        for name in settings.forcings:
+            parts = [_forcing(archive[s.scenario], name)[s.start : s.stop] for s in spans]
+            n = sum(p.size for p in parts)
+            mean = sum(float(p.sum(dtype=np.float64)) for p in parts) / n
+            variance = sum(float(np.square(p - mean, dtype=np.float64).sum()) for p in parts) / n
+            # A forcing that never changes in training carries nothing to scale by: it becomes zero.
+            statistics[name] = (mean, float(np.sqrt(variance)) or 1.0, parts[0].ndim == 3)
+        channels, statics = _statics(settings, archive)
+        return cls(settings, archive.grid, statistics, statics, channels)
+
+    def encode(self, scenario: Scenario, device: torch.device | str = "cpu") -> EncodedScenario:
+        """Normalise one scenario's forcings and put them on a device.
+
+        Raises:
+            ProtocolError: A forcing is missing, or is a field here and was a series in training, or is on another grid.
+        """
+        fields = np.empty((len(scenario), len(self._gridded), *self.grid.shape), np.float32)
+        for i, name in enumerate(self._gridded):
+            fields[:, i] = self._normalised(scenario, name)
+        series = np.empty((len(scenario), len(self._global)), np.float32)
+        for i, name in enumerate(self._global):
+            series[:, i] = self._normalised(scenario, name)
+        return EncodedScenario(
+            torch.from_numpy(fields).to(device),
+            torch.from_numpy(series).to(device),
+            torch.from_numpy(scenario.calendar_month).to(device),
+            torch.from_numpy(self._season).to(device),
+            torch.from_numpy(self._statics).to(device),
+        )
+
+    def gather(self, encoded: EncodedScenario, index: Tensor) -> Tensor:
+        """Frames at the given positions of one scenario: (F,) -> (F, C, Y, X)."""
+        g, k, e = len(self._gridded), len(self._global), encoded.season.shape[1]
+        out = encoded.fields.new_empty(len(index), len(self.channels), *self.grid.shape)
+        out[:, :g] = encoded.fields[index]
+        out[:, g : g + k] = encoded.series[index][..., None, None]
+        out[:, g + k : g + k + e] = encoded.season[encoded.month[index]]
+        out[:, g + k + e :] = encoded.statics
+        return out
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Plain values and arrays from which `from_state` builds the same encoder."""
+        meta = {
+            "settings": self.settings.model_dump(mode="json"),
+            "statistics": {k: list(v) for k, v in self._statistics.items()},
+            "static_channels": list(self._static_channels),
+        }
+        return meta, {"statics": self._statics}
+
+    @classmethod
+    def from_state(cls, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], grid: Grid) -> FrameEncoder:
+        """The inverse of `state`."""
+        return cls(
+            check(InputSettings, meta["settings"], source="the saved emulator"),
+            grid,
+            {k: (float(v[0]), float(v[1]), bool(v[2])) for k, v in meta["statistics"].items()},
+            np.asarray(arrays["statics"], np.float32),
+            tuple(meta["static_channels"]),
+        )
+
+    def _normalised(self, scenario: Scenario, name: str) -> NDArray[np.float32]:
+        mean, std, gridded = self._statistics[name]
+        values = _forcing(scenario, name)
+        expected = (len(scenario), *self.grid.shape) if gridded else (len(scenario),)
+        if values.shape != expected:
+            raise ProtocolError(
+                f"forcing {name} of {scenario.name} does not have the shape the emulator was trained on",
+                found=str(values.shape),
+                expected=str(expected),
+                hint="predict on the grid and with the kind of forcing used in training",
+            )
+        return ((values - mean) / std).astype(np.float32)
+
+
+def _forcing(scenario: Scenario, name: str) -> NDArray[np.floating]:
+    if name not in scenario.forcings:
+        raise ProtocolError(
+            f"forcing {name} is not in scenario {scenario.name}",
+            found=", ".join(scenario.forcings),
+            hint="choose from those with --set inputs.forcings",
+        )
+    return scenario.forcings[name]
+
+
+def _statics(settings: InputSettings, archive: Archive) -> tuple[tuple[str, ...], NDArray[np.float32]]:
+    file_fields = _static_file(Path(settings.static_file), archive.grid) if settings.static_file else {}
+    channels: list[str] = []
+    fields: list[NDArray[np.float32]] = []
+    for name in settings.statics:
+        if name in STATIC:
+            names, place = place_fields((name,), archive.grid)
+            channels += names
+            fields += list(place)
+            continue
+        source = {**archive.statics, **file_fields}
+        if name not in source:
+            raise RecipeError(
+                f"static field {name!r} is not there",
+                found=", ".join((*STATIC, *source)),
+                hint="name one of those in inputs.statics, or the file that holds it in inputs.static_file",
+            )
+        field = np.asarray(source[name], np.float64)
+        mean = archive.grid.mean(field)
+        std = np.sqrt(archive.grid.mean((field - mean) ** 2)) or 1.0
+        channels.append(name)
+        fields.append(((field - mean) / std).astype(np.float32))
+    stacked = np.stack(fields) if fields else np.zeros((0, *archive.grid.shape), np.float32)
+    return tuple(channels), stacked
+
+
+def _static_file(path: Path, grid: Grid) -> dict[str, NDArray[np.float32]]:
+    try:
+        with xr.open_dataset(path) as ds:
+            found = {str(k): v.values for k, v in ds.data_vars.items() if v.ndim == 2 and v.shape == grid.shape}
+            lat = next((ds[n].values for n in ("y", "lat", "latitude") if n in ds and ds[n].ndim == 1), None)
+    except (OSError, ValueError) as e:
+        raise RecipeError(f"cannot read the static file {path}", found=str(e), hint="name a NetCDF file") from e
+    if not found or lat is None or lat.shape != grid.lat.shape or not np.allclose(lat, grid.lat, atol=0.05):
+        raise RecipeError(
+            f"the static file {path} is not on the store's grid",
+            expected=f"{grid.shape[0]} x {grid.shape[1]} fields with the store's latitudes",
+            hint="regrid it first",
+        )
+    return {k: np.asarray(v, np.float32) for k, v in found.items()}

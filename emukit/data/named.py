@@ -1,0 +1,71 @@
+"""Where data comes from when a user names a store, or none.
+
+Invariant: the demo climate opens like any store; its hidden months are hidden, and only scoring reveals them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit.data.archive import Archive
+from emukit.data.card import ATTRIBUTE
+from emukit.data.demo import DemoClimate, demo_from_attrs
+from emukit.data.source import open_source
+from emukit.data.split import Span, is_hidden
+from emukit.data.store import archive_from_dataset, open_store
+from emukit.errors import ProtocolError
+from emukit.progress import Reporter
+
+DEMO = "demo"
+ENVIRONMENT = "EMUKIT_DATA"
+
+
+def data_source(named: str | None) -> str:
+    """The store to use: the one named, else `$EMUKIT_DATA`, else the demo climate."""
+    return named or os.environ.get(ENVIRONMENT) or DEMO
+
+
+def open_data(
+    source: str,
+    *,
+    card: str | None = None,
+    convert: Mapping[str, str] | None = None,
+    reporter: Reporter | None = None,
+) -> Archive:
+    """Open a store by its path, or the demo climate by the name ``demo``.
+
+    Raises:
+        StoreError: The store cannot be read, or is ambiguous.
+    """
+    if source == DEMO:
+        return archive_from_dataset(DemoClimate().dataset(), source=DEMO)
+    return open_store(source, card=card, convert=convert, reporter=reporter)
+
+
+def span_truth(archive: Archive, span: Span) -> NDArray[np.float32]:
+    """(T, V, Y, X) truth of a span; a demo climate's hidden months come from its generator.
+
+    Raises:
+        ProtocolError: The months are hidden, and the store is no demo climate.
+    """
+    scenario = archive[span.scenario]
+    if not is_hidden(archive, span):
+        return scenario.truth(span.members[0], span.start, span.stop)
+    if archive.source == DEMO:
+        climate = DemoClimate()
+    else:
+        with open_source(archive.source) as opened:
+            attributes = dict(opened.ds.attrs)
+        if attributes.get(ATTRIBUTE) != DEMO:
+            raise ProtocolError(
+                f"the truth of {span.text(archive)} is hidden in {archive.source}",
+                found="zeros, the mark of a hidden test set",
+                expected="a solution CSV, or a store that holds the truth",
+                hint="hand the submission to whoever has the truth; `emukit evaluate RUN` scores validation",
+            )
+        climate = demo_from_attrs(attributes)
+    return climate.truth(span.scenario)[span.members[0], span.start : span.stop]

@@ -1,0 +1,209 @@
+"""Which months train, which select, which are scored.
+
+Invariant: a month that is scored (validation or test) is in no member's training span. Two members of the same month
+share its forcing and most of its climate, so holding out one member alone would leak.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit.data.archive import Archive
+from emukit.data.card import SpanSpec
+from emukit.errors import ProtocolError
+
+LOSO = "loso:"
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive months of one scenario: [start, stop) of the given members."""
+
+    scenario: str
+    start: int
+    stop: int
+    members: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def text(self, archive: Archive) -> str:
+        """For people: `ssp370 2060-02..2070-01 members 0`."""
+        months = archive[self.scenario].months
+        members = f"member{'s' * (len(self.members) > 1)} {','.join(map(str, self.members))}"
+        return f"{self.scenario} {months[self.start]}..{months[self.stop - 1]} {members}"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Training months and the sets that are scored.
+
+    Attributes:
+        protocol: The name users type: ``official``, ``k360``, ``loso:ssp126``.
+        train: Spans to fit on.
+        scored: Set name (``validation``, ``test``, ``test-all``) to spans; a score over several is the mean of theirs.
+        notes: What was cut away because the store hides it.
+    """
+
+    protocol: str
+    train: tuple[Span, ...]
+    scored: Mapping[str, tuple[Span, ...]]
+    notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        check_no_leak(self.train, [s for spans in self.scored.values() for s in spans])
+
+    @property
+    def validation(self) -> tuple[Span, ...]:
+        """What selects: checkpoints, hyper-parameters, ensemble weights."""
+        return self.scored["validation"]
+
+    @property
+    def test(self) -> Span:
+        """What a submission predicts."""
+        return self.scored["test"][0]
+
+
+def check_no_leak(train: Sequence[Span], held_out: Sequence[Span]) -> None:
+    """Refuse a training span that holds a month of a held-out span, whatever the members.
+
+    Raises:
+        ProtocolError: There is such a month.
+    """
+    for t in train:
+        for h in held_out:
+            if t.scenario == h.scenario and max(t.start, h.start) < min(t.stop, h.stop):
+                raise ProtocolError(
+                    f"training months of {t.scenario} leak into a held-out span",
+                    found=f"training [{t.start}, {t.stop}), held out [{h.start}, {h.stop})",
+                    expected="no month in common, for any member",
+                )
+
+
+def make_split(archive: Archive, protocol: str | None = None, members: Sequence[int] | None = None) -> Split:
+    """Cut an archive into training and scored months.
+
+    Args:
+        archive: The data.
+        protocol: A protocol of the archive's card, or ``loso:SCENARIO``; the card's default when None.
+        members: Members to train on; all when None. What is scored does not depend on it.
+
+    Raises:
+        ProtocolError: Unknown protocol, scenario or member, or nothing visible is left to validate on or to train on.
+    """
+    protocol = protocol or archive.card.default_protocol
+    notes: list[str] = []
+    train_names, scored = _loso(archive, protocol) if protocol.startswith(LOSO) else _from_card(archive, protocol)
+    scored["validation"] = _visible_only(archive, scored["validation"], notes)
+    if not scored["validation"]:
+        raise ProtocolError(
+            f"protocol {protocol} has no visible validation month in this store",
+            found="; ".join(notes),
+            expected="validation months whose targets are in the store",
+            hint=f"use --protocol {archive.card.default_protocol}"
+            if protocol != archive.card.default_protocol
+            else "use a store whose validation targets are visible",
+        )
+    for s in scored["validation"]:
+        archive[s.scenario].member_index(s.members[0])
+    held_out = [s for spans in scored.values() for s in spans]
+    train = [s for name in train_names for s in _training_spans(archive, name, held_out, members, notes)]
+    if not train:
+        raise ProtocolError(f"protocol {protocol} leaves no month to train on", found="; ".join(notes))
+    return Split(protocol, tuple(train), {k: tuple(v) for k, v in scored.items()}, tuple(notes))
+
+
+def is_hidden(archive: Archive, span: Span) -> bool:
+    """Whether any month of the span has no visible target."""
+    scenario = archive[span.scenario]
+    return scenario.targets is None or bool(scenario.hidden[span.start : span.stop].any())
+
+
+def _from_card(archive: Archive, protocol: str) -> tuple[list[str], dict[str, list[Span]]]:
+    specs = archive.card.protocols
+    if protocol not in specs:
+        raise ProtocolError(
+            f"protocol {protocol} is not known for {archive.card.name}",
+            found=protocol,
+            expected=f"{', '.join(specs)} or {LOSO}SCENARIO with one of {', '.join(archive)}",
+            hint="choose one of those with --protocol",
+        )
+    spec = specs[protocol]
+    scored = {
+        "validation": [_resolve(archive, s, protocol) for s in spec.validation],
+        "test": [_resolve(archive, s, protocol) for s in spec.test],
+    }
+    return list(spec.train), scored
+
+
+def _loso(archive: Archive, protocol: str) -> tuple[list[str], dict[str, list[Span]]]:
+    left_out = protocol.removeprefix(LOSO)
+    scenario = archive[left_out]
+    others = [name for name in archive if name != left_out and not archive[name].hidden.all()]
+    lengths = archive.card.loso
+    scored = {
+        "validation": [
+            _resolve(archive, SpanSpec(scenario=n, member=0, months=(-lengths.validation_months, 0)), protocol)
+            for n in others
+        ],
+        "test": [_resolve(archive, SpanSpec(scenario=left_out, member=0, months=(-lengths.test_months, 0)), protocol)],
+        "test-all": [Span(left_out, 0, len(scenario), (0,))],
+    }
+    return others, scored
+
+
+def _resolve(archive: Archive, spec: SpanSpec, protocol: str) -> Span:
+    n = len(archive[spec.scenario])
+    start, stop = n + spec.months[0], n + spec.months[1]
+    if start < 0:
+        raise ProtocolError(
+            f"protocol {protocol} needs more months than the store has",
+            found=f"{spec.scenario} with {n} months",
+            expected=f"at least {-spec.months[0]}",
+            hint="use a longer store or another protocol",
+        )
+    return Span(spec.scenario, start, stop, (spec.member,))
+
+
+def _runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """[start, stop) of every run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
+    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
+
+
+def _visible_only(archive: Archive, spans: Sequence[Span], notes: list[str]) -> list[Span]:
+    out = []
+    for span in spans:
+        scenario = archive[span.scenario]
+        visible = np.zeros(len(scenario), bool)
+        visible[span.start : span.stop] = ~scenario.hidden[span.start : span.stop]
+        runs = _runs(visible)
+        if runs != [(span.start, span.stop)]:
+            notes.append(f"validation {span.text(archive)}: hidden in this store, {int(visible.sum())} months left")
+        out += [Span(span.scenario, a, b, span.members) for a, b in runs]
+    return out
+
+
+def _training_spans(
+    archive: Archive, name: str, held_out: Sequence[Span], members: Sequence[int] | None, notes: list[str]
+) -> list[Span]:
+    scenario = archive[name]
+    known = {m for s in archive.values() for m in s.members}
+    for m in members or ():
+        if m not in known:
+            scenario.member_index(m)  # raises, naming the members there are
+    chosen = tuple(m for m in scenario.members if members is None or m in members)
+    free = ~scenario.hidden
+    if scenario.hidden.any():
+        notes.append(f"training {name}: {int(scenario.hidden.sum())} hidden months left out")
+    for h in held_out:
+        if h.scenario == name:
+            free[h.start : h.stop] = False
+    if not chosen:
+        notes.append(f"training {name}: none of the chosen members is there")
+        return []
+    return [Span(name, a, b, chosen) for a, b in _runs(free)]

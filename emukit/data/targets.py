@@ -1,0 +1,207 @@
+"""Target transforms: from physical units to what a network is asked for, and exactly back.
+
+Invariant: fitted on training spans alone; `inverse(forward(x)) == x` up to float rounding for every value a training
+span can hold, and `inverse` maps every finite number to a finite one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.preprocessing import PowerTransformer
+
+from emukit.config import Settings, check
+from emukit.data.archive import Archive
+from emukit.data.split import Span
+
+Array = NDArray[np.float64]
+
+# Fitting Yeo-Johnson's exponent needs no more values than this; they are taken evenly over months and cells.
+YEO_JOHNSON_SAMPLE = 200_000
+
+
+class TargetSettings(Settings):
+    """How one target variable is normalised.
+
+    Attributes:
+        transform: Pointwise function of the value: none, log1p, sqrt (both for what is never negative) or
+            yeo-johnson with its exponent fitted on training months.
+        climatology: What is subtracted: the training mean of all cells and months (``global``), of each cell
+            (``cell``), or of each cell and calendar month (``cell-month``).
+        scale: What anomalies are divided by: their standard deviation over the same kinds of groups.
+    """
+
+    transform: Literal["none", "log1p", "sqrt", "yeo-johnson"] = "none"
+    climatology: Literal["global", "cell", "cell-month"] = "cell-month"
+    scale: Literal["global", "cell", "cell-month"] = "cell"
+
+
+class Pointwise(NamedTuple):
+    """A transform by name with its fitted exponent (used by yeo-johnson only)."""
+
+    name: str
+    exponent: float
+
+    def forward(self, x: Array) -> Array:
+        """Physical -> transformed. Values below zero, which pr cannot have, count as zero under log1p and sqrt."""
+        if self.name == "log1p":
+            return np.log1p(np.maximum(x, 0.0))
+        if self.name == "sqrt":
+            return np.sqrt(np.maximum(x, 0.0))
+        if self.name == "yeo-johnson":
+            return _power_transformer(self.exponent).transform(x.reshape(-1, 1)).reshape(x.shape)  # type: ignore[no-any-return]
+        return x
+
+    def inverse(self, z: Array) -> Array:
+        """Transformed -> physical, the exact inverse on the range of `forward`."""
+        if self.name == "log1p":
+            return np.expm1(np.clip(z, 0.0, 700.0))
+        if self.name == "sqrt":
+            return np.square(np.maximum(z, 0.0))
+        if self.name == "yeo-johnson":
+            # Outside its range the inverse does not exist (NaN): a network that overshoots gets the range's edge.
+            low, high = _yeo_johnson_range(self.exponent)
+            inside = np.clip(z, low, high)
+            return _power_transformer(self.exponent).inverse_transform(inside.reshape(-1, 1)).reshape(z.shape)  # type: ignore[no-any-return]
+        return z
+
+
+def _power_transformer(exponent: float) -> PowerTransformer:
+    transformer = PowerTransformer(method="yeo-johnson", standardize=False)
+    transformer.lambdas_ = np.array([exponent])
+    transformer.n_features_in_ = 1
+    return transformer
+
+
+def _yeo_johnson_range(exponent: float) -> tuple[float, float]:
+    """Values that `forward` can give for x in [-1e6, 1e6]."""
+    edges = _power_transformer(exponent).transform(np.array([[-1e6], [1e6]]))
+    return float(edges[0, 0]), float(edges[1, 0])
+
+
+class TargetNormalizer:
+    """Transforms all target variables.
+
+    Attributes:
+        settings: Variable name to how it is normalised, in the order of the V axis.
+    """
+
+    def __init__(
+        self,
+        settings: Mapping[str, TargetSettings],
+        pointwise: Sequence[Pointwise],
+        center: Array,
+        scale: Array,
+    ) -> None:
+        self.settings = dict(settings)
+        self._pointwise = tuple(pointwise)
+        # (12, V, Y, X) each, whatever the grouping: one code path, and 1 MB on the competition's grid.
+        self._center, self._scale = center, scale
+
+    @classmethod
+    def fit(cls, archive: Archive, spans: Sequence[Span], settings: Mapping[str, TargetSettings]) -> TargetNormalizer:
+        """Fit on all members of the training spans."""
+        pointwise, centers, scales = [], [], []
+        for v, name in enumerate(archive.variables):
+            chosen = settings.get(name, TargetSettings())
+            function = Pointwise(chosen.transform, _fit_exponent(archive, spans, v, chosen))
+            sums = _month_sums(archive, spans, v, function)
+            center = _grouped_mean(sums[0], sums[1], chosen.climatology)
+            # Second moment about that centre, from sums: E[(x-c)^2] = E[x^2] - 2cE[x] + c^2.
+            about = sums[2] - 2 * center * sums[1] + sums[0] * center**2
+            variance = np.maximum(_grouped_mean(sums[0], about, chosen.scale), 0.0)
+            pointwise.append(function)
+            centers.append(center)
+            scales.append(_positive(np.sqrt(variance)))
+        return cls(
+            {n: settings.get(n, TargetSettings()) for n in archive.variables},
+            pointwise,
+            np.stack(centers, 1),
+            np.stack(scales, 1),
+        )
+
+    def forward(self, values: NDArray[np.floating], calendar_month: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Normalise (T, V, Y, X) fields of physical units; `calendar_month` is (T,), January 0."""
+        out = np.empty(values.shape, np.float32)
+        for v, function in enumerate(self._pointwise):
+            x = function.forward(values[:, v].astype(np.float64))
+            out[:, v] = (x - self._center[calendar_month, v]) / self._scale[calendar_month, v]
+        return out
+
+    def inverse(self, values: NDArray[np.floating], calendar_month: NDArray[np.int64]) -> Array:
+        """Back to physical units, (T, V, Y, X) float64."""
+        out = np.empty(values.shape, np.float64)
+        for v, function in enumerate(self._pointwise):
+            z = values[:, v].astype(np.float64) * self._scale[calendar_month, v] + self._center[calendar_month, v]
+            out[:, v] = function.inverse(z)
+        return out
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Plain values and arrays from which `from_state` builds the same normaliser."""
+        meta = {
+            "settings": {k: v.model_dump(mode="json") for k, v in self.settings.items()},
+            "exponents": [p.exponent for p in self._pointwise],
+        }
+        return meta, {"center": self._center, "scale": self._scale}
+
+    @classmethod
+    def from_state(cls, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> TargetNormalizer:
+        """The inverse of `state`."""
+        settings = {k: check(TargetSettings, v, source="the saved emulator") for k, v in meta["settings"].items()}
+        pointwise = [Pointwise(s.transform, e) for s, e in zip(settings.values(), meta["exponents"], strict=True)]
+        return cls(settings, pointwise, np.asarray(arrays["center"]), np.asarray(arrays["scale"]))
+
+
+def _truth(archive: Archive, span: Span, variable: int) -> list[NDArray[np.float32]]:
+    scenario = archive[span.scenario]
+    return [scenario.truth(m, span.start, span.stop)[:, variable] for m in span.members]
+
+
+def _fit_exponent(archive: Archive, spans: Sequence[Span], variable: int, settings: TargetSettings) -> float:
+    if settings.transform != "yeo-johnson":
+        return 1.0
+    values = [f.ravel() for s in spans for f in _truth(archive, s, variable)]
+    step = max(1, sum(v.size for v in values) // YEO_JOHNSON_SAMPLE)
+    sample = np.concatenate([v[::step] for v in values]).astype(np.float64)
+    return float(PowerTransformer(method="yeo-johnson", standardize=False).fit(sample[:, None]).lambdas_[0])
+
+
+def _month_sums(
+    archive: Archive, spans: Sequence[Span], variable: int, function: Pointwise
+) -> tuple[Array, Array, Array]:
+    """Count (12, 1, 1), sum and sum of squares (12, Y, X) of transformed values by calendar month."""
+    n = np.zeros((12, 1, 1))
+    sums = np.zeros((2, 12, *archive.grid.shape))
+    for span in spans:
+        month = archive[span.scenario].calendar_month[span.start : span.stop]
+        for truth in _truth(archive, span, variable):
+            for m in range(12):
+                x = function.forward(truth[month == m].astype(np.float64))
+                n[m] += len(x)
+                sums[0, m] += x.sum(0)
+                sums[1, m] += (x * x).sum(0)
+    return n, sums[0], sums[1]
+
+
+def _grouped_mean(n: Array, total: Array, group: str) -> Array:
+    """Mean over the groups named, spread back to (12, Y, X)."""
+    if group == "cell-month":
+        if (n == 0).any():
+            # A calendar month that no training span holds: the cell's mean stands in for it.
+            cell = total.sum(0) / n.sum()
+            return np.asarray(np.where(n > 0, total / np.maximum(n, 1), cell))
+        return np.asarray(total / n)
+    mean = total.sum(0) / n.sum()
+    if group == "global":
+        mean = np.full_like(mean, mean.mean())
+    return np.broadcast_to(mean, total.shape).copy()
+
+
+def _positive(scale: Array) -> Array:
+    # A cell that never varies in training (a desert month without rain) has no scale of its own. A thousandth of the
+    # typical one keeps the division finite and such a cell's errors from dominating the loss a thousandfold more.
+    floor = 1e-3 * float(np.median(scale)) or 1.0
+    return np.asarray(np.maximum(scale, floor))

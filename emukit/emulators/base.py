@@ -1,0 +1,149 @@
+"""Everything that predicts climate: physical units in, physical units out.
+
+Invariant: an emulator is whole. It carries its grid, its normalisers and its weights, so that a folder written by
+`save` predicts the same numbers wherever it is loaded; nothing in that folder is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from emukit.data.archive import Domain, Scenario
+from emukit.data.cf import fields_to_dataset
+from emukit.data.grid import Grid
+from emukit.data.store import scenario_from_dataset
+from emukit.errors import RunError
+from emukit.files import atomic_path
+
+FORMAT = 1
+
+
+class Emulator(ABC):
+    """Answers forcings with climate.
+
+    Attributes:
+        kind: Name in the registry, by which a saved emulator finds its class.
+        domain: What it predicts, and where.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, domain: Domain) -> None:
+        self.domain = domain
+
+    @property
+    def grid(self) -> Grid:
+        """The grid it predicts on."""
+        return self.domain.grid
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """What it predicts, in the order of the V axis."""
+        return self.domain.variables
+
+    @property
+    def first_month(self) -> int:
+        """The first month of a scenario that can be predicted."""
+        return 0
+
+    @abstractmethod
+    def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
+        """Predict months [start, stop) of a scenario from its forcings.
+
+        Returns:
+            (stop - start, V, Y, X) float32 in physical units: tas in K, pr in mm/day.
+
+        Raises:
+            ProtocolError: A forcing that the emulator needs is missing, or has another shape.
+        """
+
+    @abstractmethod
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Plain values and arrays from which `from_state` builds the same emulator."""
+
+    @classmethod
+    @abstractmethod
+    def from_state(cls, domain: Domain, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """The inverse of `state`."""
+
+    def predict(self, forcings: Scenario | xr.Dataset, start: str | None = None, stop: str | None = None) -> xr.Dataset:
+        """Predict a scenario, xarray in and out.
+
+        Args:
+            forcings: A scenario of an opened store, or a dataset with the forcings on ``time`` (and ``y``, ``x``).
+            start: First month, such as ``2070-02``; the first that can be predicted when None.
+            stop: Last month, included; the scenario's last when None.
+
+        Returns:
+            A dataset with the variables on (time, y, x), CF attributes and units.
+
+        Raises:
+            ProtocolError: A month is outside the scenario, or a forcing is missing.
+            StoreError: The dataset's forcings are on another grid, in other units, or not finite.
+        """
+        scenario = (
+            forcings
+            if isinstance(forcings, Scenario)
+            else scenario_from_dataset(forcings, card=self.domain.card, grid=self.grid)
+        )
+        first = scenario.index(start) if start else self.first_month
+        last = scenario.index(stop) + 1 if stop else len(scenario)
+        fields = self.predict_fields(scenario, first, last)
+        return fields_to_dataset(fields, scenario.months[first:last], self.grid, self.variables, scenario.name)
+
+    def save(self, folder: Path) -> None:
+        """Write the emulator: `emulator.json` and `arrays.safetensors`, whole or not at all."""
+        meta, arrays = self.state()
+        head = {
+            "format": FORMAT,
+            "kind": self.kind,
+            "variables": list(self.variables),
+            "card": self.domain.card.model_dump(mode="json"),
+            "meta": meta,
+        }
+        grid = {"grid.lat": self.grid.lat, "grid.lon": self.grid.lon}
+        with atomic_path(folder) as temporary:
+            temporary.mkdir()
+            # safetensors writes the bytes behind an array whatever its strides, so each must be contiguous.
+            contiguous = {k: np.ascontiguousarray(v) for k, v in {**arrays, **grid}.items()}
+            save_file(contiguous, temporary / "arrays.safetensors")
+            (temporary / "emulator.json").write_text(json.dumps(head, indent=1), encoding="utf-8")
+
+
+def read_saved(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Read what `Emulator.save` wrote: the head of `emulator.json`, and the arrays.
+
+    Raises:
+        RunError: There is no emulator, or it is truncated or of a newer format.
+    """
+    try:
+        head = json.loads((folder / "emulator.json").read_text(encoding="utf-8"))
+        arrays = load_file(folder / "arrays.safetensors")
+    except FileNotFoundError as e:
+        raise RunError(
+            f"no trained emulator in {folder}",
+            found=f"{Path(e.filename).name if e.filename else 'a file'} is missing",
+            hint="finish its training with `emukit train ... --resume`, or name another run",
+        ) from e
+    except (OSError, ValueError, SafetensorError) as e:
+        raise RunError(
+            f"the emulator in {folder} is damaged", found=str(e), hint="train it again, or restore the folder"
+        ) from e
+    if not isinstance(head, dict) or head.get("format") != FORMAT:
+        raise RunError(
+            f"the emulator in {folder} has another format",
+            found=str(head.get("format") if isinstance(head, dict) else head),
+            expected=str(FORMAT),
+            hint="use the version of emukit that wrote it",
+        )
+    return head, arrays

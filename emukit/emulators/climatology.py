@@ -1,0 +1,65 @@
+"""The climate that was: the training mean of every cell and calendar month, whatever the forcing.
+
+Invariant: knows no forcing, so nothing that scores worse has learned anything from one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit.data.archive import Archive, Domain, Scenario
+from emukit.data.split import Span, Split
+from emukit.emulators.base import Emulator
+
+
+class ClimatologyEmulator(Emulator):
+    """Predicts the mean of all training members and years."""
+
+    kind = "climatology"
+
+    def __init__(self, domain: Domain, mean: NDArray[np.float32]) -> None:
+        super().__init__(domain)
+        self._mean = mean
+
+    @classmethod
+    def fit(cls, archive: Archive, split: Split) -> Self:
+        """Average the training months of each calendar month."""
+        total, count = monthly_sums(archive, split.train)
+        count = np.maximum(count, 1)[:, None, None, None]
+        return cls(archive.domain, (total / count).astype(np.float32))
+
+    def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
+        """(T, V, Y, X): each month's climatology."""
+        return self._mean[scenario.calendar_month[start:stop]]
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """The twelve mean fields."""
+        return {}, {"mean": self._mean}
+
+    @classmethod
+    def from_state(cls, domain: Domain, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """The inverse of `state`."""
+        return cls(domain, np.asarray(arrays["mean"], np.float32))
+
+
+def monthly_sums(archive: Archive, spans: tuple[Span, ...]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Sums of all members' targets by calendar month.
+
+    Returns:
+        (12, V, Y, X) sums in float64 and the (12,) number of fields in each.
+    """
+    total = np.zeros((12, len(archive.variables), *archive.grid.shape))
+    count = np.zeros(12, np.int64)
+    for span in spans:
+        scenario = archive[span.scenario]
+        month = scenario.calendar_month[span.start : span.stop]
+        for member in span.members:
+            truth = scenario.truth(member, span.start, span.stop)
+            for m in range(12):
+                total[m] += truth[month == m].sum(0, dtype=np.float64)
+        count += len(span.members) * np.bincount(month, minlength=12)
+    return total, count

@@ -1,0 +1,93 @@
+"""Global series that a linear emulator regresses on, by name.
+
+Invariant: a feature of month t depends on the forcings of its own scenario up to month t alone.
+
+A name is a forcing (``CO2``), optionally its area mean over a region (``SO2@europe``), optionally remembered over
+years (``CO2~10``: an exponential filter with an e-folding time of 10 years, the ocean's slow answer in one number).
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.signal import lfilter
+
+from emukit.data.archive import Scenario
+from emukit.data.grid import Grid
+from emukit.errors import ProtocolError, RecipeError
+
+# (south, north, west, east) in degrees; west > east wraps through Greenwich. Rectangles round the regions whose
+# aerosol emissions the SSPs move apart.
+REGIONS: dict[str, tuple[float, float, float, float]] = {
+    "europe": (35.0, 70.0, 350.0, 40.0),
+    "east-asia": (20.0, 50.0, 100.0, 145.0),
+    "south-asia": (5.0, 35.0, 65.0, 97.5),
+    "north-america": (25.0, 60.0, 230.0, 300.0),
+    "south-america": (-55.0, 13.0, 278.0, 326.0),
+    "africa": (-35.0, 35.0, 343.0, 52.0),
+    "northern": (0.0, 90.0, 0.0, 360.0),
+    "southern": (-90.0, 0.0, 0.0, 360.0),
+}
+
+_NAME = re.compile(r"(?P<forcing>[^@~]+)(@(?P<region>[^@~]+))?(~(?P<years>[0-9.]+))?")
+
+
+def feature(name: str, scenario: Scenario, grid: Grid) -> NDArray[np.float64]:
+    """The (T,) series of one feature, in the forcing's units.
+
+    Raises:
+        RecipeError: The name has another form, or an unknown region.
+        ProtocolError: The scenario has no such forcing, or it has no regions.
+    """
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise RecipeError(
+            f"cannot read the feature {name!r}", expected="FORCING, FORCING@REGION, FORCING~YEARS or both"
+        )
+    forcing, region, years = match["forcing"], match["region"], match["years"]
+    if forcing not in scenario.forcings:
+        raise ProtocolError(
+            f"forcing {forcing} of the feature {name!r} is not in scenario {scenario.name}",
+            found=", ".join(scenario.forcings),
+            hint="name one of those in --set model.features",
+        )
+    values = scenario.forcings[forcing].astype(np.float64)
+    if region is not None:
+        values = _region_mean(values, region, name, grid)
+    elif values.ndim == 3:
+        values = grid.mean(values)
+    return remember(values, float(years)) if years else values
+
+
+def remember(series: NDArray[np.float64], years: float) -> NDArray[np.float64]:
+    """Exponential filter s[t] = s[t-1] + (x[t] - s[t-1]) / (12 years), starting at x[0].
+
+    Scenarios share the past before their first month, so a common start costs them the same.
+    """
+    step = min(1.0, 1.0 / (12.0 * years)) if years > 0 else 1.0
+    start = (1.0 - step) * series[0]
+    filtered, _ = lfilter([step], [1.0, step - 1.0], series, zi=[start])
+    return np.asarray(filtered, np.float64)
+
+
+def _region_mean(values: NDArray[np.float64], region: str, name: str, grid: Grid) -> NDArray[np.float64]:
+    if region not in REGIONS:
+        raise RecipeError(f"unknown region in the feature {name!r}", found=region, expected=", ".join(REGIONS))
+    if values.ndim != 3:
+        raise ProtocolError(
+            f"the feature {name!r} needs a field",
+            found="a global series in this store",
+            hint="leave out @REGION",
+        )
+    south, north, west, east = REGIONS[region]
+    lon = grid.lon % 360.0
+    inside_lon = (lon >= west) & (lon <= east) if west <= east else (lon >= west) | (lon <= east)
+    inside = ((grid.lat >= south) & (grid.lat <= north))[:, None] & inside_lon
+    weights = grid.weights * inside
+    if not inside.any():
+        raise ProtocolError(
+            f"region {region} holds no cell of this grid", found=f"{grid.shape[0]} x {grid.shape[1]} cells"
+        )
+    return np.asarray(np.einsum("tyx,yx->t", values, weights / weights.sum()), np.float64)

@@ -1,0 +1,119 @@
+"""Scoring an emulator on a set of months, with the lines that say what a score is worth.
+
+Invariant: a score over several spans is the mean of the spans' scores, each of the six numbers likewise; hidden months
+are never scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from emukit.data.archive import Archive
+from emukit.data.split import Span, Split, is_hidden
+from emukit.emulators.base import Emulator
+from emukit.emulators.climatology import ClimatologyEmulator
+from emukit.errors import ProtocolError
+from emukit.metrics import Moments, Parts, Score, score_moments
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one set.
+
+    Attributes:
+        name: ``validation``, ``test`` or ``test-all``.
+        spans: What was scored, for people.
+        score: Of the emulator.
+        floors: Of what every emulator is measured against: another run of the climate model, and climatology.
+    """
+
+    name: str
+    spans: tuple[str, ...]
+    score: Score
+    floors: Mapping[str, Score]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        floors = {k: s.as_dict() for k, s in self.floors.items()}
+        return {"set": self.name, "spans": list(self.spans), **self.score.as_dict(), "floors": floors}
+
+
+def evaluate(emulator: Emulator, archive: Archive, split: Split, name: str = "validation") -> Evaluation:
+    """Score an emulator on a set of a split, with its floors.
+
+    Raises:
+        ProtocolError: There is no such set, its targets are hidden, or the emulator has another grid.
+    """
+    spans = scored_spans(archive, split, name)
+    climatology = ClimatologyEmulator.fit(archive, split)
+    floors = {"climatology": score_emulator(climatology, archive, spans), **other_runs(archive, spans)}
+    score = score_emulator(emulator, archive, spans)
+    return Evaluation(name, tuple(s.text(archive) for s in spans), score, floors)
+
+
+def scored_spans(archive: Archive, split: Split, name: str) -> tuple[Span, ...]:
+    """The spans of a set.
+
+    Raises:
+        ProtocolError: There is no such set, or its targets are hidden.
+    """
+    if name not in split.scored:
+        raise ProtocolError(f"protocol {split.protocol} has no set {name!r}", expected=", ".join(split.scored))
+    spans = split.scored[name]
+    for span in spans:
+        if is_hidden(archive, span):
+            raise ProtocolError(
+                f"the targets of {span.text(archive)} are hidden in this store",
+                found="zeros, the mark of a hidden test set",
+                expected="visible targets",
+                hint="evaluate --split validation; `emukit submit` writes what is scored elsewhere",
+            )
+    return spans
+
+
+def score_emulator(emulator: Emulator, archive: Archive, spans: tuple[Span, ...]) -> Score:
+    """Mean score of an emulator over spans.
+
+    Raises:
+        ProtocolError: The emulator has another grid or other variables.
+    """
+    if emulator.grid != archive.grid or emulator.variables != archive.variables:
+        raise ProtocolError(
+            "the emulator was trained on another grid or other variables",
+            found=f"{emulator.grid.shape[0]} x {emulator.grid.shape[1]} cells, {', '.join(emulator.variables)}",
+            expected=f"{archive.grid.shape[0]} x {archive.grid.shape[1]} cells, {', '.join(archive.variables)}",
+            hint="evaluate it on the store it was trained on",
+        )
+    scores = []
+    for span in spans:
+        scenario = archive[span.scenario]
+        prediction = emulator.predict_fields(scenario, span.start, span.stop)
+        moments = Moments.of(prediction, scenario.truth(span.members[0], span.start, span.stop))
+        scores.append(score_moments(moments, archive.grid.weights, archive.variables))
+    return mean_score(scores)
+
+
+def other_runs(archive: Archive, spans: tuple[Span, ...]) -> dict[str, Score]:
+    """Every other member as the prediction: what a perfect climate model with its own weather would score."""
+    common = set.intersection(*(set(archive[s.scenario].members) for s in spans))
+    runs = {}
+    for member in sorted(common - {s.members[0] for s in spans}):
+        scores = []
+        for span in spans:
+            scenario = archive[span.scenario]
+            prediction = scenario.truth(member, span.start, span.stop)
+            moments = Moments.of(prediction, scenario.truth(span.members[0], span.start, span.stop))
+            scores.append(score_moments(moments, archive.grid.weights, archive.variables))
+        runs[f"another run (member {member})"] = mean_score(scores)
+    return runs
+
+
+def mean_score(scores: list[Score]) -> Score:
+    """Mean of each number; the official score, which is linear in them, is then the mean of the scores."""
+    names = [f.name for f in fields(Parts)]
+    parts = {
+        v: Parts(*(sum(getattr(s.parts[v], n) for s in scores) / len(scores) for n in names)) for v in scores[0].parts
+    }
+    return Score(parts, sum(s.months for s in scores))

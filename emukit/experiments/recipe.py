@@ -1,0 +1,146 @@
+"""Recipes: everything that decides what is trained, except the data, the split and the seed.
+
+Invariant: a recipe names one emulator, and every option in it was checked against that emulator's own signature. The
+same checked recipe comes from the command line, from a TOML file and from the record in a run folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import create_model
+
+from emukit.config import Settings, check, merge, options_of, parse_assignments, read_toml
+from emukit.data.frames import InputSettings
+from emukit.data.targets import TargetSettings
+from emukit.emulators.registry import EMULATORS
+from emukit.errors import RecipeError
+from emukit.files import shipped
+from emukit.models.registry import CONTEXT, NETWORKS
+from emukit.training.settings import LossSettings, TrainingSettings
+
+
+class TargetsSettings(Settings):
+    """How each target variable is normalised."""
+
+    tas: TargetSettings = TargetSettings()
+    pr: TargetSettings = TargetSettings()
+
+
+class Recipe(Settings):
+    """Base of all recipes.
+
+    Attributes:
+        emulator: Name of a closed-form emulator or of a network.
+        description: For people.
+        model: The emulator's own options.
+    """
+
+    emulator: str
+    description: str = ""
+    model: Settings
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The emulator's own options as plain values."""
+        return self.model.model_dump(mode="python")
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that decides the numbers."""
+        text = json.dumps(self.model_dump(mode="json", exclude={"description"}), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class NetworkRecipe(Recipe):
+    """A network, what it reads, what it is asked for, and how it is trained."""
+
+    inputs: InputSettings = InputSettings()
+    targets: TargetsSettings = TargetsSettings()
+    loss: LossSettings = LossSettings()
+    training: TrainingSettings = TrainingSettings()
+
+
+def emulator_names() -> tuple[str, ...]:
+    """Everything `emukit train` can train."""
+    return (*(n for n, e in EMULATORS.items() if e.closed_form), *NETWORKS)
+
+
+def recipe_class(emulator: str) -> type[Recipe]:
+    """The recipe class of one emulator, its `model` table made from the emulator's signature.
+
+    Raises:
+        RecipeError: There is no emulator of that name.
+    """
+    base: type[Recipe]
+    if emulator in NETWORKS:
+        base, options = NetworkRecipe, options_of(NETWORKS[emulator].load(), CONTEXT)
+    elif emulator in EMULATORS and EMULATORS[emulator].closed_form:
+        base, options = Recipe, options_of(EMULATORS[emulator].load().fit)
+    else:
+        raise RecipeError(
+            f"unknown emulator {emulator!r}",
+            expected=", ".join(emulator_names()),
+            hint="`emukit models` lists what can be trained",
+        )
+    return create_model(base.__name__, __base__=base, model=(options, options()))
+
+
+def parse_recipe(values: Mapping[str, Any], source: str) -> Recipe:
+    """Check plain values as a recipe.
+
+    Raises:
+        RecipeError: No or an unknown emulator, unknown or mistyped keys (all of them listed).
+    """
+    name = values.get("emulator")
+    if not isinstance(name, str):
+        raise RecipeError(f"{source} names no emulator", expected=f"emulator = one of {', '.join(emulator_names())}")
+    return check(recipe_class(name), values, source=source)
+
+
+def load_recipe(name: str, file: Path | None = None, assignments: Iterable[str] = ()) -> Recipe:
+    """The recipe of a name: the shipped one, overlaid with a file, overlaid with single settings.
+
+    Args:
+        name: An emulator, or a shipped recipe of another name such as ``cnn-gru-published``.
+        file: A TOML recipe; what it does not set keeps its default.
+        assignments: ``a.b=c`` words.
+
+    Raises:
+        RecipeError: Unknown name, unreadable file, another emulator in the file, or wrong settings.
+    """
+    values: dict[str, Any] = {"emulator": name}
+    source = f"recipe {name}"
+    path = shipped_recipe(name)
+    if path is not None:
+        values = merge(values, read_toml(path))
+    elif name not in emulator_names():
+        raise RecipeError(
+            f"unknown emulator {name!r}",
+            expected=", ".join(emulator_names()),
+            hint="`emukit models` lists what can be trained",
+        )
+    if file is not None:
+        over = read_toml(file)
+        if over.get("emulator", values["emulator"]) != values["emulator"]:
+            raise RecipeError(
+                f"{file} is a recipe for another emulator",
+                found=str(over["emulator"]),
+                expected=str(values["emulator"]),
+                hint=f"emukit train {over['emulator']} --recipe {file}",
+            )
+        values, source = merge(values, over), str(file)
+    changes = parse_assignments(assignments)
+    return parse_recipe(merge(values, changes), f"{source} with --set" if changes else source)
+
+
+def shipped_recipe(name: str) -> Path | None:
+    """The file of a shipped recipe, or None."""
+    if not name.replace("-", "").replace("_", "").isalnum():
+        return None
+    path = shipped("baselines", ".") / f"{name}.toml"
+    return path if path.exists() else None

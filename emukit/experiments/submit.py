@@ -1,0 +1,101 @@
+"""From a run to a checked submission.
+
+Invariant: a submission folder holds a CSV that passed every check, with the entry that says how to make it again; or
+it is not there.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit.data.archive import Archive
+from emukit.data.split import Split
+from emukit.emulators.climatology import ClimatologyEmulator
+from emukit.errors import SubmissionError
+from emukit.experiments import provenance
+from emukit.experiments.run import Run
+from emukit.experiments.table import numbers_of
+from emukit.files import atomic_path
+from emukit.progress import Reporter
+from emukit.submission import Entry, check_submission, file_sha256, write_entry, write_submission
+
+PACKINGS = ("csv", "csv.gz", "zip")
+
+
+def submit_run(run: Run, archive: Archive, folder: Path, packing: str, reporter: Reporter) -> Entry:
+    """Predict the test span, write and check the CSV, and write the entry.
+
+    Raises:
+        SubmissionError: Unknown packing, the folder exists, or the submission fails its own check.
+        RunError: The run has not finished.
+    """
+    if packing not in PACKINGS:
+        raise SubmissionError(f"cannot pack as {packing!r}", expected=", ".join(PACKINGS), hint="--pack zip")
+    if folder.exists():
+        raise SubmissionError(
+            f"the submission folder {folder} exists", expected="a new folder", hint="choose another --out, or remove it"
+        )
+    split = run.split(archive)
+    span = split.test
+    emulator = run.emulator()
+    with reporter.step("submission", 3) as step:
+        prediction = emulator.predict_fields(archive[span.scenario], span.start, span.stop)
+        step.advance(note="predicted")
+        with atomic_path(folder) as temporary:
+            temporary.mkdir()
+            path = temporary / f"submission.{packing}"
+            rows = write_submission(path, prediction, archive.grid, archive.variables)
+            step.advance(note="written")
+            reference = seasonal_reference(archive, split)
+            problems = check_submission(path, archive.grid, len(span), archive.variables, reference)
+            if problems:
+                raise SubmissionError(
+                    "the submission fails its own check; nothing was kept",
+                    found="; ".join(map(str, problems)),
+                    expected="a prediction that looks like a climate",
+                    hint=f"look at the run with `emukit evaluate {run.folder}`",
+                )
+            entry = _entry(run, archive, split, folder.name, path, rows)
+            write_entry(temporary, entry)
+            step.advance(note="checked")
+    return entry
+
+
+def seasonal_reference(archive: Archive, split: Split) -> NDArray[np.float32]:
+    """(12, V, Y, X) training climatology, beginning with the calendar month of the test span's first month.
+
+    A submission that is some months early or late does not fit its seasonal cycle.
+    """
+    climatology = ClimatologyEmulator.fit(archive, split)
+    span = split.test
+    return climatology.predict_fields(archive[span.scenario], span.start, span.start + 12)
+
+
+def _entry(run: Run, archive: Archive, split: Split, name: str, path: Path, rows: int) -> Entry:
+    span = split.test
+    months = archive[span.scenario].months
+    evaluation = run.evaluation("validation")
+    assert evaluation is not None
+    return Entry(
+        name=name,
+        created=provenance.now(),
+        emulator=run.recipe.emulator,
+        recipe=json.dumps(run.record["recipe"], sort_keys=True),
+        protocol=split.protocol,
+        scenario=span.scenario,
+        first_month=str(months[span.start]),
+        last_month=str(months[span.stop - 1]),
+        seed=run.record["seed"],
+        command=run.record["command"],
+        data_digest=run.record["data"]["digest"],
+        emukit_version=provenance.versions()["emukit"],
+        git_commit=str(run.record["git"].get("commit", "")),
+        csv=path.name,
+        csv_sha256=file_sha256(path),
+        rows=rows,
+        validation={"score": float(evaluation["score"]), **numbers_of(evaluation)},
+    )

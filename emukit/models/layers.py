@@ -1,0 +1,148 @@
+"""Layers that know the Earth is round, and the recurrence that segments need.
+
+Invariant: every spatial layer of a globe commutes with a roll in longitude (by the stride, where it has one); there is
+no seam at the dateline and no wall at the poles. Fields are (..., Y, X), rows from one pole to the other.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Poles = Literal["reflect", "replicate"]
+
+
+def pad_globe(fields: Tensor, width: int, poles: Poles = "reflect") -> Tensor:
+    """Continue fields past their edges: round in longitude, over the poles in latitude.
+
+    Args:
+        fields: (..., Y, X).
+        width: Cells to add on every side, at most Y and X.
+        poles: What lies beyond the last row: the meridian on the other side of the pole (``reflect``: rows mirrored
+            and turned by half a circle, as cells lie on a sphere), or the last row again (``replicate``).
+
+    Returns:
+        (..., Y + 2 width, X + 2 width).
+    """
+    south, north = fields[..., :width, :].flip(-2), fields[..., -width:, :].flip(-2)
+    if poles == "reflect":
+        south, north = half_turn(south), half_turn(north)
+    else:
+        south = fields[..., :1, :].expand_as(south)
+        north = fields[..., -1:, :].expand_as(north)
+    tall = torch.cat((south, fields, north), -2)
+    return torch.cat((tall[..., -width:], tall, tall[..., :width]), -1)
+
+
+def half_turn(fields: Tensor) -> Tensor:
+    """Turn by 180 degrees of longitude; with an odd number of cells, the mean of the two nearest turns."""
+    half = fields.shape[-1] // 2
+    turned = fields.roll(half, -1)
+    if fields.shape[-1] % 2 == 0:
+        return turned
+    return 0.5 * (turned + fields.roll(half + 1, -1))
+
+
+class GlobeConv2d(nn.Module):
+    """Convolution on the sphere, (B, C, Y, X) -> (B, out, Y, X)."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, kernel: int = 3, poles: Poles = "reflect") -> None:
+        """Fresh weights.
+
+        Args:
+            in_channels: C.
+            out_channels: Channels of the result.
+            kernel: Odd width of the stencil.
+            poles: See `pad_globe`.
+        """
+        super().__init__()
+        if kernel % 2 == 0:
+            raise ValueError(f"kernel must be odd, not {kernel}")
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel)
+        self.poles: Poles = poles
+
+    def forward(self, fields: Tensor) -> Tensor:
+        """(B, C, Y, X) -> (B, out, Y, X)."""
+        return self.conv(pad_globe(fields, self.conv.kernel_size[0] // 2, self.poles))  # type: ignore[no-any-return]
+
+
+def halve(fields: Tensor) -> Tensor:
+    """Mean of 2 x 2 cells, (B, C, Y, X) -> (B, C, ceil(Y/2), ceil(X/2)).
+
+    The merged cells stay centred between the poles, which a strided stencil on an even grid does not. An odd last row
+    or column is merged with itself.
+    """
+    return F.avg_pool2d(fields, 2, ceil_mode=True, count_include_pad=False)
+
+
+class SqueezeExcitation(nn.Module):
+    """Scale each channel by a number drawn from all channels' means (Hu et al. 2018, arXiv:1709.01507)."""
+
+    def __init__(self, channels: int, reduction: int = 16) -> None:
+        super().__init__()
+        narrow = max(1, channels // reduction)
+        self.squeeze = nn.Linear(channels, narrow)
+        self.excite = nn.Linear(narrow, channels)
+
+    def forward(self, fields: Tensor) -> Tensor:
+        """(B, C, Y, X) -> the same shape."""
+        scale = torch.sigmoid(self.excite(F.relu(self.squeeze(fields.mean((-2, -1))))))
+        return fields * scale[..., None, None]
+
+
+class WindowGRU(nn.Module):
+    """The last state of a GRU run over every window of a sequence of frames.
+
+    The same function as `nn.GRU` on each window of H frames, but the first layer's input projection, by far the
+    largest product where features are many, is computed once per frame and not once per window and frame.
+    """
+
+    def __init__(self, features: int, hidden: int, history: int, *, layers: int = 1, dropout: float = 0.0) -> None:
+        """Fresh weights, drawn as `nn.GRU` draws them.
+
+        Args:
+            features: Width of a frame's feature vector.
+            hidden: Width of the state.
+            history: H, frames of a window.
+            layers: Stacked recurrences.
+            dropout: Between layers.
+        """
+        super().__init__()
+        self.history = history
+        self.dropout = dropout
+        self.input = nn.Linear(features, 3 * hidden)
+        self.recurrent = nn.Linear(hidden, 3 * hidden)
+        for parameter in (*self.input.parameters(), *self.recurrent.parameters()):
+            nn.init.uniform_(parameter, -(hidden**-0.5), hidden**-0.5)
+        self.upper: nn.GRU | None = None
+        if layers > 1:
+            # nn.GRU's own dropout acts between its layers only; the one below it is applied here.
+            inner = dropout if layers > 2 else 0.0
+            self.upper = nn.GRU(hidden, hidden, layers - 1, batch_first=True, dropout=inner)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """(S, L+H-1, features) -> (S, L, hidden)."""
+        segments, months = frames.shape[0], frames.shape[1] - self.history + 1
+        projected = self.input(frames)
+        hidden = self.recurrent.in_features
+        state = frames.new_zeros(segments * months, hidden)
+        states = []
+        for step in range(self.history):
+            given = projected[:, step : step + months].reshape(segments * months, -1)
+            state = self._step(given, state)
+            states.append(state)
+        if self.upper is not None:
+            sequence = F.dropout(torch.stack(states, 1), self.dropout, self.training)
+            state = self.upper(sequence)[0][:, -1]
+        return state.reshape(segments, months, hidden)
+
+    def _step(self, given: Tensor, state: Tensor) -> Tensor:
+        """One update (Cho et al. 2014, arXiv:1406.1078; gates in the order reset, update, new, as in PyTorch)."""
+        from_input, from_state = given.chunk(3, 1), self.recurrent(state).chunk(3, 1)
+        reset = torch.sigmoid(from_input[0] + from_state[0])
+        update = torch.sigmoid(from_input[1] + from_state[1])
+        new = torch.tanh(from_input[2] + reset * from_state[2])
+        return new + update * (state - new)

@@ -1,0 +1,103 @@
+"""Every network by name: one table.
+
+Invariant: a network is found by its name and built from plain values alone; a new one is a file and a line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import nn
+
+from emukit.errors import RecipeError
+
+# What emukit fills in; every other keyword of a network's constructor is an option of the user's.
+CONTEXT = ("in_channels", "variables", "grid", "history")
+
+
+@dataclass(frozen=True)
+class NetworkEntry:
+    """Where a network is, and what it is good for.
+
+    Attributes:
+        target: ``module:Class``, imported when the network is built.
+        summary: One line for `emukit models`.
+    """
+
+    target: str
+    summary: str
+
+    def load(self) -> Callable[..., nn.Module]:
+        """The class."""
+        module, _, name = self.target.partition(":")
+        return getattr(import_module(module), name)  # type: ignore[no-any-return]
+
+
+NETWORKS: dict[str, NetworkEntry] = {
+    "cnn-gru": NetworkEntry(
+        "emukit.models.cnn_gru:CNNGRU",
+        "pooled convolutional encoder and GRU, separate tas and pr heads; trains on a laptop",
+    ),
+    "cnn-gru-published": NetworkEntry(
+        "emukit.models.cnn_gru_published:PublishedCNNGRU",
+        "the competition's third place as published, 353 M parameters at width 32; wants a GPU",
+    ),
+}
+
+
+def network_entry(name: str) -> NetworkEntry:
+    """Look a network up.
+
+    Raises:
+        RecipeError: There is none of that name.
+    """
+    if name not in NETWORKS:
+        raise RecipeError(f"unknown network {name!r}", expected=", ".join(NETWORKS), hint="`emukit models` lists them")
+    return NETWORKS[name]
+
+
+def build_network(
+    name: str,
+    *,
+    in_channels: int,
+    variables: int,
+    grid: tuple[int, int],
+    history: int,
+    options: Mapping[str, Any],
+) -> nn.Module:
+    """Build a network with fresh weights from torch's current random state.
+
+    Args:
+        name: Its name in the registry.
+        in_channels: C, channels of a frame.
+        variables: V, target variables.
+        grid: (Y, X).
+        history: H, frames of a window.
+        options: The constructor's other keywords.
+
+    Returns:
+        A module with forward (S, L+H-1, C, Y, X) -> (S, L, V, Y, X).
+
+    Raises:
+        RecipeError: An option's value cannot be built, such as a width of zero or more halvings than cells.
+    """
+    build = network_entry(name).load()
+    try:
+        return build(in_channels=in_channels, variables=variables, grid=grid, history=history, **options)
+    except (ValueError, TypeError) as e:
+        raise RecipeError(f"cannot build {name} with these options", found=str(e), hint="mend --set model.*") from e
+
+
+def count_parameters(
+    name: str, *, in_channels: int, variables: int, grid: tuple[int, int], history: int, options: Mapping[str, Any]
+) -> int:
+    """Number of trainable parameters, without allocating any."""
+    with torch.device("meta"):
+        network = build_network(
+            name, in_channels=in_channels, variables=variables, grid=grid, history=history, options=options
+        )
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)

@@ -1,0 +1,125 @@
+"""The leaderboard: what stands beside what, and on which months.
+
+Invariant: scores of different months never share a ranking. Rows are grouped by split and set, and what is ranked
+together was scored on the same months of the same truth.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+PARTS = ("monthly_rmse", "time_mean_rmse", "time_stddev_mae")
+NUMBERS = tuple(f"{v}.{p}" for v in ("tas", "pr") for p in PARTS)
+Format = Literal["table", "md", "csv", "json"]
+HEADINGS = ("score", "tas month", "tas mean", "tas std", "pr month", "pr mean", "pr std")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the leaderboard.
+
+    Attributes:
+        name: Of the run, submission or publication.
+        kind: ``run``, ``submission``, ``published`` or ``floor``.
+        split: What was scored: rows are ranked only beside rows of the same split.
+        score: The official score, lower is better.
+        numbers: The six numbers by ``variable.part``; fewer where a publication gave fewer.
+        seed: Of the training, where there is one.
+        parameters: Of a network, where known.
+        note: Source of a published number, or what to know.
+    """
+
+    name: str
+    kind: Literal["run", "submission", "published", "floor"]
+    split: str
+    score: float
+    numbers: dict[str, float]
+    seed: int | None = None
+    parameters: int | None = None
+    note: str = ""
+
+
+def ranked(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows by split, best first; splits with runs or submissions before the others."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.split, []).append(row)
+    own = {s for s, g in groups.items() if any(r.kind in ("run", "submission") for r in g)}
+    order = sorted(groups, key=lambda s: (s not in own, s))
+    return {s: sorted(groups[s], key=lambda r: r.score) for s in order}
+
+
+def tables(rows: Sequence[Row]) -> list[RenderableType]:
+    """One rich table a split."""
+    out: list[RenderableType] = []
+    for split, group in ranked(rows).items():
+        table = Table(title=split, title_justify="left", title_style="bold")
+        table.add_column("#", justify="right")
+        table.add_column("entry", overflow="fold")
+        table.add_column("kind")
+        for heading in HEADINGS:
+            table.add_column(heading, justify="right")
+        table.add_column("parameters", justify="right")
+        for place, row in _places(group):
+            # Text, not markup: a run's name may hold brackets.
+            style = "dim" if row.kind == "floor" else "cyan" if row.kind == "published" else ""
+            cells = (place, _label(row), row.kind, *_cells(row), f"{row.parameters:,}" if row.parameters else "")
+            table.add_row(*(Text(c) for c in cells), style=style)
+        out.append(table)
+    return out
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """One Markdown table a split."""
+    lines = []
+    for split, group in ranked(rows).items():
+        lines += [f"### {split}", "", "| # | entry | kind | " + " | ".join(HEADINGS) + " | note |"]
+        lines.append("|--:|---|---|" + "--:|" * len(HEADINGS) + "---|")
+        for place, row in _places(group):
+            cells = (place, _label(row), row.kind, *_cells(row), row.note)
+            lines.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def comma_separated(rows: Sequence[Row]) -> str:
+    """One CSV table of all rows, the split as a column."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["split", "name", "kind", "score", *NUMBERS, "seed", "parameters", "note"])
+    for split, group in ranked(rows).items():
+        for r in group:
+            numbers = [r.numbers.get(n, "") for n in NUMBERS]
+            writer.writerow([split, r.name, r.kind, r.score, *numbers, r.seed, r.parameters, r.note])
+    return stream.getvalue()
+
+
+def as_json(rows: Sequence[Row]) -> str:
+    """All rows in ranking order."""
+    return json.dumps([asdict(r) for group in ranked(rows).values() for r in group], indent=1)
+
+
+def _places(group: Sequence[Row]) -> list[tuple[str, Row]]:
+    """Floors are lines to compare with, not competitors: they take no place."""
+    out, place = [], 0
+    for row in group:
+        place += row.kind != "floor"
+        out.append(("" if row.kind == "floor" else str(place), row))
+    return out
+
+
+def _label(row: Row) -> str:
+    return row.name if row.seed is None else f"{row.name} (seed {row.seed})"
+
+
+def _cells(row: Row) -> list[str]:
+    return [f"{row.score:.4f}", *(f"{row.numbers[n]:.3f}" if n in row.numbers else "" for n in NUMBERS)]

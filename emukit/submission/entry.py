@@ -1,0 +1,130 @@
+"""What an entry says of itself: the file ``entry.toml`` beside a submission.
+
+Invariant: an entry names all that is needed to make its CSV again (recipe, data, seed, command, versions), and the
+CSV by its digest, since the CSV itself is too large to be kept under version control.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from emukit.errors import SubmissionError
+from emukit.files import write_text
+
+ENTRY_FILE = "entry.toml"
+Text = Annotated[str, Field(min_length=1)]
+Month = Annotated[str, Field(pattern=r"^\d{4}-\d{2}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class Entry(BaseModel):
+    """One submission, as it is kept for the leaderboard.
+
+    Attributes:
+        name: The entry's name, that of its folder.
+        created: When, in ISO 8601.
+        emulator: What made it, for example ``cnn-gru``.
+        recipe: The settings it was trained with: the text of a recipe file.
+        protocol: The split it was trained under, for example ``k360``.
+        scenario: What it predicts.
+        first_month: ``t000``, as ``2070-02``.
+        last_month: The last month.
+        seed: The seed of the training.
+        command: The command line that wrote it.
+        data_digest: Which data it was trained on.
+        emukit_version: What wrote it.
+        git_commit: The state of the code; empty outside a checkout.
+        csv: File name of the CSV in the same folder.
+        csv_sha256: Its digest.
+        rows: Its rows below the header.
+        validation: Numbers of the validation score by name, as in ``{"score": 0.77, "tas.monthly_rmse": 1.6}``.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    name: Text
+    created: str
+    emulator: str
+    recipe: str
+    protocol: str
+    scenario: str
+    first_month: Month
+    last_month: Month
+    seed: int
+    command: str
+    data_digest: str
+    emukit_version: str
+    git_commit: str
+    csv: Text
+    csv_sha256: Digest
+    rows: Annotated[int, Field(gt=0)]
+    validation: dict[str, float]
+
+
+def file_sha256(path: Path | str) -> str:
+    """The SHA-256 digest of a file, in hexadecimal."""
+    with Path(path).open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def write_entry(folder: Path | str, entry: Entry) -> Path:
+    """Write ``entry.toml`` into a folder; its path."""
+    path = Path(folder) / ENTRY_FILE
+    values: dict[str, Any] = entry.model_dump()
+    tables = {key: values.pop(key) for key in [k for k, v in values.items() if isinstance(v, dict)]}
+    lines = [_line(key, value) for key, value in values.items()]
+    for key, table in tables.items():
+        lines += ["", f"[{key}]", *(_line(k, v) for k, v in table.items())]
+    write_text(path, "\n".join(lines) + "\n")
+    return path
+
+
+def read_entry(folder: Path | str) -> Entry:
+    """Read the entry of a folder.
+
+    Raises:
+        SubmissionError: There is none, or it is wrong; all wrong keys are listed.
+    """
+    path = Path(folder) / ENTRY_FILE
+    expected = "the file that emukit submit writes"
+    try:
+        return Entry.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except OSError as e:
+        raise SubmissionError(f"cannot read {path}", found=e.strerror or str(e), expected=expected) from e
+    except ValidationError as e:
+        found = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in e.errors())
+        raise SubmissionError(f"{path} is no entry", found=found, expected=expected) from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise SubmissionError(f"{path} is no TOML", found=str(e), expected=expected) from e
+
+
+def _line(key: str, value: str | float) -> str:
+    return f"{_quoted(key)} = {_text(value) if isinstance(value, str) else _number(value)}"
+
+
+def _number(value: float) -> str:
+    # repr of 1e+16 lacks what TOML asks of a float only for inf and nan, which it spells the same way.
+    return repr(value)
+
+
+def _quoted(key: str) -> str:
+    bare = key.isascii() and key.replace("_", "").replace("-", "").isalnum()
+    return key if bare else _escaped(key)
+
+
+def _text(value: str) -> str:
+    if "\n" not in value:
+        return _escaped(value)
+    # A recipe stays readable: one line of the file for each of its lines. TOML drops the line end behind the quotes.
+    return '"""\n' + "\n".join(_escaped(line)[1:-1] for line in value.split("\n")) + '"""'
+
+
+def _escaped(text: str) -> str:
+    # Strings of JSON are strings of TOML but for DEL, which TOML wants escaped.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

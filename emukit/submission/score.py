@@ -1,0 +1,121 @@
+"""The official number of a submission file.
+
+Invariant: rows are matched by ID, in whatever order they stand. The latitudes of the area weights are those of the
+IDs, rounded to two decimals, as the competition's scorer takes them: on 48 x 72 cells this changes the sixth digit
+against the exact latitudes of `emukit.metrics`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit.data.grid import Grid
+from emukit.errors import SubmissionError
+from emukit.metrics import Moments, Score, score_moments
+from emukit.submission.ids import Layout
+from emukit.submission.read import Columns, read_submission
+
+_VARIABLES = ("tas", "pr")
+
+
+def score_csv(submission: Path | str, solution: Path | str) -> Score:
+    """Score a submission CSV against a solution CSV.
+
+    Args:
+        submission: Columns ID and Prediction.
+        solution: The same columns; others, such as Kaggle's ``Usage``, are ignored.
+
+    Raises:
+        SubmissionError: A file cannot be read, the IDs of the two differ, or a value is not finite.
+    """
+    truth = read_submission(solution)
+    layout = Layout.from_ids(truth.ids)
+    if set(layout.variables) != set(_VARIABLES):
+        raise SubmissionError(
+            f"{solution} is no solution of this competition",
+            found=f"variables {', '.join(layout.variables)}",
+            expected=", ".join(_VARIABLES),
+        )
+    target = arrange(truth, layout, str(solution))
+    prediction = arrange(read_submission(submission), layout, str(submission))
+    return _score(prediction, target, layout)
+
+
+def score_submission(submission: Path | str, truth: NDArray[np.floating], grid: Grid) -> Score:
+    """Score a submission CSV against fields.
+
+    The number is that of `score_csv` with these fields written as the solution, to about 1e-7: a CSV holds the
+    decimal numbers that stand for float32 values, the fields hold the values.
+
+    Args:
+        submission: Columns ID and Prediction.
+        truth: (T, V, Y, X) tas and pr in K and mm/day, the first month that of ``t000``.
+        grid: Cell centres of the Y and X axes.
+
+    Raises:
+        SubmissionError: The file cannot be read, its IDs are not those of the truth, or a value is not finite; the
+            truth is hidden (all zero).
+    """
+    layout = Layout.of(grid, len(truth), _VARIABLES)
+    if truth.shape != layout.shape:
+        raise ValueError(f"truth {truth.shape} must be (T, V, Y, X) = {layout.shape}")
+    return _score(arrange(read_submission(submission), layout, str(submission)), truth, layout)
+
+
+def arrange(columns: Columns, layout: Layout, name: str) -> NDArray[np.float64]:
+    """Put the rows of a file into fields (T, V, Y, X), matched by ID.
+
+    Raises:
+        SubmissionError: An ID is missing, unknown or there twice, or a value is not finite.
+    """
+    if columns.ids.equals(layout.ids):
+        fields = columns.values
+    else:
+        positions = layout.positions(columns.ids)
+        _match(positions, columns, layout, name)
+        fields = np.empty(layout.size)
+        fields[positions] = columns.values
+    finite = np.isfinite(fields)
+    if not finite.all():
+        raise SubmissionError(
+            f"{name} has values that are not finite",
+            found=f"{finite.size - finite.sum()} NaN or infinite, the first at {layout.id_at(int(np.argmin(finite)))}",
+            hint=f"emukit check-submission {name} names every wrong row",
+        )
+    return fields.reshape(layout.shape)
+
+
+def _match(positions: NDArray[np.int64], columns: Columns, layout: Layout, name: str) -> None:
+    times = np.bincount(positions[positions >= 0], minlength=layout.size)
+    unknown, missing, repeated = np.flatnonzero(positions < 0), np.flatnonzero(times == 0), np.flatnonzero(times > 1)
+    found = []
+    for count, what, example in (
+        (len(missing), "missing", lambda: layout.id_at(int(missing[0]))),
+        (len(unknown), "unknown", lambda: columns.ids[int(unknown[0])].as_py()),
+        (len(repeated), "repeated", lambda: layout.id_at(int(repeated[0]))),
+    ):
+        if count:
+            found.append(f"{count} {what} IDs, for example {example()}")
+    if found:
+        raise SubmissionError(
+            f"the IDs of {name} are not those of the truth",
+            found="; ".join(found),
+            expected=f"each of {layout.size} IDs once, {layout.id_at(0)} .. {layout.id_at(layout.size - 1)}",
+            hint=f"emukit check-submission {name} names every wrong row",
+        )
+
+
+def _score(prediction: NDArray[np.floating], truth: NDArray[np.floating], layout: Layout) -> Score:
+    if not np.isfinite(truth).all():
+        raise SubmissionError("the truth is not finite everywhere", hint="score a span that the store holds whole")
+    if not truth[:, layout.variables.index("tas")].any(axis=(-2, -1)).all():
+        raise SubmissionError(
+            "the truth is hidden",
+            found="a month whose tas is 0 K everywhere",
+            expected="fields that the climate model simulated",
+            hint="score a span whose targets are visible",
+        )
+    return score_moments(Moments.of(prediction, truth), layout.weights, layout.variables)

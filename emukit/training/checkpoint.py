@@ -1,0 +1,104 @@
+"""What training needs to go on as if it had never stopped.
+
+Invariant: `last.pt` is whole and holds everything the loop's future depends on; loading it runs no code from the file.
+"""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from emukit.errors import RunError
+from emukit.files import atomic_path
+
+LAST = "last.pt"
+BEST = "best.safetensors"
+
+
+@dataclass
+class TrainingState:
+    """Where the loop stands.
+
+    Attributes:
+        epoch: Epoch under way, from zero; equal to the number of finished ones.
+        step: Steps done in it.
+        best_score: Lowest validation score so far.
+        best_epoch: The epoch, counted from one, after which it was reached.
+        stale: Validations since.
+        sums: Loss terms of the epoch under way, summed over its steps.
+        stopped: Whether early stopping has ended the training.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    best_score: float = float("inf")
+    best_epoch: int = 0
+    stale: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    stopped: bool = False
+
+
+def save_checkpoint(folder: Path, state: TrainingState, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Write `last.pt` atomically."""
+    content: dict[str, Any] = {
+        "state": asdict(state),
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+    with atomic_path(folder / LAST) as temporary:
+        torch.save(content, temporary)
+
+
+def load_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
+    """Restore network, optimiser and random state from `last.pt`.
+
+    Raises:
+        RunError: It is damaged, or belongs to another network.
+    """
+    path = folder / LAST
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        network.load_state_dict(content["network"])
+        optimizer.load_state_dict(content["optimizer"])
+        torch.set_rng_state(content["rng"])
+        if content["cuda_rng"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(content["cuda_rng"])
+        return TrainingState(**content["state"])
+    except (RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as e:
+        raise RunError(
+            f"the checkpoint {path} cannot be used",
+            found=str(e).splitlines()[0],
+            expected="a whole checkpoint of this very network",
+            hint="remove the run folder and train again",
+        ) from e
+
+
+def save_best(folder: Path, network: nn.Module) -> None:
+    """Write the weights of the best validation score so far, atomically."""
+    with atomic_path(folder / BEST) as temporary:
+        save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, temporary)
+
+
+def load_best(folder: Path, network: nn.Module) -> None:
+    """Put the best weights into the network.
+
+    Raises:
+        RunError: They are missing or damaged.
+    """
+    try:
+        network.load_state_dict(load_file(folder / BEST))
+    except (OSError, RuntimeError, SafetensorError) as e:
+        raise RunError(
+            f"the best weights in {folder} cannot be used",
+            found=str(e).splitlines()[0],
+            hint="remove the run folder and train again",
+        ) from e

@@ -1,0 +1,44 @@
+"""The record of a training: one JSON line an epoch.
+
+Invariant: the lines are those of the epochs that count. After a resume, what an interrupted try wrote past its last
+checkpoint is gone, so that no epoch stands twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from emukit.files import write_text
+
+
+class MetricsLog:
+    """Appends to `metrics.jsonl`."""
+
+    def __init__(self, path: Path, keep_epochs: int) -> None:
+        """Open the log, keeping the lines of the first `keep_epochs` epochs."""
+        self._path = path
+        kept = [line for line in read_lines(path) if line["epoch"] <= keep_epochs]
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+    def append(self, line: Mapping[str, Any]) -> None:
+        """Write one epoch's numbers."""
+        with self._path.open("a", encoding="utf-8") as f:
+            f.write(json.dumps(line) + "\n")
+            f.flush()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a log; a last line that a crash cut short is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            break
+        lines.append(line)
+    return lines

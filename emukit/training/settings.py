@@ -1,0 +1,60 @@
+"""How long, how fast and on what a network is trained."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from emukit.config import Settings
+from emukit.data.segments import SegmentSettings
+
+
+class LossSettings(Settings):
+    """The composite loss: for each variable, term names with weights."""
+
+    tas: dict[str, float] = Field(default_factory=lambda: {"mse": 1.0})
+    pr: dict[str, float] = Field(default_factory=lambda: {"mse": 1.0})
+    area_weighted: bool = True
+
+
+class OptimizerSettings(Settings):
+    """AdamW with a linear warm-up and a cosine decay.
+
+    Attributes:
+        learning_rate: At the end of the warm-up.
+        final_learning_rate: At the last step.
+        warmup_steps: Steps of linear increase.
+        weight_decay: Decoupled (Loshchilov and Hutter 2019, arXiv:1711.05101).
+        clip_norm: Gradients longer than this are scaled down to it.
+    """
+
+    learning_rate: float = Field(1e-3, gt=0)
+    final_learning_rate: float = Field(1e-6, ge=0)
+    warmup_steps: int = Field(50, ge=0)
+    weight_decay: float = Field(1e-2, ge=0)
+    clip_norm: float = Field(1.0, gt=0)
+
+
+class TrainingSettings(Settings):
+    """The training loop.
+
+    Attributes:
+        epochs: Passes over the training months.
+        segments: How months are cut into batches.
+        optimizer: AdamW and its schedule.
+        validate_every: Epochs between validations.
+        patience: Validations without a better score after which training stops; 0 never stops early.
+        checkpoint_minutes: A checkpoint is written after every epoch, and within one when this much time has passed.
+    """
+
+    epochs: int = Field(30, ge=1)
+    segments: SegmentSettings = SegmentSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    validate_every: int = Field(1, ge=1)
+    patience: int = Field(0, ge=0)
+    checkpoint_minutes: float = Field(5.0, gt=0)
+
+    @model_validator(mode="after")
+    def _validated_at_all(self) -> TrainingSettings:
+        if self.validate_every > self.epochs:
+            raise ValueError(f"validate_every {self.validate_every} is more than epochs {self.epochs}")
+        return self

@@ -1,0 +1,31 @@
+"""Fixtures that several test modules share."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say loudly that the real store was not tested, and how to test it."""
+    if not os.environ.get("EMUKIT_REAL_STORE"):
+        terminalreporter.write_line("EMUKIT_REAL_STORE is not set: NO TEST RAN ON THE REAL STORE", red=True, bold=True)
+
+
+@pytest.fixture(scope="session")
+def real_store() -> Path:
+    """The competition's store, where EMUKIT_REAL_STORE names it."""
+    place = os.environ.get("EMUKIT_REAL_STORE")
+    if not place:
+        pytest.skip("EMUKIT_REAL_STORE is not set: not tested on the real store")
+    path = Path(place)
+    assert path.exists(), f"EMUKIT_REAL_STORE names {path}, which does not exist"
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_archive(real_store):
+    """The competition's store in memory, read once for all tests."""
+    from emukit.data.store import open_store
+
+    return open_store(real_store)
