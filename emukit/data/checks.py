@@ -55,7 +55,7 @@ def refuse_not_finite(layout: Layout, loaded: Loaded, present: Mask, findings: F
 def _refuse_value(
     name: str, where: str, values: NDArray[np.floating], months: int, layout: Layout, findings: Findings
 ) -> None:
-    bad = np.atleast_1d(~np.isfinite(values))
+    bad: Mask = np.atleast_1d(np.logical_not(np.isfinite(values)))
     if values.ndim == 2:
         y, x = np.argwhere(bad)[0]
         where += f", lat {layout.grid.lat[y]:.2f}, lon {layout.grid.lon[x]:.2f}"

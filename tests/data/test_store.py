@@ -10,7 +10,7 @@ from emukit.data.archive import Archive
 from emukit.data.card import identify_card
 from emukit.data.inspect import inspect_store
 from emukit.data.store import archive_from_dataset, open_store, scenario_from_dataset
-from tests.coded import (
+from tests.data.stores import (
     FORCINGS,
     MEMBERS,
     MONTHS,
