@@ -70,7 +70,8 @@ def _refuse_value(
 
 def hidden_months(layout: Layout, loaded: Loaded, present: Mask) -> Mask:
     """(S, T) True where every target of every member is zero."""
-    hidden = np.repeat(present.any(axis=1)[:, None], len(layout.months), axis=1)
+    hidden: Mask = np.ones((len(layout.names), len(layout.months)), bool)
+    hidden[~np.asarray(present.any(axis=1))] = False
     for zero in _zero(layout, loaded).values():
         # An absent member hides nothing and shows nothing.
         hidden &= (zero | ~present[:, :, None]).all(axis=1)

@@ -91,15 +91,28 @@ def hide(ds: xr.Dataset, scenario: str, start: int, stop: int | None = None) -> 
 def write_store(
     ds: xr.Dataset, path: Path, kind: str = "v2", *, time: int = 6, scenario: int = 1, member: int = 1
 ) -> Path:
-    """Write as Zarr ``v2`` or ``v3`` with these chunks, or as ``netcdf``."""
+    """Write as Zarr ``v2`` or ``v3`` with these chunks, or as ``netcdf``.
+
+    Chunks that hold nothing but the fill value (NaN in v2, zero in v3) are left out, as many writers do.
+    """
     if kind == "netcdf":
         ds.to_netcdf(path, engine="netcdf4")
         return path
     sizes = {"ssp": scenario, "time": time, "member_id": member}
-    encoding = {
+    encoding: dict[str, dict[str, Any]] = {
         v: {"chunks": tuple(min(sizes.get(str(d), 10**6), ds.sizes[d]) for d in ds[v].dims)}
         for v in (*TARGETS, *FORCINGS)
         if v in ds
     }
-    ds.to_zarr(path, zarr_format=2 if kind == "v2" else 3, encoding=encoding, consolidated=kind == "v2", mode="w")
+    if kind == "v3":
+        for settings in encoding.values():
+            settings["fill_value"] = 0.0
+    ds.to_zarr(
+        path,
+        zarr_format=2 if kind == "v2" else 3,
+        encoding=encoding,
+        consolidated=kind == "v2",
+        write_empty_chunks=False,
+        mode="w",
+    )
     return path

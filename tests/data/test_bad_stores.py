@@ -103,6 +103,13 @@ def test_a_truncated_chunk_is_named(coded_store, kind, cut):
     refused(path, "corrupt", str(file), "again")
 
 
+def test_a_corrupt_chunk_is_named_even_where_the_card_is_looked_for(coded_store):
+    path = coded_store("v2", physical())
+    file = chunk(path, "v2", "tas", 1, 3, 0, 0, 0)  # the last months of ssp245, which tell the cards apart
+    file.write_bytes(b"broken")
+    refused(path, "corrupt", str(file), card=None)
+
+
 def test_a_chunk_of_another_shape_is_named(coded_store):
     path = coded_store("v2")
     file = chunk(path, "v2", "tas", 0, 0, 0, 0, 0)

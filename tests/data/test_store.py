@@ -153,7 +153,9 @@ def test_packed_zarr_is_unpacked(tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_hidden_months_are_recognised_even_where_the_writer_left_their_chunks_out(coded_store, kind):
-    archive = open_store(coded_store(kind, hide(hide(coded_dataset(), "ssp370", 12), "ssp245", 0)), card=CARD)
+    path = coded_store(kind, hide(hide(coded_dataset(), "ssp370", 12), "ssp245", 0))
+    assert (path / "tas/c/0/0/0/0/0").exists() > (path / "tas/c/1/0/0/0/0").exists() or kind != "v3"
+    archive = open_store(path, card=CARD)
     hidden = [np.flatnonzero(s.hidden) for s in archive.values()]
     assert [len(h) for h in hidden] == [0, MONTHS, 12, 0]
     assert hidden[2][0] == 12
@@ -170,7 +172,9 @@ def test_a_member_that_is_nan_throughout_a_scenario_is_absent_there(coded_store,
     ds = coded_dataset()
     for v in TARGETS:
         ds[v][2, :, 1] = np.nan
-    archive = open_store(coded_store(kind, ds), card=CARD)
+    path = coded_store(kind, ds)
+    assert (path / "tas/2.0.0.0.0").exists() > (path / "tas/2.0.1.0.0").exists() or kind != "v2"
+    archive = open_store(path, card=CARD)
     assert archive["ssp370"].members == (0, 2)
     assert archive["ssp126"].members == (0, 1, 2)
     assert archive["ssp370"].truth(2, 5, 6)[0, 0, 0, 0] == target_code(2, 2, 5, 0)
