@@ -229,14 +229,14 @@ def _hides(ds: xr.Dataset, card: Card) -> bool:
     names = _scenarios(ds)
     if target is None or "time" not in target.dims:
         return False
-    one = {d: 0 for d in ("member_id", "member") if d in target.dims}
+    one: dict[str, int] = {d: 0 for d in ("member_id", "member") if d in target.dims}
     for scenario, (start, stop) in card.hidden.items():
         if scenario not in names:
             continue
-        at = {d: names.index(scenario) for d in ("ssp", "scenario") if d in target.dims}
+        at: dict[str, int] = {d: names.index(scenario) for d in ("ssp", "scenario") if d in target.dims}
         months = [m for m in (start, stop - 1) if -m <= ds.sizes["time"]]
         try:
-            if target.isel(time=months, **at, **one).values.any():
+            if target.isel({"time": months, **at, **one}).values.any():
                 return False
         except READ_ERRORS:  # a broken chunk hides nothing; loading names it
             return False
