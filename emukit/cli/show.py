@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from emukit.data.archive import Archive
@@ -14,6 +15,7 @@ from emukit.data.split import Split, is_hidden
 from emukit.data.window import Window
 from emukit.experiments.evaluate import Evaluation
 from emukit.metrics import Score
+from emukit.report.leaderboard import HEADINGS, PARTS
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -76,14 +78,12 @@ def encoding_table(encoder: FrameEncoder) -> Table:
 
 def score_table(title: str, scores: Mapping[str, Score]) -> Table:
     """Six numbers and the score, a line each."""
-    table = Table(title=title, title_justify="left", title_style="bold")
-    table.add_column("")
-    for heading in ("score", "tas month", "tas mean", "tas std", "pr month", "pr mean", "pr std"):
-        table.add_column(heading, justify="right")
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("", overflow="fold")
+    for heading in HEADINGS:
+        table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
     for name, score in scores.items():
-        parts = [
-            getattr(p, n) for p in score.parts.values() for n in ("monthly_rmse", "time_mean_rmse", "time_stddev_mae")
-        ]
+        parts = [getattr(p, n) for p in score.parts.values() for n in PARTS]
         table.add_row(name, f"{score.value:.4f}", *(f"{x:.3f}" for x in parts))
     return table
 

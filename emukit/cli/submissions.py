@@ -84,7 +84,8 @@ def score(
     from emukit.cli.show import score_table
     from emukit.data.named import span_truth
     from emukit.data.split import make_split
-    from emukit.experiments.table import SCORE_FILE
+    from emukit.experiments import table
+    from emukit.experiments.run import benchmark
     from emukit.files import write_text
     from emukit.submission import score_csv, score_submission
 
@@ -95,8 +96,9 @@ def score(
         archive = o.open_named(truth, card, convert, report)
         split = make_split(archive, protocol)
         result = score_submission(csv, span_truth(archive, split.test), archive.grid)
-        split_name = f"{split.protocol} test: {split.test.text(archive)} [{archive.card.name}]"
+        name = benchmark(archive.card)
+        split_name = table.split_name(name, split.protocol, "test", [split.test.text(archive)])
     Console().print(score_table(f"{split_name} (lower is better)", {csv.name: result}))
     if save:
-        write_text(csv.parent / SCORE_FILE, json.dumps({"split": split_name, **result.as_dict()}, indent=1))
-        typer.echo(f"wrote {csv.parent / SCORE_FILE}")
+        write_text(csv.parent / table.SCORE_FILE, json.dumps({"split": split_name, **result.as_dict()}, indent=1))
+        typer.echo(f"wrote {csv.parent / table.SCORE_FILE}")

@@ -96,6 +96,7 @@ class Card(_Part):
     """A data set's card.
 
     Attributes:
+        benchmark: Scores on stores of one benchmark stand in one ranking; the card's own name when empty.
         by_layout: Whether a store that does not name its card may be recognised as this one.
         hidden: Scenario to the months hidden by zeros, as offsets from its end.
         oddities: What a user should know before trusting the data, one sentence each.
@@ -106,6 +107,7 @@ class Card(_Part):
     source: str
     licence: str
     url: str = ""
+    benchmark: str = ""
     by_layout: bool = True
     scenarios: Annotated[list[str], Field(min_length=1)]
     targets: Annotated[dict[str, Quantity], Field(min_length=1)]

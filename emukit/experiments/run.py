@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from emukit.data.archive import Archive
+from emukit.data.card import Card
 from emukit.data.frames import FrameEncoder
 from emukit.data.segments import SegmentSource
 from emukit.data.split import Split, make_split
@@ -202,7 +203,12 @@ def _begin(
         "protocol": split.protocol,
         "members": identity["members"],
         "seed": identity["seed"],
-        "data": {"source": archive.source, "card": archive.card.name, "digest": archive.digest},
+        "data": {
+            "source": archive.source,
+            "card": archive.card.name,
+            "benchmark": benchmark(archive.card),
+            "digest": archive.digest,
+        },
         "train": [s.text(archive) for s in split.train],
         "scored": {name: [s.text(archive) for s in spans] for name, spans in split.scored.items()},
         "notes": list(split.notes),
@@ -215,6 +221,11 @@ def _begin(
     }
     _write_record(folder, record)
     return record
+
+
+def benchmark(card: Card) -> str:
+    """The name under which scores on a card's stores are ranked together."""
+    return card.benchmark or card.name
 
 
 def _command() -> str:

@@ -6,17 +6,23 @@ Invariant: every number comes from a file that says on which months it was reach
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+
+from emukit.data.card import load_card
 from emukit.errors import RunError, SubmissionError
-from emukit.experiments.run import Run, read_run
+from emukit.experiments.run import Run, benchmark, read_run
 from emukit.report.leaderboard import NUMBERS, Row
 from emukit.report.published import load_published
 from emukit.submission import ENTRY_FILE, read_entry
 
 SCORE_FILE = "score.json"
+# The competition's store ends in January 2100; its cards count held-out months from there.
+LAST_MONTH = np.datetime64("2100-01", "M")
 
 
 def collect_rows(places: Iterable[Path], published: bool = True) -> list[Row]:
@@ -36,19 +42,26 @@ def collect_rows(places: Iterable[Path], published: bool = True) -> list[Row]:
             )
         for folder in found:
             rows += _run_rows(read_run(folder)) if (folder / "run.json").exists() else _entry_rows(folder)
-    rows += published_rows() if published else []
+    if published:
+        measured = {r.split for r in rows if r.kind == "floor"}
+        rows += [r for r in published_rows() if r.kind != "floor" or r.split not in measured]
     # Every run of a split carries the same floors: one line of each is enough.
     return list({(r.split, r.name, r.kind, r.seed, r.score): r for r in rows}.values())
 
 
 def published_rows() -> list[Row]:
     """What others reached, each with its split and source."""
-    return [
-        Row(
-            r.name, "floor" if r.floor else "published", r.split, r.score, dict(r.numbers), None, r.parameters, r.source
-        )
-        for r in load_published()
-    ]
+    rows = []
+    for r in load_published():
+        numbers = {f"{v}.{k}": x for v, parts in r.parts.items() for k, x in asdict(parts).items()}
+        place = f"place {r.place}: " if r.place and r.place[0].isdigit() else ""
+        board = f"leaderboard {r.leaderboard}" if r.leaderboard else ""
+        words = (board, "computed from the six numbers" if r.computed else "", r.note, r.source)
+        kind: Literal["floor", "published"] = "floor" if r.kind == "floor" else "published"
+        split = _published_split(r.protocol, r.part)
+        note = "; ".join(w for w in words if w)
+        rows.append(Row(place + r.name, kind, split, r.score, numbers, None, r.parameters, note))
+    return rows
 
 
 def numbers_of(score: Mapping[str, Any]) -> dict[str, float]:
@@ -56,9 +69,17 @@ def numbers_of(score: Mapping[str, Any]) -> dict[str, float]:
     return {n: float(score[n.split(".")[0]][n.split(".")[1]]) for n in NUMBERS}
 
 
-def split_name(protocol: str, evaluation: Mapping[str, Any]) -> str:
-    """How the leaderboard names what was scored: `k360 validation: ssp370 2060-02..2070-01 member 0`."""
-    return f"{protocol} {evaluation['set']}: {'; '.join(evaluation['spans'])}"
+def split_name(benchmark: str, protocol: str, part: str, spans: Sequence[str]) -> str:
+    """How the leaderboard names what was scored: `cse151b k360 validation: ssp370 2060-02..2070-01 member 0`."""
+    return f"{benchmark} {protocol} {part}: {'; '.join(spans)}"
+
+
+def _published_split(protocol: str, part: str) -> str:
+    """The name under which runs on the competition's own store are ranked, for the span that a publication scored."""
+    card = load_card("cse151b-2025")
+    spec = getattr(card.protocols[protocol], part)[0]
+    first, last = LAST_MONTH + spec.months[0] + 1, LAST_MONTH + spec.months[1]
+    return split_name(benchmark(card), protocol, part, [f"{spec.scenario} {first}..{last} member {spec.member}"])
 
 
 def _folders(place: Path) -> list[Path]:
@@ -70,7 +91,8 @@ def _run_rows(run: Run) -> list[Row]:
     for path in sorted((run.folder / "scores").glob("*.json")):
         evaluation = run.evaluation(path.stem)
         assert evaluation is not None
-        split = split_name(run.record["protocol"], evaluation) + f" [{run.record['data']['card']}]"
+        data = run.record["data"]
+        split = split_name(data["benchmark"], run.record["protocol"], evaluation["set"], evaluation["spans"])
         # A closed-form fit has no random part: its seed says nothing.
         seed = run.record["seed"] if run.record.get("parameters") else None
         parameters = run.record.get("parameters")

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -31,7 +32,7 @@ class Row:
         name: Of the run, submission or publication.
         kind: ``run``, ``submission``, ``published`` or ``floor``.
         split: What was scored: rows are ranked only beside rows of the same split.
-        score: The official score, lower is better.
+        score: The official score, lower is better; None where a publication gave none on these months.
         numbers: The six numbers by ``variable.part``; fewer where a publication gave fewer.
         seed: Of the training, where there is one.
         parameters: Of a network, where known.
@@ -41,7 +42,7 @@ class Row:
     name: str
     kind: Literal["run", "submission", "published", "floor"]
     split: str
-    score: float
+    score: float | None
     numbers: dict[str, float]
     seed: int | None = None
     parameters: int | None = None
@@ -55,25 +56,22 @@ def ranked(rows: Sequence[Row]) -> dict[str, list[Row]]:
         groups.setdefault(row.split, []).append(row)
     own = {s for s, g in groups.items() if any(r.kind in ("run", "submission") for r in g)}
     order = sorted(groups, key=lambda s: (s not in own, s))
-    return {s: sorted(groups[s], key=lambda r: r.score) for s in order}
+    return {s: sorted(groups[s], key=lambda r: (r.score is None, r.score or 0.0)) for s in order}
 
 
 def tables(rows: Sequence[Row]) -> list[RenderableType]:
     """One rich table a split."""
     out: list[RenderableType] = []
     for split, group in ranked(rows).items():
-        table = Table(title=split, title_justify="left", title_style="bold")
+        table = Table(title=split, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("#", justify="right")
-        table.add_column("entry", overflow="fold")
-        table.add_column("kind")
+        table.add_column("entry", overflow="fold", ratio=1)
         for heading in HEADINGS:
-            table.add_column(heading, justify="right")
-        table.add_column("parameters", justify="right")
+            table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
         for place, row in _places(group):
             # Text, not markup: a run's name may hold brackets.
             style = "dim" if row.kind == "floor" else "cyan" if row.kind == "published" else ""
-            cells = (place, _label(row), row.kind, *_cells(row), f"{row.parameters:,}" if row.parameters else "")
-            table.add_row(*(Text(c) for c in cells), style=style)
+            table.add_row(*(Text(c) for c in (place, _terminal_label(row), *_cells(row))), style=style)
         out.append(table)
     return out
 
@@ -112,8 +110,9 @@ def _places(group: Sequence[Row]) -> list[tuple[str, Row]]:
     """Floors are lines to compare with, not competitors: they take no place."""
     out, place = [], 0
     for row in group:
-        place += row.kind != "floor"
-        out.append(("" if row.kind == "floor" else str(place), row))
+        ranks = row.kind != "floor" and row.score is not None
+        place += ranks
+        out.append((str(place) if ranks else "", row))
     return out
 
 
@@ -121,5 +120,12 @@ def _label(row: Row) -> str:
     return row.name if row.seed is None else f"{row.name} (seed {row.seed})"
 
 
+def _terminal_label(row: Row) -> str:
+    # A terminal has no room for a column of its own.
+    kind = "" if row.kind in ("run", "submission") else f"{row.kind}: "
+    return f"{kind}{_label(row)}"
+
+
 def _cells(row: Row) -> list[str]:
-    return [f"{row.score:.4f}", *(f"{row.numbers[n]:.3f}" if n in row.numbers else "" for n in NUMBERS)]
+    score = "" if row.score is None else f"{row.score:.4f}"
+    return [score, *(f"{row.numbers[n]:.3f}" if n in row.numbers else "" for n in NUMBERS)]

@@ -300,6 +300,7 @@ def test_a_finer_grid_shows_the_same_planet() -> None:
     for a, b, tolerance in ((coarse.land, fine.land, 0.08), (coarse.orography, fine.orography, 120.0)):
         blocks = b.reshape(24, 4, 36, 4).mean((1, 3))
         assert abs(a - blocks).mean() < tolerance
+    np.testing.assert_array_equal(coarse.land_at(fine.grid), fine.land)
     assert coarse.grid.mean(coarse.land) == pytest.approx(0.29, abs=0.02)
     assert (coarse.land[0] > 0.99).all()
 

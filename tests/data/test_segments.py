@@ -64,7 +64,7 @@ def test_mean_target_is_the_mean_of_the_training_members():
 
 @pytest.mark.parametrize("members", ["mean", "random", "all"])
 def test_an_epoch_holds_every_training_month_and_no_other(members):
-    archive, split, _, _, source = make_source(members, hidden={"ssp126": (30, 40)})
+    _, split, _, _, source = make_source(members, hidden={"ssp126": (30, 40)})
     trained = {(s.scenario, t) for s in split.train for t in range(s.start, s.stop)}
     for epoch in range(5):
         batches = source.epoch(epoch, seed=3)
@@ -106,7 +106,7 @@ def test_dropped_lead_in_trains_on_no_month_without_history():
 
 
 def test_a_hidden_month_never_reaches_a_target():
-    archive, _, encoder, normalizer, source = make_source(hidden={"ssp585": (50, 60)}, members="all")
+    archive, _, _, _, source = make_source(hidden={"ssp585": (50, 60)}, members="all")
     for segments in source.epoch(0, seed=1):
         for g in segments:
             span = source.spans[g.span]
