@@ -15,6 +15,7 @@ import numpy as np
 import xarray as xr
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from emukit.data.chunks import READ_ERRORS
 from emukit.errors import EmukitError, StoreError
 from emukit.files import shipped
 
@@ -205,7 +206,7 @@ def identify_card(ds: xr.Dataset) -> Card:
     if ATTRIBUTE in ds.attrs:
         return load_card(str(ds.attrs[ATTRIBUTE]))
     cards = [c for c in map(load_card, SHIPPED) if c.by_layout]
-    scenarios = {str(s) for s in np.atleast_1d(ds["ssp"].values)} if "ssp" in ds.coords else set()
+    scenarios = set(_scenarios(ds))
     fitting = [c for c in cards if scenarios <= set(c.scenarios) and sum(v in ds for v in c.quantities) > 1]
     if not fitting:
         raise StoreError(
@@ -219,17 +220,26 @@ def identify_card(ds: xr.Dataset) -> Card:
     return next((c for c in fitting if _hides(ds, c)), fitting[-1])
 
 
+def _scenarios(ds: xr.Dataset) -> list[str]:
+    dim = next((d for d in ("ssp", "scenario") if d in ds.coords), None)
+    return [] if dim is None else [str(s) for s in np.atleast_1d(ds[dim].values)]
+
+
 def _hides(ds: xr.Dataset, card: Card) -> bool:
-    # The first and last month of each hidden span are enough to tell the cards apart, and cost a chunk each.
-    target = next((v for v in card.targets if v in ds), None)
-    if target is None or "ssp" not in ds[target].dims or "time" not in ds[target].dims:
+    # One member's first and last month of each hidden span tell the cards apart, and cost a chunk each.
+    target = next((ds[v] for v in card.targets if v in ds), None)
+    names = _scenarios(ds)
+    if target is None or "time" not in target.dims:
         return False
-    names = [str(s) for s in np.atleast_1d(ds["ssp"].values)]
+    one: dict[str, int] = {d: 0 for d in ("member_id", "member") if d in target.dims}
     for scenario, (start, stop) in card.hidden.items():
         if scenario not in names:
             continue
+        at: dict[str, int] = {d: names.index(scenario) for d in ("ssp", "scenario") if d in target.dims}
         months = [m for m in (start, stop - 1) if -m <= ds.sizes["time"]]
-        probe = ds[target].isel(ssp=names.index(scenario), time=months).values
-        if probe.any():
+        try:
+            if target.isel({"time": months, **at, **one}).values.any():
+                return False
+        except READ_ERRORS:  # a broken chunk hides nothing; loading names it
             return False
     return True

@@ -55,7 +55,7 @@ def refuse_not_finite(layout: Layout, loaded: Loaded, present: Mask, findings: F
 def _refuse_value(
     name: str, where: str, values: NDArray[np.floating], months: int, layout: Layout, findings: Findings
 ) -> None:
-    bad = np.atleast_1d(~np.isfinite(values))
+    bad: Mask = np.atleast_1d(np.logical_not(np.isfinite(values)))
     if values.ndim == 2:
         y, x = np.argwhere(bad)[0]
         where += f", lat {layout.grid.lat[y]:.2f}, lon {layout.grid.lon[x]:.2f}"
@@ -70,7 +70,8 @@ def _refuse_value(
 
 def hidden_months(layout: Layout, loaded: Loaded, present: Mask) -> Mask:
     """(S, T) True where every target of every member is zero."""
-    hidden = np.repeat(present.any(axis=1)[:, None], len(layout.months), axis=1)
+    hidden: Mask = np.ones((len(layout.names), len(layout.months)), bool)
+    hidden[~np.asarray(present.any(axis=1))] = False
     for zero in _zero(layout, loaded).values():
         # An absent member hides nothing and shows nothing.
         hidden &= (zero | ~present[:, :, None]).all(axis=1)

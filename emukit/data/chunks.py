@@ -15,7 +15,9 @@ from typing import Any
 
 import numpy as np
 import zarr
+from numcodecs.blosc import Blosc
 from numpy.typing import NDArray
+from zarr.codecs import BloscCodec
 from zarr.core.metadata import ArrayV2Metadata
 
 from emukit.errors import StoreError
@@ -43,6 +45,8 @@ class ChunkedArray:
     def __init__(self, array: zarr.Array[Any], root: Path) -> None:
         self.array, self.folder = array, root / array.path
         self.chunk: tuple[int, ...] = array.shards or array.chunks
+        last = array.compressors[-1:]
+        self._blosc = array.shards is None and isinstance(next(iter(last), None), Blosc | BloscCodec)
 
     def at(self, coords: tuple[int, ...]) -> Chunk:
         """The chunk of these chunk coordinates."""
@@ -69,6 +73,9 @@ class ChunkedArray:
         try:
             if isinstance(self.array.metadata, ArrayV2Metadata):
                 return self._decode_v2(self.array.metadata, chunk)
+            if self._blosc and chunk.file.exists():
+                with chunk.file.open("rb") as f:
+                    _check_blosc(f.read(16), chunk.file.stat().st_size)
             return np.asarray(self.array[chunk.slices])
         except READ_ERRORS as e:
             size = chunk.file.stat().st_size if chunk.file.exists() else 0
@@ -82,6 +89,8 @@ class ChunkedArray:
             data: Any = chunk.file.read_bytes()
         except FileNotFoundError:
             return np.full([s.stop for s in cut], metadata.fill_value, self.array.dtype)
+        if self._blosc:
+            _check_blosc(data, len(data))
         for codec in (metadata.compressor, *reversed(metadata.filters or ())):
             if codec is not None:
                 data = codec.decode(data)
@@ -89,6 +98,13 @@ class ChunkedArray:
         if values.size != prod(self.chunk):
             raise ValueError(f"it holds {values.size} values instead of {prod(self.chunk)}")
         return values.reshape(self.chunk, order=metadata.order)[cut]
+
+
+def _check_blosc(header: bytes, size: int) -> None:
+    # Blosc's decoder believes the size in the header (bytes 12-15) and reads past the end of a file that was cut.
+    stated = int.from_bytes(header[12:16], "little")
+    if len(header) < 16 or stated != size:
+        raise ValueError(f"its header says {stated} bytes")
 
 
 def _first_line(error: BaseException) -> str:
