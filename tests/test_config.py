@@ -21,7 +21,14 @@ def test_all_mistakes_are_listed_with_their_paths():
     with pytest.raises(RecipeError) as error:
         check(Outer, {"inner": {"size": "3", "colour": 1}, "rate": "fast", "speed": 2}, source="mine.toml")
     text = str(error.value)
-    for path in ("inner.size", "inner.colour: unknown key", "rate", "speed: unknown key", "4 wrong settings", "mine.toml"):
+    for path in (
+        "inner.size",
+        "inner.colour: unknown key",
+        "rate",
+        "speed: unknown key",
+        "4 wrong settings",
+        "mine.toml",
+    ):
         assert path in text
 
 

@@ -73,10 +73,10 @@ def load_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Opt
         if content["cuda_rng"] and torch.cuda.is_available():
             torch.cuda.set_rng_state_all(content["cuda_rng"])
         return TrainingState(**content["state"])
-    except (RuntimeError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as e:
+    except (RuntimeError, OSError, KeyError, TypeError, ValueError, EOFError, pickle.UnpicklingError) as e:
         raise RunError(
             f"the checkpoint {path} cannot be used",
-            found=str(e).splitlines()[0],
+            found=_first_line(e),
             expected="a whole checkpoint of this very network",
             hint="remove the run folder and train again",
         ) from e
@@ -99,6 +99,10 @@ def load_best(folder: Path, network: nn.Module) -> None:
     except (OSError, RuntimeError, SafetensorError) as e:
         raise RunError(
             f"the best weights in {folder} cannot be used",
-            found=str(e).splitlines()[0],
+            found=_first_line(e),
             hint="remove the run folder and train again",
         ) from e
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

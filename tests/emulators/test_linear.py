@@ -46,7 +46,9 @@ def test_all_members_at_once_equal_every_member_as_a_row(climate):
     rows, month, truth = np.concatenate(rows), np.concatenate(month), np.concatenate(truth)
     z = (rows - rows.mean(0)) / rows.std(0)
     scenario = archive["ssp370"]
-    x = (np.stack([scenario.forcings["CO2"], archive.grid.mean(scenario.forcings["SO2"])], 1) - rows.mean(0)) / rows.std(0)
+    x = (
+        np.stack([scenario.forcings["CO2"], archive.grid.mean(scenario.forcings["SO2"])], 1) - rows.mean(0)
+    ) / rows.std(0)
     predicted = emulator.predict_fields(scenario, 0, 24)[:, 0, 1, 2]
     for m in range(12):
         a, y = z[month == m], truth[month == m]
@@ -83,7 +85,9 @@ def test_climatology_is_the_training_mean_of_each_month(climate):
         for m in s.members
     ]
     np.testing.assert_allclose(
-        emulator.predict_fields(archive["ssp245"], 16, 17)[0], np.concatenate(fields).mean(0, dtype=np.float64), rtol=1e-6
+        emulator.predict_fields(archive["ssp245"], 16, 17)[0],
+        np.concatenate(fields).mean(0, dtype=np.float64),
+        rtol=1e-6,
     )
 
 
@@ -112,7 +116,13 @@ def test_regions_wrap_through_greenwich(climate):
 
 @pytest.mark.parametrize(
     ("features", "error"),
-    [((), RecipeError), (("CO2~x",), RecipeError), (("N2O",), ProtocolError), (("SO2@atlantis",), RecipeError), (("CO2@europe",), ProtocolError)],
+    [
+        ((), RecipeError),
+        (("CO2~x",), RecipeError),
+        (("N2O",), ProtocolError),
+        (("SO2@atlantis",), RecipeError),
+        (("CO2@europe",), ProtocolError),
+    ],
 )
 def test_features_that_do_not_exist_are_refused(climate, features, error):
     with pytest.raises(error):

@@ -1,0 +1,277 @@
+"""Training that a crash, a signal or a bad batch changes, loses or hides."""
+
+import json
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+import torch
+from coded import warming_archive
+
+from emukit.errors import RunError, TrainingError
+from emukit.experiments.recipe import load_recipe
+from emukit.experiments.run import read_run, train_run
+from emukit.progress import Reporter
+from emukit.training import loop, optim
+from emukit.training.checkpoint import LAST
+from emukit.training.log import MetricsLog, read_lines
+from emukit.training.settings import OptimizerSettings
+
+SETTINGS = [
+    "model.hidden=8",
+    "model.features=6",
+    "model.width=4",
+    "model.stages=1",
+    "model.pool_rows=1",
+    "model.pool_columns=2",
+    "model.dropout=0.2",
+    "inputs.window.history=3",
+    "training.epochs=3",
+    "training.segments.length=12",
+    "training.segments.per_batch=4",
+    "training.optimizer.warmup_steps=3",
+]
+QUIET = Reporter(quiet=True)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def recipe(*more):
+    return load_recipe("cnn-gru", None, [*SETTINGS, *more])
+
+
+def run(folder, *more, resume=False, archive=None, seed=0):
+    archive = archive or warming_archive()
+    return train_run(archive, recipe(*more), folder, protocol="k360", seed=seed, resume=resume, reporter=QUIET)
+
+
+def weights(folder):
+    return (folder / "emulator" / "arrays.safetensors").read_bytes()
+
+
+def numbers(folder):
+    """The record of every epoch, but for the time it took."""
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in read_lines(folder / "metrics.jsonl")]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    run(folder)
+    return folder
+
+
+@pytest.mark.parametrize("stop_at", [1, 7, 13, 26])
+def test_interrupted_and_resumed_run_is_bit_for_bit_the_whole_one(tmp_path, whole, monkeypatch, stop_at):
+    """A signal after any step: within an epoch, at its last step, in a later one."""
+    count = 0
+    step = torch.optim.AdamW.step
+
+    def counted(self, *args, **kwargs):
+        nonlocal count
+        count += 1
+        if count == stop_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", counted)
+    with pytest.raises(loop.Interrupted):
+        run(tmp_path / "run")
+    assert count == stop_at
+    assert not read_run(tmp_path / "run").finished
+    torch.manual_seed(99)  # what happened in between must not matter
+    run(tmp_path / "run", resume=True)
+    assert weights(tmp_path / "run") == weights(whole)
+    assert numbers(tmp_path / "run") == numbers(whole)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_crash_between_log_and_checkpoint_does_not_count_an_epoch_twice(tmp_path, whole, monkeypatch):
+    save = loop.save_checkpoint
+
+    def crash(folder, state, *rest):
+        if state.epoch == 2:
+            raise OSError("power cut")
+        save(folder, state, *rest)
+
+    monkeypatch.setattr(loop, "save_checkpoint", crash)
+    with pytest.raises(OSError, match="power cut"):
+        run(tmp_path / "run")
+    assert len(read_lines(tmp_path / "run" / "metrics.jsonl")) == 2
+    monkeypatch.setattr(loop, "save_checkpoint", save)
+    run(tmp_path / "run", resume=True)
+    assert weights(tmp_path / "run") == weights(whole)
+    assert numbers(tmp_path / "run") == numbers(whole)
+
+
+def test_best_epoch_is_kept_not_the_last(tmp_path, monkeypatch):
+    """Scores that worsen after the first epoch: the emulator must hold the first epoch's weights."""
+    from emukit.experiments import run as module
+
+    real, calls, kept = module.score_emulator, [], []
+
+    def worsening(emulator, archive, spans):
+        score = real(emulator, archive, spans)
+        if not calls:
+            kept.append({k: v.clone() for k, v in emulator.network.state_dict().items()})
+        calls.append(score)
+        parts = {
+            v: type(p)(p.monthly_rmse + len(calls), p.time_mean_rmse, p.time_stddev_mae) for v, p in score.parts.items()
+        }
+        return type(score)(parts, score.months)
+
+    monkeypatch.setattr(module, "score_emulator", worsening)
+    finished, _ = run(tmp_path / "run")
+    assert finished.record["best_epoch"] == 1
+    network = finished.emulator().network.state_dict()
+    assert all(torch.equal(network[k], v) for k, v in kept[0].items())
+
+
+def test_early_stopping_stops_and_resume_does_not_start_again(tmp_path, monkeypatch):
+    from emukit.experiments import run as module
+
+    real, calls = module.score_emulator, []
+
+    def worsening(*args):
+        calls.append(1)
+        score = real(*args)
+        parts = {v: type(p)(p.monthly_rmse + 10 * len(calls), 0.0, 0.0) for v, p in score.parts.items()}
+        return type(score)(parts, score.months)
+
+    monkeypatch.setattr(module, "score_emulator", worsening)
+    first, _ = run(tmp_path / "run", "training.epochs=9", "training.patience=2")
+    assert first.record["epochs"] == 3
+    again, _ = run(tmp_path / "run", "training.epochs=9", "training.patience=2", resume=True)
+    assert again.record["epochs"] == 3
+
+
+def test_not_finite_loss_names_the_batch_and_keeps_the_checkpoint(tmp_path, monkeypatch):
+    archive = warming_archive()
+    from emukit.data.segments import SegmentSource
+
+    batch = SegmentSource.batch
+    steps = []
+
+    def poisoned(self, segments):
+        out = batch(self, segments)
+        steps.append(segments)
+        if len(steps) == self.steps_per_epoch + 2:
+            out.targets[0, 0, 0, 0, 0] = float("nan")
+            self.poisoned = self.address(segments)
+        return out
+
+    monkeypatch.setattr(SegmentSource, "batch", poisoned)
+    with pytest.raises(TrainingError, match="epoch 2, step 2") as error:
+        run(tmp_path / "run", archive=archive)
+    assert "ssp" in str(error.value)
+    assert "2015-" in str(error.value) or "20" in str(error.value)
+    assert (tmp_path / "run" / LAST).exists()
+    assert len(read_lines(tmp_path / "run" / "metrics.jsonl")) == 1
+
+
+def test_existing_run_is_refused_and_another_configuration_is_not_resumed(tmp_path, whole):
+    with pytest.raises(RunError, match="exists"):
+        run(whole)
+    with pytest.raises(RunError, match="another recipe"):
+        run(whole, "training.optimizer.learning_rate=0.5", resume=True)
+    with pytest.raises(RunError, match="another seed"):
+        run(whole, resume=True, seed=5)
+    with pytest.raises(RunError, match="another data"):
+        run(whole, resume=True, archive=warming_archive(seed=4))
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 nonsense", None])
+def test_damaged_checkpoint_is_refused(tmp_path, whole, damage):
+    import shutil
+
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    content = (folder / LAST).read_bytes()
+    (folder / LAST).write_bytes(content[: len(content) // 2] if damage is None else damage)
+    with pytest.raises(RunError, match="cannot be used"):
+        run(folder, resume=True)
+
+
+def test_pickled_code_in_a_checkpoint_is_not_run(tmp_path, whole):
+    import pickle
+    import shutil
+
+    folder, mark = tmp_path / "run", tmp_path / "ran"
+    shutil.copytree(whole, folder)
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(mark),)
+
+    (folder / LAST).write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(RunError):
+        run(folder, resume=True)
+    assert not mark.exists()
+
+
+def test_other_seed_is_another_run_and_the_same_seed_the_same(tmp_path, whole):
+    run(tmp_path / "same")
+    run(tmp_path / "other", seed=1)
+    assert weights(tmp_path / "same") == weights(whole)
+    assert weights(tmp_path / "other") != weights(whole)
+
+
+def test_record_says_what_and_from_what(whole):
+    record = json.loads((whole / "run.json").read_text())
+    assert record["state"] == "finished"
+    assert record["parameters"] == sum(v.size for k, v in _arrays(whole).items() if k.startswith("network."))
+    assert {"torch", "numpy", "emukit", "python"} <= set(record["versions"])
+    assert record["scored"]["validation"] == ["ssp370 2023-02..2025-01 member 0"]
+    assert len(record["data"]["digest"]) == 64
+
+
+def _arrays(folder):
+    from safetensors.numpy import load_file
+
+    return load_file(folder / "emulator" / "arrays.safetensors")
+
+
+def test_learning_rate_warms_up_peaks_and_ends_where_it_should():
+    settings = OptimizerSettings(learning_rate=1.0, final_learning_rate=0.1, warmup_steps=4)
+    rates = [optim.learning_rate(s, 20, settings) for s in range(20)]
+    np.testing.assert_allclose(rates[:5], [0.25, 0.5, 0.75, 1.0, 1.0])
+    assert rates[-1] == pytest.approx(0.1)
+    assert all(a >= b for a, b in zip(rates[4:], rates[5:], strict=False))
+
+
+def test_biases_are_not_decayed():
+    network = torch.nn.Linear(3, 2)
+    groups = optim.make_optimizer(network, OptimizerSettings(weight_decay=0.3)).param_groups
+    decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
+    assert (decay[id(network.weight)], decay[id(network.bias)]) == (0.3, 0.0)
+
+
+def test_log_cut_short_by_a_crash_is_read_up_to_the_cut(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
+    assert [line["epoch"] for line in read_lines(path)] == [1, 2]
+    MetricsLog(path, keep_epochs=1).append({"epoch": 2})
+    assert [line["epoch"] for line in read_lines(path)] == [1, 2]
+
+
+def test_signals_are_left_alone_outside_the_main_thread():
+    seen = []
+
+    def body():
+        with loop._stop_requests() as event:
+            seen.append(event.is_set())
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    assert seen == [False]
