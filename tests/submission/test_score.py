@@ -17,7 +17,8 @@ from emukit.metrics import Moments, score_moments
 from emukit.submission import Layout, score_csv, score_submission, write_submission
 from tests.submission.cases import GRID, coded, lines_of, save
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "competition_metric.json").read_text())["cases"]
+GOLDEN_FOLDER = Path(__file__).parents[1] / "golden"
+GOLDEN = json.loads((GOLDEN_FOLDER / "competition_metric.json").read_text())["cases"]
 
 
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda c: f"seed{c['seed']}")
@@ -181,10 +182,39 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_layout_read_off_shuffled_ids_is_the_layout() -> None:
-    layout = Layout.of(GRID, 24)
+    # Neither sorts as text as it does as a number.
+    layout = Layout.of(Grid(np.array([-60.0, -5.0, 60.0]), np.array([5.0, 95.0, 185.0])), 24)
     ids = layout.ids.take(np.random.default_rng(0).permutation(layout.size))
     found = Layout.from_ids(ids)
     assert (found.months, set(found.variables), found.lat, found.lon) == (24, {"tas", "pr"}, layout.lat, layout.lon)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("span", "ssp", "start", "stop"),
+    [("ssp370 2060-02..2070-01 (120 months)", 2, 541, 661), ("ssp585 last 360 months", 3, 661, 1021)],
+)
+def test_golden_scores_of_a_real_run(
+    real_store: Path, tmp_path: Path, span: str, ssp: int, start: int, stop: int
+) -> None:
+    zarr = pytest.importorskip("zarr")
+    store = zarr.open_group(real_store, mode="r")
+    grid = Grid(np.asarray(store["y"]), np.asarray(store["x"]))
+    truth, prediction = (np.stack([store[v][ssp, start:stop, m] for v in ("tas", "pr")], 1) for m in (0, 1))
+    golden = json.loads((GOLDEN_FOLDER / "real_store_member1_vs_member0.json").read_text())[span]
+    write_submission(tmp_path / "p.csv", prediction, grid)
+    score = score_submission(tmp_path / "p.csv", truth, grid)
+    assert score.value == pytest.approx(golden["official_score"], rel=1e-6)
+    assert score.months == stop - start
+    exact = score_moments(Moments.of(prediction, truth), grid.weights)
+    for variable, parts in golden["parts"].items():
+        for name, value in parts.items():
+            assert getattr(exact.parts[variable], name) == pytest.approx(value, rel=1e-9)
+    write_submission(tmp_path / "t.csv", truth, grid)
+    print(
+        score_csv(tmp_path / "p.csv", tmp_path / "t.csv").value / golden["official_score"] - 1,
+        score.value / golden["official_score"] - 1,
+    )
 
 
 def test_the_plain_reference_is_the_official_scorer(tmp_path: Path) -> None:
