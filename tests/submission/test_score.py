@@ -141,12 +141,21 @@ def test_a_value_that_is_not_finite_gives_no_score(tmp_path: Path, number: str) 
         score_csv(save(tmp_path / "t.csv", lines_of(coded())), submission)
 
 
-@pytest.mark.parametrize("number", ["", "five", "1,5"])
+@pytest.mark.parametrize("number", ["", "NA", "five", "1,5"])
 def test_a_value_that_is_no_number_gives_no_score(tmp_path: Path, number: str) -> None:
     lines = lines_of(coded())
     lines[4] = lines[4].split(",")[0] + "," + number
-    with pytest.raises(SubmissionError, match="check-submission"):
+    with pytest.raises(SubmissionError, match="cannot be read as a submission") as error:
         score_submission(save(tmp_path / "p.csv", lines), coded(), GRID)
+    assert "check-submission" in error.value.hint
+
+
+def test_columns_of_other_names_give_no_score(tmp_path: Path) -> None:
+    lines = lines_of(coded())
+    for header in ("id,value", "ID,prediction", lines[1]):
+        path = save(tmp_path / "p.csv", [header, *lines[1:]])
+        with pytest.raises(SubmissionError, match="cannot be read as a submission"):
+            score_submission(path, coded(), GRID)
 
 
 def test_a_hidden_truth_gives_no_score(tmp_path: Path) -> None:
