@@ -23,6 +23,8 @@ from numpy.typing import NDArray
 from emukit.errors import SubmissionError
 from emukit.submission.write import COLUMNS, packing_of
 
+# Bit 0 of the general purpose flags, PKWARE APPNOTE 4.4.4.
+_ENCRYPTED = 0x1
 _MAGIC = {"gz": b"\x1f\x8b", "zip": b"PK"}
 
 
@@ -68,7 +70,8 @@ def open_csv(path: Path) -> Iterator[IO[bytes]]:
                     yield stream
             else:
                 yield raw
-    except (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile) as e:
+    except (EOFError, zlib.error, zipfile.BadZipFile, gzip.BadGzipFile, NotImplementedError) as e:
+        # NotImplementedError is zipfile's word for a compression it does not know.
         raise SubmissionError(
             f"{path.name} cannot be unpacked",
             found=str(e),
@@ -123,4 +126,6 @@ def _only_csv(path: Path, archive: zipfile.ZipFile) -> str:
             expected="exactly one .csv file inside",
             hint="pack the CSV alone",
         )
+    if archive.getinfo(names[0]).flag_bits & _ENCRYPTED:
+        raise SubmissionError(f"{path.name} is locked with a password", hint="pack the CSV without one")
     return names[0]

@@ -236,6 +236,19 @@ def test_an_archive_must_hold_one_csv(tmp_path: Path) -> None:
     assert check(tmp_path / "mac.zip") == []
 
 
+@pytest.mark.parametrize(("place", "value", "word"), [(8, 1, "password"), (10, 9, "unpacked")])
+def test_an_archive_that_python_cannot_open_is_named(tmp_path: Path, place: int, value: int, word: str) -> None:
+    """A password, or a compression method that zipfile does not know: flags and method of both its headers."""
+    path = packed(tmp_path / "a.zip")
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + place] = value
+    content[content.index(b"PK\x03\x04") + place - 2] = value
+    path.write_bytes(content)
+    (problem,) = check(path)
+    assert problem.kind == "unreadable"
+    assert word in problem.message
+
+
 def test_gzip_of_any_writer_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress("\n".join(lines_of(coded())).encode()))
     assert check(tmp_path / "a.csv.gz") == []

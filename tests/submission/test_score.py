@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from emukit.bench.references import score_by_merge
@@ -17,7 +18,8 @@ from emukit.metrics import Moments, score_moments
 from emukit.submission import Layout, score_csv, score_submission, write_submission
 from tests.submission.cases import GRID, coded, lines_of, save
 
-GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "competition_metric.json").read_text())["cases"]
+GOLDEN_FOLDER = Path(__file__).parents[1] / "golden"
+GOLDEN = json.loads((GOLDEN_FOLDER / "competition_metric.json").read_text())["cases"]
 
 
 @pytest.mark.parametrize("case", GOLDEN, ids=lambda c: f"seed{c['seed']}")
@@ -103,7 +105,14 @@ def test_packed_files_are_scored_alike(tmp_path: Path, ending: str) -> None:
 
 MISMATCHES = {
     "missing": (lambda s: [*s[:7], *s[8:]], "1 missing IDs, for example t000_tas_1.8._181.88"),
-    "unknown": (lambda s: [*s[:5], "t000_tas_9.99_1.88,3.0", *s[6:]], "1 unknown IDs, for example t000_tas_9.99_1.88"),
+    "unknown": (
+        lambda s: [*s[:5], "t000_tas_9.99_1.88,3.0", *s[6:]],
+        "1 missing IDs, .*; 1 unknown IDs, for example t000_tas_9.99_1.88",
+    ),
+    "unknown cell": (
+        lambda s: [*s[:75], "t003_tas_9.99_1.88,3.0", *s[76:]],
+        "1 missing IDs, .*; 1 unknown IDs, for example t003_tas_9.99_1.88\n",
+    ),
     "repeated": (lambda s: [*s, s[3]], "1 repeated IDs, for example t000_tas_-60.00_181.88"),
     "month": (lambda s: s[:-24], "24 missing IDs, for example t023_tas_-60.00_1.88"),
     "shift": (lambda s: [s[0], *lines_of(coded(), first=1)[1:]], "24 missing .* t000_tas.*; 24 unknown .* t024_tas"),
@@ -132,12 +141,21 @@ def test_a_value_that_is_not_finite_gives_no_score(tmp_path: Path, number: str) 
         score_csv(save(tmp_path / "t.csv", lines_of(coded())), submission)
 
 
-@pytest.mark.parametrize("number", ["", "five", "1,5"])
+@pytest.mark.parametrize("number", ["", "NA", "five", "1,5"])
 def test_a_value_that_is_no_number_gives_no_score(tmp_path: Path, number: str) -> None:
     lines = lines_of(coded())
     lines[4] = lines[4].split(",")[0] + "," + number
-    with pytest.raises(SubmissionError, match="check-submission"):
+    with pytest.raises(SubmissionError, match="cannot be read as a submission") as error:
         score_submission(save(tmp_path / "p.csv", lines), coded(), GRID)
+    assert "check-submission" in error.value.hint
+
+
+def test_columns_of_other_names_give_no_score(tmp_path: Path) -> None:
+    lines = lines_of(coded())
+    for header in ("id,value", "ID,prediction", lines[1]):
+        path = save(tmp_path / "p.csv", [header, *lines[1:]])
+        with pytest.raises(SubmissionError, match="cannot be read as a submission"):
+            score_submission(path, coded(), GRID)
 
 
 def test_a_hidden_truth_gives_no_score(tmp_path: Path) -> None:
@@ -181,10 +199,45 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_layout_read_off_shuffled_ids_is_the_layout() -> None:
-    layout = Layout.of(GRID, 24)
+    # Neither sorts as text as it does as a number.
+    layout = Layout.of(Grid(np.array([-60.0, -5.0, 60.0]), np.array([5.0, 95.0, 185.0])), 24)
     ids = layout.ids.take(np.random.default_rng(0).permutation(layout.size))
     found = Layout.from_ids(ids)
     assert (found.months, set(found.variables), found.lat, found.lon) == (24, {"tas", "pr"}, layout.lat, layout.lon)
+
+
+def test_positions_are_those_of_the_order_and_minus_one_elsewhere() -> None:
+    layout = Layout.of(GRID, 24)
+    ids = layout.ids.to_pylist()
+    asked = [ids[500], "t024" + ids[1][4:], "t003_tas_9.99_1.88", "", "t000", "é" * 30, ids[0]]
+    assert layout.positions(pa.chunked_array([asked])).tolist() == [500, -1, -1, -1, -1, -1, 0]
+    assert layout.id_at(500) == ids[500]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("span", "ssp", "start", "stop"),
+    [("ssp370 2060-02..2070-01 (120 months)", 2, 541, 661), ("ssp585 last 360 months", 3, 661, 1021)],
+)
+def test_golden_scores_of_a_real_run(
+    real_store: Path, tmp_path: Path, span: str, ssp: int, start: int, stop: int
+) -> None:
+    zarr = pytest.importorskip("zarr")
+    store = zarr.open_group(real_store, mode="r")
+    grid = Grid(np.asarray(store["y"]), np.asarray(store["x"]))
+    truth, prediction = (np.stack([store[v][ssp, start:stop, m] for v in ("tas", "pr")], 1) for m in (0, 1))
+    golden = json.loads((GOLDEN_FOLDER / "real_store_member1_vs_member0.json").read_text())[span]
+    write_submission(tmp_path / "p.csv", prediction, grid)
+    score = score_submission(tmp_path / "p.csv", truth, grid)
+    assert score.value == pytest.approx(golden["official_score"], rel=1e-9)
+    assert score.months == stop - start
+    exact = score_moments(Moments.of(prediction, truth), grid.weights)
+    for variable, parts in golden["parts"].items():
+        for name, value in parts.items():
+            assert getattr(exact.parts[variable], name) == pytest.approx(value, rel=1e-9)
+    write_submission(tmp_path / "t.csv", truth, grid)
+    by_csv = score_csv(tmp_path / "p.csv", tmp_path / "t.csv").value
+    assert by_csv == pytest.approx(golden["official_score"], rel=1e-9)
 
 
 def test_the_plain_reference_is_the_official_scorer(tmp_path: Path) -> None:

@@ -97,12 +97,14 @@ def test_packed_files_hold_the_plain_one(tmp_path: Path) -> None:
         write_submission(tmp_path / f"a{ending}", coded(), GRID)
     plain = (tmp_path / "a.csv").read_bytes()
     assert gzip.decompress((tmp_path / "a.csv.gz").read_bytes()) == plain
+    # The fourth byte of gzip is its flags: none, so no name of a temporary file.
+    assert (tmp_path / "a.csv.gz").read_bytes()[3] == 0
     for name in ("a.zip", "a.csv.zip"):
         with zipfile.ZipFile(tmp_path / name) as archive:
             assert archive.namelist() == ["a.csv"]
             assert archive.testzip() is None
             assert archive.read("a.csv") == plain
-            assert archive.infolist()[0].external_attr >> 16 & 0o444  # unzip makes a file one may read
+            assert archive.infolist()[0].external_attr >> 16 == 0o644  # others may read what unzip makes
 
 
 @pytest.mark.parametrize(
