@@ -24,8 +24,10 @@ def bench(
 
     from emukit.bench.suite import figure_table, run_suite
     from emukit.data.named import data_source
+    from emukit.experiments.provenance import machine
 
     figures = run_suite(names or (), data_source(data), runs, o.reporter(False))
-    Console().print(figure_table(figures))
+    where = machine()
+    Console().print(figure_table(figures, f"{where['processor']}, {where['cores']} cores, medians of {runs}"))
     if not all(f.within for f in figures):
         raise typer.Exit(1)
