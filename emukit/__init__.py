@@ -1,0 +1,38 @@
+"""emukit: climate emulation from emission forcings to a scored submission.
+
+The names below are what notebooks need; everything else is imported from its module. Nothing heavy is imported until a
+name is used, so `import emukit` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from emukit.data.cf import truth_dataset as truth
+    from emukit.data.named import open_data
+    from emukit.data.store import open_store
+    from emukit.emulators.registry import load_emulator
+    from emukit.metrics.datasets import score_datasets as score
+
+_NAMES = {
+    "load_emulator": "emukit.emulators.registry:load_emulator",
+    "open_data": "emukit.data.named:open_data",
+    "open_store": "emukit.data.store:open_store",
+    "score": "emukit.metrics.datasets:score_datasets",
+    "truth": "emukit.data.cf:truth_dataset",
+}
+
+__all__ = ["load_emulator", "open_data", "open_store", "score", "truth"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module 'emukit' has no attribute {name!r}")
+    module, _, attribute = _NAMES[name].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_NAMES])

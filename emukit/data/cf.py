@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from emukit.data.archive import Months
+from emukit.data.archive import Archive, Months
 from emukit.data.grid import Grid
 
 ATTRIBUTES = {
@@ -62,3 +62,26 @@ def fields_to_dataset(
         },
         attrs={"Conventions": "CF-1.11", "scenario": scenario, "source": "emukit emulator", **(provenance or {})},
     )
+
+
+def truth_dataset(
+    archive: Archive, scenario: str, member: int = 0, start: str | None = None, stop: str | None = None
+) -> xr.Dataset:
+    """What the climate model said, in the form of a prediction.
+
+    Args:
+        archive: An opened store.
+        scenario: Name of the scenario.
+        member: Ensemble member.
+        start: First month, such as ``2060-02``; the scenario's first when None.
+        stop: Last month, included; the scenario's last when None.
+
+    Raises:
+        ProtocolError: No such scenario, member or month, or the months are hidden.
+    """
+    chosen = archive[scenario]
+    first = chosen.index(start) if start else 0
+    last = chosen.index(stop) + 1 if stop else len(chosen)
+    fields = chosen.truth(member, first, last)
+    source = {"source": f"{archive.card.name}, member {member}"}
+    return fields_to_dataset(fields, chosen.months[first:last], archive.grid, archive.variables, scenario, source)

@@ -1,0 +1,146 @@
+"""Mistakes that end in a traceback, in the wrong exit code, or with something half-written."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+
+
+@pytest.fixture
+def good_csv(emukit, linear_run, demo_store):
+    assert emukit("submit", linear_run, "--data", demo_store, "--out", "entry").code == 0
+    return Path("entry/submission.csv")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train nothing", "unknown emulator"),
+        ("train linear --members 0,9", "member 9"),
+        ("train linear --members 0,0", "twice"),
+        ("train linear --members a", "cannot read --members"),
+        ("train linear --protocol k999", "protocol k999"),
+        ("train linear --protocol loso:ssp999", "ssp999"),
+        ("train linear --set model.ridge=hard --set model.wrong=1", "2 wrong settings"),
+        ("train linear --set training.epochs=3", "training: unknown key"),
+        ("train cnn-gru --set inputs.window.history=2000", "inputs.window.history"),
+        ("train cnn-gru --set inputs.window.history=1100", "longer than the scenario"),
+        ("train cnn-gru --set training.segments.length=5000", "no training span"),
+        ("train cnn-gru --set inputs.seasonal=[\"moon\"]", "moon"),
+        ("train cnn-gru --set inputs.statics=[\"land\"]", "land"),
+        ("train cnn-gru --set inputs.forcings=[\"N2O\"]", "N2O"),
+        ("train cnn-gru --set model.stages=0", "cannot build"),
+        ("train cnn-gru --set loss.tas.mze=1", "mze"),
+        ("train cnn-gru --recipe missing.toml", "cannot read"),
+        ("train linear --data missing.zarr", "missing.zarr"),
+        ("train linear --convert tas", "cannot read --convert"),
+        ("train linear --card nocard", "nocard"),
+        ("evaluate nowhere", "not a run"),
+        ("evaluate RUN --split test", "hidden"),
+        ("evaluate RUN --split tomorrow", "no set 'tomorrow'"),
+        ("predict RUN --scenario ssp999 --out x.nc", "ssp999"),
+        ("predict RUN --scenario ssp245 --out x.txt", "cannot tell the format"),
+        ("submit RUN --pack rar", "cannot pack"),
+        ("score missing.csv STORE", "missing.csv"),
+        ("check-submission missing.csv --data STORE", "missing.csv"),
+        ("leaderboard nowhere", "holds no run"),
+        ("data demo d.zarr --grid 8by12", "cannot read --grid"),
+        ("data demo d.zarr --years 0", "years"),
+        ("data windows STORE --model linear", "reads no windows"),
+        ("models nothing", "unknown emulator"),
+        ("bench nothing", "unknown bench"),
+    ],
+)
+def test_mistake_is_one_clear_error_and_exit_code_2(emukit, demo_store, linear_run, words, message, tmp_path):
+    places = {"RUN": str(linear_run), "STORE": str(demo_store)}
+    arguments = [places.get(w, w) for w in words.split()]
+    if arguments[0] == "train" and "--data" not in arguments:
+        arguments += ["--data", str(demo_store)]
+    answer = emukit(*arguments)
+    assert answer.code == 2, answer
+    assert message in answer.err
+    assert "Traceback" not in answer.err
+    assert answer.err.count("error: ") == 1
+    assert [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix not in ("",)] == []
+
+
+def test_all_mistakes_of_a_recipe_are_listed(emukit, demo_store):
+    Path("r.toml").write_text('[training]\nepochs = "3"\nepoch = 4\n[model]\nhiden = 3\n[inputs.window]\nhistory = 0\n')
+    answer = emukit("train", "cnn-gru", "--data", demo_store, "--recipe", "r.toml")
+    assert answer.code == 2
+    for path in ("training.epochs", "training.epoch:", "model.hiden", "inputs.window.history", "r.toml"):
+        assert path in answer.err
+
+
+def test_debug_shows_the_traceback(emukit):
+    with pytest.raises(Exception, match="not a run"):
+        emukit("evaluate", "nowhere", "--debug")
+
+
+def test_truncated_run_is_named(emukit, demo_store):
+    words = ("train", "cnn-gru", "--data", demo_store, "--out", "net", *TINY)
+    assert emukit(*words).code == 0
+    record = Path("net/run.json")
+    content = record.read_text()
+    record.write_text(content[:100])
+    assert "damaged" in emukit("evaluate", "net").err
+    values = json.loads(content)
+    record.write_text(json.dumps({k: v for k, v in values.items() if k != "recipe"}))
+    assert "truncated" in emukit("evaluate", "net").err
+    record.write_text(json.dumps({**values, "state": "training"}))
+    answer = emukit("evaluate", "net")
+    assert answer.code == 2
+    assert "--resume" in answer.err
+
+
+def shift_ids(lines):
+    return [lines[0], *(f"t{int(line[1:4]) + 1:03d}{line[4:]}" for line in lines[1:])]
+
+
+def shift_content(lines):
+    """One month early: month t holds what belongs to month t + 1."""
+    cells = (len(lines) - 1) // 360
+    ids = [line.split(",")[0] for line in lines[1:]]
+    values = [line.split(",")[1] for line in lines[1:]]
+    return [lines[0], *(f"{i},{v}" for i, v in zip(ids, values[cells:] + values[:cells], strict=True))]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda x: x[:-5], "missing"),
+        (lambda x: [*x, x[7]], "duplicate"),
+        (lambda x: [*x, "t999_tas_0.00_0.00,1"], "t999"),
+        (lambda x: [x[0], x[2], x[1], *x[3:]], "order"),
+        (lambda x: [x[0], x[1].split(",")[0] + ",nan", *x[2:]], "finite"),
+        (lambda x: ["id,pred", *x[1:]], "header"),
+        (shift_ids, "t001"),
+        (shift_content, "early"),
+        (lambda x: x[: 1 + (len(x) - 1) * 120 // 360], "120"),
+    ],
+)
+def test_wrong_submission_is_named_and_exits_1(emukit, good_csv, demo_store, spoil, message):
+    lines = good_csv.read_text().splitlines()
+    Path("bad.csv").write_text("\n".join(spoil(lines)) + "\n")
+    answer = emukit("check-submission", "bad.csv", "--data", demo_store)
+    assert answer.code == 1, answer.out
+    assert message in answer.out
+
+
+def test_failed_submission_leaves_no_folder(emukit, linear_run, demo_store, monkeypatch):
+    from emukit.experiments import submit
+
+    monkeypatch.setattr(submit, "check_submission", lambda *a: ["made up"])
+    answer = emukit("submit", linear_run, "--data", demo_store, "--out", "entry")
+    assert answer.code == 2
+    assert "made up" in answer.err
+    assert not Path("entry").exists()
+    assert list(Path.cwd().glob(".entry*")) == []
+
+
+def test_emulator_of_another_grid_is_not_scored(emukit, linear_run):
+    assert emukit("data", "demo", "other.zarr", "--grid", "6x10", "--members", "1").code == 0
+    answer = emukit("evaluate", linear_run, "--data", "other.zarr")
+    assert answer.code == 2
+    assert "another grid" in answer.err
