@@ -30,7 +30,17 @@ def test_help_imports_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-    for verb in ("train", "evaluate", "predict", "submit", "check-submission", "score", "leaderboard", "models", "data"):
+    for verb in (
+        "train",
+        "evaluate",
+        "predict",
+        "submit",
+        "check-submission",
+        "score",
+        "leaderboard",
+        "models",
+        "data",
+    ):
         assert re.search(rf"\b{verb}\b", done.stdout)
 
 
@@ -144,7 +154,11 @@ def test_killed_run_resumes_to_the_same_weights(demo_store, tmp_path):
 def test_ctrl_c_saves_and_says_how_to_go_on(demo_store, tmp_path):
     words = ["train", "cnn-gru", "--data", str(demo_store), *TINY, "--set=training.epochs=500", "--out", "run"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "emukit", *words], cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "emukit", *words],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 60
     while not (tmp_path / "run" / "last.pt").exists() and time.monotonic() < deadline:
