@@ -52,7 +52,7 @@ def load(source: Source, layout: Layout, findings: Findings, reporter: Reporter)
     """Read every usable variable; blocks that cannot be read become problems in `findings`."""
     s, m, t = len(layout.names), len(layout.members), len(layout.months)
     shape = (m, t, len(layout.targets), *layout.grid.shape)
-    loaded = Loaded([np.empty(shape, np.float32) for _ in range(s if layout.targets else 0)], {})
+    loaded = Loaded([np.zeros(shape, np.float32) for _ in range(s if layout.targets else 0)], {})
     first: list[Task] = []
     then: list[Task] = []
     for v, (name, axes) in enumerate(layout.targets.items()):
@@ -109,8 +109,10 @@ def _read_target(blocks: Blocks, region: Region, v: int, loaded: Loaded) -> None
     for i, s in enumerate(range(*region.scenarios)):
         for j, m in enumerate(range(*region.members)):
             part = block[i, :, j]
-            loaded.targets[s][m, months, v] = part
-            loaded.low[blocks.name][s, m, months], loaded.high[blocks.name][s, m, months] = _extremes(part)
+            low, high = _extremes(part)
+            loaded.low[blocks.name][s, m, months], loaded.high[blocks.name][s, m, months] = low, high
+            if low.any() or high.any():  # hidden blocks stay the zeros that they are: they then cost no memory
+                loaded.targets[s][m, months, v] = part
 
 
 class _Field:
@@ -131,17 +133,16 @@ class _Field:
         block = self.blocks.read(region)[:, :, 0]
         months = slice(*region.months)
         for i, s in enumerate(range(*region.scenarios)):
-            part = block[i].astype(self._arrays[s].dtype, copy=False)
-            base = self._arrays[0][months]
-            # One month tells most differing blocks apart without reading the first scenario's block again.
-            if s and np.array_equal(part[:1], base[:1]) and np.array_equal(part, base):
+            out, base = self._arrays[s][months], self._arrays[0][months]
+            # One month tells most differing blocks apart, without a copy of the block.
+            if s and all(np.array_equal(block[i, :n].astype(out.dtype, copy=False), base[:n]) for n in (1, None)):
                 self._low[s, months], self._high[s, months] = self._low[0, months], self._high[0, months]
                 with self._lock:
                     self._equal[s].append(months)
                 continue
-            self._arrays[s][months] = part
+            out[...] = block[i]
             self._differs[s] = True
-            self._low[s, months], self._high[s, months] = _extremes(part)
+            self._low[s, months], self._high[s, months] = _extremes(out)
 
     def finish(self, loaded: Loaded) -> None:
         """Share the arrays that are equal; complete those that are equal in part only."""
