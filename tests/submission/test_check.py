@@ -103,6 +103,11 @@ WRONG: dict[str, tuple[Callable[[Lines], Lines], list[tuple[str, tuple[int, ...]
         lambda s: [*s[: 1 + 5 * CELLS], *s[1 + 6 * CELLS :]],
         [("month_count", (), 0), ("missing", (), CELLS)],
     ),
+    "the first month and another left out": (
+        lambda s: [s[0], *s[1 + CELLS : 1 + 5 * CELLS], *s[1 + 6 * CELLS :]],
+        [("month_count", (), 0), ("missing", (), 2 * CELLS)],
+    ),
+    "the last row first": (lambda s: [s[0], s[-1], *s[1:-1]], [("misordered", (3,), 1)]),
     "cut off in a month": (lambda s: s[:300], [("month_count", (), 0), ("truncated", (300,), 1), ("missing", (), 277)]),
     "cut off in a row": (
         lambda s: [*s[:570], s[570][:9]],
