@@ -164,6 +164,12 @@ def test_however_many_rows_are_wrong_a_problem_stays_small(tmp_path: Path) -> No
         assert len(str(problem)) < 300
 
 
+def test_a_problem_is_printed_with_the_lines_it_has() -> None:
+    assert str(Problem("grid", "another grid")) == "another grid"
+    assert str(Problem("unknown", "1 row", (7,), 1)) == "1 row (line 7)"
+    assert str(Problem("unknown", "9 rows", (7, 8), 9)) == "9 rows (lines 7, 8, ...)"
+
+
 def test_shuffled_rows_are_one_problem(tmp_path: Path) -> None:
     header, *rows = lines_of(coded())
     random.Random(0).shuffle(rows)
