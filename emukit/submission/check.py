@@ -23,7 +23,7 @@ from emukit.submission.read import open_csv, read_submission
 from emukit.submission.structure import structure_problems
 from emukit.submission.write import packing_of
 
-_HEADERS = {b"ID,Prediction", b'"ID","Prediction"'}
+_HEADER = b"ID,Prediction"
 
 
 def check_submission(
@@ -78,7 +78,7 @@ def _exactly_right(path: Path, layout: Layout) -> NDArray[np.float64] | None:
     try:
         with open_csv(path) as stream:
             header = stream.readline(64).rstrip(b"\r\n")
-        if header not in _HEADERS:
+        if header != _HEADER:
             return None
         columns = read_submission(path, skip_blank_lines=False)
     except SubmissionError:

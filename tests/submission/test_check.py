@@ -103,6 +103,11 @@ WRONG: dict[str, tuple[Callable[[Lines], Lines], list[tuple[str, tuple[int, ...]
         lambda s: [*s[: 1 + 5 * CELLS], *s[1 + 6 * CELLS :]],
         [("month_count", (), 0), ("missing", (), CELLS)],
     ),
+    "the first month and another left out": (
+        lambda s: [s[0], *s[1 + CELLS : 1 + 5 * CELLS], *s[1 + 6 * CELLS :]],
+        [("month_count", (), 0), ("missing", (), 2 * CELLS)],
+    ),
+    "the last row first": (lambda s: [s[0], s[-1], *s[1:-1]], [("misordered", (3,), 1)]),
     "cut off in a month": (lambda s: s[:300], [("month_count", (), 0), ("truncated", (300,), 1), ("missing", (), 277)]),
     "cut off in a row": (
         lambda s: [*s[:570], s[570][:9]],
@@ -157,6 +162,12 @@ def test_however_many_rows_are_wrong_a_problem_stays_small(tmp_path: Path) -> No
     for problem in check(path):
         assert len(problem.rows) <= 5
         assert len(str(problem)) < 300
+
+
+def test_a_problem_is_printed_with_the_lines_it_has() -> None:
+    assert str(Problem("grid", "another grid")) == "another grid"
+    assert str(Problem("unknown", "1 row", (7,), 1)) == "1 row (line 7)"
+    assert str(Problem("unknown", "9 rows", (7, 8), 9)) == "9 rows (lines 7, 8, ...)"
 
 
 def test_shuffled_rows_are_one_problem(tmp_path: Path) -> None:

@@ -70,10 +70,12 @@ def test_the_limits_themselves_are_possible() -> None:
     assert problems_of(fields) == []
 
 
+@pytest.mark.filterwarnings("error")
 def test_values_that_are_not_there_are_not_judged(tmp_path: Path) -> None:
     header, *rows = lines_of(coded())
     tas_only = [header, *(row for row in rows if "_tas_" in row)]
-    assert kinds(check_submission(save(tmp_path / "a.csv", tas_only), GRID, MONTHS)) == ["missing"]
+    path = save(tmp_path / "a.csv", tas_only)
+    assert kinds(check_submission(path, GRID, MONTHS, reference=coded())) == ["missing"]
 
 
 @pytest.mark.parametrize("lag", range(-5, 7))
@@ -125,6 +127,18 @@ def test_a_flat_or_noisy_prediction_is_no_shift() -> None:
     assert problems_of(np.abs(fields.mean(0) + np.linspace(0, 1, len(fields))[:, None, None, None]), coded()) == []
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_a_cycle_of_pure_noise_is_no_shift(seed: int) -> None:
+    fields = 100 + 10 * np.random.default_rng(seed).random((240, 2, *GRID.shape))
+    assert {"shifted", "upside_down"}.isdisjoint(kinds(problems_of(fields, coded())))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_prediction_without_seasons_is_constant_and_no_shift() -> None:
+    fields = np.broadcast_to(coded()[:1].astype(np.float64) + 0.1, coded().shape)
+    assert kinds(problems_of(fields, coded())) == ["constant", "constant"]
+
+
 def test_south_for_north_is_named() -> None:
     own = coded()
     own[:, :, 0] += 1.0 * np.cos(2 * np.pi * np.arange(MONTHS) / 12)[:, None, None]  # hemispheres that are no mirrors
@@ -133,6 +147,7 @@ def test_south_for_north_is_named() -> None:
     assert kinds(problems) == ["upside_down", "upside_down"]
 
 
+@pytest.mark.filterwarnings("error")
 def test_less_than_a_year_tells_no_shift() -> None:
     assert problems_of(coded(6, first_month=1), coded(12)) == []
 
