@@ -2,11 +2,15 @@
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
 from emukit.errors import EmukitError
 from emukit.files import atomic_path, shipped, write_text
+
+# A device that is always full.
+FULL = Path("/dev/full")
 
 
 def test_a_crash_leaves_the_old_file_and_no_rest(tmp_path):
@@ -15,18 +19,26 @@ def test_a_crash_leaves_the_old_file_and_no_rest(tmp_path):
 
     class CrashError(Exception): ...
 
-    with pytest.raises(CrashError), atomic_path(target) as temporary:
-        temporary.write_text("half")
-        raise CrashError
+    def write():
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise CrashError
+
+    with pytest.raises(CrashError):
+        write()
     assert target.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
 def test_a_crash_while_writing_a_folder_leaves_nothing(tmp_path):
-    with pytest.raises(KeyboardInterrupt), atomic_path(tmp_path / "folder") as temporary:
-        temporary.mkdir()
-        (temporary / "x").write_text("half")
-        raise KeyboardInterrupt
+    def write():
+        with atomic_path(tmp_path / "folder") as temporary:
+            temporary.mkdir()
+            (temporary / "x").write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -40,15 +52,19 @@ def test_a_folder_is_replaced_whole(tmp_path):
 
 
 def test_full_disk_is_said_plainly_and_leaves_nothing(tmp_path):
-    with pytest.raises(EmukitError, match=os.strerror(errno.ENOSPC)), atomic_path(tmp_path / "a") as temporary:
-        temporary.write_text("half")
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    def write():
+        with atomic_path(tmp_path / "a") as temporary:
+            temporary.write_text("half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(EmukitError, match=os.strerror(errno.ENOSPC)):
+        write()
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full here")
 def test_truly_full_device_is_an_emukit_error(tmp_path):
-    with pytest.raises(EmukitError, match="cannot write"), atomic_path(tmp_path / "a"), open("/dev/full", "wb") as f:
+    with pytest.raises(EmukitError, match="cannot write"), atomic_path(tmp_path / "a"), FULL.open("wb") as f:
         f.write(b"x" * 100_000)
 
 

@@ -88,7 +88,13 @@ def write_windows(dataset: xr.Dataset, out: Path, reporter: Reporter) -> None:
         raise StoreError(f"{out} exists", expected="a new path", hint="choose another --out")
     chunks = {v: tuple(min(120, n) if i == 0 else n for i, n in enumerate(dataset[v].shape)) for v in dataset.data_vars}
     with reporter.step(f"writing {out}", 1) as step, atomic_path(out) as temporary:
-        dataset.to_zarr(temporary, mode="w", zarr_format=2, encoding={v: {"chunks": c} for v, c in chunks.items()})
+        dataset.to_zarr(
+            temporary,
+            mode="w-",
+            zarr_format=2,
+            write_empty_chunks=True,
+            encoding={v: {"chunks": c} for v, c in chunks.items()},
+        )
         step.advance()
 
 

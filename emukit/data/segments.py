@@ -93,6 +93,8 @@ class SegmentSource:
                 expected=f"{settings.length} months or more after month {first}",
                 hint="choose a shorter --set training.segments.length",
             )
+        for span in self.spans:
+            self.window.frames(span.start, settings.length, len(archive[span.scenario]))  # refuses a window too long
         self._encoded: dict[str, EncodedScenario] = {
             name: encoder.encode(archive[name], device) for name in dict.fromkeys(s.scenario for s in self.spans)
         }

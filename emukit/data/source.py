@@ -138,6 +138,9 @@ def _is_packed(variable: xr.Variable) -> bool:
 def _refuse_missing_coordinates(chunked: dict[str, ChunkedArray]) -> None:
     # A missing coordinate chunk reads as zeros or NaN: every later message would be about the wrong thing.
     for name, array in chunked.items():
+        # Zarr leaves out a chunk that holds its fill value alone: a single member 0 is written as no chunk at all.
+        if array.array.shape == (1,) and array.array.fill_value == 0:
+            continue
         if array.array.ndim == 1 and (missing := array.missing()):
             raise StoreError(f"the chunk {missing[0].file} is missing", found=f"no coordinate {name}", hint=REPAIR)
 

@@ -17,11 +17,12 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from emukit.data.archive import Archive
@@ -125,15 +126,17 @@ def train_run(
         "seed": seed,
         "data": archive.digest,
     }
-    record = _begin(folder, archive, recipe, split, identity, resume)
-    started = time.monotonic()
+    record = _existing(folder, identity) if resume else None
+    if record is None:
+        _refuse_existing(folder)
     for note in split.notes:
         reporter.say(f"note: {note}")
-    if isinstance(recipe, NetworkRecipe):
-        emulator, outcome = _train_network(archive, recipe, split, seed, folder, reporter)
-    else:
-        emulator = EMULATORS[recipe.emulator].load().fit(archive, split, **recipe.options)
-        outcome = {}
+    # Everything that can be wrong with recipe and data shows in the preparation, before the folder is made.
+    started = time.monotonic()
+    finish = _prepare(archive, recipe, split, seed)
+    record = record or _new_record(archive, recipe, split, identity)
+    _write_record(folder, record)
+    emulator, outcome = finish(folder, reporter)
     emulator.save(folder / "emulator")
     evaluation = evaluate(emulator, archive, split, "validation")
     save_evaluation(folder, evaluation)
@@ -174,28 +177,33 @@ def save_evaluation(folder: Path, evaluation: Evaluation) -> None:
     write_text(folder / "scores" / f"{evaluation.name}.json", json.dumps(evaluation.as_dict(), indent=1))
 
 
-def _begin(
-    folder: Path, archive: Archive, recipe: Recipe, split: Split, identity: dict[str, Any], resume: bool
-) -> dict[str, Any]:
-    """A new record, or the record of the run that is resumed."""
-    if resume and folder.exists():
-        record = dict(read_run(folder).record)
-        different = [k for k, v in identity.items() if record["identity"].get(k) != v]
-        if different:
-            raise RunError(
-                f"the run {folder} belongs to another configuration",
-                found=f"another {', '.join(different)}",
-                expected="the configuration that began it",
-                hint=f"resume with: {record['command']} --resume; or choose another --out",
-            )
-        return record
-    if folder.exists() and any(folder.iterdir()):
+def _existing(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The record of the run to resume; None where there is no folder yet."""
+    if not folder.exists():
+        return None
+    record = dict(read_run(folder).record)
+    different = [k for k, v in identity.items() if record["identity"].get(k) != v]
+    if different:
+        raise RunError(
+            f"the run {folder} belongs to another configuration",
+            found=f"another {', '.join(different)}",
+            expected="the configuration that began it",
+            hint=f"resume with: {record['command']} --resume; or choose another --out",
+        )
+    return record
+
+
+def _refuse_existing(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(
             f"the run folder {folder} exists",
             expected="a new folder",
             hint="--resume to go on with it, or choose another --out",
         )
-    record = {
+
+
+def _new_record(archive: Archive, recipe: Recipe, split: Split, identity: Mapping[str, Any]) -> dict[str, Any]:
+    return {
         "format": FORMAT,
         "state": "training",
         "identity": identity,
@@ -219,8 +227,6 @@ def _begin(
         "git": provenance.git_state(),
         "machine": provenance.machine(),
     }
-    _write_record(folder, record)
-    return record
 
 
 def benchmark(card: Card) -> str:
@@ -237,46 +243,63 @@ def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
     write_text(folder / "run.json", json.dumps(record, indent=1))
 
 
-def _train_network(
-    archive: Archive, recipe: NetworkRecipe, split: Split, seed: int, folder: Path, reporter: Reporter
-) -> tuple[NeuralEmulator, dict[str, Any]]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    encoder = FrameEncoder.fit(archive, split.train, recipe.inputs)
-    targets = {"tas": recipe.targets.tas, "pr": recipe.targets.pr}
-    normalizer = TargetNormalizer.fit(archive, split.train, targets)
-    source = SegmentSource(archive, split.train, encoder, normalizer, recipe.training.segments, device)
-    torch.manual_seed(seed)
-    network = build_network(
-        recipe.emulator,
-        in_channels=len(encoder.channels),
-        variables=len(archive.variables),
-        grid=archive.grid.shape,
-        history=recipe.inputs.window.history,
-        options=recipe.options,
-    ).to(device)
-    emulator = NeuralEmulator(archive.domain, recipe.emulator, recipe.options, network, encoder, normalizer)
-    weights = archive.grid.weights
-    if not recipe.loss.area_weighted:
-        weights = torch.full(archive.grid.shape, 1.0 / weights.size).numpy()
-    loss = CompositeLoss(
-        {"tas": recipe.loss.tas, "pr": recipe.loss.pr},
-        archive.variables,
-        torch.as_tensor(weights, dtype=torch.float32, device=device),
-    )
-    parameters = sum(p.numel() for p in network.parameters())
-    reporter.say(
-        f"{recipe.emulator}: {parameters:,} parameters, {len(encoder.channels)} channels, "
-        f"{recipe.training.epochs} epochs of {source.steps_per_epoch} steps on {device.type}"
-    )
-    result = train(
-        network,
-        source,
-        loss,
-        recipe.training,
-        seed=seed,
-        validate=lambda: score_emulator(emulator, archive, split.validation),
-        folder=folder,
-        reporter=reporter,
-    )
-    network.eval()
-    return emulator, {"parameters": parameters, "best_epoch": result.best_epoch, "epochs": result.epochs}
+Finish = Callable[[Path, Reporter], tuple[Emulator, dict[str, Any]]]
+
+
+def _prepare(archive: Archive, recipe: Recipe, split: Split, seed: int) -> Finish:
+    """All that can go wrong before hours of work; what is returned does the work."""
+    if isinstance(recipe, NetworkRecipe):
+        return _Trainer(archive, recipe, split, seed).train
+    fitted: Emulator = EMULATORS[recipe.emulator].load().fit(archive, split, **recipe.options)
+    return lambda folder, reporter: (fitted, {})
+
+
+class _Trainer:
+    """A network with its batches and loss, ready to train."""
+
+    def __init__(self, archive: Archive, recipe: NetworkRecipe, split: Split, seed: int) -> None:
+        self._archive, self._recipe, self._split, self._seed = archive, recipe, split, seed
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        encoder = FrameEncoder.fit(archive, split.train, recipe.inputs)
+        targets = {"tas": recipe.targets.tas, "pr": recipe.targets.pr}
+        normalizer = TargetNormalizer.fit(archive, split.train, targets)
+        self._source = SegmentSource(archive, split.train, encoder, normalizer, recipe.training.segments, device)
+        torch.manual_seed(seed)
+        network = build_network(
+            recipe.emulator,
+            in_channels=len(encoder.channels),
+            variables=len(archive.variables),
+            grid=archive.grid.shape,
+            history=recipe.inputs.window.history,
+            options=recipe.options,
+        ).to(device)
+        self._emulator = NeuralEmulator(archive.domain, recipe.emulator, recipe.options, network, encoder, normalizer)
+        cells = archive.grid.shape[0] * archive.grid.shape[1]
+        weights = archive.grid.weights if recipe.loss.area_weighted else np.full(archive.grid.shape, 1.0 / cells)
+        self._loss = CompositeLoss(
+            {"tas": recipe.loss.tas, "pr": recipe.loss.pr},
+            archive.variables,
+            torch.as_tensor(weights, dtype=torch.float32, device=device),
+        )
+
+    def train(self, folder: Path, reporter: Reporter) -> tuple[NeuralEmulator, dict[str, Any]]:
+        """Train, or go on; the emulator with its best weights, and what the record keeps of how it went."""
+        network, settings = self._emulator.network, self._recipe.training
+        parameters = sum(p.numel() for p in network.parameters())
+        reporter.say(
+            f"{self._recipe.emulator}: {parameters:,} parameters, {len(self._emulator.encoder.channels)} channels, "
+            f"{settings.epochs} epochs of {self._source.steps_per_epoch} steps on {self._emulator.device.type}"
+        )
+        result = train(
+            network,
+            self._source,
+            self._loss,
+            settings,
+            seed=self._seed,
+            validate=lambda: score_emulator(self._emulator, self._archive, self._split.validation),
+            folder=folder,
+            reporter=reporter,
+        )
+        network.eval()
+        outcome = {"parameters": parameters, "best_epoch": result.best_epoch, "epochs": result.epochs}
+        return self._emulator, outcome

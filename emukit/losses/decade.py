@@ -19,7 +19,8 @@ VARIANCE_FLOOR = 1e-6
 def time_mean(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     """Root of the area-mean squared error of each segment's time mean."""
     error = prediction.mean(1) - target.mean(1)
-    return ((error.square() * weights).sum((-2, -1)) + VARIANCE_FLOOR).sqrt().mean() - VARIANCE_FLOOR**0.5
+    root: Tensor = ((error.square() * weights).sum((-2, -1)) + VARIANCE_FLOOR).sqrt()
+    return root.mean() - VARIANCE_FLOOR**0.5
 
 
 def time_std(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:

@@ -10,10 +10,16 @@ import pytest
 from emukit.cli import main
 
 # A network small enough for a test, everything else as users have it.
-TINY = (
-    "--set=model.hidden=8 --set=model.features=6 --set=model.width=4 --set=model.stages=1 --set=model.pool_rows=1 "
-    "--set=model.pool_columns=2 --set=training.epochs=2 --set=inputs.window.history=3"
-).split()
+TINY = [
+    "--set=model.hidden=8",
+    "--set=model.features=6",
+    "--set=model.width=4",
+    "--set=model.stages=1",
+    "--set=model.pool_rows=1",
+    "--set=model.pool_columns=2",
+    "--set=training.epochs=2",
+    "--set=inputs.window.history=3",
+]
 
 
 class Answer(NamedTuple):

@@ -30,7 +30,7 @@ def good_csv(emukit, linear_run, demo_store):
         ('train cnn-gru --set inputs.seasonal=["moon"]', "moon"),
         ('train cnn-gru --set inputs.statics=["land"]', "land"),
         ('train cnn-gru --set inputs.forcings=["N2O"]', "N2O"),
-        ("train cnn-gru --set model.stages=0", "cannot build"),
+        ("train cnn-gru --set model.stages=9", "cannot build"),
         ("train cnn-gru --set loss.tas.mze=1", "mze"),
         ("train cnn-gru --recipe missing.toml", "cannot read"),
         ("train linear --data missing.zarr", "missing.zarr"),

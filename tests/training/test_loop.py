@@ -1,5 +1,6 @@
 """Training that a crash, a signal or a bad batch changes, loses or hides."""
 
+import itertools
 import json
 import os
 import signal
@@ -246,7 +247,7 @@ def test_learning_rate_warms_up_peaks_and_ends_where_it_should():
     rates = [optim.learning_rate(s, 20, settings) for s in range(20)]
     np.testing.assert_allclose(rates[:5], [0.25, 0.5, 0.75, 1.0, 1.0])
     assert rates[-1] == pytest.approx(0.1)
-    assert all(a >= b for a, b in zip(rates[4:], rates[5:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[4:]))
 
 
 def test_biases_are_not_decayed():

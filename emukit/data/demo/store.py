@@ -54,6 +54,8 @@ def write_demo(climate: DemoClimate, out: Path | str, hidden: bool = True, repor
             mode="w-",
             zarr_format=2,
             consolidated=True,
+            # A missing chunk must mean a damaged store: nothing is left out for holding zeros alone.
+            write_empty_chunks=True,
             encoding={
                 **{name: {"chunks": chunk} for name, chunk in chunks.items()},
                 "time": {"units": "days since 2015-01-15", "calendar": "noleap", "dtype": "int64"},
