@@ -1,11 +1,17 @@
-"""The default CNN-GRU: a pooled convolutional encoder, a GRU over each window, one head per variable.
+"""The default CNN-GRU: pooled convolutional encoder, GRU over each window, gated linear path, a head per variable.
 
 Invariant: a target month is a function of its own window of H frames alone. The encoder's maps roll with the frames
-(exactly, by multiples of 2**stages cells); the heads do not, as each cell has weights of its own: a cell's climate
-depends on where it lies.
+(exactly, by multiples of 2**stages cells where that divides the grid); pooling into regions and the heads do not: each
+cell has weights of its own, as its climate depends on where it lies.
+
+The linear path is why it extrapolates at all: to first order, climate change is a fixed pattern for each season times
+the forcing, so the mean forcing of the window, mapped linearly, is offered to the heads as it is and multiplied by
+gates that the recurrence sets (season above all). What is left for the recurrence to learn is small.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -14,28 +20,27 @@ from torch import Tensor, nn
 from emukit.models.layers import GlobeConv2d, Poles, WindowGRU, halve
 
 
-class FrameFeatures(nn.Module):
-    """What a frame says, as one vector: (B, C, Y, X) -> (B, features)."""
+class FrameEncoder(nn.Module):
+    """What a frame says, as one vector, (B, C, Y, X) -> (B, features)."""
 
     def __init__(
         self, in_channels: int, *, width: int, stages: int, pool: tuple[int, int], features: int, poles: Poles
     ) -> None:
         super().__init__()
         channels = [in_channels, *(width * 2**i for i in range(stages))]
-        self.stages = nn.ModuleList(
-            GlobeConv2d(a, b, poles=poles) for a, b in zip(channels[:-1], channels[1:], strict=True)
-        )
+        self.stages = nn.ModuleList(GlobeConv2d(a, b, poles=poles) for a, b in pairwise(channels))
         self.pool = pool
         self.project = nn.Linear(channels[-1] * pool[0] * pool[1], features)
 
     def maps(self, fields: Tensor) -> Tensor:
-        """The encoder's last maps, (B, C, Y, X) -> (B, width 2**(stages-1), Y/2**stages, X/2**stages)."""
+        """The last maps, (B, C, Y, X) -> (B, width 2**(stages-1), ceil(Y/2**stages), ceil(X/2**stages))."""
         for stage in self.stages:
-            # Halved before the stencil: forcings are smooth, and the finest grid would cost four times as much.
+            # Halved before the stencil: forcings are smooth, and stencils on the finest grid would cost most.
             fields = F.gelu(stage(halve(fields)))
         return fields
 
     def forward(self, fields: Tensor) -> Tensor:
+        # No normalisation of maps anywhere: a forcing that is the same in every cell, such as CO2, would be lost to it.
         regions = F.adaptive_avg_pool2d(self.maps(fields), self.pool)
         return self.project(regions.flatten(1))  # type: ignore[no-any-return]
 
@@ -50,26 +55,67 @@ class CNNGRU(nn.Module):
         variables: int,
         grid: tuple[int, int],
         history: int,
-        width: int = 32,
+        width: int = 16,
         stages: int = 3,
         pool_rows: int = 3,
         pool_columns: int = 6,
-        features: int = 128,
-        hidden: int = 256,
-        dropout: float = 0.1,
+        features: int = 64,
+        hidden: int = 128,
+        linear: int = 32,
+        dropout: float = 0.0,
         poles: Poles = "reflect",
     ) -> None:
+        """Fresh weights.
+
+        Args:
+            in_channels: C.
+            variables: V, one head for each.
+            grid: (Y, X).
+            history: H, frames of a window.
+            width: Channels of the first convolution; each further one has twice as many.
+            stages: Convolutions, each on a grid half as fine as before.
+            pool_rows: Rows of the regions whose means are kept.
+            pool_columns: Columns of them.
+            features: Width of a frame's feature vector.
+            hidden: Width of the recurrent state.
+            linear: Patterns of the linear path; 0 leaves it out.
+            dropout: On the recurrent state that the heads read, while training.
+            poles: What convolutions see beyond the poles, see `emukit.models.layers.pad_globe`.
+
+        Raises:
+            ValueError: A size is below one, or there are more halvings than the grid bears.
+        """
         super().__init__()
+        sizes = {"width": width, "stages": stages, "pool_rows": pool_rows, "pool_columns": pool_columns}
+        sizes |= {"features": features, "hidden": hidden}
+        if min(sizes.values()) < 1 or linear < 0:
+            raise ValueError(f"sizes must be at least 1 (linear at least 0): {sizes}, linear={linear}")
+        if min(grid) <= 2 ** (stages - 1):
+            raise ValueError(f"{stages} stages halve a grid of {grid[0]} x {grid[1]} cells too often")
         self.grid = grid
-        self.dropout = dropout
-        self.encoder = FrameFeatures(
-            in_channels, width=width, stages=stages, pool=(pool_rows, pool_columns), features=features, poles=poles
+        self.history = history
+        self.pool = (pool_rows, pool_columns)
+        self.encoder = FrameEncoder(
+            in_channels, width=width, stages=stages, pool=self.pool, features=features, poles=poles
         )
         self.recurrence = WindowGRU(features, hidden, history)
-        self.heads = nn.ModuleList(nn.Linear(hidden, grid[0] * grid[1]) for _ in range(variables))
+        self.dropout = nn.Dropout(dropout)
+        self.patterns = nn.Linear(in_channels * pool_rows * pool_columns, linear) if linear else None
+        self.gates = nn.Linear(hidden, linear) if linear else None
+        self.heads = nn.ModuleList(nn.Linear(hidden + 2 * linear, grid[0] * grid[1]) for _ in range(variables))
 
     def forward(self, frames: Tensor) -> Tensor:
         """(S, L+H-1, C, Y, X) -> (S, L, V, Y, X)."""
-        features = self.encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
-        state = F.dropout(self.recurrence(features), self.dropout, self.training)
-        return torch.stack([head(state).unflatten(-1, self.grid) for head in self.heads], 2)
+        features = self.encoder(frames.flatten(0, 1)).reshape(*frames.shape[:2], -1)
+        state = self.recurrence(features)
+        read = [self.dropout(state)]
+        if self.patterns is not None and self.gates is not None:
+            linear = self.patterns(self._window_mean(frames))
+            read += [linear, linear * self.gates(state)]
+        known = torch.cat(read, -1)
+        return torch.stack([head(known).reshape(*known.shape[:2], *self.grid) for head in self.heads], 2)
+
+    def _window_mean(self, frames: Tensor) -> Tensor:
+        """Regional means of every channel over each window, (S, L+H-1, C, Y, X) -> (S, L, C * regions)."""
+        regions = F.adaptive_avg_pool2d(frames.flatten(0, 1), self.pool)
+        return regions.reshape(*frames.shape[:2], -1).unfold(1, self.history, 1).mean(-1)

@@ -91,9 +91,9 @@ class _Branch(nn.Module):
         )
 
     def forward(self, frames: Tensor) -> Tensor:
-        features = self.encoder(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        features = self.encoder(frames.flatten(0, 1)).reshape(*frames.shape[:2], -1)
         fields: Tensor = self.head(self.recurrence(features))
-        return fields.unflatten(-1, self.grid)
+        return fields.reshape(*fields.shape[:2], *self.grid)
 
 
 def _convolution(in_channels: int, out_channels: int, stride: int = 1) -> list[nn.Module]:

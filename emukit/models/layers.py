@@ -75,7 +75,7 @@ def halve(fields: Tensor) -> Tensor:
     The merged cells stay centred between the poles, which a strided stencil on an even grid does not. An odd last row
     or column is merged with itself.
     """
-    return F.avg_pool2d(fields, 2, ceil_mode=True, count_include_pad=False)
+    return F.avg_pool2d(fields, 2, ceil_mode=True)
 
 
 class SqueezeExcitation(nn.Module):
