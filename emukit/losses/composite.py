@@ -14,7 +14,7 @@ from emukit.errors import RecipeError
 
 LossTerm = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-# name -> module:function of (prediction (S, L, Y, X), target, weights (Y, X)); a new term is a function and a line here.
+# name -> module:function of (prediction (S, L, Y, X), target, weights (Y, X)); a new term: a function and a line here.
 TERMS: dict[str, str] = {
     "mse": "emukit.losses.pixel:mse",
     "l1": "emukit.losses.pixel:l1",

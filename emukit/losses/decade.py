@@ -20,7 +20,8 @@ def time_mean(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
     """Root of the area-mean squared error of each segment's time mean."""
     error = prediction.mean(1) - target.mean(1)
     root: Tensor = ((error.square() * weights).sum((-2, -1)) + VARIANCE_FLOOR).sqrt()
-    return root.mean() - VARIANCE_FLOOR**0.5
+    mean: Tensor = root.mean() - VARIANCE_FLOOR**0.5
+    return mean
 
 
 def time_std(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:

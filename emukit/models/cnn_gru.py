@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from emukit.models.layers import GlobeConv2d, Poles, WindowGRU, halve
 
 
-class FrameEncoder(nn.Module):
+class FrameFeatures(nn.Module):
     """What a frame says, as one vector, (B, C, Y, X) -> (B, features)."""
 
     def __init__(
@@ -95,7 +95,7 @@ class CNNGRU(nn.Module):
         self.grid = grid
         self.history = history
         self.pool = (pool_rows, pool_columns)
-        self.encoder = FrameEncoder(
+        self.encoder = FrameFeatures(
             in_channels, width=width, stages=stages, pool=self.pool, features=features, poles=poles
         )
         self.recurrence = WindowGRU(features, hidden, history)
