@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+
+from tests.cli.conftest import TINY
 
 
 @pytest.fixture

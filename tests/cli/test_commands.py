@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from conftest import TINY
 
 import emukit as api
+from tests.cli.conftest import TINY
 
 
 def test_help_imports_nothing_heavy():

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from coded import SCENARIOS, code, coded_archive
 
 from emukit.data.frames import FrameEncoder, InputSettings
 from emukit.data.segments import SegmentSettings, SegmentSource
@@ -11,6 +10,7 @@ from emukit.data.split import make_split
 from emukit.data.targets import TargetNormalizer, TargetSettings
 from emukit.data.window import Window
 from emukit.errors import ProtocolError
+from tests.coded import SCENARIOS, code, coded_archive
 
 
 def make_source(members="random", length=7, window=None, protocol="k360", hidden=None):

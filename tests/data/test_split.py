@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from coded import coded_archive
 
 from emukit.data.split import Span, Split, make_split
 from emukit.errors import ProtocolError
+from tests.coded import coded_archive
 
 
 def training_months(split, name):

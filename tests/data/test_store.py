@@ -250,9 +250,9 @@ def test_a_report_says_what_is_hidden_and_that_the_store_is_usable(coded_store):
 
 @pytest.mark.real
 class TestRealStore:
-    @pytest.fixture(scope="class")
-    def archive(self, real_store):
-        return open_store(real_store)
+    @pytest.fixture
+    def archive(self, real_archive):
+        return real_archive
 
     def test_shapes_and_hidden_spans(self, archive):
         assert archive.card.name == "cse151b-k360"

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from coded import warming_archive
 
 from emukit.data.split import make_split
 from emukit.data.targets import TargetNormalizer, TargetSettings
+from tests.coded import warming_archive
 
 
 @pytest.fixture(scope="module")

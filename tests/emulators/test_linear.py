@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from coded import small_grid, warming_archive
 
 from emukit.data.split import make_split
 from emukit.emulators.climatology import ClimatologyEmulator
@@ -10,6 +9,7 @@ from emukit.emulators.features import REGIONS, feature, remember
 from emukit.emulators.linear import LinearEmulator
 from emukit.errors import ProtocolError, RecipeError
 from emukit.experiments.evaluate import score_emulator
+from tests.coded import small_grid, warming_archive
 
 FEATURES = ("CO2", "SO2")
 

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 import xarray as xr
-from coded import warming_archive
 
 from emukit.data.frames import FrameEncoder, InputSettings
 from emukit.data.split import make_split
@@ -17,6 +16,7 @@ from emukit.emulators.neural import NeuralEmulator
 from emukit.emulators.registry import load_emulator
 from emukit.errors import RunError
 from emukit.models.registry import build_network
+from tests.coded import warming_archive
 
 OPTIONS = {"hidden": 8, "features": 6, "width": 4, "stages": 1, "pool_rows": 1, "pool_columns": 2}
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from coded import small_grid
 
 from emukit.errors import RecipeError
 from emukit.losses.composite import TERMS, CompositeLoss, loss_term
+from tests.coded import small_grid
 
 GRID = small_grid()
 WEIGHTS = torch.as_tensor(GRID.weights, dtype=torch.float64)

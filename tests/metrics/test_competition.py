@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from coded import small_grid
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emukit.data.grid import Grid
 from emukit.metrics import Moments, score_moments
+from tests.coded import small_grid
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = json.loads((GOLDEN / "competition_metric.json").read_text())["cases"]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from emukit.errors import RecipeError
-from emukit.models.cnn_gru import CNNGRU, FrameEncoder
+from emukit.models.cnn_gru import CNNGRU, FrameFeatures
 from emukit.models.registry import NETWORKS, build_network, count_parameters
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -89,7 +89,7 @@ def test_variables_have_heads_of_their_own(name: str) -> None:
 @pytest.mark.parametrize("poles", ["reflect", "replicate"])
 def test_the_encoders_maps_roll_with_the_frames(poles: str) -> None:
     torch.manual_seed(0)
-    encoder = FrameEncoder(3, width=4, stages=2, pool=(2, 3), features=8, poles=poles)  # type: ignore[arg-type]
+    encoder = FrameFeatures(3, width=4, stages=2, pool=(2, 3), features=8, poles=poles)  # type: ignore[arg-type]
     fields = torch.randn(2, 3, 8, 24)
     maps = encoder.maps(fields)
     assert maps.shape == (2, 8, 2, 6)

@@ -9,7 +9,6 @@ import threading
 import numpy as np
 import pytest
 import torch
-from coded import warming_archive
 
 from emukit.errors import RunError, TrainingError
 from emukit.experiments.recipe import load_recipe
@@ -19,6 +18,7 @@ from emukit.training import loop, optim
 from emukit.training.checkpoint import LAST
 from emukit.training.log import MetricsLog, read_lines
 from emukit.training.settings import OptimizerSettings
+from tests.coded import warming_archive
 
 SETTINGS = [
     "model.hidden=8",
