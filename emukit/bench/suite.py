@@ -50,7 +50,7 @@ def run_suite(names: Sequence[str], store: str, runs: int, reporter: Reporter) -
 
 def figure_table(figures: Sequence[Figure], machine: str) -> Table:
     """Figures beside their references."""
-    table = Table(title=machine, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=machine, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("figure", overflow="fold")
     for heading in ("median", "reference", "times\nfaster", "peak\nMB"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -22,9 +22,10 @@ MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", 
 
 def span_table(archive: Archive, split: Split, window: Window) -> Table:
     """What trains and what is scored."""
-    table = Table(title=f"protocol {split.protocol} on {archive.source}", title_justify="left")
+    title = f"protocol {split.protocol} on {archive.source}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     for heading in ("set", "scenario", "months", "members"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=True)
     table.add_column("targets", justify="right")
     table.add_column("windows", justify="right")
     table.add_column("truth")
@@ -65,7 +66,8 @@ def window_lines(archive: Archive, split: Split, encoder: FrameEncoder) -> Itera
 def encoding_table(encoder: FrameEncoder) -> Table:
     """Seasonal encodings at 45 degrees south and north, by calendar month."""
     channels, fields = seasonal_fields(encoder.settings.seasonal, encoder.grid)
-    table = Table(title="seasonal encoding at 45S and 45N", title_justify="left")
+    title = "seasonal encoding at 45S and 45N"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("month")
     rows = [int(np.abs(encoder.grid.lat - lat).argmin()) for lat in (-45.0, 45.0)]
     for channel in channels:
@@ -78,7 +80,7 @@ def encoding_table(encoder: FrameEncoder) -> Table:
 
 def score_table(title: str, scores: Mapping[str, Score]) -> Table:
     """Six numbers and the score, a line each."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("", overflow="fold")
     for heading in HEADINGS:
         table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)

@@ -71,12 +71,14 @@ def models(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False)] = None,
 ) -> None:
     """List what can be trained, with size and what it is good for; with a NAME, every setting and its default."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
     from emukit.cli.models import model_rows, setting_rows
 
-    table = Table("setting", "default") if name else Table("name", "parameters", "what it is good for")
+    headings = ("setting", "default") if name else ("name", "parameters", "what it is good for")
+    table = Table(*headings, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     for row in setting_rows(name) if name else model_rows():
         table.add_row(*row)
     Console().print(table)

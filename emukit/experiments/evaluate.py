@@ -7,6 +7,7 @@ are never scored.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,6 +15,7 @@ from emukit.data.archive import Archive
 from emukit.data.split import Span, Split, is_hidden
 from emukit.emulators.base import Emulator
 from emukit.emulators.climatology import ClimatologyEmulator
+from emukit.emulators.linear import LinearEmulator
 from emukit.errors import ProtocolError
 from emukit.metrics import Moments, Parts, Score, score_moments
 
@@ -26,7 +28,8 @@ class Evaluation:
         name: ``validation``, ``test`` or ``test-all``.
         spans: What was scored, for people.
         score: Of the emulator.
-        floors: Of what every emulator is measured against: another run of the climate model, and climatology.
+        floors: Of what every emulator is measured against: other runs of the climate model, climatology, and the
+            linear emulator at its defaults.
     """
 
     name: str
@@ -49,6 +52,9 @@ def evaluate(emulator: Emulator, archive: Archive, split: Split, name: str = "va
     spans = scored_spans(archive, split, name)
     climatology = ClimatologyEmulator.fit(archive, split)
     floors = {"climatology": score_emulator(climatology, archive, spans), **other_runs(archive, spans)}
+    # A store without the default features has no linear line; that is no reason to refuse a score.
+    with suppress(ProtocolError):
+        floors["linear"] = score_emulator(LinearEmulator.fit(archive, split), archive, spans)
     score = score_emulator(emulator, archive, spans)
     return Evaluation(name, tuple(s.text(archive) for s in spans), score, floors)
 

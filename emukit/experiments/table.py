@@ -21,6 +21,11 @@ from emukit.report.published import load_published
 from emukit.submission import ENTRY_FILE, read_entry
 
 SCORE_FILE = "score.json"
+KINDS: dict[str, Literal["published", "reference", "floor"]] = {
+    "competition": "published",
+    "measured": "reference",
+    "floor": "floor",
+}
 # The competition's store ends in January 2100; its cards count held-out months from there.
 LAST_MONTH = np.datetime64("2100-01", "M")
 
@@ -57,10 +62,9 @@ def published_rows() -> list[Row]:
         place = f"place {r.place}: " if r.place and r.place[0].isdigit() else ""
         board = f"leaderboard {r.leaderboard}" if r.leaderboard else ""
         words = (board, "computed from the six numbers" if r.computed else "", r.note, r.source)
-        kind: Literal["floor", "published"] = "floor" if r.kind == "floor" else "published"
         split = _published_split(r.protocol, r.part)
         note = "; ".join(w for w in words if w)
-        rows.append(Row(place + r.name, kind, split, r.score, numbers, None, r.parameters, note))
+        rows.append(Row(place + r.name, KINDS[r.kind], split, r.score, numbers, None, r.parameters, note))
     return rows
 
 

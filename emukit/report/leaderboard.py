@@ -30,7 +30,8 @@ class Row:
 
     Attributes:
         name: Of the run, submission or publication.
-        kind: ``run``, ``submission``, ``published`` or ``floor``.
+        kind: ``run`` or ``submission`` of one's own; ``published`` by a team of the competition; ``reference``, a plain
+            regression measured elsewhere; ``floor``, a line to compare with that takes no place.
         split: What was scored: rows are ranked only beside rows of the same split.
         score: The official score, lower is better; None where a publication gave none on these months.
         numbers: The six numbers by ``variable.part``; fewer where a publication gave fewer.
@@ -40,7 +41,7 @@ class Row:
     """
 
     name: str
-    kind: Literal["run", "submission", "published", "floor"]
+    kind: Literal["run", "submission", "published", "reference", "floor"]
     split: str
     score: float | None
     numbers: dict[str, float]
@@ -63,14 +64,16 @@ def tables(rows: Sequence[Row]) -> list[RenderableType]:
     """One rich table a split."""
     out: list[RenderableType] = []
     for split, group in ranked(rows).items():
-        table = Table(title=split, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table = Table(
+            title=split, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0, pad_edge=False
+        )
         table.add_column("#", justify="right")
         table.add_column("entry", overflow="fold", ratio=1)
         for heading in HEADINGS:
             table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
         for place, row in _places(group):
             # Text, not markup: a run's name may hold brackets.
-            style = "dim" if row.kind == "floor" else "cyan" if row.kind == "published" else ""
+            style = "dim" if row.kind == "floor" else "cyan" if row.kind in ("published", "reference") else ""
             table.add_row(*(Text(c) for c in (place, _terminal_label(row), *_cells(row))), style=style)
         out.append(table)
     return out
