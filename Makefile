@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	rm -rf runs/demo submissions/demo
-	$(BIN)/emukit train cnn-gru --data demo --members 0,1,2 --recipe baselines/demo.toml --out runs/demo
+	$(BIN)/emukit train cnn-gru --data demo --members 0,1,2 --out runs/demo
 	$(BIN)/emukit submit runs/demo --out submissions/demo
 	$(BIN)/emukit score submissions/demo/submission.csv demo --save
 	$(BIN)/emukit leaderboard runs/demo submissions/demo --no-published
