@@ -6,7 +6,9 @@ cell has weights of its own, as its climate depends on where it lies.
 
 The linear path is why it extrapolates at all: to first order, climate change is a fixed pattern for each season times
 the forcing, so the mean forcing of the window, mapped linearly, is offered to the heads as it is and multiplied by
-gates that the recurrence sets (season above all). What is left for the recurrence to learn is small.
+gates that the recurrence sets (season above all). What is left for the recurrence to learn is small. The encoder sees
+inputs squashed to a few standard deviations: far beyond the forcings of training the gates would otherwise saturate and
+lose even the season, while the linear path, which reads what was given, carries the trend on.
 """
 
 from __future__ import annotations
@@ -18,6 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emukit.models.layers import GlobeConv2d, Poles, WindowGRU, halve
+
+# Standard deviations of a channel beyond which the encoder tells values apart no more. Nearly all of a forcing's values
+# in training lie within; found on ssp585 left out of training, where CO2 reaches 8: score 1.15 with it, 1.84 without.
+SQUASH_AT = 3.0
 
 
 class FrameFeatures(nn.Module):
@@ -34,6 +40,7 @@ class FrameFeatures(nn.Module):
 
     def maps(self, fields: Tensor) -> Tensor:
         """The last maps, (B, C, Y, X) -> (B, width 2**(stages-1), ceil(Y/2**stages), ceil(X/2**stages))."""
+        fields = SQUASH_AT * torch.tanh(fields / SQUASH_AT)
         for stage in self.stages:
             # Halved before the stencil: forcings are smooth, and stencils on the finest grid would cost most.
             fields = F.gelu(stage(halve(fields)))

@@ -127,6 +127,17 @@ def test_the_linear_path_reads_the_mean_of_exactly_the_window() -> None:
     assert network._window_mean(frames)[0, :, 0].tolist() == [1.5, 2.5, 3.5, 4.5]
 
 
+def test_far_beyond_training_only_the_linear_path_still_answers() -> None:
+    frames = torch.zeros(1, 4, 3, 8, 12)
+    frames[:, :, 1] = 1.0
+    without = small("cnn-gru", linear=0).eval()
+    torch.testing.assert_close(without(40 * frames), without(80 * frames), rtol=0, atol=1e-4)
+    both = small("cnn-gru").eval()
+    step = both(80 * frames) - both(40 * frames)
+    assert step.abs().max() > 1.0
+    torch.testing.assert_close(both(120 * frames) - both(80 * frames), step, rtol=1e-3, atol=1e-3)
+
+
 def test_the_linear_path_can_be_left_out() -> None:
     network = small("cnn-gru", linear=0)
     assert not any(n.startswith(("patterns", "gates")) for n, _ in network.named_parameters())
