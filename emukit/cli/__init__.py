@@ -59,6 +59,16 @@ def main() -> None:
         # The reader of a pipe (`| head`) has gone: that is no error, and Python must not complain on exit either.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as e:
+        # A full disk or a forbidden place, met outside the atomic writers: appending to a log, say.
+        if debug:
+            raise
+        place = f" {e.filename}" if e.filename else ""
+        typer.echo(
+            f"error: cannot use{place or ' a file'}\n  found:    {e.strerror or e}\n  do:       mend it and try again",
+            err=True,
+        )
+        sys.exit(2)
     except Exception as e:
         # The edge of the program: whatever is no EmukitError is a mistake of emukit, and is said to be one.
         if debug:

@@ -152,3 +152,27 @@ def test_frames_hold_season_and_place():
     np.testing.assert_allclose(frames[0, at["sin_lat"], :, 2], np.sin(lat), atol=1e-6)
     np.testing.assert_allclose(frames[0, at["cos_lon"], 1], np.cos(np.deg2rad(archive.grid.lon)), atol=1e-6)
     np.testing.assert_array_equal(frames[0, at["sin_month"]], frames[12, at["sin_month"]])
+
+
+def test_static_file_joins_the_frames_or_is_refused(tmp_path):
+    import xarray as xr
+
+    from emukit.errors import RecipeError
+
+    archive = coded_archive()
+    split = make_split(archive, "k360")
+    land = np.arange(24.0).reshape(4, 6)
+    grid = {"y": archive.grid.lat, "x": archive.grid.lon}
+    xr.Dataset({"land": (("y", "x"), land)}, grid).to_netcdf(tmp_path / "land.nc")
+    settings = InputSettings(statics=("lat", "land"), static_file=str(tmp_path / "land.nc"))
+    encoder = FrameEncoder.fit(archive, split.train, settings)
+    assert encoder.channels[-1] == "land"
+    field = encoder.gather(encoder.encode(archive["ssp126"]), torch.arange(2))[1, -1].numpy()
+    assert np.corrcoef(field.ravel(), land.ravel())[0, 1] == pytest.approx(1.0)
+    assert archive.grid.mean(field) == pytest.approx(0.0, abs=1e-6)
+    grid["y"] = archive.grid.lat[::-1]
+    xr.Dataset({"land": (("y", "x"), land)}, grid).to_netcdf(tmp_path / "flipped.nc")
+    for name in ("flipped.nc", "missing.nc"):
+        wrong = InputSettings(statics=("land",), static_file=str(tmp_path / name))
+        with pytest.raises(RecipeError):
+            FrameEncoder.fit(archive, split.train, wrong)
