@@ -143,10 +143,11 @@ class FrameEncoder:
             torch.from_numpy(self._statics).to(device),
         )
 
-    def gather(self, encoded: EncodedScenario, index: Tensor) -> Tensor:
-        """Frames at the given positions of one scenario: (F,) -> (F, C, Y, X)."""
+    def gather(self, encoded: EncodedScenario, index: Tensor, out: Tensor | None = None) -> Tensor:
+        """Frames at the given positions of one scenario, (F,) -> (F, C, Y, X), written into `out` where it is given."""
         g, k, e = len(self._gridded), len(self._global), encoded.season.shape[1]
-        out = encoded.fields.new_empty(len(index), len(self.channels), *self.grid.shape)
+        if out is None:
+            out = encoded.fields.new_empty(len(index), len(self.channels), *self.grid.shape)
         out[:, :g] = encoded.fields[index]
         out[:, g : g + k] = encoded.series[index][..., None, None]
         out[:, g + k : g + k + e] = encoded.season[encoded.month[index]]

@@ -131,15 +131,17 @@ class SegmentSource:
     def batch(self, segments: Sequence[Segment]) -> Batch:
         """Read the frames and targets of some segments."""
         length = self.settings.length
-        frames, targets = [], []
-        for segment in segments:
+        months = length + self.window.history - 1
+        shape = (len(segments), months, len(self._encoder.channels), *self._encoder.grid.shape)
+        frames, targets = self._targets[0].new_empty(shape), []
+        for i, segment in enumerate(segments):
             span = self.spans[segment.span]
             encoded = self._encoded[span.scenario]
             index = torch.from_numpy(self.window.frames(segment.start, length, len(encoded))).to(encoded.month.device)
-            frames.append(self._encoder.gather(encoded, index))
+            self._encoder.gather(encoded, index, out=frames[i])
             offset = segment.start - span.start
             targets.append(self._targets[segment.span][segment.member, offset : offset + length])
-        return Batch(torch.stack(frames), torch.stack(targets))
+        return Batch(frames, torch.stack(targets))
 
     def address(self, segments: Sequence[Segment]) -> str:
         """For people: which months a batch holds."""

@@ -126,7 +126,8 @@ def _label(row: Row) -> str:
 def _terminal_label(row: Row) -> str:
     # A terminal has no room for a column of its own.
     kind = "" if row.kind in ("run", "submission") else f"{row.kind}: "
-    return f"{kind}{_label(row)}"
+    why = f" ({row.note.partition(';')[0]})" if row.score is None else ""
+    return f"{kind}{_label(row)}{why}"
 
 
 def _cells(row: Row) -> list[str]:
