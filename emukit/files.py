@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
+
+from safetensors import SafetensorError
 
 from emukit.errors import EmukitError
 
@@ -35,11 +38,12 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
             with temporary.open("rb") as f:
                 os.fsync(f.fileno())
             temporary.replace(target)
-    except OSError as e:
+    except (OSError, RuntimeError, SafetensorError) as e:
+        # torch, netCDF4 and safetensors tell of a full disk in errors of their own.
         _remove(temporary)
         raise EmukitError(
             f"cannot write {target}",
-            found=e.strerror or str(e),
+            found=getattr(e, "strerror", None) or str(e),
             expected="a writable place with enough free space",
             hint="free space or name another place; nothing was left half-written",
         ) from e
@@ -64,9 +68,13 @@ def _replace_folder(temporary: Path, target: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    if path.is_dir():
+    # A writer with threads of its own (Zarr) may still be putting files into a folder that is being removed.
+    for _ in range(20):
+        if not path.is_dir():
+            break
         shutil.rmtree(path, ignore_errors=True)
-    else:
+        time.sleep(0.05 if path.exists() else 0.0)
+    with suppress(OSError):
         path.unlink(missing_ok=True)
 
 

@@ -56,7 +56,11 @@ class Scenario:
         Raises:
             ProtocolError: The month is outside the scenario.
         """
-        i = int((np.array(month, "datetime64[M]") - self.months[0]).astype(np.int64))
+        try:
+            wanted = np.array(month, "datetime64[M]")
+        except ValueError:
+            raise ProtocolError(f"{month!r} is no month", expected="YEAR-MONTH, such as 2060-02") from None
+        i = int((wanted - self.months[0]).astype(np.int64))
         if not 0 <= i < len(self):
             raise ProtocolError(
                 f"month {month} is not in scenario {self.name}",
@@ -103,11 +107,13 @@ class Domain:
         card: What the forcings and targets are.
         grid: The grid of every field.
         variables: Target variables in the order of the V axis.
+        first_month: Where the scenarios begin: what an emulator remembers begins there.
     """
 
     card: Card
     grid: Grid
     variables: tuple[str, ...]
+    first_month: np.datetime64
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +166,8 @@ class Archive(Mapping[str, Scenario]):
     @property
     def domain(self) -> Domain:
         """What an emulator trained on this archive predicts, and where."""
-        return Domain(self.card, self.grid, self.variables)
+        first = min(s.months[0] for s in self.scenarios.values())
+        return Domain(self.card, self.grid, self.variables, first)
 
     def __getitem__(self, name: str) -> Scenario:
         if name not in self.scenarios:

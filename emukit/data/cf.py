@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from emukit.data.archive import Archive, Months
 from emukit.data.grid import Grid
+from emukit.errors import ProtocolError
 
 ATTRIBUTES = {
     "tas": {"standard_name": "air_temperature", "long_name": "Near-Surface Air Temperature", "units": "K"},
@@ -82,6 +83,8 @@ def truth_dataset(
     chosen = archive[scenario]
     first = chosen.index(start) if start else 0
     last = chosen.index(stop) + 1 if stop else len(chosen)
+    if first >= last:
+        raise ProtocolError(f"no months from {start} to {stop}", hint="name a first month before the last")
     fields = chosen.truth(member, first, last)
     source = {"source": f"{archive.card.name}, member {member}"}
     return fields_to_dataset(fields, chosen.months[first:last], archive.grid, archive.variables, scenario, source)

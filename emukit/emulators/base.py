@@ -22,7 +22,7 @@ from emukit.data.archive import Domain, Scenario
 from emukit.data.cf import fields_to_dataset
 from emukit.data.grid import Grid
 from emukit.data.store import scenario_from_dataset
-from emukit.errors import RunError
+from emukit.errors import ProtocolError, RunError
 from emukit.files import atomic_path
 
 FORMAT = 1
@@ -88,7 +88,8 @@ class Emulator(ABC):
             A dataset with the variables on (time, y, x), CF attributes and units.
 
         Raises:
-            ProtocolError: A month is outside the scenario, or a forcing is missing.
+            ProtocolError: A month is outside the scenario, a forcing is missing, or the forcings begin later than in
+                training, so that memories of the past would begin anew.
             StoreError: The dataset's forcings are on another grid, in other units, or not finite.
         """
         scenario = (
@@ -98,6 +99,15 @@ class Emulator(ABC):
         )
         first = scenario.index(start) if start else self.first_month
         last = scenario.index(stop) + 1 if stop else len(scenario)
+        if first >= last:
+            raise ProtocolError(f"no months from {start} to {stop}", hint="name a first month before the last")
+        if scenario.months[0] > self.domain.first_month:
+            raise ProtocolError(
+                f"the forcings of {scenario.name} begin too late for what the emulator remembers",
+                found=str(scenario.months[0]),
+                expected=f"{self.domain.first_month}, as in training",
+                hint="hand over the whole scenario, and choose months with start and stop",
+            )
         fields = self.predict_fields(scenario, first, last)
         return fields_to_dataset(fields, scenario.months[first:last], self.grid, self.variables, scenario.name)
 
@@ -108,6 +118,7 @@ class Emulator(ABC):
             "format": FORMAT,
             "kind": self.kind,
             "variables": list(self.variables),
+            "first_month": str(self.domain.first_month),
             "card": self.domain.card.model_dump(mode="json"),
             "meta": meta,
         }

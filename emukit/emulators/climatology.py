@@ -1,11 +1,12 @@
-"""The climate that was: the training mean of every cell and calendar month, whatever the forcing.
+"""The climate that was: the mean of every cell and calendar month over the first training years, whatever the forcing.
 
 Invariant: knows no forcing, so nothing that scores worse has learned anything from one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -14,10 +15,11 @@ from numpy.typing import NDArray
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Span, Split
 from emukit.emulators.base import Emulator
+from emukit.errors import ProtocolError, RecipeError
 
 
 class ClimatologyEmulator(Emulator):
-    """Predicts the mean of all training members and years."""
+    """Predicts the mean of all training members over a reference period."""
 
     kind = "climatology"
 
@@ -26,11 +28,29 @@ class ClimatologyEmulator(Emulator):
         self._mean = mean
 
     @classmethod
-    def fit(cls, archive: Archive, split: Split) -> Self:
-        """Average the training months of each calendar month."""
-        total, count = monthly_sums(archive, split.train)
-        count = np.maximum(count, 1)[:, None, None, None]
-        return cls(archive.domain, (total / count).astype(np.float32))
+    def fit(cls, archive: Archive, split: Split, *, years: int = 20) -> Self:
+        """Average the training months of each calendar month.
+
+        Args:
+            archive: The data.
+            split: Its training spans are used.
+            years: Length of the reference period, from each scenario's first month. Twenty years are the present
+                climate; a longer period holds the warming that is to be predicted.
+
+        Raises:
+            RecipeError: `years` is not positive.
+            ProtocolError: No training month of some calendar month lies in the reference period.
+        """
+        if years < 1:
+            raise RecipeError("model.years must be at least 1", found=str(years))
+        spans = [replace(s, stop=min(s.stop, 12 * years)) for s in split.train if s.start < 12 * years]
+        total, count = monthly_sums(archive, spans)
+        if (count == 0).any():
+            raise ProtocolError(
+                f"the first {years} years hold no training month of some calendar month",
+                hint="choose a longer reference period with --set model.years",
+            )
+        return cls(archive.domain, (total / count[:, None, None, None]).astype(np.float32))
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X): each month's climatology."""
@@ -46,7 +66,7 @@ class ClimatologyEmulator(Emulator):
         return cls(domain, np.asarray(arrays["mean"], np.float32))
 
 
-def monthly_sums(archive: Archive, spans: tuple[Span, ...]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def monthly_sums(archive: Archive, spans: Sequence[Span]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Sums of all members' targets by calendar month.
 
     Returns:

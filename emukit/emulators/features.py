@@ -31,7 +31,7 @@ REGIONS: dict[str, tuple[float, float, float, float]] = {
     "southern": (-90.0, 0.0, 0.0, 360.0),
 }
 
-_NAME = re.compile(r"(?P<forcing>[^@~]+)(@(?P<region>[^@~]+))?(~(?P<years>[0-9.]+))?")
+_NAME = re.compile(r"(?P<forcing>[^@~]+)(@(?P<region>[^@~]+))?(~(?P<years>[0-9]+(\.[0-9]+)?))?")
 
 
 def feature(name: str, scenario: Scenario, grid: Grid) -> NDArray[np.float64]:

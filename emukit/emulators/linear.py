@@ -74,7 +74,8 @@ class LinearEmulator(Emulator):
             season: How coefficients vary over the year: one for each calendar month (``month``), or a Fourier series
                 (``harmonics``), which shares data between neighbouring months.
             harmonics: Waves a year of that series, 0 to 6.
-            ridge: Penalty on the squared coefficients of standardised features, per training month and member.
+            ridge: Penalty on the squared coefficients of standardised features, against the sum of squared errors over
+                all training months and members.
 
         Raises:
             RecipeError: No features, a bad name, or a value outside its range.

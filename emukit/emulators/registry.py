@@ -10,6 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from emukit.data.archive import Domain
 from emukit.data.card import parse_card
 from emukit.data.grid import Grid
@@ -39,7 +41,9 @@ class EmulatorEntry:
 
 EMULATORS: dict[str, EmulatorEntry] = {
     "climatology": EmulatorEntry(
-        "emukit.emulators.climatology:ClimatologyEmulator", "training mean of each calendar month; a floor", True
+        "emukit.emulators.climatology:ClimatologyEmulator",
+        "mean of the first 20 training years by calendar month; a floor",
+        True,
     ),
     "linear": EmulatorEntry(
         "emukit.emulators.linear:LinearEmulator", "ridge on forcing series, in seconds; the one to beat", True
@@ -62,9 +66,10 @@ def load_emulator(folder: Path | str) -> Emulator:
         kind, meta = head["kind"], head["meta"]
         cls: type[Emulator] = EMULATORS[kind].load()
         grid = Grid(arrays.pop("grid.lat"), arrays.pop("grid.lon"))
-        domain = Domain(parse_card(head["card"], "the saved emulator"), grid, tuple(head["variables"]))
+        first_month = np.datetime64(head["first_month"], "M")
+        domain = Domain(parse_card(head["card"], "the saved emulator"), grid, tuple(head["variables"]), first_month)
         return cls.from_state(domain, meta, arrays)
-    except (KeyError, RuntimeError) as e:
+    except (KeyError, RuntimeError, ValueError) as e:
         # RuntimeError is what torch raises for weights that do not fit the network they are said to belong to.
         raise RunError(
             f"the emulator in {folder} does not fit this version of emukit",

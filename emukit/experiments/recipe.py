@@ -133,6 +133,9 @@ def load_recipe(name: str, file: Path | None = None, assignments: Iterable[str] 
                 expected=str(values["emulator"]),
                 hint=f"emukit train {over['emulator']} --recipe {file}",
             )
+        # A loss table is a recipe for one variable: it replaces the default one rather than mixing with it.
+        for variable in over.get("loss", {}):
+            values.get("loss", {}).pop(variable, None)
         values, source = merge(values, over), str(file)
     changes = parse_assignments(assignments)
     return parse_recipe(merge(values, changes), f"{source} with --set" if changes else source)

@@ -19,7 +19,6 @@ from emukit.errors import RunError
 from emukit.files import atomic_path
 
 LAST = "last.pt"
-BEST = "best.safetensors"
 
 
 @dataclass
@@ -34,6 +33,7 @@ class TrainingState:
         stale: Validations since.
         sums: Loss terms of the epoch under way, summed over its steps.
         stopped: Whether early stopping has ended the training.
+        seconds: Time spent so far, over all sessions.
     """
 
     epoch: int = 0
@@ -43,6 +43,7 @@ class TrainingState:
     stale: int = 0
     sums: dict[str, float] = field(default_factory=dict)
     stopped: bool = False
+    seconds: float = 0.0
 
 
 def save_checkpoint(folder: Path, state: TrainingState, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -82,23 +83,36 @@ def load_checkpoint(folder: Path, network: nn.Module, optimizer: torch.optim.Opt
         ) from e
 
 
-def save_best(folder: Path, network: nn.Module) -> None:
+def best_path(folder: Path, epoch: int) -> Path:
+    """Where the weights of the best epoch are. Its name holds the epoch: checkpoint and weights cannot disagree."""
+    return folder / f"best-{epoch:04d}.safetensors"
+
+
+def save_best(folder: Path, epoch: int, network: nn.Module) -> None:
     """Write the weights of the best validation score so far, atomically."""
-    with atomic_path(folder / BEST) as temporary:
+    with atomic_path(best_path(folder, epoch)) as temporary:
         save_file({k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}, temporary)
 
 
-def load_best(folder: Path, network: nn.Module) -> None:
+def drop_older_best(folder: Path, epoch: int) -> None:
+    """Remove the weights of other epochs; called once the checkpoint that names this one is written."""
+    for path in folder.glob("best-*.safetensors"):
+        if path != best_path(folder, epoch):
+            path.unlink()
+
+
+def load_best(folder: Path, epoch: int, network: nn.Module) -> None:
     """Put the best weights into the network.
 
     Raises:
         RunError: They are missing or damaged.
     """
+    path = best_path(folder, epoch)
     try:
-        network.load_state_dict(load_file(folder / BEST))
+        network.load_state_dict(load_file(path))
     except (OSError, RuntimeError, SafetensorError) as e:
         raise RunError(
-            f"the best weights in {folder} cannot be used",
+            f"the best weights {path} cannot be used",
             found=_first_line(e),
             hint="remove the run folder and train again",
         ) from e

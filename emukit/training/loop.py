@@ -25,7 +25,15 @@ from emukit.losses.composite import CompositeLoss
 from emukit.metrics import Score
 from emukit.progress import Reporter
 from emukit.training import optim
-from emukit.training.checkpoint import LAST, TrainingState, load_best, load_checkpoint, save_best, save_checkpoint
+from emukit.training.checkpoint import (
+    LAST,
+    TrainingState,
+    drop_older_best,
+    load_best,
+    load_checkpoint,
+    save_best,
+    save_checkpoint,
+)
 from emukit.training.log import MetricsLog
 from emukit.training.settings import TrainingSettings
 
@@ -42,11 +50,13 @@ class TrainingResult:
         best_score: Lowest validation score.
         best_epoch: After which epoch, counted from one; its weights are in the network now.
         epochs: Epochs run.
+        seconds: Time it took, over all sessions.
     """
 
     best_score: float
     best_epoch: int
     epochs: int
+    seconds: float
 
 
 def train(
@@ -69,7 +79,7 @@ def train(
         settings: Epochs, optimiser, validation.
         seed: Of the batch order; the weights were drawn by the caller.
         validate: Scores the network as it stands, in physical units.
-        folder: Where `last.pt`, `best.safetensors` and `metrics.jsonl` are kept.
+        folder: Where `last.pt`, the best weights and `metrics.jsonl` are kept.
         reporter: Shows the progress.
 
     Raises:
@@ -82,12 +92,20 @@ def train(
     log = MetricsLog(folder / "metrics.jsonl", keep_epochs=state.epoch)
     per_epoch = source.steps_per_epoch
     steps = settings.epochs * per_epoch
+    clock = time.monotonic()
+
+    def save() -> None:
+        nonlocal clock
+        now = time.monotonic()
+        state.seconds, clock = state.seconds + now - clock, now
+        save_checkpoint(folder, state, network, optimizer)
+
     if resumed:
         reporter.say(f"resuming after epoch {state.epoch}, step {state.step} of {per_epoch}")
     with reporter.step("training", steps) as bar, _stop_requests() as stop:
         bar.advance(state.epoch * per_epoch + state.step)
         while state.epoch < settings.epochs and not state.stopped:
-            started = saved = time.monotonic()
+            started = time.monotonic()
             network.train()
             batches = source.epoch(state.epoch, seed)
             for segments in batches[state.step :]:
@@ -110,11 +128,10 @@ def train(
                     1, note=f"epoch {state.epoch + 1}/{settings.epochs} loss {numbers['loss']:.4f}{_best(state)}"
                 )
                 if stop.is_set():
-                    save_checkpoint(folder, state, network, optimizer)
+                    save()
                     raise Interrupted
-                if time.monotonic() - saved > 60 * settings.checkpoint_minutes:
-                    save_checkpoint(folder, state, network, optimizer)
-                    saved = time.monotonic()
+                if time.monotonic() - clock > 60 * settings.checkpoint_minutes:
+                    save()
             done = (state.epoch + 1) * per_epoch
             line: dict[str, Any] = {"epoch": state.epoch + 1, "step": done}
             line["learning_rate"] = optim.learning_rate(done - 1, steps, settings.optimizer)
@@ -125,20 +142,23 @@ def train(
                 line["validation"] = score.as_dict()
                 if score.value < state.best_score:
                     state.best_score, state.best_epoch, state.stale = score.value, state.epoch, 0
-                    save_best(folder, network)
+                    save_best(folder, state.epoch, network)
                 else:
                     state.stale += 1
                     state.stopped = 0 < settings.patience <= state.stale
             log.append(line | {"seconds": round(time.monotonic() - started, 2)})
-            save_checkpoint(folder, state, network, optimizer)
+            save()
+            drop_older_best(folder, state.best_epoch)
+            if stop.is_set():
+                raise Interrupted
     if state.best_epoch == 0:
         raise TrainingError(
             "no validation score was a finite number",
             found=f"{state.epoch} epochs without one",
             hint="lower --set training.optimizer.learning_rate",
         )
-    load_best(folder, network)
-    return TrainingResult(state.best_score, state.best_epoch, state.epoch)
+    load_best(folder, state.best_epoch, network)
+    return TrainingResult(state.best_score, state.best_epoch, state.epoch, state.seconds)
 
 
 def _best(state: TrainingState) -> str:

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from typing import Annotated
+
+from pydantic import Field, field_validator, model_validator
 
 from emukit.config import Settings
 from emukit.data.segments import SegmentSettings
+from emukit.losses.composite import TERMS
+
+Weight = Annotated[float, Field(ge=0)]
 
 
 class LossSettings(Settings):
     """The composite loss: for each variable, term names with weights."""
 
-    tas: dict[str, float] = Field(default_factory=lambda: {"mse": 1.0})
-    pr: dict[str, float] = Field(default_factory=lambda: {"mse": 1.0})
+    tas: dict[str, Weight] = Field(default_factory=lambda: {"mse": 1.0})
+    pr: dict[str, Weight] = Field(default_factory=lambda: {"mse": 1.0})
     area_weighted: bool = True
+
+    @field_validator("tas", "pr")
+    @classmethod
+    def _known_terms(cls, terms: dict[str, float]) -> dict[str, float]:
+        unknown = [t for t in terms if t not in TERMS]
+        if unknown:
+            raise ValueError(f"unknown loss term {', '.join(unknown)}; known: {', '.join(TERMS)}")
+        return terms
 
 
 class OptimizerSettings(Settings):
