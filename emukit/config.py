@@ -108,9 +108,12 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
                 f"cannot read the setting {word!r}", expected="KEY.KEY=VALUE", hint="--set training.epochs=5"
             )
         try:
-            value = tomllib.loads(f"v = {text}")["v"]
+            parsed = tomllib.loads(f"v = {text}")
         except tomllib.TOMLDecodeError:
-            value = text.strip()
+            parsed = {"v": text.strip()}
+        if len(parsed) > 1:
+            raise RecipeError(f"the setting {word!r} holds several lines", hint="one --set for each setting")
+        value = parsed["v"]
         node = out
         for k in keys[:-1]:
             node = node.setdefault(k, {})

@@ -5,6 +5,8 @@ Invariant: a reader never sees a half-written file, whatever happens to the writ
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
 import shutil
 import time
@@ -15,7 +17,11 @@ from typing import Literal
 
 from safetensors import SafetensorError
 
-from emukit.errors import EmukitError
+from emukit.errors import EmukitError, RunError
+
+LOCK_FILE = ".lock"
+# A part file of a process that is gone and that nobody touched for this long is a leftover of a crash.
+STALE_SECONDS = 3600.0
 
 
 @contextmanager
@@ -31,6 +37,7 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target)
         yield temporary
         if temporary.is_dir():
             _replace_folder(temporary, target)
@@ -52,10 +59,61 @@ def atomic_path(target: Path | str) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold a folder, made where it is not there, against every other process on this machine.
+
+    Raises:
+        RunError: Another process holds it.
+        EmukitError: It cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK_FILE).open("w")
+    except OSError as e:
+        raise EmukitError(f"cannot write {folder}", found=e.strerror or str(e), hint="name another place") from e
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunError(
+                f"another process is writing {folder}", hint="wait for it, or choose another --out"
+            ) from None
+        yield
+
+
+def sha256(path: Path | str) -> str:
+    """The SHA-256 digest of a file, in hexadecimal."""
+    with Path(path).open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
 def write_text(target: Path | str, text: str) -> None:
     """Write a small text file atomically."""
     with atomic_path(target) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def _sweep(target: Path) -> None:
+    """Remove what a killed process left beside the target."""
+    prefix = f".{target.name}."
+    for path in target.parent.iterdir():
+        pid = path.name.removeprefix(prefix).removesuffix(".part")
+        if not (path.name.startswith(prefix) and path.name.endswith(".part") and pid.isdigit()):
+            continue
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > STALE_SECONDS and not _alive(int(pid)):
+                _remove(path)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _replace_folder(temporary: Path, target: Path) -> None:

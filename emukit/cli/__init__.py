@@ -6,6 +6,7 @@ one clear message and exit code 2, never in a traceback.
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Annotated
 
@@ -47,6 +48,8 @@ def main() -> None:
     """Entry point of the `emukit` command."""
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
+    # A stop request by the system cleans up like Ctrl-C; training takes the signal itself, and saves first.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         app(args=arguments, prog_name="emukit")
     except EmukitError as e:

@@ -11,6 +11,7 @@ from emukit.errors import EmukitError
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
+    from emukit.experiments.run import Run
     from emukit.progress import Reporter
 
 Data = Annotated[
@@ -55,6 +56,17 @@ def open_named(named: str | None, card: str | None, convert: list[str] | None, r
     report.say(f"data: {source}{why}")
     archive = open_data(source, card=card, convert=conversions(convert), reporter=report)
     return archive
+
+
+def open_for_run(run: Run, named: str | None, card: str | None, convert: list[str] | None, report: Reporter) -> Archive:
+    """Open the store that a command names, else the one the run was trained on, as it was opened then."""
+    from emukit.data.named import open_data
+
+    data = run.record.data
+    source = named or data.source
+    report.say(f"data: {source}{'' if named else ' (as in training)'}")
+    kept = conversions(convert) if convert or named else data.convert
+    return open_data(source, card=card or data.card_option, convert=kept, reporter=report)
 
 
 def conversions(words: list[str] | None) -> dict[str, str]:

@@ -34,10 +34,10 @@ def evaluate(
 
     report = o.reporter(quiet)
     chosen = read_run(run)
-    emulator = chosen.emulator()
-    archive = o.open_named(data or chosen.record["data"]["source"], card, convert, report)
-    same = archive.digest == chosen.record["data"]["digest"]
-    evaluation = score(emulator, archive, chosen.split(archive), split)
+    chosen.refuse_unfinished()
+    archive = o.open_for_run(chosen, data, card, convert, report)
+    same = archive.digest == chosen.record.data.digest
+    evaluation = score(chosen.emulator(archive), archive, chosen.split(archive), split)
     if same:
         save_evaluation(run, evaluation)
     else:
@@ -60,7 +60,7 @@ def predict(
 
     report = o.reporter(quiet)
     chosen = read_run(run)
-    archive = o.open_named(data or chosen.record["data"]["source"], card, convert, report)
+    archive = o.open_for_run(chosen, data, card, convert, report)
     write_prediction(predict_scenario(chosen, archive, scenario), out)
     typer.echo(f"wrote {out}")
 

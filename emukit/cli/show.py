@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from emukit.data.archive import Archive
 from emukit.data.encodings import seasonal_fields
@@ -23,7 +24,7 @@ MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", 
 def span_table(archive: Archive, split: Split, window: Window) -> Table:
     """What trains and what is scored."""
     title = f"protocol {split.protocol} on {archive.source}"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     for heading in ("set", "scenario", "months", "members"):
         table.add_column(heading, no_wrap=True)
     table.add_column("targets", justify="right")
@@ -67,7 +68,7 @@ def encoding_table(encoder: FrameEncoder) -> Table:
     """Seasonal encodings at 45 degrees south and north, by calendar month."""
     channels, fields = seasonal_fields(encoder.settings.seasonal, encoder.grid)
     title = "seasonal encoding at 45S and 45N"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("month")
     rows = [int(np.abs(encoder.grid.lat - lat).argmin()) for lat in (-45.0, 45.0)]
     for channel in channels:
@@ -80,13 +81,16 @@ def encoding_table(encoder: FrameEncoder) -> Table:
 
 def score_table(title: str, scores: Mapping[str, Score]) -> Table:
     """Six numbers and the score, a line each."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    table = Table(
+        title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0, pad_edge=False
+    )
     table.add_column("", overflow="fold")
     for heading in HEADINGS:
         table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
     for name, score in scores.items():
         parts = [getattr(p, n) for p in score.parts.values() for n in PARTS]
-        table.add_row(name, f"{score.value:.4f}", *(f"{x:.3f}" for x in parts))
+        # Text, not markup: a run's name may hold brackets.
+        table.add_row(Text(name), f"{score.value:.4f}", *(f"{x:.3f}" for x in parts))
     return table
 
 

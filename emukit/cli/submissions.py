@@ -35,7 +35,7 @@ def submit(
 
     report = o.reporter(quiet)
     chosen = read_run(run)
-    archive = o.open_named(data or chosen.record["data"]["source"], card, convert, report)
+    archive = o.open_for_run(chosen, data, card, convert, report)
     folder = out or Path("submissions") / run.resolve().name
     entry = submit_run(chosen, archive, folder, pack, report)
     typer.echo(
@@ -85,20 +85,20 @@ def score(
     from emukit.data.named import span_truth
     from emukit.data.split import make_split
     from emukit.experiments import table
-    from emukit.experiments.run import benchmark
-    from emukit.files import write_text
+    from emukit.experiments.record import benchmark_of
+    from emukit.files import sha256, write_text
     from emukit.submission import score_csv, score_submission
 
     report = o.reporter(quiet)
     if truth.endswith((".csv", ".csv.gz", ".zip")):
-        result, split_name = score_csv(csv, truth), f"solution {Path(truth).name}"
+        result, split_name = score_csv(csv, truth), f"solution {Path(truth).name} {sha256(truth)[:8]}"
     else:
         archive = o.open_named(truth, card, convert, report)
         split = make_split(archive, protocol)
         result = score_submission(csv, span_truth(archive, split.test), archive.grid)
-        name = benchmark(archive.card)
-        split_name = table.split_name(name, split.protocol, "test", [split.test.text(archive)])
+        split_name = table.split_name(benchmark_of(archive), split.protocol, "test", [split.test.text(archive)])
     Console().print(score_table(f"{split_name} (lower is better)", {csv.name: result}))
     if save:
-        write_text(csv.parent / table.SCORE_FILE, json.dumps({"split": split_name, **result.as_dict()}, indent=1))
+        kept = {"split": split_name, "csv_sha256": sha256(csv), **result.as_dict()}
+        write_text(csv.parent / table.SCORE_FILE, json.dumps(kept, indent=1))
         typer.echo(f"wrote {csv.parent / table.SCORE_FILE}")

@@ -27,7 +27,7 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="a.b=c", help="One setting, repeatable: training.epochs=5.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, dropout and batch order.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of weights, dropout and batch order.", min=0, max=2**63 - 1)] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Run folder. Default: runs/MODEL-PROTOCOL-sSEED.", show_default=False)
     ] = None,
@@ -41,8 +41,8 @@ def train(
 
     from emukit.cli.show import evaluation_table
     from emukit.experiments.recipe import load_recipe
-    from emukit.experiments.run import train_run
-    from emukit.training.loop import Interrupted
+    from emukit.experiments.record import RECORD_FILE
+    from emukit.experiments.run import Opening, train_run
 
     report = o.reporter(quiet)
     chosen = load_recipe(model, recipe, settings or ())
@@ -58,13 +58,17 @@ def train(
             members=o.member_list(members),
             seed=seed,
             resume=resume,
+            opening=Opening(card, o.conversions(convert)),
             reporter=report,
         )
-    except Interrupted:
-        typer.echo(f"stopped; {folder} is saved. Go on with the same command and --resume --out {folder}", err=True)
+    except KeyboardInterrupt:
+        if (folder / RECORD_FILE).exists():
+            typer.echo(f"stopped; {folder} is saved. Go on with the same command and --resume --out {folder}", err=True)
+        else:
+            typer.echo("stopped before anything was saved", err=True)
         raise typer.Exit(130) from None
     Console().print(evaluation_table(folder.name, evaluation))
-    typer.echo(f"run {folder}: {run.record['seconds']:.0f} s. Next: emukit submit {folder}")
+    typer.echo(f"run {folder}: {run.record.seconds:.0f} s. Next: emukit submit {folder}")
 
 
 def models(

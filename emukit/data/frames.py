@@ -44,6 +44,13 @@ class InputSettings(Settings):
     statics: tuple[str, ...] = ("lat", "lon")
     static_file: str | None = None
 
+    @field_validator("forcings", "seasonal", "statics")
+    @classmethod
+    def _once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("a name stands twice")
+        return names
+
     @field_validator("seasonal")
     @classmethod
     def _known_encodings(cls, names: tuple[str, ...]) -> tuple[str, ...]:

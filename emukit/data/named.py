@@ -68,4 +68,13 @@ def span_truth(archive: Archive, span: Span) -> NDArray[np.float32]:
                 hint="hand the submission to whoever has the truth; `emukit evaluate RUN` scores validation",
             )
         climate = demo_from_attrs(attributes)
-    return climate.truth(span.scenario)[span.members[0], span.start : span.stop]
+    first = int((scenario.months[span.start] - climate.first_month).astype(int))
+    if climate.planet.grid != archive.grid or first < 0 or first + len(span) > climate.months:
+        raise ProtocolError(
+            f"{archive.source} is not the demo climate it says it is: it was cut or regridded",
+            expected="the grid and months of its demo_settings",
+            hint="write it anew with `emukit data demo`",
+        )
+    if span.members[0] >= climate.members:
+        raise ProtocolError(f"the demo climate has no member {span.members[0]}")
+    return climate.truth(span.scenario)[span.members[0], first : first + len(span)]

@@ -23,7 +23,7 @@ from emukit.data.cf import fields_to_dataset
 from emukit.data.grid import Grid
 from emukit.data.store import scenario_from_dataset
 from emukit.errors import ProtocolError, RunError
-from emukit.files import atomic_path
+from emukit.files import atomic_path, sha256
 
 FORMAT = 1
 
@@ -114,7 +114,7 @@ class Emulator(ABC):
     def save(self, folder: Path) -> None:
         """Write the emulator: `emulator.json` and `arrays.safetensors`, whole or not at all."""
         meta, arrays = self.state()
-        head = {
+        head: dict[str, Any] = {
             "format": FORMAT,
             "kind": self.kind,
             "variables": list(self.variables),
@@ -128,6 +128,7 @@ class Emulator(ABC):
             # safetensors writes the bytes behind an array whatever its strides, so each must be contiguous.
             contiguous = {k: np.ascontiguousarray(v) for k, v in {**arrays, **grid}.items()}
             save_file(contiguous, temporary / "arrays.safetensors")
+            head["sha256"] = sha256(temporary / "arrays.safetensors")
             (temporary / "emulator.json").write_text(json.dumps(head, indent=1), encoding="utf-8")
 
 
@@ -156,5 +157,11 @@ def read_saved(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
             found=str(head.get("format") if isinstance(head, dict) else head),
             expected=str(FORMAT),
             hint="use the version of emukit that wrote it",
+        )
+    if sha256(folder / "arrays.safetensors") != head.get("sha256"):
+        raise RunError(
+            f"the emulator in {folder} is damaged",
+            found="weights with another SHA-256 than emulator.json says",
+            hint="train it again, or restore the folder",
         )
     return head, arrays

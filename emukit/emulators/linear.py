@@ -130,6 +130,8 @@ class LinearEmulator(Emulator):
 def _check_options(features: tuple[str, ...], harmonics: int, ridge: float) -> None:
     if not features:
         raise RecipeError("the linear emulator needs a feature", hint='--set \'model.features=["CO2~10", "SO2"]\'')
+    if len(set(features)) < len(features):
+        raise RecipeError("model.features names a feature twice", found=", ".join(features), expected="each once")
     if not 0 <= harmonics <= 6:
         raise RecipeError("model.harmonics is out of range", found=str(harmonics), expected="0 to 6 waves a year")
     if ridge < 0:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from emukit.data.archive import Archive
-from emukit.data.split import Span, Split, is_hidden
+from emukit.data.split import Span, Split, is_hidden, make_split
 from emukit.emulators.base import Emulator
 from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.emulators.linear import LinearEmulator
@@ -40,7 +40,12 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         floors = {k: s.as_dict() for k, s in self.floors.items()}
-        return {"set": self.name, "spans": list(self.spans), **self.score.as_dict(), "floors": floors}
+        return {
+            "set": self.name,
+            "spans": list(self.spans),
+            **self.score.as_dict(),
+            "floors": floors,
+        }
 
 
 def evaluate(emulator: Emulator, archive: Archive, split: Split, name: str = "validation") -> Evaluation:
@@ -50,11 +55,14 @@ def evaluate(emulator: Emulator, archive: Archive, split: Split, name: str = "va
         ProtocolError: There is no such set, its targets are hidden, or the emulator has another grid.
     """
     spans = scored_spans(archive, split, name)
-    climatology = ClimatologyEmulator.fit(archive, split)
+    # Floors do not depend on the members that somebody chose to train on.
+    everything = make_split(archive, split.protocol)
+    climatology = ClimatologyEmulator.fit(archive, everything)
     floors = {"climatology": score_emulator(climatology, archive, spans), **other_runs(archive, spans)}
     # A store without the default features has no linear line; that is no reason to refuse a score.
     with suppress(ProtocolError):
-        floors["linear"] = score_emulator(LinearEmulator.fit(archive, split), archive, spans)
+        floors["linear"] = score_emulator(LinearEmulator.fit(archive, everything), archive, spans)
+    check_fits(emulator, archive)
     score = score_emulator(emulator, archive, spans)
     return Evaluation(name, tuple(s.text(archive) for s in spans), score, floors)
 
@@ -80,18 +88,7 @@ def scored_spans(archive: Archive, split: Split, name: str) -> tuple[Span, ...]:
 
 
 def score_emulator(emulator: Emulator, archive: Archive, spans: tuple[Span, ...]) -> Score:
-    """Mean score of an emulator over spans.
-
-    Raises:
-        ProtocolError: The emulator has another grid or other variables.
-    """
-    if emulator.grid != archive.grid or emulator.variables != archive.variables:
-        raise ProtocolError(
-            "the emulator was trained on another grid or other variables",
-            found=f"{emulator.grid.shape[0]} x {emulator.grid.shape[1]} cells, {', '.join(emulator.variables)}",
-            expected=f"{archive.grid.shape[0]} x {archive.grid.shape[1]} cells, {', '.join(archive.variables)}",
-            hint="evaluate it on the store it was trained on",
-        )
+    """Mean score of an emulator over spans of an archive that it fits."""
     scores = []
     for span in spans:
         scenario = archive[span.scenario]
@@ -99,6 +96,21 @@ def score_emulator(emulator: Emulator, archive: Archive, spans: tuple[Span, ...]
         moments = Moments.of(prediction, scenario.truth(span.members[0], span.start, span.stop))
         scores.append(score_moments(moments, archive.grid.weights, archive.variables))
     return mean_score(scores)
+
+
+def check_fits(emulator: Emulator, archive: Archive) -> None:
+    """Refuse an archive that the emulator cannot predict on.
+
+    Raises:
+        ProtocolError: It has another grid or other variables.
+    """
+    if emulator.grid != archive.grid or emulator.variables != archive.variables:
+        raise ProtocolError(
+            "the emulator was trained on another grid or other variables",
+            found=f"{emulator.grid.shape[0]} x {emulator.grid.shape[1]} cells, {', '.join(emulator.variables)}",
+            expected=f"{archive.grid.shape[0]} x {archive.grid.shape[1]} cells, {', '.join(archive.variables)}",
+            hint="use the store it was trained on, or one of the same grid",
+        )
 
 
 def other_runs(archive: Archive, spans: tuple[Span, ...]) -> dict[str, Score]:

@@ -22,16 +22,17 @@ def predict_scenario(run: Run, archive: Archive, scenario: str) -> xr.Dataset:
     Raises:
         ProtocolError: The scenario is not there, or lacks a forcing.
     """
-    dataset = run.emulator().predict(archive[scenario])
-    git = run.record["git"]
+    dataset = run.emulator(archive).predict(archive[scenario])
+    record, session = run.record, run.record.sessions[-1]
     return dataset.assign_attrs(
         title=f"{run.recipe.emulator} emulation of {scenario}",
-        history=f"{provenance.now()} emukit {run.record['versions']['emukit']}: {run.record['command']}",
-        training_protocol=run.record["protocol"],
-        training_data=run.record["data"]["digest"],
-        recipe_digest=run.record["identity"]["recipe"],
-        seed=run.record["seed"],
-        git_commit=str(git.get("commit", "")) + ("+changes" if git.get("changed") else ""),
+        history=f"{provenance.now()} emukit {session.versions['emukit']}: {record.command}",
+        training_protocol=record.identity.protocol,
+        training_data=record.identity.data,
+        forcing_data=archive.digest,
+        recipe_digest=record.identity.recipe,
+        seed=record.identity.seed,
+        git_commit=str(session.git.get("commit", "")) + ("+changes" if session.git.get("changed") else ""),
     )
 
 

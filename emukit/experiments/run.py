@@ -3,12 +3,12 @@
 Invariant: a run folder belongs to one configuration. It says in `run.json` what it is and how far it came; it is never
 written over, and resumed only by the configuration that began it.
 
-    run.json            what, from what, with what, how far
-    metrics.jsonl       one line an epoch
-    last.pt             checkpoint to resume from
-    best.safetensors    weights of the best validation score
-    emulator/           the trained emulator, whole
-    scores/*.json       one evaluation each
+    run.json                  what, from what, with what, how far
+    metrics.jsonl             one line an epoch
+    last.pt                   checkpoint to resume from
+    best-EPOCH.safetensors    weights of the best validation score
+    emulator/                 the trained emulator, whole
+    scores/*.json             one evaluation each
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import numpy as np
 import torch
 
 from emukit.data.archive import Archive
-from emukit.data.card import Card
 from emukit.data.frames import FrameEncoder
+from emukit.data.named import DEMO
 from emukit.data.segments import SegmentSource
 from emukit.data.split import Split, make_split
 from emukit.data.targets import TargetNormalizer
@@ -36,15 +36,32 @@ from emukit.emulators.neural import NeuralEmulator
 from emukit.emulators.registry import EMULATORS, load_emulator
 from emukit.errors import RunError
 from emukit.experiments import provenance
-from emukit.experiments.evaluate import Evaluation, evaluate, score_emulator
+from emukit.experiments.evaluate import Evaluation, check_fits, evaluate, score_emulator
 from emukit.experiments.recipe import NetworkRecipe, Recipe, parse_recipe
-from emukit.files import write_text
+from emukit.experiments.record import (
+    RECORD_FILE,
+    DataRecord,
+    Identity,
+    RunRecord,
+    Session,
+    benchmark_of,
+    card_digest,
+    read_json,
+    read_record,
+)
+from emukit.files import LOCK_FILE, exclusive, write_text
 from emukit.losses.composite import CompositeLoss
 from emukit.models.registry import build_network
 from emukit.progress import Reporter
 from emukit.training.loop import train
 
-FORMAT = 1
+
+@dataclass(frozen=True)
+class Opening:
+    """How the data was opened, so that it can be opened so again: --card and --convert."""
+
+    card: str | None = None
+    convert: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,40 +71,67 @@ class Run:
     Attributes:
         folder: Where it is.
         recipe: What was trained.
-        record: `run.json` whole.
+        record: `run.json`.
     """
 
     folder: Path
     recipe: Recipe
-    record: Mapping[str, Any]
-
-    @property
-    def finished(self) -> bool:
-        """Whether training has ended and the emulator is whole."""
-        return bool(self.record["state"] == "finished")
+    record: RunRecord
 
     def split(self, archive: Archive) -> Split:
-        """The split it was trained on, made anew on an archive."""
-        return make_split(archive, self.record["protocol"], self.record["members"])
+        """The split it was trained on, made anew on an archive.
 
-    def emulator(self) -> Emulator:
+        Raises:
+            RunError: The archive's card is another, so that what the run trained on might be scored.
+        """
+        identity = self.record.identity
+        if card_digest(archive.card) != identity.card:
+            raise RunError(
+                f"the run {self.folder} was trained under another data card",
+                found=f"{archive.card.name}, as --card or the store says now",
+                expected=f"{self.record.data.card}, unchanged since",
+                hint="name the card of the training with --card",
+            )
+        return make_split(archive, identity.protocol, identity.members)
+
+    def emulator(self, archive: Archive) -> Emulator:
         """The trained emulator.
 
         Raises:
             RunError: Training has not finished, or the folder is damaged.
+            ProtocolError: The archive has another grid or other variables.
         """
-        if not self.finished:
+        self.refuse_unfinished()
+        emulator = load_emulator(self.folder / "emulator")
+        check_fits(emulator, archive)
+        return emulator
+
+    def refuse_unfinished(self) -> None:
+        """Refuse a run whose emulator is not whole yet.
+
+        Raises:
+            RunError: Training has not finished.
+        """
+        if self.record.state != "finished":
             raise RunError(
                 f"the run {self.folder} has not finished",
-                found=f"state {self.record['state']!r}",
-                hint=f"{self.record['command']} --resume",
+                found=f"state {self.record.state!r}",
+                hint=f"{self.record.command} --resume --out {self.folder}",
             )
-        return load_emulator(self.folder / "emulator")
 
-    def evaluation(self, name: str) -> Mapping[str, Any] | None:
-        """The stored evaluation of a set, or None."""
+    def evaluation(self, name: str) -> dict[str, Any]:
+        """The stored evaluation of a set.
+
+        Raises:
+            RunError: There is none, or it is damaged.
+        """
+        remedy = f"emukit evaluate {self.folder} --split {name}"
         path = self.folder / "scores" / f"{name}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+        evaluation = read_json(path, remedy)
+        missing = [k for k in ("set", "spans", "score", "tas", "pr", "floors") if k not in evaluation]
+        if missing:
+            raise RunError(f"{path} is damaged", found=f"no {', '.join(missing)}", hint=remedy)
+        return evaluation
 
 
 def train_run(
@@ -99,6 +143,7 @@ def train_run(
     members: Sequence[int] | None = None,
     seed: int = 0,
     resume: bool = False,
+    opening: Opening | None = None,
     reporter: Reporter,
 ) -> tuple[Run, Evaluation]:
     """Train, evaluate on validation, and keep everything in a folder.
@@ -111,41 +156,42 @@ def train_run(
         members: Members to train on; all when None.
         seed: Of initial weights, dropout and batch order.
         resume: Go on with an interrupted run.
+        opening: How the archive was opened, kept for later commands.
         reporter: Shows progress.
 
     Raises:
-        RunError: The folder exists, or belongs to another configuration.
+        RunError: The folder exists, belongs to another configuration, or another process trains in it.
         ProtocolError: The split cannot be made on this archive.
         TrainingError: The loss is not finite.
     """
     split = make_split(archive, protocol, members)
-    identity = {
-        "recipe": recipe.digest,
-        "protocol": split.protocol,
-        "members": list(members) if members is not None else None,
-        "seed": seed,
-        "data": archive.digest,
-    }
-    record = _existing(folder, identity) if resume else None
-    if record is None:
-        _refuse_existing(folder)
+    identity = Identity(
+        recipe=recipe.digest,
+        protocol=split.protocol,
+        members=tuple(members) if members is not None else None,
+        seed=seed,
+        data=archive.digest,
+        card=card_digest(archive.card),
+    )
+    _existing(folder, identity, resume)
     for note in split.notes:
         reporter.say(f"note: {note}")
     # Everything that can be wrong with recipe and data shows in the preparation, before the folder is made.
     started = time.monotonic()
     finish = _prepare(archive, recipe, split, seed)
-    record = record or _new_record(archive, recipe, split, identity)
-    _write_record(folder, record)
-    emulator, outcome = finish(folder, reporter)
-    emulator.save(folder / "emulator")
-    evaluation = evaluate(emulator, archive, split, "validation")
-    save_evaluation(folder, evaluation)
-    record |= outcome | {
-        "state": "finished",
-        "finished": provenance.now(),
-        "seconds": round(record["seconds"] + time.monotonic() - started, 1),
-    }
-    _write_record(folder, record)
+    with exclusive(folder):
+        record = _existing(folder, identity, resume) or _new_record(archive, recipe, split, identity, opening)
+        record = record.model_copy(update={"state": "training", "sessions": (*record.sessions, _session())})
+        record.write(folder)
+        prepared = time.monotonic() - started
+        emulator, outcome = finish(folder, reporter)
+        trained = time.monotonic()
+        emulator.save(folder / "emulator")
+        evaluation = evaluate(emulator, archive, split, "validation")
+        save_evaluation(folder, evaluation)
+        seconds = outcome.pop("seconds", 0.0) + prepared + time.monotonic() - trained
+        record = record.model_copy(update={**outcome, "state": "finished", "seconds": round(seconds, 1)})
+        record.write(folder)
     return Run(folder, recipe, record), evaluation
 
 
@@ -154,22 +200,10 @@ def read_run(folder: Path) -> Run:
 
     Raises:
         RunError: It is none, is truncated, or is of another format.
+        RecipeError: Its recipe does not fit this version of emukit.
     """
-    path = folder / "run.json"
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise RunError(
-            f"{folder} is not a run", found=f"no {path.name}", hint="name a folder that `emukit train` wrote"
-        ) from e
-    except ValueError as e:
-        raise RunError(f"{path} is damaged", found=str(e), hint="restore it, or train again") from e
-    if not isinstance(record, dict) or record.get("format") != FORMAT:
-        raise RunError(f"{path} has another format", expected=f"format {FORMAT}", hint="use the emukit that wrote it")
-    try:
-        return Run(folder, parse_recipe(record["recipe"], str(path)), record)
-    except KeyError as e:
-        raise RunError(f"{path} is truncated", found=f"no {e}", hint="restore it, or train again") from e
+    record = read_record(folder)
+    return Run(folder, parse_recipe(record.recipe, str(folder / RECORD_FILE)), record)
 
 
 def save_evaluation(folder: Path, evaluation: Evaluation) -> None:
@@ -177,70 +211,66 @@ def save_evaluation(folder: Path, evaluation: Evaluation) -> None:
     write_text(folder / "scores" / f"{evaluation.name}.json", json.dumps(evaluation.as_dict(), indent=1))
 
 
-def _existing(folder: Path, identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The record of the run to resume; None where there is no folder yet."""
-    if not folder.exists():
+def _existing(folder: Path, identity: Identity, resume: bool) -> RunRecord | None:
+    """The record of the run to resume; None where the folder is new."""
+    inside = {p.name for p in folder.iterdir()} - {LOCK_FILE} if folder.is_dir() else set()
+    if not inside and not folder.is_file():
         return None
-    record = dict(read_run(folder).record)
-    different = [k for k, v in identity.items() if record["identity"].get(k) != v]
-    if different:
-        raise RunError(
-            f"the run {folder} belongs to another configuration",
-            found=f"another {', '.join(different)}",
-            expected="the configuration that began it",
-            hint=f"resume with: {record['command']} --resume; or choose another --out",
-        )
-    return record
-
-
-def _refuse_existing(folder: Path) -> None:
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if not resume:
         raise RunError(
             f"the run folder {folder} exists",
             expected="a new folder",
             hint="--resume to go on with it, or choose another --out",
         )
+    record = read_record(folder)
+    before, now = record.identity.model_dump(), identity.model_dump()
+    different = [k for k, v in now.items() if before[k] != v]
+    if different:
+        raise RunError(
+            f"the run {folder} belongs to another configuration",
+            found=f"another {', '.join(different)}",
+            expected="the configuration that began it",
+            hint=f"resume with: {record.command} --resume --out {folder}; or choose another --out",
+        )
+    return record
 
 
-def _new_record(archive: Archive, recipe: Recipe, split: Split, identity: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "state": "training",
-        "identity": identity,
-        "recipe": recipe.model_dump(mode="json"),
-        "protocol": split.protocol,
-        "members": identity["members"],
-        "seed": identity["seed"],
-        "data": {
-            "source": archive.source,
-            "card": archive.card.name,
-            "benchmark": benchmark(archive.card),
-            "digest": archive.digest,
-        },
-        "train": [s.text(archive) for s in split.train],
-        "scored": {name: [s.text(archive) for s in spans] for name, spans in split.scored.items()},
-        "notes": list(split.notes),
-        "command": _command(),
-        "created": provenance.now(),
-        "seconds": 0.0,
-        "versions": provenance.versions(),
-        "git": provenance.git_state(),
-        "machine": provenance.machine(),
-    }
+def _new_record(
+    archive: Archive, recipe: Recipe, split: Split, identity: Identity, opening: Opening | None
+) -> RunRecord:
+    opening = opening or Opening()
+    return RunRecord(
+        state="training",
+        identity=identity,
+        recipe=recipe.model_dump(mode="json"),
+        data=DataRecord(
+            source=archive.source if archive.source == DEMO else str(Path(archive.source).absolute()),
+            card=archive.card.name,
+            card_option=opening.card,
+            convert=dict(opening.convert or {}),
+            benchmark=benchmark_of(archive),
+            digest=archive.digest,
+        ),
+        train=tuple(s.text(archive) for s in split.train),
+        scored={name: tuple(s.text(archive) for s in spans) for name, spans in split.scored.items()},
+        notes=split.notes,
+        command=_command(),
+        sessions=(),
+    )
 
 
-def benchmark(card: Card) -> str:
-    """The name under which scores on a card's stores are ranked together."""
-    return card.benchmark or card.name
+def _session() -> Session:
+    return Session(
+        started=provenance.now(),
+        versions=provenance.versions(),
+        git=provenance.git_state(),
+        machine=provenance.machine(),
+    )
 
 
 def _command() -> str:
     words = ["emukit", *sys.argv[1:]] if Path(sys.argv[0]).name in ("emukit", "__main__.py") else sys.argv
     return shlex.join(w for w in words if w != "--resume")
-
-
-def _write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    write_text(folder / "run.json", json.dumps(record, indent=1))
 
 
 Finish = Callable[[Path, Reporter], tuple[Emulator, dict[str, Any]]]
@@ -301,5 +331,10 @@ class _Trainer:
             reporter=reporter,
         )
         network.eval()
-        outcome = {"parameters": parameters, "best_epoch": result.best_epoch, "epochs": result.epochs}
+        outcome = {
+            "parameters": parameters,
+            "best_epoch": result.best_epoch,
+            "epochs": result.epochs,
+            "seconds": result.seconds,
+        }
         return self._emulator, outcome

@@ -18,10 +18,10 @@ from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.errors import SubmissionError
 from emukit.experiments import provenance
 from emukit.experiments.run import Run
-from emukit.experiments.table import numbers_of
-from emukit.files import atomic_path
+from emukit.experiments.table import numbers_of, split_name
+from emukit.files import atomic_path, sha256
 from emukit.progress import Reporter
-from emukit.submission import Entry, check_submission, file_sha256, write_entry, write_submission
+from emukit.submission import Entry, check_submission, write_entry, write_submission
 
 PACKINGS = ("csv", "csv.gz", "zip")
 
@@ -41,7 +41,9 @@ def submit_run(run: Run, archive: Archive, folder: Path, packing: str, reporter:
         )
     split = run.split(archive)
     span = split.test
-    emulator = run.emulator()
+    emulator = run.emulator(archive)
+    if archive.digest != run.record.data.digest:
+        reporter.say("note: other forcings or targets than it was trained on; entry.toml says so by the digest")
     with reporter.step("submission", 3) as step:
         prediction = emulator.predict_fields(archive[span.scenario], span.start, span.stop)
         step.advance(note="predicted")
@@ -79,23 +81,24 @@ def _entry(run: Run, archive: Archive, split: Split, name: str, path: Path, rows
     span = split.test
     months = archive[span.scenario].months
     evaluation = run.evaluation("validation")
-    assert evaluation is not None
+    record = run.record
     return Entry(
         name=name,
         created=provenance.now(),
         emulator=run.recipe.emulator,
-        recipe=json.dumps(run.record["recipe"], sort_keys=True),
+        recipe=json.dumps(record.recipe, sort_keys=True),
         protocol=split.protocol,
         scenario=span.scenario,
         first_month=str(months[span.start]),
         last_month=str(months[span.stop - 1]),
-        seed=run.record["seed"],
-        command=run.record["command"],
-        data_digest=run.record["data"]["digest"],
+        seed=record.identity.seed,
+        command=record.command,
+        split=split_name(record.data.benchmark, split.protocol, "test", [span.text(archive)]),
+        data_digest=archive.digest,
         emukit_version=provenance.versions()["emukit"],
-        git_commit=str(run.record["git"].get("commit", "")),
+        git_commit=str(record.sessions[-1].git.get("commit", "")),
         csv=path.name,
-        csv_sha256=file_sha256(path),
+        csv_sha256=sha256(path),
         rows=rows,
         validation={"score": float(evaluation["score"]), **numbers_of(evaluation)},
     )

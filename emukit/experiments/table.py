@@ -5,7 +5,6 @@ Invariant: every number comes from a file that says on which months it was reach
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,8 @@ import numpy as np
 
 from emukit.data.card import load_card
 from emukit.errors import RunError, SubmissionError
-from emukit.experiments.run import Run, benchmark, read_run
+from emukit.experiments.record import RECORD_FILE, read_json
+from emukit.experiments.run import Run, read_run
 from emukit.report.leaderboard import NUMBERS, Row
 from emukit.report.published import load_published
 from emukit.submission import ENTRY_FILE, read_entry
@@ -26,7 +26,8 @@ KINDS: dict[str, Literal["published", "reference", "floor"]] = {
     "measured": "reference",
     "floor": "floor",
 }
-# The competition's store ends in January 2100; its cards count held-out months from there.
+# The grid of the competition's store, and its end, from which its cards count held-out months.
+CELLS = "48x72"
 LAST_MONTH = np.datetime64("2100-01", "M")
 
 
@@ -38,7 +39,7 @@ def collect_rows(places: Iterable[Path], published: bool = True) -> list[Row]:
     """
     rows: list[Row] = []
     for place in places:
-        found = [f for f in (place, *_folders(place)) if (f / "run.json").exists() or (f / ENTRY_FILE).exists()]
+        found = [f for f in (place, *_folders(place)) if (f / RECORD_FILE).exists() or (f / ENTRY_FILE).exists()]
         if not found:
             raise RunError(
                 f"{place} holds no run and no submission",
@@ -46,7 +47,7 @@ def collect_rows(places: Iterable[Path], published: bool = True) -> list[Row]:
                 hint="train first, or name another folder",
             )
         for folder in found:
-            rows += _run_rows(read_run(folder)) if (folder / "run.json").exists() else _entry_rows(folder)
+            rows += _run_rows(read_run(folder)) if (folder / RECORD_FILE).exists() else _entry_rows(folder)
     if published:
         measured = {r.split for r in rows if r.kind == "floor"}
         rows += [r for r in published_rows() if r.kind != "floor" or r.split not in measured]
@@ -83,27 +84,36 @@ def _published_split(protocol: str, part: str) -> str:
     card = load_card("cse151b-2025")
     spec = getattr(card.protocols[protocol], part)[0]
     first, last = LAST_MONTH + spec.months[0] + 1, LAST_MONTH + spec.months[1]
-    return split_name(benchmark(card), protocol, part, [f"{spec.scenario} {first}..{last} member {spec.member}"])
+    return split_name(
+        f"{card.benchmark} {CELLS}", protocol, part, [f"{spec.scenario} {first}..{last} member {spec.member}"]
+    )
 
 
 def _folders(place: Path) -> list[Path]:
-    return sorted(p for p in place.iterdir() if p.is_dir()) if place.is_dir() else []
+    # Names with a dot in front are parts and leftovers of writers.
+    inside = place.iterdir() if place.is_dir() else ()
+    return sorted(p for p in inside if p.is_dir() and not p.name.startswith("."))
 
 
 def _run_rows(run: Run) -> list[Row]:
     rows = []
     for path in sorted((run.folder / "scores").glob("*.json")):
         evaluation = run.evaluation(path.stem)
-        assert evaluation is not None
-        data = run.record["data"]
-        split = split_name(data["benchmark"], run.record["protocol"], evaluation["set"], evaluation["spans"])
+        record = run.record
         # A closed-form fit has no random part: its seed says nothing.
-        seed = run.record["seed"] if run.record.get("parameters") else None
-        parameters = run.record.get("parameters")
-        score = float(evaluation["score"])
-        rows.append(Row(run.folder.name, "run", split, score, numbers_of(evaluation), seed, parameters))
-        for name, floor in evaluation["floors"].items():
-            rows.append(Row(name, "floor", split, float(floor["score"]), numbers_of(floor)))
+        seed = record.identity.seed if record.parameters else None
+        members = record.identity.members
+        name = run.folder.name + (f" (members {','.join(map(str, members))})" if members is not None else "")
+        try:
+            split = split_name(record.data.benchmark, record.identity.protocol, evaluation["set"], evaluation["spans"])
+            score = float(evaluation["score"])
+            rows.append(Row(name, "run", split, score, numbers_of(evaluation), seed, record.parameters))
+            for floor, scored in evaluation["floors"].items():
+                rows.append(Row(floor, "floor", split, float(scored["score"]), numbers_of(scored)))
+        except (KeyError, TypeError, ValueError, AttributeError) as e:
+            raise RunError(
+                f"{path} is damaged", found=repr(e), hint=f"emukit evaluate {run.folder} --split {path.stem}"
+            ) from e
     return rows
 
 
@@ -111,9 +121,18 @@ def _entry_rows(folder: Path) -> list[Row]:
     entry = read_entry(folder)
     path = folder / SCORE_FILE
     if not path.exists():
-        return []
+        known = entry.validation.get("score")
+        note = "not scored here" if known is None else f"not scored here, validation {known:.4f}"
+        return [Row(entry.name, "submission", entry.split, None, {}, entry.seed, None, note)]
+    scored = read_json(path, "score the submission again with --save")
+    if scored.get("csv_sha256") != entry.csv_sha256:
+        raise SubmissionError(
+            f"{path} is the score of another CSV",
+            found=str(scored.get("csv_sha256")),
+            expected=entry.csv_sha256,
+            hint="score the submission again with --save",
+        )
     try:
-        scored = json.loads(path.read_text(encoding="utf-8"))
         return [Row(entry.name, "submission", scored["split"], float(scored["score"]), numbers_of(scored), entry.seed)]
-    except (ValueError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise SubmissionError(f"{path} is damaged", found=repr(e), hint="score the submission again") from e

@@ -88,8 +88,11 @@ def build_network(
     build = network_entry(name).load()
     try:
         return build(in_channels=in_channels, variables=variables, grid=grid, history=history, **options)
-    except (ValueError, TypeError) as e:
-        raise RecipeError(f"cannot build {name} with these options", found=str(e), hint="mend --set model.*") from e
+    except (ValueError, TypeError, RuntimeError) as e:
+        # RuntimeError: torch cannot allocate a network of that size.
+        raise RecipeError(
+            f"cannot build {name} with these options", found=str(e).splitlines()[0], hint="mend --set model.*"
+        ) from e
 
 
 def count_parameters(

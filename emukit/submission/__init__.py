@@ -1,7 +1,7 @@
 """Submissions: write, check, score, and keep what they say of themselves."""
 
 from emukit.submission.check import check_submission
-from emukit.submission.entry import ENTRY_FILE, Entry, file_sha256, read_entry, write_entry
+from emukit.submission.entry import ENTRY_FILE, Entry, read_entry, write_entry
 from emukit.submission.ids import Layout, submission_ids
 from emukit.submission.problems import Problem
 from emukit.submission.read import Columns, read_submission
@@ -15,7 +15,6 @@ __all__ = [
     "Layout",
     "Problem",
     "check_submission",
-    "file_sha256",
     "read_entry",
     "read_submission",
     "score_csv",

@@ -6,7 +6,6 @@ CSV by its digest, since the CSV itself is too large to be kept under version co
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tomllib
 from pathlib import Path
@@ -37,7 +36,8 @@ class Entry(BaseModel):
         last_month: The last month.
         seed: The seed of the training.
         command: The command line that wrote it.
-        data_digest: Which data it was trained on.
+        split: What is to be scored, as the leaderboard names it.
+        data_digest: Which data its forcings are from.
         emukit_version: What wrote it.
         git_commit: The state of the code; empty outside a checkout.
         csv: File name of the CSV in the same folder.
@@ -58,6 +58,7 @@ class Entry(BaseModel):
     last_month: Month
     seed: int
     command: str
+    split: Text
     data_digest: str
     emukit_version: str
     git_commit: str
@@ -65,12 +66,6 @@ class Entry(BaseModel):
     csv_sha256: Digest
     rows: Annotated[int, Field(gt=0)]
     validation: dict[str, float]
-
-
-def file_sha256(path: Path | str) -> str:
-    """The SHA-256 digest of a file, in hexadecimal."""
-    with Path(path).open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def write_entry(folder: Path | str, entry: Entry) -> Path:

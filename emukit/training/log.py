@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from emukit.errors import RunError
 from emukit.files import write_text
 
 
@@ -31,14 +32,28 @@ class MetricsLog:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """All whole lines of a log; a last line that a crash cut short is left out."""
+    """All whole lines of a log; a last line that a crash cut short is left out.
+
+    Raises:
+        RunError: The log is damaged in another way.
+    """
     if not path.exists():
         return []
+    try:
+        texts = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise _damaged(path, str(e)) from e
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    for number, text in enumerate(texts, 1):
         try:
             line = json.loads(text)
         except json.JSONDecodeError:
             break
+        if not isinstance(line, dict) or not isinstance(line.get("epoch"), int):
+            raise _damaged(path, f"line {number} is no epoch")
         lines.append(line)
     return lines
+
+
+def _damaged(path: Path, found: str) -> RunError:
+    return RunError(f"the log {path} is damaged", found=found, hint="remove the run folder and train again")

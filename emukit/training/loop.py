@@ -119,7 +119,7 @@ def train(
                 values = {"loss": total, "gradient_norm": norm, **terms}
                 numbers = {k: float(v.detach()) for k, v in values.items()}
                 if not all(map(math.isfinite, numbers.values())):
-                    raise _not_finite(numbers, state, source.address(segments))
+                    raise _not_finite(numbers, state, source.address(segments), folder)
                 optimizer.step()
                 for name, value in numbers.items():
                     state.sums[name] = state.sums.get(name, 0.0) + value
@@ -165,14 +165,15 @@ def _best(state: TrainingState) -> str:
     return f" best {state.best_score:.4f} (epoch {state.best_epoch})" if state.best_epoch else ""
 
 
-def _not_finite(numbers: dict[str, float], state: TrainingState, address: str) -> TrainingError:
+def _not_finite(numbers: dict[str, float], state: TrainingState, address: str, folder: Path) -> TrainingError:
+    kept = "the last good checkpoint is kept" if (folder / LAST).exists() else "there is no checkpoint yet"
     wrong = ", ".join(f"{k} = {v}" for k, v in numbers.items() if not math.isfinite(v))
     return TrainingError(
         f"training is not finite at epoch {state.epoch + 1}, step {state.step + 1}",
         found=f"{wrong} on {address}",
         expected="finite loss, terms and gradient",
-        hint="lower --set training.optimizer.learning_rate, or look at those months with `emukit data check`; "
-        "the last good checkpoint is kept",
+        hint="lower --set training.optimizer.learning_rate and train into another --out, or look at those months with "
+        f"`emukit data check`; {kept}",
     )
 
 

@@ -59,7 +59,7 @@ class TrainingSettings(Settings):
         checkpoint_minutes: A checkpoint is written after every epoch, and within one when this much time has passed.
     """
 
-    epochs: int = Field(30, ge=1)
+    epochs: int = Field(30, ge=1, le=1_000_000)
     segments: SegmentSettings = SegmentSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     validate_every: int = Field(1, ge=1)

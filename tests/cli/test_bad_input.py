@@ -88,7 +88,7 @@ def test_truncated_run_is_named(emukit, demo_store):
     assert "damaged" in emukit("evaluate", "net").err
     values = json.loads(content)
     record.write_text(json.dumps({k: v for k, v in values.items() if k != "recipe"}))
-    assert "truncated" in emukit("evaluate", "net").err
+    assert "recipe: missing" in emukit("evaluate", "net").err
     record.write_text(json.dumps({**values, "state": "training"}))
     answer = emukit("evaluate", "net")
     assert answer.code == 2

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from emukit.errors import SubmissionError
-from emukit.submission import ENTRY_FILE, Entry, file_sha256, read_entry, write_entry
+from emukit.files import sha256
+from emukit.submission import ENTRY_FILE, Entry, read_entry, write_entry
 
 RECIPE = "[train]\nlearning_rate = 5e-4\nnote = \"three \\\" quotes ''' and \\\\ back\"\n"
 ENTRY = Entry(
@@ -26,6 +27,7 @@ ENTRY = Entry(
     last_month="2100-01",
     seed=0,
     command="emukit submit runs/ridge --out submissions/ridge",
+    split="k360 test: ssp370",
     data_digest="ab12",
     emukit_version="0.1.0",
     git_commit="",
@@ -96,4 +98,4 @@ def test_a_wrong_entry_cannot_be_made() -> None:
 
 def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"ID,Prediction\n")
-    assert file_sha256(tmp_path / "a.csv") == hashlib.sha256(b"ID,Prediction\n").hexdigest()
+    assert sha256(tmp_path / "a.csv") == hashlib.sha256(b"ID,Prediction\n").hexdigest()

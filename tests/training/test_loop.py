@@ -89,7 +89,7 @@ def test_interrupted_and_resumed_run_is_bit_for_bit_the_whole_one(tmp_path, whol
     with pytest.raises(loop.Interrupted):
         run(tmp_path / "run")
     assert count == stop_at
-    assert not read_run(tmp_path / "run").finished
+    assert read_run(tmp_path / "run").record.state == "training"
     torch.manual_seed(99)  # what happened in between must not matter
     run(tmp_path / "run", resume=True)
     assert weights(tmp_path / "run") == weights(whole)
@@ -133,8 +133,8 @@ def test_best_epoch_is_kept_not_the_last(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, "score_emulator", worsening)
     finished, _ = run(tmp_path / "run")
-    assert finished.record["best_epoch"] == 1
-    network = finished.emulator().network.state_dict()
+    assert finished.record.best_epoch == 1
+    network = finished.emulator(warming_archive()).network.state_dict()
     assert all(torch.equal(network[k], v) for k, v in kept[0].items())
 
 
@@ -151,9 +151,9 @@ def test_early_stopping_stops_and_resume_does_not_start_again(tmp_path, monkeypa
 
     monkeypatch.setattr(module, "score_emulator", worsening)
     first, _ = run(tmp_path / "run", "training.epochs=9", "training.patience=2")
-    assert first.record["epochs"] == 3
+    assert first.record.epochs == 3
     again, _ = run(tmp_path / "run", "training.epochs=9", "training.patience=2", resume=True)
-    assert again.record["epochs"] == 3
+    assert again.record.epochs == 3
 
 
 def test_not_finite_loss_names_the_batch_and_keeps_the_checkpoint(tmp_path, monkeypatch):
@@ -231,7 +231,7 @@ def test_record_says_what_and_from_what(whole):
     record = json.loads((whole / "run.json").read_text())
     assert record["state"] == "finished"
     assert record["parameters"] == sum(v.size for k, v in _arrays(whole).items() if k.startswith("network."))
-    assert {"torch", "numpy", "emukit", "python"} <= set(record["versions"])
+    assert {"torch", "numpy", "emukit", "python"} <= set(record["sessions"][0]["versions"])
     assert record["scored"]["validation"] == ["ssp370 2023-02..2025-01 member 0"]
     assert len(record["data"]["digest"]) == 64
 

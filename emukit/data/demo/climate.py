@@ -97,6 +97,11 @@ class DemoClimate:
         """T."""
         return 12 * self.years + 1
 
+    @property
+    def first_month(self) -> np.datetime64:
+        """The month of T = 0."""
+        return np.datetime64(f"{FIRST_YEAR}-01", "M")
+
     @cached_property
     def planet(self) -> Planet:
         """Grid, land and mountains."""

@@ -1,0 +1,160 @@
+"""What a run folder says of itself, checked when it is written and when it is read.
+
+Invariant: a record that can be read is whole; a truncated or edited one is refused with everything that is wrong in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from emukit.config import describe
+from emukit.data.archive import Archive
+from emukit.data.card import Card
+from emukit.errors import RunError
+from emukit.files import write_text
+
+RECORD_FILE = "run.json"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class DataRecord(_Part):
+    """Which data, and how it was opened.
+
+    Attributes:
+        source: Absolute path of the store, or ``demo``.
+        card: Name of its card.
+        card_option: What was given as --card, None where the card was recognised.
+        convert: What was given as --convert.
+        benchmark: Scores on stores of one benchmark are ranked together.
+        digest: SHA-256 of the values.
+    """
+
+    source: str
+    card: str
+    card_option: str | None
+    convert: dict[str, str]
+    benchmark: str
+    digest: str
+
+
+class Identity(_Part):
+    """What decides the numbers: a run is resumed only by the same.
+
+    Attributes:
+        recipe: Digest of the recipe.
+        protocol: The split.
+        members: Training members; None for all.
+        seed: Of weights, dropout and batch order.
+        data: Digest of the values.
+        card: Digest of the card, whose protocols cut the split.
+    """
+
+    recipe: str
+    protocol: str
+    members: tuple[int, ...] | None
+    seed: int
+    data: str
+    card: str
+
+
+class Session(_Part):
+    """Under what one session of training ran."""
+
+    started: str
+    versions: dict[str, str]
+    git: dict[str, str | bool]
+    machine: dict[str, str | int]
+
+
+class RunRecord(_Part):
+    """`run.json`.
+
+    Attributes:
+        state: ``training`` until the emulator is whole.
+        recipe: The recipe as plain values.
+        train, scored: The split in words.
+        command: What began it.
+        seconds: Time spent, over all sessions.
+        sessions: One for the start and each resume.
+        parameters, epochs, best_epoch: Of a finished network.
+    """
+
+    format: Literal[1] = 1
+    state: Literal["training", "finished"]
+    identity: Identity
+    recipe: dict[str, Any]
+    data: DataRecord
+    train: tuple[str, ...]
+    scored: dict[str, tuple[str, ...]]
+    notes: tuple[str, ...]
+    command: str
+    seconds: float = 0.0
+    sessions: tuple[Session, ...]
+    parameters: int | None = None
+    epochs: int | None = None
+    best_epoch: int | None = None
+
+    def write(self, folder: Path) -> None:
+        """Write it into the run folder, atomically."""
+        write_text(folder / RECORD_FILE, self.model_dump_json(indent=1))
+
+
+def read_record(folder: Path) -> RunRecord:
+    """Read the record of a run folder.
+
+    Raises:
+        RunError: There is none, or it is truncated, wrong, or of another format.
+    """
+    path = folder / RECORD_FILE
+    try:
+        return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise RunError(
+            f"{folder} is not a run", found=f"no {RECORD_FILE}", hint="name a folder that `emukit train` wrote"
+        ) from e
+    except (ValidationError, UnicodeDecodeError) as e:
+        problems = describe(e) if isinstance(e, ValidationError) else [str(e)]
+        raise RunError(
+            f"{path} is damaged or of another version of emukit",
+            found="\n            ".join(problems[:10]),
+            hint="restore it, use the emukit that wrote it, or train again",
+        ) from None
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        RunError: It cannot be read, or is no object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise RunError(f"{path} cannot be read", found=str(e), hint=remedy) from e
+    if not isinstance(value, dict):
+        raise RunError(f"{path} is damaged", found=type(value).__name__, expected="a JSON object", hint=remedy)
+    return value
+
+
+def benchmark_of(archive: Archive) -> str:
+    """The name under which scores on this archive's truth are ranked together.
+
+    Stores of a card that declares a benchmark hold the same climate, if rounded differently, on the grid named. Of any
+    other store nothing is known but its values, so their digest is the name.
+    """
+    card = archive.card
+    cells = f"{archive.grid.shape[0]}x{archive.grid.shape[1]}"
+    return f"{card.benchmark} {cells}" if card.benchmark else f"{card.name} {cells} {archive.digest[:8]}"
+
+
+def card_digest(card: Card) -> str:
+    """SHA-256 of a card: its protocols decide what is held out."""
+    return hashlib.sha256(card.model_dump_json().encode()).hexdigest()
