@@ -241,6 +241,23 @@ def test_months_hidden_in_one_variable_or_one_member():
     refused(ds, "is zero everywhere in ssp370, member 0")
 
 
+@pytest.mark.parametrize("kind", ["v2", "v3"])
+def test_zero_months_that_the_card_does_not_declare_are_lost_not_hidden(coded_store, kind):
+    ds = hide(hide(coded_dataset(), "ssp126", 3, 9), "ssp370", 5)  # the card allows ssp370 from month 6 on
+    path = coded_store(kind, ds, time=1)  # v3 leaves out chunks of zeros: they are missing too
+    report = inspect_store(path, card=CARD)
+    text = "\n".join(p.text() for p in report.problems)
+    for words in (
+        "zero in months of ssp126", "6 such months between 2015-04 and 2015-09", "nothing of ssp126 hidden",
+        "zero in months of ssp370", "1 such months between 2015-06 and 2015-06", "2015-07 .. 2016-12 only",
+    ):  # fmt: skip
+        assert words in text
+    assert ("tas/c/0/3/0/0/0 is missing" in text) == (kind == "v3")
+    refused(path)
+    refused(hide(coded_dataset(), "ssp585", 23), "zero in months of ssp585", "[hidden]", "--card")
+    refused(hide(physical(), "ssp370", 12), "zero in months of ssp370", card=COMPETITION)
+
+
 def test_all_problems_are_listed_not_only_the_first(coded_store):
     ds = broken("SO2", (3, 23, 3, 5), np.nan).drop_vars("CH4")
     ds["pr"][0, 0, 0] = np.inf
@@ -314,7 +331,8 @@ def test_precipitation_per_second_is_offered_by_name():
 def test_a_conversion_keeps_hidden_months_zero():
     ds = physical()
     ds["tas"] = ds.tas - 273.15
-    archive = archive_from_dataset(hide(ds, "ssp370", 12), source="memory", card=COMPETITION, convert={"tas": "degC"})
+    ds = hide(ds, "ssp370", 12)
+    archive = archive_from_dataset(ds, source="memory", card="cse151b-k360", convert={"tas": "degC"})
     assert archive["ssp370"].hidden[12:].all()
     assert not archive["ssp370"].targets[:, 12:].any()
     assert (archive["ssp370"].targets[:, :12, 0] > 200).all()
