@@ -24,7 +24,7 @@ from emukit.data.decode import Findings
 from emukit.data.encodings import SEASONAL, STATIC, place_fields, seasonal_fields
 from emukit.data.grid import Grid
 from emukit.data.split import Span
-from emukit.data.statics import static_fields
+from emukit.data.statics import file_statics
 from emukit.data.window import Window
 from emukit.errors import ProtocolError, RecipeError
 
@@ -236,7 +236,7 @@ def _static_file(path: Path, grid: Grid) -> dict[str, NDArray[np.float32]]:
     findings = Findings()
     try:
         with xr.open_dataset(path) as ds:
-            found = static_fields(ds, grid, findings=findings)
+            found = file_statics(ds, grid, findings)
     except (OSError, ValueError) as e:
         raise RecipeError(f"cannot read the static file {path}", found=str(e), hint="name a NetCDF file") from e
     if findings.problems or not found:
