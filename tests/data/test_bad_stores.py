@@ -202,6 +202,17 @@ def test_a_grid_that_is_irregular_or_not_global():
     refused(coded_dataset().drop_vars("y"), "y has no one-dimensional coordinate")
 
 
+def test_a_part_of_the_globe():
+    north = np.linspace(7.7, 84.3, 4)
+    text = refused(coded_dataset().assign_coords(y=north), "y does not reach from pole to pole", "7.7 .. 84.3")
+    assert "step" in text
+    refused(coded_dataset().assign_coords(y=-north), "y does not reach from pole to pole")
+    refused(coded_dataset().assign_coords(y=north[::-1]), "y does not reach from pole to pole")
+    refused(coded_dataset().assign_coords(x=30.0 * np.arange(6)), "x is not a regular", "all the way round")
+    poles = coded_dataset().assign_coords(y=np.linspace(-90, 90, 4))
+    assert archive_from_dataset(poles, source="memory", card=CARD).grid.lat[-1] == 90
+
+
 def test_emissions_on_another_grid():
     ds = coded_dataset()
     half = ds.SO2[:, :, :, ::2].rename(longitude="lon")
@@ -378,6 +389,6 @@ def test_forcings_for_prediction_are_checked_too():
         with pytest.raises(StoreError, match=words):
             scenario_from_dataset(bad, card=CARD)
     grid = archive_from_dataset(coded_dataset(), source="memory", card=CARD).grid
-    other = ds.isel(ssp=0, y=slice(1, 3), latitude=slice(1, 3))
+    other = ds.isel(ssp=0, x=slice(None, None, 2), longitude=slice(None, None, 2))
     with pytest.raises(StoreError, match="another grid"):
         scenario_from_dataset(other, card=CARD, grid=grid)
