@@ -98,7 +98,7 @@ class Card(_Part):
     Attributes:
         benchmark: Scores on stores of one benchmark stand in one ranking; the card's own name when empty.
         by_layout: Whether a store that does not name its card may be recognised as this one.
-        hidden: Scenario to the months hidden by zeros, as offsets from its end.
+        hidden: Scenario to the months that may be hidden by zeros: offsets from its end, or ``all``.
         oddities: What a user should know before trusting the data, one sentence each.
     """
 
@@ -112,7 +112,7 @@ class Card(_Part):
     scenarios: Annotated[list[str], Field(min_length=1)]
     targets: Annotated[dict[str, Quantity], Field(min_length=1)]
     forcings: Annotated[dict[str, Quantity], Field(min_length=1)]
-    hidden: dict[str, Offsets] = {}
+    hidden: dict[str, Offsets | Literal["all"]] = {}
     default_protocol: str
     protocols: Annotated[dict[str, CardProtocol], Field(min_length=1)]
     loso: Loso
@@ -131,6 +131,11 @@ class Card(_Part):
                 if s not in self.scenarios
             ]
         wrong += [f"hidden.{s}: no such scenario" for s in self.hidden if s not in self.scenarios]
+        wrong += [
+            f"hidden.{s}: must be 'all' or [start, stop] with start < stop <= 0, not {o}"
+            for s, o in self.hidden.items()
+            if o != "all" and not o[0] < o[1] <= 0
+        ]
         wrong += [f"targets.{v}.kind: targets are fields" for v, q in self.targets.items() if q.kind != "field"]
         wrong += [f"forcings.{v}: also a target" for v in self.forcings if v in self.targets]
         if wrong:
@@ -141,6 +146,12 @@ class Card(_Part):
     def quantities(self) -> Mapping[str, Quantity]:
         """Targets and forcings by name."""
         return {**self.targets, **self.forcings}
+
+    def may_hide(self, scenario: str, months: int) -> slice:
+        """The months of a scenario of so many months that may be hidden; a shorter scenario has the last of them."""
+        declared = self.hidden.get(scenario, (0, 0))
+        start, stop = (-months, 0) if declared == "all" else declared
+        return slice(max(months + start, 0), max(months + stop, 0))
 
 
 def parse_card(settings: Mapping[str, object], origin: str) -> Card:
@@ -216,7 +227,9 @@ def identify_card(ds: xr.Dataset) -> Card:
             expected="; ".join(f"{c.name}: {', '.join(c.quantities)}" for c in cards),
             hint="name the card with --card NAME or --card FILE.toml",
         )
-    fitting.sort(key=lambda c: -sum(stop - start for start, stop in c.hidden.values()))
+    months = ds.sizes.get("time", 0)
+    hides = {c.name: [c.may_hide(s, months) for s in c.hidden] for c in fitting}
+    fitting.sort(key=lambda c: -sum(h.stop - h.start for h in hides[c.name]))
     return next((c for c in fitting if _hides(ds, c)), fitting[-1])
 
 
@@ -226,17 +239,20 @@ def _scenarios(ds: xr.Dataset) -> list[str]:
 
 
 def _hides(ds: xr.Dataset, card: Card) -> bool:
-    # One member's first and last month of each hidden span tell the cards apart, and cost a chunk each.
+    # One member's first and last month of each hidden span tell the cards apart, and cost a chunk each. Of a scenario
+    # that may be hidden as a whole the last month is enough: copies differ in how much of it they hide.
     target = next((ds[v] for v in card.targets if v in ds), None)
     names = _scenarios(ds)
     if target is None or "time" not in target.dims:
         return False
     one: dict[str, int] = {d: 0 for d in ("member_id", "member") if d in target.dims}
-    for scenario, (start, stop) in card.hidden.items():
-        if scenario not in names:
+    for scenario, declared in card.hidden.items():
+        span = card.may_hide(scenario, ds.sizes["time"])
+        if scenario not in names or span.start == span.stop:
             continue
         at: dict[str, int] = {d: names.index(scenario) for d in ("ssp", "scenario") if d in target.dims}
-        months = [m for m in (start, stop - 1) if -m <= ds.sizes["time"]]
+        whole = declared == "all" or -declared[0] > ds.sizes["time"]
+        months = [span.stop - 1] if whole else [span.start, span.stop - 1]
         try:
             if target.isel({"time": months, **at, **one}).values.any():
                 return False

@@ -1,4 +1,4 @@
-"""What loaded values must be before anyone may train on them: complete, finite, hidden as a whole or not at all.
+"""What loaded values must be before anyone may train on them: complete, finite, hidden as declared and as a whole.
 
 Invariant: a refusal names the first place: variable, scenario, member, month, and the cell or the chunk file.
 """
@@ -76,6 +76,29 @@ def hidden_months(layout: Layout, loaded: Loaded, present: Mask) -> Mask:
         # An absent member hides nothing and shows nothing.
         hidden &= (zero | ~present[:, :, None]).all(axis=1)
     return hidden
+
+
+def undeclared(card: Card, layout: Layout, hidden: Mask) -> Mask:
+    """(S, T) True where a month is zero that the card does not allow to be hidden: lost, not hidden."""
+    lost = hidden.copy()
+    for s, name in enumerate(layout.names):
+        lost[s, card.may_hide(name, len(layout.months))] = False
+    return lost
+
+
+def refuse_lost(card: Card, layout: Layout, lost: Mask, findings: Findings) -> None:
+    """Record each scenario with months of zeros that its card does not declare hidden."""
+    for s in np.flatnonzero(lost.any(axis=1)):
+        name, months = layout.names[s], layout.months[lost[s]]
+        allowed = layout.months[card.may_hide(name, len(layout.months))]
+        findings.refuse(
+            f"every target is zero in months of {name} that are not declared hidden",
+            found=f"{len(months)} such months between {months[0]} and {months[-1]}",
+            expected=f"zeros in {allowed[0]} .. {allowed[-1]} only, the months that card {card.name} declares hidden"
+            if len(allowed)
+            else f"no zeros: card {card.name} declares nothing of {name} hidden",
+            hint="restore them, or list them under [hidden] in a card of your own and name it with --card",
+        )
 
 
 def refuse_partly_hidden(layout: Layout, loaded: Loaded, present: Mask, hidden: Mask, findings: Findings) -> None:

@@ -188,6 +188,8 @@ def read_axes(ds: xr.Dataset, variable: str, findings: Findings, like: Grid | No
     grid = Grid(np.asarray(lat[::-1] if flip else lat), np.asarray(np.roll(np.mod(lon, 360.0), roll)))
     if not _regular_lat(dims["lat"], grid.lat, findings) or not _regular_lon(dims["lon"], lon, findings):
         return None
+    if like is None and not _reaches_poles(dims["lat"], grid.lat, findings):
+        return None
     if like is not None and grid != like and not _joins(variable, dims, grid, like, findings):
         return None
     return Axes(dims["lat"], dims["lon"], flip, roll), grid
@@ -249,6 +251,21 @@ def _regular_lon(name: str, lon: NDArray[np.float64], findings: Findings) -> boo
     if np.isfinite(lon).all() and (not len(steps) or _even(np.append(steps, 360.0 / len(lon)), 1e-3)):
         return True
     return _refuse_axis(name, lon, findings)
+
+
+def _reaches_poles(name: str, lat: NDArray[np.float64], findings: Findings) -> bool:
+    # Models fold fields across the poles: the first and last row must be the ones next to them. Half a step away is
+    # usual, none where the pole is a row; one and a half is a grid cut short by a row at each pole.
+    step = float(np.diff(lat).mean()) if len(lat) > 1 else 180.0
+    if lat[0] + 90.0 <= 1.5 * step + 1e-6 and 90.0 - lat[-1] <= 1.5 * step + 1e-6:
+        return True
+    findings.refuse(
+        f"{name} does not reach from pole to pole",
+        found=f"{lat[0]:g} .. {lat[-1]:g}, steps of {step:g}",
+        expected="the whole globe: first and last latitude within one and a half steps of the poles",
+        hint="take the data before it was cut to a region",
+    )
+    return False
 
 
 def _even(steps: NDArray[np.float64], tolerance: float) -> bool:

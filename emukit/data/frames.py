@@ -20,9 +20,11 @@ from torch import Tensor
 
 from emukit.config import Settings, check
 from emukit.data.archive import Archive, Scenario
+from emukit.data.decode import Findings
 from emukit.data.encodings import SEASONAL, STATIC, place_fields, seasonal_fields
 from emukit.data.grid import Grid
 from emukit.data.split import Span
+from emukit.data.statics import file_statics
 from emukit.data.window import Window
 from emukit.errors import ProtocolError, RecipeError
 
@@ -223,6 +225,12 @@ def _statics(settings: InputSettings, archive: Archive) -> tuple[tuple[str, ...]
                 hint="name one of those in inputs.statics, or the file that holds it in inputs.static_file",
             )
         field = np.asarray(source[name], np.float64)
+        if not np.isfinite(field).all():
+            raise RecipeError(
+                f"static field {name!r} is not finite",
+                found=f"{int((~np.isfinite(field)).sum())} cells that are NaN or infinite",
+                hint="fill them, for example with zero over the ocean",
+            )
         mean = archive.grid.mean(field)
         std = np.sqrt(archive.grid.mean((field - mean) ** 2)) or 1.0
         channels.append(name)
@@ -232,16 +240,17 @@ def _statics(settings: InputSettings, archive: Archive) -> tuple[tuple[str, ...]
 
 
 def _static_file(path: Path, grid: Grid) -> dict[str, NDArray[np.float32]]:
+    findings = Findings()
     try:
         with xr.open_dataset(path) as ds:
-            found = {str(k): v.values for k, v in ds.data_vars.items() if v.ndim == 2 and v.shape == grid.shape}
-            lat = next((ds[n].values for n in ("y", "lat", "latitude") if n in ds and ds[n].ndim == 1), None)
+            found = file_statics(ds, grid, findings)
     except (OSError, ValueError) as e:
         raise RecipeError(f"cannot read the static file {path}", found=str(e), hint="name a NetCDF file") from e
-    if not found or lat is None or lat.shape != grid.lat.shape or not np.allclose(lat, grid.lat, atol=0.05):
+    if findings.problems or not found:
         raise RecipeError(
             f"the static file {path} is not on the store's grid",
-            expected=f"{grid.shape[0]} x {grid.shape[1]} fields with the store's latitudes",
+            found="; ".join(p.what for p in findings.problems) or "no field of latitude and longitude alone",
+            expected=f"{grid.shape[0]} x {grid.shape[1]} fields with the store's latitudes and longitudes",
             hint="regrid it first",
         )
-    return {k: np.asarray(v, np.float32) for k, v in found.items()}
+    return found

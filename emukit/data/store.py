@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from emukit.data import checks
 from emukit.data.archive import Archive, Scenario
@@ -21,6 +22,7 @@ from emukit.data.grid import Grid
 from emukit.data.layout import Layout, read_layout
 from emukit.data.load import Loaded, load
 from emukit.data.source import Source, open_source
+from emukit.data.statics import store_statics
 from emukit.data.units import conversion
 from emukit.errors import StoreError
 from emukit.progress import Reporter
@@ -118,12 +120,14 @@ class Survey:
         loaded: The values; in the card's units where there is no problem.
         present: (S, M) which members are there.
         hidden: (S, T) which months are hidden.
+        statics: Name to (Y, X) field that does not change in time.
     """
 
     layout: Layout
     loaded: Loaded
     present: checks.Mask
     hidden: checks.Mask
+    statics: Mapping[str, NDArray[np.float32]]
 
 
 def take_survey(
@@ -148,10 +152,13 @@ def take_survey(
     loaded = load(source, layout, findings, reporter)
     present = checks.present_members(layout, loaded, findings)
     hidden = checks.hidden_months(layout, loaded, present)
-    loaded.broken |= checks.refuse_missing_chunks(source, layout, present, hidden, findings)
+    lost = checks.undeclared(card, layout, hidden)
+    loaded.broken |= checks.refuse_missing_chunks(source, layout, present, hidden & ~lost, findings)
     checks.refuse_not_finite(layout, loaded, present, findings)
+    checks.refuse_lost(card, layout, lost, findings)
     checks.refuse_partly_hidden(layout, loaded, present, hidden, findings)
-    survey = Survey(layout, loaded, present, hidden)
+    statics = store_statics(source, layout.grid, tuple(card.quantities), findings) if with_targets else {}
+    survey = Survey(layout, loaded, present, hidden, statics)
     _check_units(source.ds, card, convert, survey, findings)
     checks.note_negatives(card, layout, loaded, findings)
     checks.note_shared(layout, loaded, findings)
@@ -211,6 +218,7 @@ def _archive(
         grid=layout.grid,
         variables=tuple(layout.targets),
         scenarios={name: _scenario(survey, s) for s, name in enumerate(layout.names)},
+        statics=survey.statics,
         notes=(*findings.notes, *card.oddities),
     )
 

@@ -23,13 +23,13 @@ CELLS = Y * X
 
 
 def coded_card() -> Card:
-    """The competition's card with any value plausible and nothing expected to be hidden."""
+    """The competition's card with any value plausible; ssp245 and the last 18 months of ssp370 may be hidden."""
     card = load_card("cse151b-2025")
     loose = {"range": (-1e9, 1e9), "largest": (-1e9, 1e9)}
     return card.model_copy(
         update={
             "name": "coded",
-            "hidden": {},
+            "hidden": {"ssp245": "all", "ssp370": (-18, 0)},
             "oddities": [],
             "targets": {k: q.model_copy(update=loose) for k, q in card.targets.items()},
             "forcings": {k: q.model_copy(update=loose) for k, q in card.forcings.items()},

@@ -202,6 +202,17 @@ def test_a_grid_that_is_irregular_or_not_global():
     refused(coded_dataset().drop_vars("y"), "y has no one-dimensional coordinate")
 
 
+def test_a_part_of_the_globe():
+    north = np.linspace(7.7, 84.3, 4)
+    text = refused(coded_dataset().assign_coords(y=north), "y does not reach from pole to pole", "7.7 .. 84.3")
+    assert "step" in text
+    refused(coded_dataset().assign_coords(y=-north), "y does not reach from pole to pole")
+    refused(coded_dataset().assign_coords(y=north[::-1]), "y does not reach from pole to pole")
+    refused(coded_dataset().assign_coords(x=30.0 * np.arange(6)), "x is not a regular", "all the way round")
+    poles = coded_dataset().assign_coords(y=np.linspace(-90, 90, 4))
+    assert archive_from_dataset(poles, source="memory", card=CARD).grid.lat[-1] == 90
+
+
 def test_emissions_on_another_grid():
     ds = coded_dataset()
     half = ds.SO2[:, :, :, ::2].rename(longitude="lon")
@@ -239,6 +250,23 @@ def test_months_hidden_in_one_variable_or_one_member():
     for v in TARGETS:
         ds[v][2, 12:, 0] = 0
     refused(ds, "is zero everywhere in ssp370, member 0")
+
+
+@pytest.mark.parametrize("kind", ["v2", "v3"])
+def test_zero_months_that_the_card_does_not_declare_are_lost_not_hidden(coded_store, kind):
+    ds = hide(hide(coded_dataset(), "ssp126", 3, 9), "ssp370", 5)  # the card allows ssp370 from month 6 on
+    path = coded_store(kind, ds, time=1)  # v3 leaves out chunks of zeros: they are missing too
+    report = inspect_store(path, card=CARD)
+    text = "\n".join(p.text() for p in report.problems)
+    for words in (
+        "zero in months of ssp126", "6 such months between 2015-04 and 2015-09", "nothing of ssp126 hidden",
+        "zero in months of ssp370", "1 such months between 2015-06 and 2015-06", "2015-07 .. 2016-12 only",
+    ):  # fmt: skip
+        assert words in text
+    assert ("tas/c/0/3/0/0/0 is missing" in text) == (kind == "v3")
+    refused(path)
+    refused(hide(coded_dataset(), "ssp585", 23), "zero in months of ssp585", "[hidden]", "--card")
+    refused(hide(physical(), "ssp370", 12), "zero in months of ssp370", card=COMPETITION)
 
 
 def test_all_problems_are_listed_not_only_the_first(coded_store):
@@ -314,7 +342,8 @@ def test_precipitation_per_second_is_offered_by_name():
 def test_a_conversion_keeps_hidden_months_zero():
     ds = physical()
     ds["tas"] = ds.tas - 273.15
-    archive = archive_from_dataset(hide(ds, "ssp370", 12), source="memory", card=COMPETITION, convert={"tas": "degC"})
+    ds = hide(ds, "ssp370", 12)
+    archive = archive_from_dataset(ds, source="memory", card="cse151b-k360", convert={"tas": "degC"})
     assert archive["ssp370"].hidden[12:].all()
     assert not archive["ssp370"].targets[:, 12:].any()
     assert (archive["ssp370"].targets[:, :12, 0] > 200).all()
@@ -360,6 +389,6 @@ def test_forcings_for_prediction_are_checked_too():
         with pytest.raises(StoreError, match=words):
             scenario_from_dataset(bad, card=CARD)
     grid = archive_from_dataset(coded_dataset(), source="memory", card=CARD).grid
-    other = ds.isel(ssp=0, y=slice(1, 3), latitude=slice(1, 3))
+    other = ds.isel(ssp=0, x=slice(None, None, 2), longitude=slice(None, None, 2))
     with pytest.raises(StoreError, match="another grid"):
         scenario_from_dataset(other, card=CARD, grid=grid)

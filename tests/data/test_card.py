@@ -59,10 +59,10 @@ def test_a_card_that_contradicts_itself():
     settings = load_card("cse151b-2025").model_dump()
     settings["default_protocol"] = "weekly"
     settings["protocols"]["k360"]["train"] = ["ssp126", "ssp999"]
-    settings["hidden"]["ssp534"] = [-12, 0]
+    settings["hidden"] = {"ssp534": [-12, 0], "ssp126": [0, -12]}
     with pytest.raises(StoreError) as error:
         parse_card(settings, "mine.toml")
-    for words in ("weekly", "ssp999", "hidden.ssp534"):
+    for words in ("weekly", "ssp999", "hidden.ssp534", "hidden.ssp126: must be 'all' or"):
         assert words in str(error.value)
 
 
@@ -89,7 +89,15 @@ def test_a_store_is_known_by_its_attribute_first():
 def test_a_store_without_attribute_is_never_taken_for_the_demo():
     assert identify_card(coded_dataset()).name == "cse151b-2025"
     assert identify_card(hide(coded_dataset(), "ssp245", 0)).name == "cse151b-2025"
-    assert identify_card(hide(hide(coded_dataset(), "ssp245", 0), "ssp370", 12)).name == "cse151b-k360"
+    assert identify_card(hide(coded_dataset(), "ssp245", 12)).name == "cse151b-2025"
+    for start in (0, 12):  # copies differ in how much of ssp245 they hide
+        assert identify_card(hide(hide(coded_dataset(), "ssp245", start), "ssp370", 12)).name == "cse151b-k360"
+
+
+def test_what_may_be_hidden_is_cut_to_the_scenario():
+    card = load_card("cse151b-k360")
+    spans = [card.may_hide(s, n) for s in ("ssp245", "ssp370", "ssp126") for n in (1021, 24)]
+    assert [(s.start, s.stop) for s in spans] == [(0, 1021), (0, 24), (661, 1021), (0, 24), (1021, 1021), (24, 24)]
 
 
 @pytest.mark.parametrize(

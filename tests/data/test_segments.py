@@ -170,9 +170,35 @@ def test_static_file_joins_the_frames_or_is_refused(tmp_path):
     field = encoder.gather(encoder.encode(archive["ssp126"]), torch.arange(2))[1, -1].numpy()
     assert np.corrcoef(field.ravel(), land.ravel())[0, 1] == pytest.approx(1.0)
     assert archive.grid.mean(field) == pytest.approx(0.0, abs=1e-6)
-    grid["y"] = archive.grid.lat[::-1]
-    xr.Dataset({"land": (("y", "x"), land)}, grid).to_netcdf(tmp_path / "flipped.nc")
-    for name in ("flipped.nc", "missing.nc"):
-        wrong = InputSettings(statics=("land",), static_file=str(tmp_path / name))
-        with pytest.raises(RecipeError):
+    ds = xr.Dataset({"land": (("y", "x"), land)}, grid)
+    # The same field in other orders is the same field: joined by its coordinates, not by position.
+    for same in (
+        ds.isel(y=slice(None, None, -1)),
+        ds.assign_coords(x=(ds.x + 180) % 360 - 180).sortby("x"),
+        ds.rename(y="latitude", x="longitude").transpose("longitude", "latitude"),
+    ):
+        same.to_netcdf(tmp_path / "same.nc")
+        other = FrameEncoder.fit(
+            archive, split.train, settings.model_copy(update={"static_file": str(tmp_path / "same.nc")})
+        )
+        np.testing.assert_array_equal(
+            other.gather(other.encode(archive["ssp126"]), torch.arange(2))[1, -1].numpy(), field
+        )
+        (tmp_path / "same.nc").unlink()
+    for wrong_ds, words in (
+        (None, "cannot read"),
+        (ds.assign_coords(y=ds.y + 1), "degrees off"),
+        (ds.assign_coords(x=ds.x + 1), "degrees off"),
+        (ds.drop_vars("x"), "x has no one-dimensional coordinate"),
+        (ds.isel(x=slice(None, None, -1)), "x is not a regular"),
+        (ds.isel(x=slice(None, None, 2)), "another grid"),
+        (ds.rename(y="row"), "no field of latitude"),
+        (ds.where(ds.land > 3), "not finite"),
+    ):
+        path = tmp_path / "wrong.nc"
+        path.unlink(missing_ok=True)
+        if wrong_ds is not None:
+            wrong_ds.to_netcdf(path)
+        wrong = InputSettings(statics=("land",), static_file=str(path))
+        with pytest.raises(RecipeError, match=words):
             FrameEncoder.fit(archive, split.train, wrong)

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from emukit.data import named
 from emukit.data.archive import Archive
 from emukit.data.card import identify_card
+from emukit.data.demo import DemoClimate
 from emukit.data.inspect import inspect_store
 from emukit.data.store import archive_from_dataset, open_store, scenario_from_dataset
 from tests.data.stores import (
@@ -293,3 +295,56 @@ class TestRealStore:
         ds = xr.open_zarr(real_store, chunks=None)
         assert identify_card(ds).name == "cse151b-k360"
         assert identify_card(ds.isel(time=slice(0, 600))).name == "cse151b-2025"
+
+
+# --- static fields
+
+
+def with_statics() -> xr.Dataset:
+    ds = coded_dataset()
+    return ds.assign(
+        land=(("y", "x"), np.arange(24.0).reshape(Y, X)),
+        orography=(("x", "y"), 100 + np.arange(24).reshape(Y, X).T),
+        name=(("y", "x"), np.full((Y, X), "a")),
+        mask=(("latitude", "longitude"), np.ones((Y, X))),  # one degree off the targets
+        zonal=("y", np.arange(4.0)),
+    )
+
+
+@pytest.mark.parametrize("kind", ["v2", "v3"])
+def test_static_fields_are_read_in_the_order_of_the_grid(coded_store, kind):
+    ds = with_statics()
+    for other in (ds, ds.isel(y=slice(None, None, -1)), ds.assign_coords(x=(ds.x + 180) % 360 - 180).sortby("x")):
+        archive = open_store(coded_store(kind, other), card=CARD)
+        assert_coded(archive)
+        assert sorted(archive.statics) == ["land", "orography"]
+        for name, base in (("land", 0), ("orography", 100)):
+            assert archive.statics[name].dtype == np.float32
+            np.testing.assert_array_equal(archive.statics[name], base + np.arange(24).reshape(Y, X))
+        assert "static fields: land, orography" in archive.notes
+    assert not any("static" in n for n in from_memory(coded_dataset()).notes)
+
+
+def test_the_digest_depends_on_static_fields():
+    ds = with_statics()
+    digests = {from_memory(d).digest for d in (coded_dataset(), ds, ds.assign(land=ds.land + 1))}
+    assert len(digests) == 3
+
+
+def test_a_static_field_that_is_damaged_is_left_out_and_noted(coded_store):
+    path = coded_store("v2", with_statics())
+    (path / "land" / "0.0").write_bytes(b"broken")
+    (path / "orography" / "0.0").unlink()
+    archive = open_store(path, card=CARD)
+    assert not archive.statics
+    assert any("land is left out" in n for n in archive.notes)
+    assert any("orography is left out" in n for n in archive.notes)
+
+
+def test_the_demo_has_its_land_and_orography(monkeypatch):
+    climate = DemoClimate(lat_cells=8, lon_cells=12, years=1, members=1)
+    monkeypatch.setattr(named, "DemoClimate", lambda: climate)
+    archive = named.open_data("demo")
+    assert sorted(archive.statics) == ["land", "orography"]
+    np.testing.assert_array_equal(archive.statics["land"], climate.statics()["land"])
+    assert archive["ssp245"].hidden.all()
