@@ -1,0 +1,201 @@
+"""Scores, floors, submissions and published rows that are of other months, members or weights than they say."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from emukit.data.demo import DemoClimate
+from emukit.data.split import Span, make_split
+from emukit.data.store import archive_from_dataset
+from emukit.emulators.base import Emulator
+from emukit.emulators.climatology import ClimatologyEmulator
+from emukit.emulators.linear import LinearEmulator
+from emukit.emulators.registry import load_emulator
+from emukit.experiments.evaluate import evaluate, score_emulator
+from emukit.experiments.recipe import load_recipe
+from emukit.experiments.run import train_run
+from emukit.experiments.submit import submit_run
+from emukit.experiments.table import published_rows
+from emukit.progress import Reporter
+from emukit.report.published import load_published
+from emukit.submission import read_submission
+from tests.coded import warming_archive
+
+QUIET = Reporter(quiet=True)
+# The competition's weights: (monthly, time mean, time standard deviation) of each variable, half for each variable.
+OFFICIAL = {"tas": (0.1, 1.0, 1.0), "pr": (0.1, 1.0, 0.75)}
+
+
+class Arbitrary(Emulator):
+    """Predicts fields that are a function of scenario and month alone, near no fit and no member."""
+
+    kind = "arbitrary"
+
+    def predict_fields(self, scenario, start, stop):
+        rng = np.random.default_rng([ord(c) for c in scenario.name])
+        fields = rng.normal(size=(len(scenario), 2, *self.grid.shape)) * [[[[12.0]], [[2.0]]]]
+        return (fields + np.array([279.0, 5.0])[:, None, None]).astype(np.float32)[start:stop]
+
+    def state(self):
+        raise NotImplementedError
+
+    @classmethod
+    def from_state(cls, domain, meta, arrays):
+        raise NotImplementedError
+
+
+def reference(grid, pairs):
+    """The six numbers in plain numpy: the mean over (prediction, truth) pairs, one for each span."""
+    weights = np.cos(np.deg2rad(grid.lat))[:, None].repeat(len(grid.lon), 1)
+    weights = weights / weights.sum()
+    numbers = {}
+    for v, name in enumerate(OFFICIAL):
+        spans = []
+        for prediction, truth in pairs:
+            p, t = prediction[:, v].astype(np.float64), truth[:, v].astype(np.float64)
+            monthly = np.sqrt(np.mean([np.sum(weights * (a - b) ** 2) for a, b in zip(p, t, strict=True)]))
+            time_mean = np.sqrt(np.sum(weights * (p.mean(0) - t.mean(0)) ** 2))
+            stddev = np.sum(weights * np.abs(p.std(0, ddof=0) - t.std(0, ddof=0)))
+            spans.append([monthly, time_mean, stddev])
+        numbers[name] = np.mean(spans, 0)
+    return numbers
+
+
+def assert_score(score, numbers, months):
+    for name, expected in numbers.items():
+        parts = score.parts[name]
+        found = [parts.monthly_rmse, parts.time_mean_rmse, parts.time_stddev_mae]
+        np.testing.assert_allclose(found, expected, rtol=1e-6, err_msg=name)
+    value = sum(0.5 * np.dot(OFFICIAL[name], numbers[name]) for name in OFFICIAL)
+    assert score.value == pytest.approx(value, rel=1e-6)
+    assert score.months == months
+
+
+def member_fields(scenario, member, start, stop):
+    return scenario.targets[scenario.members.index(member), start:stop]
+
+
+def partly_hidden(archive, hide):
+    """A copy whose months from the given ones on are a hidden test set."""
+    scenarios = dict(archive.scenarios)
+    for name, first in hide.items():
+        mask = np.arange(len(scenarios[name])) >= first
+        targets = np.where(mask[:, None, None, None], np.float32(0), scenarios[name].targets)
+        scenarios[name] = replace(scenarios[name], hidden=mask, targets=targets)
+    return replace(archive, scenarios=scenarios)
+
+
+# Protocol, set, first hidden month of scenarios, and the spans by hand: 181 months, 24 of validation and 60 of test.
+SETS = {
+    "one span": ("k360", "validation", {}, [("ssp370", 97, 121)]),
+    "test": ("k360", "test", {}, [("ssp370", 121, 181)]),
+    "other scenario": ("loso:ssp245", "test-all", {}, [("ssp245", 0, 181)]),
+    # The two spans differ in length, so that a mean over months is not the mean over spans.
+    "two spans": (
+        "loso:ssp126",
+        "validation",
+        {"ssp245": 0, "ssp585": 167},
+        [("ssp370", 157, 181), ("ssp585", 157, 167)],
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=SETS, ids=lambda name: name.replace(" ", "-"))
+def scored(request):
+    """Archive, split, spans and the evaluation of the arbitrary emulator."""
+    protocol, name, hide, spans = SETS[request.param]
+    archive = partly_hidden(warming_archive(), hide)
+    split = make_split(archive, protocol)
+    return archive, split, spans, evaluate(Arbitrary(archive.domain), archive, split, name)
+
+
+def pairs_of(archive, spans, predict):
+    return [
+        (predict(archive[name], start, stop), member_fields(archive[name], 0, start, stop))
+        for name, start, stop in spans
+    ]
+
+
+def test_score_is_of_the_grid_weights_the_held_out_member_and_every_span(scored):
+    archive, _, spans, evaluation = scored
+    numbers = reference(archive.grid, pairs_of(archive, spans, Arbitrary(archive.domain).predict_fields))
+    assert_score(evaluation.score, numbers, sum(stop - start for _, start, stop in spans))
+
+
+def test_floors_are_the_other_runs_climatology_and_the_linear_emulator(scored):
+    archive, split, spans, evaluation = scored
+    lines = {
+        "climatology": ClimatologyEmulator.fit(archive, split).predict_fields,
+        "linear": LinearEmulator.fit(archive, split).predict_fields,
+        "another run (member 1)": lambda s, start, stop: member_fields(s, 1, start, stop),
+        "another run (member 2)": lambda s, start, stop: member_fields(s, 2, start, stop),
+    }
+    assert set(evaluation.floors) == set(lines)
+    for name, predict in lines.items():
+        numbers = reference(archive.grid, pairs_of(archive, spans, predict))
+        assert min(map(min, numbers.values())) > 0, name
+        assert_score(evaluation.floors[name], numbers, sum(stop - start for _, start, stop in spans))
+
+
+def test_truth_is_the_first_member_of_the_span_by_its_name_not_its_place():
+    """The store's members are 7, 0, 4 in this order: 0 is neither the first nor the last of them."""
+    archive = warming_archive()
+    scenarios = {name: replace(s, members=(7, 0, 4)) for name, s in archive.scenarios.items()}
+    archive = replace(archive, scenarios=scenarios)
+    scenario, emulator = archive["ssp370"], Arbitrary(archive.domain)
+    prediction = emulator.predict_fields(scenario, 97, 121)
+    for members, place in (((0,), 1), ((7, 0), 0), ((4, 7), 2)):
+        score = score_emulator(emulator, archive, (Span("ssp370", 97, 121, members),))
+        assert_score(score, reference(archive.grid, [(prediction, scenario.targets[place, 97:121])]), 24)
+    floors = evaluate(emulator, archive, make_split(archive, "k360"), "validation").floors
+    for member, place in ((4, 2), (7, 0)):
+        pair = (scenario.targets[place, 97:121], scenario.targets[1, 97:121])
+        assert_score(floors[f"another run (member {member})"], reference(archive.grid, [pair]), 24)
+    assert "another run (member 0)" not in floors
+
+
+@pytest.fixture(scope="module")
+def demo():
+    """The demo climate: seasons repeat, so a submission that is a year early passes the check of its seasons."""
+    return archive_from_dataset(DemoClimate(lat_cells=8, lon_cells=12, members=2).dataset(), source="demo")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "scenario", "packing"), [("official", "ssp245", "csv"), ("k360", "ssp370", "csv.gz")]
+)
+def test_submission_holds_the_months_of_the_test_span(demo, tmp_path, protocol, scenario, packing):
+    run, _ = train_run(demo, load_recipe("linear"), tmp_path / "run", protocol=protocol, reporter=QUIET)
+    entry = submit_run(run, demo, tmp_path / "submission", packing, QUIET)
+    columns = read_submission(tmp_path / "submission" / entry.csv)
+
+    months = demo[scenario].months
+    start, stop = len(months) - 360, len(months)
+    assert (str(months[start]), str(months[stop - 1])) == ("2070-02", "2100-01")
+    expected = load_emulator(run.folder / "emulator").predict_fields(demo[scenario], start, stop)
+    found = columns.values.astype(np.float32)
+    np.testing.assert_array_equal(found.reshape(expected.shape), expected)
+
+    lat, lon = demo.grid.lat, demo.grid.lon
+    ids = [f"t{t:03d}_{v}_{y:.2f}_{x:.2f}" for t in range(360) for v in ("tas", "pr") for y in lat for x in lon]
+    assert columns.ids.to_pylist() == ids
+    assert (entry.protocol, entry.scenario, entry.rows) == (protocol, scenario, len(ids))
+    assert (entry.first_month, entry.last_month) == ("2070-02", "2100-01")
+
+
+PUBLISHED_MONTHS = {
+    ("official", "validation"): "2090-02..2100-01",
+    ("k360", "validation"): "2060-02..2070-01",
+    ("k360", "test"): "2070-02..2100-01",
+}
+
+
+def test_published_rows_stand_beside_runs_scored_on_the_same_months():
+    pairs = list(zip(load_published(), published_rows(), strict=True))
+    assert {(r.protocol, r.part) for r, _ in pairs} == set(PUBLISHED_MONTHS)
+    for result, row in pairs:
+        assert result.name in row.name
+        assert "ssp370" in row.split
+        # One set of months, and no other.
+        found = [m for m in PUBLISHED_MONTHS.values() if m in row.split]
+        assert found == [PUBLISHED_MONTHS[result.protocol, result.part]]
