@@ -199,3 +199,10 @@ def test_published_rows_stand_beside_runs_scored_on_the_same_months():
         # One set of months, and no other.
         found = [m for m in PUBLISHED_MONTHS.values() if m in row.split]
         assert found == [PUBLISHED_MONTHS[result.protocol, result.part]]
+
+
+def test_floors_do_not_depend_on_the_members_somebody_trained_on():
+    archive = warming_archive()
+    emulator = Arbitrary(archive.domain)
+    whole, one = (evaluate(emulator, archive, make_split(archive, "k360", members)).floors for members in (None, [1]))
+    assert {k: s.as_dict() for k, s in whole.items()} == {k: s.as_dict() for k, s in one.items()}
