@@ -23,6 +23,10 @@ Data = Annotated[
         show_default=False,
     ),
 ]
+TrainedData = Annotated[
+    str | None,
+    typer.Option("--data", metavar="STORE", help="Default: the store it was trained on.", show_default=False),
+]
 Protocol = Annotated[
     str | None,
     typer.Option("--protocol", help="official, k360 or loso:SCENARIO. Default: the data card's.", show_default=False),

@@ -20,7 +20,7 @@ def add_commands(app: typer.Typer) -> None:
 def evaluate(
     run: o.RunFolder,
     split: Annotated[str, typer.Option(help="validation, test, or test-all under loso.")] = "validation",
-    data: Annotated[str | None, typer.Option(metavar="STORE", help="Default: the store it was trained on.")] = None,
+    data: o.TrainedData = None,
     card: o.Card = None,
     convert: o.Convert = None,
     quiet: o.Quiet = False,
@@ -49,7 +49,7 @@ def predict(
     run: o.RunFolder,
     scenario: Annotated[str, typer.Option(help="A scenario of the store.")],
     out: Annotated[Path, typer.Option(help="FILE.nc or FOLDER.zarr.")],
-    data: Annotated[str | None, typer.Option(metavar="STORE", help="Default: the store it was trained on.")] = None,
+    data: o.TrainedData = None,
     card: o.Card = None,
     convert: o.Convert = None,
     quiet: o.Quiet = False,

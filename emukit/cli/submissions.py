@@ -24,7 +24,7 @@ def submit(
         Path | None, typer.Option(help="Entry folder. Default: submissions/RUN.", show_default=False)
     ] = None,
     pack: Annotated[str, typer.Option(help="csv, csv.gz or zip.")] = "csv",
-    data: Annotated[str | None, typer.Option(metavar="STORE", help="Default: the store it was trained on.")] = None,
+    data: o.TrainedData = None,
     card: o.Card = None,
     convert: o.Convert = None,
     quiet: o.Quiet = False,

@@ -6,10 +6,14 @@ are never scored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from emukit.data.archive import Archive
 from emukit.data.split import Span, Split, is_hidden, make_split
@@ -89,13 +93,7 @@ def scored_spans(archive: Archive, split: Split, name: str) -> tuple[Span, ...]:
 
 def score_emulator(emulator: Emulator, archive: Archive, spans: tuple[Span, ...]) -> Score:
     """Mean score of an emulator over spans of an archive that it fits."""
-    scores = []
-    for span in spans:
-        scenario = archive[span.scenario]
-        prediction = emulator.predict_fields(scenario, span.start, span.stop)
-        moments = Moments.of(prediction, scenario.truth(span.members[0], span.start, span.stop))
-        scores.append(score_moments(moments, archive.grid.weights, archive.variables))
-    return mean_score(scores)
+    return _score(archive, spans, lambda s: emulator.predict_fields(archive[s.scenario], s.start, s.stop))
 
 
 def check_fits(emulator: Emulator, archive: Archive) -> None:
@@ -116,16 +114,23 @@ def check_fits(emulator: Emulator, archive: Archive) -> None:
 def other_runs(archive: Archive, spans: tuple[Span, ...]) -> dict[str, Score]:
     """Every other member as the prediction: what a perfect climate model with its own weather would score."""
     common = set.intersection(*(set(archive[s.scenario].members) for s in spans))
-    runs = {}
-    for member in sorted(common - {s.members[0] for s in spans}):
-        scores = []
-        for span in spans:
-            scenario = archive[span.scenario]
-            prediction = scenario.truth(member, span.start, span.stop)
-            moments = Moments.of(prediction, scenario.truth(span.members[0], span.start, span.stop))
-            scores.append(score_moments(moments, archive.grid.weights, archive.variables))
-        runs[f"another run (member {member})"] = mean_score(scores)
-    return runs
+    return {
+        f"another run (member {m})": _score(archive, spans, partial(_run_of, archive, m))
+        for m in sorted(common - {s.members[0] for s in spans})
+    }
+
+
+def _run_of(archive: Archive, member: int, span: Span) -> NDArray[np.float32]:
+    return archive[span.scenario].truth(member, span.start, span.stop)
+
+
+def _score(archive: Archive, spans: tuple[Span, ...], predict: Callable[[Span], NDArray[np.float32]]) -> Score:
+    scores = []
+    for span in spans:
+        truth = archive[span.scenario].truth(span.members[0], span.start, span.stop)
+        moments = Moments.of(predict(span), truth)
+        scores.append(score_moments(moments, archive.grid.weights, archive.variables))
+    return mean_score(scores)
 
 
 def mean_score(scores: list[Score]) -> Score:

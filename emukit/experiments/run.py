@@ -17,27 +17,20 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from emukit.data.archive import Archive
-from emukit.data.frames import FrameEncoder
 from emukit.data.named import DEMO
-from emukit.data.segments import SegmentSource
 from emukit.data.split import Split, make_split
-from emukit.data.targets import TargetNormalizer
 from emukit.emulators.base import Emulator
-from emukit.emulators.neural import NeuralEmulator
-from emukit.emulators.registry import EMULATORS, load_emulator
+from emukit.emulators.registry import load_emulator
 from emukit.errors import RunError
 from emukit.experiments import provenance
-from emukit.experiments.evaluate import Evaluation, check_fits, evaluate, score_emulator
-from emukit.experiments.recipe import NetworkRecipe, Recipe, parse_recipe
+from emukit.experiments.evaluate import Evaluation, check_fits, evaluate
+from emukit.experiments.recipe import Recipe, parse_recipe
 from emukit.experiments.record import (
     RECORD_FILE,
     DataRecord,
@@ -49,11 +42,9 @@ from emukit.experiments.record import (
     read_json,
     read_record,
 )
+from emukit.experiments.trainer import prepare
 from emukit.files import LOCK_FILE, exclusive, write_text
-from emukit.losses.composite import CompositeLoss
-from emukit.models.registry import build_network
 from emukit.progress import Reporter
-from emukit.training.loop import train
 
 
 @dataclass(frozen=True)
@@ -178,7 +169,7 @@ def train_run(
         reporter.say(f"note: {note}")
     # Everything that can be wrong with recipe and data shows in the preparation, before the folder is made.
     started = time.monotonic()
-    finish = _prepare(archive, recipe, split, seed)
+    finish = prepare(archive, recipe, split, seed)
     with exclusive(folder):
         record = _existing(folder, identity, resume) or _new_record(archive, recipe, split, identity, opening)
         record = record.model_copy(update={"state": "training", "sessions": (*record.sessions, _session())})
@@ -271,70 +262,3 @@ def _session() -> Session:
 def _command() -> str:
     words = ["emukit", *sys.argv[1:]] if Path(sys.argv[0]).name in ("emukit", "__main__.py") else sys.argv
     return shlex.join(w for w in words if w != "--resume")
-
-
-Finish = Callable[[Path, Reporter], tuple[Emulator, dict[str, Any]]]
-
-
-def _prepare(archive: Archive, recipe: Recipe, split: Split, seed: int) -> Finish:
-    """All that can go wrong before hours of work; what is returned does the work."""
-    if isinstance(recipe, NetworkRecipe):
-        return _Trainer(archive, recipe, split, seed).train
-    fitted: Emulator = EMULATORS[recipe.emulator].load().fit(archive, split, **recipe.options)
-    return lambda folder, reporter: (fitted, {})
-
-
-class _Trainer:
-    """A network with its batches and loss, ready to train."""
-
-    def __init__(self, archive: Archive, recipe: NetworkRecipe, split: Split, seed: int) -> None:
-        self._archive, self._recipe, self._split, self._seed = archive, recipe, split, seed
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        encoder = FrameEncoder.fit(archive, split.train, recipe.inputs)
-        targets = {"tas": recipe.targets.tas, "pr": recipe.targets.pr}
-        normalizer = TargetNormalizer.fit(archive, split.train, targets)
-        self._source = SegmentSource(archive, split.train, encoder, normalizer, recipe.training.segments, device)
-        torch.manual_seed(seed)
-        network = build_network(
-            recipe.emulator,
-            in_channels=len(encoder.channels),
-            variables=len(archive.variables),
-            grid=archive.grid.shape,
-            history=recipe.inputs.window.history,
-            options=recipe.options,
-        ).to(device)
-        self._emulator = NeuralEmulator(archive.domain, recipe.emulator, recipe.options, network, encoder, normalizer)
-        cells = archive.grid.shape[0] * archive.grid.shape[1]
-        weights = archive.grid.weights if recipe.loss.area_weighted else np.full(archive.grid.shape, 1.0 / cells)
-        self._loss = CompositeLoss(
-            {"tas": recipe.loss.tas, "pr": recipe.loss.pr},
-            archive.variables,
-            torch.as_tensor(weights, dtype=torch.float32, device=device),
-        )
-
-    def train(self, folder: Path, reporter: Reporter) -> tuple[NeuralEmulator, dict[str, Any]]:
-        """Train, or go on; the emulator with its best weights, and what the record keeps of how it went."""
-        network, settings = self._emulator.network, self._recipe.training
-        parameters = sum(p.numel() for p in network.parameters())
-        reporter.say(
-            f"{self._recipe.emulator}: {parameters:,} parameters, {len(self._emulator.encoder.channels)} channels, "
-            f"{settings.epochs} epochs of {self._source.steps_per_epoch} steps on {self._emulator.device.type}"
-        )
-        result = train(
-            network,
-            self._source,
-            self._loss,
-            settings,
-            seed=self._seed,
-            validate=lambda: score_emulator(self._emulator, self._archive, self._split.validation),
-            folder=folder,
-            reporter=reporter,
-        )
-        network.eval()
-        outcome = {
-            "parameters": parameters,
-            "best_epoch": result.best_epoch,
-            "epochs": result.epochs,
-            "seconds": result.seconds,
-        }
-        return self._emulator, outcome

@@ -117,7 +117,7 @@ def test_crash_between_log_and_checkpoint_does_not_count_an_epoch_twice(tmp_path
 
 def test_best_epoch_is_kept_not_the_last(tmp_path, monkeypatch):
     """Scores that worsen after the first epoch: the emulator must hold the first epoch's weights."""
-    from emukit.experiments import run as module
+    from emukit.experiments import trainer as module
 
     real, calls, kept = module.score_emulator, [], []
 
@@ -139,7 +139,7 @@ def test_best_epoch_is_kept_not_the_last(tmp_path, monkeypatch):
 
 
 def test_early_stopping_stops_and_resume_does_not_start_again(tmp_path, monkeypatch):
-    from emukit.experiments import run as module
+    from emukit.experiments import trainer as module
 
     real, calls = module.score_emulator, []
 
