@@ -229,7 +229,7 @@ def _hides(ds: xr.Dataset, card: Card) -> bool:
     # One member's first and last month of each hidden span tell the cards apart, and cost a chunk each.
     target = next((ds[v] for v in card.targets if v in ds), None)
     names = _scenarios(ds)
-    if target is None or "time" not in target.dims:
+    if target is None or "time" not in target.dims or not target.size:
         return False
     one: dict[str, int] = {d: 0 for d in ("member_id", "member") if d in target.dims}
     for scenario, (start, stop) in card.hidden.items():

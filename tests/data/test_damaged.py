@@ -1,4 +1,4 @@
-"""Files with flipped or cut bytes: refused by name, whole ones accepted."""
+"""Files with flipped or cut bytes and empty dimensions: refused by name, whole ones accepted."""
 
 from __future__ import annotations
 
@@ -125,3 +125,28 @@ def test_a_folder_in_the_place_of_a_chunk_is_a_missing_chunk(coded_store, kind):
     file.mkdir()
     refused(path, f"the chunk {file} is missing")
     assert len(inspect_store(path, card=CARD).problems) == 1
+
+
+# --- empty dimensions
+
+
+@pytest.mark.parametrize("dim", ["ssp", "time", "member_id", "y", "x", "latitude", "longitude"])
+@pytest.mark.parametrize("suffix", ["zarr", "nc"])
+def test_an_empty_dimension_is_named(tmp_path, dim, suffix):
+    path = tmp_path / f"a.{suffix}"
+    ds = coded_dataset().isel({dim: slice(0, 0)})
+    ds.to_zarr(path, zarr_format=2) if suffix == "zarr" else ds.to_netcdf(path)
+    refused(path, f"dimension {dim} is empty", f"{dim} 0")
+
+
+def test_no_members_are_named_even_where_the_card_is_looked_for(tmp_path):
+    coded_dataset().isel(member_id=slice(0, 0)).to_zarr(tmp_path / "a.zarr", zarr_format=2)
+    with pytest.raises(StoreError, match="dimension member_id is empty"):
+        open_store(tmp_path / "a.zarr")
+
+
+def test_an_empty_dimension_of_something_else_does_not_matter(tmp_path):
+    ds = coded_dataset()
+    ds["stations"] = ("station", np.zeros(0))
+    ds.to_zarr(tmp_path / "a.zarr", zarr_format=2)
+    assert open_store(tmp_path / "a.zarr", card=CARD)
