@@ -1,4 +1,4 @@
-"""Files with flipped or cut bytes and empty dimensions: refused by name, whole ones accepted."""
+"""Files with flipped or cut bytes, empty dimensions and double columns: refused by name, whole ones accepted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import zarr
 
 from emukit.data.inspect import inspect_store
 from emukit.data.store import open_store
-from emukit.errors import StoreError
+from emukit.errors import StoreError, SubmissionError
+from emukit.submission.read import read_submission
 from tests.data.stores import SCENARIOS, coded_card, coded_dataset
 
 CARD = coded_card()
@@ -150,3 +151,28 @@ def test_an_empty_dimension_of_something_else_does_not_matter(tmp_path):
     ds["stations"] = ("station", np.zeros(0))
     ds.to_zarr(tmp_path / "a.zarr", zarr_format=2)
     assert open_store(tmp_path / "a.zarr", card=CARD)
+
+
+# --- submissions
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ("ID,Prediction,Prediction", "2 columns Prediction"),
+        ("ID,ID,Prediction", "2 columns ID"),
+        ("ID,p,q", "no column"),
+    ],
+)
+def test_double_or_missing_columns_of_a_submission_are_named(tmp_path, header, words):
+    path = tmp_path / "p.csv"
+    path.write_text(f"{header}\n1,2,3\n")
+    with pytest.raises(SubmissionError, match=words):
+        read_submission(path)
+
+
+def test_other_columns_of_a_submission_do_not_matter(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text("note,ID,note,Prediction\nx,a,,1.5\n,b,y,2\n")
+    columns = read_submission(path)
+    assert (columns.ids.to_pylist(), columns.values.tolist()) == (["a", "b"], [1.5, 2.0])
