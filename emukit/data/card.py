@@ -243,7 +243,7 @@ def _hides(ds: xr.Dataset, card: Card) -> bool:
     # that may be hidden as a whole the last month is enough: copies differ in how much of it they hide.
     target = next((ds[v] for v in card.targets if v in ds), None)
     names = _scenarios(ds)
-    if target is None or "time" not in target.dims:
+    if target is None or "time" not in target.dims or not target.size:
         return False
     one: dict[str, int] = {d: 0 for d in ("member_id", "member") if d in target.dims}
     for scenario, declared in card.hidden.items():

@@ -6,6 +6,7 @@ Invariant: Zarr reads a chunk that is not there as its fill value; here a missin
 from __future__ import annotations
 
 import itertools
+import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ from zarr.core.metadata import ArrayV2Metadata
 
 from emukit.errors import StoreError
 
-# What codecs and containers raise on bytes that are not theirs.
-READ_ERRORS = (RuntimeError, ValueError, OSError, EOFError, TypeError, zlib.error)
+# What codecs and containers raise on bytes that are not theirs; SystemError is Python's for a size below zero.
+READ_ERRORS = (RuntimeError, ValueError, OSError, EOFError, TypeError, SystemError, zlib.error)
 REPAIR = "download or copy the store again"
 
 
@@ -47,6 +48,9 @@ class ChunkedArray:
         self.chunk: tuple[int, ...] = array.shards or array.chunks
         last = array.compressors[-1:]
         self._blosc = array.shards is None and isinstance(next(iter(last), None), Blosc | BloscCodec)
+        # How many bytes Blosc gives back, where it is the only codec and every value has the same size.
+        plain = not array.filters and len(array.compressors) == 1 and array.dtype.kind in "biufcmMSUV"
+        self._nbytes = prod(self.chunk) * array.dtype.itemsize if plain else None
 
     def at(self, coords: tuple[int, ...]) -> Chunk:
         """The chunk of these chunk coordinates."""
@@ -61,8 +65,8 @@ class ChunkedArray:
         return map(self.at, itertools.product(*map(range, counts)))
 
     def missing(self) -> list[Chunk]:
-        """Chunks without a file."""
-        return [c for c in self.all() if not c.file.exists()]
+        """Chunks without a file; a folder in its place is none, and zarr reads it as the fill value too."""
+        return [c for c in self.all() if not c.file.is_file()]
 
     def read(self, chunk: Chunk) -> NDArray[Any]:
         """The values of one chunk, cut to the array's edge.
@@ -71,40 +75,65 @@ class ChunkedArray:
             StoreError: The chunk's file cannot be decompressed.
         """
         try:
-            if isinstance(self.array.metadata, ArrayV2Metadata):
-                return self._decode_v2(self.array.metadata, chunk)
-            if self._blosc and chunk.file.exists():
-                with chunk.file.open("rb") as f:
-                    _check_blosc(f.read(16), chunk.file.stat().st_size)
-            return np.asarray(self.array[chunk.slices])
+            values = self._decode(chunk)
+            if values.dtype.kind in "UTO":
+                _check_text(values)
+            return values
         except READ_ERRORS as e:
             size = chunk.file.stat().st_size if chunk.file.exists() else 0
             raise StoreError(
                 f"the chunk {chunk.file} is corrupt", found=f"{size} bytes: {_first_line(e)}", hint=REPAIR
             ) from e
 
+    def _decode(self, chunk: Chunk) -> NDArray[Any]:
+        if isinstance(self.array.metadata, ArrayV2Metadata):
+            return self._decode_v2(self.array.metadata, chunk)
+        if self._blosc and chunk.file.exists():
+            with chunk.file.open("rb") as f:
+                _check_blosc(f.read(16), chunk.file.stat().st_size, self._nbytes)
+        return np.asarray(self.array[chunk.slices])
+
     def _decode_v2(self, metadata: ArrayV2Metadata, chunk: Chunk) -> NDArray[Any]:
         cut = tuple(slice(0, s.stop - s.start) for s in chunk.slices)
         try:
             data: Any = chunk.file.read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             return np.full([s.stop for s in cut], metadata.fill_value, self.array.dtype)
         if self._blosc:
-            _check_blosc(data, len(data))
+            _check_blosc(data, len(data), self._nbytes)
         for codec in (metadata.compressor, *reversed(metadata.filters or ())):
             if codec is not None:
                 data = codec.decode(data)
-        values = np.frombuffer(data, metadata.dtype.to_native_dtype())
+        # Text of any length comes out of its filter as objects; all else is bytes still.
+        is_text = isinstance(data, np.ndarray) and data.dtype.hasobject
+        values = data if is_text else np.frombuffer(data, metadata.dtype.to_native_dtype())
         if values.size != prod(self.chunk):
             raise ValueError(f"it holds {values.size} values instead of {prod(self.chunk)}")
         return values.reshape(self.chunk, order=metadata.order)[cut]
 
 
-def _check_blosc(header: bytes, size: int) -> None:
-    # Blosc's decoder believes the size in the header (bytes 12-15) and reads past the end of a file that was cut.
+def _check_blosc(header: bytes, size: int, nbytes: int | None) -> None:
+    # Blosc's decoder believes its header: the size in bytes 12-15, past the end of a file that was cut, and how much
+    # comes out in bytes 4-7, a signed number that may be below zero or more than the decoder then fills.
     stated = int.from_bytes(header[12:16], "little")
     if len(header) < 16 or stated != size:
         raise ValueError(f"its header says {stated} bytes")
+    unpacked = int.from_bytes(header[4:8], "little", signed=True)
+    if unpacked < 0 or nbytes not in (None, unpacked):
+        raise ValueError(
+            f"its header says {unpacked} bytes of values instead of {'some' if nbytes is None else nbytes}"
+        )
+
+
+def _check_text(values: NDArray[Any]) -> None:
+    # NumPy takes any four bytes for a character, and what makes an index of them fails in its own ways.
+    if values.dtype.kind == "U":
+        points = np.ascontiguousarray(values.ravel(), values.dtype.newbyteorder("=")).view(np.uint32)
+        if (points > sys.maxunicode).any() or ((points >= 0xD800) & (points < 0xE000)).any():
+            raise ValueError("it holds text that is no Unicode")
+    else:
+        for value in values.ravel().tolist():
+            str(value).encode("utf-8")
 
 
 def _first_line(error: BaseException) -> str:

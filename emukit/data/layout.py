@@ -41,6 +41,8 @@ def read_layout(
     ds: xr.Dataset, card: Card, findings: Findings, *, with_targets: bool = True, default_scenario: str | None = None
 ) -> Layout | None:
     """The meaning of the store's axes; problems go to `findings`, and None comes back where nothing can be read."""
+    if _refuse_empty(ds, card, findings):
+        return None
     names, months = read_names(ds, findings, default_scenario), read_months(ds, findings)
     members = read_members(ds, findings) if with_targets else ()
     wanted = card.quantities if with_targets else card.forcings
@@ -62,6 +64,19 @@ def read_layout(
     _note_scenarios(names, card, findings)
     targets = {v: a for v in card.targets if (a := axes.get(v)) is not None}
     return Layout(names, members, months, grid, targets, {v: axes[v] for v in card.forcings if v in axes})
+
+
+def _refuse_empty(ds: xr.Dataset, card: Card, findings: Findings) -> bool:
+    used = {d for v in card.quantities if v in ds for d in ds[v].dims}
+    empty = [str(d) for d, n in ds.sizes.items() if not n and (d in used or role(d))]
+    for dim in empty:
+        findings.refuse(
+            f"dimension {dim} is empty",
+            found=", ".join(f"{d} {n}" for d, n in ds.sizes.items()),
+            expected=f"at least one {dim}",
+            hint="write the store again: what was selected from it was nothing",
+        )
+    return bool(empty)
 
 
 def _has_dims(ds: xr.Dataset, v: str, quantity: Quantity, card: Card, findings: Findings) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -104,6 +105,7 @@ def _open_zarr(path: Path) -> Source:
     except (*READ_ERRORS, KeyError) as e:
         raise _unreadable(path, e) from e
     _refuse_missing_coordinates(chunked)
+    _refuse_corrupt_coordinates(chunked)
     ds, packed = _open_dataset(path, engine="zarr", consolidated=consolidated)
     return Source(ds, str(path), f"Zarr v{group.metadata.zarr_format}", path, chunked, packed)
 
@@ -138,11 +140,25 @@ def _is_packed(variable: xr.Variable) -> bool:
 def _refuse_missing_coordinates(chunked: dict[str, ChunkedArray]) -> None:
     # A missing coordinate chunk reads as zeros or NaN: every later message would be about the wrong thing.
     for name, array in chunked.items():
-        # Zarr leaves out a chunk that holds its fill value alone: a single member 0 is written as no chunk at all.
-        if array.array.shape == (1,) and array.array.fill_value == 0:
+        if array.array.shape == (1,) and _fills_with_zero(array.array):
             continue
         if array.array.ndim == 1 and (missing := array.missing()):
             raise StoreError(f"the chunk {missing[0].file} is missing", found=f"no coordinate {name}", hint=REPAIR)
+
+
+def _fills_with_zero(array: zarr.Array[Any]) -> bool:
+    # Zarr leaves out a chunk that holds its fill value alone: a single member 0 is written as no chunk at all. Where
+    # a v2 array of integers states no fill value, that is zero.
+    return bool(array.fill_value == 0) or (array.fill_value is None and array.dtype.kind in "iu")
+
+
+def _refuse_corrupt_coordinates(chunked: dict[str, ChunkedArray]) -> None:
+    # xarray reads coordinates past our checks, and Blosc fills what it cannot read with whatever was in memory.
+    for array in chunked.values():
+        if array.array.ndim <= 1:
+            for chunk in array.all():
+                if chunk.file.exists():
+                    array.read(chunk)
 
 
 def _unreadable(path: Path, error: BaseException) -> StoreError:

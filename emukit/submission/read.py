@@ -102,18 +102,30 @@ def read_submission(path: Path | str, *, skip_blank_lines: bool = True) -> Colum
                 parse_options=arrow_csv.ParseOptions(ignore_empty_lines=skip_blank_lines),
                 convert_options=arrow_csv.ConvertOptions(
                     column_types={"ID": pa.string(), "Prediction": pa.float64()},
-                    include_columns=list(COLUMNS),
                     null_values=[],
                 ),
             )
-        except (pa.ArrowInvalid, pa.ArrowKeyError) as e:
+        except pa.ArrowInvalid as e:
             raise SubmissionError(
                 f"{path.name} cannot be read as a submission",
                 found=str(e),
                 expected="the columns ID and Prediction, a number in every row",
                 hint=f"emukit check-submission {path} names every wrong row",
             ) from e
+    _require_columns(path, table.column_names)
     return Columns(table["ID"], table["Prediction"].to_numpy())
+
+
+def _require_columns(path: Path, names: list[str]) -> None:
+    # Arrow takes the first of two columns of one name and says nothing.
+    for column in COLUMNS:
+        if (n := names.count(column)) != 1:
+            raise SubmissionError(
+                f"{path.name} cannot be read as a submission",
+                found=f"{n or 'no'} column{'s' * (n > 1)} {column} in the header {','.join(names[:8])}",
+                expected=f"the columns {' and '.join(COLUMNS)}, each once",
+                hint=f"mend its first line; emukit check-submission {path} names every wrong row",
+            )
 
 
 def _only_csv(path: Path, archive: zipfile.ZipFile) -> str:
