@@ -162,8 +162,9 @@ def read_members(ds: xr.Dataset, findings: Findings) -> tuple[int, ...] | None:
         findings.note(f"members are named {', '.join(map(str, values))}: they are numbered from 0 in this order")
         return tuple(range(len(values)))
     members = tuple(int(v) for v in values)
-    if len(set(members)) < len(members):
-        findings.refuse("member numbers are double", found=", ".join(map(str, members)), expected="each member once")
+    if len(set(members)) < len(members) or min(members, default=0) < 0:
+        shown = ", ".join(map(str, members))
+        findings.refuse("member numbers are double or negative", found=shown, expected="each member once, from 0")
         return None
     return members
 
