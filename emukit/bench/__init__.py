@@ -78,13 +78,14 @@ def compare(
     Raises:
         EmukitError: A process failed, or the answers differ by more than a millionth.
     """
-    pairs = [(_run(work, arguments), _run(reference, arguments)) for _ in range(runs)]
+    pairs = [(measure(work, arguments), measure(reference, arguments)) for _ in range(runs)]
     ours, plain = _sum_up([a for a, _ in pairs]), _sum_up([b for _, b in pairs])
     if abs(ours.answer - plain.answer) > 1e-6 * abs(plain.answer):
         raise EmukitError(
             f"the answers of {work} and its reference differ", found=str(ours.answer), expected=str(plain.answer)
         )
     ratio = plain.seconds / ours.seconds
+    speed = f"at least {faster:g} x faster" if faster >= 1 else f"at most {1 / faster:.3g} x slower"
     return Figure(
         name,
         ours.seconds,
@@ -92,12 +93,17 @@ def compare(
         plain.seconds,
         ratio,
         ours.peak_mb,
-        f"at least {faster:g} x faster, under {peak_mb:g} MB",
+        f"{speed}, under {peak_mb:.0f} MB",
         ratio >= faster and ours.peak_mb < peak_mb,
     )
 
 
-def _run(work: str, arguments: Sequence[str]) -> Measured:
+def measure(work: str, arguments: Sequence[str]) -> Measured:
+    """Run one piece of work once, in a fresh process.
+
+    Raises:
+        EmukitError: The process failed.
+    """
     command = [sys.executable, "-m", "emukit.bench.child", work, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

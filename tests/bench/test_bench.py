@@ -65,7 +65,7 @@ def test_a_figure_is_the_time_of_the_work_alone() -> None:
 def test_a_figure_is_the_median_of_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([1.0, 10.0, 5.0, 90.0, 2.0, 30.0])
     runs = (Measured(s, s * 10, 7.0, 1) for s in seconds)
-    monkeypatch.setattr("emukit.bench._run", lambda work, arguments: next(runs))
+    monkeypatch.setattr("emukit.bench.measure", lambda work, arguments: next(runs))
     figure = compare("x", "a:b", "c:d", (), runs=3, faster=15, peak_mb=51)
     assert (figure.value, figure.reference, figure.ratio, figure.peak_mb) == (2.0, 30.0, 15.0, 50.0)
     assert figure.within
