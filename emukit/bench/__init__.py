@@ -85,7 +85,7 @@ def compare(
             f"the answers of {work} and its reference differ", found=str(ours.answer), expected=str(plain.answer)
         )
     ratio = plain.seconds / ours.seconds
-    speed = f"at least {faster:g} x faster" if faster >= 1 else f"at most {1 / faster:.3g} x slower"
+    speed = f"at least {faster:g} x faster" if faster >= 1 or not faster else f"at most {1 / faster:.3g} x slower"
     return Figure(
         name,
         ours.seconds,

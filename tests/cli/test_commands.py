@@ -213,3 +213,15 @@ def test_linear_on_the_real_store_reaches_the_reference(emukit, real_store):
     submit = emukit("submit", "runs/linear", "-q")
     assert submit.code == 0, submit.err
     assert "2,488,320 rows, ssp370 2070-02..2100-01" in submit.out
+
+
+def test_terminated_writer_leaves_nothing(tmp_path):
+    """SIGTERM, as a batch system sends it, in the middle of writing a store."""
+    command = [sys.executable, "-m", "emukit", "data", "demo", "big.zarr", "--grid", "36x48"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".big.zarr.*.part")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
