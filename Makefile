@@ -8,7 +8,8 @@ READY  := $(VENV)/.ready
 
 install: $(READY)
 
-# torch goes first, so that its build is the one constraints.txt pins and no other package pulls a larger one.
+# torch goes first, in the version that constraints.txt pins, so that no other package chooses one. On Linux the package
+# index may hand out a CUDA build of several GB: point pip at a CPU build (PIP_INDEX_URL, PIP_FIND_LINKS) to avoid it.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch

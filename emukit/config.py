@@ -57,7 +57,8 @@ def describe(error: ValidationError) -> list[str]:
         elif e["type"] == "missing":
             lines.append(f"{path}: missing")
         else:
-            lines.append(f"{path}: {e['msg'][0].lower()}{e['msg'][1:]} (value {e['input']!r})")
+            message = e["msg"].removeprefix("Value error, ")
+            lines.append(f"{path}: {message[0].lower()}{message[1:]} (value {e['input']!r})")
     return lines
 
 

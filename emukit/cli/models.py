@@ -9,6 +9,7 @@ from emukit.data.encodings import SEASONAL, STATIC
 from emukit.emulators.registry import EMULATORS
 from emukit.experiments.recipe import NetworkRecipe, emulator_names, load_recipe
 from emukit.files import shipped
+from emukit.losses.composite import TERMS
 from emukit.models.registry import NETWORKS, count_parameters
 
 # Sizes are those on the competition's grid; CO2 and CH4 are series there, which makes no difference to a channel count.
@@ -47,6 +48,13 @@ def network_size(recipe: NetworkRecipe) -> int:
 def setting_rows(name: str) -> Iterator[tuple[str, str]]:
     """Every setting of a recipe by dotted path, with its value."""
     return _flat("", load_recipe(name).model_dump(mode="json"))
+
+
+def choice_lines() -> Iterator[str]:
+    """What may be named in settings that hold names."""
+    yield f"loss terms: {', '.join(TERMS)}"
+    yield f"seasonal encodings: {', '.join(SEASONAL)}"
+    yield f"statics: {', '.join(STATIC)}, and the fields of the store or of inputs.static_file"
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

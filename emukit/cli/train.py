@@ -27,7 +27,9 @@ def train(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="a.b=c", help="One setting, repeatable: training.epochs=5.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, dropout and batch order.", min=0, max=2**63 - 1)] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Of weights, dropout and batch order.", min=0, max=2**63 - 1, metavar="N")
+    ] = 0,
     out: Annotated[
         Path | None, typer.Option(help="Run folder. Default: runs/MODEL-PROTOCOL-sSEED.", show_default=False)
     ] = None,
@@ -79,10 +81,13 @@ def models(
     from rich.console import Console
     from rich.table import Table
 
-    from emukit.cli.models import model_rows, setting_rows
+    from emukit.cli.models import choice_lines, model_rows, setting_rows
 
     headings = ("setting", "default") if name else ("name", "parameters", "what it is good for")
     table = Table(*headings, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     for row in setting_rows(name) if name else model_rows():
         table.add_row(*row)
     Console().print(table)
+    if name:
+        for line in choice_lines():
+            typer.echo(line)

@@ -156,10 +156,12 @@ def train_run(
         TrainingError: The loss is not finite.
     """
     split = make_split(archive, protocol, members)
+    everyone = {m for s in archive.values() for m in s.members}
+    chosen = None if members is None or set(members) == everyone else tuple(sorted(members))
     identity = Identity(
         recipe=recipe.digest,
         protocol=split.protocol,
-        members=tuple(members) if members is not None else None,
+        members=chosen,
         seed=seed,
         data=archive.digest,
         card=card_digest(archive.card),

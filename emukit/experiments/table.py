@@ -51,6 +51,9 @@ def collect_rows(places: Iterable[Path], published: bool = True) -> list[Row]:
     if published:
         measured = {r.split for r in rows if r.kind == "floor"}
         rows += [r for r in published_rows() if r.kind != "floor" or r.split not in measured]
+    # A floor that is one of the runs (the default linear emulator) needs no second line.
+    own = {(r.split, r.score) for r in rows if r.kind == "run"}
+    rows = [r for r in rows if r.kind != "floor" or (r.split, r.score) not in own]
     # Every run of a split carries the same floors: one line of each is enough.
     return list({(r.split, r.name, r.kind, r.seed, r.score): r for r in rows}.values())
 

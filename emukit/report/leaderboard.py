@@ -75,6 +75,9 @@ def tables(rows: Sequence[Row]) -> list[RenderableType]:
             # Text, not markup: a run's name may hold brackets.
             style = "dim" if row.kind == "floor" else "cyan" if row.kind in ("published", "reference") else ""
             table.add_row(*(Text(c) for c in (place, _terminal_label(row), *_cells(row))), style=style)
+        if any(row.note for row in group):
+            table.caption = "sources and caveats of the rows: --format md"
+            table.caption_justify = "left"
         out.append(table)
     return out
 

@@ -109,3 +109,16 @@ def test_run_is_resumed_on_an_equal_copy_of_its_data(whole):
     archive, folder = whole
     train(warming_archive(months=121), folder, resume=True)
     assert recorded(folder) == archive.digest
+
+
+def test_all_members_named_or_not_are_one_configuration(tmp_path):
+    from emukit.experiments.recipe import load_recipe
+    from emukit.experiments.run import train_run
+    from emukit.progress import Reporter
+    from tests.coded import warming_archive
+
+    archive, recipe, quiet = warming_archive(), load_recipe("climatology"), Reporter(quiet=True)
+    run, _ = train_run(archive, recipe, tmp_path / "run", members=(2, 0, 1), reporter=quiet)
+    assert run.record.identity.members is None
+    again, _ = train_run(archive, recipe, tmp_path / "run", resume=True, reporter=quiet)
+    assert len(again.record.sessions) == 2
