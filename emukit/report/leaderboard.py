@@ -51,12 +51,13 @@ class Row:
 
 
 def ranked(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Rows by split, best first; splits with runs or submissions before the others."""
+    """Rows by split, best first; splits with scored runs or submissions first, those with unscored ones next."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(row.split, []).append(row)
     own = {s for s, g in groups.items() if any(r.kind in ("run", "submission") for r in g)}
-    order = sorted(groups, key=lambda s: (s not in own, s))
+    scored = {s for s in own if any(r.kind in ("run", "submission") and r.score is not None for r in groups[s])}
+    order = sorted(groups, key=lambda s: (s not in scored, s not in own, s))
     return {s: sorted(groups[s], key=lambda r: (r.score is None, r.score or 0.0)) for s in order}
 
 
