@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -47,13 +47,31 @@ class OptimizerSettings(Settings):
     clip_norm: float = Field(1.0, gt=0)
 
 
+class AverageSettings(Settings):
+    """Averages of weights, scored beside the weights themselves at every validation; the better one counts.
+
+    Attributes:
+        kind: Exponential over steps (``ema``), equal over the last epochs (``swa``), or ``none``.
+        decay: Of ``ema``, for one step; 0.99 remembers about a hundred.
+        start: Of ``swa``: the part of the epochs before it begins.
+    """
+
+    kind: Literal["none", "ema", "swa"] = "none"
+    decay: float = Field(0.99, ge=0, lt=1)
+    start: float = Field(0.75, ge=0, lt=1)
+
+
 class TrainingSettings(Settings):
     """The training loop.
 
     Attributes:
         epochs: Passes over the training months.
         segments: How months are cut into batches.
+        accumulate: Batches of one optimiser step; their gradients are added, so that only one is in memory.
         optimizer: AdamW and its schedule.
+        average: Averages of weights.
+        precision: ``fp32``; ``tf32``, with matrix products of 10-bit mantissas on GPUs that have them; ``bf16`` and
+            ``fp16``, mixed: parameters, loss and optimiser stay in float32.
         validate_every: Epochs between validations.
         patience: Validations without a better score after which training stops; 0 never stops early.
         checkpoint_minutes: A checkpoint is written after every epoch, and within one when this much time has passed.
@@ -61,7 +79,10 @@ class TrainingSettings(Settings):
 
     epochs: int = Field(30, ge=1, le=1_000_000)
     segments: SegmentSettings = SegmentSettings()
+    accumulate: int = Field(1, ge=1)
     optimizer: OptimizerSettings = OptimizerSettings()
+    average: AverageSettings = AverageSettings()
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     validate_every: int = Field(1, ge=1)
     patience: int = Field(0, ge=0)
     checkpoint_minutes: float = Field(5.0, gt=0)
