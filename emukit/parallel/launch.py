@@ -6,7 +6,9 @@ code; no process is left waiting.
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -40,7 +42,10 @@ def relaunch(arguments: Sequence[str], devices: int) -> int:
         devices: How many processes.
 
     Returns:
-        The exit code: that of the first process that failed, or zero.
+        The exit code: zero, or that of the first process that failed, which has said why.
+
+    Raises:
+        TrainingError: A process was killed, or this machine has too few devices.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -49,10 +54,13 @@ def relaunch(arguments: Sequence[str], devices: int) -> int:
     check_devices(devices)
     # Processes that each took all cores would only get in each other's way.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
+    # What it logs of a failure is said below, once and shorter.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=devices,
+        run_id=f"emukit-{os.getpid()}",
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         max_restarts=0,
@@ -61,9 +69,15 @@ def relaunch(arguments: Sequence[str], devices: int) -> int:
     try:
         elastic_launch(config, sys.executable)("-m", "emukit", *arguments)
     except ChildFailedError as e:
-        _, first = e.get_first_failure()
-        # A negative code is the signal that killed the process; shells count those from 128.
-        return first.exitcode if first.exitcode > 0 else 128 - first.exitcode
+        rank, failure = e.get_first_failure()
+        if failure.exitcode >= 0:
+            return failure.exitcode
+        raise TrainingError(
+            f"process {rank} of {devices} was killed",
+            found=f"signal {-failure.exitcode} ({signal.Signals(-failure.exitcode).name})",
+            expected="all processes to end by themselves; the others were stopped",
+            hint="--resume goes on from the last checkpoint; a process that is killed often ran out of memory",
+        ) from e
     except SignalException as e:
         return 128 + int(e.sigval)
     return 0

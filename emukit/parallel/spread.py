@@ -48,11 +48,9 @@ class Spread:
                     fully_shard(module, mesh=mesh)
             fully_shard(network, mesh=mesh)
             return
-        # Buffers are the same everywhere already: batch normalisation computes them over all processes.
         self._call = DistributedDataParallel(
             network,
             device_ids=[comm.device.index] if comm.device.type == "cuda" else None,
-            broadcast_buffers=False,
             gradient_as_bucket_view=True,
         )
 
