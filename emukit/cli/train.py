@@ -24,6 +24,14 @@ def train(
     ] = None,
     protocol: o.Protocol = None,
     recipe: Annotated[Path | None, typer.Option(help="TOML recipe laid over the defaults.", show_default=False)] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            help="Shipped loss instead of the recipe's: mse, l1, huber, published, metric, decade.",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="a.b=c", help="One setting, repeatable: training.epochs=5.")
     ] = None,
@@ -47,7 +55,7 @@ def train(
     from emukit.experiments.run import Opening, train_run
 
     report = o.reporter(quiet)
-    chosen = load_recipe(model, recipe, settings or ())
+    chosen = load_recipe(model, recipe, settings or (), loss)
     archive = o.open_named(data, card, convert, report)
     named = protocol or archive.card.default_protocol
     folder = out or Path("runs") / f"{model}-{named.replace(':', '-')}-s{seed}"

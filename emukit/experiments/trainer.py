@@ -23,6 +23,7 @@ from emukit.emulators.registry import EMULATORS
 from emukit.experiments.evaluate import score_emulator
 from emukit.experiments.recipe import NetworkRecipe, Recipe
 from emukit.losses.composite import CompositeLoss
+from emukit.losses.space import LossSpace
 from emukit.models.registry import build_network
 from emukit.progress import Reporter
 from emukit.training.loop import train
@@ -71,7 +72,7 @@ class Trainer:
         self._loss = CompositeLoss(
             {"tas": recipe.loss.tas, "pr": recipe.loss.pr},
             archive.variables,
-            torch.as_tensor(weights, dtype=torch.float32, device=device),
+            LossSpace(torch.as_tensor(weights, dtype=torch.float32, device=device), recipe.loss.padding),
         )
 
     def train(self, folder: Path, reporter: Reporter) -> tuple[NeuralEmulator, dict[str, Any]]:
