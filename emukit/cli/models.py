@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from emukit.emulators.registry import EMULATORS
 from emukit.experiments.recipe import NetworkRecipe, emulator_names, load_recipe
 from emukit.files import shipped
 from emukit.losses.composite import TERMS
+from emukit.losses.named import LOSSES
 from emukit.models.registry import NETWORKS, count_parameters
 
 # Sizes are those on the competition's grid; CO2 and CH4 are series there, which makes no difference to a channel count.
@@ -53,8 +55,18 @@ def setting_rows(name: str) -> Iterator[tuple[str, str]]:
 def choice_lines() -> Iterator[str]:
     """What may be named in settings that hold names."""
     yield f"loss terms: {', '.join(TERMS)}"
+    yield "losses for --loss, each as a recipe's [loss] table:"
+    for name, table in LOSSES.items():
+        yield f"  {name}: " + "; ".join(f"{key} = {_inline(value)}" for key, value in table.items())
     yield f"seasonal encodings: {', '.join(SEASONAL)}"
     yield f"statics: {', '.join(STATIC)}, and the fields of the store or of inputs.static_file"
+
+
+def _inline(value: Any) -> str:
+    # As TOML writes it on one line; numbers, texts and truths are written as in JSON.
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{k} = {_inline(v)}" for k, v in value.items()) + " }"
+    return json.dumps(value)
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -42,6 +42,14 @@ def train(
     ] = None,
     protocol: o.Protocol = None,
     recipe: Annotated[Path | None, typer.Option(help="TOML recipe laid over the defaults.", show_default=False)] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            help="Shipped loss instead of the recipe's: mse, l1, huber, published, metric, decade.",
+            metavar="NAME",
+            show_default=False,
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="a.b=c", help="One setting, repeatable: training.epochs=5.")
     ] = None,
@@ -82,11 +90,11 @@ def train(
 
     if devices > 1 and not inside_torchrun():
         # Mistakes in the recipe show here, once, and not in every process.
-        load_recipe(model, recipe, _with_precision(settings, precision))
+        load_recipe(model, recipe, _with_precision(settings, precision), loss)
         raise typer.Exit(relaunch(sys.argv[1:], devices))
     with open_comm() as comm:
         report = o.reporter(quiet, silent=not comm.main)
-        chosen = load_recipe(model, recipe, _with_precision(settings, precision))
+        chosen = load_recipe(model, recipe, _with_precision(settings, precision), loss)
         archive = o.open_named(data, card, convert, report)
         named = protocol or archive.card.default_protocol
         folder = out or Path("runs") / f"{model}-{named.replace(':', '-')}-s{seed}"

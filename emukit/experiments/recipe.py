@@ -20,6 +20,7 @@ from emukit.data.targets import TargetSettings
 from emukit.emulators.registry import EMULATORS
 from emukit.errors import RecipeError
 from emukit.files import shipped
+from emukit.losses.named import named_loss
 from emukit.models.registry import CONTEXT, NETWORKS
 from emukit.training.settings import LossSettings, TrainingSettings
 
@@ -102,16 +103,20 @@ def parse_recipe(values: Mapping[str, Any], source: str) -> Recipe:
     return check(recipe_class(name), values, source=source)
 
 
-def load_recipe(name: str, file: Path | None = None, assignments: Iterable[str] = ()) -> Recipe:
-    """The recipe of a name: the shipped one, overlaid with a file, overlaid with single settings.
+def load_recipe(
+    name: str, file: Path | None = None, assignments: Iterable[str] = (), loss: str | None = None
+) -> Recipe:
+    """The recipe of a name: the shipped one, overlaid with a named loss, a file, and single settings, in this order.
 
     Args:
         name: An emulator, or a shipped recipe of another name such as ``cnn-gru-published``.
         file: A TOML recipe; what it does not set keeps its default.
         assignments: ``a.b=c`` words.
+        loss: A shipped loss, which replaces the shipped recipe's.
 
     Raises:
-        RecipeError: Unknown name, unreadable file, another emulator in the file, or wrong settings.
+        RecipeError: Unknown name, a loss for what is not trained by one, unreadable file, another emulator in the file,
+            or wrong settings.
     """
     values: dict[str, Any] = {"emulator": name}
     source = f"recipe {name}"
@@ -124,6 +129,10 @@ def load_recipe(name: str, file: Path | None = None, assignments: Iterable[str] 
             expected=", ".join(emulator_names()),
             hint="`emukit models` lists what can be trained",
         )
+    if loss is not None:
+        if values["emulator"] not in NETWORKS:
+            raise RecipeError(f"{name} is fitted in closed form and has no loss", hint=f"emukit train {name}, alone")
+        values["loss"], source = named_loss(loss), f"{source} with loss {loss}"
     if file is not None:
         over = read_toml(file)
         if over.get("emulator", values["emulator"]) != values["emulator"]:

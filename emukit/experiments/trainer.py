@@ -24,6 +24,7 @@ from emukit.emulators.registry import EMULATORS
 from emukit.experiments.evaluate import score_emulator
 from emukit.experiments.recipe import NetworkRecipe, Recipe
 from emukit.losses.composite import CompositeLoss
+from emukit.losses.space import LossSpace
 from emukit.models.registry import build_network
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
@@ -70,7 +71,7 @@ class Trainer:
         loss = CompositeLoss(
             {"tas": recipe.loss.tas, "pr": recipe.loss.pr},
             archive.variables,
-            torch.as_tensor(weights, dtype=torch.float32, device=comm.device),
+            LossSpace(torch.as_tensor(weights, dtype=torch.float32, device=comm.device), recipe.loss.padding),
         )
         self._source = source
         self._parameters = sum(p.numel() for p in self._emulator.network.parameters())

@@ -9,16 +9,29 @@ from pydantic import Field, field_validator, model_validator
 from emukit.config import Settings
 from emukit.data.segments import SegmentSettings
 from emukit.losses.composite import TERMS
+from emukit.losses.space import Padding
 
 Weight = Annotated[float, Field(ge=0)]
 
 
 class LossSettings(Settings):
-    """The composite loss: for each variable, term names with weights."""
+    """The composite loss, in normalised space.
+
+    Attributes:
+        tas: Term names with weights.
+        pr: Likewise.
+        area_weighted: Cells count with their area, as in the score, or all alike.
+        padding: What stencils see beyond a field's edges: the other side of the globe, or zeros.
+        warmup_epochs: Epochs of mean absolute error instead of the terms.
+        ramp_epochs: Epochs after these in which the terms take over, linearly.
+    """
 
     tas: dict[str, Weight] = Field(default_factory=lambda: {"mse": 1.0})
     pr: dict[str, Weight] = Field(default_factory=lambda: {"mse": 1.0})
     area_weighted: bool = True
+    padding: Padding = "circular"
+    warmup_epochs: float = Field(0.0, ge=0)
+    ramp_epochs: float = Field(0.0, ge=0)
 
     @field_validator("tas", "pr")
     @classmethod
@@ -27,6 +40,17 @@ class LossSettings(Settings):
         if unknown:
             raise ValueError(f"unknown loss term {', '.join(unknown)}; known: {', '.join(TERMS)}")
         return terms
+
+    def ramp(self, epochs_done: float) -> float:
+        """How much of the loss is the terms and not the warm-up, from 0 to 1.
+
+        Args:
+            epochs_done: Epochs behind the current step, as a fraction within one.
+        """
+        beyond = epochs_done - self.warmup_epochs
+        if beyond < 0:
+            return 0.0
+        return min(beyond / self.ramp_epochs, 1.0) if self.ramp_epochs else 1.0
 
 
 class OptimizerSettings(Settings):

@@ -65,7 +65,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for processes in (1, 2, 3):
         jobs = [job(c, p, s) for (p, s), cases in RUNS.items() if p == processes for c in cases]
         emulator = place("segments", 1, "ddp")
-        jobs.append({"do": "score", "emulator": emulator, "spans": SPANS, "out": str(folder / f"score-{processes}.json")})
+        jobs.append(
+            {"do": "score", "emulator": emulator, "spans": SPANS, "out": str(folder / f"score-{processes}.json")}
+        )
         # Begun by two with shards, gone on with by three with copies, ended by one: a relay of interruptions.
         relay = {"do": "train", **CASES["accumulated"], "out": str(folder / "relay")}
         jobs += {
