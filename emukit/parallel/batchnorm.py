@@ -6,6 +6,8 @@ PyTorch's own `SyncBatchNorm` does this on accelerators only; this one does on a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,7 +18,13 @@ from emukit.parallel.comm import Comm
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
-    """`nn.BatchNorm2d` whose statistics are over all processes; parameters and buffers have the same names."""
+    """`nn.BatchNorm2d` whose statistics are over all processes; parameters and buffers have the same names.
+
+    Attributes:
+        copies: Processes that hold the same batch, where it was too short to be dealt out.
+    """
+
+    copies = 1
 
     def forward(self, fields: Tensor) -> Tensor:
         """(B, C, Y, X) -> the same shape."""
@@ -37,7 +45,8 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
             assert self.num_batches_tracked is not None
             self.num_batches_tracked += 1
             momentum = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
-            unbiased = variance * total / (total - 1)
+            independent = total / self.copies
+            unbiased = variance * independent / (independent - 1)
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
         scale = torch.rsqrt(variance + self.eps).to(fields.dtype)
@@ -66,6 +75,19 @@ def synchronise(network: nn.Module, comm: Comm) -> bool:
             new.train(child.training)
             setattr(module, name, new)
     return found
+
+
+@contextmanager
+def replicated(network: nn.Module, copies: int) -> Iterator[None]:
+    """Inside, every process computes the same batch: its values count once in unbiased variances."""
+    layers = [m for m in network.modules() if isinstance(m, GlobalBatchNorm2d)]
+    for layer in layers:
+        layer.copies = copies
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.copies = 1
 
 
 class _SumBoth(torch.autograd.Function):

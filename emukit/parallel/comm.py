@@ -7,7 +7,7 @@ process alone would compute, up to the order in which floats are added.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -92,17 +92,20 @@ class Comm:
             mine = first + self.rank
             yield (items[mine], True) if mine < len(items) else (items[0], False)
 
-    def mean(self, values: Tensor, total: int) -> Tensor:
-        """Mean of all processes' values, differentiable.
+    def mean(self, total: int) -> Callable[[Tensor], Tensor]:
+        """The mean of all processes' values (S,), differentiable.
 
         Its derivative is that of the own part alone: gradients are summed over processes afterwards.
 
         Args:
-            values: (S,) this process's.
-            total: How many there are on all processes together.
+            total: How many values there are on all processes together.
         """
-        summed: Tensor = _Sum.apply(values.sum())  # type: ignore[no-untyped-call]
-        return summed / total
+
+        def mean(values: Tensor) -> Tensor:
+            summed: Tensor = _Sum.apply(values.sum())  # type: ignore[no-untyped-call]
+            return summed / total
+
+        return mean
 
     def gather_months(self, part: Tensor, lengths: Sequence[int]) -> Tensor:
         """Join along axis 1 what each process computed of it, differentiable by the own part.

@@ -71,6 +71,13 @@ class Spread:
         with cast(DistributedDataParallel, self._call).no_sync() if quiet else nullcontext():
             yield
 
+    def reshard(self) -> None:
+        """Give gathered parameters back: FSDP2 keeps the outermost ones after a forward without a backward."""
+        if self.sharded:
+            for module in self.network.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()
+
     def backward(self, loss: Tensor) -> None:
         """Gradients of a loss of which each process holds its own part's derivative."""
         # Both wrappers average over processes; the derivative of the whole is the sum.

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from emukit.data.segments import Segment, SegmentSource
 from emukit.errors import TrainingError
 from emukit.losses.composite import CompositeLoss
-from emukit.parallel.batchnorm import synchronise
+from emukit.parallel.batchnorm import replicated, synchronise
 from emukit.parallel.comm import Comm
 from emukit.parallel.spread import Spread, Strategy, whole
 from emukit.training import optim
@@ -143,18 +143,18 @@ class Engine:
             batch = self._source.batch(segments)
             return self._loss(self._predict(batch.frames), batch.targets, ramp=ramp)
         if len(segments) >= comm.world:
-            batch, total = self._source.batch(comm.share(segments)), len(segments)
-        elif length >= comm.world and not self._batchnorm:
+            batch = self._source.batch(comm.share(segments))
+            return self._loss(self._predict(batch.frames), batch.targets, ramp=ramp, mean=comm.mean(len(segments)))
+        if length >= comm.world and not self._batchnorm:
             parts = [Comm(r, comm.world).share(range(length)) for r in range(comm.world)]
             mine = parts[comm.rank]
             batch = self._source.batch(segments, months=slice(mine[0], mine[-1] + 1))
             prediction = comm.gather_months(self._predict(batch.frames), [len(p) for p in parts])
             return self._loss(prediction, batch.targets, ramp=ramp)
-        else:
-            batch, total = self._source.batch(segments), len(segments) * comm.world
-        return self._loss(
-            self._predict(batch.frames), batch.targets, ramp=ramp, mean=lambda values: comm.mean(values, total)
-        )
+        batch = self._source.batch(segments)
+        with replicated(self.network, comm.world):
+            prediction = self._predict(batch.frames)
+        return self._loss(prediction, batch.targets, ramp=ramp, mean=comm.mean(len(segments) * comm.world))
 
     def _check(self, execution: Execution) -> None:
         settings, world = self.settings.segments, self.comm.world

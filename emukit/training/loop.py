@@ -101,13 +101,18 @@ def train(
         state.seconds, clock = state.seconds + now - clock, now
         save_checkpoint(folder, state, engine)
 
-    def judge(score: Score, averaged: bool) -> bool:
-        """Keep the weights as they are in the network now if they are the best yet."""
+    def score() -> Score:
+        value = validate()
+        engine.spread.reshard()
+        return value
+
+    def judge(score: Score, averaged: bool) -> tuple[dict[str, object], bool]:
+        """Keep the weights as they are in the network now if they are the best yet; the score, and whether they are."""
         better = score.value < state.best_score
         if better:
             state.best_score, state.best_epoch, state.best_average = score.value, state.epoch, averaged
             save_best(folder, state.epoch, engine.network, comm)
-        return better
+        return score.as_dict(), better
 
     if resumed:
         reporter.say(f"resuming after epoch {state.epoch}, step {state.step} of {per_epoch}")
@@ -143,14 +148,11 @@ def train(
             state.epoch, state.step, state.sums = state.epoch + 1, 0, {}
             average.after_epoch(state.epoch)
             if state.epoch % settings.validate_every == 0 or state.epoch == settings.epochs:
-                score = validate()
-                line["validation"] = score.as_dict()
-                better = judge(score, averaged=False)
+                line["validation"], better = judge(score(), averaged=False)
                 if average.ready:
                     with average.in_place():
-                        score = validate()
-                        line["validation_average"] = score.as_dict()
-                        better |= judge(score, averaged=True)
+                        line["validation_average"], also = judge(score(), averaged=True)
+                    better |= also
                 state.stale = 0 if better else state.stale + 1
                 state.stopped = 0 < settings.patience <= state.stale
             if log:
