@@ -34,7 +34,7 @@ State = tuple[Tensor, Tensor] | None
 
 
 class ConvLSTMCell(nn.Module):
-    """One layer's update from what a frame adds to the gates and the state before, which the first step does not have."""
+    """One layer's update from what a frame adds to the gates and the state before; the first step has none."""
 
     def __init__(self, hidden: int, *, poles: Poles) -> None:
         super().__init__()
@@ -199,13 +199,12 @@ class _Branch(nn.Module):
 
     def _step(self, given: Tensor, states: list[State]) -> list[State]:
         """All layers' states after one more frame of every window."""
-        after: list[State] = []
+        after: list[tuple[Tensor, Tensor]] = []
         for layer, (cell, state) in enumerate(zip(self.cells, states, strict=True)):
             if layer:
-                given = self.inputs[layer](hidden)
-            hidden, memory = cell(given, state)
-            after.append((hidden, memory))
-        return after
+                given = self.inputs[layer](after[-1][0])
+            after.append(cell(given, state))
+        return list(after)
 
 
 def _gates(in_channels: int, hidden: int, poles: Poles) -> GlobeConv2d:

@@ -32,6 +32,7 @@ from emukit.models.layers import GlobeConv2d, Poles, halve
 
 WindowMode = Literal["film", "channels"]
 
+# Channels are normalised in this many groups where each then holds two or more.
 GROUPS = 4
 
 
@@ -63,8 +64,8 @@ class ResidualBlock(nn.Module):
         if self.film is not None and state is not None:
             scale, shift = self.film(state)[..., None, None].chunk(2, 1)
             inner = inner * (1 + scale) + shift
-        added: Tensor = self.convolutions[1](self.dropout(F.gelu(inner)))
-        return added + self.skip(fields)
+        out: Tensor = self.skip(fields) + self.convolutions[1](self.dropout(F.gelu(inner)))
+        return out
 
 
 class UNet(nn.Module):
