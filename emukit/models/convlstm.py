@@ -167,7 +167,8 @@ class _Branch(nn.Module):
         self.response = (
             LinearResponse(in_channels, hidden * bands, linear, pool=pool, history=history) if linear else None
         )
-        self.heads = nn.ModuleList(VariableHead(hidden, 2 * linear, grids[0], local=local) for _ in range(served))
+        numbers = self.response.numbers if self.response is not None else 0
+        self.heads = nn.ModuleList(VariableHead(hidden, numbers, grids[0], local=local) for _ in range(served))
 
     def forward(self, frames: Tensor) -> Tensor:
         maps = self.dropout(self.states(squash(frames)))

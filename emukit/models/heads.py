@@ -85,10 +85,13 @@ class FrameMaps(nn.Module):
 
 
 class LinearResponse(nn.Module):
-    """Numbers that follow the forcing linearly, as they are and multiplied by gates that a state sets.
+    """A state, numbers that follow the forcing linearly, and those numbers multiplied by gates that the state sets.
 
     To first order climate change is a fixed pattern for each season times the forcing: the mean forcing of the window,
-    mapped linearly, and its products with gates (season above all) are offered to the heads.
+    mapped linearly, and its products with gates (season above all) are offered to the heads beside the state.
+
+    Attributes:
+        numbers: R = state + 2 P, width of the result.
     """
 
     def __init__(self, in_channels: int, state: int, patterns: int, *, pool: tuple[int, int], history: int) -> None:
@@ -102,15 +105,15 @@ class LinearResponse(nn.Module):
             history: H, frames of a window.
         """
         super().__init__()
-        self.pool, self.history = pool, history
+        self.pool, self.history, self.numbers = pool, history, state + 2 * patterns
         self.patterns = nn.Linear(in_channels * pool[0] * pool[1], patterns)
         self.gates = nn.Linear(state, patterns)
 
     def forward(self, frames: Tensor, state: Tensor) -> Tensor:
-        """(S, L+H-1, C, Y, X) and (S, L, state) -> (S, L, 2 P)."""
+        """(S, L+H-1, C, Y, X) and (S, L, state) -> (S, L, R)."""
         regions = F.adaptive_avg_pool2d(frames.flatten(0, 1), self.pool).reshape(*frames.shape[:2], -1)
         linear = self.patterns(regions.unfold(1, self.history, 1).mean(-1))
-        return torch.cat((linear, linear * self.gates(state)), -1)
+        return torch.cat((state, linear, linear * self.gates(state)), -1)
 
 
 class CellHead(nn.Module):

@@ -189,7 +189,8 @@ class _Branch(nn.Module):
         self.stack = None if self.film else nn.Conv2d(history * width, width, 1)
         self.pyramid = _Pyramid(width, depth, state=hidden if self.film else 0, dropout=dropout, poles=poles)
         self.response = LinearResponse(in_channels, hidden, linear, pool=pool, history=history) if linear else None
-        self.heads = nn.ModuleList(VariableHead(width, 2 * linear, grids[0], local=local) for _ in range(served))
+        numbers = self.response.numbers if self.response is not None else 0
+        self.heads = nn.ModuleList(VariableHead(width, numbers, grids[0], local=local) for _ in range(served))
 
     def forward(self, frames: Tensor) -> Tensor:
         months = frames.shape[1] - self.history + 1

@@ -113,12 +113,13 @@ def test_the_linear_response_is_linear_in_exactly_the_windows_mean() -> None:
     response = LinearResponse(2, 3, 5, pool=(1, 2), history=3)
     frames, state = torch.randn(1, 4, 2, 2, 4), torch.randn(1, 2, 3)
     out = response(frames, state)
+    assert out.shape == (1, 2, response.numbers)
     for month in range(2):
         mean = frames[0, month : month + 3].mean(0)
         regions = torch.stack((mean[..., :2].mean((-2, -1)), mean[..., 2:].mean((-2, -1))), -1).flatten()
         linear = response.patterns.weight @ regions + response.patterns.bias
         gates = response.gates.weight @ state[0, month] + response.gates.bias
-        torch.testing.assert_close(out[0, month], torch.cat((linear, linear * gates)))
+        torch.testing.assert_close(out[0, month], torch.cat((state[0, month], linear, linear * gates)))
 
 
 @pytest.mark.parametrize(("name", "options"), WINDOWS)
@@ -232,6 +233,16 @@ def test_unet_film_runs_its_pyramid_once_for_each_target_month() -> None:
         assert counts == [2 * 5]
 
 
+def test_unet_film_shows_the_target_months_own_frame() -> None:
+    network = small("unet", linear=0).eval()
+    branch = network.branches[0]
+    frames = torch.randn(1, 6, 3, 8, 12)
+    maps, state = branch.maps(frames)
+    for month in range(3):
+        last = branch.encoder(frames[:, month + 3])
+        torch.testing.assert_close(maps[month : month + 1], branch.pyramid(last, state[:, month]))
+
+
 def test_unet_channels_stack_the_windows_frames_in_their_order() -> None:
     network = small("unet", window="channels", linear=0).eval()
     branch = network.branches[0]
@@ -239,8 +250,7 @@ def test_unet_channels_stack_the_windows_frames_in_their_order() -> None:
     maps, _ = branch.maps(frames)
     own = branch.encoder(frames[0])
     for month in range(3):
-        stacked = torch.zeros(4, 4, 4, 6)  # frame, channel
-        weight = branch.stack.weight[:, :, 0, 0].reshape(4, 4, 4)
+        weight = branch.stack.weight[:, :, 0, 0].reshape(4, 4, 4)  # out, frame, channel
         stacked = torch.einsum("ofc,fcyx->oyx", weight, own[month : month + 4]) + branch.stack.bias[:, None, None]
         torch.testing.assert_close(maps[month], branch.pyramid(stacked[None], None)[0])
 
