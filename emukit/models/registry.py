@@ -46,6 +46,10 @@ NETWORKS: dict[str, NetworkEntry] = {
         "emukit.models.cnn_gru_published:PublishedCNNGRU",
         "the competition's third place as published, 353 M parameters at width 32; wants a GPU",
     ),
+    "transformer": NetworkEntry(
+        "emukit.models.transformer:Transformer",
+        "patches of each frame read once, attention in space and over the window; trains on a laptop",
+    ),
 }
 
 

@@ -15,6 +15,7 @@ from emukit.models.registry import NETWORKS, build_network, count_parameters
 SMALL: dict[str, dict[str, Any]] = {
     "cnn-gru": {"width": 4, "stages": 2, "features": 8, "hidden": 8, "linear": 4},
     "cnn-gru-published": {"width": 2, "hidden": 8},
+    "transformer": {"patch_rows": 2, "patch_columns": 3, "dim": 16, "heads": 2, "frame_blocks": 1, "linear": 4},
 }
 
 
@@ -78,7 +79,7 @@ def test_every_weight_learns(name: str) -> None:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_variables_have_heads_of_their_own(name: str) -> None:
     network = small(name)
-    heads = network.heads if name == "cnn-gru" else network.branches
+    heads = network.branches if name == "cnn-gru-published" else network.heads
     for variable in range(2):
         network.zero_grad(set_to_none=True)
         network(torch.randn(1, 6, 3, 8, 12))[:, :, variable].sum().backward()
