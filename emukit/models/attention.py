@@ -87,7 +87,7 @@ class SpaceAttention(nn.Module):
 
     def forward(self, maps: Tensor, turn: Turn | None) -> Tensor:
         """Every patch reads all patches of its map; `turn` rotates queries and keys, None leaves them."""
-        query, key, value = self.project(maps).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        query, key, value = self.project(maps).reshape(*maps.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         if turn is not None:
             query, key = rotate(query, turn), rotate(key, turn)
         read = F.scaled_dot_product_attention(query, key, value)
@@ -119,12 +119,13 @@ class TimeAttention(nn.Module):
         read = F.scaled_dot_product_attention(
             query, rotate(key, (cosine, sine)), value, attn_mask=self._window(query.shape[-2], key)
         )
-        read = read.unflatten(0, (months.shape[0], -1)).permute(0, 3, 1, 2, 4)
-        return self.out(read.flatten(-2))  # type: ignore[no-any-return]
+        segments, count, patches, dim = months.shape
+        read = read.reshape(segments, patches, self.heads, count, -1).permute(0, 3, 1, 2, 4)
+        return self.out(read.reshape(segments, count, patches, dim))  # type: ignore[no-any-return]
 
     def _by_patch(self, tokens: Tensor) -> Tensor:
         """(S, T, N, D) -> (S N, heads, T, D / heads)."""
-        return tokens.unflatten(-1, (self.heads, -1)).permute(0, 2, 3, 1, 4).flatten(0, 1)
+        return tokens.reshape(*tokens.shape[:3], self.heads, -1).permute(0, 2, 3, 1, 4).flatten(0, 1)
 
     def _window(self, months: int, key: Tensor) -> Tensor:
         """Which frames a month sees, (L, L+H-1): month l the frames l to l+H-1."""
@@ -155,17 +156,15 @@ class FrameBlock(nn.Module):
         return maps + self.dropout(self.each(self.norms[1](maps)))  # type: ignore[no-any-return]
 
 
-class MonthBlock(nn.Module):
-    """Attention in time over the window, then a frame block, (S, L, N, D) -> (S, L, N, D)."""
+class TimeBlock(nn.Module):
+    """Attention in time over the window, (S, L, N, D) -> (S, L, N, D)."""
 
-    def __init__(self, dim: int, heads: int, ratio: int, dropout: float, history: int) -> None:
+    def __init__(self, dim: int, heads: int, history: int, dropout: float) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(2))
         self.time = TimeAttention(dim, heads, history)
-        self.block = FrameBlock(dim, heads, ratio, dropout)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, months: Tensor, frames: Tensor, turn: Turn | None) -> Tensor:
-        """`frames` are (S, L+H-1, N, D)."""
-        months = months + self.dropout(self.time(self.norms[0](months), self.norms[1](frames)))
-        return self.block(months.flatten(0, 1), turn).reshape(months.shape)  # type: ignore[no-any-return]
+    def forward(self, months: Tensor, frames: Tensor) -> Tensor:
+        """A residual update; `frames` are (S, L+H-1, N, D)."""
+        return months + self.dropout(self.time(self.norms[0](months), self.norms[1](frames)))  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""The default transformer: each frame cut into patches and read once, months read from their windows, cells of their own.
+"""The default transformer: frames cut into patches and read once, months that read their windows, cells of their own.
 
 Invariant: a target month is a function of its own window of H frames alone, and a frame's blocks run once however many
 windows hold it. With rotary positions the trunk's patches roll with the frames, by whole patches where those divide the
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from emukit.models.attention import FrameBlock, MonthBlock, Turn, harmonics, patch_centres, space_turn
+from emukit.models.attention import FrameBlock, TimeBlock, Turn, harmonics, patch_centres, space_turn
 from emukit.models.cnn_gru import SQUASH_AT
 from emukit.models.layers import half_turn
 
@@ -65,7 +65,8 @@ class Trunk(nn.Module):
         )
         nn.init.normal_(self.place.weight, std=0.1)
         self.frames = nn.ModuleList(FrameBlock(dim, heads, ratio, dropout) for _ in range(blocks[0]))
-        self.months = nn.ModuleList(MonthBlock(dim, heads, ratio, dropout, history) for _ in range(blocks[1]))
+        self.times = nn.ModuleList(TimeBlock(dim, heads, history, dropout) for _ in range(blocks[1]))
+        self.months = nn.ModuleList(FrameBlock(dim, heads, ratio, dropout) for _ in range(blocks[1]))
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -75,10 +76,11 @@ class Trunk(nn.Module):
         maps = self.embed(pad_to_patches(fields, self.patch)).flatten(2).transpose(1, 2) + place
         for block in self.frames:
             maps = self._run(block, maps, turn)
-        memory = maps.unflatten(0, frames.shape[:2])
+        memory = maps.reshape(*frames.shape[:2], *maps.shape[1:])
         months = memory[:, self.history - 1 :]
-        for block in self.months:
-            months = self._run(block, months, memory, turn)
+        for time, block in zip(self.times, self.months, strict=True):
+            months = self._run(time, months, memory)
+            months = self._run(block, months.flatten(0, 1), turn).reshape(months.shape)
         return self.norm(months)  # type: ignore[no-any-return]
 
     def _positions(self, like: Tensor) -> tuple[Tensor, Turn | None]:
@@ -109,11 +111,11 @@ class PatchHead(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         """Cells that padding added are computed and dropped."""
         cells = torch.baddbmm(self.bias, patches.flatten(0, 1).transpose(0, 1), self.weight)
-        fields = cells.unflatten(2, self.patch).unflatten(0, self.tiles).permute(2, 0, 3, 1, 4)
+        fields = cells.reshape(*self.tiles, -1, *self.patch).permute(2, 0, 3, 1, 4)
         fields = fields.flatten(3, 4).flatten(1, 2)
         south = (fields.shape[-2] - self.grid[0]) // 2
         fields = fields[..., south : south + self.grid[0], : self.grid[1]]
-        return fields.unflatten(0, patches.shape[:2])
+        return fields.reshape(*patches.shape[:2], *self.grid)
 
 
 class Branch(nn.Module):
@@ -143,7 +145,7 @@ class Transformer(nn.Module):
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
         "large": {"patch_rows": 4, "patch_columns": 4, "dim": 1024, "heads": 16, "frame_blocks": 12, "month_blocks": 9}
     }
-    BLOCKS: ClassVar[tuple[type[nn.Module], ...]] = (FrameBlock, MonthBlock)
+    BLOCKS: ClassVar[tuple[type[nn.Module], ...]] = (FrameBlock, TimeBlock)
 
     def __init__(
         self,
@@ -232,7 +234,7 @@ def tiling(grid: tuple[int, int], patch: tuple[int, int]) -> tuple[int, int]:
 
 
 def pad_to_patches(fields: Tensor, patch: tuple[int, int]) -> Tensor:
-    """Continue fields until patches divide them: over both poles alike in latitude, on round the circle in longitude."""
+    """Continue fields until patches divide them: over both poles alike in latitude, round the circle in longitude."""
     rows, columns = -fields.shape[-2] % patch[0], -fields.shape[-1] % patch[1]
     if rows:
         south, north = rows // 2, rows - rows // 2
