@@ -41,9 +41,9 @@ def test_the_product_of_rotated_vectors_depends_on_the_difference_of_longitudes_
 
 
 def test_patches_lie_where_their_cells_lie() -> None:
-    polar, longitude = patch_centres((4, 4), (2, 3), (7, 11))
-    # Seven rows and one of padding, beyond the last; cell i spans i/7 to (i+1)/7 of the half circle.
-    torch.testing.assert_close(polar[::4], torch.tensor([1.0, 3, 5, 7]) * math.pi / 7)
+    polar, longitude = patch_centres((3, 4), (3, 3), (7, 11))
+    # Seven rows and one of padding at each pole; cell i spans i/7 to (i+1)/7 of the half circle.
+    torch.testing.assert_close(polar[::4], torch.tensor([0.5, 3.5, 6.5]) * math.pi / 7)
     torch.testing.assert_close(longitude[:4], torch.tensor([1.5, 4.5, 7.5, 10.5]) * 2 * math.pi / 11)
 
 
