@@ -112,6 +112,19 @@ def test_a_segment_is_its_windows_one_by_one(positions: str) -> None:
             torch.testing.assert_close(alone, whole[:, month], rtol=1e-5, atol=1e-5)
 
 
+def test_a_month_starts_as_the_last_frame_of_its_window() -> None:
+    network = small(linear=0).eval()
+    with torch.no_grad():
+        for parameter in network.branches[0].trunk.times[0].time.out.parameters():
+            parameter.zero_()  # nothing is read from the other frames
+    frames = torch.randn(1, 6, 3, 8, 12)
+    for frame in range(6):
+        changed = frames.clone()
+        changed[:, frame] += 1.0
+        moved = (network(changed) != network(frames)).flatten(2).any(-1)[0].tolist()
+        assert moved == [month + 3 == frame for month in range(3)]
+
+
 def test_the_order_of_a_window_matters() -> None:
     network = small().eval()
     frames = torch.randn(1, 4, 3, 8, 12)
@@ -172,13 +185,13 @@ def test_padding_goes_over_the_poles_and_round_the_circle() -> None:
 
 
 def test_cells_come_back_where_their_patches_were_cut() -> None:
-    grid, patch = (7, 11), (2, 3)
-    head = PatchHead(6, grid, patch)
+    grid, patch = (7, 11), (3, 3)
+    head = PatchHead(9, grid, patch)
     fields = torch.arange(7)[:, None] * 100.0 + torch.arange(11)
-    cut = pad_to_patches(fields, patch).reshape(4, 2, 4, 3).transpose(1, 2).reshape(1, 1, 16, 6)
+    cut = pad_to_patches(fields, patch).reshape(3, 3, 4, 3).transpose(1, 2).reshape(1, 1, 12, 9)
     with torch.no_grad():
         head.bias.zero_()
-        head.weight.copy_(torch.eye(6).expand(16, 6, 6))
+        head.weight.copy_(torch.eye(9).expand(12, 9, 9))
     assert torch.equal(head(cut)[0, 0], fields)
 
 
