@@ -8,7 +8,7 @@ from typing import Any
 
 from emukit.data.encodings import SEASONAL, STATIC
 from emukit.emulators.registry import EMULATORS
-from emukit.experiments.recipe import NetworkRecipe, emulator_names, load_recipe
+from emukit.experiments.recipe import NetworkRecipe, emulator_names, load_recipe, sizes_of
 from emukit.files import shipped
 from emukit.losses.composite import TERMS
 from emukit.losses.named import LOSSES
@@ -52,8 +52,12 @@ def setting_rows(name: str) -> Iterator[tuple[str, str]]:
     return _flat("", load_recipe(name).model_dump(mode="json"))
 
 
-def choice_lines() -> Iterator[str]:
-    """What may be named in settings that hold names."""
+def choice_lines(name: str) -> Iterator[str]:
+    """What may be named in settings that hold names, and the sizes of a recipe's network."""
+    sized = {s: load_recipe(name, assignments=(f"model.size={s}",)) for s in sizes_of(load_recipe(name).emulator)}
+    sizes = [f"{s} ({network_size(r):,} parameters)" for s, r in sized.items() if isinstance(r, NetworkRecipe)]
+    if sizes:
+        yield f"model.size: {', '.join(sizes)}"
     yield f"loss terms: {', '.join(TERMS)}"
     yield "losses for --loss, each as a recipe's [loss] table:"
     for name, table in LOSSES.items():

@@ -147,5 +147,5 @@ def models(
         table.add_row(*row)
     Console().print(table)
     if name:
-        for line in choice_lines():
+        for line in choice_lines(name):
             typer.echo(line)

@@ -108,6 +108,9 @@ def load_recipe(
 ) -> Recipe:
     """The recipe of a name: the shipped one, overlaid with a named loss, a file, and single settings, in this order.
 
+    Each of the three may name a preset, `model.size`: its options are laid over the sources before and under the
+    explicit ones of its own source.
+
     Args:
         name: An emulator, or a shipped recipe of another name such as ``cnn-gru-published``.
         file: A TOML recipe; what it does not set keeps its default.
@@ -116,13 +119,13 @@ def load_recipe(
 
     Raises:
         RecipeError: Unknown name, a loss for what is not trained by one, unreadable file, another emulator in the file,
-            or wrong settings.
+            an unknown size, or wrong settings.
     """
     values: dict[str, Any] = {"emulator": name}
     source = f"recipe {name}"
     path = shipped_recipe(name)
     if path is not None:
-        values = merge(values, read_toml(path))
+        values = expand_size(merge(values, read_toml(path)))
     elif name not in emulator_names():
         raise RecipeError(
             f"unknown emulator {name!r}",
@@ -145,9 +148,38 @@ def load_recipe(
         # A loss table is a recipe for one variable: it replaces the default one rather than mixing with it.
         for variable in over.get("loss", {}):
             values.get("loss", {}).pop(variable, None)
-        values, source = merge(values, over), str(file)
-    changes = parse_assignments(assignments)
+        values, source = merge(values, expand_size(over, values["emulator"])), str(file)
+    changes = expand_size(parse_assignments(assignments), values["emulator"])
     return parse_recipe(merge(values, changes), f"{source} with --set" if changes else source)
+
+
+def sizes_of(emulator: str) -> dict[str, dict[str, Any]]:
+    """Presets of an emulator's options by name; ``default`` sets nothing."""
+    presets = getattr(NETWORKS[emulator].load(), "SIZES", {}) if emulator in NETWORKS else {}
+    return {"default": {}} | presets
+
+
+def expand_size(values: Mapping[str, Any], emulator: str | None = None) -> dict[str, Any]:
+    """Put the options of a preset in the place of `model.size`, under the other settings of the same `model` table.
+
+    Args:
+        values: Plain values of one source: a recipe file, or a command line's settings.
+        emulator: Whose presets; default: the one that the values name.
+
+    Raises:
+        RecipeError: The emulator has no preset of that name.
+    """
+    model = values.get("model")
+    if not isinstance(model, Mapping) or "size" not in model:
+        return dict(values)
+    emulator = emulator or str(values.get("emulator"))
+    sizes, size = sizes_of(emulator), model["size"]
+    if not isinstance(size, str) or size not in sizes:
+        raise RecipeError(
+            f"unknown size {size!r} of {emulator}", expected=", ".join(sizes), hint=f"--set model.size={[*sizes][-1]}"
+        )
+    explicit = {k: v for k, v in model.items() if k != "size"}
+    return {**values, "model": merge(sizes[size], explicit)}
 
 
 def shipped_recipe(name: str) -> Path | None:

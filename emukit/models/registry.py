@@ -58,6 +58,10 @@ NETWORKS: dict[str, NetworkEntry] = {
         "emukit.models.simple_cnn:SimpleCNN",
         "the competition's starter kit as published, 10.7 M parameters, one month at a time; wants a GPU",
     ),
+    "transformer": NetworkEntry(
+        "emukit.models.transformer:Transformer",
+        "patches of each frame read once, attention in space and over the window; trains on a laptop",
+    ),
 }
 
 

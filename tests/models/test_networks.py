@@ -19,6 +19,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "convlstm": {"width": 4, "hidden": 4, "linear": 4},
     "unet": {"width": 4, "depth": 1, "features": 4, "hidden": 8, "linear": 4},
     "simple-cnn": {"width": 4, "depth": 2},
+    "transformer": {"patch_rows": 2, "patch_columns": 3, "dim": 16, "heads": 2, "frame_blocks": 1, "linear": 4},
 }
 
 # Networks that have a head, or a whole branch, for each variable, and nothing else that one variable alone would use.
@@ -27,9 +28,10 @@ HEADS: dict[str, Callable[[Any], Iterable[nn.Module]]] = {
     "cnn-gru-published": lambda network: network.branches,
     "convlstm": lambda network: network.branches[0].heads,
     "unet": lambda network: network.branches[0].heads,
+    "transformer": lambda network: network.heads,
 }
 
-# Networks that encode a frame once and not once for each window it stands in.
+# Convolutional networks that encode a frame once and not once for each window it stands in.
 SHARING = ("cnn-gru", "cnn-gru-published", "convlstm", "unet")
 
 
