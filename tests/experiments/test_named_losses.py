@@ -55,7 +55,7 @@ def test_loss_that_cannot_be_is_refused(model, loss, message):
 @pytest.mark.parametrize("name", LOSSES)
 def test_listed_loss_is_a_recipe_table_that_gives_it(name, tmp_path):
     """What `emukit models NAME` prints can be copied into a file."""
-    line = next(line for line in choice_lines() if line.startswith(f"  {name}: "))
+    line = next(line for line in choice_lines("cnn-gru") if line.startswith(f"  {name}: "))
     file = tmp_path / "copied.toml"
     file.write_text("[loss]\n" + line.removeprefix(f"  {name}: ").replace("; ", "\n"))
     assert load_recipe("cnn-gru", file).loss == LossSettings(**named_loss(name))
