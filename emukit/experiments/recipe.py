@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import create_model
+from pydantic import create_model, model_validator
 
 from emukit.config import Settings, check, merge, options_of, parse_assignments, read_toml
 from emukit.data.frames import InputSettings
@@ -64,6 +64,18 @@ class NetworkRecipe(Recipe):
     targets: TargetsSettings = TargetsSettings()
     loss: LossSettings = LossSettings()
     training: TrainingSettings = TrainingSettings()
+
+    @model_validator(mode="after")
+    def _loss_that_can_act(self) -> NetworkRecipe:
+        loss, training = self.loss, self.training
+        idle = [f"loss.{v}.time_std" for v, terms in (("tas", loss.tas), ("pr", loss.pr)) if terms.get("time_std")]
+        if idle and training.segments.length == 1:
+            raise ValueError(f"{' and '.join(idle)} cannot act on segments of one month, training.segments.length")
+        if loss.warmup_epochs >= training.epochs:
+            raise ValueError(
+                f"loss.warmup_epochs {loss.warmup_epochs:g} leaves the loss none of training.epochs {training.epochs}"
+            )
+        return self
 
 
 def emulator_names() -> tuple[str, ...]:

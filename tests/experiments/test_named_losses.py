@@ -52,6 +52,18 @@ def test_loss_that_cannot_be_is_refused(model, loss, message):
         load_recipe(model, loss=loss)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["training.segments.length=1"], "loss.pr.time_std"),
+        (["loss.warmup_epochs=9.0", "training.epochs=9"], "loss.warmup_epochs 9"),
+    ],
+)
+def test_loss_that_would_never_act_is_refused(settings, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("cnn-gru", None, settings)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_listed_loss_is_a_recipe_table_that_gives_it(name, tmp_path):
     """What `emukit models NAME` prints can be copied into a file."""
