@@ -29,3 +29,11 @@ def real_archive(real_store):
     from emukit.data.store import open_store
 
     return open_store(real_store)
+
+
+@pytest.fixture(scope="session")
+def demo_store(tmp_path_factory):
+    """A demo climate of the competition's length on a few cells."""
+    from emukit.data.demo import DemoClimate, write_demo
+
+    return write_demo(DemoClimate(lat_cells=8, lon_cells=12, members=2), tmp_path_factory.mktemp("demo") / "demo.zarr")

@@ -6,6 +6,7 @@ process alone would compute, up to the order in which floats are added.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -183,4 +184,7 @@ def open_comm() -> Iterator[Comm]:
     try:
         yield Comm(dist.get_rank(), dist.get_world_size(), device)
     finally:
+        # What still holds the group when the interpreter ends, such as a sharded network in a cycle of references,
+        # would have it torn down after its threads' owner is gone: now and then that aborts the process.
+        gc.collect()
         dist.destroy_process_group()

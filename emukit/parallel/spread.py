@@ -6,6 +6,7 @@ Gradients come out as the sum over processes of what each computed.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Literal, cast
@@ -40,6 +41,8 @@ class Spread:
         if comm.world == 1:
             return
         if self.sharded:
+            # Our networks never change in place what a block returns, a view or not.
+            warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
             mesh = init_device_mesh(comm.device.type, (comm.world,))
             # Blocks are gathered one after another, so that never the whole network is on one device at once.
             blocks = getattr(network, "BLOCKS", ())

@@ -49,14 +49,6 @@ def emukit(monkeypatch, capsys, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def demo_store(tmp_path_factory):
-    """A demo climate of the competition's length on a few cells."""
-    from emukit.data.demo import DemoClimate, write_demo
-
-    return write_demo(DemoClimate(lat_cells=8, lon_cells=12, members=2), tmp_path_factory.mktemp("demo") / "demo.zarr")
-
-
-@pytest.fixture(scope="session")
 def linear_run(demo_store, tmp_path_factory):
     """A finished run on the demo store."""
     from emukit.data.store import open_store
