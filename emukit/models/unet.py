@@ -72,7 +72,7 @@ class UNet(nn.Module):
     """Forcing frames to climate, (S, L+H-1, C, Y, X) -> (S, L, V, Y, X)."""
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
-        "large": {"width": 64, "depth": 3, "coarsen": 0, "features": 128, "hidden": 256, "linear": 128}
+        "large": {"width": 96, "depth": 3, "coarsen": 0, "features": 128, "hidden": 256, "linear": 128}
     }
     BLOCKS: ClassVar[tuple[type[nn.Module], ...]] = (ResidualBlock,)
 

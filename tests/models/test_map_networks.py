@@ -317,3 +317,19 @@ def test_defaults_are_small_and_the_large_size_is_large(name: str) -> None:
     network = type(small(name))
     assert 200_000 < count(name) < 5_000_000
     assert 10_000_000 < count(name, **network.SIZES["large"]) < 100_000_000
+
+
+@pytest.mark.parametrize("name", [*SMALL, "simple-cnn"])
+def test_half_and_double_precision_give_the_same_climate(name: str) -> None:
+    chosen = {} if name in SMALL else {"width": 4, "depth": 2}
+    network = small(name, **chosen).eval()
+    frames = torch.randn(1, 6, 3, 8, 12)
+    single = network(frames)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = network(frames)
+    torch.testing.assert_close(half.float(), single, rtol=0, atol=0.05)
+    half.float().square().sum().backward()
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
+    double = network.double()(frames.double())
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(double.float(), single, rtol=1e-4, atol=1e-5)
