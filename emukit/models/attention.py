@@ -21,21 +21,24 @@ HARMONICS = 4
 ZONAL = 4
 
 
-def patch_centres(tiles: tuple[int, int], patch: tuple[int, int], cells: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def patch_centres(
+    tiles: tuple[int, int], patch: tuple[int, int], cells: tuple[int, int], device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
     """Where the patches of a map lie, row by row.
 
     Args:
         tiles: Patches along latitude and longitude.
         patch: Cells of a patch along both.
         cells: (Y, X) of the map before it was padded; rows are padded alike on both sides, columns at the end.
+        device: Where the result is wanted.
 
     Returns:
-        Angle from the first row's pole and longitude of every patch, both (N,) in radians, in float32 on the CPU.
+        Angle from the first row's pole and longitude of every patch, both (N,) in radians, in float32.
     """
     offset = (tiles[0] * patch[0] - cells[0]) // 2
-    polar = ((torch.arange(tiles[0], device="cpu") + 0.5) * patch[0] - offset) * (math.pi / cells[0])
+    polar = ((torch.arange(tiles[0], device=device) + 0.5) * patch[0] - offset) * (math.pi / cells[0])
     # The true circle has X cells: a last patch that was filled up from the first columns overlaps the first patch.
-    longitude = (torch.arange(tiles[1], device="cpu") + 0.5) * patch[1] * (2 * math.pi / cells[1])
+    longitude = (torch.arange(tiles[1], device=device) + 0.5) * patch[1] * (2 * math.pi / cells[1])
     return polar.repeat_interleave(tiles[1]), longitude.repeat(tiles[0])
 
 

@@ -85,12 +85,11 @@ class Trunk(nn.Module):
 
     def _positions(self, like: Tensor) -> tuple[Tensor, Turn | None]:
         """What is added to every patch, (N, D), and what its queries and keys are turned by."""
-        polar, longitude = (x.to(like) for x in patch_centres(self.tiles, self.patch, self.grid))
+        polar, longitude = patch_centres(self.tiles, self.patch, self.grid, like.device)
         if self.positions == "learned":
-            return self.place(harmonics(polar, longitude)), None
-        return self.place.weight.repeat_interleave(self.tiles[1], 0), space_turn(
-            polar, longitude, self.pairs, self.tiles
-        )
+            return self.place(harmonics(polar, longitude).to(self.place.weight.dtype)), None
+        turn = space_turn(polar, longitude, self.pairs, self.tiles)
+        return self.place.weight.repeat_interleave(self.tiles[1], 0), turn
 
     def _run(self, block: nn.Module, *inputs: Any) -> Tensor:
         if self.recompute and self.training:
@@ -124,7 +123,6 @@ class Branch(nn.Module):
     def __init__(self, trunk: Trunk, in_channels: int, dim: int, linear: int) -> None:
         super().__init__()
         self.trunk = trunk
-        self.features = dim + 2 * linear
         self.patterns = nn.Linear(in_channels * REGIONS[0] * REGIONS[1], linear) if linear else None
         self.gates = nn.Linear(dim, linear) if linear else None
 
