@@ -158,10 +158,10 @@ class Engine:
 
     def _check(self, execution: Execution) -> None:
         settings, world = self.settings.segments, self.comm.world
-        if world > settings.per_batch and (self._batchnorm or settings.length < world):
+        if world > settings.batch_size and (self._batchnorm or settings.length < world):
             raise TrainingError(
                 f"a batch cannot be divided over {world} processes",
-                found=f"{settings.per_batch} segments of {settings.length} months"
+                found=f"{settings.batch_size} segments of {settings.length} months"
                 + (", and a network with batch normalisation" if self._batchnorm else ""),
                 expected=f"{world} segments or more in a batch",
                 hint=f"--set training.segments.per_batch={world}, or fewer --devices",
