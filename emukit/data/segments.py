@@ -50,6 +50,8 @@ class SegmentSource:
         settings: How.
         window: Which months a target month sees.
         spans: What is trained on.
+        frame: (C, Y, X).
+        variables: V.
         resident_bytes: Size of the arrays that batches are read from.
         residency: Where they live: ``device`` or ``host``.
     """
@@ -75,6 +77,8 @@ class SegmentSource:
         self._archive = archive
         self._cutting = Cutting.of(archive, spans, self.window, settings)
         self.spans = self._cutting.spans
+        self.frame = (len(encoder.channels), *encoder.grid.shape)
+        self.variables = len(archive.variables)
         self._device = torch.device(device)
         scenarios = tuple(dict.fromkeys(s.scenario for s in self.spans))
         self.resident_bytes = resident_bytes(archive, self._cutting, encoder)
@@ -145,9 +149,8 @@ class SegmentSource:
         length = self.settings.length
         home = self._targets[0]
         months, fields = last - first + self.window.history - 1, self._targets[0].shape[2:]
-        frame = (len(self._encoder.channels), *self._encoder.grid.shape)
         pinned = self._streamed and self._device.type == "cuda"
-        frames = torch.empty((len(segments), months, *frame), device=home.device, pin_memory=pinned)
+        frames = torch.empty((len(segments), months, *self.frame), device=home.device, pin_memory=pinned)
         targets = torch.empty((len(segments), length, *fields), device=home.device, pin_memory=pinned)
         for i, segment in enumerate(segments):
             span = self.spans[segment.span]
