@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from emukit.cli import bench, data, results, submissions, train
+from emukit.cli import bench, data, plan, results, submissions, train
 from emukit.errors import EmukitError
 
 # Longer than torchrun takes to see that a process has ended, which is a fraction of a second.
@@ -29,7 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data.app, name="data")
-for register in (train, results, submissions, bench):
+for register in (train, plan, results, submissions, bench):
     register.add_commands(app)
 
 

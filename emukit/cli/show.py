@@ -15,6 +15,7 @@ from emukit.data.frames import FrameEncoder
 from emukit.data.split import Split, is_hidden
 from emukit.data.window import Window
 from emukit.experiments.evaluate import Evaluation
+from emukit.experiments.plan import Plan, Wall, duration
 from emukit.metrics import Score
 from emukit.report.leaderboard import HEADINGS, PARTS
 
@@ -99,3 +100,50 @@ def evaluation_table(name: str, evaluation: Evaluation) -> Table:
     title = f"{evaluation.name}: {'; '.join(evaluation.spans)} (lower is better)"
     floors = dict(sorted(evaluation.floors.items(), key=lambda kv: kv[1].value))
     return score_table(title, {name: evaluation.score, **{f"floor: {k}": s for k, s in floors.items()}})
+
+
+def plan_tables(name: str, plan: Plan) -> Iterator[Table | Text]:
+    """Memory, time and walls of a training, and what to do about the nearest wall."""
+    memory = _cost_table(f"{name}: memory on the {plan.memory.device}")
+    for row in plan.memory.rows():
+        memory.add_row(*row)
+    yield memory
+    training, segments = plan.recipe.training, plan.recipe.training.segments
+    cost = _cost_table(f"{name}: time")
+    batch = f"{segments.batch_size} x {segments.length} months, {training.precision}"
+    cost.add_row(
+        "a step", _known(plan.step_seconds), f"{'timed' if plan.timed else 'extrapolated'}; batches of {batch}"
+    )
+    flops = "?" if plan.flops is None else f"{plan.flops / 1e9:.3g} GFLOP"
+    cost.add_row("operations", flops, "of a step, forward and backward")
+    cost.add_row(
+        "training", _known(plan.seconds), f"{training.epochs} epochs of {plan.steps} steps, without validation"
+    )
+    yield cost
+    walls = _cost_table("walls, the nearest first")
+    for wall in plan.walls():
+        walls.add_row(wall.name, "?" if wall.reached is None else f"{wall.reached:.0%}", wall.what)
+    yield walls
+    yield from _verdict(plan.walls())
+
+
+def _verdict(walls: tuple[Wall, ...]) -> Iterator[Text]:
+    hit = [w for w in walls if w.reached is not None and w.reached >= 1]
+    for wall in hit:
+        yield Text(f"{wall.name}: this wall is hit. Switch on, in this order:")
+        for advice in wall.advice:
+            yield Text(f"  {advice}")
+    if not hit:
+        yield Text(f"No wall is hit; the nearest is {walls[0].name}.")
+
+
+def _known(seconds: float | None) -> str:
+    return "?" if seconds is None else duration(seconds)
+
+
+def _cost_table(title: str) -> Table:
+    table = Table(title=Text(title), title_justify="left", box=None, padding=(0, 1), pad_edge=False, show_header=False)
+    table.add_column(no_wrap=True, min_width=11)
+    table.add_column(justify="right", no_wrap=True, min_width=11)
+    table.add_column()
+    return table

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from emukit.data.card import Card, identify_card, load_card
 from emukit.data.decode import Findings
 from emukit.data.source import Source, open_source
-from emukit.data.store import Survey, take_survey, visible_extremes
+from emukit.data.split import working_protocols
+from emukit.data.store import Survey, archive_of, take_survey, visible_extremes
 from emukit.errors import StoreError
 from emukit.progress import Reporter
 
@@ -58,6 +59,7 @@ class StoreReport:
         grid: In words.
         bytes_on_disk: Size of the store.
         bytes_in_memory: Size of the arrays after loading.
+        protocols: Splits that can be trained and scored on, the card's default first; empty where it cannot be used.
         oddities: What is odd, measured first, then from the card.
         problems: Why it cannot be used; empty where it can.
     """
@@ -72,6 +74,7 @@ class StoreReport:
     bytes_in_memory: int = 0
     variables: tuple[VariableReport, ...] = ()
     scenarios: tuple[ScenarioReport, ...] = ()
+    protocols: tuple[str, ...] = ()
     oddities: tuple[str, ...] = ()
     problems: tuple[StoreError, ...] = field(default=())
 
@@ -100,6 +103,9 @@ class StoreReport:
                 members = ", ".join(map(str, s.members)) or "none"
                 hidden = "; ".join(f"{a} .. {b}" for a, b in s.hidden) or "nothing"
                 yield f"  {s.name}: {s.months} months, members {members}, hidden: {hidden}"
+        if self.scenarios and self.usable:
+            yield "protocols"
+            yield f"  {', '.join(self.protocols) or 'none: too few months are visible to train and validate on'}"
         for title, entries in (("odd", self.oddities), ("problems", [p.text() for p in self.problems])):
             if entries:
                 yield title
@@ -149,6 +155,9 @@ def _report(source: Source, card: Card, survey: Survey | None, findings: Finding
             f"longitude {lon[0]:.2f} .. {lon[-1]:.2f}",
             "bytes_in_memory": _memory(survey),
             "variables": tuple(_variables(source, card, survey)),
+            "protocols": ()
+            if found.problems
+            else tuple(working_protocols(archive_of(source, card, survey, found.oddities))),
             "scenarios": tuple(
                 ScenarioReport(
                     name,

@@ -1,49 +1,33 @@
 """Training batches: segments of consecutive target months with the forcing months before them.
 
-Invariant: a segment lies inside one training span of one scenario and member. Neighbouring windows share all but one
-frame, so a segment holds each frame once; the arrays stay resident on the device and a batch is an index into them.
+Invariant: a batch is what its addresses say, wherever the arrays live. Neighbouring windows share all but one frame, so
+a segment holds each frame once; arrays are kept once, and a batch is read out of them.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from emukit.config import Settings
 from emukit.data.archive import Archive
+from emukit.data.cutting import Cutting, Segment, SegmentSettings
 from emukit.data.frames import EncodedScenario, FrameEncoder
+from emukit.data.residency import free_memory, place
 from emukit.data.split import Span
 from emukit.data.targets import TargetNormalizer
-from emukit.errors import ProtocolError
 
+__all__ = ["Batch", "Segment", "SegmentSettings", "SegmentSource"]
 
-class SegmentSettings(Settings):
-    """How training months are cut into batches.
+# Batches read ahead at most: the one under way and the next.
+AHEAD = 2
 
-    Attributes:
-        length: L, consecutive target months of a segment.
-        per_batch: S, segments of a batch.
-        members: What a segment's target is: the ensemble mean of the training members (``mean``), one member drawn at
-            random (``random``), or every member in turn (``all``, as many times more steps an epoch).
-    """
-
-    length: int = Field(24, ge=1)
-    per_batch: int = Field(4, ge=1)
-    members: Literal["mean", "random", "all"] = "mean"
-
-
-class Segment(NamedTuple):
-    """The address of a segment: span number, position of the member in its span, first target month."""
-
-    span: int
-    member: int
-    start: int
+_Key = tuple[tuple[Segment, ...], int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +44,17 @@ class Batch:
 
 
 class SegmentSource:
-    """Cuts the training spans of an archive into batches."""
+    """Cuts the training spans of an archive into batches.
+
+    Attributes:
+        settings: How.
+        window: Which months a target month sees.
+        spans: What is trained on.
+        frame: (C, Y, X).
+        variables: V.
+        resident_bytes: Size of the arrays that batches are read from.
+        residency: Where they live: ``device`` or ``host``.
+    """
 
     def __init__(
         self,
@@ -71,62 +65,52 @@ class SegmentSource:
         settings: SegmentSettings,
         device: torch.device | str = "cpu",
     ) -> None:
-        """Normalise the training months and put them on the device.
+        """Normalise the training months and put them where they are to live.
 
         Raises:
             ProtocolError: No training span is as long as a segment.
+            EmukitError: The arrays are wanted on the device and do not fit.
         """
         self.settings = settings
         self.window = encoder.settings.window
         self._encoder = encoder
         self._archive = archive
-        first = self.window.first_target
-        self.spans = tuple(
-            Span(s.scenario, max(s.start, first), s.stop, s.members)
-            for s in spans
-            if s.stop - max(s.start, first) >= settings.length
-        )
-        if not self.spans:
-            raise ProtocolError(
-                "no training span is as long as a segment",
-                found=", ".join(s.text(archive) for s in spans),
-                expected=f"{settings.length} months or more after month {first}",
-                hint="choose a shorter --set training.segments.length",
-            )
-        for span in self.spans:
-            self.window.frames(span.start, settings.length, len(archive[span.scenario]))  # refuses a window too long
-        self._encoded: dict[str, EncodedScenario] = {
-            name: encoder.encode(archive[name], device) for name in dict.fromkeys(s.scenario for s in self.spans)
-        }
-        self._targets = [self._span_targets(s, normalizer).to(device) for s in self.spans]
+        self._cutting = Cutting.of(archive, spans, self.window, settings)
+        self.spans = self._cutting.spans
+        self.frame = (len(encoder.channels), *encoder.grid.shape)
+        self.variables = len(archive.variables)
+        self._device = torch.device(device)
+        scenarios = tuple(dict.fromkeys(s.scenario for s in self.spans))
+        self.resident_bytes = resident_bytes(archive, self._cutting, encoder)
+        free = free_memory(self._device)
+        self.residency = place(settings.residency, self.resident_bytes, free, self._device.type)
+        self._streamed = self.residency == "host" and self._device.type != "cpu"
+        home = torch.device("cpu") if self._streamed else self._device
+        self._encoded: dict[str, EncodedScenario] = {n: encoder.encode(archive[n], home) for n in scenarios}
+        self._targets = [self._span_targets(s, normalizer).to(home) for s in self.spans]
+        self._reader = ThreadPoolExecutor(1, "batches") if self._streamed else None
+        self._ahead: OrderedDict[_Key, Future[tuple[Batch, torch.cuda.Event | None]]] = OrderedDict()
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches of an epoch; the same for every epoch."""
-        return -(-sum(self._segments_of(i) for i in range(len(self.spans))) // self.settings.per_batch)
+        return self._cutting.steps()
 
     def epoch(self, epoch: int, seed: int) -> list[list[Segment]]:
         """Addresses of an epoch's batches, a function of seed and epoch alone.
 
         Every training month is in at least one segment of every epoch; where segments begin is drawn anew.
         """
-        rng = np.random.default_rng([seed, epoch])
-        length = self.settings.length
-        segments = []
-        for i, span in enumerate(self.spans):
-            phase = int(rng.integers(length))
-            for k in range(self._segments_of(i)):
-                block = k // self._copies(i)
-                start = span.start + min(max(phase + (block - 1) * length, 0), len(span) - length)
-                member = (
-                    int(rng.integers(len(self._targets[i])))
-                    if self.settings.members == "random"
-                    else k % self._copies(i)
-                )
-                segments.append(Segment(i, member, start))
-        order = [segments[j] for j in rng.permutation(len(segments))]
-        size = self.settings.per_batch
-        return [order[j : j + size] for j in range(0, len(order), size)]
+        return self._cutting.epoch(epoch, seed)
+
+    def prefetch(self, segments: Sequence[Segment], months: slice | None = None) -> None:
+        """Begin to read a batch that will be asked for next, with the same arguments, where batches are streamed."""
+        key = self._key(segments, months)
+        if self._reader is None or key in self._ahead:
+            return
+        while len(self._ahead) >= AHEAD:
+            self._ahead.popitem(last=False)
+        self._ahead[key] = self._reader.submit(self._stream, key)
 
     def batch(self, segments: Sequence[Segment], months: slice | None = None) -> Batch:
         """Read the frames and targets of some segments.
@@ -135,20 +119,17 @@ class SegmentSource:
             segments: Their addresses.
             months: The target months of each segment whose frames are wanted, all when None; targets come in full.
         """
-        length = self.settings.length
-        first, last, _ = (months or slice(None)).indices(length)
-        frames_of_each = last - first + self.window.history - 1
-        shape = (len(segments), frames_of_each, len(self._encoder.channels), *self._encoder.grid.shape)
-        frames, targets = self._targets[0].new_empty(shape), []
-        for i, segment in enumerate(segments):
-            span = self.spans[segment.span]
-            encoded = self._encoded[span.scenario]
-            months_seen = self.window.frames(segment.start + first, last - first, len(encoded))
-            index = torch.from_numpy(months_seen).to(encoded.month.device)
-            self._encoder.gather(encoded, index, out=frames[i])
-            offset = segment.start - span.start
-            targets.append(self._targets[segment.span][segment.member, offset : offset + length])
-        return Batch(frames, torch.stack(targets))
+        key = self._key(segments, months)
+        if self._reader is None:
+            return self._read(key)
+        self.prefetch(segments, months)
+        batch, there = self._ahead.pop(key).result()
+        if there is not None:
+            now = torch.cuda.current_stream(self._device)
+            now.wait_event(there)
+            for tensor in (batch.frames, batch.targets):
+                tensor.record_stream(now)
+        return batch
 
     def address(self, segments: Sequence[Segment]) -> str:
         """For people: which months a batch holds."""
@@ -159,12 +140,42 @@ class SegmentSource:
             words.append(Span(span.scenario, s.start, s.start + self.settings.length, members).text(self._archive))
         return "; ".join(words)
 
-    def _copies(self, span: int) -> int:
-        return len(self.spans[span].members) if self.settings.members == "all" else 1
+    def _key(self, segments: Sequence[Segment], months: slice | None) -> _Key:
+        first, last, _ = (months or slice(None)).indices(self.settings.length)
+        return tuple(segments), first, last
 
-    def _segments_of(self, span: int) -> int:
-        # One more block than fits: with a random phase the first and last are clipped to the span, and cover its ends.
-        return (-(-len(self.spans[span]) // self.settings.length) + 1) * self._copies(span)
+    def _read(self, key: _Key) -> Batch:
+        segments, first, last = key
+        length = self.settings.length
+        home = self._targets[0]
+        months, fields = last - first + self.window.history - 1, self._targets[0].shape[2:]
+        pinned = self._streamed and self._device.type == "cuda"
+        frames = torch.empty((len(segments), months, *self.frame), device=home.device, pin_memory=pinned)
+        targets = torch.empty((len(segments), length, *fields), device=home.device, pin_memory=pinned)
+        for i, segment in enumerate(segments):
+            span = self.spans[segment.span]
+            encoded = self._encoded[span.scenario]
+            positions = self.window.frames(segment.start + first, last - first, len(encoded))
+            # From here on months follow each other; before, a scenario's missing past is made up of its first months.
+            joints = np.flatnonzero(np.diff(positions) != 1)
+            run = int(joints[-1]) + 1 if len(joints) else 0
+            if run:
+                index = torch.from_numpy(positions[:run]).to(home.device)
+                self._encoder.gather(encoded, index, out=frames[i, :run])
+            self._encoder.gather_run(encoded, int(positions[run]), out=frames[i, run:])
+            offset = segment.start - span.start
+            targets[i] = self._targets[segment.span][segment.member, offset : offset + length]
+        return Batch(frames, targets)
+
+    def _stream(self, key: _Key) -> tuple[Batch, torch.cuda.Event | None]:
+        """Read a batch from host memory and send it to the device, beside what the device computes."""
+        batch = self._read(key)
+        if self._device.type != "cuda":
+            return Batch(batch.frames.to(self._device), batch.targets.to(self._device)), None
+        side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(side):
+            sent = Batch(*(t.to(self._device, non_blocking=True) for t in (batch.frames, batch.targets)))
+            return sent, side.record_event()
 
     def _span_targets(self, span: Span, normalizer: TargetNormalizer) -> Tensor:
         scenario = self._archive[span.scenario]
@@ -173,3 +184,12 @@ class SegmentSource:
         if self.settings.members == "mean":
             return torch.from_numpy(np.mean(fields, axis=0, dtype=np.float32, keepdims=True))
         return torch.from_numpy(np.stack(fields))
+
+
+def resident_bytes(archive: Archive, cutting: Cutting, encoder: FrameEncoder) -> int:
+    """Size of the arrays that batches are read from, known before they are made."""
+    cells = archive.grid.shape[0] * archive.grid.shape[1]
+    scenarios = {s.scenario for s in cutting.spans}
+    forcings = sum(encoder.resident_bytes(len(archive[name])) for name in scenarios)
+    kept = sum(len(s) * (1 if cutting.settings.members == "mean" else len(s.members)) for s in cutting.spans)
+    return forcings + 4 * kept * len(archive.variables) * cells

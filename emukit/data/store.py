@@ -211,6 +211,11 @@ def _archive(
     findings.check()
     if survey is None:
         raise StoreError(f"{source.name} holds no field on a grid", hint="see `emukit data check`")
+    return archive_of(source, card, survey, (*findings.notes, *card.oddities))
+
+
+def archive_of(source: Source, card: Card, survey: Survey, notes: tuple[str, ...]) -> Archive:
+    """The archive of a store in which no problem was found."""
     layout = survey.layout
     return Archive(
         card=card,
@@ -219,7 +224,7 @@ def _archive(
         variables=tuple(layout.targets),
         scenarios={name: _scenario(survey, s) for s, name in enumerate(layout.names)},
         statics=survey.statics,
-        notes=(*findings.notes, *card.oddities),
+        notes=notes,
     )
 
 

@@ -30,6 +30,7 @@ from emukit.emulators.base import Emulator
 from emukit.emulators.registry import load_emulator
 from emukit.errors import RunError
 from emukit.experiments import provenance
+from emukit.experiments.batchsize import resolve_batch
 from emukit.experiments.evaluate import Evaluation, check_fits, evaluate
 from emukit.experiments.recipe import Recipe, parse_recipe
 from emukit.experiments.record import (
@@ -163,6 +164,9 @@ def train_run(
         TrainingError: The loss is not finite.
     """
     split = make_split(archive, protocol, members)
+    comm = comm or Comm()
+    going_on = resume and (folder / RECORD_FILE).exists()
+    recipe = resolve_batch(recipe, archive, split, comm, reporter, read_run(folder).recipe if going_on else None)
     everyone = {m for s in archive.values() for m in s.members}
     chosen = None if members is None or set(members) == everyone else tuple(sorted(members))
     identity = Identity(
@@ -173,7 +177,6 @@ def train_run(
         data=archive.digest,
         card=card_digest(archive.card),
     )
-    comm = comm or Comm()
     # One process looks after the folder; the others wait for it, and end with it if it refuses.
     if comm.main:
         _existing(folder, identity, resume)

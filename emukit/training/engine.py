@@ -84,13 +84,16 @@ class Engine:
         self.average = WeightAverage(network, settings.average, settings.epochs)
         self.scaler = torch.amp.GradScaler(comm.device.type, enabled=settings.precision == "fp16")
 
-    def step(self, batches: Sequence[Sequence[Segment]], rate: float, ramp: float) -> dict[str, float]:
+    def step(
+        self, batches: Sequence[Sequence[Segment]], rate: float, ramp: float, ahead: Sequence[Segment] | None = None
+    ) -> dict[str, float]:
         """One optimiser step on one or more batches, whose gradients are accumulated.
 
         Args:
             batches: Addresses of their segments, for all processes together.
             rate: Learning rate.
             ramp: How far the loss has moved from its warm-up to itself, in [0, 1].
+            ahead: The batch that the next step begins with, read meanwhile where batches are streamed.
 
         Returns:
             Loss, gradient norm and every term, the same on all processes. If one of them is not finite, no step was
@@ -100,8 +103,12 @@ class Engine:
         self.optimizer.zero_grad(set_to_none=True)
         segments = sum(map(len, batches))
         sums: dict[str, Tensor] = {}
+        following = [*batches[1:], ahead]
         for number, batch in enumerate(batches, 1):
             share = len(batch) / segments
+            coming = following[number - 1]
+            if coming:
+                self._source.prefetch(*self._share(coming))
             with self.spread.accumulating(last=number == len(batches)):
                 total, terms = self._batch_loss(batch, ramp)
                 self.spread.backward(self.scaler.scale(total * share))
@@ -138,30 +145,37 @@ class Engine:
         put together again before the loss, which looks at whole segments. Batch normalisation would count the months
         of history between two parts twice; with it, a batch too short for the processes is computed by each of them.
         """
-        comm, length = self.comm, self._source.settings.length
+        comm = self.comm
+        mine, months = self._share(segments)
+        batch = self._source.batch(mine, months)
         if comm.world == 1:
-            batch = self._source.batch(segments)
             return self._loss(self._predict(batch.frames), batch.targets, ramp=ramp)
-        if len(segments) >= comm.world:
-            batch = self._source.batch(comm.share(segments))
-            return self._loss(self._predict(batch.frames), batch.targets, ramp=ramp, mean=comm.mean(len(segments)))
-        if length >= comm.world and not self._batchnorm:
-            parts = [Comm(r, comm.world).share(range(length)) for r in range(comm.world)]
-            mine = parts[comm.rank]
-            batch = self._source.batch(segments, months=slice(mine[0], mine[-1] + 1))
-            prediction = comm.gather_months(self._predict(batch.frames), [len(p) for p in parts])
+        if months is not None:
+            length = self._source.settings.length
+            parts = [len(Comm(r, comm.world).share(range(length))) for r in range(comm.world)]
+            prediction = comm.gather_months(self._predict(batch.frames), parts)
             return self._loss(prediction, batch.targets, ramp=ramp)
-        batch = self._source.batch(segments)
-        with replicated(self.network, comm.world):
+        copies = 1 if len(segments) >= comm.world else comm.world
+        with replicated(self.network, copies):
             prediction = self._predict(batch.frames)
-        return self._loss(prediction, batch.targets, ramp=ramp, mean=comm.mean(len(segments) * comm.world))
+        return self._loss(prediction, batch.targets, ramp=ramp, mean=comm.mean(copies * len(segments)))
+
+    def _share(self, segments: Sequence[Segment]) -> tuple[Sequence[Segment], slice | None]:
+        """This process's part of a batch: which segments, and which of their months (all when None)."""
+        comm, length = self.comm, self._source.settings.length
+        if len(segments) >= comm.world:
+            return comm.share(segments), None
+        if length >= comm.world and not self._batchnorm:
+            mine = comm.share(range(length))
+            return segments, slice(mine[0], mine[-1] + 1)
+        return segments, None
 
     def _check(self, execution: Execution) -> None:
         settings, world = self.settings.segments, self.comm.world
-        if world > settings.per_batch and (self._batchnorm or settings.length < world):
+        if world > settings.batch_size and (self._batchnorm or settings.length < world):
             raise TrainingError(
                 f"a batch cannot be divided over {world} processes",
-                found=f"{settings.per_batch} segments of {settings.length} months"
+                found=f"{settings.batch_size} segments of {settings.length} months"
                 + (", and a network with batch normalisation" if self._batchnorm else ""),
                 expected=f"{world} segments or more in a batch",
                 hint=f"--set training.segments.per_batch={world}, or fewer --devices",

@@ -125,7 +125,8 @@ def train(
             for number in range(state.step, per_epoch):
                 group = batches[number * settings.accumulate : (number + 1) * settings.accumulate]
                 rate = optim.learning_rate(state.epoch * per_epoch + number, steps, settings.optimizer)
-                numbers = engine.step(group, rate, ramp(state.epoch + number / per_epoch))
+                ahead = next(iter(batches[(number + 1) * settings.accumulate :]), None)
+                numbers = engine.step(group, rate, ramp(state.epoch + number / per_epoch), ahead)
                 if wrong := engine.not_finite(numbers):
                     months = "; ".join(source.address(segments) for segments in group)
                     raise _not_finite(wrong, state, months, folder)

@@ -89,8 +89,8 @@ def test_gradient_within_the_limit_is_left_as_it_is(tmp_path, steps):
 def test_batch_that_is_not_finite_leaves_the_weights_of_the_step_before(tmp_path, steps, monkeypatch, value):
     batch, read = SegmentSource.batch, []
 
-    def poisoned(self, segments):
-        out = batch(self, segments)
+    def poisoned(self, segments, months=None):
+        out = batch(self, segments, months)
         read.append(segments)
         if len(read) == 4:
             out.targets[0, 0, 0, 0, 0] = value

@@ -1,0 +1,50 @@
+"""`emukit plan`: what a training will cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from emukit.cli import options as o
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Register this module's commands."""
+    app.command("plan")(plan)
+
+
+def plan(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A network; `emukit models` lists it.")],
+    data: o.Data = None,
+    members: Annotated[
+        str | None, typer.Option(help="Members to train on, such as 0,1,2. Default: all.", show_default=False)
+    ] = None,
+    protocol: o.Protocol = None,
+    recipe: Annotated[Path | None, typer.Option(help="TOML recipe laid over the defaults.", show_default=False)] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="a.b=c", help="One setting, repeatable: training.epochs=5.")
+    ] = None,
+    card: o.Card = None,
+    convert: o.Convert = None,
+    quiet: o.Quiet = False,
+) -> None:
+    """Say what training will cost here in memory and time, which limit it meets first, and what to switch on."""
+    from rich.console import Console
+
+    from emukit.cli.show import plan_tables
+    from emukit.data.split import make_split
+    from emukit.experiments.plan import make_plan
+    from emukit.experiments.recipe import load_recipe
+    from emukit.parallel.comm import open_comm
+
+    report = o.reporter(quiet)
+    chosen = load_recipe(model, recipe, settings or ())
+    archive = o.open_named(data, card, convert, report)
+    split = make_split(archive, protocol, o.member_list(members))
+    with open_comm() as comm:
+        made = make_plan(archive, chosen, split, comm, report)
+    console = Console()
+    for part in plan_tables(model, made):
+        console.print(part, highlight=False)

@@ -1,0 +1,154 @@
+"""Which segments an epoch's batches hold.
+
+Invariant: batches are a function of settings, spans, seed and epoch alone; every training month is in at least one
+segment of every epoch, and a segment lies inside one training span of one scenario and member.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from pydantic import Field, field_validator
+
+from emukit.config import Settings
+from emukit.data.archive import Archive
+from emukit.data.residency import Residency
+from emukit.data.split import Span
+from emukit.data.window import Window
+from emukit.errors import ProtocolError, RecipeError
+
+
+class SegmentSettings(Settings):
+    """How training months are cut into batches.
+
+    Attributes:
+        length: L, consecutive target months of a segment.
+        per_batch: S, segments of a batch; ``auto``: as many as fit into memory, resolved before training.
+        members: What a segment's target is: the ensemble mean of the training members (``mean``), one member drawn at
+            random (``random``), or every member in turn (``all``, as many times more steps an epoch).
+        mix: Segments of a batch come from anywhere (``any``), or are neighbours: a stretch of S x L consecutive months
+            of one scenario, cut into its S segments in the order of time (``scenario``). Where a span is shorter than
+            a stretch, its batches hold as many segments as fit.
+        residency: Where the arrays live: on the device, in host memory, from where batches are streamed, or on the
+            device if they take at most half of its free memory (``auto``).
+    """
+
+    length: int = Field(24, ge=1)
+    per_batch: int | Literal["auto"] = 4
+    members: Literal["mean", "random", "all"] = "mean"
+    mix: Literal["any", "scenario"] = "any"
+    residency: Residency = "auto"
+
+    @field_validator("per_batch")
+    @classmethod
+    def _at_least_one(cls, number: int | str) -> int | str:
+        if isinstance(number, int) and number < 1:
+            raise ValueError("input should be greater than or equal to 1, or 'auto'")
+        return number
+
+    @property
+    def batch_size(self) -> int:
+        """Segments of a batch.
+
+        Raises:
+            RecipeError: It is ``auto`` still.
+        """
+        if isinstance(self.per_batch, str):
+            raise RecipeError(
+                "the batch size is not a number yet",
+                found=f"training.segments.per_batch = {self.per_batch!r}",
+                expected="a number of segments",
+                hint="`emukit train` and `emukit plan` choose it; elsewhere set one",
+            )
+        return self.per_batch
+
+
+class Segment(NamedTuple):
+    """The address of a segment: span number, position of the member in its span, first target month."""
+
+    span: int
+    member: int
+    start: int
+
+
+@dataclass(frozen=True)
+class Cutting:
+    """Training spans and how they are cut.
+
+    Attributes:
+        spans: Each as long as a segment or longer.
+        settings: How.
+    """
+
+    spans: tuple[Span, ...]
+    settings: SegmentSettings
+
+    @classmethod
+    def of(cls, archive: Archive, spans: Sequence[Span], window: Window, settings: SegmentSettings) -> Cutting:
+        """Keep what can be trained on.
+
+        Raises:
+            ProtocolError: No training span is as long as a segment, or the window is longer than a scenario.
+        """
+        first = window.first_target
+        kept = tuple(
+            Span(s.scenario, max(s.start, first), s.stop, s.members)
+            for s in spans
+            if s.stop - max(s.start, first) >= settings.length
+        )
+        if not kept:
+            raise ProtocolError(
+                "no training span is as long as a segment",
+                found=", ".join(s.text(archive) for s in spans),
+                expected=f"{settings.length} months or more after month {first}",
+                hint="choose a shorter --set training.segments.length",
+            )
+        for span in kept:
+            window.frames(span.start, settings.length, len(archive[span.scenario]))  # refuses a window too long
+        return cls(kept, settings)
+
+    def steps(self) -> int:
+        """Batches of an epoch; the same for every epoch."""
+        if self.settings.mix == "scenario":
+            return sum(self._pieces(i, self._stretch(i)) for i in range(len(self.spans)))
+        return -(-sum(self._pieces(i, 1) for i in range(len(self.spans))) // self.settings.batch_size)
+
+    def epoch(self, epoch: int, seed: int) -> list[list[Segment]]:
+        """Addresses of an epoch's batches; where segments begin is drawn anew every epoch."""
+        rng = np.random.default_rng([seed, epoch])
+        if self.settings.mix == "scenario":
+            stretches = [piece for i in range(len(self.spans)) for piece in self._draw(rng, i, self._stretch(i))]
+            return [stretches[j] for j in rng.permutation(len(stretches))]
+        segments = [segment for i in range(len(self.spans)) for (segment,) in self._draw(rng, i, 1)]
+        order = [segments[j] for j in rng.permutation(len(segments))]
+        size = self.settings.batch_size
+        return [order[j : j + size] for j in range(0, len(order), size)]
+
+    def _draw(self, rng: np.random.Generator, i: int, count: int) -> list[list[Segment]]:
+        """Cut one span, from a random month on, into pieces of `count` neighbouring segments each."""
+        span, length = self.spans[i], self.settings.length
+        months, copies = count * length, self._copies(i)
+        phase = int(rng.integers(months))
+        pieces = []
+        for k in range(self._pieces(i, count)):
+            first = span.start + min(max(phase + (k // copies - 1) * months, 0), len(span) - months)
+            members = [
+                int(rng.integers(len(span.members))) if self.settings.members == "random" else k % copies
+                for _ in range(count)
+            ]
+            pieces.append([Segment(i, member, first + n * length) for n, member in enumerate(members)])
+        return pieces
+
+    def _stretch(self, i: int) -> int:
+        """Segments of a batch of neighbours."""
+        return min(self.settings.batch_size, len(self.spans[i]) // self.settings.length)
+
+    def _copies(self, i: int) -> int:
+        return len(self.spans[i].members) if self.settings.members == "all" else 1
+
+    def _pieces(self, i: int, count: int) -> int:
+        # One more piece than fits: with a random phase the first and last are clipped to the span, and cover its ends.
+        return (-(-len(self.spans[i]) // (count * self.settings.length)) + 1) * self._copies(i)

@@ -1,0 +1,92 @@
+"""Putting a number in the place of an automatic batch size.
+
+Invariant: the number is settled before a run's identity is, and is part of the run from then on: a resumed run cuts the
+batches it began with, on whatever machine it goes on.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+
+from emukit.data.archive import Archive
+from emukit.data.cutting import Cutting
+from emukit.data.frames import FrameEncoder
+from emukit.data.residency import place
+from emukit.data.segments import resident_bytes
+from emukit.data.split import Split
+from emukit.experiments.memory import SAFE, batch_bytes, build_for, count_state, free_share, largest_share
+from emukit.experiments.recipe import NetworkRecipe, Recipe
+from emukit.parallel.comm import Comm
+from emukit.progress import Reporter
+from emukit.training.footprint import measure
+
+R = TypeVar("R", bound=Recipe)
+N = TypeVar("N", bound=NetworkRecipe)
+
+# An automatic batch leaves an epoch this many steps at least: fewer, larger ones learn less in the same time.
+FEWEST_STEPS = 8
+
+
+def resolve_batch(
+    recipe: R, archive: Archive, split: Split, comm: Comm, reporter: Reporter, recorded: Recipe | None = None
+) -> R:
+    """Put a number in the place of an automatic batch size; any other recipe comes back as it is.
+
+    The number is the largest power of two of segments that fits into memory and leaves an epoch enough steps. It
+    becomes part of the recipe, and so of the run: on another machine the run goes on with the same batches.
+
+    Args:
+        recipe: What is to be trained.
+        archive: The data.
+        split: Its training spans.
+        comm: The processes, which agree on what the first of them finds.
+        reporter: Is told the number.
+        recorded: The recipe of the run that is resumed, whose number is taken.
+    """
+    if not isinstance(recipe, NetworkRecipe) or recipe.training.segments.per_batch != "auto":
+        return recipe
+    if isinstance(recorded, NetworkRecipe):
+        found = recorded.training.segments.batch_size
+    else:
+        found = _largest_batch(recipe, archive, split, comm)
+    # Every process must cut the same batches, and their memories may differ.
+    number = int(comm.sum(np.array([float(found if comm.main else 0)]))[0])
+    reporter.say(f"training.segments.per_batch: auto is {number} here")
+    return _with_batch(recipe, number)
+
+
+def _largest_batch(recipe: NetworkRecipe, archive: Archive, split: Split, comm: Comm) -> int:
+    training, window = recipe.training, recipe.inputs.window
+    encoder = FrameEncoder.fit(archive, split.train, recipe.inputs)
+    channels, length = len(encoder.channels), training.segments.length
+    state = count_state(recipe, archive, channels)
+    available = free_share(comm)
+    if state.total > SAFE * available:
+        return 1
+    network = build_for(recipe, archive, channels).to(comm.device)
+    frame = (channels, *archive.grid.shape)
+    activations = measure(network, frame, window.history, length, training.precision).activations
+
+    def acceptable(number: int) -> bool:
+        sized = _with_batch(recipe, number).training.segments
+        cutting = Cutting.of(archive, split.train, window, sized)
+        if -(-cutting.steps() // training.accumulate) < FEWEST_STEPS:
+            return False
+        data = resident_bytes(archive, cutting, encoder)
+        streamed = place(sized.residency, data, available, comm.device.type) == "host" and comm.device.type != "cpu"
+        segments, months = largest_share(number, length, comm.world)
+        batch = batch_bytes(segments, months, frame, len(archive.variables), window.history)
+        needed = state.total + (0 if streamed else data) + batch + activations.at(segments, months)
+        return needed <= SAFE * available
+
+    number = 1
+    while acceptable(2 * number):
+        number *= 2
+    return number
+
+
+def _with_batch(recipe: N, number: int) -> N:
+    segments = recipe.training.segments.model_copy(update={"per_batch": number})
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"segments": segments})})

@@ -1,0 +1,245 @@
+"""What a training will cost, before it begins: memory, operations, time, and which wall it meets first.
+
+Invariant: a plan is made with what training itself would allocate, or less: a model that does not fit is counted, never
+built.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from emukit.data.archive import Archive
+from emukit.data.cutting import Cutting
+from emukit.data.frames import FrameEncoder
+from emukit.data.residency import place
+from emukit.data.segments import SegmentSource, resident_bytes
+from emukit.data.split import Split
+from emukit.data.targets import TargetNormalizer
+from emukit.errors import RecipeError
+from emukit.experiments.batchsize import resolve_batch
+from emukit.experiments.memory import (
+    SAFE,
+    MemoryPlan,
+    batch_bytes,
+    build_for,
+    count_state,
+    free_share,
+    largest_share,
+    memory_plan,
+    size,
+)
+from emukit.experiments.recipe import NetworkRecipe, Recipe
+from emukit.losses.composite import CompositeLoss
+from emukit.losses.space import LossSpace
+from emukit.parallel.comm import Comm
+from emukit.progress import Reporter
+from emukit.training.engine import Engine, Execution, matmul_precision
+
+# Longer than a night is the wall of time.
+PATIENCE_SECONDS = 12 * 3600.0
+# Real steps are timed until this much time has passed, and no more than so many.
+TIMED_SECONDS, TIMED_STEPS = 20.0, 4
+
+
+@dataclass(frozen=True)
+class Wall:
+    """A limit.
+
+    Attributes:
+        name: ``time``, ``activations`` or ``model``.
+        reached: Part of it that the training takes: 1 is at the wall; None where it is not known.
+        what: In words.
+        advice: What to switch on to stay away from it.
+    """
+
+    name: str
+    reached: float | None
+    what: str
+    advice: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cost of a training on this machine.
+
+    Attributes:
+        recipe: What is to be trained.
+        memory: Of one process.
+        steps: Optimiser steps of an epoch.
+        flops: Of one step, forward and backward; None where the model could not be measured.
+        step_seconds: Of one step; None likewise.
+        timed: Whether real steps were timed; otherwise extrapolated from a small one.
+    """
+
+    recipe: NetworkRecipe
+    memory: MemoryPlan
+    steps: int
+    flops: float | None
+    step_seconds: float | None
+    timed: bool
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all epochs, validation not included."""
+        each = self.step_seconds
+        return None if each is None else each * self.steps * self.recipe.training.epochs
+
+    def walls(self) -> tuple[Wall, ...]:
+        """The three, the nearest first; one whose distance is unknown comes last."""
+        m, safe = self.memory, SAFE * self.memory.available
+        room = safe - (m.on_device - m.batch - (m.activations or 0))
+        known = m.activations is not None
+        needed = m.batch + (m.activations or 0)
+        walls = (
+            Wall(
+                "time",
+                None if self.seconds is None else self.seconds / PATIENCE_SECONDS,
+                f"{'?' if self.seconds is None else duration(self.seconds)} of {duration(PATIENCE_SECONDS)}, a night",
+                tuple(self._faster()),
+            ),
+            Wall(
+                "activations",
+                (needed / room if room > 0 else float("inf")) if known else None,
+                f"{size(needed) if known else '?'} of {size(max(0.0, room))}, what model and data leave of {SAFE:.0%}",
+                tuple(self._fewer_activations()),
+            ),
+            Wall(
+                "model",
+                m.own_state / safe,
+                f"{size(m.own_state)} of {size(safe)}, {SAFE:.0%} of memory",
+                tuple(self._smaller_state()),
+            ),
+        )
+        return tuple(sorted(walls, key=lambda w: -1.0 if w.reached is None else w.reached, reverse=True))
+
+    def _faster(self) -> Iterator[str]:
+        cuda = self.memory.device == "cuda"
+        if cuda and self.recipe.training.precision == "fp32":
+            yield "--precision bf16 (or tf32)"
+        if cuda:
+            yield "--compile"
+            yield "--devices N, where there are several GPUs"
+        else:
+            yield "a GPU"
+        yield f"fewer --set training.epochs (now {self.recipe.training.epochs})"
+        yield from self._smaller_model()
+
+    def _fewer_activations(self) -> Iterator[str]:
+        training, segments = self.recipe.training, self.recipe.training.segments
+        if self.recipe.options.get("checkpoint") is False:
+            yield "--set model.checkpoint=true computes activations again instead of keeping them"
+        if training.precision in ("fp32", "tf32"):
+            yield "--precision bf16 halves most of them"
+        number = segments.batch_size
+        if number > 1:
+            half, twice = number // 2, 2 * training.accumulate
+            yield f"--set training.segments.per_batch={half} --set training.accumulate={twice}: the same steps in parts"
+        if segments.length > 1:
+            yield f"shorter --set training.segments.length (now {segments.length})"
+        yield "--devices N divides a batch among N devices"
+        yield from self._smaller_model()
+
+    def _smaller_state(self) -> Iterator[str]:
+        devices = -(-self.memory.state.total // max(1, int(SAFE * self.memory.available)))
+        if devices > 1 or self.memory.device == "cuda":
+            yield f"--strategy fsdp --devices {max(2, devices)} shards it over devices of this memory"
+        if self.memory.state.average:
+            yield "--set training.average.kind=none keeps no second copy"
+        yield from self._smaller_model()
+
+    def _smaller_model(self) -> Iterator[str]:
+        widths = [n for n in ("width", "hidden", "dim", "layers", "depth") if n in self.recipe.options]
+        if widths:
+            now = ", ".join(f"{n}={self.recipe.options[n]}" for n in widths)
+            yield f"a smaller model (now {now})"
+
+
+def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, reporter: Reporter) -> Plan:
+    """Count, measure and time.
+
+    Args:
+        archive: The data.
+        recipe: A network's.
+        split: Its training spans.
+        comm: This process and its device.
+        reporter: Shows progress.
+
+    Raises:
+        RecipeError: The recipe is of an emulator that is fitted in closed form.
+    """
+    if not isinstance(recipe, NetworkRecipe):
+        raise RecipeError(
+            f"{recipe.emulator} needs no plan",
+            found="an emulator that is fitted in closed form, in seconds",
+            expected="a network",
+            hint=f"emukit train {recipe.emulator}; `emukit models` lists the networks",
+        )
+    recipe = resolve_batch(recipe, archive, split, comm, reporter)
+    training, history = recipe.training, recipe.inputs.window.history
+    encoder = FrameEncoder.fit(archive, split.train, recipe.inputs)
+    cutting = Cutting.of(archive, split.train, recipe.inputs.window, training.segments)
+    steps = -(-cutting.steps() // training.accumulate)
+    frame = (len(encoder.channels), *archive.grid.shape)
+    state = count_state(recipe, archive, len(encoder.channels))
+    free, data = free_share(comm), resident_bytes(archive, cutting, encoder)
+    if state.total > SAFE * free:
+        segments, months = largest_share(training.segments.batch_size, training.segments.length, comm.world)
+        batch = batch_bytes(segments, months, frame, len(archive.variables), history)
+        where = place("auto", data, max(0, free - state.total), comm.device.type)
+        memory = MemoryPlan(state, 1, data, where, batch, None, None, free, comm.device.type)
+        return Plan(recipe, memory, steps, None, None, timed=False)
+    targets = {"tas": recipe.targets.tas, "pr": recipe.targets.pr}
+    normalizer = TargetNormalizer.fit(archive, split.train, targets)
+    with reporter.step("measuring", 3) as bar, matmul_precision(training.precision):
+        source = SegmentSource(archive, split.train, encoder, normalizer, training.segments, comm.device)
+        network = build_for(recipe, archive, len(encoder.channels)).to(comm.device)
+        bar.advance(note="data and network")
+        memory = memory_plan(network, source, training, comm)
+        bar.advance(note="memory")
+        if memory.footprint is None:
+            return Plan(recipe, memory, steps, None, None, timed=False)
+        flops = training.accumulate * memory.footprint.flops.at(training.segments.batch_size, training.segments.length)
+        if memory.fits:
+            engine = Engine(network, source, _loss(recipe, archive, comm.device), training, comm, Execution())
+            seconds = _time_steps(engine, source, training.accumulate)
+        else:
+            seconds = flops / memory.footprint.flops_per_second
+        bar.advance(note="time")
+    return Plan(recipe, memory, steps, flops, seconds, timed=memory.fits)
+
+
+def _loss(recipe: NetworkRecipe, archive: Archive, device: torch.device) -> CompositeLoss:
+    weights = torch.as_tensor(archive.grid.weights, dtype=torch.float32, device=device)
+    terms = {"tas": recipe.loss.tas, "pr": recipe.loss.pr}
+    return CompositeLoss(terms, archive.variables, LossSpace(weights, recipe.loss.padding))
+
+
+def _time_steps(engine: Engine, source: SegmentSource, accumulate: int) -> float:
+    """Seconds of a real step, the fastest of a few; the first, which also prepares, counts only if it is slow."""
+    batches = source.epoch(0, seed=0)
+    engine.network.train()
+    times: list[float] = []
+    while len(times) < TIMED_STEPS and sum(times) < TIMED_SECONDS:
+        first = len(times) * accumulate % len(batches)
+        started = time.perf_counter()
+        engine.step(batches[first : first + accumulate], rate=0.0, ramp=1.0)
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def duration(seconds: float) -> str:
+    """Time in words."""
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    minutes = seconds / 60
+    return (
+        f"{minutes:.0f} min"
+        if minutes < 120
+        else f"{minutes / 60:.1f} h"
+        if minutes < 2880
+        else f"{minutes / 1440:.1f} days"
+    )
