@@ -21,7 +21,7 @@ def bench(
             metavar="[NAME]...",
             help="By default help, write, score, store, linear, predict and input: about ten minutes on two cores, and "
             "store and linear only with --data. By name alone: segments (a network against itself window by window), "
-            "train (against the starter kit's network), reach (the time to a score; an hour or two), device (precisions "
+            "train (against the starter kit's network), reach (the time to a score; an hour or two), device (precision "
             "and segment lengths against the roofline; meant for a GPU).",
         ),
     ] = None,
