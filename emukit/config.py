@@ -58,7 +58,9 @@ def describe(error: ValidationError) -> list[str]:
             lines.append(f"{path}: missing")
         else:
             message = e["msg"].removeprefix("Value error, ")
-            lines.append(f"{path}: {message[0].lower()}{message[1:]} (value {e['input']!r})")
+            # What is wrong between the settings of a table names them; the table itself would bury the sentence.
+            value = "" if e["type"] == "value_error" and isinstance(e["input"], dict) else f" (value {e['input']!r})"
+            lines.append(f"{path}: {message[0].lower()}{message[1:]}{value}")
     return lines
 
 

@@ -110,3 +110,8 @@ class _PlainStep:
 def default_reporter(quiet: bool = False) -> Reporter:
     """A reporter on standard error; quiet also when standard error is closed."""
     return Reporter(quiet=quiet or sys.stderr is None)
+
+
+def silent_reporter() -> Reporter:
+    """A reporter that says nothing."""
+    return Reporter(quiet=True, console=Console(quiet=True))

@@ -6,14 +6,19 @@ one clear message and exit code 2, never in a traceback.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import time
 from typing import Annotated
 
 import typer
 
 from emukit.cli import bench, data, results, submissions, train
 from emukit.errors import EmukitError
+
+# Longer than torchrun takes to see that a process has ended, which is a fraction of a second.
+SPEAK_AFTER_SECONDS = 5.0
 
 app = typer.Typer(
     name="emukit",
@@ -55,6 +60,7 @@ def main() -> None:
     except EmukitError as e:
         if debug:
             raise
+        _let_the_first_speak()
         typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
         typer.echo(e.text(), err=True)
         sys.exit(2)
@@ -73,8 +79,20 @@ def main() -> None:
         )
         sys.exit(2)
     except Exception as e:
+        if not debug:
+            _let_the_first_speak()
         # The edge of the program: whatever is no EmukitError is a mistake of emukit, and is said to be one.
         if debug:
             raise
         typer.echo(f"emukit failed in a way it should not: {type(e).__name__}: {e}\n--debug shows where.", err=True)
         sys.exit(1)
+
+
+def _let_the_first_speak() -> None:
+    """Among several processes, an error that all of them met is printed by the first alone.
+
+    It ends at once, and torchrun then ends the others while they wait here; one that failed by itself goes on to say
+    so.
+    """
+    if int(os.environ.get("RANK", "0")) > 0:
+        time.sleep(SPEAK_AFTER_SECONDS)

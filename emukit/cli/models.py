@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from emukit.data.encodings import SEASONAL, STATIC
 from emukit.emulators.registry import EMULATORS
-from emukit.experiments.recipe import NetworkRecipe, emulator_names, load_recipe
+from emukit.experiments.recipe import NetworkRecipe, emulator_names, load_recipe, sizes_of
 from emukit.files import shipped
 from emukit.losses.composite import TERMS
+from emukit.losses.named import LOSSES
 from emukit.models.registry import NETWORKS, count_parameters
 
 # Sizes are those on the competition's grid; CO2 and CH4 are series there, which makes no difference to a channel count.
@@ -50,11 +52,25 @@ def setting_rows(name: str) -> Iterator[tuple[str, str]]:
     return _flat("", load_recipe(name).model_dump(mode="json"))
 
 
-def choice_lines() -> Iterator[str]:
-    """What may be named in settings that hold names."""
+def choice_lines(name: str) -> Iterator[str]:
+    """What may be named in settings that hold names, and the sizes of a recipe's network."""
+    sized = {s: load_recipe(name, assignments=(f"model.size={s}",)) for s in sizes_of(load_recipe(name).emulator)}
+    sizes = [f"{s} ({network_size(r):,} parameters)" for s, r in sized.items() if isinstance(r, NetworkRecipe)]
+    if sizes:
+        yield f"model.size: {', '.join(sizes)}"
     yield f"loss terms: {', '.join(TERMS)}"
+    yield "losses for --loss, each as a recipe's [loss] table:"
+    for name, table in LOSSES.items():
+        yield f"  {name}: " + "; ".join(f"{key} = {_inline(value)}" for key, value in table.items())
     yield f"seasonal encodings: {', '.join(SEASONAL)}"
     yield f"statics: {', '.join(STATIC)}, and the fields of the store or of inputs.static_file"
+
+
+def _inline(value: Any) -> str:
+    # As TOML writes it on one line; numbers, texts and truths are written as in JSON.
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{k} = {_inline(v)}" for k, v in value.items()) + " }"
+    return json.dumps(value)
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

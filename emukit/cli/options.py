@@ -44,11 +44,11 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only re
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, as `emukit train` wrote it.")]
 
 
-def reporter(quiet: bool) -> Reporter:
-    """Progress on standard error."""
-    from emukit.progress import default_reporter
+def reporter(quiet: bool, silent: bool = False) -> Reporter:
+    """Progress on standard error; nothing at all where it is silent: one of several processes speaks for all."""
+    from emukit.progress import default_reporter, silent_reporter
 
-    return default_reporter(quiet)
+    return silent_reporter() if silent else default_reporter(quiet)
 
 
 def open_named(named: str | None, card: str | None, convert: list[str] | None, report: Reporter) -> Archive:

@@ -128,16 +128,23 @@ class SegmentSource:
         size = self.settings.per_batch
         return [order[j : j + size] for j in range(0, len(order), size)]
 
-    def batch(self, segments: Sequence[Segment]) -> Batch:
-        """Read the frames and targets of some segments."""
+    def batch(self, segments: Sequence[Segment], months: slice | None = None) -> Batch:
+        """Read the frames and targets of some segments.
+
+        Args:
+            segments: Their addresses.
+            months: The target months of each segment whose frames are wanted, all when None; targets come in full.
+        """
         length = self.settings.length
-        months = length + self.window.history - 1
-        shape = (len(segments), months, len(self._encoder.channels), *self._encoder.grid.shape)
+        first, last, _ = (months or slice(None)).indices(length)
+        frames_of_each = last - first + self.window.history - 1
+        shape = (len(segments), frames_of_each, len(self._encoder.channels), *self._encoder.grid.shape)
         frames, targets = self._targets[0].new_empty(shape), []
         for i, segment in enumerate(segments):
             span = self.spans[segment.span]
             encoded = self._encoded[span.scenario]
-            index = torch.from_numpy(self.window.frames(segment.start, length, len(encoded))).to(encoded.month.device)
+            months_seen = self.window.frames(segment.start + first, last - first, len(encoded))
+            index = torch.from_numpy(months_seen).to(encoded.month.device)
             self._encoder.gather(encoded, index, out=frames[i])
             offset = segment.start - span.start
             targets.append(self._targets[segment.span][segment.member, offset : offset + length])

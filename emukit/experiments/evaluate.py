@@ -20,8 +20,10 @@ from emukit.data.split import Span, Split, is_hidden, make_split
 from emukit.emulators.base import Emulator
 from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.emulators.linear import LinearEmulator
+from emukit.emulators.neural import BLOCK_MONTHS
 from emukit.errors import ProtocolError
 from emukit.metrics import Moments, Parts, Score, score_moments
+from emukit.parallel.comm import Comm
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,30 @@ def scored_spans(archive: Archive, split: Split, name: str) -> tuple[Span, ...]:
     return spans
 
 
-def score_emulator(emulator: Emulator, archive: Archive, spans: tuple[Span, ...]) -> Score:
-    """Mean score of an emulator over spans of an archive that it fits."""
-    return _score(archive, spans, lambda s: emulator.predict_fields(archive[s.scenario], s.start, s.stop))
+def score_emulator(emulator: Emulator, archive: Archive, spans: tuple[Span, ...], comm: Comm | None = None) -> Score:
+    """Mean score of an emulator over spans of an archive that it fits.
+
+    Args:
+        emulator: The same on all processes, or sharded over them.
+        archive: Its forcings are predicted from, its targets compared with.
+        spans: Months.
+        comm: Processes that share the months; every one of them gets the score. None: this one alone.
+    """
+    if comm is None or comm.world == 1:
+        return _score(archive, spans, lambda s: emulator.predict_fields(archive[s.scenario], s.start, s.stop))
+    return mean_score([_shared_score(emulator, archive, span, comm) for span in spans])
+
+
+def _shared_score(emulator: Emulator, archive: Archive, span: Span, comm: Comm) -> Score:
+    """Score of one span whose months the processes predict in turns, in the blocks that one alone would compute."""
+    scenario = archive[span.scenario]
+    moments = Moments.zero((len(archive.variables), *archive.grid.shape))
+    blocks = [(a, min(a + BLOCK_MONTHS, span.stop)) for a in range(span.start, span.stop, BLOCK_MONTHS)]
+    for (start, stop), counts in comm.rounds(blocks):
+        prediction = emulator.predict_fields(scenario, start, stop)
+        if counts:
+            moments += Moments.of(prediction, scenario.truth(span.members[0], start, stop))
+    return score_moments(Moments.unpack(comm.sum(moments.pack())), archive.grid.weights, archive.variables)
 
 
 def check_fits(emulator: Emulator, archive: Archive) -> None:

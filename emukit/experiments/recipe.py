@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import create_model
+from pydantic import create_model, model_validator
 
 from emukit.config import Settings, check, merge, options_of, parse_assignments, read_toml
 from emukit.data.frames import InputSettings
@@ -20,6 +20,7 @@ from emukit.data.targets import TargetSettings
 from emukit.emulators.registry import EMULATORS
 from emukit.errors import RecipeError
 from emukit.files import shipped
+from emukit.losses.named import named_loss
 from emukit.models.registry import CONTEXT, NETWORKS
 from emukit.training.settings import LossSettings, TrainingSettings
 
@@ -64,6 +65,18 @@ class NetworkRecipe(Recipe):
     loss: LossSettings = LossSettings()
     training: TrainingSettings = TrainingSettings()
 
+    @model_validator(mode="after")
+    def _loss_that_can_act(self) -> NetworkRecipe:
+        loss, training = self.loss, self.training
+        idle = [f"loss.{v}.time_std" for v, terms in (("tas", loss.tas), ("pr", loss.pr)) if terms.get("time_std")]
+        if idle and training.segments.length == 1:
+            raise ValueError(f"{' and '.join(idle)} cannot act on segments of one month, training.segments.length")
+        if loss.warmup_epochs >= training.epochs:
+            raise ValueError(
+                f"loss.warmup_epochs {loss.warmup_epochs:g} leaves the loss none of training.epochs {training.epochs}"
+            )
+        return self
+
 
 def emulator_names() -> tuple[str, ...]:
     """Everything `emukit train` can train."""
@@ -102,28 +115,39 @@ def parse_recipe(values: Mapping[str, Any], source: str) -> Recipe:
     return check(recipe_class(name), values, source=source)
 
 
-def load_recipe(name: str, file: Path | None = None, assignments: Iterable[str] = ()) -> Recipe:
-    """The recipe of a name: the shipped one, overlaid with a file, overlaid with single settings.
+def load_recipe(
+    name: str, file: Path | None = None, assignments: Iterable[str] = (), loss: str | None = None
+) -> Recipe:
+    """The recipe of a name: the shipped one, overlaid with a named loss, a file, and single settings, in this order.
+
+    Each of the three may name a preset, `model.size`: its options are laid over the sources before and under the
+    explicit ones of its own source.
 
     Args:
         name: An emulator, or a shipped recipe of another name such as ``cnn-gru-published``.
         file: A TOML recipe; what it does not set keeps its default.
         assignments: ``a.b=c`` words.
+        loss: A shipped loss, which replaces the shipped recipe's.
 
     Raises:
-        RecipeError: Unknown name, unreadable file, another emulator in the file, or wrong settings.
+        RecipeError: Unknown name, a loss for what is not trained by one, unreadable file, another emulator in the file,
+            an unknown size, or wrong settings.
     """
     values: dict[str, Any] = {"emulator": name}
     source = f"recipe {name}"
     path = shipped_recipe(name)
     if path is not None:
-        values = merge(values, read_toml(path))
+        values = expand_size(merge(values, read_toml(path)))
     elif name not in emulator_names():
         raise RecipeError(
             f"unknown emulator {name!r}",
             expected=", ".join(emulator_names()),
             hint="`emukit models` lists what can be trained",
         )
+    if loss is not None:
+        if values["emulator"] not in NETWORKS:
+            raise RecipeError(f"{name} is fitted in closed form and has no loss", hint=f"emukit train {name}, alone")
+        values["loss"], source = named_loss(loss), f"{source} with loss {loss}"
     if file is not None:
         over = read_toml(file)
         if over.get("emulator", values["emulator"]) != values["emulator"]:
@@ -136,9 +160,38 @@ def load_recipe(name: str, file: Path | None = None, assignments: Iterable[str] 
         # A loss table is a recipe for one variable: it replaces the default one rather than mixing with it.
         for variable in over.get("loss", {}):
             values.get("loss", {}).pop(variable, None)
-        values, source = merge(values, over), str(file)
-    changes = parse_assignments(assignments)
+        values, source = merge(values, expand_size(over, values["emulator"])), str(file)
+    changes = expand_size(parse_assignments(assignments), values["emulator"])
     return parse_recipe(merge(values, changes), f"{source} with --set" if changes else source)
+
+
+def sizes_of(emulator: str) -> dict[str, dict[str, Any]]:
+    """Presets of an emulator's options by name; ``default`` sets nothing."""
+    presets = getattr(NETWORKS[emulator].load(), "SIZES", {}) if emulator in NETWORKS else {}
+    return {"default": {}} | presets
+
+
+def expand_size(values: Mapping[str, Any], emulator: str | None = None) -> dict[str, Any]:
+    """Put the options of a preset in the place of `model.size`, under the other settings of the same `model` table.
+
+    Args:
+        values: Plain values of one source: a recipe file, or a command line's settings.
+        emulator: Whose presets; default: the one that the values name.
+
+    Raises:
+        RecipeError: The emulator has no preset of that name.
+    """
+    model = values.get("model")
+    if not isinstance(model, Mapping) or "size" not in model:
+        return dict(values)
+    emulator = emulator or str(values.get("emulator"))
+    sizes, size = sizes_of(emulator), model["size"]
+    if not isinstance(size, str) or size not in sizes:
+        raise RecipeError(
+            f"unknown size {size!r} of {emulator}", expected=", ".join(sizes), hint=f"--set model.size={[*sizes][-1]}"
+        )
+    explicit = {k: v for k, v in model.items() if k != "size"}
+    return {**values, "model": merge(sizes[size], explicit)}
 
 
 def shipped_recipe(name: str) -> Path | None:

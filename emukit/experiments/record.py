@@ -85,6 +85,7 @@ class RunRecord(_Part):
         seconds: Time spent, over all sessions.
         sessions: One for the start and each resume.
         parameters, epochs, best_epoch: Of a finished network.
+        best_average: Whether its weights are an average.
     """
 
     format: Literal[1] = 1
@@ -101,6 +102,7 @@ class RunRecord(_Part):
     parameters: int | None = None
     epochs: int | None = None
     best_epoch: int | None = None
+    best_average: bool | None = None
 
     def write(self, folder: Path) -> None:
         """Write it into the run folder, atomically."""

@@ -18,6 +18,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,9 @@ from emukit.experiments.record import (
 )
 from emukit.experiments.trainer import prepare
 from emukit.files import LOCK_FILE, exclusive, write_text
+from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
+from emukit.training.engine import Execution
 
 
 @dataclass(frozen=True)
@@ -135,6 +138,8 @@ def train_run(
     seed: int = 0,
     resume: bool = False,
     opening: Opening | None = None,
+    comm: Comm | None = None,
+    execution: Execution | None = None,
     reporter: Reporter,
 ) -> tuple[Run, Evaluation]:
     """Train, evaluate on validation, and keep everything in a folder.
@@ -148,6 +153,8 @@ def train_run(
         seed: Of initial weights, dropout and batch order.
         resume: Go on with an interrupted run.
         opening: How the archive was opened, kept for later commands.
+        comm: The processes that train together, each of which makes this call; one alone, on the CPU, when None.
+        execution: How training is run on the hardware.
         reporter: Shows progress.
 
     Raises:
@@ -166,25 +173,35 @@ def train_run(
         data=archive.digest,
         card=card_digest(archive.card),
     )
-    _existing(folder, identity, resume)
+    comm = comm or Comm()
+    # One process looks after the folder; the others wait for it, and end with it if it refuses.
+    if comm.main:
+        _existing(folder, identity, resume)
+    comm.barrier()
     for note in split.notes:
         reporter.say(f"note: {note}")
     # Everything that can be wrong with recipe and data shows in the preparation, before the folder is made.
     started = time.monotonic()
-    finish = prepare(archive, recipe, split, seed)
-    with exclusive(folder):
-        record = _existing(folder, identity, resume) or _new_record(archive, recipe, split, identity, opening)
-        record = record.model_copy(update={"state": "training", "sessions": (*record.sessions, _session())})
-        record.write(folder)
+    finish = prepare(archive, recipe, split, seed, comm, execution or Execution())
+    with exclusive(folder) if comm.main else nullcontext():
+        known = _existing(folder, identity, resume) if comm.main else None
+        record = known or _new_record(archive, recipe, split, identity, opening)
+        record = record.model_copy(update={"state": "training", "sessions": (*record.sessions, _session(comm))})
+        if comm.main:
+            record.write(folder)
+        comm.barrier()
         prepared = time.monotonic() - started
         emulator, outcome = finish(folder, reporter)
         trained = time.monotonic()
-        emulator.save(folder / "emulator")
+        # Not divided: every process has the whole emulator now, and the floors take longest.
         evaluation = evaluate(emulator, archive, split, "validation")
-        save_evaluation(folder, evaluation)
         seconds = outcome.pop("seconds", 0.0) + prepared + time.monotonic() - trained
         record = record.model_copy(update={**outcome, "state": "finished", "seconds": round(seconds, 1)})
-        record.write(folder)
+        if comm.main:
+            emulator.save(folder / "emulator")
+            save_evaluation(folder, evaluation)
+            record.write(folder)
+        comm.barrier()
     return Run(folder, recipe, record), evaluation
 
 
@@ -252,12 +269,12 @@ def _new_record(
     )
 
 
-def _session() -> Session:
+def _session(comm: Comm) -> Session:
     return Session(
         started=provenance.now(),
         versions=provenance.versions(),
         git=provenance.git_state(),
-        machine=provenance.machine(),
+        machine=provenance.machine() | {"processes": comm.world},
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from emukit.data.archive import Archive
 from emukit.data.frames import FrameEncoder
@@ -23,14 +24,18 @@ from emukit.emulators.registry import EMULATORS
 from emukit.experiments.evaluate import score_emulator
 from emukit.experiments.recipe import NetworkRecipe, Recipe
 from emukit.losses.composite import CompositeLoss
+from emukit.losses.space import LossSpace
 from emukit.models.registry import build_network
+from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
+from emukit.training.checkpoint import load_best
+from emukit.training.engine import Engine, Execution, matmul_precision
 from emukit.training.loop import train
 
 Finish = Callable[[Path, Reporter], tuple[Emulator, dict[str, Any]]]
 
 
-def prepare(archive: Archive, recipe: Recipe, split: Split, seed: int) -> Finish:
+def prepare(archive: Archive, recipe: Recipe, split: Split, seed: int, comm: Comm, execution: Execution) -> Finish:
     """Check recipe and data against each other, and make everything ready.
 
     Returns:
@@ -41,7 +46,8 @@ def prepare(archive: Archive, recipe: Recipe, split: Split, seed: int) -> Finish
         ProtocolError: A forcing is missing, or the windows or segments do not fit the training months.
     """
     if isinstance(recipe, NetworkRecipe):
-        return Trainer(archive, recipe, split, seed).train
+        return Trainer(archive, recipe, split, seed, comm, execution).train
+    # In closed form every process fits the same; there is nothing to share.
     fitted: Emulator = EMULATORS[recipe.emulator].load().fit(archive, split, **recipe.options)
     return lambda folder, reporter: (fitted, {})
 
@@ -49,54 +55,71 @@ def prepare(archive: Archive, recipe: Recipe, split: Split, seed: int) -> Finish
 class Trainer:
     """A network with its batches and loss, ready to train."""
 
-    def __init__(self, archive: Archive, recipe: NetworkRecipe, split: Split, seed: int) -> None:
-        self._archive, self._recipe, self._split, self._seed = archive, recipe, split, seed
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    def __init__(
+        self, archive: Archive, recipe: NetworkRecipe, split: Split, seed: int, comm: Comm, execution: Execution
+    ) -> None:
+        self._archive, self._recipe, self._split, self._seed, self._comm = archive, recipe, split, seed, comm
         encoder = FrameEncoder.fit(archive, split.train, recipe.inputs)
         targets = {"tas": recipe.targets.tas, "pr": recipe.targets.pr}
         normalizer = TargetNormalizer.fit(archive, split.train, targets)
-        self._source = SegmentSource(archive, split.train, encoder, normalizer, recipe.training.segments, device)
-        torch.manual_seed(seed)
-        network = build_network(
-            recipe.emulator,
-            in_channels=len(encoder.channels),
-            variables=len(archive.variables),
-            grid=archive.grid.shape,
-            history=recipe.inputs.window.history,
-            options=recipe.options,
-        ).to(device)
-        self._emulator = NeuralEmulator(archive.domain, recipe.emulator, recipe.options, network, encoder, normalizer)
+        source = SegmentSource(archive, split.train, encoder, normalizer, recipe.training.segments, comm.device)
+        self._emulator = NeuralEmulator(
+            archive.domain, recipe.emulator, recipe.options, self._network(len(encoder.channels)), encoder, normalizer
+        )
         cells = archive.grid.shape[0] * archive.grid.shape[1]
         weights = archive.grid.weights if recipe.loss.area_weighted else np.full(archive.grid.shape, 1.0 / cells)
-        self._loss = CompositeLoss(
+        loss = CompositeLoss(
             {"tas": recipe.loss.tas, "pr": recipe.loss.pr},
             archive.variables,
-            torch.as_tensor(weights, dtype=torch.float32, device=device),
+            LossSpace(torch.as_tensor(weights, dtype=torch.float32, device=comm.device), recipe.loss.padding),
         )
+        self._source = source
+        self._parameters = sum(p.numel() for p in self._emulator.network.parameters())
+        self._engine = Engine(self._emulator.network, source, loss, recipe.training, comm, execution)
+        if comm.world > 1:
+            # The weights were drawn alike; dropout must differ, or every process would drop the same units.
+            torch.manual_seed((seed * comm.world + comm.rank + 1) % 2**63)
 
     def train(self, folder: Path, reporter: Reporter) -> tuple[NeuralEmulator, dict[str, Any]]:
         """Train, or go on; the emulator with its best weights, and what the record keeps of how it went."""
-        network, settings = self._emulator.network, self._recipe.training
-        parameters = sum(p.numel() for p in network.parameters())
+        settings, comm, emulator = self._recipe.training, self._comm, self._emulator
+        where = comm.device.type if comm.world == 1 else f"{comm.world} x {comm.device.type}"
         reporter.say(
-            f"{self._recipe.emulator}: {parameters:,} parameters, {len(self._emulator.encoder.channels)} channels, "
-            f"{settings.epochs} epochs of {self._source.steps_per_epoch} steps on {self._emulator.device.type}"
+            f"{self._recipe.emulator}: {self._parameters:,} parameters, {len(emulator.encoder.channels)} channels, "
+            f"{settings.epochs} epochs of {-(-self._source.steps_per_epoch // settings.accumulate)} steps on {where}"
         )
-        result = train(
-            network,
-            self._source,
-            self._loss,
-            settings,
-            seed=self._seed,
-            validate=lambda: score_emulator(self._emulator, self._archive, self._split.validation),
-            folder=folder,
-            reporter=reporter,
-        )
-        network.eval()
+        with matmul_precision(settings.precision):
+            result = train(
+                self._engine,
+                self._source,
+                settings,
+                seed=self._seed,
+                ramp=self._recipe.loss.ramp,
+                validate=lambda: score_emulator(emulator, self._archive, self._split.validation, comm),
+                folder=folder,
+                reporter=reporter,
+            )
+        if comm.world > 1:
+            # Wrapped or sharded for training; what is kept is the plain network.
+            emulator.network = self._network(len(emulator.encoder.channels))
+            load_best(folder, result.best_epoch, emulator.network)
+        emulator.network.eval()
         outcome = {
-            "parameters": parameters,
+            "parameters": self._parameters,
             "best_epoch": result.best_epoch,
+            "best_average": result.best_average,
             "epochs": result.epochs,
             "seconds": result.seconds,
         }
-        return self._emulator, outcome
+        return emulator, outcome
+
+    def _network(self, channels: int) -> nn.Module:
+        torch.manual_seed(self._seed)
+        return build_network(
+            self._recipe.emulator,
+            in_channels=channels,
+            variables=len(self._archive.variables),
+            grid=self._archive.grid.shape,
+            history=self._recipe.inputs.window.history,
+            options=self._recipe.options,
+        ).to(self._comm.device)

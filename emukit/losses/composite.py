@@ -1,6 +1,7 @@
 """Weighted sums of loss terms, variable by variable, each term logged by its name.
 
-Invariant: the total is exactly the weighted sum of the terms it reports.
+Invariant: the total is exactly the weighted sum of the terms it reports, in single precision or better whatever the
+network's precision. A term is built once, however many variables and steps use it.
 """
 
 from __future__ import annotations
@@ -8,68 +9,97 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib import import_module
 
+import torch
 from torch import Tensor
 
 from emukit.errors import RecipeError
+from emukit.losses.space import LossSpace, LossTerm, Mean, local_mean
 
-LossTerm = Callable[[Tensor, Tensor, Tensor], Tensor]
-
-# name -> module:function of (prediction (S, L, Y, X), target, weights (Y, X)); a new term: a function and a line here.
+# name -> module:function of LossSpace that builds a LossTerm; a new term: a function and a line here.
 TERMS: dict[str, str] = {
     "mse": "emukit.losses.pixel:mse",
     "l1": "emukit.losses.pixel:l1",
     "huber": "emukit.losses.pixel:huber",
+    "log_cosh": "emukit.losses.pixel:log_cosh",
+    "rmse": "emukit.losses.decade:rmse",
     "time_mean": "emukit.losses.decade:time_mean",
     "time_std": "emukit.losses.decade:time_std",
+    "dice": "emukit.losses.dice:dice",
+    "gabor": "emukit.losses.gabor:gabor",
+    "hessian": "emukit.losses.hessian:hessian",
+    "polar": "emukit.losses.polar:polar",
+    "sobel": "emukit.losses.structure:sobel",
+    "ssim": "emukit.losses.structure:ssim",
 }
 
 
-def loss_term(name: str) -> LossTerm:
-    """Look a term up.
+def build_term(name: str, space: LossSpace) -> LossTerm:
+    """Build a term by its name.
 
     Raises:
-        RecipeError: There is none of that name.
+        RecipeError: There is none of that name, or the grid is too small for it.
     """
     if name not in TERMS:
         raise RecipeError(f"unknown loss term {name!r}", expected=", ".join(TERMS), hint="--set loss.tas.mse=1.0")
     module, _, function = TERMS[name].partition(":")
-    return getattr(import_module(module), function)  # type: ignore[no-any-return]
+    builder: Callable[[LossSpace], LossTerm] = getattr(import_module(module), function)
+    return builder(space)
 
 
 class CompositeLoss:
     """Sum over variables and terms of weight times term."""
 
-    def __init__(
-        self, terms: Mapping[str, Mapping[str, float]], variables: tuple[str, ...], area_weights: Tensor
-    ) -> None:
-        """Resolve the names.
+    def __init__(self, terms: Mapping[str, Mapping[str, float]], variables: tuple[str, ...], space: LossSpace) -> None:
+        """Build the terms.
 
         Args:
             terms: Variable to term name to weight.
             variables: Names along the V axis of predictions.
-            area_weights: (Y, X), sums to one.
+            space: Area weights and padding.
 
         Raises:
-            RecipeError: An unknown variable or term, or no term at all.
+            RecipeError: An unknown variable or term, no term at all, or a grid too small for one.
         """
         unknown = sorted(set(terms) - set(variables))
         if unknown:
             raise RecipeError("loss for an unknown variable", found=", ".join(unknown), expected=", ".join(variables))
-        self._terms = [
-            (f"{v}.{name}", variables.index(v), loss_term(name), weight)
-            for v, named in terms.items()
-            for name, weight in named.items()
-            if weight != 0
-        ]
-        if not self._terms:
+        wanted = [(v, name, weight) for v, named in terms.items() for name, weight in named.items() if weight != 0]
+        if not wanted:
             raise RecipeError("the loss has no term", hint="--set loss.tas.mse=1.0")
-        self._area_weights = area_weights
+        built = {name: build_term(name, space) for name in dict.fromkeys(name for _, name, _ in wanted)}
+        self._terms = [(f"{v}.{name}", variables.index(v), built[name], weight) for v, name, weight in wanted]
+        self._warmup = [(f"{v}.warmup", variables.index(v)) for v in dict.fromkeys(v for v, _, _ in wanted)]
+        self._l1 = build_term("l1", space)
 
-    def __call__(self, prediction: Tensor, target: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of (S, L, V, Y, X) fields: the total, and every term by name before its weight."""
+    def __call__(
+        self, prediction: Tensor, target: Tensor, *, ramp: float = 1.0, mean: Mean = local_mean
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch.
+
+        Args:
+            prediction: (S, L, V, Y, X), normalised.
+            target: Likewise.
+            ramp: From 0, the mean absolute error of every variable that has terms, to 1, the weighted sum.
+            mean: Mean of numbers (S,) over all segments of the batch, on all processes.
+
+        Returns:
+            The total, and by name every term before its weight; while `ramp` is below one also, as
+            ``VARIABLE.warmup``, the mean absolute errors as they enter the total.
+        """
+        # Squares and differences of nearby numbers need more than the eight bits of a bfloat16.
+        precision = torch.promote_types(prediction.dtype, torch.float32)
+        prediction, target = prediction.to(precision), target.to(precision)
         values: dict[str, Tensor] = {}
         total = prediction.new_zeros(())
-        for name, v, term, weight in self._terms:
-            values[name] = term(prediction[:, :, v], target[:, :, v], self._area_weights)
-            total = total + weight * values[name]
+        with torch.autocast(prediction.device.type, enabled=False):
+            # Before the ramp the terms are only reported, which needs no gradient.
+            with torch.set_grad_enabled(torch.is_grad_enabled() and ramp > 0):
+                for name, v, term, weight in self._terms:
+                    values[name] = term(prediction[:, :, v], target[:, :, v], mean)
+                    total = total + weight * values[name]
+            if ramp < 1:
+                total = ramp * total
+                for name, v in self._warmup:
+                    values[name] = (1 - ramp) * self._l1(prediction[:, :, v], target[:, :, v], mean)
+                    total = total + values[name]
         return total, {k: x.detach() for k, x in values.items()}

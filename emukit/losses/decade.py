@@ -1,7 +1,7 @@
-"""Losses on what a segment does over time: its mean and its variability, as the competition scores a decade.
+"""Losses on what a segment does over time, as the competition scores a decade: errors, mean and variability.
 
-Invariant: each looks at whole segments, fields (S, L, Y, X) with L consecutive months, and averages over segments; with
-a perfect prediction it is zero, and its gradient is finite there. `weights` is (Y, X) and sums to one.
+Invariant: each looks at whole segments, L consecutive months, and averages over segments; with a perfect prediction it
+is zero, and its gradient is finite there. On one segment they are the score's three parts in normalised units.
 
 A network trained on squared error predicts the mean of all possible weathers, whose variability is far too small; these
 terms ask for the right amount of it.
@@ -12,21 +12,40 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from emukit.losses.space import LossSpace, LossTerm, Mean, root
+
 # Variance below which the standard deviation is flattened: the derivative of a square root at zero is infinite.
 VARIANCE_FLOOR = 1e-6
 
 
-def time_mean(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+def rmse(space: LossSpace) -> LossTerm:
+    """Root of each segment's squared error, averaged over months and area."""
+
+    def term(prediction: Tensor, target: Tensor, mean: Mean) -> Tensor:
+        return mean(root(space.segment_mean((prediction - target).square())))
+
+    return term
+
+
+def time_mean(space: LossSpace) -> LossTerm:
     """Root of the area-mean squared error of each segment's time mean."""
-    error = prediction.mean(1) - target.mean(1)
-    root: Tensor = ((error.square() * weights).sum((-2, -1)) + VARIANCE_FLOOR).sqrt()
-    mean: Tensor = root.mean() - VARIANCE_FLOOR**0.5
-    return mean
+
+    def term(prediction: Tensor, target: Tensor, mean: Mean) -> Tensor:
+        error = prediction.mean(1) - target.mean(1)
+        rooted: Tensor = (space.area_mean(error.square()) + VARIANCE_FLOOR).sqrt()
+        value: Tensor = mean(rooted) - VARIANCE_FLOOR**0.5
+        return value
+
+    return term
 
 
-def time_std(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+def time_std(space: LossSpace) -> LossTerm:
     """Area mean of the absolute error of each segment's standard deviation over time."""
-    return ((_std(prediction) - _std(target)).abs() * weights).sum((-2, -1)).mean()
+
+    def term(prediction: Tensor, target: Tensor, mean: Mean) -> Tensor:
+        return mean(space.area_mean((_std(prediction) - _std(target)).abs()))
+
+    return term
 
 
 def _std(fields: Tensor) -> Tensor:

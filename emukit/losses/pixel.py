@@ -1,32 +1,52 @@
 """Losses that compare cell by cell.
 
-Invariant: each is an area-weighted mean over every month and cell, so it does not depend on how months are batched.
-Fields are (..., Y, X) in normalised space; `weights` is (Y, X) and sums to one.
+Invariant: each is an area-weighted mean over every month and cell of a function of prediction minus target, so it does
+not depend on how months are batched.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from emukit.losses.space import LossSpace, LossTerm, Mean
 
 # Where Huber turns from square to straight, in standard deviations of the normalised target.
 HUBER_DELTA = 1.0
 
 
-def _area_mean(values: Tensor, weights: Tensor) -> Tensor:
-    return (values * weights).sum((-2, -1)).mean()
-
-
-def mse(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+def mse(space: LossSpace) -> LossTerm:
     """Mean squared error."""
-    return _area_mean((prediction - target).square(), weights)
+    return _mean_of(space, torch.square)
 
 
-def l1(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+def l1(space: LossSpace) -> LossTerm:
     """Mean absolute error."""
-    return _area_mean((prediction - target).abs(), weights)
+    return _mean_of(space, torch.abs)
 
 
-def huber(prediction: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+def huber(space: LossSpace) -> LossTerm:
     """Huber loss: e^2 / 2 up to one standard deviation, |e| - 1/2 beyond (Huber 1964, doi:10.1214/aoms/1177703732)."""
-    return _area_mean(F.huber_loss(prediction, target, reduction="none", delta=HUBER_DELTA), weights)
+
+    def term(prediction: Tensor, target: Tensor, mean: Mean) -> Tensor:
+        values = F.huber_loss(prediction, target, reduction="none", delta=HUBER_DELTA)
+        return mean(space.segment_mean(values))
+
+    return term
+
+
+def log_cosh(space: LossSpace) -> LossTerm:
+    """Mean of log cosh e: e^2 / 2 for small errors, |e| - log 2 for large ones, smooth between."""
+    # e + log((1 + exp(-2 e)) / 2), which does not overflow as cosh does.
+    return _mean_of(space, lambda error: error + F.softplus(-2 * error) - math.log(2))
+
+
+def _mean_of(space: LossSpace, function: Callable[[Tensor], Tensor]) -> LossTerm:
+    def term(prediction: Tensor, target: Tensor, mean: Mean) -> Tensor:
+        return mean(space.segment_mean(function(prediction - target)))
+
+    return term

@@ -58,3 +58,12 @@ class Moments:
 
     def __add__(self, other: Moments) -> Moments:
         return Moments(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def pack(self) -> Field:
+        """(6, V, Y, X): all sums as one array, the number of months in every cell of the first."""
+        return np.stack([np.full_like(self.p, self.n), self.p, self.t, self.pp, self.tt, self.ee])
+
+    @classmethod
+    def unpack(cls, packed: Field) -> Moments:
+        """The inverse of `pack`; of a sum of packed moments, their sum."""
+        return cls(round(float(packed[0].flat[0])), *packed[1:])

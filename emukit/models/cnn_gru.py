@@ -14,12 +14,13 @@ lose even the season, while the linear path, which reads what was given, carries
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emukit.models.layers import GlobeConv2d, Poles, WindowGRU, halve
+from emukit.models.layers import AttentionPooling, GlobeConv2d, Poles, SqueezeExcitation, WindowGRU, halve
 
 # Standard deviations of a channel beyond which the encoder tells values apart no more. Nearly all of a forcing's values
 # in training lie within; found on ssp585 left out of training, where CO2 reaches 8: score 1.15 with it, 1.84 without.
@@ -30,13 +31,22 @@ class FrameFeatures(nn.Module):
     """What a frame says, as one vector, (B, C, Y, X) -> (B, features)."""
 
     def __init__(
-        self, in_channels: int, *, width: int, stages: int, pool: tuple[int, int], features: int, poles: Poles
+        self,
+        in_channels: int,
+        *,
+        width: int,
+        stages: int,
+        pool: tuple[int, int],
+        features: int,
+        poles: Poles,
+        squeeze_excitation: bool = False,
     ) -> None:
         super().__init__()
         channels = [in_channels, *(width * 2**i for i in range(stages))]
         self.stages = nn.ModuleList(GlobeConv2d(a, b, poles=poles) for a, b in pairwise(channels))
         self.pool = pool
         self.project = nn.Linear(channels[-1] * pool[0] * pool[1], features)
+        self.excite = SqueezeExcitation(channels[-1]) if squeeze_excitation else None
 
     def maps(self, fields: Tensor) -> Tensor:
         """The last maps, (B, C, Y, X) -> (B, width 2**(stages-1), ceil(Y/2**stages), ceil(X/2**stages))."""
@@ -44,7 +54,7 @@ class FrameFeatures(nn.Module):
         for stage in self.stages:
             # Halved before the stencil: forcings are smooth, and stencils on the finest grid would cost most.
             fields = F.gelu(stage(halve(fields)))
-        return fields
+        return fields if self.excite is None else self.excite(fields)
 
     def forward(self, fields: Tensor) -> Tensor:
         # No normalisation of maps anywhere: a forcing that is the same in every cell, such as CO2, would be lost to it.
@@ -52,8 +62,82 @@ class FrameFeatures(nn.Module):
         return self.project(regions.flatten(1))  # type: ignore[no-any-return]
 
 
-class CNNGRU(nn.Module):
+class Reading(nn.Module):
+    """All that stands before the heads, (S, L+H-1, C, Y, X) -> (S, L, hidden + 2 linear)."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        history: int,
+        *,
+        width: int,
+        stages: int,
+        pool: tuple[int, int],
+        features: int,
+        hidden: int,
+        linear: int,
+        dropout: float,
+        poles: Poles,
+        attention: bool,
+        squeeze_excitation: bool,
+    ) -> None:
+        super().__init__()
+        self.history = history
+        self.pool = pool
+        self.encoder = FrameFeatures(
+            in_channels,
+            width=width,
+            stages=stages,
+            pool=pool,
+            features=features,
+            poles=poles,
+            squeeze_excitation=squeeze_excitation,
+        )
+        self.recurrence = WindowGRU(features, hidden, history)
+        self.pooling = AttentionPooling(hidden) if attention else None
+        self.dropout = nn.Dropout(dropout)
+        self.patterns = nn.Linear(in_channels * pool[0] * pool[1], linear) if linear else None
+        self.gates = nn.Linear(hidden, linear) if linear else None
+
+    def read(self, frames: Tensor) -> Tensor:
+        """(S, L+H-1, C, Y, X) -> (S, L, hidden + 2 linear)."""
+        features = self.encoder(frames.flatten(0, 1)).reshape(*frames.shape[:2], -1)
+        if self.pooling is None:
+            state = self.recurrence(features)
+        else:
+            state = self.pooling(self.recurrence(features, every=True))
+        read = [self.dropout(state)]
+        if self.patterns is not None and self.gates is not None:
+            linear = self.patterns(self._window_mean(frames))
+            read += [linear, linear * self.gates(state)]
+        return torch.cat(read, -1)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """(S, L+H-1, C, Y, X) -> (S, L, hidden + 2 linear)."""
+        return self.read(frames)
+
+    def _window_mean(self, frames: Tensor) -> Tensor:
+        """Regional means of every channel over each window, (S, L+H-1, C, Y, X) -> (S, L, C * regions)."""
+        regions = F.adaptive_avg_pool2d(frames.flatten(0, 1), self.pool)
+        return regions.reshape(*frames.shape[:2], -1).unfold(1, self.history, 1).mean(-1)
+
+
+class CNNGRU(Reading):
     """Forcing frames to climate, (S, L+H-1, C, Y, X) -> (S, L, V, Y, X)."""
+
+    # For a GPU: regions as fine as the last maps of 48 x 72 cells.
+    SIZES: ClassVar[dict[str, dict[str, Any]]] = {
+        "large": {
+            "width": 128,
+            "pool_rows": 6,
+            "pool_columns": 9,
+            "features": 1024,
+            "hidden": 2048,
+            "linear": 256,
+            "dropout": 0.1,
+        }
+    }
+    BLOCKS: ClassVar[tuple[type[nn.Module], ...]] = (FrameFeatures, WindowGRU)
 
     def __init__(
         self,
@@ -71,6 +155,9 @@ class CNNGRU(nn.Module):
         linear: int = 32,
         dropout: float = 0.0,
         poles: Poles = "reflect",
+        attention: bool = False,
+        squeeze_excitation: bool = False,
+        trunks: Literal["shared", "separate"] = "shared",
     ) -> None:
         """Fresh weights.
 
@@ -88,41 +175,31 @@ class CNNGRU(nn.Module):
             linear: Patterns of the linear path; 0 leaves it out.
             dropout: On the recurrent state that the heads read, while training.
             poles: What convolutions see beyond the poles, see `emukit.models.layers.pad_globe`.
+            attention: Read all recurrent states of the window, weighted by learned scores, not the last state alone.
+            squeeze_excitation: Scale the channels of the last maps by numbers drawn from their means.
+            trunks: All before the heads once for all variables (``shared``) or once for each (``separate``).
 
         Raises:
             ValueError: A size is below one, or there are more halvings than the grid bears.
         """
-        super().__init__()
         sizes = {"width": width, "stages": stages, "pool_rows": pool_rows, "pool_columns": pool_columns}
         sizes |= {"features": features, "hidden": hidden}
         if min(sizes.values()) < 1 or linear < 0:
             raise ValueError(f"sizes must be at least 1 (linear at least 0): {sizes}, linear={linear}")
         if min(grid) <= 2 ** (stages - 1):
             raise ValueError(f"{stages} stages halve a grid of {grid[0]} x {grid[1]} cells too often")
+        options: dict[str, Any] = {"width": width, "stages": stages, "pool": (pool_rows, pool_columns)}
+        options |= {"features": features, "hidden": hidden, "linear": linear, "dropout": dropout, "poles": poles}
+        options |= {"attention": attention, "squeeze_excitation": squeeze_excitation}
+        super().__init__(in_channels, history, **options)
         self.grid = grid
-        self.history = history
-        self.pool = (pool_rows, pool_columns)
-        self.encoder = FrameFeatures(
-            in_channels, width=width, stages=stages, pool=self.pool, features=features, poles=poles
-        )
-        self.recurrence = WindowGRU(features, hidden, history)
-        self.dropout = nn.Dropout(dropout)
-        self.patterns = nn.Linear(in_channels * pool_rows * pool_columns, linear) if linear else None
-        self.gates = nn.Linear(hidden, linear) if linear else None
+        # The first variable reads what this module itself holds, whose weights have the same names either way.
+        own = variables - 1 if trunks == "separate" else 0
+        self.others = nn.ModuleList(Reading(in_channels, history, **options) for _ in range(own))
         self.heads = nn.ModuleList(nn.Linear(hidden + 2 * linear, grid[0] * grid[1]) for _ in range(variables))
 
     def forward(self, frames: Tensor) -> Tensor:
         """(S, L+H-1, C, Y, X) -> (S, L, V, Y, X)."""
-        features = self.encoder(frames.flatten(0, 1)).reshape(*frames.shape[:2], -1)
-        state = self.recurrence(features)
-        read = [self.dropout(state)]
-        if self.patterns is not None and self.gates is not None:
-            linear = self.patterns(self._window_mean(frames))
-            read += [linear, linear * self.gates(state)]
-        known = torch.cat(read, -1)
-        return torch.stack([head(known).reshape(*known.shape[:2], *self.grid) for head in self.heads], 2)
-
-    def _window_mean(self, frames: Tensor) -> Tensor:
-        """Regional means of every channel over each window, (S, L+H-1, C, Y, X) -> (S, L, C * regions)."""
-        regions = F.adaptive_avg_pool2d(frames.flatten(0, 1), self.pool)
-        return regions.reshape(*frames.shape[:2], -1).unfold(1, self.history, 1).mean(-1)
+        known = [self.read(frames), *(other(frames) for other in self.others)]
+        fields = torch.stack([head(known[v % len(known)]) for v, head in enumerate(self.heads)], 2)
+        return fields.reshape(*fields.shape[:3], *self.grid)

@@ -8,6 +8,8 @@ Source: the public report of the third place in the UCSD CSE 151B Spring 2025 cl
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -20,6 +22,10 @@ HEAD_WIDTH = 1024
 
 class PublishedCNNGRU(nn.Module):
     """One branch per variable, (S, L+H-1, C, Y, X) -> (S, L, V, Y, X)."""
+
+    # Nearly all parameters are in the recurrence's input projection. The encoder is left whole: activations computed
+    # again would count a batch twice in the running statistics of its BatchNorms.
+    BLOCKS: ClassVar[tuple[type[nn.Module], ...]] = (WindowGRU,)
 
     def __init__(
         self,

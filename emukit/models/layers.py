@@ -94,7 +94,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class WindowGRU(nn.Module):
-    """The last state of a GRU run over every window of a sequence of frames.
+    """The last state, or every state, of a GRU run over every window of a sequence of frames.
 
     The same function as `nn.GRU` on each window of H frames, but the first layer's input projection, by far the
     largest product where features are many, is computed once per frame and not once per window and frame.
@@ -123,8 +123,16 @@ class WindowGRU(nn.Module):
             inner = dropout if layers > 2 else 0.0
             self.upper = nn.GRU(hidden, hidden, layers - 1, batch_first=True, dropout=inner)
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """(S, L+H-1, features) -> (S, L, hidden)."""
+    def forward(self, frames: Tensor, every: bool = False) -> Tensor:
+        """Run over every window.
+
+        Args:
+            frames: (S, L+H-1, features).
+            every: Whether the states after every frame of a window are wanted, not the last alone.
+
+        Returns:
+            (S, L, hidden), or (S, L, H, hidden) of every state.
+        """
         segments, months = frames.shape[0], frames.shape[1] - self.history + 1
         projected = self.input(frames)
         hidden = self.recurrent.in_features
@@ -134,10 +142,13 @@ class WindowGRU(nn.Module):
             given = projected[:, step : step + months].reshape(segments * months, -1)
             state = self._step(given, state)
             states.append(state)
-        if self.upper is not None:
+        if self.upper is None:
+            out = torch.stack(states, 1) if every else state
+        else:
             sequence = F.dropout(torch.stack(states, 1), self.dropout, self.training)
-            state = self.upper(sequence)[0][:, -1]
-        return state.reshape(segments, months, hidden)
+            upper = self.upper(sequence)[0]
+            out = upper if every else upper[:, -1]
+        return out.reshape(segments, months, *out.shape[1:])
 
     def _step(self, given: Tensor, state: Tensor) -> Tensor:
         """One update (Cho et al. 2014, arXiv:1406.1078; gates in the order reset, update, new, as in PyTorch)."""
@@ -146,3 +157,20 @@ class WindowGRU(nn.Module):
         update = torch.sigmoid(from_input[1] + from_state[1])
         new = torch.tanh(from_input[2] + reset * from_state[2])
         return new + update * (state - new)
+
+
+class AttentionPooling(nn.Module):
+    """Mean of vectors weighted by a learned score of each, (..., H, features) -> (..., features).
+
+    The simplest form of Bahdanau et al. 2015 (arXiv:1409.0473): the score of a vector depends on that vector alone.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(features, features)
+        self.score = nn.Linear(features, 1, bias=False)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Weights sum to one over H."""
+        weights = torch.softmax(self.score(torch.tanh(self.inner(vectors))), -2)
+        return (weights * vectors).sum(-2)

@@ -46,6 +46,22 @@ NETWORKS: dict[str, NetworkEntry] = {
         "emukit.models.cnn_gru_published:PublishedCNNGRU",
         "the competition's third place as published, 353 M parameters at width 32; wants a GPU",
     ),
+    "convlstm": NetworkEntry(
+        "emukit.models.convlstm:ConvLSTM",
+        "ConvLSTM over each window on a coarse map, linear path, head weights of each cell; trains on a laptop",
+    ),
+    "unet": NetworkEntry(
+        "emukit.models.unet:UNet",
+        "residual U-Net told of the window by FiLM or by channels, linear path; trains on a laptop",
+    ),
+    "simple-cnn": NetworkEntry(
+        "emukit.models.simple_cnn:SimpleCNN",
+        "the competition's starter kit as published, 10.7 M parameters, one month at a time; wants a GPU",
+    ),
+    "transformer": NetworkEntry(
+        "emukit.models.transformer:Transformer",
+        "patches of each frame read once, attention in space and over the window; trains on a laptop",
+    ),
 }
 
 

@@ -1,12 +1,12 @@
 """The training loop, readable from top to bottom.
 
-Invariant: the weights after k epochs are a function of settings, seed and data alone. Stopping anywhere, by Ctrl-C or
-`kill -9`, and resuming gives on one CPU the same bits as never having stopped.
+Invariant: the weights after k epochs are a function of settings, seed and data alone, whatever the number of processes
+(up to rounding, and but for dropout, whose masks they draw apart). Stopping anywhere, by Ctrl-C or `kill -9`, and
+resuming gives on one CPU the same bits as never having stopped.
 """
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 import time
@@ -17,12 +17,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from torch import nn
-
 from emukit.data.segments import SegmentSource
 from emukit.errors import TrainingError
-from emukit.losses.composite import CompositeLoss
 from emukit.metrics import Score
+from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.training import optim
 from emukit.training.checkpoint import (
@@ -34,6 +32,7 @@ from emukit.training.checkpoint import (
     save_best,
     save_checkpoint,
 )
+from emukit.training.engine import Engine
 from emukit.training.log import MetricsLog
 from emukit.training.settings import TrainingSettings
 
@@ -49,23 +48,25 @@ class TrainingResult:
     Attributes:
         best_score: Lowest validation score.
         best_epoch: After which epoch, counted from one; its weights are in the network now.
+        best_average: Whether they are averaged ones.
         epochs: Epochs run.
         seconds: Time it took, over all sessions.
     """
 
     best_score: float
     best_epoch: int
+    best_average: bool
     epochs: int
     seconds: float
 
 
 def train(
-    network: nn.Module,
+    engine: Engine,
     source: SegmentSource,
-    loss: CompositeLoss,
     settings: TrainingSettings,
     *,
     seed: int,
+    ramp: Callable[[float], float],
     validate: Callable[[], Score],
     folder: Path,
     reporter: Reporter,
@@ -73,12 +74,12 @@ def train(
     """Train a network, or go on with the training whose checkpoint is in `folder`.
 
     Args:
-        network: Freshly built, on its device; holds the best weights in the end.
+        engine: Takes the steps; its network holds the best weights in the end.
         source: Batches.
-        loss: Of normalised fields.
         settings: Epochs, optimiser, validation.
         seed: Of the batch order; the weights were drawn by the caller.
-        validate: Scores the network as it stands, in physical units.
+        ramp: From epochs done to how far the loss has moved from its warm-up to itself, in [0, 1].
+        validate: Scores the network as it stands, in physical units, the same on every process.
         folder: Where `last.pt`, the best weights and `metrics.jsonl` are kept.
         reporter: Shows the progress.
 
@@ -86,11 +87,11 @@ def train(
         TrainingError: A loss or gradient is not finite. The last checkpoint and the best weights stay.
         Interrupted: A signal asked to stop; the state is saved.
     """
-    optimizer = optim.make_optimizer(network, settings.optimizer)
+    comm, average = engine.comm, engine.average
     resumed = (folder / LAST).exists()
-    state = load_checkpoint(folder, network, optimizer) if resumed else TrainingState()
-    log = MetricsLog(folder / "metrics.jsonl", keep_epochs=state.epoch)
-    per_epoch = source.steps_per_epoch
+    state = load_checkpoint(folder, engine) if resumed else TrainingState()
+    log = MetricsLog(folder / "metrics.jsonl", keep_epochs=state.epoch) if comm.main else None
+    per_epoch = -(-source.steps_per_epoch // settings.accumulate)
     steps = settings.epochs * per_epoch
     clock = time.monotonic()
 
@@ -98,58 +99,68 @@ def train(
         nonlocal clock
         now = time.monotonic()
         state.seconds, clock = state.seconds + now - clock, now
-        save_checkpoint(folder, state, network, optimizer)
+        save_checkpoint(folder, state, engine)
+
+    def score() -> Score:
+        value = validate()
+        engine.spread.reshard()
+        return value
+
+    def judge(score: Score, averaged: bool) -> tuple[dict[str, object], bool]:
+        """Keep the weights as they are in the network now if they are the best yet; the score, and whether they are."""
+        better = score.value < state.best_score
+        if better:
+            state.best_score, state.best_epoch, state.best_average = score.value, state.epoch, averaged
+            save_best(folder, state.epoch, engine.network, comm)
+        return score.as_dict(), better
 
     if resumed:
         reporter.say(f"resuming after epoch {state.epoch}, step {state.step} of {per_epoch}")
-    with reporter.step("training", steps) as bar, _stop_requests() as stop:
+    with reporter.step("training", steps) as bar, _stop_requests(comm) as stop:
         bar.advance(state.epoch * per_epoch + state.step)
         while state.epoch < settings.epochs and not state.stopped:
             started = time.monotonic()
-            network.train()
+            engine.network.train()
             batches = source.epoch(state.epoch, seed)
-            for segments in batches[state.step :]:
-                rate = optim.learning_rate(state.epoch * per_epoch + state.step, steps, settings.optimizer)
-                optim.set_learning_rate(optimizer, rate)
-                batch = source.batch(segments)
-                total, terms = loss(network(batch.frames), batch.targets)
-                optimizer.zero_grad(set_to_none=True)
-                total.backward()  # type: ignore[no-untyped-call]
-                norm = nn.utils.clip_grad_norm_(network.parameters(), settings.optimizer.clip_norm)
-                values = {"loss": total, "gradient_norm": norm, **terms}
-                numbers = {k: float(v.detach()) for k, v in values.items()}
-                if not all(map(math.isfinite, numbers.values())):
-                    raise _not_finite(numbers, state, source.address(segments), folder)
-                optimizer.step()
+            for number in range(state.step, per_epoch):
+                group = batches[number * settings.accumulate : (number + 1) * settings.accumulate]
+                rate = optim.learning_rate(state.epoch * per_epoch + number, steps, settings.optimizer)
+                numbers = engine.step(group, rate, ramp(state.epoch + number / per_epoch))
+                if wrong := engine.not_finite(numbers):
+                    months = "; ".join(source.address(segments) for segments in group)
+                    raise _not_finite(wrong, state, months, folder)
                 for name, value in numbers.items():
                     state.sums[name] = state.sums.get(name, 0.0) + value
                 state.step += 1
                 bar.advance(
                     1, note=f"epoch {state.epoch + 1}/{settings.epochs} loss {numbers['loss']:.4f}{_best(state)}"
                 )
-                if stop.is_set():
+                # Signals and clocks differ between processes; what to do must not.
+                stopping = comm.any(stop.is_set())
+                if stopping or comm.any(time.monotonic() - clock > 60 * settings.checkpoint_minutes):
                     save()
+                if stopping:
                     raise Interrupted
-                if time.monotonic() - clock > 60 * settings.checkpoint_minutes:
-                    save()
             done = (state.epoch + 1) * per_epoch
             line: dict[str, Any] = {"epoch": state.epoch + 1, "step": done}
             line["learning_rate"] = optim.learning_rate(done - 1, steps, settings.optimizer)
             line |= {k: v / per_epoch for k, v in state.sums.items()}
             state.epoch, state.step, state.sums = state.epoch + 1, 0, {}
+            average.after_epoch(state.epoch)
             if state.epoch % settings.validate_every == 0 or state.epoch == settings.epochs:
-                score = validate()
-                line["validation"] = score.as_dict()
-                if score.value < state.best_score:
-                    state.best_score, state.best_epoch, state.stale = score.value, state.epoch, 0
-                    save_best(folder, state.epoch, network)
-                else:
-                    state.stale += 1
-                    state.stopped = 0 < settings.patience <= state.stale
-            log.append(line | {"seconds": round(time.monotonic() - started, 2)})
+                line["validation"], better = judge(score(), averaged=False)
+                if average.ready:
+                    with average.in_place():
+                        line["validation_average"], also = judge(score(), averaged=True)
+                    better |= also
+                state.stale = 0 if better else state.stale + 1
+                state.stopped = 0 < settings.patience <= state.stale
+            if log:
+                log.append(line | {"seconds": round(time.monotonic() - started, 2)})
             save()
-            drop_older_best(folder, state.best_epoch)
-            if stop.is_set():
+            if comm.main:
+                drop_older_best(folder, state.best_epoch)
+            if comm.any(stop.is_set()):
                 raise Interrupted
     if state.best_epoch == 0:
         raise TrainingError(
@@ -157,20 +168,20 @@ def train(
             found=f"{state.epoch} epochs without one",
             hint="lower --set training.optimizer.learning_rate",
         )
-    load_best(folder, state.best_epoch, network)
-    return TrainingResult(state.best_score, state.best_epoch, state.epoch, state.seconds)
+    comm.barrier()
+    load_best(folder, state.best_epoch, engine.network)
+    return TrainingResult(state.best_score, state.best_epoch, state.best_average, state.epoch, state.seconds)
 
 
 def _best(state: TrainingState) -> str:
     return f" best {state.best_score:.4f} (epoch {state.best_epoch})" if state.best_epoch else ""
 
 
-def _not_finite(numbers: dict[str, float], state: TrainingState, address: str, folder: Path) -> TrainingError:
+def _not_finite(wrong: dict[str, float], state: TrainingState, address: str, folder: Path) -> TrainingError:
     kept = "the last good checkpoint is kept" if (folder / LAST).exists() else "there is no checkpoint yet"
-    wrong = ", ".join(f"{k} = {v}" for k, v in numbers.items() if not math.isfinite(v))
     return TrainingError(
         f"training is not finite at epoch {state.epoch + 1}, step {state.step + 1}",
-        found=f"{wrong} on {address}",
+        found=f"{', '.join(f'{k} = {v}' for k, v in wrong.items())} on {address}",
         expected="finite loss, terms and gradient",
         hint="lower --set training.optimizer.learning_rate and train into another --out, or look at those months with "
         f"`emukit data check`; {kept}",
@@ -178,10 +189,12 @@ def _not_finite(numbers: dict[str, float], state: TrainingState, address: str, f
 
 
 @contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
+def _stop_requests(comm: Comm) -> Iterator[threading.Event]:
     """An event that the first Ctrl-C or SIGTERM sets, so that the state is saved between two steps.
 
-    A second signal acts at once. Outside the main thread, where signals cannot be caught, the event stays unset.
+    A second signal acts at once; not so among several processes, where the terminal and torchrun both pass on the
+    first, and torchrun ends who does not stop. Outside the main thread, where signals cannot be caught, the event
+    stays unset.
     """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -192,6 +205,8 @@ def _stop_requests() -> Iterator[threading.Event]:
 
     def request(number: int, frame: FrameType | None) -> None:
         event.set()
+        if comm.world > 1:
+            return
         for s, handler in zip(signals, before, strict=True):
             signal.signal(s, handler)
 

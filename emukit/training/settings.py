@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from emukit.config import Settings
 from emukit.data.segments import SegmentSettings
 from emukit.losses.composite import TERMS
+from emukit.losses.space import Padding
 
 Weight = Annotated[float, Field(ge=0)]
 
 
 class LossSettings(Settings):
-    """The composite loss: for each variable, term names with weights."""
+    """The composite loss, in normalised space.
+
+    Attributes:
+        tas: Term names with weights.
+        pr: Likewise.
+        area_weighted: Cells count with their area, as in the score, or all alike.
+        padding: What stencils see beyond a field's edges: the other side of the globe, or zeros.
+        warmup_epochs: Epochs of mean absolute error instead of the terms.
+        ramp_epochs: Epochs after these in which the terms take over, linearly.
+    """
 
     tas: dict[str, Weight] = Field(default_factory=lambda: {"mse": 1.0})
     pr: dict[str, Weight] = Field(default_factory=lambda: {"mse": 1.0})
     area_weighted: bool = True
+    padding: Padding = "circular"
+    warmup_epochs: float = Field(0.0, ge=0)
+    ramp_epochs: float = Field(0.0, ge=0)
 
     @field_validator("tas", "pr")
     @classmethod
@@ -27,6 +40,17 @@ class LossSettings(Settings):
         if unknown:
             raise ValueError(f"unknown loss term {', '.join(unknown)}; known: {', '.join(TERMS)}")
         return terms
+
+    def ramp(self, epochs_done: float) -> float:
+        """How much of the loss is the terms and not the warm-up, from 0 to 1.
+
+        Args:
+            epochs_done: Epochs behind the current step, as a fraction within one.
+        """
+        beyond = epochs_done - self.warmup_epochs
+        if beyond < 0:
+            return 0.0
+        return min(beyond / self.ramp_epochs, 1.0) if self.ramp_epochs else 1.0
 
 
 class OptimizerSettings(Settings):
@@ -47,13 +71,31 @@ class OptimizerSettings(Settings):
     clip_norm: float = Field(1.0, gt=0)
 
 
+class AverageSettings(Settings):
+    """Averages of weights, scored beside the weights themselves at every validation; the better one counts.
+
+    Attributes:
+        kind: Exponential over steps (``ema``), equal over the last epochs (``swa``), or ``none``.
+        decay: Of ``ema``, for one step; 0.99 remembers about a hundred.
+        start: Of ``swa``: the part of the epochs before it begins.
+    """
+
+    kind: Literal["none", "ema", "swa"] = "none"
+    decay: float = Field(0.99, ge=0, lt=1)
+    start: float = Field(0.75, ge=0, lt=1)
+
+
 class TrainingSettings(Settings):
     """The training loop.
 
     Attributes:
         epochs: Passes over the training months.
         segments: How months are cut into batches.
+        accumulate: Batches of one optimiser step; their gradients are added, so that only one is in memory.
         optimizer: AdamW and its schedule.
+        average: Averages of weights.
+        precision: ``fp32``; ``tf32``, with matrix products of 10-bit mantissas on GPUs that have them; ``bf16`` and
+            ``fp16``, mixed: parameters, loss and optimiser stay in float32.
         validate_every: Epochs between validations.
         patience: Validations without a better score after which training stops; 0 never stops early.
         checkpoint_minutes: A checkpoint is written after every epoch, and within one when this much time has passed.
@@ -61,7 +103,10 @@ class TrainingSettings(Settings):
 
     epochs: int = Field(30, ge=1, le=1_000_000)
     segments: SegmentSettings = SegmentSettings()
+    accumulate: int = Field(1, ge=1)
     optimizer: OptimizerSettings = OptimizerSettings()
+    average: AverageSettings = AverageSettings()
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     validate_every: int = Field(1, ge=1)
     patience: int = Field(0, ge=0)
     checkpoint_minutes: float = Field(5.0, gt=0)

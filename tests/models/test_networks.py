@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -15,7 +16,23 @@ from emukit.models.registry import NETWORKS, build_network, count_parameters
 SMALL: dict[str, dict[str, Any]] = {
     "cnn-gru": {"width": 4, "stages": 2, "features": 8, "hidden": 8, "linear": 4},
     "cnn-gru-published": {"width": 2, "hidden": 8},
+    "convlstm": {"width": 4, "hidden": 4, "linear": 4},
+    "unet": {"width": 4, "depth": 1, "features": 4, "hidden": 8, "linear": 4},
+    "simple-cnn": {"width": 4, "depth": 2},
+    "transformer": {"patch_rows": 2, "patch_columns": 3, "dim": 16, "heads": 2, "frame_blocks": 1, "linear": 4},
 }
+
+# Networks that have a head, or a whole branch, for each variable, and nothing else that one variable alone would use.
+HEADS: dict[str, Callable[[Any], Iterable[nn.Module]]] = {
+    "cnn-gru": lambda network: network.heads,
+    "cnn-gru-published": lambda network: network.branches,
+    "convlstm": lambda network: network.branches[0].heads,
+    "unet": lambda network: network.branches[0].heads,
+    "transformer": lambda network: network.heads,
+}
+
+# Convolutional networks that encode a frame once and not once for each window it stands in.
+SHARING = ("cnn-gru", "cnn-gru-published", "convlstm", "unet")
 
 
 def small(name: str, *, grid: tuple[int, int] = (8, 12), history: int = 4, **options: Any) -> nn.Module:
@@ -75,10 +92,10 @@ def test_every_weight_learns(name: str) -> None:
         assert torch.isfinite(parameter.grad).all(), label
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", HEADS)
 def test_variables_have_heads_of_their_own(name: str) -> None:
     network = small(name)
-    heads = network.heads if name == "cnn-gru" else network.branches
+    heads = HEADS[name](network)
     for variable in range(2):
         network.zero_grad(set_to_none=True)
         network(torch.randn(1, 6, 3, 8, 12))[:, :, variable].sum().backward()
@@ -97,12 +114,12 @@ def test_the_encoders_maps_roll_with_the_frames(poles: str) -> None:
         torch.testing.assert_close(encoder.maps(fields.roll(4 * turns, -1)), maps.roll(turns, -1))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", SHARING)
 def test_a_frame_is_encoded_once(name: str) -> None:
     network = small(name)
     counts: list[int] = []
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
+    for label, module in network.named_modules():
+        if isinstance(module, nn.Conv2d) and "encoder" in label:
             module.register_forward_hook(lambda m, args, out: counts.append(len(out)))
     network(torch.randn(2, 8, 3, 8, 12))
     assert set(counts) == {2 * 8}

@@ -13,6 +13,7 @@ import torch
 from emukit.errors import RunError, TrainingError
 from emukit.experiments.recipe import load_recipe
 from emukit.experiments.run import read_run, train_run
+from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.training import loop, optim
 from emukit.training.checkpoint import LAST
@@ -121,8 +122,8 @@ def test_best_epoch_is_kept_not_the_last(tmp_path, monkeypatch):
 
     real, calls, kept = module.score_emulator, [], []
 
-    def worsening(emulator, archive, spans):
-        score = real(emulator, archive, spans)
+    def worsening(emulator, archive, spans, comm):
+        score = real(emulator, archive, spans, comm)
         if not calls:
             kept.append({k: v.clone() for k, v in emulator.network.state_dict().items()})
         calls.append(score)
@@ -269,7 +270,7 @@ def test_signals_are_left_alone_outside_the_main_thread():
     seen = []
 
     def body():
-        with loop._stop_requests() as event:
+        with loop._stop_requests(Comm()) as event:
             seen.append(event.is_set())
 
     thread = threading.Thread(target=body)

@@ -1,0 +1,104 @@
+"""What a loss term is, and what every term is built from: area weights, and what lies beyond the edges of a field.
+
+Invariant: a term sees its batch only through means of numbers, one for each segment. Whoever calls it says how these
+means are taken, so a batch cut into parts of any sizes, on several processes, has the value it has as a whole.
+
+Fields are (S, L, Y, X) in normalised space: S segments of L consecutive months.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from emukit.errors import RecipeError
+
+Padding = Literal["circular", "zero"]
+
+# (S,) -> (): the mean over all segments of the batch, those of other processes included.
+Mean = Callable[[Tensor], Tensor]
+
+# (prediction (S, L, Y, X), target (S, L, Y, X), mean) -> ().
+LossTerm = Callable[[Tensor, Tensor, Mean], Tensor]
+
+# Added under roots and to denominators: the derivative of a square root at zero is infinite. Its own root, 1e-6, is
+# small against any error that matters, and both are far from the smallest float32.
+FLOOR = 1e-12
+
+
+def local_mean(values: Tensor) -> Tensor:
+    """Mean of numbers (S,) when this process holds the whole batch."""
+    return values.mean()
+
+
+def root(square: Tensor) -> Tensor:
+    """Square root that is zero at zero and has a finite derivative there."""
+    rooted: Tensor = (square + FLOOR).sqrt() - FLOOR**0.5
+    return rooted
+
+
+@dataclass(frozen=True, eq=False)
+class LossSpace:
+    """The grid as terms see it.
+
+    Attributes:
+        weights: (Y, X) area weights, sum one. Their dtype and device are those a term's own arrays are built in.
+        padding: What stencils see beyond the edges: the other side of the globe (``circular``) or zeros (``zero``).
+    """
+
+    weights: Tensor
+    padding: Padding = "circular"
+
+    def constant(self, values: Tensor) -> Tensor:
+        """An array of a term, computed in float64, where and as precise as the weights are."""
+        return values.to(self.weights)
+
+    def area_mean(self, values: Tensor) -> Tensor:
+        """Area mean, (..., Y, X) -> (...)."""
+        mean: Tensor = (values * self.weights.to(values.dtype)).sum((-2, -1))
+        return mean
+
+    def segment_mean(self, values: Tensor) -> Tensor:
+        """Mean over months and area, (S, L, Y, X) -> (S,)."""
+        return self.area_mean(values).mean(1)
+
+    def padder(self, width: int) -> Callable[[Tensor], Tensor]:
+        """What continues fields (..., Y, X) by some cells on every side, (..., Y + 2 width, X + 2 width).
+
+        Circular fields are round in longitude. Beyond a pole lies the other half of the same meridian: rows are
+        mirrored and turned by 180 degrees, since cells lie like this on a sphere and any other continuation would put
+        an edge into the field that is not there. Zero padding repeats published losses.
+
+        Raises:
+            RecipeError: The grid is narrower than the padding.
+        """
+        if self.padding == "zero":
+            return lambda fields: F.pad(fields, (width, width, width, width))
+        if min(self.weights.shape) < width:
+            raise RecipeError(
+                "the grid is too small for this loss",
+                found=" x ".join(map(str, self.weights.shape)) + " cells",
+                expected=f"at least {width} each way",
+                hint="--set loss.padding=zero",
+            )
+
+        def pad(fields: Tensor) -> Tensor:
+            south = _half_turn(fields[..., :width, :].flip(-2))
+            north = _half_turn(fields[..., -width:, :].flip(-2))
+            tall = torch.cat((south, fields, north), -2)
+            return torch.cat((tall[..., -width:], tall, tall[..., :width]), -1)
+
+        return pad
+
+
+def _half_turn(rows: Tensor) -> Tensor:
+    # With an odd number of cells, the mean of the two nearest turns.
+    half = rows.shape[-1] // 2
+    if rows.shape[-1] % 2 == 0:
+        return rows.roll(half, -1)
+    return 0.5 * (rows.roll(half, -1) + rows.roll(half + 1, -1))

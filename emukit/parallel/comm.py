@@ -1,0 +1,186 @@
+"""One process among several that train together.
+
+Invariant: what every process computes from a `Comm`'s sums and gathers is the same number on all of them, and what one
+process alone would compute, up to the order in which floats are added.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+
+from emukit.errors import TrainingError
+
+T = TypeVar("T")
+
+# How long a process waits for the others before it gives up on them. A process that dies is noticed at once by
+# torchrun, which ends the rest; this is for one that hangs, and must outlast the slowest thing one does alone.
+PATIENCE = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Comm:
+    """Who this process is, and how it speaks with the others.
+
+    Attributes:
+        rank: From zero.
+        world: How many there are.
+        device: Where this process computes.
+    """
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that writes files and talks to people."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self.world > 1:
+            # A sum of nothing: unlike `dist.barrier` it needs no device to be guessed.
+            dist.all_reduce(torch.zeros(1, device=self.device))
+
+    def sum(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Sum of the arrays of all processes, in float64."""
+        if self.world == 1:
+            return values
+        total = torch.as_tensor(values, dtype=torch.float64).to(self.device, copy=True)
+        dist.all_reduce(total)
+        return total.cpu().numpy()
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on some process."""
+        return bool(self.sum(np.array([float(flag)]))[0] > 0) if self.world > 1 else flag
+
+    def gather_bytes(self, values: Tensor) -> list[Tensor]:
+        """The byte tensors of all processes, which have one length, in the order of ranks, on the CPU."""
+        if self.world == 1:
+            return [values.cpu()]
+        mine = values.to(self.device)
+        all_of_them = [torch.empty_like(mine) for _ in range(self.world)]
+        dist.all_gather(all_of_them, mine)
+        return [v.cpu() for v in all_of_them]
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """This process's contiguous part of a sequence; parts differ in length by one at most."""
+        n = len(items)
+        return list(items[n * self.rank // self.world : n * (self.rank + 1) // self.world])
+
+    def rounds(self, items: Sequence[T]) -> Iterator[tuple[T, bool]]:
+        """Work dealt out in turns, with as many turns for every process.
+
+        A network that is sharded can only be evaluated by all processes together, so a process whose turn brings
+        nothing does the first item again; its result does not count.
+
+        Returns:
+            Pairs of an item and whether its result counts; over all processes every item counts once.
+        """
+        for first in range(0, len(items), self.world):
+            mine = first + self.rank
+            yield (items[mine], True) if mine < len(items) else (items[0], False)
+
+    def mean(self, total: int) -> Callable[[Tensor], Tensor]:
+        """The mean of all processes' values (S,), differentiable.
+
+        Its derivative is that of the own part alone: gradients are summed over processes afterwards.
+
+        Args:
+            total: How many values there are on all processes together.
+        """
+
+        def mean(values: Tensor) -> Tensor:
+            summed: Tensor = _Sum.apply(values.sum())  # type: ignore[no-untyped-call]
+            return summed / total
+
+        return mean
+
+    def gather_months(self, part: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Join along axis 1 what each process computed of it, differentiable by the own part.
+
+        Args:
+            part: (S, own length, ...), this process's.
+            lengths: Own lengths of all processes, in the order of ranks.
+
+        Returns:
+            (S, sum of lengths, ...), the same on every process.
+        """
+        return _Gather.apply(part, tuple(lengths), self.rank)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over processes; backward hands every process the gradient of its own part."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class _Gather(torch.autograd.Function):
+    """Parts of all processes joined; backward hands every process the gradient of its own part."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor, lengths: tuple[int, ...], rank: int) -> Tensor:
+        ctx.start, ctx.length = sum(lengths[:rank]), lengths[rank]
+        # Gathered parts must have one shape: the short ones are filled up.
+        widest = part.new_zeros(part.shape[0], max(lengths), *part.shape[2:])
+        widest[:, : lengths[rank]] = part
+        parts = [torch.empty_like(widest) for _ in lengths]
+        dist.all_gather(parts, widest)
+        return torch.cat([p[:, :n] for p, n in zip(parts, lengths, strict=True)], 1)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient[:, ctx.start : ctx.start + ctx.length], None, None
+
+
+def inside_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"))
+
+
+@contextmanager
+def open_comm() -> Iterator[Comm]:
+    """The `Comm` of this process: alone, or among those that torchrun started.
+
+    Raises:
+        TrainingError: There are fewer GPUs than processes on this machine.
+    """
+    cuda = torch.cuda.is_available()
+    if not inside_torchrun():
+        yield Comm(device=torch.device("cuda" if cuda else "cpu"))
+        return
+    local = int(os.environ["LOCAL_RANK"])
+    if cuda and local >= torch.cuda.device_count():
+        raise TrainingError(
+            "there are more processes than GPUs on this machine",
+            found=f"{torch.cuda.device_count()} GPUs, process {local + 1}",
+            expected="one GPU for each process",
+            hint="fewer --devices (torchrun: --nproc-per-node), or CUDA_VISIBLE_DEVICES= for the CPU",
+        )
+    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    if cuda:
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+    try:
+        yield Comm(dist.get_rank(), dist.get_world_size(), device)
+    finally:
+        dist.destroy_process_group()

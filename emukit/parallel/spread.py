@@ -1,0 +1,99 @@
+"""Spreading one network over processes: copies of it (DDP) or shards of it (FSDP2).
+
+Invariant: the network keeps its parameter names, so checkpoints and emulators do not depend on how it was trained.
+Gradients come out as the sum over processes of what each computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+from emukit.parallel.comm import Comm
+
+Strategy = Literal["ddp", "fsdp"]
+
+
+class Spread:
+    """A network on its processes.
+
+    Attributes:
+        network: The network itself; its parameters are sharded with `fsdp`.
+        comm: The processes.
+        sharded: Whether its parameters are.
+    """
+
+    def __init__(self, network: nn.Module, comm: Comm, strategy: Strategy) -> None:
+        """Wrap a network that is the same on every process and on its device."""
+        self.network = network
+        self.comm = comm
+        self.sharded = comm.world > 1 and strategy == "fsdp"
+        self._call: nn.Module = network
+        if comm.world == 1:
+            return
+        if self.sharded:
+            mesh = init_device_mesh(comm.device.type, (comm.world,))
+            # Blocks are gathered one after another, so that never the whole network is on one device at once.
+            blocks = getattr(network, "BLOCKS", ())
+            for module in network.modules():
+                if module is not network and blocks and isinstance(module, blocks):
+                    fully_shard(module, mesh=mesh)
+            fully_shard(network, mesh=mesh)
+            return
+        self._call = DistributedDataParallel(
+            network,
+            device_ids=[comm.device.index] if comm.device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+        )
+
+    def __call__(self, frames: Tensor) -> Tensor:
+        """The network's forward."""
+        return self._call(frames)  # type: ignore[no-any-return]
+
+    @contextmanager
+    def accumulating(self, last: bool) -> Iterator[None]:
+        """Around forward and backward of one of several batches of a step: only the last speaks with the others."""
+        if self.sharded:
+            sharded = cast(FSDPModule, self.network)
+            sharded.set_requires_gradient_sync(last)
+            sharded.set_is_last_backward(last)
+            yield
+            return
+        quiet = isinstance(self._call, DistributedDataParallel) and not last
+        with cast(DistributedDataParallel, self._call).no_sync() if quiet else nullcontext():
+            yield
+
+    def reshard(self) -> None:
+        """Give gathered parameters back: FSDP2 keeps the outermost ones after a forward without a backward."""
+        if self.sharded:
+            for module in self.network.modules():
+                if isinstance(module, FSDPModule):
+                    module.reshard()
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of a loss of which each process holds its own part's derivative."""
+        # Both wrappers average over processes; the derivative of the whole is the sum.
+        (loss * self.comm.world).backward()  # type: ignore[no-untyped-call]
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor in full, gathered where it is sharded; every process must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def fill(target: Tensor, values: Tensor) -> None:
+    """Put full values into a tensor, each process its shard where it is sharded."""
+    with torch.no_grad():
+        if isinstance(target, DTensor):
+            full = values.to(target.device, target.dtype)
+            target.copy_(distribute_tensor(full, target.device_mesh, target.placements, src_data_rank=None))
+        else:
+            target.copy_(values)

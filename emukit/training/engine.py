@@ -1,0 +1,201 @@
+"""How one optimiser step is computed on the hardware at hand: precision, compilation, processes, accumulation.
+
+Invariant: the engine changes how fast a step is, not what it is: in float32 every combination of processes, strategy
+and compilation takes the same steps up to rounding.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from emukit.data.segments import Segment, SegmentSource
+from emukit.errors import TrainingError
+from emukit.losses.composite import CompositeLoss
+from emukit.parallel.batchnorm import replicated, synchronise
+from emukit.parallel.comm import Comm
+from emukit.parallel.spread import Spread, Strategy, whole
+from emukit.training import optim
+from emukit.training.average import WeightAverage
+from emukit.training.settings import TrainingSettings
+
+AUTOCAST: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+# A loss scale this small means that gradients overflow whatever is done: fp16 starts at 65536 and halves.
+SMALLEST_SCALE = 1.0
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How training is run, where that does not change what is trained.
+
+    Attributes:
+        strategy: ``ddp`` copies the network to every process, ``fsdp`` shards it.
+        compile: Compile the network with torch.compile.
+        channels_last: Lay out convolutions with channels innermost.
+    """
+
+    strategy: Strategy = "ddp"
+    compile: bool = False
+    channels_last: bool = False
+
+
+class Engine:
+    """A network with its optimiser, ready to take steps on batches that all processes share."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        source: SegmentSource,
+        loss: CompositeLoss,
+        settings: TrainingSettings,
+        comm: Comm,
+        execution: Execution,
+    ) -> None:
+        """Prepare a network in place.
+
+        Args:
+            network: On the device of `comm`, the same on every process.
+            source: Batches.
+            loss: Of normalised fields.
+            settings: Optimiser, precision, averaging.
+            comm: The processes.
+            execution: How to run.
+
+        Raises:
+            TrainingError: The combination is not possible here.
+        """
+        self.network, self.comm, self.settings = network, comm, settings
+        self._source, self._loss = source, loss
+        self._batchnorm = synchronise(network, comm)
+        self._check(execution)
+        if execution.channels_last:
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if execution.compile:
+            _compile(network, by_block=execution.strategy == "fsdp" and comm.world > 1)
+        self.spread = Spread(network, comm, execution.strategy)
+        self.optimizer = optim.make_optimizer(network, settings.optimizer)
+        self.average = WeightAverage(network, settings.average, settings.epochs)
+        self.scaler = torch.amp.GradScaler(comm.device.type, enabled=settings.precision == "fp16")
+
+    def step(self, batches: Sequence[Sequence[Segment]], rate: float, ramp: float) -> dict[str, float]:
+        """One optimiser step on one or more batches, whose gradients are accumulated.
+
+        Args:
+            batches: Addresses of their segments, for all processes together.
+            rate: Learning rate.
+            ramp: How far the loss has moved from its warm-up to itself, in [0, 1].
+
+        Returns:
+            Loss, gradient norm and every term, the same on all processes. If one of them is not finite, no step was
+            taken; in fp16 a gradient that overflowed is skipped instead, and the norm is that of the skipped step.
+        """
+        optim.set_learning_rate(self.optimizer, rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        segments = sum(map(len, batches))
+        sums: dict[str, Tensor] = {}
+        for number, batch in enumerate(batches, 1):
+            share = len(batch) / segments
+            with self.spread.accumulating(last=number == len(batches)):
+                total, terms = self._batch_loss(batch, ramp)
+                self.spread.backward(self.scaler.scale(total * share))
+            for name, value in {"loss": total.detach(), **terms}.items():
+                sums[name] = sums.get(name, 0.0) + share * value
+        self.scaler.unscale_(self.optimizer)
+        norm = whole(nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.optimizer.clip_norm))
+        # One transfer for all numbers: each would make the processor wait for the device.
+        values = torch.stack([*sums.values(), norm.detach()]).double().tolist()
+        numbers = dict(zip((*sums, "gradient_norm"), values, strict=True))
+        if not self.not_finite(numbers):
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+            self.average.after_step()
+        return numbers
+
+    def not_finite(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        """Those of a step's numbers that mean that training cannot go on."""
+        wrong = {k: v for k, v in numbers.items() if not math.isfinite(v)}
+        if self.scaler.is_enabled() and self.scaler.get_scale() >= SMALLEST_SCALE:
+            # In fp16 gradients overflow now and then: the scaler leaves such a step out and scales less from then on.
+            wrong.pop("gradient_norm", None)
+        return wrong
+
+    def _predict(self, frames: Tensor) -> Tensor:
+        dtype = AUTOCAST.get(self.settings.precision)
+        with torch.autocast(self.comm.device.type, dtype, enabled=dtype is not None):
+            return self.spread(frames).float()
+
+    def _batch_loss(self, segments: Sequence[Segment], ramp: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss of a batch of which every process computes a part.
+
+        Where there are enough segments they are dealt out; otherwise each segment's months are, and the predictions
+        put together again before the loss, which looks at whole segments. Batch normalisation would count the months
+        of history between two parts twice; with it, a batch too short for the processes is computed by each of them.
+        """
+        comm, length = self.comm, self._source.settings.length
+        if comm.world == 1:
+            batch = self._source.batch(segments)
+            return self._loss(self._predict(batch.frames), batch.targets, ramp=ramp)
+        if len(segments) >= comm.world:
+            batch = self._source.batch(comm.share(segments))
+            return self._loss(self._predict(batch.frames), batch.targets, ramp=ramp, mean=comm.mean(len(segments)))
+        if length >= comm.world and not self._batchnorm:
+            parts = [Comm(r, comm.world).share(range(length)) for r in range(comm.world)]
+            mine = parts[comm.rank]
+            batch = self._source.batch(segments, months=slice(mine[0], mine[-1] + 1))
+            prediction = comm.gather_months(self._predict(batch.frames), [len(p) for p in parts])
+            return self._loss(prediction, batch.targets, ramp=ramp)
+        batch = self._source.batch(segments)
+        with replicated(self.network, comm.world):
+            prediction = self._predict(batch.frames)
+        return self._loss(prediction, batch.targets, ramp=ramp, mean=comm.mean(len(segments) * comm.world))
+
+    def _check(self, execution: Execution) -> None:
+        settings, world = self.settings.segments, self.comm.world
+        if world > settings.per_batch and (self._batchnorm or settings.length < world):
+            raise TrainingError(
+                f"a batch cannot be divided over {world} processes",
+                found=f"{settings.per_batch} segments of {settings.length} months"
+                + (", and a network with batch normalisation" if self._batchnorm else ""),
+                expected=f"{world} segments or more in a batch",
+                hint=f"--set training.segments.per_batch={world}, or fewer --devices",
+            )
+        if execution.strategy == "fsdp" and world > 1 and self.settings.precision == "fp16":
+            raise TrainingError(
+                "fp16 is not supported with fsdp", expected="bf16 or fp32", hint="--precision bf16, or --strategy ddp"
+            )
+        compiler = shutil.which("g++") or shutil.which("clang++")
+        if execution.compile and self.comm.device.type == "cpu" and not compiler:
+            raise TrainingError(
+                "--compile needs a C++ compiler on the CPU", found="neither g++ nor clang++", hint="install one"
+            )
+
+
+@contextmanager
+def matmul_precision(precision: str) -> Iterator[None]:
+    """Whether GPUs may round the factors of float32 products to TF32, inside the block: only where asked for."""
+    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, convolution.allow_tf32
+    matmul.allow_tf32 = convolution.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, convolution.allow_tf32 = before
+
+
+def _compile(network: nn.Module, by_block: bool) -> None:
+    """Compile in place, so that parameters keep their names."""
+    if not by_block:
+        network.compile()
+        return
+    # Sharded blocks are gathered by hooks around their forward, which a compiled whole would have to break at.
+    blocks = getattr(network, "BLOCKS", ())
+    for module in network.modules():
+        if blocks and isinstance(module, blocks):
+            module.compile()

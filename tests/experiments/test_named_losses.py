@@ -1,0 +1,97 @@
+"""Shipped losses that are not what their name says, or that a file or a setting cannot change."""
+
+import re
+from typing import get_type_hints
+
+import pytest
+
+from emukit.cli.models import choice_lines
+from emukit.cli.train import train
+from emukit.errors import RecipeError
+from emukit.experiments.recipe import load_recipe
+from emukit.losses.named import LOSSES, named_loss
+from emukit.metrics.competition import PART_WEIGHTS, VARIABLE_WEIGHTS
+from emukit.training.settings import LossSettings
+
+TERM_OF = {"monthly_rmse": "rmse", "time_mean_rmse": "time_mean", "time_stddev_mae": "time_std"}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_named_loss_replaces_the_whole_table(name):
+    loss = load_recipe("cnn-gru", loss=name).loss
+    assert loss == LossSettings(**named_loss(name))
+    assert {"tas", "pr"} <= set(LOSSES[name])
+
+
+@pytest.mark.parametrize("name", ["metric", "decade"])
+def test_metric_has_the_weights_of_the_score(name):
+    for variable, parts in PART_WEIGHTS.items():
+        expected = {TERM_OF[part]: VARIABLE_WEIGHTS[variable] * weight for part, weight in parts.items()}
+        assert LOSSES[name][variable] == pytest.approx(expected)
+
+
+def test_published_recipe_has_the_published_loss():
+    assert load_recipe("cnn-gru-published").loss == LossSettings(**named_loss("published"))
+
+
+def test_recipe_then_named_loss_then_file_then_setting(tmp_path):
+    file = tmp_path / "own.toml"
+    file.write_text("[loss]\npr = { huber = 1.0 }\nramp_epochs = 7.0\n")
+    loss = load_recipe("cnn-gru", file, ["loss.tas.rmse=0.3", "loss.warmup_epochs=2.0"], "decade").loss
+    assert loss.pr == {"huber": 1.0}
+    assert loss.tas == {**LOSSES["decade"]["tas"], "rmse": 0.3}
+    assert (loss.warmup_epochs, loss.ramp_epochs) == (2.0, 7.0)
+    assert load_recipe("cnn-gru", loss="decade").loss.warmup_epochs == 3.0
+
+
+@pytest.mark.parametrize(
+    ("model", "loss", "message"), [("cnn-gru", "msr", "unknown loss"), ("linear", "mse", "no loss")]
+)
+def test_loss_that_cannot_be_is_refused(model, loss, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(model, loss=loss)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["training.segments.length=1"], "loss.pr.time_std"),
+        (["loss.warmup_epochs=9.0", "training.epochs=9"], "loss.warmup_epochs 9"),
+    ],
+)
+def test_loss_that_would_never_act_is_refused(settings, message):
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("cnn-gru", None, settings)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_listed_loss_is_a_recipe_table_that_gives_it(name, tmp_path):
+    """What `emukit models NAME` prints can be copied into a file."""
+    line = next(line for line in choice_lines("cnn-gru") if line.startswith(f"  {name}: "))
+    file = tmp_path / "copied.toml"
+    file.write_text("[loss]\n" + line.removeprefix(f"  {name}: ").replace("; ", "\n"))
+    assert load_recipe("cnn-gru", file).loss == LossSettings(**named_loss(name))
+
+
+def test_help_names_every_loss():
+    """The command line imports nothing heavy for its help, so the names are written there a second time."""
+    option = get_type_hints(train, include_extras=True)["loss"].__metadata__[0]
+    assert re.findall(r"[a-z0-9]+", option.help.split(": ")[1]) == list(LOSSES)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "ramp", "done", "expected"),
+    [
+        (0, 0, 0, 1.0),
+        (2, 0, 1.99, 0.0),
+        (2, 0, 2, 1.0),
+        (2, 4, 2, 0.0),
+        (2, 4, 3, 0.25),
+        (2, 4, 6, 1.0),
+        (2, 4, 99, 1.0),
+        (0, 4, 0, 0.0),
+        (0, 4, 1, 0.25),
+    ],
+)
+def test_ramp_rises_from_the_end_of_the_warmup(warmup, ramp, done, expected):
+    assert LossSettings(warmup_epochs=warmup, ramp_epochs=ramp).ramp(done) == expected

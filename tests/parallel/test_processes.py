@@ -1,0 +1,138 @@
+"""Several processes that do not give what one gives, hang, or cannot go on where others stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from emukit.training.log import read_lines
+
+ROOT = Path(__file__).parents[2]
+
+# Every way in which a batch is divided: segments (with a last batch that is short), months of segments, and, where
+# batch normalisation forbids that and the batch is too short, not at all.
+CASES = {
+    "segments": {"network": "cnn-gru", "set": ["model.dropout=0.0"]},
+    "months": {"network": "cnn-gru", "set": ["training.segments.per_batch=1"]},
+    "batchnorm": {"network": "cnn-gru-published", "set": ["training.segments.per_batch=5"]},
+    "accumulated": {
+        "network": "cnn-gru",
+        "set": ["training.accumulate=3", "training.average.kind=ema", "loss.pr.dice=0.5", "loss.tas.hessian=0.2"],
+    },
+}
+# (processes, strategy) -> cases; what one way shows another need not show again.
+RUNS = {
+    (1, "ddp"): tuple(CASES),
+    (2, "ddp"): tuple(CASES),
+    (3, "ddp"): tuple(CASES),
+    (2, "fsdp"): ("segments", "months", "accumulated"),
+    (3, "fsdp"): ("segments", "accumulated"),
+}
+SPANS = [["ssp370", 3, 150], ["ssp585", 0, 61]]
+
+
+def launch(processes: int, jobs: list[dict], folder: Path) -> None:
+    """Run jobs under torchrun, or alone."""
+    listed = folder / f"jobs-{processes}-{len(jobs)}-{jobs[0]['out'].replace('/', '-')}.json"
+    listed.write_text(json.dumps(jobs))
+    starter = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    command = [sys.executable, *(starter if processes > 1 else []), "-m", "tests.parallel.worker", str(listed)]
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[:6000]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every run of `RUNS`, in folders CASE-PROCESSES-STRATEGY, and what follows from them."""
+    folder = tmp_path_factory.mktemp("processes")
+
+    def place(case: str, processes: int, strategy: str) -> str:
+        return str(folder / f"{case}-{processes}-{strategy}")
+
+    def job(case: str, processes: int, strategy: str, **more: object) -> dict:
+        out = place(case, processes, strategy)
+        return {"do": "train", "out": out, "strategy": strategy, **CASES[case], **more}
+
+    for processes in (1, 2, 3):
+        jobs = [job(c, p, s) for (p, s), cases in RUNS.items() if p == processes for c in cases]
+        emulator = place("segments", 1, "ddp")
+        jobs.append(
+            {"do": "score", "emulator": emulator, "spans": SPANS, "out": str(folder / f"score-{processes}.json")}
+        )
+        # Begun by two with shards, gone on with by three with copies, ended by one: a relay of interruptions.
+        relay = {"do": "train", **CASES["accumulated"], "out": str(folder / "relay")}
+        jobs += {
+            1: [],
+            2: [relay | {"strategy": "fsdp", "stop_at": 2}],
+            3: [relay | {"strategy": "ddp", "stop_at": 2, "resume": True}],
+        }[processes]
+        launch(processes, jobs, folder)
+    launch(1, [relay | {"resume": True}], folder)
+    return folder
+
+
+def curve(folder: Path) -> list[list[float]]:
+    lines = read_lines(folder / "metrics.jsonl")
+    names = sorted(k for k in lines[0] if k not in ("seconds", "validation", "validation_average"))
+    scores = [[line[v]["score"] for v in ("validation", "validation_average") if v in line] for line in lines]
+    return [[line[k] for k in names] + s for line, s in zip(lines, scores, strict=True)]
+
+
+def weights(folder: Path) -> dict[str, np.ndarray]:
+    arrays = load_file(folder / "emulator" / "arrays.safetensors")
+    return {k: v for k, v in arrays.items() if k.startswith("network.")}
+
+
+def same_training(one: Path, many: Path) -> None:
+    np.testing.assert_allclose(curve(many), curve(one), rtol=1e-6, atol=1e-6)
+    expected, found = weights(one), weights(many)
+    assert expected.keys() == found.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("case", "processes", "strategy"), [(c, p, s) for (p, s), cases in RUNS.items() if p > 1 for c in cases]
+)
+def test_several_processes_train_another_network_than_one(
+    trained: Path, case: str, processes: int, strategy: str
+) -> None:
+    same_training(trained / f"{case}-1-ddp", trained / f"{case}-{processes}-{strategy}")
+
+
+def test_training_moves_at_all(trained: Path) -> None:
+    """What the comparison above would not see: runs that are the same because nothing is learnt."""
+    for case in CASES:
+        losses = [line["loss"] for line in read_lines(trained / f"{case}-1-ddp" / "metrics.jsonl")]
+        assert losses[-1] < losses[0], case
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_a_month_is_scored_twice_or_by_nobody(trained: Path, processes: int) -> None:
+    one, many = (json.loads((trained / f"score-{n}.json").read_text()) for n in (1, processes))
+    assert one["months"] == many["months"] == sum(stop - start for _, start, stop in SPANS)
+    for variable in ("tas", "pr"):
+        for part, value in one[variable].items():
+            assert many[variable][part] == pytest.approx(value, rel=1e-12, abs=1e-12)
+
+
+def test_a_run_goes_on_with_other_processes_than_it_began_with(trained: Path) -> None:
+    same_training(trained / "accumulated-1-ddp", trained / "relay")
+    sessions = json.loads((trained / "relay" / "run.json").read_text())["sessions"]
+    assert [s["machine"]["processes"] for s in sessions] == [2, 3, 1]
+
+
+def test_shards_are_left_behind(trained: Path) -> None:
+    """Each process's rows in one folder for the last checkpoint; none where copies went on with the training."""
+    assert len(list((trained / "segments-3-fsdp").glob("last-*/rank-*.safetensors"))) == 3
+    assert len(list((trained / "segments-3-fsdp").glob("last-*-*"))) == 1
+    assert not list((trained / "relay").glob("last-*-*"))

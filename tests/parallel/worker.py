@@ -1,0 +1,99 @@
+"""What every process of the tests runs: ``python -m tests.parallel.worker JOBS.json``.
+
+The jobs are trainings on a small archive, one after another, so that processes are started once for many of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from emukit.data.split import Span
+from emukit.emulators.registry import load_emulator
+from emukit.experiments.evaluate import score_emulator
+from emukit.experiments.recipe import load_recipe
+from emukit.experiments.run import train_run
+from emukit.parallel.comm import Comm, open_comm
+from emukit.progress import silent_reporter
+from emukit.training import loop
+from emukit.training.engine import Engine, Execution
+from tests.coded import warming_archive
+
+NETWORKS = {
+    "cnn-gru": (
+        "model.hidden=8",
+        "model.features=6",
+        "model.width=4",
+        "model.stages=1",
+        "model.pool_rows=1",
+        "model.pool_columns=2",
+    ),
+    "cnn-gru-published": ("model.width=2", "model.hidden=8", "model.dropout=0.0"),
+}
+COMMON = (
+    "inputs.window.history=3",
+    "training.epochs=2",
+    "training.segments.length=12",
+    "training.segments.per_batch=4",
+    "training.segments.members=random",
+    "training.optimizer.learning_rate=1e-3",
+    "training.optimizer.warmup_steps=3",
+)
+
+
+def train(job: dict, comm: Comm) -> None:
+    """One training; with ``stop_at`` it is asked to stop after that many steps of this process."""
+    archive, folder = warming_archive(), Path(job["out"])
+    recipe = load_recipe(job["network"], None, [*NETWORKS[job["network"]], *COMMON, *job.get("set", ())])
+    step = Engine.step
+    taken = 0
+
+    def counted(self, *args):
+        nonlocal taken
+        taken += 1
+        # Only one process is signalled; all must stop.
+        if taken == job.get("stop_at") and comm.rank == comm.world - 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *args)
+
+    Engine.step = counted
+    try:
+        with suppress(loop.Interrupted):
+            train_run(
+                archive,
+                recipe,
+                folder,
+                protocol="k360",
+                comm=comm,
+                execution=Execution(job.get("strategy", "ddp")),
+                resume=job.get("resume", False),
+                reporter=silent_reporter(),
+            )
+    finally:
+        Engine.step = step
+
+
+def score(job: dict, comm: Comm) -> None:
+    """Score a saved emulator on spans that no number of processes divides."""
+    archive = warming_archive()
+    spans = tuple(Span(name, start, stop, (0,)) for name, start, stop in job["spans"])
+    value = score_emulator(load_emulator(job["emulator"]), archive, spans, comm)
+    if comm.main:
+        Path(job["out"]).write_text(json.dumps(value.as_dict()))
+
+
+def main(path: str) -> None:
+    torch.set_num_threads(1)
+    with open_comm() as comm:
+        for job in json.loads(Path(path).read_text()):
+            {"train": train, "score": score}[job["do"]](job, comm)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
