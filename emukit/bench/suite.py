@@ -115,7 +115,7 @@ def _device(choice: Choice) -> Sequence[Row]:
     return device.bench_device(jobs, choice.runs)
 
 
-_NETWORK = frozenset({"model", "set"})
+_NETWORK = frozenset({"model", "set", "device"})
 
 BENCHES: dict[str, Bench] = {
     "help": Bench(lambda choice: bench_help(choice.runs)),
@@ -123,12 +123,12 @@ BENCHES: dict[str, Bench] = {
     "score": Bench(lambda choice: bench_submission_score(runs=choice.runs)),
     "store": Bench(lambda choice: bench_store(choice.store, choice.runs), needs_store=True),
     "linear": Bench(lambda choice: bench_linear(choice.store, choice.runs), needs_store=True),
-    "segments": Bench(_segments, _NETWORK | {"device"}, by_default=False),
-    "predict": Bench(_predict, _NETWORK | {"device"}),
+    "segments": Bench(_segments, _NETWORK, by_default=False),
+    "predict": Bench(_predict, _NETWORK),
     "train": Bench(_train, _NETWORK, by_default=False),
     "input": Bench(_input, _NETWORK),
     "reach": Bench(_reach, _NETWORK | {"budget"}, needs_store=True, by_default=False),
-    "device": Bench(_device, _NETWORK | {"device"}, by_default=False),
+    "device": Bench(_device, _NETWORK, by_default=False),
 }
 
 

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from emukit.bench import Figure, Measured, Work, measure
 from emukit.bench.networks import STARTER, Job, made_up_archive, network_recipe, read_job, wait
 from emukit.data.archive import Archive
@@ -25,14 +27,16 @@ from emukit.data.split import make_split
 from emukit.data.targets import TargetNormalizer
 from emukit.errors import EmukitError
 from emukit.experiments.recipe import NetworkRecipe
-from emukit.experiments.trainer import prepare
+from emukit.experiments.trainer import Finish, prepare
+from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
+from emukit.training.engine import Execution
 from emukit.training.log import read_lines
 
 # The shortest demo climate that has all of its protocol's spans.
 YEARS = 31
-# Months trained for a figure; the starter kit's network needs a second for each on two cores, so it gets fewer.
-MONTHS = 1200
+# Months trained for a figure; the starter kit's network needs a second for each on two cores, so it gets fewer there.
+MONTHS = {"cpu": 1200, "cuda": 6000}
 STARTER_MONTHS = 8
 INPUT_SHARE = 3.0
 REACH_SCORE = 0.80
@@ -112,13 +116,15 @@ def bench_reach(
 
 def training_job(job: Job) -> Job:
     """A network's job on the climate it is trained on."""
-    return replace(job, months=MONTHS, years=YEARS)
+    return replace(job, months=MONTHS[torch.device(job.device).type], years=YEARS)
 
 
 def starter_job(job: Job) -> Job:
-    """The starter kit's network where another job's network is, in batches that two cores bear."""
-    small = (f"training.segments.per_batch={STARTER_MONTHS}", "training.segments.length=1")
-    return replace(job, model=STARTER, settings=small if job.device == "cpu" else (), months=STARTER_MONTHS)
+    """The starter kit's network where another job's network is; on a CPU in batches that two cores bear."""
+    if torch.device(job.device).type != "cpu":
+        return replace(job, model=STARTER, settings=())
+    small = f"training.segments.per_batch={STARTER_MONTHS}"
+    return replace(job, model=STARTER, settings=(small,), months=STARTER_MONTHS)
 
 
 def prepare_training(words: str) -> Work:
@@ -126,14 +132,15 @@ def prepare_training(words: str) -> Work:
     job = read_job(words)
     archive = made_up_archive(job)
     recipe = network_recipe(job)
-    segments = recipe.training.segments
-    steps = math.ceil(job.months / (segments.length * segments.per_batch))
-    finish = prepare(archive, recipe, make_split(archive), 0)
+    per_step = _months_per_step(recipe)
+    steps = math.ceil(job.months / per_step)
+    finish = _trainer(archive, recipe, job)
+    _watched(finish, lambda step: _stop(True))  # the first step loads libraries
 
     def work() -> float:
         done = _watched(finish, lambda step: _stop(step >= steps))
         wait(job.device)
-        return float(done * segments.length * segments.per_batch)
+        return float(done * per_step)
 
     return work
 
@@ -143,8 +150,8 @@ def prepare_input(words: str) -> Work:
     job = read_job(words)
     archive = made_up_archive(job)
     recipe = network_recipe(job)
-    steps = math.ceil(job.months / (recipe.training.segments.length * recipe.training.segments.per_batch))
-    finish = prepare(archive, recipe, make_split(archive), 0)
+    steps = math.ceil(job.months / _months_per_step(recipe))
+    finish = _trainer(archive, recipe, job)
     source = _source(archive, recipe, job.device)
     batches = source.epoch(0, 0)
 
@@ -174,7 +181,7 @@ def prepare_reach(words: str, store: str, budget: str, score: str) -> Work:
     """Training until a validation score, or the end of the budget; the answer is the best score."""
     job = read_job(words)
     archive = open_data(store)
-    finish = prepare(archive, network_recipe(job), make_split(archive), 0)
+    finish = _trainer(archive, network_recipe(job), job)
 
     def work() -> float:
         with tempfile.TemporaryDirectory() as folder:
@@ -219,6 +226,15 @@ def _watched(finish: Callable[[Path, Reporter], object], seen: Callable[[int], N
 def _stop(enough: bool) -> None:
     if enough:
         raise Enough
+
+
+def _trainer(archive: Archive, recipe: NetworkRecipe, job: Job) -> Finish:
+    return prepare(archive, recipe, make_split(archive), 0, Comm(device=torch.device(job.device)), Execution())
+
+
+def _months_per_step(recipe: NetworkRecipe) -> int:
+    segments = recipe.training.segments
+    return segments.length * segments.per_batch * recipe.training.accumulate
 
 
 def _source(archive: Archive, recipe: NetworkRecipe, device: str) -> SegmentSource:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from emukit.bench import Measured, compare, networks, suite, training
 from emukit.bench import device as devices
 from emukit.bench.networks import Job, PerWindow
+from emukit.data.archive import Archive
 from emukit.errors import EmukitError, RecipeError
 
 SMALL = ("model.width=4", "model.hidden=8", "model.features=6", "inputs.window.history=3")
@@ -33,6 +35,21 @@ def run_here(work: str, arguments: Sequence[str]) -> Measured:
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("emukit.bench", "emukit.bench.networks", "emukit.bench.training", "emukit.bench.device"):
         monkeypatch.setattr(f"{module}.measure", run_here)
+    for module in (networks, training, devices):
+        monkeypatch.setattr(module, "made_up_archive", made_once)
+
+
+make_archive = networks.made_up_archive
+
+
+@cache
+def _made(grid: tuple[int, int], years: int) -> Archive:
+    return make_archive(Job("", grid=grid, years=years))
+
+
+def made_once(job: Job) -> Archive:
+    """The made-up climate, of which the tests need three."""
+    return _made(job.grid, job.years)
 
 
 class WindowSum(nn.Module):

@@ -54,7 +54,7 @@ def test_what_reads_a_store_refuses_the_demo(called: list[str], name: str) -> No
     [
         (("help",), Choice(models=("cnn-gru",)), "--model"),
         ((), Choice(settings=("a=1",)), "--set"),
-        (("train",), Choice(device="cpu"), "--device"),
+        (("linear",), Choice("a.zarr", device="cpu"), "--device"),
         (("segments",), Choice(budget=3.0), "--budget"),
         (("segments", "write"), Choice(device="cpu"), "--device"),
     ],
