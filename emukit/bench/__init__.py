@@ -7,11 +7,13 @@ answer; a figure is a median of several, and its memory the highest peak of a wh
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 from emukit.errors import EmukitError
 
@@ -28,12 +30,32 @@ class Measured:
         peak_mb: Highest resident memory of a whole process, imports and input included, in 1e6 bytes.
         answer: What the work returned.
         runs: How many there were.
+        device_mb: Highest memory allocated on an accelerator, in 1e6 bytes; zero where none was used.
     """
 
     seconds: float
     peak_mb: float
     answer: float
     runs: int
+    device_mb: float = 0.0
+
+    @property
+    def memory_mb(self) -> float:
+        """What the work needs where it runs: the accelerator's memory, or the process's."""
+        return self.device_mb or self.peak_mb
+
+
+class Row(Protocol):
+    """One line of a table of figures; lines of one class stand in one table."""
+
+    headings: ClassVar[tuple[str, ...]]
+
+    @property
+    def within(self) -> bool:
+        """Whether its bound holds, where it has one."""
+
+    def cells(self) -> tuple[str, ...]:
+        """What stands under the headings."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +65,23 @@ class Figure:
     Attributes:
         name: What was measured.
         value: Median, in `unit`.
-        unit: ``s``.
+        unit: ``s`` or ``ms``, ``months/s``, or ``%``.
         reference: Median of the plain reference, in the same unit.
-        ratio: Reference over value: how many times faster.
-        peak_mb: Peak resident memory in 1e6 bytes.
+        ratio: How many times faster than the reference.
+        peak_mb: Peak resident memory in 1e6 bytes; that of the accelerator where one was used.
         bound: What it is held to, in words.
         within: Whether it holds.
     """
+
+    headings: ClassVar[tuple[str, ...]] = (
+        "figure",
+        "median",
+        "reference",
+        "times\nfaster",
+        "peak\nMB",
+        "bound",
+        "holds",
+    )
 
     name: str
     value: float
@@ -60,9 +92,24 @@ class Figure:
     bound: str
     within: bool
 
+    def cells(self) -> tuple[str, ...]:
+        """What stands under the headings."""
+        numbers = (f"{self.value:.2f} {self.unit}", f"{self.reference:.2f} {self.unit}", f"{self.ratio:.1f}")
+        return (self.name, *numbers, f"{self.peak_mb:.0f}", self.bound, "yes" if self.within else "NO")
+
 
 def compare(
-    name: str, work: str, reference: str, arguments: Sequence[str], *, runs: int, faster: float, peak_mb: float
+    name: str,
+    work: str,
+    reference: str,
+    arguments: Sequence[str],
+    *,
+    runs: int,
+    faster: float = 0.0,
+    peak_mb: float = math.inf,
+    seconds: float = math.inf,
+    scale: float = 1.0,
+    tolerance: float = 1e-6,
 ) -> Figure:
     """Measure work against its reference, in turns, so that a busy machine slows both.
 
@@ -74,28 +121,25 @@ def compare(
         runs: How many times each.
         faster: The bound of the ratio, from below.
         peak_mb: The bound of the memory, from above.
+        seconds: The bound of the time, from above.
+        scale: How many times the work the reference does; its time is multiplied by it.
+        tolerance: By how much the answers may differ, relative to the reference's.
 
     Raises:
-        EmukitError: A process failed, or the answers differ by more than a millionth.
+        EmukitError: A process failed, or the answers differ.
     """
     pairs = [(measure(work, arguments), measure(reference, arguments)) for _ in range(runs)]
     ours, plain = _sum_up([a for a, _ in pairs]), _sum_up([b for _, b in pairs])
-    if abs(ours.answer - plain.answer) > 1e-6 * abs(plain.answer):
+    if abs(ours.answer - plain.answer) > tolerance * abs(plain.answer):
         raise EmukitError(
             f"the answers of {work} and its reference differ", found=str(ours.answer), expected=str(plain.answer)
         )
-    ratio = plain.seconds / ours.seconds
-    speed = f"at least {faster:g} x faster" if faster >= 1 or not faster else f"at most {1 / faster:.3g} x slower"
-    return Figure(
-        name,
-        ours.seconds,
-        "s",
-        plain.seconds,
-        ratio,
-        ours.peak_mb,
-        f"{speed}, under {peak_mb:.0f} MB",
-        ratio >= faster and ours.peak_mb < peak_mb,
-    )
+    ratio = scale * plain.seconds / ours.seconds
+    bounds = [_speed(faster)] if faster else []
+    bounds += [f"under {seconds:g} s"] if seconds < math.inf else []
+    bounds += [f"under {peak_mb:.0f} MB"] if peak_mb < math.inf else []
+    within = ratio >= faster and ours.seconds < seconds and ours.memory_mb < peak_mb
+    return Figure(name, ours.seconds, "s", scale * plain.seconds, ratio, ours.memory_mb, ", ".join(bounds), within)
 
 
 def measure(work: str, arguments: Sequence[str]) -> Measured:
@@ -113,5 +157,13 @@ def measure(work: str, arguments: Sequence[str]) -> Measured:
 
 def _sum_up(runs: Sequence[Measured]) -> Measured:
     return Measured(
-        statistics.median(r.seconds for r in runs), max(r.peak_mb for r in runs), runs[-1].answer, len(runs)
+        statistics.median(r.seconds for r in runs),
+        max(r.peak_mb for r in runs),
+        runs[-1].answer,
+        len(runs),
+        max(r.device_mb for r in runs),
     )
+
+
+def _speed(faster: float) -> str:
+    return f"at least {faster:g} x faster" if faster >= 1 else f"at most {1 / faster:.3g} x slower"

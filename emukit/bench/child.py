@@ -26,14 +26,23 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
+def device_mb() -> float:
+    """Highest memory that torch has allocated on an accelerator, in 1e6 bytes; zero where it was not used."""
+    if "torch" not in sys.modules:
+        return 0.0
+    import torch
+
+    return torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else 0.0
+
+
 def main(work: str, *arguments: str) -> None:
-    """Prepare, run and print seconds, peak and answer as JSON."""
+    """Prepare, run and print seconds, peaks and answer as JSON."""
     module, function = work.split(":")
     prepared: Work = getattr(importlib.import_module(module), function)(*arguments)
     start = time.perf_counter()
     answer = prepared()
     seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "peak_mb": peak_mb(), "answer": answer}))
+    print(json.dumps({"seconds": seconds, "peak_mb": peak_mb(), "device_mb": device_mb(), "answer": answer}))
 
 
 if __name__ == "__main__":

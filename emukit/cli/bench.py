@@ -15,19 +15,49 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def bench(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Which; all when none.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]...",
+            help="By default help, write, score, store, linear, predict and input: about ten minutes on two cores, and "
+            "store and linear only with --data. By name alone: segments (a network against itself window by window), "
+            "train (against the starter kit's network), reach (the time to a score; an hour or two), device (precision "
+            "and segment lengths against the roofline; meant for a GPU).",
+        ),
+    ] = None,
     data: o.Data = None,
     runs: Annotated[int, typer.Option(help="Measurements of each, of which the median is shown.", min=1)] = 3,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", metavar="NAME", help="Network to measure, repeatable. Default: the bench's own."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="a.b=c", help="One setting of its recipe: model.width=16.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda. Default: cuda where there is one.", show_default=False)
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Seconds a network may train in reach. Default: 1200.", show_default=False)
+    ] = None,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables for baselines/SPEED.md.")] = False,
 ) -> None:
     """Measure emukit against plain references in the same run: medians and peak memory."""
     from rich.console import Console
 
-    from emukit.bench.suite import figure_table, run_suite
+    from emukit.bench.suite import Choice, markdown, run_suite, tables
     from emukit.data.named import data_source
     from emukit.experiments.provenance import machine
 
-    figures = run_suite(names or (), data_source(data), runs, o.reporter(False))
+    choice = Choice(data_source(data), runs, tuple(model or ()), tuple(settings or ()), device, budget)
+    rows = run_suite(names or (), choice, o.reporter(False))
     where = machine()
-    Console().print(figure_table(figures, f"{where['processor']}, {where['cores']} cores, medians of {runs}"))
-    if not all(f.within for f in figures):
+    accelerator = "" if where["accelerator"] == "none" else f", {where['accelerator']}"
+    title = f"{where['processor']}, {where['cores']} cores{accelerator}, medians of {runs}"
+    if as_markdown:
+        typer.echo(markdown(rows, title))
+    else:
+        for table in tables(rows, title):
+            Console().print(table)
+    if not all(row.within for row in rows):
         raise typer.Exit(1)
