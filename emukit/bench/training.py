@@ -234,7 +234,7 @@ def _trainer(archive: Archive, recipe: NetworkRecipe, job: Job) -> Finish:
 
 def _months_per_step(recipe: NetworkRecipe) -> int:
     segments = recipe.training.segments
-    return segments.length * segments.per_batch * recipe.training.accumulate
+    return segments.length * segments.batch_size * recipe.training.accumulate
 
 
 def _source(archive: Archive, recipe: NetworkRecipe, device: str) -> SegmentSource:
