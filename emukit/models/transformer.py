@@ -8,7 +8,7 @@ where it lies.
 A month starts as the last frame of its window and reads the others in its month blocks. Forcings that are the same
 everywhere, such as CO2, pass the LayerNorms because those act on the features of one patch, never over the map: the
 forcing stands there relative to the season and the place. Beyond training it is the linear path that carries the trend
-on, gated by the patch; the trunk sees inputs squashed to a few standard deviations (see `emukit.models.cnn_gru`).
+on, gated by the patch; the trunk sees inputs squashed to a few standard deviations (see `emukit.models.heads`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from emukit.models.attention import FrameBlock, TimeBlock, Turn, harmonics, patch_centres, space_turn
-from emukit.models.cnn_gru import SQUASH_AT
+from emukit.models.heads import Trunks, squash
 from emukit.models.layers import half_turn
 
 Positions = Literal["rotary", "learned"]
@@ -71,7 +71,7 @@ class Trunk(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """(S, L+H-1, C, Y, X) -> (S, L, N, D)."""
-        fields = SQUASH_AT * torch.tanh(frames.flatten(0, 1) / SQUASH_AT)
+        fields = squash(frames.flatten(0, 1))
         place, turn = self._positions(fields)
         maps = self.embed(pad_to_patches(fields, self.patch)).flatten(2).transpose(1, 2) + place
         for block in self.frames:
@@ -161,7 +161,7 @@ class Transformer(nn.Module):
         mlp_ratio: int = 4,
         dropout: float = 0.0,
         positions: Positions = "rotary",
-        trunks: Literal["shared", "separate"] = "shared",
+        trunks: Trunks = "shared",
         linear: int = 32,
         checkpoint: bool = False,
     ) -> None:
