@@ -220,8 +220,8 @@ def _loss(recipe: NetworkRecipe, archive: Archive, device: torch.device) -> Comp
 def _time_steps(engine: Engine, source: SegmentSource, accumulate: int) -> tuple[float, bool]:
     """Seconds of a real step, and whether all of it was timed.
 
-    Parts of a batch are timed, each twice as large as the one before, up to the whole or to one that is slow; from that
-    one on, further segments are taken to cost what the last ones did.
+    Parts of a batch are timed, one segment first and then four times as many, up to the whole or to a part that is
+    slow; from that one on, further segments are taken to cost what the last ones did.
     """
     batch = source.epoch(0, seed=0)[0]
     engine.network.train()
@@ -231,11 +231,13 @@ def _time_steps(engine: Engine, source: SegmentSource, accumulate: int) -> tuple
         engine.step([batch[:number]], rate=0.0, ramp=1.0)
         return time.perf_counter() - started
 
-    first = seconds(1)  # prepares what later steps find ready
-    taken = min([first, *(seconds(1) for _ in range(REPEATS) if first < SLOW_SECONDS)])
-    number, each = 1, taken
-    while number < len(batch) and taken < SLOW_SECONDS:
-        larger = min(2 * number, len(batch))
+    seconds(1)  # prepares what later steps find ready: the optimiser's state, above all
+    number, taken = 1, seconds(1)
+    if taken < SLOW_SECONDS:
+        taken = min(taken, *(seconds(1) for _ in range(REPEATS)))
+    each = taken
+    while number < len(batch) and (taken < SLOW_SECONDS or number == 1):
+        larger = min(4 * number, len(batch))
         longer = min(seconds(larger) for _ in range(REPEATS if taken < SLOW_SECONDS / 4 else 1))
         each = max(0.0, longer - taken) / (larger - number)
         number, taken = larger, longer

@@ -5,8 +5,9 @@ from emukit.data.inspect import inspect_store
 from emukit.data.split import working_protocols
 from emukit.data.store import open_store
 from emukit.progress import Reporter
-from tests.data.stores import CARD, coded_dataset
+from tests.data.stores import coded_card, coded_dataset
 
+CARD = coded_card()
 QUIET = Reporter(quiet=True)
 
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from torch import nn
 
 from emukit.data.split import make_split
 from emukit.errors import RecipeError, RunError
@@ -200,3 +201,26 @@ def test_sizes_read_as_people_write_them(amount, text):
 )
 def test_times_read_as_people_write_them(seconds, text):
     assert plan.duration(seconds) == text
+
+
+@pytest.mark.parametrize(("per_segment", "whole"), [(0.1, True), (2.0, False)])
+def test_a_slow_step_is_extrapolated_from_its_parts(monkeypatch, per_segment, whole):
+    """A step of 0.5 s and so much a segment; the first one, which allocates the optimiser's state, takes longer."""
+    clock, sizes = [0.0], []
+
+    class Slow:
+        network = nn.Identity()
+
+        def step(self, batches, rate, ramp):
+            sizes.append(len(batches[0]))
+            clock[0] += 0.5 + per_segment * len(batches[0]) + (9.0 if len(sizes) == 1 else 0.0)
+
+    class Source:
+        def epoch(self, epoch, seed):
+            return [list(range(32))]
+
+    monkeypatch.setattr(plan.time, "perf_counter", lambda: clock[0])
+    taken, timed = plan._time_steps(Slow(), Source(), accumulate=2)
+    assert taken == pytest.approx(2 * (0.5 + 32 * per_segment))
+    assert timed == whole
+    assert max(sizes) == (32 if whole else 4)
