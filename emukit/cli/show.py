@@ -122,7 +122,7 @@ def plan_tables(name: str, plan: Plan) -> Iterator[Table | Text]:
     yield cost
     walls = _cost_table("walls, the nearest first")
     for wall in plan.walls():
-        walls.add_row(wall.name, "?" if wall.reached is None else f"{wall.reached:.0%}", wall.what)
+        walls.add_row(wall.name, _part(wall.reached), wall.what)
     yield walls
     yield from _verdict(plan.walls())
 
@@ -135,6 +135,12 @@ def _verdict(walls: tuple[Wall, ...]) -> Iterator[Text]:
             yield Text(f"  {advice}")
     if not hit:
         yield Text(f"No wall is hit; the nearest is {walls[0].name}.")
+
+
+def _part(reached: float | None) -> str:
+    if reached is None:
+        return "?"
+    return f"{reached:.0%}" if reached < 10 else f"{reached:.0f} x"
 
 
 def _known(seconds: float | None) -> str:

@@ -41,8 +41,8 @@ from emukit.training.engine import Engine, Execution, matmul_precision
 
 # Longer than a night is the wall of time.
 PATIENCE_SECONDS = 12 * 3600.0
-# Real steps are timed until this much time has passed, and no more than so many.
-TIMED_SECONDS, TIMED_STEPS = 20.0, 4
+# A part of a step that takes this long is not followed by a larger one, and a quick one is timed so often.
+SLOW_SECONDS, REPEATS = 4.0, 3
 
 
 @dataclass(frozen=True)
@@ -203,13 +203,12 @@ def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, report
         if memory.footprint is None:
             return Plan(recipe, memory, steps, None, None, timed=False)
         flops = training.accumulate * memory.footprint.flops.at(training.segments.batch_size, training.segments.length)
+        seconds, timed = flops / memory.footprint.flops_per_second, False
         if memory.fits:
             engine = Engine(network, source, _loss(recipe, archive, comm.device), training, comm, Execution())
-            seconds = _time_steps(engine, source, training.accumulate)
-        else:
-            seconds = flops / memory.footprint.flops_per_second
+            seconds, timed = _time_steps(engine, source, training.accumulate)
         bar.advance(note="time")
-    return Plan(recipe, memory, steps, flops, seconds, timed=memory.fits)
+    return Plan(recipe, memory, steps, flops, seconds, timed)
 
 
 def _loss(recipe: NetworkRecipe, archive: Archive, device: torch.device) -> CompositeLoss:
@@ -218,17 +217,31 @@ def _loss(recipe: NetworkRecipe, archive: Archive, device: torch.device) -> Comp
     return CompositeLoss(terms, archive.variables, LossSpace(weights, recipe.loss.padding))
 
 
-def _time_steps(engine: Engine, source: SegmentSource, accumulate: int) -> float:
-    """Seconds of a real step, the fastest of a few; the first, which also prepares, counts only if it is slow."""
-    batches = source.epoch(0, seed=0)
+def _time_steps(engine: Engine, source: SegmentSource, accumulate: int) -> tuple[float, bool]:
+    """Seconds of a real step, and whether all of it was timed.
+
+    Parts of a batch are timed, one segment first and then four times as many, up to the whole or to a part that is
+    slow; from that one on, further segments are taken to cost what the last ones did.
+    """
+    batch = source.epoch(0, seed=0)[0]
     engine.network.train()
-    times: list[float] = []
-    while len(times) < TIMED_STEPS and sum(times) < TIMED_SECONDS:
-        first = len(times) * accumulate % len(batches)
+
+    def seconds(number: int) -> float:
         started = time.perf_counter()
-        engine.step(batches[first : first + accumulate], rate=0.0, ramp=1.0)
-        times.append(time.perf_counter() - started)
-    return min(times)
+        engine.step([batch[:number]], rate=0.0, ramp=1.0)
+        return time.perf_counter() - started
+
+    seconds(1)  # prepares what later steps find ready: the optimiser's state, above all
+    number, taken = 1, seconds(1)
+    if taken < SLOW_SECONDS:
+        taken = min(taken, *(seconds(1) for _ in range(REPEATS)))
+    each = taken
+    while number < len(batch) and (taken < SLOW_SECONDS or number == 1):
+        larger = min(4 * number, len(batch))
+        longer = min(seconds(larger) for _ in range(REPEATS if taken < SLOW_SECONDS / 4 else 1))
+        each = max(0.0, longer - taken) / (larger - number)
+        number, taken = larger, longer
+    return accumulate * (taken + (len(batch) - number) * each), number == len(batch)
 
 
 def duration(seconds: float) -> str:

@@ -1,0 +1,39 @@
+"""A report that promises a split which cannot be made, or hides one that can."""
+
+from emukit.data.demo import DemoClimate, write_demo
+from emukit.data.inspect import inspect_store
+from emukit.data.split import working_protocols
+from emukit.data.store import open_store
+from emukit.progress import Reporter
+from tests.data.stores import coded_card, coded_dataset
+
+CARD = coded_card()
+QUIET = Reporter(quiet=True)
+
+
+def protocol_line(report):
+    lines = list(report.lines())
+    return lines[lines.index("protocols") + 1]
+
+
+def test_a_report_lists_the_protocols_that_work(tmp_path):
+    store = write_demo(DemoClimate(lat_cells=4, lon_cells=6, members=1), tmp_path / "demo.zarr", reporter=QUIET)
+    report = inspect_store(store)
+    assert report.protocols == tuple(working_protocols(open_store(store)))
+    assert report.protocols[0] == "official"
+    assert protocol_line(report).strip().split(", ") == list(report.protocols)
+
+
+def test_a_store_too_short_for_any_protocol_says_so(coded_store):
+    report = inspect_store(coded_store("v2", coded_dataset()), card=CARD)
+    assert report.usable
+    assert report.protocols == ()
+    assert protocol_line(report).strip().startswith("none")
+
+
+def test_a_store_that_cannot_be_used_promises_nothing(coded_store):
+    ds = coded_dataset()
+    report = inspect_store(coded_store("v2", ds.drop_vars("pr")), card=CARD)
+    assert report.problems
+    assert report.protocols == ()
+    assert "protocols" not in list(report.lines())

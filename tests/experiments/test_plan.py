@@ -1,0 +1,226 @@
+"""Plans that are wrong about the machine, and automatic batch sizes that change a run."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from torch import nn
+
+from emukit.data.split import make_split
+from emukit.errors import RecipeError, RunError
+from emukit.experiments import batchsize, memory, plan
+from emukit.experiments.memory import SAFE
+from emukit.experiments.plan import make_plan
+from emukit.experiments.recipe import load_recipe
+from emukit.experiments.run import train_run
+from emukit.parallel.comm import Comm
+from emukit.progress import Reporter
+from tests.coded import warming_archive
+
+SETTINGS = [
+    "model.hidden=8",
+    "model.features=6",
+    "model.width=4",
+    "model.stages=1",
+    "model.pool_rows=1",
+    "model.pool_columns=2",
+    "inputs.window.history=3",
+    "training.epochs=1",
+    "training.segments.length=6",
+    "training.optimizer.warmup_steps=3",
+]
+QUIET = Reporter(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def archive():
+    return warming_archive()
+
+
+def recipe(*more):
+    return load_recipe("cnn-gru", None, [*SETTINGS, *more])
+
+
+def planned(archive, *more, comm=None):
+    return make_plan(archive, recipe(*more), make_split(archive, "k360"), comm or Comm(), QUIET)
+
+
+def with_memory(monkeypatch, amount):
+    monkeypatch.setattr(memory, "free_memory", lambda device: amount)
+
+
+def resolved(archive, *more, comm=None, recorded=None):
+    chosen = recipe("training.segments.per_batch=auto", *more)
+    made = batchsize.resolve_batch(chosen, archive, make_split(archive, "k360"), comm or Comm(), QUIET, recorded)
+    return made.training.segments.per_batch
+
+
+def test_a_plan_counts_what_training_has(archive):
+    made = planned(archive)
+    network = plan.build_for(made.recipe, archive, made.memory.batch and 13)
+    parameters = sum(p.numel() for p in network.parameters())
+    m = made.memory
+    assert (m.state.parameters, m.state.total) == (parameters, 16 * parameters)
+    assert m.batch == 4 * 1 * 24 * (13 * (6 + 2) + 2 * 6)
+    assert m.activations > 0
+    assert made.flops > 0
+    assert made.timed
+    assert made.steps == -(-sum(-(-len(s) // 6) + 1 for s in make_split(archive, "k360").train) // 1)
+    assert made.seconds == made.step_seconds * made.steps
+    assert [w.name for w in made.walls() if w.reached >= 1] == []
+
+
+def test_accumulated_batches_are_counted_as_one_step(archive):
+    one, four = planned(archive), planned(archive, "training.accumulate=4")
+    assert four.flops == 4 * one.flops
+    assert four.steps == -(-one.steps // 4)
+    assert four.memory.activations == one.memory.activations
+
+
+def test_a_model_that_does_not_fit_is_counted_and_not_built(archive, monkeypatch):
+    total = planned(archive).memory.state.total
+    with_memory(monkeypatch, int(total / SAFE) - 1000)
+
+    def build(*arguments):
+        network = original(*arguments)
+        assert next(network.parameters()).is_meta
+        return network
+
+    original = memory.build_for
+    monkeypatch.setattr(memory, "build_for", build)
+    monkeypatch.setattr(plan, "build_for", build)
+    made = planned(archive)
+    assert (made.memory.activations, made.seconds) == (None, None)
+    nearest = made.walls()[0]
+    assert nearest.name == "model"
+    assert nearest.reached > 1
+    assert any("--strategy fsdp --devices 2" in a for a in nearest.advice)
+
+
+def test_activations_that_do_not_fit_are_the_wall_and_no_step_is_taken(archive, monkeypatch):
+    settings = ("training.segments.per_batch=16", "training.segments.length=24")
+    m = planned(archive, *settings).memory
+    # Free memory is what is left once network and data are there.
+    with_memory(monkeypatch, int((m.on_device - m.activations / 2) / SAFE) - m.data - m.state.weights)
+    monkeypatch.setattr(plan, "_time_steps", lambda *a: pytest.fail("took a step that does not fit"))
+    monkeypatch.setattr(plan, "count_state", lambda *a: replace(m.state, weights=0, gradients=0, optimizer=0))
+    made = planned(archive, *settings)
+    nearest = made.walls()[0]
+    assert nearest.name == "activations"
+    assert 1 < nearest.reached < 4
+    assert any("per_batch=8 --set training.accumulate=2" in a for a in nearest.advice)
+    assert not made.timed
+    assert made.step_seconds > 0
+    assert "MAY NOT FIT" in made.memory.line()
+
+
+def test_a_night_is_the_wall_of_time(archive):
+    made = planned(archive)
+    slow = replace(made, step_seconds=1.1 * plan.PATIENCE_SECONDS / made.steps)
+    assert slow.walls()[0].name == "time"
+    assert slow.walls()[0].reached == pytest.approx(1.1)
+    assert any("GPU" in a for a in slow.walls()[0].advice)
+
+
+def test_advice_names_only_what_there_is(archive):
+    advice = {w.name: " ".join(w.advice) for w in planned(archive, "training.precision=bf16").walls()}
+    assert "bf16" not in advice["activations"]
+    assert "checkpoint" not in advice["activations"]
+    assert "per_batch" not in advice["activations"]  # it is 1 already
+    assert "average" not in advice["model"]
+
+
+def test_what_is_fitted_in_closed_form_needs_no_plan(archive):
+    with pytest.raises(RecipeError, match="linear needs no plan"):
+        make_plan(archive, load_recipe("linear"), make_split(archive, "k360"), Comm(), QUIET)
+
+
+def test_an_automatic_batch_leaves_an_epoch_its_steps(archive):
+    number = resolved(archive)
+    steps = planned(archive, f"training.segments.per_batch={number}").steps
+    twice = planned(archive, f"training.segments.per_batch={2 * number}").steps
+    assert number & (number - 1) == 0
+    assert steps >= batchsize.FEWEST_STEPS > twice
+    assert resolved(archive, "training.accumulate=2") == number // 2
+
+
+def test_an_automatic_batch_fits(archive, monkeypatch):
+    unlimited = resolved(archive)
+    m = planned(archive, f"training.segments.per_batch={unlimited}").memory
+    with_memory(monkeypatch, int(m.on_device / SAFE) + 1000)
+    assert resolved(archive) == unlimited
+    with_memory(monkeypatch, int(m.on_device / SAFE) - 1000)
+    assert resolved(archive) == unlimited // 2
+    with_memory(monkeypatch, 1000)
+    assert resolved(archive) == 1
+
+
+def test_processes_cut_the_batches_of_the_first(archive, monkeypatch):
+    """Their memories may differ; the batches must not."""
+    comm = Comm(rank=1, world=2)
+    monkeypatch.setattr(Comm, "sum", lambda self, values: values + 2)
+    assert resolved(archive, comm=comm) == 2
+
+
+def test_a_number_stays_as_it_is(archive):
+    chosen = recipe("training.segments.per_batch=3")
+    split = make_split(archive, "k360")
+    assert batchsize.resolve_batch(chosen, archive, split, Comm(), QUIET) is chosen
+    linear = load_recipe("linear")
+    assert batchsize.resolve_batch(linear, archive, split, Comm(), QUIET) is linear
+
+
+def test_a_run_with_an_automatic_batch_resumes_with_its_number_on_another_machine(archive, monkeypatch, tmp_path):
+    auto = recipe("training.segments.per_batch=auto")
+    train_run(archive, auto, tmp_path / "run", protocol="k360", reporter=QUIET)
+    number = json.loads((tmp_path / "run/run.json").read_text())["recipe"]["training"]["segments"]["per_batch"]
+    assert number == resolved(archive)
+    with_memory(monkeypatch, 1000)
+    run, _ = train_run(archive, auto, tmp_path / "run", protocol="k360", resume=True, reporter=QUIET)
+    assert run.recipe.training.segments.per_batch == number
+    other = recipe("training.segments.per_batch=auto", "training.epochs=2")
+    with pytest.raises(RunError, match="another recipe"):
+        train_run(archive, other, tmp_path / "run", protocol="k360", resume=True, reporter=QUIET)
+
+
+def test_where_arrays_live_is_no_other_run():
+    assert recipe().digest == recipe("training.segments.residency=host").digest
+    assert recipe().digest != recipe("training.segments.mix=scenario").digest
+
+
+@pytest.mark.parametrize(
+    ("amount", "text"), [(0, "0 B"), (999, "999 B"), (1234, "1.23 kB"), (999_600, "1 MB"), (4.5e9, "4.5 GB")]
+)
+def test_sizes_read_as_people_write_them(amount, text):
+    assert memory.size(amount) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0123, "0.0123 s"), (119, "119 s"), (600, "10 min"), (3600 * 5, "5.0 h"), (86400 * 3, "3.0 days")],
+)
+def test_times_read_as_people_write_them(seconds, text):
+    assert plan.duration(seconds) == text
+
+
+@pytest.mark.parametrize(("per_segment", "whole"), [(0.1, True), (2.0, False)])
+def test_a_slow_step_is_extrapolated_from_its_parts(monkeypatch, per_segment, whole):
+    """A step of 0.5 s and so much a segment; the first one, which allocates the optimiser's state, takes longer."""
+    clock, sizes = [0.0], []
+
+    class Slow:
+        network = nn.Identity()
+
+        def step(self, batches, rate, ramp):
+            sizes.append(len(batches[0]))
+            clock[0] += 0.5 + per_segment * len(batches[0]) + (9.0 if len(sizes) == 1 else 0.0)
+
+    class Source:
+        def epoch(self, epoch, seed):
+            return [list(range(32))]
+
+    monkeypatch.setattr(plan.time, "perf_counter", lambda: clock[0])
+    taken, timed = plan._time_steps(Slow(), Source(), accumulate=2)
+    assert taken == pytest.approx(2 * (0.5 + 32 * per_segment))
+    assert timed == whole
+    assert max(sizes) == (32 if whole else 4)
