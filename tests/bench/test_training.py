@@ -14,7 +14,7 @@ from emukit.bench import Measured, training
 from emukit.bench.networks import Job
 from emukit.data.segments import SegmentSource
 from emukit.errors import EmukitError
-from tests.bench.test_networks import SMALL, in_this_process  # noqa: F401
+from tests.bench.test_networks import SMALL, in_this_process, made_once  # noqa: F401
 
 SETTINGS = (*SMALL, "training.segments.length=24", "training.segments.per_batch=2")
 JOB = Job("cnn-gru", SETTINGS, months=96, grid=(8, 12), years=31)
@@ -62,23 +62,36 @@ def test_a_slow_input_path_shows_and_breaks_its_bound(monkeypatch: pytest.Monkey
     batch = SegmentSource.batch
 
     def slow(self: SegmentSource, *args: Any, **options: Any) -> Any:
-        time.sleep(0.1)
+        time.sleep(0.2)
         return batch(self, *args, **options)
 
     monkeypatch.setattr(SegmentSource, "batch", slow)
     (figure,) = training.bench_input(JOB, 1)
-    assert 50 < figure.value < 110
+    # Nearly all of a step; other work on the machine takes its part of it.
+    assert 20 < figure.value < 150
     assert quick.value < figure.value
     assert not figure.within
     assert "S = 2, L = 24" in figure.name
 
 
-def test_training_ends_with_the_first_score_that_is_low_enough() -> None:
-    job = replace(JOB, settings=(*SETTINGS, "inputs.window.history=2"), years=2)
-    started = time.perf_counter()
-    best = training.prepare_reach(*job.words, "demo", "60", "50")()
-    assert 0.3 < best <= 50
-    assert time.perf_counter() - started < 50
+@pytest.fixture
+def small_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "open_data", lambda store: made_once(JOB))
+
+
+@pytest.mark.usefixtures("small_store")
+def test_training_ends_with_the_first_score_that_is_low_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    epochs: list[int] = []
+    epoch = SegmentSource.epoch
+
+    def count(self: SegmentSource, *args: Any) -> Any:
+        epochs.append(1)
+        return epoch(self, *args)
+
+    monkeypatch.setattr(SegmentSource, "epoch", count)
+    best = training.prepare_reach(*JOB.words, "store", "60", "50")()
+    assert 0.1 < best <= 50
+    assert len(epochs) == 2  # the score of the first is seen with the next step
 
 
 def test_a_score_that_is_not_reached_is_said_not_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,5 +111,6 @@ def test_a_score_that_is_not_reached_is_said_not_to_be(monkeypatch: pytest.Monke
     assert "convlstm not reached in 90 s, best 0.950" in missed.name
 
 
+@pytest.mark.usefixtures("small_store")
 def test_the_budget_ends_a_training() -> None:
-    assert training.prepare_reach(*JOB.words, "demo", "0", "0.1")() == math.inf
+    assert training.prepare_reach(*JOB.words, "store", "0", "0.1")() == math.inf
