@@ -10,8 +10,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
-
 from emukit.data.archive import Archive
 from emukit.data.cutting import Cutting
 from emukit.data.frames import FrameEncoder
@@ -33,8 +31,7 @@ from emukit.experiments.memory import (
     size,
 )
 from emukit.experiments.recipe import NetworkRecipe, Recipe
-from emukit.losses.composite import CompositeLoss
-from emukit.losses.space import LossSpace
+from emukit.experiments.trainer import composite_loss
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.training.engine import Engine, Execution, matmul_precision
@@ -205,16 +202,12 @@ def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, report
         flops = training.accumulate * memory.footprint.flops.at(training.segments.batch_size, training.segments.length)
         seconds, timed = flops / memory.footprint.flops_per_second, False
         if memory.fits:
-            engine = Engine(network, source, _loss(recipe, archive, comm.device), training, comm, Execution())
+            engine = Engine(
+                network, source, composite_loss(recipe.loss, archive, comm.device), training, comm, Execution()
+            )
             seconds, timed = _time_steps(engine, source, training.accumulate)
         bar.advance(note="time")
     return Plan(recipe, memory, steps, flops, seconds, timed)
-
-
-def _loss(recipe: NetworkRecipe, archive: Archive, device: torch.device) -> CompositeLoss:
-    weights = torch.as_tensor(archive.grid.weights, dtype=torch.float32, device=device)
-    terms = {"tas": recipe.loss.tas, "pr": recipe.loss.pr}
-    return CompositeLoss(terms, archive.variables, LossSpace(weights, recipe.loss.padding))
 
 
 def _time_steps(engine: Engine, source: SegmentSource, accumulate: int) -> tuple[float, bool]:

@@ -22,6 +22,7 @@ from emukit.emulators.base import Emulator
 from emukit.emulators.neural import NeuralEmulator
 from emukit.emulators.registry import EMULATORS
 from emukit.experiments.evaluate import score_emulator
+from emukit.experiments.memory import memory_plan
 from emukit.experiments.recipe import NetworkRecipe, Recipe
 from emukit.losses.composite import CompositeLoss
 from emukit.losses.space import LossSpace
@@ -31,6 +32,7 @@ from emukit.progress import Reporter
 from emukit.training.checkpoint import load_best
 from emukit.training.engine import Engine, Execution, matmul_precision
 from emukit.training.loop import train
+from emukit.training.settings import LossSettings
 
 Finish = Callable[[Path, Reporter], tuple[Emulator, dict[str, Any]]]
 
@@ -52,6 +54,14 @@ def prepare(archive: Archive, recipe: Recipe, split: Split, seed: int, comm: Com
     return lambda folder, reporter: (fitted, {})
 
 
+def composite_loss(settings: LossSettings, archive: Archive, device: torch.device) -> CompositeLoss:
+    """The loss of a recipe on an archive's grid."""
+    grid = archive.grid
+    weights = grid.weights if settings.area_weighted else np.full(grid.shape, 1.0 / np.prod(grid.shape))
+    space = LossSpace(torch.as_tensor(weights, dtype=torch.float32, device=device), settings.padding)
+    return CompositeLoss({"tas": settings.tas, "pr": settings.pr}, archive.variables, space)
+
+
 class Trainer:
     """A network with its batches and loss, ready to train."""
 
@@ -66,16 +76,13 @@ class Trainer:
         self._emulator = NeuralEmulator(
             archive.domain, recipe.emulator, recipe.options, self._network(len(encoder.channels)), encoder, normalizer
         )
-        cells = archive.grid.shape[0] * archive.grid.shape[1]
-        weights = archive.grid.weights if recipe.loss.area_weighted else np.full(archive.grid.shape, 1.0 / cells)
-        loss = CompositeLoss(
-            {"tas": recipe.loss.tas, "pr": recipe.loss.pr},
-            archive.variables,
-            LossSpace(torch.as_tensor(weights, dtype=torch.float32, device=comm.device), recipe.loss.padding),
-        )
         self._source = source
-        self._parameters = sum(p.numel() for p in self._emulator.network.parameters())
-        self._engine = Engine(self._emulator.network, source, loss, recipe.training, comm, execution)
+        network = self._emulator.network
+        self._parameters = sum(p.numel() for p in network.parameters())
+        sharded = execution.strategy == "fsdp"
+        self._memory = memory_plan(network, source, recipe.training, comm, sharded=sharded)
+        loss = composite_loss(recipe.loss, archive, comm.device)
+        self._engine = Engine(network, source, loss, recipe.training, comm, execution)
         if comm.world > 1:
             # The weights were drawn alike; dropout must differ, or every process would drop the same units.
             torch.manual_seed((seed * comm.world + comm.rank + 1) % 2**63)
@@ -88,6 +95,7 @@ class Trainer:
             f"{self._recipe.emulator}: {self._parameters:,} parameters, {len(emulator.encoder.channels)} channels, "
             f"{settings.epochs} epochs of {-(-self._source.steps_per_epoch // settings.accumulate)} steps on {where}"
         )
+        reporter.say(self._memory.line())
         with matmul_precision(settings.precision):
             result = train(
                 self._engine,

@@ -164,8 +164,8 @@ def test_not_finite_loss_names_the_batch_and_keeps_the_checkpoint(tmp_path, monk
     batch = SegmentSource.batch
     steps = []
 
-    def poisoned(self, segments):
-        out = batch(self, segments)
+    def poisoned(self, segments, months=None):
+        out = batch(self, segments, months)
         steps.append(segments)
         if len(steps) == self.steps_per_epoch + 2:
             out.targets[0, 0, 0, 0, 0] = float("nan")
