@@ -22,7 +22,10 @@ ROOT = Path(__file__).parents[2]
 CASES = {
     "segments": {"network": "cnn-gru", "set": ["model.dropout=0.0"]},
     "months": {"network": "cnn-gru", "set": ["training.segments.per_batch=1"]},
-    "batchnorm": {"network": "cnn-gru-published", "set": ["training.segments.per_batch=5"]},
+    "batchnorm": {
+        "network": "cnn-gru-published",
+        "set": ["training.segments.per_batch=5", "training.optimizer.learning_rate=1e-4"],
+    },
     "accumulated": {
         "network": "cnn-gru",
         "set": ["training.accumulate=3", "training.average.kind=ema", "loss.pr.dice=0.5", "loss.tas.hessian=0.2"],
