@@ -18,6 +18,7 @@ from emukit.data.archive import Domain, Scenario
 from emukit.data.frames import FrameEncoder
 from emukit.data.targets import TargetNormalizer
 from emukit.emulators.base import Emulator
+from emukit.models.precision import matmul_precision
 from emukit.models.registry import build_network
 
 # Target months computed at once: enough to keep two cores busy, few enough that a 353 M-parameter network fits 8 GB.
@@ -63,7 +64,8 @@ class NeuralEmulator(Emulator):
         self.network.eval()
         out = np.empty((stop - start, len(self.variables), *self.grid.shape), np.float32)
         try:
-            with torch.inference_mode():
+            # Predictions are float32, whatever training was: a score must not depend on where it is computed.
+            with torch.inference_mode(), matmul_precision("fp32"):
                 for first in range(start, stop, BLOCK_MONTHS):
                     last = min(first + BLOCK_MONTHS, stop)
                     index = torch.from_numpy(window.frames(first, last - first, len(scenario))).to(self.device)

@@ -30,7 +30,14 @@ FEWEST_STEPS = 8
 
 
 def resolve_batch(
-    recipe: R, archive: Archive, split: Split, comm: Comm, reporter: Reporter, recorded: Recipe | None = None
+    recipe: R,
+    archive: Archive,
+    split: Split,
+    comm: Comm,
+    reporter: Reporter,
+    recorded: Recipe | None = None,
+    *,
+    shards: int = 1,
 ) -> R:
     """Put a number in the place of an automatic batch size; any other recipe comes back as it is.
 
@@ -44,26 +51,29 @@ def resolve_batch(
         comm: The processes, which agree on what the first of them finds.
         reporter: Is told the number.
         recorded: The recipe of the run that is resumed, whose number is taken.
+        shards: Processes that share the network's state.
     """
     if not isinstance(recipe, NetworkRecipe) or recipe.training.segments.per_batch != "auto":
         return recipe
     if isinstance(recorded, NetworkRecipe):
         found = recorded.training.segments.batch_size
     else:
-        found = _largest_batch(recipe, archive, split, comm)
+        found = _largest_batch(recipe, archive, split, comm, shards)
     # Every process must cut the same batches, and their memories may differ.
     number = int(comm.sum(np.array([float(found if comm.main else 0)]))[0])
     reporter.say(f"training.segments.per_batch: auto is {number} here")
     return _with_batch(recipe, number)
 
 
-def _largest_batch(recipe: NetworkRecipe, archive: Archive, split: Split, comm: Comm) -> int:
+def _largest_batch(recipe: NetworkRecipe, archive: Archive, split: Split, comm: Comm, shards: int) -> int:
     training, window = recipe.training, recipe.inputs.window
     encoder = FrameEncoder.fit(archive, split.train, recipe.inputs)
     channels, length = len(encoder.channels), training.segments.length
     state = count_state(recipe, archive, channels)
+    own_state = -(-state.total // shards)
     available = free_share(comm)
-    if state.total > SAFE * available:
+    # Whole, with its gradients, it must fit to be measured.
+    if max(own_state, state.weights + state.gradients) > SAFE * available:
         return 1
     network = build_for(recipe, archive, channels).to(comm.device)
     frame = (channels, *archive.grid.shape)
@@ -78,7 +88,7 @@ def _largest_batch(recipe: NetworkRecipe, archive: Archive, split: Split, comm: 
         streamed = place(sized.residency, data, available, comm.device.type) == "host" and comm.device.type != "cpu"
         segments, months = largest_share(number, length, comm.world)
         batch = batch_bytes(segments, months, frame, len(archive.variables), window.history)
-        needed = state.total + (0 if streamed else data) + batch + activations.at(segments, months)
+        needed = own_state + (0 if streamed else data) + batch + activations.at(segments, months)
         return needed <= SAFE * available
 
     number = 1

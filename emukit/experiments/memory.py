@@ -82,7 +82,7 @@ class MemoryPlan:
         yield "data", size(self.data), where
         yield "batch", size(self.batch), "frames and targets"
         if self.activations is None:
-            yield "activations", "?", "not measured: the model alone does not fit"
+            yield "activations", "?", "not measured: the whole model is not on this device"
         else:
             yield "activations", size(self.activations), "kept for the backward pass, measured at small sizes"
         share = self.on_device / self.available if self.available else float("inf")
@@ -91,7 +91,8 @@ class MemoryPlan:
     def line(self) -> str:
         """The same in one line."""
         parts = ", ".join(f"{what} {amount}" for what, amount, _ in self.rows())
-        return f"memory: {parts} of {size(self.available)}{'' if self.fits else ' - IT MAY NOT FIT: see `emukit plan`'}"
+        doubt = "" if self.fits or self.shards > 1 else " - IT MAY NOT FIT: see `emukit plan`"
+        return f"memory: {parts} of {size(self.available)}{doubt}"
 
 
 def memory_plan(
@@ -102,7 +103,7 @@ def memory_plan(
     To be called once both are made, before the network is wrapped; nothing that training depends on is changed.
 
     Args:
-        network: On its device.
+        network: On its device; to be sharded, on the CPU.
         source: Batches.
         settings: Batch size, precision, averaging.
         comm: The processes.
@@ -113,7 +114,9 @@ def memory_plan(
     available = free_share(comm) + state.weights + (0 if streamed else source.resident_bytes)
     history = source.window.history
     footprint = None
-    if state.total // shards <= SAFE * available:
+    # Whole, with its gradients, it must fit to be measured, also where only a shard of it would be trained here.
+    whole = state.weights + state.gradients
+    if whole <= SAFE * available and next(network.parameters()).device.type == comm.device.type:
         footprint = measure(network, source.frame, history, settings.segments.length, settings.precision)
     segments, months = largest_share(settings.segments.batch_size, settings.segments.length, comm.world)
     return MemoryPlan(

@@ -32,9 +32,10 @@ from emukit.experiments.memory import (
 )
 from emukit.experiments.recipe import NetworkRecipe, Recipe
 from emukit.experiments.trainer import composite_loss
+from emukit.models.precision import matmul_precision
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
-from emukit.training.engine import Engine, Execution, matmul_precision
+from emukit.training.engine import Engine, Execution
 
 # Longer than a night is the wall of time.
 PATIENCE_SECONDS = 12 * 3600.0

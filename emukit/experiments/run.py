@@ -166,7 +166,11 @@ def train_run(
     split = make_split(archive, protocol, members)
     comm = comm or Comm()
     going_on = resume and (folder / RECORD_FILE).exists()
-    recipe = resolve_batch(recipe, archive, split, comm, reporter, read_run(folder).recipe if going_on else None)
+    execution = execution or Execution()
+    shards = comm.world if execution.strategy == "fsdp" else 1
+    recipe = resolve_batch(
+        recipe, archive, split, comm, reporter, read_run(folder).recipe if going_on else None, shards=shards
+    )
     everyone = {m for s in archive.values() for m in s.members}
     chosen = None if members is None or set(members) == everyone else tuple(sorted(members))
     identity = Identity(
@@ -185,7 +189,7 @@ def train_run(
         reporter.say(f"note: {note}")
     # Everything that can be wrong with recipe and data shows in the preparation, before the folder is made.
     started = time.monotonic()
-    finish = prepare(archive, recipe, split, seed, comm, execution or Execution())
+    finish = prepare(archive, recipe, split, seed, comm, execution)
     with exclusive(folder) if comm.main else nullcontext():
         known = _existing(folder, identity, resume) if comm.main else None
         record = known or _new_record(archive, recipe, split, identity, opening)

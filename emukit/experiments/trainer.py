@@ -5,6 +5,7 @@ Invariant: normalisers are fitted on the split's training spans alone, and initi
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,15 +23,17 @@ from emukit.emulators.base import Emulator
 from emukit.emulators.neural import NeuralEmulator
 from emukit.emulators.registry import EMULATORS
 from emukit.experiments.evaluate import score_emulator
-from emukit.experiments.memory import memory_plan
+from emukit.experiments.memory import SAFE, free_share, memory_plan
 from emukit.experiments.recipe import NetworkRecipe, Recipe
 from emukit.losses.composite import CompositeLoss
 from emukit.losses.space import LossSpace
+from emukit.models.precision import matmul_precision
 from emukit.models.registry import build_network
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.training.checkpoint import load_best
-from emukit.training.engine import Engine, Execution, matmul_precision
+from emukit.training.engine import Engine, Execution
+from emukit.training.footprint import State
 from emukit.training.loop import train
 from emukit.training.settings import LossSettings
 
@@ -79,7 +82,9 @@ class Trainer:
         self._source = source
         network = self._emulator.network
         self._parameters = sum(p.numel() for p in network.parameters())
-        sharded = execution.strategy == "fsdp"
+        sharded = execution.strategy == "fsdp" and comm.world > 1
+        if not sharded:
+            network.to(comm.device)
         self._memory = memory_plan(network, source, recipe.training, comm, sharded=sharded)
         loss = composite_loss(recipe.loss, archive, comm.device)
         self._engine = Engine(network, source, loss, recipe.training, comm, execution)
@@ -108,9 +113,14 @@ class Trainer:
                 reporter=reporter,
             )
         if comm.world > 1:
-            # Wrapped or sharded for training; what is kept is the plain network.
+            # Wrapped or sharded for training; what is kept is the plain network. It comes to the device if there is
+            # room: where it had to be sharded, perhaps not even now that gradients and optimiser are gone.
             emulator.network = self._network(len(emulator.encoder.channels))
             load_best(folder, result.best_epoch, emulator.network)
+            del self._engine
+            gc.collect()
+            if State.of(emulator.network, averaged=False).weights <= SAFE * free_share(comm):
+                emulator.network.to(comm.device)
         emulator.network.eval()
         outcome = {
             "parameters": self._parameters,
@@ -130,4 +140,4 @@ class Trainer:
             grid=self._archive.grid.shape,
             history=self._recipe.inputs.window.history,
             options=self._recipe.options,
-        ).to(self._comm.device)
+        )

@@ -32,9 +32,7 @@ def time_mean(space: LossSpace) -> LossTerm:
 
     def term(prediction: Tensor, target: Tensor, mean: Mean) -> Tensor:
         error = prediction.mean(1) - target.mean(1)
-        rooted: Tensor = (space.area_mean(error.square()) + VARIANCE_FLOOR).sqrt()
-        value: Tensor = mean(rooted) - VARIANCE_FLOOR**0.5
-        return value
+        return mean(root(space.area_mean(error.square())))
 
     return term
 

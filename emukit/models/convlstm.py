@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils import checkpoint as recompute
 
 from emukit.models.heads import (
     FrameMaps,
@@ -56,7 +56,7 @@ class ConvLSTM(nn.Module):
     """Forcing frames to climate, (S, L+H-1, C, Y, X) -> (S, L, V, Y, X)."""
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {
-        "large": {"width": 64, "hidden": 256, "layers": 3, "linear": 128, "checkpointing": True, "trunks": "separate"}
+        "large": {"width": 64, "hidden": 256, "layers": 3, "linear": 128, "checkpoint": True, "trunks": "separate"}
     }
     BLOCKS: ClassVar[tuple[type[nn.Module], ...]] = (ConvLSTMCell,)
 
@@ -78,7 +78,7 @@ class ConvLSTM(nn.Module):
         trunks: Trunks = "shared",
         local: bool = True,
         dropout: float = 0.0,
-        checkpointing: bool = False,
+        checkpoint: bool = False,
         poles: Poles = "reflect",
     ) -> None:
         """Fresh weights.
@@ -99,7 +99,7 @@ class ConvLSTM(nn.Module):
             trunks: One trunk for all variables, or one for each.
             local: Whether every cell has head weights of its own.
             dropout: On the state that the heads read, while training.
-            checkpointing: Keep each step's states alone for the gradient and compute its gates again: less memory,
+            checkpoint: Keep each step's states alone for the gradient and compute its gates again: less memory,
                 about a third more time.
             poles: What convolutions see beyond the poles, see `emukit.models.layers.pad_globe`.
 
@@ -125,7 +125,7 @@ class ConvLSTM(nn.Module):
                 pool=(pool_rows, pool_columns),
                 local=local,
                 dropout=dropout,
-                checkpointing=checkpointing,
+                checkpoint=checkpoint,
                 poles=poles,
             )
             for served in branch_sizes(trunks, variables)
@@ -154,11 +154,11 @@ class _Branch(nn.Module):
         pool: tuple[int, int],
         local: bool,
         dropout: float,
-        checkpointing: bool,
+        checkpoint: bool,
         poles: Poles,
     ) -> None:
         super().__init__()
-        self.grids, self.history, self.bands, self.checkpointing = grids, history, bands, checkpointing
+        self.grids, self.history, self.bands, self.checkpoint = grids, history, bands, checkpoint
         self.encoder = FrameMaps(in_channels, widths, poles=poles)
         inputs = [widths[-1], *[hidden] * (layers - 1)]
         self.inputs = nn.ModuleList(_gates(n, hidden, poles) for n in inputs)
@@ -190,8 +190,8 @@ class _Branch(nn.Module):
         states: list[State] = [None] * len(self.cells)
         for step in range(self.history):
             now = given[:, step : step + months].flatten(0, 1)
-            if self.checkpointing and torch.is_grad_enabled():
-                states = checkpoint(self._step, now, states, use_reentrant=False)
+            if self.checkpoint and torch.is_grad_enabled():
+                states = recompute.checkpoint(self._step, now, states, use_reentrant=False)
             else:
                 states = self._step(now, states)
         last = states[-1]

@@ -49,8 +49,9 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
             unbiased = variance * independent / (independent - 1)
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
-        scale = torch.rsqrt(variance + self.eps).to(fields.dtype)
-        normal = (fields - mean.to(fields.dtype)[:, None, None]) * scale[:, None, None]
+        # In float32 also where the fields are half as precise: differences from the mean need it.
+        scale = torch.rsqrt(variance + self.eps).float()[:, None, None]
+        normal = (fields.float() - mean.float()[:, None, None]) * scale
         return torch.addcmul(self.bias[:, None, None], normal, self.weight[:, None, None]).to(fields.dtype)
 
 

@@ -33,12 +33,16 @@ class Spread:
     """
 
     def __init__(self, network: nn.Module, comm: Comm, strategy: Strategy) -> None:
-        """Wrap a network that is the same on every process and on its device."""
+        """Wrap a network that is the same on every process, wherever it is now.
+
+        A network to be sharded is best on the CPU: block by block it comes to the device, of each only a shard stays.
+        """
         self.network = network
         self.comm = comm
         self.sharded = comm.world > 1 and strategy == "fsdp"
         self._call: nn.Module = network
         if comm.world == 1:
+            network.to(comm.device)
             return
         if self.sharded:
             # Our networks never change in place what a block returns, a view or not.
@@ -51,6 +55,7 @@ class Spread:
                     fully_shard(module, mesh=mesh)
             fully_shard(network, mesh=mesh)
             return
+        network.to(comm.device)
         self._call = DistributedDataParallel(
             network,
             device_ids=[comm.device.index] if comm.device.type == "cuda" else None,

@@ -229,12 +229,14 @@ def _reader(folder: Path, content: dict[str, Any]) -> tuple[set[str], Callable[[
 
 
 def _restore_random(content: dict[str, Any], state: TrainingState, comm: Comm) -> None:
-    if len(content["rng"]) == comm.world:
+    cuda = comm.device.type == "cuda"
+    if len(content["rng"]) == comm.world and bool(content["cuda_rng"]) == cuda:
         torch.set_rng_state(content["rng"][comm.rank])
-        if content["cuda_rng"] and comm.device.type == "cuda":
+        if cuda:
             torch.cuda.set_rng_state(content["cuda_rng"][comm.rank], comm.device)
         return
-    # Another number of processes: their dropout cannot be that of before, but must differ between them.
+    # Another number of processes, or devices of another kind: dropout cannot go on as before, but must not begin again,
+    # and must differ between processes.
     seed = int.from_bytes(bytes(content["rng"][0][:8].tolist()), "little")
     torch.manual_seed((seed + 1_000_003 * state.epoch + 1009 * state.step + comm.rank) % 2**63)
 

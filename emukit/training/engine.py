@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -189,18 +188,6 @@ class Engine:
             raise TrainingError(
                 "--compile needs a C++ compiler on the CPU", found="neither g++ nor clang++", hint="install one"
             )
-
-
-@contextmanager
-def matmul_precision(precision: str) -> Iterator[None]:
-    """Whether GPUs may round the factors of float32 products to TF32, inside the block: only where asked for."""
-    matmul, convolution = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, convolution.allow_tf32
-    matmul.allow_tf32 = convolution.allow_tf32 = precision == "tf32"
-    try:
-        yield
-    finally:
-        matmul.allow_tf32, convolution.allow_tf32 = before
 
 
 def _compile(network: nn.Module, by_block: bool) -> None:

@@ -115,4 +115,9 @@ class TrainingSettings(Settings):
     def _validated_at_all(self) -> TrainingSettings:
         if self.validate_every > self.epochs:
             raise ValueError(f"validate_every {self.validate_every} is more than epochs {self.epochs}")
+        averaged = self.epochs - int(self.average.start * self.epochs)
+        if self.average.kind == "swa" and averaged < 2:
+            raise ValueError(
+                f"average.start {self.average.start} leaves swa {averaged} of {self.epochs} epochs; it needs two"
+            )
         return self

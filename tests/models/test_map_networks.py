@@ -205,8 +205,8 @@ def test_convlstm_projects_each_frame_once_and_pays_a_window_its_recurrence_alon
 def test_checkpointing_changes_no_gradient(layers: int) -> None:
     frames = torch.randn(1, 7, 3, 8, 12)
     results = []
-    for checkpointing in (False, True):
-        network = small("convlstm", layers=layers, checkpointing=checkpointing)
+    for checkpoint in (False, True):
+        network = small("convlstm", layers=layers, checkpoint=checkpoint)
         cell, calls = network.branches[0].cells[0], []
         # Before the call: a checkpoint computes a step again no further than the gradient needs.
         cell.register_forward_pre_hook(lambda module, args, calls=calls: calls.append(1))

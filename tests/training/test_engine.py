@@ -18,10 +18,11 @@ from emukit.experiments.recipe import load_recipe
 from emukit.experiments.run import train_run
 from emukit.losses.composite import CompositeLoss
 from emukit.losses.space import LossSpace
+from emukit.models.precision import matmul_precision
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.training.average import WeightAverage
-from emukit.training.engine import Engine, Execution, matmul_precision
+from emukit.training.engine import Engine, Execution
 from emukit.training.log import read_lines
 from emukit.training.settings import AverageSettings, TrainingSettings
 from tests.coded import warming_archive
