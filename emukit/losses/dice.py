@@ -1,7 +1,8 @@
 """The Dice loss for fields: how little two fields overlap.
 
 Invariant: it is a ratio of sums over the whole batch, not a mean of ratios, so it does not depend on how the batch is
-divided over processes (batches whose gradients are accumulated are batches of their own); scaling both fields by one factor does not change it.
+divided over processes (batches whose gradients are accumulated are batches of their own); scaling both fields by one
+factor does not change it.
 """
 
 from __future__ import annotations
