@@ -168,9 +168,8 @@ def train_run(
     going_on = resume and (folder / RECORD_FILE).exists()
     execution = execution or Execution()
     shards = comm.world if execution.strategy == "fsdp" else 1
-    recipe = resolve_batch(
-        recipe, archive, split, comm, reporter, read_run(folder).recipe if going_on else None, shards=shards
-    )
+    recorded = read_run(folder).recipe if going_on else None
+    recipe = resolve_batch(recipe, archive, split, comm, reporter, recorded, shards=shards)
     everyone = {m for s in archive.values() for m in s.members}
     chosen = None if members is None or set(members) == everyone else tuple(sorted(members))
     identity = Identity(
