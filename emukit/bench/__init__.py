@@ -67,7 +67,7 @@ class Figure:
         value: Median, in `unit`.
         unit: ``s`` or ``ms``, ``months/s``, or ``%``.
         reference: Median of the plain reference, in the same unit.
-        ratio: How many times faster than the reference.
+        ratio: How many times faster than the reference; NaN where that cannot be said.
         peak_mb: Peak resident memory in 1e6 bytes; that of the accelerator where one was used.
         bound: What it is held to, in words.
         within: Whether it holds.
@@ -94,8 +94,17 @@ class Figure:
 
     def cells(self) -> tuple[str, ...]:
         """What stands under the headings."""
-        numbers = (f"{self.value:.2f} {self.unit}", f"{self.reference:.2f} {self.unit}", f"{self.ratio:.1f}")
-        return (self.name, *numbers, f"{self.peak_mb:.0f}", self.bound, "yes" if self.within else "NO")
+        numbers = (f"{self.value:.2f} {self.unit}", f"{self.reference:.2f} {self.unit}", times_faster(self.ratio))
+        # Where nothing is held to a bound, nothing holds.
+        holds = ("yes" if self.within else "NO") if self.bound else ""
+        return (self.name, *numbers, f"{self.peak_mb:.0f}", self.bound, holds)
+
+
+def times_faster(ratio: float) -> str:
+    """A ratio for people: to a tenth, below one in two significant digits; a dash where there is none."""
+    if math.isnan(ratio):
+        return "-"
+    return f"{ratio:.1f}" if ratio >= 1 else f"{ratio:.2g}"
 
 
 def compare(

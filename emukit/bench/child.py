@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from emukit.bench import Work
+from emukit.errors import EmukitError
 
 
 def peak_mb() -> float:
@@ -46,4 +47,8 @@ def main(work: str, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except EmukitError as e:
+        # The parent shows what stands here; a traceback would hide it.
+        sys.exit(e.text())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import shutil
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,16 +18,17 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from emukit.bench import Measured, Work, measure
-from emukit.bench.networks import PUBLISHED, Job, made_up_archive, network_recipe, read_job, wait
+from emukit.bench import Measured, Work, measure, times_faster
+from emukit.bench.networks import PUBLISHED, Job, channels_of, made_up_archive, network_recipe, read_job, wait
 from emukit.bench.roofline import Cost, autocast, count_step, use_precision
-from emukit.data.frames import FrameEncoder
 from emukit.data.split import Span
 from emukit.errors import EmukitError
 from emukit.models.registry import build_network, network_entry
 
 PRECISIONS = ("fp32", "tf32", "bf16", "bf16+compile")
 LENGTHS = (1, 12, 60)
+# The line that the others of a network are held against.
+BASE = ("fp32", 1)
 # Target months of a step, whatever the segments they stand in: a multiple of every length.
 MONTHS = {"cuda": 240, "cpu": 60}
 LARGE = "model.size=large"
@@ -43,7 +45,7 @@ class DeviceRow:
         precision: fp32, tf32, bf16 or bf16+compile.
         segments: How the months of a step stand in it, such as ``20 x 12``.
         rate: Months trained in a second; NaN where nothing ran.
-        times: Against the first line of the network: float32, a window for each month.
+        times: Against the network in float32 with a window for each month; NaN where that line has no numbers.
         milliseconds: Of a step: forward, backward and AdamW.
         memory_mb: Peak of the device, in 1e6 bytes.
         teraflops: Operations in a second, counted, in 1e12.
@@ -82,8 +84,6 @@ class DeviceRow:
     def cells(self) -> tuple[str, ...]:
         """What stands under the headings."""
         numbers = (
-            (self.rate, "{:.1f}"),
-            (self.times, "{:.1f}"),
             (self.milliseconds, "{:.1f}"),
             (self.memory_mb, "{:.0f}"),
             (self.teraflops, "{:.2f}"),
@@ -91,7 +91,8 @@ class DeviceRow:
             (self.fraction, "{:.0%}"),
         )
         shown = ("-" if math.isnan(value) else text.format(value) for value, text in numbers)
-        return (self.network, self.precision, self.segments, *shown, self.note)
+        rate = "-" if math.isnan(self.rate) else f"{self.rate:.1f}"
+        return (self.network, self.precision, self.segments, rate, times_faster(self.times), *shown, self.note)
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,7 @@ def bench_device(
     rows.append(CeilingRow("memory", "copy, read and written", copied / 1e9, "GB/s"))
     for job in jobs:
         costs: dict[tuple[int, bool], Cost] = {}
-        first = math.nan
+        base, lines = math.nan, []
         for precision in precisions:
             for length in lengths:
                 here = replace(job, precision=precision, length=length)
@@ -155,9 +156,9 @@ def bench_device(
                         costs[length, half] = step_cost(here)
                     steps = [measure(f"{__name__}:prepare_step", here.words) for _ in range(runs)]
                     row = _row(row, steps, costs[length, half], flops[precision.partition("+")[0]], copied)
-                    first = row.rate if math.isnan(first) else first
-                    row = replace(row, times=row.rate / first)
-                rows.append(row)
+                    base = row.rate if (precision, length) == BASE else base
+                lines.append(row)
+        rows += [replace(row, times=row.rate / base) for row in lines]
     return rows
 
 
@@ -246,8 +247,7 @@ def _shapes(job: Job) -> tuple[tuple[int, ...], tuple[int, ...]]:
     if job.months % job.length:
         raise EmukitError(f"{job.months} months are no whole number of segments of {job.length}")
     recipe = network_recipe(job)
-    archive = made_up_archive(replace(job, years=1, grid=(8, 12)))
-    channels = len(FrameEncoder.fit(archive, [Span("ssp126", 0, 12, (0,))], recipe.inputs).channels)
+    channels = channels_of(recipe, made_up_archive(replace(job, years=1)), [Span("ssp126", 0, 12, (0,))])
     segments, history = job.months // job.length, recipe.inputs.window.history
     return (
         (segments, job.length + history - 1, channels, *job.grid),
@@ -256,9 +256,10 @@ def _shapes(job: Job) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _row(row: DeviceRow, steps: Sequence[Measured], cost: Cost, flops: float, copied: float) -> DeviceRow:
-    seconds = sorted(m.answer for m in steps)[len(steps) // 2]
-    if math.isnan(seconds):
+    steps = [m for m in steps if not math.isnan(m.answer)]
+    if not steps:
         return replace(row, note="out of memory")
+    seconds = statistics.median(m.answer for m in steps)
     segments, length = map(int, row.segments.split(" x "))
     arithmetic, traffic = cost.flops / flops, cost.bytes / copied
     return replace(

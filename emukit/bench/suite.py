@@ -1,7 +1,7 @@
 """Every bench by name, and how its figures are shown.
 
-Invariant: a bench runs when it is named, or by default when it is quick and what it reads is there; an option that none
-of the benches chosen takes is refused.
+Invariant: a bench runs when it is named, or by default when it is quick and what it reads is there; an option that one
+of the benches chosen does not take is refused, and everything named is checked, before anything is measured.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from emukit.progress import Reporter
 if TYPE_CHECKING:
     from emukit.bench.networks import Job
 
+RUNS = 3
 BUDGET_SECONDS = 1200.0
 
 # Columns of words; the others hold numbers, and stand on the right.
@@ -36,7 +37,7 @@ class Choice:
 
     Attributes:
         store: Store to read, or ``demo``.
-        runs: Measurements of each figure.
+        runs: Measurements of each figure; `RUNS` when None, and one where a measurement is a whole training.
         models: Networks to measure; each bench has its own when empty.
         settings: ``a.b=c`` words laid over their recipes.
         device: ``cpu`` or ``cuda``; the accelerator where there is one when None.
@@ -44,7 +45,7 @@ class Choice:
     """
 
     store: str = "demo"
-    runs: int = 3
+    runs: int | None = None
     models: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     device: str | None = None
@@ -53,8 +54,19 @@ class Choice:
     @property
     def options(self) -> frozenset[str]:
         """The options that were given."""
-        given = {"model": self.models, "set": self.settings, "device": self.device, "budget": self.budget}
-        return frozenset(name for name, value in given.items() if value)
+        given = {"model": self.models or None, "set": self.settings or None}
+        given |= {name: getattr(self, name) for name in ("runs", "device", "budget")}
+        return frozenset(name for name, value in given.items() if value is not None)
+
+    @property
+    def repeats(self) -> int:
+        """Measurements of each figure."""
+        return RUNS if self.runs is None else self.runs
+
+    @property
+    def seconds(self) -> float:
+        """The budget, given or not."""
+        return BUDGET_SECONDS if self.budget is None else self.budget
 
 
 @dataclass(frozen=True)
@@ -64,71 +76,125 @@ class Bench:
     Attributes:
         measure: Makes the figures.
         takes: Options of `Choice` it heeds.
+        check: Raises what can be known to be wrong before anything is measured.
         needs_store: Whether it reads a store on disk.
         by_default: Whether it runs when no bench is named; long ones do not.
     """
 
     measure: Callable[[Choice], Sequence[Row]]
-    takes: frozenset[str] = frozenset()
+    takes: frozenset[str] = frozenset({"runs"})
     needs_store: bool = False
     by_default: bool = True
+    check: Callable[[Choice], None] = lambda choice: None
+
+
+def _segment_jobs(choice: Choice) -> list[Job]:
+    from emukit.bench import networks
+
+    return _jobs(choice, (networks.PUBLISHED, "transformer"))
+
+
+def _default_jobs(choice: Choice) -> list[Job]:
+    from emukit.bench import networks
+
+    return _jobs(choice, networks.default_networks())
+
+
+def _input_jobs(choice: Choice) -> list[Job]:
+    return _jobs(choice, ("cnn-gru",))
+
+
+def _device_jobs(choice: Choice) -> list[Job]:
+    from emukit.bench import device
+
+    return [device.device_job(job) for job in _jobs(choice, device.device_networks())]
 
 
 def _segments(choice: Choice) -> Sequence[Figure]:
     from emukit.bench import networks
 
-    return networks.bench_segments(_jobs(choice, (networks.PUBLISHED, "transformer")), choice.runs)
+    return networks.bench_segments(_segment_jobs(choice), choice.repeats)
 
 
 def _predict(choice: Choice) -> Sequence[Figure]:
     from emukit.bench import networks
 
-    return networks.bench_prediction(_jobs(choice, networks.default_networks()), choice.runs)
+    return networks.bench_prediction(_default_jobs(choice), choice.repeats)
 
 
 def _train(choice: Choice) -> Sequence[Figure]:
-    from emukit.bench import networks, training
+    from emukit.bench import training
 
-    jobs = [training.training_job(job) for job in _jobs(choice, networks.default_networks())]
-    return training.bench_training(jobs, training.starter_job(jobs[0]), choice.runs)
+    jobs = [training.training_job(job) for job in _default_jobs(choice)]
+    return training.bench_training(jobs, training.starter_job(jobs[0]), choice.repeats)
 
 
 def _input(choice: Choice) -> Sequence[Figure]:
     from emukit.bench import training
 
-    jobs = [training.training_job(job) for job in _jobs(choice, ("cnn-gru",))]
-    return [figure for job in jobs for figure in training.bench_input(job, choice.runs)]
+    jobs = [training.training_job(job) for job in _input_jobs(choice)]
+    return [figure for job in jobs for figure in training.bench_input(job, choice.repeats)]
 
 
 def _reach(choice: Choice) -> Sequence[Figure]:
     from emukit.bench import networks, training
 
-    jobs = _jobs(choice, networks.default_networks())
+    jobs = _default_jobs(choice)
     reference = networks.Job(networks.STARTER, device=jobs[0].device)
-    return training.bench_reach(choice.store, jobs, reference, choice.budget or BUDGET_SECONDS)
+    return training.bench_reach(choice.store, jobs, reference, choice.seconds)
 
 
 def _device(choice: Choice) -> Sequence[Row]:
     from emukit.bench import device
 
-    jobs = [device.device_job(job) for job in _jobs(choice, device.device_networks())]
-    return device.bench_device(jobs, choice.runs)
+    return device.bench_device(_device_jobs(choice), choice.repeats)
+
+
+def _networks_of(jobs: Callable[[Choice], list[Job]]) -> Callable[[Choice], None]:
+    """The check of a bench that measures these networks on a made-up climate."""
+
+    def check(choice: Choice) -> None:
+        from emukit.bench.checks import check_networks
+
+        check_networks(jobs(choice))
+
+    return check
+
+
+def _check_reach(choice: Choice) -> None:
+    from emukit.bench.checks import check_budget, check_training
+
+    check_budget(choice.seconds)
+    check_training(choice.store, _default_jobs(choice))
+
+
+def _check_store(choice: Choice) -> None:
+    from emukit.bench.checks import check_store
+
+    check_store(choice.store)
+
+
+def _check_zarr_v2(choice: Choice) -> None:
+    from emukit.bench.checks import check_zarr_v2
+
+    check_zarr_v2(choice.store)
 
 
 _NETWORK = frozenset({"model", "set", "device"})
+_FIGURES = _NETWORK | {"runs"}
 
 BENCHES: dict[str, Bench] = {
-    "help": Bench(lambda choice: bench_help(choice.runs)),
-    "write": Bench(lambda choice: bench_submission_write(runs=choice.runs)),
-    "score": Bench(lambda choice: bench_submission_score(runs=choice.runs)),
-    "store": Bench(lambda choice: bench_store(choice.store, choice.runs), needs_store=True),
-    "linear": Bench(lambda choice: bench_linear(choice.store, choice.runs), needs_store=True),
-    "segments": Bench(_segments, _NETWORK, by_default=False),
-    "predict": Bench(_predict, _NETWORK),
-    "train": Bench(_train, _NETWORK, by_default=False),
-    "input": Bench(_input, _NETWORK),
-    "reach": Bench(_reach, _NETWORK | {"budget"}, needs_store=True, by_default=False),
-    "device": Bench(_device, _NETWORK, by_default=False),
+    "help": Bench(lambda choice: bench_help(choice.repeats)),
+    "write": Bench(lambda choice: bench_submission_write(runs=choice.repeats)),
+    "score": Bench(lambda choice: bench_submission_score(runs=choice.repeats)),
+    "store": Bench(lambda choice: bench_store(choice.store, choice.repeats), needs_store=True, check=_check_zarr_v2),
+    "linear": Bench(lambda choice: bench_linear(choice.store, choice.repeats), needs_store=True, check=_check_store),
+    "segments": Bench(_segments, _FIGURES, by_default=False, check=_networks_of(_segment_jobs)),
+    "predict": Bench(_predict, _FIGURES, check=_networks_of(_default_jobs)),
+    "train": Bench(_train, _FIGURES, by_default=False, check=_networks_of(_default_jobs)),
+    "input": Bench(_input, _FIGURES, check=_networks_of(_input_jobs)),
+    "reach": Bench(_reach, _NETWORK | {"budget"}, needs_store=True, by_default=False, check=_check_reach),
+    "device": Bench(_device, _FIGURES, by_default=False, check=_networks_of(_device_jobs)),
 }
 
 
@@ -136,8 +202,8 @@ def run_suite(names: Sequence[str], choice: Choice, reporter: Reporter) -> list[
     """Measure the benches named, or the quick ones.
 
     Raises:
-        EmukitError: A name is unknown, a measurement failed, a bench that reads a store was given the demo, or an
-            option none of them takes was given.
+        EmukitError: A name is unknown, a bench that reads a store was given the demo, an option was given that one of
+            them does not take, a network, setting, device or store cannot be measured, or a measurement failed.
     """
     unknown = [n for n in names if n not in BENCHES]
     if unknown:
@@ -158,6 +224,8 @@ def run_suite(names: Sequence[str], choice: Choice, reporter: Reporter) -> list[
             f"{', '.join(dict.fromkeys(idle))} would do nothing for {', '.join(chosen)}",
             hint=f"name the bench it is for: {', '.join(takers) or 'none takes all of these'}",
         )
+    for name in chosen:
+        BENCHES[name].check(choice)
     rows: list[Row] = []
     with reporter.step("measuring", len(chosen)) as step:
         for name in chosen:
@@ -192,13 +260,10 @@ def markdown(rows: Sequence[Row], machine: str) -> str:
 
 def _jobs(choice: Choice, default: Sequence[str]) -> list[Job]:
     """A job for each network."""
-    import torch
-
+    from emukit.bench.checks import check_device
     from emukit.bench.networks import Job
 
-    device = choice.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise EmukitError(f"there is no {device} here", expected="cpu", hint="leave --device out")
+    device = check_device(choice.device)
     return [Job(name, choice.settings, device) for name in choice.models or default]
 
 

@@ -26,7 +26,14 @@ def bench(
         ),
     ] = None,
     data: o.Data = None,
-    runs: Annotated[int, typer.Option(help="Measurements of each, of which the median is shown.", min=1)] = 3,
+    runs: Annotated[
+        int | None,
+        typer.Option(
+            help="Measurements of each, of which the median is shown. Default: 3; reach trains each network once.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option("--model", metavar="NAME", help="Network to measure, repeatable. Default: the bench's own."),
@@ -53,7 +60,8 @@ def bench(
     rows = run_suite(names or (), choice, o.reporter(False))
     where = machine()
     accelerator = "" if where["accelerator"] == "none" else f", {where['accelerator']}"
-    title = f"{where['processor']}, {where['cores']} cores{accelerator}, medians of {runs}"
+    repeated = f"medians of {choice.repeats}" if set(names or ()) != {"reach"} else "one training each"
+    title = f"{where['processor']}, {where['cores']} cores{accelerator}, {repeated}"
     if as_markdown:
         typer.echo(markdown(rows, title))
     else:

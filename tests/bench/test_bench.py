@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emukit.bench import Figure, Measured, compare
+from emukit.bench import Figure, Measured, compare, times_faster
 from emukit.bench.submission import bench_submission_score, bench_submission_write, grid, noise_climate, shuffle_rows
 from emukit.errors import EmukitError
 
@@ -46,6 +47,10 @@ def other(answer: str) -> Callable[[], float]:
 
 def broken(answer: str) -> Callable[[], float]:
     raise RuntimeError("this one cannot run")
+
+
+def unusable(answer: str) -> Callable[[], float]:
+    raise EmukitError("there is no such climate")
 
 
 def measure(work: str, reference: str, **bounds: float) -> Figure:
@@ -85,6 +90,23 @@ def test_a_faster_way_to_another_answer_is_no_figure() -> None:
 def test_the_cause_of_a_failed_process_is_shown() -> None:
     with pytest.raises(EmukitError, match="this one cannot run"):
         measure("broken", "quick")
+
+
+def test_an_error_of_the_user_s_is_shown_without_a_traceback() -> None:
+    with pytest.raises(EmukitError, match="no such climate") as raised:
+        measure("unusable", "quick")
+    assert "Traceback" not in str(raised.value)
+
+
+def test_a_small_ratio_is_not_zero() -> None:
+    shown = [times_faster(r) for r in (0.0512, 0.666, 1.0, 12.345, math.nan)]
+    assert shown == ["0.051", "0.67", "1.0", "12.3", "-"]
+    assert Figure("x", 0.3, "s", 0.015, 0.05, 70.0, "", True).cells()[3] == "0.05"
+
+
+def test_nothing_holds_where_nothing_is_held() -> None:
+    assert Figure("x", 1.0, "s", 1.0, 1.0, 70.0, "", True).cells()[-1] == ""
+    assert Figure("x", 1.0, "s", 1.0, 1.0, 70.0, "under 2 s", True).cells()[-1] == "yes"
 
 
 def test_the_memory_of_the_parent_is_not_counted() -> None:

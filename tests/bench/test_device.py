@@ -40,6 +40,32 @@ def test_a_step_is_counted_as_by_hand() -> None:
     assert cost.bytes == (3 + 7) * 4 * cost.parameters + 2 * cost.saved + 4 * 5 * (20 + 2 * 6)
 
 
+class Attend(nn.Module):
+    """A projection to four heads of eight, and attention, (S, T, 32) -> (S, 4, T, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(32, 96)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        q, k, v = self.project(frames).unflatten(-1, (3, 4, 8)).permute(2, 0, 3, 1, 4)
+        return nn.functional.scaled_dot_product_attention(q, k, v)
+
+
+def test_the_products_of_attention_are_counted() -> None:
+    cost = roofline.count_step(Attend, (2, 16, 32), (2, 4, 16, 8), half=False)
+    linear, attention = 2 * (2 * 16 * 32 * 96), 2 * (2 * (2 * 4 * 16 * 16 * 8))
+    # Backward: the gradient of the linear's weights alone, and of both factors of attention's two products.
+    assert cost.flops == (1 + 1) * linear + (1 + 2) * attention == 589_824
+    # No attention matrix (2, 4, 16, 16) is kept, nor need it be; the projection is, the fields and a sum for each row.
+    assert 4 * 2 * 16 * (96 + 32) <= cost.saved <= 4 * 2 * 16 * (96 + 32 + 4) + 4 * 2 * 16 * 32
+
+
+def test_convolutions_are_counted() -> None:
+    cost = roofline.count_step(lambda: nn.Conv2d(3, 4, 3, padding=1), (5, 3, 6, 7), (5, 4, 6, 7), half=False)
+    assert cost.flops == 2 * (2 * 5 * 6 * 7 * 3 * 4 * 9)  # forward, and backward the weights' gradient
+
+
 def test_half_precision_keeps_less_and_computes_as_much() -> None:
     full, half = (device.step_cost(replace(JOB, precision=p, length=12)) for p in ("fp32", "bf16"))
     assert full.flops == half.flops > 0
@@ -72,6 +98,42 @@ def test_the_fraction_is_of_the_lower_ceiling() -> None:
     assert (by_bytes.teraflops, by_bytes.gigabytes) == (pytest.approx(0.012), pytest.approx(4.0))
     by_products = device._row(row, steps, cost, 20e9, 10e9)
     assert (by_products.fraction, by_products.note) == (pytest.approx(0.3 / 0.5), "arithmetic")
+
+
+def fake_steps(seconds: dict[tuple[str, int], list[float]]) -> Any:
+    """`measure` for steps of given seconds, NaN out of memory; ceilings are one."""
+    left = {key: iter(values) for key, values in seconds.items()}
+
+    def fake(work: str, arguments: tuple[str, ...]) -> Measured:
+        if not work.endswith("prepare_step"):
+            return Measured(1.0, 1.0, 1.0, 1)
+        job = device.read_job(arguments[0])
+        answer = next(left[job.precision, job.length])
+        return Measured(1.0, 7e6 if math.isnan(answer) else 40.0, answer, 1)
+
+    return fake
+
+
+def device_rows(monkeypatch: pytest.MonkeyPatch, seconds: dict[tuple[str, int], list[float]]) -> list[DeviceRow]:
+    monkeypatch.setattr(device, "measure", fake_steps(seconds))
+    monkeypatch.setattr(device, "step_cost", lambda job: roofline.Cost(1.0, 1.0, 1, 1))
+    rows = bench_device([JOB], 3, lengths=(12, 1), precisions=("bf16", "fp32"))
+    return [r for r in rows if isinstance(r, DeviceRow)]
+
+
+def test_times_faster_is_against_float32_windows_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {("bf16", 12): [1.0] * 3, ("bf16", 1): [2.0] * 3, ("fp32", 12): [4.0] * 3, ("fp32", 1): [8.0] * 3}
+    assert [r.cells()[4] for r in device_rows(monkeypatch, seconds)] == ["8.0", "4.0", "2.0", "1.0"]
+    out = device_rows(monkeypatch, seconds | {("fp32", 1): [math.nan] * 3})
+    assert [r.cells()[4] for r in out] == ["-"] * 4
+    assert [r.rate for r in out[:3]] == [12.0, 6.0, 3.0]
+
+
+def test_medians_are_of_the_runs_that_did_not_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {("bf16", 12): [math.nan, 1.0, 3.0], ("bf16", 1): [9.0, 1.0, math.nan]}
+    rows = device_rows(monkeypatch, seconds | {("fp32", 12): [5.0, 1.0, 4.0], ("fp32", 1): [1.0] * 3})
+    assert [r.milliseconds for r in rows] == [2000.0, 5000.0, 4000.0, 1000.0]
+    assert {r.memory_mb for r in rows} == {40.0}
 
 
 def test_every_precision_and_length_has_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -105,6 +106,40 @@ def test_both_sides_take_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(parameter, plain[name])
         assert parameter.grad.abs().max() > 0, name
         torch.testing.assert_close(parameter.grad, plain[name].grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_step_is_warm_at_full_size_before_it_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[int, int]] = []
+    build = networks.build_network
+
+    def watch(*args: Any, **options: Any) -> nn.Module:
+        network = build(*args, **options)
+        network.register_forward_hook(lambda m, args, out: sizes.append(tuple(out.shape[:2])))
+        return network
+
+    monkeypatch.setattr(networks, "build_network", watch)
+    networks.prepare_train(*JOB.words)
+    networks.prepare_train_by_window(*JOB.words)
+    assert sizes == [(1, 12), (12, 1)]
+
+
+@pytest.mark.parametrize("settings", [SMALL, (*SMALL, "inputs.window.lead_in=drop")])
+def test_the_scaled_reference_encodes_no_month_more_than_it_predicts(
+    monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...]
+) -> None:
+    job = replace(JOB, settings=settings, months=20, part=14)
+    ours, plain = networks.prepare_predict(*job.words), networks.prepare_predict_by_window(*job.words)
+    encoded: list[int] = []
+    encode = networks.FrameEncoder.encode
+
+    def count(self: Any, scenario: Any, *args: Any) -> Any:
+        encoded.append(len(scenario))
+        return encode(self, scenario, *args)
+
+    monkeypatch.setattr(networks.FrameEncoder, "encode", count)
+    assert ours() == pytest.approx(plain(), rel=1e-6)
+    lead = 2 if "drop" in settings[-1] else 0
+    assert encoded == [25, 14 + lead]
 
 
 def test_both_sides_predict_the_same_fields() -> None:

@@ -13,6 +13,8 @@ from emukit.bench import Figure, suite
 from emukit.bench.device import CeilingRow
 from emukit.bench.suite import BENCHES, Bench, Choice, run_suite
 from emukit.cli import app
+from emukit.data.demo import DemoClimate
+from emukit.data.store import archive_from_dataset
 from emukit.errors import EmukitError
 from emukit.progress import Reporter
 
@@ -57,6 +59,8 @@ def test_what_reads_a_store_refuses_the_demo(called: list[str], name: str) -> No
         (("linear",), Choice("a.zarr", device="cpu"), "--device"),
         (("segments",), Choice(budget=3.0), "--budget"),
         (("segments", "write"), Choice(device="cpu"), "--device"),
+        (("reach",), Choice("a.zarr", runs=5), "--runs"),
+        (("segments",), Choice(budget=0.0), "--budget"),
     ],
 )
 def test_an_option_that_does_nothing_is_refused(
@@ -65,6 +69,58 @@ def test_an_option_that_does_nothing_is_refused(
     with pytest.raises(EmukitError, match=f"{refused} would do nothing"):
         run_suite(names, choice, QUIET)
     assert called == []
+
+
+# Runs of the command itself, to the exit code.
+REFUSED = [
+    (("predict", "--model", "cnn-grr"), "unknown emulator 'cnn-grr'"),
+    (("predict", "--model", "linear"), "linear is no network"),
+    (("input", "--set", "model.wdith=3"), "wdith"),
+    (("train", "--model", "cnn-gru", "--set", "model.width=0"), "cannot build cnn-gru"),
+    (("device", "--model", "cnn-gru", "--set", "inputs.forcings=CO2,N2O"), "N2O"),
+    (("segments", "--device", "gpu"), "--device gpu cannot be had here"),
+    (("segments", "--device", "cuda:9"), "--device cuda:9 cannot be had here"),
+    (("help", "store", "--data", "nowhere.zarr"), "nowhere.zarr"),
+    (("linear", "--data", "nowhere.zarr"), "nowhere.zarr"),
+    (("reach", "--data", "nowhere.zarr"), "nowhere.zarr"),
+    (("reach", "--data", "nowhere.zarr", "--model", "cnn-grr"), "unknown emulator 'cnn-grr'"),
+    (("reach", "--data", "nowhere.zarr", "--budget", "0"), "no time to train in"),
+    (("reach", "--data", "nowhere.zarr", "--budget", "-3"), "no time to train in"),
+    (("reach", "--data", "nowhere.zarr", "--budget", "nan"), "no time to train in"),
+    (("reach", "--data", "nowhere.zarr", "--budget", "inf"), "no time to train in"),
+]
+
+
+@pytest.mark.parametrize(("words", "said"), REFUSED)
+def test_what_cannot_be_measured_is_said_before_anything_is(
+    monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+) -> None:
+    from emukit.bench import checks
+
+    def start(*args: object, **options: object) -> None:
+        raise AssertionError("a process was started")
+
+    monkeypatch.setattr("subprocess.run", start)
+    small = DemoClimate(lat_cells=8, lon_cells=12, years=1, members=1)
+    monkeypatch.setattr(checks, "made_up_archive", lambda job: archive_from_dataset(small.dataset(), source="demo"))
+    done = CliRunner().invoke(app, ["bench", *words])
+    if isinstance(done.exception, EmukitError):  # what the command line prints, with exit code 2
+        text = str(done.exception)
+    else:
+        assert done.exit_code == 2
+        text = done.output
+    assert said in " ".join(text.split())
+
+
+def test_every_network_bench_checks_its_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    from emukit.bench import checks
+
+    seen: list[list[str]] = []
+    monkeypatch.setattr(checks, "check_networks", lambda jobs, *a: seen.append([j.model for j in jobs]))
+    monkeypatch.setattr(checks, "open_data", lambda path: None)
+    for name in ("segments", "predict", "train", "input", "reach", "device"):
+        BENCHES[name].check(Choice("x.zarr", models=("unet",)))
+    assert seen == [["unet"]] * 6
 
 
 def test_help_names_every_bench() -> None:

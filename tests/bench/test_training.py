@@ -74,6 +74,19 @@ def test_a_slow_input_path_shows_and_breaks_its_bound(monkeypatch: pytest.Monkey
     assert "S = 2, L = 24" in figure.name
 
 
+def test_work_that_the_step_left_in_the_queue_is_the_step_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    queued: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def leave(self: Any, *args: Any) -> Any:
+        queued.append(0.3)
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", leave)
+    monkeypatch.setattr(training, "wait", lambda device: [time.sleep(queued.pop()) for _ in list(queued)])
+    assert training.prepare_input(*JOB.words)() < 0.2
+
+
 @pytest.fixture
 def small_store(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "open_data", lambda store: made_once(JOB))
@@ -95,7 +108,8 @@ def test_training_ends_with_the_first_score_that_is_low_enough(monkeypatch: pyte
 
 
 def test_a_score_that_is_not_reached_is_said_not_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = {"cnn-gru": (30.0, 0.79), "convlstm": (90.0, 0.95), "simple-cnn": (90.0, math.inf)}
+    # convlstm's recipe ends before the budget.
+    answers = {"cnn-gru": (30.0, 0.79), "convlstm": (60.0, 0.95), "simple-cnn": (90.0, math.inf)}
 
     def fake(work: str, words: tuple[str, ...]) -> Measured:
         seconds, answer = answers[training.read_job(words[0]).model]
@@ -109,6 +123,11 @@ def test_a_score_that_is_not_reached_is_said_not_to_be(monkeypatch: pytest.Monke
     assert "simple-cnn not reached in 90 s, no epoch finished" in reached.name
     assert not missed.within
     assert "convlstm not reached in 90 s, best 0.950" in missed.name
+    assert missed.value == 90.0
+    assert math.isnan(missed.ratio)
+    assert missed.cells()[3] == "-"
+    answers["simple-cnn"] = (45.0, 0.80)
+    assert training.bench_reach("store", jobs, Job("simple-cnn"), 90.0)[1].ratio == 0.5
 
 
 @pytest.mark.usefixtures("small_store")
