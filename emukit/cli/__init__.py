@@ -6,7 +6,6 @@ one clear message and exit code 2, never in a traceback.
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
@@ -16,9 +15,10 @@ import typer
 
 from emukit.cli import bench, data, plan, results, submissions, train
 from emukit.errors import EmukitError
+from emukit.parallel.launch import SaidByFirstError, follow_parent, speaks
 
-# Longer than torchrun takes to see that a process has ended, which is a fraction of a second.
-SPEAK_AFTER_SECONDS = 5.0
+# Longer than torchrun takes to see that a process has ended: a fraction of a second, and more on a busy machine.
+SPEAK_AFTER_SECONDS = 15.0
 
 app = typer.Typer(
     name="emukit",
@@ -54,15 +54,20 @@ def main() -> None:
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     debug = len(arguments) < len(sys.argv) - 1
     # A stop request by the system cleans up like Ctrl-C; training takes the signal itself, and saves first.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    for request in (signal.SIGTERM, signal.SIGHUP):
+        # Under nohup a closed terminal is to be ignored.
+        if signal.getsignal(request) != signal.SIG_IGN:
+            signal.signal(request, lambda number, frame: sys.exit(128 + number))
+    follow_parent()
     try:
         app(args=arguments, prog_name="emukit")
     except EmukitError as e:
         if debug:
             raise
         _let_the_first_speak()
-        typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
-        typer.echo(e.text(), err=True)
+        if not isinstance(e, SaidByFirstError):
+            typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
+            typer.echo(e.text(), err=True)
         sys.exit(2)
     except BrokenPipeError:
         # The reader of a pipe (`| head`) has gone: that is no error, and Python must not complain on exit either.
@@ -86,6 +91,9 @@ def main() -> None:
             raise
         typer.echo(f"emukit failed in a way it should not: {type(e).__name__}: {e}\n--debug shows where.", err=True)
         sys.exit(1)
+    finally:
+        # Nothing is left to clean up; raising in what Python itself does at its end would only make a noise.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _let_the_first_speak() -> None:
@@ -94,5 +102,6 @@ def _let_the_first_speak() -> None:
     It ends at once, and torchrun then ends the others while they wait here; one that failed by itself goes on to say
     so.
     """
-    if int(os.environ.get("RANK", "0")) > 0:
+    if not speaks():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(SPEAK_AFTER_SECONDS)

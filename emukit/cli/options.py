@@ -62,6 +62,27 @@ def open_named(named: str | None, card: str | None, convert: list[str] | None, r
     return archive
 
 
+def grid_shape(named: str | None, card: str | None) -> tuple[int, int] | None:
+    """(Y, X) of the store that a command names, without reading its fields; None where its axes are not understood.
+
+    Raises:
+        StoreError: There is no readable store, or no card for it.
+    """
+    from emukit.data.card import identify_card, load_card
+    from emukit.data.decode import Findings
+    from emukit.data.demo import DemoClimate
+    from emukit.data.layout import read_layout
+    from emukit.data.named import DEMO, data_source
+    from emukit.data.source import open_source
+
+    source = data_source(named)
+    if source == DEMO:
+        return DemoClimate().planet.grid.shape
+    with open_source(source) as opened:
+        layout = read_layout(opened.ds, load_card(card) if card else identify_card(opened.ds), Findings())
+    return layout.grid.shape if layout else None
+
+
 def open_for_run(run: Run, named: str | None, card: str | None, convert: list[str] | None, report: Reporter) -> Archive:
     """Open the store that a command names, else the one the run was trained on, as it was opened then."""
     from emukit.data.named import open_data

@@ -5,11 +5,15 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from emukit.cli import options as o
+
+if TYPE_CHECKING:
+    from emukit.experiments.recipe import NetworkRecipe
+    from emukit.training.engine import Execution
 
 
 class Strategy(StrEnum):
@@ -64,8 +68,11 @@ def train(
         int, typer.Option(help="Processes to train with: one a GPU, or CPU cores where there is none.", min=1)
     ] = 1,
     strategy: Annotated[
-        Strategy, typer.Option(help="Several processes: a copy of the network each, or a shard of it.")
-    ] = Strategy.ddp,
+        Strategy | None,
+        typer.Option(
+            help="Several processes: a copy of the network each, or a shard of it. Default: ddp.", show_default=False
+        ),
+    ] = None,
     precision: Annotated[
         Precision | None, typer.Option(help="Short for --set training.precision=...", show_default=False)
     ] = None,
@@ -81,20 +88,34 @@ def train(
     from rich.console import Console
 
     from emukit.cli.show import evaluation_table
-    from emukit.experiments.recipe import load_recipe
+    from emukit.experiments.recipe import NetworkRecipe, load_recipe
     from emukit.experiments.record import RECORD_FILE
     from emukit.experiments.run import Opening, train_run
-    from emukit.parallel.comm import inside_torchrun, open_comm
-    from emukit.parallel.launch import relaunch
+    from emukit.parallel.comm import open_comm
+    from emukit.parallel.launch import inside_torchrun, relaunch
     from emukit.training.engine import Execution
 
-    if devices > 1 and not inside_torchrun():
-        # Mistakes in the recipe show here, once, and not in every process.
-        load_recipe(model, recipe, _with_precision(settings, precision), loss)
-        raise typer.Exit(relaunch(sys.argv[1:], devices))
+    chosen = load_recipe(model, recipe, settings or (), loss)
+    execution = Execution(strategy.value if strategy else "ddp", compile, channels_last)
+    if not isinstance(chosen, NetworkRecipe):
+        given = {
+            "--devices": devices > 1,
+            "--strategy": strategy,
+            "--precision": precision,
+            "--compile": compile,
+            "--channels-last": channels_last,
+        }
+        _refuse_for_closed_form(model, [name for name, value in given.items() if value])
+    else:
+        if precision:
+            chosen = load_recipe(model, recipe, [*(settings or ()), f"training.precision={precision.value}"], loss)
+            assert isinstance(chosen, NetworkRecipe)
+        # Mistakes that show without the data are said here, once, and not by every process.
+        _refuse_early(chosen, execution, devices, data, card)
+        if devices > 1 and not inside_torchrun():
+            raise typer.Exit(relaunch(sys.argv[1:], devices))
     with open_comm() as comm:
         report = o.reporter(quiet, silent=not comm.main)
-        chosen = load_recipe(model, recipe, _with_precision(settings, precision), loss)
         archive = o.open_named(data, card, convert, report)
         named = protocol or archive.card.default_protocol
         folder = out or Path("runs") / f"{model}-{named.replace(':', '-')}-s{seed}"
@@ -109,7 +130,7 @@ def train(
                 resume=resume,
                 opening=Opening(card, o.conversions(convert)),
                 comm=comm,
-                execution=Execution(strategy.value, compile, channels_last),
+                execution=execution,
                 reporter=report,
             )
         except KeyboardInterrupt:
@@ -127,8 +148,66 @@ def train(
             typer.echo(f"run {folder}: {run.record.seconds:.0f} s. Next: emukit submit {folder}")
 
 
-def _with_precision(settings: list[str] | None, precision: Precision | None) -> list[str]:
-    return [*(settings or ()), *([f"training.precision={precision.value}"] if precision else ())]
+def _refuse_for_closed_form(model: str, given: list[str]) -> None:
+    """Refuse options that only the training of networks has.
+
+    Raises:
+        RecipeError: There are some.
+    """
+    from emukit.errors import RecipeError
+
+    if given:
+        raise RecipeError(
+            f"{model} is fitted in closed form: {' and '.join(given)} would do nothing",
+            hint=f"emukit train {model}, without",
+        )
+
+
+def _refuse_early(
+    recipe: NetworkRecipe, execution: Execution, devices: int, data: str | None, card: str | None
+) -> None:
+    """Refuse what cannot be run so, before other processes are started or a store is read.
+
+    Raises:
+        TrainingError: The recipe cannot be run so, or not on so many devices.
+        RecipeError: The network cannot be built.
+        StoreError: There is no store.
+    """
+    import torch
+    from torch import nn
+
+    from emukit.errors import TrainingError
+    from emukit.models.registry import build_network
+    from emukit.parallel.launch import check_devices, inside_torchrun, torchrun_place
+    from emukit.training.engine import check_execution
+
+    world, batchnorm = devices, False
+    if inside_torchrun():
+        world = torchrun_place().world
+        if devices not in (1, world):
+            raise TrainingError(
+                f"--devices {devices} under torchrun would do nothing",
+                found=f"{world} processes that torchrun started",
+                expected=f"--devices {world}, or none",
+                hint="leave --devices out, or start without torchrun",
+            )
+    elif devices > 1:
+        check_devices(devices)
+        grid = o.grid_shape(data, card)
+        if grid:
+            with torch.device("meta"):
+                network = build_network(
+                    recipe.emulator,
+                    # The numbers of channels and variables show with the data; what can be built hangs on the grid.
+                    in_channels=8,
+                    variables=2,
+                    grid=grid,
+                    history=recipe.inputs.window.history,
+                    options=recipe.options,
+                )
+            batchnorm = any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+    device_type = "cuda" if torch.cuda.is_available() else "cpu"
+    check_execution(recipe.training, execution, world, device_type, batchnorm)
 
 
 def models(

@@ -18,7 +18,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,23 +181,32 @@ def train_run(
         card=card_digest(archive.card),
     )
     # One process looks after the folder; the others wait for it, and end with it if it refuses.
-    if comm.main:
-        _existing(folder, identity, resume)
-    comm.barrier()
+    comm.first(lambda: _existing(folder, identity, resume))
     for note in split.notes:
         reporter.say(f"note: {note}")
     # Everything that can be wrong with recipe and data shows in the preparation, before the folder is made.
     started = time.monotonic()
     finish = prepare(archive, recipe, split, seed, comm, execution)
-    with exclusive(folder) if comm.main else nullcontext():
-        known = _existing(folder, identity, resume) if comm.main else None
+    with ExitStack() as held:
+
+        def hold() -> RunRecord | None:
+            held.enter_context(exclusive(folder))
+            return _existing(folder, identity, resume)
+
+        known = comm.first(hold)
         record = known or _new_record(archive, recipe, split, identity, opening)
         record = record.model_copy(update={"state": "training", "sessions": (*record.sessions, _session(comm))})
         if comm.main:
             record.write(folder)
         comm.barrier()
         prepared = time.monotonic() - started
-        emulator, outcome = finish(folder, reporter)
+        try:
+            emulator, outcome = finish(folder, reporter)
+        except RunError:
+            # Its checkpoint cannot be used: no session took place, and the record stays what it was.
+            if known:
+                known.write(folder)
+            raise
         trained = time.monotonic()
         # Not divided: every process has the whole emulator now, and the floors take longest.
         evaluation = evaluate(emulator, archive, split, "validation")

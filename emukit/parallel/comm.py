@@ -7,11 +7,9 @@ process alone would compute, up to the order in which floats are added.
 from __future__ import annotations
 
 import gc
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,13 +18,11 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emukit.errors import TrainingError
+from emukit.errors import EmukitError, TrainingError
+from emukit.parallel.launch import SaidByFirstError, inside_torchrun, torchrun_place
+from emukit.parallel.meeting import meet
 
 T = TypeVar("T")
-
-# How long a process waits for the others before it gives up on them. A process that dies is noticed at once by
-# torchrun, which ends the rest; this is for one that hangs, and must outlast the slowest thing one does alone.
-PATIENCE = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -65,6 +61,26 @@ class Comm:
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on some process."""
         return bool(self.sum(np.array([float(flag)]))[0] > 0) if self.world > 1 else flag
+
+    def first(self, act: Callable[[], T]) -> T | None:
+        """What the first process alone does, while the others wait; if it refuses, none goes on.
+
+        Returns:
+            The result on the first process, None on the others.
+
+        Raises:
+            EmukitError: The first's refusal, there.
+            SaidByFirstError: Instead, on the others.
+        """
+        result: T | None = None
+        refusal: EmukitError | None = None
+        try:
+            result = act() if self.main else None
+        except EmukitError as e:
+            refusal = e
+        if self.any(refusal is not None):
+            raise refusal or SaidByFirstError
+        return result
 
     def gather_bytes(self, values: Tensor) -> list[Tensor]:
         """The byte tensors of all processes, which have one length, in the order of ranks, on the CPU."""
@@ -153,36 +169,32 @@ class _Gather(torch.autograd.Function):
         return gradient[:, ctx.start : ctx.start + ctx.length], None, None
 
 
-def inside_torchrun() -> bool:
-    """Whether torchrun started this process."""
-    return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"))
-
-
 @contextmanager
 def open_comm() -> Iterator[Comm]:
     """The `Comm` of this process: alone, or among those that torchrun started.
 
     Raises:
-        TrainingError: There are fewer GPUs than processes on this machine.
+        TrainingError: There are fewer GPUs than processes on this machine, the environment names a place that cannot
+            be, or the processes do not meet.
     """
     cuda = torch.cuda.is_available()
     if not inside_torchrun():
         yield Comm(device=torch.device("cuda" if cuda else "cpu"))
         return
-    local = int(os.environ["LOCAL_RANK"])
-    if cuda and local >= torch.cuda.device_count():
+    place = torchrun_place()
+    if cuda and place.local >= torch.cuda.device_count():
         raise TrainingError(
             "there are more processes than GPUs on this machine",
-            found=f"{torch.cuda.device_count()} GPUs, process {local + 1}",
+            found=f"{torch.cuda.device_count()} GPUs, process {place.local + 1}",
             expected="one GPU for each process",
             hint="fewer --devices (torchrun: --nproc-per-node), or CUDA_VISIBLE_DEVICES= for the CPU",
         )
-    device = torch.device("cuda", local) if cuda else torch.device("cpu")
+    device = torch.device("cuda", place.local) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=PATIENCE)
+    meet(place, "nccl" if cuda else "gloo")
     try:
-        yield Comm(dist.get_rank(), dist.get_world_size(), device)
+        yield Comm(place.rank, place.world, device)
     finally:
         # What still holds the group when the interpreter ends, such as a sharded network in a cycle of references,
         # would have it torn down after its threads' owner is gone: now and then that aborts the process.

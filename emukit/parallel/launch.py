@@ -1,7 +1,7 @@
-"""Starting a command again as several processes.
+"""Starting a command again as several processes, and what one of them knows of the others.
 
 Invariant: whatever a process of it ends with, the command that started it ends too, within seconds, with that exit
-code; no process is left waiting.
+code; and whatever ends that command, its processes end: none is left waiting or working.
 """
 
 from __future__ import annotations
@@ -10,9 +10,103 @@ import logging
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from emukit.errors import TrainingError
+from emukit.errors import EmukitError, TrainingError
+
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+# Names to a process the one that started it, by its process id.
+PARENT = "EMUKIT_PARENT"
+# A process whose parent has gone has this long to save where it stands: several times what a large checkpoint takes.
+GRACE_SECONDS = 60.0
+
+
+class SaidByFirstError(EmukitError):
+    """The first of several processes refused, and says why; the others end without a word."""
+
+    def __init__(self) -> None:
+        super().__init__("the first process refused")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A process's place among those that torchrun started.
+
+    Attributes:
+        rank: Among all, from zero.
+        world: How many there are.
+        local: Among those of this machine, from zero.
+        address: Name or address of the machine where they meet.
+        port: Its port.
+    """
+
+    rank: int
+    world: int
+    local: int
+    address: str
+    port: int
+
+
+def inside_torchrun() -> bool:
+    """Whether torchrun started this process."""
+    return all(name in os.environ for name in TORCHRUN)
+
+
+def torchrun_place() -> Place:
+    """What torchrun says of this process in its environment.
+
+    Raises:
+        TrainingError: A variable is no number, or out of range.
+    """
+    found = {name: os.environ[name] for name in TORCHRUN}
+    numbers = {k: int(v) for k, v in found.items() if k != "MASTER_ADDR" and v.isascii() and v.isdigit()}
+    rank, world, local, port = (numbers.get(k, -1) for k in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"))
+    wrong = {
+        "RANK": rank < 0 or rank >= world > 0,
+        "WORLD_SIZE": world < 1,
+        "LOCAL_RANK": local < 0 or local >= world > 0,
+        "MASTER_ADDR": not found["MASTER_ADDR"],
+        "MASTER_PORT": not 0 < port < 2**16,
+    }
+    if any(wrong.values()):
+        raise TrainingError(
+            "the environment names a place among several processes that cannot be",
+            found=", ".join(f"{k}={found[k]}" for k in TORCHRUN),
+            expected="as torchrun sets them: 0 <= RANK, LOCAL_RANK < WORLD_SIZE, a host, a port below 65536; wrong: "
+            + ", ".join(k for k, v in wrong.items() if v),
+            hint=f"start it with torchrun or --devices; to train with one process: unset {' '.join(TORCHRUN)}",
+        )
+    return Place(rank, world, local, found["MASTER_ADDR"], port)
+
+
+def speaks() -> bool:
+    """Whether this process is the one that says what all of them met; alone where the environment is wrong."""
+    try:
+        return not inside_torchrun() or torchrun_place().rank == 0
+    except TrainingError:
+        return True
+
+
+def follow_parent() -> None:
+    """Where `relaunch` started this process: end with the one that did, saving first, even if that one was killed."""
+    # A command that this process starts has another parent, and must not take this one's for its own.
+    parent = os.environ.pop(PARENT, "")
+    if not parent.isdigit():
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(1.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE_SECONDS)
+        # It hangs, perhaps in a sum with a process that has ended; Python's own handlers would wait with it.
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def check_devices(devices: int) -> None:
@@ -45,17 +139,23 @@ def relaunch(arguments: Sequence[str], devices: int) -> int:
         The exit code: zero, or that of the first process that failed, which has said why.
 
     Raises:
-        TrainingError: A process was killed, or this machine has too few devices.
+        TrainingError: A process was killed.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    check_devices(devices)
     # Processes that each took all cores would only get in each other's way.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
-    # What it logs of a failure is said below, once and shorter.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ[PARENT] = str(os.getpid())
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        # Under nohup the engine must not take what is to be ignored.
+        os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGQUIT")
+    # What it logs of a failure is said below, once and shorter. Its loggers have levels of their own, so that one set
+    # here would not reach them.
+    engine = logging.getLogger("torch.distributed.elastic")
+    engine.addHandler(logging.NullHandler())
+    engine.propagate = False
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -73,7 +73,7 @@ class Engine:
         self.network, self.comm, self.settings = network, comm, settings
         self._source, self._loss = source, loss
         self._batchnorm = synchronise(network, comm)
-        self._check(execution)
+        check_execution(settings, execution, comm.world, comm.device.type, self._batchnorm)
         if execution.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if execution.compile:
@@ -169,25 +169,47 @@ class Engine:
             return segments, slice(mine[0], mine[-1] + 1)
         return segments, None
 
-    def _check(self, execution: Execution) -> None:
-        settings, world = self.settings.segments, self.comm.world
-        if world > settings.batch_size and (self._batchnorm or settings.length < world):
-            raise TrainingError(
-                f"a batch cannot be divided over {world} processes",
-                found=f"{settings.batch_size} segments of {settings.length} months"
-                + (", and a network with batch normalisation" if self._batchnorm else ""),
-                expected=f"{world} segments or more in a batch",
-                hint=f"--set training.segments.per_batch={world}, or fewer --devices",
-            )
-        if execution.strategy == "fsdp" and world > 1 and self.settings.precision == "fp16":
-            raise TrainingError(
-                "fp16 is not supported with fsdp", expected="bf16 or fp32", hint="--precision bf16, or --strategy ddp"
-            )
-        compiler = shutil.which("g++") or shutil.which("clang++")
-        if execution.compile and self.comm.device.type == "cpu" and not compiler:
-            raise TrainingError(
-                "--compile needs a C++ compiler on the CPU", found="neither g++ nor clang++", hint="install one"
-            )
+
+def check_execution(
+    settings: TrainingSettings, execution: Execution, world: int, device_type: str, batchnorm: bool
+) -> None:
+    """Refuse what cannot be run so, as far as it shows without data.
+
+    Args:
+        settings: Batches and precision; a batch size that is ``auto`` still is not looked at.
+        execution: How to run.
+        world: Number of processes.
+        device_type: ``cpu`` or ``cuda``.
+        batchnorm: Whether the network has batch normalisation.
+
+    Raises:
+        TrainingError: The combination is not possible.
+    """
+    segments = settings.segments
+    if segments.per_batch != "auto" and world > segments.batch_size and (batchnorm or segments.length < world):
+        raise TrainingError(
+            f"a batch cannot be divided over {world} processes",
+            found=f"{segments.batch_size} segments of {segments.length} months"
+            + (", and a network with batch normalisation" if batchnorm else ""),
+            expected=f"{world} segments or more in a batch",
+            hint=f"--set training.segments.per_batch={world}, or fewer --devices",
+        )
+    if execution.strategy == "fsdp" and world == 1:
+        raise TrainingError(
+            "there is nothing to shard a network over",
+            found="--strategy fsdp with one process",
+            expected="two or more",
+            hint="--devices 2 or more, or leave --strategy out",
+        )
+    if execution.strategy == "fsdp" and settings.precision == "fp16":
+        raise TrainingError(
+            "fp16 is not supported with fsdp", expected="bf16 or fp32", hint="--precision bf16, or --strategy ddp"
+        )
+    compiler = shutil.which("g++") or shutil.which("clang++")
+    if execution.compile and device_type == "cpu" and not compiler:
+        raise TrainingError(
+            "--compile needs a C++ compiler on the CPU", found="neither g++ nor clang++", hint="install one"
+        )
 
 
 def _compile(network: nn.Module, by_block: bool) -> None:

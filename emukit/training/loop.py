@@ -201,7 +201,9 @@ def _stop_requests(comm: Comm) -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    signals = (signal.SIGINT, signal.SIGTERM)
+    # A terminal that is closed is no reason to stop where that was to be ignored, as under nohup.
+    hangup = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
+    signals = (signal.SIGINT, signal.SIGTERM, *hangup)
     before = [signal.getsignal(s) for s in signals]
 
     def request(number: int, frame: FrameType | None) -> None:

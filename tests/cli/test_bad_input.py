@@ -1,6 +1,7 @@
 """Mistakes that end in a traceback, in the wrong exit code, or with something half-written."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,51 @@ def test_mistake_is_one_clear_error_and_exit_code_2(emukit, demo_store, linear_r
     assert "Traceback" not in answer.err
     assert answer.err.count("error: ") == 1
     assert [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix not in ("",)] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("cnn-gru --devices 2 --strategy fsdp --precision fp16", "fp16 is not supported with fsdp"),
+        ("cnn-gru --devices 2 --loss mse --set training.segments={per_batch=1,length=1}", "cannot be divided over 2"),
+        ("cnn-gru-published --devices 2 --set training.segments.per_batch=1", "batch normalisation"),
+        ("cnn-gru --devices 2 --set model.stages=9", "cannot build"),
+        ("cnn-gru --devices 2 --data missing.zarr", "missing.zarr"),
+        ("cnn-gru --devices 4096", "cannot train on 4096 devices"),
+        ("cnn-gru --devices 2 --compile", "C++ compiler"),
+        ("cnn-gru --compile", "C++ compiler"),
+        ("cnn-gru --strategy fsdp", "nothing to shard"),
+        ("linear --devices 2", "closed form: --devices would do nothing"),
+        ("linear --strategy ddp", "closed form: --strategy would do nothing"),
+        ("linear --compile --channels-last", "closed form: --compile and --channels-last would do nothing"),
+        ("climatology --precision bf16", "closed form: --precision would do nothing"),
+    ],
+)
+def test_mistake_in_the_words_alone_starts_processes_or_reads_a_store(
+    emukit, demo_store, words, message, monkeypatch, tmp_path
+):
+    def reached(*arguments):
+        raise AssertionError("not refused before")
+
+    monkeypatch.setattr("emukit.parallel.launch.relaunch", reached)
+    # `emukit.cli` has a function of that name too.
+    monkeypatch.setattr(import_module("emukit.cli.options"), "open_named", reached)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("EMUKIT_DATA", str(demo_store))
+    answer = emukit("train", *words.split())
+    assert answer.code == 2, answer
+    assert message in answer.err
+    assert answer.err.count("error: ") == 1
+
+
+def test_other_devices_than_torchrun_started_are_left_unsaid(emukit, demo_store, monkeypatch):
+    place = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29400"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    answer = emukit("train", "cnn-gru", "--data", demo_store, "--devices", "3")
+    assert answer.code == 2
+    assert "2 processes that torchrun started" in answer.err
 
 
 def test_all_mistakes_of_a_recipe_are_listed(emukit, demo_store):

@@ -122,3 +122,18 @@ def test_all_members_named_or_not_are_one_configuration(tmp_path):
     assert run.record.identity.members is None
     again, _ = train_run(archive, recipe, tmp_path / "run", resume=True, reporter=quiet)
     assert len(again.record.sessions) == 2
+
+
+@pytest.mark.parametrize("state", ["training", "finished"])
+def test_refused_resume_leaves_a_session_that_never_was(tmp_path, state):
+    archive, folder = warming_archive(), tmp_path / "run"
+    small = ("model.hidden=4", "model.features=4", "model.width=2", "model.stages=1", "model.pool_rows=1")
+    recipe = load_recipe("cnn-gru", None, [*small, "model.pool_columns=2", "training.epochs=1"])
+    train_run(archive, recipe, folder, protocol="k360", reporter=QUIET)
+    record = folder / "run.json"
+    before = record.read_text().replace('"finished"', f'"{state}"')
+    record.write_text(before)
+    (folder / "last.pt").write_bytes((folder / "last.pt").read_bytes()[:100])
+    with pytest.raises(RunError, match="cannot be used"):
+        train_run(archive, recipe, folder, protocol="k360", resume=True, reporter=QUIET)
+    assert record.read_text() == before

@@ -45,17 +45,25 @@ def process_of_rank(rank: int, parent: int) -> int:
     raise LookupError(f"no process of rank {rank}")
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes through /proc")
-def test_a_killed_process_leaves_the_others_waiting(tmp_path: Path, demo_store: Path) -> None:
-    """It must end all within a minute, say which was killed and how to go on; one process alone can go on."""
-    words = ["--data", str(demo_store), "--out", "run", *LONG]
-    run = start([*words, "--devices", "2"], tmp_path)
-    checkpoint = tmp_path / "run" / "last.pt"
+def saved(run: subprocess.Popen[str], checkpoint: Path, after: int = 0) -> None:
+    """Wait for a checkpoint, or for a newer one."""
     begun = time.monotonic()
-    while not checkpoint.exists():
+    while not checkpoint.exists() or checkpoint.stat().st_mtime_ns <= after:
         assert run.poll() is None, run.communicate()
         assert time.monotonic() - begun < 120, "no checkpoint after two minutes"
         time.sleep(0.1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes through /proc")
+def test_a_killed_process_leaves_the_others_waiting(tmp_path: Path, demo_store: Path) -> None:
+    """It must end all within a minute, say which was killed and how to go on; one process alone can go on.
+
+    That one saves and ends when its terminal is closed.
+    """
+    words = ["--data", str(demo_store), "--out", "run", *LONG]
+    run = start([*words, "--devices", "2"], tmp_path)
+    checkpoint = tmp_path / "run" / "last.pt"
+    saved(run, checkpoint)
     os.kill(process_of_rank(1, run.pid), signal.SIGKILL)
     _, said = run.communicate(timeout=60)
     assert run.returncode == 2
@@ -63,17 +71,25 @@ def test_a_killed_process_leaves_the_others_waiting(tmp_path: Path, demo_store: 
     assert "SIGKILL" in said
     assert "--resume" in said
     assert "Traceback" not in said
-    alone = start([*words, "--resume"], tmp_path)
-    begun = time.monotonic()
     before = checkpoint.stat().st_mtime_ns
-    while checkpoint.stat().st_mtime_ns == before:
-        assert alone.poll() is None, alone.communicate()
-        assert time.monotonic() - begun < 120, "the resumed run wrote nothing"
-        time.sleep(0.1)
-    alone.send_signal(signal.SIGINT)
+    alone = start([*words, "--resume"], tmp_path)
+    saved(alone, checkpoint, before)
+    alone.send_signal(signal.SIGHUP)
     _, said = alone.communicate(timeout=60)
     assert alone.returncode == 130
     assert "resuming after epoch" in said
+    assert "is saved" in said
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes through /proc")
+def test_a_killed_command_leaves_its_processes_training(tmp_path: Path, demo_store: Path) -> None:
+    run = start(["--data", str(demo_store), "--out", "run", *LONG, "--devices", "2"], tmp_path)
+    saved(run, tmp_path / "run" / "last.pt")
+    run.kill()
+    # They hold the other end of its pipe until they end.
+    _, said = run.communicate(timeout=30)
+    assert "stopped; run is saved" in said
+    assert "Traceback" not in said
 
 
 def test_more_devices_than_there_are_is_no_endless_start() -> None:
@@ -81,9 +97,14 @@ def test_more_devices_than_there_are_is_no_endless_start() -> None:
         check_devices(4096)
 
 
-def test_mistakes_are_said_once_and_not_by_every_process(tmp_path: Path, demo_store: Path) -> None:
-    """What only the data shows is met by both processes; one speaks, with the exit code of a user's mistake."""
-    run = start(["--data", str(demo_store), "--protocol", "loso:ssp999", "--devices", "2"], tmp_path)
+def test_what_the_first_process_refuses_is_said_otherwise_by_the_others(tmp_path: Path, demo_store: Path) -> None:
+    """Only the first looks after the folder; it alone speaks, and all end with the exit code of a user's mistake."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").touch()
+    run = start(["--data", str(demo_store), "--out", "run", *LONG, "--devices", "2"], tmp_path)
     _, said = run.communicate(timeout=120)
     assert run.returncode == 2, said
     assert said.count("error: ") == 1, said
+    assert "the run folder run exists" in said
+    for noise in ("should not", "Traceback", "Exception ignored", "the first process refused"):
+        assert noise not in said

@@ -79,6 +79,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             2: [relay | {"strategy": "fsdp", "stop_at": 2}],
             3: [relay | {"strategy": "ddp", "stop_at": 2, "resume": True}],
         }[processes]
+        jobs += [{"do": "refuse", "out": str(folder / "refused"), "network": "cnn-gru"}] if processes == 2 else []
         launch(processes, jobs, folder)
     launch(1, [relay | {"resume": True}], folder)
     return folder
@@ -148,3 +149,8 @@ def test_shards_are_left_behind(trained: Path) -> None:
     assert len(list((trained / "segments-3-fsdp").glob("last-*/rank-*.safetensors"))) == 3
     assert len(list((trained / "segments-3-fsdp").glob("last-*-*"))) == 1
     assert not list((trained / "relay").glob("last-*-*"))
+
+
+def test_a_refusal_of_the_first_leaves_the_others_waiting(trained: Path) -> None:
+    ends = [json.loads((trained / "refused" / f"ends-{rank}.json").read_text()) for rank in (0, 1)]
+    assert ends == [["RunError"] * 2, ["SaidByFirstError"] * 2]

@@ -9,16 +9,18 @@ import json
 import os
 import signal
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import torch
 
 from emukit.data.split import Span
 from emukit.emulators.registry import load_emulator
+from emukit.errors import EmukitError
 from emukit.experiments.evaluate import score_emulator
 from emukit.experiments.recipe import load_recipe
 from emukit.experiments.run import train_run
+from emukit.files import exclusive
 from emukit.parallel.comm import Comm, open_comm
 from emukit.progress import silent_reporter
 from emukit.training import loop
@@ -88,11 +90,26 @@ def score(job: dict, comm: Comm) -> None:
         Path(job["out"]).write_text(json.dumps(value.as_dict()))
 
 
+def refuse(job: dict, comm: Comm) -> None:
+    """Train into a folder that holds another run, then into one that is held; every process notes how it ended."""
+    folder, ends = Path(job["out"]), []
+    (folder / "other").mkdir(parents=True, exist_ok=True)
+    comm.barrier()
+    with exclusive(folder / "held") if comm.main else nullcontext():
+        for name in (".", "held"):
+            try:
+                train(job | {"out": str(folder / name)}, comm)
+            except EmukitError as e:
+                ends.append(type(e).__name__)
+        comm.barrier()
+    (folder / f"ends-{comm.rank}.json").write_text(json.dumps(ends))
+
+
 def main(path: str) -> None:
     torch.set_num_threads(1)
     with open_comm() as comm:
         for job in json.loads(Path(path).read_text()):
-            {"train": train, "score": score}[job["do"]](job, comm)
+            {"train": train, "score": score, "refuse": refuse}[job["do"]](job, comm)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,67 @@
+"""How processes that torchrun started find each other.
+
+Invariant: a process never waits for others without an end, nor deaf to a request to stop.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
+
+from emukit.errors import TrainingError
+from emukit.parallel.launch import TORCHRUN, Place
+
+# How long they wait for each other at the start: machines of a cluster are not handed out at the same second.
+MEETING = timedelta(minutes=5)
+# How long a process waits for the others before it gives up on them. A process that dies is noticed at once by
+# torchrun, which ends the rest; this is for one that hangs, and must outlast the slowest thing one does alone.
+PATIENCE = timedelta(minutes=10)
+
+
+def meet(place: Place, backend: str) -> None:
+    """Wait for the other processes, and form a group with them.
+
+    Raises:
+        TrainingError: They cannot be reached, or do not come.
+    """
+    try:
+        # A name that nobody knows would be asked for again and again.
+        socket.getaddrinfo(place.address, place.port)
+        with _signals_that_end():
+            store, _, _ = next(rendezvous("env://", place.rank, place.world, timeout=MEETING))
+            # All are awaited here, for the group would wait for them with the patience of later sums.
+            store.set(f"emukit/{place.rank}", "here")
+            store.wait([f"emukit/{r}" for r in range(place.world)], MEETING)
+            dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world, timeout=PATIENCE)
+    except (OSError, RuntimeError, UnicodeError) as e:
+        raise TrainingError(
+            "the processes that should train together do not meet",
+            found=f"{next(iter(str(e).splitlines()), type(e).__name__)} at MASTER_ADDR={place.address} "
+            f"MASTER_PORT={place.port}, as process {place.rank} of {place.world}",
+            expected=f"WORLD_SIZE={place.world} processes that reach that place within {MEETING.seconds} s",
+            hint=f"start all of them, and mend address and port; to train with one: unset {' '.join(TORCHRUN)}",
+        ) from e
+
+
+@contextmanager
+def _signals_that_end() -> Iterator[None]:
+    """Inside, stop requests end the process as the system does: Python's handlers would wait for torch to return."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {s: signal.getsignal(s) for s in asked if signal.getsignal(s) != signal.SIG_IGN}
+    for s in before:
+        signal.signal(s, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)
