@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emukit.models.layers import AttentionPooling, GlobeConv2d, Poles, SqueezeExcitation, WindowGRU, halve
+from emukit.models.sizes import check_halvings, check_sizes
 
 # Standard deviations of a channel beyond which the encoder tells values apart no more. Nearly all of a forcing's values
 # in training lie within; found on ssp585 left out of training, where CO2 reaches 8: score 1.15 with it, 1.84 without.
@@ -182,12 +183,10 @@ class CNNGRU(Reading):
         Raises:
             ValueError: A size is below one, or there are more halvings than the grid bears.
         """
-        sizes = {"width": width, "stages": stages, "pool_rows": pool_rows, "pool_columns": pool_columns}
-        sizes |= {"features": features, "hidden": hidden}
-        if min(sizes.values()) < 1 or linear < 0:
-            raise ValueError(f"sizes must be at least 1 (linear at least 0): {sizes}, linear={linear}")
-        if min(grid) <= 2 ** (stages - 1):
-            raise ValueError(f"{stages} stages halve a grid of {grid[0]} x {grid[1]} cells too often")
+        check_sizes(1, width=width, stages=stages, pool_rows=pool_rows, pool_columns=pool_columns)
+        check_sizes(1, features=features, hidden=hidden)
+        check_sizes(0, linear=linear)
+        check_halvings(grid, stages)
         options: dict[str, Any] = {"width": width, "stages": stages, "pool": (pool_rows, pool_columns)}
         options |= {"features": features, "hidden": hidden, "linear": linear, "dropout": dropout, "poles": poles}
         options |= {"attention": attention, "squeeze_excitation": squeeze_excitation}

@@ -14,10 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from emukit.models.layers import SqueezeExcitation, WindowGRU
+from emukit.models.sizes import check_sizes
 
 # As published.
 REDUCTION = 16
 HEAD_WIDTH = 1024
+# Stacked recurrences of which the upper ones still learn; far more are a mistake.
+MOST_LAYERS = 16
 
 
 class PublishedCNNGRU(nn.Module):
@@ -50,8 +53,13 @@ class PublishedCNNGRU(nn.Module):
             hidden: Width of the recurrent state.
             layers: Stacked recurrences.
             dropout: Between recurrences and in the head.
+
+        Raises:
+            ValueError: A size is out of range.
         """
         super().__init__()
+        check_sizes(1, width=width, hidden=hidden)
+        check_sizes(1, MOST_LAYERS, layers=layers)
         self.branches = nn.ModuleList(
             _Branch(in_channels, grid, history, width, hidden, layers, dropout) for _ in range(variables)
         )

@@ -28,23 +28,29 @@ from emukit.models.heads import (
     squash,
 )
 from emukit.models.layers import GlobeConv2d, Poles
+from emukit.models.sizes import check_sizes
 
 # Hidden state and memory of one layer, (B, hidden, Y, X) each; None before the first step.
 State = tuple[Tensor, Tensor] | None
 
 
 class ConvLSTMCell(nn.Module):
-    """One layer's update from what a frame adds to the gates and the state before; the first step has none."""
+    """One layer's update from what a frame adds to the gates and the state before; the first step has none.
 
-    def __init__(self, hidden: int, *, poles: Poles) -> None:
+    Over windows of a single frame there is no state before, and so nothing that would read it.
+    """
+
+    def __init__(self, hidden: int, history: int, *, poles: Poles) -> None:
         super().__init__()
-        self.recurrent = GlobeConv2d(hidden, 4 * hidden, poles=poles)
+        self.recurrent = GlobeConv2d(hidden, 4 * hidden, poles=poles) if history > 1 else None
         # One group a gate: their sizes mean different things.
-        self.norm = nn.GroupNorm(4, 4 * hidden)
+        self.norm = nn.GroupNorm(4, 4 * hidden) if history > 1 else None
 
     def forward(self, given: Tensor, state: State) -> tuple[Tensor, Tensor]:
         """(B, 4 hidden, Y, X) and the state before -> the state after."""
-        gates = given if state is None else given + self.norm(self.recurrent(state[0]))
+        gates = given
+        if state is not None and self.recurrent is not None and self.norm is not None:
+            gates = given + self.norm(self.recurrent(state[0]))
         opened, forget, output, new = gates.chunk(4, 1)
         memory = torch.sigmoid(opened) * torch.tanh(new)
         if state is not None:
@@ -107,15 +113,16 @@ class ConvLSTM(nn.Module):
             ValueError: A size is out of range, or the grid cannot be halved so often.
         """
         super().__init__()
-        sizes = {"width": width, "stages": stages, "hidden": hidden, "bands": bands}
-        sizes |= {"pool_rows": pool_rows, "pool_columns": pool_columns}
-        if min(sizes.values()) < 1 or linear < 0 or not 1 <= layers <= 3:
-            raise ValueError(f"sizes must be at least 1 (linear 0, layers 1 to 3): {sizes}, {linear=}, {layers=}")
+        check_sizes(1, width=width, stages=stages, hidden=hidden, bands=bands)
+        check_sizes(1, pool_rows=pool_rows, pool_columns=pool_columns)
+        check_sizes(0, linear=linear)
+        check_sizes(1, 3, layers=layers)
+        grids = halved(grid, stages)
         self.branches = nn.ModuleList(
             _Branch(
                 in_channels,
                 served,
-                halved(grid, stages),
+                grids,
                 history,
                 widths=[width * 2**i for i in range(stages)],
                 hidden=hidden,
@@ -162,7 +169,7 @@ class _Branch(nn.Module):
         self.encoder = FrameMaps(in_channels, widths, poles=poles)
         inputs = [widths[-1], *[hidden] * (layers - 1)]
         self.inputs = nn.ModuleList(_gates(n, hidden, poles) for n in inputs)
-        self.cells = nn.ModuleList(ConvLSTMCell(hidden, poles=poles) for _ in inputs)
+        self.cells = nn.ModuleList(ConvLSTMCell(hidden, history, poles=poles) for _ in inputs)
         self.dropout = nn.Dropout(dropout)
         self.response = (
             LinearResponse(in_channels, hidden * bands, linear, pool=pool, history=history) if linear else None

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emukit.models.layers import GlobeConv2d, Poles, halve, pad_globe
+from emukit.models.sizes import check_halvings
 
 Trunks = Literal["shared", "separate"]
 
@@ -48,8 +49,7 @@ def halved(grid: tuple[int, int], times: int) -> list[tuple[int, int]]:
     Raises:
         ValueError: A halving would find a side of a single cell.
     """
-    if times and min(grid) <= 2 ** (times - 1):
-        raise ValueError(f"a grid of {grid[0]} x {grid[1]} cells cannot be halved {times} times")
+    check_halvings(grid, times)
     sizes = [grid]
     for _ in range(times):
         sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))

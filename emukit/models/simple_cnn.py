@@ -15,6 +15,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from emukit.models.sizes import check_sizes
+
+# Channels double with every block but the last: beyond it no machine holds one.
+DEEPEST = 16
+
 
 class ResidualBlock(nn.Module):
     """Two convolutions beside a skip, all at full resolution, (B, C, Y, X) -> (B, out, Y, X)."""
@@ -63,11 +68,11 @@ class SimpleCNN(nn.Module):
             dropout: Whole channels dropped before the last convolutions, while training.
 
         Raises:
-            ValueError: A size is below one.
+            ValueError: A size is out of range.
         """
         super().__init__()
-        if min(width, depth) < 1:
-            raise ValueError(f"sizes must be at least 1: width={width}, depth={depth}")
+        check_sizes(1, width=width)
+        check_sizes(1, DEEPEST, depth=depth)
         self.history = history
         widths = [width * 2**i for i in range(depth)]
         widths.append(widths[-1])

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from emukit.models.attention import FrameBlock, TimeBlock, Turn, harmonics, patch_centres, space_turn
 from emukit.models.heads import Trunks, squash
 from emukit.models.layers import half_turn
+from emukit.models.sizes import MOST_BLOCKS, check_sizes
 
 Positions = Literal["rotary", "learned"]
 
@@ -188,13 +189,12 @@ class Transformer(nn.Module):
             checkpoint: Compute the blocks' activations again in the backward pass instead of keeping them.
 
         Raises:
-            ValueError: A size is below one, a patch is larger than the grid, or heads do not divide the features.
+            ValueError: A size is out of range, a patch is larger than the grid, or heads do not divide the features.
         """
         super().__init__()
-        sizes = {"patch_rows": patch_rows, "patch_columns": patch_columns, "dim": dim, "heads": heads}
-        sizes |= {"frame_blocks": frame_blocks, "month_blocks": month_blocks, "mlp_ratio": mlp_ratio}
-        if min(sizes.values()) < 1 or linear < 0:
-            raise ValueError(f"sizes must be at least 1 (linear at least 0): {sizes}, linear={linear}")
+        check_sizes(1, patch_rows=patch_rows, patch_columns=patch_columns, dim=dim, heads=heads, mlp_ratio=mlp_ratio)
+        check_sizes(1, MOST_BLOCKS, frame_blocks=frame_blocks, month_blocks=month_blocks)
+        check_sizes(0, linear=linear)
         if patch_rows > grid[0] or patch_columns > grid[1]:
             raise ValueError(f"a patch of {patch_rows} x {patch_columns} cells is larger than the grid, {grid}")
         if dim % (4 * heads):

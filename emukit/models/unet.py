@@ -29,6 +29,7 @@ from emukit.models.heads import (
     squash,
 )
 from emukit.models.layers import GlobeConv2d, Poles, halve
+from emukit.models.sizes import check_sizes
 
 WindowMode = Literal["film", "channels"]
 
@@ -125,10 +126,9 @@ class UNet(nn.Module):
             ValueError: A size is out of range, or the grid cannot be halved so often.
         """
         super().__init__()
-        sizes = {"width": width, "depth": depth, "features": features, "hidden": hidden, "bands": bands}
-        sizes |= {"pool_rows": pool_rows, "pool_columns": pool_columns}
-        if min(sizes.values()) < 1 or min(linear, coarsen) < 0:
-            raise ValueError(f"sizes must be at least 1 (linear, coarsen 0): {sizes}, {linear=}, {coarsen=}")
+        check_sizes(1, width=width, depth=depth, features=features, hidden=hidden, bands=bands)
+        check_sizes(1, pool_rows=pool_rows, pool_columns=pool_columns)
+        check_sizes(0, linear=linear, coarsen=coarsen)
         grids = halved(grid, coarsen + depth)[: coarsen + 1]
         self.branches = nn.ModuleList(
             _Branch(
