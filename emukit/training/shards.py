@@ -90,4 +90,4 @@ def _identity(state: TrainingState, rank: int, world: int) -> dict[str, str]:
 
 
 def _words(identity: dict[str, str]) -> str:
-    return ", ".join(f"{k} {v}" for k, v in identity.items()) or "nobody knows what"
+    return ", ".join(f"{k} {v}" for k, v in sorted(identity.items())) or "nobody knows what"
