@@ -206,7 +206,9 @@ def prepare_reach(words: str, store: str, budget: str, score: str) -> Work:
 
 def best_score(log: Path) -> float:
     """The lowest validation score of a training's log; infinite where there is none yet."""
-    return min((line["validation"]["score"] for line in read_lines(log) if "validation" in line), default=math.inf)
+    scores = (line["validation"]["score"] for line in read_lines(log) if "validation" in line)
+    # One that was not finite is null.
+    return min((s for s in scores if s is not None), default=math.inf)
 
 
 def _watched(finish: Callable[[Path, Reporter], object], seen: Callable[[int], None]) -> int:

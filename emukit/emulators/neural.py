@@ -14,12 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from emukit.config import check, options_of
 from emukit.data.archive import Domain, Scenario
 from emukit.data.frames import FrameEncoder
 from emukit.data.targets import TargetNormalizer
 from emukit.emulators.base import Emulator
+from emukit.errors import RecipeError
 from emukit.models.precision import matmul_precision
-from emukit.models.registry import build_network
+from emukit.models.registry import CONTEXT, build_network, network_entry
 
 # Target months computed at once: enough to keep two cores busy, few enough that a 353 M-parameter network fits 8 GB.
 BLOCK_MONTHS = 60
@@ -96,21 +98,32 @@ class NeuralEmulator(Emulator):
 
     @classmethod
     def from_state(cls, domain: Domain, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
-        """The inverse of `state`."""
+        """The inverse of `state`.
+
+        Raises:
+            ValueError: The network is unknown, or has no such options.
+        """
 
         def part(name: str) -> dict[str, NDArray[Any]]:
             return {k.removeprefix(f"{name}."): v for k, v in arrays.items() if k.startswith(f"{name}.")}
 
         encoder = FrameEncoder.from_state(meta["inputs"], part("inputs"), domain.grid)
-        network = build_network(
-            meta["network"],
-            in_channels=len(encoder.channels),
-            variables=len(domain.variables),
-            grid=domain.grid.shape,
-            history=encoder.settings.window.history,
-            options=meta["options"],
-        )
+        try:
+            kind = options_of(network_entry(meta["network"]).load(), CONTEXT)
+            # As strictly as in a recipe: a constructor takes an unknown word for its default.
+            options = check(kind, meta["options"], source="the table of options").model_dump(exclude_unset=True)
+            network = build_network(
+                meta["network"],
+                in_channels=len(encoder.channels),
+                variables=len(domain.variables),
+                grid=domain.grid.shape,
+                history=encoder.settings.window.history,
+                options=options,
+            )
+        except RecipeError as e:
+            # The recipe is no longer there to be mended: what to do, and where, is for the caller to say.
+            raise ValueError(f"{e.what}: {e.found or e.expected}") from e
         network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in part("network").items()})
         network.eval()
         normalizer = TargetNormalizer.from_state(meta["targets"], part("targets"))
-        return cls(domain, meta["network"], meta["options"], network, encoder, normalizer)
+        return cls(domain, meta["network"], options, network, encoder, normalizer)

@@ -31,7 +31,7 @@ from emukit.models.precision import matmul_precision
 from emukit.models.registry import build_network
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
-from emukit.training.checkpoint import load_best
+from emukit.training.best import load_best
 from emukit.training.engine import Engine, Execution
 from emukit.training.footprint import State
 from emukit.training.loop import train

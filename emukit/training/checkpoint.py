@@ -4,162 +4,151 @@ Invariant: `last.pt` is whole and holds, or names the shards that hold, everythi
 it runs no code from the file. Tensors are kept by the network's parameter names and in full shape (shards by rows), so
 a training goes on with another number of processes, or another strategy, than it began with.
 
-    last.pt                          state, random states and, unless sharded, all tensors
-    last-EPOCH-STEP/rank-R.safetensors    with fsdp: each process's rows of every tensor
-    best-EPOCH.safetensors           weights of the best validation score
+    last.pt                               state, random states and, unless sharded, all tensors
+    last-EPOCH-STEP/rank-R.safetensors    with fsdp: each process's rows of every tensor, see `emukit.training.shards`
+    best-EPOCH.safetensors                weights of the best validation score, see `emukit.training.best`
 """
 
 from __future__ import annotations
 
+import math
 import pickle
-import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from torch import Tensor
 
+from emukit.config import describe
 from emukit.errors import RunError
 from emukit.files import atomic_path
 from emukit.parallel.comm import Comm
-from emukit.parallel.spread import fill, whole
+from emukit.parallel.spread import fill
+from emukit.training.best import check_best, first_line
 from emukit.training.engine import Engine
+from emukit.training.shards import drop_older_shards, save_shard, shard_folder, shard_reader
+from emukit.training.state import Count, TrainingState
 
 LAST = "last.pt"
 ADAM = ("step", "exp_avg", "exp_avg_sq")
 
 
-@dataclass
-class TrainingState:
-    """Where the loop stands.
+class _Content(BaseModel):
+    """What is in `last.pt`.
 
     Attributes:
-        epoch: Epoch under way, from zero; equal to the number of finished ones.
-        step: Steps done in it.
-        best_score: Lowest validation score so far.
-        best_epoch: The epoch, counted from one, after which it was reached.
-        best_average: Whether averaged weights reached it.
-        stale: Validations since.
-        sums: Loss terms of the epoch under way, summed over its steps.
-        stopped: Whether early stopping has ended the training.
-        seconds: Time spent so far, over all sessions.
+        state: Where the loop stands.
+        averaged: States of the weights in their average.
+        scaler: Of fp16; empty otherwise.
+        rng: State of torch's generator on the CPU, of every process.
+        cuda_rng: Likewise on its GPU; empty on CPUs.
+        tensors: Everything that training changes, by name, or
+        shards: the name of the folder where that is.
     """
 
-    epoch: int = 0
-    step: int = 0
-    best_score: float = float("inf")
-    best_epoch: int = 0
-    best_average: bool = False
-    stale: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    stopped: bool = False
-    seconds: float = 0.0
+    model_config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
+
+    state: TrainingState
+    averaged: Count
+    scaler: dict[str, float | int]
+    rng: Annotated[list[Tensor], Field(min_length=1)]
+    cuda_rng: list[Tensor]
+    tensors: dict[str, Tensor] | None = None
+    shards: str | None = None
+
+    def check(self, engine: Engine, steps_per_epoch: int) -> None:
+        """Refuse what no checkpoint of this training can hold.
+
+        Raises:
+            ValueError: There is such a thing.
+        """
+        state = self.state
+        state.check_within(engine.settings.epochs, steps_per_epoch)
+        if self.averaged > state.epoch * steps_per_epoch + state.step:
+            raise ValueError(f"an average of {self.averaged} states, more than there were steps")
+        wrong = [r for r in (*self.rng, *self.cuda_rng) if r.dtype != torch.uint8 or r.ndim != 1]
+        if wrong or len(self.cuda_rng) not in (0, len(self.rng)):
+            raise ValueError("random states that are none")
+        if (self.tensors is None) == (self.shards is None) or self.shards not in (None, shard_folder(state)):
+            raise ValueError(f"shards {self.shards!r}")
+        expected = engine.scaler.state_dict()
+        if self.scaler.keys() != expected.keys():
+            raise ValueError("the loss scale of another precision")
+        if self.scaler and not (0 < self.scaler["scale"] < math.inf and self.scaler["_growth_tracker"] >= 0):
+            raise ValueError(f"the loss scale {self.scaler['scale']}")
 
 
 def save_checkpoint(folder: Path, state: TrainingState, engine: Engine) -> None:
     """Write `last.pt`, and shards where the network is sharded, atomically; every process must call it."""
     comm, tensors = engine.comm, _tensors(engine)
     content: dict[str, Any] = {
-        "state": asdict(state),
+        "state": state.model_dump(),
         "averaged": engine.average.count,
         "scaler": engine.scaler.state_dict(),
         "rng": comm.gather_bytes(torch.get_rng_state()),
         "cuda_rng": comm.gather_bytes(torch.cuda.get_rng_state(comm.device)) if comm.device.type == "cuda" else [],
     }
     if engine.spread.sharded:
-        content["shards"] = name = f"last-{state.epoch:04d}-{state.step:06d}"
-        content["world"] = comm.world
-        _save_shard(folder / name, tensors, comm)
+        content["shards"] = name = shard_folder(state)
+        save_shard(folder / name, state, tensors, comm)
     else:
         content["tensors"] = tensors
     if comm.main:
         with atomic_path(folder / LAST) as temporary:
             torch.save(content, temporary)
-        for path in folder.glob("last-*-*"):
-            if path.name != content.get("shards"):
-                shutil.rmtree(path)
+        drop_older_shards(folder, keep=content.get("shards"))
     comm.barrier()
 
 
-def load_checkpoint(folder: Path, engine: Engine) -> TrainingState:
+def load_checkpoint(folder: Path, engine: Engine, steps_per_epoch: int) -> TrainingState:
     """Restore weights, optimiser, average and random state from `last.pt`.
 
+    Args:
+        folder: The run folder.
+        engine: What is restored.
+        steps_per_epoch: Optimiser steps of the training to go on with.
+
     Raises:
-        RunError: It is damaged, or belongs to another network.
+        RunError: It is damaged, or belongs to another network or training; or the best weights that it names are
+            missing or damaged, which would otherwise show only when all is trained.
     """
     path = folder / LAST
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        state = TrainingState(**content["state"])
-        names, read = _reader(folder, content)
-        _restore(engine, names, read, averaged=content["averaged"])
-        engine.scaler.load_state_dict(content["scaler"])
-        _restore_random(content, state, engine.comm)
-    except (
-        RuntimeError,
-        OSError,
-        KeyError,
-        TypeError,
-        ValueError,
-        EOFError,
-        SafetensorError,
-        pickle.UnpicklingError,
-    ) as e:
+        content = _read(path)
+        content.check(engine, steps_per_epoch)
+        state = content.state
+        if content.tensors is None:
+            names, read = shard_reader(folder / shard_folder(state), state, len(content.rng))
+        else:
+            names, read = set(content.tensors), content.tensors.__getitem__
+        _restore(engine, names, read, averaged=content.averaged)
+        engine.scaler.load_state_dict(content.scaler)
+        _restore_random(content, engine.comm)
+    except (RuntimeError, OSError, KeyError, TypeError, ValueError, SafetensorError) as e:
         raise RunError(
             f"the checkpoint {path} cannot be used",
-            found=_first_line(e),
-            expected="a whole checkpoint of this very network",
+            found=first_line(e),
+            expected="a whole checkpoint of this very training",
             hint="remove the run folder and train again",
         ) from e
+    if state.best_epoch:
+        check_best(folder, state.best_epoch, engine.network)
     return state
 
 
-def best_path(folder: Path, epoch: int) -> Path:
-    """Where the weights of the best epoch are. Its name holds the epoch: checkpoint and weights cannot disagree."""
-    return folder / f"best-{epoch:04d}.safetensors"
-
-
-def save_best(folder: Path, epoch: int, network: nn.Module, comm: Comm) -> None:
-    """Write the weights of the best validation score so far, atomically; every process must call it."""
-    weights = {}
-    for name, tensor in network.state_dict().items():
-        full = whole(tensor.detach())
-        if comm.main:
-            weights[name] = full.cpu().contiguous()
-    if comm.main:
-        with atomic_path(best_path(folder, epoch)) as temporary:
-            save_file(weights, temporary)
-
-
-def drop_older_best(folder: Path, epoch: int) -> None:
-    """Remove the weights of other epochs; called once the checkpoint that names this one is written."""
-    for path in folder.glob("best-*.safetensors"):
-        if path != best_path(folder, epoch):
-            path.unlink()
-
-
-def load_best(folder: Path, epoch: int, network: nn.Module) -> None:
-    """Put the best weights into a network, sharded or not.
-
-    Raises:
-        RunError: They are missing or damaged.
-    """
-    path = best_path(folder, epoch)
+def _read(path: Path) -> _Content:
     try:
-        weights = load_file(path)
-        for name, tensor in network.state_dict().items():
-            fill(tensor, weights[name])
-    except (OSError, RuntimeError, KeyError, SafetensorError) as e:
-        raise RunError(
-            f"the best weights {path} cannot be used",
-            found=_first_line(e),
-            hint="remove the run folder and train again",
-        ) from e
+        return _Content.model_validate(torch.load(path, map_location="cpu", weights_only=True))
+    except ValidationError as e:
+        raise ValueError("; ".join(describe(e))) from None
+    except pickle.UnpicklingError:
+        # torch's own message advises to load the file without this protection.
+        raise ValueError("something else than tensors and plain values; nothing of it was run") from None
+    except EOFError:
+        raise ValueError("a file that is cut short") from None
 
 
 def _tensors(engine: Engine) -> dict[str, Tensor]:
@@ -187,59 +176,23 @@ def _restore(engine: Engine, names: set[str], read: Callable[[str], Tensor], ave
         raise ValueError(f"other tensors, such as {differing[0]}")
     for name, tensor in tensors.items():
         values = read(name)
-        if values.shape != tensor.shape:
-            raise ValueError(f"{name} of shape {tuple(values.shape)}, not {tuple(tensor.shape)}")
+        if values.shape != tensor.shape or values.dtype != tensor.dtype:
+            raise ValueError(
+                f"{name} of shape {tuple(values.shape)} and {values.dtype}, "
+                f"not of shape {tuple(tensor.shape)} and {tensor.dtype}"
+            )
         fill(tensor, values)
 
 
-def _save_shard(folder: Path, tensors: dict[str, Tensor], comm: Comm) -> None:
-    """Each process writes its rows of sharded tensors; the first also what is not sharded."""
-    mine = {}
-    for name, tensor in tensors.items():
-        if isinstance(tensor, DTensor):
-            mine[f"rows/{name}"] = tensor.to_local().detach().cpu().contiguous()
-        elif comm.main:
-            mine[f"whole/{name}"] = tensor.detach().cpu().contiguous()
-    if comm.main:
-        folder.mkdir(parents=True, exist_ok=True)
-    comm.barrier()
-    with atomic_path(folder / f"rank-{comm.rank}.safetensors") as temporary:
-        save_file(mine, temporary)
-    comm.barrier()
-
-
-def _reader(folder: Path, content: dict[str, Any]) -> tuple[set[str], Callable[[str], Tensor]]:
-    """Names of a checkpoint's tensors, and how one of them is read in full."""
-    if "shards" not in content:
-        tensors: dict[str, Tensor] = content["tensors"]
-        return set(tensors), tensors.__getitem__
-    paths = [folder / content["shards"] / f"rank-{r}.safetensors" for r in range(content["world"])]
-    # safetensors declares no types for what it returns.
-    files: list[Any] = [safe_open(path, framework="pt") for path in paths]
-    keys = set(files[0].keys())
-
-    def read(name: str) -> Tensor:
-        if f"whole/{name}" in keys:
-            value: Tensor = files[0].get_tensor(f"whole/{name}")
-            return value
-        # Sharded by rows, in the order of ranks.
-        return torch.cat([f.get_tensor(f"rows/{name}") for f in files])
-
-    return {k.partition("/")[2] for k in keys}, read
-
-
-def _restore_random(content: dict[str, Any], state: TrainingState, comm: Comm) -> None:
+def _restore_random(content: _Content, comm: Comm) -> None:
     cuda = comm.device.type == "cuda"
-    if len(content["rng"]) == comm.world and bool(content["cuda_rng"]) == cuda:
-        torch.set_rng_state(content["rng"][comm.rank])
+    if len(content.rng) == comm.world and bool(content.cuda_rng) == cuda:
+        torch.set_rng_state(content.rng[comm.rank])
         if cuda:
-            torch.cuda.set_rng_state(content["cuda_rng"][comm.rank], comm.device)
+            torch.cuda.set_rng_state(content.cuda_rng[comm.rank], comm.device)
         return
     # Another number of processes, or devices of another kind: dropout cannot go on as before, but must not begin again,
     # and must differ between processes.
-    seed = int.from_bytes(bytes(content["rng"][0][:8].tolist()), "little")
+    state = content.state
+    seed = int.from_bytes(bytes(content.rng[0][:8].tolist()), "little")
     torch.manual_seed((seed + 1_000_003 * state.epoch + 1009 * state.step + comm.rank) % 2**63)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

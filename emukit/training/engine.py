@@ -96,7 +96,8 @@ class Engine:
 
         Returns:
             Loss, gradient norm and every term, the same on all processes. If one of them is not finite, no step was
-            taken; in fp16 a gradient that overflowed is skipped instead, and the norm is that of the skipped step.
+            taken; in fp16 a step whose gradient overflowed is skipped instead: ``skipped_steps`` is one, and the norm
+            not finite.
         """
         optim.set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
@@ -119,9 +120,15 @@ class Engine:
         values = torch.stack([*sums.values(), norm.detach()]).double().tolist()
         numbers = dict(zip((*sums, "gradient_norm"), values, strict=True))
         if not self.not_finite(numbers):
+            scale = self.scaler.get_scale()
             self.scaler.step(self.optimizer)
             self.scaler.update()
-            self.average.after_step()
+            # The scaler says in no other way that it left the step out.
+            skipped = self.scaler.get_scale() < scale
+            if not skipped:
+                self.average.after_step()
+            if self.scaler.is_enabled():
+                numbers["skipped_steps"] = float(skipped)
         return numbers
 
     def not_finite(self, numbers: Mapping[str, float]) -> dict[str, float]:

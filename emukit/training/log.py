@@ -7,6 +7,7 @@ checkpoint is gone, so that no epoch stands twice.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,10 @@ class MetricsLog:
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Write one epoch's numbers."""
+        """Write one epoch's numbers; one that is not finite is null, which JSON has, unlike NaN."""
+        text = json.dumps(_finite(line), allow_nan=False)
         with self._path.open("a", encoding="utf-8") as f:
-            f.write(json.dumps(line) + "\n")
+            f.write(text + "\n")
             f.flush()
 
 
@@ -53,6 +55,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             raise _damaged(path, f"line {number} is no epoch")
         lines.append(line)
     return lines
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _damaged(path: Path, found: str) -> RunError:

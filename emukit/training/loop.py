@@ -23,18 +23,12 @@ from emukit.metrics import Score
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.training import optim
-from emukit.training.checkpoint import (
-    LAST,
-    TrainingState,
-    drop_older_best,
-    load_best,
-    load_checkpoint,
-    save_best,
-    save_checkpoint,
-)
+from emukit.training.best import drop_older_best, load_best, save_best
+from emukit.training.checkpoint import LAST, load_checkpoint, save_checkpoint
 from emukit.training.engine import Engine
 from emukit.training.log import MetricsLog
 from emukit.training.settings import TrainingSettings
+from emukit.training.state import TrainingState
 
 
 class Interrupted(KeyboardInterrupt):
@@ -89,9 +83,9 @@ def train(
     """
     comm, average = engine.comm, engine.average
     resumed = (folder / LAST).exists()
-    state = load_checkpoint(folder, engine) if resumed else TrainingState()
-    log = MetricsLog(folder / "metrics.jsonl", keep_epochs=state.epoch) if comm.main else None
     per_epoch = -(-source.steps_per_epoch // settings.accumulate)
+    state = load_checkpoint(folder, engine, per_epoch) if resumed else TrainingState()
+    log = MetricsLog(folder / "metrics.jsonl", keep_epochs=state.epoch) if comm.main else None
     steps = settings.epochs * per_epoch
     clock = time.monotonic()
 
@@ -130,6 +124,9 @@ def train(
                 if wrong := engine.not_finite(numbers):
                     months = "; ".join(source.address(segments) for segments in group)
                     raise _not_finite(wrong, state, months, folder)
+                if numbers.get("skipped_steps"):
+                    # The overflowed gradient of a step that was not taken; a mean must not be lost to it.
+                    numbers["gradient_norm"] = 0.0
                 for name, value in numbers.items():
                     state.sums[name] = state.sums.get(name, 0.0) + value
                 state.step += 1
@@ -145,7 +142,7 @@ def train(
             done = (state.epoch + 1) * per_epoch
             line: dict[str, Any] = {"epoch": state.epoch + 1, "step": done}
             line["learning_rate"] = optim.learning_rate(done - 1, steps, settings.optimizer)
-            line |= {k: v / per_epoch for k, v in state.sums.items()}
+            line |= _epoch_means(state.sums, per_epoch)
             state.epoch, state.step, state.sums = state.epoch + 1, 0, {}
             average.after_epoch(state.epoch)
             if state.epoch % settings.validate_every == 0 or state.epoch == settings.epochs:
@@ -172,6 +169,16 @@ def train(
     comm.barrier()
     load_best(folder, state.best_epoch, engine.network)
     return TrainingResult(state.best_score, state.best_epoch, state.best_average, state.epoch, state.seconds)
+
+
+def _epoch_means(sums: dict[str, float], steps: int) -> dict[str, float | None]:
+    """An epoch's numbers: of losses the means over all steps, of gradients over those taken, and how many were not."""
+    means: dict[str, float | None] = {k: v / steps for k, v in sums.items()}
+    if "skipped_steps" in sums:
+        skipped = round(sums["skipped_steps"])
+        means["skipped_steps"] = skipped
+        means["gradient_norm"] = sums["gradient_norm"] / (steps - skipped) if skipped < steps else None
+    return means
 
 
 def _best(state: TrainingState) -> str:

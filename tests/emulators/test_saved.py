@@ -119,6 +119,40 @@ def test_damaged_emulator_is_refused_by_name(climate, tmp_path, damage, words):
         load_emulator(tmp_path / "e")
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"options": {**OPTIONS, "poles": "foo"}}, "poles"),
+        ({"options": {**OPTIONS, "hidden": "8"}}, "hidden"),
+        ({"options": {**OPTIONS, "hidden": 8.0}}, "hidden"),
+        ({"options": {**OPTIONS, "hidden": 0}}, "cannot build cnn-gru"),
+        ({"options": {**OPTIONS, "hidden": 9}}, "size mismatch"),
+        ({"options": {**OPTIONS, "oracle": True}}, "oracle: unknown key"),
+        ({"options": {**OPTIONS, "history": 3}}, "history: unknown key"),
+        ({"options": [8]}, "options"),
+        ({"options": None}, "options"),
+        ({"network": "oracle"}, "unknown network 'oracle'"),
+    ],
+    ids=str,
+)
+def test_edited_options_are_another_climate_or_a_message_that_names_no_folder(climate, tmp_path, changes, words):
+    archive, split = climate
+    neural(archive, split).save(tmp_path / "e")
+    meta = json.loads((tmp_path / "e" / "emulator.json").read_text())["meta"]
+    edit(tmp_path / "e", "meta", meta | changes)
+    with pytest.raises(RunError, match=words) as error:
+        load_emulator(tmp_path / "e")
+    assert str(tmp_path / "e") in str(error.value)
+    assert "train it again" in error.value.hint
+    assert "--set" not in str(error.value)
+
+
+def test_options_of_a_loaded_emulator_are_those_of_the_saved_one(climate, tmp_path):
+    archive, split = climate
+    neural(archive, split).save(tmp_path / "e")
+    assert load_emulator(tmp_path / "e").options == OPTIONS
+
+
 def edit(folder, key, value):
     path = folder / "emulator.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))

@@ -31,14 +31,15 @@ CASES = {
         "set": ["training.accumulate=3", "training.average.kind=ema", "loss.pr.dice=0.5", "loss.tas.hessian=0.2"],
     },
 }
-# (processes, strategy) -> cases; what one way shows another need not show again.
+# (processes, strategy) -> cases; what one way shows another need not show again: two copies are less than three.
 RUNS = {
     (1, "ddp"): tuple(CASES),
-    (2, "ddp"): tuple(CASES),
     (3, "ddp"): tuple(CASES),
-    (2, "fsdp"): ("segments", "months", "accumulated"),
+    (2, "fsdp"): ("segments", "months"),
     (3, "fsdp"): ("segments", "accumulated"),
 }
+# Trained on two processes alone: with dropout another number of them is another training.
+DROPOUT = {"do": "train", "network": "cnn-gru", "set": ["model.dropout=0.2"]}
 SPANS = [["ssp370", 3, 150], ["ssp585", 0, 61]]
 
 
@@ -76,7 +77,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         relay = {"do": "train", **CASES["accumulated"], "out": str(folder / "relay")}
         jobs += {
             1: [],
-            2: [relay | {"strategy": "fsdp", "stop_at": 2}],
+            2: [
+                relay | {"strategy": "fsdp", "stop_at": 2},
+                DROPOUT | {"out": str(folder / "dropout")},
+                DROPOUT | {"out": str(folder / "dropout-resumed"), "stop_at": 3},
+                DROPOUT | {"out": str(folder / "dropout-resumed"), "resume": True},
+            ],
             3: [relay | {"strategy": "ddp", "stop_at": 2, "resume": True}],
         }[processes]
         jobs += [{"do": "refuse", "out": str(folder / "refused"), "network": "cnn-gru"}] if processes == 2 else []
@@ -142,6 +148,24 @@ def test_a_run_goes_on_with_other_processes_than_it_began_with(trained: Path) ->
     same_training(trained / "accumulated-1-ddp", trained / "relay")
     sessions = json.loads((trained / "relay" / "run.json").read_text())["sessions"]
     assert [s["machine"]["processes"] for s in sessions] == [2, 3, 1]
+
+
+def test_dropout_begins_anew_when_as_many_processes_go_on(trained: Path) -> None:
+    """Each of them must go on with its own random numbers: the same bits as if never interrupted."""
+    whole, resumed = trained / "dropout", trained / "dropout-resumed"
+    for rank in (0, 1):
+        drawn = [(folder / f"random-{rank}.txt").read_text().splitlines() for folder in (whole, resumed)]
+        assert drawn[0] == drawn[1]
+        assert len(set(drawn[0])) == len(drawn[0]) > 3
+    name = Path("emulator", "arrays.safetensors")
+    assert (resumed / name).read_bytes() == (whole / name).read_bytes()
+    assert curve(resumed, validated=True) == curve(whole, validated=True)
+
+
+def test_processes_drop_the_same_units(trained: Path) -> None:
+    one, other = ((trained / "dropout" / f"random-{rank}.txt").read_text().splitlines() for rank in (0, 1))
+    assert len(one) == len(other)
+    assert not set(one) & set(other)
 
 
 def test_shards_are_left_behind(trained: Path) -> None:

@@ -5,6 +5,7 @@ The jobs are trainings on a small archive, one after another, so that processes 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -50,7 +51,10 @@ COMMON = (
 
 
 def train(job: dict, comm: Comm) -> None:
-    """One training; with ``stop_at`` it is asked to stop after that many steps of this process."""
+    """One training; with ``stop_at`` it is asked to stop after that many steps of this process.
+
+    Every process adds the state of its random generator before each step to ``random-RANK.txt``.
+    """
     archive, folder = warming_archive(), Path(job["out"])
     recipe = load_recipe(job["network"], None, [*NETWORKS[job["network"]], *COMMON, *job.get("set", ())])
     step = Engine.step
@@ -62,6 +66,8 @@ def train(job: dict, comm: Comm) -> None:
         # Only one process is signalled; all must stop.
         if taken == job.get("stop_at") and comm.rank == comm.world - 1:
             os.kill(os.getpid(), signal.SIGINT)
+        with (folder / f"random-{comm.rank}.txt").open("a") as f:
+            f.write(hashlib.sha256(torch.get_rng_state().numpy().tobytes()).hexdigest() + "\n")
         return step(self, *args)
 
     Engine.step = counted

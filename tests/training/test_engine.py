@@ -52,13 +52,15 @@ def make_source(per_batch: int = 4, length: int = 12) -> SegmentSource:
     )
 
 
-def make_engine(source: SegmentSource, execution: Execution | None = None, **settings: object) -> Engine:
+def make_engine(
+    source: SegmentSource, execution: Execution | None = None, network: type[Plain] = Plain, **settings: object
+) -> Engine:
     torch.manual_seed(0)
-    network = Plain(source.batch(source.epoch(0, 0)[0]).frames.shape[2], 3)
+    built = network(source.batch(source.epoch(0, 0)[0]).frames.shape[2], 3)
     weights = torch.full((4, 6), 1 / 24)
     loss = CompositeLoss({"tas": {"mse": 1.0}, "pr": {"l1": 1.0}}, ("tas", "pr"), LossSpace(weights))
     chosen = TrainingSettings(segments=source.settings, **settings)
-    return Engine(network, source, loss, chosen, Comm(), execution or Execution())
+    return Engine(built, source, loss, chosen, Comm(), execution or Execution())
 
 
 def parameters(engine: Engine) -> torch.Tensor:
@@ -123,6 +125,8 @@ def test_an_overflowed_fp16_gradient_is_left_out_and_one_that_always_overflows_i
     handle = bias.register_hook(lambda gradient: gradient * float("inf"))
     numbers = engine.step([segments], 1e-2, 1.0)
     assert not math.isfinite(numbers["gradient_norm"])
+    assert numbers["skipped_steps"] == 1
+    assert engine.average.count == 0
     assert not engine.not_finite(numbers)
     assert torch.equal(parameters(engine), before)
     assert engine.scaler.get_scale() < scale
@@ -182,6 +186,56 @@ def test_average_of_weights_is_not_their_average(kind: str) -> None:
     with average.in_place():
         assert float(network.weight.detach()) == pytest.approx(expected, rel=1e-5)
     assert float(network.weight.detach()) == own
+
+
+@pytest.mark.parametrize("kind", ["ema", "swa"])
+def test_averaged_weights_go_with_the_running_statistics_of_others(kind: str) -> None:
+    """Running statistics of batch normalisation are averaged like weights; their count, a whole number, is not."""
+    network = nn.BatchNorm2d(1)
+    average = WeightAverage(network, AverageSettings(kind=kind, decay=0.1, start=0.0), epochs=4)
+    expected: dict[str, float] = {}
+    for epoch in range(1, 5):
+        network(torch.randn(2, 1, 3, 3) + epoch)
+        average.after_step()
+        average.after_epoch(epoch)
+        weight = max(0.9, 1 - epoch / (9 + epoch)) if kind == "ema" else 1 / epoch
+        for name in ("running_mean", "running_var"):
+            now = float(getattr(network, name))
+            expected[name] = expected.get(name, now) + weight * (now - expected.get(name, now))
+    own = {k: v.clone() for k, v in network.state_dict().items()}
+    with average.in_place():
+        assert {k: float(getattr(network, k)) for k in expected} == pytest.approx(expected, rel=1e-5)
+        assert int(network.num_batches_tracked) == 4
+        assert all(float(own[k]) != float(getattr(network, k)) for k in expected)
+    assert all(torch.equal(v, own[k]) for k, v in network.state_dict().items())
+
+
+class Convolved(Plain):
+    """The mean of a window's frames, convolved."""
+
+    def __init__(self, channels: int, history: int) -> None:
+        super().__init__(channels, history)
+        self.net = nn.Sequential(nn.Conv2d(channels, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 2, 3, padding=1))
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        window = frames.unfold(1, self.history, 1).mean(-1)
+        return self.net(window.flatten(0, 1)).unflatten(0, window.shape[:2])
+
+
+def test_channels_last_is_another_network_or_nothing() -> None:
+    source = make_source()
+    engines = [make_engine(source, Execution(channels_last=last), network=Convolved) for last in (False, True)]
+    layouts = [e.network.net[0].weight.is_contiguous(memory_format=torch.channels_last) for e in engines]
+    assert layouts == [False, True]
+    seen = []
+    engines[1].network.net[0].register_forward_hook(
+        lambda module, arguments, out: seen.append(out.is_contiguous(memory_format=torch.channels_last))
+    )
+    for segments in source.epoch(0, 0)[:2]:
+        plain, last = (engine.step([segments], 1e-2, 1.0) for engine in engines)
+        assert last == pytest.approx(plain, rel=1e-5)
+    assert all(seen)
+    torch.testing.assert_close(parameters(engines[1]), parameters(engines[0]), rtol=1e-5, atol=1e-5)
 
 
 def test_without_an_average_nothing_is_kept_or_scored() -> None:
