@@ -147,8 +147,9 @@ def _read(path: Path) -> _Content:
     except pickle.UnpicklingError:
         # torch's own message advises to load the file without this protection.
         raise ValueError("something else than tensors and plain values; nothing of it was run") from None
-    except EOFError:
-        raise ValueError("a file that is cut short") from None
+    except (EOFError, IndexError, AttributeError):
+        # What torch's reader stumbles over where bytes are missing or changed.
+        raise ValueError("a file that is cut short or damaged") from None
 
 
 def _tensors(engine: Engine) -> dict[str, Tensor]:

@@ -7,6 +7,7 @@ import os
 import pickle
 import shutil
 import signal
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -287,6 +288,17 @@ def test_a_checkpoint_with_code_in_it_is_answered_with_how_to_run_it(copy: Path)
             resume(copy)
         assert "weights_only" not in str(error.value)
         assert not mark.exists()
+
+
+@pytest.mark.parametrize("pickled", [b"\x80\x02.", b""], ids=["nothing", "empty"])
+def test_a_checkpoint_that_its_reader_stumbles_over_is_refused(copy: Path, pickled: bytes) -> None:
+    with zipfile.ZipFile(copy / LAST) as whole:
+        parts = {name: whole.read(name) for name in whole.namelist()}
+    with zipfile.ZipFile(copy / LAST, "w") as damaged:
+        for name, content in parts.items():
+            damaged.writestr(name, pickled if name.endswith("data.pkl") else content)
+    with pytest.raises(RunError, match="cut short or damaged"):
+        resume(copy)
 
 
 def test_an_unchanged_copy_is_gone_on_with(copy: Path) -> None:
