@@ -8,8 +8,7 @@ from typing import Any
 
 from emukit.data.encodings import SEASONAL, STATIC
 from emukit.emulators.registry import EMULATORS
-from emukit.experiments.recipe import NetworkRecipe, emulator_names, load_recipe, sizes_of
-from emukit.files import shipped
+from emukit.experiments.recipe import NetworkRecipe, load_recipe, recipe_names, sizes_of
 from emukit.losses.composite import TERMS
 from emukit.losses.named import LOSSES
 from emukit.models.registry import NETWORKS, count_parameters
@@ -20,8 +19,7 @@ GRID = (48, 72)
 
 def model_rows() -> Iterator[tuple[str, str, str]]:
     """Name, size and use of every emulator and shipped recipe."""
-    recipes = sorted(p.stem for p in shipped("baselines", ".").glob("*.toml") if p.stem != "published")
-    for name in dict.fromkeys((*emulator_names(), *recipes)):
+    for name in recipe_names():
         recipe = load_recipe(name)
         if isinstance(recipe, NetworkRecipe):
             size = f"{network_size(recipe):,}"
