@@ -15,6 +15,7 @@ from emukit.models.registry import NETWORKS, count_parameters
 
 # Sizes are those on the competition's grid; CO2 and CH4 are series there, which makes no difference to a channel count.
 GRID = (48, 72)
+SIZES_NOTE = f"Parameters are those on the competition's grid of {GRID[0]} x {GRID[1]} cells; other grids have others."
 
 
 def model_rows() -> Iterator[tuple[str, str, str]]:
