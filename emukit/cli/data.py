@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -14,14 +16,23 @@ app = typer.Typer(help="Check stores, write the demo climate, show forcing windo
 
 @app.command("check")
 def check(
-    store: Annotated[str, typer.Argument(metavar="STORE")],
+    store: Annotated[str, typer.Argument(metavar="STORE", help="Zarr or NetCDF store, or 'demo'.")],
     card: o.Card = None,
     convert: o.Convert = None,
 ) -> None:
     """Say what is in a store, what is odd, what is hidden; exit 1 with a numbered list if it cannot be used."""
     from emukit.data.inspect import inspect_store
+    from emukit.data.named import DEMO
 
-    report = inspect_store(store, card=card, convert=o.conversions(convert))
+    if store == DEMO:
+        # The demo climate is made anew whenever it is opened; what can be checked is what it writes.
+        with TemporaryDirectory() as folder:
+            from emukit.data.demo import DemoClimate, write_demo
+
+            written = write_demo(DemoClimate(), Path(folder) / "demo.zarr")
+            report = replace(inspect_store(written, card=card, convert=o.conversions(convert)), source=DEMO)
+    else:
+        report = inspect_store(store, card=card, convert=o.conversions(convert))
     for line in report.lines():
         typer.echo(line)
     if report.problems:
@@ -53,7 +64,14 @@ def demo(
 
 @app.command("windows")
 def windows(
-    store: Annotated[str | None, typer.Argument(metavar="STORE", show_default=False)] = None,
+    store: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[STORE]",
+            help="Zarr or NetCDF store, or 'demo'. Default: $EMUKIT_DATA, else the demo climate.",
+            show_default=False,
+        ),
+    ] = None,
     protocol: o.Protocol = None,
     members: Annotated[str | None, typer.Option(help="Training members, such as 0,1,2.", show_default=False)] = None,
     recipe: Annotated[Path | None, typer.Option(help="Take the inputs of this recipe.", show_default=False)] = None,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from emukit.cli import options as o
+from emukit.cli.train import Precision
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -23,6 +24,12 @@ def plan(
     ] = None,
     protocol: o.Protocol = None,
     recipe: Annotated[Path | None, typer.Option(help="TOML recipe laid over the defaults.", show_default=False)] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="Shipped loss instead of the recipe's.", metavar="NAME", show_default=False)
+    ] = None,
+    precision: Annotated[
+        Precision | None, typer.Option(help="Short for --set training.precision=...", show_default=False)
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="a.b=c", help="One setting, repeatable: training.epochs=5.")
     ] = None,
@@ -40,7 +47,8 @@ def plan(
     from emukit.parallel.comm import open_comm
 
     report = o.reporter(quiet)
-    chosen = load_recipe(model, recipe, settings or ())
+    words = [*(settings or ()), *([f"training.precision={precision.value}"] if precision else ())]
+    chosen = load_recipe(model, recipe, words, loss)
     archive = o.open_named(data, card, convert, report)
     split = make_split(archive, protocol, o.member_list(members))
     with open_comm() as comm:

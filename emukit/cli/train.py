@@ -218,13 +218,12 @@ def models(
     from rich.console import Console
     from rich.table import Table
 
-    from emukit.cli.models import choice_lines, model_rows, setting_rows
+    from emukit.cli.models import SIZES_NOTE, choice_lines, model_rows, setting_rows
 
     headings = ("setting", "default") if name else ("name", "parameters", "what it is good for")
     table = Table(*headings, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     for row in setting_rows(name) if name else model_rows():
         table.add_row(*row)
     Console().print(table)
-    if name:
-        for line in choice_lines(name):
-            typer.echo(line)
+    for line in choice_lines(name) if name else (SIZES_NOTE,):
+        typer.echo(line)

@@ -20,6 +20,9 @@ from emukit.data.split import Span
 from emukit.data.window import Window
 from emukit.errors import ProtocolError, RecipeError
 
+# No archive has so many; what is larger is a slip of the keys.
+MOST_SEGMENTS = 1_000_000
+
 
 class SegmentSettings(Settings):
     """How training months are cut into batches.
@@ -47,6 +50,8 @@ class SegmentSettings(Settings):
     def _at_least_one(cls, number: int | str) -> int | str:
         if isinstance(number, int) and number < 1:
             raise ValueError("input should be greater than or equal to 1, or 'auto'")
+        if isinstance(number, int) and number > MOST_SEGMENTS:
+            raise ValueError(f"input should be less than or equal to {MOST_SEGMENTS}, or 'auto'")
         return number
 
     @property

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 import numpy as np
+import torch
 
 from emukit.data.archive import Archive
 from emukit.data.cutting import Cutting
@@ -16,6 +17,7 @@ from emukit.data.frames import FrameEncoder
 from emukit.data.residency import place
 from emukit.data.segments import resident_bytes
 from emukit.data.split import Split
+from emukit.errors import RecipeError
 from emukit.experiments.memory import SAFE, batch_bytes, build_for, count_state, free_share, largest_share
 from emukit.experiments.recipe import NetworkRecipe, Recipe
 from emukit.parallel.comm import Comm
@@ -52,8 +54,14 @@ def resolve_batch(
         reporter: Is told the number.
         recorded: The recipe of the run that is resumed, whose number is taken.
         shards: Processes that share the network's state.
+
+    Raises:
+        RecipeError: Gradients are accumulated over more batches than an epoch has.
     """
-    if not isinstance(recipe, NetworkRecipe) or recipe.training.segments.per_batch != "auto":
+    if not isinstance(recipe, NetworkRecipe):
+        return recipe
+    if recipe.training.segments.per_batch != "auto":
+        _refuse_endless_steps(recipe, archive, split)
         return recipe
     if isinstance(recorded, NetworkRecipe):
         found = recorded.training.segments.batch_size
@@ -62,7 +70,21 @@ def resolve_batch(
     # Every process must cut the same batches, and their memories may differ.
     number = int(comm.sum(np.array([float(found if comm.main else 0)]))[0])
     reporter.say(f"training.segments.per_batch: auto is {number} here")
-    return _with_batch(recipe, number)
+    chosen = _with_batch(recipe, number)
+    _refuse_endless_steps(chosen, archive, split)
+    return chosen
+
+
+def _refuse_endless_steps(recipe: NetworkRecipe, archive: Archive, split: Split) -> None:
+    training = recipe.training
+    batches = Cutting.of(archive, split.train, recipe.inputs.window, training.segments).steps()
+    if training.accumulate > batches:
+        raise RecipeError(
+            "a step takes more batches than an epoch has",
+            found=f"training.accumulate = {training.accumulate}, {batches} batches an epoch",
+            expected=f"at most {batches}, which is one step an epoch",
+            hint="a smaller --set training.accumulate or --set training.segments.per_batch",
+        )
 
 
 def _largest_batch(recipe: NetworkRecipe, archive: Archive, split: Split, comm: Comm, shards: int) -> int:
@@ -75,7 +97,9 @@ def _largest_batch(recipe: NetworkRecipe, archive: Archive, split: Split, comm: 
     # Whole, with its gradients, it must fit to be measured.
     if max(own_state, state.weights + state.gradients) > SAFE * available:
         return 1
-    network = build_for(recipe, archive, channels).to(comm.device)
+    # On a CPU what it costs is counted, and needs no storage.
+    with torch.device(comm.device if comm.device.type == "cuda" else "meta"):
+        network = build_for(recipe, archive, channels)
     frame = (channels, *archive.grid.shape)
     activations = measure(network, frame, window.history, length, training.precision).activations
 

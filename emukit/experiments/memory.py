@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from emukit.data.archive import Archive
+from emukit.data.cutting import Cutting
 from emukit.data.residency import free_memory
 from emukit.data.segments import SegmentSource
 from emukit.experiments.recipe import NetworkRecipe
@@ -36,6 +37,8 @@ class MemoryPlan:
         data: Arrays that batches are read from.
         residency: Where they live.
         batch: Frames and targets of a batch.
+        whole: Segments of the largest batch: where an epoch has fewer than wanted, all of them.
+        wanted: Segments of a batch by the settings.
         footprint: What a pass costs; None where the network is too large to be measured.
         activations: Kept for the backward pass; None likewise.
         available: What there would be without this training.
@@ -47,6 +50,8 @@ class MemoryPlan:
     data: int
     residency: Literal["device", "host"]
     batch: int
+    whole: int
+    wanted: int
     footprint: Footprint | None
     activations: int | None
     available: int
@@ -80,13 +85,14 @@ class MemoryPlan:
         streamed = self.residency == "host" and self.device != "cpu"
         where = "in host memory, streamed batch by batch" if streamed else f"resident on the {self.device}"
         yield "data", size(self.data), where
-        yield "batch", size(self.batch), "frames and targets"
+        all_of = f" of {self.whole} segments: an epoch has no more (per_batch is {self.wanted:,})"
+        yield "batch", size(self.batch), "frames and targets" + (all_of if self.whole < self.wanted else "")
         if self.activations is None:
             yield "activations", "?", "not measured: the whole model is not on this device"
         else:
-            yield "activations", size(self.activations), "kept for the backward pass, measured at small sizes"
-        share = self.on_device / self.available if self.available else float("inf")
-        yield "together", size(self.on_device), f"{share:.0%} of the {size(self.available)} there are on this machine"
+            yield "activations", size(self.activations), "kept for the backward pass, from small sizes"
+        share = f"{self.on_device / self.available:.0%} of the {size(self.available)}" if self.available else "of none"
+        yield "together", size(self.on_device), f"{share} there are on this machine"
 
     def line(self) -> str:
         """The same in one line."""
@@ -115,21 +121,31 @@ def memory_plan(
     history = source.window.history
     footprint = None
     # Whole, with its gradients, it must fit to be measured, also where only a shard of it would be trained here.
-    whole = state.weights + state.gradients
-    if whole <= SAFE * available and next(network.parameters()).device.type == comm.device.type:
+    if (
+        state.weights + state.gradients <= SAFE * available
+        and next(network.parameters()).device.type == comm.device.type
+    ):
         footprint = measure(network, source.frame, history, settings.segments.length, settings.precision)
-    segments, months = largest_share(settings.segments.batch_size, settings.segments.length, comm.world)
+    whole = largest_batch(source)
+    segments, months = largest_share(whole, settings.segments.length, comm.world)
     return MemoryPlan(
         state,
         shards,
         source.resident_bytes,
         source.residency,
         batch_bytes(segments, months, source.frame, source.variables, history),
+        whole,
+        settings.segments.batch_size,
         footprint,
         int(footprint.activations.at(segments, months)) if footprint else None,
         available,
         comm.device.type,
     )
+
+
+def largest_batch(source: SegmentSource | Cutting) -> int:
+    """Segments of the largest batch of an epoch, which may have fewer than a batch could hold."""
+    return max(map(len, source.epoch(0, 0)))
 
 
 def largest_share(segments: int, months: int, world: int) -> tuple[int, int]:

@@ -26,6 +26,7 @@ from emukit.experiments.memory import (
     build_for,
     count_state,
     free_share,
+    largest_batch,
     largest_share,
     memory_plan,
     size,
@@ -36,11 +37,15 @@ from emukit.models.precision import matmul_precision
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.training.engine import Engine, Execution
+from emukit.training.footprint import forward_rate
 
 # Longer than a night is the wall of time.
 PATIENCE_SECONDS = 12 * 3600.0
 # A part of a step that takes this long is not followed by a larger one, and a quick one is timed so often.
 SLOW_SECONDS, REPEATS = 4.0, 3
+# On a CPU, which other programs use: part of the free memory that planning may take, and seconds of computing, of
+# which a pass that tells how fast the machine is may take so many.
+PLANNING_SHARE, PLANNING_SECONDS, RATE_SECONDS = 1 / 3, 10.0, 2.0
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ class Plan:
             ),
             Wall(
                 "model",
-                m.own_state / safe,
+                m.own_state / safe if safe > 0 else float("inf"),
                 f"{size(m.own_state)} of {size(safe)}, {SAFE:.0%} of memory",
                 tuple(self._smaller_state()),
             ),
@@ -132,17 +137,22 @@ class Plan:
             yield "--set model.checkpoint=true computes activations again instead of keeping them"
         if training.precision in ("fp32", "tf32"):
             yield "--precision bf16 halves most of them"
-        number = segments.batch_size
-        if number > 1:
-            half, twice = number // 2, 2 * training.accumulate
-            yield f"--set training.segments.per_batch={half} --set training.accumulate={twice}: the same steps in parts"
+        number = self.memory.whole
+        if number > 1 and (self.steps > 1 or training.accumulate == 1):
+            parts = next(p for p in range(2, number + 1) if number % p == 0)
+            fewer, more = number // parts, parts * training.accumulate
+            yield (
+                f"--set training.segments.per_batch={fewer} --set training.accumulate={more}: as many segments a step, "
+                f"in {parts} parts; batch normalisation, and ratios such as dice, then see a part at a time"
+            )
         if segments.length > 1:
             yield f"shorter --set training.segments.length (now {segments.length})"
         yield "--devices N divides a batch among N devices"
         yield from self._smaller_model()
 
     def _smaller_state(self) -> Iterator[str]:
-        devices = -(-self.memory.state.total // max(1, int(SAFE * self.memory.available)))
+        room = int(SAFE * self.memory.available)
+        devices = -(-self.memory.state.total // room) if room else 0
         if devices > 1 or self.memory.device == "cuda":
             yield f"--strategy fsdp --devices {max(2, devices)} shards it over devices of this memory"
         if self.memory.state.average:
@@ -185,10 +195,12 @@ def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, report
     state = count_state(recipe, archive, len(encoder.channels))
     free, data = free_share(comm), resident_bytes(archive, cutting, encoder)
     if state.total > SAFE * free:
-        segments, months = largest_share(training.segments.batch_size, training.segments.length, comm.world)
+        whole = largest_batch(cutting)
+        segments, months = largest_share(whole, training.segments.length, comm.world)
         batch = batch_bytes(segments, months, frame, len(archive.variables), history)
         where = place("auto", data, max(0, free - state.total), comm.device.type)
-        memory = MemoryPlan(state, 1, data, where, batch, None, None, free, comm.device.type)
+        wanted = training.segments.batch_size
+        memory = MemoryPlan(state, 1, data, where, batch, whole, wanted, None, None, free, comm.device.type)
         return Plan(recipe, memory, steps, None, None, timed=False)
     targets = {"tas": recipe.targets.tas, "pr": recipe.targets.pr}
     normalizer = TargetNormalizer.fit(archive, split.train, targets)
@@ -200,24 +212,44 @@ def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, report
         bar.advance(note="memory")
         if memory.footprint is None:
             return Plan(recipe, memory, steps, None, None, timed=False)
-        flops = training.accumulate * memory.footprint.flops.at(training.segments.batch_size, training.segments.length)
-        seconds, timed = flops / memory.footprint.flops_per_second, False
-        if memory.fits:
+        each, length = training.accumulate, training.segments.length
+        one, most = memory.footprint.flops.at(1, length), _planning_segments(memory, length)
+        flops = each * memory.footprint.flops.at(memory.whole, length)
+        rate = memory.footprint.flops_per_second
+        if rate is None:
+            reporter.say(f"planning: counted, not computed; a forward pass is timed for {RATE_SECONDS:g} s at most")
+            rate = forward_rate(network, source.frame, history, training.precision, RATE_SECONDS)
+        seconds, timed = flops / rate if rate else None, False
+        # A step to prepare, one, and one of four segments.
+        passes = 6 if memory.whole > 1 else 2
+        quick = comm.device.type != "cpu" or (rate is not None and passes * one / rate <= PLANNING_SECONDS)
+        if memory.fits and quick and most:
             engine = Engine(
                 network, source, composite_loss(recipe.loss, archive, comm.device), training, comm, Execution()
             )
-            seconds, timed = _time_steps(engine, source, training.accumulate)
+            seconds, timed = _time_steps(engine, source, each, most)
         bar.advance(note="time")
     return Plan(recipe, memory, steps, flops, seconds, timed)
 
 
-def _time_steps(engine: Engine, source: SegmentSource, accumulate: int) -> tuple[float, bool]:
+def _planning_segments(memory: MemoryPlan, months: int) -> int:
+    """Segments of the largest step that planning may compute: 0 where not even one is safe."""
+    if memory.device != "cpu" or memory.footprint is None:
+        return memory.whole
+    room = PLANNING_SHARE * memory.available - memory.own_state - memory.data
+    number = memory.whole
+    while number and memory.footprint.activations.at(number, months) + memory.batch * number / memory.whole > room:
+        number //= 2
+    return number
+
+
+def _time_steps(engine: Engine, source: SegmentSource, accumulate: int, most: int) -> tuple[float, bool]:
     """Seconds of a real step, and whether all of it was timed.
 
-    Parts of a batch are timed, one segment first and then four times as many, up to the whole or to a part that is
-    slow; from that one on, further segments are taken to cost what the last ones did.
+    Parts of a batch are timed, one segment first and then four times as many, up to `most`, the whole or a part that
+    is slow; from that one on, further segments are taken to cost what the last ones did.
     """
-    batch = source.epoch(0, seed=0)[0]
+    batch = max(source.epoch(0, seed=0), key=len)
     engine.network.train()
 
     def seconds(number: int) -> float:
@@ -228,10 +260,10 @@ def _time_steps(engine: Engine, source: SegmentSource, accumulate: int) -> tuple
     seconds(1)  # prepares what later steps find ready: the optimiser's state, above all
     number, taken = 1, seconds(1)
     if taken < SLOW_SECONDS:
-        taken = min(taken, *(seconds(1) for _ in range(REPEATS)))
+        taken = min(taken, *(seconds(1) for _ in range(REPEATS if taken < SLOW_SECONDS / 4 else 1)))
     each = taken
-    while number < len(batch) and (taken < SLOW_SECONDS or number == 1):
-        larger = min(4 * number, len(batch))
+    while number < min(most, len(batch)) and (taken < SLOW_SECONDS or number == 1):
+        larger = min(4 * number, most, len(batch))
         longer = min(seconds(larger) for _ in range(REPEATS if taken < SLOW_SECONDS / 4 else 1))
         each = max(0.0, longer - taken) / (larger - number)
         number, taken = larger, longer

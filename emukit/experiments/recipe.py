@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,22 @@ def emulator_names() -> tuple[str, ...]:
     return (*(n for n, e in EMULATORS.items() if e.closed_form), *NETWORKS)
 
 
+def recipe_names() -> tuple[str, ...]:
+    """Every name that a command takes: emulators, and shipped recipes of other names."""
+    files = sorted(p.stem for p in shipped("baselines", ".").glob("*.toml") if p.stem != "published")
+    return tuple(dict.fromkeys((*emulator_names(), *files)))
+
+
+def _unknown(name: str) -> RecipeError:
+    close = get_close_matches(name.lower(), recipe_names(), n=1)
+    meant = f"did you mean {close[0]}? " if close else ""
+    return RecipeError(
+        f"unknown emulator {name!r}",
+        expected=", ".join(recipe_names()),
+        hint=f"{meant}`emukit models` lists what can be trained",
+    )
+
+
 def recipe_class(emulator: str) -> type[Recipe]:
     """The recipe class of one emulator, its `model` table made from the emulator's signature.
 
@@ -97,11 +114,7 @@ def recipe_class(emulator: str) -> type[Recipe]:
     elif emulator in EMULATORS and EMULATORS[emulator].closed_form:
         base, options = Recipe, options_of(EMULATORS[emulator].load().fit)
     else:
-        raise RecipeError(
-            f"unknown emulator {emulator!r}",
-            expected=", ".join(emulator_names()),
-            hint="`emukit models` lists what can be trained",
-        )
+        raise _unknown(emulator)
     return create_model(base.__name__, __base__=base, model=(options, options()))
 
 
@@ -141,11 +154,7 @@ def load_recipe(
     if path is not None:
         values = expand_size(merge(values, read_toml(path)))
     elif name not in emulator_names():
-        raise RecipeError(
-            f"unknown emulator {name!r}",
-            expected=", ".join(emulator_names()),
-            hint="`emukit models` lists what can be trained",
-        )
+        raise _unknown(name)
     if loss is not None:
         if values["emulator"] not in NETWORKS:
             raise RecipeError(f"{name} is fitted in closed form and has no loss", hint=f"emukit train {name}, alone")
@@ -160,7 +169,8 @@ def load_recipe(
                 hint=f"emukit train {over['emulator']} --recipe {file}",
             )
         # A loss table is a recipe for one variable: it replaces the default one rather than mixing with it.
-        for variable in over.get("loss", {}):
+        tables = over.get("loss", {})
+        for variable in tables if isinstance(tables, Mapping) else ():
             values.get("loss", {}).pop(variable, None)
         values, source = merge(values, expand_size(over, values["emulator"])), str(file)
     changes = expand_size(parse_assignments(assignments), values["emulator"])

@@ -104,10 +104,21 @@ def build_network(
     build = network_entry(name).load()
     try:
         return build(in_channels=in_channels, variables=variables, grid=grid, history=history, **options)
-    except (ValueError, TypeError, RuntimeError) as e:
-        # RuntimeError: torch cannot allocate a network of that size.
+    except (ValueError, TypeError) as e:
         raise RecipeError(
             f"cannot build {name} with these options", found=str(e).splitlines()[0], hint="mend --set model.*"
+        ) from e
+    except RuntimeError as e:
+        # torch cannot allocate a network of that size; counting it takes no memory, but may overflow.
+        found = str(e).splitlines()[0]
+        if "alloc" in found or "out of memory" in found:
+            with torch.device("meta"):
+                shell = build(in_channels=in_channels, variables=variables, grid=grid, history=history, **options)
+            found = f"{sum(p.nbytes for p in shell.parameters()):,} bytes of weights: more than can be allocated here"
+        raise RecipeError(
+            f"cannot build {name} with these options",
+            found=found,
+            hint="a smaller model by --set model.*; `emukit plan` says what a model takes and what is free",
         ) from e
 
 

@@ -1,19 +1,24 @@
-"""What a network costs: bytes and operations, measured at small sizes and extrapolated.
+"""What a network costs: bytes and operations, counted or measured at small sizes and extrapolated.
 
-Invariant: measuring changes nothing that training depends on: no weight, no running statistic, no random state, and no
+What would take long to compute is counted on tensors without storage, which costs neither time nor memory. Invariant:
+measuring changes nothing that training depends on: no weight, no running statistic, no random state, and no
 gradient is left behind.
 """
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from emukit.training.engine import AUTOCAST
 
@@ -21,6 +26,9 @@ from emukit.training.engine import AUTOCAST
 SHORT, LONG = 2, 6
 # A pass this long is not repeated: what only the first one pays for is little of it.
 SLOW_PASS_SECONDS = 1.0
+# Operations of the largest measured pass beyond which a CPU does not compute it: a second or so of a core. In half
+# precision, which most CPUs emulate, it takes several times as long.
+MOST_FLOPS, MOST_HALF_FLOPS = 2e10, 4e9
 # AdamW keeps a mean and a mean square of every gradient, in float32.
 ADAMW_STATES = 2
 
@@ -86,77 +94,185 @@ class Footprint:
     Attributes:
         activations: Bytes kept for the backward pass; on a GPU the peak of everything that the pass allocates.
         flops: Floating-point operations.
-        flops_per_second: Reached at the larger of the small sizes.
+        flops_per_second: Reached at the larger of the small sizes; None where nothing was computed.
     """
 
     activations: Affine
     flops: Affine
-    flops_per_second: float
+    flops_per_second: float | None
 
 
 def measure(network: nn.Module, frame: tuple[int, int, int], history: int, length: int, precision: str) -> Footprint:
-    """Run a network forward and backward at small sizes.
+    """Run a network forward and backward at small sizes; on a CPU, where that takes long, count without computing.
 
     Args:
-        network: On its device, not yet wrapped or sharded.
+        network: Not yet wrapped or sharded; on its device, or on the meta device, to be counted as on a CPU.
         frame: (C, Y, X).
         history: H, frames of a window.
         length: Months of a segment in training.
         precision: As in the training settings.
     """
-    device = next(network.parameters()).device
+    device, dtype = next(network.parameters()).device, AUTOCAST.get(precision)
 
-    def run(segments: int, months: int) -> tuple[float, float, float]:
-        frames = torch.randn(segments, months + history - 1, *frame, device=device)
-        return _one_pass(network, frames, AUTOCAST.get(precision))
+    def run(segments: int, months: int, on: nn.Module, where: torch.device) -> tuple[float, float, float]:
+        frames = torch.randn(segments, months + history - 1, *frame, device=where)
+        return _one_pass(on, frames, dtype)
 
-    measured: dict[tuple[int, int], tuple[float, float, float]] = {}
     largest = 1, min(LONG, length)
-
-    def once(segments: int, months: int) -> tuple[float, float, float]:
-        if (segments, months) not in measured:
-            measured[segments, months] = run(segments, months)
-        return measured[segments, months]
-
+    if device.type != "cuda":
+        shell, meta = _without_storage(network), torch.device("meta")
+        with _CPUAttention():
+            counted = {largest: run(1, largest[1], shell, meta)}
+            if device.type == "meta" or counted[largest][1] > (MOST_HALF_FLOPS if dtype else MOST_FLOPS):
+                return _extrapolate(lambda s, m: run(s, m, shell, meta), counted, length, None)
+    measured: dict[tuple[int, int], tuple[float, float, float]] = {}
     with _undisturbed(network):
         # The first pass pays for what no later one does, on a GPU with the memory of gradients too.
-        first = run(*largest)
-        if device.type == "cpu" and first[2] > SLOW_PASS_SECONDS:
-            measured[largest] = first
-        activations = Affine.through(lambda s, m: once(s, m)[0], length)
-        flops = Affine.through(lambda s, m: once(s, m)[1], length)
-        _, operations, seconds = once(*largest)
-    return Footprint(activations, flops, operations / seconds)
+        first = run(1, largest[1], network, device)
+        repeat = device.type == "cuda" or first[2] <= SLOW_PASS_SECONDS
+        measured[largest] = run(1, largest[1], network, device) if repeat else first
+        rate = measured[largest][1] / measured[largest][2]
+        return _extrapolate(lambda s, m: run(s, m, network, device), measured, length, rate)
+
+
+def _extrapolate(
+    run: Callable[[int, int], tuple[float, float, float]],
+    known: dict[tuple[int, int], tuple[float, float, float]],
+    length: int,
+    rate: float | None,
+) -> Footprint:
+    def once(segments: int, months: int) -> tuple[float, float, float]:
+        if (segments, months) not in known:
+            known[segments, months] = run(segments, months)
+        return known[segments, months]
+
+    activations = Affine.through(lambda s, m: once(s, m)[0], length)
+    return Footprint(activations, Affine.through(lambda s, m: once(s, m)[1], length), rate)
+
+
+class _Enough(BaseException):
+    """A forward pass has run for as long as it may."""
+
+
+def forward_rate(
+    network: nn.Module, frame: tuple[int, int, int], history: int, precision: str, seconds: float
+) -> float | None:
+    """Operations a second of a forward pass over one month, which is broken off after some seconds.
+
+    Args:
+        network: On its device, with storage.
+        frame: (C, Y, X).
+        history: H, frames of a window.
+        precision: As in the training settings.
+        seconds: After which the next layer is not computed any more.
+
+    Returns:
+        None where no operation was counted before the end.
+    """
+    device, dtype = next(network.parameters()).device, AUTOCAST.get(precision)
+    until = time.perf_counter() + seconds
+
+    def stop(*_: Any) -> None:
+        if time.perf_counter() > until:
+            raise _Enough
+
+    handles = [module.register_forward_hook(stop) for module in network.modules()]
+    with _undisturbed(network), torch.no_grad(), flop_counter() as counter:
+        started = time.perf_counter()
+        try:
+            with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                network(torch.randn(1, history, *frame, device=device))
+        except _Enough:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        taken = time.perf_counter() - started
+    return counter.get_total_flops() / taken or None
+
+
+def flop_counter() -> FlopCounterMode:
+    """Counts operations of matrix products and convolutions, attention as its mathematics alike on every device.
+
+    The backward pass of attention counts as twice the forward one: what a fused kernel computes again is its own
+    affair. torch's own table leaves the kernel for CPUs out.
+    """
+    aten = torch.ops.aten
+    forward = [aten._scaled_dot_product_flash_attention_for_cpu, aten._scaled_dot_product_flash_attention]
+    forward += [aten._scaled_dot_product_efficient_attention, aten._scaled_dot_product_cudnn_attention]
+    backward = [aten._scaled_dot_product_flash_attention_for_cpu_backward]
+    backward += [aten._scaled_dot_product_flash_attention_backward]
+    backward += [aten._scaled_dot_product_efficient_attention_backward]
+    backward += [aten._scaled_dot_product_cudnn_attention_backward]
+
+    def once(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+        return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+    def twice(_: Any, query: Any, key: Any, value: Any, *__: Any, **___: Any) -> int:
+        return 2 * int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+    return FlopCounterMode(display=False, custom_mapping=dict.fromkeys(forward, once) | dict.fromkeys(backward, twice))
+
+
+class _CPUAttention(TorchFunctionMode):
+    """Attention on tensors without storage keeps what the CPU's kernel keeps, and not the matrix of all weights."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        query, key, value = args
+        mask = (kwargs or {}).get("attn_mask")
+        mask = None if mask is None else mask.to(query.dtype)
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, attn_mask=mask)[0]
+
+
+def _without_storage(network: nn.Module) -> nn.Module:
+    """The same network on the meta device, in training mode; the original keeps all it has."""
+    memo: dict[int, Any] = {}
+    for p in network.parameters():
+        memo[id(p)] = nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
+    for b in network.buffers():
+        memo[id(b)] = torch.empty_like(b, device="meta")
+    return copy.deepcopy(network, memo).train()
 
 
 def _one_pass(network: nn.Module, frames: Tensor, dtype: torch.dtype | None) -> tuple[float, float, float]:
     """Bytes, operations and seconds of a forward and backward pass."""
     device = frames.device
-    own = {t.untyped_storage().data_ptr() for t in (frames, *network.parameters(), *network.buffers())}
-    kept: dict[int, int] = {}
+    own = {_storage(t) for t in (frames, *network.parameters(), *network.buffers())}
+    kept: dict[int, Tensor] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+        # Held until the end, as autograd holds it, so that no other storage takes the same address.
+        if _storage(tensor) not in own:
+            kept.setdefault(_storage(tensor), tensor)
         return tensor
 
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         started = time.perf_counter()
         with (
             torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-            torch.autocast(device.type, dtype, enabled=dtype is not None),
+            torch.autocast("cpu" if device.type == "meta" else device.type, dtype, enabled=dtype is not None),
         ):
             total = network(frames).float().square().mean()
-        total.backward()
+        # Not the method: inside it modes that replace functions are off, and layers computed again would not be seen.
+        torch.autograd.backward(total)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = time.perf_counter() - started
-    used = torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else sum(kept.values())
+    if device.type == "cuda":
+        used = torch.cuda.max_memory_allocated(device) - before
+    else:
+        used = sum(t.untyped_storage().nbytes() for t in kept.values())
     return float(used), float(counter.get_total_flops()), seconds
+
+
+def _storage(tensor: Tensor) -> int:
+    # Without storage there is no address of data, but still one of the storage's description.
+    return int(tensor.untyped_storage()._cdata)
 
 
 @contextmanager

@@ -103,7 +103,7 @@ class TrainingSettings(Settings):
 
     epochs: int = Field(30, ge=1, le=1_000_000)
     segments: SegmentSettings = SegmentSettings()
-    accumulate: int = Field(1, ge=1)
+    accumulate: int = Field(1, ge=1, le=1_000_000)
     optimizer: OptimizerSettings = OptimizerSettings()
     average: AverageSettings = AverageSettings()
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"

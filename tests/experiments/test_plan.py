@@ -13,8 +13,10 @@ from emukit.experiments.memory import SAFE
 from emukit.experiments.plan import make_plan
 from emukit.experiments.recipe import load_recipe
 from emukit.experiments.run import train_run
+from emukit.models.registry import NETWORKS
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
+from emukit.training import footprint
 from tests.coded import warming_archive
 
 SETTINGS = [
@@ -124,7 +126,10 @@ def test_a_night_is_the_wall_of_time(archive):
 
 
 def test_advice_names_only_what_there_is(archive):
-    advice = {w.name: " ".join(w.advice) for w in planned(archive, "training.precision=bf16").walls()}
+    advice = {
+        w.name: " ".join(w.advice)
+        for w in planned(archive, "training.precision=bf16", "training.average.kind=none").walls()
+    }
     assert "bf16" not in advice["activations"]
     assert "checkpoint" not in advice["activations"]
     assert "per_batch" not in advice["activations"]  # it is 1 already
@@ -221,7 +226,71 @@ def test_a_slow_step_is_extrapolated_from_its_parts(monkeypatch, per_segment, wh
             return [list(range(32))]
 
     monkeypatch.setattr(plan.time, "perf_counter", lambda: clock[0])
-    taken, timed = plan._time_steps(Slow(), Source(), accumulate=2)
+    taken, timed = plan._time_steps(Slow(), Source(), accumulate=2, most=32)
     assert taken == pytest.approx(2 * (0.5 + 32 * per_segment))
     assert timed == whole
     assert max(sizes) == (32 if whole else 4)
+
+
+def test_a_plan_without_free_memory_is_a_plan(archive, monkeypatch):
+    with_memory(monkeypatch, 0)
+    made = planned(archive)
+    assert {w.name: w.reached for w in made.walls()}["model"] == float("inf")
+    assert ("together", "of none there are on this machine") in [(row[0], row[2]) for row in made.memory.rows()]
+    assert not any("--devices 0" in a for w in made.walls() for a in w.advice)
+
+
+@pytest.mark.parametrize(("per_batch", "advised"), [(3, (1, 3)), (4, (2, 2)), (9, (3, 3)), (5, (1, 5))])
+def test_parts_of_a_step_hold_all_its_segments(archive, per_batch, advised):
+    made = planned(archive, f"training.segments.per_batch={per_batch}")
+    wanted = "--set training.segments.per_batch={} --set training.accumulate={}:".format(*advised)
+    assert any(wanted in a for w in made.walls() for a in w.advice)
+    assert advised[0] * advised[1] == per_batch
+
+
+@pytest.mark.parametrize("name", [n for n in NETWORKS if "checkpoint" in load_recipe(n).options])
+def test_every_network_that_can_compute_activations_again_is_advised_to(archive, name):
+    made = planned(archive)
+    for on in (False, True):
+        chosen = load_recipe(name, None, [f"model.checkpoint={str(on).lower()}"])
+        advice = {w.name: " ".join(w.advice) for w in replace(made, recipe=chosen).walls()}
+        assert ("model.checkpoint=true" in advice["activations"]) is not on
+
+
+def test_a_batch_larger_than_an_epoch_is_planned_as_the_epoch(archive):
+    made = planned(archive, "training.segments.per_batch=100000")
+    segments = sum(-(-len(s) // 6) + 1 for s in make_split(archive, "k360").train)
+    assert (made.memory.whole, made.steps) == (segments, 1)
+    assert made.memory.batch == 4 * segments * 24 * (13 * (6 + 2) + 2 * 6)
+    assert made.flops == pytest.approx(made.memory.footprint.flops.at(segments, 6))
+    assert any("an epoch has no more (per_batch is 100,000)" in row[2] for row in made.memory.rows())
+
+
+@pytest.mark.parametrize("more", [(), ("training.segments.per_batch=auto",)])
+def test_a_step_of_more_batches_than_an_epoch_has_is_refused(archive, more, tmp_path):
+    chosen = recipe("training.accumulate=5000", *more)
+    with pytest.raises(RecipeError, match="more batches than an epoch has"):
+        train_run(archive, chosen, tmp_path / "run", protocol="k360", reporter=QUIET)
+    assert not (tmp_path / "run").exists()
+    batches = planned(archive).steps
+    assert planned(archive, f"training.accumulate={batches}").steps == 1
+
+
+def test_what_would_take_long_is_counted_and_only_a_forward_pass_is_timed(archive, monkeypatch):
+    known = planned(archive)
+    monkeypatch.setattr(footprint, "MOST_FLOPS", 0.0)
+    monkeypatch.setattr(plan, "PLANNING_SECONDS", 0.0)
+    monkeypatch.setattr(plan, "_time_steps", lambda *a: pytest.fail("took a step"))
+    made = planned(archive)
+    assert (made.memory.activations, made.flops) == (known.memory.activations, known.flops)
+    assert made.step_seconds > 0
+    assert not made.timed
+
+
+def test_planning_takes_a_third_of_free_memory_at_most(archive):
+    m = planned(archive, "training.segments.per_batch=16").memory
+    each = m.footprint.activations.at(16, 6) + m.batch
+    assert plan._planning_segments(replace(m, available=10**12), 6) == 16
+    tight = replace(m, available=int(3 * (m.own_state + m.data + 0.6 * each)))
+    assert plan._planning_segments(tight, 6) == 8
+    assert plan._planning_segments(replace(m, available=0), 6) == 0

@@ -165,3 +165,12 @@ def test_dropout_between_the_published_recurrences_acts() -> None:
 
 def test_every_network_with_dropout_is_tried() -> None:
     assert {n for n in NETWORKS if "dropout" in load_recipe(n).options} == {name for name, _, _ in PLACES}
+
+
+def test_a_network_too_large_to_allocate_is_told_in_bytes() -> None:
+    with pytest.raises(RecipeError) as caught:
+        small("cnn-gru", hidden=2_000_000, linear=0, features=8, width=4)
+    weights = 4 * (3 * 2_000_000 * (2_000_000 + 1) + 3 * 2_000_000 * (8 + 1))
+    found = int(caught.value.found.split()[0].replace(",", ""))
+    assert weights < found < 1.01 * weights
+    assert "bytes of weights" in caught.value.found

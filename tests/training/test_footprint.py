@@ -1,6 +1,7 @@
 """Costs that are not those of training, and measurements that leave traces in it."""
 
 import copy
+import time
 
 import pytest
 import torch
@@ -8,7 +9,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from emukit.models.registry import build_network
-from emukit.training.footprint import Affine, State, measure
+from emukit.training import footprint
+from emukit.training.footprint import Affine, State, flop_counter, forward_rate, measure
+from tests.models.test_networks import small
 
 HISTORY, LENGTH = 3, 12
 
@@ -117,3 +120,45 @@ def test_three_amounts_give_the_whole():
     cost = Affine.through(lambda s, m: 100 + s * (30 + 7 * m), 50)
     assert cost.at(8, 50) == 100 + 8 * (30 + 7 * 50)
     assert Affine.through(lambda s, m: 100 + 37 * s, 1).at(5, 1) == 100 + 37 * 5
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.map = nn.Linear(32, 96)
+
+    def forward(self, frames):
+        query, key, value = self.map(frames).reshape(2, 16, 3, 4, 8).permute(2, 0, 3, 1, 4)
+        return nn.functional.scaled_dot_product_attention(query, key, value)
+
+
+def test_attention_counts_on_a_cpu():
+    with flop_counter() as counter:
+        total = Attention()(torch.randn(2, 16, 32)).sum()
+    forward = 2 * 32 * 32 * 96 + 2 * (2 * 4) * 2 * 16 * 16 * 8
+    assert counter.get_total_flops() == forward
+    with flop_counter() as counter:
+        total = Attention()(torch.randn(2, 16, 32)).sum()
+        total.backward()
+    # The map's input needs no gradient; attention's three do, at twice the forward pass.
+    assert counter.get_total_flops() == 2 * 2 * 32 * 32 * 96 + 3 * 2 * (2 * 4) * 2 * 16 * 16 * 8 == 589_824
+
+
+@pytest.mark.parametrize(("name", "options"), [("cnn-gru", {}), ("convlstm", {}), ("transformer", {}), ("unet", {})])
+def test_counting_without_storage_finds_what_computing_does(name, options, monkeypatch):
+    network = small(name, grid=(8, 12), history=HISTORY, **options)
+    computed = measure(network, (3, 8, 12), HISTORY, LENGTH, "fp32")
+    monkeypatch.setattr(footprint, "MOST_FLOPS", 0.0)
+    counted = measure(network, (3, 8, 12), HISTORY, LENGTH, "fp32")
+    assert (counted.activations, counted.flops) == (computed.activations, computed.flops)
+    assert computed.flops_per_second > 0
+    assert counted.flops_per_second is None
+
+
+def test_a_forward_pass_is_broken_off_in_time():
+    network = nn.Sequential(*(nn.Linear(5, 5) for _ in range(50)))
+    assert forward_rate(network, (1, 1, 5), 1, "fp32", 10.0) > 0
+    network[0].register_forward_hook(lambda *_: time.sleep(0.05))
+    network[1].register_forward_hook(lambda *_: pytest.fail("went on"))
+    assert forward_rate(network, (1, 1, 5), 1, "fp32", 0.01) > 0
+    assert not any(len(module._forward_hooks) for module in network[2:])
