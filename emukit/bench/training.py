@@ -205,8 +205,9 @@ def prepare_reach(words: str, store: str, budget: str, score: str) -> Work:
 
 
 def best_score(log: Path) -> float:
-    """The lowest validation score of a training's log; infinite where there is none yet."""
-    scores = (line["validation"]["score"] for line in read_lines(log) if "validation" in line)
+    """The lowest validation score of a training's log, of weights or their average; infinite where there is none."""
+    kinds = ("validation", "validation_average")
+    scores = (line[kind]["score"] for line in read_lines(log) for kind in kinds if kind in line)
     # One that was not finite is null.
     return min((s for s in scores if s is not None), default=math.inf)
 
