@@ -126,12 +126,9 @@ def _replace_folder(temporary: Path, target: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    # A writer with threads of its own (Zarr) may still be putting files into a folder that is being removed.
-    for _ in range(20):
-        if not path.is_dir():
-            break
+    if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
-        time.sleep(0.05 if path.exists() else 0.0)
+        return
     with suppress(OSError):
         path.unlink(missing_ok=True)
 

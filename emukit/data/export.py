@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from emukit.data.archive import Archive
 from emukit.data.frames import FrameEncoder
 from emukit.data.split import Split
+from emukit.data.zarr_writer import write_zarr
 from emukit.errors import StoreError
 from emukit.files import atomic_path
 from emukit.progress import Reporter
@@ -88,13 +89,7 @@ def write_windows(dataset: xr.Dataset, out: Path, reporter: Reporter) -> None:
         raise StoreError(f"{out} exists", expected="a new path", hint="choose another --out")
     chunks = {v: tuple(min(120, n) if i == 0 else n for i, n in enumerate(dataset[v].shape)) for v in dataset.data_vars}
     with reporter.step(f"writing {out}", 1) as step, atomic_path(out) as temporary:
-        dataset.to_zarr(
-            temporary,
-            mode="w-",
-            zarr_format=2,
-            write_empty_chunks=True,
-            encoding={v: {"chunks": c} for v, c in chunks.items()},
-        )
+        write_zarr(dataset, temporary, encoding={v: {"chunks": c} for v, c in chunks.items()})
         step.advance()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from zarr.storage import LocalStore
 
 import emukit.data.demo.climate as climate_module
 from emukit.data.demo import HIDDEN, SCENARIOS, DemoClimate, demo_from_attrs, write_demo
@@ -145,9 +146,9 @@ def test_existing_output_is_refused_and_left_alone(tmp_path: Path, small: DemoCl
 
 
 def test_full_disk_leaves_nothing_behind(tmp_path: Path, small: DemoClimate, monkeypatch: pytest.MonkeyPatch) -> None:
-    def half_written(self: xr.Dataset, path: Path, **_: object) -> None:
-        path.mkdir()
-        (path / ".zmetadata").write_text("{")
+    def half_written(self: xr.Dataset, store: LocalStore, **_: object) -> None:
+        store.root.mkdir()
+        (store.root / ".zmetadata").write_text("{")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(xr.Dataset, "to_zarr", half_written)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from emukit.data.demo.climate import DemoClimate
 from emukit.data.demo.emissions import SCENARIOS
+from emukit.data.zarr_writer import write_zarr
 from emukit.errors import EmukitError
 from emukit.files import atomic_path
 from emukit.progress import Reporter, default_reporter
@@ -49,13 +50,10 @@ def write_demo(climate: DemoClimate, out: Path | str, hidden: bool = True, repor
     steps = len(SCENARIOS) + 1
     with (reporter or default_reporter()).step("demo climate", steps) as step, atomic_path(out) as temporary:
         dataset = climate.dataset(hidden, advance=step.advance)
-        dataset.to_zarr(
+        write_zarr(
+            dataset,
             temporary,
-            mode="w-",
-            zarr_format=2,
             consolidated=True,
-            # A missing chunk must mean a damaged store: nothing is left out for holding zeros alone.
-            write_empty_chunks=True,
             encoding={
                 **{name: {"chunks": chunk} for name, chunk in chunks.items()},
                 "time": {"units": "days since 2015-01-15", "calendar": "noleap", "dtype": "int64"},
