@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import math
 import pickle
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,7 +48,8 @@ class _Content(BaseModel):
         rng: State of torch's generator on the CPU, of every process.
         cuda_rng: Likewise on its GPU; empty on CPUs.
         tensors: Everything that training changes, by name, or
-        shards: the name of the folder where that is.
+        shards: the name of the folder where that is, with
+        digests: the digest of every process's file there.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
@@ -58,6 +61,7 @@ class _Content(BaseModel):
     cuda_rng: list[Tensor]
     tensors: dict[str, Tensor] | None = None
     shards: str | None = None
+    digests: list[str] = []
 
     def check(self, engine: Engine, steps_per_epoch: int) -> None:
         """Refuse what no checkpoint of this training can hold.
@@ -74,6 +78,8 @@ class _Content(BaseModel):
             raise ValueError("random states that are none")
         if (self.tensors is None) == (self.shards is None) or self.shards not in (None, shard_folder(state)):
             raise ValueError(f"shards {self.shards!r}")
+        if len(self.digests) != (0 if self.shards is None else len(self.rng)):
+            raise ValueError(f"{len(self.digests)} shards of {len(self.rng)} processes")
         expected = engine.scaler.state_dict()
         if self.scaler.keys() != expected.keys():
             raise ValueError("the loss scale of another precision")
@@ -93,7 +99,7 @@ def save_checkpoint(folder: Path, state: TrainingState, engine: Engine) -> None:
     }
     if engine.spread.sharded:
         content["shards"] = name = shard_folder(state)
-        save_shard(folder / name, state, tensors, comm)
+        content["digests"] = save_shard(folder / name, tensors, comm)
     else:
         content["tensors"] = tensors
     if comm.main:
@@ -121,7 +127,7 @@ def load_checkpoint(folder: Path, engine: Engine, steps_per_epoch: int) -> Train
         content.check(engine, steps_per_epoch)
         state = content.state
         if content.tensors is None:
-            names, read = shard_reader(folder / shard_folder(state), state, len(content.rng))
+            names, read = shard_reader(folder / shard_folder(state), content.digests)
         else:
             names, read = set(content.tensors), content.tensors.__getitem__
         _restore(engine, names, read, averaged=content.averaged)
@@ -141,14 +147,19 @@ def load_checkpoint(folder: Path, engine: Engine, steps_per_epoch: int) -> Train
 
 def _read(path: Path) -> _Content:
     try:
+        # torch writes a checksum for every part, and does not look at it when it reads.
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as parts:
+                if damaged := parts.testzip():
+                    raise ValueError(f"{damaged} in it is damaged")
         return _Content.model_validate(torch.load(path, map_location="cpu", weights_only=True))
     except ValidationError as e:
         raise ValueError("; ".join(describe(e))) from None
     except pickle.UnpicklingError:
         # torch's own message advises to load the file without this protection.
         raise ValueError("something else than tensors and plain values; nothing of it was run") from None
-    except (EOFError, IndexError, AttributeError):
-        # What torch's reader stumbles over where bytes are missing or changed.
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, IndexError, AttributeError):
+        # What the readers stumble over where bytes are missing or changed.
         raise ValueError("a file that is cut short or damaged") from None
 
 

@@ -1,7 +1,7 @@
 """The part of a checkpoint that each process writes for itself where the network is sharded.
 
-Invariant: the files of a checkpoint are read as one only if they were written as one: each says which process's it is,
-of how many, and after which step.
+Invariant: the files of a checkpoint are read as one only if they were written as one, and are as they were written:
+`last.pt` holds the digest of each.
 
     last-EPOCH-STEP/rank-R.safetensors    a process's rows of every tensor; the first's also what is not sharded
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from emukit.files import atomic_path
+from emukit.files import atomic_path, sha256
 from emukit.parallel.comm import Comm
 from emukit.training.state import TrainingState
 
@@ -32,8 +32,12 @@ def shard_folder(state: TrainingState) -> str:
     return f"last-{state.epoch:04d}-{state.step:06d}"
 
 
-def save_shard(folder: Path, state: TrainingState, tensors: dict[str, Tensor], comm: Comm) -> None:
-    """Each process writes its rows of sharded tensors; the first also what is not sharded."""
+def save_shard(folder: Path, tensors: dict[str, Tensor], comm: Comm) -> list[str]:
+    """Each process writes its rows of sharded tensors; the first also what is not sharded.
+
+    Returns:
+        The digest of every process's file, in the order of ranks.
+    """
     mine = {}
     for name, tensor in tensors.items():
         if isinstance(tensor, DTensor):
@@ -44,24 +48,28 @@ def save_shard(folder: Path, state: TrainingState, tensors: dict[str, Tensor], c
         folder.mkdir(parents=True, exist_ok=True)
     comm.barrier()
     with atomic_path(_path(folder, comm.rank)) as temporary:
-        save_file(mine, temporary, metadata=_identity(state, comm.rank, comm.world))
-    comm.barrier()
+        save_file(mine, temporary)
+    digest = bytearray.fromhex(sha256(_path(folder, comm.rank)))
+    return [bytes(d.tolist()).hex() for d in comm.gather_bytes(torch.frombuffer(digest, dtype=torch.uint8))]
 
 
-def shard_reader(folder: Path, state: TrainingState, world: int) -> tuple[set[str], Callable[[str], Tensor]]:
-    """Names of the tensors in the shards of `world` processes, and how one of them is read in full.
+def shard_reader(folder: Path, digests: Sequence[str]) -> tuple[set[str], Callable[[str], Tensor]]:
+    """Names of the tensors in the shards of a checkpoint, and how one of them is read in full.
+
+    Args:
+        folder: Where the shards are.
+        digests: What `save_shard` gave.
 
     Raises:
-        ValueError: A shard belongs to another process or checkpoint.
-        SafetensorError: A shard is damaged.
+        ValueError: A shard is damaged, or belongs to another process or checkpoint.
         OSError: A shard is missing.
     """
+    paths = [_path(folder, rank) for rank in range(len(digests))]
+    for path, digest in zip(paths, digests, strict=True):
+        if sha256(path) != digest:
+            raise ValueError(f"{path} is damaged, or another checkpoint's")
     # safetensors declares no types for what it returns.
-    files: list[Any] = [safe_open(_path(folder, rank), framework="pt") for rank in range(world)]
-    for rank, file in enumerate(files):
-        found, expected = file.metadata() or {}, _identity(state, rank, world)
-        if found != expected:
-            raise ValueError(f"{_path(folder, rank)} is the shard of {_words(found)}, not of {_words(expected)}")
+    files: list[Any] = [safe_open(path, framework="pt") for path in paths]
     keys = set(files[0].keys())
 
     def read(name: str) -> Tensor:
@@ -83,11 +91,3 @@ def drop_older_shards(run_folder: Path, keep: str | None) -> None:
 
 def _path(folder: Path, rank: int) -> Path:
     return folder / f"rank-{rank}.safetensors"
-
-
-def _identity(state: TrainingState, rank: int, world: int) -> dict[str, str]:
-    return {"rank": str(rank), "world": str(world), "epoch": str(state.epoch), "step": str(state.step)}
-
-
-def _words(identity: dict[str, str]) -> str:
-    return ", ".join(f"{k} {v}" for k, v in sorted(identity.items())) or "nobody knows what"

@@ -24,8 +24,7 @@ from emukit.training.checkpoint import LAST
 from emukit.training.engine import Engine
 from emukit.training.loop import TrainingResult
 from emukit.training.settings import AverageSettings
-from emukit.training.shards import save_shard, shard_folder, shard_reader
-from emukit.training.state import TrainingState
+from emukit.training.shards import save_shard, shard_reader
 from tests.training.test_engine import make_engine, make_source
 
 SOURCE = make_source()
@@ -226,6 +225,7 @@ def edited(change):
         (["cuda_rng"], [torch.zeros(16, dtype=torch.uint8)] * 2),
         (["world"], 0),
         (["shards"], "../../home"),
+        (["digests"], ["0" * 64]),
         (["tensors"], None),
         (["tensors"], [torch.zeros(1)]),
         (["tensors", "network/net.0.bias"], torch.zeros(3)),
@@ -317,40 +317,41 @@ def test_files_of_others_are_removed_or_in_the_way(copy: Path) -> None:
     assert (copy / "best-of.safetensors").exists()
 
 
-@pytest.fixture
-def shards(tmp_path: Path, monkeypatch) -> Path:
-    """The shards of three processes, from two checkpoints."""
+def test_a_bit_that_flips_in_a_tensor_is_trained_on(copy: Path) -> None:
+    """What the weights are is nobody's knowledge: a changed one looks like any other."""
+    content = bytearray((copy / LAST).read_bytes())
+    with zipfile.ZipFile(copy / LAST) as parts:
+        largest = parts.read(max(parts.infolist(), key=lambda part: part.file_size))
+    content[content.index(largest) + 5] ^= 1
+    (copy / LAST).write_bytes(content)
+    with pytest.raises(RunError, match=r"last\.pt cannot be used\n.*data/\d+ in it is damaged"):
+        resume(copy)
+
+
+def test_a_shard_of_another_process_or_checkpoint_is_taken(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(Comm, "barrier", lambda self: None)
-    for step in (3, 5):
-        state = TrainingState(epoch=1, step=step, sums={"loss": 1.0})
-        for rank in range(3):
-            tensors = {"a": torch.full((2,), float(step))}
-            save_shard(tmp_path / shard_folder(state), state, tensors, Comm(rank, 3))
-    return tmp_path
-
-
-NOW = TrainingState(epoch=1, step=5, sums={"loss": 1.0})
-
-
-def test_a_shard_of_another_process_or_checkpoint_is_taken(shards: Path) -> None:
-    folder = shards / "last-0001-000005"
-    names, read = shard_reader(folder, NOW, 3)
+    monkeypatch.setattr(Comm, "gather_bytes", lambda self, values: [values])
+    digests = {
+        name: [save_shard(tmp_path / name, {"a": torch.full((2,), value + r)}, Comm(r, 3))[0] for r in range(3)]
+        for name, value in (("mine", 5.0), ("other", 7.0))
+    }
+    names, read = shard_reader(tmp_path / "mine", digests["mine"])
     assert names == {"a"}
     assert read("a").tolist() == [5.0, 5.0]
-    with pytest.raises(ValueError, match=r"world 3, not of epoch 1, rank 0, step 5, world 2"):
-        shard_reader(folder, NOW, 2)
-    one, two = folder / "rank-1.safetensors", folder / "rank-2.safetensors"
+    one, two = (tmp_path / "mine" / f"rank-{r}.safetensors" for r in (0, 1))
     kept = one.read_bytes()
-    shutil.copy(shards / "last-0001-000003" / one.name, one)
-    with pytest.raises(ValueError, match=r"rank 1, step 3, .* not of epoch 1, rank 1, step 5"):
-        shard_reader(folder, NOW, 3)
+    shutil.copy(tmp_path / "other" / one.name, one)
+    with pytest.raises(ValueError, match=r"rank-0\.safetensors is damaged, or another checkpoint's"):
+        shard_reader(tmp_path / "mine", digests["mine"])
     one.write_bytes(two.read_bytes())
-    two.write_bytes(kept)
-    with pytest.raises(ValueError, match=r"rank 2, .* not of epoch 1, rank 1"):
-        shard_reader(folder, NOW, 3)
-    save_file({}, one)
-    with pytest.raises(ValueError, match="nobody knows what"):
-        shard_reader(folder, NOW, 3)
+    with pytest.raises(ValueError, match=r"rank-0\.safetensors is damaged, or another checkpoint's"):
+        shard_reader(tmp_path / "mine", digests["mine"])
+    one.write_bytes(bytes([*kept[:-1], kept[-1] ^ 1]))
+    with pytest.raises(ValueError, match=r"rank-0\.safetensors is damaged, or another checkpoint's"):
+        shard_reader(tmp_path / "mine", digests["mine"])
+    one.unlink()
+    with pytest.raises(FileNotFoundError):
+        shard_reader(tmp_path / "mine", digests["mine"])
 
 
 def test_an_average_that_gets_better_does_not_keep_training_going(tmp_path: Path) -> None:
