@@ -15,7 +15,7 @@ import typer
 
 from emukit.cli import bench, data, plan, results, submissions, train
 from emukit.errors import EmukitError
-from emukit.parallel.launch import SaidByFirstError, follow_parent, speaks
+from emukit.parallel.launch import LeftAloneError, SaidByFirstError, follow_parent, speaks
 
 # Longer than torchrun takes to see that a process has ended: a fraction of a second, and more on a busy machine.
 SPEAK_AFTER_SECONDS = 15.0
@@ -64,7 +64,7 @@ def main() -> None:
     except EmukitError as e:
         if debug:
             raise
-        _let_the_first_speak()
+        _let_the_first_speak(first=not isinstance(e, LeftAloneError))
         if not isinstance(e, SaidByFirstError):
             typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
             typer.echo(e.text(), err=True)
@@ -96,12 +96,15 @@ def main() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def _let_the_first_speak() -> None:
+def _let_the_first_speak(first: bool = True) -> None:
     """Among several processes, an error that all of them met is printed by the first alone.
 
     It ends at once, and torchrun then ends the others while they wait here; one that failed by itself goes on to say
     so.
+
+    Args:
+        first: Whether the first may speak at once; where another has ended, torchrun ends the first too as it waits.
     """
-    if not speaks():
+    if not (first and speaks()):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(SPEAK_AFTER_SECONDS)

@@ -185,7 +185,7 @@ class FrameEncoder:
         year = encoded.season.roll(-((encoded.first_month + start) % 12), 0)
         whole = len(out) // 12 * 12
         if whole:
-            out[:whole, g + k : g + k + e].view(-1, 12, *year.shape[1:]).copy_(year)
+            out[:whole, g + k : g + k + e].view(whole // 12, 12, *year.shape[1:]).copy_(year)
         out[whole:, g + k : g + k + e] = year[: len(out) - whole]
         out[:, g + k + e :] = encoded.statics
         return out

@@ -7,7 +7,8 @@ removes a half-written one removes all of it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,21 @@ class _StoppableStore(LocalStore):
         self._stopped = False
 
     async def set(self, key: str, value: Buffer) -> None:
+        with self._under_way():
+            await super().set(key, value)
+
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        with self._under_way():
+            await super().set_if_not_exists(key, value)
+
+    @contextmanager
+    def _under_way(self) -> Iterator[None]:
         with self._changed:
             if self._stopped:
                 raise InterruptedError(f"writing {self.root} was stopped")
             self._writing += 1
         try:
-            await super().set(key, value)
+            yield
         finally:
             with self._changed:
                 self._writing -= 1

@@ -20,7 +20,7 @@ from emukit.models.sizes import check_halvings
 Trunks = Literal["shared", "separate"]
 
 # Standard deviations of a channel beyond which a nonlinear layer tells values apart no more: far beyond the forcings of
-# training it would otherwise saturate and lose even the season. Nearly all of a forcing's values in training lie within;
+# training it would otherwise saturate and lose even the season. Nearly all of a forcing's training values lie within;
 # found with the CNN-GRU on ssp585 left out of training, where CO2 reaches 8: score 1.15 with it, 1.84 without.
 SQUASH_AT = 3.0
 

@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emukit.errors import EmukitError, TrainingError
-from emukit.parallel.launch import SaidByFirstError, inside_torchrun, torchrun_place
+from emukit.parallel.launch import LeftAloneError, SaidByFirstError, inside_torchrun, torchrun_place
 from emukit.parallel.meeting import meet
 
 T = TypeVar("T")
+
+# What Gloo and NCCL say in a plain RuntimeError, or one of their own, when a process is no longer there.
+GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
 
 
 @dataclass(frozen=True)
@@ -176,6 +179,7 @@ def open_comm() -> Iterator[Comm]:
     Raises:
         TrainingError: There are fewer GPUs than processes on this machine, the environment names a place that cannot
             be, or the processes do not meet.
+        LeftAloneError: Another process has ended while this one was speaking with it.
     """
     cuda = torch.cuda.is_available()
     if not inside_torchrun():
@@ -195,6 +199,10 @@ def open_comm() -> Iterator[Comm]:
     meet(place, "nccl" if cuda else "gloo")
     try:
         yield Comm(place.rank, place.world, device)
+    except RuntimeError as e:
+        if any(words in str(e) for words in GONE):
+            raise LeftAloneError(e) from e
+        raise
     finally:
         # What still holds the group when the interpreter ends, such as a sharded network in a cycle of references,
         # would have it torn down after its threads' owner is gone: now and then that aborts the process.

@@ -19,10 +19,25 @@ from emukit.errors import EmukitError, TrainingError
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
+# Exit codes of an `emukit` that said why, or was asked to stop; above 128 too.
+SPEAKING = (1, 2)
+
 # Names to a process the one that started it, by its process id.
 PARENT = "EMUKIT_PARENT"
 # A process whose parent has gone has this long to save where it stands: several times what a large checkpoint takes.
 GRACE_SECONDS = 60.0
+
+
+class LeftAloneError(EmukitError):
+    """Another process has ended in the middle of what all do together; what it met is for that one to say."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(
+            "another of the processes has ended",
+            found=next(iter(str(error).splitlines()), "")[:200],
+            expected="all processes to go on to the end",
+            hint="look at what that one said; --resume goes on from the last checkpoint",
+        )
 
 
 class SaidByFirstError(EmukitError):
@@ -170,8 +185,15 @@ def relaunch(arguments: Sequence[str], devices: int) -> int:
         elastic_launch(config, sys.executable)("-m", "emukit", *arguments)
     except ChildFailedError as e:
         rank, failure = e.get_first_failure()
-        if failure.exitcode >= 0:
+        if failure.exitcode in SPEAKING or failure.exitcode > 128:
             return failure.exitcode
+        if failure.exitcode > 0:
+            raise TrainingError(
+                f"process {rank} of {devices} ended without a word",
+                found=f"exit code {failure.exitcode}",
+                expected="all processes to end by themselves; the others were stopped",
+                hint="--resume goes on from the last checkpoint; `emukit --debug train ...` shows more",
+            ) from e
         raise TrainingError(
             f"process {rank} of {devices} was killed",
             found=f"signal {-failure.exitcode} ({signal.Signals(-failure.exitcode).name})",

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from emukit.errors import RunError
-from emukit.files import atomic_path
+from emukit.files import atomic_path, sha256
 from emukit.parallel.comm import Comm
 from emukit.parallel.spread import fill, whole
 
@@ -28,8 +28,12 @@ def best_path(folder: Path, epoch: int) -> Path:
     return folder / f"best-{epoch:04d}.safetensors"
 
 
-def save_best(folder: Path, epoch: int, network: nn.Module, comm: Comm) -> None:
-    """Write the weights of the best validation score so far, atomically; every process must call it."""
+def save_best(folder: Path, epoch: int, network: nn.Module, comm: Comm) -> str:
+    """Write the weights of the best validation score so far, atomically; every process must call it.
+
+    Returns:
+        The digest of the file, on the first process; nothing on the others.
+    """
     weights = {}
     for name, tensor in network.state_dict().items():
         full = whole(tensor.detach())
@@ -38,6 +42,8 @@ def save_best(folder: Path, epoch: int, network: nn.Module, comm: Comm) -> None:
     if comm.main:
         with atomic_path(best_path(folder, epoch)) as temporary:
             save_file(weights, temporary)
+        return sha256(best_path(folder, epoch))
+    return ""
 
 
 def drop_older_best(folder: Path, epoch: int) -> None:
@@ -47,14 +53,16 @@ def drop_older_best(folder: Path, epoch: int) -> None:
             path.unlink()
 
 
-def check_best(folder: Path, epoch: int, network: nn.Module) -> None:
-    """Refuse best weights that `load_best` could not load, by their names and shapes alone.
+def check_best(folder: Path, epoch: int, network: nn.Module, digest: str) -> None:
+    """Refuse best weights that are not those that were written, or that `load_best` could not load.
 
     Raises:
         RunError: They are missing or damaged, or another network's.
     """
     path = best_path(folder, epoch)
     try:
+        if sha256(path) != digest:
+            raise ValueError("a file that is damaged, or another training's")
         with safe_open(path, framework="pt") as file:
             names: list[str] = file.keys()
             found = {name: tuple(file.get_slice(name).get_shape()) for name in names}

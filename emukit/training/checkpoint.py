@@ -141,7 +141,7 @@ def load_checkpoint(folder: Path, engine: Engine, steps_per_epoch: int) -> Train
             hint="remove the run folder and train again",
         ) from e
     if state.best_epoch:
-        check_best(folder, state.best_epoch, engine.network)
+        check_best(folder, state.best_epoch, engine.network, state.best_digest)
     return state
 
 

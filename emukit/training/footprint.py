@@ -17,7 +17,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from emukit.training.engine import AUTOCAST
@@ -121,7 +120,7 @@ def measure(network: nn.Module, frame: tuple[int, int, int], history: int, lengt
     largest = 1, min(LONG, length)
     if device.type != "cuda":
         shell, meta = _without_storage(network), torch.device("meta")
-        with _CPUAttention():
+        with _cpu_attention():
             counted = {largest: run(1, largest[1], shell, meta)}
             if device.type == "meta" or counted[largest][1] > (MOST_HALF_FLOPS if dtype else MOST_FLOPS):
                 return _extrapolate(lambda s, m: run(s, m, shell, meta), counted, length, None)
@@ -214,16 +213,25 @@ def flop_counter() -> FlopCounterMode:
     return FlopCounterMode(display=False, custom_mapping=dict.fromkeys(forward, once) | dict.fromkeys(backward, twice))
 
 
-class _CPUAttention(TorchFunctionMode):
-    """Attention on tensors without storage keeps what the CPU's kernel keeps, and not the matrix of all weights."""
+@contextmanager
+def _cpu_attention() -> Iterator[None]:
+    """Attention on tensors without storage keeps what the CPU's kernel keeps, and not the matrix of all weights.
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not F.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        query, key, value = args
-        mask = (kwargs or {}).get("attn_mask")
-        mask = None if mask is None else mask.to(query.dtype)
-        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, attn_mask=mask)[0]
+    The function itself is replaced: torch's modes, made for this, are off while checkpoints compute layers again.
+    """
+    original = F.scaled_dot_product_attention
+
+    def attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        mask = None if attn_mask is None else attn_mask.to(query.dtype)
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        attended: Tensor = kernel(query, key, value, attn_mask=mask)[0]
+        return attended
+
+    F.scaled_dot_product_attention = attend  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = original
 
 
 def _without_storage(network: nn.Module) -> nn.Module:
@@ -258,8 +266,7 @@ def _one_pass(network: nn.Module, frames: Tensor, dtype: torch.dtype | None) -> 
             torch.autocast("cpu" if device.type == "meta" else device.type, dtype, enabled=dtype is not None),
         ):
             total = network(frames).float().square().mean()
-        # Not the method: inside it modes that replace functions are off, and layers computed again would not be seen.
-        torch.autograd.backward(total)
+        total.backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = time.perf_counter() - started

@@ -105,7 +105,7 @@ def train(
         better = score.value < state.best_score
         if better:
             state.best_score, state.best_epoch, state.best_average = score.value, state.epoch, averaged
-            save_best(folder, state.epoch, engine.network, comm)
+            state.best_digest = save_best(folder, state.epoch, engine.network, comm)
         return score.as_dict(), better
 
     if resumed:

@@ -22,6 +22,7 @@ class TrainingState(BaseModel):
         best_score: Lowest validation score so far.
         best_epoch: The epoch, counted from one, after which it was reached.
         best_average: Whether averaged weights reached it.
+        best_digest: SHA-256 of their file, on the process that wrote it.
         stale: Validations since.
         sums: Loss terms of the epoch under way, summed over its steps.
         stopped: Whether early stopping has ended the training.
@@ -35,6 +36,7 @@ class TrainingState(BaseModel):
     best_score: float = Field(math.inf, ge=0)
     best_epoch: Count = 0
     best_average: bool = False
+    best_digest: str = ""
     stale: Count = 0
     sums: dict[str, FiniteFloat] = Field(default_factory=dict)
     stopped: bool = False
@@ -57,6 +59,8 @@ class TrainingState(BaseModel):
             raise ValueError(f"best epoch {self.best_epoch} and {self.stale} validations since, in epoch {self.epoch}")
         if math.isfinite(self.best_score) != (self.best_epoch > 0):
             raise ValueError(f"best score {self.best_score} in epoch {self.best_epoch}")
+        if bool(self.best_digest) != (self.best_epoch > 0):
+            raise ValueError(f"a digest {self.best_digest!r} of the weights of epoch {self.best_epoch}")
         if bool(self.sums) != (self.step > 0):
             raise ValueError(f"sums of {len(self.sums)} terms after {self.step} steps")
         return self

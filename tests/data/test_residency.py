@@ -16,10 +16,13 @@ from emukit.errors import EmukitError
 from tests.coded import coded_archive
 
 
-def make_source(monkeypatch=None, *, free=None, residency="auto", members="random", device="cpu", **window):
+def make_source(
+    monkeypatch=None, *, free=None, residency="auto", members="random", device="cpu", seasonal=None, **window
+):
     archive = coded_archive()
     split = make_split(archive, "k360")
-    encoder = FrameEncoder.fit(archive, split.train, InputSettings(window=Window(history=15, **window)))
+    inputs = InputSettings(window=Window(history=15, **window), **({} if seasonal is None else {"seasonal": seasonal}))
+    encoder = FrameEncoder.fit(archive, split.train, inputs)
     normalizer = TargetNormalizer.fit(archive, split.train, {})
     if free is not None:
         monkeypatch.setattr(module, "free_memory", lambda device: free)
@@ -107,10 +110,10 @@ def test_streamed_batches_equal_resident_ones_bit_for_bit(window):
             assert torch.equal(a.targets, b.targets)
 
 
-@pytest.mark.parametrize("lead_in", ["repeat-year", "repeat-month"])
-def test_frames_read_as_runs_are_those_read_by_index(lead_in):
+@pytest.mark.parametrize(("lead_in", "seasonal"), [("repeat-year", None), ("repeat-month", None), ("repeat-year", ())])
+def test_frames_read_as_runs_are_those_read_by_index(lead_in, seasonal):
     """Every start, so that seasons, lead-ins and lengths off a whole year all meet."""
-    source = make_source(lead_in=lead_in)
+    source = make_source(lead_in=lead_in, seasonal=seasonal)
     encoder, encoded = source._encoder, source._encoded["ssp126"]
     span = next(i for i, s in enumerate(source.spans) if s.scenario == "ssp126")
     for start in range(0, 114):

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 import xarray as xr
 from zarr.core import sync
+from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import LocalStore
 
-from emukit.data.zarr_writer import write_zarr
+from emukit.data.zarr_writer import _StoppableStore, write_zarr
 
 COUNTED = xr.Dataset({"counted": (("time", "x"), np.arange(240.0).reshape(60, 4))})
 ENCODING = {"counted": {"chunks": (1, 4)}}
@@ -49,6 +50,22 @@ def test_nothing_is_written_after_an_interruption(tmp_path: Path, monkeypatch: p
     time.sleep(0.8)
     assert not folder.exists()
     assert sync._get_loop().is_running()  # others can write on
+
+
+def test_every_way_of_writing_is_stopped(tmp_path: Path) -> None:
+    """Zarr sets most keys, and a few only where there is nothing yet."""
+    store, value = _StoppableStore(tmp_path), default_buffer_prototype().buffer.from_bytes(b"1")
+
+    async def write() -> None:
+        await store.set("a", value)
+        await store.set_if_not_exists("b", value)
+        store.stop()
+        for put in (store.set, store.set_if_not_exists):
+            with pytest.raises(InterruptedError):
+                await put("c", value)
+
+    asyncio.run(write())
+    assert {p.name for p in tmp_path.iterdir()} == {"a", "b"}
 
 
 def test_what_is_written_is_what_was_given(tmp_path: Path) -> None:

@@ -92,6 +92,50 @@ def test_a_killed_command_leaves_its_processes_training(tmp_path: Path, demo_sto
     assert "Traceback" not in said
 
 
+# What Python runs at its start, if it lies on its path: the training of one process fails at its third step.
+FAILS = """
+import importlib.abc, os, sys
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "emukit.training.loop":
+            sys.meta_path.remove(self)
+            from emukit.training.engine import Engine
+            step, steps = Engine.step, []
+
+            def failing(self, *args, **options):
+                steps.append(1)
+                if len(steps) == 3:
+                    {failure}
+                return step(self, *args, **options)
+
+            Engine.step = failing
+
+if os.environ.get("RANK") == "1":
+    sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "expected"),
+    [
+        ("raise RuntimeError('its own memory')", 1, "should not: RuntimeError: its own memory"),
+        ("os._exit(7)", 2, "process 1 of 2 ended without a word\n  found:    exit code 7"),
+    ],
+)
+def test_a_process_that_fails_is_blamed_on_another_or_hidden(
+    tmp_path: Path, demo_store: Path, monkeypatch: pytest.MonkeyPatch, failure: str, code: int, expected: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(FAILS.replace("{failure}", failure))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
+    run = start(["--data", str(demo_store), "--out", "run", *LONG, "--devices", "2"], tmp_path)
+    _, said = run.communicate(timeout=120)
+    assert run.returncode == code, said
+    assert expected in said
+    for noise in ("closed by peer", "Traceback", "another of the processes"):
+        assert noise not in said
+
+
 def test_more_devices_than_there_are_is_no_endless_start() -> None:
     with pytest.raises(TrainingError, match="cannot train on 4096 devices"):
         check_devices(4096)

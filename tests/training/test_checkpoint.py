@@ -255,6 +255,7 @@ def edited(change):
         (["state", "best_score"], float("nan")),
         (["state", "best_score"], float("inf")),
         (["state", "best_average"], 1),
+        (["state", "best_digest"], ""),
         (["state", "stale"], 5),
         (["state", "seconds"], float("inf")),
         (["state", "later"], 1),
@@ -325,6 +326,15 @@ def test_a_bit_that_flips_in_a_tensor_is_trained_on(copy: Path) -> None:
     content[content.index(largest) + 5] ^= 1
     (copy / LAST).write_bytes(content)
     with pytest.raises(RunError, match=r"last\.pt cannot be used\n.*data/\d+ in it is damaged"):
+        resume(copy)
+
+
+def test_a_bit_that_flips_in_the_best_weights_becomes_the_emulator(copy: Path) -> None:
+    (best,) = copy.glob("best-*.safetensors")
+    content = bytearray(best.read_bytes())
+    content[-3] ^= 1
+    best.write_bytes(content)
+    with pytest.raises(RunError, match=r"best-\d+\.safetensors cannot be used"):
         resume(copy)
 
 

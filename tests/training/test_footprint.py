@@ -144,7 +144,18 @@ def test_attention_counts_on_a_cpu():
     assert counter.get_total_flops() == 2 * 2 * 32 * 32 * 96 + 3 * 2 * (2 * 4) * 2 * 16 * 16 * 8 == 589_824
 
 
-@pytest.mark.parametrize(("name", "options"), [("cnn-gru", {}), ("convlstm", {}), ("transformer", {}), ("unet", {})])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("cnn-gru", {}),
+        ("convlstm", {}),
+        ("convlstm", {"checkpoint": True}),
+        ("transformer", {}),
+        ("transformer", {"checkpoint": True}),
+        ("transformer", {"checkpoint": True, "positions": "learned"}),
+        ("unet", {}),
+    ],
+)
 def test_counting_without_storage_finds_what_computing_does(name, options, monkeypatch):
     network = small(name, grid=(8, 12), history=HISTORY, **options)
     computed = measure(network, (3, 8, 12), HISTORY, LENGTH, "fp32")
@@ -153,6 +164,15 @@ def test_counting_without_storage_finds_what_computing_does(name, options, monke
     assert (counted.activations, counted.flops) == (computed.activations, computed.flops)
     assert computed.flops_per_second > 0
     assert counted.flops_per_second is None
+
+
+def test_activations_that_are_computed_again_are_not_kept():
+    kept, again = (
+        measure(small("transformer", grid=(8, 12), history=HISTORY, checkpoint=c), (3, 8, 12), HISTORY, LENGTH, "fp32")
+        for c in (False, True)
+    )
+    assert again.activations.at(1, LENGTH) < 0.7 * kept.activations.at(1, LENGTH)
+    assert again.flops.at(1, LENGTH) > kept.flops.at(1, LENGTH)
 
 
 def test_a_forward_pass_is_broken_off_in_time():
