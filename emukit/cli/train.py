@@ -88,7 +88,7 @@ def train(
     from rich.console import Console
 
     from emukit.cli.show import evaluation_table
-    from emukit.experiments.recipe import NetworkRecipe, load_recipe
+    from emukit.experiments.recipe import load_recipe, networks_of
     from emukit.experiments.record import RECORD_FILE
     from emukit.experiments.run import Opening, train_run
     from emukit.parallel.comm import open_comm
@@ -97,7 +97,8 @@ def train(
 
     chosen = load_recipe(model, recipe, settings or (), loss)
     execution = Execution(strategy.value if strategy else "ddp", compile, channels_last)
-    if not isinstance(chosen, NetworkRecipe):
+    networks = networks_of(chosen)
+    if not networks:
         given = {
             "--devices": devices > 1,
             "--strategy": strategy,
@@ -109,9 +110,10 @@ def train(
     else:
         if precision:
             chosen = load_recipe(model, recipe, [*(settings or ()), f"training.precision={precision.value}"], loss)
-            assert isinstance(chosen, NetworkRecipe)
+            networks = networks_of(chosen)
         # Mistakes that show without the data are said here, once, and not by every process.
-        _refuse_early(chosen, execution, devices, data, card)
+        for network in networks:
+            _refuse_early(network, execution, devices, data, card)
         if devices > 1 and not inside_torchrun():
             raise typer.Exit(relaunch(sys.argv[1:], devices))
     with open_comm() as comm:

@@ -7,7 +7,7 @@ share its forcing and most of its climate, so holding out one member alone would
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,6 +103,30 @@ def make_split(archive: Archive, protocol: str | None = None, members: Sequence[
         raise ProtocolError(e.what, found=e.found, expected=e.expected, hint=hint) from e
     # The protocol fits the store: what is wrong now is the choice of members, which says itself what to do.
     return split if members is None else _cut(archive, protocol, members)
+
+
+def leave_out(archive: Archive, split: Split, scenario: str) -> Split:
+    """The split without any training month of one scenario, to see how what is trained on it answers the unseen.
+
+    What selects are the last months of the training spans that are left, as long as those of leaving a scenario out.
+
+    Raises:
+        ProtocolError: Nothing is left to train on.
+    """
+    length = archive.card.loso.validation_months
+    left = [s for s in split.train if s.scenario != scenario]
+    last = {s.scenario: s.stop for s in left}
+    ends = [s for s in left if s.stop == last[s.scenario] and len(s) > length]
+    validation = tuple(Span(s.scenario, s.stop - length, s.stop, (s.members[0],)) for s in ends)
+    train = tuple(replace(s, stop=s.stop - length) if s in ends else s for s in left)
+    if not validation:
+        raise ProtocolError(
+            f"protocol {split.protocol} leaves nothing to train on without {scenario}",
+            found=", ".join(sorted({s.scenario for s in split.train})),
+            expected=f"another training scenario of more than {length} months",
+            hint="a protocol with more training scenarios",
+        )
+    return Split(f"{split.protocol} without {scenario}", train, {"validation": validation})
 
 
 def working_protocols(archive: Archive) -> list[str]:

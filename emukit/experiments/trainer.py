@@ -17,14 +17,17 @@ from torch import nn
 from emukit.data.archive import Archive
 from emukit.data.frames import FrameEncoder
 from emukit.data.segments import SegmentSource
-from emukit.data.split import Split
+from emukit.data.split import Split, leave_out
 from emukit.data.targets import TargetNormalizer
+from emukit.emulators.anchored import Anchored, residual_archive
 from emukit.emulators.base import Emulator
 from emukit.emulators.neural import NeuralEmulator
 from emukit.emulators.registry import EMULATORS
+from emukit.emulators.wrapper import Fold, Wrapper
+from emukit.errors import RecipeError
 from emukit.experiments.evaluate import score_emulator
 from emukit.experiments.memory import SAFE, free_share, memory_plan
-from emukit.experiments.recipe import NetworkRecipe, Recipe
+from emukit.experiments.recipe import NetworkRecipe, Recipe, WrapperRecipe
 from emukit.losses.composite import CompositeLoss
 from emukit.losses.space import LossSpace
 from emukit.models.precision import matmul_precision
@@ -52,6 +55,8 @@ def prepare(archive: Archive, recipe: Recipe, split: Split, seed: int, comm: Com
     """
     if isinstance(recipe, NetworkRecipe):
         return Trainer(archive, recipe, split, seed, comm, execution).train
+    if isinstance(recipe, WrapperRecipe):
+        return WrapperTrainer(archive, recipe, split, seed, comm, execution).train
     # In closed form every process fits the same; there is nothing to share.
     fitted: Emulator = EMULATORS[recipe.emulator].load().fit(archive, split, **recipe.options)
     return lambda folder, reporter: (fitted, {})
@@ -65,19 +70,96 @@ def composite_loss(settings: LossSettings, archive: Archive, device: torch.devic
     return CompositeLoss({"tas": settings.tas, "pr": settings.pr}, archive.variables, space)
 
 
+class WrapperTrainer:
+    """An emulator made of others, which are trained one after the other, each in a folder of its own."""
+
+    def __init__(
+        self, archive: Archive, recipe: WrapperRecipe, split: Split, seed: int, comm: Comm, execution: Execution
+    ) -> None:
+        self._archive, self._recipe, self._split = archive, recipe, split
+        self._seed, self._comm, self._execution = seed, comm, execution
+        self._class: type[Wrapper] = EMULATORS[recipe.emulator].load()
+
+    def train(self, folder: Path, reporter: Reporter) -> tuple[Emulator, dict[str, Any]]:
+        """Train the bases, or go on; then fit the wrapper. The outcome is the seconds of all networks together."""
+        bases, seconds = self._bases(self._split, folder / "bases", reporter)
+        folds = []
+        for name in dict.fromkeys(s.scenario for s in self._split.train) if self._class.cross_fitted else ():
+            reporter.say(f"fold: {name} left out")
+            without = leave_out(self._archive, self._split, name)
+            held_out = tuple(s for s in self._split.train if s.scenario == name)
+            fold, more = self._bases(without, folder / f"without-{name}", reporter)
+            folds.append(Fold(held_out, fold))
+            seconds += more
+        fitted = self._class.fit(self._archive, self._split, bases, folds, **self._recipe.options)
+        return fitted, {"seconds": seconds}
+
+    def _bases(self, split: Split, folder: Path, reporter: Reporter) -> tuple[tuple[Emulator, ...], float]:
+        bases: list[Emulator] = []
+        seconds = 0.0
+        for number, (recipe, copy) in enumerate(self._recipe.parts):
+            place = folder / f"{number}-{recipe.emulator}"
+            place.mkdir(parents=True, exist_ok=True)
+            seed = self._seed + copy
+            if self._class.residual and bases:
+                if not isinstance(recipe, NetworkRecipe):
+                    raise RecipeError(
+                        f"{self._recipe.emulator} trains networks on what {bases[0].kind} leaves",
+                        found=recipe.emulator,
+                        expected="a network as every base but the first",
+                    )
+                trainer = Trainer(self._archive, recipe, split, seed, self._comm, self._execution, bases[0])
+                emulator, outcome = trainer.train(place, reporter)
+            else:
+                finish = prepare(self._archive, recipe, split, seed, self._comm, self._execution)
+                emulator, outcome = finish(place, reporter)
+            bases.append(emulator)
+            seconds += outcome.get("seconds", 0.0)
+        return tuple(bases), seconds
+
+
 class Trainer:
     """A network with its batches and loss, ready to train."""
 
     def __init__(
-        self, archive: Archive, recipe: NetworkRecipe, split: Split, seed: int, comm: Comm, execution: Execution
+        self,
+        archive: Archive,
+        recipe: NetworkRecipe,
+        split: Split,
+        seed: int,
+        comm: Comm,
+        execution: Execution,
+        anchor: Emulator | None = None,
     ) -> None:
+        """Make everything ready.
+
+        Args:
+            archive: The data.
+            recipe: What to train.
+            split: Its training spans train, its validation spans select.
+            seed: Of weights, dropout and batch order.
+            comm: The processes.
+            execution: How to run.
+            anchor: The network is to learn what this emulator leaves, and is scored together with it.
+        """
         self._archive, self._recipe, self._split, self._seed, self._comm = archive, recipe, split, seed, comm
         encoder = FrameEncoder.fit(archive, split.train, recipe.inputs)
+        learned = archive if anchor is None else residual_archive(archive, anchor, split.train)
         targets = {"tas": recipe.targets.tas, "pr": recipe.targets.pr}
-        normalizer = TargetNormalizer.fit(archive, split.train, targets)
-        source = SegmentSource(archive, split.train, encoder, normalizer, recipe.training.segments, comm.device)
-        self._emulator = NeuralEmulator(
-            archive.domain, recipe.emulator, recipe.options, self._network(len(encoder.channels)), encoder, normalizer
+        normalizer = TargetNormalizer.fit(learned, split.train, targets)
+        source = SegmentSource(learned, split.train, encoder, normalizer, recipe.training.segments, comm.device)
+        network_only = NeuralEmulator(
+            archive.domain,
+            recipe.emulator,
+            recipe.options,
+            self._network(len(encoder.channels)),
+            encoder,
+            normalizer,
+            residual=anchor is not None,
+        )
+        self._emulator = network_only
+        self._scored: Emulator = (
+            network_only if anchor is None else Anchored(archive.domain, (anchor, network_only))
         )
         self._source = source
         network = self._emulator.network
@@ -108,7 +190,7 @@ class Trainer:
                 settings,
                 seed=self._seed,
                 ramp=self._recipe.loss.ramp,
-                validate=lambda: score_emulator(emulator, self._archive, self._split.validation, comm),
+                validate=lambda: score_emulator(self._scored, self._archive, self._split.validation, comm),
                 folder=folder,
                 reporter=reporter,
             )
