@@ -109,11 +109,12 @@ class WrapperTrainer:
                         expected="a network as every base but the first",
                     )
                 trainer = Trainer(self._archive, recipe, split, seed, self._comm, self._execution, bases[0])
-                emulator, outcome = trainer.train(place, reporter)
+                trained: Emulator
+                trained, outcome = trainer.train(place, reporter)
             else:
                 finish = prepare(self._archive, recipe, split, seed, self._comm, self._execution)
-                emulator, outcome = finish(place, reporter)
-            bases.append(emulator)
+                trained, outcome = finish(place, reporter)
+            bases.append(trained)
             seconds += outcome.get("seconds", 0.0)
         return tuple(bases), seconds
 
@@ -158,9 +159,7 @@ class Trainer:
             residual=anchor is not None,
         )
         self._emulator = network_only
-        self._scored: Emulator = (
-            network_only if anchor is None else Anchored(archive.domain, (anchor, network_only))
-        )
+        self._scored: Emulator = network_only if anchor is None else Anchored(archive.domain, (anchor, network_only))
         self._source = source
         network = self._emulator.network
         self._parameters = sum(p.numel() for p in network.parameters())
