@@ -112,9 +112,10 @@ class ComponentEmulator(Emulator):
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Feature names; statistics, patterns, trend, and what the subclass learned."""
         b = self.basis
-        arrays = {"center": b.center, "scale": b.scale, "climate": b.climate, "patterns": b.patterns}
-        learned = {f"learned.{name}": values for name, values in self.learned.items()}
-        return {"features": list(b.features)}, arrays | {"trend": self.trend} | learned
+        arrays: dict[str, NDArray[Any]] = {"center": b.center, "scale": b.scale, "trend": self.trend}
+        arrays |= {"climate": b.climate, "patterns": b.patterns}
+        arrays |= {f"learned.{name}": values for name, values in self.learned.items()}
+        return {"features": list(b.features)}, arrays
 
     @classmethod
     def from_state(cls, domain: Domain, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
@@ -200,8 +201,8 @@ def _years(archive: Archive, split: Split, features: tuple[str, ...]) -> tuple[A
         mean = scenario.truth(span.members[0], span.start, stop).astype(np.float32)
         for member in span.members[1:]:
             mean += scenario.truth(member, span.start, stop)
-        mean = (mean / len(span.members)).reshape(years, 12, *mean.shape[1:])
-        fields.append(mean[:, np.argsort(scenario.calendar_month[span.start : span.start + 12])])
+        by_year = (mean / len(span.members)).reshape(years, 12, *mean.shape[1:])
+        fields.append(by_year[:, np.argsort(scenario.calendar_month[span.start : span.start + 12])])
     if not series:
         raise ProtocolError(
             f"protocol {split.protocol} holds no whole training year",

@@ -27,9 +27,9 @@ from emukit.data.split import Split
 from emukit.emulators.components import Array, ComponentEmulator, Detrend, fit_basis, fit_trend
 from emukit.errors import RecipeError
 
-# In standard deviations of a feature over the training years. Shorter scales follow the weather of single years; at the
-# longest a feature no longer matters.
-_SHORTEST, _LONGEST = 0.3, 100.0
+# In standard deviations of a feature over the training years. Weather that persists for some years (the member mean
+# keeps much of it) looks like a function of slow forcings on shorter scales; at the longest a feature does not matter.
+_SHORTEST, _LONGEST = 1.0, 100.0
 
 
 class GaussianProcess(ComponentEmulator):
@@ -47,7 +47,7 @@ class GaussianProcess(ComponentEmulator):
         components: int = 10,
         detrend: Detrend = "linear",
         ridge: float = 1.0,
-        restarts: int = 0,
+        restarts: int = 2,
     ) -> Self:
         """Fit each component's kernel by its marginal likelihood.
 

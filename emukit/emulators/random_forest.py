@@ -70,7 +70,7 @@ class RandomForest(ComponentEmulator):
         basis, years = fit_basis(archive, split, features, components)
         trend = fit_trend(years, ridge, detrend)
         left = years.amounts - np.einsum("nf,fvk->nvk", years.z, trend)
-        learned = {}
+        learned: dict[str, NDArray[Any]] = {}
         for v, name in enumerate(archive.variables):
             forest = RandomForestRegressor(trees, min_samples_leaf=leaf, max_features=tried, random_state=seed)
             forest.fit(years.z, left[:, v] if components > 1 else left[:, v, 0], years.weights)

