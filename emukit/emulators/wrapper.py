@@ -64,6 +64,11 @@ class Wrapper(Emulator):
         """
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What people should know about how it was fitted, a sentence each."""
+        return ()
+
+    @property
     def first_month(self) -> int:
         """The first month that all of its bases can predict."""
         return max(base.first_month for base in self.bases)

@@ -92,6 +92,8 @@ class WrapperTrainer:
             folds.append(Fold(held_out, fold))
             seconds += more
         fitted = self._class.fit(self._archive, self._split, bases, folds, **self._recipe.options)
+        for note in fitted.notes:
+            reporter.say(f"{self._recipe.emulator}: {note}")
         return fitted, {"seconds": seconds}
 
     def _bases(self, split: Split, folder: Path, reporter: Reporter) -> tuple[tuple[Emulator, ...], float]:
