@@ -71,6 +71,16 @@ EMULATORS: dict[str, EmulatorEntry] = {
         "a trusted emulator, plus a share of networks trained on what it leaves",
         "wrapper",
     ),
+    "variance-matched": EmulatorEntry(
+        "emukit.emulators.variance_matched:VarianceMatched",
+        "its base, stretched to vary as a single run does; for the score, not for its months",
+        "wrapper",
+    ),
+    "calibrated": EmulatorEntry(
+        "emukit.emulators.calibrated:Calibrated",
+        "variance-matched, drawn back to the least expected score",
+        "wrapper",
+    ),
     "neural": EmulatorEntry("emukit.emulators.neural:NeuralEmulator", "any network of the network table", "stepwise"),
 }
 
