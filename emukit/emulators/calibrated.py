@@ -39,7 +39,11 @@ Array = NDArray[np.float64]
 
 
 class Calibrated(VarianceMatched):
-    """Variance-matched, with the standard deviation of least expected score in every cell."""
+    """Variance-matched, with the standard deviation of least expected score in every cell.
+
+    It gains little: 0.0004 on average over the members and decades that it was fitted on (CESM2, over the linear
+    emulator). Over a single run of ten or thirty years chance decides.
+    """
 
     kind = "calibrated"
 
@@ -47,9 +51,10 @@ class Calibrated(VarianceMatched):
         """The standard deviation that a block is given; arguments as in `VarianceMatched.aim`."""
         matched = super().aim(said, internal)
         spread = np.sqrt(self.variability.time_std)
+        calm = np.minimum(self.variability.forced, 1.0) * said
         best = [
             least_expected_score(
-                self.variability.forced[i] * said[i],
+                calm[i],
                 matched[i],
                 spread[i],
                 internal[i],

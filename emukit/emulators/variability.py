@@ -18,6 +18,7 @@ from emukit.data.archive import Archive
 from emukit.data.grid import Grid
 from emukit.data.split import Span
 from emukit.emulators.base import Emulator
+from emukit.emulators.growth import Decade, believed_slope, change, level_at_middle, warmth_range
 from emukit.errors import ProtocolError
 
 Array = NDArray[np.float64]
@@ -25,11 +26,6 @@ Array = NDArray[np.float64]
 # Variability is taken as constant over ten years: long enough for ten values of each calendar month, short enough for
 # the warmest scenario to warm by about half a degree.
 STEP = 120
-# Beyond what training showed, variance goes on changing for half of the warmings seen, and never by more than fourfold.
-BEYOND = 0.5
-LARGEST_CHANGE = 4.0
-# How much of a slope is believed: one of these, by variable.
-SHARES = tuple(i / 10 for i in range(11))
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +54,7 @@ class Variability:
     def by_month(self, warmth: float) -> Array:
         """(12, V, Y, X) variance of a month by calendar month, at a global mean of tas in K."""
         at, low, high = self.warmth
-        return np.asarray(self.level * _change(self.slope, min(max(warmth, low), high) - at), np.float64)
+        return np.asarray(self.level * change(self.slope, min(max(warmth, low), high) - at), np.float64)
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """All of it by name, as float32 but for the three temperatures."""
@@ -129,35 +125,19 @@ def estimate_variability(archive: Archive, spans: Sequence[Span], base: Emulator
             hint="a protocol with more training months",
         )
     decades = [_decade(archive, s, base) for span in spans for s in _cut(span, STEP)]
-    slope = _slope(decades) * _share(decades, archive.grid)[:, None, None]
+    slope = believed_slope(decades, archive.grid)
     time_mean, time_std = _over_periods(archive, spans, base, period)
     said = sum(d.said * len(d) for d in decades)
     forced = sum(d.forced * len(d) for d in decades)
     return Variability(
-        _level(decades, slope),
+        level_at_middle(decades, slope),
         slope,
-        _warmth(decades),
+        warmth_range(decades),
         time_mean,
         time_std,
         np.clip(np.divide(forced, said, out=np.ones_like(said), where=said > 0), 0.0, 2.0),
         bool(several),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Decade:
-    """About ten training years of one scenario: (12, V, Y, X) variances, (12,) degrees of freedom, variances of what
-    the base says and of what is forced in the truth (V, Y, X)."""
-
-    scenario: str
-    warmth: float
-    variance: Array
-    freedom: Array
-    said: Array
-    forced: Array
-
-    def __len__(self) -> int:
-        return int(self.freedom.sum())
 
 
 def _cut(span: Span, months: int) -> list[Span]:
@@ -174,7 +154,7 @@ def _departures(archive: Archive, span: Span, base: Emulator) -> tuple[NDArray[n
     return runs, runs - base.predict_fields(scenario, span.start, span.stop), 1.0
 
 
-def _decade(archive: Archive, span: Span, base: Emulator) -> _Decade:
+def _decade(archive: Archive, span: Span, base: Emulator) -> Decade:
     runs, apart, gain = _departures(archive, span, base)
     scenario = archive[span.scenario]
     month = scenario.calendar_month[span.start : span.stop]
@@ -184,7 +164,7 @@ def _decade(archive: Archive, span: Span, base: Emulator) -> _Decade:
         variance[m] = square[month == m].mean(0)
     said = base.predict_fields(scenario, span.start, span.stop)
     whole = runs.var(1, dtype=np.float64).mean(0)
-    return _Decade(
+    return Decade(
         span.scenario,
         warmth_of(said, archive.grid, archive.variables),
         variance,
@@ -192,71 +172,6 @@ def _decade(archive: Archive, span: Span, base: Emulator) -> _Decade:
         said.var(0, dtype=np.float64),
         whole - gain * apart.var(1, dtype=np.float64).mean(0),
     )
-
-
-def _warmth(decades: Sequence[_Decade]) -> Array:
-    """(3,) mean warmth of the decades, and the lowest and highest at which they say how variance changes."""
-    seen = np.array([d.warmth for d in decades])
-    more = BEYOND * np.ptp(seen)
-    middle = np.average(seen, weights=[len(d) for d in decades])
-    return np.array([middle, seen.min() - more, seen.max() + more])
-
-
-def _change(slope: Array, warming: float) -> Array:
-    most = np.log(LARGEST_CHANGE)
-    return np.asarray(np.exp(np.clip(slope * warming, -most, most)), np.float64)
-
-
-def _slope(decades: Sequence[_Decade]) -> Array:
-    """(12, V, Y, X) change of the logarithm of variance per K."""
-    weight = np.stack([d.freedom for d in decades])
-    warming = np.array([d.warmth for d in decades]) - _warmth(decades)[0]
-    mean = _average(np.stack([d.variance for d in decades]), weight)
-    # A month without any variance, as in a desert, must not make its logarithm the only one that counts.
-    least = np.maximum(1e-3 * mean, np.finfo(np.float64).tiny)
-    logs = np.stack([np.log(np.maximum(d.variance, least)) for d in decades])
-    logs -= _average(logs, weight)
-    product = _neighbours(np.einsum("km,kmvyx->mvyx", weight * warming[:, None], logs))
-    square = _neighbours((weight * warming[:, None] ** 2).sum(0))[:, None, None, None]
-    # Without warming there is no slope to find: a tenth of a degree is weather.
-    return product / square if np.std(warming) > 0.1 else np.zeros_like(product)
-
-
-def _level(decades: Sequence[_Decade], slope: Array) -> Array:
-    """(12, V, Y, X) variance at the mean warmth, given how it changes."""
-    middle = _warmth(decades)[0]
-    steady = np.stack([d.variance / _change(slope, d.warmth - middle) for d in decades])
-    return _average(steady, np.stack([d.freedom for d in decades]))
-
-
-def _average(values: Array, weight: Array) -> Array:
-    """Weighted mean over the first axis; (K, 12, V, Y, X) and (K, 12)."""
-    total = np.maximum(weight.sum(0), 1.0)[:, None, None, None]
-    return np.asarray(np.einsum("km,kmvyx->mvyx", weight, values) / total, np.float64)
-
-
-def _neighbours(values: Array) -> Array:
-    """Each calendar month with the one before and the one after."""
-    return np.asarray(values + np.roll(values, 1, 0) + np.roll(values, -1, 0), np.float64)
-
-
-def _share(decades: Sequence[_Decade], grid: Grid) -> Array:
-    """(V,): the share of the slopes with which scenarios left out are foretold best.
-
-    By the deviance of chi-squared distributed variances, log(expected) + found / expected, over all cells and months.
-    """
-    deviance = np.zeros((len(SHARES), len(decades[0].said)))
-    names = dict.fromkeys(d.scenario for d in decades)
-    for name in names if len(names) > 1 else ():
-        others = [d for d in decades if d.scenario != name]
-        slope, (middle, low, high) = _slope(others), _warmth(others)
-        for i, share in enumerate(SHARES):
-            level = np.maximum(_level(others, share * slope), np.finfo(np.float64).tiny)
-            for d in (d for d in decades if d.scenario == name):
-                expected = level * _change(share * slope, min(max(d.warmth, low), high) - middle)
-                each = np.log(expected) + d.variance / expected
-                deviance[i] += np.einsum("m,mvyx,yx->v", d.freedom, each, grid.weights)
-    return np.array(SHARES)[deviance.argmin(0)]
 
 
 def _over_periods(archive: Archive, spans: Sequence[Span], base: Emulator, period: int) -> tuple[Array, Array]:

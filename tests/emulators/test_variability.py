@@ -134,6 +134,16 @@ def test_change_with_warming_is_found_and_goes_on_a_little():
     np.testing.assert_array_equal(found.by_month(low), found.by_month(low - 50.0))
 
 
+def test_a_drop_of_rain_where_other_scenarios_have_none_does_not_decide_about_all_slopes():
+    archive = climate(3, growth=0.3)
+    for s in archive.values():
+        s.targets[:, :, 1, 2, 3] = 0.0
+    archive["ssp126"].targets[1, 100, 1, 2, 3] = 1.0
+    found = estimate_variability(archive, spans(archive), without_weather(archive), 120)
+    assert np.median(found.slope[:, 1]) == pytest.approx(0.3, abs=0.04)
+    assert np.isfinite(found.by_month(286.0)).all()
+
+
 def test_change_with_warming_that_scenarios_do_not_agree_on_is_dropped():
     archive = climate(3)
     found = estimate_variability(archive, spans(archive), without_weather(archive), 120)

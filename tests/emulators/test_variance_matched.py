@@ -189,3 +189,12 @@ def test_calibrated_lies_between_the_base_and_the_variance_matched(climate):
     assert (std[1] <= std[2] * 1.0001).all()
     assert (std[1] >= std[0] * 0.98).all()
     assert 1e-4 < 1 - np.mean(std[1] / std[2]) < 0.2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_climate_without_weather_is_left_as_it_is(kind):
+    archive = warming_archive(241, noise=0.0)
+    emulator = fitted(archive, kind)
+    out = emulator.predict_fields(archive["ssp245"], 0, 241)
+    said = emulator.bases[0].predict_fields(archive["ssp245"], 0, 241)
+    np.testing.assert_allclose(out, said, atol=0.02)
