@@ -112,7 +112,7 @@ def _share(decades: Sequence[Decade], grid: Grid) -> Array:
         for i, share in enumerate(SHARES):
             level = level_at_middle(others, share * slope)
             # A month that is always dry in the others must not make one drop of rain the only one that counts.
-            least = np.maximum(1e-6 * level.mean((0, 2, 3), keepdims=True), np.finfo(np.float64).tiny)
+            least = np.maximum(1e-3 * level.mean((0, 2, 3), keepdims=True), np.finfo(np.float64).tiny)
             level = np.maximum(level, least)
             for d in (d for d in decades if d.scenario == name):
                 expected = level * change(share * slope, min(max(d.warmth, low), high) - middle)
