@@ -83,7 +83,7 @@ def least_expected_score(
     Returns:
         (Y, X), between `calm` and `matched`.
     """
-    width = np.maximum(spread, np.finfo(np.float64).tiny)
+    width = spread + 1e-9 * matched + np.finfo(np.float64).tiny  # never nought
     best = matched
     for _ in range(rounds):
         root = np.sqrt(np.sum(area * (left + (best - calm) ** 2)))

@@ -9,6 +9,7 @@ from emukit.data.split import make_split
 from emukit.emulators.calibrated import Calibrated, least_expected_score
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import load_emulator
+from emukit.emulators.variability import Variability
 from emukit.emulators.variance_matched import VarianceMatched
 from emukit.errors import RecipeError
 from emukit.experiments.evaluate import score_emulator
@@ -44,6 +45,24 @@ def test_standard_deviation_over_the_period_is_that_of_a_real_run(climate):
         assert out[v].mean() == pytest.approx(runs[:, v].mean(), rel=0.05)
         assert calm[v].mean() < 0.95 * runs[:, v].mean()
         assert np.abs(out[v] - runs[:, v]).mean() < 0.75 * np.abs(calm[v] - runs[:, v]).mean()
+
+
+def test_aim_is_the_mean_standard_deviation_of_drawn_runs():
+    """Weather that lasts: neither the variance of a run's mean nor that of its standard deviation can be left out."""
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(4000, 60))
+    for t in range(1, 60):
+        noise[:, t] = 0.8 * noise[:, t - 1] + 0.6 * noise[:, t]
+    forced = 0.7 * np.cos(2 * np.pi * np.arange(60) / 12)
+    std = (forced + noise).std(1)
+    archive = warming_archive(61)
+    field = np.ones((2, *archive.grid.shape))
+    months = np.ones((12, *field.shape))
+    known = Variability(
+        months, 0 * months, np.zeros(3), noise.mean(1).var() * field, std.var() * field, field, from_members=True
+    )
+    aim = VarianceMatched(archive.domain, (), known, 60, 60).aim(forced.std() * field, months[0])
+    np.testing.assert_allclose(aim, std.mean(), rtol=0.005)
 
 
 @pytest.mark.parametrize("kind", KINDS)
