@@ -96,9 +96,10 @@ def test_blocks_end_where_the_scored_months_do(climate, kind):
     np.testing.assert_allclose((out**2 - said**2)[0], internal[0], rtol=0.15)
 
 
+@pytest.mark.parametrize("members", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
-def test_scored_months_move_nothing(kind):
-    archive = warming_archive(481)
+def test_scored_months_move_nothing(kind, members):
+    archive = warming_archive(481, members)
     before = fitted(archive, kind).state()[1]
     for spans in make_split(archive, "k360").scored.values():
         for span in spans:
