@@ -118,4 +118,4 @@ def _share(decades: Sequence[Decade], grid: Grid) -> Array:
                 expected = level * change(share * slope, min(max(d.warmth, low), high) - middle)
                 each = np.log(expected) + d.variance / expected
                 deviance[i] += np.einsum("m,mvyx,yx->v", d.freedom, each, grid.weights)
-    return np.array(SHARES)[deviance.argmin(0)]
+    return np.asarray(np.take(SHARES, deviance.argmin(0)), np.float64)

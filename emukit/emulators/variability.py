@@ -168,7 +168,7 @@ def _decade(archive: Archive, span: Span, base: Emulator) -> Decade:
         span.scenario,
         warmth_of(said, archive.grid, archive.variables),
         variance,
-        np.bincount(month, minlength=12) * max(1.0, len(span.members) - 1.0),
+        np.asarray(np.bincount(month, minlength=12) * max(1, len(span.members) - 1), np.float64),
         said.var(0, dtype=np.float64),
         whole - gain * apart.var(1, dtype=np.float64).mean(0),
     )
