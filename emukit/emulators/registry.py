@@ -56,6 +56,9 @@ EMULATORS: dict[str, EmulatorEntry] = {
         "a trusted emulator, plus a share of networks trained on what it leaves",
         "wrapper",
     ),
+    "sampled": EmulatorEntry(
+        "emukit.emulators.sampled:Sampled", "an emulator, with weather like a real run's; one realisation", "wrapper"
+    ),
     "neural": EmulatorEntry("emukit.emulators.neural:NeuralEmulator", "any network of the network table", "stepwise"),
 }
 

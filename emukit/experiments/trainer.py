@@ -91,7 +91,8 @@ class WrapperTrainer:
             fold, more = self._bases(without, folder / f"without-{name}", reporter)
             folds.append(Fold(held_out, fold))
             seconds += more
-        fitted = self._class.fit(self._archive, self._split, bases, folds, **self._recipe.options)
+        options = self._recipe.options | ({"seed": self._seed} if self._class.seeded else {})
+        fitted = self._class.fit(self._archive, self._split, bases, folds, **options)
         return fitted, {"seconds": seconds}
 
     def _bases(self, split: Split, folder: Path, reporter: Reporter) -> tuple[tuple[Emulator, ...], float]:
@@ -158,9 +159,7 @@ class Trainer:
             residual=anchor is not None,
         )
         self._emulator = network_only
-        self._scored: Emulator = (
-            network_only if anchor is None else Anchored(archive.domain, (anchor, network_only))
-        )
+        self._scored: Emulator = network_only if anchor is None else Anchored(archive.domain, (anchor, network_only))
         self._source = source
         network = self._emulator.network
         self._parameters = sum(p.numel() for p in network.parameters())
