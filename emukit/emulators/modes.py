@@ -148,7 +148,7 @@ class Modes:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], seed: int) -> Modes:
         """The inverse of `arrays`."""
-        return cls(*(arrays[name] for name in ARRAYS), seed)
+        return cls(**{name: arrays[name] for name in ARRAYS}, seed=seed)
 
 
 def _normal_scores(residuals: Residuals, variables: Sequence[str]) -> tuple[Field, NDArray[np.float16]]:
@@ -210,7 +210,9 @@ def _process(amplitude: Field, runs: Sequence[slice]) -> tuple[Field, Field, Fie
     memory = np.linalg.solve(covariance, after.T @ before / len(before)).T
     left, axes = np.linalg.eigh(covariance - memory @ covariance @ memory.T)
     fresh = axes * np.sqrt(np.maximum(left, 0.0))
-    return covariance.astype(np.float32), memory.astype(np.float32), fresh.astype(np.float32)
+    # In one order in memory, or a loaded emulator would add up in another.
+    covariance, memory, fresh = (np.ascontiguousarray(a, np.float32) for a in (covariance, memory, fresh))
+    return covariance, memory, fresh
 
 
 def _spread(patterns: NDArray[np.float16], strength: Field, covariance: Field, local: Field) -> Field:
@@ -231,4 +233,4 @@ def _memory(values: Field, runs: Sequence[slice]) -> Field:
         run = values[rows]
         product += np.einsum("n...,n...->...", run[1:], run[:-1])
         square += (np.einsum("n...,n...->...", run[1:], run[1:]) + np.einsum("n...,n...->...", run[:-1], run[:-1])) / 2
-    return np.clip(product / np.where(square > 0, square, 1.0), 0.0, 0.99).astype(np.float32)
+    return np.asarray(np.clip(product / np.where(square > 0, square, 1.0), 0.0, 0.99), np.float32)

@@ -57,7 +57,7 @@ class Residuals:
         """Rows of a calendar month from which `length` months of one run follow."""
         rows = [np.arange(r.start, r.stop - length + 1) for r in self.runs]
         every = np.concatenate(rows)
-        return every[self.month[every] == month]
+        return np.asarray(every[self.month[every] == month], np.int64)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What `from_arrays` needs."""
@@ -138,7 +138,7 @@ def _weather(archive: Archive, span: Span, month: int, smooth: int) -> NDArray[n
         mean = np.maximum(forced[:, v], LEAST_SHARE * truth[:, :, v].mean((0, 1)))
         rain = np.divide(out[:, :, v], mean, out=np.zeros_like(out[:, :, v]), where=mean > 0)
         out[:, :, v] = np.maximum(1.0 + rain, 0.0)
-    return out.reshape(-1, *out.shape[2:])
+    return np.asarray(out.reshape(-1, *out.shape[2:]), np.float32)
 
 
 def _centred(weather: NDArray[np.float32], variables: Sequence[str]) -> NDArray[np.float32]:
@@ -159,4 +159,5 @@ def _warmth(archive: Archive, span: Span, smooth: int) -> Array:
     members = [archive.grid.mean(scenario.truth(m, span.start, span.stop)[:, v]) for m in span.members]
     years = len(span) // 12
     by_year = np.mean(members, axis=0)[: 12 * years].reshape(years, 12).mean(1)
-    return np.interp(np.arange(len(span)), 12 * np.arange(years) + 5.5, smoother(years, smooth) @ by_year)
+    yearly = smoother(years, smooth) @ by_year
+    return np.asarray(np.interp(np.arange(len(span)), 12 * np.arange(years) + 5.5, yearly), np.float64)

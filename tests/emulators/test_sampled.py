@@ -8,6 +8,7 @@ import pytest
 from emukit.data.demo import DemoClimate
 from emukit.data.split import Split, make_split
 from emukit.data.store import archive_from_dataset
+from emukit.emulators.base import Emulator
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import load_emulator
 from emukit.emulators.residuals import Residuals, smoother, training_residuals
@@ -205,36 +206,57 @@ def test_warmth_is_the_smoothed_global_temperature(demo):
     np.testing.assert_array_equal(found.warmth[len(span) : 2 * len(span)], warmth)
 
 
+class Known(Emulator):
+    """The forced response itself, so that only weather can be wrong."""
+
+    kind = "known"
+
+    def __init__(self, domain, response):
+        super().__init__(domain)
+        self.response = response
+
+    def predict_fields(self, scenario, start, stop):
+        return self.response[start:stop].astype(np.float32)
+
+    def state(self):
+        raise NotImplementedError
+
+    def from_state(self, domain, meta, arrays):
+        raise NotImplementedError
+
+
 @pytest.mark.parametrize(
-    ("options", "length", "together"),
-    [
-        ({"years": 5}, 0.1, 0.03),
-        ({"years": 5, "similar": 0.3}, 0.12, 0.03),
-        ({"weather": "eof", "modes": 200}, 0.2, 0.03),
-    ],
+    ("options", "length"),
+    [({"similar": 1.0}, 0.05), ({"similar": 0.3}, 0.05), ({"weather": "eof", "modes": 200}, 0.25)],
 )
-def test_sampled_weather_is_not_to_be_told_from_a_run(demo, options, length, together):
-    """Against the hidden scenario's own members, which nothing was fitted on; members differ among each other too."""
+def test_sampled_weather_is_not_to_be_told_from_a_run(demo, options, length):
+    """Against the hidden scenario's own members, which nothing was fitted on; members differ among each other too.
+
+    The noise of cells alone, which stands for what patterns leave, shortens correlations; here, with large cells, the
+    classes of distance make that look like more or less.
+    """
     made, archive, split = demo
     scenario, grid = archive["ssp245"], archive.grid
-    emulator = Sampled.fit(archive, split, (LinearEmulator.fit(archive, split),), (), **options)
+    base = Known(archive.domain, made.forced_response("ssp245"))
+    emulator = Sampled.fit(archive, split, (base,), (), **options)
     start, stop = 661, 1021
     month = scenario.calendar_month[start:stop]
     real = made.truth("ssp245")[:, start:stop]
     runs = [Weather.of(r, month, grid) for r in real]
     samples = [emulator.member(i).predict_fields(scenario, start, stop) for i in range(5)]
     found = [Weather.of(s, month, grid) for s in samples]
-    yardstick = runs[0].differences(runs[1], grid)
+    among = [runs[0].differences(run, grid) for run in runs[1:]]
+    yardstick = {name: np.maximum(*(np.abs(d[name]) for d in among)) for name in among[0]}
     for one in found[:2]:
         differences = runs[0].differences(one, grid)
         assert (differences["std"] < 1.25 * yardstick["std"] + 0.01).all()
         assert (differences["memory"] < 1.25 * yardstick["memory"] + 0.02).all()
-        assert (differences["together"] < 1.25 * yardstick["together"] + together).all()
-        assert (np.abs(differences["length"]) < length + np.abs(yardstick["length"])).all()
-        assert (np.abs(differences["total_std"]) < 0.06).all()
-        assert (differences["seasonal_std"] < yardstick["seasonal_std"] + 0.1).all()
+        assert (differences["together"] < 1.25 * yardstick["together"] + 0.01).all()
+        assert (np.abs(differences["length"]) < length + yardstick["length"]).all()
+        assert (np.abs(differences["total_std"]) < 0.04).all()
+        assert (differences["seasonal_std"] < 1.25 * yardstick["seasonal_std"] + 0.03).all()
     ranks = rank_histogram(real[0], samples, grid.weights)
-    np.testing.assert_allclose(ranks, 1 / 6, atol=0.04)
+    np.testing.assert_allclose(ranks, 1 / 6, atol=0.015)
 
 
 @pytest.mark.parametrize(
