@@ -10,12 +10,13 @@ from emukit.data.split import Split, make_split
 from emukit.data.store import archive_from_dataset
 from emukit.emulators.base import Emulator
 from emukit.emulators.linear import LinearEmulator
+from emukit.emulators.modes import NODES, Modes
 from emukit.emulators.registry import load_emulator
 from emukit.emulators.residuals import Residuals, smoother, training_residuals
 from emukit.emulators.sampled import Blocks, Sampled
 from emukit.errors import ProtocolError, RecipeError
 from emukit.metrics.weather import Weather, rank_histogram
-from tests.coded import coded_archive, warming_archive
+from tests.coded import coded_archive, small_grid, warming_archive
 
 FEATURES = ("CO2", "SO2")
 KINDS = [{"weather": "blocks"}, {"weather": "blocks", "similar": 0.3}, {"weather": "eof", "modes": 8}]
@@ -281,3 +282,86 @@ def test_single_run_without_smoothing_tells_no_weather(climate):
     with pytest.raises(ProtocolError, match="weather from forced change"):
         sampled(archive, alone, smooth=1)
     assert sampled(archive, alone, smooth=15).predict_fields(archive["ssp245"], 0, 5).shape == (5, 2, 4, 6)
+
+
+def test_drying_desert_does_not_make_one_shower_a_flood():
+    """Where lines fall to nothing, and below, the factor of a month with rain would have no bound."""
+    archive = warming_archive()
+    for scenario in archive.values():
+        rng = np.random.default_rng(1)
+        drying = np.maximum(4 - 0.05 * np.arange(181), 0)[None, :, None, None]
+        scenario.targets[:, :, 1] = drying + 0.3 * (rng.random(scenario.targets[:, :, 1].shape) < 0.3)
+    found = training_residuals(archive, make_split(archive, "k360").train, 7)
+    # No member's month is more than the mean of its cell and month, some 1.2, by 4; a quarter of that mean is least.
+    assert found.values[:, 1].max() < 20
+    assert found.values[:, 1].min() >= 0
+
+
+@pytest.mark.real
+def test_sampled_run_of_the_real_climate_model_is_not_to_be_told_from_its_members(real_archive, tmp_path):
+    """On ten years that nothing was fitted on; with the linear response, whose errors detrending takes away."""
+    split = make_split(real_archive, "k360")
+    emulator = Sampled.fit(real_archive, split, (LinearEmulator.fit(real_archive, split),), ())
+    emulator.save(tmp_path / "e")
+    assert sum(p.stat().st_size for p in (tmp_path / "e").iterdir()) < 200e6
+    span, grid = split.validation[0], real_archive.grid
+    scenario = real_archive[span.scenario]
+    month = scenario.calendar_month[span.start : span.stop]
+    runs = [Weather.of(scenario.truth(m, span.start, span.stop), month, grid) for m in range(3)]
+    one = Weather.of(emulator.predict_fields(scenario, span.start, span.stop), month, grid)
+    among = [runs[0].differences(run, grid) for run in runs[1:]]
+    found = runs[0].differences(one, grid)
+    for name, value in found.items():
+        yardstick = np.maximum(*(np.abs(d[name]) for d in among))
+        assert (np.abs(value) < 1.25 * yardstick + 0.03).all(), name
+
+
+def test_patterns_keep_distribution_memory_and_mean_of_what_they_were_fitted_to():
+    """Noise of cells alone, of which one pattern catches next to nothing: skewed and remembering in both variables."""
+    rng = np.random.default_rng(3)
+    grid, months = small_grid(), 12 * 150
+    red = rng.standard_normal((months, 2, *grid.shape))
+    for t in range(1, months):
+        red[t] = 0.7 * red[t - 1] + np.sqrt(1 - 0.49) * red[t]
+    month = np.arange(months) % 12
+    values = np.where(month < 6, 2.0, 1.0)[:, None, None, None] * red
+    values[:, 1] = np.exp(1.2 * red[:, 1] - 0.72)  # mean one
+    first, warmth = np.array([0]), np.zeros(months, np.float32)
+    residuals = Residuals(values.astype(np.float16), first, month, warmth)
+    modes = Modes.fit(residuals, grid, ("tas", "pr"), modes=1, seed=0)
+    scenario = coded_archive(months=121)["ssp245"]
+    drawn = np.stack([modes.sample(scenario, k, 0, 121) for k in range(60)])
+    assert drawn[:, scenario.calendar_month < 6, 0].std() == pytest.approx(2.0, rel=0.05)
+    assert drawn[:, scenario.calendar_month >= 6, 0].std() == pytest.approx(1.0, rel=0.05)
+    score = np.log(np.maximum(drawn[:, :, 1], 1e-3))
+    score = (score - score.mean()) / score.std()
+    assert (score[:, 1:] * score[:, :-1]).mean() == pytest.approx(0.7, abs=0.03)
+    assert drawn[:, :, 1].mean() == pytest.approx(1.0, abs=0.03)
+    rain = np.sort(drawn[:, :, 1].ravel())
+    real = np.sort(values[:, 1].ravel())
+    for share in (0.05, 0.5, 0.95):
+        assert rain[int(share * len(rain))] == pytest.approx(real[int(share * len(real))], rel=0.08)
+    fine = np.random.default_rng(5).standard_normal(50_000)
+    tables = modes.quantiles[0, :, 1].reshape(len(NODES), -1).T.astype(float)
+    np.testing.assert_allclose([np.interp(fine, NODES, table).mean() for table in tables], 1.0, atol=0.025)
+
+
+def test_strength_is_right_where_patterns_go_together_in_one_season_alone():
+    """Drawn with their correlation over the whole year, they would be too weak in summer and too strong in winter."""
+    rng = np.random.default_rng(4)
+    grid, months = small_grid(), 12 * 150
+    one, other, noise = rng.standard_normal((3, months, 8))
+    month = np.arange(months) % 12
+    summer = (month < 6)[:, None]
+    one, other = one[:, :1], np.where(summer, one[:, :1], other[:, :1])
+    both = np.where(summer, one, noise)
+    field = np.concatenate([one + 0.1 * noise, other - 0.1 * noise, both], 1).reshape(months, 1, *grid.shape)
+    values = np.concatenate([field, np.exp(0.3 * field)], 1).astype(np.float16)
+    residuals = Residuals(values, np.array([0]), month, np.zeros(months, np.float32))
+    modes = Modes.fit(residuals, grid, ("tas", "pr"), modes=2, seed=0)
+    scenario = coded_archive(months=121)["ssp245"]
+    drawn = np.concatenate([modes.sample(scenario, k, 0, 121)[:120] for k in range(60)])
+    month = np.tile(np.arange(12), 600)
+    for season in (month < 6, month >= 6):
+        expected = values[np.resize(season, months), 0].astype(float).std(0)
+        np.testing.assert_allclose(drawn[season, 0].std(0), expected, rtol=0.08)
