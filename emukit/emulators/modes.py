@@ -211,8 +211,8 @@ def _process(amplitude: Field, runs: Sequence[slice]) -> tuple[Field, Field, Fie
     left, axes = np.linalg.eigh(covariance - memory @ covariance @ memory.T)
     fresh = axes * np.sqrt(np.maximum(left, 0.0))
     # In one order in memory, or a loaded emulator would add up in another.
-    covariance, memory, fresh = (np.ascontiguousarray(a, np.float32) for a in (covariance, memory, fresh))
-    return covariance, memory, fresh
+    half = np.ascontiguousarray(memory, np.float32), np.ascontiguousarray(fresh, np.float32)
+    return covariance.astype(np.float32), *half
 
 
 def _spread(patterns: NDArray[np.float16], strength: Field, covariance: Field, local: Field) -> Field:

@@ -103,6 +103,23 @@ def training_residuals(archive: Archive, spans: Sequence[Span], smooth: int) -> 
     return Residuals(values, first, month, np.concatenate(warmth).astype(np.float32))
 
 
+def usual_rain(archive: Archive, spans: Sequence[Span]) -> NDArray[np.float32]:
+    """(12, Y, X) mean pr of training months by calendar month, mm/day; zeros without pr, or in an untrained month."""
+    out = np.zeros((12, *archive.grid.shape), np.float32)
+    if "pr" not in archive.variables:
+        return out
+    v = archive.variables.index("pr")
+    for m in range(12):
+        fields = []
+        for s in spans:
+            rows = np.flatnonzero(archive[s.scenario].calendar_month[s.start : s.stop] == m)
+            fields += [archive[s.scenario].truth(k, s.start, s.stop)[rows, v] for k in s.members]
+        every = np.concatenate(fields)
+        if len(every):
+            out[m] = every.mean(0, dtype=np.float64)
+    return out
+
+
 def smoother(count: int, years: int) -> Array:
     """(count, count) matrix that smooths a yearly series by straight lines through the `years` nearest years.
 

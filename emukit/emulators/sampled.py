@@ -20,7 +20,7 @@ from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.modes import Modes
-from emukit.emulators.residuals import Residuals, training_residuals
+from emukit.emulators.residuals import Residuals, training_residuals, usual_rain
 from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import ProtocolError, RecipeError
 
@@ -87,21 +87,30 @@ class Sampled(Wrapper):
 
     Attributes:
         weather: Draws residuals.
+        rain: (12, Y, X) mean pr of the training months by calendar month.
         number: Which realisation it gives.
     """
 
     kind = "sampled"
     seeded: ClassVar[bool] = True
 
-    def __init__(self, domain: Domain, bases: Sequence[Emulator], weather: Blocks | Modes, number: int = 0) -> None:
+    def __init__(
+        self,
+        domain: Domain,
+        bases: Sequence[Emulator],
+        weather: Blocks | Modes,
+        rain: NDArray[np.float32],
+        number: int = 0,
+    ) -> None:
         """Use `fit`."""
         super().__init__(domain, bases)
         self.weather = weather
+        self.rain = rain
         self.number = number
 
     def member(self, number: int) -> Sampled:
         """The same emulator giving another realisation; numbers from 0."""
-        return Sampled(self.domain, self.bases, self.weather, number)
+        return Sampled(self.domain, self.bases, self.weather, self.rain, number)
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X) of one realisation; pr at least zero."""
@@ -112,10 +121,20 @@ class Sampled(Wrapper):
             residual = self.weather.sample(scenario, self.number, start, stop, self._warmth_of(scenario))
         for v, name in enumerate(self.variables):
             if name == "pr":
-                out[:, v] *= residual[:, v]
+                out[:, v] *= 1 + (residual[:, v] - 1) * self._share(out[:, v], scenario.calendar_month[start:stop])
             else:
                 out[:, v] += residual[:, v]
         return out
+
+    def _share(self, rain: NDArray[np.float32], month: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(T, Y, X) how much of the relative deviations of training runs a month has.
+
+        All, where it is no wetter than in training; where it is, the deviations in mm/day grow with the square root of
+        the mean alone, as with more of the same storms. In training scenarios left out, one after the other, that was
+        closer to the members than deviations in proportion, or in mm/day, everywhere.
+        """
+        wetter = rain > self.rain[month]
+        return np.where(wetter, np.sqrt(self.rain[month] / np.where(wetter, rain, 1.0)), np.float32(1.0))
 
     def _warmth_of(self, scenario: Scenario) -> Callable[[int, int], float]:
         v = self.variables.index("tas")
@@ -132,9 +151,9 @@ class Sampled(Wrapper):
         """How weather is drawn; residuals, or patterns."""
         own: dict[str, Any] = {"number": self.number, "seed": self.weather.seed}
         if isinstance(self.weather, Modes):
-            return own | {"weather": "eof"}, self.weather.arrays()
+            return own | {"weather": "eof"}, {"rain": self.rain, **self.weather.arrays()}
         own |= {"weather": "blocks", "years": self.weather.years, "similar": self.weather.similar}
-        return own, self.weather.residuals.arrays()
+        return own, {"rain": self.rain, **self.weather.residuals.arrays()}
 
     @classmethod
     def from_own_state(
@@ -147,7 +166,7 @@ class Sampled(Wrapper):
             weather = Modes.from_arrays(arrays, seed)
         else:
             weather = Blocks(Residuals.from_arrays(arrays), int(meta["years"]), float(meta["similar"]), seed)
-        return cls(domain, bases, weather, int(meta["number"]))
+        return cls(domain, bases, weather, arrays["rain"], int(meta["number"]))
 
     @classmethod
     def fit(
@@ -185,10 +204,10 @@ class Sampled(Wrapper):
         """
         _check_options(smooth, years, similar, modes, archive)
         residuals = training_residuals(archive, split.train, smooth)
+        rain = usual_rain(archive, split.train)
         if weather == "eof":
-            return cls(
-                archive.domain, bases, Modes.fit(residuals, archive.grid, archive.variables, modes=modes, seed=seed)
-            )
+            made = Modes.fit(residuals, archive.grid, archive.variables, modes=modes, seed=seed)
+            return cls(archive.domain, bases, made, rain)
         longest = max(rows.stop - rows.start for rows in residuals.runs)
         # A block begins in the calendar month in which a scenario's last ends: up to eleven months into a run.
         if longest < 12 * years + 11:
@@ -198,7 +217,7 @@ class Sampled(Wrapper):
                 expected=f"at least {12 * years + 11}",
                 hint=f"--set model.years={max((longest - 11) // 12, 1)}",
             )
-        return cls(archive.domain, bases, Blocks(residuals, years, similar, seed))
+        return cls(archive.domain, bases, Blocks(residuals, years, similar, seed), rain)
 
 
 def _check_options(smooth: int, years: int, similar: float, modes: int, archive: Archive) -> None:

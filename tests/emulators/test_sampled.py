@@ -28,6 +28,25 @@ def sampled(archive, split, **options):
     return Sampled.fit(archive, split, (base,), (), **options)
 
 
+class Known(Emulator):
+    """The forced response itself, so that only weather can be wrong."""
+
+    kind = "known"
+
+    def __init__(self, domain, response):
+        super().__init__(domain)
+        self.response = response
+
+    def predict_fields(self, scenario, start, stop):
+        return self.response[start:stop].astype(np.float32)
+
+    def state(self):
+        raise NotImplementedError
+
+    def from_state(self, domain, meta, arrays):
+        raise NotImplementedError
+
+
 @pytest.fixture(scope="module")
 def climate():
     archive = warming_archive()
@@ -120,6 +139,24 @@ def test_pr_is_never_negative_and_the_mean_of_many_is_what_the_base_says(options
     assert (total / 40 - base)[:, 1].mean() == pytest.approx(0, abs=0.06 * wet)
 
 
+def test_rain_beyond_training_varies_as_more_of_the_same_storms_would():
+    archive = warming_archive()
+    split = make_split(archive, "k360")
+    scenario = archive["ssp245"]
+    usual = np.mean([archive[s.scenario].targets[:, s.start : s.stop, 1].mean((0, 1)) for s in split.train], axis=0)
+    deviations = []
+    for factor in (0.25, 1.0, 4.0):
+        rain = np.broadcast_to(factor * usual, (181, 1, *usual.shape))
+        base = Known(archive.domain, np.concatenate([np.full_like(rain, 280.0), rain], 1))
+        emulator = Sampled.fit(archive, split, (base,), (), years=2, smooth=15)
+        fields = np.stack([emulator.member(k).predict_fields(scenario, 0, 181)[:, 1] for k in range(4)])
+        assert fields.mean() == pytest.approx(rain.mean(), rel=0.01)
+        deviations.append((fields - rain[:, 0]).std())
+    # In a drier climate in proportion, in a wetter one by the square root of it; seasons of rain blur both a little.
+    assert deviations[0] / deviations[1] == pytest.approx(0.25, rel=0.1)
+    assert deviations[2] / deviations[1] == pytest.approx(2.0, rel=0.1)
+
+
 def rows_that_spell_themselves(runs=(40, 75), first_month=3):
     """Residuals whose values are their row, in both variables; a run begins in April."""
     first = np.cumsum([0, *runs[:-1]])
@@ -205,25 +242,6 @@ def test_warmth_is_the_smoothed_global_temperature(demo):
     warmth = found.warmth[: len(span)]
     assert np.abs(warmth[6 : 12 * 85 : 12] - yearly).max() < 0.25
     np.testing.assert_array_equal(found.warmth[len(span) : 2 * len(span)], warmth)
-
-
-class Known(Emulator):
-    """The forced response itself, so that only weather can be wrong."""
-
-    kind = "known"
-
-    def __init__(self, domain, response):
-        super().__init__(domain)
-        self.response = response
-
-    def predict_fields(self, scenario, start, stop):
-        return self.response[start:stop].astype(np.float32)
-
-    def state(self):
-        raise NotImplementedError
-
-    def from_state(self, domain, meta, arrays):
-        raise NotImplementedError
 
 
 @pytest.mark.parametrize(
