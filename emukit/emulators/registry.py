@@ -81,6 +81,9 @@ EMULATORS: dict[str, EmulatorEntry] = {
         "variance-matched, drawn back to the least expected score",
         "wrapper",
     ),
+    "sampled": EmulatorEntry(
+        "emukit.emulators.sampled:Sampled", "an emulator, with weather like a real run's; one realisation", "wrapper"
+    ),
     "neural": EmulatorEntry("emukit.emulators.neural:NeuralEmulator", "any network of the network table", "stepwise"),
 }
 

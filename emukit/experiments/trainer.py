@@ -91,7 +91,8 @@ class WrapperTrainer:
             fold, more = self._bases(without, folder / f"without-{name}", reporter)
             folds.append(Fold(held_out, fold))
             seconds += more
-        fitted = self._class.fit(self._archive, self._split, bases, folds, **self._recipe.options)
+        options = self._recipe.options | ({"seed": self._seed} if self._class.seeded else {})
+        fitted = self._class.fit(self._archive, self._split, bases, folds, **options)
         for note in fitted.notes:
             reporter.say(f"{self._recipe.emulator}: {note}")
         return fitted, {"seconds": seconds}
