@@ -12,7 +12,7 @@ does besides, by as little as a penalty of its own allows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -71,6 +71,7 @@ class LinearEmulator(Emulator):
         ridge: float = 10.0,
         warming: tuple[str, ...] = (),
         warming_ridge: float = 10.0,
+        least_warming: float | None = None,
         strength: dict[str, dict[str, float]] | None = None,
     ) -> Self:
         """Fit by ridge regression.
@@ -87,6 +88,9 @@ class LinearEmulator(Emulator):
             warming: Forcing series that explain the global mean temperature, of which every cell's climate is then a
                 function first (pattern scaling); `features` explain what is left. Empty: no such first step.
             warming_ridge: Penalty of that explanation, in the measure of `ridge`.
+            least_warming: Least response of a cell's annual mean tas to the global mean temperature, K per K. A cell
+                that seems to warm less is taken to have been held back by what `features` explain, a circulation that
+                declines, rather than to go on cooling for as long as the globe warms. None: no such bound.
             strength: Variable to feature to a multiple of `ridge`, 1 where nothing is said; ``warming`` is the name of
                 the global mean temperature's own.
 
@@ -96,6 +100,12 @@ class LinearEmulator(Emulator):
         """
         terms = (*features, WARMING) if warming else features
         _check_options(terms, warming, harmonics, min(ridge, warming_ridge))
+        if least_warming is not None and not (features and warming):
+            raise RecipeError(
+                "model.least_warming bounds nothing",
+                found=f"{len(warming)} series for model.warming, {len(features)} for model.features",
+                expected="both: features take what the warming may not",
+            )
         penalties = _penalties(strength or {}, archive.variables, terms)
         names = tuple(dict.fromkeys((*features, *warming)))
         series, month, weights, truth = _training_table(archive, split, names)
@@ -103,38 +113,44 @@ class LinearEmulator(Emulator):
         scale = np.sqrt(np.average((series - center) ** 2, axis=0, weights=weights))
         scale[scale == 0] = 1.0  # a forcing that never moved in training gets no response
         z = (series - center) / scale
-        columns = np.eye(len(names))[:, : len(features)]
+        columns, spread = np.eye(len(names))[:, : len(features)], 1.0
         if warming:
             # A sum of features is as linear in them as they are: what is kept in the end is a response to each.
-            chosen = [names.index(n) for n in warming]
-            temperature = _global_temperature(archive, truth)
-            _, shares = fit_harmonics(z[:, chosen], month, weights, temperature, warming_ridge, 0)
-            explained = np.zeros((len(names), 1))
-            explained[chosen] = shares[0]
-            spread = float(np.sqrt(np.average((z @ explained)[:, 0] ** 2, weights=weights)))
-            columns = np.hstack([columns, explained / (spread or 1.0)])
-        shape = (len(archive.variables), int(np.prod(archive.grid.shape)))
+            shares = _explained_temperature(
+                archive, z, month, weights, truth, [names.index(n) for n in warming], warming_ridge
+            )
+            spread = float(np.sqrt(np.average((z @ shares) ** 2, weights=weights))) or 1.0
+            columns = np.column_stack([columns, shares / spread])
+        shape = (len(archive.variables), archive.grid.weights.size)
         truth = truth.reshape(-1, *shape)
         intercept, response = np.empty((12, *shape)), np.empty((12, len(names), *shape))
+
+        def regress(z: Array, truth: NDArray[np.floating]) -> tuple[Array, Array]:
+            if season == "month":
+                return fit_months(z, month, weights, truth, ridge)
+            return fit_harmonics(z, month, weights, truth, ridge, harmonics)
+
         for variables, factors in penalties:
             # Dividing a column by the root of a number is multiplying its penalty by that number.
             scaled = columns / np.sqrt(factors)
             part = truth[:, variables].reshape(len(truth), -1)
-            if season == "month":
-                base, coefficients = fit_months(z @ scaled, month, weights, part, ridge)
-            else:
-                base, coefficients = fit_harmonics(z @ scaled, month, weights, part, ridge, harmonics)
+            base, coefficients = regress(z @ scaled, part)
+            chosen = [archive.variables[v] for v in variables]
+            if least_warming is not None and "tas" in chosen:
+                cells = slice(chosen.index("tas") * shape[1], (chosen.index("tas") + 1) * shape[1])
+                least = least_warming * spread * np.sqrt(factors[-1])
+                _hold_up(base[:, cells], coefficients[:, :, cells], least, z @ scaled, month, part[:, cells], regress)
             by_feature = np.einsum("nk,mkc->mnc", scaled, coefficients)
             intercept[:, variables] = base.reshape(12, len(variables), -1)
             response[:, :, variables] = by_feature.reshape(12, len(names), len(variables), -1)
-        cells = (len(archive.variables), *archive.grid.shape)
+        fields = (len(archive.variables), *archive.grid.shape)
         return cls(
             archive.domain,
             names,
             center,
             scale,
-            intercept.reshape(12, *cells).astype(np.float32),
-            response.reshape(12, len(names), *cells).astype(np.float32),
+            intercept.reshape(12, *fields).astype(np.float32),
+            response.reshape(12, len(names), *fields).astype(np.float32),
         )
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
@@ -196,14 +212,44 @@ def _penalties(
     return [(members, np.array(factors)) for factors, members in groups.items()]
 
 
-def _global_temperature(archive: Archive, truth: NDArray[np.float32]) -> Array:
-    """(N, 1) area mean of tas in K, of rows of all variables."""
+def _hold_up(
+    intercept: Array,
+    coefficients: Array,
+    least: float,
+    z: Array,
+    month: NDArray[np.int64],
+    truth: NDArray[np.floating],
+    regress: Callable[[Array, NDArray[np.floating]], tuple[Array, Array]],
+) -> None:
+    """Where the annual mean of the last coefficient is too small, raise it, and fit the others to what that leaves."""
+    low = np.flatnonzero(coefficients[:, -1].mean(0) < least)
+    if low.size == 0:
+        return
+    raised = coefficients[:, -1, low]
+    raised = raised + least - raised.mean(0)
+    intercept[:, low], coefficients[:, :-1, low] = regress(z[:, :-1], truth[:, low] - z[:, -1:] * raised[month])
+    coefficients[:, -1, low] = raised
+
+
+def _explained_temperature(
+    archive: Archive,
+    z: Array,
+    month: NDArray[np.int64],
+    weights: Array,
+    truth: NDArray[np.float32],
+    by: list[int],
+    ridge: float,
+) -> Array:
+    """(F,) change of the global mean tas per standardised feature, in K; zero but for those it is explained by."""
     if "tas" not in archive.variables:
         raise RecipeError(
             "model.warming needs the temperature", found=", ".join(archive.variables), expected="tas among the targets"
         )
     fields = truth.reshape(len(truth), len(archive.variables), *archive.grid.shape)
-    return archive.grid.mean(fields[:, archive.variables.index("tas")])[:, None]
+    temperature = archive.grid.mean(fields[:, archive.variables.index("tas")])
+    shares = np.zeros(z.shape[1])
+    shares[by] = fit_harmonics(z[:, by], month, weights, temperature[:, None], ridge, 0)[1][0, :, 0]
+    return shares
 
 
 def _training_table(

@@ -35,8 +35,8 @@ def fit_months(
         rows = month == m
         # Twelve fits share the penalty, so that it means the same whichever way the season is represented.
         model = Ridge(alpha=max(ridge / 12, 1e-9)).fit(z[rows], truth[rows].astype(np.float64), weights[rows])
-        intercept.append(model.intercept_)
-        response.append(model.coef_.T)
+        intercept.append(np.atleast_1d(model.intercept_))
+        response.append(np.atleast_2d(model.coef_).T)  # scikit-learn drops the axis of a single target
     return np.stack(intercept), np.stack(response)
 
 
@@ -61,9 +61,9 @@ def fit_harmonics(
     target = truth - truth_mean[month]
     model = Ridge(alpha=max(ridge, 1e-9), fit_intercept=False)
     model.fit(design - design_mean[month], target, weights)
-    coefficients = model.coef_.T.reshape(z.shape[1], basis.shape[1], -1)
-    response = np.einsum("fhc,mh->mfc", coefficients, basis)
-    intercept = truth_mean - design_mean @ model.coef_.T
+    found = np.atleast_2d(model.coef_).T  # scikit-learn drops the axis of a single target
+    response = np.einsum("fhc,mh->mfc", found.reshape(z.shape[1], basis.shape[1], -1), basis)
+    intercept = truth_mean - design_mean @ found
     return intercept, response
 
 
