@@ -94,8 +94,6 @@ def test_an_endless_penalty_takes_a_feature_out(climate):
     drawn = LinearEmulator.fit(
         archive, split, features=("CO2", "SO2"), strength={v: {"SO2": 1e15} for v in ("tas", "pr")}
     )
-    for e in (without, drawn):
-        assert e.predict_fields(archive["ssp126"], 0, 3).shape == (3, 2, *archive.grid.shape)
     a, b = (e.predict_fields(archive["ssp245"], 0, 181) for e in (without, drawn))
     np.testing.assert_allclose(a, b, atol=1e-3)
 
