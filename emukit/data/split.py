@@ -105,16 +105,23 @@ def make_split(archive: Archive, protocol: str | None = None, members: Sequence[
     return split if members is None else _cut(archive, protocol, members)
 
 
-def leave_out(archive: Archive, split: Split, scenario: str) -> Split:
-    """The split without any training month of one scenario, to see how what is trained on it answers the unseen.
+def leave_out(archive: Archive, split: Split, scenario: str, start: int = 0) -> Split:
+    """The split without training months of one scenario, to see how what is trained on it answers the unseen.
 
     What selects are the last months of the training spans that are left, as long as those of leaving a scenario out.
+
+    Args:
+        archive: The data.
+        split: Its training spans are cut.
+        scenario: What is left out.
+        start: From this month on; as a whole by default.
 
     Raises:
         ProtocolError: Nothing is left to train on.
     """
     length = archive.card.loso.validation_months
-    left = [s for s in split.train if s.scenario != scenario]
+    kept = [s for s in split.train if s.scenario != scenario or s.start < start]
+    left = [replace(s, stop=min(s.stop, start)) if s.scenario == scenario else s for s in kept]
     last = {s.scenario: s.stop for s in left}
     ends = [s for s in left if s.stop == last[s.scenario] and len(s) > length]
     validation = tuple(Span(s.scenario, s.stop - length, s.stop, (s.members[0],)) for s in ends)
@@ -126,7 +133,8 @@ def leave_out(archive: Archive, split: Split, scenario: str) -> Split:
             expected=f"another training scenario of more than {length} months",
             hint="a protocol with more training scenarios",
         )
-    return Split(f"{split.protocol} without {scenario}", train, {"validation": validation})
+    name = f"{split.protocol} without {scenario}" + (f" from {archive[scenario].months[start]}" if start else "")
+    return Split(name, train, {"validation": validation})
 
 
 def working_protocols(archive: Archive) -> list[str]:
