@@ -56,6 +56,11 @@ EMULATORS: dict[str, EmulatorEntry] = {
         "a trusted emulator, plus a share of networks trained on what it leaves",
         "wrapper",
     ),
+    "ensemble": EmulatorEntry(
+        "emukit.emulators.ensemble:Ensemble",
+        "the mean of several emulators, weighted alike or on validation",
+        "wrapper",
+    ),
     "neural": EmulatorEntry("emukit.emulators.neural:NeuralEmulator", "any network of the network table", "stepwise"),
 }
 

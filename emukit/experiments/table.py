@@ -107,6 +107,7 @@ def _run_rows(run: Run) -> list[Row]:
         seed = record.identity.seed if record.parameters else None
         members = record.identity.members
         name = run.folder.name + (f" (members {','.join(map(str, members))})" if members is not None else "")
+        name += " (final fit, trained on validation too)" if record.identity.final else ""
         try:
             split = split_name(record.data.benchmark, record.identity.protocol, evaluation["set"], evaluation["spans"])
             score = float(evaluation["score"])
