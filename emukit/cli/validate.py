@@ -79,7 +79,7 @@ def validate(
             typer.echo(f"stopped; what is in {folder} is kept. Go on with the same command", err=True)
             raise typer.Exit(130) from None
     if markdown:
-        typer.echo(report.markdown(result.blocks()), nl=False)
+        typer.echo(report.markdown(result.blocks()))
     else:
         console = Console()
         for table in report.tables(result.blocks()):

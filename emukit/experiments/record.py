@@ -92,7 +92,8 @@ class RunRecord(_Part):
         command: What began it.
         seconds: Time spent, over all sessions.
         sessions: One for the start and each resume.
-        parameters, epochs, best_epoch: Of a finished network.
+        parameters: Of all finished networks together, None where there is none.
+        epochs, best_epoch: Of a single finished network.
         best_average: Whether its weights are an average.
         findings: What fitting a wrapper found, in words.
     """

@@ -107,8 +107,9 @@ class WrapperTrainer:
         self._class: type[Wrapper] = EMULATORS[recipe.emulator].load()
 
     def train(self, folder: Path, reporter: Reporter) -> tuple[Emulator, dict[str, Any]]:
-        """Train the bases, or go on; then fit the wrapper. The outcome is the seconds of all networks together."""
-        bases, seconds = self._bases(self._split, folder / "bases", reporter, self._selected)
+        """Train the bases, or go on; then fit the wrapper. The outcome is that of all networks together."""
+        bases, outcomes = self._bases(self._split, folder / "bases", reporter, self._selected)
+        parameters = sum(o.get("parameters", 0) for o in outcomes)
         folds = []
         for name in dict.fromkeys(s.scenario for s in self._split.train) if self._class.cross_fitted else ():
             reporter.say(f"fold: {name} left out")
@@ -116,7 +117,7 @@ class WrapperTrainer:
             held_out = tuple(s for s in self._split.train if s.scenario == name)
             fold, more = self._bases(without, folder / f"without-{name}", reporter)
             folds.append(Fold(held_out, fold))
-            seconds += more
+            outcomes += more
         options = self._recipe.options
         if self._selected:
             assert isinstance(self._selected.emulator, self._class)
@@ -126,13 +127,15 @@ class WrapperTrainer:
         findings = fitted.findings(self._archive, self._split)
         for line in findings:
             reporter.say(f"{self._recipe.emulator}: {line}")
-        return fitted, {"seconds": seconds, "findings": findings}
+        outcome = {"seconds": sum(o.get("seconds", 0.0) for o in outcomes), "findings": findings}
+        # Without a network there is nothing that a seed decides, and no number of parameters says so.
+        return fitted, outcome | ({"parameters": parameters} if parameters else {})
 
     def _bases(
         self, split: Split, folder: Path, reporter: Reporter, selected: Selected | None = None
-    ) -> tuple[tuple[Emulator, ...], float]:
+    ) -> tuple[tuple[Emulator, ...], list[dict[str, Any]]]:
         bases: list[Emulator] = []
-        seconds = 0.0
+        outcomes: list[dict[str, Any]] = []
         for number, (recipe, copy) in enumerate(self._recipe.parts):
             name = f"{number}-{recipe.emulator}"
             place = folder / name
@@ -151,8 +154,8 @@ class WrapperTrainer:
                 finish = prepare(self._archive, recipe, split, seed, self._comm, self._execution, before)
                 emulator, outcome = finish(place, reporter)
             bases.append(emulator)
-            seconds += outcome.get("seconds", 0.0)
-        return tuple(bases), seconds
+            outcomes.append(outcome)
+        return tuple(bases), outcomes
 
 
 class Trainer:

@@ -1,6 +1,7 @@
 """Final fits that select something after all, train on other months than they say, or are scored on those."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -98,6 +99,21 @@ def test_network_keeps_the_epoch_that_was_selected_and_validates_nothing(archive
     assert any("trained on the validation months ssp370 2023-02..2025-01" in n for n in run.record.notes)
 
 
+def test_average_is_kept_where_it_was_best(archive, network, tmp_path):
+    lines = [json.loads(line) for line in (network.folder / "metrics.jsonl").read_text().splitlines()]
+    copy = tmp_path / "selected"
+    shutil.copytree(network.folder, copy)
+    lines[1]["validation_average"]["score"] = 0.0001
+    (copy / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    plain, _ = final_run(archive, network, tmp_path / "plain")
+    averaged, _ = final_run(archive, read_run(copy), tmp_path / "averaged")
+    assert (plain.record.best_average, averaged.record.best_average) == (False, True)
+    live, mean = (load_emulator(r.folder).state()[1] for r in (plain, averaged))
+    moved = [k for k in live if not np.array_equal(live[k], mean[k])]
+    assert moved
+    assert {k.split(".")[0] for k in moved} == {"network"}
+
+
 def test_nothing_depends_on_test_months_and_something_on_validation(archive, network, tmp_path):
     rng = np.random.default_rng(0)
 
@@ -177,6 +193,7 @@ def test_ensemble_keeps_its_weights_and_each_base_its_epoch(archive, tmp_path):
     run, _ = final_run(archive, before, tmp_path / "b")
     old, new = load_emulator(before.folder), load_emulator(run.folder)
     np.testing.assert_array_equal(old.weights, new.weights)
+    assert run.record.parameters > 0
     base = "bases/0-cnn-gru"
     assert not np.array_equal(old.bases[1].state()[1]["intercept"], new.bases[1].state()[1]["intercept"])
     lines = [json.loads(line) for line in (run.folder / base / "metrics.jsonl").read_text().splitlines()]
