@@ -76,6 +76,9 @@ def test_validation_weights_find_the_mixture_of_each_variable(archive):
     bases.append(base(archive, 2, (30.0, 30.0)))
     ensemble = Ensemble.fit(archive, make_split(archive, "k360"), bases, (), weights="validation")
     np.testing.assert_allclose(ensemble.weights, [[0.3, 0.7, 0.0], [0.8, 0.2, 0.0]], atol=2e-3)
+    scenario = archive["ssp585"]
+    truth = np.maximum(scenario.targets[0, 60:70], [[[[-np.inf]], [[0.0]]]])
+    np.testing.assert_allclose(ensemble.predict_fields(scenario, 60, 70), truth, atol=0.25)
 
 
 def test_weights_are_the_best_on_the_simplex():
