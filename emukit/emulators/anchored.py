@@ -121,7 +121,8 @@ def residual_archive(archive: Archive, anchor: Emulator, spans: Sequence[Span]) 
 def _residual(bases: Sequence[Emulator], scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
     """(T, V, Y, X): the mean of what all bases but the first say."""
     said = [network.predict_fields(scenario, start, stop) for network in bases[1:]]
-    return np.mean(said, axis=0, dtype=np.float32)
+    mean: NDArray[np.float32] = np.mean(said, axis=0, dtype=np.float32)
+    return mean
 
 
 def _climates(archive: Archive, bases: Sequence[Emulator], span: Span) -> tuple[Array, Array]:
@@ -141,4 +142,5 @@ def _share(product: Array, square: Array, weights: Array, prior: float) -> NDArr
     mean_square = (square * weights).sum((-2, -1)).mean(0)[None, :, None, None]
     least = np.finfo(np.float64).tiny
     share = (product + prior * mean_product) / np.maximum(square + prior * mean_square, least)
-    return np.clip(share, 0.0, 1.0).astype(np.float32)
+    clipped: NDArray[np.float32] = np.clip(share, 0.0, 1.0).astype(np.float32)
+    return clipped

@@ -51,6 +51,21 @@ EMULATORS: dict[str, EmulatorEntry] = {
     "linear": EmulatorEntry(
         "emukit.emulators.linear:LinearEmulator", "ridge on forcing series, in seconds; the one to beat", "closed-form"
     ),
+    "eof-regression": EmulatorEntry(
+        "emukit.emulators.eof_regression:EofRegression",
+        "principal components on straight lines in forcing series, in seconds",
+        "closed-form",
+    ),
+    "gaussian-process": EmulatorEntry(
+        "emukit.emulators.gaussian_process:GaussianProcess",
+        "a Gaussian process for each principal component, over a linear part",
+        "closed-form",
+    ),
+    "random-forest": EmulatorEntry(
+        "emukit.emulators.random_forest:RandomForest",
+        "a forest for the principal components, over a linear part, as it cannot extrapolate",
+        "closed-form",
+    ),
     "anchored": EmulatorEntry(
         "emukit.emulators.anchored:Anchored",
         "a trusted emulator, plus a share of networks trained on what it leaves",

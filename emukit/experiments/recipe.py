@@ -259,7 +259,7 @@ def _load_bases(bases: list[dict[str, Any]], single: Any, source: str) -> list[d
     for key, change in single.items() if isinstance(single, Mapping) else [("", single)]:
         if not key.isdigit() or int(key) >= len(bases) or not isinstance(change, Mapping):
             raise RecipeError(
-                f"{source} has no base {key or change!r}",
+                f"{source} has no base {key or repr(change)}",
                 found=f"{len(bases)} bases",
                 expected="bases.NUMBER.KEY=VALUE, the first being number 0",
                 hint="--set bases.0.recipe=linear",

@@ -149,11 +149,12 @@ class WrapperTrainer:
                         expected="a network as every base but the first",
                     )
                 trainer = Trainer(self._archive, recipe, split, seed, self._comm, self._execution, bases[0], before)
-                emulator, outcome = trainer.train(place, reporter)
+                trained: Emulator
+                trained, outcome = trainer.train(place, reporter)
             else:
                 finish = prepare(self._archive, recipe, split, seed, self._comm, self._execution, before)
-                emulator, outcome = finish(place, reporter)
-            bases.append(emulator)
+                trained, outcome = finish(place, reporter)
+            bases.append(trained)
             outcomes.append(outcome)
         return tuple(bases), outcomes
 
