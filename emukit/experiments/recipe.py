@@ -122,6 +122,14 @@ def networks_of(recipe: Recipe) -> list[NetworkRecipe]:
     return [recipe] if isinstance(recipe, NetworkRecipe) else []
 
 
+def is_random(recipe: Recipe) -> bool:
+    """Whether the seed of a run decides anything: weights of networks, or what an emulator that is `seeded` draws."""
+    if isinstance(recipe, NetworkRecipe):
+        return True
+    parts = [base.recipe for base in recipe.bases] if isinstance(recipe, WrapperRecipe) else []
+    return getattr(EMULATORS[recipe.emulator].load(), "seeded", False) or any(map(is_random, parts))
+
+
 def seeds_within(recipe: Recipe) -> int:
     """How many seeds a run takes, from its own on: runs of seeds nearer than that share networks."""
     if not isinstance(recipe, WrapperRecipe):

@@ -17,7 +17,7 @@ from emukit.data.archive import Archive
 from emukit.data.split import LOSO, Split, is_hidden, make_split
 from emukit.errors import ProtocolError, RecipeError, RunError
 from emukit.experiments.evaluate import estimated_limit, evaluate, mean_score, other_runs, scored_spans
-from emukit.experiments.recipe import Recipe, networks_of, seeds_within
+from emukit.experiments.recipe import Recipe, is_random, seeds_within
 from emukit.experiments.run import Opening, Run, finished_run, save_evaluation, train_run
 from emukit.experiments.table import numbers_of
 from emukit.files import write_text
@@ -73,7 +73,7 @@ class Validation:
         model: Name of the recipe.
         recipe: Its digest.
         data: Digest of the data.
-        seeds: One run each; a single one where there is nothing random.
+        seeds: One run each; a single one where a seed decides nothing.
         scored: One for every set that could be scored.
         not_scored: Protocol to the reason why its test months cannot be scored.
         runs: Their folders.
@@ -141,10 +141,9 @@ def named_protocols(archive: Archive, words: str | None) -> tuple[dict[str, tupl
 
 
 def chosen_seeds(recipe: Recipe, number: int) -> tuple[int, ...]:
-    """Seeds of runs that share no network; a single one where nothing is random.
+    """Seeds of runs that share no network; a single one where the seed of a run decides nothing.
 
-    A closed form is given no seed: whatever it draws, it draws alike every time. Copies of a base count up from the
-    seed of the run, so the seeds of runs are as far apart as a run reaches.
+    Copies of a base count up from the seed of the run, so the seeds of runs are as far apart as a run reaches.
 
     Raises:
         RecipeError: No run is asked for.
@@ -152,7 +151,7 @@ def chosen_seeds(recipe: Recipe, number: int) -> tuple[int, ...]:
     if number < 1:
         raise RecipeError("--seeds is the number of runs under each protocol", found=str(number), expected="1 or more")
     reach = seeds_within(recipe)
-    return tuple(range(0, number * reach, reach)) if networks_of(recipe) else (0,)
+    return tuple(range(0, number * reach, reach)) if is_random(recipe) else (0,)
 
 
 def validate(
@@ -195,7 +194,9 @@ def validate(
     for protocol, why in not_scored.items():
         reporter.say(f"note: {protocol}: {'left out' if protocol not in sets else 'validation only'}, {why}")
     if len(numbers) < seeds:
-        reporter.say(f"note: nothing is random in {model}: one run is enough, {seeds} would be the same")
+        reporter.say(
+            f"note: no seed of a run decides anything in {model}: one run is enough, {seeds} would be the same"
+        )
     scored: list[Scored] = []
     runs: list[str] = []
     for protocol, names in sets.items():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from emukit.data.split import make_split
+from emukit.emulators.ensemble import Ensemble
 from emukit.emulators.linear import LinearEmulator
 from emukit.errors import ProtocolError, RecipeError, RunError
 from emukit.experiments import validate as module
@@ -171,11 +172,16 @@ def test_finished_runs_are_read_interrupted_ones_go_on(archive, tmp_path, monkey
         validate(archive, other, "cnn-gru", tmp_path, **words)
 
 
-def test_seeds_of_runs_share_no_network(tmp_path):
+def test_seeds_of_runs_share_no_network(tmp_path, monkeypatch):
     assert chosen_seeds(load_recipe("cnn-gru"), 3) == (0, 1, 2)
     assert chosen_seeds(load_recipe("ensemble"), 3) == (0, 3, 6)
     assert chosen_seeds(load_recipe("anchored"), 2) == (0, 1)
     assert chosen_seeds(load_recipe("linear"), 3) == (0,)
+    # A wrapper that draws is given the seed of the run, whatever it wraps.
+    monkeypatch.setattr(Ensemble, "seeded", True, raising=False)
+    assert chosen_seeds(load_recipe("ensemble", assignments=["bases.0.recipe=linear", "bases.0.copies=1"]), 2) == (0, 1)
+    monkeypatch.undo()
+    assert chosen_seeds(load_recipe("ensemble", assignments=["bases.0.recipe=linear", "bases.0.copies=1"]), 2) == (0,)
     nested = tmp_path / "nested.toml"
     nested.write_text('[[bases]]\nrecipe = "ensemble"\ncopies = 2\n[[bases]]\nrecipe = "linear"\n')
     assert chosen_seeds(load_recipe("ensemble", nested), 2) == (0, 6)
