@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +183,9 @@ def train_run(
     if final:
         check_selected(final.folder, final.record.identity, identity)
         identity = identity.model_copy(update={"final": final.record.identity.digest})
-        split, selected = final_split(archive, split), Selected(final.folder, final.emulator(archive))
+        selected = Selected(final.folder, final.emulator(archive))
+        split = final_split(archive, split)
+        split = replace(split, notes=(*split.notes, f"selected by: {final.record.command} --out {final.folder}"))
     # One process looks after the folder; the others wait for it, and end with it if it refuses.
     comm.first(lambda: _existing(folder, identity, resume))
     for note in split.notes:

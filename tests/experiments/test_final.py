@@ -96,6 +96,7 @@ def test_network_keeps_the_epoch_that_was_selected_and_validates_nothing(archive
     assert lines[-1]["learning_rate"] > 1e-5
     assert not list((run.folder / "scores").glob("*"))
     assert run.record.train == tuple(s.text(archive) for s in final_split(archive, network.split(archive)).train)
+    assert run.record.notes[-1] == f"selected by: {network.record.command} --out {network.folder}"
     assert any("trained on the validation months ssp370 2023-02..2025-01" in n for n in run.record.notes)
 
 
