@@ -76,6 +76,19 @@ EMULATORS: dict[str, EmulatorEntry] = {
         "the mean of several emulators, weighted alike or on validation",
         "wrapper",
     ),
+    "variance-matched": EmulatorEntry(
+        "emukit.emulators.variance_matched:VarianceMatched",
+        "its base, stretched to vary as a single run does; for the score, not for its months",
+        "wrapper",
+    ),
+    "calibrated": EmulatorEntry(
+        "emukit.emulators.calibrated:Calibrated",
+        "variance-matched, drawn back to the least expected score",
+        "wrapper",
+    ),
+    "sampled": EmulatorEntry(
+        "emukit.emulators.sampled:Sampled", "an emulator, with weather like a real run's; one realisation", "wrapper"
+    ),
     "neural": EmulatorEntry("emukit.emulators.neural:NeuralEmulator", "any network of the network table", "stepwise"),
 }
 

@@ -41,11 +41,13 @@ class Wrapper(Emulator):
         cross_fitted: Whether `fit` needs folds, for which the bases are trained again and again: how far a base can be
             trusted in a scenario that nobody showed it cannot be seen in one that it was trained on.
         residual: Whether every base but the first is trained on what the first leaves.
+        seeded: Whether `fit` takes the seed of the run, as a keyword `seed` that is no option.
     """
 
     most_bases: ClassVar[int | None] = 1
     cross_fitted: ClassVar[bool] = False
     residual: ClassVar[bool] = False
+    seeded: ClassVar[bool] = False
 
     def __init__(self, domain: Domain, bases: Sequence[Emulator]) -> None:
         super().__init__(domain)
@@ -74,6 +76,11 @@ class Wrapper(Emulator):
 
     def findings(self, archive: Archive, split: Split) -> tuple[str, ...]:
         """What fitting found, one line each, for people and for the record of the run."""
+        return self.notes
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What people should know about how it was fitted, a sentence each."""
         return ()
 
     @property

@@ -169,7 +169,9 @@ def recipe_class(emulator: str) -> type[Recipe]:
         base, options = NetworkRecipe, options_of(NETWORKS[emulator].load(), CONTEXT)
     elif emulator in EMULATORS and EMULATORS[emulator].made != "stepwise":
         base = WrapperRecipe if EMULATORS[emulator].made == "wrapper" else Recipe
-        options = options_of(EMULATORS[emulator].load().fit)
+        kind = EMULATORS[emulator].load()
+        # The seed of a run is no part of its recipe.
+        options = options_of(kind.fit, ("seed",) if getattr(kind, "seeded", False) else ())
     else:
         raise _unknown(emulator)
     return create_model(base.__name__, __base__=base, model=(options, options()))

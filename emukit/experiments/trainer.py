@@ -118,7 +118,7 @@ class WrapperTrainer:
             fold, more = self._bases(without, folder / f"without-{name}", reporter)
             folds.append(Fold(held_out, fold))
             outcomes += more
-        options = self._recipe.options
+        options = self._recipe.options | ({"seed": self._seed} if self._class.seeded else {})
         if self._selected:
             assert isinstance(self._selected.emulator, self._class)
             fitted = self._selected.emulator.refit(self._archive, self._split, bases, folds, **options)
@@ -128,7 +128,7 @@ class WrapperTrainer:
         for line in findings:
             reporter.say(f"{self._recipe.emulator}: {line}")
         outcome = {"seconds": sum(o.get("seconds", 0.0) for o in outcomes), "findings": findings}
-        # Without a network there is nothing that a seed decides, and no number of parameters says so.
+        # No network has no number of parameters, not zero.
         return fitted, outcome | ({"parameters": parameters} if parameters else {})
 
     def _bases(
