@@ -59,7 +59,17 @@ class Split:
 
     @property
     def validation(self) -> tuple[Span, ...]:
-        """What selects: checkpoints, hyper-parameters, ensemble weights."""
+        """What selects: checkpoints, hyper-parameters, ensemble weights.
+
+        Raises:
+            ProtocolError: There is none: everything was selected before, and these months train.
+        """
+        if "validation" not in self.scored:
+            raise ProtocolError(
+                f"nothing can be selected any more under {self.protocol}",
+                found="a final fit, which trains on the validation months",
+                expected="all that is selected on validation to be chosen before",
+            )
         return self.scored["validation"]
 
     @property
@@ -135,6 +145,29 @@ def leave_out(archive: Archive, split: Split, scenario: str, start: int = 0) -> 
         )
     name = f"{split.protocol} without {scenario}" + (f" from {archive[scenario].months[start]}" if start else "")
     return Split(name, train, {"validation": validation})
+
+
+def final_split(archive: Archive, split: Split) -> Split:
+    """The split with its validation months among those that train: for a last fit, when all is selected.
+
+    They train with the members that train the rest of their scenario, all of them where none of it does; what tests
+    stays as it is. There is no validation set.
+    """
+    train: list[Span] = []
+    for name in dict.fromkeys(s.scenario for s in (*split.train, *split.validation)):
+        own = [s for s in split.train if s.scenario == name]
+        months = np.zeros(len(archive[name]), bool)
+        for s in (*own, *(s for s in split.validation if s.scenario == name)):
+            months[s.start : s.stop] = True
+        members = own[0].members if own else archive[name].members
+        train += [Span(name, a, b, members) for a, b in _runs(months)]
+    scored = {name: spans for name, spans in split.scored.items() if name != "validation"}
+    places = "; ".join(
+        f"{s.scenario} {archive[s.scenario].months[s.start]}..{archive[s.scenario].months[s.stop - 1]}"
+        for s in split.validation
+    )
+    note = f"final fit: trained on the validation months {places} too, which score nothing any more"
+    return Split(split.protocol, tuple(train), scored, (*split.notes, note))
 
 
 def working_protocols(archive: Archive) -> list[str]:

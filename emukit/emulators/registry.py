@@ -71,6 +71,11 @@ EMULATORS: dict[str, EmulatorEntry] = {
         "a trusted emulator, plus a share of networks trained on what it leaves",
         "wrapper",
     ),
+    "ensemble": EmulatorEntry(
+        "emukit.emulators.ensemble:Ensemble",
+        "the mean of several emulators, weighted alike or on validation",
+        "wrapper",
+    ),
     "variance-matched": EmulatorEntry(
         "emukit.emulators.variance_matched:VarianceMatched",
         "its base, stretched to vary as a single run does; for the score, not for its months",

@@ -65,6 +65,19 @@ class Wrapper(Emulator):
             folds: One for each training scenario, left out whole, where the class is `cross_fitted`; else none.
         """
 
+    def refit(
+        self, archive: Archive, split: Split, bases: Sequence[Emulator], folds: Sequence[Fold], **options: Any
+    ) -> Self:
+        """Fit it anew on training spans that hold the validation months, for a final fit.
+
+        What was selected on validation cannot be selected again: a class that does so takes it over from itself.
+        """
+        return type(self).fit(archive, split, bases, folds, **options)
+
+    def findings(self, archive: Archive, split: Split) -> tuple[str, ...]:
+        """What fitting found, one line each, for people and for the record of the run."""
+        return self.notes
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What people should know about how it was fitted, a sentence each."""

@@ -19,7 +19,7 @@ from emukit.data.segments import resident_bytes
 from emukit.data.split import Split
 from emukit.errors import RecipeError
 from emukit.experiments.memory import SAFE, batch_bytes, build_for, count_state, free_share, largest_share
-from emukit.experiments.recipe import NetworkRecipe, Recipe, WrapperRecipe
+from emukit.experiments.recipe import Base, NetworkRecipe, Recipe, WrapperRecipe
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.training.footprint import measure
@@ -60,7 +60,9 @@ def resolve_batch(
     """
     if isinstance(recipe, WrapperRecipe):
         # What is trained on fewer months, with a scenario left out, takes the batches found for all of them.
-        before = recorded.bases if isinstance(recorded, WrapperRecipe) else (None,) * len(recipe.bases)
+        before: tuple[Base | None, ...] = (None,) * len(recipe.bases)
+        if isinstance(recorded, WrapperRecipe) and len(recorded.bases) == len(before):
+            before = recorded.bases
         bases = tuple(
             base.model_copy(
                 update={

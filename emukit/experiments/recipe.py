@@ -105,7 +105,7 @@ class WrapperRecipe(Recipe):
     @property
     def parts(self) -> list[tuple[Recipe, int]]:
         """What is to be trained, copies one by one: recipe and what is added to the seed."""
-        return [(base.recipe, copy) for base in self.bases for copy in range(base.copies)]
+        return [(b.recipe, copy * seeds_within(b.recipe)) for b in self.bases for copy in range(b.copies)]
 
     @model_validator(mode="after")
     def _takes_so_many(self) -> WrapperRecipe:
@@ -120,6 +120,21 @@ def networks_of(recipe: Recipe) -> list[NetworkRecipe]:
     if isinstance(recipe, WrapperRecipe):
         return [network for part, _ in recipe.parts for network in networks_of(part)]
     return [recipe] if isinstance(recipe, NetworkRecipe) else []
+
+
+def is_random(recipe: Recipe) -> bool:
+    """Whether the seed of a run decides anything: weights of networks, or what an emulator that is `seeded` draws."""
+    if isinstance(recipe, NetworkRecipe):
+        return True
+    parts = [base.recipe for base in recipe.bases] if isinstance(recipe, WrapperRecipe) else []
+    return getattr(EMULATORS[recipe.emulator].load(), "seeded", False) or any(map(is_random, parts))
+
+
+def seeds_within(recipe: Recipe) -> int:
+    """How many seeds a run takes, from its own on: runs of seeds nearer than that share networks."""
+    if not isinstance(recipe, WrapperRecipe):
+        return 1
+    return max(base.copies * seeds_within(base.recipe) for base in recipe.bases)
 
 
 def emulator_names() -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from emukit.emulators.registry import EMULATORS
 from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import RecipeError
 from emukit.experiments.evaluate import score_emulator
+from emukit.experiments.final import Selected
 from emukit.experiments.memory import SAFE, free_share, memory_plan
 from emukit.experiments.recipe import NetworkRecipe, Recipe, WrapperRecipe
 from emukit.losses.composite import CompositeLoss
@@ -37,14 +38,31 @@ from emukit.progress import Reporter
 from emukit.training.best import load_best
 from emukit.training.engine import Engine, Execution
 from emukit.training.footprint import State
-from emukit.training.loop import train
+from emukit.training.loop import Keep, train
 from emukit.training.settings import LossSettings
 
 Finish = Callable[[Path, Reporter], tuple[Emulator, dict[str, Any]]]
 
 
-def prepare(archive: Archive, recipe: Recipe, split: Split, seed: int, comm: Comm, execution: Execution) -> Finish:
+def prepare(
+    archive: Archive,
+    recipe: Recipe,
+    split: Split,
+    seed: int,
+    comm: Comm,
+    execution: Execution,
+    selected: Selected | None = None,
+) -> Finish:
     """Check recipe and data against each other, and make everything ready.
+
+    Args:
+        archive: The data.
+        recipe: What to train.
+        split: Its months.
+        seed: Of weights, dropout and batch order.
+        comm: The processes.
+        execution: How to run.
+        selected: What was selected before, for a final fit, whose split has no validation.
 
     Returns:
         What does the work: from the run folder and a reporter to the trained emulator and, for the record, how it went.
@@ -54,9 +72,9 @@ def prepare(archive: Archive, recipe: Recipe, split: Split, seed: int, comm: Com
         ProtocolError: A forcing is missing, or the windows or segments do not fit the training months.
     """
     if isinstance(recipe, NetworkRecipe):
-        return Trainer(archive, recipe, split, seed, comm, execution).train
+        return Trainer(archive, recipe, split, seed, comm, execution, selected=selected).train
     if isinstance(recipe, WrapperRecipe):
-        return WrapperTrainer(archive, recipe, split, seed, comm, execution).train
+        return WrapperTrainer(archive, recipe, split, seed, comm, execution, selected).train
     # In closed form every process fits the same; there is nothing to share.
     fitted: Emulator = EMULATORS[recipe.emulator].load().fit(archive, split, **recipe.options)
     return lambda folder, reporter: (fitted, {})
@@ -74,15 +92,24 @@ class WrapperTrainer:
     """An emulator made of others, which are trained one after the other, each in a folder of its own."""
 
     def __init__(
-        self, archive: Archive, recipe: WrapperRecipe, split: Split, seed: int, comm: Comm, execution: Execution
+        self,
+        archive: Archive,
+        recipe: WrapperRecipe,
+        split: Split,
+        seed: int,
+        comm: Comm,
+        execution: Execution,
+        selected: Selected | None = None,
     ) -> None:
         self._archive, self._recipe, self._split = archive, recipe, split
         self._seed, self._comm, self._execution = seed, comm, execution
+        self._selected = selected
         self._class: type[Wrapper] = EMULATORS[recipe.emulator].load()
 
     def train(self, folder: Path, reporter: Reporter) -> tuple[Emulator, dict[str, Any]]:
-        """Train the bases, or go on; then fit the wrapper. The outcome is the seconds of all networks together."""
-        bases, seconds = self._bases(self._split, folder / "bases", reporter)
+        """Train the bases, or go on; then fit the wrapper. The outcome is that of all networks together."""
+        bases, outcomes = self._bases(self._split, folder / "bases", reporter, self._selected)
+        parameters = sum(o.get("parameters", 0) for o in outcomes)
         folds = []
         for name in dict.fromkeys(s.scenario for s in self._split.train) if self._class.cross_fitted else ():
             reporter.say(f"fold: {name} left out")
@@ -90,20 +117,30 @@ class WrapperTrainer:
             held_out = tuple(s for s in self._split.train if s.scenario == name)
             fold, more = self._bases(without, folder / f"without-{name}", reporter)
             folds.append(Fold(held_out, fold))
-            seconds += more
+            outcomes += more
         options = self._recipe.options | ({"seed": self._seed} if self._class.seeded else {})
-        fitted = self._class.fit(self._archive, self._split, bases, folds, **options)
-        for note in fitted.notes:
-            reporter.say(f"{self._recipe.emulator}: {note}")
-        return fitted, {"seconds": seconds}
+        if self._selected:
+            assert isinstance(self._selected.emulator, self._class)
+            fitted = self._selected.emulator.refit(self._archive, self._split, bases, folds, **options)
+        else:
+            fitted = self._class.fit(self._archive, self._split, bases, folds, **options)
+        findings = fitted.findings(self._archive, self._split)
+        for line in findings:
+            reporter.say(f"{self._recipe.emulator}: {line}")
+        outcome = {"seconds": sum(o.get("seconds", 0.0) for o in outcomes), "findings": findings}
+        # No network has no number of parameters, not zero.
+        return fitted, outcome | ({"parameters": parameters} if parameters else {})
 
-    def _bases(self, split: Split, folder: Path, reporter: Reporter) -> tuple[tuple[Emulator, ...], float]:
+    def _bases(
+        self, split: Split, folder: Path, reporter: Reporter, selected: Selected | None = None
+    ) -> tuple[tuple[Emulator, ...], list[dict[str, Any]]]:
         bases: list[Emulator] = []
-        seconds = 0.0
+        outcomes: list[dict[str, Any]] = []
         for number, (recipe, copy) in enumerate(self._recipe.parts):
-            place = folder / f"{number}-{recipe.emulator}"
+            name = f"{number}-{recipe.emulator}"
+            place = folder / name
             place.mkdir(parents=True, exist_ok=True)
-            seed = self._seed + copy
+            seed, before = self._seed + copy, selected.base(number, name) if selected else None
             if self._class.residual and bases:
                 if not isinstance(recipe, NetworkRecipe):
                     raise RecipeError(
@@ -111,15 +148,15 @@ class WrapperTrainer:
                         found=recipe.emulator,
                         expected="a network as every base but the first",
                     )
-                trainer = Trainer(self._archive, recipe, split, seed, self._comm, self._execution, bases[0])
+                trainer = Trainer(self._archive, recipe, split, seed, self._comm, self._execution, bases[0], before)
                 trained: Emulator
                 trained, outcome = trainer.train(place, reporter)
             else:
-                finish = prepare(self._archive, recipe, split, seed, self._comm, self._execution)
+                finish = prepare(self._archive, recipe, split, seed, self._comm, self._execution, before)
                 trained, outcome = finish(place, reporter)
             bases.append(trained)
-            seconds += outcome.get("seconds", 0.0)
-        return tuple(bases), seconds
+            outcomes.append(outcome)
+        return tuple(bases), outcomes
 
 
 class Trainer:
@@ -134,6 +171,7 @@ class Trainer:
         comm: Comm,
         execution: Execution,
         anchor: Emulator | None = None,
+        selected: Selected | None = None,
     ) -> None:
         """Make everything ready.
 
@@ -145,6 +183,10 @@ class Trainer:
             comm: The processes.
             execution: How to run.
             anchor: The network is to learn what this emulator leaves, and is scored together with it.
+            selected: What was selected before, for a final fit: nothing validates.
+
+        Raises:
+            RunError: What was selected before cannot be read.
         """
         self._archive, self._recipe, self._split, self._seed, self._comm = archive, recipe, split, seed, comm
         encoder = FrameEncoder.fit(archive, split.train, recipe.inputs)
@@ -152,6 +194,13 @@ class Trainer:
         targets = {"tas": recipe.targets.tas, "pr": recipe.targets.pr}
         normalizer = TargetNormalizer.fit(learned, split.train, targets)
         source = SegmentSource(learned, split.train, encoder, normalizer, recipe.training.segments, comm.device)
+        self._keep: Keep | None = None
+        self._ramp: Callable[[float], float] = recipe.loss.ramp
+        if selected:
+            length = selected.length(recipe.training, -(-source.steps_per_epoch // recipe.training.accumulate))
+            training = recipe.training.model_copy(update={"epochs": length.epochs})
+            self._recipe = recipe = recipe.model_copy(update={"training": training})
+            self._keep, self._ramp = length.keep, lambda done: recipe.loss.ramp(done * length.stretch)
         network_only = NeuralEmulator(
             archive.domain,
             recipe.emulator,
@@ -180,9 +229,10 @@ class Trainer:
         """Train, or go on; the emulator with its best weights, and what the record keeps of how it went."""
         settings, comm, emulator = self._recipe.training, self._comm, self._emulator
         where = comm.device.type if comm.world == 1 else f"{comm.world} x {comm.device.type}"
+        epochs = self._keep.epoch if self._keep else settings.epochs
         reporter.say(
             f"{self._recipe.emulator}: {self._parameters:,} parameters, {len(emulator.encoder.channels)} channels, "
-            f"{settings.epochs} epochs of {-(-self._source.steps_per_epoch // settings.accumulate)} steps on {where}"
+            f"{epochs} epochs of {-(-self._source.steps_per_epoch // settings.accumulate)} steps on {where}"
         )
         reporter.say(self._memory.line())
         with matmul_precision(settings.precision):
@@ -191,10 +241,11 @@ class Trainer:
                 self._source,
                 settings,
                 seed=self._seed,
-                ramp=self._recipe.loss.ramp,
+                ramp=self._ramp,
                 validate=lambda: score_emulator(self._scored, self._archive, self._split.validation, comm),
                 folder=folder,
                 reporter=reporter,
+                keep=self._keep,
             )
         if comm.world > 1:
             # Wrapped or sharded for training; what is kept is the plain network. It comes to the device if there is
