@@ -49,6 +49,15 @@ def predict(
     run: o.RunFolder,
     scenario: Annotated[str, typer.Option(help="A scenario of the store.")],
     out: Annotated[Path, typer.Option(help="FILE.nc or FOLDER.zarr.")],
+    members: Annotated[
+        int | None,
+        typer.Option(
+            help="Write so many realisations, along a dimension `member`, if the run can draw them.",
+            min=1,
+            metavar="N",
+            show_default=False,
+        ),
+    ] = None,
     data: o.TrainedData = None,
     card: o.Card = None,
     convert: o.Convert = None,
@@ -61,7 +70,7 @@ def predict(
     report = o.reporter(quiet)
     chosen = read_run(run)
     archive = o.open_for_run(chosen, data, card, convert, report)
-    write_prediction(predict_scenario(chosen, archive, scenario), out)
+    write_prediction(predict_scenario(chosen, archive, scenario, members), out)
     typer.echo(f"wrote {out}")
 
 

@@ -64,6 +64,14 @@ def train(
         Path | None, typer.Option(help="Run folder. Default: runs/MODEL-PROTOCOL-sSEED.", show_default=False)
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    final: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Train on the validation months too, as long as this finished run of the same settings found best.",
+            show_default=False,
+        ),
+    ] = None,
     devices: Annotated[
         int, typer.Option(help="Processes to train with: one a GPU, or CPU cores where there is none.", min=1)
     ] = 1,
@@ -88,16 +96,17 @@ def train(
     from rich.console import Console
 
     from emukit.cli.show import evaluation_table
-    from emukit.experiments.recipe import NetworkRecipe, load_recipe
+    from emukit.experiments.recipe import load_recipe, networks_of
     from emukit.experiments.record import RECORD_FILE
-    from emukit.experiments.run import Opening, train_run
+    from emukit.experiments.run import Opening, read_run, train_run
     from emukit.parallel.comm import open_comm
     from emukit.parallel.launch import inside_torchrun, relaunch
     from emukit.training.engine import Execution
 
     chosen = load_recipe(model, recipe, settings or (), loss)
     execution = Execution(strategy.value if strategy else "ddp", compile, channels_last)
-    if not isinstance(chosen, NetworkRecipe):
+    networks = networks_of(chosen)
+    if not networks:
         given = {
             "--devices": devices > 1,
             "--strategy": strategy,
@@ -109,28 +118,36 @@ def train(
     else:
         if precision:
             chosen = load_recipe(model, recipe, [*(settings or ()), f"training.precision={precision.value}"], loss)
-            assert isinstance(chosen, NetworkRecipe)
+            networks = networks_of(chosen)
         # Mistakes that show without the data are said here, once, and not by every process.
-        _refuse_early(chosen, execution, devices, data, card)
+        for network in networks:
+            _refuse_early(network, execution, devices, data, card)
         if devices > 1 and not inside_torchrun():
             raise typer.Exit(relaunch(sys.argv[1:], devices))
     with open_comm() as comm:
         report = o.reporter(quiet, silent=not comm.main)
         archive = o.open_named(data, card, convert, report)
+        before = read_run(final) if final else None
+        # A final fit is one of the protocol and members that were selected for, unless others are named and refused.
+        chosen_members = o.member_list(members)
+        if before:
+            protocol = protocol or before.record.identity.protocol
+            chosen_members = chosen_members or before.record.identity.members
         named = protocol or archive.card.default_protocol
-        folder = out or Path("runs") / f"{model}-{named.replace(':', '-')}-s{seed}"
+        folder = out or Path("runs") / f"{model}-{named.replace(':', '-')}-s{seed}{'-final' if final else ''}"
         try:
             run, evaluation = train_run(
                 archive,
                 chosen,
                 folder,
                 protocol=protocol,
-                members=o.member_list(members),
+                members=chosen_members,
                 seed=seed,
                 resume=resume,
                 opening=Opening(card, o.conversions(convert)),
                 comm=comm,
                 execution=execution,
+                final=before,
                 reporter=report,
             )
         except KeyboardInterrupt:
@@ -144,7 +161,10 @@ def train(
                 )
             raise typer.Exit(130) from None
         if comm.main:
-            Console().print(evaluation_table(folder.name, evaluation))
+            if evaluation:
+                Console().print(evaluation_table(folder.name, evaluation))
+            else:
+                typer.echo("final fit: trained on the validation months too, so they score nothing")
             typer.echo(f"run {folder}: {run.record.seconds:.0f} s. Next: emukit submit {folder}")
 
 

@@ -7,7 +7,7 @@ share its forcing and most of its climate, so holding out one member alone would
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,7 +59,17 @@ class Split:
 
     @property
     def validation(self) -> tuple[Span, ...]:
-        """What selects: checkpoints, hyper-parameters, ensemble weights."""
+        """What selects: checkpoints, hyper-parameters, ensemble weights.
+
+        Raises:
+            ProtocolError: There is none: everything was selected before, and these months train.
+        """
+        if "validation" not in self.scored:
+            raise ProtocolError(
+                f"nothing can be selected any more under {self.protocol}",
+                found="a final fit, which trains on the validation months",
+                expected="all that is selected on validation to be chosen before",
+            )
         return self.scored["validation"]
 
     @property
@@ -103,6 +113,61 @@ def make_split(archive: Archive, protocol: str | None = None, members: Sequence[
         raise ProtocolError(e.what, found=e.found, expected=e.expected, hint=hint) from e
     # The protocol fits the store: what is wrong now is the choice of members, which says itself what to do.
     return split if members is None else _cut(archive, protocol, members)
+
+
+def leave_out(archive: Archive, split: Split, scenario: str, start: int = 0) -> Split:
+    """The split without training months of one scenario, to see how what is trained on it answers the unseen.
+
+    What selects are the last months of the training spans that are left, as long as those of leaving a scenario out.
+
+    Args:
+        archive: The data.
+        split: Its training spans are cut.
+        scenario: What is left out.
+        start: From this month on; as a whole by default.
+
+    Raises:
+        ProtocolError: Nothing is left to train on.
+    """
+    length = archive.card.loso.validation_months
+    kept = [s for s in split.train if s.scenario != scenario or s.start < start]
+    left = [replace(s, stop=min(s.stop, start)) if s.scenario == scenario else s for s in kept]
+    last = {s.scenario: s.stop for s in left}
+    ends = [s for s in left if s.stop == last[s.scenario] and len(s) > length]
+    validation = tuple(Span(s.scenario, s.stop - length, s.stop, (s.members[0],)) for s in ends)
+    train = tuple(replace(s, stop=s.stop - length) if s in ends else s for s in left)
+    if not validation:
+        raise ProtocolError(
+            f"protocol {split.protocol} leaves nothing to train on without {scenario}",
+            found=", ".join(sorted({s.scenario for s in split.train})),
+            expected=f"another training scenario of more than {length} months",
+            hint="a protocol with more training scenarios",
+        )
+    name = f"{split.protocol} without {scenario}" + (f" from {archive[scenario].months[start]}" if start else "")
+    return Split(name, train, {"validation": validation})
+
+
+def final_split(archive: Archive, split: Split) -> Split:
+    """The split with its validation months among those that train: for a last fit, when all is selected.
+
+    They train with the members that train the rest of their scenario, all of them where none of it does; what tests
+    stays as it is. There is no validation set.
+    """
+    train: list[Span] = []
+    for name in dict.fromkeys(s.scenario for s in (*split.train, *split.validation)):
+        own = [s for s in split.train if s.scenario == name]
+        months = np.zeros(len(archive[name]), bool)
+        for s in (*own, *(s for s in split.validation if s.scenario == name)):
+            months[s.start : s.stop] = True
+        members = own[0].members if own else archive[name].members
+        train += [Span(name, a, b, members) for a, b in _runs(months)]
+    scored = {name: spans for name, spans in split.scored.items() if name != "validation"}
+    places = "; ".join(
+        f"{s.scenario} {archive[s.scenario].months[s.start]}..{archive[s.scenario].months[s.stop - 1]}"
+        for s in split.validation
+    )
+    note = f"final fit: trained on the validation months {places} too, which score nothing any more"
+    return Split(split.protocol, tuple(train), scored, (*split.notes, note))
 
 
 def working_protocols(archive: Archive) -> list[str]:

@@ -1,9 +1,12 @@
 """Global series that a linear emulator regresses on, by name.
 
-Invariant: a feature of month t depends on the forcings of its own scenario up to month t alone.
+Invariant: a feature of month t depends on the date and on the forcings of its own scenario up to month t alone.
 
 A name is a forcing (``CO2``), optionally its area mean over a region (``SO2@europe``), optionally remembered over
 years (``CO2~10``: an exponential filter with an e-folding time of 10 years, the ocean's slow answer in one number).
+Or it is a passage from 0 to 1 that all scenarios share (``step:2045:20``: half way at the beginning of 2045, from 12 to
+88 percent within 20 years): for what a climate model does at about the same time whatever is emitted, such as the
+decline of the Atlantic's overturning. It is bounded, so it cannot run away beyond the training years.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import lfilter
+from scipy.special import expit
 
 from emukit.data.archive import Scenario
 from emukit.data.grid import Grid
@@ -31,20 +35,25 @@ REGIONS: dict[str, tuple[float, float, float, float]] = {
     "southern": (-90.0, 0.0, 0.0, 360.0),
 }
 
-_NAME = re.compile(r"(?P<forcing>[^@~]+)(@(?P<region>[^@~]+))?(~(?P<years>[0-9]+(\.[0-9]+)?))?")
+_STEP = re.compile(r"step:(?P<year>[0-9]{4}):(?P<width>[0-9]+(\.[0-9]+)?)")
+_NAME = re.compile(r"(?P<forcing>[^@~:]+)(@(?P<region>[^@~]+))?(~(?P<years>[0-9]+(\.[0-9]+)?))?")
 
 
 def feature(name: str, scenario: Scenario, grid: Grid) -> NDArray[np.float64]:
-    """The (T,) series of one feature, in the forcing's units.
+    """The (T,) series of one feature, in the forcing's units; of a step without any.
 
     Raises:
         RecipeError: The name has another form, or an unknown region.
         ProtocolError: The scenario has no such forcing, or it has no regions.
     """
+    step = _STEP.fullmatch(name)
+    if step is not None and float(step["width"]) > 0:
+        return _passage(scenario, int(step["year"]), float(step["width"]))
     match = _NAME.fullmatch(name)
     if match is None:
         raise RecipeError(
-            f"cannot read the feature {name!r}", expected="FORCING, FORCING@REGION, FORCING~YEARS or both"
+            f"cannot read the feature {name!r}",
+            expected="FORCING, FORCING@REGION, FORCING~YEARS or both; or step:YEAR:WIDTH",
         )
     forcing, region, years = match["forcing"], match["region"], match["years"]
     if forcing not in scenario.forcings:
@@ -70,6 +79,12 @@ def remember(series: NDArray[np.float64], years: float) -> NDArray[np.float64]:
     start = (1.0 - step) * series[0]
     filtered, _ = lfilter([step], [1.0, step - 1.0], series, zi=[start])
     return np.asarray(filtered, np.float64)
+
+
+def _passage(scenario: Scenario, year: int, width: float) -> NDArray[np.float64]:
+    """Logistic function of time, from 12 to 88 percent within `width` years around the beginning of `year`."""
+    years = (scenario.months - np.datetime64(f"{year}-01", "M")).astype(np.float64) / 12.0
+    return np.asarray(expit(4.0 * years / width), np.float64)
 
 
 def _region_mean(values: NDArray[np.float64], region: str, name: str, grid: Grid) -> NDArray[np.float64]:

@@ -4,25 +4,30 @@ Invariant: the fit is closed-form and sees training months alone; all members en
 forcings that is the fit to their mean with the members as weights.
 
 Pattern scaling with several patterns; after Santer et al. (1990) and, for ClimateBench, Watson-Parris et al. (2022,
-doi:10.1029/2021MS002954).
+doi:10.1029/2021MS002954). Regressed on several forcings at once, a cell attributes to one what belongs to another
+where the training scenarios move them together; a scenario that moves them apart is then answered wrongly. So the
+forcings can be let act through one number, the global mean temperature that they explain, and each of them, on what it
+does besides, by as little as a penalty of its own allows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import Ridge
 
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.features import feature
+from emukit.emulators.seasonal_ridge import fit_harmonics, fit_months
 from emukit.errors import RecipeError
 
 Array = NDArray[np.float64]
+
+WARMING = "warming"
 
 
 class LinearEmulator(Emulator):
@@ -64,6 +69,10 @@ class LinearEmulator(Emulator):
         season: Literal["month", "harmonics"] = "harmonics",
         harmonics: int = 2,
         ridge: float = 10.0,
+        warming: tuple[str, ...] = (),
+        warming_ridge: float = 10.0,
+        least_warming: float | None = None,
+        strength: dict[str, dict[str, float]] | None = None,
     ) -> Self:
         """Fit by ridge regression.
 
@@ -76,29 +85,72 @@ class LinearEmulator(Emulator):
             harmonics: Waves a year of that series, 0 to 6.
             ridge: Penalty on the squared coefficients of standardised features, against the sum of squared errors over
                 all training months and members.
+            warming: Forcing series that explain the global mean temperature, of which every cell's climate is then a
+                function first (pattern scaling); `features` explain what is left. Empty: no such first step.
+            warming_ridge: Penalty of that explanation, in the measure of `ridge`.
+            least_warming: Least response of a cell's annual mean tas to the global mean temperature, K per K. A cell
+                that seems to warm less is taken to have been held back by what `features` explain, a circulation that
+                declines, rather than to go on cooling for as long as the globe warms. None: no such bound.
+            strength: Variable to feature to a multiple of `ridge`, 1 where nothing is said; ``warming`` is the name of
+                the global mean temperature's own.
 
         Raises:
             RecipeError: No features, a bad name, or a value outside its range.
             ProtocolError: A forcing is not in the store.
         """
-        _check_options(features, harmonics, ridge)
-        series, month, weights, truth = _training_table(archive, split, features)
+        terms = (*features, WARMING) if warming else features
+        _check_options(terms, warming, harmonics, min(ridge, warming_ridge))
+        if least_warming is not None and not (features and warming):
+            raise RecipeError(
+                "model.least_warming bounds nothing",
+                found=f"{len(warming)} series for model.warming, {len(features)} for model.features",
+                expected="both: features take what the warming may not",
+            )
+        penalties = _penalties(strength or {}, archive.variables, terms)
+        names = tuple(dict.fromkeys((*features, *warming)))
+        series, month, weights, truth = _training_table(archive, split, names)
         center = np.average(series, axis=0, weights=weights)
         scale = np.sqrt(np.average((series - center) ** 2, axis=0, weights=weights))
         scale[scale == 0] = 1.0  # a forcing that never moved in training gets no response
         z = (series - center) / scale
-        cells = (len(archive.variables), *archive.grid.shape)
-        if season == "month":
-            intercept, response = _fit_months(z, month, weights, truth, ridge)
-        else:
-            intercept, response = _fit_harmonics(z, month, weights, truth, ridge, harmonics)
+        columns, spread = np.eye(len(names))[:, : len(features)], 1.0
+        if warming:
+            # A sum of features is as linear in them as they are: what is kept in the end is a response to each.
+            shares = _explained_temperature(
+                archive, z, month, weights, truth, [names.index(n) for n in warming], warming_ridge
+            )
+            spread = float(np.sqrt(np.average((z @ shares) ** 2, weights=weights))) or 1.0
+            columns = np.column_stack([columns, shares / spread])
+        shape = (len(archive.variables), archive.grid.weights.size)
+        truth = truth.reshape(-1, *shape)
+        intercept, response = np.empty((12, *shape)), np.empty((12, len(names), *shape))
+
+        def regress(z: Array, truth: NDArray[np.floating]) -> tuple[Array, Array]:
+            if season == "month":
+                return fit_months(z, month, weights, truth, ridge)
+            return fit_harmonics(z, month, weights, truth, ridge, harmonics)
+
+        for variables, factors in penalties:
+            # Dividing a column by the root of a number is multiplying its penalty by that number.
+            scaled = columns / np.sqrt(factors)
+            part = truth[:, variables].reshape(len(truth), -1)
+            base, coefficients = regress(z @ scaled, part)
+            chosen = [archive.variables[v] for v in variables]
+            if least_warming is not None and "tas" in chosen:
+                cells = slice(chosen.index("tas") * shape[1], (chosen.index("tas") + 1) * shape[1])
+                least = least_warming * spread * np.sqrt(factors[-1])
+                _hold_up(base[:, cells], coefficients[:, :, cells], least, z @ scaled, month, part[:, cells], regress)
+            by_feature = np.einsum("nk,mkc->mnc", scaled, coefficients)
+            intercept[:, variables] = base.reshape(12, len(variables), -1)
+            response[:, :, variables] = by_feature.reshape(12, len(names), len(variables), -1)
+        fields = (len(archive.variables), *archive.grid.shape)
         return cls(
             archive.domain,
-            features,
+            names,
             center,
             scale,
-            intercept.reshape(12, *cells).astype(np.float32),
-            response.reshape(12, len(features), *cells).astype(np.float32),
+            intercept.reshape(12, *fields).astype(np.float32),
+            response.reshape(12, len(names), *fields).astype(np.float32),
         )
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
@@ -127,15 +179,77 @@ class LinearEmulator(Emulator):
         return cls(domain, tuple(meta["features"]), *(arrays[n] for n in names))
 
 
-def _check_options(features: tuple[str, ...], harmonics: int, ridge: float) -> None:
-    if not features:
+def _check_options(terms: tuple[str, ...], warming: tuple[str, ...], harmonics: int, ridge: float) -> None:
+    if not terms:
         raise RecipeError("the linear emulator needs a feature", hint='--set \'model.features=["CO2~10", "SO2"]\'')
-    if len(set(features)) < len(features):
-        raise RecipeError("model.features names a feature twice", found=", ".join(features), expected="each once")
+    for key, names in (("features", terms), ("warming", warming)):
+        if len(set(names)) < len(names):
+            raise RecipeError(f"model.{key} names a feature twice", found=", ".join(names), expected="each once")
     if not 0 <= harmonics <= 6:
         raise RecipeError("model.harmonics is out of range", found=str(harmonics), expected="0 to 6 waves a year")
     if ridge < 0:
-        raise RecipeError("model.ridge is negative", found=str(ridge), expected="0 or more")
+        raise RecipeError("a ridge of the model is negative", found=str(ridge), expected="0 or more")
+
+
+def _penalties(
+    strength: Mapping[str, Mapping[str, float]], variables: tuple[str, ...], terms: tuple[str, ...]
+) -> list[tuple[list[int], Array]]:
+    """Variables that share their penalties, by number, with the (K,) factors of the penalty."""
+    unknown = [v for v in strength if v not in variables]
+    unknown += [f"{v}.{t}" for v, own in strength.items() for t in own if t not in terms]
+    if unknown:
+        raise RecipeError(
+            "model.strength names what the model has not",
+            found=", ".join(unknown),
+            expected=f"{', '.join(variables)}, and of each some of {', '.join(terms)}",
+        )
+    groups: dict[tuple[float, ...], list[int]] = {}
+    for i, variable in enumerate(variables):
+        factors = tuple(float(strength.get(variable, {}).get(t, 1.0)) for t in terms)
+        if min(factors) <= 0:
+            raise RecipeError("model.strength is not positive", found=str(min(factors)), expected="more than 0")
+        groups.setdefault(factors, []).append(i)
+    return [(members, np.array(factors)) for factors, members in groups.items()]
+
+
+def _hold_up(
+    intercept: Array,
+    coefficients: Array,
+    least: float,
+    z: Array,
+    month: NDArray[np.int64],
+    truth: NDArray[np.floating],
+    regress: Callable[[Array, NDArray[np.floating]], tuple[Array, Array]],
+) -> None:
+    """Where the annual mean of the last coefficient is too small, raise it, and fit the others to what that leaves."""
+    low = np.flatnonzero(coefficients[:, -1].mean(0) < least)
+    if low.size == 0:
+        return
+    raised = coefficients[:, -1, low]
+    raised = raised + least - raised.mean(0)
+    intercept[:, low], coefficients[:, :-1, low] = regress(z[:, :-1], truth[:, low] - z[:, -1:] * raised[month])
+    coefficients[:, -1, low] = raised
+
+
+def _explained_temperature(
+    archive: Archive,
+    z: Array,
+    month: NDArray[np.int64],
+    weights: Array,
+    truth: NDArray[np.float32],
+    by: list[int],
+    ridge: float,
+) -> Array:
+    """(F,) change of the global mean tas per standardised feature, in K; zero but for those it is explained by."""
+    if "tas" not in archive.variables:
+        raise RecipeError(
+            "model.warming needs the temperature", found=", ".join(archive.variables), expected="tas among the targets"
+        )
+    fields = truth.reshape(len(truth), len(archive.variables), *archive.grid.shape)
+    temperature = archive.grid.mean(fields[:, archive.variables.index("tas")])
+    shares = np.zeros(z.shape[1])
+    shares[by] = fit_harmonics(z[:, by], month, weights, temperature[:, None], ridge, 0)[1][0, :, 0]
+    return shares
 
 
 def _training_table(
@@ -154,51 +268,3 @@ def _training_table(
             mean += scenario.truth(member, span.start, span.stop)
         truth.append((mean / len(span.members)).reshape(len(span), -1))
     return np.concatenate(series), np.concatenate(month), np.concatenate(weights), np.concatenate(truth)
-
-
-def _fit_months(
-    z: Array, month: NDArray[np.int64], weights: Array, truth: NDArray[np.float32], ridge: float
-) -> tuple[Array, Array]:
-    intercept, response = [], []
-    for m in range(12):
-        rows = month == m
-        # Twelve fits share the penalty, so that it means the same whichever way the season is represented.
-        model = Ridge(alpha=max(ridge / 12, 1e-9)).fit(z[rows], truth[rows].astype(np.float64), weights[rows])
-        intercept.append(model.intercept_)
-        response.append(model.coef_.T)
-    return np.stack(intercept), np.stack(response)
-
-
-def _fit_harmonics(
-    z: Array, month: NDArray[np.int64], weights: Array, truth: NDArray[np.float32], ridge: float, harmonics: int
-) -> tuple[Array, Array]:
-    basis = _fourier(harmonics)
-    design = (z[:, :, None] * basis[month][:, None, :]).reshape(len(z), -1)
-    # Month means leave both sides: every calendar month keeps an intercept of its own, free of the penalty.
-    design_mean = _month_means(design, month, weights)
-    truth_mean = _month_means(truth, month, weights)
-    target = truth - truth_mean[month]
-    model = Ridge(alpha=max(ridge, 1e-9), fit_intercept=False)
-    model.fit(design - design_mean[month], target, weights)
-    coefficients = model.coef_.T.reshape(z.shape[1], basis.shape[1], -1)
-    response = np.einsum("fhc,mh->mfc", coefficients, basis)
-    intercept = truth_mean - design_mean @ model.coef_.T
-    return intercept, response
-
-
-def _fourier(harmonics: int) -> Array:
-    """(12, 1 + 2 harmonics) Fourier basis over the year; the sixth sine vanishes on months and is left out."""
-    phase = 2 * np.pi * np.arange(12) / 12
-    waves = [np.ones(12)]
-    for k in range(1, harmonics + 1):
-        waves += [np.cos(k * phase)] if k == 6 else [np.cos(k * phase), np.sin(k * phase)]
-    return np.stack(waves, 1)
-
-
-def _month_means(values: NDArray[np.floating], month: NDArray[np.int64], weights: Array) -> Array:
-    out = np.zeros((12, values.shape[1]))
-    for m in range(12):
-        rows = month == m
-        if rows.any():
-            out[m] = np.average(values[rows], axis=0, weights=weights[rows])
-    return out

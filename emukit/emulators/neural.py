@@ -40,8 +40,22 @@ class NeuralEmulator(Emulator):
         network: nn.Module,
         encoder: FrameEncoder,
         normalizer: TargetNormalizer,
+        *,
+        residual: bool = False,
     ) -> None:
+        """Put the parts together.
+
+        Args:
+            domain: What is predicted, and where.
+            network_name: Name in the network table.
+            options: The network's own.
+            network: Itself.
+            encoder: Makes its frames.
+            normalizer: Takes its fields back to physical units.
+            residual: It says what another emulator leaves: pr too may be negative.
+        """
         super().__init__(domain)
+        self.residual = residual
         self.network_name = network_name
         self.options = dict(options)
         self.network = network
@@ -59,7 +73,7 @@ class NeuralEmulator(Emulator):
         return self.encoder.settings.window.first_target
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
-        """(T, V, Y, X) float32; pr at least zero."""
+        """(T, V, Y, X) float32; pr at least zero, but where it is a residual."""
         window = self.encoder.settings.window
         encoded = self.encoder.encode(scenario, self.device)
         training = self.network.training
@@ -76,7 +90,7 @@ class NeuralEmulator(Emulator):
                     out[first - start : last - start] = self.normalizer.inverse(fields.float().cpu().numpy(), month)
         finally:
             self.network.train(training)
-        if "pr" in self.variables:
+        if "pr" in self.variables and not self.residual:
             rain = out[:, self.variables.index("pr")]
             np.maximum(rain, 0.0, out=rain)
         return out
@@ -88,6 +102,7 @@ class NeuralEmulator(Emulator):
         meta = {
             "network": self.network_name,
             "options": self.options,
+            "residual": self.residual,
             "inputs": encoder_meta,
             "targets": target_meta,
         }
@@ -126,4 +141,5 @@ class NeuralEmulator(Emulator):
         network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in part("network").items()})
         network.eval()
         normalizer = TargetNormalizer.from_state(meta["targets"], part("targets"))
-        return cls(domain, meta["network"], options, network, encoder, normalizer)
+        residual = bool(meta.get("residual", False))
+        return cls(domain, meta["network"], options, network, encoder, normalizer, residual=residual)

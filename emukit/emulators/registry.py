@@ -5,12 +5,14 @@ Invariant: what `save` wrote, `load_emulator` finds by its kind; a new emulator 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from emukit.data.archive import Domain
 from emukit.data.card import parse_card
@@ -26,12 +28,13 @@ class EmulatorEntry:
     Attributes:
         target: ``module:Class``, imported when used.
         summary: One line for `emukit models`.
-        closed_form: Whether its class has a `fit(archive, split, **options)`; the others are trained step by step.
+        made: How: in ``closed-form``, by its class's `fit(archive, split, **options)`; ``stepwise``, in a training
+            loop; or as a ``wrapper`` of others, by `fit(archive, split, bases, **options)`.
     """
 
     target: str
     summary: str
-    closed_form: bool
+    made: Literal["closed-form", "stepwise", "wrapper"]
 
     def load(self) -> Any:
         """The class."""
@@ -43,13 +46,62 @@ EMULATORS: dict[str, EmulatorEntry] = {
     "climatology": EmulatorEntry(
         "emukit.emulators.climatology:ClimatologyEmulator",
         "mean of the first 20 training years by calendar month; a floor",
-        True,
+        "closed-form",
     ),
     "linear": EmulatorEntry(
-        "emukit.emulators.linear:LinearEmulator", "ridge on forcing series, in seconds; the one to beat", True
+        "emukit.emulators.linear:LinearEmulator", "ridge on forcing series, in seconds; the one to beat", "closed-form"
     ),
-    "neural": EmulatorEntry("emukit.emulators.neural:NeuralEmulator", "any network of the network table", False),
+    "eof-regression": EmulatorEntry(
+        "emukit.emulators.eof_regression:EofRegression",
+        "principal components on straight lines in forcing series, in seconds",
+        "closed-form",
+    ),
+    "gaussian-process": EmulatorEntry(
+        "emukit.emulators.gaussian_process:GaussianProcess",
+        "a Gaussian process for each principal component, over a linear part",
+        "closed-form",
+    ),
+    "random-forest": EmulatorEntry(
+        "emukit.emulators.random_forest:RandomForest",
+        "a forest for the principal components, over a linear part, as it cannot extrapolate",
+        "closed-form",
+    ),
+    "anchored": EmulatorEntry(
+        "emukit.emulators.anchored:Anchored",
+        "a trusted emulator, plus a share of networks trained on what it leaves",
+        "wrapper",
+    ),
+    "ensemble": EmulatorEntry(
+        "emukit.emulators.ensemble:Ensemble",
+        "the mean of several emulators, weighted alike or on validation",
+        "wrapper",
+    ),
+    "variance-matched": EmulatorEntry(
+        "emukit.emulators.variance_matched:VarianceMatched",
+        "its base, stretched to vary as a single run does; for the score, not for its months",
+        "wrapper",
+    ),
+    "calibrated": EmulatorEntry(
+        "emukit.emulators.calibrated:Calibrated",
+        "variance-matched, drawn back to the least expected score",
+        "wrapper",
+    ),
+    "sampled": EmulatorEntry(
+        "emukit.emulators.sampled:Sampled", "an emulator, with weather like a real run's; one realisation", "wrapper"
+    ),
+    "neural": EmulatorEntry("emukit.emulators.neural:NeuralEmulator", "any network of the network table", "stepwise"),
 }
+
+
+def build_emulator(kind: str, domain: Domain, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Emulator:
+    """An emulator from what its `state` gave.
+
+    Raises:
+        KeyError: There is no such kind, or a part of it is missing.
+        ValueError: A part of it does not fit.
+    """
+    cls: type[Emulator] = EMULATORS[kind].load()
+    return cls.from_state(domain, meta, arrays)
 
 
 def load_emulator(folder: Path | str) -> Emulator:
@@ -63,12 +115,10 @@ def load_emulator(folder: Path | str) -> Emulator:
         folder = folder / "emulator"
     head, arrays = read_saved(folder)
     try:
-        kind, meta = head["kind"], head["meta"]
-        cls: type[Emulator] = EMULATORS[kind].load()
         grid = Grid(arrays.pop("grid.lat"), arrays.pop("grid.lon"))
         first_month = np.datetime64(head["first_month"], "M")
         domain = Domain(parse_card(head["card"], "the saved emulator"), grid, tuple(head["variables"]), first_month)
-        return cls.from_state(domain, meta, arrays)
+        return build_emulator(head["kind"], domain, head["meta"], arrays)
     except (KeyError, RuntimeError, ValueError) as e:
         # RuntimeError is what torch raises for weights that do not fit the network they are said to belong to.
         raise RunError(

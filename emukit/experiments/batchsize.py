@@ -19,7 +19,7 @@ from emukit.data.segments import resident_bytes
 from emukit.data.split import Split
 from emukit.errors import RecipeError
 from emukit.experiments.memory import SAFE, batch_bytes, build_for, count_state, free_share, largest_share
-from emukit.experiments.recipe import NetworkRecipe, Recipe
+from emukit.experiments.recipe import Base, NetworkRecipe, Recipe, WrapperRecipe
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.training.footprint import measure
@@ -58,6 +58,22 @@ def resolve_batch(
     Raises:
         RecipeError: Gradients are accumulated over more batches than an epoch has.
     """
+    if isinstance(recipe, WrapperRecipe):
+        # What is trained on fewer months, with a scenario left out, takes the batches found for all of them.
+        before: tuple[Base | None, ...] = (None,) * len(recipe.bases)
+        if isinstance(recorded, WrapperRecipe) and len(recorded.bases) == len(before):
+            before = recorded.bases
+        bases = tuple(
+            base.model_copy(
+                update={
+                    "recipe": resolve_batch(
+                        base.recipe, archive, split, comm, reporter, old.recipe if old else None, shards=shards
+                    )
+                }
+            )
+            for base, old in zip(recipe.bases, before, strict=True)
+        )
+        return recipe.model_copy(update={"bases": bases})
     if not isinstance(recipe, NetworkRecipe):
         return recipe
     if recipe.training.segments.per_batch != "auto":

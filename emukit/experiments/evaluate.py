@@ -23,6 +23,7 @@ from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.neural import BLOCK_MONTHS
 from emukit.errors import ProtocolError
 from emukit.metrics import Moments, Parts, Score, score_moments
+from emukit.metrics.limit import limit_score
 from emukit.parallel.comm import Comm
 
 
@@ -80,7 +81,12 @@ def scored_spans(archive: Archive, split: Split, name: str) -> tuple[Span, ...]:
         ProtocolError: There is no such set, or its targets are hidden.
     """
     if name not in split.scored:
-        raise ProtocolError(f"protocol {split.protocol} has no set {name!r}", expected=", ".join(split.scored))
+        raise ProtocolError(
+            f"protocol {split.protocol} has no set {name!r} here",
+            found="; ".join(split.notes),
+            expected=", ".join(split.scored),
+            hint=f"--split {next(iter(split.scored))}",
+        )
     spans = split.scored[name]
     for span in spans:
         if is_hidden(archive, span):
@@ -141,6 +147,21 @@ def other_runs(archive: Archive, spans: tuple[Span, ...]) -> dict[str, Score]:
         f"another run (member {m})": _score(archive, spans, partial(_run_of, archive, m))
         for m in sorted(common - {s.members[0] for s in spans})
     }
+
+
+def estimated_limit(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
+    """What a perfect emulator would score on spans, from all runs of their months; None where there is a single run.
+
+    How it is estimated: `emukit.metrics.limit`.
+    """
+    limits = []
+    for span in spans:
+        scenario = archive[span.scenario]
+        if len(scenario.members) < 2:
+            return None
+        runs = np.stack([scenario.truth(m, span.start, span.stop) for m in scenario.members])
+        limits.append(limit_score(runs, archive.grid.weights, archive.variables))
+    return mean_score(limits)
 
 
 def _run_of(archive: Archive, member: int, span: Span) -> NDArray[np.float32]:

@@ -9,20 +9,33 @@ from pathlib import Path
 
 import xarray as xr
 
-from emukit.data.archive import Archive
+from emukit.data.archive import Archive, Scenario
+from emukit.emulators.base import Emulator
+from emukit.emulators.sampled import Sampled
 from emukit.errors import RunError
 from emukit.experiments import provenance
 from emukit.experiments.run import Run
 from emukit.files import atomic_path
 
 
-def predict_scenario(run: Run, archive: Archive, scenario: str) -> xr.Dataset:
+def predict_scenario(run: Run, archive: Archive, scenario: str, members: int | None = None) -> xr.Dataset:
     """Predict every month of a scenario that the run's window can reach.
+
+    Args:
+        run: A finished run.
+        archive: Its forcings are predicted from.
+        scenario: A scenario of the archive.
+        members: How many realisations, along a dimension ``member``; None: one prediction, without that dimension.
 
     Raises:
         ProtocolError: The scenario is not there, or lacks a forcing.
+        RunError: Realisations were asked of an emulator that has one answer.
     """
-    dataset = run.emulator(archive).predict(archive[scenario])
+    emulator = run.emulator(archive)
+    if members is None:
+        dataset = emulator.predict(archive[scenario])
+    else:
+        dataset = _ensemble(run, emulator, members, archive[scenario])
     record, session = run.record, run.record.sessions[-1]
     return dataset.assign_attrs(
         title=f"{run.recipe.emulator} emulation of {scenario}",
@@ -34,6 +47,19 @@ def predict_scenario(run: Run, archive: Archive, scenario: str) -> xr.Dataset:
         seed=record.identity.seed,
         git_commit=str(session.git.get("commit", "")) + ("+changes" if session.git.get("changed") else ""),
     )
+
+
+def _ensemble(run: Run, emulator: Emulator, members: int, scenario: Scenario) -> xr.Dataset:
+    if not isinstance(emulator, Sampled):
+        raise RunError(
+            f"{run.folder} has one answer to a scenario, not an ensemble",
+            found=f"an emulator of the kind {emulator.kind}",
+            expected="one that draws realisations: sampled",
+            hint="leave out --members, or give it weather: emukit train sampled --set bases.0.recipe=NAME",
+        )
+    number = xr.Variable("member", range(members), {"standard_name": "realization"})
+    realisations = [emulator.member(i).predict(scenario) for i in range(members)]
+    return xr.concat(realisations, number, combine_attrs="identical")
 
 
 def write_prediction(dataset: xr.Dataset, out: Path) -> None:

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from pydantic import create_model, model_validator
+from pydantic import Field, SerializeAsAny, create_model, model_validator
 
 from emukit.config import Settings, check, merge, options_of, parse_assignments, read_toml
 from emukit.data.frames import InputSettings
@@ -81,9 +81,65 @@ class NetworkRecipe(Recipe):
         return self
 
 
+class Base(Settings):
+    """What a wrapper wraps.
+
+    Attributes:
+        recipe: How it is trained. In a recipe file: a name, or a table that is laid over the recipe of its `emulator`.
+        copies: How many of it, each with a seed of its own.
+    """
+
+    recipe: SerializeAsAny[Recipe]
+    copies: int = Field(1, ge=1)
+
+
+class WrapperRecipe(Recipe):
+    """An emulator made of others.
+
+    Attributes:
+        bases: The others, in the order in which it takes them.
+    """
+
+    bases: tuple[Base, ...] = Field(min_length=1)
+
+    @property
+    def parts(self) -> list[tuple[Recipe, int]]:
+        """What is to be trained, copies one by one: recipe and what is added to the seed."""
+        return [(b.recipe, copy * seeds_within(b.recipe)) for b in self.bases for copy in range(b.copies)]
+
+    @model_validator(mode="after")
+    def _takes_so_many(self) -> WrapperRecipe:
+        most = EMULATORS[self.emulator].load().most_bases
+        if most is not None and len(self.parts) > most:
+            raise ValueError(f"{self.emulator} wraps {most}, not {len(self.parts)}, bases")
+        return self
+
+
+def networks_of(recipe: Recipe) -> list[NetworkRecipe]:
+    """The networks that a recipe trains."""
+    if isinstance(recipe, WrapperRecipe):
+        return [network for part, _ in recipe.parts for network in networks_of(part)]
+    return [recipe] if isinstance(recipe, NetworkRecipe) else []
+
+
+def is_random(recipe: Recipe) -> bool:
+    """Whether the seed of a run decides anything: weights of networks, or what an emulator that is `seeded` draws."""
+    if isinstance(recipe, NetworkRecipe):
+        return True
+    parts = [base.recipe for base in recipe.bases] if isinstance(recipe, WrapperRecipe) else []
+    return getattr(EMULATORS[recipe.emulator].load(), "seeded", False) or any(map(is_random, parts))
+
+
+def seeds_within(recipe: Recipe) -> int:
+    """How many seeds a run takes, from its own on: runs of seeds nearer than that share networks."""
+    if not isinstance(recipe, WrapperRecipe):
+        return 1
+    return max(base.copies * seeds_within(base.recipe) for base in recipe.bases)
+
+
 def emulator_names() -> tuple[str, ...]:
     """Everything `emukit train` can train."""
-    return (*(n for n, e in EMULATORS.items() if e.closed_form), *NETWORKS)
+    return (*(n for n, e in EMULATORS.items() if e.made != "stepwise"), *NETWORKS)
 
 
 def recipe_names() -> tuple[str, ...]:
@@ -111,8 +167,11 @@ def recipe_class(emulator: str) -> type[Recipe]:
     base: type[Recipe]
     if emulator in NETWORKS:
         base, options = NetworkRecipe, options_of(NETWORKS[emulator].load(), CONTEXT)
-    elif emulator in EMULATORS and EMULATORS[emulator].closed_form:
-        base, options = Recipe, options_of(EMULATORS[emulator].load().fit)
+    elif emulator in EMULATORS and EMULATORS[emulator].made != "stepwise":
+        base = WrapperRecipe if EMULATORS[emulator].made == "wrapper" else Recipe
+        kind = EMULATORS[emulator].load()
+        # The seed of a run is no part of its recipe.
+        options = options_of(kind.fit, ("seed",) if getattr(kind, "seeded", False) else ())
     else:
         raise _unknown(emulator)
     return create_model(base.__name__, __base__=base, model=(options, options()))
@@ -127,7 +186,30 @@ def parse_recipe(values: Mapping[str, Any], source: str) -> Recipe:
     name = values.get("emulator")
     if not isinstance(name, str):
         raise RecipeError(f"{source} names no emulator", expected=f"emulator = one of {', '.join(emulator_names())}")
-    return check(recipe_class(name), values, source=source)
+    kind = recipe_class(name)
+    if issubclass(kind, WrapperRecipe):
+        values = {**values, "bases": [_parse_base(b, i, source) for i, b in enumerate(_bases(values, source))]}
+    return check(kind, values, source=source)
+
+
+def _bases(values: Mapping[str, Any], source: str) -> list[dict[str, Any]]:
+    """The `bases` of plain values, as a list of tables."""
+    bases = values.get("bases")
+    if not isinstance(bases, list | tuple) or not all(isinstance(b, Mapping) for b in bases):
+        raise RecipeError(
+            f"{source} does not say what {values['emulator']} wraps",
+            found=repr(bases),
+            expected="one or more tables [[bases]]",
+            hint='[[bases]] with recipe = "linear", or another name of `emukit models`',
+        )
+    return [dict(b) for b in bases]
+
+
+def _parse_base(base: dict[str, Any], number: int, source: str) -> dict[str, Any]:
+    recipe = base.get("recipe")
+    if isinstance(recipe, Mapping):
+        base["recipe"] = parse_recipe(recipe, f"{source}, bases.{number}")
+    return base
 
 
 def load_recipe(
@@ -148,13 +230,7 @@ def load_recipe(
         RecipeError: Unknown name, a loss for what is not trained by one, unreadable file, another emulator in the file,
             an unknown size, or wrong settings.
     """
-    values: dict[str, Any] = {"emulator": name}
-    source = f"recipe {name}"
-    path = shipped_recipe(name)
-    if path is not None:
-        values = expand_size(merge(values, read_toml(path)))
-    elif name not in emulator_names():
-        raise _unknown(name)
+    values, source = shipped_values(name), f"recipe {name}"
     if loss is not None:
         if values["emulator"] not in NETWORKS:
             raise RecipeError(f"{name} is fitted in closed form and has no loss", hint=f"emukit train {name}, alone")
@@ -169,12 +245,71 @@ def load_recipe(
                 hint=f"emukit train {over['emulator']} --recipe {file}",
             )
         # A loss table is a recipe for one variable: it replaces the default one rather than mixing with it.
-        tables = over.get("loss", {})
-        for variable in tables if isinstance(tables, Mapping) else ():
-            values.get("loss", {}).pop(variable, None)
-        values, source = merge(values, expand_size(over, values["emulator"])), str(file)
+        values, source = _lay_over(values, over), str(file)
     changes = expand_size(parse_assignments(assignments), values["emulator"])
-    return parse_recipe(merge(values, changes), f"{source} with --set" if changes else source)
+    source = f"{source} with --set" if changes else source
+    single = changes.pop("bases", {})
+    values = merge(values, changes)
+    if "bases" in values:
+        values["bases"] = _load_bases(_bases(values, source), single, source)
+    return parse_recipe(values, source)
+
+
+def _lay_over(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values with those of another source on top."""
+    # A loss table is a recipe for one variable: it replaces the default one rather than mixing with it.
+    tables = over.get("loss", {})
+    kept = {k: v for k, v in values.get("loss", {}).items() if not isinstance(tables, Mapping) or k not in tables}
+    under = {**values, "loss": kept} if "loss" in values else values
+    return merge(under, expand_size(over, values["emulator"]))
+
+
+def _load_bases(bases: list[dict[str, Any]], single: Any, source: str) -> list[dict[str, Any]]:
+    """Bases with the whole recipe in the place of its name, or of a table over it; then single settings of theirs."""
+    for key, change in single.items() if isinstance(single, Mapping) else [("", single)]:
+        if not key.isdigit() or int(key) >= len(bases) or not isinstance(change, Mapping):
+            raise RecipeError(
+                f"{source} has no base {key or repr(change)}",
+                found=f"{len(bases)} bases",
+                expected="bases.NUMBER.KEY=VALUE, the first being number 0",
+                hint="--set bases.0.recipe=linear",
+            )
+        base = bases[int(key)]
+        named, over = base.get("recipe"), change.get("recipe")
+        if isinstance(named, str) and isinstance(over, Mapping):
+            base = {**base, "recipe": {"emulator": named}}
+        bases[int(key)] = merge(base, change)
+    return [{**b, "recipe": _load_base(b.get("recipe"), f"{source}, bases.{i}")} for i, b in enumerate(bases)]
+
+
+def _load_base(recipe: Any, source: str) -> dict[str, Any]:
+    over = {"emulator": recipe} if isinstance(recipe, str) else recipe
+    if not isinstance(over, Mapping) or not isinstance(over.get("emulator"), str):
+        raise RecipeError(
+            f"{source} names no emulator", found=repr(recipe), expected="a name, or a table with a key emulator"
+        )
+    values = shipped_values(over["emulator"])
+    values = _lay_over(values, {k: v for k, v in over.items() if k not in ("emulator", "bases")})
+    if "bases" in over:
+        values["bases"] = over["bases"]
+    if "bases" in values:
+        values["bases"] = _load_bases(_bases(values, source), {}, source)
+    return values
+
+
+def shipped_values(name: str) -> dict[str, Any]:
+    """The plain values of a shipped recipe, or of an emulator without one.
+
+    Raises:
+        RecipeError: There is no such name.
+    """
+    values: dict[str, Any] = {"emulator": name}
+    path = shipped_recipe(name)
+    if path is not None:
+        return expand_size(merge(values, read_toml(path)))
+    if name not in emulator_names():
+        raise _unknown(name)
+    return values
 
 
 def sizes_of(emulator: str) -> dict[str, dict[str, Any]]:

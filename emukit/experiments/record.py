@@ -55,6 +55,8 @@ class Identity(_Part):
         seed: Of weights, dropout and batch order.
         data: Digest of the values.
         card: Digest of the card, whose protocols cut the split.
+        final: Of a final fit, which trains on the validation months too: digest of the identity of the run that
+            selected; None for all others.
     """
 
     recipe: str
@@ -63,6 +65,12 @@ class Identity(_Part):
     seed: int
     data: str
     card: str
+    final: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of it all."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
 class Session(_Part):
@@ -84,8 +92,10 @@ class RunRecord(_Part):
         command: What began it.
         seconds: Time spent, over all sessions.
         sessions: One for the start and each resume.
-        parameters, epochs, best_epoch: Of a finished network.
+        parameters: Of all finished networks together, None where there is none.
+        epochs, best_epoch: Of a single finished network.
         best_average: Whether its weights are an average.
+        findings: What fitting a wrapper found, in words.
     """
 
     format: Literal[1] = 1
@@ -103,6 +113,7 @@ class RunRecord(_Part):
     epochs: int | None = None
     best_epoch: int | None = None
     best_average: bool | None = None
+    findings: tuple[str, ...] = ()
 
     def write(self, folder: Path) -> None:
         """Write it into the run folder, atomically."""

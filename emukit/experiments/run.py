@@ -19,19 +19,20 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from emukit.data.archive import Archive
 from emukit.data.named import DEMO
-from emukit.data.split import Split, make_split
+from emukit.data.split import Split, final_split, make_split
 from emukit.emulators.base import Emulator
 from emukit.emulators.registry import load_emulator
 from emukit.errors import RunError
 from emukit.experiments import provenance
 from emukit.experiments.batchsize import resolve_batch
 from emukit.experiments.evaluate import Evaluation, check_fits, evaluate
+from emukit.experiments.final import Selected, check_selected
 from emukit.experiments.recipe import Recipe, parse_recipe
 from emukit.experiments.record import (
     RECORD_FILE,
@@ -47,7 +48,7 @@ from emukit.experiments.record import (
 from emukit.experiments.trainer import prepare
 from emukit.files import LOCK_FILE, exclusive, write_text
 from emukit.parallel.comm import Comm
-from emukit.progress import Reporter
+from emukit.progress import Reporter, silent_reporter
 from emukit.training.engine import Execution
 
 
@@ -87,7 +88,8 @@ class Run:
                 expected=f"{self.record.data.card}, unchanged since",
                 hint="name the card of the training with --card",
             )
-        return make_split(archive, identity.protocol, identity.members)
+        split = make_split(archive, identity.protocol, identity.members)
+        return final_split(archive, split) if identity.final else split
 
     def emulator(self, archive: Archive) -> Emulator:
         """The trained emulator.
@@ -141,8 +143,10 @@ def train_run(
     opening: Opening | None = None,
     comm: Comm | None = None,
     execution: Execution | None = None,
+    command: str | None = None,
+    final: Run | None = None,
     reporter: Reporter,
-) -> tuple[Run, Evaluation]:
+) -> tuple[Run, Evaluation | None]:
     """Train, evaluate on validation, and keep everything in a folder.
 
     Args:
@@ -156,10 +160,14 @@ def train_run(
         opening: How the archive was opened, kept for later commands.
         comm: The processes that train together, each of which makes this call; one alone, on the CPU, when None.
         execution: How training is run on the hardware.
+        command: What trains the same, for the record; the command line of this process when None.
+        final: The finished run that selected, for a final fit: the validation months train too, and there is no
+            evaluation.
         reporter: Shows progress.
 
     Raises:
-        RunError: The folder exists, belongs to another configuration, or another process trains in it.
+        RunError: The folder exists, belongs to another configuration, or another process trains in it; or the run that
+            selected is of another configuration.
         ProtocolError: The split cannot be made on this archive.
         TrainingError: The loss is not finite.
     """
@@ -168,25 +176,23 @@ def train_run(
     going_on = resume and (folder / RECORD_FILE).exists()
     execution = execution or Execution()
     shards = comm.world if execution.strategy == "fsdp" else 1
-    recorded = read_run(folder).recipe if going_on else None
+    recorded = read_run(folder).recipe if going_on else final.recipe if final else None
     recipe = resolve_batch(recipe, archive, split, comm, reporter, recorded, shards=shards)
-    everyone = {m for s in archive.values() for m in s.members}
-    chosen = None if members is None or set(members) == everyone else tuple(sorted(members))
-    identity = Identity(
-        recipe=recipe.digest,
-        protocol=split.protocol,
-        members=chosen,
-        seed=seed,
-        data=archive.digest,
-        card=card_digest(archive.card),
-    )
+    identity = _identity(archive, recipe, split, members, seed)
+    selected: Selected | None = None
+    if final:
+        check_selected(final.folder, final.record.identity, identity)
+        identity = identity.model_copy(update={"final": final.record.identity.digest})
+        selected = Selected(final.folder, final.emulator(archive))
+        split = final_split(archive, split)
+        split = replace(split, notes=(*split.notes, f"selected by: {final.record.command} --out {final.folder}"))
     # One process looks after the folder; the others wait for it, and end with it if it refuses.
     comm.first(lambda: _existing(folder, identity, resume))
     for note in split.notes:
         reporter.say(f"note: {note}")
     # Everything that can be wrong with recipe and data shows in the preparation, before the folder is made.
     started = time.monotonic()
-    finish = prepare(archive, recipe, split, seed, comm, execution)
+    finish = prepare(archive, recipe, split, seed, comm, execution, selected)
     with ExitStack() as held:
 
         def hold() -> RunRecord | None:
@@ -194,7 +200,7 @@ def train_run(
             return _existing(folder, identity, resume)
 
         known = comm.first(hold)
-        record = known or _new_record(archive, recipe, split, identity, opening)
+        record = known or _new_record(archive, recipe, split, identity, opening, command)
         record = record.model_copy(update={"state": "training", "sessions": (*record.sessions, _session(comm))})
         if comm.main:
             record.write(folder)
@@ -209,15 +215,35 @@ def train_run(
             raise
         trained = time.monotonic()
         # Not divided: every process has the whole emulator now, and the floors take longest.
-        evaluation = evaluate(emulator, archive, split, "validation")
+        evaluation = None if final else evaluate(emulator, archive, split, "validation")
         seconds = outcome.pop("seconds", 0.0) + prepared + time.monotonic() - trained
         record = record.model_copy(update={**outcome, "state": "finished", "seconds": round(seconds, 1)})
         if comm.main:
             emulator.save(folder / "emulator")
-            save_evaluation(folder, evaluation)
+            if evaluation:
+                save_evaluation(folder, evaluation)
             record.write(folder)
         comm.barrier()
     return Run(folder, recipe, record), evaluation
+
+
+def finished_run(
+    archive: Archive, recipe: Recipe, folder: Path, *, protocol: str | None = None, seed: int = 0
+) -> Run | None:
+    """The finished run of all members in a folder, if it is one of exactly this configuration; else None.
+
+    Raises:
+        RunError: The folder's record is damaged.
+        ProtocolError: The split cannot be made on this archive.
+    """
+    if not (folder / RECORD_FILE).exists():
+        return None
+    run = read_run(folder)
+    split = make_split(archive, protocol)
+    # A number that stands for an automatic batch size is the run's own; everything else is compared.
+    recipe = resolve_batch(recipe, archive, split, Comm(), silent_reporter(), run.recipe)
+    same = run.record.identity == _identity(archive, recipe, split, None, seed)
+    return run if same and run.record.state == "finished" else None
 
 
 def read_run(folder: Path) -> Run:
@@ -234,6 +260,19 @@ def read_run(folder: Path) -> Run:
 def save_evaluation(folder: Path, evaluation: Evaluation) -> None:
     """Keep an evaluation in the run folder."""
     write_text(folder / "scores" / f"{evaluation.name}.json", json.dumps(evaluation.as_dict(), indent=1))
+
+
+def _identity(archive: Archive, recipe: Recipe, split: Split, members: Sequence[int] | None, seed: int) -> Identity:
+    everyone = {m for s in archive.values() for m in s.members}
+    chosen = None if members is None or set(members) == everyone else tuple(sorted(members))
+    return Identity(
+        recipe=recipe.digest,
+        protocol=split.protocol,
+        members=chosen,
+        seed=seed,
+        data=archive.digest,
+        card=card_digest(archive.card),
+    )
 
 
 def _existing(folder: Path, identity: Identity, resume: bool) -> RunRecord | None:
@@ -261,7 +300,12 @@ def _existing(folder: Path, identity: Identity, resume: bool) -> RunRecord | Non
 
 
 def _new_record(
-    archive: Archive, recipe: Recipe, split: Split, identity: Identity, opening: Opening | None
+    archive: Archive,
+    recipe: Recipe,
+    split: Split,
+    identity: Identity,
+    opening: Opening | None,
+    command: str | None,
 ) -> RunRecord:
     opening = opening or Opening()
     return RunRecord(
@@ -279,7 +323,7 @@ def _new_record(
         train=tuple(s.text(archive) for s in split.train),
         scored={name: tuple(s.text(archive) for s in spans) for name, spans in split.scored.items()},
         notes=split.notes,
-        command=_command(),
+        command=command or _command(),
         sessions=(),
     )
 

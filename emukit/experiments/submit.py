@@ -80,8 +80,9 @@ def seasonal_reference(archive: Archive, split: Split) -> NDArray[np.float32]:
 def _entry(run: Run, archive: Archive, split: Split, name: str, path: Path, rows: int) -> Entry:
     span = split.test
     months = archive[span.scenario].months
-    evaluation = run.evaluation("validation")
     record = run.record
+    # A final fit trained on the validation months: no score of them says anything.
+    evaluation = None if record.identity.final else run.evaluation("validation")
     return Entry(
         name=name,
         created=provenance.now(),
@@ -100,5 +101,5 @@ def _entry(run: Run, archive: Archive, split: Split, name: str, path: Path, rows
         csv=path.name,
         csv_sha256=sha256(path),
         rows=rows,
-        validation={"score": float(evaluation["score"]), **numbers_of(evaluation)},
+        validation={"score": float(evaluation["score"]), **numbers_of(evaluation)} if evaluation else {},
     )

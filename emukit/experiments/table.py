@@ -14,6 +14,7 @@ import numpy as np
 
 from emukit.data.card import load_card
 from emukit.errors import RunError, SubmissionError
+from emukit.experiments.recipe import is_random
 from emukit.experiments.record import RECORD_FILE, read_json
 from emukit.experiments.run import Run, read_run
 from emukit.report.leaderboard import NUMBERS, Row
@@ -103,10 +104,11 @@ def _run_rows(run: Run) -> list[Row]:
     for path in sorted((run.folder / "scores").glob("*.json")):
         evaluation = run.evaluation(path.stem)
         record = run.record
-        # A closed-form fit has no random part: its seed says nothing.
-        seed = record.identity.seed if record.parameters else None
+        # Where nothing is drawn, a seed says nothing.
+        seed = record.identity.seed if is_random(run.recipe) else None
         members = record.identity.members
         name = run.folder.name + (f" (members {','.join(map(str, members))})" if members is not None else "")
+        name += " (final fit, trained on validation too)" if record.identity.final else ""
         try:
             split = split_name(record.data.benchmark, record.identity.protocol, evaluation["set"], evaluation["spans"])
             score = float(evaluation["score"])

@@ -17,14 +17,18 @@ from torch import nn
 from emukit.data.archive import Archive
 from emukit.data.frames import FrameEncoder
 from emukit.data.segments import SegmentSource
-from emukit.data.split import Split
+from emukit.data.split import Split, leave_out
 from emukit.data.targets import TargetNormalizer
+from emukit.emulators.anchored import Anchored, residual_archive
 from emukit.emulators.base import Emulator
 from emukit.emulators.neural import NeuralEmulator
 from emukit.emulators.registry import EMULATORS
+from emukit.emulators.wrapper import Fold, Wrapper
+from emukit.errors import RecipeError
 from emukit.experiments.evaluate import score_emulator
+from emukit.experiments.final import Selected
 from emukit.experiments.memory import SAFE, free_share, memory_plan
-from emukit.experiments.recipe import NetworkRecipe, Recipe
+from emukit.experiments.recipe import NetworkRecipe, Recipe, WrapperRecipe
 from emukit.losses.composite import CompositeLoss
 from emukit.losses.space import LossSpace
 from emukit.models.precision import matmul_precision
@@ -34,14 +38,31 @@ from emukit.progress import Reporter
 from emukit.training.best import load_best
 from emukit.training.engine import Engine, Execution
 from emukit.training.footprint import State
-from emukit.training.loop import train
+from emukit.training.loop import Keep, train
 from emukit.training.settings import LossSettings
 
 Finish = Callable[[Path, Reporter], tuple[Emulator, dict[str, Any]]]
 
 
-def prepare(archive: Archive, recipe: Recipe, split: Split, seed: int, comm: Comm, execution: Execution) -> Finish:
+def prepare(
+    archive: Archive,
+    recipe: Recipe,
+    split: Split,
+    seed: int,
+    comm: Comm,
+    execution: Execution,
+    selected: Selected | None = None,
+) -> Finish:
     """Check recipe and data against each other, and make everything ready.
+
+    Args:
+        archive: The data.
+        recipe: What to train.
+        split: Its months.
+        seed: Of weights, dropout and batch order.
+        comm: The processes.
+        execution: How to run.
+        selected: What was selected before, for a final fit, whose split has no validation.
 
     Returns:
         What does the work: from the run folder and a reporter to the trained emulator and, for the record, how it went.
@@ -51,7 +72,9 @@ def prepare(archive: Archive, recipe: Recipe, split: Split, seed: int, comm: Com
         ProtocolError: A forcing is missing, or the windows or segments do not fit the training months.
     """
     if isinstance(recipe, NetworkRecipe):
-        return Trainer(archive, recipe, split, seed, comm, execution).train
+        return Trainer(archive, recipe, split, seed, comm, execution, selected=selected).train
+    if isinstance(recipe, WrapperRecipe):
+        return WrapperTrainer(archive, recipe, split, seed, comm, execution, selected).train
     # In closed form every process fits the same; there is nothing to share.
     fitted: Emulator = EMULATORS[recipe.emulator].load().fit(archive, split, **recipe.options)
     return lambda folder, reporter: (fitted, {})
@@ -65,20 +88,130 @@ def composite_loss(settings: LossSettings, archive: Archive, device: torch.devic
     return CompositeLoss({"tas": settings.tas, "pr": settings.pr}, archive.variables, space)
 
 
+class WrapperTrainer:
+    """An emulator made of others, which are trained one after the other, each in a folder of its own."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        recipe: WrapperRecipe,
+        split: Split,
+        seed: int,
+        comm: Comm,
+        execution: Execution,
+        selected: Selected | None = None,
+    ) -> None:
+        self._archive, self._recipe, self._split = archive, recipe, split
+        self._seed, self._comm, self._execution = seed, comm, execution
+        self._selected = selected
+        self._class: type[Wrapper] = EMULATORS[recipe.emulator].load()
+
+    def train(self, folder: Path, reporter: Reporter) -> tuple[Emulator, dict[str, Any]]:
+        """Train the bases, or go on; then fit the wrapper. The outcome is that of all networks together."""
+        bases, outcomes = self._bases(self._split, folder / "bases", reporter, self._selected)
+        parameters = sum(o.get("parameters", 0) for o in outcomes)
+        folds = []
+        for name in dict.fromkeys(s.scenario for s in self._split.train) if self._class.cross_fitted else ():
+            reporter.say(f"fold: {name} left out")
+            without = leave_out(self._archive, self._split, name)
+            held_out = tuple(s for s in self._split.train if s.scenario == name)
+            fold, more = self._bases(without, folder / f"without-{name}", reporter)
+            folds.append(Fold(held_out, fold))
+            outcomes += more
+        options = self._recipe.options | ({"seed": self._seed} if self._class.seeded else {})
+        if self._selected:
+            assert isinstance(self._selected.emulator, self._class)
+            fitted = self._selected.emulator.refit(self._archive, self._split, bases, folds, **options)
+        else:
+            fitted = self._class.fit(self._archive, self._split, bases, folds, **options)
+        findings = fitted.findings(self._archive, self._split)
+        for line in findings:
+            reporter.say(f"{self._recipe.emulator}: {line}")
+        outcome = {"seconds": sum(o.get("seconds", 0.0) for o in outcomes), "findings": findings}
+        # No network has no number of parameters, not zero.
+        return fitted, outcome | ({"parameters": parameters} if parameters else {})
+
+    def _bases(
+        self, split: Split, folder: Path, reporter: Reporter, selected: Selected | None = None
+    ) -> tuple[tuple[Emulator, ...], list[dict[str, Any]]]:
+        bases: list[Emulator] = []
+        outcomes: list[dict[str, Any]] = []
+        for number, (recipe, copy) in enumerate(self._recipe.parts):
+            name = f"{number}-{recipe.emulator}"
+            place = folder / name
+            place.mkdir(parents=True, exist_ok=True)
+            seed, before = self._seed + copy, selected.base(number, name) if selected else None
+            if self._class.residual and bases:
+                if not isinstance(recipe, NetworkRecipe):
+                    raise RecipeError(
+                        f"{self._recipe.emulator} trains networks on what {bases[0].kind} leaves",
+                        found=recipe.emulator,
+                        expected="a network as every base but the first",
+                    )
+                trainer = Trainer(self._archive, recipe, split, seed, self._comm, self._execution, bases[0], before)
+                trained: Emulator
+                trained, outcome = trainer.train(place, reporter)
+            else:
+                finish = prepare(self._archive, recipe, split, seed, self._comm, self._execution, before)
+                trained, outcome = finish(place, reporter)
+            bases.append(trained)
+            outcomes.append(outcome)
+        return tuple(bases), outcomes
+
+
 class Trainer:
     """A network with its batches and loss, ready to train."""
 
     def __init__(
-        self, archive: Archive, recipe: NetworkRecipe, split: Split, seed: int, comm: Comm, execution: Execution
+        self,
+        archive: Archive,
+        recipe: NetworkRecipe,
+        split: Split,
+        seed: int,
+        comm: Comm,
+        execution: Execution,
+        anchor: Emulator | None = None,
+        selected: Selected | None = None,
     ) -> None:
+        """Make everything ready.
+
+        Args:
+            archive: The data.
+            recipe: What to train.
+            split: Its training spans train, its validation spans select.
+            seed: Of weights, dropout and batch order.
+            comm: The processes.
+            execution: How to run.
+            anchor: The network is to learn what this emulator leaves, and is scored together with it.
+            selected: What was selected before, for a final fit: nothing validates.
+
+        Raises:
+            RunError: What was selected before cannot be read.
+        """
         self._archive, self._recipe, self._split, self._seed, self._comm = archive, recipe, split, seed, comm
         encoder = FrameEncoder.fit(archive, split.train, recipe.inputs)
+        learned = archive if anchor is None else residual_archive(archive, anchor, split.train)
         targets = {"tas": recipe.targets.tas, "pr": recipe.targets.pr}
-        normalizer = TargetNormalizer.fit(archive, split.train, targets)
-        source = SegmentSource(archive, split.train, encoder, normalizer, recipe.training.segments, comm.device)
-        self._emulator = NeuralEmulator(
-            archive.domain, recipe.emulator, recipe.options, self._network(len(encoder.channels)), encoder, normalizer
+        normalizer = TargetNormalizer.fit(learned, split.train, targets)
+        source = SegmentSource(learned, split.train, encoder, normalizer, recipe.training.segments, comm.device)
+        self._keep: Keep | None = None
+        self._ramp: Callable[[float], float] = recipe.loss.ramp
+        if selected:
+            length = selected.length(recipe.training, -(-source.steps_per_epoch // recipe.training.accumulate))
+            training = recipe.training.model_copy(update={"epochs": length.epochs})
+            self._recipe = recipe = recipe.model_copy(update={"training": training})
+            self._keep, self._ramp = length.keep, lambda done: recipe.loss.ramp(done * length.stretch)
+        network_only = NeuralEmulator(
+            archive.domain,
+            recipe.emulator,
+            recipe.options,
+            self._network(len(encoder.channels)),
+            encoder,
+            normalizer,
+            residual=anchor is not None,
         )
+        self._emulator = network_only
+        self._scored: Emulator = network_only if anchor is None else Anchored(archive.domain, (anchor, network_only))
         self._source = source
         network = self._emulator.network
         self._parameters = sum(p.numel() for p in network.parameters())
@@ -96,9 +229,10 @@ class Trainer:
         """Train, or go on; the emulator with its best weights, and what the record keeps of how it went."""
         settings, comm, emulator = self._recipe.training, self._comm, self._emulator
         where = comm.device.type if comm.world == 1 else f"{comm.world} x {comm.device.type}"
+        epochs = self._keep.epoch if self._keep else settings.epochs
         reporter.say(
             f"{self._recipe.emulator}: {self._parameters:,} parameters, {len(emulator.encoder.channels)} channels, "
-            f"{settings.epochs} epochs of {-(-self._source.steps_per_epoch // settings.accumulate)} steps on {where}"
+            f"{epochs} epochs of {-(-self._source.steps_per_epoch // settings.accumulate)} steps on {where}"
         )
         reporter.say(self._memory.line())
         with matmul_precision(settings.precision):
@@ -107,10 +241,11 @@ class Trainer:
                 self._source,
                 settings,
                 seed=self._seed,
-                ramp=self._recipe.loss.ramp,
-                validate=lambda: score_emulator(emulator, self._archive, self._split.validation, comm),
+                ramp=self._ramp,
+                validate=lambda: score_emulator(self._scored, self._archive, self._split.validation, comm),
                 folder=folder,
                 reporter=reporter,
+                keep=self._keep,
             )
         if comm.world > 1:
             # Wrapped or sharded for training; what is kept is the plain network. It comes to the device if there is

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -36,18 +36,30 @@ class Interrupted(KeyboardInterrupt):
 
 
 @dataclass(frozen=True)
+class Keep:
+    """Which weights are kept where no validation says which are best.
+
+    Attributes:
+        epoch: Those after this epoch, counted from one, with which training ends; the schedule may be longer.
+        averaged: The averaged ones, if there are any by then.
+    """
+
+    epoch: int
+    averaged: bool
+
+
+@dataclass(frozen=True)
 class TrainingResult:
     """What a finished training reached.
 
     Attributes:
-        best_score: Lowest validation score.
-        best_epoch: After which epoch, counted from one; its weights are in the network now.
+        best_epoch: After which epoch, counted from one, the validation score was lowest, or what was to be kept; the
+            weights are in the network now.
         best_average: Whether they are averaged ones.
         epochs: Epochs run.
         seconds: Time it took, over all sessions.
     """
 
-    best_score: float
     best_epoch: int
     best_average: bool
     epochs: int
@@ -64,6 +76,7 @@ def train(
     validate: Callable[[], Score],
     folder: Path,
     reporter: Reporter,
+    keep: Keep | None = None,
 ) -> TrainingResult:
     """Train a network, or go on with the training whose checkpoint is in `folder`.
 
@@ -76,6 +89,7 @@ def train(
         validate: Scores the network as it stands, in physical units, the same on every process.
         folder: Where `last.pt`, the best weights and `metrics.jsonl` are kept.
         reporter: Shows the progress.
+        keep: Ends the training and says which weights are kept, in the place of any validation.
 
     Raises:
         TrainingError: A loss or gradient is not finite. The last checkpoint and the best weights stay.
@@ -87,6 +101,7 @@ def train(
     state = load_checkpoint(folder, engine, per_epoch) if resumed else TrainingState()
     log = MetricsLog(folder / "metrics.jsonl", keep_epochs=state.epoch) if comm.main else None
     steps = settings.epochs * per_epoch
+    epochs = keep.epoch if keep else settings.epochs
     clock = time.monotonic()
 
     def save() -> None:
@@ -110,9 +125,9 @@ def train(
 
     if resumed:
         reporter.say(f"resuming after epoch {state.epoch}, step {state.step} of {per_epoch}")
-    with reporter.step("training", steps) as bar, _stop_requests(comm) as stop:
+    with reporter.step("training", epochs * per_epoch) as bar, _stop_requests(comm) as stop:
         bar.advance(state.epoch * per_epoch + state.step)
-        while state.epoch < settings.epochs and not state.stopped:
+        while state.epoch < epochs and not state.stopped:
             started = time.monotonic()
             engine.network.train()
             batches = source.epoch(state.epoch, seed)
@@ -130,9 +145,7 @@ def train(
                 for name, value in numbers.items():
                     state.sums[name] = state.sums.get(name, 0.0) + value
                 state.step += 1
-                bar.advance(
-                    1, note=f"epoch {state.epoch + 1}/{settings.epochs} loss {numbers['loss']:.4f}{_best(state)}"
-                )
+                bar.advance(1, note=f"epoch {state.epoch + 1}/{epochs} loss {numbers['loss']:.4f}{_best(state)}")
                 # Signals and clocks differ between processes; what to do must not.
                 stopping = comm.any(stop.is_set())
                 if stopping or comm.any(time.monotonic() - clock > 60 * settings.checkpoint_minutes):
@@ -145,7 +158,7 @@ def train(
             line |= _epoch_means(state.sums, per_epoch)
             state.epoch, state.step, state.sums = state.epoch + 1, 0, {}
             average.after_epoch(state.epoch)
-            if state.epoch % settings.validate_every == 0 or state.epoch == settings.epochs:
+            if keep is None and (state.epoch % settings.validate_every == 0 or state.epoch == epochs):
                 line["validation"], better = judge(score(), averaged=False)
                 if average.ready:
                     with average.in_place():
@@ -160,6 +173,13 @@ def train(
                 drop_older_best(folder, state.best_epoch)
             if comm.any(stop.is_set()):
                 raise Interrupted
+    if keep:
+        averaged = keep.averaged and average.ready
+        with average.in_place() if averaged else nullcontext():
+            save_best(folder, keep.epoch, engine.network, comm)
+        comm.barrier()
+        load_best(folder, keep.epoch, engine.network)
+        return TrainingResult(keep.epoch, averaged, state.epoch, state.seconds)
     if state.best_epoch == 0:
         raise TrainingError(
             "no validation score was a finite number",
@@ -168,7 +188,7 @@ def train(
         )
     comm.barrier()
     load_best(folder, state.best_epoch, engine.network)
-    return TrainingResult(state.best_score, state.best_epoch, state.best_average, state.epoch, state.seconds)
+    return TrainingResult(state.best_epoch, state.best_average, state.epoch, state.seconds)
 
 
 def _epoch_means(sums: dict[str, float], steps: int) -> dict[str, float | None]:

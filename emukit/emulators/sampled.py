@@ -1,0 +1,230 @@
+"""Realisations: the forced response of an emulator, with weather like a climate model's own.
+
+Invariant: a realisation is a function of seed, number and forcings: a month of it is the same whichever months are
+asked for. The mean over realisations is what the base says; pr is never negative.
+
+A squared error is smallest for the mean of all runs, which no run looks like. A realisation looks like a run, and its
+squared errors are those of a run: the honest answer to "what could happen", and not the closest guess of any one month.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit.data.archive import Archive, Domain, Scenario
+from emukit.data.split import Split
+from emukit.emulators.base import Emulator
+from emukit.emulators.modes import Modes
+from emukit.emulators.residuals import Residuals, training_residuals, usual_rain
+from emukit.emulators.wrapper import Fold, Wrapper
+from emukit.errors import ProtocolError, RecipeError
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """Weather as it was: whole years of whole fields of training runs, so that what belongs together stays together.
+
+    Attributes:
+        residuals: Where blocks are drawn from; a block may begin in any year.
+        years: Length of a block.
+        similar: Share of all blocks that are drawn from, those of the most similar warmth.
+        seed: Of the draws.
+    """
+
+    residuals: Residuals
+    years: int
+    similar: float
+    seed: int
+
+    def sample(
+        self, scenario: Scenario, number: int, start: int, stop: int, warmth: Callable[[int, int], float]
+    ) -> NDArray[np.float32]:
+        """(T, V, Y, X) residuals of months [start, stop) of a realisation.
+
+        Blocks lie one before the other from the scenario's end, so that a month has its place in its block whichever
+        months are asked for.
+
+        Args:
+            scenario: Whose months they are.
+            number: Of the realisation.
+            start: First month.
+            stop: Month after the last.
+            warmth: Global mean temperature of the months [first, last) of the forced response, K.
+        """
+        end, length = len(scenario), 12 * self.years
+        out = np.empty((stop - start, *self.residuals.values.shape[1:]), np.float32)
+        for block in range((end - stop) // length, (end - start - 1) // length + 1):
+            first = end - (block + 1) * length
+            row = self._draw(scenario, number, block, warmth)
+            low, high = max(first, start), min(first + length, stop)
+            out[low - start : high - start] = self.residuals.values[row + low - first : row + high - first]
+        return out
+
+    def _draw(self, scenario: Scenario, number: int, block: int, warmth: Callable[[int, int], float]) -> int:
+        """The row of the residuals with which a block begins."""
+        length = 12 * self.years
+        first = len(scenario) - (block + 1) * length
+        rows = self.residuals.starts((int(scenario.calendar_month[0]) + first) % 12, length)
+        if self.similar < 1:
+            # Whole years, or a season would pass for a climate; of the first block there may be less than one.
+            begin = max(first, 0)
+            wanted = warmth(begin, begin + 12 * max((first + length - begin) // 12, 1))
+            sums = np.cumsum([0.0, *self.residuals.warmth])
+            of_block = (sums[rows + length] - sums[rows]) / length
+            nearest = np.argsort(np.abs(of_block - wanted), kind="stable")
+            rows = rows[nearest[: max(1, round(self.similar * len(rows)))]]
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(number, block)))
+        return int(rows[rng.integers(len(rows))])
+
+
+class Sampled(Wrapper):
+    """Its base, which should say the mean over runs, with sampled weather.
+
+    Attributes:
+        weather: Draws residuals.
+        rain: (12, Y, X) mean pr of the training months by calendar month.
+        number: Which realisation it gives.
+    """
+
+    kind = "sampled"
+    seeded: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        domain: Domain,
+        bases: Sequence[Emulator],
+        weather: Blocks | Modes,
+        rain: NDArray[np.float32],
+        number: int = 0,
+    ) -> None:
+        """Use `fit`."""
+        super().__init__(domain, bases)
+        self.weather = weather
+        self.rain = rain
+        self.number = number
+
+    def member(self, number: int) -> Sampled:
+        """The same emulator giving another realisation; numbers from 0."""
+        return Sampled(self.domain, self.bases, self.weather, self.rain, number)
+
+    def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
+        """(T, V, Y, X) of one realisation; pr at least zero."""
+        out = self.bases[0].predict_fields(scenario, start, stop)
+        if isinstance(self.weather, Modes):
+            residual = self.weather.sample(scenario, self.number, start, stop)
+        else:
+            residual = self.weather.sample(scenario, self.number, start, stop, self._warmth_of(scenario))
+        for v, name in enumerate(self.variables):
+            if name == "pr":
+                out[:, v] *= 1 + (residual[:, v] - 1) * self._share(out[:, v], scenario.calendar_month[start:stop])
+            else:
+                out[:, v] += residual[:, v]
+        return out
+
+    def _share(self, rain: NDArray[np.float32], month: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(T, Y, X) how much of the relative deviations of training runs a month has.
+
+        All, where it is no wetter than in training; where it is, the deviations in mm/day grow with the square root of
+        the mean alone, as with more of the same storms. In training scenarios left out, one after the other, that was
+        closer to the members than deviations in proportion, or in mm/day, everywhere.
+        """
+        wetter = rain > self.rain[month]
+        return np.where(wetter, np.sqrt(self.rain[month] / np.where(wetter, rain, 1.0)), np.float32(1.0))
+
+    def _warmth_of(self, scenario: Scenario) -> Callable[[int, int], float]:
+        v = self.variables.index("tas")
+
+        def warmth(first: int, last: int) -> float:
+            # Where the base cannot go so far back, or the scenario ends before, the nearest months it can say.
+            last = min(max(last, self.first_month + 12), len(scenario))
+            fields = self.bases[0].predict_fields(scenario, max(first, self.first_month), last)
+            return float(self.grid.mean(fields[:, v]).mean())
+
+        return warmth
+
+    def own_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """How weather is drawn; residuals, or patterns."""
+        own: dict[str, Any] = {"number": self.number, "seed": self.weather.seed}
+        if isinstance(self.weather, Modes):
+            return own | {"weather": "eof"}, {"rain": self.rain, **self.weather.arrays()}
+        own |= {"weather": "blocks", "years": self.weather.years, "similar": self.weather.similar}
+        return own, {"rain": self.rain, **self.weather.residuals.arrays()}
+
+    @classmethod
+    def from_own_state(
+        cls, domain: Domain, bases: Sequence[Emulator], meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+    ) -> Self:
+        """The inverse of `own_state`."""
+        seed = int(meta["seed"])
+        weather: Blocks | Modes
+        if meta["weather"] == "eof":
+            weather = Modes.from_arrays(arrays, seed)
+        else:
+            weather = Blocks(Residuals.from_arrays(arrays), int(meta["years"]), float(meta["similar"]), seed)
+        return cls(domain, bases, weather, arrays["rain"], int(meta["number"]))
+
+    @classmethod
+    def fit(
+        cls,
+        archive: Archive,
+        split: Split,
+        bases: Sequence[Emulator],
+        folds: Sequence[Fold],
+        *,
+        seed: int = 0,
+        weather: Literal["blocks", "eof"] = "blocks",
+        smooth: int = 21,
+        years: int = 5,
+        similar: float = 0.3,
+        modes: int = 300,
+    ) -> Self:
+        """Learn the weather of the training runs.
+
+        Args:
+            archive: The data.
+            split: Its training spans are used.
+            bases: What is given weather.
+            folds: None.
+            seed: Of realisations: that of the run.
+            weather: From blocks of years of training runs, or made anew from their patterns.
+            smooth: Years over which the mean of the members is smoothed to tell a training run's forced response
+                from its weather; 1: not at all.
+            years: Length of a block (``blocks``).
+            similar: Share of all blocks that are drawn from, those of the most similar global temperature (``blocks``).
+            modes: Patterns, at most (``eof``).
+
+        Raises:
+            RecipeError: A value outside its range.
+            ProtocolError: The training months do not tell weather from forced change, or hold no block.
+        """
+        _check_options(smooth, years, similar, modes, archive)
+        residuals = training_residuals(archive, split.train, smooth)
+        rain = usual_rain(archive, split.train)
+        if weather == "eof":
+            made = Modes.fit(residuals, archive.grid, archive.variables, modes=modes, seed=seed)
+            return cls(archive.domain, bases, made, rain)
+        longest = max(rows.stop - rows.start for rows in residuals.runs)
+        # A block begins in the calendar month in which a scenario's last ends: up to eleven months into a run.
+        if longest < 12 * years + 11:
+            raise ProtocolError(
+                f"the training months hold no block of {years} years from any calendar month",
+                found=f"runs of {longest} months at most",
+                expected=f"at least {12 * years + 11}",
+                hint=f"--set model.years={max((longest - 11) // 12, 1)}",
+            )
+        return cls(archive.domain, bases, Blocks(residuals, years, similar, seed), rain)
+
+
+def _check_options(smooth: int, years: int, similar: float, modes: int, archive: Archive) -> None:
+    for name, value in (("smooth", smooth), ("years", years), ("modes", modes)):
+        if value < 1:
+            raise RecipeError(f"model.{name} is out of range", found=str(value), expected="1 or more")
+    if not 0 < similar <= 1:
+        raise RecipeError("model.similar is out of range", found=str(similar), expected="a share above 0, up to 1")
+    if similar < 1 and "tas" not in archive.variables:
+        raise RecipeError("model.similar needs tas, by which blocks are compared", hint="--set model.similar=1.0")

@@ -1,0 +1,193 @@
+"""How much one run of the climate model departs from the forced response: internal variability, from training months.
+
+Invariant: training spans alone are looked at. Where a scenario has several members, variability is how they differ
+from each other, so no emulator's mistake is taken for it. Where none has, it is what the base leaves of the one member
+there is, and that holds the base's mistakes too: `Variability.from_members` says which of the two it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit.data.archive import Archive
+from emukit.data.grid import Grid
+from emukit.data.split import Span
+from emukit.emulators.base import Emulator
+from emukit.emulators.growth import Decade, believed_slope, change, level_at_middle, warmth_range
+from emukit.errors import ProtocolError
+
+Array = NDArray[np.float64]
+
+# Variability is taken as constant over ten years: long enough for ten values of each calendar month, short enough for
+# the warmest scenario to warm by about half a degree.
+STEP = 120
+
+
+@dataclass(frozen=True, eq=False)
+class Variability:
+    """Variances of a single run about the forced response, in squared units of each variable.
+
+    Attributes:
+        level: (12, V, Y, X) variance of a month by calendar month, where the global mean is `warmth[0]`.
+        slope: (12, V, Y, X) change of its logarithm per K of the global mean of tas, as far as it is believed.
+        warmth: (3,) the global mean of tas at which `level` holds, and the lowest and highest at which `slope` does.
+        time_mean: (V, Y, X) variance of the mean over a period.
+        time_std: (V, Y, X) variance of the standard deviation over a period, from run to run.
+        forced: (V, Y, X) share of the base's variance over ten years that is forced: about one for a base that predicts
+            the mean over members, less for one that was taught to vary as a single run does.
+        from_members: Whether members were compared with each other; if not, one member with the base.
+    """
+
+    level: Array
+    slope: Array
+    warmth: Array
+    time_mean: Array
+    time_std: Array
+    forced: Array
+    from_members: bool
+
+    def by_month(self, warmth: float) -> Array:
+        """(12, V, Y, X) variance of a month by calendar month, at a global mean of tas in K."""
+        at, low, high = self.warmth
+        return np.asarray(self.level * change(self.slope, min(max(warmth, low), high) - at), np.float64)
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """All of it by name, as float32 but for the three temperatures."""
+        fields = {n: getattr(self, n).astype(np.float32) for n in _FIELDS}
+        return {**fields, "warmth": self.warmth, "from_members": np.array([self.from_members], np.uint8)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Self:
+        """The inverse of `arrays`."""
+        fields = {n: np.asarray(arrays[n], np.float64) for n in _FIELDS}
+        return cls(**fields, warmth=np.asarray(arrays["warmth"], np.float64), from_members=bool(arrays["from_members"]))
+
+
+_FIELDS = ("level", "slope", "time_mean", "time_std", "forced")
+
+
+def whole_blocks(start: int, stop: int, months: int) -> list[tuple[int, int]]:
+    """Blocks [a, b) of exactly `months` months within [start, stop), counted from its end."""
+    return [(b - months, b) for b in range(stop, start + months - 1, -months)][::-1]
+
+
+def blocks(start: int, stop: int, months: int) -> list[tuple[int, int]]:
+    """All of [start, stop) in blocks counted from its end; a rest of less than half a block joins the first one."""
+    whole = whole_blocks(start, stop, months)
+    first = whole[0][0] if whole else stop
+    if first == start:
+        return whole
+    if whole and first - start < months / 2:
+        return [(start, whole[0][1]), *whole[1:]]
+    return [(start, first), *whole]
+
+
+def warmth_of(fields: NDArray[np.floating], grid: Grid, variables: Sequence[str]) -> float:
+    """The mean of tas over months and the globe, in K, of (T, V, Y, X) fields; zero where tas is not predicted."""
+    if "tas" not in variables:
+        return 0.0
+    return float(grid.mean(fields[:, list(variables).index("tas")].mean(0, dtype=np.float64)))
+
+
+def estimate_variability(archive: Archive, spans: Sequence[Span], base: Emulator, period: int) -> Variability:
+    """Estimate internal variability.
+
+    Variances of months are means over all members, years and scenarios. Their change with warming is the regression of
+    the logarithm of a decade's variance on the decade's global mean tas, as the base predicts it; neighbouring calendar
+    months share one slope. Of the slopes of a variable that share is kept, down to none, with which training scenarios
+    left out in turn are foretold best by the others. With one scenario none is.
+
+    Variances of means and of standard deviations over a period are those of the very means and standard deviations of
+    the members, period by period, so that a decade of persistent warmth counts as what it is. Where no span is that
+    long, the longest one stands in, and the variance falls with the length.
+
+    Args:
+        archive: The data.
+        spans: Training spans. Those of several members are used; if there are none, all of them.
+        base: Predicts the forced response.
+        period: Months of a period.
+
+    Raises:
+        ProtocolError: No training month can be predicted by the base.
+    """
+    spans = [replace(s, start=max(s.start, base.first_month)) for s in spans if s.stop > base.first_month]
+    several = [s for s in spans if len(s.members) > 1]
+    spans = several or spans
+    if not spans:
+        raise ProtocolError(
+            "there is no training month to estimate variability from",
+            expected=f"some from month {base.first_month} of a scenario on, the first that the base predicts",
+            hint="a protocol with more training months",
+        )
+    decades = [_decade(archive, s, base) for span in spans for s in _cut(span, STEP)]
+    slope = believed_slope(decades, archive.grid)
+    time_mean, time_std = _over_periods(archive, spans, base, period)
+    said = sum(d.said * len(d) for d in decades)
+    forced = sum(d.forced * len(d) for d in decades)
+    return Variability(
+        level_at_middle(decades, slope),
+        slope,
+        warmth_range(decades),
+        time_mean,
+        time_std,
+        np.clip(np.divide(forced, said, out=np.ones_like(said), where=said > 0), 0.0, 2.0),
+        bool(several),
+    )
+
+
+def _cut(span: Span, months: int) -> list[Span]:
+    return [replace(span, start=a, stop=b) for a, b in blocks(span.start, span.stop, months)]
+
+
+def _departures(archive: Archive, span: Span, base: Emulator) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
+    """(M, T, V, Y, X) members, their departures, and what makes the mean square of those a variance without bias."""
+    scenario = archive[span.scenario]
+    runs = np.stack([scenario.truth(m, span.start, span.stop) for m in span.members])
+    count = len(span.members)
+    if count > 1:
+        return runs, runs - runs.mean(0), count / (count - 1)
+    return runs, runs - base.predict_fields(scenario, span.start, span.stop), 1.0
+
+
+def _decade(archive: Archive, span: Span, base: Emulator) -> Decade:
+    runs, apart, gain = _departures(archive, span, base)
+    scenario = archive[span.scenario]
+    month = scenario.calendar_month[span.start : span.stop]
+    square = gain * np.mean(apart.astype(np.float64) ** 2, 0)
+    variance = np.zeros((12, *square.shape[1:]))
+    for m in np.unique(month):
+        variance[m] = square[month == m].mean(0)
+    said = base.predict_fields(scenario, span.start, span.stop)
+    whole = runs.var(1, dtype=np.float64).mean(0)
+    return Decade(
+        span.scenario,
+        warmth_of(said, archive.grid, archive.variables),
+        variance,
+        np.asarray(np.bincount(month, minlength=12) * max(1, len(span.members) - 1), np.float64),
+        said.var(0, dtype=np.float64),
+        whole - gain * apart.var(1, dtype=np.float64).mean(0),
+    )
+
+
+def _over_periods(archive: Archive, spans: Sequence[Span], base: Emulator, period: int) -> tuple[Array, Array]:
+    """(V, Y, X) variances, from run to run, of the mean and of the standard deviation over a period."""
+    length = min(period, max(len(s) for s in spans))
+    means, spreads = [], []
+    for span in spans:
+        for a, b in whole_blocks(span.start, span.stop, length):
+            part = replace(span, start=a, stop=b)
+            runs, apart, gain = _departures(archive, part, base)
+            std = runs.std(1, dtype=np.float64)
+            if len(span.members) > 1:
+                centre = std.mean(0)
+            else:
+                said = base.predict_fields(archive[span.scenario], a, b)
+                centre = np.sqrt(said.var(0, dtype=np.float64) + apart.var((0, 1), dtype=np.float64))
+            means.append(gain * np.mean(apart.mean(1, dtype=np.float64) ** 2, 0))
+            spreads.append(gain * np.mean((std - centre) ** 2, 0))
+    return np.mean(means, 0) * length / period, np.mean(spreads, 0) * length / period

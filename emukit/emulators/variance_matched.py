@@ -1,0 +1,148 @@
+"""A prediction that varies as much as a single run of the climate model does.
+
+Invariant: the mean of every block of months is the base's, pr is never negative, and the standard deviation over a
+period is the one expected of a real run. The blocks are counted from a scenario's end, never from the months asked for.
+
+A network or regression that minimises squared error predicts the mean over all members that could be: right on
+average, and far too calm. A metric that compares standard deviations punishes that, and this repairs it in the
+cheapest way: of all fields with a given mean and standard deviation, the base stretched about its mean is nearest to
+the base. It is the best there is for the competition. What it is not: weather. Its extra variance has the shape of the
+forced response, mostly of the seasonal cycle, so that no month of it is a month that could occur: wet seasons are too
+wet and dry seasons too dry, every year alike. Who needs months that could occur takes samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit.data.archive import Archive, Domain, Scenario
+from emukit.data.split import Split
+from emukit.emulators.base import Emulator
+from emukit.emulators.rescale import stretch, stretch_above_zero
+from emukit.emulators.variability import Variability, blocks, estimate_variability, warmth_of
+from emukit.emulators.wrapper import Fold, Wrapper
+from emukit.errors import RecipeError
+
+Array = NDArray[np.float64]
+
+
+class VarianceMatched(Wrapper):
+    """Its base, each cell's anomaly scaled so that its standard deviation is a real run's.
+
+    Attributes:
+        variability: What a run adds to the forced response.
+        period: Months over which the standard deviation is a real run's.
+        block: Months over which the mean is kept.
+    """
+
+    kind = "variance-matched"
+    most_bases: ClassVar[int | None] = 1
+
+    def __init__(
+        self, domain: Domain, bases: Sequence[Emulator], variability: Variability, period: int, block: int
+    ) -> None:
+        """Use `fit`."""
+        super().__init__(domain, bases)
+        self.variability, self.period, self.block = variability, period, block
+
+    @classmethod
+    def fit(
+        cls,
+        archive: Archive,
+        split: Split,
+        bases: Sequence[Emulator],
+        folds: Sequence[Fold],
+        *,
+        period: int = 360,
+        block: int = 120,
+        warming: bool = True,
+    ) -> Self:
+        """Estimate internal variability from the training spans.
+
+        Args:
+            archive: The data.
+            split: Its training spans are used.
+            bases: One.
+            folds: None.
+            period: Months over which the standard deviation is to be a real run's: as many as will be scored.
+            block: Months over which the mean is kept. Shorter than the period, so that a trend over it is not stretched
+                with the seasons.
+            warming: Whether variability may change with the global mean of tas, where the data support it.
+
+        Raises:
+            RecipeError: A block of less than a year, or longer than the period.
+            ProtocolError: There is no training month that the base can predict.
+        """
+        if not 12 <= block <= period:
+            raise RecipeError(
+                "model.block is out of range", found=f"{block} months", expected=f"12 to model.period, {period}"
+            )
+        found = estimate_variability(archive, split.train, bases[0], period)
+        if not warming:
+            found = replace(found, slope=np.zeros_like(found.slope))
+        return cls(archive.domain, bases, found, period, block)
+
+    def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
+        """(T, V, Y, X); pr at least zero."""
+        out = np.empty((stop - start, len(self.variables), *self.grid.shape), np.float32)
+        # A month before the base's first goes to the base, which says what is wrong with it.
+        for a, b in blocks(min(start, self.first_month), len(scenario), self.block):
+            if a < stop and start < b:
+                # A block is always predicted whole: its mean and variance must not depend on the months asked for.
+                first, last = max(a, start), min(b, stop)
+                out[first - start : last - start] = self._matched(scenario, a, b)[first - a : last - a]
+        return out
+
+    def _matched(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
+        """(T, V, Y, X): the months of one block."""
+        field = self.bases[0].predict_fields(scenario, start, stop)
+        by_month = self.variability.by_month(warmth_of(field, self.grid, self.variables))
+        count = np.bincount(scenario.calendar_month[start:stop], minlength=12)
+        internal = np.einsum("m,mvyx->vyx", count / count.sum(), by_month)
+        std = self.aim(field.std(0, dtype=np.float64), internal)
+        out = np.empty_like(field)
+        for i, variable in enumerate(self.variables):
+            out[:, i] = (stretch_above_zero if variable == "pr" else stretch)(field[:, i], std[i])
+        return out
+
+    def aim(self, said: Array, internal: Array) -> Array:
+        """The standard deviation that a block is given.
+
+        It is that expected of a real run: with the variance of the forced part about the block's mean, plus that of
+        single months, less that of the mean over the period, about which a run's standard deviation is taken. As a
+        standard deviation differs from run to run, its mean is below the root of the mean variance: E[s]^2 = E[s^2] -
+        Var[s].
+
+        Args:
+            said: (V, Y, X) standard deviation of the base over the block.
+            internal: (V, Y, X) variance of single months about the forced response.
+        """
+        known = self.variability
+        variance = known.forced * said**2 + internal - known.time_mean - known.time_std
+        return np.sqrt(np.maximum(variance, 0.0))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Whether variability had to be estimated from one member."""
+        if self.variability.from_members:
+            return ()
+        return (
+            "no training scenario has more than one member: variability is what the base leaves of it, "
+            "mistakes of the base included",
+        )
+
+    def own_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Lengths; variances."""
+        return {"period": self.period, "block": self.block}, self.variability.arrays()
+
+    @classmethod
+    def from_own_state(
+        cls, domain: Domain, bases: Sequence[Emulator], meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+    ) -> Self:
+        """The inverse of `own_state`."""
+        return cls(domain, bases, Variability.from_arrays(arrays), meta["period"], meta["block"])

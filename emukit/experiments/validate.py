@@ -1,0 +1,289 @@
+"""A recipe under several protocols and seeds: what it scores where, and how far seeds are apart.
+
+Invariant: every number is that of a run folder, trained under the protocol it is shown for, on months that the protocol
+lets be scored; what could not be scored is named, with the reason.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from emukit.data.archive import Archive
+from emukit.data.split import LOSO, Split, is_hidden, make_split
+from emukit.errors import ProtocolError, RecipeError, RunError
+from emukit.experiments.evaluate import estimated_limit, evaluate, mean_score, other_runs, scored_spans
+from emukit.experiments.recipe import Recipe, is_random, seeds_within
+from emukit.experiments.run import Opening, Run, finished_run, save_evaluation, train_run
+from emukit.experiments.table import numbers_of
+from emukit.files import write_text
+from emukit.metrics import Parts, Score
+from emukit.parallel.comm import Comm
+from emukit.progress import Reporter
+from emukit.report.validation import Block
+
+ALL = LOSO + "all"
+REPORT_FILE = "validation.json"
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A recipe on one set of one protocol.
+
+    Attributes:
+        protocol: Under which it was trained; ``loso:all`` for the mean over scenarios left out.
+        name: ``validation``, which may have chosen among epochs, or ``test``, which chose nothing.
+        months: What was scored, for people.
+        scores: By seed.
+        floor: Mean over the other runs of the climate model, where there are any.
+        limit: Of a perfect emulator, where it can be estimated.
+    """
+
+    protocol: str
+    name: str
+    months: tuple[str, ...]
+    scores: Mapping[int, Score]
+    floor: Score | None
+    limit: Score | None
+
+    def lines(self) -> dict[str, dict[str, float]]:
+        """Score and six numbers of the mean over seeds, of their sample standard deviation, of floor and limit."""
+        each = [_numbers(s) for s in self.scores.values()]
+        several = len(each) > 1
+        lines = {f"seed {seed}": _numbers(s) for seed, s in self.scores.items()} if several else {}
+        mean = {k: fmean(e[k] for e in each) for k in each[0]}
+        lines[f"mean of {len(each)} seeds" if several else "one run"] = mean
+        if several:
+            lines["standard deviation over seeds"] = {k: stdev(e[k] for e in each) for k in mean}
+        for name, score in (("floor: another run", self.floor), ("estimated limit", self.limit)):
+            if score:
+                lines[name] = _numbers(score)
+        return lines
+
+
+@dataclass(frozen=True)
+class Validation:
+    """All that `validate` found.
+
+    Attributes:
+        model: Name of the recipe.
+        recipe: Its digest.
+        data: Digest of the data.
+        seeds: One run each; a single one where a seed decides nothing.
+        scored: One for every set that could be scored.
+        not_scored: Protocol to the reason why its test months cannot be scored.
+        runs: Their folders.
+    """
+
+    model: str
+    recipe: str
+    data: str
+    seeds: tuple[int, ...]
+    scored: tuple[Scored, ...]
+    not_scored: Mapping[str, str]
+    runs: tuple[str, ...]
+
+    def blocks(self) -> list[Block]:
+        """What is to be printed."""
+        return [Block(f"{self.model}, {s.protocol} {s.name}: {'; '.join(s.months)}", s.lines()) for s in self.scored]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        scored = [
+            {"protocol": s.protocol, "set": s.name, "months": list(s.months), "lines": s.lines()} for s in self.scored
+        ]
+        return {
+            "model": self.model,
+            "recipe": self.recipe,
+            "data": self.data,
+            "seeds": list(self.seeds),
+            "scored": scored,
+            "not_scored": dict(self.not_scored),
+            "runs": list(self.runs),
+        }
+
+
+def named_protocols(archive: Archive, words: str | None) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+    """The protocols of a comma-separated list, ``loso:all`` being every scenario that can be left out and scored.
+
+    Args:
+        archive: The data.
+        words: Such as ``k360,loso:all``; None: the card's default, and all scenarios left out.
+
+    Returns:
+        Protocol to the sets of it that can be scored; and, for what is left out, protocol to the reason.
+
+    Raises:
+        ProtocolError: A protocol cannot be cut from this archive, or no scenario can be left out and scored.
+    """
+    sets: dict[str, tuple[str, ...]] = {}
+    reasons: dict[str, str] = {}
+    for name in (w.strip() for w in (words or f"{archive.default_protocol},{ALL}").split(",")):
+        if name != ALL:
+            why = _unscored_test(archive, make_split(archive, name))
+            sets[name] = ("validation",) if why else ("validation", "test")
+            reasons |= {name: why} if why else {}
+            continue
+        every = {LOSO + s: _left_out_unscored(archive, s) for s in archive}
+        if all(every.values()):
+            raise ProtocolError(
+                f"{ALL} has no scenario whose last months can be scored",
+                found="; ".join(f"{p}: {why}" for p, why in every.items()),
+                hint="name other protocols with --protocols, or a store with visible targets",
+            )
+        sets |= {protocol: ("validation", "test") for protocol, why in every.items() if not why}
+        reasons |= {protocol: why for protocol, why in every.items() if why}
+    return sets, reasons
+
+
+def chosen_seeds(recipe: Recipe, number: int) -> tuple[int, ...]:
+    """Seeds of runs that share no network; a single one where the seed of a run decides nothing.
+
+    Copies of a base count up from the seed of the run, so the seeds of runs are as far apart as a run reaches.
+
+    Raises:
+        RecipeError: No run is asked for.
+    """
+    if number < 1:
+        raise RecipeError("--seeds is the number of runs under each protocol", found=str(number), expected="1 or more")
+    reach = seeds_within(recipe)
+    return tuple(range(0, number * reach, reach)) if is_random(recipe) else (0,)
+
+
+def validate(
+    archive: Archive,
+    recipe: Recipe,
+    model: str,
+    out: Path,
+    *,
+    protocols: str | None = None,
+    seeds: int = 3,
+    opening: Opening | None = None,
+    comm: Comm | None = None,
+    command: str | None = None,
+    reporter: Reporter,
+) -> Validation:
+    """Train a recipe under every protocol with every seed, and score each run where its protocol lets it be scored.
+
+    What is in `out` from before is kept: a finished run of the same configuration is read, an interrupted one goes on.
+
+    Args:
+        archive: The data.
+        recipe: What to train.
+        model: Its name, with which folders begin.
+        out: Folder of the run folders, and of `validation.json`.
+        protocols: As for `named_protocols`.
+        seeds: Runs under each protocol, of a recipe with anything random in it.
+        opening: How the archive was opened, kept in the runs.
+        comm: This process, which computes alone.
+        command: What trains the recipe, but for protocol and seed, for the records of the runs.
+        reporter: Shows progress.
+
+    Raises:
+        ProtocolError: A protocol cannot be cut from this archive.
+        RecipeError: No run is asked for.
+        RunError: A folder holds a run of another configuration.
+        TrainingError: A loss is not finite.
+    """
+    sets, not_scored = named_protocols(archive, protocols)
+    numbers = chosen_seeds(recipe, seeds)
+    for protocol, why in not_scored.items():
+        reporter.say(f"note: {protocol}: {'left out' if protocol not in sets else 'validation only'}, {why}")
+    if len(numbers) < seeds:
+        reporter.say(
+            f"note: no seed of a run decides anything in {model}: one run is enough, {seeds} would be the same"
+        )
+    scored: list[Scored] = []
+    runs: list[str] = []
+    for protocol, names in sets.items():
+        found: dict[str, dict[int, Score]] = {name: {} for name in names}
+        for seed in numbers:
+            folder = out / f"{model}-{protocol.replace(':', '-')}-s{seed}"
+            reporter.say(f"run {len(runs) + 1} of {len(sets) * len(numbers)}: {folder}")
+            run = finished_run(archive, recipe, folder, protocol=protocol, seed=seed)
+            if run is None:
+                run, _ = train_run(
+                    archive,
+                    recipe,
+                    folder,
+                    protocol=protocol,
+                    seed=seed,
+                    resume=True,
+                    opening=opening,
+                    comm=comm,
+                    command=f"{command} --protocol {protocol} --seed {seed}" if command else None,
+                    reporter=reporter,
+                )
+            runs.append(str(folder))
+            for name in names:
+                found[name][seed] = _score_of(run, archive, name)
+        scored += [_with_lines(archive, protocol, name, found[name]) for name in names]
+    left_out = [s for s in scored if s.protocol.startswith(LOSO) and s.name == "test"]
+    if len(left_out) > 1:
+        scored.append(_mean(left_out))
+    result = Validation(model, recipe.digest, archive.digest, numbers, tuple(scored), not_scored, tuple(runs))
+    write_text(out / REPORT_FILE, json.dumps(result.as_dict(), indent=1))
+    return result
+
+
+def _left_out_unscored(archive: Archive, scenario: str) -> str:
+    """Why leaving a scenario out gives no score; empty where it does."""
+    try:
+        split = make_split(archive, LOSO + scenario)
+    except ProtocolError as e:
+        return e.what
+    return _unscored_test(archive, split)
+
+
+def _unscored_test(archive: Archive, split: Split) -> str:
+    """Why the test months of a split give no score; empty where they do."""
+    for span in split.scored["test"]:
+        if is_hidden(archive, span):
+            return f"the targets of {span.text(archive)} are hidden in this store"
+        if span.members[0] not in archive[span.scenario].members:
+            return f"member {span.members[0]} of {span.scenario} is not in this store"
+    return ""
+
+
+def _score_of(run: Run, archive: Archive, name: str) -> Score:
+    """The score that the run keeps for a set; reckoned, and kept, where there is none yet."""
+    if not (run.folder / "scores" / f"{name}.json").exists():
+        save_evaluation(run.folder, evaluate(run.emulator(archive), archive, run.split(archive), name))
+    evaluation = run.evaluation(name)
+    try:
+        return Score({v: Parts(**evaluation[v]) for v in archive.variables}, int(evaluation["months"]))
+    except (KeyError, TypeError, ValueError) as e:
+        raise RunError(
+            f"the {name} score of {run.folder} is damaged",
+            found=repr(e),
+            hint=f"emukit evaluate {run.folder} --split {name}",
+        ) from e
+
+
+def _with_lines(archive: Archive, protocol: str, name: str, scores: Mapping[int, Score]) -> Scored:
+    spans = scored_spans(archive, make_split(archive, protocol), name)
+    runs = list(other_runs(archive, spans).values())
+    months = tuple(s.text(archive) for s in spans)
+    return Scored(protocol, name, months, scores, mean_score(runs) if runs else None, estimated_limit(archive, spans))
+
+
+def _mean(parts: Sequence[Scored]) -> Scored:
+    """The mean over scenarios left out, seed by seed; of floor and limit where every scenario has one."""
+    scores = {seed: mean_score([p.scores[seed] for p in parts]) for seed in parts[0].scores}
+    floors, limits = [p.floor for p in parts if p.floor], [p.limit for p in parts if p.limit]
+    return Scored(
+        ALL,
+        "test",
+        tuple(m for p in parts for m in p.months),
+        scores,
+        mean_score(floors) if len(floors) == len(parts) else None,
+        mean_score(limits) if len(limits) == len(parts) else None,
+    )
+
+
+def _numbers(score: Score) -> dict[str, float]:
+    return {"score": score.value, **numbers_of(score.as_dict())}

@@ -1,0 +1,142 @@
+"""What weather looks like, in numbers: to tell sampled fields from a climate model's.
+
+Invariant: every number is a function of one run's fields alone, so that runs are compared with runs by the same rule;
+real runs among each other are the yardstick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit.data.grid import Grid
+
+Array = NDArray[np.float64]
+
+EARTH_RADIUS_KM = 6371.0
+
+# Width of the classes of distance, about the size of a cell, and how far from each cell correlations are looked at.
+CLASS_KM = 400.0
+FARTHEST_KM = 6000.0
+
+
+@dataclass(frozen=True, eq=False)
+class Weather:
+    """How one run varies about its own climate.
+
+    Attributes:
+        std: (V, Y, X) standard deviation of anomalies, in the variable's unit.
+        seasonal_std: (12, V) root area mean of their variance by calendar month.
+        memory: (V, Y, X) correlation with the month before.
+        together: (Y, X) correlation of the first variable with the second.
+        length_km: (V,) distance at which the correlation with a cell's surroundings falls to 1/e.
+    """
+
+    std: Array
+    seasonal_std: Array
+    memory: Array
+    together: Array
+    length_km: Array
+
+    @classmethod
+    def of(cls, fields: NDArray[np.floating], month: NDArray[np.int64], grid: Grid) -> Weather:
+        """Describe consecutive months of one run.
+
+        Args:
+            fields: (T, V, Y, X) in physical units, V at least two, T at least three years.
+            month: (T,) calendar month, January 0.
+            grid: Where.
+        """
+        anomaly = anomalies(fields, month)
+        variance = (anomaly**2).mean(0)
+        by_month = np.stack([(anomaly[month == m] ** 2).mean(0) for m in range(12)])
+        unit = anomaly / np.sqrt(np.maximum(variance, np.finfo(np.float64).tiny))
+        return cls(
+            np.sqrt(variance),
+            np.sqrt(grid.mean(by_month)),
+            (unit[1:] * unit[:-1]).mean(0),
+            (unit[:, 0] * unit[:, 1]).mean(0),
+            np.array([_length(unit[:, v], grid) for v in range(fields.shape[1])]),
+        )
+
+    def differences(self, other: Weather, grid: Grid) -> dict[str, Array]:
+        """How far another run is from this one.
+
+        Returns:
+            ``std`` and ``memory``, (V,) area means of absolute differences, std as a share of the area-mean std of this
+            one; ``together``, (1,) likewise; ``total_std``, ``seasonal_std`` and ``length``, (V,) what the other's has
+            over this one's as a share of it, for seasonal_std the largest of any calendar month.
+        """
+        spread = grid.mean(self.std)
+        seasonal = other.seasonal_std / self.seasonal_std - 1
+        return {
+            "std": grid.mean(np.abs(other.std - self.std)) / spread,
+            "memory": grid.mean(np.abs(other.memory - self.memory)),
+            "together": grid.mean(np.abs(other.together - self.together)[None]),
+            "total_std": grid.mean(other.std) / spread - 1,
+            "seasonal_std": np.abs(seasonal).max(0),
+            "length": other.length_km / self.length_km - 1,
+        }
+
+
+def anomalies(fields: NDArray[np.floating], month: NDArray[np.int64]) -> Array:
+    """(T, V, Y, X) fields without the straight line of each cell and calendar month, in float64."""
+    out = np.empty(fields.shape)
+    for m in np.unique(month):
+        rows = np.flatnonzero(month == m)
+        values = fields[rows].astype(np.float64)
+        x = np.arange(len(rows)) - (len(rows) - 1) / 2
+        slope = np.tensordot(x, values, axes=1) / max(float(x @ x), 1.0)
+        line = values.mean(0) + x[:, None, None, None] * slope
+        # What a line of two numbers takes away is put back, so that the variance is that of the weather.
+        out[rows] = (values - line) * np.sqrt(len(rows) / max(len(rows) - 2, 1))
+    return out
+
+
+def rank_histogram(truth: NDArray[np.floating], ensemble: Sequence[NDArray[np.floating]], weights: Array) -> Array:
+    """How often the truth has each rank among an ensemble: flat where it is one of them.
+
+    Args:
+        truth: (T, V, Y, X).
+        ensemble: M fields of the same shape.
+        weights: (Y, X) area weights that sum to one.
+
+    Returns:
+        (M + 1, V) shares that sum to one over ranks; a tie counts as half below.
+    """
+    rank = np.zeros(truth.shape)
+    for member in ensemble:
+        rank += (member < truth) + 0.5 * (member == truth)
+    # A rank of k and a half counts half for k and half for k + 1.
+    out = np.zeros((len(ensemble) + 1, truth.shape[1]))
+    for k in range(len(ensemble) + 1):
+        share = np.maximum(1.0 - np.abs(rank - k), 0.0).mean(0)
+        out[k] = (share * weights).sum((-2, -1))
+    return out
+
+
+def _length(unit: Array, grid: Grid) -> float:
+    """Distance at which the mean correlation of cells falls to 1/e, on straight lines between classes of distance."""
+    cells = unit.reshape(len(unit), -1).astype(np.float32)
+    # Some two hundred cells, evenly over the globe: rows by their cosine, and so by area.
+    weights = grid.weights.ravel()
+    chosen = np.searchsorted(np.cumsum(weights), (np.arange(200) + 0.5) / 200)
+    lat, lon = (a.ravel() for a in np.meshgrid(np.deg2rad(grid.lat), np.deg2rad(grid.lon), indexing="ij"))
+    point = np.stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
+    distance = EARTH_RADIUS_KM * np.arccos(np.clip(point[:, chosen].T @ point, -1, 1))
+    correlation = cells[:, chosen].T @ cells / len(cells)
+    edges = np.arange(0.5, FARTHEST_KM / CLASS_KM) * CLASS_KM
+    of_class = np.digitize(distance, edges)
+    area = np.broadcast_to(weights, distance.shape)
+    total = np.bincount(of_class.ravel(), area.ravel(), len(edges) + 1)
+    there = np.flatnonzero(total[:-1] > 0)
+    mean = np.bincount(of_class.ravel(), (area * correlation).ravel(), len(edges) + 1)[there] / total[there]
+    far = np.bincount(of_class.ravel(), (area * distance).ravel(), len(edges) + 1)[there] / total[there]
+    below = np.flatnonzero(mean < np.exp(-1))
+    if not below.size:
+        return float(far[-1])
+    k = below[0]
+    return float(np.interp(-np.exp(-1), -mean[k - 1 : k + 1], far[k - 1 : k + 1])) if k else 0.0

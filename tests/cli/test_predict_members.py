@@ -1,0 +1,60 @@
+"""An ensemble that is none, or that an emulator without weather pretends to have."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+import emukit as api
+
+WORDS = ("train", "sampled", "-q", "--set=model.years=3")
+
+
+@pytest.fixture
+def sampled_run(emukit, demo_store):
+    answer = emukit(*WORDS, "--data", demo_store, "--out", "runs/sampled")
+    assert answer.code == 0, answer.err
+    return "runs/sampled"
+
+
+@pytest.mark.parametrize("out", ["p.nc", "p.zarr"])
+def test_ensemble_has_a_member_dimension_of_realisations(emukit, sampled_run, demo_store, out):
+    answer = emukit("predict", sampled_run, "--scenario", "ssp245", "--members", "3", "--out", out)
+    assert answer.code == 0, answer.err
+    emulator, scenario = api.load_emulator(sampled_run), api.open_store(demo_store)["ssp245"]
+    with xr.open_dataset(out, engine="netcdf4") if out.endswith(".nc") else xr.open_zarr(out, chunks=None) as ds:
+        assert dict(ds.tas.sizes) == {"member": 3, "time": 1021, "y": 8, "x": 12}
+        assert ds.member.values.tolist() == [0, 1, 2]
+        assert ds.member.attrs["standard_name"] == "realization"
+        assert (ds.pr.attrs["units"], ds.attrs["seed"]) == ("mm/day", 0)
+        for number in range(3):
+            fields = emulator.member(number).predict_fields(scenario, 0, 1021)
+            np.testing.assert_array_equal(ds.tas.values[number], fields[:, 0])
+            np.testing.assert_array_equal(ds.pr.values[number], fields[:, 1])
+        assert (ds.tas.values[0] != ds.tas.values[1]).mean() > 0.9
+
+
+def test_prediction_without_members_is_the_first_realisation(emukit, sampled_run):
+    assert emukit("predict", sampled_run, "--scenario", "ssp245", "--out", "one.nc").code == 0
+    assert emukit("predict", sampled_run, "--scenario", "ssp245", "--members", "1", "--out", "many.nc").code == 0
+    with xr.open_dataset("one.nc") as one, xr.open_dataset("many.nc") as many:
+        assert dict(one.tas.sizes) == {"time": 1021, "y": 8, "x": 12}
+        np.testing.assert_array_equal(one.tas, many.tas[0])
+
+
+def test_emulator_with_one_answer_refuses_an_ensemble(emukit, linear_run):
+    answer = emukit("predict", linear_run, "--scenario", "ssp245", "--members", "3", "--out", "p.nc")
+    assert answer.code == 2
+    for words in ("one answer", "linear", "emukit train sampled", "leave out --members"):
+        assert words in answer.err
+    assert emukit("predict", linear_run, "--scenario", "ssp245", "--members", "0", "--out", "p.nc").code == 2
+
+
+def test_seed_of_a_run_is_the_seed_of_its_weather(emukit, sampled_run, demo_store):
+    again = emukit(*WORDS, "--data", demo_store, "--seed", "1", "--out", "runs/other")
+    assert again.code == 0, again.err
+    scenario = api.open_store(demo_store)["ssp245"]
+    first, other = (api.load_emulator(f"runs/{n}").predict_fields(scenario, 0, 60) for n in ("sampled", "other"))
+    assert (first[:, 0] != other[:, 0]).mean() > 0.9
+    refused = emukit(*WORDS, "--data", demo_store, "--set=model.seed=3", "--out", "runs/third")
+    assert refused.code == 2
+    assert "model.seed" in refused.err

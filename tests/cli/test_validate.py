@@ -1,0 +1,52 @@
+"""`emukit validate` that prints other tables than it keeps."""
+
+import json
+from pathlib import Path
+
+
+def test_from_recipe_to_table(emukit, demo_store):
+    words = ("validate", "linear", "--data", demo_store, "--protocols", "official,loso:all", "--out", "v")
+    answer = emukit(*words, "--set", "model.ridge=30.0")
+    assert answer.code == 0, answer.err
+    assert "one run is enough" in answer.err
+    assert "estimated limit" in answer.out
+    assert "not scored: loso:ssp245 test" in answer.out
+    kept = json.loads(Path("v/validation.json").read_text())
+    together = next(s for s in kept["scored"] if s["protocol"] == "loso:all")
+    assert len(together["months"]) == 3
+    for numbers in together["lines"].values():
+        assert f"{numbers['score']:.4f}" in answer.out
+    record = json.loads(Path("v/linear-loso-ssp126-s0/run.json").read_text())
+    assert record["command"] == (
+        f"emukit train linear --data {demo_store} --set model.ridge=30.0 --protocol loso:ssp126 --seed 0"
+    )
+    again = emukit(*words, "--set", "model.ridge=30.0", "--markdown", "-q")
+    assert f"| one run | {together['lines']['one run']['score']:.4f} |" in again.out
+    assert again.err.count("\nrun ") == len(kept["runs"])
+    other = emukit(*words)
+    assert other.code == 2
+    assert "another configuration" in other.err
+
+
+def test_mistakes_are_said_before_anything_is_trained(emukit, demo_store):
+    answer = emukit("validate", "linear", "--data", demo_store, "--protocols", "official,loso:nowhere", "--out", "v")
+    assert answer.code == 2
+    assert "loso:nowhere" in answer.err
+    assert not Path("v").exists()
+    assert emukit("validate", "linear", "--data", demo_store, "--seeds", "0", "--out", "v").code == 2
+
+
+def test_final_fit_by_the_command_line(emukit, demo_store):
+    assert emukit("train", "linear", "--data", demo_store, "--members", "1", "--out", "runs/a").code == 0
+    final = emukit("train", "linear", "--data", demo_store, "--final", "runs/a")
+    assert final.code == 0, final.err
+    assert "score nothing" in final.out
+    record = json.loads(Path("runs/linear-official-s0-final/run.json").read_text())
+    assert record["identity"]["members"] == [1]
+    assert "validation" not in record["scored"]
+    refused = emukit("evaluate", "runs/linear-official-s0-final")
+    assert refused.code == 2
+    assert "final fit" in refused.err
+    other = emukit("train", "linear", "--data", demo_store, "--final", "runs/a", "--set", "model.ridge=1.0")
+    assert other.code == 2
+    assert "another recipe" in other.err

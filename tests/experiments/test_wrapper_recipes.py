@@ -1,0 +1,119 @@
+"""A recipe of emulators made of others that trains something else than it says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from emukit.data.split import make_split
+from emukit.errors import RecipeError
+from emukit.experiments.recipe import NetworkRecipe, WrapperRecipe, load_recipe, networks_of, parse_recipe
+from emukit.experiments.run import read_run, train_run
+from emukit.progress import Reporter
+from tests.coded import warming_archive
+
+
+def test_a_base_is_the_shipped_recipe_of_its_name_with_its_own_keys_on_top() -> None:
+    recipe = load_recipe("anchored")
+    assert isinstance(recipe, WrapperRecipe)
+    assert recipe.bases[0].recipe.digest == load_recipe("linear").digest
+    network = recipe.bases[1].recipe
+    plain = load_recipe("cnn-gru")
+    assert isinstance(network, NetworkRecipe)
+    assert isinstance(plain, NetworkRecipe)
+    assert network.targets == plain.targets
+    assert network.training.optimizer == plain.training.optimizer
+    assert network.loss.tas["mse"] == 1.0
+    assert not network.loss.tas.get("time_std")  # a loss table is replaced, not mixed
+    assert plain.loss.tas["time_std"] == 0.5
+    assert network.training.segments.members == "mean"
+    assert networks_of(recipe) == [network]
+
+
+def test_single_settings_reach_the_base_they_name() -> None:
+    words = ("bases.0.recipe=climatology", "bases.1.recipe.training.epochs=2", "bases.1.copies=3", "model.years=7")
+    recipe = load_recipe("anchored", assignments=words)
+    assert isinstance(recipe, WrapperRecipe)
+    assert recipe.bases[0].recipe.emulator == "climatology"
+    assert [(r.emulator, copy) for r, copy in recipe.parts] == [
+        ("climatology", 0),
+        ("cnn-gru", 0),
+        ("cnn-gru", 1),
+        ("cnn-gru", 2),
+    ]
+    assert networks_of(recipe)[0].training.epochs == 2
+    assert recipe.options["years"] == 7
+
+
+def test_a_recorded_recipe_is_read_as_it_was(tmp_path: Path) -> None:
+    recipe = load_recipe("anchored", assignments=("bases.1.recipe.loss.tas={l1=2.0}",))
+    again = parse_recipe(recipe.model_dump(mode="json"), "the record")
+    assert again.digest == recipe.digest
+    assert again.digest != load_recipe("anchored").digest
+    assert networks_of(again)[0].loss.tas == networks_of(recipe)[0].loss.tas
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (("bases.2.recipe=linear",), "no base 2"),
+        (("bases.x.recipe=linear",), "no base x"),
+        (("bases=linear",), "no base 'linear'"),
+        (("bases.0=linear",), "no base 0"),
+        (("bases.0.recipe=3",), "names no emulator"),
+        (("bases.0.recipe=nothing",), "unknown emulator 'nothing'"),
+        (("bases.0.copies=0",), "wrong setting"),
+        (("bases.0.copy=2",), "wrong setting"),
+        (("bases.1.recipe.training.epoch=2",), "wrong setting"),
+        (("training.epochs=2",), "wrong setting"),
+    ],
+)
+def test_a_base_that_is_none_is_refused(words: tuple[str, ...], match: str) -> None:
+    with pytest.raises(RecipeError, match=match):
+        load_recipe("anchored", assignments=words)
+
+
+@pytest.mark.parametrize("bases", [{}, {"bases": "linear"}, {"bases": []}, {"bases": [{"copies": 2}]}])
+def test_a_wrapper_of_nothing_is_refused(bases: dict[str, object]) -> None:
+    with pytest.raises(RecipeError, match=r"what anchored wraps|wrong setting"):
+        parse_recipe({"emulator": "anchored", **bases}, "here")
+
+
+SMALL = (
+    "bases.0.recipe.model.features=['CO2', 'SO2']",
+    "bases.1.recipe.model.width=4",
+    "bases.1.recipe.model.stages=1",
+    "bases.1.recipe.model.hidden=8",
+    "bases.1.recipe.model.features=6",
+    "bases.1.recipe.model.pool_rows=2",
+    "bases.1.recipe.model.pool_columns=3",
+    "bases.1.recipe.inputs.forcings=['CO2', 'SO2']",
+    "bases.1.recipe.training.epochs=2",
+    "bases.1.recipe.training.segments.length=12",
+    "bases.1.recipe.training.optimizer.warmup_steps=2",
+)
+
+
+def test_nothing_that_is_scored_changes_what_is_fitted(tmp_path: Path) -> None:
+    """With scrambled validation and test targets other checkpoints are chosen: the last of each network is compared."""
+    saved = []
+    for scramble in (False, True):
+        archive = warming_archive()
+        split = make_split(archive, "k360")
+        rng = np.random.default_rng(1)
+        for span in (s for spans in split.scored.values() for s in spans if scramble):
+            targets = archive[span.scenario].targets
+            assert targets is not None
+            targets[:, span.start : span.stop] = rng.normal(0, 50, targets[:, span.start : span.stop].shape)
+        folder = tmp_path / f"{scramble}"
+        recipe = load_recipe("anchored", assignments=SMALL)
+        train_run(archive, recipe, folder, protocol="k360", reporter=Reporter(quiet=True))
+        assert read_run(folder).record.state == "finished"
+        paths = sorted(folder.glob("*/1-cnn-gru/last.pt"))
+        assert [p.parts[-3] for p in paths] == ["bases", "without-ssp126", "without-ssp370", "without-ssp585"]
+        saved.append([torch.load(p)["tensors"] for p in paths])
+    for before, after in zip(*saved, strict=True):
+        torch.testing.assert_close(after, before, rtol=0, atol=0)
