@@ -33,5 +33,6 @@ lint: $(READY)
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --durations=8
 
+# The environment alone: runs/ holds hours of training.
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV)

@@ -15,6 +15,7 @@ import torch
 
 from emukit.bench.networks import Job, channels_of, made_up_archive, network_recipe
 from emukit.data.archive import Archive
+from emukit.data.cutting import Cutting
 from emukit.data.named import open_data
 from emukit.data.source import open_source
 from emukit.data.split import Span, make_split
@@ -63,7 +64,7 @@ def check_networks(jobs: Sequence[Job], archive: Archive | None = None) -> None:
 
     Raises:
         RecipeError: No such network, or its settings are wrong.
-        ProtocolError: An input is not in the archive.
+        ProtocolError: An input is not in the archive, or its training months hold no segment.
     """
     recipes = [network_recipe(job) for job in jobs]
     climate = archive or made_up_archive(replace(jobs[0], years=1))
@@ -77,6 +78,8 @@ def check_networks(jobs: Sequence[Job], archive: Archive | None = None) -> None:
             history=recipe.inputs.window.history,
             options=recipe.options,
         )
+        if archive is not None:
+            Cutting.of(archive, months, recipe.inputs.window, recipe.training.segments)
 
 
 def check_store(path: str) -> None:

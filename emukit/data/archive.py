@@ -45,6 +45,11 @@ class Scenario:
     def __len__(self) -> int:
         return len(self.months)
 
+    def __repr__(self) -> str:
+        """One line; the arrays would fill screens."""
+        months = f"{self.months[0]}..{self.months[-1]}"
+        return f"Scenario({self.name!r}, {months}, members {self.members}, forcings {', '.join(self.forcings)})"
+
     @property
     def calendar_month(self) -> NDArray[np.int64]:
         """(T,) 0 for January .. 11 for December."""
@@ -137,6 +142,10 @@ class Archive(Mapping[str, Scenario]):
     scenarios: Mapping[str, Scenario]
     statics: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        """One line; the arrays would fill screens."""
+        return f"Archive({self.source!r}, {self.card.name}, {', '.join(self.scenarios)}, grid {self.grid.shape})"
 
     @property
     def default_protocol(self) -> str:

@@ -6,6 +6,7 @@ Invariant: an emulator is whole. It carries its grid, its normalisers and its we
 
 from __future__ import annotations
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from emukit.data.store import scenario_from_dataset
 from emukit.errors import ProtocolError, RunError
 from emukit.files import atomic_path, sha256
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Emulator(ABC):
@@ -129,7 +130,14 @@ class Emulator(ABC):
             contiguous = {k: np.ascontiguousarray(v) for k, v in {**arrays, **grid}.items()}
             save_file(contiguous, temporary / "arrays.safetensors")
             head["sha256"] = sha256(temporary / "arrays.safetensors")
+            head["head_sha256"] = head_digest(head)
             (temporary / "emulator.json").write_text(json.dumps(head, indent=1), encoding="utf-8")
+
+
+def head_digest(head: Mapping[str, Any]) -> str:
+    """SHA-256 of the plain values in `emulator.json`, without this digest itself."""
+    values = {k: v for k, v in head.items() if k != "head_sha256"}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def read_saved(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -158,10 +166,15 @@ def read_saved(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
             expected=str(FORMAT),
             hint="use the version of emukit that wrote it",
         )
+    changed = []
     if sha256(folder / "arrays.safetensors") != head.get("sha256"):
+        changed.append("weights")
+    if head_digest(head) != head.get("head_sha256"):
+        changed.append("values in emulator.json")
+    if changed:
         raise RunError(
             f"the emulator in {folder} is damaged",
-            found="weights with another SHA-256 than emulator.json says",
+            found=f"{' and '.join(changed)} with another SHA-256 than when it was written",
             hint="train it again, or restore the folder",
         )
     return head, arrays

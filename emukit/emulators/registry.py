@@ -119,7 +119,7 @@ def load_emulator(folder: Path | str) -> Emulator:
         first_month = np.datetime64(head["first_month"], "M")
         domain = Domain(parse_card(head["card"], "the saved emulator"), grid, tuple(head["variables"]), first_month)
         return build_emulator(head["kind"], domain, head["meta"], arrays)
-    except (KeyError, RuntimeError, ValueError) as e:
+    except (KeyError, IndexError, TypeError, AttributeError, RuntimeError, ValueError) as e:
         # RuntimeError is what torch raises for weights that do not fit the network they are said to belong to.
         raise RunError(
             f"the emulator in {folder} does not fit this version of emukit",

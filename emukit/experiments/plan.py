@@ -45,7 +45,7 @@ PATIENCE_SECONDS = 12 * 3600.0
 SLOW_SECONDS, REPEATS = 4.0, 3
 # On a CPU, which other programs use: part of the free memory that planning may take, and seconds of computing, of
 # which a pass that tells how fast the machine is may take so many.
-PLANNING_SHARE, PLANNING_SECONDS, RATE_SECONDS = 1 / 3, 10.0, 2.0
+PLANNING_SHARE, PLANNING_SECONDS, RATE_SECONDS = 1 / 3, 30.0, 2.0
 
 
 @dataclass(frozen=True)

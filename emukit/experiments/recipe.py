@@ -246,7 +246,20 @@ def load_recipe(
             )
         # A loss table is a recipe for one variable: it replaces the default one rather than mixing with it.
         values, source = _lay_over(values, over), str(file)
+    assignments = tuple(assignments)
     changes = expand_size(parse_assignments(assignments), values["emulator"])
+    if changes.get("emulator", values["emulator"]) != values["emulator"]:
+        raise RecipeError(
+            f"{source} is of another emulator than --set names",
+            found=str(changes["emulator"]),
+            expected=str(values["emulator"]),
+            hint=f"emukit train {changes['emulator']}",
+        )
+    for path in (word.partition("=")[0].strip() for word in assignments):
+        # A whole table in one word replaces the recipe's, as a file's does; loss.tas.l1=1 is a term of its own.
+        for variable in ("tas", "pr"):
+            if path in ("loss", f"loss.{variable}") and variable in changes["loss"] and "loss" in values:
+                values = {**values, "loss": {k: v for k, v in values["loss"].items() if k != variable}}
     source = f"{source} with --set" if changes else source
     single = changes.pop("bases", {})
     values = merge(values, changes)

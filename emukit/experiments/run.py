@@ -128,6 +128,10 @@ class Run:
         missing = [k for k in ("set", "spans", "score", "tas", "pr", "floors") if k not in evaluation]
         if missing:
             raise RunError(f"{path} is damaged", found=f"no {', '.join(missing)}", hint=remedy)
+        parts = [v for v in ("tas", "pr") if isinstance(evaluation[v], Mapping)]
+        numbers = [evaluation["score"], *(n for v in parts for n in evaluation[v].values())]
+        if len(parts) < 2 or not all(isinstance(n, int | float) for n in numbers):
+            raise RunError(f"{path} is damaged", found="scores that are no numbers", hint=remedy)
         return evaluation
 
 
@@ -339,4 +343,6 @@ def _session(comm: Comm) -> Session:
 
 def _command() -> str:
     words = ["emukit", *sys.argv[1:]] if Path(sys.argv[0]).name in ("emukit", "__main__.py") else sys.argv
-    return shlex.join(w for w in words if w != "--resume")
+    # Hints add both again.
+    kept = [w for i, w in enumerate(words) if w not in ("--resume", "--out") and words[i - 1] != "--out"]
+    return shlex.join(w for w in kept if not w.startswith("--out="))

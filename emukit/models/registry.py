@@ -6,6 +6,7 @@ Invariant: a network is found by its name and built from plain values alone; a n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -112,9 +113,10 @@ def build_network(
         # torch cannot allocate a network of that size; counting it takes no memory, but may overflow.
         found = str(e).splitlines()[0]
         if "alloc" in found or "out of memory" in found:
-            with torch.device("meta"):
+            with suppress(RuntimeError), torch.device("meta"):
                 shell = build(in_channels=in_channels, variables=variables, grid=grid, history=history, **options)
-            found = f"{sum(p.nbytes for p in shell.parameters()):,} bytes of weights: more than can be allocated here"
+                size = sum(p.nbytes for p in shell.parameters())
+                found = f"{size:,} bytes of weights: more than can be allocated here"
         raise RecipeError(
             f"cannot build {name} with these options",
             found=found,

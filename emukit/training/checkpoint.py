@@ -74,6 +74,7 @@ class _Content(BaseModel):
         if self.averaged > state.epoch * steps_per_epoch + state.step:
             raise ValueError(f"an average of {self.averaged} states, more than there were steps")
         wrong = [r for r in (*self.rng, *self.cuda_rng) if r.dtype != torch.uint8 or r.ndim != 1]
+        wrong += [r for r in self.rng if r.shape != torch.get_rng_state().shape]
         if wrong or len(self.cuda_rng) not in (0, len(self.rng)):
             raise ValueError("random states that are none")
         if (self.tensors is None) == (self.shards is None) or self.shards not in (None, shard_folder(state)):
@@ -148,6 +149,8 @@ def load_checkpoint(folder: Path, engine: Engine, steps_per_epoch: int) -> Train
 def _read(path: Path) -> _Content:
     try:
         # torch writes a checksum for every part, and does not look at it when it reads.
+        if not path.is_file():
+            raise ValueError("something that is no file")
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as parts:
                 if damaged := parts.testzip():

@@ -7,7 +7,9 @@ and compilation takes the same steps up to rounding.
 from __future__ import annotations
 
 import math
+import os
 import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -212,11 +214,27 @@ def check_execution(
         raise TrainingError(
             "fp16 is not supported with fsdp", expected="bf16 or fp32", hint="--precision bf16, or --strategy ddp"
         )
-    compiler = shutil.which("g++") or shutil.which("clang++")
-    if execution.compile and device_type == "cpu" and not compiler:
-        raise TrainingError(
-            "--compile needs a C++ compiler on the CPU", found="neither g++ nor clang++", hint="install one"
-        )
+    if execution.compile and device_type == "cpu":
+        _check_compiler()
+
+
+def _check_compiler() -> None:
+    """See that the compiler that torch would take is there, and runs.
+
+    Raises:
+        TrainingError: It does not.
+    """
+    named = os.environ.get("CXX")
+    compiler = shutil.which(named) if named else shutil.which("g++") or shutil.which("clang++")
+    if compiler and subprocess.run([compiler, "--version"], capture_output=True, check=False).returncode == 0:
+        return
+    found = f"CXX={named}" if named else compiler or "neither g++ nor clang++"
+    raise TrainingError(
+        "--compile needs a C++ compiler on the CPU",
+        found=f"{found}, which does not run" if compiler or named else found,
+        expected="g++ or clang++, or the one that CXX names",
+        hint="install one, or leave --compile out",
+    )
 
 
 def _compile(network: nn.Module, by_block: bool) -> None:

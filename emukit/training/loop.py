@@ -30,6 +30,8 @@ from emukit.training.log import MetricsLog
 from emukit.training.settings import TrainingSettings
 from emukit.training.state import TrainingState
 
+LOG = "metrics.jsonl"
+
 
 class Interrupted(KeyboardInterrupt):
     """Training was asked to stop, and has saved where it stood."""
@@ -97,9 +99,11 @@ def train(
     """
     comm, average = engine.comm, engine.average
     resumed = (folder / LAST).exists()
+    if not resumed and (folder / LOG).exists():
+        reporter.say(f"there is no {LAST} in {folder}: training begins anew")
     per_epoch = -(-source.steps_per_epoch // settings.accumulate)
     state = load_checkpoint(folder, engine, per_epoch) if resumed else TrainingState()
-    log = MetricsLog(folder / "metrics.jsonl", keep_epochs=state.epoch) if comm.main else None
+    log = MetricsLog(folder / LOG, keep_epochs=state.epoch) if comm.main else None
     steps = settings.epochs * per_epoch
     epochs = keep.epoch if keep else settings.epochs
     clock = time.monotonic()

@@ -10,6 +10,7 @@ from emukit.data.frames import FrameEncoder, InputSettings
 from emukit.data.split import make_split
 from emukit.data.targets import TargetNormalizer, TargetSettings
 from emukit.data.window import Window
+from emukit.emulators.base import head_digest
 from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.neural import NeuralEmulator
@@ -109,6 +110,9 @@ def test_xarray_in_and_out_gives_the_same_fields(climate, tmp_path):
         (lambda f: edit(f, "format", 99), "another format"),
         (lambda f: edit(f, "kind", "oracle"), "does not fit"),
         (lambda f: edit(f, "meta", {}), "does not fit"),
+        (lambda f: edit(f, "meta", None), "does not fit"),
+        (lambda f: edit(f, "kind", ["neural"]), "does not fit"),
+        (lambda f: replace_in(f, '"history": 12', '"history": 13'), "values in emulator.json with another SHA-256"),
     ],
 )
 def test_damaged_emulator_is_refused_by_name(climate, tmp_path, damage, words):
@@ -153,6 +157,14 @@ def test_options_of_a_loaded_emulator_are_those_of_the_saved_one(climate, tmp_pa
     assert load_emulator(tmp_path / "e").options == OPTIONS
 
 
+def replace_in(folder, old, new):
+    path = folder / "emulator.json"
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
 def edit(folder, key, value):
     path = folder / "emulator.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    head = {**json.loads(path.read_text()), key: value}
+    path.write_text(json.dumps(head | {"head_sha256": head_digest(head)}))

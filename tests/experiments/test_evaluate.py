@@ -1,6 +1,8 @@
 """Scores, floors, submissions and published rows that are of other months, members or weights than they say."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from emukit.emulators.base import Emulator
 from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import load_emulator
+from emukit.errors import RunError
 from emukit.experiments.evaluate import evaluate, score_emulator
 from emukit.experiments.recipe import load_recipe
 from emukit.experiments.run import train_run
@@ -206,3 +209,15 @@ def test_floors_do_not_depend_on_the_members_somebody_trained_on():
     emulator = Arbitrary(archive.domain)
     whole, one = (evaluate(emulator, archive, make_split(archive, "k360", members)).floors for members in (None, [1]))
     assert {k: s.as_dict() for k, s in whole.items()} == {k: s.as_dict() for k, s in one.items()}
+
+
+@pytest.mark.parametrize("wrong", [{"score": "x"}, {"tas": 3}, {"pr": {"monthly_rmse": None}}])
+def test_a_stored_evaluation_that_is_no_number_is_refused(tmp_path: Path, wrong: dict[str, object]) -> None:
+    archive = warming_archive()
+    recipe = load_recipe("linear", assignments=("model.features=['CO2', 'SO2']",))
+    run, _ = train_run(archive, recipe, tmp_path / "run", protocol="k360", reporter=Reporter(quiet=True))
+    path = run.folder / "scores" / "validation.json"
+    assert run.evaluation("validation")["score"] > 0
+    path.write_text(json.dumps({**json.loads(path.read_text()), **wrong}))
+    with pytest.raises(RunError, match="damaged"):
+        run.evaluation("validation")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from emukit.errors import RecipeError
-from emukit.experiments.recipe import load_recipe, recipe_names
+from emukit.experiments.recipe import NetworkRecipe, load_recipe, recipe_names
 
 
 @pytest.mark.parametrize("table", ["loss", "model", "training", "inputs", "targets"])
@@ -25,3 +25,26 @@ def test_an_unknown_name_is_answered_with_all_there_are_and_the_closest(name: st
     assert caught.value.expected.split(", ") == list(recipe_names())
     assert {"unet-published", "vit-published", "linear", "transformer"} <= set(recipe_names())
     assert caught.value.hint.startswith(f"did you mean {meant}?")
+
+
+def test_a_setting_cannot_make_a_recipe_another_emulators() -> None:
+    with pytest.raises(RecipeError, match="another emulator") as caught:
+        load_recipe("cnn-gru", assignments=("emulator=unet",))
+    assert caught.value.hint == "emukit train unet"
+    assert load_recipe("cnn-gru", assignments=("emulator=cnn-gru",)).emulator == "cnn-gru"
+
+
+@pytest.mark.parametrize(
+    ("words", "tas"),
+    [
+        (("loss.tas={l1=1.0}",), {"l1"}),
+        (("loss.tas.l1=1.0",), {"mse", "time_std", "l1"}),
+        (("loss={tas={l1=1.0}}",), {"l1"}),
+        (("loss.tas={l1=1.0}", "loss.pr.dice=2.0"), {"l1"}),
+    ],
+)
+def test_a_whole_loss_table_replaces_the_recipe_s(words: tuple[str, ...], tas: set[str]) -> None:
+    recipe = load_recipe("cnn-gru", assignments=words)
+    assert isinstance(recipe, NetworkRecipe)
+    assert {name for name, weight in recipe.loss.tas.items() if weight} == tas
+    assert {"mse", "time_std"} <= {name for name, weight in recipe.loss.pr.items() if weight}

@@ -167,6 +167,11 @@ def test_every_network_with_dropout_is_tried() -> None:
     assert {n for n in NETWORKS if "dropout" in load_recipe(n).options} == {name for name, _, _ in PLACES}
 
 
+def test_a_network_too_large_to_count_is_no_traceback() -> None:
+    with pytest.raises(RecipeError, match="cannot build cnn-gru"):
+        small("cnn-gru", width=1_000_000_000)
+
+
 def test_a_network_too_large_to_allocate_is_told_in_bytes() -> None:
     with pytest.raises(RecipeError) as caught:
         small("cnn-gru", hidden=2_000_000, linear=0, features=8, width=4)

@@ -22,7 +22,7 @@ from emukit.models.precision import matmul_precision
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.training.average import WeightAverage
-from emukit.training.engine import Engine, Execution
+from emukit.training.engine import Engine, Execution, _check_compiler
 from emukit.training.log import read_lines
 from emukit.training.settings import AverageSettings, TrainingSettings
 from tests.coded import warming_archive
@@ -154,6 +154,20 @@ def test_compiled_network_takes_other_steps_or_has_other_names(monkeypatch) -> N
         a, b = compiled.step([segments], 1e-2, 1.0), plain.step([segments], 1e-2, 1.0)
     assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
     assert compiled.network.state_dict().keys() == plain.network.state_dict().keys()
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_compiler_that_does_not_run_is_found_out_while_training(monkeypatch, tmp_path, named: bool) -> None:
+    broken = tmp_path / "g++"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CXX", raising=False)
+    if named:
+        monkeypatch.setenv("CXX", "/bin/false")
+    with pytest.raises(TrainingError, match="C\\+\\+ compiler") as caught:
+        _check_compiler()
+    assert "does not run" in caught.value.found
 
 
 def test_compilation_without_a_compiler_is_refused_before_training(monkeypatch) -> None:
