@@ -19,7 +19,7 @@ class NormalisedConv2d(nn.Conv2d):
         if self.training and bias is not None:
             # Not detached alone: a parameter without any gradient stops processes that wait for all of them.
             bias = bias.detach() + 0.0 * bias
-        return self._conv_forward(fields, self.weight, bias)
+        return self._conv_forward(fields, self.weight, bias)  # type: ignore[no-any-return]
 
 
 def normalised_convolution(in_channels: int, out_channels: int, *, kernel: int = 3, stride: int = 1) -> list[nn.Module]:

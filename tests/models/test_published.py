@@ -144,8 +144,8 @@ def test_the_starters_network_is_another_one() -> None:
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_biases_that_normalisation_takes_away_drift_by_rounding_noise(name: str) -> None:
-    network = built(name, 1).float().train()
-    network(torch.randn(2, MONTHS, CHANNELS, *GRID)).square().sum().backward()
+    network = built(name, 2).float().train()
+    network(torch.randn(2, MONTHS + 1, CHANNELS, *GRID)).square().sum().backward()
     modules = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
     before_norm = [a for a, b in pairwise(modules) if isinstance(b, nn.BatchNorm2d)]
     assert len(before_norm) == sum(isinstance(m, nn.BatchNorm2d) for m in modules) > 0
