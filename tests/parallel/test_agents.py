@@ -47,7 +47,6 @@ def test_two_agents_train_another_network_than_one_process(tmp_path: Path, demo_
     finally:
         for started in agents:
             started.kill()
-    print(said)
     assert sum("validation" in words for words in said) == 1, "both tell, or none does"
     (session,) = json.loads((tmp_path / "run" / "run.json").read_text())["sessions"]
     assert session["machine"]["processes"] == 2
