@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from emukit.models.layers import SqueezeExcitation, WindowGRU
+from emukit.models.normalised import normalised_convolution
 from emukit.models.sizes import check_sizes
 
 # As published.
@@ -111,6 +112,5 @@ class _Branch(nn.Module):
 
 
 def _convolution(in_channels: int, out_channels: int, stride: int = 1) -> list[nn.Module]:
-    conv = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
     # In place: neither normalisation nor ReLU needs what stood there, and a CPU pays for every fresh page.
-    return [conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
+    return [*normalised_convolution(in_channels, out_channels, stride=stride), nn.ReLU(inplace=True)]

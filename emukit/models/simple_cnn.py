@@ -15,6 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from emukit.models.normalised import normalised_convolution
 from emukit.models.sizes import check_sizes
 
 # Channels double with every block but the last: beyond it no machine holds one.
@@ -27,13 +28,13 @@ class ResidualBlock(nn.Module):
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
         self.path = nn.Sequential(
-            *_convolution(in_channels, out_channels),
+            *normalised_convolution(in_channels, out_channels),
             nn.ReLU(),
-            *_convolution(out_channels, out_channels),
+            *normalised_convolution(out_channels, out_channels),
         )
         self.skip: nn.Module = nn.Identity()
         if in_channels != out_channels:
-            self.skip = nn.Sequential(*_convolution(in_channels, out_channels, kernel=1))
+            self.skip = nn.Sequential(*normalised_convolution(in_channels, out_channels, kernel=1))
 
     def forward(self, fields: Tensor) -> Tensor:
         """(B, C, Y, X) -> (B, out, Y, X)."""
@@ -76,11 +77,11 @@ class SimpleCNN(nn.Module):
         self.history = history
         widths = [width * 2**i for i in range(depth)]
         widths.append(widths[-1])
-        self.stem = nn.Sequential(*_convolution(history * in_channels, width), nn.ReLU())
+        self.stem = nn.Sequential(*normalised_convolution(history * in_channels, width), nn.ReLU())
         self.blocks = nn.Sequential(*(ResidualBlock(a, b) for a, b in pairwise(widths)))
         self.head = nn.Sequential(
             nn.Dropout2d(dropout),
-            *_convolution(widths[-1], max(widths[-1] // 2, 1)),
+            *normalised_convolution(widths[-1], max(widths[-1] // 2, 1)),
             nn.ReLU(),
             nn.Conv2d(max(widths[-1] // 2, 1), variables, 1),
         )
@@ -91,7 +92,3 @@ class SimpleCNN(nn.Module):
         windows = frames.unfold(1, self.history, 1).movedim(-1, 2)
         fields: Tensor = self.head(self.blocks(self.stem(windows.flatten(2, 3).flatten(0, 1))))
         return fields.reshape(*windows.shape[:2], *fields.shape[1:])
-
-
-def _convolution(in_channels: int, out_channels: int, *, kernel: int = 3) -> list[nn.Module]:
-    return [nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2), nn.BatchNorm2d(out_channels)]

@@ -38,6 +38,8 @@ NETWORKS = {
         "model.pool_columns=2",
     ),
     "cnn-gru-published": ("model.width=2", "model.hidden=8", "model.dropout=0.0"),
+    "convlstm": ("model.width=4", "model.stages=1", "model.hidden=4", "model.linear=4"),
+    "unet": ("model.width=8", "model.depth=1", "model.features=4", "model.hidden=8", "model.linear=4"),
 }
 COMMON = (
     "inputs.window.history=3",
