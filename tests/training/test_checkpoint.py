@@ -41,12 +41,12 @@ def scores(*values: float):
     return validate
 
 
-def train(engine: Engine, folder: Path, validate=None, ramp=lambda epochs: 1.0) -> TrainingResult:
+def train(engine: Engine, folder: Path, validate=None, ramp=lambda epochs: 1.0, seed=0) -> TrainingResult:
     return loop.train(
         engine,
         SOURCE,
         engine.settings,
-        seed=0,
+        seed=seed,
         ramp=ramp,
         validate=validate or scores(*range(99, 0, -1)),
         folder=folder,
