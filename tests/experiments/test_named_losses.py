@@ -3,15 +3,19 @@
 import re
 from typing import get_type_hints
 
+import numpy as np
 import pytest
+import torch
 
 from emukit.cli.models import choice_lines
 from emukit.cli.train import train
 from emukit.errors import RecipeError
 from emukit.experiments.recipe import load_recipe
+from emukit.experiments.trainer import composite_loss
 from emukit.losses.named import LOSSES, named_loss
 from emukit.metrics.competition import PART_WEIGHTS, VARIABLE_WEIGHTS
 from emukit.training.settings import LossSettings
+from tests.coded import warming_archive
 
 TERM_OF = {"monthly_rmse": "rmse", "time_mean_rmse": "time_mean", "time_stddev_mae": "time_std"}
 
@@ -95,3 +99,32 @@ def test_help_names_every_loss():
 )
 def test_ramp_rises_from_the_end_of_the_warmup(warmup, ramp, done, expected):
     assert LossSettings(warmup_epochs=warmup, ramp_epochs=ramp).ramp(done) == expected
+
+
+def loss_of(error, **settings):
+    """The loss of normalised fields that are wrong by an error (V, Y, X) in each of two months."""
+    archive = warming_archive()
+    assert archive.variables == ("tas", "pr")
+    error = torch.as_tensor(error, dtype=torch.float32).expand(1, 2, *error.shape)
+    return float(composite_loss(LossSettings(**settings), archive, torch.device("cpu"))(error, 0 * error)[0])
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_cells_near_a_pole_count_with_another_area_than_asked_for(weighted):
+    """One row of four, from the pole to 45 degrees: (1 - sin 45) / 2 of the globe, or a quarter of the cells."""
+    error = np.zeros((2, 4, 6))
+    error[:, 0] = 1.0
+    found = loss_of(error, tas={"l1": 1.0}, pr={}, area_weighted=weighted)
+    assert found == pytest.approx((1 - np.sin(np.pi / 4)) / 2 if weighted else 0.25, rel=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["circular", "zero"])
+def test_a_field_goes_on_at_its_edges_otherwise_than_asked_for(padding):
+    """A field that is the same everywhere has a slope at its edges only if zeros follow."""
+    found = loss_of(np.ones((2, 4, 6)), tas={"sobel": 1.0}, pr={}, padding=padding)
+    assert found > 0.1 if padding == "zero" else found == pytest.approx(0, abs=1e-6)
+
+
+def test_a_variable_has_the_loss_of_the_other():
+    error = np.stack([np.full((4, 6), 1.0), np.full((4, 6), 3.0)])
+    assert loss_of(error, tas={"l1": 2.0}, pr={"mse": 10.0}) == pytest.approx(2 * 1 + 10 * 9, rel=1e-5)

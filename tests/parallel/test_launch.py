@@ -20,7 +20,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from emukit.errors import TrainingError
 from emukit.parallel import meeting
 from emukit.parallel.comm import open_comm
-from emukit.parallel.launch import PARENT, TORCHRUN, relaunch, speaks
+from emukit.parallel.launch import PARENT, TORCHRUN, relaunch, speaks, torchrun_place
 
 ALONE = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29400"}
 
@@ -90,6 +90,36 @@ def test_others_that_do_not_come_are_waited_for_without_end(environment, rank):
     with pytest.raises(TrainingError, match=f"as process {rank} of 2"), open_comm():
         pass
     assert speaks() == (rank == "0")
+
+
+def test_one_that_hangs_is_waited_for_without_end(environment, monkeypatch):
+    environment(WORLD_SIZE="1", MASTER_PORT=str(free_port()))
+    formed = []
+    monkeypatch.setattr(meeting.dist, "init_process_group", lambda *names, **options: formed.append(options))
+    meeting.meet(torchrun_place(), "gloo")
+    assert timedelta(minutes=1) < formed[0]["timeout"] < timedelta(hours=1)
+
+
+def test_a_process_that_hangs_outlives_the_command_that_started_it():
+    """Deaf to the request to stop, it is killed."""
+    code = (
+        "import signal, time; from emukit.parallel import launch\n"
+        "launch.GRACE_SECONDS = 0.1\n"
+        "signal.signal(signal.SIGTERM, lambda number, frame: print('asked', flush=True))\n"
+        "launch.follow_parent()\n"
+        "time.sleep(20)"
+    )
+    # No process has the number zero.
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[2],
+        env=os.environ | {PARENT: "0"},
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, "asked\n")
 
 
 def test_a_rank_without_torchrun_is_taken_for_one_of_several(monkeypatch):

@@ -14,6 +14,8 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from emukit.data.split import Span
 from emukit.emulators.registry import load_emulator
@@ -23,6 +25,7 @@ from emukit.experiments.recipe import load_recipe
 from emukit.experiments.run import train_run
 from emukit.files import exclusive
 from emukit.parallel.comm import Comm, open_comm
+from emukit.parallel.spread import Spread, whole
 from emukit.progress import silent_reporter
 from emukit.training import loop
 from emukit.training.engine import Engine, Execution
@@ -113,11 +116,61 @@ def refuse(job: dict, comm: Comm) -> None:
     (folder / f"ends-{comm.rank}.json").write_text(json.dumps(ends))
 
 
+class Block(nn.Linear):
+    """What is sharded by itself; notes which parameters of the whole network are in full while it computes."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        self.full = self.in_full()
+        return super().forward(values)
+
+
+class Blocks(nn.Module):
+    """Three blocks and a weight beside them."""
+
+    BLOCKS = (Block,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(4, 4, bias=False) for _ in range(3))
+        self.scale = nn.Parameter(torch.ones(4))
+        for block in self.blocks:
+            block.in_full = self.in_full
+
+    def in_full(self) -> list[str]:
+        return [name for name, parameter in self.named_parameters() if not isinstance(parameter, DTensor)]
+
+    def forward(self, values: Tensor) -> Tensor:
+        for block in self.blocks:
+            values = block(values)
+        return values * self.scale
+
+
+def spread(job: dict, comm: Comm) -> None:
+    """Two batches of one step, the data of every process its own; each notes what it holds of gradients and weights."""
+    noted: dict[str, object] = {}
+    for strategy in ("ddp", "fsdp"):
+        torch.manual_seed(0)
+        network = Blocks()
+        spread = Spread(network, comm, strategy)
+        gradients = []
+        for last in (False, True):
+            with spread.accumulating(last=last):
+                spread.backward(spread(torch.full((1, 4), 1.0 + comm.rank)).sum())
+            held = [None if p.grad is None else whole(p.grad) for p in network.parameters()]
+            gradients.append(None if held[0] is None else held[0].tolist())
+        noted[strategy] = {"gradients": gradients, "full": [block.full for block in network.blocks]}
+        with torch.inference_mode():
+            spread(torch.ones(1, 4))
+        spread.reshard()
+        noted[strategy] |= {"kept": network.in_full()}
+    (Path(job["out"]) / f"spread-{comm.rank}.json").write_text(json.dumps(noted))
+
+
 def main(path: str) -> None:
     torch.set_num_threads(1)
     with open_comm() as comm:
         for job in json.loads(Path(path).read_text()):
-            {"train": train, "score": score, "refuse": refuse}[job["do"]](job, comm)
+            {"train": train, "score": score, "refuse": refuse, "spread": spread}[job["do"]](job, comm)
 
 
 if __name__ == "__main__":

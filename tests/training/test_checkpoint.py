@@ -20,7 +20,7 @@ from emukit.parallel.comm import Comm
 from emukit.progress import silent_reporter
 from emukit.training import loop
 from emukit.training.best import best_path
-from emukit.training.checkpoint import LAST
+from emukit.training.checkpoint import LAST, load_checkpoint
 from emukit.training.engine import Engine
 from emukit.training.loop import TrainingResult
 from emukit.training.settings import AverageSettings
@@ -41,12 +41,12 @@ def scores(*values: float):
     return validate
 
 
-def train(engine: Engine, folder: Path, validate=None, ramp=lambda epochs: 1.0) -> TrainingResult:
+def train(engine: Engine, folder: Path, validate=None, ramp=lambda epochs: 1.0, seed=0) -> TrainingResult:
     return loop.train(
         engine,
         SOURCE,
         engine.settings,
-        seed=0,
+        seed=seed,
         ramp=ramp,
         validate=validate or scores(*range(99, 0, -1)),
         folder=folder,
@@ -267,6 +267,28 @@ def test_a_checkpoint_with_wrong_content_is_believed_or_crashes(copy: Path, chan
     with pytest.raises(RunError, match=r"last\.pt cannot be used") as error:
         resume(copy)
     assert len(str(error.value)) < 1000
+
+
+def test_random_numbers_begin_again_or_are_alike_where_other_processes_go_on(copy: Path) -> None:
+    """One has stopped, two go on: what they draw depends on the seed, on where that was, and on which of them it is."""
+
+    def drawn() -> list[float]:
+        first = []
+        for rank in (0, 1):
+            engine = make_engine(SOURCE, **FP16)
+            engine.comm = Comm(rank, 2)
+            load_checkpoint(copy, engine, STEPS)
+            first.append(float(torch.rand(())))
+        return first
+
+    values = [float(torch.rand((), generator=torch.Generator().manual_seed(seed))) for seed in (0, 1)]
+    values += drawn()
+    assert values[2:] == drawn()
+    edited((["state", "step"], 4))(copy)
+    values += drawn()
+    edited((["rng"], [torch.Generator().manual_seed(7).get_state()]))(copy)
+    values += drawn()
+    assert len(set(values)) == len(values) == 8
 
 
 @pytest.mark.parametrize("content", [[1], torch.zeros(2), {}, None])

@@ -24,7 +24,7 @@ from emukit.progress import Reporter
 from emukit.training.average import WeightAverage
 from emukit.training.engine import Engine, Execution, _check_compiler
 from emukit.training.log import read_lines
-from emukit.training.settings import AverageSettings, TrainingSettings
+from emukit.training.settings import AverageSettings, OptimizerSettings, TrainingSettings
 from tests.coded import warming_archive
 
 
@@ -113,6 +113,21 @@ def test_mixed_precision_keeps_float32_where_it_must(precision: str) -> None:
     assert {p.dtype for p in engine.network.parameters()} == {torch.float32}
     assert mixed["loss"] == pytest.approx(plain["loss"], rel=2e-2)
     assert mixed["loss"] != plain["loss"]
+
+
+def test_an_fp16_gradient_is_measured_or_clipped_as_it_was_scaled() -> None:
+    """A loss times 65536 has a gradient as many times as long; clipped like that, nothing of it would be left."""
+    source = make_source()
+    optimizer = OptimizerSettings(clip_norm=1e-2)
+    segments, taken = source.epoch(0, 0)[0], []
+    half, exact = (make_engine(source, precision=p, optimizer=optimizer) for p in ("fp16", "fp32"))
+    half.optimizer.register_step_pre_hook(
+        lambda *_: taken.append(math.hypot(*(float(p.grad.norm()) for p in half.network.parameters())))
+    )
+    scaled, plain = (engine.step([segments], 1e-2, 1.0)["gradient_norm"] for engine in (half, exact))
+    assert scaled == pytest.approx(plain, rel=5e-2)
+    assert scaled > 2e-2
+    assert taken == pytest.approx([1e-2], rel=1e-3)
 
 
 def test_an_overflowed_fp16_gradient_is_left_out_and_one_that_always_overflows_is_told() -> None:
@@ -297,3 +312,20 @@ def test_float32_is_rounded_to_tf32_only_where_asked_for() -> None:
         with matmul_precision("fp32"):
             assert (matmul.allow_tf32, convolution.allow_tf32) == (False, False)
     assert (matmul.allow_tf32, convolution.allow_tf32) == before
+
+
+@pytest.mark.parametrize(("precision", "rounded"), [("fp32", False), ("tf32", True)])
+def test_a_training_rounds_to_tf32_otherwise_than_asked_for(tmp_path, monkeypatch, precision, rounded) -> None:
+    seen = []
+
+    def first(*arguments):
+        seen.extend([torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32])
+        raise TrainingError("that is enough")
+
+    monkeypatch.setattr(Engine, "step", first)
+    small = ["model.hidden=8", "model.features=6", "model.width=4", "model.stages=1", "inputs.window.history=3"]
+    small += ["training.segments.length=12", "training.segments.per_batch=4", f"training.precision={precision}"]
+    recipe = load_recipe("cnn-gru", None, small)
+    with pytest.raises(TrainingError, match="enough"):
+        train_run(warming_archive(), recipe, tmp_path / "run", protocol="k360", reporter=Reporter(quiet=True))
+    assert seen == [rounded, rounded]

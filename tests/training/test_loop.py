@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,8 +19,10 @@ from emukit.progress import Reporter
 from emukit.training import loop, optim
 from emukit.training.checkpoint import LAST
 from emukit.training.log import MetricsLog, read_lines
-from emukit.training.settings import OptimizerSettings
+from emukit.training.settings import AverageSettings, OptimizerSettings
 from tests.coded import warming_archive
+from tests.training.test_checkpoint import SOURCE, STEPS, interrupt_after, scores, strict_lines, train
+from tests.training.test_engine import make_engine, parameters
 
 SETTINGS = [
     "model.hidden=8",
@@ -249,6 +252,126 @@ def test_learning_rate_warms_up_peaks_and_ends_where_it_should():
     np.testing.assert_allclose(rates[:5], [0.25, 0.5, 0.75, 1.0, 1.0])
     assert rates[-1] == pytest.approx(0.1)
     assert all(a >= b for a, b in itertools.pairwise(rates[4:]))
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_optimiser_steps_with_another_rate_than_the_schedule(tmp_path, accumulate):
+    """The rate of every step, over the end of an epoch; the log has that of each epoch's last."""
+    settings = OptimizerSettings(learning_rate=1e-2, final_learning_rate=1e-4, warmup_steps=3)
+    engine = make_engine(SOURCE, epochs=2, optimizer=settings, accumulate=accumulate)
+    used = []
+    engine.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
+    train(engine, tmp_path)
+    per_epoch = -(-STEPS // accumulate)
+    assert used == [optim.learning_rate(s, 2 * per_epoch, settings) for s in range(2 * per_epoch)]
+    assert [used[0], used[2], used[-1]] == pytest.approx([1e-2 / 3, 1e-2, 1e-4])
+    assert [line["learning_rate"] for line in strict_lines(tmp_path)] == [used[per_epoch - 1], used[-1]]
+
+
+def test_an_epoch_has_the_batches_of_another_or_of_another_seed(tmp_path):
+    engine, taken = make_engine(SOURCE, epochs=3), []
+    step = engine.step
+    engine.step = lambda group, *rest: taken.extend(group) or step(group, *rest)
+    train(engine, tmp_path, seed=5)
+    epochs = [SOURCE.epoch(e, 5) for e in range(3)]
+    assert taken == [batch for epoch in epochs for batch in epoch]
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+
+
+def test_an_epoch_is_validated_that_should_not_be_or_the_last_is_not(tmp_path):
+    engine, at = make_engine(SOURCE, epochs=5, validate_every=2), []
+    steps, validate = [], scores(3, 2, 1)
+    engine.optimizer.register_step_pre_hook(lambda *_: steps.append(1))
+    result = train(engine, tmp_path, lambda: at.append(len(steps) / STEPS) or validate())
+    assert at == [2, 4, 5]
+    assert [line["epoch"] for line in strict_lines(tmp_path) if "validation" in line] == at
+    assert result.best_epoch == 5
+
+
+def test_hours_of_an_epoch_are_lost_to_a_crash(tmp_path, monkeypatch):
+    """A checkpoint whenever more than a minute has passed since the last, of whichever kind; none more often."""
+    engine, clock, saved = make_engine(SOURCE, epochs=2, checkpoint_minutes=1.0), [1000.0], []
+    step, save = engine.step, loop.save_checkpoint
+
+    def slow(*args):
+        clock[0] += 25
+        return step(*args)
+
+    def noted(folder, state, *rest):
+        saved.append((state.epoch, state.step))
+        save(folder, state, *rest)
+
+    engine.step = slow
+    monkeypatch.setattr(loop, "save_checkpoint", noted)
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    result = train(engine, tmp_path)
+    within = range(3, STEPS + 1, 3)
+    assert len(within) > 1
+    assert saved == [*((0, s) for s in within), (1, 0), *((1, s) for s in within), (2, 0)]
+    assert result.seconds == 25 * 2 * STEPS
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_stop_request_during_validation_is_forgotten(tmp_path, epoch):
+    """Of an epoch within and of the last: all is saved, and what goes on has nothing of it to do again."""
+    engine, validate, calls = make_engine(SOURCE, epochs=2), scores(9, 8), []
+
+    def signalled():
+        calls.append(1)
+        if len(calls) == epoch:
+            os.kill(os.getpid(), signal.SIGINT)
+        return validate()
+
+    with pytest.raises(loop.Interrupted):
+        train(engine, tmp_path, signalled)
+    assert len(calls) == len(strict_lines(tmp_path)) == epoch
+    again, steps = make_engine(SOURCE, epochs=2), []
+    again.optimizer.register_step_pre_hook(lambda *_: steps.append(1))
+    assert train(again, tmp_path, validate).best_epoch == 2
+    assert len(steps) == (2 - epoch) * STEPS
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_a_stop_request_at_the_last_step_waits_for_the_validation(tmp_path, epoch):
+    """A validation can take long; it is done when the training goes on."""
+    engine = make_engine(SOURCE, epochs=2)
+    interrupt_after(engine, epoch * STEPS)
+    given = scores(9, 8)
+    calls = []
+    with pytest.raises(loop.Interrupted):
+        train(engine, tmp_path, lambda: calls.append(1) or given())
+    assert len(calls) == epoch - 1
+    again, steps = make_engine(SOURCE, epochs=2), []
+    again.optimizer.register_step_pre_hook(lambda *_: steps.append(1))
+    assert train(again, tmp_path, given).best_epoch == 2
+    assert len(steps) == (2 - epoch) * STEPS
+
+
+def test_the_average_begins_with_another_epoch_than_asked_for(tmp_path):
+    """Of four epochs the last two; an average of one epoch is not scored."""
+    engine = make_engine(SOURCE, epochs=4, average=AverageSettings(kind="swa", start=0.5))
+    seen, validate = [], scores(9, 8, 7, 6, 5)
+    train(engine, tmp_path, lambda: seen.append(parameters(engine)) or validate())
+    assert ["validation_average" in line for line in strict_lines(tmp_path)] == [False, False, False, True]
+    assert engine.average.count == 2
+    torch.testing.assert_close(seen[4], (seen[2] + seen[3]) / 2)
+    assert not torch.allclose(seen[2], seen[3])
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_a_batch_is_not_read_ahead(tmp_path, accumulate):
+    """Every batch of an epoch but the first is asked for just before the one in front of it, and never again."""
+    engine, calls = make_engine(SOURCE, epochs=1, accumulate=accumulate), []
+    source = SimpleNamespace(
+        settings=SOURCE.settings,
+        prefetch=lambda *key: calls.append(("ahead", key)),
+        batch=lambda *key: calls.append(("now", key)) or SOURCE.batch(*key),
+    )
+    engine._source = source
+    train(engine, tmp_path)
+    keys = [(batch, None) for batch in SOURCE.epoch(0, 0)]
+    turns = [call for pair in itertools.pairwise(keys) for call in (("ahead", pair[1]), ("now", pair[0]))]
+    assert calls == [*turns, ("now", keys[-1])]
 
 
 def test_biases_are_not_decayed():
