@@ -59,7 +59,7 @@ def check_submission(
 
     report = o.reporter(quiet)
     archive = o.open_named(data, card, convert, report)
-    split = make_split(archive, protocol)
+    split = make_split(archive, _protocol_of(csv, protocol))
     reference = seasonal_reference(archive, split)
     problems = check(csv, archive.grid, len(split.test), archive.variables, reference)
     for number, problem in enumerate(problems, 1):
@@ -94,7 +94,7 @@ def score(
         result, split_name = score_csv(csv, truth), f"solution {Path(truth).name} {sha256(truth)[:8]}"
     else:
         archive = o.open_named(truth, card, convert, report)
-        split = make_split(archive, protocol)
+        split = make_split(archive, _protocol_of(csv, protocol))
         result = score_submission(csv, span_truth(archive, split.test), archive.grid)
         split_name = table.split_name(benchmark_of(archive), split.protocol, "test", [split.test.text(archive)])
     Console().print(score_table(f"{split_name} (lower is better)", {csv.name: result}))
@@ -102,3 +102,28 @@ def score(
         kept = {"split": split_name, "csv_sha256": sha256(csv), **result.as_dict()}
         write_text(csv.parent / table.SCORE_FILE, json.dumps(kept, indent=1))
         typer.echo(f"wrote {csv.parent / table.SCORE_FILE}")
+
+
+def _protocol_of(csv: Path, protocol: str | None) -> str | None:
+    """The protocol of the entry beside a CSV, where there is one: the months of another would fit its rows as well.
+
+    Raises:
+        SubmissionError: Another is named.
+    """
+    from emukit.errors import SubmissionError
+    from emukit.submission import ENTRY_FILE, read_entry
+
+    path = csv.parent / ENTRY_FILE
+    if not path.exists():
+        return protocol
+    entry = read_entry(csv.parent)
+    if entry.csv != csv.name:
+        return protocol
+    if protocol not in (None, entry.protocol):
+        raise SubmissionError(
+            f"{csv} was written for another protocol",
+            found=f"--protocol {protocol}",
+            expected=f"{entry.protocol}: {entry.scenario} {entry.first_month}..{entry.last_month}, as {path} says",
+            hint="leave --protocol out",
+        )
+    return entry.protocol

@@ -14,7 +14,7 @@ from emukit.training.settings import OptimizerSettings
 
 
 def make_optimizer(network: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """AdamW; biases and normalisation weights (one-dimensional) are not decayed."""
+    """AdamW; what has one dimension (biases, normalisation weights) is not decayed, maps of biases by cell are."""
     decayed = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
     free = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}]

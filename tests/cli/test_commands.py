@@ -61,6 +61,12 @@ def test_from_store_to_leaderboard(emukit, demo_store, tmp_path):
     assert submit.code == 0, submit.err
     assert "69,120 rows" in submit.out
     assert emukit("check-submission", "submissions/lin/submission.csv.gz", "--data", demo_store).code == 0
+    # The months of another protocol have as many rows: only the entry beside the CSV knows which it is for.
+    for command in (("check-submission", "CSV", "--data", demo_store), ("score", "CSV", demo_store, "--save")):
+        words = ["submissions/lin/submission.csv.gz" if w == "CSV" else w for w in command]
+        refused = emukit(*words, "--protocol", "k360")
+        assert refused.code == 2
+        assert "written for another protocol" in refused.err
     score = emukit("score", "submissions/lin/submission.csv.gz", demo_store, "--save")
     assert score.code == 0, score.err
     # The hidden truth that the generator gives must be that of a store which was written unhidden.
@@ -217,11 +223,11 @@ def test_linear_on_the_real_store_reaches_the_reference(emukit, real_store):
 
 def test_terminated_writer_leaves_nothing(tmp_path):
     """SIGTERM, as a batch system sends it, in the middle of writing a store."""
-    command = [sys.executable, "-m", "emukit", "data", "demo", "big.zarr", "--grid", "36x48"]
+    # Large enough that writing takes seconds: the signal must come before its end.
+    command = [sys.executable, "-m", "emukit", "data", "demo", "big.zarr", "--grid", "64x96"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".big.zarr.*.part")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.terminate()
-    assert process.wait(60) == 128 + signal.SIGTERM
-    assert list(tmp_path.iterdir()) == []
+    assert (process.wait(60), list(tmp_path.iterdir())) == (128 + signal.SIGTERM, [])
