@@ -45,9 +45,7 @@ class Anchored(Wrapper):
         if len(self.bases) > 1:
             month = scenario.calendar_month[start:stop]
             out = out + self.share[month] * _residual(self.bases, scenario, start, stop)
-        if "pr" in self.variables:
-            rain = out[:, self.variables.index("pr")]
-            np.maximum(rain, 0.0, out=rain)
+        self.cut_negative_rain(out)
         return out
 
     def own_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

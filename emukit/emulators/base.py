@@ -68,6 +68,12 @@ class Emulator(ABC):
             ProtocolError: A forcing that the emulator needs is missing, or has another shape.
         """
 
+    def cut_negative_rain(self, fields: NDArray[np.floating]) -> None:
+        """Put zero in the place of negative pr, in the (T, V, Y, X) fields themselves."""
+        if "pr" in self.variables:
+            rain = fields[:, self.variables.index("pr")]
+            np.maximum(rain, 0.0, out=rain)
+
     @abstractmethod
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Plain values and arrays from which `from_state` builds the same emulator."""

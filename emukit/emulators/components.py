@@ -104,9 +104,7 @@ class ComponentEmulator(Emulator):
             rows = month == m
             change = np.einsum("tvk,vkyx->tvyx", amounts[rows], self.basis.patterns[:, :, m], optimize=True)
             out[rows] = self.basis.climate[m] + change
-        if "pr" in self.variables:
-            rain = out[:, self.variables.index("pr")]
-            np.maximum(rain, 0.0, out=rain)
+        self.cut_negative_rain(out)
         return out
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

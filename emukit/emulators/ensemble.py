@@ -80,9 +80,7 @@ class Ensemble(Wrapper):
             # Nothing is asked that does not count.
             if weight.any():
                 out += weight[:, None, None] * base.predict_fields(scenario, start, stop)
-        if "pr" in self.variables:
-            rain = out[:, self.variables.index("pr")]
-            np.maximum(rain, 0.0, out=rain)
+        self.cut_negative_rain(out)
         return out.astype(np.float32)
 
     def spread(self, scenario: Scenario, start: int, stop: int) -> dict[str, tuple[float, float]]:

@@ -162,9 +162,7 @@ class LinearEmulator(Emulator):
         for m in range(12):
             rows = month == m
             out[rows] = self._intercept[m] + np.einsum("tf,fvyx->tvyx", z[rows], self._response[m])
-        if "pr" in self.variables:
-            rain = out[:, self.variables.index("pr")]
-            np.maximum(rain, 0.0, out=rain)
+        self.cut_negative_rain(out)
         return out
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

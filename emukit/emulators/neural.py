@@ -90,9 +90,8 @@ class NeuralEmulator(Emulator):
                     out[first - start : last - start] = self.normalizer.inverse(fields.float().cpu().numpy(), month)
         finally:
             self.network.train(training)
-        if "pr" in self.variables and not self.residual:
-            rain = out[:, self.variables.index("pr")]
-            np.maximum(rain, 0.0, out=rain)
+        if not self.residual:
+            self.cut_negative_rain(out)
         return out
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
