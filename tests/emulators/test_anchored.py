@@ -12,10 +12,11 @@ from emukit.data.archive import Archive
 from emukit.data.split import Span, leave_out, make_split
 from emukit.emulators.anchored import Anchored, residual_archive
 from emukit.emulators.climatology import ClimatologyEmulator
+from emukit.emulators.forcing_space import ForcingSpace
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import load_emulator
 from emukit.emulators.wrapper import Fold
-from emukit.errors import ProtocolError
+from emukit.errors import ProtocolError, RecipeError
 from tests.coded import warming_archive
 
 FEATURES = ("CO2", "SO2")
@@ -87,6 +88,41 @@ def test_only_the_last_years_of_a_scenario_left_out_count(archive) -> None:
     folds = [Fold((span,), bases, split.train)]
     assert (Anchored.fit(truth, split, bases, folds, years=2).share == 1.0).all()
     np.testing.assert_allclose(Anchored.fit(truth, split, bases, folds, years=4).share, 0.5)
+
+
+def test_share_falls_off_with_the_distance_from_training(archive, tmp_path: Path) -> None:
+    split = make_split(archive, "k360")
+    bases = (Says(archive, 0.0), Says(archive, 1.0))
+    folds = [Fold((span,), bases, split.train) for span in split.train]
+    ones = {n: replace(s, targets=np.ones_like(s.targets)) for n, s in archive.scenarios.items()}
+    emulator = Anchored.fit(replace(archive, scenarios=ones), split, bases, folds, reach=0.5, forcings=FEATURES)
+    assert (emulator.share == 1.0).all()  # all that was said was left, where the networks reach
+    scenario = archive["ssp245"]
+    space = ForcingSpace.fit(archive, split.train, FEATURES)
+    gap = np.sqrt(((space.of(scenario, archive.grid)[:, None] - space.points) ** 2).sum(-1)).min(1)
+    emulator.save(tmp_path / "saved")
+    for e in (emulator, load_emulator(tmp_path / "saved")):
+        said = e.predict_fields(scenario, 20, 150)
+        np.testing.assert_allclose(said[:, 0, 1, 2], np.exp(-0.5 * (gap[20:150] / 0.5) ** 2), rtol=1e-5)
+    far = replace(scenario, forcings={**scenario.forcings, "CO2": scenario.forcings["CO2"] + 1e5})
+    assert (emulator.predict_fields(far, 0, 24) == 0.0).all()
+    with pytest.raises(RecipeError, match="reach is out of range"):
+        Anchored.fit(archive, split, bases, folds, reach=0.0)
+
+
+def test_a_fold_is_as_far_from_training_as_its_own_bases_were(archive) -> None:
+    """Half of what was said was left there: seen from the fold's own months, the share must be larger than half."""
+    split = make_split(archive, "loso:ssp585")
+    bases = (Says(archive, 0.0), Says(archive, 1.0))
+    halves = {n: replace(s, targets=np.full_like(s.targets, 0.5)) for n, s in archive.scenarios.items()}
+    truth = replace(archive, scenarios=halves)
+    folds = [Fold((span,), bases, leave_out(archive, split, span.scenario).train) for span in split.train]
+    share = Anchored.fit(truth, split, bases, folds, reach=0.5, forcings=FEATURES).share
+    assert (share > 0.55).all()
+    folds = [Fold((span,), bases, split.train) for span in split.train]
+    np.testing.assert_allclose(
+        Anchored.fit(truth, split, bases, folds, reach=0.5, forcings=FEATURES).share, 0.5, atol=0.03
+    )
 
 
 def test_the_parts_are_added_and_rain_is_not_negative(archive) -> None:
