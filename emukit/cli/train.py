@@ -98,7 +98,7 @@ def train(
     from emukit.cli.show import evaluation_table
     from emukit.experiments.recipe import load_recipe, networks_of
     from emukit.experiments.record import RECORD_FILE
-    from emukit.experiments.run import Opening, read_run, train_run
+    from emukit.experiments.run import Opening, read_run, run_name, train_run
     from emukit.parallel.comm import open_comm
     from emukit.parallel.launch import inside_torchrun, relaunch
     from emukit.training.engine import Execution
@@ -133,8 +133,8 @@ def train(
         if before:
             protocol = protocol or before.record.identity.protocol
             chosen_members = chosen_members or before.record.identity.members
-        named = protocol or archive.card.default_protocol
-        folder = out or Path("runs") / f"{model}-{named.replace(':', '-')}-s{seed}{'-final' if final else ''}"
+        name = run_name(model, protocol or archive.card.default_protocol, seed)
+        folder = out or Path("runs") / f"{name}{'-final' if final else ''}"
         try:
             run, evaluation = train_run(
                 archive,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,9 @@ def evaluate(emulator: Emulator, archive: Archive, split: Split, name: str = "va
     everything = make_split(archive, split.protocol)
     climatology = ClimatologyEmulator.fit(archive, everything)
     floors = {"climatology": score_emulator(climatology, archive, spans), **other_runs(archive, spans)}
+    # Where every member is scored, each stands beside all others.
+    mean = another_run(archive, spans) if len(floors) == 1 else None
+    floors |= {"another run": mean} if mean else {}
     # A store without the default features has no linear line; that is no reason to refuse a score.
     with suppress(ProtocolError):
         floors["linear"] = score_emulator(LinearEmulator.fit(archive, everything), archive, spans)
@@ -109,7 +112,9 @@ def score_emulator(emulator: Emulator, archive: Archive, spans: tuple[Span, ...]
         comm: Processes that share the months; every one of them gets the score. None: this one alone.
     """
     if comm is None or comm.world == 1:
-        return _score(archive, spans, lambda s: emulator.predict_fields(archive[s.scenario], s.start, s.stop))
+        # Spans of the same months, one after the other, are of several members: one prediction for all of them.
+        predict = lru_cache(1)(lambda name, start, stop: emulator.predict_fields(archive[name], start, stop))
+        return _score(archive, spans, lambda s: predict(s.scenario, s.start, s.stop))
     return mean_score([_shared_score(emulator, archive, span, comm) for span in spans])
 
 
@@ -147,6 +152,15 @@ def other_runs(archive: Archive, spans: tuple[Span, ...]) -> dict[str, Score]:
         f"another run (member {m})": _score(archive, spans, partial(_run_of, archive, m))
         for m in sorted(common - {s.members[0] for s in spans})
     }
+
+
+def another_run(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
+    """What a run of the climate model scores on average, over the other runs of each span.
+
+    None where a span has no other.
+    """
+    each = [list(other_runs(archive, (span,)).values()) for span in spans]
+    return mean_score([mean_score(runs) for runs in each]) if all(each) else None
 
 
 def estimated_limit(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
