@@ -58,6 +58,7 @@ def test_crossval_prints_what_it_keeps_and_knows_its_own_runs(emukit, demo_store
     assert answer.code == 0, answer.err
     kept = json.loads(Path("c/crossval.json").read_text())
     assert len(kept["months"]) == 6
+    assert kept["months"]["without ssp126"] == "ssp126 2080-02..2100-01 members 0,1"
     for fold, numbers in kept["recipes"]["linear"]["folds"].items():
         assert f"{fold} {numbers['score']:.4f}" in " ".join(answer.out.split())
     assert len([*Path("c").glob("*/*/run.json")]) == 6
