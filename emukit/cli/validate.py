@@ -49,6 +49,7 @@ def validate(
     data: o.Data = None,
     recipe: RecipeFile = None,
     settings: Setting = None,
+    fast: o.Fast = False,
     markdown: Markdown = False,
     card: o.Card = None,
     convert: o.Convert = None,
@@ -58,11 +59,12 @@ def validate(
 
     The runs are kept, with everything printed in validation.json; the same command goes on where it was stopped.
     """
-    from emukit.experiments.recipe import load_recipe
+    from emukit.experiments.recipe import fast_name, load_recipe
     from emukit.experiments.run import Opening
     from emukit.experiments.validate import REPORT_FILE
     from emukit.experiments.validate import validate as run_all
 
+    model = fast_name(model) if fast else model
     chosen = load_recipe(model, recipe, settings or ())
     folder = out or Path("runs") / f"validate-{model}"
     reporter = o.reporter(quiet)
@@ -107,6 +109,7 @@ def crossval(
     data: o.Data = None,
     recipe: RecipeFile = None,
     settings: Setting = None,
+    fast: o.Fast = False,
     markdown: Markdown = False,
     card: o.Card = None,
     convert: o.Convert = None,
@@ -119,7 +122,7 @@ def crossval(
     """
     from emukit.errors import RecipeError
     from emukit.experiments.crossval import REPORT_FILE, compare
-    from emukit.experiments.recipe import load_recipe
+    from emukit.experiments.recipe import fast_name, load_recipe
     from emukit.experiments.run import Opening
 
     if len(models) > 1 and (recipe or settings):
@@ -130,7 +133,8 @@ def crossval(
         )
     if len(set(models)) < len(models):
         raise RecipeError("a recipe is named twice", found=" ".join(models), expected="each once")
-    chosen = {model: load_recipe(model, recipe, settings or ()) for model in models}
+    names = [fast_name(model) if fast else model for model in models]
+    chosen = {name: load_recipe(name, recipe, settings or ()) for name in names}
     reporter = o.reporter(quiet)
     with _alone("crossval", out) as comm:
         result = compare(
@@ -142,7 +146,7 @@ def crossval(
             seed=seed,
             opening=Opening(card, o.conversions(convert)),
             comm=comm,
-            commands={m: _train_command(m, data, recipe, settings, card, convert) for m in models},
+            commands={m: _train_command(m, data, recipe, settings, card, convert) for m in names},
             reporter=reporter,
         )
     _print(result.blocks(), markdown)
