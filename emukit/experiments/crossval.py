@@ -248,8 +248,7 @@ def compare(
         {label: _months(archive, fold) for label, fold in folds.items()},
         {m: cross_validate(archive, folds, partial(fit, m)) for m in recipes},
         _line(folds, lambda fold: another_run(archive, fold.scored[HELD_OUT])),
-        # It treats the members alike, each of which has a span.
-        _line(folds, lambda fold: estimated_limit(archive, fold.scored[HELD_OUT][:1])),
+        _line(folds, lambda fold: estimated_limit(archive, fold.scored[HELD_OUT])),
     )
     write_text(out / REPORT_FILE, json.dumps(result.as_dict(), indent=1))
     return result

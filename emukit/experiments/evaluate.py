@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -37,12 +37,14 @@ class Evaluation:
         score: Of the emulator.
         floors: Of what every emulator is measured against: other runs of the climate model, climatology, and the
             linear emulator at its defaults.
+        limit: Of a perfect emulator; None where it cannot be estimated.
     """
 
     name: str
     spans: tuple[str, ...]
     score: Score
     floors: Mapping[str, Score]
+    limit: Score | None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -52,6 +54,7 @@ class Evaluation:
             "spans": list(self.spans),
             **self.score.as_dict(),
             "floors": floors,
+            "limit": self.limit.as_dict() if self.limit else None,
         }
 
 
@@ -74,7 +77,7 @@ def evaluate(emulator: Emulator, archive: Archive, split: Split, name: str = "va
         floors["linear"] = score_emulator(LinearEmulator.fit(archive, everything), archive, spans)
     check_fits(emulator, archive)
     score = score_emulator(emulator, archive, spans)
-    return Evaluation(name, tuple(s.text(archive) for s in spans), score, floors)
+    return Evaluation(name, tuple(s.text(archive) for s in spans), score, floors, estimated_limit(archive, spans))
 
 
 def scored_spans(archive: Archive, split: Split, name: str) -> tuple[Span, ...]:
@@ -168,14 +171,16 @@ def estimated_limit(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
 
     How it is estimated: `emukit.metrics.limit`.
     """
-    limits = []
-    for span in spans:
-        scenario = archive[span.scenario]
-        if len(scenario.members) < 2:
-            return None
-        runs = np.stack([scenario.truth(m, span.start, span.stop) for m in scenario.members])
-        limits.append(limit_score(runs, archive.grid.weights, archive.variables))
-    return mean_score(limits)
+
+    # It treats all runs alike: the same for spans that differ in the member alone.
+    @cache
+    def limit(name: str, start: int, stop: int) -> Score:
+        runs = np.stack([archive[name].truth(m, start, stop) for m in archive[name].members])
+        return limit_score(runs, archive.grid.weights, archive.variables)
+
+    if any(len(archive[s.scenario].members) < 2 for s in spans):
+        return None
+    return mean_score([limit(s.scenario, s.start, s.stop) for s in spans])
 
 
 def _run_of(archive: Archive, member: int, span: Span) -> NDArray[np.float32]:

@@ -33,7 +33,7 @@ LAST_MONTH = np.datetime64("2100-01", "M")
 
 
 def collect_rows(places: Iterable[Path], published: bool = True) -> list[Row]:
-    """Rows of every run and submission at or right below the places, their floors, and published results.
+    """Rows of every run and submission at or right below the places, their floors and limits, and published results.
 
     Raises:
         RunError: A place is neither a run, a submission, nor a folder of such.
@@ -115,6 +115,9 @@ def _run_rows(run: Run) -> list[Row]:
             rows.append(Row(name, "run", split, score, numbers_of(evaluation), seed, record.parameters))
             for floor, scored in evaluation["floors"].items():
                 rows.append(Row(floor, "floor", split, float(scored["score"]), numbers_of(scored)))
+            # An evaluation of an earlier version holds none.
+            if limit := evaluation.get("limit"):
+                rows.append(Row("estimated limit", "limit", split, float(limit["score"]), numbers_of(limit)))
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise RunError(
                 f"{path} is damaged", found=repr(e), hint=f"emukit evaluate {run.folder} --split {path.stem}"

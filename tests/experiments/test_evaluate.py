@@ -15,11 +15,12 @@ from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import load_emulator
 from emukit.errors import RunError
-from emukit.experiments.evaluate import evaluate, score_emulator
+from emukit.experiments.evaluate import estimated_limit, evaluate, score_emulator
 from emukit.experiments.recipe import load_recipe
 from emukit.experiments.run import train_run
 from emukit.experiments.submit import submit_run
-from emukit.experiments.table import published_rows
+from emukit.experiments.table import collect_rows, published_rows
+from emukit.metrics.limit import limit_score
 from emukit.progress import Reporter
 from emukit.report.published import load_published
 from emukit.submission import read_submission
@@ -139,6 +140,45 @@ def test_floors_are_the_other_runs_climatology_and_the_linear_emulator(scored):
         numbers = reference(archive.grid, pairs_of(archive, spans, predict))
         assert min(map(min, numbers.values())) > 0, name
         assert_score(evaluation.floors[name], numbers, sum(stop - start for _, start, stop in spans))
+
+
+def test_limit_is_that_of_the_months_scored_and_none_for_a_single_run(scored):
+    archive, split, spans, evaluation = scored
+    limits = []
+    for name, start, stop in spans:
+        runs = np.stack([member_fields(archive[name], m, start, stop) for m in range(3)])
+        limits.append(limit_score(runs, archive.grid.weights).value)
+    assert evaluation.limit.value == pytest.approx(np.mean(limits))
+    assert evaluation.as_dict()["limit"]["score"] == evaluation.limit.value
+    scenarios = {n: replace(s, members=(0,), targets=s.targets[:1]) for n, s in archive.scenarios.items()}
+    alone = evaluate(Arbitrary(archive.domain), replace(archive, scenarios=scenarios), split, evaluation.name)
+    assert alone.limit is None
+    assert alone.as_dict()["limit"] is None
+
+
+def test_leaderboard_shows_floors_and_the_limit_beside_runs(tmp_path):
+    archive = warming_archive()
+    for name in ("linear", "climatology", "variance-matched"):
+        train_run(archive, load_recipe(name), tmp_path / name, protocol="k360", reporter=QUIET)
+    rows = collect_rows([tmp_path], published=False)
+    assert len({r.split for r in rows}) == 1
+    kinds = {(r.name, r.kind) for r in rows}
+    # A floor that is a run itself has one line.
+    lines = {("another run (member 1)", "floor"), ("another run (member 2)", "floor"), ("estimated limit", "limit")}
+    assert kinds == lines | {(n, "run") for n in ("linear", "climatology", "variance-matched")}
+    assert len(rows) == len(kinds)
+    (limit,) = [r for r in rows if r.kind == "limit"]
+    expected = estimated_limit(archive, make_split(archive, "k360").validation)
+    assert limit.score == expected.value
+    assert limit.numbers["pr.time_stddev_mae"] == expected.parts["pr"].time_stddev_mae
+    # Runs that an earlier version scored have none, and a damaged one is named.
+    path = tmp_path / "linear" / "scores" / "validation.json"
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in kept.items() if k != "limit"}))
+    assert "limit" not in {r.kind for r in collect_rows([tmp_path / "linear"], published=False)}
+    path.write_text(json.dumps({**kept, "limit": {"score": "x"}}))
+    with pytest.raises(RunError, match="damaged"):
+        collect_rows([tmp_path / "linear"], published=False)
 
 
 def test_truth_is_the_first_member_of_the_span_by_its_name_not_its_place():
