@@ -18,6 +18,8 @@ from emukit.data.card import SpanSpec
 from emukit.errors import ProtocolError
 
 LOSO = "loso:"
+# No protocol, but the mean over all that leave a scenario out.
+ALL = LOSO + "all"
 HELD_OUT = "held-out"
 # How `fold_split` names what it makes, so that `make_split` makes it again.
 FOLD = re.compile(r"(.+) without (\S+)( scored)? from (\d{4}-\d{2})")

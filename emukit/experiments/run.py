@@ -263,7 +263,12 @@ def read_run(folder: Path) -> Run:
 
 def run_name(model: str, protocol: str, seed: int) -> str:
     """How the folder of a run is named, where nobody names it."""
-    return f"{model}-{protocol.replace(':', '-').replace(' ', '-')}-s{seed}"
+    return f"{model}-{slug(protocol)}-s{seed}"
+
+
+def slug(protocol: str) -> str:
+    """A protocol as part of the name of a folder."""
+    return protocol.replace(":", "-").replace(" ", "-")
 
 
 def save_evaluation(folder: Path, evaluation: Evaluation) -> None:

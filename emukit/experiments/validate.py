@@ -15,7 +15,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from emukit.data.archive import Archive
-from emukit.data.split import LOSO, Split, is_hidden, make_split
+from emukit.data.split import ALL, LOSO, Split, is_hidden, make_split
 from emukit.errors import ProtocolError, RecipeError, RunError
 from emukit.experiments.evaluate import another_run, estimated_limit, evaluate, mean_score, scored_spans
 from emukit.experiments.recipe import Recipe, is_random, seeds_within
@@ -27,7 +27,6 @@ from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.report.validation import Block
 
-ALL = LOSO + "all"
 REPORT_FILE = "validation.json"
 
 

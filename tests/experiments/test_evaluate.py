@@ -17,7 +17,7 @@ from emukit.emulators.registry import load_emulator
 from emukit.errors import RunError
 from emukit.experiments.evaluate import estimated_limit, evaluate, score_emulator
 from emukit.experiments.recipe import load_recipe
-from emukit.experiments.run import train_run
+from emukit.experiments.run import save_evaluation, train_run
 from emukit.experiments.submit import submit_run
 from emukit.experiments.table import collect_rows, published_rows
 from emukit.metrics.limit import limit_score
@@ -179,6 +179,45 @@ def test_leaderboard_shows_floors_and_the_limit_beside_runs(tmp_path):
     path.write_text(json.dumps({**kept, "limit": {"score": "x"}}))
     with pytest.raises(RunError, match="damaged"):
         collect_rows([tmp_path / "linear"], published=False)
+
+
+def test_mean_over_scenarios_left_out_is_of_one_recipe_and_ranked_beside_the_same_scenarios(tmp_path):
+    archive = warming_archive()
+
+    def run(model, protocol, name, **options):
+        made, _ = train_run(archive, load_recipe(model), tmp_path / name, protocol=protocol, reporter=QUIET, **options)
+        save_evaluation(made.folder, evaluate(made.emulator(archive), archive, made.split(archive), "test"))
+
+    for model in ("linear", "variance-matched"):
+        for scenario in ("ssp126", "ssp585"):
+            run(model, f"loso:{scenario}", f"{model}-loso-{scenario}-s0")
+    # Others' names, another scenario, other members, and another protocol.
+    run("eof-regression", "loso:ssp585", "b")
+    run("eof-regression", "loso:ssp245", "a")
+    run("linear", "loso:ssp585", "0", members=[0])
+    run("variance-matched", "k360", "variance-matched-k360-s0")
+
+    rows = collect_rows([tmp_path], published=False)
+    means = [r for r in rows if " loso:all test: " in r.split]
+    both, third = "ssp126 2025-02..2030-01 member 0; ssp585 2025-02..2030-01 member 0", "ssp245 2025-02..2030-01"
+    assert {(r.name, r.kind) for r in means if r.split.endswith(both)} == {
+        ("linear-loso-all-s0", "run"),
+        ("variance-matched-loso-all-s0", "run"),
+        ("climatology", "floor"),
+        ("another run (member 1)", "floor"),
+        ("another run (member 2)", "floor"),
+        ("estimated limit", "limit"),
+    }
+    assert {r.name for r in means if third in r.split and r.kind == "run"} == {"a + b"}
+    assert all(third in r.split or r.split.endswith(both) for r in means)
+    for mean in (r for r in means if r.split.endswith(both)):
+        name = mean.name.replace("loso-all", "loso-ssp126"), mean.name.replace("loso-all", "loso-ssp585")
+        parts = [r for r in rows if " test: ssp" in r.split and r.name in name and r not in means]
+        parts = [r for r in parts if " loso:ssp126 test" in r.split or " loso:ssp585 test" in r.split]
+        assert len(parts) == 2
+        assert mean.score == pytest.approx(np.mean([p.score for p in parts]))
+        for number, value in mean.numbers.items():
+            assert value == pytest.approx(np.mean([p.numbers[number] for p in parts]))
 
 
 def test_truth_is_the_first_member_of_the_span_by_its_name_not_its_place():
