@@ -8,7 +8,7 @@ from typing import Any
 
 from emukit.data.encodings import SEASONAL, STATIC
 from emukit.emulators.registry import EMULATORS
-from emukit.experiments.recipe import NetworkRecipe, load_recipe, recipe_names, sizes_of
+from emukit.experiments.recipe import NetworkRecipe, load_recipe, networks_of, recipe_names, sizes_of
 from emukit.losses.composite import TERMS
 from emukit.losses.named import LOSSES
 from emukit.models.registry import NETWORKS, count_parameters
@@ -22,12 +22,10 @@ def model_rows() -> Iterator[tuple[str, str, str]]:
     """Name, size and use of every emulator and shipped recipe."""
     for name in recipe_names():
         recipe = load_recipe(name)
-        if isinstance(recipe, NetworkRecipe):
-            size = f"{network_size(recipe):,}"
-            summary = NETWORKS[recipe.emulator].summary
-        else:
-            size, summary = "closed form", EMULATORS[recipe.emulator].summary
-        yield name, size, recipe.description or summary
+        networks = networks_of(recipe)
+        size = f"{sum(network_size(n) for n in networks):,}" if networks else "closed form"
+        entry = NETWORKS.get(recipe.emulator) or EMULATORS[recipe.emulator]
+        yield name, size, recipe.description or entry.summary
 
 
 def network_size(recipe: NetworkRecipe) -> int:

@@ -41,6 +41,7 @@ Convert = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results.")]
+Fast = Annotated[bool, typer.Option("--fast", help="Take the shipped recipe MODEL-fast, which needs less time.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, as `emukit train` wrote it.")]
 
 

@@ -25,7 +25,7 @@ def evaluate(
     convert: o.Convert = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Score a run: the six numbers, the score, and the floors beside them."""
+    """Score a run: the six numbers, the score, and the floors and the estimated limit beside them."""
     from rich.console import Console
 
     from emukit.cli.show import evaluation_table

@@ -96,10 +96,11 @@ def score_table(title: str, scores: Mapping[str, Score]) -> Table:
 
 
 def evaluation_table(name: str, evaluation: Evaluation) -> Table:
-    """An evaluation with its floors; tas in K, pr in mm/day."""
+    """An evaluation with its floors and the estimated limit; tas in K, pr in mm/day."""
     title = f"{evaluation.name}: {'; '.join(evaluation.spans)} (lower is better)"
     floors = dict(sorted(evaluation.floors.items(), key=lambda kv: kv[1].value))
-    return score_table(title, {name: evaluation.score, **{f"floor: {k}": s for k, s in floors.items()}})
+    limit = {"estimated limit": evaluation.limit} if evaluation.limit else {}
+    return score_table(title, {name: evaluation.score, **{f"floor: {k}": s for k, s in floors.items()}, **limit})
 
 
 def plan_tables(name: str, plan: Plan) -> Iterator[Table | Text]:

@@ -63,6 +63,7 @@ def train(
     out: Annotated[
         Path | None, typer.Option(help="Run folder. Default: runs/MODEL-PROTOCOL-sSEED.", show_default=False)
     ] = None,
+    fast: o.Fast = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
     final: Annotated[
         Path | None,
@@ -96,13 +97,14 @@ def train(
     from rich.console import Console
 
     from emukit.cli.show import evaluation_table
-    from emukit.experiments.recipe import load_recipe, networks_of
+    from emukit.experiments.recipe import fast_name, load_recipe, networks_of
     from emukit.experiments.record import RECORD_FILE
-    from emukit.experiments.run import Opening, read_run, train_run
+    from emukit.experiments.run import Opening, read_run, run_name, train_run
     from emukit.parallel.comm import open_comm
     from emukit.parallel.launch import inside_torchrun, relaunch
     from emukit.training.engine import Execution
 
+    model = fast_name(model) if fast else model
     chosen = load_recipe(model, recipe, settings or (), loss)
     execution = Execution(strategy.value if strategy else "ddp", compile, channels_last)
     networks = networks_of(chosen)
@@ -133,8 +135,8 @@ def train(
         if before:
             protocol = protocol or before.record.identity.protocol
             chosen_members = chosen_members or before.record.identity.members
-        named = protocol or archive.card.default_protocol
-        folder = out or Path("runs") / f"{model}-{named.replace(':', '-')}-s{seed}{'-final' if final else ''}"
+        name = run_name(model, protocol or archive.card.default_protocol, seed)
+        folder = out or Path("runs") / f"{name}{'-final' if final else ''}"
         try:
             run, evaluation = train_run(
                 archive,

@@ -1,19 +1,34 @@
-"""`emukit validate`."""
+"""`emukit validate` and `emukit crossval`: scores that choose among recipes, and what they are worth."""
 
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from emukit.cli import options as o
 
+if TYPE_CHECKING:
+    from emukit.parallel.comm import Comm
+    from emukit.report.validation import Block
+
+RecipeFile = Annotated[
+    Path | None, typer.Option("--recipe", help="TOML recipe laid over the defaults.", show_default=False)
+]
+Setting = Annotated[
+    list[str] | None, typer.Option("--set", metavar="a.b=c", help="One setting, repeatable: training.epochs=5.")
+]
+Markdown = Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")]
+
 
 def add_commands(app: typer.Typer) -> None:
-    """Register this module's command."""
+    """Register this module's commands."""
     app.command("validate")(validate)
+    app.command("crossval")(crossval)
 
 
 def validate(
@@ -32,11 +47,10 @@ def validate(
         Path | None, typer.Option(help="Folder of the runs. Default: runs/validate-MODEL.", show_default=False)
     ] = None,
     data: o.Data = None,
-    recipe: Annotated[Path | None, typer.Option(help="TOML recipe laid over the defaults.", show_default=False)] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="a.b=c", help="One setting, repeatable: training.epochs=5.")
-    ] = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
+    recipe: RecipeFile = None,
+    settings: Setting = None,
+    fast: o.Fast = False,
+    markdown: Markdown = False,
     card: o.Card = None,
     convert: o.Convert = None,
     quiet: o.Quiet = False,
@@ -45,48 +59,131 @@ def validate(
 
     The runs are kept, with everything printed in validation.json; the same command goes on where it was stopped.
     """
-    from rich.console import Console
-
-    from emukit.errors import TrainingError
-    from emukit.experiments.recipe import load_recipe
+    from emukit.experiments.recipe import fast_name, load_recipe
     from emukit.experiments.run import Opening
     from emukit.experiments.validate import REPORT_FILE
     from emukit.experiments.validate import validate as run_all
-    from emukit.parallel.comm import open_comm
-    from emukit.report import validation as report
 
+    model = fast_name(model) if fast else model
     chosen = load_recipe(model, recipe, settings or ())
     folder = out or Path("runs") / f"validate-{model}"
     reporter = o.reporter(quiet)
-    with open_comm() as comm:
-        if comm.world > 1:
-            raise TrainingError("emukit validate runs in one process", found=f"{comm.world}", hint="without torchrun")
-        archive = o.open_named(data, card, convert, reporter)
-        try:
-            result = run_all(
-                archive,
-                chosen,
-                model,
-                folder,
-                protocols=protocols,
-                seeds=seeds,
-                opening=Opening(card, o.conversions(convert)),
-                comm=comm,
-                command=_train_command(model, data, recipe, settings, card, convert),
-                reporter=reporter,
-            )
-        except KeyboardInterrupt:
-            typer.echo(f"stopped; what is in {folder} is kept. Go on with the same command", err=True)
-            raise typer.Exit(130) from None
-    if markdown:
-        typer.echo(report.markdown(result.blocks()))
-    else:
-        console = Console()
-        for table in report.tables(result.blocks()):
-            console.print(table)
+    with _alone("validate", folder) as comm:
+        result = run_all(
+            o.open_named(data, card, convert, reporter),
+            chosen,
+            model,
+            folder,
+            protocols=protocols,
+            seeds=seeds,
+            opening=Opening(card, o.conversions(convert)),
+            comm=comm,
+            command=_train_command(model, data, recipe, settings, card, convert),
+            reporter=reporter,
+        )
+    _print(result.blocks(), markdown)
     for protocol, why in result.not_scored.items():
         typer.echo(f"not scored: {protocol} test, {why}")
     typer.echo(f"wrote {folder / REPORT_FILE}", err=True)
+
+
+def crossval(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...", help="What to train, and what to compare with it; `emukit models` lists it."
+        ),
+    ],
+    protocol: o.Protocol = None,
+    months: Annotated[
+        int | None,
+        typer.Option(
+            help="How many a fold scores at most. Default: as many as a protocol that leaves a scenario out.",
+            min=1,
+            metavar="N",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of all runs.", min=0, max=2**63 - 1, metavar="N")] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/crossval"),
+    data: o.Data = None,
+    recipe: RecipeFile = None,
+    settings: Setting = None,
+    fast: o.Fast = False,
+    markdown: Markdown = False,
+    card: o.Card = None,
+    convert: o.Convert = None,
+    quiet: o.Quiet = False,
+) -> None:
+    """Score recipes on scenarios left out, and on later parts left out, all within the training months: to select by.
+
+    Neither validation nor test months are looked at. The runs are kept, with all scores in crossval.json; the same
+    command goes on where it was stopped. Of several recipes it shows the means, and the differences to the first.
+    """
+    from emukit.errors import RecipeError
+    from emukit.experiments.crossval import REPORT_FILE, compare
+    from emukit.experiments.recipe import fast_name, load_recipe
+    from emukit.experiments.run import Opening
+
+    if len(models) > 1 and (recipe or settings):
+        raise RecipeError(
+            "--set and --recipe are of one recipe",
+            found=f"{len(models)} recipes: {', '.join(models)}",
+            hint="cross-validate it alone, under the same --out",
+        )
+    if len(set(models)) < len(models):
+        raise RecipeError("a recipe is named twice", found=" ".join(models), expected="each once")
+    names = [fast_name(model) if fast else model for model in models]
+    chosen = {name: load_recipe(name, recipe, settings or ()) for name in names}
+    reporter = o.reporter(quiet)
+    with _alone("crossval", out) as comm:
+        result = compare(
+            o.open_named(data, card, convert, reporter),
+            chosen,
+            out,
+            protocol=protocol,
+            months=months,
+            seed=seed,
+            opening=Opening(card, o.conversions(convert)),
+            comm=comm,
+            commands={m: _train_command(m, data, recipe, settings, card, convert) for m in names},
+            reporter=reporter,
+        )
+    _print(result.blocks(), markdown)
+    typer.echo(f"wrote {out / REPORT_FILE}", err=True)
+
+
+@contextmanager
+def _alone(verb: str, folder: Path) -> Iterator[Comm]:
+    """This process, which computes alone; Ctrl-C ends it with what to do next.
+
+    Raises:
+        TrainingError: It is one of several.
+    """
+    from emukit.errors import TrainingError
+    from emukit.parallel.comm import open_comm
+
+    with open_comm() as comm:
+        if comm.world > 1:
+            raise TrainingError(f"emukit {verb} runs in one process", found=f"{comm.world}", hint="without torchrun")
+        try:
+            yield comm
+        except KeyboardInterrupt:
+            typer.echo(f"stopped; what is in {folder} is kept. Go on with the same command", err=True)
+            raise typer.Exit(130) from None
+
+
+def _print(blocks: Sequence[Block], as_markdown: bool) -> None:
+    from rich.console import Console
+
+    from emukit.report.validation import markdown, tables
+
+    if as_markdown:
+        typer.echo(markdown(blocks))
+        return
+    console = Console()
+    for table in tables(blocks):
+        console.print(table)
 
 
 def _train_command(

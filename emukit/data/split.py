@@ -6,6 +6,7 @@ share its forcing and most of its climate, so holding out one member alone would
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,6 +18,11 @@ from emukit.data.card import SpanSpec
 from emukit.errors import ProtocolError
 
 LOSO = "loso:"
+# No protocol, but the mean over all that leave a scenario out.
+ALL = LOSO + "all"
+HELD_OUT = "held-out"
+# How `fold_split` names what it makes, so that `make_split` makes it again.
+FOLD = re.compile(r"(.+) without (\S+)( scored)? from (\d{4}-\d{2})")
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,8 @@ class Split:
     Attributes:
         protocol: The name users type: ``official``, ``k360``, ``loso:ssp126``.
         train: Spans to fit on.
-        scored: Set name (``validation``, ``test``, ``test-all``) to spans; a score over several is the mean of theirs.
+        scored: Set name (``validation``, ``test``, ``test-all``; ``held-out`` of a fold) to spans; a score over several
+            is the mean of theirs.
         notes: What was cut away because the store hides it.
     """
 
@@ -74,7 +81,18 @@ class Split:
 
     @property
     def test(self) -> Span:
-        """What a submission predicts."""
+        """What a submission predicts.
+
+        Raises:
+            ProtocolError: There is none: it is a fold, made within the training months of another protocol.
+        """
+        if "test" not in self.scored:
+            raise ProtocolError(
+                f"protocol {self.protocol} has no test months",
+                found="a fold of a cross-validation, within the training months",
+                expected="a protocol to submit for",
+                hint="train under the protocol itself",
+            )
         return self.scored["test"][0]
 
 
@@ -99,13 +117,19 @@ def make_split(archive: Archive, protocol: str | None = None, members: Sequence[
 
     Args:
         archive: The data.
-        protocol: A protocol of the archive's card, or ``loso:SCENARIO``; the card's default when None.
+        protocol: A protocol of the archive's card, or ``loso:SCENARIO``; or a fold in one of these, by the name that
+            `fold_split` gave it. The card's default when None.
         members: Members to train on; all when None. What is scored does not depend on it.
 
     Raises:
         ProtocolError: Unknown protocol, scenario or member, or nothing visible is left to validate on or to train on.
     """
     protocol = protocol or archive.card.default_protocol
+    fold = FOLD.fullmatch(protocol)
+    if fold:
+        whole, name, scored, month = fold.groups()
+        start = _scenario(archive, name, protocol).index(month)
+        return fold_split(archive, make_split(archive, whole, members), name, start, whole=bool(scored))
     try:
         split = _cut(archive, protocol, None)
     except ProtocolError as e:
@@ -145,6 +169,35 @@ def leave_out(archive: Archive, split: Split, scenario: str, start: int = 0) -> 
         )
     name = f"{split.protocol} without {scenario}" + (f" from {archive[scenario].months[start]}" if start else "")
     return Split(name, train, {"validation": validation})
+
+
+def fold_split(archive: Archive, split: Split, scenario: str, start: int, *, whole: bool) -> Split:
+    """A fold of a cross-validation: the split without training months of one scenario, which are scored.
+
+    The set ``held-out`` is a span for each member, whichever of them train.
+
+    Args:
+        archive: The data.
+        split: Its training spans are divided; nothing else of it is used.
+        scenario: What is left out.
+        start: The months from here to the end of its last training span are scored.
+        whole: Leave out the earlier months too.
+
+    Raises:
+        ProtocolError: It is no training month, or nothing is left to train on.
+    """
+    last = max((s for s in split.train if s.scenario == scenario), key=lambda s: s.stop, default=None)
+    month = archive[scenario].months[start]
+    if last is None or not last.start <= start < last.stop:
+        raise ProtocolError(
+            f"a fold of {split.protocol} cannot score {scenario} from {month} on",
+            found=f"training on {', '.join(s.text(archive) for s in split.train)}",
+            expected="a month of the last training months of a scenario",
+        )
+    fold = leave_out(archive, split, scenario, 0 if whole else start)
+    held_out = tuple(Span(scenario, start, last.stop, (m,)) for m in archive[scenario].members)
+    name = f"{split.protocol} without {scenario}{' scored' if whole else ''} from {month}"
+    return Split(name, fold.train, {**fold.scored, HELD_OUT: held_out})
 
 
 def final_split(archive: Archive, split: Split) -> Split:

@@ -9,18 +9,29 @@ scenario as a whole, and, in turn, the later part of each while its earlier part
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from emukit.data.archive import Archive
-from emukit.data.split import Span, Split, leave_out
+from emukit.data.split import HELD_OUT, Split, fold_split, make_split
 from emukit.emulators.base import Emulator
 from emukit.errors import ProtocolError
-from emukit.experiments.evaluate import mean_score, score_emulator
+from emukit.experiments.evaluate import another_run, estimated_limit, mean_score, score_emulator
+from emukit.experiments.recipe import Recipe
+from emukit.experiments.run import Opening, run_name
+from emukit.experiments.validate import numbers, trained
+from emukit.files import write_text
 from emukit.metrics import Score
+from emukit.parallel.comm import Comm
+from emukit.progress import Reporter
+from emukit.report.validation import Block
 
-HELD_OUT = "held-out"
+REPORT_FILE = "crossval.json"
 
 
 @dataclass(frozen=True)
@@ -41,6 +52,80 @@ class CrossValidation:
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {"mean": self.mean.as_dict(), "folds": {name: s.as_dict() for name, s in self.folds.items()}}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Recipes on the same folds.
+
+    Attributes:
+        protocol: Whose training months were divided.
+        seed: Of all runs.
+        data: Digest of the data.
+        recipes: Name to digest.
+        months: Fold to what was scored, for people.
+        found: Name of a recipe to its scores.
+        floor: Another run of the climate model on the same months, where each fold has one.
+        limit: Of a perfect emulator, where it can be estimated in each fold.
+    """
+
+    protocol: str
+    seed: int
+    data: str
+    recipes: Mapping[str, str]
+    months: Mapping[str, str]
+    found: Mapping[str, CrossValidation]
+    floor: CrossValidation | None
+    limit: CrossValidation | None
+
+    def blocks(self) -> list[Block]:
+        """What is to be printed: every fold of a single recipe; means, and differences fold by fold, of several."""
+        first, *others = self.found
+        mean = f"{self.protocol}, mean over {len(self.months)} folds"
+        if others:
+            together = {name: numbers(found.mean) for name, found in self.found.items()}
+            return [Block(mean, together | self._lines()), *(self._difference(name, first) for name in others)]
+        return [
+            *self._fold_blocks(first),
+            Block(f"{first}, {mean}", {"mean": numbers(self.found[first].mean)} | self._lines()),
+        ]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        lines = {"floor": self.floor, "limit": self.limit}
+        return {
+            "protocol": self.protocol,
+            "seed": self.seed,
+            "data": self.data,
+            "months": dict(self.months),
+            "recipes": {n: {"digest": self.recipes[n], **found.as_dict()} for n, found in self.found.items()},
+            **{name: line.as_dict() if line else None for name, line in lines.items()},
+        }
+
+    def _fold_blocks(self, model: str) -> list[Block]:
+        """One for every set of months, of all folds that score it."""
+        out = []
+        for months in dict.fromkeys(self.months.values()):
+            folds = [fold for fold, scored in self.months.items() if scored == months]
+            lines = {fold: numbers(self.found[model].folds[fold]) for fold in folds}
+            out.append(Block(f"{model}, {self.protocol}: {months}", lines | self._lines(folds[0])))
+        return out
+
+    def _lines(self, fold: str | None = None) -> dict[str, dict[str, float]]:
+        """Floor and limit of a fold, or of the mean over all."""
+        lines = {"floor: another run": self.floor, "estimated limit": self.limit}
+        return {k: numbers(v.folds[fold] if fold else v.mean) for k, v in lines.items() if v}
+
+    def _difference(self, model: str, first: str) -> Block:
+        """How much more a recipe scores than the first, fold by fold."""
+        lines = {}
+        for fold, score in self.found[model].folds.items():
+            ours, theirs = numbers(score), numbers(self.found[first].folds[fold])
+            lines[fold] = {k: ours[k] - theirs[k] for k in ours}
+        better = sum(line["score"] < 0 for line in lines.values())
+        mean = {k: fmean(line[k] for line in lines.values()) for k in next(iter(lines.values()))}
+        name = f"mean; {model} better in {better} of {len(lines)}"
+        return Block(f"{model} minus {first}, fold by fold, below zero where {model} is better", lines | {name: mean})
 
 
 def blocked_folds(archive: Archive, split: Split, *, months: int | None = None, later: bool = True) -> dict[str, Split]:
@@ -64,12 +149,11 @@ def blocked_folds(archive: Archive, split: Split, *, months: int | None = None, 
     folds = {}
     for name, span in last.items():
         start = max(span.start, span.stop - months)
-        held_out = tuple(Span(name, start, span.stop, (m,)) for m in span.members)
-        parts = [(f"without {name}", 0)] if len(last) > 1 else []
-        parts += [(f"without {name} from {archive[name].months[start]}", start)] if later and start > span.start else []
-        for label, first in parts:
-            fold = leave_out(archive, split, name, first)
-            folds[label] = Split(fold.protocol, fold.train, {**fold.scored, HELD_OUT: held_out})
+        if len(last) > 1:
+            folds[f"without {name}"] = fold_split(archive, split, name, start, whole=True)
+        if later and start > span.start:
+            label = f"without {name} from {archive[name].months[start]}"
+            folds[label] = fold_split(archive, split, name, start, whole=False)
     if not folds:
         raise ProtocolError(
             f"protocol {split.protocol} trains on too few months to leave some out",
@@ -95,3 +179,88 @@ def cross_validate(
     return CrossValidation(
         {name: score_emulator(fit(name, split), archive, split.scored[HELD_OUT]) for name, split in folds.items()}
     )
+
+
+def compare(
+    archive: Archive,
+    recipes: Mapping[str, Recipe],
+    out: Path,
+    *,
+    protocol: str | None = None,
+    months: int | None = None,
+    seed: int = 0,
+    opening: Opening | None = None,
+    comm: Comm | None = None,
+    commands: Mapping[str, str] | None = None,
+    reporter: Reporter,
+) -> Comparison:
+    """Train recipes on the same folds, and score each fold where it was not shown.
+
+    A fold of a recipe is a run folder. What is in `out` from before is kept: a finished run of the same configuration
+    is read, an interrupted one goes on.
+
+    Args:
+        archive: The data.
+        recipes: What to train, by name.
+        out: Folder of a folder for every recipe, and of `crossval.json`.
+        protocol: Whose training months are divided; the card's default when None.
+        months: How many months a fold scores at most; default: as many as a protocol that leaves a scenario out.
+        seed: Of all runs.
+        opening: How the archive was opened, kept in the runs.
+        comm: This process, which computes alone.
+        commands: What trains a recipe, but for protocol and seed, for the records of the runs.
+        reporter: Shows progress.
+
+    Raises:
+        ProtocolError: There are not enough training months to leave some out, or to train a recipe on.
+        RunError: A folder holds a run of another configuration.
+        TrainingError: A loss is not finite.
+    """
+    split = make_split(archive, protocol)
+    folds = blocked_folds(archive, split, months=months)
+    total, done = len(recipes) * len(folds), 0
+
+    def fit(model: str, label: str, fold: Split) -> Emulator:
+        nonlocal done
+        done += 1
+        recipe = recipes[model]
+        # Other settings of the same name have a folder of their own.
+        folder = out / f"{model}-{recipe.digest[:8]}" / run_name(model, fold.protocol, seed)
+        reporter.say(f"fold {done} of {total}: {model} {label}")
+        run = trained(
+            archive,
+            recipe,
+            folder,
+            protocol=fold.protocol,
+            seed=seed,
+            opening=opening,
+            comm=comm,
+            command=(commands or {}).get(model),
+            reporter=reporter,
+        )
+        return run.emulator(archive)
+
+    result = Comparison(
+        split.protocol,
+        seed,
+        archive.digest,
+        {model: recipe.digest for model, recipe in recipes.items()},
+        {label: _months(archive, fold) for label, fold in folds.items()},
+        {m: cross_validate(archive, folds, partial(fit, m)) for m in recipes},
+        _line(folds, lambda fold: another_run(archive, fold.scored[HELD_OUT])),
+        _line(folds, lambda fold: estimated_limit(archive, fold.scored[HELD_OUT])),
+    )
+    write_text(out / REPORT_FILE, json.dumps(result.as_dict(), indent=1))
+    return result
+
+
+def _line(folds: Mapping[str, Split], score: Callable[[Split], Score | None]) -> CrossValidation | None:
+    """Something to compare with, where every fold has it."""
+    scores = {label: found for label, fold in folds.items() if (found := score(fold))}
+    return CrossValidation(scores) if len(scores) == len(folds) else None
+
+
+def _months(archive: Archive, fold: Split) -> str:
+    """What a fold scores, in words."""
+    spans = fold.scored[HELD_OUT]
+    return replace(spans[0], members=tuple(m for s in spans for m in s.members)).text(archive)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -37,12 +37,14 @@ class Evaluation:
         score: Of the emulator.
         floors: Of what every emulator is measured against: other runs of the climate model, climatology, and the
             linear emulator at its defaults.
+        limit: Of a perfect emulator; None where it cannot be estimated.
     """
 
     name: str
     spans: tuple[str, ...]
     score: Score
     floors: Mapping[str, Score]
+    limit: Score | None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -52,6 +54,7 @@ class Evaluation:
             "spans": list(self.spans),
             **self.score.as_dict(),
             "floors": floors,
+            "limit": self.limit.as_dict() if self.limit else None,
         }
 
 
@@ -66,12 +69,15 @@ def evaluate(emulator: Emulator, archive: Archive, split: Split, name: str = "va
     everything = make_split(archive, split.protocol)
     climatology = ClimatologyEmulator.fit(archive, everything)
     floors = {"climatology": score_emulator(climatology, archive, spans), **other_runs(archive, spans)}
+    # Where every member is scored, each stands beside all others.
+    mean = another_run(archive, spans) if len(floors) == 1 else None
+    floors |= {"another run": mean} if mean else {}
     # A store without the default features has no linear line; that is no reason to refuse a score.
     with suppress(ProtocolError):
         floors["linear"] = score_emulator(LinearEmulator.fit(archive, everything), archive, spans)
     check_fits(emulator, archive)
     score = score_emulator(emulator, archive, spans)
-    return Evaluation(name, tuple(s.text(archive) for s in spans), score, floors)
+    return Evaluation(name, tuple(s.text(archive) for s in spans), score, floors, estimated_limit(archive, spans))
 
 
 def scored_spans(archive: Archive, split: Split, name: str) -> tuple[Span, ...]:
@@ -109,7 +115,9 @@ def score_emulator(emulator: Emulator, archive: Archive, spans: tuple[Span, ...]
         comm: Processes that share the months; every one of them gets the score. None: this one alone.
     """
     if comm is None or comm.world == 1:
-        return _score(archive, spans, lambda s: emulator.predict_fields(archive[s.scenario], s.start, s.stop))
+        # Spans of the same months, one after the other, are of several members: one prediction for all of them.
+        predict = lru_cache(1)(lambda name, start, stop: emulator.predict_fields(archive[name], start, stop))
+        return _score(archive, spans, lambda s: predict(s.scenario, s.start, s.stop))
     return mean_score([_shared_score(emulator, archive, span, comm) for span in spans])
 
 
@@ -149,19 +157,30 @@ def other_runs(archive: Archive, spans: tuple[Span, ...]) -> dict[str, Score]:
     }
 
 
+def another_run(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
+    """What a run of the climate model scores on average, over the other runs of each span.
+
+    None where a span has no other.
+    """
+    each = [list(other_runs(archive, (span,)).values()) for span in spans]
+    return mean_score([mean_score(runs) for runs in each]) if all(each) else None
+
+
 def estimated_limit(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
     """What a perfect emulator would score on spans, from all runs of their months; None where there is a single run.
 
     How it is estimated: `emukit.metrics.limit`.
     """
-    limits = []
-    for span in spans:
-        scenario = archive[span.scenario]
-        if len(scenario.members) < 2:
-            return None
-        runs = np.stack([scenario.truth(m, span.start, span.stop) for m in scenario.members])
-        limits.append(limit_score(runs, archive.grid.weights, archive.variables))
-    return mean_score(limits)
+
+    # It treats all runs alike: the same for spans that differ in the member alone.
+    @cache
+    def limit(name: str, start: int, stop: int) -> Score:
+        runs = np.stack([archive[name].truth(m, start, stop) for m in archive[name].members])
+        return limit_score(runs, archive.grid.weights, archive.variables)
+
+    if any(len(archive[s.scenario].members) < 2 for s in spans):
+        return None
+    return mean_score([limit(s.scenario, s.start, s.stop) for s in spans])
 
 
 def _run_of(archive: Archive, member: int, span: Span) -> NDArray[np.float32]:

@@ -25,6 +25,8 @@ from emukit.losses.named import named_loss
 from emukit.models.registry import CONTEXT, NETWORKS
 from emukit.training.settings import LossSettings, TrainingSettings
 
+FAST = "-fast"
+
 
 class TargetsSettings(Settings):
     """How each target variable is normalised."""
@@ -146,6 +148,25 @@ def recipe_names() -> tuple[str, ...]:
     """Every name that a command takes: emulators, and shipped recipes of other names."""
     files = sorted(p.stem for p in shipped("baselines", ".").glob("*.toml") if p.stem != "published")
     return tuple(dict.fromkeys((*emulator_names(), *files)))
+
+
+def fast_name(name: str) -> str:
+    """The shipped recipe that is to answer much the same in less time: that of the name with ``-fast`` behind it.
+
+    Raises:
+        RecipeError: There is none, or nothing of that name at all.
+    """
+    names = recipe_names()
+    if name not in names:
+        raise _unknown(name)
+    if f"{name}{FAST}" not in names:
+        those = [n.removesuffix(FAST) for n in names if n.endswith(FAST)]
+        raise RecipeError(
+            f"there is no fast recipe of {name}",
+            expected=f"one that has one: {', '.join(those) or 'none is shipped'}",
+            hint=f"leave --fast out{f', or name {those[0]}' if those else ''}",
+        )
+    return f"{name}{FAST}"
 
 
 def _unknown(name: str) -> RecipeError:

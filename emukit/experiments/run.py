@@ -261,6 +261,16 @@ def read_run(folder: Path) -> Run:
     return Run(folder, parse_recipe(record.recipe, str(folder / RECORD_FILE)), record)
 
 
+def run_name(model: str, protocol: str, seed: int) -> str:
+    """How the folder of a run is named, where nobody names it."""
+    return f"{model}-{slug(protocol)}-s{seed}"
+
+
+def slug(protocol: str) -> str:
+    """A protocol as part of the name of a folder."""
+    return protocol.replace(":", "-").replace(" ", "-")
+
+
 def save_evaluation(folder: Path, evaluation: Evaluation) -> None:
     """Keep an evaluation in the run folder."""
     write_text(folder / "scores" / f"{evaluation.name}.json", json.dumps(evaluation.as_dict(), indent=1))

@@ -6,17 +6,19 @@ Invariant: every number comes from a file that says on which months it was reach
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Literal
 
 import numpy as np
 
 from emukit.data.card import load_card
+from emukit.data.split import ALL, LOSO
 from emukit.errors import RunError, SubmissionError
 from emukit.experiments.recipe import is_random
-from emukit.experiments.record import RECORD_FILE, read_json
-from emukit.experiments.run import Run, read_run
+from emukit.experiments.record import RECORD_FILE, Identity, read_json
+from emukit.experiments.run import Run, read_run, slug
 from emukit.report.leaderboard import NUMBERS, Row
 from emukit.report.published import load_published
 from emukit.submission import ENTRY_FILE, read_entry
@@ -33,12 +35,13 @@ LAST_MONTH = np.datetime64("2100-01", "M")
 
 
 def collect_rows(places: Iterable[Path], published: bool = True) -> list[Row]:
-    """Rows of every run and submission at or right below the places, their floors, and published results.
+    """Rows of every run and submission at or right below the places, their floors and limits, and published results.
 
     Raises:
         RunError: A place is neither a run, a submission, nor a folder of such.
     """
     rows: list[Row] = []
+    runs: list[Run] = []
     for place in places:
         found = [f for f in (place, *_folders(place)) if (f / RECORD_FILE).exists() or (f / ENTRY_FILE).exists()]
         if not found:
@@ -48,7 +51,12 @@ def collect_rows(places: Iterable[Path], published: bool = True) -> list[Row]:
                 hint="train first, or name another folder",
             )
         for folder in found:
-            rows += _run_rows(read_run(folder)) if (folder / RECORD_FILE).exists() else _entry_rows(folder)
+            if (folder / RECORD_FILE).exists():
+                runs.append(read_run(folder))
+                rows += _run_rows(runs[-1])
+            else:
+                rows += _entry_rows(folder)
+    rows += _mean_rows(runs)
     if published:
         measured = {r.split for r in rows if r.kind == "floor"}
         rows += [r for r in published_rows() if r.kind != "floor" or r.split not in measured]
@@ -100,26 +108,66 @@ def _folders(place: Path) -> list[Path]:
 
 
 def _run_rows(run: Run) -> list[Row]:
-    rows = []
-    for path in sorted((run.folder / "scores").glob("*.json")):
-        evaluation = run.evaluation(path.stem)
-        record = run.record
-        # Where nothing is drawn, a seed says nothing.
-        seed = record.identity.seed if is_random(run.recipe) else None
-        members = record.identity.members
-        name = run.folder.name + (f" (members {','.join(map(str, members))})" if members is not None else "")
-        name += " (final fit, trained on validation too)" if record.identity.final else ""
-        try:
-            split = split_name(record.data.benchmark, record.identity.protocol, evaluation["set"], evaluation["spans"])
-            score = float(evaluation["score"])
-            rows.append(Row(name, "run", split, score, numbers_of(evaluation), seed, record.parameters))
-            for floor, scored in evaluation["floors"].items():
-                rows.append(Row(floor, "floor", split, float(scored["score"]), numbers_of(scored)))
-        except (KeyError, TypeError, ValueError, AttributeError) as e:
-            raise RunError(
-                f"{path} is damaged", found=repr(e), hint=f"emukit evaluate {run.folder} --split {path.stem}"
-            ) from e
+    return [row for path in sorted((run.folder / "scores").glob("*.json")) for row in _set_rows(run, path.stem)]
+
+
+def _set_rows(run: Run, part: str) -> list[Row]:
+    """A run on one set, first; then its floors and its limit."""
+    evaluation, record = run.evaluation(part), run.record
+    # Where nothing is drawn, a seed says nothing.
+    seed = record.identity.seed if is_random(run.recipe) else None
+    members = record.identity.members
+    name = run.folder.name + (f" (members {','.join(map(str, members))})" if members is not None else "")
+    name += " (final fit, trained on validation too)" if record.identity.final else ""
+    try:
+        split = split_name(record.data.benchmark, record.identity.protocol, evaluation["set"], evaluation["spans"])
+        score = float(evaluation["score"])
+        rows = [Row(name, "run", split, score, numbers_of(evaluation), seed, record.parameters)]
+        for floor, scored in evaluation["floors"].items():
+            rows.append(Row(floor, "floor", split, float(scored["score"]), numbers_of(scored)))
+        # An evaluation of an earlier version holds none.
+        if limit := evaluation.get("limit"):
+            rows.append(Row("estimated limit", "limit", split, float(limit["score"]), numbers_of(limit)))
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise RunError(
+            f"the {part} score of {run.folder} is damaged",
+            found=repr(e),
+            hint=f"emukit evaluate {run.folder} --split {part}",
+        ) from e
     return rows
+
+
+def _mean_rows(runs: Iterable[Run]) -> list[Row]:
+    """What a recipe scores on average over scenarios left out, with the same mean of each floor and of the limit.
+
+    Together go runs that differ in the scenario alone; the split names all months, so that means over other scenarios
+    are ranked apart.
+    """
+    groups: dict[Identity, dict[str, Run]] = {}
+    for run in runs:
+        identity = run.record.identity
+        if identity.protocol.startswith(LOSO) and (run.folder / "scores" / "test.json").exists():
+            alike = identity.model_copy(update={"protocol": ALL, "final": identity.final and ALL})
+            groups.setdefault(alike, {}).setdefault(identity.protocol, run)
+    rows: list[Row] = []
+    for group in (dict(sorted(g.items())) for g in groups.values() if len(g) > 1):
+        sets = [_set_rows(run, "test") for run in group.values()]
+        spans = [span for run in group.values() for span in run.evaluation("test")["spans"]]
+        split = split_name(next(iter(group.values())).record.data.benchmark, ALL, "test", spans)
+        names = {s[0].name.replace(slug(p), slug(ALL)) for p, s in zip(group, sets, strict=True)}
+        first, *lines = sets[0]
+        rows.append(_mean_row(replace(first, name=" + ".join(sorted(names)), split=split), [s[0] for s in sets]))
+        for line in lines:
+            alike_lines = [row for s in sets for row in s[1:] if (row.name, row.kind) == (line.name, line.kind)]
+            if len(alike_lines) == len(sets):
+                rows.append(_mean_row(replace(line, split=split), alike_lines))
+    return rows
+
+
+def _mean_row(row: Row, each: Sequence[Row]) -> Row:
+    """The row with the mean of the scores and numbers of several."""
+    scores = [r.score for r in each if r.score is not None]
+    return replace(row, score=fmean(scores), numbers={n: fmean(r.numbers[n] for r in each) for n in NUMBERS})
 
 
 def _entry_rows(folder: Path) -> list[Row]:

@@ -7,6 +7,7 @@ lets be scored; what could not be scored is named, with the reason.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,11 @@ from statistics import fmean, stdev
 from typing import Any
 
 from emukit.data.archive import Archive
-from emukit.data.split import LOSO, Split, is_hidden, make_split
+from emukit.data.split import ALL, LOSO, Split, is_hidden, make_split
 from emukit.errors import ProtocolError, RecipeError, RunError
-from emukit.experiments.evaluate import estimated_limit, evaluate, mean_score, other_runs, scored_spans
+from emukit.experiments.evaluate import another_run, estimated_limit, evaluate, mean_score, scored_spans
 from emukit.experiments.recipe import Recipe, is_random, seeds_within
-from emukit.experiments.run import Opening, Run, finished_run, save_evaluation, train_run
+from emukit.experiments.run import Opening, Run, finished_run, run_name, save_evaluation, train_run
 from emukit.experiments.table import numbers_of
 from emukit.files import write_text
 from emukit.metrics import Parts, Score
@@ -26,7 +27,6 @@ from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.report.validation import Block
 
-ALL = LOSO + "all"
 REPORT_FILE = "validation.json"
 
 
@@ -52,16 +52,16 @@ class Scored:
 
     def lines(self) -> dict[str, dict[str, float]]:
         """Score and six numbers of the mean over seeds, of their sample standard deviation, of floor and limit."""
-        each = [_numbers(s) for s in self.scores.values()]
+        each = [numbers(s) for s in self.scores.values()]
         several = len(each) > 1
-        lines = {f"seed {seed}": _numbers(s) for seed, s in self.scores.items()} if several else {}
+        lines = {f"seed {seed}": numbers(s) for seed, s in self.scores.items()} if several else {}
         mean = {k: fmean(e[k] for e in each) for k in each[0]}
         lines[f"mean of {len(each)} seeds" if several else "one run"] = mean
         if several:
             lines["standard deviation over seeds"] = {k: stdev(e[k] for e in each) for k in mean}
         for name, score in (("floor: another run", self.floor), ("estimated limit", self.limit)):
             if score:
-                lines[name] = _numbers(score)
+                lines[name] = numbers(score)
         return lines
 
 
@@ -190,10 +190,10 @@ def validate(
         TrainingError: A loss is not finite.
     """
     sets, not_scored = named_protocols(archive, protocols)
-    numbers = chosen_seeds(recipe, seeds)
+    chosen = chosen_seeds(recipe, seeds)
     for protocol, why in not_scored.items():
         reporter.say(f"note: {protocol}: {'left out' if protocol not in sets else 'validation only'}, {why}")
-    if len(numbers) < seeds:
+    if len(chosen) < seeds:
         reporter.say(
             f"note: no seed of a run decides anything in {model}: one run is enough, {seeds} would be the same"
         )
@@ -201,23 +201,20 @@ def validate(
     runs: list[str] = []
     for protocol, names in sets.items():
         found: dict[str, dict[int, Score]] = {name: {} for name in names}
-        for seed in numbers:
-            folder = out / f"{model}-{protocol.replace(':', '-')}-s{seed}"
-            reporter.say(f"run {len(runs) + 1} of {len(sets) * len(numbers)}: {folder}")
-            run = finished_run(archive, recipe, folder, protocol=protocol, seed=seed)
-            if run is None:
-                run, _ = train_run(
-                    archive,
-                    recipe,
-                    folder,
-                    protocol=protocol,
-                    seed=seed,
-                    resume=True,
-                    opening=opening,
-                    comm=comm,
-                    command=f"{command} --protocol {protocol} --seed {seed}" if command else None,
-                    reporter=reporter,
-                )
+        for seed in chosen:
+            folder = out / run_name(model, protocol, seed)
+            reporter.say(f"run {len(runs) + 1} of {len(sets) * len(chosen)}: {folder}")
+            run = trained(
+                archive,
+                recipe,
+                folder,
+                protocol=protocol,
+                seed=seed,
+                opening=opening,
+                comm=comm,
+                command=command,
+                reporter=reporter,
+            )
             runs.append(str(folder))
             for name in names:
                 found[name][seed] = _score_of(run, archive, name)
@@ -225,9 +222,46 @@ def validate(
     left_out = [s for s in scored if s.protocol.startswith(LOSO) and s.name == "test"]
     if len(left_out) > 1:
         scored.append(_mean(left_out))
-    result = Validation(model, recipe.digest, archive.digest, numbers, tuple(scored), not_scored, tuple(runs))
+    result = Validation(model, recipe.digest, archive.digest, chosen, tuple(scored), not_scored, tuple(runs))
     write_text(out / REPORT_FILE, json.dumps(result.as_dict(), indent=1))
     return result
+
+
+def trained(
+    archive: Archive,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    protocol: str,
+    seed: int,
+    opening: Opening | None,
+    comm: Comm | None,
+    command: str | None,
+    reporter: Reporter,
+) -> Run:
+    """The run of a folder: read where it is finished; begun, or gone on with, where it is not.
+
+    Raises:
+        ProtocolError: The split cannot be made on this archive.
+        RunError: The folder holds a run of another configuration.
+        TrainingError: A loss is not finite.
+    """
+    run = finished_run(archive, recipe, folder, protocol=protocol, seed=seed)
+    if run is None:
+        words = f"{command} --protocol {shlex.quote(protocol)} --seed {seed}" if command else None
+        run, _ = train_run(
+            archive,
+            recipe,
+            folder,
+            protocol=protocol,
+            seed=seed,
+            resume=True,
+            opening=opening,
+            comm=comm,
+            command=words,
+            reporter=reporter,
+        )
+    return run
 
 
 def _left_out_unscored(archive: Archive, scenario: str) -> str:
@@ -241,6 +275,8 @@ def _left_out_unscored(archive: Archive, scenario: str) -> str:
 
 def _unscored_test(archive: Archive, split: Split) -> str:
     """Why the test months of a split give no score; empty where they do."""
+    if "test" not in split.scored:
+        return "a fold of a cross-validation has no test months"
     for span in split.scored["test"]:
         if is_hidden(archive, span):
             return f"the targets of {span.text(archive)} are hidden in this store"
@@ -266,9 +302,8 @@ def _score_of(run: Run, archive: Archive, name: str) -> Score:
 
 def _with_lines(archive: Archive, protocol: str, name: str, scores: Mapping[int, Score]) -> Scored:
     spans = scored_spans(archive, make_split(archive, protocol), name)
-    runs = list(other_runs(archive, spans).values())
     months = tuple(s.text(archive) for s in spans)
-    return Scored(protocol, name, months, scores, mean_score(runs) if runs else None, estimated_limit(archive, spans))
+    return Scored(protocol, name, months, scores, another_run(archive, spans), estimated_limit(archive, spans))
 
 
 def _mean(parts: Sequence[Scored]) -> Scored:
@@ -285,5 +320,6 @@ def _mean(parts: Sequence[Scored]) -> Scored:
     )
 
 
-def _numbers(score: Score) -> dict[str, float]:
+def numbers(score: Score) -> dict[str, float]:
+    """The score and its six numbers, as a table's line has them."""
     return {"score": score.value, **numbers_of(score.as_dict())}

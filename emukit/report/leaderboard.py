@@ -20,6 +20,7 @@ from rich.text import Text
 
 PARTS = ("monthly_rmse", "time_mean_rmse", "time_stddev_mae")
 NUMBERS = tuple(f"{v}.{p}" for v in ("tas", "pr") for p in PARTS)
+LINES = ("floor", "limit")
 Format = Literal["table", "md", "csv", "json"]
 HEADINGS = ("score", "tas month", "tas mean", "tas std", "pr month", "pr mean", "pr std")
 
@@ -31,7 +32,8 @@ class Row:
     Attributes:
         name: Of the run, submission or publication.
         kind: ``run`` or ``submission`` of one's own; ``published`` by a team of the competition; ``reference``, a plain
-            regression measured elsewhere; ``floor``, a line to compare with that takes no place.
+            regression measured elsewhere; ``floor`` and ``limit``, lines to compare with that take no place: what any
+            emulator has to reach, and what a perfect one would.
         split: What was scored: rows are ranked only beside rows of the same split.
         score: The official score, lower is better; None where a publication gave none on these months.
         numbers: The six numbers by ``variable.part``; fewer where a publication gave fewer.
@@ -41,7 +43,7 @@ class Row:
     """
 
     name: str
-    kind: Literal["run", "submission", "published", "reference", "floor"]
+    kind: Literal["run", "submission", "published", "reference", "floor", "limit"]
     split: str
     score: float | None
     numbers: dict[str, float]
@@ -74,7 +76,7 @@ def tables(rows: Sequence[Row]) -> list[RenderableType]:
             table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
         for place, row in _places(group):
             # Text, not markup: a run's name may hold brackets.
-            style = "dim" if row.kind == "floor" else "cyan" if row.kind in ("published", "reference") else ""
+            style = "dim" if row.kind in LINES else "cyan" if row.kind in ("published", "reference") else ""
             table.add_row(*(Text(c) for c in (place, _terminal_label(row), *_cells(row))), style=style)
         if any(row.note for row in group):
             table.caption = "sources and caveats of the rows: --format md"
@@ -114,10 +116,10 @@ def as_json(rows: Sequence[Row]) -> str:
 
 
 def _places(group: Sequence[Row]) -> list[tuple[str, Row]]:
-    """Floors are lines to compare with, not competitors: they take no place."""
+    """Floors and limits are lines to compare with, not competitors: they take no place."""
     out, place = [], 0
     for row in group:
-        ranks = row.kind != "floor" and row.score is not None
+        ranks = row.kind not in LINES and row.score is not None
         place += ranks
         out.append((str(place) if ranks else "", row))
     return out
@@ -129,7 +131,7 @@ def _label(row: Row) -> str:
 
 def _terminal_label(row: Row) -> str:
     # A terminal has no room for a column of its own.
-    kind = "" if row.kind in ("run", "submission") else f"{row.kind}: "
+    kind = "" if row.kind in ("run", "submission", "limit") else f"{row.kind}: "
     why = f" ({row.note.partition(';')[0]})" if row.score is None else ""
     return f"{kind}{_label(row)}{why}"
 

@@ -1,6 +1,7 @@
 """How a validation is printed: for every set of months a table, with floor and limit beside what was reached.
 
-Invariant: a line is shown under the months it was reached on, and no two sets of months share a table.
+Invariant: a line is shown under the months it was reached on, or names its fold; scores of different months share no
+table but as means, or as differences, over the same folds.
 """
 
 from __future__ import annotations

@@ -50,3 +50,34 @@ def test_final_fit_by_the_command_line(emukit, demo_store):
     other = emukit("train", "linear", "--data", demo_store, "--final", "runs/a", "--set", "model.ridge=1.0")
     assert other.code == 2
     assert "another recipe" in other.err
+
+
+def test_crossval_prints_what_it_keeps_and_knows_its_own_runs(emukit, demo_store):
+    words = ("crossval", "--data", demo_store, "--protocol", "k360", "--out", "c", "-q")
+    answer = emukit(*words, "linear", "--months", "240")
+    assert answer.code == 0, answer.err
+    kept = json.loads(Path("c/crossval.json").read_text())
+    assert len(kept["months"]) == 6
+    assert kept["months"]["without ssp126"] == "ssp126 2080-02..2100-01 members 0,1"
+    for fold, numbers in kept["recipes"]["linear"]["folds"].items():
+        assert f"{fold} {numbers['score']:.4f}" in " ".join(answer.out.split())
+    assert len([*Path("c").glob("*/*/run.json")]) == 6
+    both = emukit(*words, "climatology", "linear", "--months", "240", "--markdown")
+    assert f"| linear | {kept['recipes']['linear']['mean']['score']:.4f} |" in both.out
+    assert "linear minus climatology" in both.out
+    assert len([*Path("c").glob("*/*/run.json")]) == 12
+
+
+def test_crossval_refuses_what_it_cannot_do_before_training(emukit, demo_store):
+    words = ("crossval", "--data", demo_store, "--out", "c")
+    for wrong, said in (
+        (("linear", "anchor", "--set", "model.ridge=1.0"), "of one recipe"),
+        (("linear", "linear"), "named twice"),
+        (("linear", "nothing"), "unknown emulator"),
+        (("linear", "--protocol", "nothing"), "not known"),
+        (("linear", "--months", "0"), "--months"),
+    ):
+        answer = emukit(*words, *wrong)
+        assert answer.code == 2
+        assert said in answer.err
+    assert not Path("c").exists()

@@ -184,19 +184,6 @@ def test_component_without_any_departure_gets_no_process():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_targets_outside_training_do_not_move_the_fit(kind, fitted):
-    archive = warming_archive()
-    split = make_split(archive, "k360")
-    for spans in split.scored.values():
-        for span in spans:
-            archive[span.scenario].targets[:, span.start : span.stop] += 1000
-    archive["ssp245"].targets[:] = -7
-    before, after = fitted[kind].state()[1], fit(kind, archive, split).state()[1]
-    assert before.keys() == after.keys()
-    assert all(np.array_equal(before[k], after[k]) for k in before)
-
-
-@pytest.mark.parametrize("kind", KINDS)
 def test_loaded_emulator_predicts_the_same_bits(kind, climate, fitted, tmp_path):
     scenario = climate[0]["ssp245"]
     fitted[kind].save(tmp_path / "e")

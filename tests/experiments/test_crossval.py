@@ -1,16 +1,29 @@
 """Cross-validation that shows a fold what it scores, or looks outside the training months."""
 
+import json
+from itertools import permutations
+
 import numpy as np
 import pytest
 
-from emukit.data.split import Span, make_split
+from emukit.data.split import HELD_OUT, Span, make_split
 from emukit.emulators.linear import LinearEmulator
-from emukit.errors import ProtocolError
-from emukit.experiments.crossval import HELD_OUT, blocked_folds, cross_validate
-from emukit.experiments.evaluate import score_emulator
+from emukit.errors import ProtocolError, RunError
+from emukit.experiments import validate as module
+from emukit.experiments.crossval import blocked_folds, compare, cross_validate
+from emukit.experiments.evaluate import estimated_limit, evaluate, score_emulator
+from emukit.experiments.recipe import load_recipe
+from emukit.experiments.run import read_run, train_run
+from emukit.experiments.submit import submit_run
+from emukit.experiments.validate import named_protocols, numbers
+from emukit.metrics import Moments, score_moments
+from emukit.progress import Reporter
+from tests.cli.conftest import TINY
 from tests.coded import coded_archive, warming_archive
 
 FEATURES = ("CO2", "SO2")
+QUIET = Reporter(quiet=True)
+LINES = ("floor: another run", "estimated limit")
 
 
 def months(spans, name):
@@ -85,3 +98,151 @@ def test_too_few_months_to_leave_some_out_are_refused():
     alone = type(split)("mine", tuple(s for s in split.train if s.scenario == "ssp370"), {"validation": ()})
     with pytest.raises(ProtocolError, match="too few months"):
         blocked_folds(archive, alone, months=200)
+
+
+@pytest.mark.parametrize("protocol", ["official", "k360", "loso:ssp126"])
+@pytest.mark.parametrize("months", [None, 30])
+def test_a_fold_is_found_again_by_its_name(protocol, months):
+    archive = warming_archive()
+    folds = blocked_folds(archive, make_split(archive, protocol), months=months)
+    for fold in folds.values():
+        again = make_split(archive, fold.protocol)
+        assert (again.protocol, again.train, again.scored) == (fold.protocol, fold.train, fold.scored)
+        # As under every protocol, what is scored does not depend on who trains.
+        one = make_split(archive, fold.protocol, [1])
+        assert one.scored[HELD_OUT] == fold.scored[HELD_OUT]
+        assert [(s.scenario, s.start, s.stop) for s in one.train] == [(s.scenario, s.start, s.stop) for s in fold.train]
+        assert {s.members for s in one.train} == {(1,)}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "k360 without ssp245 scored from 2016-01",
+        "k360 without ssp370 from 2023-02",
+        "k360 without ssp370 from 1850-01",
+        "k360 without ssp999 from 2016-01",
+        "nothing without ssp370 from 2016-01",
+        "k360 without ssp370",
+    ],
+)
+def test_a_fold_that_is_none_is_refused(name):
+    with pytest.raises(ProtocolError):
+        make_split(warming_archive(), name)
+
+
+def test_a_fold_is_evaluated_but_neither_submitted_nor_tested(tmp_path):
+    archive = warming_archive()
+    name = "k360 without ssp126 from 2025-02"
+    run, _ = train_run(archive, load_recipe("linear"), tmp_path / "run", protocol=name, reporter=QUIET)
+    evaluation = evaluate(run.emulator(archive), archive, run.split(archive), HELD_OUT)
+    spans = run.split(archive).scored[HELD_OUT]
+    assert evaluation.score == score_emulator(LinearEmulator.fit(archive, run.split(archive)), archive, spans)
+    # No member is left that is not scored: each is held against the others.
+    fields = [archive["ssp126"].truth(m, 121, 181) for m in range(3)]
+    each = [score_moments(Moments.of(a, b), archive.grid.weights).value for a, b in permutations(fields, 2)]
+    assert evaluation.floors["another run"].value == pytest.approx(np.mean(each))
+    with pytest.raises(ProtocolError, match="no test months"):
+        submit_run(run, archive, tmp_path / "s", "csv", QUIET)
+    assert named_protocols(archive, name)[0] == {name: ("validation",)}
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    archive = warming_archive()
+    out = tmp_path_factory.mktemp("crossval")
+    recipes = {
+        "linear": load_recipe("linear", assignments=["model.features=['CO2', 'SO2']"]),
+        "climatology": load_recipe("climatology"),
+        "variance-matched": load_recipe("variance-matched"),
+    }
+    return archive, recipes, out, compare(archive, recipes, out, protocol="k360", months=48, reporter=QUIET)
+
+
+def test_every_number_is_of_its_recipe_and_fold(compared):
+    archive, _, _, result = compared
+    folds = blocked_folds(archive, make_split(archive, "k360"), months=48)
+    assert list(result.months) == list(folds)
+    assert result.months["without ssp126 from 2026-02"] == "ssp126 2026-02..2030-01 members 0,1,2"
+    for label, fold in folds.items():
+        spans = fold.scored[HELD_OUT]
+        expected = score_emulator(LinearEmulator.fit(archive, fold, features=FEATURES), archive, spans)
+        assert numbers(result.found["linear"].folds[label]) == pytest.approx(numbers(expected))
+        assert numbers(result.limit.folds[label]) == pytest.approx(numbers(estimated_limit(archive, spans)))
+        (span, *_) = spans
+        fields = [archive[span.scenario].truth(m, span.start, span.stop) for m in range(3)]
+        each = [numbers(score_moments(Moments.of(a, b), archive.grid.weights)) for a, b in permutations(fields, 2)]
+        floor = {k: np.mean([e[k] for e in each]) for k in each[0]}
+        assert numbers(result.floor.folds[label]) == pytest.approx(floor)
+
+
+def test_several_recipes_are_compared_fold_by_fold(compared):
+    _, recipes, out, result = compared
+    means, *differences = result.blocks()
+    assert list(means.lines) == [*recipes, *LINES]
+    assert [b.title.partition(",")[0] for b in differences] == [f"{n} minus linear" for n in [*recipes][1:]]
+    for name, block in zip([*recipes][1:], differences, strict=True):
+        *lines, (last, mean) = block.lines.items()
+        ours, theirs = result.found[name].folds, result.found["linear"].folds
+        assert [label for label, _ in lines] == [*ours]
+        for label, line in lines:
+            assert line["score"] == pytest.approx(ours[label].value - theirs[label].value)
+        assert mean["score"] == pytest.approx(means.lines[name]["score"] - means.lines["linear"]["score"])
+        assert last.endswith(f"better in {sum(ours[k].value < theirs[k].value for k in ours)} of {len(ours)}")
+    kept = json.loads((out / "crossval.json").read_text())
+    assert kept == json.loads(json.dumps(result.as_dict()))
+    assert kept["recipes"]["linear"]["digest"] == recipes["linear"].digest
+    assert kept["recipes"]["linear"]["mean"]["score"] == means.lines["linear"]["score"]
+    assert kept["limit"]["mean"]["score"] == means.lines["estimated limit"]["score"]
+
+
+def test_a_single_recipe_is_shown_on_every_set_of_months(compared):
+    archive, recipes, out, several = compared
+    result = compare(archive, {"linear": recipes["linear"]}, out, protocol="k360", months=48, reporter=QUIET)
+    *parts, mean = result.blocks()
+    assert [b.title for b in parts] == [f"linear, k360: {m}" for m in dict.fromkeys(result.months.values())]
+    shown = {}
+    for part in parts:
+        labels = [k for k in part.lines if k not in LINES]
+        assert {f"linear, k360: {result.months[k]}" for k in labels} == {part.title}
+        assert part.lines["floor: another run"] == numbers(result.floor.folds[labels[0]])
+        shown |= {k: part.lines[k] for k in labels}
+    assert shown == {k: numbers(s) for k, s in several.found["linear"].folds.items()}
+    assert mean.lines["mean"] == numbers(several.found["linear"].mean)
+
+
+def test_finished_folds_are_read_interrupted_ones_go_on_and_other_settings_stand_beside(tmp_path, monkeypatch):
+    archive = warming_archive()
+    words = [*(word.removeprefix("--set=") for word in TINY), "training.segments.length=60"]
+    trained = []
+
+    def counting(*args, **kwargs):
+        trained.append(kwargs["protocol"])
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return train_run(*args, **kwargs)
+
+    monkeypatch.setattr(module, "train_run", counting)
+    options = {"protocol": "loso:ssp126", "months": 200, "reporter": QUIET}
+    chosen = {"cnn-gru": load_recipe("cnn-gru", assignments=words)}
+    commands = {"cnn-gru": "emukit train cnn-gru"}
+    with pytest.raises(KeyboardInterrupt):
+        compare(archive, chosen, tmp_path, **options, commands=commands)
+    first = compare(archive, chosen, tmp_path, **options, commands=commands)
+    names = [f.protocol for f in blocked_folds(archive, make_split(archive, "loso:ssp126"), months=200).values()]
+    assert trained == [names[0], names[1], *names[1:]]
+    assert compare(archive, chosen, tmp_path, **options).as_dict() == first.as_dict()
+    assert len(trained) == len(names) + 1
+    runs = {read_run(p.parent).record.identity.protocol: p.parent for p in tmp_path.glob("*/*/run.json")}
+    assert set(runs) == set(names)
+    command = read_run(runs[names[0]]).record.command
+    assert command == f"emukit train cnn-gru --protocol '{names[0]}' --seed 0"
+    # Scored is the run that is kept, and no other seed or setting.
+    emulator, fold = read_run(runs[names[0]]).emulator(archive), make_split(archive, names[0])
+    assert first.found["cnn-gru"].folds["without ssp245"] == score_emulator(emulator, archive, fold.scored[HELD_OUT])
+    other = {"cnn-gru": load_recipe("cnn-gru", assignments=[*words, "training.epochs=1"])}
+    assert compare(archive, other, tmp_path, **options).found["cnn-gru"].mean != first.found["cnn-gru"].mean
+    seeded = compare(archive, chosen, tmp_path, **options, seed=1)
+    assert seeded.found["cnn-gru"].mean != first.found["cnn-gru"].mean
+    with pytest.raises(RunError, match="another configuration"):
+        compare(warming_archive(seed=1), chosen, tmp_path, **options)

@@ -15,11 +15,12 @@ from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import load_emulator
 from emukit.errors import RunError
-from emukit.experiments.evaluate import evaluate, score_emulator
+from emukit.experiments.evaluate import estimated_limit, evaluate, score_emulator
 from emukit.experiments.recipe import load_recipe
-from emukit.experiments.run import train_run
+from emukit.experiments.run import save_evaluation, train_run
 from emukit.experiments.submit import submit_run
-from emukit.experiments.table import published_rows
+from emukit.experiments.table import collect_rows, published_rows
+from emukit.metrics.limit import limit_score
 from emukit.progress import Reporter
 from emukit.report.published import load_published
 from emukit.submission import read_submission
@@ -139,6 +140,84 @@ def test_floors_are_the_other_runs_climatology_and_the_linear_emulator(scored):
         numbers = reference(archive.grid, pairs_of(archive, spans, predict))
         assert min(map(min, numbers.values())) > 0, name
         assert_score(evaluation.floors[name], numbers, sum(stop - start for _, start, stop in spans))
+
+
+def test_limit_is_that_of_the_months_scored_and_none_for_a_single_run(scored):
+    archive, split, spans, evaluation = scored
+    limits = []
+    for name, start, stop in spans:
+        runs = np.stack([member_fields(archive[name], m, start, stop) for m in range(3)])
+        limits.append(limit_score(runs, archive.grid.weights).value)
+    assert evaluation.limit.value == pytest.approx(np.mean(limits))
+    assert evaluation.as_dict()["limit"]["score"] == evaluation.limit.value
+    scenarios = {n: replace(s, members=(0,), targets=s.targets[:1]) for n, s in archive.scenarios.items()}
+    alone = evaluate(Arbitrary(archive.domain), replace(archive, scenarios=scenarios), split, evaluation.name)
+    assert alone.limit is None
+    assert alone.as_dict()["limit"] is None
+
+
+def test_leaderboard_shows_floors_and_the_limit_beside_runs(tmp_path):
+    archive = warming_archive()
+    for name in ("linear", "climatology", "variance-matched"):
+        train_run(archive, load_recipe(name), tmp_path / name, protocol="k360", reporter=QUIET)
+    rows = collect_rows([tmp_path], published=False)
+    assert len({r.split for r in rows}) == 1
+    kinds = {(r.name, r.kind) for r in rows}
+    # A floor that is a run itself has one line.
+    lines = {("another run (member 1)", "floor"), ("another run (member 2)", "floor"), ("estimated limit", "limit")}
+    assert kinds == lines | {(n, "run") for n in ("linear", "climatology", "variance-matched")}
+    assert len(rows) == len(kinds)
+    (limit,) = [r for r in rows if r.kind == "limit"]
+    expected = estimated_limit(archive, make_split(archive, "k360").validation)
+    assert limit.score == expected.value
+    assert limit.numbers["pr.time_stddev_mae"] == expected.parts["pr"].time_stddev_mae
+    # Runs that an earlier version scored have none, and a damaged one is named.
+    path = tmp_path / "linear" / "scores" / "validation.json"
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in kept.items() if k != "limit"}))
+    assert "limit" not in {r.kind for r in collect_rows([tmp_path / "linear"], published=False)}
+    path.write_text(json.dumps({**kept, "limit": {"score": "x"}}))
+    with pytest.raises(RunError, match="damaged"):
+        collect_rows([tmp_path / "linear"], published=False)
+
+
+def test_mean_over_scenarios_left_out_is_of_one_recipe_and_ranked_beside_the_same_scenarios(tmp_path):
+    archive = warming_archive()
+
+    def run(model, protocol, name, **options):
+        made, _ = train_run(archive, load_recipe(model), tmp_path / name, protocol=protocol, reporter=QUIET, **options)
+        save_evaluation(made.folder, evaluate(made.emulator(archive), archive, made.split(archive), "test"))
+
+    for model in ("linear", "variance-matched"):
+        for scenario in ("ssp126", "ssp585"):
+            run(model, f"loso:{scenario}", f"{model}-loso-{scenario}-s0")
+    # Others' names, another scenario, other members, and another protocol.
+    run("eof-regression", "loso:ssp585", "b")
+    run("eof-regression", "loso:ssp245", "a")
+    run("linear", "loso:ssp585", "0", members=[0])
+    run("variance-matched", "k360", "variance-matched-k360-s0")
+
+    rows = collect_rows([tmp_path], published=False)
+    means = [r for r in rows if " loso:all test: " in r.split]
+    both, third = "ssp126 2025-02..2030-01 member 0; ssp585 2025-02..2030-01 member 0", "ssp245 2025-02..2030-01"
+    assert {(r.name, r.kind) for r in means if r.split.endswith(both)} == {
+        ("linear-loso-all-s0", "run"),
+        ("variance-matched-loso-all-s0", "run"),
+        ("climatology", "floor"),
+        ("another run (member 1)", "floor"),
+        ("another run (member 2)", "floor"),
+        ("estimated limit", "limit"),
+    }
+    assert {r.name for r in means if third in r.split and r.kind == "run"} == {"a + b"}
+    assert all(third in r.split or r.split.endswith(both) for r in means)
+    for mean in (r for r in means if r.split.endswith(both)):
+        name = mean.name.replace("loso-all", "loso-ssp126"), mean.name.replace("loso-all", "loso-ssp585")
+        parts = [r for r in rows if " test: ssp" in r.split and r.name in name and r not in means]
+        parts = [r for r in parts if " loso:ssp126 test" in r.split or " loso:ssp585 test" in r.split]
+        assert len(parts) == 2
+        assert mean.score == pytest.approx(np.mean([p.score for p in parts]))
+        for number, value in mean.numbers.items():
+            assert value == pytest.approx(np.mean([p.numbers[number] for p in parts]))
 
 
 def test_truth_is_the_first_member_of_the_span_by_its_name_not_its_place():

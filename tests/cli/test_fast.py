@@ -1,0 +1,65 @@
+"""`--fast` that trains the slow recipe, or a recipe that nobody named."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from emukit.experiments import recipe as module
+from emukit.files import shipped
+
+
+@pytest.fixture
+def recipes(tmp_path, monkeypatch):
+    """The shipped recipes, with `mine` and `mine-fast` among them, and only these fast."""
+    folder = tmp_path / "baselines"
+    shutil.copytree(shipped("baselines", "."), folder, ignore=shutil.ignore_patterns("*-fast.toml"))
+    (folder / "mine.toml").write_text('emulator = "ensemble"\n[[bases]]\nrecipe = "cnn-gru"\ncopies = 2\n')
+    (folder / "mine-fast.toml").write_text(
+        'emulator = "linear"\ndescription = "mine in seconds"\n[model]\nridge = 7.0\n'
+    )
+    monkeypatch.setattr(module, "shipped", lambda kind, name: folder / name)
+
+
+def test_train_takes_the_fast_recipe(emukit, demo_store, recipes):
+    answer = emukit("train", "mine", "--fast", "--data", demo_store, "--set", "model.harmonics=1")
+    assert answer.code == 0, answer.err
+    record = json.loads(Path("runs/mine-fast-official-s0/run.json").read_text())
+    assert (record["recipe"]["emulator"], record["recipe"]["model"]["ridge"]) == ("linear", 7.0)
+    assert record["recipe"]["model"]["harmonics"] == 1
+    assert record["command"].startswith("emukit train mine --fast ")
+
+
+def test_validate_and_crossval_take_the_fast_recipe(emukit, demo_store, recipes):
+    answer = emukit("validate", "mine", "--fast", "--data", demo_store, "--protocols", "official", "-q")
+    assert answer.code == 0, answer.err
+    assert "mine-fast, official validation" in " ".join(answer.out.split())
+    record = json.loads(Path("runs/validate-mine-fast/mine-fast-official-s0/run.json").read_text())
+    assert record["recipe"]["model"]["ridge"] == 7.0
+    assert record["command"].startswith("emukit train mine-fast ")
+    words = ("crossval", "mine", "--fast", "--data", demo_store, "--months", "900", "-q")
+    answer = emukit(*words)
+    assert answer.code == 0, answer.err
+    kept = json.loads(Path("runs/crossval/crossval.json").read_text())
+    assert list(kept["recipes"]) == ["mine-fast"]
+    assert kept["recipes"]["mine-fast"]["digest"] == record["identity"]["recipe"]
+
+
+@pytest.mark.parametrize("verb", ["train", "validate", "crossval"])
+def test_what_has_no_fast_recipe_is_refused_with_those_that_have(emukit, demo_store, recipes, verb):
+    answer = emukit(verb, "linear", "--fast", "--data", demo_store)
+    assert answer.code == 2
+    assert "no fast recipe of linear" in answer.err
+    assert "one that has one: mine\n" in answer.err
+    assert not Path("runs").exists()
+    answer = emukit(verb, "nothing", "--fast", "--data", demo_store)
+    assert answer.code == 2
+    assert "unknown emulator 'nothing'" in answer.err
+
+
+def test_models_lists_them_with_the_size_of_all_networks(emukit, recipes):
+    shown = " ".join(emukit("models").out.split())
+    assert "mine-fast closed form mine in seconds" in shown
+    network = int(shown.partition(" cnn-gru ")[2].split()[0].replace(",", ""))
+    assert f"mine {2 * network:,} " in shown
