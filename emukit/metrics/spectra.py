@@ -20,6 +20,8 @@ Kind = Literal["months, globe", "months, cell", "years, globe", "years, cell"]
 
 # Fewer years make no spectrum of years worth looking at: three segments of ten years overlap in twenty.
 LEAST_YEARS = 20
+# Longer segments tell slower periods apart, and leave fewer of them to average, so that noise hides what is there.
+LONGEST_YEARS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +60,8 @@ def spectra(anomaly: NDArray[np.floating], grid: Grid) -> dict[Kind, Spectrum]:
     return out
 
 
-def welch_spectrum(series: NDArray[np.floating], per_year: float) -> Spectrum:
-    """Welch's estimate along the first axis: Hann windows of half the length that overlap by half.
+def welch_spectrum(series: NDArray[np.floating], per_year: int) -> Spectrum:
+    """Welch's estimate along the first axis: Hann windows of half its length, at most twenty years, half overlapping.
 
     Args:
         series: (T, ...).
@@ -68,11 +70,12 @@ def welch_spectrum(series: NDArray[np.floating], per_year: float) -> Spectrum:
     Returns:
         `power` with the shape (F, ...).
     """
-    frequency, power = welch(series, per_year, "hann", nperseg=len(series) // 2, detrend="constant", axis=0)
+    length = min(len(series) // 2, LONGEST_YEARS * per_year)
+    frequency, power = welch(series, per_year, "hann", nperseg=length, detrend="constant", axis=0)
     # The mean of a segment was taken away, so nothing is known of frequency zero.
     return Spectrum(np.asarray(frequency[1:], np.float64), np.asarray(power[1:], np.float64))
 
 
-def _of_cells(fields: NDArray[np.floating], per_year: float, grid: Grid) -> Spectrum:
+def _of_cells(fields: NDArray[np.floating], per_year: int, grid: Grid) -> Spectrum:
     of_cells = welch_spectrum(fields, per_year)
     return Spectrum(of_cells.frequency, grid.mean(of_cells.power))

@@ -60,4 +60,7 @@ def legend_below(figure: Figure, axes: Axes) -> None:
 def write_png(figure: Figure, path: Path, about: Mapping[str, str]) -> None:
     """Write a figure, with words about it inside the file."""
     with drawing():
+        # Laid out once; a figure that keeps its layout engine is laid out for a trial drawing, and again when saved.
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")
         figure.savefig(path, format="png", metadata=dict(about))
