@@ -138,9 +138,10 @@ def annual_means(shown: Shown) -> list[Years]:
     years = (len(scenario) - first) // 12
     whole = slice(first, first + 12 * years)
     # At the middle of each year, on an axis where a year begins at its number.
-    x = year_of(scenario, first) + 0.5 + np.arange(years)
+    x = year_of(scenario, first) + 0.5 + np.arange(years, dtype=np.float64)
     members, predictions = (
-        g[:, whole].reshape(len(g), years, 12, -1).mean(2) for g in (shown.global_members, shown.global_predictions)
+        np.mean(g[:, whole].reshape(len(g), years, 12, -1), axis=2)
+        for g in (shown.global_members, shown.global_predictions)
     )
     return [
         Years(f"{shown.label(name)}, global", Curves(x, members[..., v], predictions[..., v]))

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-import matplotlib
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -22,7 +23,7 @@ SCORED = "#CFE8F7"
 
 DOTS_PER_INCH = 100
 # Sizes in points; the smallest is legible at 100 dots per inch.
-SIZES = {
+SIZES: dict[Any, Any] = {
     "font.size": 10,
     "axes.titlesize": 10,
     "axes.labelsize": 9,
@@ -37,10 +38,7 @@ SIZES = {
 @contextmanager
 def drawing() -> Iterator[None]:
     """Matplotlib's own defaults with emukit's sizes, until the block ends."""
-    with matplotlib.rc_context():
-        # The backend is left alone: it is none of a drawing's business, and to set it would load one.
-        defaults = {k: v for k, v in matplotlib.rcParamsDefault.items() if not k.startswith(("backend", "interactive"))}
-        matplotlib.rcParams.update({**defaults, **SIZES})
+    with style.context(["default", SIZES]):
         yield
 
 

@@ -103,8 +103,8 @@ def scale(errors: Sequence[Array], grid: Grid) -> float:
     size = np.concatenate([np.abs(e).ravel() for e in errors])
     area = np.tile(grid.weights.ravel(), len(errors))
     order = np.argsort(size)
-    inside = np.searchsorted(np.cumsum(area[order]), INSIDE * len(errors))
-    largest = float(size[order][min(inside, len(size) - 1)])
+    inside = int(np.searchsorted(np.cumsum(area[order]), INSIDE * len(errors)))
+    largest = float(size[order[inside]])
     if not largest > 0:
         return 1.0
     ten = 10.0 ** np.floor(np.log10(largest))
