@@ -174,9 +174,8 @@ def _draw_power(axes: Axes, power: Power) -> None:
     low = min(least / 1.5, max(float(curves.predictions.min()) / 1.5, LEAST_OF_MEMBERS * least), high / LEAST_RANGE)
     axes.set_ylim(low, high)
     if most < low:
-        axes.text(
-            0.5, 0.03, f"prediction below: at most {most:.0e}", color=PREDICTION, ha="center", transform=axes.transAxes
-        )
+        words = f"prediction below: at most {most:.0e}" if most > 0 else "prediction: none"
+        axes.text(0.5, 0.03, words, color=PREDICTION, ha="center", transform=axes.transAxes)
     ticks = [f for f in (0.05, 0.1, 0.2, 0.5, 1, 2, 6) if curves.x[0] * 0.9 <= f <= curves.x[-1] * 1.1]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))

@@ -190,6 +190,9 @@ def test_weather_is_compared_as_members_are_with_each_other(warming):
     found = likeness(shown)
     mean = np.mean([m.differences(prediction, grid)["memory"] for m in members], axis=0)
     np.testing.assert_allclose(found.difference["memory"], mean)
+    std = np.mean([grid.mean(prediction.std) / grid.mean(m.std) - 1 for m in members], axis=0)
+    np.testing.assert_allclose(found.difference["total_std"], std)
+    assert (std < -0.5).all()
     pairs = [a.differences(b, grid)["length"] for a in members for b in members if a is not b]
     np.testing.assert_allclose(found.between_members["length"], np.mean(np.abs(pairs), axis=0))
     assert (found.between_members["length"] > 0).all()

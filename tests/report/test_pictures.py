@@ -153,7 +153,7 @@ def test_spectrum_without_power_is_said_to_be_below_and_does_not_press_the_membe
         assert 1e-5 < low < 0.01
         assert 1.0 < high < 10
         texts.append([t.get_text() for t in axes.texts])
-    assert texts == [["prediction below: at most 1e-09"], ["prediction below: at most 0e+00"], []]
+    assert texts == [["prediction below: at most 1e-09"], ["prediction: none"], []]
     np.testing.assert_array_equal(drawn(axes)["prediction"], [1.0, 0.2, 0.03])
 
 
