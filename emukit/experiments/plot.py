@@ -68,7 +68,6 @@ def plot_run(run: Run, archive: Archive, name: str | None, out: Path | None, rep
         ProtocolError: There is no such set, nothing visible to compare with, or the archive does not fit.
         EmukitError: The pictures would be of other data than the run, inside the run; or a folder holds other files.
     """
-    run.refuse_unfinished()
     split = run.split(archive)
     spans = {name: scored_spans(archive, split, name)} if name else _visible_sets(archive, split, reporter)
     if out is None and archive.digest != run.record.data.digest:

@@ -101,7 +101,9 @@ def test_no_run_and_an_unfinished_one_are_refused(emukit, linear_run):
     assert "nowhere is not a run" in missing.err
     record = json.loads((linear_run / "run.json").read_text())
     Path("half").mkdir()
-    Path("half/run.json").write_text(json.dumps({**record, "state": "training"}))
+    # Seen before the store is read, which here is not even there any more.
+    gone = {**record["data"], "source": "/nowhere.zarr"}
+    Path("half/run.json").write_text(json.dumps({**record, "state": "training", "data": gone}))
     unfinished = emukit("plot", "half")
     assert unfinished.code == 2
     assert "has not finished" in unfinished.err
