@@ -2,12 +2,16 @@
 
 Invariant: with a share of zero the prediction is the anchor's, whatever the networks say. The share is found where the
 networks were asked about scenarios that nobody had shown them.
+
+A network that is right where forcings are like those it was trained on can be wrong without bound where they are not,
+and a share found in one scenario says nothing of another that goes further. So the share can be made to fall off with
+the distance of a month's forcings from all that training showed: far away the anchor speaks alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -16,9 +20,24 @@ from numpy.typing import NDArray
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Span, Split
 from emukit.emulators.base import Emulator
+from emukit.emulators.forcing_space import ForcingSpace
 from emukit.emulators.wrapper import Fold, Wrapper
+from emukit.errors import RecipeError
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Reach:
+    """How far from the training years a share is believed.
+
+    Attributes:
+        space: The training years among the forcings.
+        distance: At which exp(-1/2) of the share is left.
+    """
+
+    space: ForcingSpace
+    distance: float
 
 
 class Anchored(Wrapper):
@@ -26,6 +45,8 @@ class Anchored(Wrapper):
 
     Attributes:
         share: (12, V, Y, X) in [0, 1], by calendar month.
+        reach: The training years among the forcings, and the distance from them at which exp(-1/2) of the share is
+            left; None where it is the same everywhere.
     """
 
     kind = "anchored"
@@ -33,31 +54,44 @@ class Anchored(Wrapper):
     cross_fitted: ClassVar[bool] = True
     residual: ClassVar[bool] = True
 
-    def __init__(self, domain: Domain, bases: Sequence[Emulator], share: NDArray[np.float32] | None = None) -> None:
+    def __init__(
+        self,
+        domain: Domain,
+        bases: Sequence[Emulator],
+        share: NDArray[np.float32] | None = None,
+        reach: Reach | None = None,
+    ) -> None:
         """All of what the networks say, unless a share is given."""
         super().__init__(domain, bases)
         whole = np.ones((12, len(domain.variables), *domain.grid.shape), np.float32)
         self.share = whole if share is None else share
+        self.reach = reach
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X); pr at least zero."""
         out = self.bases[0].predict_fields(scenario, start, stop)
         if len(self.bases) > 1:
             month = scenario.calendar_month[start:stop]
-            out = out + self.share[month] * _residual(self.bases, scenario, start, stop)
+            out = out + self.share[month] * _residual(self.bases, scenario, start, stop, self.reach)
         self.cut_negative_rain(out)
         return out
 
     def own_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """The share."""
-        return {}, {"share": self.share}
+        """The share, and how far it reaches."""
+        if self.reach is None:
+            return {}, {"share": self.share}
+        own = {"reach": self.reach.distance, "forcings": list(self.reach.space.names)}
+        return own, {"share": self.share, **self.reach.space.arrays()}
 
     @classmethod
     def from_own_state(
         cls, domain: Domain, bases: Sequence[Emulator], meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
     ) -> Self:
         """The inverse of `own_state`."""
-        return cls(domain, bases, np.asarray(arrays["share"], np.float32))
+        reach = None
+        if "reach" in meta:
+            reach = Reach(ForcingSpace.from_arrays(meta["forcings"], arrays), float(meta["reach"]))
+        return cls(domain, bases, np.asarray(arrays["share"], np.float32), reach)
 
     @classmethod
     def fit(
@@ -69,6 +103,8 @@ class Anchored(Wrapper):
         *,
         prior: float = 1.0,
         years: int = 30,
+        reach: float | None = None,
+        forcings: tuple[str, ...] = ("CO2", "CH4", "SO2", "BC"),
     ) -> Self:
         """Find the share, by cell and calendar month.
 
@@ -79,22 +115,38 @@ class Anchored(Wrapper):
 
         Args:
             archive: The data.
-            split: Not looked at: the folds hold all that is needed.
+            split: Its training spans, which the share reaches from.
             bases: The anchor, and networks.
             folds: One for each training scenario.
             prior: Weight of the share over all cells and months against the cell's own; larger is smoother.
             years: How many of the last years of each scenario left out count.
+            reach: Distance from the nearest training year among the forcings, in standard deviations of the training
+                years, at which exp(-1/2) of the share is left. None: the share is the same however far a month lies.
+            forcings: The axes of that space, as `emukit.emulators.features` names them.
+
+        Raises:
+            RecipeError: A reach that is not positive, or a bad name of a forcing.
+            ProtocolError: A forcing is not in the store.
         """
+        if reach is not None and not reach > 0:
+            raise RecipeError("model.reach is out of range", found=str(reach), expected="more than 0")
         shape = (12, len(archive.variables), *archive.grid.shape)
         product, square = np.zeros(shape), np.zeros(shape)
         for fold in folds:
             for span in fold.held_out:
-                said, left = _climates(
-                    archive, fold.bases, replace(span, start=max(span.start, span.stop - 12 * years))
-                )
+                last = replace(span, start=max(span.start, span.stop - 12 * years))
+                within = None if reach is None else Reach(ForcingSpace.fit(archive, fold.train, forcings), reach)
+                said, left = _climates(archive, fold.bases, last, within)
                 product += said * left
                 square += said**2
-        return cls(archive.domain, bases, _share(product, square, archive.grid.weights, prior))
+        share = _share(product, square, archive.grid.weights, prior)
+        own = None if reach is None else Reach(ForcingSpace.fit(archive, split.train, forcings), reach)
+        return cls(archive.domain, bases, share, own)
+
+    def findings(self, archive: Archive, split: Split) -> tuple[str, ...]:
+        """The area means of its share."""
+        means = self.grid.mean(self.share.mean(0))
+        return tuple(f"{v}: mean share {m:.2f}" for v, m in zip(self.variables, means, strict=True))
 
 
 def residual_archive(archive: Archive, anchor: Emulator, spans: Sequence[Span]) -> Archive:
@@ -116,20 +168,25 @@ def residual_archive(archive: Archive, anchor: Emulator, spans: Sequence[Span]) 
     return replace(archive, scenarios=scenarios)
 
 
-def _residual(bases: Sequence[Emulator], scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
-    """(T, V, Y, X): the mean of what all bases but the first say."""
+def _residual(
+    bases: Sequence[Emulator], scenario: Scenario, start: int, stop: int, reach: Reach | None
+) -> NDArray[np.float32]:
+    """(T, V, Y, X): the mean of what all bases but the first say, as far as they reach."""
     said = [network.predict_fields(scenario, start, stop) for network in bases[1:]]
     mean: NDArray[np.float32] = np.mean(said, axis=0, dtype=np.float32)
+    if reach is not None:
+        near = reach.space.nearness(scenario, bases[0].grid, reach.distance)[start:stop]
+        mean *= near.astype(np.float32)[:, None, None, None]
     return mean
 
 
-def _climates(archive: Archive, bases: Sequence[Emulator], span: Span) -> tuple[Array, Array]:
+def _climates(archive: Archive, bases: Sequence[Emulator], span: Span, reach: Reach | None) -> tuple[Array, Array]:
     """(12, V, Y, X) means over the years of a span: what networks said the anchor would leave, and what it left."""
     scenario = archive[span.scenario]
     month = scenario.calendar_month[span.start : span.stop]
     truth = np.mean([scenario.truth(m, span.start, span.stop) for m in span.members], axis=0, dtype=np.float64)
     left = truth - bases[0].predict_fields(scenario, span.start, span.stop)
-    said = _residual(bases, scenario, span.start, span.stop)
+    said = _residual(bases, scenario, span.start, span.stop, reach)
     by_month = [(said[month == m].mean(0, dtype=np.float64), left[month == m].mean(0)) for m in range(12)]
     return np.stack([s for s, _ in by_month]), np.stack([o for _, o in by_month])
 

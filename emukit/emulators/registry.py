@@ -71,6 +71,11 @@ EMULATORS: dict[str, EmulatorEntry] = {
         "a trusted emulator, plus a share of networks trained on what it leaves",
         "wrapper",
     ),
+    "kriging": EmulatorEntry(
+        "emukit.emulators.kriging:Kriging",
+        "a trusted emulator, plus what it leaves in training years of like forcings, in seconds",
+        "wrapper",
+    ),
     "ensemble": EmulatorEntry(
         "emukit.emulators.ensemble:Ensemble",
         "the mean of several emulators, weighted alike or on validation",

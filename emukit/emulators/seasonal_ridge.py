@@ -76,6 +76,12 @@ def _fourier(harmonics: int) -> Array:
     return np.stack(waves, 1)
 
 
+def orthonormal_season(harmonics: int) -> Array:
+    """(12, H) the same basis, with a mean square of one and mean products of zero over the year."""
+    basis = _fourier(harmonics)
+    return np.asarray(basis / np.sqrt(np.mean(basis**2, 0)), np.float64)
+
+
 def _month_means(values: NDArray[np.floating], month: NDArray[np.int64], weights: Array) -> Array:
     out = np.zeros((12, values.shape[1]))
     for m in range(12):

@@ -26,10 +26,12 @@ class Fold:
     Attributes:
         held_out: Those months.
         bases: The bases of a wrapper, trained on the others.
+        train: Those others.
     """
 
     held_out: tuple[Span, ...]
     bases: tuple[Emulator, ...]
+    train: tuple[Span, ...]
 
 
 class Wrapper(Emulator):

@@ -279,6 +279,7 @@ def _lay_over(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, A
 
 def _load_bases(bases: list[dict[str, Any]], single: Any, source: str) -> list[dict[str, Any]]:
     """Bases with the whole recipe in the place of its name, or of a table over it; then single settings of theirs."""
+    inner: dict[int, Mapping[str, Any]] = {}
     for key, change in single.items() if isinstance(single, Mapping) else [("", single)]:
         if not key.isdigit() or int(key) >= len(bases) or not isinstance(change, Mapping):
             raise RecipeError(
@@ -289,13 +290,21 @@ def _load_bases(bases: list[dict[str, Any]], single: Any, source: str) -> list[d
             )
         base = bases[int(key)]
         named, over = base.get("recipe"), change.get("recipe")
+        if isinstance(over, Mapping) and isinstance(over.get("bases"), Mapping):
+            inner[int(key)] = over["bases"]
+            over = {k: v for k, v in over.items() if k != "bases"}
+            change = {**change, "recipe": over}
         if isinstance(named, str) and isinstance(over, Mapping):
             base = {**base, "recipe": {"emulator": named}}
         bases[int(key)] = merge(base, change)
-    return [{**b, "recipe": _load_base(b.get("recipe"), f"{source}, bases.{i}")} for i, b in enumerate(bases)]
+    return [
+        {**b, "recipe": _load_base(b.get("recipe"), inner.get(i, {}), f"{source}, bases.{i}")}
+        for i, b in enumerate(bases)
+    ]
 
 
-def _load_base(recipe: Any, source: str) -> dict[str, Any]:
+def _load_base(recipe: Any, single: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The plain values of a base's whole recipe, with single settings of its own bases."""
     over = {"emulator": recipe} if isinstance(recipe, str) else recipe
     if not isinstance(over, Mapping) or not isinstance(over.get("emulator"), str):
         raise RecipeError(
@@ -305,8 +314,14 @@ def _load_base(recipe: Any, source: str) -> dict[str, Any]:
     values = _lay_over(values, {k: v for k, v in over.items() if k not in ("emulator", "bases")})
     if "bases" in over:
         values["bases"] = over["bases"]
+    if single and "bases" not in values:
+        raise RecipeError(
+            f"{source} has no bases of its own",
+            found=", ".join(f"bases.{key}" for key in single),
+            expected=f"settings of {values['emulator']}, which wraps nothing",
+        )
     if "bases" in values:
-        values["bases"] = _load_bases(_bases(values, source), {}, source)
+        values["bases"] = _load_bases(_bases(values, source), single, source)
     return values
 
 

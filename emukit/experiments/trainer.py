@@ -116,7 +116,7 @@ class WrapperTrainer:
             without = leave_out(self._archive, self._split, name)
             held_out = tuple(s for s in self._split.train if s.scenario == name)
             fold, more = self._bases(without, folder / f"without-{name}", reporter)
-            folds.append(Fold(held_out, fold))
+            folds.append(Fold(held_out, fold, without.train))
             outcomes += more
         options = self._recipe.options | ({"seed": self._seed} if self._class.seeded else {})
         if self._selected:

@@ -42,7 +42,7 @@ def shares(archive: Archive, said: float, left: float, **options: float) -> np.n
         constant[name] = replace(scenario, targets=np.full_like(scenario.targets, left))
     truth = replace(archive, scenarios=constant)
     bases = (Says(archive, 0.0), Says(archive, said))
-    folds = [Fold((span,), bases) for span in split.train]
+    folds = [Fold((span,), bases, split.train) for span in split.train]
     return Anchored.fit(truth, split, bases, folds, **options).share
 
 
@@ -64,7 +64,7 @@ def test_a_cell_is_drawn_to_the_whole_by_the_prior(archive) -> None:
         targets[..., 0, 1, 2] = 0.0
         constant[name] = replace(scenario, targets=targets)
     truth = replace(archive, scenarios=constant)
-    folds = [Fold((span,), bases) for span in split.train]
+    folds = [Fold((span,), bases, split.train) for span in split.train]
     alone = Anchored.fit(truth, split, bases, folds, prior=0.0).share
     assert alone[3, 0, 1, 2] == 0.0
     assert alone[3, 0, 1, 3] == 1.0
@@ -84,7 +84,7 @@ def test_only_the_last_years_of_a_scenario_left_out_count(archive) -> None:
     targets = np.zeros_like(scenario.targets)
     targets[:, span.stop - 24 : span.stop] = 1.0
     truth = replace(archive, scenarios={**archive.scenarios, span.scenario: replace(scenario, targets=targets)})
-    folds = [Fold((span,), bases)]
+    folds = [Fold((span,), bases, split.train)]
     assert (Anchored.fit(truth, split, bases, folds, years=2).share == 1.0).all()
     np.testing.assert_allclose(Anchored.fit(truth, split, bases, folds, years=4).share, 0.5)
 

@@ -48,6 +48,18 @@ def test_single_settings_reach_the_base_they_name() -> None:
     assert recipe.options["years"] == 7
 
 
+def test_single_settings_reach_the_bases_of_a_base() -> None:
+    words = ("bases.0.recipe.bases.1.copies=2", "bases.0.recipe.bases.1.recipe.training.epochs=4")
+    inner = load_recipe("best", assignments=words).bases[0].recipe
+    assert [(b.recipe.emulator, b.copies) for b in inner.bases] == [("kriging", 1), ("cnn-gru", 2)]
+    assert inner.bases[1].recipe.training.epochs == 4
+    assert inner.options["reach"] == load_recipe("best").bases[0].recipe.options["reach"]  # nothing else changed
+    # Through a base that is only named, too.
+    deeper = load_recipe("best-fast", assignments=("bases.0.recipe.bases.0.recipe=linear",)).bases[0].recipe
+    assert deeper.emulator == "kriging"
+    assert deeper.bases[0].recipe.digest == load_recipe("linear").digest
+
+
 def test_a_recorded_recipe_is_read_as_it_was(tmp_path: Path) -> None:
     recipe = load_recipe("anchored", assignments=("bases.1.recipe.loss.tas={l1=2.0}",))
     again = parse_recipe(recipe.model_dump(mode="json"), "the record")
@@ -66,6 +78,7 @@ def test_a_recorded_recipe_is_read_as_it_was(tmp_path: Path) -> None:
         (("bases.0.recipe=3",), "names no emulator"),
         (("bases.0.recipe=nothing",), "unknown emulator 'nothing'"),
         (("bases.0.copies=0",), "wrong setting"),
+        (("bases.0.recipe.bases.0.copies=2",), "bases.0 has no bases of its own"),
         (("bases.0.copy=2",), "wrong setting"),
         (("bases.1.recipe.training.epoch=2",), "wrong setting"),
         (("training.epochs=2",), "wrong setting"),

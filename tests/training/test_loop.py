@@ -77,7 +77,7 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize("stop_at", [1, 7, 13, 26])
-def test_interrupted_and_resumed_run_is_bit_for_bit_the_whole_one(tmp_path, whole, monkeypatch, stop_at):
+def test_interrupted_and_resumed_run_is_bit_for_bit_the_whole_one(tmp_path, whole, monkeypatch, request, stop_at):
     """A signal after any step: within an epoch, at its last step, in a later one."""
     count = 0
     step = torch.optim.AdamW.step
@@ -89,6 +89,9 @@ def test_interrupted_and_resumed_run_is_bit_for_bit_the_whole_one(tmp_path, whol
             os.kill(os.getpid(), signal.SIGINT)
         return step(self, *args, **kwargs)
 
+    # In the background of a shell, Python starts with SIGINT ignored, and without this handler.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     monkeypatch.setattr(torch.optim.AdamW, "step", counted)
     with pytest.raises(loop.Interrupted):
         run(tmp_path / "run")

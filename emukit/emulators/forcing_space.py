@@ -1,0 +1,95 @@
+"""Where months lie among the forcings, and how far from those that training showed.
+
+Invariant: coordinates are global means of forcings in units of their spread over the training months, so that a
+distance of one is what training scenarios differ by in one of them; targets are not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit.data.archive import Archive, Scenario
+from emukit.data.grid import Grid
+from emukit.data.split import Span
+from emukit.emulators.features import feature
+from emukit.errors import ProtocolError, RecipeError
+
+Array = NDArray[np.float64]
+
+YEAR = 12
+
+
+def years_of(start: int, stop: int) -> list[tuple[int, int]]:
+    """The whole years [a, b) of months [start, stop), counted from the end; a rest at the beginning is left out."""
+    return [(b - YEAR, b) for b in range(stop, start + YEAR - 1, -YEAR)][::-1]
+
+
+@dataclass(frozen=True, eq=False)
+class ForcingSpace:
+    """The years of training, as points.
+
+    Attributes:
+        names: K forcing series, as `emukit.emulators.features` names them.
+        center: (K,) their means over the training years.
+        scale: (K,) their standard deviations.
+        points: (N, K) the training years, span after span.
+    """
+
+    names: tuple[str, ...]
+    center: Array
+    scale: Array
+    points: Array
+
+    @classmethod
+    def fit(cls, archive: Archive, spans: Sequence[Span], names: Sequence[str]) -> Self:
+        """The space of some training spans.
+
+        Raises:
+            RecipeError: No series, a bad name, or one twice.
+            ProtocolError: A forcing is not in the store, or no span holds a whole year.
+        """
+        if not names or len(set(names)) < len(names):
+            raise RecipeError("model.forcings are the axes of a space", found=repr(list(names)), expected="each once")
+        years = []
+        for span in spans:
+            series = _series(archive[span.scenario], archive.grid, names)
+            years += [series[a:b].mean(0) for a, b in years_of(span.start, span.stop)]
+        if not years:
+            raise ProtocolError("the training months hold no whole year", expected="twelve months or more in a row")
+        values = np.stack(years)
+        scale = values.std(0)
+        scale[scale == 0] = 1.0  # what never moved in training is no distance
+        center = values.mean(0)
+        return cls(tuple(names), center, scale, (values - center) / scale)
+
+    def of(self, scenario: Scenario, grid: Grid) -> Array:
+        """(T, K) coordinates of all months of a scenario."""
+        return np.asarray((_series(scenario, grid, self.names) - self.center) / self.scale, np.float64)
+
+    def kernel(self, coordinates: Array, length: float) -> Array:
+        """(T, N) nearness of months to the training years: one where they are, exp(-1/2) at a distance of `length`."""
+        square = ((coordinates[:, None] - self.points[None]) ** 2).sum(-1)
+        return np.asarray(np.exp(-0.5 * square / length**2), np.float64)
+
+    def nearness(self, scenario: Scenario, grid: Grid, reach: float) -> Array:
+        """(T,) of all months of a scenario to the nearest training year, as `kernel` measures it."""
+        return np.asarray(self.kernel(self.of(scenario, grid), reach).max(1), np.float64)
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """All of it by name, but for the names of the series."""
+        return {"center": self.center, "scale": self.scale, "points": self.points}
+
+    @classmethod
+    def from_arrays(cls, names: Sequence[str], arrays: Mapping[str, NDArray[np.generic]]) -> Self:
+        """The inverse of `arrays`."""
+        center, scale, points = (np.asarray(arrays[n], np.float64) for n in ("center", "scale", "points"))
+        return cls(tuple(names), center, scale, points)
+
+
+def _series(scenario: Scenario, grid: Grid, names: Sequence[str]) -> Array:
+    return np.stack([feature(n, scenario, grid) for n in names], 1)
