@@ -105,17 +105,39 @@ def rank_histogram(truth: NDArray[np.floating], ensemble: Sequence[NDArray[np.fl
         weights: (Y, X) area weights that sum to one.
 
     Returns:
-        (M + 1, V) shares that sum to one over ranks; a tie counts as half below.
+        (M + 1, V) shares that sum to one over ranks; a tie is shared evenly among the ranks it could have.
     """
-    rank = np.zeros(truth.shape)
+    below, tied = np.zeros(truth.shape, np.int16), np.zeros(truth.shape, np.int16)
     for member in ensemble:
-        rank += (member < truth) + 0.5 * (member == truth)
-    # A rank of k and a half counts half for k and half for k + 1.
+        below += member < truth
+        tied += member == truth
+    share = np.float32(1) / (tied + np.float32(1))
     out = np.zeros((len(ensemble) + 1, truth.shape[1]))
     for k in range(len(ensemble) + 1):
-        share = np.maximum(1.0 - np.abs(rank - k), 0.0).mean(0)
-        out[k] = (share * weights).sum((-2, -1))
+        here = (below <= k) & (k <= below + tied)
+        out[k] = (np.where(here, share, np.float32(0)).mean(0, dtype=np.float64) * weights).sum((-2, -1))
     return out
+
+
+def chance_of_ranks(realisations: Sequence[NDArray[np.floating]], weights: Array) -> Array:
+    """How far from flat a rank histogram is by chance, where the truth is one more realisation.
+
+    Each realisation in turn is the truth among all others. So months and cells depend on each other here as they do in
+    the realisations, and the ensemble is as much a matter of chance as the truth; counting months and cells as if each
+    were a draw of its own would make the band many times too narrow.
+
+    Args:
+        realisations: M + 1 fields (T, V, Y, X).
+        weights: (Y, X) area weights that sum to one.
+
+    Returns:
+        (M + 1, V) standard deviation of a histogram among M about 1 / (M + 1).
+    """
+    histograms = [
+        rank_histogram(truth, [r for j, r in enumerate(realisations) if j != i], weights)
+        for i, truth in enumerate(realisations)
+    ]
+    return np.asarray(np.sqrt(np.mean((np.stack(histograms) - 1 / len(realisations)) ** 2, axis=0)), np.float64)
 
 
 def _length(unit: Array, grid: Grid) -> float:

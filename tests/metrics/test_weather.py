@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emukit.metrics.weather import Weather, anomalies, rank_histogram
+from emukit.metrics.weather import Weather, anomalies, chance_of_ranks, rank_histogram
 from tests.coded import small_grid
 
 MONTH = np.arange(480) % 12
@@ -83,3 +83,32 @@ def test_rank_histogram_is_flat_for_one_of_many_and_tilted_for_an_outsider():
     assert outside[-1, 1] < 0.25
     tie = rank_histogram(np.zeros((1, 1, 6, 8)), [np.zeros((1, 1, 6, 8)), np.ones((1, 1, 6, 8))], weights)
     np.testing.assert_allclose(tie[:, 0], [0.5, 0.5, 0.0])
+
+
+def test_ties_are_shared_evenly_among_the_ranks_they_could_have():
+    dry, wet = np.zeros((1, 1, 6, 8)), np.ones((1, 1, 6, 8))
+    found = rank_histogram(dry, [dry, dry, wet], small_grid(6, 8).weights)
+    np.testing.assert_allclose(found[:, 0], [1 / 3, 1 / 3, 1 / 3, 0.0], rtol=1e-6)
+    # A desert where every realisation says nothing tells nothing.
+    np.testing.assert_allclose(rank_histogram(dry, [dry] * 4, small_grid(6, 8).weights), 0.2, rtol=1e-6)
+
+
+def test_chance_of_ranks_is_that_of_truths_from_the_same_source():
+    weights = small_grid(6, 8).weights
+    rng = np.random.default_rng(3)
+
+    def draws(count):
+        # Every month the same over the globe, and four months alike: far fewer chances than months and cells.
+        return np.repeat(rng.standard_normal((count, 30, 2, 1, 1)), 4, axis=1) * np.ones((6, 8))
+
+    band = np.mean([chance_of_ranks(draws(6), weights) for _ in range(40)], axis=0)
+    one = np.stack([rank_histogram(d[0], list(d[1:]), weights) for d in (draws(6) for _ in range(400))])
+    np.testing.assert_allclose(band, one.std(0), rtol=0.15)
+    # What counting every month and cell as a draw of its own would say.
+    assert band.min() > 3 * np.sqrt(1 / 6 * 5 / 6 / (120 * 48))
+
+
+def test_chance_of_two_that_never_agree_is_all_or_nothing():
+    low = np.zeros((5, 1, 6, 8))
+    found = chance_of_ranks([low, low + 1], small_grid(6, 8).weights)
+    np.testing.assert_allclose(found[:, 0], [0.5, 0.5])

@@ -1,0 +1,249 @@
+"""What is shown of a prediction among the members of the climate model's ensemble: numbers for pictures.
+
+Invariant: maps and their area means are of exactly the months and the member that are scored; a month whose truth is
+hidden is never taken for one whose truth is zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit.data.archive import Archive, Scenario
+from emukit.data.grid import Grid
+from emukit.data.split import Span
+from emukit.emulators.base import Emulator
+from emukit.emulators.sampled import Sampled
+from emukit.metrics.spectra import Spectrum, spectra
+from emukit.metrics.weather import anomalies, chance_of_ranks, rank_histogram
+from emukit.report.curves import Curves, Power, Season, Years
+from emukit.report.maps import Panel, Row
+from emukit.report.ranks import Ranks
+
+Array = NDArray[np.float64]
+Fields = NDArray[np.float32]
+
+REALISATIONS = 10
+BANDS = {"90°S to 30°S": (-90, -30), "30°S to 30°N": (-30, 30), "30°N to 90°N": (30, 90)}
+# Of spectra, in words.
+SERIES = {
+    "months, globe": "monthly, global mean",
+    "months, cell": "monthly, area mean of cells",
+    "years, globe": "annual means, global mean",
+    "years, cell": "annual means, area mean of cells",
+}
+# Anomalies lose a straight line of each calendar month; of two years nothing would be left.
+LEAST_MONTHS = 36
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A prediction and the members it is shown among, over one scored span.
+
+    Attributes:
+        archive: The data.
+        span: The months; its first member is the one that is scored.
+        members: (T, V, Y, X) of the span, the scored one first.
+        predictions: (T, V, Y, X) of the span: the prediction; or the ensemble's realisations, of which the first is the
+            prediction, and one more, to see what chance does.
+        global_members: (M, N, V) global means of all N months of the scenario, NaN where hidden.
+        global_predictions: (R, N, V) of the ensemble, NaN before the first month that can be predicted.
+    """
+
+    archive: Archive
+    span: Span
+    members: dict[int, Fields]
+    predictions: list[Fields]
+    global_members: Array
+    global_predictions: Array
+
+    @property
+    def scenario(self) -> Scenario:
+        """Whose months they are."""
+        return self.archive[self.span.scenario]
+
+    @property
+    def calendar_month(self) -> NDArray[np.int64]:
+        """(T,) of the span, January 0."""
+        return self.scenario.calendar_month[self.span.start : self.span.stop]
+
+    @property
+    def ensemble(self) -> list[Fields]:
+        """The prediction, or all realisations that are shown."""
+        return self.predictions[:REALISATIONS]
+
+    def label(self, variable: str) -> str:
+        """The variable with its unit."""
+        return f"{variable} ({self.archive.card.targets[variable].units})"
+
+
+def gather(emulator: Emulator, archive: Archive, span: Span) -> Shown:
+    """Predict what is shown of a span.
+
+    Args:
+        emulator: Fits the archive. Of one that draws realisations, ten are shown.
+        archive: The data.
+        span: Visible months.
+    """
+    scenario, grid = archive[span.scenario], archive.grid
+    members = sorted(scenario.members, key=lambda m: m != span.members[0])
+    answers = [emulator.member(k) for k in range(REALISATIONS + 1)] if isinstance(emulator, Sampled) else [emulator]
+    predictions, means = [], []
+    for answer in answers:
+        whole = answer.predict_fields(scenario, answer.first_month, len(scenario))
+        mean = np.full((len(scenario), len(archive.variables)), np.nan)
+        mean[answer.first_month :] = grid.mean(whole)
+        means.append(mean)
+        predictions.append(whole[span.start - answer.first_month : span.stop - answer.first_month].copy())
+    return Shown(
+        archive,
+        span,
+        {m: scenario.truth(m, span.start, span.stop) for m in members},
+        predictions,
+        np.stack([_global_means(scenario, m, grid) for m in members]),
+        np.stack(means[:REALISATIONS]),
+    )
+
+
+def error_rows(shown: Shown) -> list[Row]:
+    """Errors of the mean over time and of the standard deviation over time, as the score takes them."""
+    archive, members = shown.archive, list(shown.members.items())
+    scored, truth = members[0]
+    others = [("prediction", shown.predictions[0]), *((f"member {m}", fields) for m, fields in members[1:2])]
+    rows = []
+    for v, variable in enumerate(archive.variables):
+        for what, moment in (("time mean", _time_mean), ("standard deviation over time", _time_std)):
+            errors = {name: moment(fields[:, v]) - moment(truth[:, v]) for name, fields in others}
+            panels = [
+                Panel(f"{name} less member {scored}: {area_means(e, archive.grid, squared=moment is _time_mean)}", e)
+                for name, e in errors.items()
+            ]
+            rows.append(Row(variable, f"{what},\n{shown.label(variable)}", panels))
+    return rows
+
+
+def area_means(error: Array, grid: Grid, *, squared: bool) -> str:
+    """The area means of an error: its size, the root of squares or the mean of absolutes as in the score, and bias."""
+    size = f"RMSE {np.sqrt(grid.mean(error**2)):.3f}" if squared else f"MAE {grid.mean(np.abs(error)):.3f}"
+    return f"{size}, bias {float(grid.mean(error)):+.3f}"
+
+
+def annual_means(shown: Shown) -> list[Years]:
+    """Global means of every calendar year of the scenario, a gap where a month of it is not known."""
+    scenario = shown.scenario
+    first = int(-scenario.calendar_month[0] % 12)
+    years = (len(scenario) - first) // 12
+    whole = slice(first, first + 12 * years)
+    # At the middle of each year, on an axis where a year begins at its number.
+    x = year_of(scenario, first) + 0.5 + np.arange(years, dtype=np.float64)
+    members, predictions = (
+        np.mean(g[:, whole].reshape(len(g), years, 12, -1), axis=2)
+        for g in (shown.global_members, shown.global_predictions)
+    )
+    return [
+        Years(f"{shown.label(name)}, global", Curves(x, members[..., v], predictions[..., v]))
+        for v, name in enumerate(shown.archive.variables)
+    ]
+
+
+def year_of(scenario: Scenario, month: int) -> float:
+    """Where a month begins, in years with fractions."""
+    return 1970 + (int(scenario.months[0].astype(np.int64)) + month) / 12
+
+
+def hidden_years(scenario: Scenario) -> list[tuple[float, float]]:
+    """First and last year, with fractions, of every stretch of months whose truth is hidden."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], scenario.hidden, [False]]).astype(np.int8)))
+    return [(year_of(scenario, a), year_of(scenario, b)) for a, b in edges.reshape(-1, 2).tolist()]
+
+
+def mean_years(shown: Shown) -> list[list[Season]]:
+    """The mean year over the span, of the globe and of bands of latitude: a list of places for each variable."""
+    grid = shown.archive.grid
+    bands = {"globe": np.ones(len(grid.lat), bool)}
+    bands |= {name: (low <= grid.lat) & (grid.lat < high) for name, (low, high) in BANDS.items()}
+    month = shown.calendar_month
+    members, predictions = ([_cycle(f, month) for f in fields] for fields in (shown.members.values(), shown.ensemble))
+    out: list[list[Season]] = [[] for _ in shown.archive.variables]
+    for place, rows in bands.items():
+        if not rows.any():
+            continue
+        weights = grid.weights * rows[:, None]
+        weights /= weights.sum()
+        m, p = (np.stack([np.einsum("mvyx,yx->mv", c, weights) for c in cycles]) for cycles in (members, predictions))
+        x = np.arange(1.0, 13.0)
+        for v, name in enumerate(shown.archive.variables):
+            cycle = Curves(x, m[..., v], p[..., v])
+            errors = Curves(x, m[1:, :, v] - m[0, :, v], p[..., v] - m[0, :, v])
+            out[v].append(Season(shown.label(name), place, cycle, errors))
+    return out
+
+
+def power(shown: Shown) -> list[list[Power]]:
+    """Spectra of months and years, globe and cells: a list of kinds for each variable."""
+    members, predictions = (
+        [spectra(anomalies(f, shown.calendar_month), shown.archive.grid) for f in fields]
+        for fields in (shown.members.values(), shown.ensemble)
+    )
+    out = []
+    for v, name in enumerate(shown.archive.variables):
+        unit = shown.archive.card.targets[name].units
+        squared = f"{unit}²" if unit.isalpha() else f"({unit})²"
+        out.append(
+            [
+                Power(
+                    f"{name} ({squared} year)",
+                    what,
+                    Curves(
+                        members[0][kind].frequency,
+                        _powers([s[kind] for s in members], v),
+                        _powers([s[kind] for s in predictions], v),
+                    ),
+                )
+                for kind, what in SERIES.items()
+                if kind in members[0]
+            ]
+        )
+    return out
+
+
+def ranks(shown: Shown) -> list[Ranks]:
+    """Rank histograms of every member among the realisations; none of an emulator with one answer."""
+    if len(shown.predictions) <= REALISATIONS:
+        return []
+    weights = shown.archive.grid.weights
+    shares = np.stack([rank_histogram(m, shown.ensemble, weights) for m in shown.members.values()])
+    chance = chance_of_ranks(shown.predictions, weights)
+    return [
+        Ranks(name, list(shown.members), shares[..., v], chance[:, v]) for v, name in enumerate(shown.archive.variables)
+    ]
+
+
+def _powers(spectrum: Sequence[Spectrum], v: int) -> Array:
+    return np.stack([s.power[:, v] for s in spectrum])
+
+
+def _global_means(scenario: Scenario, member: int, grid: Grid) -> Array:
+    assert scenario.targets is not None
+    mean = grid.mean(scenario.targets[scenario.member_index(member)])
+    mean[scenario.hidden] = np.nan
+    return mean
+
+
+def _cycle(fields: Fields, month: NDArray[np.int64]) -> Array:
+    """(12, V, Y, X) mean by calendar month, NaN of one that is not there."""
+    out = np.full((12, *fields.shape[1:]), np.nan)
+    for m in np.unique(month):
+        out[m] = fields[month == m].mean(0, dtype=np.float64)
+    return out
+
+
+def _time_mean(fields: Fields) -> Array:
+    return np.asarray(fields.mean(0, dtype=np.float64), np.float64)
+
+
+def _time_std(fields: Fields) -> Array:
+    return np.asarray(fields.std(0, dtype=np.float64), np.float64)

@@ -1,0 +1,193 @@
+"""Pictures that show other data than they were given: upside down, shifted, in two scales, or zeros for unknowns."""
+
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.collections import PolyCollection, QuadMesh
+
+from emukit.data.grid import Grid
+from emukit.report.curves import Curves, Power, Season, Years, draw_seasons, draw_spectra, draw_years
+from emukit.report.figure import write_png
+from emukit.report.maps import Panel, Row, draw_maps, edges, scale
+from emukit.report.ranks import Ranks, draw_ranks
+from tests.coded import small_grid
+
+GRID = small_grid(4, 6)
+
+
+def mesh_of(axes) -> QuadMesh:
+    (mesh,) = (c for c in axes.collections if isinstance(c, QuadMesh))
+    return mesh
+
+
+def value_at(axes, lon, lat):
+    """The value drawn where a reader looks."""
+    mesh = mesh_of(axes)
+    corners = mesh.get_coordinates()
+    x = np.searchsorted(corners[0, :, 0], lon) - 1
+    y = np.searchsorted(corners[:, 0, 1], lat) - 1
+    return mesh.get_array()[y, x]
+
+
+def test_map_shows_every_cell_at_its_place_with_north_up():
+    field = np.arange(24.0).reshape(4, 6) - 10
+    figure = draw_maps([Row("tas", "tas (K)", [Panel("one", field)])], GRID, "title")
+    axes = figure.axes[0]
+    for y, lat in enumerate(GRID.lat):
+        for x, lon in enumerate(GRID.lon):
+            assert value_at(axes, lon, lat) == field[y, x]
+    assert axes.get_ylim() == (-90.0, 90.0)
+    assert axes.get_xlim() == (0.0, 360.0)
+    north = axes.transData.transform((180, 80))[1]
+    assert north > axes.transData.transform((180, -80))[1]
+
+
+def test_map_has_the_cell_on_the_prime_meridian_on_both_sides():
+    grid = Grid(GRID.lat, np.arange(6) * 60.0)
+    field = np.arange(24.0).reshape(4, 6)
+    axes = draw_maps([Row("pr", "pr", [Panel("one", field)])], grid, "title").axes[0]
+    for lon, x in ((5, 0), (29, 0), (31, 1), (329, 5), (331, 0), (355, 0)):
+        assert value_at(axes, lon, grid.lat[2]) == field[2, x]
+    labels = [t.get_text() for t in axes.get_xticklabels()]
+    assert (labels[0], labels[-1]) == ("0°", "360°")
+
+
+def test_map_of_a_region_ends_where_it_ends():
+    grid = Grid(np.array([10.0, 20.0]), np.array([100.0, 110.0, 120.0]))
+    axes = draw_maps([Row("tas", "tas", [Panel("one", np.ones((2, 3)))])], grid, "title").axes[0]
+    assert axes.get_xlim() == (95.0, 125.0)
+    assert axes.get_ylim() == (5.0, 25.0)
+
+
+def test_panels_of_a_row_share_one_scale_about_zero_and_rows_have_their_own():
+    small, large = np.full((4, 6), 0.1), np.full((4, 6), -2.5)
+    rows = [Row("tas", "a (K)", [Panel("x", small), Panel("y", large)]), Row("pr", "b", [Panel("x", small)] * 2)]
+    figure = draw_maps(rows, GRID, "title")
+    limits = [mesh_of(axes).get_clim() for axes in figure.axes[:4]]
+    assert limits == [(-3, 3), (-3, 3), (-0.1, 0.1), (-0.1, 0.1)]
+    for axes in figure.axes[:4]:
+        mesh = mesh_of(axes)
+        np.testing.assert_allclose(mesh.cmap(mesh.norm(0.0))[:3], 0.96, atol=0.02)
+    warm = mesh_of(figure.axes[0])
+    red, _, blue, _ = warm.cmap(warm.norm(3.0))
+    assert red > blue
+    assert [axes.get_ylabel() for axes in figure.axes[4:]] == ["a (K)", "b"]
+
+
+def test_scale_counts_area_not_cells_and_knows_nothing_at_all():
+    grid = small_grid(180, 10)
+    field = np.ones(grid.shape)
+    # The polar tenth of the rows is a hundredth of the area.
+    field[-9:], field[:9] = 1000.0, 1000.0
+    assert scale([field], grid) == 1.0
+    field[-15:] = 1000.0
+    assert scale([field], grid) == 1000.0
+    assert scale([np.full(GRID.shape, 0.21)], GRID) == pytest.approx(0.3)
+    assert scale([np.zeros(GRID.shape)], GRID) == 1.0
+
+
+def test_edges_lie_between_centres_of_any_spacing():
+    np.testing.assert_allclose(edges(np.array([0.0, 2.0, 6.0])), [-1.0, 1.0, 4.0, 8.0])
+
+
+def drawn(axes):
+    """(N,) of every line, by its label, or by its place for those without."""
+    return {line.get_label(): np.asarray(line.get_ydata()) for line in axes.lines}
+
+
+def test_hidden_years_are_a_gap_and_the_scored_ones_shaded():
+    members = np.array([[1.0, 2.0, np.nan], [2.0, 3.0, np.nan]])
+    curves = Curves(np.array([2000.5, 2001.5, 2002.5]), members, np.array([[1.5, 2.5, 3.5]]))
+    figure = draw_years([Years("tas (K)", curves)], (2001.0, 2002.0), [(2002.0, 2003.0)], "title")
+    (axes,) = figure.axes
+    first, second, prediction = (np.asarray(line.get_ydata()) for line in axes.lines)
+    np.testing.assert_array_equal([first, second], members)
+    np.testing.assert_array_equal(prediction, [1.5, 2.5, 3.5])
+    shades = {p.get_label(): p.get_extents().transformed(axes.transData.inverted()) for p in axes.patches}
+    assert (shades["scored months"].x0, shades["scored months"].x1) == pytest.approx((2001, 2002))
+    assert shades["truth hidden in this store"].x0 == pytest.approx(2002)
+    assert axes.get_ylim()[0] > 0.5
+    legend = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert legend == ["scored months", "truth hidden in this store", "members of the climate model (2)", "prediction"]
+
+
+def test_realisations_are_a_band_with_the_first_as_its_line():
+    x = np.arange(3.0)
+    curves = Curves(x, np.zeros((1, 3)), np.array([[2.0, 2.0, 2.0], [1.0, 3.0, 4.0], [0.0, 5.0, 3.0]]))
+    (axes,) = draw_years([Years("tas", curves)], (0.0, 1.0), [], "title").axes
+    (band,) = (c for c in axes.collections if isinstance(c, PolyCollection))
+    corners = {tuple(v) for v in band.get_paths()[0].vertices}
+    assert corners == {(0.0, 0.0), (0.0, 2.0), (1.0, 2.0), (1.0, 5.0), (2.0, 2.0), (2.0, 4.0)}
+    np.testing.assert_array_equal(drawn(axes)["prediction: the first of them"], 2.0)
+
+
+def test_errors_of_all_places_are_in_one_scale_under_their_cycles():
+    x = np.arange(1.0, 13.0)
+    cycle = Curves(x, np.full((2, 12), 280.0), np.full((1, 12), 281.0))
+    panels = [
+        [Season("tas (K)", place, cycle, Curves(x, np.zeros((1, 12)), np.full((1, 12), e)))]
+        for place, e in (("globe", 1.0), ("south", -4.0))
+    ]
+    row = [s for (s,) in panels]
+    figure = draw_seasons([row], "title")
+    cycles, errors = figure.axes[:2], figure.axes[2:]
+    assert [a.get_title(loc="left") for a in cycles] == ["globe", "south"]
+    assert errors[0].get_ylim() == errors[1].get_ylim()
+    assert errors[0].get_ylim()[0] <= -4.0
+    assert errors[0].get_ylim()[0] == -errors[0].get_ylim()[1]
+    np.testing.assert_array_equal(drawn(cycles[1])["prediction"], 281.0)
+    np.testing.assert_array_equal(drawn(errors[1])["prediction"], -4.0)
+
+
+def test_spectrum_without_power_is_said_to_be_below_and_does_not_press_the_members():
+    x = np.array([0.1, 1.0, 6.0])
+    members = np.array([[1.0, 0.1, 0.01]])
+    texts = []
+    for prediction in (np.full((1, 3), 1e-9), np.zeros((1, 3)), np.array([[1.0, 0.2, 0.03]])):
+        (axes,) = draw_spectra([[Power("tas (K² year)", "monthly", Curves(x, members, prediction))]], "title").axes
+        low, high = axes.get_ylim()
+        assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+        assert 1e-5 < low < 0.01
+        assert 1.0 < high < 10
+        texts.append([t.get_text() for t in axes.texts])
+    assert texts == [["prediction below: at most 1e-09"], ["prediction: none"], []]
+    np.testing.assert_array_equal(drawn(axes)["prediction"], [1.0, 0.2, 0.03])
+
+
+def test_ranks_are_shown_for_every_member_over_the_band_of_chance():
+    shares = np.array([[0.5, 0.3, 0.2], [0.2, 0.3, 0.5]])
+    panels = [Ranks(v, [4, 7], shares, np.array([0.1, 0.05, 0.2])) for v in ("tas", "pr")]
+    figure = draw_ranks(panels, "title")
+    axes = figure.axes[0]
+    np.testing.assert_allclose(drawn(axes)["member 7"], [20, 30, 50])
+    (band,) = axes.patches
+    np.testing.assert_allclose(band.get_data().values, 100 * (1 / 3 + np.array([0.2, 0.1, 0.4])))
+    np.testing.assert_allclose(band.get_data().baseline, 100 * np.maximum(1 / 3 - np.array([0.2, 0.1, 0.4]), 0))
+    np.testing.assert_allclose(band.get_data().edges, [-0.5, 0.5, 1.5, 2.5])
+    assert figure.axes[1].get_ylim() == axes.get_ylim()
+    assert axes.get_ylim()[0] == 0
+    assert axes.get_xlabel() == "how many of 2 realisations are below"
+
+
+def test_pictures_do_not_depend_on_a_users_settings_and_leave_them_alone(tmp_path):
+    def png(name):
+        figure = draw_maps([Row("tas", "tas", [Panel("x", np.ones((4, 6)))])], GRID, "title")
+        write_png(figure, tmp_path / name, {"Title": "t", "Software": "emukit"})
+        return (tmp_path / name).read_bytes()
+
+    plain = png("a.png")
+    assert plain.startswith(b"\x89PNG")
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "savefig.bbox": "tight"}):
+        assert png("b.png") == plain
+        assert matplotlib.rcParams["font.size"] == 30
+
+
+def test_nothing_is_drawn_by_pyplot():
+    code = (
+        "import sys, emukit.report.maps, emukit.report.curves, emukit.report.ranks;"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
