@@ -12,7 +12,9 @@ import typer
 from emukit.cli import options as o
 
 if TYPE_CHECKING:
+    from emukit.experiments.evaluate import Evaluation
     from emukit.experiments.recipe import NetworkRecipe
+    from emukit.experiments.run import Run
     from emukit.training.engine import Execution
 
 
@@ -73,6 +75,10 @@ def train(
             show_default=False,
         ),
     ] = None,
+    refit: Annotated[
+        bool,
+        typer.Option("--refit", help="Train twice: to select, then once more as --final does, in a folder RUN-final."),
+    ] = False,
     devices: Annotated[
         int, typer.Option(help="Processes to train with: one a GPU, or CPU cores where there is none.", min=1)
     ] = 1,
@@ -97,13 +103,16 @@ def train(
     from rich.console import Console
 
     from emukit.cli.show import evaluation_table
+    from emukit.errors import RecipeError
     from emukit.experiments.recipe import fast_name, load_recipe, networks_of
     from emukit.experiments.record import RECORD_FILE
-    from emukit.experiments.run import Opening, read_run, run_name, train_run
+    from emukit.experiments.run import Opening, finished_run, read_run, run_name, train_run
     from emukit.parallel.comm import open_comm
     from emukit.parallel.launch import inside_torchrun, relaunch
     from emukit.training.engine import Execution
 
+    if refit and final:
+        raise RecipeError("--refit and --final are two ways to the same end", hint="leave one of them out")
     model = fast_name(model) if fast else model
     chosen = load_recipe(model, recipe, settings or (), loss)
     execution = Execution(strategy.value if strategy else "ddp", compile, channels_last)
@@ -137,8 +146,9 @@ def train(
             chosen_members = chosen_members or before.record.identity.members
         name = run_name(model, protocol or archive.card.default_protocol, seed)
         folder = out or Path("runs") / f"{name}{'-final' if final else ''}"
-        try:
-            run, evaluation = train_run(
+
+        def fit(folder: Path, before: Run | None) -> tuple[Run, Evaluation | None]:
+            return train_run(
                 archive,
                 chosen,
                 folder,
@@ -152,6 +162,16 @@ def train(
                 final=before,
                 reporter=report,
             )
+
+        try:
+            # An interrupted --refit may have been interrupted in its second training.
+            known = finished_run(archive, chosen, folder, protocol=protocol, seed=seed) if refit and resume else None
+            run, evaluation = (known, None) if known else fit(folder, before)
+            if refit:
+                if comm.main and evaluation:
+                    Console().print(evaluation_table(folder.name, evaluation))
+                selected, folder = run, folder.with_name(f"{folder.name}-final")
+                run, evaluation = fit(folder, selected)
         except KeyboardInterrupt:
             if comm.main:
                 saved = (folder / RECORD_FILE).exists()
