@@ -73,6 +73,7 @@ class LinearEmulator(Emulator):
         warming_ridge: float = 10.0,
         least_warming: float | None = None,
         strength: dict[str, dict[str, float]] | None = None,
+        smoothing: float = 0.0,
     ) -> Self:
         """Fit by ridge regression.
 
@@ -93,11 +94,15 @@ class LinearEmulator(Emulator):
                 declines, rather than to go on cooling for as long as the globe warms. None: no such bound.
             strength: Variable to feature to a multiple of `ridge`, 1 where nothing is said; ``warming`` is the name of
                 the global mean temperature's own.
+            smoothing: Share of every cell's response that is the mean over it and the eight cells around it. Weather
+                of single cells in the training months is lost by it, and so are coasts.
 
         Raises:
             RecipeError: No features, a bad name, or a value outside its range.
             ProtocolError: A forcing is not in the store.
         """
+        if not 0 <= smoothing <= 1:
+            raise RecipeError("model.smoothing is out of range", found=str(smoothing), expected="a share, 0 to 1")
         terms = (*features, WARMING) if warming else features
         _check_options(terms, warming, harmonics, min(ridge, warming_ridge))
         if least_warming is not None and not (features and warming):
@@ -150,7 +155,7 @@ class LinearEmulator(Emulator):
             center,
             scale,
             intercept.reshape(12, *fields).astype(np.float32),
-            response.reshape(12, len(names), *fields).astype(np.float32),
+            _smoothed(response.reshape(12, len(names), *fields), smoothing).astype(np.float32),
         )
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
@@ -208,6 +213,14 @@ def _penalties(
             raise RecipeError("model.strength is not positive", found=str(min(factors)), expected="more than 0")
         groups.setdefault(factors, []).append(i)
     return [(members, np.array(factors)) for factors, members in groups.items()]
+
+
+def _smoothed(fields: Array, share: float) -> Array:
+    """(..., Y, X) fields, a share of which is the mean over nine cells; beyond a pole lies the row beside it again."""
+    rows = np.pad(fields, [(0, 0)] * (fields.ndim - 2) + [(1, 1), (0, 0)], mode="edge")
+    three = rows[..., :-2, :] + rows[..., 1:-1, :] + rows[..., 2:, :]
+    nine = three + np.roll(three, 1, -1) + np.roll(three, -1, -1)
+    return np.asarray((1 - share) * fields + share * nine / 9, np.float64)
 
 
 def _hold_up(

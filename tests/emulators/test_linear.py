@@ -144,3 +144,21 @@ def test_known_response_of_the_demo_climate_is_found():
     assert rms[1] < 0.3
     found = predicted[901:, 0].mean(0) - predicted[:120, 0].mean(0)
     assert np.corrcoef(found.ravel(), change[0].ravel())[0, 1] > 0.99
+
+
+def test_smoothing_is_the_mean_over_nine_cells_and_wraps_in_longitude_alone():
+    archive = warming_archive()
+    split = make_split(archive, "k360")
+    sharp, smooth = (LinearEmulator.fit(archive, split, features=("CO2",), smoothing=s) for s in (0.0, 0.4))
+    before, after = sharp.state()[1]["response"], smooth.state()[1]["response"]
+    rows, columns = archive.grid.shape
+    for y in range(rows):
+        for x in range(columns):
+            near = [
+                before[..., min(max(y + i, 0), rows - 1), (x + j) % columns] for i in (-1, 0, 1) for j in (-1, 0, 1)
+            ]
+            expected = 0.6 * before[..., y, x] + 0.4 * np.mean(near, axis=0)
+            np.testing.assert_allclose(after[..., y, x], expected, rtol=1e-5, atol=1e-7)
+    np.testing.assert_array_equal(sharp.state()[1]["intercept"], smooth.state()[1]["intercept"])
+    with pytest.raises(RecipeError, match="smoothing is out of range"):
+        LinearEmulator.fit(archive, split, features=("CO2",), smoothing=1.5)
