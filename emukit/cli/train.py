@@ -165,7 +165,9 @@ def train(
 
         try:
             # An interrupted --refit may have been interrupted in its second training.
-            known = finished_run(archive, chosen, folder, protocol=protocol, seed=seed) if refit and resume else None
+            known = None
+            if refit and resume:
+                known = finished_run(archive, chosen, folder, protocol=protocol, members=chosen_members, seed=seed)
             run, evaluation = (known, None) if known else fit(folder, before)
             if refit:
                 if comm.main and evaluation:

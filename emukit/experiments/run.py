@@ -234,9 +234,15 @@ def train_run(
 
 
 def finished_run(
-    archive: Archive, recipe: Recipe, folder: Path, *, protocol: str | None = None, seed: int = 0
+    archive: Archive,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    protocol: str | None = None,
+    members: Sequence[int] | None = None,
+    seed: int = 0,
 ) -> Run | None:
-    """The finished run of all members in a folder, if it is one of exactly this configuration; else None.
+    """The finished run in a folder, if it is one of exactly this configuration, as for `train_run`; else None.
 
     Raises:
         RunError: The folder's record is damaged.
@@ -245,10 +251,10 @@ def finished_run(
     if not (folder / RECORD_FILE).exists():
         return None
     run = read_run(folder)
-    split = make_split(archive, protocol)
+    split = make_split(archive, protocol, members)
     # A number that stands for an automatic batch size is the run's own; everything else is compared.
     recipe = resolve_batch(recipe, archive, split, Comm(), silent_reporter(), run.recipe)
-    same = run.record.identity == _identity(archive, recipe, split, None, seed)
+    same = run.record.identity == _identity(archive, recipe, split, members, seed)
     return run if same and run.record.state == "finished" else None
 
 

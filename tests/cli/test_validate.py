@@ -1,6 +1,7 @@
 """`emukit validate` that prints other tables than it keeps."""
 
 import json
+import shutil
 from pathlib import Path
 
 
@@ -81,3 +82,28 @@ def test_crossval_refuses_what_it_cannot_do_before_training(emukit, demo_store):
         assert answer.code == 2
         assert said in answer.err
     assert not Path("c").exists()
+
+
+def test_refit_selects_and_fits_once_more_in_one_command(emukit, demo_store):
+    words = ("train", "linear", "--data", demo_store, "--members", "0,1", "--refit", "--out", "runs/a")
+    whole = emukit(*words)
+    assert whole.code == 0, whole.err
+    assert "score nothing" in whole.out
+    assert "runs/a-final: " in whole.out
+    selected, final = (json.loads(Path(f"runs/{n}/run.json").read_text()) for n in ("a", "a-final"))
+    assert selected["identity"]["final"] is None
+    assert final["identity"]["final"]
+    assert final["train"] != selected["train"]
+    by_hand = emukit("train", "linear", "--data", demo_store, "--final", "runs/a", "--out", "runs/b")
+    assert by_hand.code == 0
+    arrays = [Path(f"runs/{n}/emulator/arrays.safetensors").read_bytes() for n in ("a-final", "b", "a")]
+    assert arrays[0] == arrays[1] != arrays[2]
+    assert emukit(*words).code == 2  # the folders exist
+    both = emukit(*words, "--final", "runs/a")
+    assert both.code == 2
+    assert "two ways" in both.err
+    # Interrupted after the first training, it goes on with the second.
+    shutil.rmtree("runs/a-final")
+    again = emukit(*words, "--resume")
+    assert again.code == 0, again.err
+    assert Path("runs/a-final/emulator/arrays.safetensors").read_bytes() == arrays[0]
