@@ -88,7 +88,7 @@ def leaderboard(
     from emukit.report import leaderboard as board
 
     here = [p for p in (Path("runs"), Path("submissions")) if p.is_dir() and any(p.iterdir())]
-    rows = collect_rows(places or here, published)
+    rows = collect_rows(places or here, published, lambda why: typer.echo(f"note: left out: {why}", err=True))
     if format == "table":
         console = Console()
         for table in board.tables(rows):

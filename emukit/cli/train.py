@@ -103,10 +103,10 @@ def train(
     from rich.console import Console
 
     from emukit.cli.show import evaluation_table
-    from emukit.errors import RecipeError
+    from emukit.errors import RecipeError, RunError
     from emukit.experiments.recipe import fast_name, load_recipe, networks_of
     from emukit.experiments.record import RECORD_FILE
-    from emukit.experiments.run import Opening, finished_run, read_run, run_name, train_run
+    from emukit.experiments.run import FINAL, Opening, finished_run, read_run, run_name, train_run
     from emukit.parallel.comm import open_comm
     from emukit.parallel.launch import inside_torchrun, relaunch
     from emukit.training.engine import Execution
@@ -145,7 +145,7 @@ def train(
             protocol = protocol or before.record.identity.protocol
             chosen_members = chosen_members or before.record.identity.members
         name = run_name(model, protocol or archive.card.default_protocol, seed)
-        folder = out or Path("runs") / f"{name}{'-final' if final else ''}"
+        folder = out or Path("runs") / f"{name}{FINAL if final else ''}"
 
         def fit(folder: Path, before: Run | None) -> tuple[Run, Evaluation | None]:
             return train_run(
@@ -163,6 +163,11 @@ def train(
                 reporter=report,
             )
 
+        last = folder.with_name(folder.name + FINAL) if refit else folder
+        if refit and not resume and last.exists():
+            raise RunError(
+                f"the run folder {last} exists", expected="a new one", hint="choose another --out, or --resume"
+            )
         try:
             # An interrupted --refit may have been interrupted in its second training.
             known = None
@@ -172,8 +177,7 @@ def train(
             if refit:
                 if comm.main and evaluation:
                     Console().print(evaluation_table(folder.name, evaluation))
-                selected, folder = run, folder.with_name(f"{folder.name}-final")
-                run, evaluation = fit(folder, selected)
+                run, evaluation = fit(last, run)
         except KeyboardInterrupt:
             if comm.main:
                 saved = (folder / RECORD_FILE).exists()
@@ -186,10 +190,10 @@ def train(
             raise typer.Exit(130) from None
         if comm.main:
             if evaluation:
-                Console().print(evaluation_table(folder.name, evaluation))
+                Console().print(evaluation_table(last.name, evaluation))
             else:
                 typer.echo("final fit: trained on the validation months too, so they score nothing")
-            typer.echo(f"run {folder}: {run.record.seconds:.0f} s. Next: emukit submit {folder}")
+            typer.echo(f"run {last}: {run.record.seconds:.0f} s. Next: emukit submit {last}")
 
 
 def _refuse_for_closed_form(model: str, given: list[str]) -> None:

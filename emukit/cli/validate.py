@@ -42,7 +42,9 @@ def validate(
             show_default=False,
         ),
     ] = None,
-    seeds: Annotated[int, typer.Option(help="Runs under each protocol, where a seed decides anything.", min=1)] = 3,
+    seeds: Annotated[
+        int, typer.Option(help="Runs under each protocol, where a seed decides anything.", min=1, max=1000)
+    ] = 3,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the runs. Default: runs/validate-MODEL.", show_default=False)
     ] = None,

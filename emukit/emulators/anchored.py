@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Span, Split
 from emukit.emulators.base import Emulator
+from emukit.emulators.features import feature
 from emukit.emulators.forcing_space import ForcingSpace
 from emukit.emulators.wrapper import Fold, Wrapper
-from emukit.errors import RecipeError
+from emukit.errors import ProtocolError, RecipeError
 
 Array = NDArray[np.float64]
 
@@ -47,10 +48,12 @@ class Anchored(Wrapper):
         share: (12, V, Y, X) in [0, 1], by calendar month.
         reach: The training years among the forcings, and the distance from them at which exp(-1/2) of the share is
             left; None where it is the same everywhere.
+        evidence: Scenario to how much it counted, left out, in finding the share: its nearness to the others, or one.
     """
 
     kind = "anchored"
     most_bases: ClassVar[int | None] = None
+    least_bases: ClassVar[int] = 2
     cross_fitted: ClassVar[bool] = True
     residual: ClassVar[bool] = True
 
@@ -60,12 +63,14 @@ class Anchored(Wrapper):
         bases: Sequence[Emulator],
         share: NDArray[np.float32] | None = None,
         reach: Reach | None = None,
+        evidence: Mapping[str, float] | None = None,
     ) -> None:
         """All of what the networks say, unless a share is given."""
         super().__init__(domain, bases)
         whole = np.ones((12, len(domain.variables), *domain.grid.shape), np.float32)
         self.share = whole if share is None else share
         self.reach = reach
+        self.evidence = dict(evidence or {})
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X); pr at least zero."""
@@ -79,8 +84,8 @@ class Anchored(Wrapper):
     def own_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """The share, and how far it reaches."""
         if self.reach is None:
-            return {}, {"share": self.share}
-        own = {"reach": self.reach.distance, "forcings": list(self.reach.space.names)}
+            return {"evidence": self.evidence}, {"share": self.share}
+        own = {"evidence": self.evidence, "reach": self.reach.distance, "forcings": list(self.reach.space.names)}
         return own, {"share": self.share, **self.reach.space.arrays()}
 
     @classmethod
@@ -91,7 +96,7 @@ class Anchored(Wrapper):
         reach = None
         if "reach" in meta:
             reach = Reach(ForcingSpace.from_arrays(meta["forcings"], arrays), float(meta["reach"]))
-        return cls(domain, bases, np.asarray(arrays["share"], np.float32), reach)
+        return cls(domain, bases, np.asarray(arrays["share"], np.float32), reach, meta["evidence"])
 
     @classmethod
     def fit(
@@ -107,6 +112,9 @@ class Anchored(Wrapper):
         forcings: tuple[str, ...] = ("CO2", "CH4", "SO2", "BC"),
     ) -> Self:
         """Find the share, by cell and calendar month.
+
+        Where the share has a reach, scenarios left out count by their nearness to the others, averaged over the months
+        that count: one that lies far from all others says next to nothing of how to weigh networks close by.
 
         The share is the regression of what the anchor leaves in the last years of scenarios left out, as the mean over
         members and those years, on what the networks said it would leave; between zero and one. What counts is what
@@ -125,28 +133,63 @@ class Anchored(Wrapper):
             forcings: The axes of that space, as `emukit.emulators.features` names them.
 
         Raises:
-            RecipeError: A reach that is not positive, or a bad name of a forcing.
-            ProtocolError: A forcing is not in the store.
+            RecipeError: A value out of its range, or a bad name of a forcing.
+            ProtocolError: A forcing is not in the store, or less than a year of a scenario left out can be predicted.
         """
-        if reach is not None and not reach > 0:
-            raise RecipeError("model.reach is out of range", found=str(reach), expected="more than 0")
+        cls.check(archive, prior=prior, years=years, reach=reach, forcings=forcings)
         shape = (12, len(archive.variables), *archive.grid.shape)
         product, square = np.zeros(shape), np.zeros(shape)
+        evidence: dict[str, float] = {}
         for fold in folds:
+            first = max(base.first_month for base in fold.bases)
             for span in fold.held_out:
-                last = replace(span, start=max(span.start, span.stop - 12 * years))
-                within = None if reach is None else Reach(ForcingSpace.fit(archive, fold.train, forcings), reach)
-                said, left = _climates(archive, fold.bases, last, within)
-                product += said * left
-                square += said**2
+                last = replace(span, start=max(span.start, first, span.stop - 12 * years))
+                if len(last) < 12:
+                    raise ProtocolError(
+                        f"less than a year of {span.scenario} can be predicted where it is left out",
+                        found=f"{len(last)} months",
+                        hint="a shorter window (inputs.window), or a protocol with more training months",
+                    )
+                weight = 1.0
+                if reach is not None:
+                    space = ForcingSpace.fit(archive, fold.train, forcings)
+                    near = space.nearness(archive[span.scenario], archive.grid, reach)
+                    weight = float(near[last.start : last.stop].mean())
+                said, left = _climates(archive, fold.bases, last)
+                product += weight * said * left
+                square += weight * said**2
+                evidence[span.scenario] = weight
         share = _share(product, square, archive.grid.weights, prior)
-        own = None if reach is None else Reach(ForcingSpace.fit(archive, split.train, forcings), reach)
-        return cls(archive.domain, bases, share, own)
+        return cls(archive.domain, bases, share, _reach(archive, split, reach, forcings), evidence)
+
+    @classmethod
+    def check(cls, archive: Archive, **options: Any) -> None:
+        """Refuse values out of their ranges; arguments as for `fit`."""
+        reach, years, prior = (options.get(n) for n in ("reach", "years", "prior"))
+        if reach is not None and not (reach > 0 and np.isfinite(reach)):
+            raise RecipeError("model.reach is out of range", found=str(reach), expected="more than 0")
+        if years is not None and years < 1:
+            raise RecipeError("model.years is out of range", found=str(years), expected="1 or more")
+        if prior is not None and not (prior >= 0 and np.isfinite(prior)):
+            raise RecipeError("model.prior is out of range", found=str(prior), expected="0 or more")
+        if reach is not None:
+            for name in options.get("forcings", ()):
+                feature(name, next(iter(archive.values())), archive.grid)
+
+    def refit(
+        self, archive: Archive, split: Split, bases: Sequence[Emulator], folds: Sequence[Fold], **options: Any
+    ) -> Self:
+        """The same share for other bases: it was selected, and nothing is left to select on."""
+        reach = options.get("reach")
+        space = _reach(archive, split, reach, self.reach.space.names if self.reach else ())
+        return type(self)(archive.domain, bases, self.share, space, self.evidence)
 
     def findings(self, archive: Archive, split: Split) -> tuple[str, ...]:
-        """The area means of its share."""
+        """The area means of its share, and what it was found by."""
         means = self.grid.mean(self.share.mean(0))
-        return tuple(f"{v}: mean share {m:.2f}" for v, m in zip(self.variables, means, strict=True))
+        lines = [f"{v}: mean share {m:.2f}" for v, m in zip(self.variables, means, strict=True)]
+        found = ", ".join(f"{name} {weight:.2g}" for name, weight in self.evidence.items())
+        return (*lines, f"found in scenarios left out, which count: {found}")
 
 
 def residual_archive(archive: Archive, anchor: Emulator, spans: Sequence[Span]) -> Archive:
@@ -155,9 +198,9 @@ def residual_archive(archive: Archive, anchor: Emulator, spans: Sequence[Span]) 
     The other months are as good as hidden: there is nothing to learn from them.
     """
     scenarios = dict(archive.scenarios)
-    for name in {s.scenario for s in spans}:
-        scenario = archive[name]
-        assert scenario.targets is not None
+    for name, scenario in archive.items():
+        if scenario.targets is None:
+            continue
         targets, hidden = np.zeros_like(scenario.targets), np.ones(len(scenario), bool)
         for s in (s for s in spans if s.scenario == name):
             first = max(s.start, anchor.first_month)
@@ -180,13 +223,17 @@ def _residual(
     return mean
 
 
-def _climates(archive: Archive, bases: Sequence[Emulator], span: Span, reach: Reach | None) -> tuple[Array, Array]:
+def _reach(archive: Archive, split: Split, reach: float | None, forcings: Sequence[str]) -> Reach | None:
+    return None if reach is None else Reach(ForcingSpace.fit(archive, split.train, forcings), reach)
+
+
+def _climates(archive: Archive, bases: Sequence[Emulator], span: Span) -> tuple[Array, Array]:
     """(12, V, Y, X) means over the years of a span: what networks said the anchor would leave, and what it left."""
     scenario = archive[span.scenario]
     month = scenario.calendar_month[span.start : span.stop]
     truth = np.mean([scenario.truth(m, span.start, span.stop) for m in span.members], axis=0, dtype=np.float64)
     left = truth - bases[0].predict_fields(scenario, span.start, span.stop)
-    said = _residual(bases, scenario, span.start, span.stop, reach)
+    said = _residual(bases, scenario, span.start, span.stop, None)
     by_month = [(said[month == m].mean(0, dtype=np.float64), left[month == m].mean(0)) for m in range(12)]
     return np.stack([s for s, _ in by_month]), np.stack([o for _, o in by_month])
 

@@ -34,6 +34,7 @@ class Ensemble(Wrapper):
 
     kind = "ensemble"
     most_bases: ClassVar[int | None] = None
+    needs_mean: ClassVar[bool] = False
 
     def __init__(self, domain: Domain, bases: Sequence[Emulator], weights: Array | None = None) -> None:
         """All bases count alike, unless weights are given."""

@@ -87,7 +87,8 @@ class Kriging(Wrapper):
             RecipeError: A value outside its range, or a bad name.
             ProtocolError: A forcing is not in the store, or no training span holds a whole year.
         """
-        ratio = _noise(length, noise or {}, harmonics, archive.variables)
+        cls.check(archive, length=length, noise=noise, harmonics=harmonics, forcings=forcings)
+        ratio = [float((noise or {}).get(v, NOISE)) for v in archive.variables]
         first = bases[0].first_month
         spans = [replace(s, start=max(s.start, first)) for s in split.train if s.stop > first]
         space = ForcingSpace.fit(archive, spans, forcings)
@@ -108,6 +109,24 @@ class Kriging(Wrapper):
             part = values[:, :, v]
             loads[:, :, v] = cho_solve(factor, part.reshape(len(part), -1)).reshape(part.shape)
         return cls(archive.domain, bases, space, length, loads)
+
+    @classmethod
+    def check(cls, archive: Archive, **options: Any) -> None:
+        """Refuse values out of their ranges; arguments as for `fit`."""
+        noise = options.get("noise") or {}
+        unknown = [v for v in noise if v not in archive.variables]
+        if unknown:
+            raise RecipeError(
+                "model.noise names what is not predicted",
+                found=", ".join(unknown),
+                expected=f"some of {', '.join(archive.variables)}",
+            )
+        length, harmonics = options.get("length", 1.0), options.get("harmonics", 0)
+        for name, value in (("length", length), *((f"noise.{v}", n) for v, n in noise.items())):
+            if not (value > 0 and np.isfinite(value)):
+                raise RecipeError(f"model.{name} is out of range", found=str(value), expected="more than 0, and finite")
+        if not 0 <= harmonics <= 6:
+            raise RecipeError("model.harmonics is out of range", found=str(harmonics), expected="0 to 6 waves a year")
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X); pr at least zero."""
@@ -133,20 +152,3 @@ class Kriging(Wrapper):
         """The inverse of `own_state`."""
         space = ForcingSpace.from_arrays(meta["forcings"], arrays)
         return cls(domain, bases, space, float(meta["length"]), np.asarray(arrays["loads"], np.float32))
-
-
-def _noise(length: float, noise: Mapping[str, float], harmonics: int, variables: tuple[str, ...]) -> list[float]:
-    """The noise of every variable."""
-    unknown = [v for v in noise if v not in variables]
-    if unknown:
-        raise RecipeError(
-            "model.noise names what is not predicted",
-            found=", ".join(unknown),
-            expected=f"some of {', '.join(variables)}",
-        )
-    for name, value in (("length", length), *((f"noise.{v}", n) for v, n in noise.items())):
-        if not value > 0:
-            raise RecipeError(f"model.{name} is out of range", found=str(value), expected="more than 0")
-    if not 0 <= harmonics <= 6:
-        raise RecipeError("model.harmonics is out of range", found=str(harmonics), expected="0 to 6 waves a year")
-    return [float(noise.get(v, NOISE)) for v in variables]

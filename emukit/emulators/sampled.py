@@ -1,7 +1,8 @@
 """Realisations: the forced response of an emulator, with weather like a climate model's own.
 
 Invariant: a realisation is a function of seed, number and forcings: a month of it is the same whichever months are
-asked for. The mean over realisations is what the base says; pr is never negative.
+asked for. The mean over realisations is what the base says; pr is never negative. The draws of a number are the same in
+every scenario: realisations of one number differ between scenarios by less chance than two runs would.
 
 A squared error is smallest for the mean of all runs, which no run looks like. A realisation looks like a run, and its
 squared errors are those of a run: the honest answer to "what could happen", and not the closest guess of any one month.
@@ -93,6 +94,7 @@ class Sampled(Wrapper):
 
     kind = "sampled"
     seeded: ClassVar[bool] = True
+    varied: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -146,6 +148,18 @@ class Sampled(Wrapper):
             return float(self.grid.mean(fields[:, v]).mean())
 
         return warmth
+
+    @classmethod
+    def check(cls, archive: Archive, **options: Any) -> None:
+        """Refuse values out of their ranges; arguments as for `fit`."""
+        for name in ("smooth", "years", "modes"):
+            if options[name] < 1:
+                raise RecipeError(f"model.{name} is out of range", found=str(options[name]), expected="1 or more")
+        similar = options["similar"]
+        if not 0 < similar <= 1:
+            raise RecipeError("model.similar is out of range", found=str(similar), expected="a share above 0, up to 1")
+        if similar < 1 and "tas" not in archive.variables:
+            raise RecipeError("model.similar needs tas, by which blocks are compared", hint="--set model.similar=1.0")
 
     def own_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """How weather is drawn; residuals, or patterns."""
@@ -202,7 +216,7 @@ class Sampled(Wrapper):
             RecipeError: A value outside its range.
             ProtocolError: The training months do not tell weather from forced change, or hold no block.
         """
-        _check_options(smooth, years, similar, modes, archive)
+        cls.check(archive, smooth=smooth, years=years, similar=similar, modes=modes)
         residuals = training_residuals(archive, split.train, smooth)
         rain = usual_rain(archive, split.train)
         if weather == "eof":
@@ -218,13 +232,3 @@ class Sampled(Wrapper):
                 hint=f"--set model.years={max((longest - 11) // 12, 1)}",
             )
         return cls(archive.domain, bases, Blocks(residuals, years, similar, seed), rain)
-
-
-def _check_options(smooth: int, years: int, similar: float, modes: int, archive: Archive) -> None:
-    for name, value in (("smooth", smooth), ("years", years), ("modes", modes)):
-        if value < 1:
-            raise RecipeError(f"model.{name} is out of range", found=str(value), expected="1 or more")
-    if not 0 < similar <= 1:
-        raise RecipeError("model.similar is out of range", found=str(similar), expected="a share above 0, up to 1")
-    if similar < 1 and "tas" not in archive.variables:
-        raise RecipeError("model.similar needs tas, by which blocks are compared", hint="--set model.similar=1.0")

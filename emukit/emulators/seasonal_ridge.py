@@ -1,7 +1,8 @@
 """Ridge regression whose coefficients follow the seasons.
 
-Invariant: every calendar month has an intercept of its own, free of the penalty; the penalty weighs the same against
-the squared errors of all months whichever way the seasons are represented.
+Invariant: every calendar month has an intercept of its own, free of the penalty. Of a Fourier series the mean over the
+year is penalised as a coefficient for each month would be, and the waves, whose basis has half its mean square, twice
+as much.
 
 Letters: N months of training, K columns, C numbers predicted, each on its own.
 """

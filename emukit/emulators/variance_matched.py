@@ -41,7 +41,7 @@ class VarianceMatched(Wrapper):
     """
 
     kind = "variance-matched"
-    most_bases: ClassVar[int | None] = 1
+    varied: ClassVar[bool] = True
 
     def __init__(
         self, domain: Domain, bases: Sequence[Emulator], variability: Variability, period: int, block: int
@@ -78,14 +78,20 @@ class VarianceMatched(Wrapper):
             RecipeError: A block of less than a year, or longer than the period.
             ProtocolError: There is no training month that the base can predict.
         """
-        if not 12 <= block <= period:
-            raise RecipeError(
-                "model.block is out of range", found=f"{block} months", expected=f"12 to model.period, {period}"
-            )
+        cls.check(archive, period=period, block=block)
         found = estimate_variability(archive, split.train, bases[0], period)
         if not warming:
             found = replace(found, slope=np.zeros_like(found.slope))
         return cls(archive.domain, bases, found, period, block)
+
+    @classmethod
+    def check(cls, archive: Archive, **options: Any) -> None:
+        """Refuse values out of their ranges; arguments as for `fit`."""
+        block, period = options["block"], options["period"]
+        if not 12 <= block <= period:
+            raise RecipeError(
+                "model.block is out of range", found=f"{block} months", expected=f"12 to model.period, {period}"
+            )
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X); pr at least zero."""

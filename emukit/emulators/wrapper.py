@@ -40,6 +40,9 @@ class Wrapper(Emulator):
     Attributes:
         bases: What it asks, in the order of its recipe.
         most_bases: How many it can take; None: any number.
+        least_bases: How many it must have.
+        needs_mean: Whether its bases must say the mean over runs, without any variability of a single one.
+        varied: Whether it gives its base that variability.
         cross_fitted: Whether `fit` needs folds, for which the bases are trained again and again: how far a base can be
             trusted in a scenario that nobody showed it cannot be seen in one that it was trained on.
         residual: Whether every base but the first is trained on what the first leaves.
@@ -47,9 +50,12 @@ class Wrapper(Emulator):
     """
 
     most_bases: ClassVar[int | None] = 1
+    least_bases: ClassVar[int] = 1
     cross_fitted: ClassVar[bool] = False
     residual: ClassVar[bool] = False
     seeded: ClassVar[bool] = False
+    needs_mean: ClassVar[bool] = True
+    varied: ClassVar[bool] = False
 
     def __init__(self, domain: Domain, bases: Sequence[Emulator]) -> None:
         super().__init__(domain)
@@ -65,6 +71,19 @@ class Wrapper(Emulator):
             split: Training spans, and validation spans where something is selected.
             bases: Trained on the same split.
             folds: One for each training scenario, left out whole, where the class is `cross_fitted`; else none.
+        """
+
+    @classmethod
+    def check(cls, archive: Archive, **options: Any) -> None:
+        """Refuse options that `fit` would refuse, before anything is trained for it.
+
+        Args:
+            archive: The data.
+            options: Those of `fit`.
+
+        Raises:
+            RecipeError: A value outside its range.
+            ProtocolError: It does not fit the data.
         """
 
     def refit(

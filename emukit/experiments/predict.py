@@ -55,7 +55,7 @@ def _ensemble(run: Run, emulator: Emulator, members: int, scenario: Scenario) ->
             f"{run.folder} has one answer to a scenario, not an ensemble",
             found=f"an emulator of the kind {emulator.kind}",
             expected="one that draws realisations: sampled",
-            hint="leave out --members, or give it weather: emukit train sampled --set bases.0.recipe=NAME",
+            hint="leave out --members, or train one: emukit train best-sampled",
         )
     number = xr.Variable("member", range(members), {"standard_name": "realization"})
     realisations = [emulator.member(i).predict(scenario) for i in range(members)]

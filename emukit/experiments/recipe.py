@@ -92,7 +92,7 @@ class Base(Settings):
     """
 
     recipe: SerializeAsAny[Recipe]
-    copies: int = Field(1, ge=1)
+    copies: int = Field(1, ge=1, le=100)
 
 
 class WrapperRecipe(Recipe):
@@ -111,9 +111,23 @@ class WrapperRecipe(Recipe):
 
     @model_validator(mode="after")
     def _takes_so_many(self) -> WrapperRecipe:
-        most = EMULATORS[self.emulator].load().most_bases
-        if most is not None and len(self.parts) > most:
-            raise ValueError(f"{self.emulator} wraps {most}, not {len(self.parts)}, bases")
+        kind, number = EMULATORS[self.emulator].load(), sum(b.copies for b in self.bases)
+        if kind.most_bases is not None and number > kind.most_bases:
+            raise ValueError(f"{self.emulator} wraps {kind.most_bases}, not {number}, bases")
+        if number < kind.least_bases:
+            raise ValueError(f"{self.emulator} wraps {kind.least_bases} bases or more, not {number}")
+        if kind.residual and not all(isinstance(b.recipe, NetworkRecipe) for b in self.bases[1:]):
+            raise ValueError(f"{self.emulator} trains networks on what its first base leaves: every other is a network")
+        # What an anchor leaves is negative half of the time.
+        for targets in (
+            b.recipe.targets for b in self.bases[1:] if isinstance(b.recipe, NetworkRecipe) and kind.residual
+        ):
+            if {targets.tas.transform, targets.pr.transform} & {"log1p", "sqrt"}:
+                raise ValueError("targets.transform must take what is negative: none or yeo-johnson")
+        for base in self.bases if kind.needs_mean else ():
+            name = base.recipe.emulator
+            if name in EMULATORS and getattr(EMULATORS[name].load(), "varied", False):
+                raise ValueError(f"{self.emulator} wraps what says the mean over runs; {name} varies as a run does")
         return self
 
 
@@ -302,7 +316,7 @@ def _load_bases(bases: list[dict[str, Any]], single: Any, source: str) -> list[d
     """Bases with the whole recipe in the place of its name, or of a table over it; then single settings of theirs."""
     inner: dict[int, Mapping[str, Any]] = {}
     for key, change in single.items() if isinstance(single, Mapping) else [("", single)]:
-        if not key.isdigit() or int(key) >= len(bases) or not isinstance(change, Mapping):
+        if not key.isdecimal() or int(key) >= len(bases) or not isinstance(change, Mapping):
             raise RecipeError(
                 f"{source} has no base {key or repr(change)}",
                 found=f"{len(bases)} bases",

@@ -14,6 +14,7 @@ written over, and resumed only by the configuration that began it.
 from __future__ import annotations
 
 import json
+import math
 import shlex
 import sys
 import time
@@ -33,7 +34,7 @@ from emukit.experiments import provenance
 from emukit.experiments.batchsize import resolve_batch
 from emukit.experiments.evaluate import Evaluation, check_fits, evaluate
 from emukit.experiments.final import Selected, check_selected
-from emukit.experiments.recipe import Recipe, parse_recipe
+from emukit.experiments.recipe import NetworkRecipe, Recipe, parse_recipe
 from emukit.experiments.record import (
     RECORD_FILE,
     DataRecord,
@@ -47,6 +48,7 @@ from emukit.experiments.record import (
 )
 from emukit.experiments.trainer import prepare
 from emukit.files import LOCK_FILE, exclusive, write_text
+from emukit.metrics.competition import score_of_parts
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter, silent_reporter
 from emukit.training.engine import Execution
@@ -100,6 +102,14 @@ class Run:
         """
         self.refuse_unfinished()
         emulator = load_emulator(self.folder / "emulator")
+        expected = "neural" if isinstance(self.recipe, NetworkRecipe) else self.recipe.emulator
+        if emulator.kind != expected:
+            raise RunError(
+                f"the emulator in {self.folder} is not the one that this run trained",
+                found=f"an emulator of the kind {emulator.kind}",
+                expected=expected,
+                hint="put its own emulator folder back, or train it again",
+            )
         check_fits(emulator, archive)
         return emulator
 
@@ -113,7 +123,7 @@ class Run:
             raise RunError(
                 f"the run {self.folder} has not finished",
                 found=f"state {self.record.state!r}",
-                hint=f"{self.record.command} --resume --out {self.folder}",
+                hint=_again(self.record, self.folder),
             )
 
     def evaluation(self, name: str) -> dict[str, Any]:
@@ -132,6 +142,14 @@ class Run:
         numbers = [evaluation["score"], *(n for v in parts for n in evaluation[v].values())]
         if len(parts) < 2 or not all(isinstance(n, int | float) for n in numbers):
             raise RunError(f"{path} is damaged", found="scores that are no numbers", hint=remedy)
+        # Means over spans and years agree as well: the score is linear in its parts.
+        value = score_of_parts({v: evaluation[v] for v in parts})
+        if value is None or not math.isclose(value, evaluation["score"], abs_tol=1e-6):
+            raise RunError(
+                f"{path} is damaged",
+                found=f"a score of {evaluation['score']}, where its six numbers make {value}",
+                hint=remedy,
+            )
         return evaluation
 
 
@@ -269,6 +287,10 @@ def read_run(folder: Path) -> Run:
     return Run(folder, parse_recipe(record.recipe, str(folder / RECORD_FILE)), record)
 
 
+# What the folder of a final fit ends in, where nobody names it.
+FINAL = "-final"
+
+
 def run_name(model: str, protocol: str, seed: int) -> str:
     """How the folder of a run is named, where nobody names it."""
     return f"{model}-{slug(protocol)}-s{seed}"
@@ -297,6 +319,13 @@ def _identity(archive: Archive, recipe: Recipe, split: Split, members: Sequence[
     )
 
 
+def _again(record: RunRecord, folder: Path) -> str:
+    """The command that goes on with a run; of the second training of --refit, that names the folder of the first."""
+    refitted = record.identity.final and "--refit" in shlex.split(record.command)
+    place = folder.with_name(folder.name.removesuffix(FINAL)) if refitted else folder
+    return f"{record.command} --resume --out {place}"
+
+
 def _existing(folder: Path, identity: Identity, resume: bool) -> RunRecord | None:
     """The record of the run to resume; None where the folder is new."""
     inside = {p.name for p in folder.iterdir()} - {LOCK_FILE} if folder.is_dir() else set()
@@ -316,7 +345,7 @@ def _existing(folder: Path, identity: Identity, resume: bool) -> RunRecord | Non
             f"the run {folder} belongs to another configuration",
             found=f"another {', '.join(different)}",
             expected="the configuration that began it",
-            hint=f"resume with: {record.command} --resume --out {folder}; or choose another --out",
+            hint=f"resume with: {_again(record, folder)}; or choose another --out",
         )
     return record
 

@@ -5,7 +5,7 @@ Invariant: every number comes from a file that says on which months it was reach
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
@@ -15,7 +15,7 @@ import numpy as np
 
 from emukit.data.card import load_card
 from emukit.data.split import ALL, LOSO
-from emukit.errors import RunError, SubmissionError
+from emukit.errors import EmukitError, RunError, SubmissionError
 from emukit.experiments.recipe import is_random
 from emukit.experiments.record import RECORD_FILE, Identity, read_json
 from emukit.experiments.run import Run, read_run, slug
@@ -34,11 +34,19 @@ CELLS = "48x72"
 LAST_MONTH = np.datetime64("2100-01", "M")
 
 
-def collect_rows(places: Iterable[Path], published: bool = True) -> list[Row]:
+def collect_rows(
+    places: Iterable[Path], published: bool = True, left_out: Callable[[str], None] | None = None
+) -> list[Row]:
     """Rows of every run and submission at or right below the places, their floors and limits, and published results.
 
+    Args:
+        places: Runs, submissions, or folders of such.
+        published: Whether to add published results.
+        left_out: Called with what is wrong with a damaged folder below a place, which then has no row; None: that is
+            an error, as it is where the place itself is damaged.
+
     Raises:
-        RunError: A place is neither a run, a submission, nor a folder of such.
+        EmukitError: A place is neither a run, a submission, nor a folder of such, or is damaged.
     """
     rows: list[Row] = []
     runs: list[Run] = []
@@ -51,11 +59,17 @@ def collect_rows(places: Iterable[Path], published: bool = True) -> list[Row]:
                 hint="train first, or name another folder",
             )
         for folder in found:
-            if (folder / RECORD_FILE).exists():
-                runs.append(read_run(folder))
-                rows += _run_rows(runs[-1])
-            else:
-                rows += _entry_rows(folder)
+            try:
+                if (folder / RECORD_FILE).exists():
+                    run = read_run(folder)
+                    rows += _run_rows(run)
+                    runs.append(run)
+                else:
+                    rows += _entry_rows(folder)
+            except EmukitError as e:
+                if left_out is None or folder == place:
+                    raise
+                left_out(f"{e.what} ({e.found})" if e.found else e.what)
     rows += _mean_rows(runs)
     if published:
         measured = {r.split for r in rows if r.kind == "floor"}

@@ -24,7 +24,7 @@ from emukit.emulators.base import Emulator
 from emukit.emulators.neural import NeuralEmulator
 from emukit.emulators.registry import EMULATORS
 from emukit.emulators.wrapper import Fold, Wrapper
-from emukit.errors import RecipeError
+from emukit.errors import ProtocolError
 from emukit.experiments.evaluate import score_emulator
 from emukit.experiments.final import Selected
 from emukit.experiments.memory import SAFE, free_share, memory_plan
@@ -105,13 +105,16 @@ class WrapperTrainer:
         self._seed, self._comm, self._execution = seed, comm, execution
         self._selected = selected
         self._class: type[Wrapper] = EMULATORS[recipe.emulator].load()
+        _check_wrapper(archive, recipe, split)
 
     def train(self, folder: Path, reporter: Reporter) -> tuple[Emulator, dict[str, Any]]:
         """Train the bases, or go on; then fit the wrapper. The outcome is that of all networks together."""
         bases, outcomes = self._bases(self._split, folder / "bases", reporter, self._selected)
         parameters = sum(o.get("parameters", 0) for o in outcomes)
         folds = []
-        for name in dict.fromkeys(s.scenario for s in self._split.train) if self._class.cross_fitted else ():
+        # What folds found was selected before a final fit.
+        divided = self._class.cross_fitted and not self._selected
+        for name in dict.fromkeys(s.scenario for s in self._split.train) if divided else ():
             reporter.say(f"fold: {name} left out")
             without = leave_out(self._archive, self._split, name)
             held_out = tuple(s for s in self._split.train if s.scenario == name)
@@ -142,12 +145,7 @@ class WrapperTrainer:
             place.mkdir(parents=True, exist_ok=True)
             seed, before = self._seed + copy, selected.base(number, name) if selected else None
             if self._class.residual and bases:
-                if not isinstance(recipe, NetworkRecipe):
-                    raise RecipeError(
-                        f"{self._recipe.emulator} trains networks on what {bases[0].kind} leaves",
-                        found=recipe.emulator,
-                        expected="a network as every base but the first",
-                    )
+                assert isinstance(recipe, NetworkRecipe)  # the recipe's own check
                 trainer = Trainer(self._archive, recipe, split, seed, self._comm, self._execution, bases[0], before)
                 trained: Emulator
                 trained, outcome = trainer.train(place, reporter)
@@ -157,6 +155,21 @@ class WrapperTrainer:
             bases.append(trained)
             outcomes.append(outcome)
         return tuple(bases), outcomes
+
+
+def _check_wrapper(archive: Archive, recipe: WrapperRecipe, split: Split) -> None:
+    """Refuse what a wrapper, or one that it wraps, would refuse after its bases were trained."""
+    kind = EMULATORS[recipe.emulator].load()
+    kind.check(archive, **recipe.options)
+    if kind.cross_fitted and len({s.scenario for s in split.train}) < 2:
+        raise ProtocolError(
+            f"{recipe.emulator} leaves training scenarios out in turn, and there is but one",
+            found=", ".join(dict.fromkeys(s.scenario for s in split.train)),
+            hint="a protocol that trains on two or more, or an emulator without folds, such as best-fast",
+        )
+    for base in recipe.bases:
+        if isinstance(base.recipe, WrapperRecipe):
+            _check_wrapper(archive, base.recipe, split)
 
 
 class Trainer:

@@ -122,7 +122,7 @@ def named_protocols(archive: Archive, words: str | None) -> tuple[dict[str, tupl
     """
     sets: dict[str, tuple[str, ...]] = {}
     reasons: dict[str, str] = {}
-    for name in (w.strip() for w in (words or f"{archive.default_protocol},{ALL}").split(",")):
+    for name in _names(archive, words):
         if name != ALL:
             why = _unscored_test(archive, make_split(archive, name))
             sets[name] = ("validation",) if why else ("validation", "test")
@@ -138,6 +138,15 @@ def named_protocols(archive: Archive, words: str | None) -> tuple[dict[str, tupl
         sets |= {protocol: ("validation", "test") for protocol, why in every.items() if not why}
         reasons |= {protocol: why for protocol, why in every.items() if why}
     return sets, reasons
+
+
+def _names(archive: Archive, words: str | None) -> list[str]:
+    names = [w.strip() for w in (f"{archive.default_protocol},{ALL}" if words is None else words).split(",")]
+    if not all(names):
+        raise ProtocolError(
+            "--protocols holds an empty name", found=repr(words), expected="names and commas, such as k360,loso:all"
+        )
+    return names
 
 
 def chosen_seeds(recipe: Recipe, number: int) -> tuple[int, ...]:
@@ -220,7 +229,7 @@ def validate(
                 found[name][seed] = _score_of(run, archive, name)
         scored += [_with_lines(archive, protocol, name, found[name]) for name in names]
     left_out = [s for s in scored if s.protocol.startswith(LOSO) and s.name == "test"]
-    if len(left_out) > 1:
+    if len(left_out) > 1 and ALL in _names(archive, protocols):
         scored.append(_mean(left_out))
     result = Validation(model, recipe.digest, archive.digest, chosen, tuple(scored), not_scored, tuple(runs))
     write_text(out / REPORT_FILE, json.dumps(result.as_dict(), indent=1))

@@ -36,6 +36,14 @@ class Parts:
     time_stddev_mae: float
 
 
+def score_of_parts(parts: Mapping[str, Mapping[str, float]]) -> float | None:
+    """The official score of six numbers by variable and name; None where one is missing."""
+    try:
+        return Score({v: Parts(**numbers) for v, numbers in parts.items()}, 0).value
+    except (TypeError, KeyError):
+        return None
+
+
 @dataclass(frozen=True)
 class Score:
     """The six numbers and the official score made of them.

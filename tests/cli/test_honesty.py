@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -67,9 +68,37 @@ def test_submission_without_a_score_has_a_row_and_a_stale_score_is_refused(emuki
     assert emukit("score", "submissions/e/submission.csv", demo_store, "--save").code == 0
     score = json.loads(Path("submissions/e/score.json").read_text())
     Path("submissions/e/score.json").write_text(json.dumps({**score, "csv_sha256": "0" * 64}))
-    answer = emukit("leaderboard", "submissions")
+    answer = emukit("leaderboard", "submissions/e")
     assert answer.code == 2
     assert "another CSV" in answer.err
+    # Among others it is named and left out, and the others are shown.
+    shutil.copytree(linear_run, "submissions/linear")
+    among = emukit("leaderboard", "submissions", "--no-published", "--format", "json")
+    assert among.code == 0
+    assert "note: left out" in among.err
+    assert "another CSV" in among.err
+    assert {r["name"] for r in json.loads(among.out) if r["kind"] == "run"} == {"linear"}
+
+
+@pytest.mark.parametrize("edit", [{"score": 0.01}, {"tas": {"monthly_rmse": 0.001}}])
+def test_score_that_its_six_numbers_do_not_make_is_refused(emukit, linear_run, edit):
+    shutil.copytree(linear_run, "r")
+    path = Path("r/scores/validation.json")
+    stored = json.loads(path.read_text())
+    stored |= {k: {**stored[k], **v} if isinstance(v, dict) else v for k, v in edit.items()}
+    path.write_text(json.dumps(stored))
+    answer = emukit("leaderboard", "r")
+    assert answer.code == 2
+    assert "where its six numbers make" in answer.err
+
+
+def test_emulator_of_another_run_is_not_taken_for_its_own(emukit, linear_run, demo_store):
+    assert emukit("train", "climatology", "--data", demo_store, "--out", "c").code == 0
+    shutil.rmtree("c/emulator")
+    shutil.copytree(linear_run / "emulator", "c/emulator")
+    answer = emukit("evaluate", "c")
+    assert answer.code == 2
+    assert "not the one that this run trained" in answer.err
 
 
 def test_solutions_of_one_name_but_other_truth_are_kept_apart(emukit, linear_run, demo_store):

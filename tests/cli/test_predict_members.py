@@ -44,7 +44,7 @@ def test_prediction_without_members_is_the_first_realisation(emukit, sampled_run
 def test_emulator_with_one_answer_refuses_an_ensemble(emukit, linear_run):
     answer = emukit("predict", linear_run, "--scenario", "ssp245", "--members", "3", "--out", "p.nc")
     assert answer.code == 2
-    for words in ("one answer", "linear", "emukit train sampled", "leave out --members"):
+    for words in ("one answer", "linear", "emukit train best-sampled", "leave out --members"):
         assert words in answer.err
     assert emukit("predict", linear_run, "--scenario", "ssp245", "--members", "0", "--out", "p.nc").code == 2
 

@@ -4,6 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 
 def test_from_recipe_to_table(emukit, demo_store):
     words = ("validate", "linear", "--data", demo_store, "--protocols", "official,loso:all", "--out", "v")
@@ -35,6 +37,13 @@ def test_mistakes_are_said_before_anything_is_trained(emukit, demo_store):
     assert "loso:nowhere" in answer.err
     assert not Path("v").exists()
     assert emukit("validate", "linear", "--data", demo_store, "--seeds", "0", "--out", "v").code == 2
+
+
+@pytest.mark.parametrize("words", ["", "k360,,loso:all", ","])
+def test_empty_name_of_a_protocol_is_not_the_default(emukit, demo_store, words):
+    answer = emukit("validate", "linear", "--data", demo_store, "--protocols", words, "--out", "v")
+    assert answer.code == 2
+    assert "empty name" in answer.err
 
 
 def test_final_fit_by_the_command_line(emukit, demo_store):
@@ -98,7 +107,13 @@ def test_refit_selects_and_fits_once_more_in_one_command(emukit, demo_store):
     assert by_hand.code == 0
     arrays = [Path(f"runs/{n}/emulator/arrays.safetensors").read_bytes() for n in ("a-final", "b", "a")]
     assert arrays[0] == arrays[1] != arrays[2]
-    assert emukit(*words).code == 2  # the folders exist
+    shutil.copytree("runs/a-final", "runs/d-final")
+    early = emukit(*words[:-1], "runs/d")
+    assert (early.code, Path("runs/d").exists()) == (2, False)  # before anything is trained
+    assert "runs/d-final exists" in early.err
+    record = json.loads(Path("runs/d-final/run.json").read_text())
+    Path("runs/d-final/run.json").write_text(json.dumps({**record, "state": "training"}))
+    assert "--resume --out runs/d\n" in emukit("submit", "runs/d-final").err + "\n"
     both = emukit(*words, "--final", "runs/a")
     assert both.code == 2
     assert "two ways" in both.err

@@ -110,19 +110,44 @@ def test_share_falls_off_with_the_distance_from_training(archive, tmp_path: Path
         Anchored.fit(archive, split, bases, folds, reach=0.0)
 
 
-def test_a_fold_is_as_far_from_training_as_its_own_bases_were(archive) -> None:
-    """Half of what was said was left there: seen from the fold's own months, the share must be larger than half."""
+def test_scenarios_left_out_count_by_their_nearness_to_the_months_their_own_bases_saw(archive) -> None:
+    """All that was said was left in one scenario, nothing in the other: the share is the weight of the first."""
     split = make_split(archive, "loso:ssp585")
     bases = (Says(archive, 0.0), Says(archive, 1.0))
-    halves = {n: replace(s, targets=np.full_like(s.targets, 0.5)) for n, s in archive.scenarios.items()}
-    truth = replace(archive, scenarios=halves)
-    folds = [Fold((span,), bases, leave_out(archive, split, span.scenario).train) for span in split.train]
-    share = Anchored.fit(truth, split, bases, folds, reach=0.5, forcings=FEATURES).share
-    assert (share > 0.55).all()
-    folds = [Fold((span,), bases, split.train) for span in split.train]
-    np.testing.assert_allclose(
-        Anchored.fit(truth, split, bases, folds, reach=0.5, forcings=FEATURES).share, 0.5, atol=0.03
-    )
+    left = {"ssp126": 1.0, "ssp245": 1.0, "ssp370": 0.0, "ssp585": 1.0}
+    known = {n: replace(s, targets=np.full_like(s.targets, left[n])) for n, s in archive.scenarios.items()}
+    folds, near = [], {}
+    for name in dict.fromkeys(s.scenario for s in split.train):
+        held_out = tuple(s for s in split.train if s.scenario == name)
+        train = leave_out(archive, split, name).train
+        folds.append(Fold(held_out, bases, train))
+        space = ForcingSpace.fit(archive, train, FEATURES)
+        gap = np.sqrt(((space.of(archive[name], archive.grid)[:, None] - space.points) ** 2).sum(-1)).min(1)
+        last = held_out[0]
+        near[name] = np.exp(-0.5 * (gap / 2.0) ** 2)[max(last.start, last.stop - 60) : last.stop].mean()
+    options = {"reach": 2.0, "forcings": FEATURES, "years": 5}
+    emulator = Anchored.fit(replace(archive, scenarios=known), split, bases, folds, **options)
+    counts = [near[n] * left[n] for n in near]
+    expected = sum(counts) / sum(near.values())
+    assert not 0.4 < expected < 0.6
+    np.testing.assert_allclose(emulator.share, expected, rtol=1e-5)
+    assert emulator.evidence == pytest.approx(near)
+    again = emulator.refit(archive, split, bases, (), **options)
+    np.testing.assert_array_equal(again.share, emulator.share)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"years": 0}, "years is out of range"),
+        ({"prior": -1.0}, "prior is out of range"),
+        ({"reach": 0.0}, "reach is out of range"),
+        ({"reach": 1.0, "forcings": ("N2O",)}, "N2O"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_is_trained(archive, options, match) -> None:
+    with pytest.raises((RecipeError, ProtocolError), match=match):
+        Anchored.check(archive, **options)
 
 
 def test_the_parts_are_added_and_rain_is_not_negative(archive) -> None:

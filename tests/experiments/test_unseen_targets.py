@@ -25,7 +25,11 @@ from tests.coded import warming_archive
 
 PROTOCOLS = ("official", "k360", "loso:ssp126")
 # Seconds at their defaults, and as honest with less.
-FASTER = {"gaussian-process": ("model.restarts=0", "model.components=3"), "random-forest": ("model.trees=10",)}
+FASTER = {
+    "gaussian-process": ("model.restarts=0", "model.components=3"),
+    "random-forest": ("model.trees=10",),
+    "best-sampled": ("model.years=3",),
+}
 TINY = (
     "model.width=4",
     "model.depth=1",

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from emukit.data.split import make_split
-from emukit.errors import RecipeError
+from emukit.data.split import Split, make_split
+from emukit.errors import ProtocolError, RecipeError
 from emukit.experiments.recipe import NetworkRecipe, WrapperRecipe, load_recipe, networks_of, parse_recipe
 from emukit.experiments.run import read_run, train_run
+from emukit.experiments.trainer import prepare
+from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
+from emukit.training.engine import Execution
 from tests.coded import warming_archive
 
 
@@ -78,6 +81,11 @@ def test_a_recorded_recipe_is_read_as_it_was(tmp_path: Path) -> None:
         (("bases.0.recipe=3",), "names no emulator"),
         (("bases.0.recipe=nothing",), "unknown emulator 'nothing'"),
         (("bases.0.copies=0",), "wrong setting"),
+        (("bases.1.copies=1000000000",), "wrong setting"),
+        (("bases.².copies=1",), "no base ²"),
+        (("bases.1.recipe=linear",), "every other is a network"),
+        (("bases.0.recipe=best-fast",), "variance-matched varies as a run does"),
+        (("bases.1.recipe.targets.pr.transform=log1p",), "must take what is negative"),
         (("bases.0.recipe.bases.0.copies=2",), "bases.0 has no bases of its own"),
         (("bases.0.copy=2",), "wrong setting"),
         (("bases.1.recipe.training.epoch=2",), "wrong setting"),
@@ -93,6 +101,35 @@ def test_a_base_that_is_none_is_refused(words: tuple[str, ...], match: str) -> N
 def test_a_wrapper_of_nothing_is_refused(bases: dict[str, object]) -> None:
     with pytest.raises(RecipeError, match=r"what anchored wraps|wrong setting"):
         parse_recipe({"emulator": "anchored", **bases}, "here")
+
+
+def test_anchor_without_a_network_is_refused() -> None:
+    with pytest.raises(RecipeError, match="2 bases or more, not 1"):
+        parse_recipe({"emulator": "anchored", "bases": [{"recipe": {"emulator": "linear"}}]}, "here")
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "protocol", "match"),
+    [
+        ("best", ("bases.0.recipe.model.reach=-1.0",), "k360", "reach is out of range"),
+        ("best", ("bases.0.recipe.bases.0.recipe.model.length=-1.0",), "k360", "length is out of range"),
+        ("anchored", (), "one", "there is but one"),
+    ],
+)
+def test_what_a_wrapper_refuses_is_refused_before_its_bases_are_trained(
+    tmp_path: Path, name: str, words: tuple[str, ...], protocol: str, match: str
+) -> None:
+    archive = warming_archive()
+    recipe = load_recipe(name, assignments=words)
+    split = make_split(archive, "k360")
+    if protocol == "one":
+        split = Split("one", split.train[:1], split.scored)
+    with pytest.raises((RecipeError, ProtocolError), match=match):
+        prepare(archive, recipe, split, 0, Comm(), Execution())
+    if protocol == "k360":
+        with pytest.raises(RecipeError, match=match):
+            train_run(archive, recipe, tmp_path / "run", protocol=protocol, reporter=Reporter(quiet=True))
+        assert not (tmp_path / "run").exists()  # so that the corrected command finds its folder free
 
 
 SMALL = (
