@@ -12,7 +12,7 @@ After ClimateBench (Watson-Parris et al. 2022, doi:10.1029/2021MS002954), whose 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ class RandomForest(ComponentEmulator):
     """One forest for all principal components of a variable, on top of a linear part."""
 
     kind = "random-forest"
+    seeded: ClassVar[bool] = True
 
     @classmethod
     def fit(
@@ -60,7 +61,7 @@ class RandomForest(ComponentEmulator):
             trees: How many.
             leaf: Fewest years in a leaf.
             tried: Share of the features that a split is chosen among.
-            seed: Of the years and features that each tree sees.
+            seed: Of the years and features that each tree sees: that of the run.
 
         Raises:
             RecipeError: No features, a bad name, or a value outside its range.

@@ -67,12 +67,15 @@ def evaluate(emulator: Emulator, archive: Archive, split: Split, name: str = "va
     spans = scored_spans(archive, split, name)
     # Floors do not depend on the members that somebody chose to train on.
     everything = make_split(archive, split.protocol)
-    climatology = ClimatologyEmulator.fit(archive, everything)
-    floors = {"climatology": score_emulator(climatology, archive, spans), **other_runs(archive, spans)}
+    floors: dict[str, Score] = {}
+    # Too few training months for a climatology, or a store without the default features, leave out a line; that is no
+    # reason to refuse a score.
+    with suppress(ProtocolError):
+        floors["climatology"] = score_emulator(ClimatologyEmulator.fit(archive, everything), archive, spans)
+    others = other_runs(archive, spans)
     # Where every member is scored, each stands beside all others.
-    mean = another_run(archive, spans) if len(floors) == 1 else None
-    floors |= {"another run": mean} if mean else {}
-    # A store without the default features has no linear line; that is no reason to refuse a score.
+    mean = None if others else another_run(archive, spans)
+    floors |= {**others, **({"another run": mean} if mean else {})}
     with suppress(ProtocolError):
         floors["linear"] = score_emulator(LinearEmulator.fit(archive, everything), archive, spans)
     check_fits(emulator, archive)

@@ -268,7 +268,10 @@ def load_recipe(
     values, source = shipped_values(name), f"recipe {name}"
     if loss is not None:
         if values["emulator"] not in NETWORKS:
-            raise RecipeError(f"{name} is fitted in closed form and has no loss", hint=f"emukit train {name}, alone")
+            raise RecipeError(
+                f"{name} is not a network and has no loss of its own",
+                hint=f"emukit train {name}, alone; a network in it takes --set bases.1.recipe.loss.tas={{l1=1.0}}",
+            )
         values["loss"], source = named_loss(loss), f"{source} with loss {loss}"
     if file is not None:
         over = read_toml(file)

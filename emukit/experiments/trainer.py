@@ -76,7 +76,9 @@ def prepare(
     if isinstance(recipe, WrapperRecipe):
         return WrapperTrainer(archive, recipe, split, seed, comm, execution, selected).train
     # In closed form every process fits the same; there is nothing to share.
-    fitted: Emulator = EMULATORS[recipe.emulator].load().fit(archive, split, **recipe.options)
+    kind = EMULATORS[recipe.emulator].load()
+    own = {"seed": seed} if getattr(kind, "seeded", False) else {}
+    fitted: Emulator = kind.fit(archive, split, **recipe.options, **own)
     return lambda folder, reporter: (fitted, {})
 
 

@@ -136,6 +136,19 @@ def test_scenarios_left_out_count_by_their_nearness_to_the_months_their_own_base
     np.testing.assert_array_equal(again.share, emulator.share)
 
 
+def test_members_count_alike_in_the_share(archive) -> None:
+    split = make_split(archive, "k360")
+    known = {}
+    for name, scenario in archive.scenarios.items():
+        targets = np.zeros_like(scenario.targets)
+        targets[1] = 1.5  # of three members one: the mean is half
+        known[name] = replace(scenario, targets=targets)
+    bases = (Says(archive, 0.0), Says(archive, 1.0))
+    folds = [Fold((span,), bases, split.train) for span in split.train]
+    share = Anchored.fit(replace(archive, scenarios=known), split, bases, folds).share
+    np.testing.assert_allclose(share, 0.5, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "match"),
     [

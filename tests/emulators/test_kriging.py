@@ -147,6 +147,16 @@ def test_a_wrong_option_is_refused(archive, split, base, options, match) -> None
         kriging(archive, split, base, **options)
 
 
+def test_years_that_the_base_cannot_predict_are_left_out(archive, split, base) -> None:
+    class Late(ClimatologyEmulator):
+        first_month = 30
+
+    late = Late(archive.domain, np.zeros((12, 2, *archive.grid.shape), np.float32))
+    points = kriging(archive, split, late).space.points
+    assert len(points) == sum((s.stop - max(s.start, 30)) // 12 for s in split.train)
+    assert len(points) < len(kriging(archive, split, base).space.points)
+
+
 def test_correction_below_zero_makes_no_negative_rain(archive, split, base) -> None:
     space = ForcingSpace.fit(archive, split.train, FORCINGS)
     loads = np.full((len(space.points), 5, 2, *archive.grid.shape), -100.0, np.float32)

@@ -65,6 +65,28 @@ def test_aim_is_the_mean_standard_deviation_of_drawn_runs():
     np.testing.assert_allclose(aim, std.mean(), rtol=0.005)
 
 
+def test_a_block_varies_as_its_own_months_and_warmth_say(climate):
+    """Against the formula cell by cell: months that differ, a block of no whole year, a base that says too much."""
+    archive = warming_archive(121)
+    base = LinearEmulator.fit(archive, make_split(archive, "k360"), features=("CO2", "SO2"))
+    rng = np.random.default_rng(3)
+    shape = (2, *archive.grid.shape)
+    level, slope = rng.uniform(20, 90, (12, *shape)), rng.uniform(-0.3, 0.3, (12, *shape))
+    warmth, forced = np.array([279.0, 270.0, 290.0]), rng.uniform(0.3, 1.0, shape)
+    mean, std = rng.uniform(0, 0.5, shape), rng.uniform(0, 0.5, shape)
+    known = Variability(level, slope, warmth, mean, std, forced, from_members=True)
+    scenario = archive["ssp370"]
+    said = base.predict_fields(scenario, 103, 121).astype(float)
+    out = VarianceMatched(archive.domain, (base,), known, 60, 18).predict_fields(scenario, 103, 121)
+    months = scenario.calendar_month[103:121]
+    globe = np.mean([archive.grid.mean(f) for f in said[:, 0]])
+    for y, x in ((0, 0), (1, 3), (3, 5)):
+        monthly = [level[m, 0, y, x] * np.exp(slope[m, 0, y, x] * (globe - 279.0)) for m in months]
+        own = forced[0, y, x] * said[:, 0, y, x].var()
+        variance = own + np.mean(monthly) - mean[0, y, x] - std[0, y, x]
+        assert out[:, 0, y, x].std() == pytest.approx(np.sqrt(variance), rel=1e-4)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_means_of_blocks_are_the_base_s_and_rain_is_never_negative(climate, kind):
     emulator = fitted(climate, kind)

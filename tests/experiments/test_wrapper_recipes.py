@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from emukit.data.split import Split, make_split
+from emukit.data.split import Split, leave_out, make_split
+from emukit.emulators.anchored import Anchored
 from emukit.errors import ProtocolError, RecipeError
-from emukit.experiments.recipe import NetworkRecipe, WrapperRecipe, load_recipe, networks_of, parse_recipe
+from emukit.experiments.recipe import NetworkRecipe, WrapperRecipe, is_random, load_recipe, networks_of, parse_recipe
 from emukit.experiments.run import read_run, train_run
 from emukit.experiments.trainer import prepare
 from emukit.parallel.comm import Comm
@@ -145,6 +146,42 @@ SMALL = (
     "bases.1.recipe.training.segments.length=12",
     "bases.1.recipe.training.optimizer.warmup_steps=2",
 )
+
+
+def test_folds_hold_the_months_that_their_own_bases_were_trained_on(tmp_path: Path, monkeypatch) -> None:
+    archive, seen = warming_archive(), []
+    fit = Anchored.fit.__func__
+    monkeypatch.setattr(
+        Anchored,
+        "fit",
+        classmethod(lambda cls, a, s, b, folds, **o: seen.extend(folds) or fit(cls, a, s, b, folds, **o)),
+    )
+    train_run(
+        archive,
+        load_recipe("anchored", assignments=SMALL),
+        tmp_path / "r",
+        protocol="k360",
+        reporter=Reporter(quiet=True),
+    )
+    split = make_split(archive, "k360")
+    assert [f.held_out[0].scenario for f in seen] == ["ssp126", "ssp370", "ssp585"]
+    for fold in seen:
+        name = fold.held_out[0].scenario
+        assert fold.train == leave_out(archive, split, name).train
+        assert name not in {s.scenario for s in fold.train}
+
+
+def test_seed_of_a_run_grows_another_forest(tmp_path: Path) -> None:
+    archive, recipe = warming_archive(), load_recipe("random-forest", assignments=("model.trees=5",))
+    assert is_random(recipe)
+    fields = []
+    for seed in (0, 1, 0):
+        made, _ = prepare(archive, recipe, make_split(archive, "k360"), seed, Comm(), Execution())(
+            tmp_path, Reporter(quiet=True)
+        )
+        fields.append(made.predict_fields(archive["ssp245"], 0, 24))
+    assert (fields[0] == fields[2]).all()
+    assert (fields[0] != fields[1]).any()
 
 
 def test_nothing_that_is_scored_changes_what_is_fitted(tmp_path: Path) -> None:
