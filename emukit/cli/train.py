@@ -104,7 +104,7 @@ def train(
 
     from emukit.cli.show import evaluation_table
     from emukit.errors import RecipeError, RunError
-    from emukit.experiments.recipe import fast_name, load_recipe, networks_of
+    from emukit.experiments.recipe import NetworkRecipe, fast_name, load_recipe, networks_of
     from emukit.experiments.record import RECORD_FILE
     from emukit.experiments.run import FINAL, Opening, finished_run, read_run, run_name, train_run
     from emukit.parallel.comm import open_comm
@@ -127,6 +127,11 @@ def train(
         }
         _refuse_for_closed_form(model, [name for name, value in given.items() if value])
     else:
+        if precision and not isinstance(chosen, NetworkRecipe):
+            raise RecipeError(
+                f"--precision does not reach the networks in {model}",
+                hint=f"--set bases.1.recipe.training.precision={precision.value}, or the number of another base",
+            )
         if precision:
             chosen = load_recipe(model, recipe, [*(settings or ()), f"training.precision={precision.value}"], loss)
             networks = networks_of(chosen)

@@ -131,6 +131,10 @@ class WrapperRecipe(Recipe):
         return self
 
 
+# Of emulators in emulators; no shipped recipe has more than three.
+DEEPEST = 20
+
+
 def networks_of(recipe: Recipe) -> list[NetworkRecipe]:
     """The networks that a recipe trains."""
     if isinstance(recipe, WrapperRecipe):
@@ -230,6 +234,12 @@ def parse_recipe(values: Mapping[str, Any], source: str) -> Recipe:
 def _bases(values: Mapping[str, Any], source: str) -> list[dict[str, Any]]:
     """The `bases` of plain values, as a list of tables."""
     bases = values.get("bases")
+    if source.count(", bases.") > DEEPEST:
+        raise RecipeError(
+            "the recipe wraps emulators in emulators in emulators without end",
+            found=f"more than {DEEPEST} one in another",
+            expected="fewer",
+        )
     if not isinstance(bases, list | tuple) or not all(isinstance(b, Mapping) for b in bases):
         raise RecipeError(
             f"{source} does not say what {values['emulator']} wraps",
@@ -319,7 +329,13 @@ def _load_bases(bases: list[dict[str, Any]], single: Any, source: str) -> list[d
     """Bases with the whole recipe in the place of its name, or of a table over it; then single settings of theirs."""
     inner: dict[int, Mapping[str, Any]] = {}
     for key, change in single.items() if isinstance(single, Mapping) else [("", single)]:
-        if not key.isdecimal() or int(key) >= len(bases) or not isinstance(change, Mapping):
+        if key.isdecimal() and int(key) < len(bases) and not isinstance(change, Mapping):
+            raise RecipeError(
+                f"{source} sets bases.{key} to what is no table",
+                found=repr(change),
+                expected=f"bases.{key}.recipe=NAME, or another setting of it",
+            )
+        if not key.isdecimal() or int(key) >= len(bases):
             raise RecipeError(
                 f"{source} has no base {key or repr(change)}",
                 found=f"{len(bases)} bases",

@@ -29,7 +29,7 @@ from emukit.data.named import DEMO
 from emukit.data.split import Split, final_split, make_split
 from emukit.emulators.base import Emulator
 from emukit.emulators.registry import load_emulator
-from emukit.errors import RunError
+from emukit.errors import ProtocolError, RunError
 from emukit.experiments import provenance
 from emukit.experiments.batchsize import resolve_batch
 from emukit.experiments.evaluate import Evaluation, check_fits, evaluate
@@ -48,7 +48,7 @@ from emukit.experiments.record import (
 )
 from emukit.experiments.trainer import prepare
 from emukit.files import LOCK_FILE, exclusive, write_text
-from emukit.metrics.competition import score_of_parts
+from emukit.metrics.competition import VARIABLE_WEIGHTS, score_of_parts
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter, silent_reporter
 from emukit.training.engine import Execution
@@ -193,6 +193,13 @@ def train_run(
         ProtocolError: The split cannot be made on this archive.
         TrainingError: The loss is not finite.
     """
+    missing = [v for v in VARIABLE_WEIGHTS if v not in archive.variables]
+    if missing:
+        raise ProtocolError(
+            "the competition's score needs all of its variables",
+            found=f"no {', '.join(missing)} in {archive.source}",
+            expected=", ".join(VARIABLE_WEIGHTS),
+        )
     split = make_split(archive, protocol, members)
     comm = comm or Comm()
     going_on = resume and (folder / RECORD_FILE).exists()

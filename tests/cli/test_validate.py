@@ -39,6 +39,12 @@ def test_mistakes_are_said_before_anything_is_trained(emukit, demo_store):
     assert emukit("validate", "linear", "--data", demo_store, "--seeds", "0", "--out", "v").code == 2
 
 
+def test_precision_that_would_reach_no_network_is_refused(emukit, demo_store):
+    answer = emukit("train", "best", "--precision", "bf16", "--data", demo_store)
+    assert answer.code == 2
+    assert "does not reach the networks in best" in answer.err
+
+
 @pytest.mark.parametrize("words", ["", "k360,,loso:all", ","])
 def test_empty_name_of_a_protocol_is_not_the_default(emukit, demo_store, words):
     answer = emukit("validate", "linear", "--data", demo_store, "--protocols", words, "--out", "v")

@@ -78,7 +78,7 @@ def test_a_recorded_recipe_is_read_as_it_was(tmp_path: Path) -> None:
         (("bases.2.recipe=linear",), "no base 2"),
         (("bases.x.recipe=linear",), "no base x"),
         (("bases=linear",), "no base 'linear'"),
-        (("bases.0=linear",), "no base 0"),
+        (("bases.0=linear",), "bases.0 to what is no table"),
         (("bases.0.recipe=3",), "names no emulator"),
         (("bases.0.recipe=nothing",), "unknown emulator 'nothing'"),
         (("bases.0.copies=0",), "wrong setting"),
@@ -102,6 +102,14 @@ def test_a_base_that_is_none_is_refused(words: tuple[str, ...], match: str) -> N
 def test_a_wrapper_of_nothing_is_refused(bases: dict[str, object]) -> None:
     with pytest.raises(RecipeError, match=r"what anchored wraps|wrong setting"):
         parse_recipe({"emulator": "anchored", **bases}, "here")
+
+
+def test_recipe_that_wraps_itself_without_end_is_refused() -> None:
+    recipe: dict[str, object] = {"emulator": "linear"}
+    for _ in range(400):
+        recipe = {"emulator": "ensemble", "bases": [{"recipe": recipe}]}
+    with pytest.raises(RecipeError, match="without end"):
+        parse_recipe(recipe, "here")
 
 
 def test_anchor_without_a_network_is_refused() -> None:
