@@ -8,7 +8,8 @@ average, and far too calm. A metric that compares standard deviations punishes t
 cheapest way: of all fields with a given mean and standard deviation, the base stretched about its mean is nearest to
 the base. It is the best there is for the competition. What it is not: weather. Its extra variance has the shape of the
 forced response, mostly of the seasonal cycle, so that no month of it is a month that could occur: wet seasons are too
-wet and dry seasons too dry, every year alike. Who needs months that could occur takes samples.
+wet and dry seasons too dry, and the trend within a block is stretched as well, so that the next block begins with a
+step back. Who needs months that could occur takes samples; who needs trends, the base.
 """
 
 from __future__ import annotations
