@@ -137,4 +137,4 @@ def _check_options(trees: int, leaf: int, tried: float, seed: int) -> None:
     if not 0 < tried <= 1:
         raise RecipeError("model.tried is out of range", found=str(tried), expected="a share above 0, at most 1")
     if not 0 <= seed < 2**32:
-        raise RecipeError("model.seed is out of range", found=str(seed), expected="0 to 2^32 - 1")
+        raise RecipeError("the seed is out of a forest's range", found=str(seed), expected="0 to 2^32 - 1")
