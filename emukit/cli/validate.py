@@ -152,6 +152,8 @@ def crossval(
             reporter=reporter,
         )
     _print(result.blocks(), markdown)
+    for note in result.notes:
+        typer.echo(f"note: {note}")
     reporter.say(f"wrote {out / REPORT_FILE}")
 
 
