@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from pathlib import Path
 
 import numpy as np
@@ -159,11 +160,13 @@ SMALL = (
 def test_folds_hold_the_months_that_their_own_bases_were_trained_on(tmp_path: Path, monkeypatch) -> None:
     archive, seen = warming_archive(), []
     fit = Anchored.fit.__func__
-    monkeypatch.setattr(
-        Anchored,
-        "fit",
-        classmethod(lambda cls, a, s, b, folds, **o: seen.extend(folds) or fit(cls, a, s, b, folds, **o)),
-    )
+
+    @wraps(fit)
+    def watched(cls, a, s, b, folds, **o):
+        seen.extend(folds)
+        return fit(cls, a, s, b, folds, **o)
+
+    monkeypatch.setattr(Anchored, "fit", classmethod(watched))
     train_run(
         archive,
         load_recipe("anchored", assignments=SMALL),
