@@ -22,7 +22,7 @@ from emukit.data.split import HELD_OUT, Split, fold_split, make_split
 from emukit.emulators.base import Emulator
 from emukit.errors import ProtocolError
 from emukit.experiments.evaluate import another_run, estimated_limit, mean_score, score_emulator
-from emukit.experiments.recipe import Recipe
+from emukit.experiments.recipe_kinds import Recipe
 from emukit.experiments.run import Opening, run_name
 from emukit.experiments.validate import numbers, trained
 from emukit.files import write_text

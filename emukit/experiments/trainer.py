@@ -29,7 +29,7 @@ from emukit.errors import ProtocolError
 from emukit.experiments.evaluate import score_emulator
 from emukit.experiments.final import Selected
 from emukit.experiments.memory import SAFE, free_share, memory_plan
-from emukit.experiments.recipe import NetworkRecipe, Recipe, WrapperRecipe
+from emukit.experiments.recipe_kinds import NetworkRecipe, Recipe, WrapperRecipe
 from emukit.losses.composite import CompositeLoss
 from emukit.losses.space import LossSpace
 from emukit.models.precision import matmul_precision

@@ -12,7 +12,8 @@ import torch
 from emukit.data.split import Split, leave_out, make_split
 from emukit.emulators.anchored import Anchored
 from emukit.errors import ProtocolError, RecipeError
-from emukit.experiments.recipe import NetworkRecipe, WrapperRecipe, is_random, load_recipe, networks_of, parse_recipe
+from emukit.experiments.recipe import load_recipe
+from emukit.experiments.recipe_kinds import NetworkRecipe, WrapperRecipe, is_random, networks_of, parse_recipe
 from emukit.experiments.run import read_run, train_run
 from emukit.experiments.trainer import prepare
 from emukit.parallel.comm import Comm
