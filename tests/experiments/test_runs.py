@@ -97,12 +97,14 @@ def test_a_score_that_is_damaged_is_named_and_stops_nothing(runs):
     assert found["r0"].state == "finished"
 
 
-def test_what_lies_in_a_run_belongs_to_it_and_what_lies_in_a_folder_is_found(runs):
+def test_what_lies_in_a_run_belongs_to_it_and_what_lies_in_a_folder_is_found(runs, tmp_path):
     inner = runs / "r0" / "bases" / "0-linear"
     shutil.copytree(runs / "r1", inner)
     shutil.copytree(runs / "r1", runs / "validate-linear" / "linear-k360-s0")
     shutil.copytree(runs / "r1", runs / ".r1.123.part")
     (runs / "back").symlink_to(runs)
+    shutil.copytree(runs / "r1", tmp_path / "elsewhere" / "r9")
+    (runs / "away").symlink_to(tmp_path / "elsewhere")
     expected = {"r0", "r1", "r2", "other", "fitted", "linear-k360-s0"}
     assert set(names(list_runs([runs]))) == expected
     assert len(find_runs([runs, runs / "r1", runs / ".." / "runs"])) == len(expected)
