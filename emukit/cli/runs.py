@@ -53,7 +53,7 @@ def list_(
     from emukit.cli import listing
     from emukit.experiments.runs import list_runs
 
-    runs = list_runs(places or [Path("runs")])
+    runs = list_runs(places or _here())
     if format != "table":
         render = {"md": listing.markdown, "csv": listing.comma_separated, "json": listing.as_json}[format]
         typer.echo(render(runs), nl=False)
@@ -93,7 +93,7 @@ def rm(
 
     if keep_best is None and not places:
         raise RunError("emukit runs rm needs runs, or --keep-best", hint="`emukit runs` lists them")
-    removal = named_removal(places or ()) if keep_best is None else all_but_best(places or [Path("runs")], keep_best)
+    removal = named_removal(places or ()) if keep_best is None else all_but_best(places or _here(), keep_best)
     _say(removal)
     if dry_run or not removal.runs:
         return
@@ -106,6 +106,11 @@ def rm(
     for run in removal.runs:
         remove(run)
     typer.echo(f"removed {_count(removal)}, {size(removal.size)}")
+
+
+def _here() -> list[Path]:
+    """Where runs are, where nobody says."""
+    return [p for p in (Path("runs"),) if p.is_dir()]
 
 
 def _say(removal: Removal) -> None:

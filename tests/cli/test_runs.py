@@ -44,6 +44,8 @@ def test_every_format_holds_the_same_runs(runs):
 
 
 def test_a_place_without_runs_and_none_at_all(emukit):
+    assert emukit("runs").out == "0 runs, 0 B\n"
+    assert emukit("runs", "rm", "--keep-best").out == "nothing to remove\n"
     Path("runs").mkdir()
     assert emukit("runs").out == "0 runs, 0 B\n"
     answer = emukit("runs", "nowhere")
