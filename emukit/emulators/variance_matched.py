@@ -11,8 +11,8 @@ the competition. What it is not: weather. Its extra variance has the shape of th
 seasonal cycle, so that no month of it is a month that could occur: wet seasons are too wet and dry seasons too dry. Who
 needs months that could occur takes samples.
 
-The trend is kept because a stretched one would begin every block with a step back: in the scenario of strongest warming
-the globe's pr fell there by as much as it gained in two years.
+The trend is kept because a stretched one would begin every block with a step back: under ssp585 global pr fell by 0.03
+mm/day there, what it gains in ten years.
 """
 
 from __future__ import annotations
