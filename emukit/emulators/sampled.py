@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Split
 from emukit.emulators.base import Emulator
+from emukit.emulators.idle import refuse_idle
 from emukit.emulators.modes import Modes
 from emukit.emulators.residuals import Residuals, training_residuals, usual_rain
 from emukit.emulators.wrapper import Fold, Wrapper
@@ -170,7 +171,14 @@ class Sampled(Wrapper):
 
     @classmethod
     def check(cls, archive: Archive, **options: Any) -> None:
-        """Refuse values out of their ranges; arguments as for `fit`."""
+        """Refuse values out of their ranges, or without effect; arguments as for `fit`."""
+        if options["weather"] == "eof":
+            own = {name: options[name] for name in ("years", "similar")}
+            refuse_idle(cls.fit, "weather is made from patterns", "set model.weather to 'blocks'", **own)
+        else:
+            refuse_idle(
+                cls.fit, "weather comes in blocks of years", "set model.weather to 'eof'", modes=options["modes"]
+            )
         for name in ("smooth", "years", "modes"):
             if options[name] < 1:
                 raise RecipeError(f"model.{name} is out of range", found=str(options[name]), expected="1 or more")
@@ -235,7 +243,7 @@ class Sampled(Wrapper):
             RecipeError: A value outside its range.
             ProtocolError: The training months do not tell weather from forced change, or hold no block.
         """
-        cls.check(archive, smooth=smooth, years=years, similar=similar, modes=modes)
+        cls.check(archive, weather=weather, smooth=smooth, years=years, similar=similar, modes=modes)
         residuals = training_residuals(archive, split.train, smooth)
         rain = usual_rain(archive, split.train)
         if weather == "eof":

@@ -24,7 +24,7 @@ KINDS = [{"weather": "blocks"}, {"weather": "blocks", "similar": 0.3}, {"weather
 
 def sampled(archive, split, **options):
     base = LinearEmulator.fit(archive, split, features=FEATURES)
-    options = {"years": 2, "smooth": 15} | options
+    options = {"smooth": 15} | ({} if options.get("weather") == "eof" else {"years": 2}) | options
     return Sampled.fit(archive, split, (base,), (), **options)
 
 
