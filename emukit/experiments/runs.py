@@ -79,7 +79,9 @@ class Listed:
 
 def model_name(record: RunRecord) -> str:
     """The recipe that `emukit train` named, where the record's command is such; else the emulator."""
-    words = shlex.split(record.command)
+    words: list[str] = []
+    with suppress(ValueError):
+        words = shlex.split(record.command)
     if "train" in words[:2] and words[-1] != "train":
         name = words[words.index("train") + 1]
         name += FAST if "--fast" in words else ""
@@ -137,6 +139,8 @@ def look_at(folder: Path) -> Listed:
     except EmukitError as e:
         found = e.found.splitlines()[0].strip() if e.found else ""
         return Listed(folder, "damaged", size, held, problem=f"{e.what} ({found})" if found else e.what)
+    except (TypeError, ValueError) as e:
+        return Listed(folder, "damaged", size, held, problem=f"the scores or the log of {folder} are damaged ({e})")
     if state == "finished":
         epoch, seconds = run.record.epochs if epoch is None else epoch, run.record.seconds
     epochs = run.recipe.training.epochs if isinstance(run.recipe, NetworkRecipe) else None

@@ -97,6 +97,26 @@ def test_a_score_that_is_damaged_is_named_and_stops_nothing(runs):
     assert found["r0"].state == "finished"
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "new"),
+    [
+        ("scores/validation.json", '"spans": [', '"spans": 3, "more": ['),
+        ("metrics.jsonl", "", '{"epoch": 1, "seconds": "long"}\n'),
+        ("metrics.jsonl", "", "[1]\n"),
+        ("run.json", '"command": "', '"command": "\\"'),
+    ],
+)
+def test_whatever_is_damaged_the_others_are_listed(runs, name, text, new):
+    path = runs / "r1" / name
+    before = path.read_text() if path.exists() else ""
+    assert text in before
+    path.write_text(before.replace(text, new, 1) if text else new)
+    found = {run.folder.name: run for run in list_runs([runs])}
+    # A command that cannot be read names no model; everything else is a damage.
+    assert (found["r1"].state, found["r1"].model) == (("finished", "linear") if name == "run.json" else ("damaged", ""))
+    assert found["r0"].state == "finished"
+
+
 def test_what_lies_in_a_run_belongs_to_it_and_what_lies_in_a_folder_is_found(runs, tmp_path):
     inner = runs / "r0" / "bases" / "0-linear"
     shutil.copytree(runs / "r1", inner)
