@@ -29,7 +29,9 @@ def ablate(
     data: o.Data = None,
     seeds: Annotated[
         int | None,
-        typer.Option(help="Runs of a variant under each protocol. Default: the study's.", min=1, max=1000, show_default=False),
+        typer.Option(
+            help="Runs of a variant under each protocol. Default: the study's.", min=1, max=1000, show_default=False
+        ),
     ] = None,
     protocols: Annotated[
         str | None,
@@ -48,7 +50,9 @@ def ablate(
         typer.Option(help="Runs at a time. Default: one for each GPU, else for each core.", min=1, show_default=False),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the studies, and of the runs they share.")] = Path("ablations"),
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be trained and how long, and stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be trained and how long, and stop.")
+    ] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Try again what failed before.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
     card: o.Card = None,
@@ -157,7 +161,9 @@ def _say_plan(plan: StudyPlan, archive: Archive, workers: int, retry: bool, ever
         err=True,
     )
     for protocol, why in plan.not_scored.items():
-        typer.echo(f"note: {protocol}: {'validation only' if protocol in plan.protocols else 'left out'}, {why}", err=True)
+        typer.echo(
+            f"note: {protocol}: {'validation only' if protocol in plan.protocols else 'left out'}, {why}", err=True
+        )
     for variant in plan.variants if every else ():
         cost, epochs = plan.costs.get(variant.name), plan.epochs[variant.name]
         number = epochs or (cost.epochs if cost else None)
@@ -168,4 +174,6 @@ def _say_plan(plan: StudyPlan, archive: Archive, workers: int, retry: bool, ever
         state = "done" if run in done else "failed" if run in failed else "to do"
         typer.echo(f"{state:6} {run.folder}  {run.command}")
     if left:
-        typer.echo(f"{len(left)} to train, {workers} at a time: about {duration(plan.seconds(left, workers))}", err=True)
+        typer.echo(
+            f"{len(left)} to train, {workers} at a time: about {duration(plan.seconds(left, workers))}", err=True
+        )

@@ -1,7 +1,7 @@
 """From a study to its runs: what is to be trained, what is done already, how long the rest takes, and doing it.
 
-Invariant: a run of a study is an ordinary run folder, found by the hash of what decides its numbers. It is trained once,
-whichever studies ask for it and however often they are stopped.
+Invariant: a run of a study is an ordinary run folder, found by the hash of what decides its numbers. It is trained
+once, whichever studies ask for it and however often they are stopped.
 
     FOLDER/runs/MODEL-HASH/       run folders, shared by all studies
     FOLDER/runs/MODEL-HASH.log    what the run said
@@ -28,7 +28,7 @@ from emukit.experiments.jobs import Job, run_jobs, slots, visible_gpus
 from emukit.experiments.recipe import Recipe
 from emukit.experiments.record import card_digest, read_json
 from emukit.experiments.run import Run, finished_run, identity_of
-from emukit.experiments.study import Study, Variant, assignments, epoch_paths, recipe_of, seconds_of
+from emukit.experiments.study import Study, Variant, assignments, recipe_of, seconds_of
 from emukit.experiments.validate import chosen_seeds, named_protocols
 from emukit.files import write_text
 from emukit.parallel.comm import Comm
@@ -87,7 +87,7 @@ class PlannedRun:
         return self.failure.read_text(encoding="utf-8") if self.failure.exists() else ""
 
     def finished(self, archive: Archive) -> Run | None:
-        """The run, where it is whole; None where it is not yet, or its folder is damaged, which training it will say."""
+        """The run, where it is whole; None where it is not, or is damaged, which training it will say."""
         try:
             return finished_run(
                 archive, self.recipe, self.folder, protocol=self.protocol, members=self.members, seed=self.seed
@@ -293,9 +293,7 @@ def _with_runs(plan: StudyPlan, opened: Opened, root: Path) -> StudyPlan:
                 words += ["--protocol", protocol, "--seed", str(seed)]
                 words += ["--members", ",".join(map(str, variant.members))] if variant.members is not None else []
                 folder = root / RUNS / f"{variant.recipe}-{digest[:HASH_DIGITS]}"
-                runs.append(
-                    PlannedRun(variant.name, protocol, seed, variant.members, recipe, folder, tuple(words))
-                )
+                runs.append(PlannedRun(variant.name, protocol, seed, variant.members, recipe, folder, tuple(words)))
     return replace(plan, recipes=recipes, runs=tuple(runs))
 
 

@@ -1,7 +1,7 @@
 """How long trainings take, and how many epochs fit into a time.
 
-Invariant: what is predicted was measured on this machine, from steps of the recipe itself; what is counted on top of the
-steps is said where it is counted.
+Invariant: what is predicted was measured on this machine, from steps of the recipe itself; what is counted on top of
+the steps is said where it is counted.
 """
 
 from __future__ import annotations
@@ -101,7 +101,17 @@ def start_seconds(words: Sequence[str], environments: Sequence[Mapping[str, str]
     with tempfile.TemporaryDirectory(prefix="emukit-") as place:
         processes = [
             subprocess.Popen(
-                [sys.executable, "-m", "emukit", "train", SHORT_RECIPE, *words, "--out", str(Path(place) / str(i)), "-q"],
+                [
+                    sys.executable,
+                    "-m",
+                    "emukit",
+                    "train",
+                    SHORT_RECIPE,
+                    *words,
+                    "--out",
+                    str(Path(place) / str(i)),
+                    "-q",
+                ],
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -157,4 +167,8 @@ def fit_epochs(
         return epochs
     rest = {v: c for v, c in costs.items() if v not in dear}
     spent = sum(runs[v] * (costs[v].start + costs[v].epoch) for v in dear)
-    return {**dict.fromkeys(costs), **fit_epochs(rest, runs, seconds - spent / workers, workers, match), **dict.fromkeys(dear, 1)}
+    return {
+        **dict.fromkeys(costs),
+        **fit_epochs(rest, runs, seconds - spent / workers, workers, match),
+        **dict.fromkeys(dear, 1),
+    }

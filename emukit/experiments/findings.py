@@ -81,7 +81,7 @@ def study_result(plan: StudyPlan, archive: Archive, command: str, reporter: Repo
         "base": plan.study.base_name,
         "model": plan.study.base,
         "protocols": list(plan.protocols),
-        "seeds": list(max(plan.seeds.values(), key=len)),
+        "seeds": list(max(plan.seeds.values(), key=lambda seeds: (len(seeds), seeds))),
         "benchmark": benchmark_of(archive),
         "data": archive.digest,
         "machine": provenance.machine(),
@@ -145,7 +145,7 @@ def _drawn(run: Run, archive: Archive, spans: Sequence[Span], name: str) -> Arra
         paired.scores_of(years, paired.draw_years(len(years), seed=i), archive.grid.weights, archive.variables)
         for i, years in enumerate(kept)
     ]
-    return np.mean(each, axis=0)
+    return np.asarray(np.mean(each, axis=0))
 
 
 def _result(
@@ -201,7 +201,7 @@ def _row(plan: StudyPlan, name: str, found: Found, years: int) -> dict[str, Any]
 
 
 def _pairs(variant: Sequence[Array | None], base: Sequence[Array | None]) -> list[tuple[Array, Array]]:
-    """Runs of the same seeds; what has a single run because no seed decides anything stands beside each of the other's."""
+    """Runs of the same seeds; where no seed decides anything, the one run stands beside each of the other's."""
     number = max(len(variant), len(base))
     variant = [*variant] * number if len(variant) == 1 else [*variant]
     base = [*base] * number if len(base) == 1 else [*base]

@@ -1,7 +1,7 @@
 """Commands of emukit, several at once, each a process of its own.
 
-Invariant: a job that ends badly stops no other, and no process outlives the one that started it by more than it takes to
-save: not after Ctrl-C, not after SIGTERM, not after `kill -9`.
+Invariant: a job that ends badly stops no other, and no process outlives the one that started it by more than it takes
+to save: not after Ctrl-C, not after SIGTERM, not after `kill -9`.
 """
 
 from __future__ import annotations
@@ -54,9 +54,7 @@ def slots(jobs: int | None, gpus: Sequence[str], cores: int) -> list[dict[str, s
     """
     number = jobs or len(gpus) or cores
     threads = {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, cores // number))}
-    return [
-        threads | ({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {}) for i in range(number)
-    ]
+    return [threads | ({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} if gpus else {}) for i in range(number)]
 
 
 def visible_gpus() -> list[str]:
@@ -143,7 +141,7 @@ def _process(job: Job, environment: Mapping[str, str], stop: threading.Event, be
             stdout=log,
             stderr=subprocess.STDOUT,
             # With it the process ends, saving first, when this one is gone.
-            env=inherited | environment | {PARENT: str(os.getpid())},
+            env={**inherited, **environment, PARENT: str(os.getpid())},
             # A Ctrl-C reaches it through this process alone: the second of two signals would not let it save.
             process_group=0,
         )

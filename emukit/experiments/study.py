@@ -1,7 +1,7 @@
 """What a study is: one question, asked of variants of a recipe.
 
-Invariant: a variant is a shipped recipe with single settings laid over it, nothing else; so each of its runs is what one
-`emukit train` command trains, and that command can be told.
+Invariant: a variant is a shipped recipe with single settings laid over it, nothing else; so each of its runs is what
+one `emukit train` command trains, and that command can be told.
 
 A study file names a base recipe and what is varied: named variants, and axes, every combination of whose values is a
 variant too. Settings are written as for `--set`, by dotted path.
@@ -151,9 +151,7 @@ class Study(Settings):
         for combination in itertools.product(*(axis.words() for axis in self.axes)) if self.axes else ():
             over = {axis.path: value for axis, (_, value) in zip(self.axes, combination, strict=True)}
             name = " ".join(word for word, _ in combination)
-            out.append(
-                Variant(name=name, recipe=self.base, settings=self.settings | over, members=self.base_members)
-            )
+            out.append(Variant(name=name, recipe=self.base, settings=self.settings | over, members=self.base_members))
         return out
 
     @property

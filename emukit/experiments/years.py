@@ -6,6 +6,7 @@ Invariant: the years of a span add up to the moments of the span, so that a scor
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -31,19 +32,15 @@ def year_moments(emulator: Emulator, archive: Archive, spans: Sequence[Span]) ->
         spans: What is scored.
 
     Returns:
-        For every span (N, 6, V, Y, X), packed moments of its years. They are counted from the span's first month; months
-        that are left over belong to the last.
+        For every span (N, 6, V, Y, X), packed moments of its years. They are counted from the span's first month;
+        months that are left over belong to the last.
     """
     out = []
     for span in spans:
         prediction = emulator.predict_fields(archive[span.scenario], span.start, span.stop)
         truth = archive[span.scenario].truth(span.members[0], span.start, span.stop)
         edges = [*range(0, max(1, len(span) // YEAR) * YEAR, YEAR), len(span)]
-        out.append(
-            np.stack(
-                [Moments.of(prediction[a:b], truth[a:b]).pack() for a, b in zip(edges, edges[1:], strict=False)]
-            )
-        )
+        out.append(np.stack([Moments.of(prediction[a:b], truth[a:b]).pack() for a, b in pairwise(edges)]))
     return out
 
 
@@ -54,13 +51,13 @@ def save_years(path: Path, spans: Sequence[Array]) -> None:
         EmukitError: It cannot be written.
     """
     with atomic_path(path) as temporary, temporary.open("wb") as f:
-        np.savez(f, **{f"span{i}": years for i, years in enumerate(spans)})
+        np.savez(f, *spans)
 
 
 def load_years(path: Path) -> list[Array] | None:
     """Read such a file; None where there is none that can be read, and it is to be made again."""
     try:
         with np.load(path, allow_pickle=False) as kept:
-            return [np.asarray(kept[f"span{i}"], np.float64) for i in range(len(kept.files))]
+            return [np.asarray(kept[f"arr_{i}"], np.float64) for i in range(len(kept.files))]
     except (OSError, ValueError, KeyError, EOFError, EmukitError):
         return None
