@@ -168,7 +168,8 @@ def _say_plan(plan: StudyPlan, archive: Archive, workers: int, retry: bool, ever
         cost, epochs = plan.costs.get(variant.name), plan.epochs[variant.name]
         number = epochs or (cost.epochs if cost else None)
         words = [f"{number} epochs"] * (number is not None)
-        words += [f"{cost.epoch:.1f} s each", f"{duration(cost.seconds(epochs))} a run"] if cost else []
+        words += [f"{cost.epoch:.1f} s each"] if cost and cost.epoch else []
+        words += [f"{duration(cost.seconds(epochs))} a run"] if cost else []
         typer.echo(f"  {variant.name}: {', '.join(words)}", err=True)
     for run in runs if every else ():
         state = "done" if run in done else "failed" if run in failed else "to do"

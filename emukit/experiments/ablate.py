@@ -16,14 +16,14 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from emukit.data.archive import Archive
 from emukit.data.split import make_split
 from emukit.errors import EmukitError, RunError
-from emukit.experiments.budget import Cost, epoch_seconds, fit_epochs, start_seconds, trainings
+from emukit.experiments.budget import EMUKIT, Cost, epoch_seconds, fit_epochs, start_seconds, trainings
 from emukit.experiments.jobs import Job, run_jobs, slots, visible_gpus
 from emukit.experiments.recipe import Recipe
 from emukit.experiments.record import card_digest, read_json
@@ -110,7 +110,7 @@ class StudyPlan:
         not_scored: Protocol to the reason why its test months are not.
         seeds: By name of the variant.
         runs: In the order in which they are begun: every variant once before any has a second seed.
-        costs: By name of the variant, measured on this machine; none where nothing is left to do.
+        costs: By name of the variant, measured on this machine before the study was begun.
     """
 
     study: Study
@@ -164,18 +164,17 @@ def make_study_plan(
     """
     archive, folder = opened.archive, root / study.name
     budget = budget or study.budget
-    known = _begun(folder, study, archive, budget)
+    known, costs = _begun(folder, study, archive, budget)
     sets, not_scored = named_protocols(archive, protocols or study.protocols or archive.default_protocol)
     variants = study.all_variants()
     recipes = {v.name: recipe_of(v) for v in variants}
     chosen = {v.name: chosen_seeds(recipes[v.name], seeds or study.seeds) for v in variants}
     epochs: Mapping[str, int | None] = known or dict.fromkeys(recipes)
-    plan = StudyPlan(study, folder, tuple(variants), recipes, epochs, sets, not_scored, chosen, (), {})
-    plan = _with_runs(plan, opened, root)
-    if known is not None and all(r.finished(archive) for r in plan.runs):
-        return plan
+    plan = StudyPlan(study, folder, tuple(variants), recipes, epochs, sets, not_scored, chosen, (), costs)
+    if known is not None:
+        return _with_runs(plan, opened, root)
     costs = _costs(opened, plan, environments, reporter)
-    if known is None and (budget or study.match == "cost"):
+    if budget or study.match == "cost":
         number = {v.name: len(chosen[v.name]) * len(sets) for v in variants}
         workers = len(environments)
         if budget:
@@ -211,7 +210,12 @@ def run_study(
     for run in to_do:
         run.failure.unlink(missing_ok=True)
     jobs = [
-        Job((*r.words, "--out", str(r.folder), "--resume"), r.folder, r.log, partial(_is_finished, r, archive))
+        Job(
+            (*EMUKIT, *r.words, "--out", str(r.folder), "--resume"),
+            r.folder,
+            r.log,
+            partial(_is_finished, r, archive),
+        )
         for r in to_do
     ]
 
@@ -231,7 +235,7 @@ def write_plan(plan: StudyPlan, archive: Archive, budget: str | None, command: s
     kept = _key(plan.study, archive) | {
         "budget": budget or plan.study.budget,
         "epochs": dict(plan.epochs),
-        "seconds": {v: {"start": c.start, "epoch": c.epoch} for v, c in plan.costs.items()},
+        "costs": {v: asdict(c) for v, c in plan.costs.items()},
         "command": command,
     }
     write_text(plan.folder / PLAN_FILE, json.dumps(kept, indent=1))
@@ -250,28 +254,35 @@ def _key(study: Study, archive: Archive) -> dict[str, str | int]:
     return {"format": 1, "study": study.digest, "data": archive.digest, "card": card_digest(archive.card)}
 
 
-def _begun(folder: Path, study: Study, archive: Archive, budget: str | None) -> dict[str, int | None] | None:
-    """The epochs of a study that was begun in the folder; None where there is none.
+def _begun(
+    folder: Path, study: Study, archive: Archive, budget: str | None
+) -> tuple[dict[str, int | None] | None, dict[str, Cost]]:
+    """Epochs and costs of a study that was begun in the folder; None, and none, where there is none.
 
     Raises:
         RunError: It is another one.
     """
     path = folder / PLAN_FILE
     if not path.exists():
-        return None
+        return None, {}
     kept = read_json(path, f"remove {folder}; its runs are kept")
     now = _key(study, archive) | ({"budget": budget} if budget else {})
     words = {"study": "study", "data": "data", "card": "data card", "budget": "budget", "format": "version of emukit"}
     different = [words[k] for k, v in now.items() if kept.get(k) != v]
-    if different or not isinstance(kept.get("epochs"), dict):
+    try:
+        costs = {str(v): Cost(**cost) for v, cost in kept["costs"].items()}
+        epochs = {v: kept["epochs"][v] for v in costs}
+    except (KeyError, TypeError, AttributeError):
+        epochs = costs = {}
+    if different or not costs:
         raise RunError(
             f"{folder} holds another study of this name",
-            found=f"another {', '.join(different)}" if different else "no epochs",
+            found=f"another {', '.join(different)}" if different else "no costs and epochs",
             expected=f"the one that was begun with: {kept.get('command')}",
             hint="another --out, another name in the study's file, or remove the folder: runs of the same settings are "
             "read all the same",
         )
-    return dict(kept["epochs"])
+    return epochs, costs
 
 
 def _with_runs(plan: StudyPlan, opened: Opened, root: Path) -> StudyPlan:

@@ -6,6 +6,7 @@ the steps is said where it is counted.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from emukit.errors import RecipeError
 from emukit.experiments.plan import duration, make_plan
 from emukit.experiments.recipe import NetworkRecipe, Recipe, WrapperRecipe
 from emukit.parallel.comm import Comm
+from emukit.parallel.launch import PARENT
 from emukit.progress import silent_reporter
 
 # What a validation costs, of the time of a training step over as many months: a step passes forwards, and backwards,
@@ -31,6 +33,7 @@ from emukit.progress import silent_reporter
 VALIDATION_SHARE = 1 / 3
 # What is fitted in seconds, to see what a run costs besides its epochs: a process, its imports, the store, the floors.
 SHORT_RECIPE = "climatology"
+EMUKIT = (sys.executable, "-m", "emukit")
 
 
 @dataclass(frozen=True)
@@ -95,16 +98,12 @@ def start_seconds(words: Sequence[str], environments: Sequence[Mapping[str, str]
     Raises:
         RecipeError: A run that only takes a climatology fails; its words are told.
     """
-    import os
-
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="emukit-") as place:
         processes = [
             subprocess.Popen(
                 [
-                    sys.executable,
-                    "-m",
-                    "emukit",
+                    *EMUKIT,
                     "train",
                     SHORT_RECIPE,
                     *words,
@@ -115,7 +114,7 @@ def start_seconds(words: Sequence[str], environments: Sequence[Mapping[str, str]
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
-                env=os.environ | environment,
+                env={**os.environ, **environment, PARENT: str(os.getpid())},
             )
             for i, environment in enumerate(environments)
         ]

@@ -81,7 +81,7 @@ def study_result(plan: StudyPlan, archive: Archive, command: str, reporter: Repo
         "base": plan.study.base_name,
         "model": plan.study.base,
         "protocols": list(plan.protocols),
-        "seeds": list(max(plan.seeds.values(), key=lambda seeds: (len(seeds), seeds))),
+        "seeds": [*max((len(s), s) for s in plan.seeds.values())[1]],
         "benchmark": benchmark_of(archive),
         "data": archive.digest,
         "machine": provenance.machine(),

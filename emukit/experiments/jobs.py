@@ -1,4 +1,4 @@
-"""Commands of emukit, several at once, each a process of its own.
+"""Commands, several at once, each a process of its own.
 
 Invariant: a job that ends badly stops no other, and no process outlives the one that started it by more than it takes
 to save: not after Ctrl-C, not after SIGTERM, not after `kill -9`.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import queue
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +31,8 @@ class Job:
     """One command.
 
     Attributes:
-        words: Behind `emukit`.
+        words: The program and its arguments. The process ends itself, saving first, when its parent is gone, as every
+            emukit does.
         folder: What it writes; nobody else may at the same time.
         log: Where its words go.
         done: Whether its work is done already, perhaps by another process that held the folder.
@@ -136,7 +136,7 @@ def _process(job: Job, environment: Mapping[str, str], stop: threading.Event, be
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "emukit", *job.words],
+            job.words,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
