@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 from emukit.data.archive import Archive
 from emukit.data.split import Span
 from emukit.emulators.base import Emulator
-from emukit.errors import EmukitError
 from emukit.files import atomic_path
 from emukit.metrics import Moments
 
@@ -57,7 +57,7 @@ def save_years(path: Path, spans: Sequence[Array]) -> None:
 def load_years(path: Path) -> list[Array] | None:
     """Read such a file; None where there is none that can be read, and it is to be made again."""
     try:
-        with np.load(path, allow_pickle=False) as kept:
+        with path.open("rb") as f, np.load(f, allow_pickle=False) as kept:
             return [np.asarray(kept[f"arr_{i}"], np.float64) for i in range(len(kept.files))]
-    except (OSError, ValueError, KeyError, EOFError, EmukitError):
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
