@@ -115,7 +115,9 @@ def test_epochs_are_fitted_once_and_kept(opened, tmp_path):
         plan_of(opened, asked, tmp_path, budget="2h")
     assert "another budget" in error.value.text()
     assert "emukit ablate x --budget 60s" in error.value.text()
-    changed = study(base="cnn-gru", settings={**TINY, "model.hidden": 5}, variants=[{"name": "linear", "recipe": "linear"}])
+    changed = study(
+        base="cnn-gru", settings={**TINY, "model.hidden": 5}, variants=[{"name": "linear", "recipe": "linear"}]
+    )
     with pytest.raises(RunError) as error:
         plan_of(opened, changed, tmp_path)
     assert "another study" in error.value.text()
@@ -123,7 +125,9 @@ def test_epochs_are_fitted_once_and_kept(opened, tmp_path):
     with pytest.raises(RunError) as error:
         plan_of(other, asked, tmp_path)
     assert "another data" in error.value.text()
-    (plan.folder / "plan.json").write_text(json.dumps({**json.loads((plan.folder / "plan.json").read_text()), "costs": 1}))
+    (plan.folder / "plan.json").write_text(
+        json.dumps({**json.loads((plan.folder / "plan.json").read_text()), "costs": 1})
+    )
     with pytest.raises(RunError, match="another study"):
         plan_of(opened, asked, tmp_path)
 
@@ -138,7 +142,9 @@ def test_without_a_budget_recipes_keep_their_epochs(opened, tmp_path):
 
 
 def test_cost_is_matched_to_the_base_without_a_budget(opened, tmp_path, monkeypatch):
-    monkeypatch.setattr(ablate, "epoch_seconds", lambda archive, recipe, split, comm, threads: 2.0 * recipe.model.hidden)
+    monkeypatch.setattr(
+        ablate, "epoch_seconds", lambda archive, recipe, split, comm, threads: 2.0 * recipe.model.hidden
+    )
     asked = study(
         base="cnn-gru",
         settings={**TINY, "training.epochs": 10},
@@ -161,11 +167,14 @@ def test_numbers_are_those_of_the_runs_and_differences_of_seeds_that_both_have(o
     for name in ("validation", "test"):
         part = shown["official", name]
         base, linear = part["rows"]
-        assert (base["variant"], base["seeds"], base["difference"], base["sentence"]) == ("base", [0, 1], None, "the base")
+        assert (base["variant"], base["seeds"], base["difference"], base["sentence"]) == (
+            "base",
+            [0, 1],
+            None,
+            "the base",
+        )
         whole = [r.finished(archive) for r in official[:-1]]
-        scores = [
-            numbers(score_emulator(w.emulator(archive), archive, w.split(archive).scored[name])) for w in whole
-        ]
+        scores = [numbers(score_emulator(w.emulator(archive), archive, w.split(archive).scored[name])) for w in whole]
         assert base["mean"] == pytest.approx({k: (scores[0][k] + scores[2][k]) / 2 for k in scores[0]})
         assert linear["mean"] == pytest.approx(scores[1])
         assert linear["sd"] is None

@@ -94,7 +94,9 @@ def runs_of(rng, years, pairs, counts, bias, spread):
     for _ in range(pairs):
         for kind, own in zip(out, (0.0, bias), strict=True):
             moved = own + spread * rng.normal(size=(1, 2, 1, 1))
-            kind.append(paired.scores_of(years_of(*fields_of(np.random.default_rng(seed), years, moved)), counts, WEIGHTS))
+            kind.append(
+                paired.scores_of(years_of(*fields_of(np.random.default_rng(seed), years, moved)), counts, WEIGHTS)
+            )
     return out
 
 
@@ -118,7 +120,9 @@ def test_the_interval_holds_the_true_difference_as_often_as_it_says(pairs, bias,
 def test_seeds_are_paired_not_mixed():
     rng = np.random.default_rng(3)
     counts = paired.draw_years(6, 200)
-    base = [paired.scores_of(years_of(*fields_of(np.random.default_rng(9), 6, b)), counts, WEIGHTS) for b in (0.2, 0.5, 0.9)]
+    base = [
+        paired.scores_of(years_of(*fields_of(np.random.default_rng(9), 6, b)), counts, WEIGHTS) for b in (0.2, 0.5, 0.9)
+    ]
     variant = [run + 0.01 + 0.001 * rng.normal() for run in base]
     found = paired.difference(variant, base, 6)["score"]
     assert found.sign == 1

@@ -55,7 +55,10 @@ def test_axes_are_combined_and_the_base_does_not_stand_twice():
     found = study(
         settings={"model.ridge": 30.0},
         variants=[{"name": "plain"} | {"settings": {"model.features": ["CO2"]}}],
-        axes=[{"path": "model.ridge", "values": [1.0, 30.0]}, {"path": "model.features", "label": "", "values": [["CO2"]]}],
+        axes=[
+            {"path": "model.ridge", "values": [1.0, 30.0]},
+            {"path": "model.features", "label": "", "values": [["CO2"]]},
+        ],
     )
     names = [v.name for v in found.all_variants()]
     assert names == ["base", "plain", "ridge=1 =CO2", "ridge=30 =CO2"]
