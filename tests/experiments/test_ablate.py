@@ -45,7 +45,7 @@ def _measured(monkeypatch):
 
 
 def study(name="ridges", **values):
-    given = {"base": "linear", "axes": [{"path": "model.ridge", "values": [1.0, 100.0]}]} if not values else values
+    given = values or {"base": "linear", "axes": [{"path": "model.ridge", "values": [1.0, 100.0]}]}
     return check(Study, {"name": name, "question": "?", **given}, source="test")
 
 

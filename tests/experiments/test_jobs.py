@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -111,7 +112,7 @@ def test_ctrl_c_of_the_terminal_reaches_only_the_one_in_front(tmp_path):
     """The terminal tells the whole group; a training that is told twice does not save."""
     code = f"""
 import sys
-sys.path.insert(0, {os.getcwd()!r})
+sys.path.insert(0, {str(Path.cwd())!r})
 from pathlib import Path
 from tests.experiments.test_jobs import PATIENT, job, run_all
 run_all([job(Path({str(tmp_path)!r}) / 'a', PATIENT)])
