@@ -121,11 +121,12 @@ def _run(job: Job, environment: Mapping[str, str], stop: threading.Event, began:
         if not _held(job.folder):
             if job.done():
                 return ""
+            said = job.log.stat().st_size if job.log.exists() else 0
             code = _process(job, environment, stop, began)
             if code == 0 or stop.is_set():
                 return ""
             if not _held(job.folder):
-                return _words(job.log, code)
+                return _words(job.log, said, code)
         time.sleep(LOOK_SECONDS)
     return ""
 
@@ -167,9 +168,10 @@ def _held(folder: Path) -> bool:
         return True
 
 
-def _words(log: Path, code: int) -> str:
-    """The end of a log."""
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+def _words(log: Path, start: int, code: int) -> str:
+    """The end of a log, of what was written into it from a byte on."""
+    text = log.read_bytes()[start:].decode(errors="replace")
+    lines = [line for line in text.splitlines() if line.strip()]
     if code < 0:
         lines.append(f"killed by signal {-code}; a process that is killed often ran out of memory")
     # From the last message on, where emukit gave one.

@@ -53,6 +53,8 @@ def test_a_failure_stops_no_other_and_its_words_are_kept(tmp_path):
     assert "killed by signal 9" in ended[2]
     assert ended[3] == "exit code 3, without a word"
     assert (tmp_path / "0.log").read_text() == "fine\n"
+    # What another try said is no reason for this one's failure.
+    assert run_all([job(tmp_path / "1", codes[3])])[1] == {0: "exit code 3, without a word"}
 
 
 def test_no_two_at_a_time_have_one_place(tmp_path):
