@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,6 +52,13 @@ def ablate(
         int | None,
         typer.Option(help="Runs at a time. Default: one for each GPU, else for each core.", min=1, show_default=False),
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            help="Run on a Ray cluster: ray, or ray://HOST:PORT. Data and --out lie where all nodes see them.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the studies, and of the runs they share.")] = Path("ablations"),
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be trained and how long, and stop.")
@@ -68,7 +78,7 @@ def ablate(
     from emukit.cli.watch import Watch
     from emukit.data.named import data_source
     from emukit.errors import RecipeError
-    from emukit.experiments.ablate import Opened, environments_of, make_study_plan, run_study, write_plan
+    from emukit.experiments.ablate import Opened, make_study_plan, run_study, write_plan
     from emukit.experiments.findings import STUDY_FILE, save_result, study_result
     from emukit.experiments.study import load_study, seconds_of
     from emukit.files import exclusive
@@ -89,34 +99,33 @@ def ablate(
     words = ["--data", data_source(data)]
     for name, values in (("--card", [card] if card else []), ("--convert", convert or [])):
         words += [word for value in values for word in (name, value)]
-    opened, environments = Opened(archive, tuple(words)), environments_of(jobs)
-    plan = make_study_plan(
-        opened,
-        chosen,
-        out,
-        environments,
-        seeds=seeds,
-        protocols=protocols,
-        budget=budget,
-        reporter=reporter,
-    )
-    _say_plan(plan, opened.archive, len(environments), retry, dry_run)
-    if dry_run:
-        return
-    command = shlex.join(["emukit", *sys.argv[1:]])
-    with exclusive(plan.folder):
-        write_plan(plan, archive, budget, command)
-        watch = Watch(plan, archive, len(environments), reporter)
-        try:
-            with watch:
-                run_study(
-                    opened, plan, environments, retry=retry, began=watch.began, ended=watch.ended, look=watch.look
-                )
-        except KeyboardInterrupt:
-            typer.echo("stopped; runs are saved. Go on with the same command", err=True)
-            raise typer.Exit(130) from None
-        result = study_result(plan, archive, command, reporter)
-        found = save_result(plan, result)
+    opened, command = Opened(archive, tuple(words)), shlex.join(["emukit", *sys.argv[1:]])
+    with _places(on, jobs) as (execute, workers, environments):
+        plan = make_study_plan(
+            opened,
+            chosen,
+            out,
+            environments,
+            seeds=seeds,
+            protocols=protocols,
+            budget=budget,
+            workers=workers,
+            reporter=reporter,
+        )
+        _say_plan(plan, archive, workers, retry, dry_run)
+        if dry_run:
+            return
+        with exclusive(plan.folder):
+            write_plan(plan, archive, budget, command)
+            watch = Watch(plan, archive, workers, reporter)
+            try:
+                with watch:
+                    run_study(opened, plan, execute, retry=retry, began=watch.began, ended=watch.ended, look=watch.look)
+            except KeyboardInterrupt:
+                typer.echo("stopped; runs are saved. Go on with the same command", err=True)
+                raise typer.Exit(130) from None
+            result = study_result(plan, archive, command, reporter)
+            found = save_result(plan, result)
     if markdown:
         typer.echo(tables.markdown(found), nl=False)
     else:
@@ -130,6 +139,30 @@ def ablate(
     if failed:
         typer.echo(f"{len(failed)} of {len(plan.distinct())} runs failed; --retry tries them again", err=True)
         raise typer.Exit(1)
+
+
+@contextmanager
+def _places(on: str | None, jobs: int | None) -> Iterator[tuple[Callable[..., None], int, list[dict[str, str]]]]:
+    """Where runs are trained: what runs jobs there, how many at a time, and processes of this machine to measure by.
+
+    Raises:
+        EmukitError: There is no such cluster.
+    """
+    from emukit.errors import RecipeError
+    from emukit.experiments.ablate import environments_of
+    from emukit.experiments.jobs import run_jobs
+
+    if on is None:
+        environments = environments_of(jobs)
+        yield partial(run_jobs, environments=environments), len(environments), environments
+        return
+    if jobs:
+        raise RecipeError("--jobs is for this machine", found=f"--on {on}", hint="Ray runs as many as it has room for")
+    from emukit.experiments.on_ray import open_cluster
+
+    with open_cluster(on) as cluster:
+        # Every place is taken to be like this machine; one process tells what a run takes on it.
+        yield cluster.run_jobs, cluster.places, environments_of(1)
 
 
 def _print_list() -> None:

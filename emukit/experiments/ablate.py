@@ -17,16 +17,15 @@ import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from emukit.data.archive import Archive
 from emukit.data.split import make_split
 from emukit.errors import EmukitError, RunError
 from emukit.experiments.budget import EMUKIT, Cost, epoch_seconds, fit_epochs, start_seconds, trainings
-from emukit.experiments.jobs import Job, run_jobs, slots, visible_gpus
+from emukit.experiments.jobs import Job, slots, visible_gpus
 from emukit.experiments.recipe import Recipe
-from emukit.experiments.record import card_digest, read_json
+from emukit.experiments.record import card_digest, read_json, read_record
 from emukit.experiments.run import Run, finished_run, identity_of
 from emukit.experiments.study import Study, Variant, assignments, recipe_of, seconds_of
 from emukit.experiments.validate import chosen_seeds, named_protocols
@@ -143,6 +142,7 @@ def make_study_plan(
     seeds: int | None = None,
     protocols: str | None = None,
     budget: str | None = None,
+    workers: int | None = None,
     reporter: Reporter,
 ) -> StudyPlan:
     """Say what is to be trained; nothing is written.
@@ -151,10 +151,11 @@ def make_study_plan(
         opened: The data.
         study: What is asked.
         root: Folder of all studies and their runs.
-        environments: Of the processes, one for each that runs at the same time.
+        environments: Of the processes that run at the same time on this machine, where costs are measured.
         seeds: In the place of the study's.
         protocols: In the place of the study's.
         budget: In the place of the study's. A study that was begun keeps the epochs that were fitted then.
+        workers: Runs at a time, where it is not as many as there are environments.
         reporter: Shows progress.
 
     Raises:
@@ -176,7 +177,7 @@ def make_study_plan(
     costs = _costs(opened, plan, environments, reporter)
     if budget or study.match == "cost":
         number = {v.name: len(chosen[v.name]) * len(sets) for v in variants}
-        workers = len(environments)
+        workers = workers or len(environments)
         if budget:
             seconds = seconds_of(budget)
         else:
@@ -189,7 +190,7 @@ def make_study_plan(
 def run_study(
     opened: Opened,
     plan: StudyPlan,
-    environments: Sequence[Mapping[str, str]],
+    execute: Callable[..., None],
     *,
     retry: bool,
     began: Callable[[PlannedRun], None],
@@ -201,7 +202,7 @@ def run_study(
     Args:
         opened: The data.
         plan: As `make_study_plan` made it.
-        environments: Of the processes.
+        execute: As `run_jobs`, with the places where jobs run given.
         retry: Whether to try again what failed.
         began, ended, look: As for `run_jobs`.
     """
@@ -214,7 +215,7 @@ def run_study(
             (*EMUKIT, *r.words, "--out", str(r.folder), "--resume"),
             r.folder,
             r.log,
-            partial(_is_finished, r, archive),
+            is_finished,
         )
         for r in to_do
     ]
@@ -225,7 +226,7 @@ def run_study(
             write_text(run.failure, error)
         ended(run, error)
 
-    run_jobs(jobs, environments, began=lambda number: began(to_do[number]), ended=keep, look=look)
+    execute(jobs, began=lambda number: began(to_do[number]), ended=keep, look=look)
 
 
 def write_plan(plan: StudyPlan, archive: Archive, budget: str | None, command: str) -> None:
@@ -246,8 +247,12 @@ def environments_of(jobs: int | None) -> list[dict[str, str]]:
     return slots(jobs, visible_gpus(), os.cpu_count() or 1)
 
 
-def _is_finished(run: PlannedRun, archive: Archive) -> bool:
-    return run.finished(archive) is not None
+def is_finished(folder: Path) -> bool:
+    """Whether the run in a folder, which is named after what decides its numbers, is whole."""
+    try:
+        return read_record(folder).state == "finished"
+    except RunError:
+        return False
 
 
 def _key(study: Study, archive: Archive) -> dict[str, str | int]:

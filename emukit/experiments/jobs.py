@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import os
 import queue
+import shlex
+import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from emukit.errors import RunError
+from emukit.experiments.provenance import now
 from emukit.files import exclusive
 from emukit.parallel.launch import GRACE_SECONDS, PARENT, TORCHRUN
 
@@ -35,13 +39,13 @@ class Job:
             emukit does.
         folder: What it writes; nobody else may at the same time.
         log: Where its words go.
-        done: Whether its work is done already, perhaps by another process that held the folder.
+        done: Whether the work of a folder is done already, perhaps by another process that held it.
     """
 
     words: tuple[str, ...]
     folder: Path
     log: Path
-    done: Callable[[], bool]
+    done: Callable[[Path], bool]
 
 
 def slots(jobs: int | None, gpus: Sequence[str], cores: int) -> list[dict[str, str]]:
@@ -68,8 +72,8 @@ def visible_gpus() -> list[str]:
 
 def run_jobs(
     jobs: Sequence[Job],
-    environments: Sequence[Mapping[str, str]],
     *,
+    environments: Sequence[Mapping[str, str]],
     began: Callable[[int], None],
     ended: Callable[[int, str], None],
     look: Callable[[], None],
@@ -95,7 +99,7 @@ def run_jobs(
     def work(number: int) -> str:
         environment = free.get()
         try:
-            return _run(jobs[number], environment, stop, lambda: started.put(number))
+            return run_job(jobs[number], environment, stop, lambda: started.put(number))
         finally:
             free.put(environment)
 
@@ -114,14 +118,27 @@ def run_jobs(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _run(job: Job, environment: Mapping[str, str], stop: threading.Event, began: Callable[[], None]) -> str:
-    """Run one command; what it said last where it failed. A folder that another process holds is waited for."""
+def run_job(job: Job, environment: Mapping[str, str], stop: threading.Event, began: Callable[[], None]) -> str:
+    """Run one command, here; a folder that another process holds is waited for.
+
+    Args:
+        job: What to run.
+        environment: Laid over this process's own.
+        stop: When it is set, the command's process is asked to end.
+        began: Called when the process starts.
+
+    Returns:
+        What it said last, where it failed; else nothing.
+    """
     while not stop.is_set():
         # A process that a killed study left behind saves and ends within seconds; one of another study may go on.
         if not _held(job.folder):
-            if job.done():
+            if job.done(job.folder):
                 return ""
-            said = job.log.stat().st_size if job.log.exists() else 0
+            job.log.parent.mkdir(parents=True, exist_ok=True)
+            with job.log.open("a", encoding="utf-8") as log:
+                log.write(f"{now()} {socket.gethostname()}: {shlex.join(job.words)}\n")
+            said = job.log.stat().st_size
             code = _process(job, environment, stop, began)
             if code == 0 or stop.is_set():
                 return ""
@@ -134,7 +151,6 @@ def _run(job: Job, environment: Mapping[str, str], stop: threading.Event, began:
 def _process(job: Job, environment: Mapping[str, str], stop: threading.Event, began: Callable[[], None]) -> int:
     """The exit code of the command's process, which is asked to end when all are to stop."""
     inherited = {k: v for k, v in os.environ.items() if k not in TORCHRUN}
-    job.log.parent.mkdir(parents=True, exist_ok=True)
     with job.log.open("ab") as log:
         process = subprocess.Popen(
             job.words,
@@ -146,17 +162,19 @@ def _process(job: Job, environment: Mapping[str, str], stop: threading.Event, be
             # A Ctrl-C reaches it through this process alone: the second of two signals would not let it save.
             process_group=0,
         )
-        began()
-        asked: float | None = None
-        while True:
-            try:
-                return process.wait(LOOK_SECONDS)
-            except subprocess.TimeoutExpired:
-                if stop.is_set() and asked is None:
-                    process.terminate()
-                    asked = time.monotonic()
-                if asked is not None and time.monotonic() - asked > GRACE_SECONDS:
+        try:
+            began()
+            while not stop.is_set():
+                with suppress(subprocess.TimeoutExpired):
+                    return process.wait(LOOK_SECONDS)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                try:
+                    process.wait(GRACE_SECONDS)
+                except subprocess.TimeoutExpired:
                     process.kill()
+    return process.wait()
 
 
 def _held(folder: Path) -> bool:

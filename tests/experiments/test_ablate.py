@@ -213,11 +213,11 @@ def test_scenarios_left_out_have_a_mean_of_the_runs_that_all_of_them_have(opened
     assert strict["sentence"] == "no run has finished"
 
 
-def test_a_failed_run_is_shown_and_tried_again_only_when_asked(opened, tmp_path, monkeypatch):
+def test_a_failed_run_is_shown_and_tried_again_only_when_asked(opened, tmp_path):
     plan = plan_of(opened, study(), tmp_path)
     tried, wrong = [], {1}
 
-    def run_jobs(jobs, environments, *, began, ended, look):
+    def execute(jobs, *, began, ended, look):
         for number, job in enumerate(jobs):
             began(number)
             tried.append(job.folder)
@@ -228,14 +228,13 @@ def test_a_failed_run_is_shown_and_tried_again_only_when_asked(opened, tmp_path,
                 train(opened, [plan.runs[index]])
                 ended(number, "")
 
-    monkeypatch.setattr(ablate, "run_jobs", run_jobs)
     said = []
 
     def go(retry=False):
         run_study(
             opened,
             plan,
-            [{}],
+            execute,
             retry=retry,
             began=lambda run: None,
             ended=lambda run, error: said.append((run.variant, error)),
@@ -257,15 +256,14 @@ def test_a_failed_run_is_shown_and_tried_again_only_when_asked(opened, tmp_path,
     assert not plan.runs[1].failure.exists()
 
 
-def test_a_job_is_the_command_that_the_record_names(opened, tmp_path, monkeypatch):
+def test_a_job_is_the_command_that_the_record_names(opened, tmp_path):
     plan, jobs = plan_of(opened, study(), tmp_path), []
-    monkeypatch.setattr(ablate, "run_jobs", lambda found, environments, **_: jobs.extend(found))
-    run_study(opened, plan, [{}], retry=False, began=print, ended=print, look=print)
+    run_study(opened, plan, lambda found, **_: jobs.extend(found), retry=False, began=print, ended=print, look=print)
     assert [j.words[3:] for j in jobs] == [(*r.words, "--out", str(r.folder), "--resume") for r in plan.runs]
     assert jobs[0].words[1:3] == ("-m", "emukit")
-    assert not jobs[0].done()
+    assert not jobs[0].done(jobs[0].folder)
     train(opened, plan.runs[:1])
-    assert jobs[0].done()
+    assert jobs[0].done(jobs[0].folder)
 
 
 def test_tables_hold_what_is_kept(opened, tmp_path):

@@ -28,14 +28,20 @@ time.sleep(60)
 """
 
 
-def job(folder, code, done=lambda: False):
+def job(folder, code, done=lambda folder: False):
     folder.mkdir(parents=True, exist_ok=True)
     return Job((sys.executable, "-c", code, str(folder)), folder, folder.with_name(folder.name + ".log"), done)
 
 
 def run_all(jobs, environments=({},), look=lambda: None):
     began, ended = [], {}
-    run_jobs(jobs, environments, began=began.append, ended=lambda i, error: ended.update({i: error}), look=look)
+    run_jobs(
+        jobs,
+        environments=environments,
+        began=began.append,
+        ended=lambda i, error: ended.update({i: error}),
+        look=look,
+    )
     return began, ended
 
 
@@ -52,7 +58,7 @@ def test_a_failure_stops_no_other_and_its_words_are_kept(tmp_path):
     assert ended[1] == "error: no such feature\n  do:       mend it"
     assert "killed by signal 9" in ended[2]
     assert ended[3] == "exit code 3, without a word"
-    assert (tmp_path / "0.log").read_text() == "fine\n"
+    assert (tmp_path / "0.log").read_text().endswith("\nfine\n")
     # What another try said is no reason for this one's failure.
     assert run_all([job(tmp_path / "1", codes[3])])[1] == {0: "exit code 3, without a word"}
 
@@ -92,7 +98,9 @@ def test_a_folder_that_another_process_holds_is_waited_for(tmp_path):
                 done.set()
                 held.close()
 
-        began, ended = run_all([job(tmp_path / "a", "raise SystemExit('twice')", done.is_set)], look=look)
+        began, ended = run_all(
+            [job(tmp_path / "a", "raise SystemExit('twice')", lambda folder: done.is_set())], look=look
+        )
     assert (began, ended) == ([], {0: ""})
     assert time.monotonic() - before > 1.0
 
