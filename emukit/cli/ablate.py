@@ -161,8 +161,9 @@ def _places(on: str | None, jobs: int | None) -> Iterator[tuple[Callable[..., No
     from emukit.experiments.on_ray import open_cluster
 
     with open_cluster(on) as cluster:
-        # Every place is taken to be like this machine; one process tells what a run takes on it.
-        yield cluster.run_jobs, cluster.places, environments_of(1)
+        # Every place is taken to be like this machine, with the one thread that Ray gives a task where there is no GPU.
+        here = environments_of(1) if cluster.gpus else [{"OMP_NUM_THREADS": "1"}]
+        yield cluster.run_jobs, cluster.places, here
 
 
 def _print_list() -> None:
