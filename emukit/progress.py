@@ -1,7 +1,8 @@
 """How long work tells people where it is.
 
 Invariant: a `Reporter` is passed, never global. On a terminal it draws a rich bar with an estimate of the time left;
-elsewhere, and with `quiet`, it prints plain lines that a log file can hold.
+elsewhere it prints plain lines that a log file can hold; with `quiet` nothing: what is left of a command is its result,
+on standard output, and errors.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Reporter:
     """Prints to standard error, so that standard output stays a result one can pipe.
 
     Attributes:
-        quiet: Only lines that matter, no bars.
+        quiet: Say nothing at all.
         console: Where to print.
         plain_seconds: Time between progress lines where there is no terminal.
     """
@@ -48,7 +49,8 @@ class Reporter:
 
     def say(self, text: str) -> None:
         """Print one line, with rich markup off: file names may hold brackets."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if not self.quiet:
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
     def step(self, title: str, total: int) -> Iterator[Step]:
@@ -114,4 +116,4 @@ def default_reporter(quiet: bool = False) -> Reporter:
 
 def silent_reporter() -> Reporter:
     """A reporter that says nothing."""
-    return Reporter(quiet=True, console=Console(quiet=True))
+    return Reporter(quiet=True)

@@ -23,7 +23,8 @@ from emukit.data.store import archive_from_dataset
 from emukit.data.targets import TargetNormalizer
 from emukit.emulators.neural import NeuralEmulator
 from emukit.errors import EmukitError, RecipeError
-from emukit.experiments.recipe import NetworkRecipe, load_recipe
+from emukit.experiments.recipe import load_recipe
+from emukit.experiments.recipe_kinds import NetworkRecipe
 from emukit.models.registry import NETWORKS, build_network
 
 # The network that everyone knows, and the one as large as the competition's largest; the others are defaults.

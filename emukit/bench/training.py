@@ -26,7 +26,7 @@ from emukit.data.segments import SegmentSource
 from emukit.data.split import make_split
 from emukit.data.targets import TargetNormalizer
 from emukit.errors import EmukitError
-from emukit.experiments.recipe import NetworkRecipe
+from emukit.experiments.recipe_kinds import NetworkRecipe
 from emukit.experiments.trainer import Finish, prepare
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter

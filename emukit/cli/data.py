@@ -92,7 +92,8 @@ def windows(
     from emukit.data.frames import FrameEncoder
     from emukit.data.split import make_split
     from emukit.errors import RecipeError
-    from emukit.experiments.recipe import NetworkRecipe, load_recipe
+    from emukit.experiments.recipe import load_recipe
+    from emukit.experiments.recipe_kinds import NetworkRecipe
 
     report = o.reporter(quiet)
     chosen = load_recipe(model, recipe, settings or ())

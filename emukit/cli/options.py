@@ -40,16 +40,16 @@ Convert = Annotated[
         "--convert", metavar="VAR=UNITS", help="The store holds VAR in UNITS: convert it.", show_default=False
     ),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only results.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only: no progress, no notes.")]
 Fast = Annotated[bool, typer.Option("--fast", help="Take the shipped recipe MODEL-fast, which needs less time.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, as `emukit train` wrote it.")]
 
 
 def reporter(quiet: bool, silent: bool = False) -> Reporter:
     """Progress on standard error; nothing at all where it is silent: one of several processes speaks for all."""
-    from emukit.progress import default_reporter, silent_reporter
+    from emukit.progress import default_reporter
 
-    return silent_reporter() if silent else default_reporter(quiet)
+    return default_reporter(quiet or silent)
 
 
 def open_named(named: str | None, card: str | None, convert: list[str] | None, report: Reporter) -> Archive:

@@ -64,11 +64,13 @@ def predict(
     quiet: o.Quiet = False,
 ) -> None:
     """Write tas and pr of a whole scenario with CF attributes, units and provenance."""
-    from emukit.experiments.predict import predict_scenario, write_prediction
+    from emukit.experiments.predict import check_place, predict_scenario, write_prediction
     from emukit.experiments.run import read_run
 
     report = o.reporter(quiet)
+    check_place(out)
     chosen = read_run(run)
+    chosen.refuse_unfinished()
     archive = o.open_for_run(chosen, data, card, convert, report)
     write_prediction(predict_scenario(chosen, archive, scenario, members), out)
     typer.echo(f"wrote {out}")

@@ -13,7 +13,7 @@ from emukit.cli import options as o
 
 if TYPE_CHECKING:
     from emukit.experiments.evaluate import Evaluation
-    from emukit.experiments.recipe import NetworkRecipe
+    from emukit.experiments.recipe_kinds import NetworkRecipe
     from emukit.experiments.run import Run
     from emukit.training.engine import Execution
 
@@ -104,7 +104,8 @@ def train(
 
     from emukit.cli.show import evaluation_table
     from emukit.errors import RecipeError, RunError
-    from emukit.experiments.recipe import NetworkRecipe, fast_name, load_recipe, networks_of
+    from emukit.experiments.recipe import fast_name, load_recipe
+    from emukit.experiments.recipe_kinds import NetworkRecipe, networks_of
     from emukit.experiments.record import RECORD_FILE
     from emukit.experiments.run import FINAL, Opening, finished_run, read_run, run_name, train_run
     from emukit.parallel.comm import open_comm

@@ -86,7 +86,7 @@ def validate(
     _print(result.blocks(), markdown)
     for protocol, why in result.not_scored.items():
         typer.echo(f"not scored: {protocol} test, {why}")
-    typer.echo(f"wrote {folder / REPORT_FILE}", err=True)
+    reporter.say(f"wrote {folder / REPORT_FILE}")
 
 
 def crossval(
@@ -152,7 +152,9 @@ def crossval(
             reporter=reporter,
         )
     _print(result.blocks(), markdown)
-    typer.echo(f"wrote {out / REPORT_FILE}", err=True)
+    for note in result.notes:
+        typer.echo(f"note: {note}")
+    reporter.say(f"wrote {out / REPORT_FILE}")
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Invariant: a refusal names the first place: variable, scenario, member, month, a
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import TypeAlias
 
 import numpy as np
@@ -169,3 +170,24 @@ def note_shared(layout: Layout, loaded: Loaded, findings: Findings) -> None:
     for name, arrays in loaded.forcings.items():
         if len(arrays) > 1 and name not in loaded.broken and all(a is arrays[0] for a in arrays):
             findings.note(f"{name} is the same in every scenario")
+
+
+def note_same_members(layout: Layout, loaded: Loaded, present: Mask, hidden: Mask, findings: Findings) -> None:
+    """Note members with months in which every target is the same: copies, which tell nothing of how runs differ."""
+    sound = [v for v in layout.targets if v not in loaded.broken]
+    for s, name in enumerate(layout.names) if sound else ():
+        there = np.flatnonzero(present[s])
+        for a, b in combinations(there, 2):
+            # Two runs hardly share the extremes of a month, so that few fields have to be compared.
+            same = ~hidden[s]
+            for v in sound:
+                same = same & (loaded.low[v][s, a] == loaded.low[v][s, b])
+                same &= loaded.high[v][s, a] == loaded.high[v][s, b]
+            numbers = [list(layout.targets).index(v) for v in sound]
+            fields = loaded.targets[s]
+            count = sum(np.array_equal(fields[a, t, numbers], fields[b, t, numbers]) for t in np.flatnonzero(same))
+            if count:
+                findings.note(
+                    f"members {layout.members[a]} and {layout.members[b]} of {name} are the same run in {count} of "
+                    f"{int((~hidden[s]).sum())} visible months: internal variability cannot be told from them"
+                )

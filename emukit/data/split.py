@@ -23,6 +23,8 @@ ALL = LOSO + "all"
 HELD_OUT = "held-out"
 # How `fold_split` names what it makes, so that `make_split` makes it again.
 FOLD = re.compile(r"(.+) without (\S+)( scored)? from (\d{4}-\d{2})")
+# A fold that trains on less has not seen every calendar month.
+LEAST_MONTHS = 12
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ def fold_split(archive: Archive, split: Split, scenario: str, start: int, *, who
         whole: Leave out the earlier months too.
 
     Raises:
-        ProtocolError: It is no training month, or nothing is left to train on.
+        ProtocolError: It is no training month, or less than a year is left to train on.
     """
     last = max((s for s in split.train if s.scenario == scenario), key=lambda s: s.stop, default=None)
     month = archive[scenario].months[start]
@@ -197,7 +199,19 @@ def fold_split(archive: Archive, split: Split, scenario: str, start: int, *, who
     fold = leave_out(archive, split, scenario, 0 if whole else start)
     held_out = tuple(Span(scenario, start, last.stop, (m,)) for m in archive[scenario].members)
     name = f"{split.protocol} without {scenario}{' scored' if whole else ''} from {month}"
-    return Split(name, fold.train, {**fold.scored, HELD_OUT: held_out})
+    trained, scored = sum(map(len, fold.train)), last.stop - start
+    if trained < LEAST_MONTHS:
+        raise ProtocolError(
+            f"the fold {name} is left {trained} months to train on",
+            found=", ".join(s.text(archive) for s in fold.train),
+            expected=f"{LEAST_MONTHS} or more, one of each calendar month",
+            hint="score fewer months (emukit crossval --months), or take a store with a longer record",
+        )
+    notes = fold.notes
+    if trained < scored:
+        short = f"{name}: trained on {trained} months, fewer than the {scored} that it scores"
+        notes = (*notes, f"{short}; this says little of a training on all of them")
+    return Split(name, fold.train, {**fold.scored, HELD_OUT: held_out}, notes)
 
 
 def final_split(archive: Archive, split: Split) -> Split:

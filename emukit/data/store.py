@@ -162,6 +162,7 @@ def take_survey(
     _check_units(source.ds, card, convert, survey, findings)
     checks.note_negatives(card, layout, loaded, findings)
     checks.note_shared(layout, loaded, findings)
+    checks.note_same_members(layout, loaded, present, hidden, findings)
     return survey
 
 

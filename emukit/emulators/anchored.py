@@ -22,6 +22,7 @@ from emukit.data.split import Span, Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.features import feature
 from emukit.emulators.forcing_space import ForcingSpace
+from emukit.emulators.idle import refuse_idle
 from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import ProtocolError, RecipeError
 
@@ -164,7 +165,7 @@ class Anchored(Wrapper):
 
     @classmethod
     def check(cls, archive: Archive, **options: Any) -> None:
-        """Refuse values out of their ranges; arguments as for `fit`."""
+        """Refuse values out of their ranges, or without effect; arguments as for `fit`."""
         reach, years, prior = (options.get(n) for n in ("reach", "years", "prior"))
         if reach is not None and not (reach > 0 and np.isfinite(reach)):
             raise RecipeError("model.reach is out of range", found=str(reach), expected="more than 0")
@@ -172,6 +173,8 @@ class Anchored(Wrapper):
             raise RecipeError("model.years is out of range", found=str(years), expected="1 or more")
         if prior is not None and not (prior >= 0 and np.isfinite(prior)):
             raise RecipeError("model.prior is out of range", found=str(prior), expected="0 or more")
+        if reach is None and "forcings" in options:
+            refuse_idle(cls.fit, "no distance is measured among them", "set model.reach", forcings=options["forcings"])
         if reach is not None:
             for name in options.get("forcings", ()):
                 feature(name, next(iter(archive.values())), archive.grid)

@@ -22,6 +22,7 @@ from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.features import feature
+from emukit.emulators.idle import refuse_idle
 from emukit.emulators.seasonal_ridge import fit_harmonics, fit_months
 from emukit.errors import RecipeError
 
@@ -98,9 +99,15 @@ class LinearEmulator(Emulator):
                 of single cells in the training months is lost by it, and so are coasts.
 
         Raises:
-            RecipeError: No features, a bad name, or a value outside its range.
+            RecipeError: No features, a bad name, a value outside its range, or an option that would do nothing.
             ProtocolError: A forcing is not in the store.
         """
+        if not warming:
+            refuse_idle(cls.fit, "model.warming names no series", "name some", warming_ridge=warming_ridge)
+        if season == "month":
+            refuse_idle(
+                cls.fit, "every calendar month is fitted alone", "set model.season to 'harmonics'", harmonics=harmonics
+            )
         if not 0 <= smoothing <= 1:
             raise RecipeError("model.smoothing is out of range", found=str(smoothing), expected="a share, 0 to 1")
         terms = (*features, WARMING) if warming else features

@@ -21,6 +21,7 @@ from sklearn.ensemble import RandomForestRegressor
 from emukit.data.archive import Archive
 from emukit.data.split import Split
 from emukit.emulators.components import Array, ComponentEmulator, Detrend, fit_basis, fit_trend
+from emukit.emulators.idle import refuse_idle
 from emukit.errors import RecipeError
 
 
@@ -68,6 +69,8 @@ class RandomForest(ComponentEmulator):
             ProtocolError: A forcing is not in the store, or no training span holds a whole year.
         """
         _check_options(trees, leaf, tried, seed)
+        if detrend == "none":
+            refuse_idle(cls.fit, "there is no line", "set model.detrend to 'linear'", ridge=ridge)
         basis, years = fit_basis(archive, split, features, components)
         trend = fit_trend(years, ridge, detrend)
         left = years.amounts - np.einsum("nf,fvk->nvk", years.z, trend)

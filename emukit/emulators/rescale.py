@@ -1,7 +1,8 @@
-"""Fields stretched to a given standard deviation over time, the mean over time kept.
+"""Fields stretched to a given standard deviation over time, the mean over time kept, and a trend if asked for.
 
 Invariant: mean and standard deviation over the months are exactly those asked for, also where nothing may be negative.
-Of all fields with that mean and standard deviation a plain stretch is the nearest to the field it began with.
+Of all fields with that mean and standard deviation a plain stretch is the nearest to the field it began with; to keep a
+trend as well costs little of that, as what is left beside it hardly correlates with it.
 """
 
 from __future__ import annotations
@@ -15,68 +16,79 @@ Array = NDArray[np.float64]
 STEADY = 1e-6
 
 
-def stretch(field: NDArray[np.floating], std: Array) -> Array:
-    """Scale the anomaly of each cell about its mean over time.
+def trend(field: NDArray[np.floating]) -> Array:
+    """The straight line through each cell's means of whole years.
+
+    Whole years, counted from the last month: a season that begins or ends within the months does not tilt the line.
 
     Args:
         field: (T, ...) months; computed with in float64.
+
+    Returns:
+        (T, ...) float64, with mean zero over the months. Zero where there are less than two whole years.
+    """
+    months = len(field)
+    years = months // 12
+    time = np.arange(months) - (months - 1) / 2
+    if years < 2:
+        return np.zeros(field.shape)
+    whole = field[months - 12 * years :].astype(np.float64)
+    annual = whole.reshape(years, 12, -1).mean(1)
+    when = 12.0 * (np.arange(years) - (years - 1) / 2)
+    slope = (when @ annual) / (when @ when)
+    return np.asarray(time.reshape(-1, *(1,) * (field.ndim - 1)) * slope.reshape(field.shape[1:]), np.float64)
+
+
+def stretch(
+    field: NDArray[np.floating], std: Array, *, keep: NDArray[np.floating] | None = None, above_zero: bool = False
+) -> Array:
+    """Scale what is left of each cell's months beside its mean over time and a part to keep.
+
+    The result is c + keep + k a with the anomaly a = field - mean - keep, and, above zero, max(0, that). With n months
+    not at zero, c keeps the mean and k solves a quadratic equation for the standard deviation. Months that become
+    negative are put at zero, and the rest is solved for again, until none is.
+
+    Args:
+        field: (T, ...) months; computed with in float64. Above zero: none negative.
         std: (...) population standard deviation wanted. A cell that does not vary stays as it is: it has no shape that
             could be stretched.
+        keep: (T, ...) what is not stretched, with mean zero over the months: `trend`. Where it varies more than is
+            wanted, it is scaled to that. Nothing, if absent.
+        above_zero: Whether nothing may be negative. No cell can vary more than with all it has in one month; one that
+            is asked to comes as near to that as its months allow.
 
     Returns:
         (T, ...) float64.
     """
-    mean = field.mean(0, dtype=np.float64)
-    anomaly = field - mean
-    own = np.sqrt(np.mean(anomaly**2, 0))
-    varies = own > STEADY * np.abs(mean)
-    return np.asarray(mean + anomaly * np.where(varies, std / np.where(varies, own, 1.0), 1.0), np.float64)
+    months, shape = len(field), field.shape[1:]
+    flat = field.reshape(months, -1).astype(np.float64)
+    mean, wanted = flat.mean(0), np.asarray(std, np.float64).reshape(-1)
+    line = np.zeros_like(flat) if keep is None else keep.reshape(months, -1).astype(np.float64)
+    varies = flat.std(0) > STEADY * np.abs(mean)
+    anomaly = flat - mean - line
+    own = line.std(0)
+    line *= np.where(own > wanted, wanted / np.where(own > 0, own, 1.0), 1.0)
+    out = flat.copy()
+    todo = np.flatnonzero(varies)
+    left = np.ones((months, len(todo)), bool)
+    while len(todo):
+        cells = _solved(mean[todo], wanted[todo], line[:, todo], anomaly[:, todo], left)
+        negative = left & (cells < 0) if above_zero else np.zeros_like(left)
+        out[:, todo] = cells
+        again = negative.any(0)
+        todo, left = todo[again], (left & ~negative)[:, again]
+    return out.reshape(months, *shape)
 
 
-def stretch_above_zero(field: NDArray[np.floating], std: Array) -> Array:
-    """Scale the anomaly of each cell so that, cut off at zero, it has its old mean and the standard deviation wanted.
-
-    The result is max(0, c + k anomaly). With n months left, whose anomalies sum to S and their squares to Q, keeping
-    the mean m asks for n c + k S = T m, and then the standard deviation s for
-
-        (T m)^2 / n + k^2 (Q - S^2 / n) = T (s^2 + m^2).
-
-    Months are cut off from the driest on, and each at a standard deviation of its own, larger for wetter months: so the
-    one that is wanted tells which are cut off, and nothing need be searched for.
-
-    Args:
-        field: (T, ...) months, none negative.
-        std: (...) population standard deviation wanted. A cell that does not vary stays as it is. No cell can vary more
-            than with all its rain in its wettest months; one that is asked to does that.
-
-    Returns:
-        (T, ...) float64, none negative.
-    """
-    months = len(field)
-    mean = field.mean(0, dtype=np.float64)
-    anomaly = field - mean
-    ordered = np.sort(anomaly, 0)
-    left = np.arange(months, 0, -1).reshape(-1, *(1,) * mean.ndim)  # from each month in the order to the wettest
-    total = np.cumsum(ordered[::-1], 0)[::-1]
-    square = np.cumsum(ordered[::-1] ** 2, 0)[::-1]
-    # The k at which each month in the order just becomes dry, and the variance then; the wettest never does.
-    rest = total - left * ordered
-    ever = rest > 1e-9 * left * mean
-    edge = months * mean / np.where(ever, rest, 1.0)
-    about = square - 2 * ordered * total + left * ordered**2
-    dry = (ever & (edge**2 * about / months - mean**2 <= std**2)).sum(0)
-    first = np.minimum(dry, months - 1)
-    n = months - first
-    s, q = _pick(total, first), _pick(square, first)
-    varied = q - s**2 / n
-    varies = varied > 1e-12 * q + n * (STEADY * mean) ** 2
-    wanted = months * (std**2 + mean**2) - (months * mean) ** 2 / n
-    k = np.sqrt(np.maximum(wanted, 0.0) / np.where(varies, varied, 1.0))
-    # Months left that are all equally wet: the last others have just become dry, and that is as far as it goes.
-    k = np.where(varies, k, np.where(first > 0, _pick(edge, np.maximum(first - 1, 0)), 0.0))
-    return np.asarray(np.maximum((months * mean - k * s) / n + k * anomaly, 0.0), np.float64)
-
-
-def _pick(values: Array, index: NDArray[np.int64]) -> Array:
-    """(...) of (T, ...) values those at (...) positions."""
-    return np.asarray(np.take_along_axis(values, index[None], 0)[0], np.float64)
+def _solved(mean: Array, std: Array, line: Array, anomaly: Array, left: NDArray[np.bool_]) -> Array:
+    """(T, C): the months left share the mean and the standard deviation of all; the others are zero."""
+    months, n = len(left), left.sum(0)
+    about = [np.where(left, part - np.where(left, part, 0.0).sum(0) / n, 0.0) for part in (line, anomaly)]
+    a, b, c = (about[1] ** 2).sum(0), (about[0] * about[1]).sum(0), (about[0] ** 2).sum(0)
+    # The squares of n months with that mean and standard deviation, about the mean of those that are left.
+    squares = months * (std**2 + mean**2) - (months * mean) ** 2 / n
+    # Months that are all alike have nothing to stretch: they share alike.
+    alike = a <= n * (STEADY * mean) ** 2
+    root = np.sqrt(np.maximum(b**2 + a * (squares - c), 0.0))
+    k = np.where(alike, 0.0, np.maximum(root - b, 0.0) / np.where(alike, 1.0, a))
+    return np.asarray(np.where(left, months * mean / n + about[0] + k * about[1], 0.0), np.float64)

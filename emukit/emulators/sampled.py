@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Split
 from emukit.emulators.base import Emulator
+from emukit.emulators.idle import refuse_idle
 from emukit.emulators.modes import Modes
 from emukit.emulators.residuals import Residuals, training_residuals, usual_rain
 from emukit.emulators.wrapper import Fold, Wrapper
@@ -123,20 +124,39 @@ class Sampled(Wrapper):
             residual = self.weather.sample(scenario, self.number, start, stop, self._warmth_of(scenario))
         for v, name in enumerate(self.variables):
             if name == "pr":
-                out[:, v] *= 1 + (residual[:, v] - 1) * self._share(out[:, v], scenario.calendar_month[start:stop])
+                out[:, v] = self._rain(out[:, v], residual[:, v], scenario.calendar_month[start:stop])
             else:
                 out[:, v] += residual[:, v]
         return out
 
-    def _share(self, rain: NDArray[np.float32], month: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(T, Y, X) how much of the relative deviations of training runs a month has.
+    def _rain(
+        self, rain: NDArray[np.float32], residual: NDArray[np.float32], month: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """(T, Y, X): pr with the deviations of training runs, cell by cell and of the globe's mean.
+
+        Within a run the cells' deviations nearly balance: what rains more here rains less elsewhere. On another mean
+        than that of the training they no longer would, and the globe's rain would vary several times too much. So the
+        globe is given its own deviations as if it were a cell, and all cells are scaled to that.
+        """
+        usual = self.rain[month]
+        out = rain * (1 + (residual - 1) * self._share(rain, usual))
+        globe, globe_usual = self.grid.mean(rain), self.grid.mean(usual)
+        deviation = self.grid.mean(usual * (residual - 1)) / np.where(globe_usual > 0, globe_usual, 1.0)
+        wanted = globe * (1 + deviation * self._share(globe, globe_usual))
+        found = self.grid.mean(out)
+        balance = np.where(found > 0, wanted / np.where(found > 0, found, 1.0), 1.0)
+        return np.asarray(out * balance[:, None, None], np.float32)
+
+    @staticmethod
+    def _share(rain: NDArray[np.floating], usual: NDArray[np.floating]) -> NDArray[np.floating]:
+        """(T, ...) how much of the relative deviations of training runs a month has.
 
         All, where it is no wetter than in training; where it is, the deviations in mm/day grow with the square root of
         the mean alone, as with more of the same storms. In training scenarios left out, one after the other, that was
         closer to the members than deviations in proportion, or in mm/day, everywhere.
         """
-        wetter = rain > self.rain[month]
-        return np.where(wetter, np.sqrt(self.rain[month] / np.where(wetter, rain, 1.0)), np.float32(1.0))
+        wetter = rain > usual
+        return np.asarray(np.where(wetter, np.sqrt(usual / np.where(wetter, rain, 1.0)), np.float32(1.0)))
 
     def _warmth_of(self, scenario: Scenario) -> Callable[[int, int], float]:
         v = self.variables.index("tas")
@@ -151,7 +171,14 @@ class Sampled(Wrapper):
 
     @classmethod
     def check(cls, archive: Archive, **options: Any) -> None:
-        """Refuse values out of their ranges; arguments as for `fit`."""
+        """Refuse values out of their ranges, or without effect; arguments as for `fit`."""
+        if options["weather"] == "eof":
+            own = {name: options[name] for name in ("years", "similar")}
+            refuse_idle(cls.fit, "weather is made from patterns", "set model.weather to 'blocks'", **own)
+        else:
+            refuse_idle(
+                cls.fit, "weather comes in blocks of years", "set model.weather to 'eof'", modes=options["modes"]
+            )
         for name in ("smooth", "years", "modes"):
             if options[name] < 1:
                 raise RecipeError(f"model.{name} is out of range", found=str(options[name]), expected="1 or more")
@@ -216,7 +243,7 @@ class Sampled(Wrapper):
             RecipeError: A value outside its range.
             ProtocolError: The training months do not tell weather from forced change, or hold no block.
         """
-        cls.check(archive, smooth=smooth, years=years, similar=similar, modes=modes)
+        cls.check(archive, weather=weather, smooth=smooth, years=years, similar=similar, modes=modes)
         residuals = training_residuals(archive, split.train, smooth)
         rain = usual_rain(archive, split.train)
         if weather == "eof":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Self
 
 import numpy as np
@@ -94,6 +95,29 @@ def warmth_of(fields: NDArray[np.floating], grid: Grid, variables: Sequence[str]
     return float(grid.mean(fields[:, list(variables).index("tas")].mean(0, dtype=np.float64)))
 
 
+def refuse_same_runs(archive: Archive, spans: Sequence[Span]) -> None:
+    """Refuse spans in which two members are one run: they would say that runs do not vary.
+
+    Raises:
+        ProtocolError: There is such a span.
+    """
+    for span in spans:
+        scenario = archive[span.scenario]
+        for a, b in combinations(span.members, 2):
+            # Two runs differ in their first month already; the rest is looked at where they do not.
+            if all(
+                np.array_equal(scenario.truth(a, span.start, stop), scenario.truth(b, span.start, stop))
+                for stop in (span.start + 1, span.stop)
+            ):
+                kept = ",".join(str(m) for m in span.members if m != b)
+                raise ProtocolError(
+                    f"members {a} and {b} of {span.scenario} are the same run, so that no run seems to vary",
+                    found=f"the same values in all months of {span.text(archive)}",
+                    expected="members that differ in their weather",
+                    hint=f"train on others, --members {kept}, or take the copy out of the store",
+                )
+
+
 def estimate_variability(archive: Archive, spans: Sequence[Span], base: Emulator, period: int) -> Variability:
     """Estimate internal variability.
 
@@ -113,8 +137,9 @@ def estimate_variability(archive: Archive, spans: Sequence[Span], base: Emulator
         period: Months of a period.
 
     Raises:
-        ProtocolError: No training month can be predicted by the base.
+        ProtocolError: No training month can be predicted by the base, or two members are the same run.
     """
+    refuse_same_runs(archive, spans)
     spans = [replace(s, start=max(s.start, base.first_month)) for s in spans if s.stop > base.first_month]
     several = [s for s in spans if len(s.members) > 1]
     spans = several or spans

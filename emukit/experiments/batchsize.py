@@ -19,7 +19,7 @@ from emukit.data.segments import resident_bytes
 from emukit.data.split import Split
 from emukit.errors import RecipeError
 from emukit.experiments.memory import SAFE, batch_bytes, build_for, count_state, free_share, largest_share
-from emukit.experiments.recipe import Base, NetworkRecipe, Recipe, WrapperRecipe
+from emukit.experiments.recipe_kinds import Base, NetworkRecipe, Recipe, WrapperRecipe
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.training.footprint import measure

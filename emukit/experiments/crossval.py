@@ -22,7 +22,7 @@ from emukit.data.split import HELD_OUT, Split, fold_split, make_split
 from emukit.emulators.base import Emulator
 from emukit.errors import ProtocolError
 from emukit.experiments.evaluate import another_run, estimated_limit, mean_score, score_emulator
-from emukit.experiments.recipe import Recipe
+from emukit.experiments.recipe_kinds import Recipe
 from emukit.experiments.run import Opening, run_name
 from emukit.experiments.validate import numbers, trained
 from emukit.files import write_text
@@ -67,6 +67,7 @@ class Comparison:
         found: Name of a recipe to its scores.
         floor: Another run of the climate model on the same months, where each fold has one.
         limit: Of a perfect emulator, where it can be estimated in each fold.
+        notes: What is odd about the folds, for people.
     """
 
     protocol: str
@@ -77,6 +78,7 @@ class Comparison:
     found: Mapping[str, CrossValidation]
     floor: CrossValidation | None
     limit: CrossValidation | None
+    notes: tuple[str, ...]
 
     def blocks(self) -> list[Block]:
         """What is to be printed: every fold of a single recipe; means, and differences fold by fold, of several."""
@@ -98,6 +100,7 @@ class Comparison:
             "seed": self.seed,
             "data": self.data,
             "months": dict(self.months),
+            "notes": list(self.notes),
             "recipes": {n: {"digest": self.recipes[n], **found.as_dict()} for n, found in self.found.items()},
             **{name: line.as_dict() if line else None for name, line in lines.items()},
         }
@@ -141,7 +144,7 @@ def blocked_folds(archive: Archive, split: Split, *, months: int | None = None, 
         later: Not only folds without a scenario, but those without the later part of one as well.
 
     Raises:
-        ProtocolError: There are not enough training months to leave some out.
+        ProtocolError: There are not enough training months to leave some out, or a fold is left less than a year.
     """
     months = archive.card.loso.test_months if months is None else months
     names = dict.fromkeys(s.scenario for s in split.train)
@@ -249,6 +252,7 @@ def compare(
         {m: cross_validate(archive, folds, partial(fit, m)) for m in recipes},
         _line(folds, lambda fold: another_run(archive, fold.scored[HELD_OUT])),
         _line(folds, lambda fold: estimated_limit(archive, fold.scored[HELD_OUT])),
+        tuple(note for fold in folds.values() for note in fold.notes),
     )
     write_text(out / REPORT_FILE, json.dumps(result.as_dict(), indent=1))
     return result

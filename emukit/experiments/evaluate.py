@@ -89,12 +89,15 @@ def scored_spans(archive: Archive, split: Split, name: str) -> tuple[Span, ...]:
     Raises:
         ProtocolError: There is no such set, or its targets are hidden.
     """
+    can_be = [n for n, own in split.scored.items() if not any(is_hidden(archive, s) for s in own)]
+    # A final fit may leave nothing that can be scored here.
+    elsewhere = "its test months are scored elsewhere: `emukit submit RUN` writes what is scored there"
     if name not in split.scored:
         raise ProtocolError(
             f"protocol {split.protocol} has no set {name!r} here",
             found="; ".join(split.notes),
-            expected=", ".join(split.scored),
-            hint=f"--split {next(iter(split.scored))}",
+            expected=", ".join(can_be) or "nothing: all that could be scored is hidden in this store",
+            hint=f"--split {can_be[0]}" if can_be else elsewhere,
         )
     spans = split.scored[name]
     for span in spans:
@@ -103,7 +106,7 @@ def scored_spans(archive: Archive, split: Split, name: str) -> tuple[Span, ...]:
                 f"the targets of {span.text(archive)} are hidden in this store",
                 found="zeros, the mark of a hidden test set",
                 expected="visible targets",
-                hint="evaluate --split validation; `emukit submit` writes what is scored elsewhere",
+                hint=f"--split {can_be[0]}; {elsewhere}" if can_be else elsewhere,
             )
     return spans
 

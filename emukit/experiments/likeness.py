@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from emukit.data.grid import Grid
 from emukit.experiments.pictures import Shown
 from emukit.metrics.weather import Weather
-from emukit.report.weather import Line
+from emukit.report.weather import Line, beyond
 
 Array = NDArray[np.float64]
 
@@ -40,6 +40,7 @@ class Likeness:
     Attributes:
         variables: Names along the V axis.
         units: Of the variables.
+        measured_km: How far correlations are looked at: a length that is infinite is more than that.
         prediction: Numbers by name, (V,), or (1,) of what is between variables.
         members: The same of each member.
         difference: Of the prediction from a member, by the names of `Weather.differences`; the mean over members.
@@ -48,13 +49,14 @@ class Likeness:
 
     variables: tuple[str, ...]
     units: tuple[str, ...]
+    measured_km: float
     prediction: dict[str, Array]
     members: dict[int, dict[str, Array]]
     difference: dict[str, Array]
     between_members: dict[str, Array] | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, by variable where a number has one."""
+        """Plain values for JSON, by variable where a number has one; a length beyond what is measured as text."""
         return {
             "prediction": self._plain(self.prediction),
             "members": {str(m): self._plain(numbers) for m, numbers in self.members.items()},
@@ -80,14 +82,29 @@ class Likeness:
             members, prediction = (min(values), max(values)), float(self.prediction[key][v])
         between = None if self.between_members is None else float(self.between_members[key][v])
         return Line(
-            f"{of} {name}", unit, members, prediction, float(self.difference[key][v]), between, relative, key in SIGNED
+            f"{of} {name}",
+            unit,
+            members,
+            prediction,
+            float(self.difference[key][v]),
+            between,
+            relative,
+            key in SIGNED,
+            self.measured_km,
         )
 
     def _plain(self, numbers: dict[str, Array]) -> dict[str, Any]:
         return {
-            key: float(value[0]) if key == "together" else dict(zip(self.variables, map(float, value), strict=True))
+            key: self._value(value[0])
+            if key == "together"
+            else dict(zip(self.variables, map(self._value, value), strict=True))
             for key, value in numbers.items()
         }
+
+    def _value(self, number: float) -> float | str | None:
+        if np.isnan(number):
+            return None
+        return float(number) if np.isfinite(number) else beyond(self.measured_km)
 
 
 def likeness(shown: Shown) -> Likeness:
@@ -99,6 +116,7 @@ def likeness(shown: Shown) -> Likeness:
     return Likeness(
         shown.archive.variables,
         tuple(shown.archive.card.targets[v].units for v in shown.archive.variables),
+        prediction.measured_km,
         _numbers(prediction, grid),
         {m: _numbers(w, grid) for m, w in members.items()},
         _mean([w.differences(prediction, grid) for w in members.values()]),

@@ -17,7 +17,7 @@ from emukit.data.archive import Archive
 from emukit.data.cutting import Cutting
 from emukit.data.residency import free_memory
 from emukit.data.segments import SegmentSource
-from emukit.experiments.recipe import NetworkRecipe
+from emukit.experiments.recipe_kinds import NetworkRecipe
 from emukit.models.registry import build_network
 from emukit.parallel.comm import Comm
 from emukit.training.footprint import Footprint, State, measure

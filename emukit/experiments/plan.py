@@ -31,7 +31,7 @@ from emukit.experiments.memory import (
     memory_plan,
     size,
 )
-from emukit.experiments.recipe import NetworkRecipe, Recipe
+from emukit.experiments.recipe_kinds import NetworkRecipe, Recipe
 from emukit.experiments.trainer import composite_loss
 from emukit.models.precision import matmul_precision
 from emukit.parallel.comm import Comm

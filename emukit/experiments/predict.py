@@ -5,15 +5,18 @@ Invariant: the file says which run, data and code it came from, and is whole or 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import xarray as xr
 
 from emukit.data.archive import Archive, Scenario
+from emukit.data.residency import host_free
 from emukit.emulators.base import Emulator
 from emukit.emulators.sampled import Sampled
 from emukit.errors import RunError
 from emukit.experiments import provenance
+from emukit.experiments.memory import SAFE, size
 from emukit.experiments.run import Run
 from emukit.files import atomic_path
 
@@ -29,13 +32,10 @@ def predict_scenario(run: Run, archive: Archive, scenario: str, members: int | N
 
     Raises:
         ProtocolError: The scenario is not there, or lacks a forcing.
-        RunError: Realisations were asked of an emulator that has one answer.
+        RunError: Realisations were asked of an emulator that has one answer, or more of them than memory holds.
     """
-    emulator = run.emulator(archive)
-    if members is None:
-        dataset = emulator.predict(archive[scenario])
-    else:
-        dataset = _ensemble(run, emulator, members, archive[scenario])
+    emulator, wanted = run.emulator(archive), archive[scenario]
+    dataset = emulator.predict(wanted) if members is None else _ensemble(run, emulator, members, wanted)
     record, session = run.record, run.record.sessions[-1]
     return dataset.assign_attrs(
         title=f"{run.recipe.emulator} emulation of {scenario}",
@@ -57,24 +57,51 @@ def _ensemble(run: Run, emulator: Emulator, members: int, scenario: Scenario) ->
             expected="one that draws realisations: sampled",
             hint="leave out --members, or train one: emukit train best-sampled",
         )
+    # They are together in memory twice for a moment: one by one, and joined.
+    one = 4 * len(scenario) * len(emulator.variables) * emulator.grid.weights.size
+    room = int(SAFE * host_free())
+    if 2 * members * one > room:
+        raise RunError(
+            f"{members:,} realisations do not fit into memory",
+            found=f"{size(2 * members * one)}, {size(2 * one)} for each",
+            expected=f"up to {size(room)}, most of what is free on this machine",
+            hint=f"--members {room // (2 * one)}" if room >= 2 * one else "end other programs, or use a larger machine",
+        )
     number = xr.Variable("member", range(members), {"standard_name": "realization"})
     realisations = [emulator.member(i).predict(scenario) for i in range(members)]
     return xr.concat(realisations, number, combine_attrs="identical")
+
+
+def check_place(out: Path) -> None:
+    """Refuse a place that `write_prediction` could not write to, before anything is computed for it.
+
+    Raises:
+        RunError: The suffix is another than .nc or .zarr, the place is taken, or cannot be written.
+    """
+    if out.suffix not in (".nc", ".zarr"):
+        raise RunError(f"cannot tell the format of {out}", found=out.suffix or "no suffix", expected=".nc or .zarr")
+    if out.is_dir() or (out.suffix == ".zarr" and out.exists()):
+        raise RunError(f"{out} exists", expected="a new path", hint="remove it or choose another --out")
+    place = next(p for p in out.absolute().parents if p.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        raise RunError(
+            f"cannot write {out}",
+            found=f"{place} is {'not writable' if place.is_dir() else 'no folder'}",
+            expected="a place that can be written",
+            hint="choose another --out",
+        )
 
 
 def write_prediction(dataset: xr.Dataset, out: Path) -> None:
     """Write as NetCDF4 (``.nc``) or Zarr (``.zarr``).
 
     Raises:
-        RunError: The suffix is another, or the Zarr folder exists.
+        RunError: As `check_place`.
     """
+    check_place(out)
     if out.suffix == ".nc":
         with atomic_path(out) as temporary:
             dataset.to_netcdf(temporary, encoding={v: {"zlib": True, "complevel": 1} for v in dataset.data_vars})
-    elif out.suffix == ".zarr":
-        if out.exists():
-            raise RunError(f"{out} exists", expected="a new path", hint="remove it or choose another --out")
+    else:
         with atomic_path(out) as temporary:
             dataset.to_zarr(temporary, mode="w", zarr_format=2)
-    else:
-        raise RunError(f"cannot tell the format of {out}", found=out.suffix or "no suffix", expected=".nc or .zarr")

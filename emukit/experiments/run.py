@@ -34,7 +34,7 @@ from emukit.experiments import provenance
 from emukit.experiments.batchsize import resolve_batch
 from emukit.experiments.evaluate import Evaluation, check_fits, evaluate
 from emukit.experiments.final import Selected, check_selected
-from emukit.experiments.recipe import NetworkRecipe, Recipe, parse_recipe
+from emukit.experiments.recipe_kinds import NetworkRecipe, Recipe, parse_recipe
 from emukit.experiments.record import (
     RECORD_FILE,
     DataRecord,

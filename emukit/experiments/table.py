@@ -16,7 +16,7 @@ import numpy as np
 from emukit.data.card import load_card
 from emukit.data.split import ALL, LOSO
 from emukit.errors import EmukitError, RunError, SubmissionError
-from emukit.experiments.recipe import is_random
+from emukit.experiments.recipe_kinds import is_random
 from emukit.experiments.record import RECORD_FILE, Identity, read_json
 from emukit.experiments.run import Run, read_run, slug
 from emukit.report.leaderboard import NUMBERS, Row

@@ -23,12 +23,13 @@ from emukit.emulators.anchored import Anchored, residual_archive
 from emukit.emulators.base import Emulator
 from emukit.emulators.neural import NeuralEmulator
 from emukit.emulators.registry import EMULATORS
+from emukit.emulators.variability import refuse_same_runs
 from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import ProtocolError
 from emukit.experiments.evaluate import score_emulator
 from emukit.experiments.final import Selected
 from emukit.experiments.memory import SAFE, free_share, memory_plan
-from emukit.experiments.recipe import NetworkRecipe, Recipe, WrapperRecipe
+from emukit.experiments.recipe_kinds import NetworkRecipe, Recipe, WrapperRecipe
 from emukit.losses.composite import CompositeLoss
 from emukit.losses.space import LossSpace
 from emukit.models.precision import matmul_precision
@@ -163,6 +164,8 @@ def _check_wrapper(archive: Archive, recipe: WrapperRecipe, split: Split) -> Non
     """Refuse what a wrapper, or one that it wraps, would refuse after its bases were trained."""
     kind = EMULATORS[recipe.emulator].load()
     kind.check(archive, **recipe.options)
+    if kind.varied:
+        refuse_same_runs(archive, split.train)
     if kind.cross_fitted and len({s.scenario for s in split.train}) < 2:
         raise ProtocolError(
             f"{recipe.emulator} leaves training scenarios out in turn, and there is but one",

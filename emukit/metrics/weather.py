@@ -32,7 +32,9 @@ class Weather:
         seasonal_std: (12, V) root area mean of their variance by calendar month.
         memory: (V, Y, X) correlation with the month before.
         together: (Y, X) correlation of the first variable with the second.
-        length_km: (V,) distance at which the correlation with a cell's surroundings falls to 1/e.
+        length_km: (V,) distance at which the correlation with a cell's surroundings falls to 1/e; infinite where it
+            does not as far as it is measured.
+        measured_km: How far that is.
     """
 
     std: Array
@@ -40,6 +42,7 @@ class Weather:
     memory: Array
     together: Array
     length_km: Array
+    measured_km: float
 
     @classmethod
     def of(cls, fields: NDArray[np.floating], month: NDArray[np.int64], grid: Grid) -> Weather:
@@ -54,12 +57,14 @@ class Weather:
         variance = (anomaly**2).mean(0)
         by_month = np.stack([(anomaly[month == m] ** 2).mean(0) for m in range(12)])
         unit = anomaly / np.sqrt(np.maximum(variance, np.finfo(np.float64).tiny))
+        lengths, measured = zip(*(_length(unit[:, v], grid) for v in range(fields.shape[1])), strict=True)
         return cls(
             np.sqrt(variance),
             np.sqrt(grid.mean(by_month)),
             (unit[1:] * unit[:-1]).mean(0),
             (unit[:, 0] * unit[:, 1]).mean(0),
-            np.array([_length(unit[:, v], grid) for v in range(fields.shape[1])]),
+            np.array(lengths),
+            min(measured),
         )
 
     def differences(self, other: Weather, grid: Grid) -> dict[str, Array]:
@@ -68,17 +73,20 @@ class Weather:
         Returns:
             ``std`` and ``memory``, (V,) area means of absolute differences, std as a share of the area-mean std of this
             one; ``together``, (1,) likewise; ``total_std``, ``seasonal_std`` and ``length``, (V,) what the other's has
-            over this one's as a share of it, for seasonal_std the largest of any calendar month.
+            over this one's as a share of it, for seasonal_std the largest of any calendar month. A difference between
+            lengths of which one was not measured is not a number.
         """
         spread = grid.mean(self.std)
         seasonal = other.seasonal_std / self.seasonal_std - 1
+        measured = np.isfinite(self.length_km) & np.isfinite(other.length_km)
+        length = np.divide(other.length_km, self.length_km, out=np.full(len(measured), np.nan), where=measured)
         return {
             "std": grid.mean(np.abs(other.std - self.std)) / spread,
             "memory": grid.mean(np.abs(other.memory - self.memory)),
             "together": grid.mean(np.abs(other.together - self.together)[None]),
             "total_std": grid.mean(other.std) / spread - 1,
             "seasonal_std": np.abs(seasonal).max(0),
-            "length": other.length_km / self.length_km - 1,
+            "length": length - 1,
         }
 
 
@@ -140,8 +148,11 @@ def chance_of_ranks(realisations: Sequence[NDArray[np.floating]], weights: Array
     return np.asarray(np.sqrt(np.mean((np.stack(histograms) - 1 / len(realisations)) ** 2, axis=0)), np.float64)
 
 
-def _length(unit: Array, grid: Grid) -> float:
-    """Distance at which the mean correlation of cells falls to 1/e, on straight lines between classes of distance."""
+def _length(unit: Array, grid: Grid) -> tuple[float, float]:
+    """Distance at which the mean correlation of cells falls to 1/e, and the farthest that is looked at.
+
+    It is found on straight lines between classes of distance; infinite where the farthest class is above 1/e too.
+    """
     cells = unit.reshape(len(unit), -1).astype(np.float32)
     # Some two hundred cells, evenly over the globe: rows by their cosine, and so by area.
     weights = grid.weights.ravel()
@@ -157,8 +168,8 @@ def _length(unit: Array, grid: Grid) -> float:
     there = np.flatnonzero(total[:-1] > 0)
     mean = np.bincount(of_class.ravel(), (area * correlation).ravel(), len(edges) + 1)[there] / total[there]
     far = np.bincount(of_class.ravel(), (area * distance).ravel(), len(edges) + 1)[there] / total[there]
-    below = np.flatnonzero(mean < np.exp(-1))
+    below, measured = np.flatnonzero(mean < np.exp(-1)), float(far[-1])
     if not below.size:
-        return float(far[-1])
+        return np.inf, measured
     k = below[0]
-    return float(np.interp(-np.exp(-1), -mean[k - 1 : k + 1], far[k - 1 : k + 1])) if k else 0.0
+    return (float(np.interp(-np.exp(-1), -mean[k - 1 : k + 1], far[k - 1 : k + 1])) if k else 0.0), measured

@@ -5,6 +5,7 @@ Invariant: beside every difference stands that between two members, without whic
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,10 +28,11 @@ class Line:
         unit: Of the values; empty for a correlation.
         members: Smallest and largest of the members; None where only a difference is known.
         prediction: None where only a difference is known.
-        difference: Of the prediction from a member, the mean over members.
-        between_members: Of a member from another, the mean size over pairs; None of a single member.
+        difference: Of the prediction from a member, the mean over members; not a number where it was not measured.
+        between_members: Of a member from another, the mean size over pairs, likewise; None of a single member.
         relative: Whether differences are shares of what the member has.
         signed: Whether the difference has a direction.
+        measured: What a value that is infinite is more than.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Line:
     between_members: float | None
     relative: bool
     signed: bool
+    measured: float
 
 
 def weather_table(lines: Sequence[Line], title: str) -> Table:
@@ -56,18 +59,27 @@ def weather_table(lines: Sequence[Line], title: str) -> Table:
         table.add_row(
             Text(line.name),
             line.unit,
-            "" if line.members is None else "..".join(dict.fromkeys(map(_number, line.members))),
-            "" if line.prediction is None else _number(line.prediction),
+            "" if line.members is None else "..".join(dict.fromkeys(_number(n, line.measured) for n in line.members)),
+            "" if line.prediction is None else _number(line.prediction, line.measured),
             _difference(line.difference, line.relative, line.signed),
             "" if line.between_members is None else _difference(line.between_members, line.relative, False),
         )
     return table
 
 
-def _number(value: float) -> str:
+def beyond(measured: float) -> str:
+    """More than was measured, in whole hundreds that certainly were."""
+    return f"> {measured // 100 * 100:.0f}"
+
+
+def _number(value: float, measured: float) -> str:
+    if math.isinf(value):
+        return beyond(measured)
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3f}"
 
 
 def _difference(value: float, relative: bool, signed: bool) -> str:
+    if math.isnan(value):
+        return "?"
     sign = "+" if signed else ""
     return f"{100 * value:{sign}.1f} %" if relative else f"{value:{sign}.3f}"

@@ -44,6 +44,7 @@ class Entry(BaseModel):
         csv_sha256: Its digest.
         rows: Its rows below the header.
         validation: Numbers of the validation score by name, as in ``{"score": 0.77, "tas.monthly_rmse": 1.6}``.
+            Empty where none of it says anything: a final fit trained on those months.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -65,7 +66,7 @@ class Entry(BaseModel):
     csv: Text
     csv_sha256: Digest
     rows: Annotated[int, Field(gt=0)]
-    validation: dict[str, float]
+    validation: dict[str, float] = Field(default_factory=dict)
 
 
 def write_entry(folder: Path | str, entry: Entry) -> Path:
@@ -74,7 +75,7 @@ def write_entry(folder: Path | str, entry: Entry) -> Path:
     values: dict[str, Any] = entry.model_dump()
     tables = {key: values.pop(key) for key in [k for k, v in values.items() if isinstance(v, dict)]}
     lines = [_line(key, value) for key, value in values.items()]
-    for key, table in tables.items():
+    for key, table in ((k, t) for k, t in tables.items() if t):
         lines += ["", f"[{key}]", *(_line(k, v) for k, v in table.items())]
     write_text(path, "\n".join(lines) + "\n")
     return path

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from emukit.experiments import recipe as module
+from emukit.experiments import recipe, recipe_kinds
 from emukit.files import shipped
 
 
@@ -19,7 +19,8 @@ def recipes(tmp_path, monkeypatch):
     (folder / "mine-fast.toml").write_text(
         'emulator = "linear"\ndescription = "mine in seconds"\n[model]\nridge = 7.0\n'
     )
-    monkeypatch.setattr(module, "shipped", lambda kind, name: folder / name)
+    for module in (recipe, recipe_kinds):
+        monkeypatch.setattr(module, "shipped", lambda kind, name: folder / name)
 
 
 def test_train_takes_the_fast_recipe(emukit, demo_store, recipes):

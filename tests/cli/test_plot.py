@@ -70,7 +70,7 @@ def test_emulator_with_one_answer_has_no_ranks_and_is_told_so(emukit, linear_run
 
 def test_hidden_truth_is_left_out_and_refused_when_asked_for(emukit, demo_store, quick):
     assert emukit("train", "linear", "-q", "--data", demo_store, "--protocol", "official", "--out", "r").code == 0
-    answer = emukit("plot", "r", "-q")
+    answer = emukit("plot", "r")
     assert answer.code == 0, answer.err
     assert names("r/plots") == {"validation-ssp370"}
     assert names("r/plots/validation-ssp370") == QUICK

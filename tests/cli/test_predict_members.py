@@ -1,10 +1,14 @@
 """An ensemble that is none, or that an emulator without weather pretends to have."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import xarray as xr
 
 import emukit as api
+from emukit.emulators.sampled import Sampled
+from emukit.experiments import predict
 
 WORDS = ("train", "sampled", "-q", "--set=model.years=3")
 
@@ -58,3 +62,48 @@ def test_seed_of_a_run_is_the_seed_of_its_weather(emukit, sampled_run, demo_stor
     refused = emukit(*WORDS, "--data", demo_store, "--set=model.seed=3", "--out", "runs/third")
     assert refused.code == 2
     assert "model.seed" in refused.err
+
+
+def test_more_realisations_than_memory_holds_are_refused_before_one_is_drawn(
+    emukit, sampled_run, demo_store, monkeypatch
+):
+    def member(self, number):
+        raise AssertionError("drawn")
+
+    words = ("predict", sampled_run, "--scenario", "ssp245", "--out", "p.nc", "--members")
+    monkeypatch.setattr(Sampled, "member", member)
+    absurd = emukit(*words, 10**15)
+    assert absurd.code == 2
+    # 1021 months of two variables on 96 cells, in float32, and twice.
+    each = 2 * 4 * 1021 * 2 * 96
+    monkeypatch.setattr(predict, "host_free", lambda: 3.5 * each / 0.8)
+    answer = emukit(*words, 4)
+    assert answer.code == 2
+    for part in ("4 realisations do not fit", "6.27 MB, 1.57 MB for each", "up to 5.49 MB", "--members 3"):
+        assert part in answer.err
+    monkeypatch.setattr(predict, "host_free", lambda: each / 2)
+    assert "--members" not in emukit(*words, 1).err
+    assert not Path("p.nc").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [("p.txt", "cannot tell the format"), ("there.zarr", "exists"), ("there.nc", "exists"), ("file/p.nc", "no folder")],
+)
+def test_place_that_cannot_be_written_is_refused_before_anything_is_read(emukit, out, message):
+    Path("there.zarr").mkdir()
+    Path("there.nc").mkdir()
+    Path("file").touch()
+    # Not even the run is there.
+    answer = emukit("predict", "nowhere", "--scenario", "ssp245", "--out", out)
+    assert answer.code == 2
+    assert message in answer.err
+
+
+def test_folder_without_permission_is_refused_before_anything_is_read(emukit, monkeypatch):
+    # Root may write everywhere, so the permission is taken away where it is asked for.
+    monkeypatch.setattr(predict.os, "access", lambda place, mode: Path(place).name != "locked")
+    Path("locked").mkdir()
+    answer = emukit("predict", "nowhere", "--scenario", "ssp245", "--out", "locked/new/p.nc")
+    assert answer.code == 2
+    assert "locked is not writable" in answer.err

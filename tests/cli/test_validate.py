@@ -23,7 +23,7 @@ def test_from_recipe_to_table(emukit, demo_store):
     assert record["command"] == (
         f"emukit train linear --data {demo_store} --set model.ridge=30.0 --protocol loso:ssp126 --seed 0"
     )
-    again = emukit(*words, "--set", "model.ridge=30.0", "--markdown", "-q")
+    again = emukit(*words, "--set", "model.ridge=30.0", "--markdown")
     assert f"| one run | {together['lines']['one run']['score']:.4f} |" in again.out
     assert again.err.count("\nrun ") == len(kept["runs"])
     other = emukit(*words)

@@ -348,3 +348,28 @@ def test_the_demo_has_its_land_and_orography(monkeypatch):
     assert sorted(archive.statics) == ["land", "orography"]
     np.testing.assert_array_equal(archive.statics["land"], climate.statics()["land"])
     assert archive["ssp245"].hidden.all()
+
+
+def test_members_that_are_one_run_are_noted(coded_store):
+    ds = coded_dataset()
+    for name in TARGETS:
+        values = ds[name].values
+        values[0, :, 2] = values[0, :, 1]
+        # In some months only, and of the other variable not even there.
+        values[2, 3:5, 1] = values[2, 3:5, 0]
+    ds["tas"].values[2, 3, 1, 2, 2] += 0.5
+    hidden = ds.copy(deep=True)
+    for name in TARGETS:
+        hidden[name].values[1] = 0
+    notes = open_store(coded_store(ds=hidden), card=coded_card()).notes
+    said = [n for n in notes if "the same run" in n]
+    assert said == [
+        "members 1 and 2 of ssp126 are the same run in 24 of 24 visible months: internal variability cannot be told "
+        "from them",
+        "members 0 and 1 of ssp370 are the same run in 1 of 24 visible months: internal variability cannot be told "
+        "from them",
+    ]
+    report = inspect_store(coded_store("v3", ds=hidden), card=coded_card())
+    assert set(said) <= set(report.oddities)
+    assert report.usable
+    assert not [n for n in open_store(coded_store("netcdf"), card=coded_card()).notes if "the same run" in n]

@@ -1,9 +1,13 @@
-"""Stretched fields of another mean or standard deviation than asked for, or with negative rain."""
+"""Stretched fields of another mean, trend or standard deviation than asked for, or with negative rain."""
+
+from functools import partial
 
 import numpy as np
 import pytest
 
-from emukit.emulators.rescale import stretch, stretch_above_zero
+from emukit.emulators.rescale import stretch, trend
+
+stretch_above_zero = partial(stretch, above_zero=True)
 
 
 def rain(months=60, cells=40, seed=0):
@@ -53,7 +57,8 @@ def test_rain_never_becomes_negative_and_the_wettest_month_holds_all_at_most():
 
 
 def test_equally_wet_months_share_all_the_rain():
-    field = np.array([0.0, 1.0, 2.0, 2.0])[:, None]
+    # The last two are apart by no more than a rounding of float32.
+    field = np.array([0.0, 1.0, 2.0, 2.0000001])[:, None]
     np.testing.assert_allclose(stretch_above_zero(field, np.array([50.0]))[:, 0], [0, 0, 2.5, 2.5])
 
 
@@ -70,3 +75,66 @@ def test_months_as_dry_as_others_change_together():
 def test_a_cell_without_any_variation_stays(how, value):
     field = np.full((37, 2), value, np.float32)
     np.testing.assert_allclose(how(field, np.array([0.5, 0.0])), field, rtol=1e-7)
+
+
+def warming(months=126, cells=40, seed=1, weather=0.3):
+    """A slope, a season that begins and ends in the middle of a year, and weather."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(months)[:, None]
+    slope, phase = rng.normal(0, 0.02, cells), rng.uniform(0, 12, cells)
+    season = 3 * np.cos(2 * np.pi * (t - phase) / 12)
+    return (280 + slope * (t - (months - 1) / 2) + season + rng.normal(0, weather, (months, cells))), slope
+
+
+def test_a_season_cut_in_the_middle_does_not_tilt_the_trend():
+    field, slope = warming(weather=0.0)
+    out = trend(field)
+    np.testing.assert_allclose(out.mean(0), 0, atol=1e-9)
+    np.testing.assert_allclose(np.diff(out, axis=0), np.broadcast_to(out[1] - out[0], (125, 40)), atol=1e-9)
+    np.testing.assert_allclose(out[1] - out[0], slope, atol=1e-9)
+    field = warming()[0]
+    out = trend(field)
+    years = field[6:].reshape(10, 12, 40).mean(1)
+    np.testing.assert_allclose(12 * (out[1] - out[0]), np.polyfit(range(10), years, 1)[0], rtol=1e-6)
+
+
+def test_a_line_is_not_drawn_through_a_single_year():
+    assert not trend(warming(23)[0]).any()
+
+
+@pytest.mark.parametrize("times", [0.8, 1.0, 1.7])
+def test_the_trend_stays_where_the_rest_is_stretched(times):
+    field = warming()[0]
+    line = trend(field)
+    wanted = times * field.std(0)
+    out = stretch(field, wanted, keep=line)
+    np.testing.assert_allclose(out.mean(0), field.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(out.std(0), wanted, rtol=1e-9)
+    np.testing.assert_allclose(trend(out), line, atol=1e-9)
+    if times != 1:
+        assert np.abs(trend(stretch(field, wanted)) - line).max() > 0.1
+
+
+def test_a_cell_whose_trend_alone_varies_too_much_still_varies_as_asked():
+    field = warming(120)[0] * np.ones(40)
+    field += 0.1 * np.arange(120)[:, None]
+    wanted = np.full(40, 1.5)
+    line = trend(field)
+    assert (line.std(0) > wanted).all()
+    out = stretch(field, wanted, keep=line)
+    np.testing.assert_allclose(out.std(0), wanted, rtol=1e-9)
+    np.testing.assert_allclose(out.mean(0), field.mean(0), rtol=1e-12)
+
+
+def test_rain_with_a_trend_keeps_mean_and_standard_deviation_and_is_never_negative():
+    field = (rain(120) + np.linspace(0, 5, 40)) * np.linspace(0.7, 1.3, 120)[:, None]
+    wanted = 1.5 * field.std(0)
+    out = stretch(field, wanted, keep=trend(field), above_zero=True)
+    assert out.min() == 0
+    np.testing.assert_allclose(out.mean(0), field.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(out.std(0), wanted, rtol=1e-9)
+    # Against the plain formula where nothing was cut off.
+    wet = (out > 0).all(0)
+    assert wet.any()
+    assert not wet.all()
+    np.testing.assert_allclose(trend(out)[:, wet], trend(field)[:, wet], atol=1e-9)

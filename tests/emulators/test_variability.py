@@ -8,6 +8,10 @@ import pytest
 from emukit.data.split import Span, make_split
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.variability import Variability, blocks, estimate_variability, whole_blocks
+from emukit.errors import ProtocolError
+from emukit.experiments.recipe import load_recipe
+from emukit.experiments.run import train_run
+from emukit.progress import silent_reporter
 from tests.coded import warming_archive
 
 SEASON = 1 + 0.5 * np.cos(2 * np.pi * np.arange(12) / 12)
@@ -197,3 +201,32 @@ def test_blocks_are_counted_from_the_end_and_leave_no_month_out(length, start):
     assert len(parts) == 1 or 60 <= parts[0][1] - parts[0][0] < 180
     assert set(whole_blocks(start, start + length, 120)) >= set(parts[1:])
     assert len(whole_blocks(start, start + length, 120)) == length // 120
+
+
+def twins(archive, scenario="ssp370"):
+    copied = archive[scenario].targets.copy()
+    copied[2] = copied[0]
+    return replace(archive, scenarios={**archive.scenarios, scenario: replace(archive[scenario], targets=copied)})
+
+
+def test_members_that_are_one_run_do_not_pass_for_runs_that_do_not_vary():
+    archive = twins(climate(3, 181))
+    base = without_weather(archive)
+    with pytest.raises(ProtocolError, match="members 0 and 2 of ssp370 are the same run") as caught:
+        estimate_variability(archive, spans(archive), base, 120)
+    assert "--members 0,1" in caught.value.hint
+    # Where they do not train together, or have a month alone in common, nothing is wrong.
+    some = tuple(replace(s, members=(0, 1)) for s in spans(archive))
+    assert estimate_variability(archive, some, base, 120).from_members
+    begun = climate(3, 181)
+    begun["ssp370"].targets[2, 0] = begun["ssp370"].targets[0, 0]
+    assert estimate_variability(begun, spans(begun), base, 120).from_members
+
+
+@pytest.mark.parametrize("name", ["variance-matched", "sampled"])
+def test_members_that_are_one_run_are_refused_before_bases_are_trained(name, tmp_path):
+    with pytest.raises(ProtocolError, match="are the same run"):
+        train_run(
+            twins(warming_archive()), load_recipe(name), tmp_path / "r", protocol="k360", reporter=silent_reporter()
+        )
+    assert not (tmp_path / "r").exists()

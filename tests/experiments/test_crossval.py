@@ -1,6 +1,7 @@
 """Cross-validation that shows a fold what it scores, or looks outside the training months."""
 
 import json
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -98,6 +99,39 @@ def test_too_few_months_to_leave_some_out_are_refused():
     alone = type(split)("mine", tuple(s for s in split.train if s.scenario == "ssp370"), {"validation": ()})
     with pytest.raises(ProtocolError, match="too few months"):
         blocked_folds(archive, alone, months=200)
+
+
+def one_scenario(archive):
+    split = make_split(archive, "k360")
+    alone = tuple(s for s in split.train if s.scenario == "ssp126")
+    return type(split)("mine", alone, {"validation": ()})
+
+
+def test_fold_that_trains_on_less_than_it_scores_says_so():
+    # 121 months in all, 12 of which select, so that a fold that scores as many as it trains on has 54 or 55 of each.
+    archive = coded_archive()
+    for months, trained, note in ((54, 55, False), (55, 54, True), (97, 12, True)):
+        (fold,) = blocked_folds(archive, one_scenario(archive), months=months).values()
+        assert sum(map(len, fold.train)) == trained
+        said = f"trained on {trained} months, fewer than the {months} that it scores"
+        assert [said in text for text in fold.notes] == [True] * note
+
+
+def test_fold_without_a_whole_year_is_refused():
+    with pytest.raises(ProtocolError, match="is left 11 months to train on") as caught:
+        blocked_folds(coded_archive(), one_scenario(coded_archive()), months=98)
+    assert "--months" in caught.value.hint
+
+
+def test_short_folds_are_noted_in_the_result(tmp_path):
+    archive = warming_archive()
+    two = replace(archive, scenarios={name: archive[name] for name in ("ssp245", "ssp370")})
+    # Of 181 months 24 are the protocol's own validation, and 24 more the fold's.
+    recipes = {"c": load_recipe("climatology")}
+    result = compare(two, recipes, tmp_path, protocol="loso:ssp245", months=100, reporter=QUIET)
+    assert len(result.notes) == 1
+    assert "trained on 33 months, fewer than the 100 that it scores" in result.notes[0]
+    assert json.loads((tmp_path / "crossval.json").read_text())["notes"] == list(result.notes)
 
 
 @pytest.mark.parametrize("protocol", ["official", "k360", "loso:ssp126"])

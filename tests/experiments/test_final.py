@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from emukit.data.split import final_split, make_split
+from emukit.data.store import open_store
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import load_emulator
 from emukit.errors import ProtocolError, RunError
@@ -203,11 +204,23 @@ def test_ensemble_keeps_its_weights_and_each_base_its_epoch(archive, tmp_path):
 
 
 def test_submission_of_a_final_fit_claims_no_validation_score(demo_store, tmp_path):
-    from emukit.data.store import open_store
-
     demo = open_store(demo_store)
     before, _ = train_run(demo, load_recipe("linear"), tmp_path / "a", protocol="official", reporter=QUIET)
     run, _ = final_run(demo, before, tmp_path / "b", protocol="official")
     entry = submit_run(run, demo, tmp_path / "s", "csv.gz", QUIET)
     assert entry.validation == {}
     assert len(collect_rows([tmp_path / "s"], published=False)) == 1
+
+
+def test_final_fit_with_hidden_test_months_is_told_to_submit_and_sent_nowhere_else(demo_store, tmp_path):
+    demo = open_store(demo_store)
+    before, _ = train_run(demo, load_recipe("linear"), tmp_path / "a", protocol="official", reporter=QUIET)
+    run, _ = final_run(demo, before, tmp_path / "f", protocol="official")
+    for name in ("validation", "test"):
+        with pytest.raises(ProtocolError) as caught:
+            evaluate(run.emulator(demo), demo, run.split(demo), name)
+        assert "scored elsewhere: `emukit submit RUN`" in caught.value.hint
+        assert "--split" not in caught.value.hint
+    with pytest.raises(ProtocolError, match="hidden") as caught:
+        evaluate(before.emulator(demo), demo, before.split(demo), "test")
+    assert caught.value.hint.startswith("--split validation; ")

@@ -1,10 +1,13 @@
 """Pictures of other months, members or amounts than those scored, and hidden months drawn as if they were zero."""
 
+import io
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from emukit.data.archive import Archive
 from emukit.data.split import Span, make_split
@@ -27,6 +30,7 @@ from emukit.experiments.pictures import (
 from emukit.experiments.plot import _place, _visible_sets, draw
 from emukit.metrics.weather import Weather, rank_histogram
 from emukit.progress import silent_reporter
+from emukit.report.weather import weather_table
 from tests.coded import coded_archive, warming_archive
 
 
@@ -198,7 +202,7 @@ def test_weather_is_compared_as_members_are_with_each_other(warming):
     assert (found.between_members["length"] > 0).all()
     np.testing.assert_allclose(found.members[1]["total_std"], grid.mean(members[1].std))
     plain = found.as_dict()
-    assert plain["prediction"]["length"]["pr"] == prediction.length_km[1]
+    assert plain["members"]["2"]["length"]["pr"] == members[2].length_km[1]
     assert plain["difference from a member"]["together"] == found.difference["together"][0]
     lines = {line.name: line for line in found.lines()}
     assert len(lines) == 11
@@ -207,6 +211,26 @@ def test_weather_is_compared_as_members_are_with_each_other(warming):
     assert (tas.members, tas.prediction) == ((min(stds), max(stds)), grid.mean(prediction.std)[0])
     assert lines["pr memory"].difference == mean[1]
     assert (lines["tas length"].unit, lines["tas with pr correlation"].unit) == ("km", "")
+
+
+def test_length_beyond_what_is_measured_is_no_number(warming):
+    shown = warming[3]
+    # One series for all cells: the correlation falls nowhere.
+    same = np.random.default_rng(3).normal(size=(*shown.predictions[0].shape[:2], 1, 1)).astype(np.float32)
+    flat = replace(shown, predictions=[np.broadcast_to(same + 9, shown.predictions[0].shape)])
+    found = likeness(flat)
+    assert np.isinf(found.prediction["length"]).all()
+    assert 5000 < found.measured_km <= 6000
+    plain = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    said = f"> {100 * int(found.measured_km / 100)}"
+    assert plain["prediction"]["length"] == {"tas": said, "pr": said}
+    assert plain["difference from a member"]["length"] == {"tas": None, "pr": None}
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(weather_table(found.lines(), "t"))
+    (line,) = [text for text in console.export_text().splitlines() if "tas length" in text]
+    members = "..".join(f"{f(m['length'][0] for m in found.members.values()):.0f}" for f in (min, max))
+    between = f"{100 * found.between_members['length'][0]:.1f}"
+    assert line.split() == ["tas", "length", "km", members, *said.split(), "?", between, "%"]
 
 
 def test_one_member_has_no_yardstick_and_no_second_map():

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from emukit.errors import RecipeError
-from emukit.experiments.recipe import NetworkRecipe, load_recipe, recipe_names
+from emukit.experiments.recipe import load_recipe
+from emukit.experiments.recipe_kinds import NetworkRecipe, recipe_names
 
 
 @pytest.mark.parametrize("table", ["loss", "model", "training", "inputs", "targets"])

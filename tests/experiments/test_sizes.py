@@ -8,7 +8,8 @@ import pytest
 
 from emukit.cli.models import choice_lines
 from emukit.errors import RecipeError
-from emukit.experiments.recipe import load_recipe, parse_recipe, sizes_of
+from emukit.experiments.recipe import load_recipe, sizes_of
+from emukit.experiments.recipe_kinds import parse_recipe
 from emukit.models.registry import NETWORKS
 
 LARGE = sizes_of("transformer")["large"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from emukit.data.split import Split, leave_out, make_split
 from emukit.emulators.anchored import Anchored
 from emukit.errors import ProtocolError, RecipeError
-from emukit.experiments.recipe import NetworkRecipe, WrapperRecipe, is_random, load_recipe, networks_of, parse_recipe
+from emukit.experiments.recipe import load_recipe
+from emukit.experiments.recipe_kinds import NetworkRecipe, WrapperRecipe, is_random, networks_of, parse_recipe
 from emukit.experiments.run import read_run, train_run
 from emukit.experiments.trainer import prepare
 from emukit.parallel.comm import Comm
@@ -159,11 +161,13 @@ SMALL = (
 def test_folds_hold_the_months_that_their_own_bases_were_trained_on(tmp_path: Path, monkeypatch) -> None:
     archive, seen = warming_archive(), []
     fit = Anchored.fit.__func__
-    monkeypatch.setattr(
-        Anchored,
-        "fit",
-        classmethod(lambda cls, a, s, b, folds, **o: seen.extend(folds) or fit(cls, a, s, b, folds, **o)),
-    )
+
+    @wraps(fit)
+    def watched(cls, a, s, b, folds, **o):
+        seen.extend(folds)
+        return fit(cls, a, s, b, folds, **o)
+
+    monkeypatch.setattr(Anchored, "fit", classmethod(watched))
     train_run(
         archive,
         load_recipe("anchored", assignments=SMALL),

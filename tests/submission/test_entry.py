@@ -99,3 +99,9 @@ def test_a_wrong_entry_cannot_be_made() -> None:
 def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"ID,Prediction\n")
     assert sha256(tmp_path / "a.csv") == hashlib.sha256(b"ID,Prediction\n").hexdigest()
+
+
+def test_an_entry_without_validation_numbers_has_no_empty_table(tmp_path):
+    entry = changed(validation={})
+    assert "[validation]" not in write_entry(tmp_path, entry).read_text(encoding="utf-8")
+    assert read_entry(tmp_path) == entry
