@@ -24,7 +24,7 @@ from emukit.data.split import make_split
 from emukit.errors import EmukitError, RunError
 from emukit.experiments.budget import EMUKIT, Cost, epoch_seconds, fit_epochs, start_seconds, trainings
 from emukit.experiments.jobs import Job, slots, visible_gpus
-from emukit.experiments.recipe import Recipe
+from emukit.experiments.recipe_kinds import Recipe
 from emukit.experiments.record import card_digest, read_json, read_record
 from emukit.experiments.run import Run, finished_run, identity_of
 from emukit.experiments.study import Study, Variant, assignments, recipe_of, seconds_of

@@ -23,7 +23,7 @@ from emukit.data.split import Split
 from emukit.emulators.registry import EMULATORS
 from emukit.errors import RecipeError
 from emukit.experiments.plan import duration, make_plan
-from emukit.experiments.recipe import NetworkRecipe, Recipe, WrapperRecipe
+from emukit.experiments.recipe_kinds import NetworkRecipe, Recipe, WrapperRecipe
 from emukit.parallel.comm import Comm
 from emukit.parallel.launch import PARENT
 from emukit.progress import silent_reporter

@@ -20,7 +20,7 @@ from emukit.data.split import ALL, LOSO, Span, make_split
 from emukit.experiments import paired, provenance
 from emukit.experiments.ablate import PlannedRun, StudyPlan
 from emukit.experiments.evaluate import another_run, estimated_limit, mean_score, scored_spans
-from emukit.experiments.recipe import is_random
+from emukit.experiments.recipe_kinds import is_random
 from emukit.experiments.record import benchmark_of
 from emukit.experiments.run import Run
 from emukit.experiments.validate import numbers

@@ -21,7 +21,8 @@ from pydantic import Field, field_validator, model_validator
 
 from emukit.config import Settings, check, read_toml
 from emukit.errors import RecipeError
-from emukit.experiments.recipe import NetworkRecipe, Recipe, WrapperRecipe, load_recipe
+from emukit.experiments.recipe import load_recipe
+from emukit.experiments.recipe_kinds import NetworkRecipe, Recipe, WrapperRecipe
 from emukit.files import shipped
 
 FOLDER = "ablations"

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from emukit.config import check, parse_assignments
 from emukit.errors import RecipeError
-from emukit.experiments.recipe import networks_of
+from emukit.experiments.recipe_kinds import networks_of
 from emukit.experiments.study import (
     Study,
     assignments,
