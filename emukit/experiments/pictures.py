@@ -115,10 +115,10 @@ def error_rows(shown: Shown) -> list[Row]:
     others = [("prediction", shown.predictions[0]), *((f"member {m}", fields) for m, fields in members[1:2])]
     rows = []
     for v, variable in enumerate(archive.variables):
-        for what, moment in (("time mean", _time_mean), ("standard deviation over time", _time_std)):
+        for what, moment in (("time mean", time_mean), ("standard deviation over time", time_std)):
             errors = {name: moment(fields[:, v]) - moment(truth[:, v]) for name, fields in others}
             panels = [
-                Panel(f"{name} less member {scored}: {area_means(e, archive.grid, squared=moment is _time_mean)}", e)
+                Panel(f"{name} less member {scored}: {area_means(e, archive.grid, squared=moment is time_mean)}", e)
                 for name, e in errors.items()
             ]
             rows.append(Row(variable, f"{what},\n{shown.label(variable)}", panels))
@@ -241,9 +241,11 @@ def _cycle(fields: Fields, month: NDArray[np.int64]) -> Array:
     return out
 
 
-def _time_mean(fields: Fields) -> Array:
+def time_mean(fields: Fields) -> Array:
+    """The mean over the first axis."""
     return np.asarray(fields.mean(0, dtype=np.float64), np.float64)
 
 
-def _time_std(fields: Fields) -> Array:
+def time_std(fields: Fields) -> Array:
+    """The population standard deviation over the first axis."""
     return np.asarray(fields.std(0, dtype=np.float64), np.float64)
