@@ -37,6 +37,9 @@ SERIES = {
 }
 # Anomalies lose a straight line of each calendar month; of two years nothing would be left.
 LEAST_MONTHS = 36
+# Of monthly precipitation, in mm/day: from deserts to the wettest months of the tropics.
+SIZES = (0.01, 60.0)
+SIZE_CLASSES = 48
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,6 +223,26 @@ def ranks(shown: Shown) -> list[Ranks]:
     return [
         Ranks(name, list(shown.members), shares[..., v], chance[:, v]) for v, name in enumerate(shown.archive.variables)
     ]
+
+
+def distribution(shown: Shown, variable: str) -> Curves:
+    """How often, over area and months, a variable that is never negative has which size.
+
+    Returns:
+        Shares per factor e of the size, over sizes that grow by the same factor.
+    """
+    v = shown.archive.variables.index(variable)
+    edges = np.geomspace(*SIZES, SIZE_CLASSES + 1)
+    weights = np.broadcast_to(shown.archive.grid.weights / len(shown.span), (len(shown.span), *shown.archive.grid.shape))
+
+    def shares(fields: Fields) -> Array:
+        counted, _ = np.histogram(fields[:, v], edges, weights=weights)
+        return np.asarray(counted / np.diff(np.log(edges)), np.float64)
+
+    members, predictions = (
+        np.stack([shares(f) for f in fields]) for fields in (shown.members.values(), shown.ensemble)
+    )
+    return Curves(np.sqrt(edges[1:] * edges[:-1]), members, predictions)
 
 
 def _powers(spectrum: Sequence[Spectrum], v: int) -> Array:

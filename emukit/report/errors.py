@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -18,6 +19,9 @@ from emukit.report.figure import MEMBERS, PREDICTION, drawing, legend_below, she
 from emukit.report.maps import COLOURS, OTHER_COLOURS, draw_coast, draw_map
 
 Array = NDArray[np.float64]
+
+# Colours of a scale: few enough to tell apart and to name a value by, ten on each side of zero.
+LEVELS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +57,11 @@ def draw_error_maps(
     """
     rows = (len(fields) + 1) // 2
     with drawing():
-        figure = sheet(title, 11.0, 0.5 + 2.75 * rows)
+        figure = sheet(title, 9.0, 0.5 + 2.3 * rows)
         cells = figure.subplots(rows, 2, squeeze=False).ravel()
         for axes, (name, field) in zip(cells, fields.items(), strict=False):
-            mesh = draw_map(
-                axes, grid, field.error, scales[name], COLOURS.get(field.variable, OTHER_COLOURS)
-            )
+            colours = colormaps[COLOURS.get(field.variable, OTHER_COLOURS)].resampled(LEVELS)
+            mesh = draw_map(axes, grid, field.error, scales[name], colours)
             if earth:
                 draw_coast(axes)
             axes.set_title(f"{field.label}\n{field.numbers}", loc="left", fontsize=9)

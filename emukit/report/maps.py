@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, QuadMesh
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -75,7 +76,7 @@ def draw_maps(rows: Sequence[Row], grid: Grid, title: str) -> Figure:
     return figure
 
 
-def draw_map(axes: Axes, grid: Grid, field: NDArray[np.floating], limit: float, colours: str) -> QuadMesh:
+def draw_map(axes: Axes, grid: Grid, field: NDArray[np.floating], limit: float, colours: str | Colormap) -> QuadMesh:
     """One field on its grid, from -limit to limit: the one place where maps are drawn.
 
     Args:
@@ -83,7 +84,7 @@ def draw_map(axes: Axes, grid: Grid, field: NDArray[np.floating], limit: float, 
         grid: Of the field; rows may be unevenly spaced.
         field: (Y, X).
         limit: Of the scale.
-        colours: Name of a diverging colour map.
+        colours: A diverging colour map, or its name.
     """
     lon, lat = edges(grid.lon), np.clip(edges(grid.lat), -90.0, 90.0)
     west, east = lon[0], lon[-1]
