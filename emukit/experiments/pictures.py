@@ -233,7 +233,9 @@ def distribution(shown: Shown, variable: str) -> Curves:
     """
     v = shown.archive.variables.index(variable)
     edges = np.geomspace(*SIZES, SIZE_CLASSES + 1)
-    weights = np.broadcast_to(shown.archive.grid.weights / len(shown.span), (len(shown.span), *shown.archive.grid.shape))
+    weights = np.broadcast_to(
+        shown.archive.grid.weights / len(shown.span), (len(shown.span), *shown.archive.grid.shape)
+    )
 
     def shares(fields: Fields) -> Array:
         counted, _ = np.histogram(fields[:, v], edges, weights=weights)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -154,8 +155,8 @@ def in_scale(kept: Portrait, scales: Mapping[str, float]) -> dict[str, Drawn]:
 
 
 def save(figure: Figure, path: Path, kind: str, about: str) -> tuple[int, int]:
-    """Write a picture of a kind of `SHAPES`; its width and height in pixels."""
-    width, height = SHAPES[kind]
+    """Write a picture of a kind, in its shape where it has one; its width and height in pixels."""
+    width, height = SHAPES.get(kind) or figure.get_size_inches()
     colours = MAP_COLOURS if kind in ("maps", "yardstick") else LINE_COLOURS
     return write_webp(figure, path, about, width=width, height=height, colours=colours)
 
@@ -170,7 +171,7 @@ def _words(fields: Mapping[str, Field]) -> str:
 
 def _scaled(kept: Portrait, name: str, draw: Callable[[], Figure], alt: str) -> Drawn:
     path = kept.folder / name
-    size = _size(path)
+    size = picture_size(path)
     if size is None:
         with atomic_path(path) as temporary:
             size = save(draw(), temporary, name.partition("-")[0], _title(kept))
@@ -180,9 +181,8 @@ def _scaled(kept: Portrait, name: str, draw: Callable[[], Figure], alt: str) -> 
     return Drawn(path, size, alt)
 
 
-def _size(path: Path) -> tuple[int, int] | None:
-    from PIL import Image, UnidentifiedImageError
-
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """Width and height in pixels; None where there is no picture that can be read."""
     try:
         with Image.open(path) as image:
             return image.size
@@ -288,7 +288,8 @@ def _numbers(shown: Shown) -> tuple[dict[str, NDArray[np.float32]], dict[str, An
 
     def words(error: Array) -> dict[str, str]:
         return {
-            f"{v}.{m}": pictures.area_means(e, grid, squared=m == "mean") for (v, m), e in zip(names, error, strict=True)
+            f"{v}.{m}": pictures.area_means(e, grid, squared=m == "mean")
+            for (v, m), e in zip(names, error, strict=True)
         }
 
     about: dict[str, Any] = {

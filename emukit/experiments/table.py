@@ -119,12 +119,7 @@ def combine(sources: Iterable[Source], published: bool) -> list[Row]:
     own = {(r.split, r.score) for r in rows if r.kind == "run"}
     rows = [r for r in rows if r.kind != "floor" or (r.split, r.score) not in own]
     # Every run of a split carries the same floors: one line of each is enough.
-    return list({identity(r): r for r in rows}.values())
-
-
-def identity(row: Row) -> tuple[object, ...]:
-    """What tells one line of the leaderboard from another."""
-    return row.split, row.name, row.kind, row.seed, row.score
+    return list({r.key: r for r in rows}.values())
 
 
 def published_rows() -> list[Row]:

@@ -105,4 +105,3 @@ def draw_distribution(curves: Curves, label: str, title: str) -> Figure:
         axes.set_ylim(bottom=1e-5)
         legend_below(figure, axes)
     return figure
-

@@ -41,7 +41,7 @@ def draw_intervals(variants: Mapping[str, Mapping[str, Difference]], base: str, 
     shown = [c for c in COLUMNS if any(c in d for d in variants.values())]
     names = list(variants)
     with drawing():
-        figure = sheet(title, 11.0, 1.3 + 0.34 * len(names))
+        figure = sheet(title, 9.0, 1.4 + 0.32 * len(names))
         cells = figure.subplots(1, max(len(shown), 1), squeeze=False, sharey=True)[0]
         for axes, column in zip(cells, shown, strict=False):
             for y, name in enumerate(names):
