@@ -50,5 +50,5 @@ def report(
 
     here = [p for p in (Path("runs"), Path("submissions")) if p.is_dir() and any(p.iterdir())]
     written = write_report(places or here, out, opener, reporter, published=published)
-    pages = f"{written.entries} entries, {written.studies} studies, {written.size / 1e6:.1f} MB"
+    pages = f"pages of entries: {written.entries}, of studies: {written.studies}; {written.size / 1e6:.1f} MB"
     typer.echo(f"wrote {out / 'index.html'}: {pages}")

@@ -150,6 +150,14 @@ def gather_places(places: Iterable[Path]) -> Findings:
                 raise
             found.left_out.append(_reason(e))
 
+    places = list(places)
+    if not places:
+        raise RunError(
+            "there is nothing to report on",
+            found="neither runs/ nor submissions/ here",
+            expected="a folder that `emukit train`, `emukit submit` or `emukit ablate` wrote, or a folder of such",
+            hint="train first, or name a folder",
+        )
     for place in places:
         entries = entry_folders(place)
         studies = [f for f in (place, *folders_in(place)) if (f / STUDY_FILE).exists()]

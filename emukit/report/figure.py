@@ -60,6 +60,12 @@ def legend_below(figure: Figure, axes: Axes) -> None:
     figure.legend(handles, labels, loc="outside lower left", ncols=len(labels), frameon=False)
 
 
+def shorten(name: str, most: int = 28) -> str:
+    """A name that leaves room for the picture, for places where dollar signs would make a formula."""
+    short = name if len(name) <= most else name[: most - 1] + "…"
+    return short.replace("$", r"\$")
+
+
 def write_png(figure: Figure, path: Path, about: Mapping[str, str]) -> None:
     """Write a figure, with words about it inside the file."""
     with drawing():

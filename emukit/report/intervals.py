@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from emukit.report.figure import MEMBERS, PREDICTION, drawing, sheet
+from emukit.report.figure import MEMBERS, PREDICTION, drawing, sheet, shorten
 from emukit.report.leaderboard import HEADINGS, NUMBERS
 
 COLUMNS = ("score", *NUMBERS)
@@ -60,9 +60,3 @@ def draw_intervals(variants: Mapping[str, Mapping[str, Difference]], base: str, 
         cells[0].set_ylim(len(names) - 0.5, -0.5)
         figure.supxlabel(f"difference from {shorten(base)} (left is better)", fontsize=9)
     return figure
-
-
-def shorten(name: str, most: int = 28) -> str:
-    """A name that leaves room for the picture; dollar signs are no formula."""
-    short = name if len(name) <= most else name[: most - 1] + "…"
-    return short.replace("$", r"\$")

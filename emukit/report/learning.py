@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from emukit.report.figure import drawing, sheet
+from emukit.report.figure import drawing, sheet, shorten
 
 Log = Sequence[Mapping[str, Any]]
 Array = NDArray[np.float64]
@@ -39,8 +39,8 @@ def draw_learning(logs: Mapping[str, Log], title: str) -> Figure:
         for i, (name, log) in enumerate(list(logs.items())[:MOST_LINES]):
             look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "ls": STYLES[i // len(COLOURS)]}
             epochs = [line["epoch"] for line in log]
-            loss.plot(epochs, _column(log, "loss"), label=name, **look)
-            score.plot(epochs, _scores(log, "validation"), label=name, **look)
+            loss.plot(epochs, _column(log, "loss"), label=shorten(name), **look)
+            score.plot(epochs, _scores(log, "validation"), label=shorten(name), **look)
             averaged = _scores(log, "validation_average")
             if np.isfinite(averaged).any():
                 label = "of averaged weights" if len(logs) == 1 else ""
@@ -49,8 +49,11 @@ def draw_learning(logs: Mapping[str, Log], title: str) -> Figure:
         score.set(ylabel="validation score (lower is better)", xlabel="epoch")
         for axes in (loss, score):
             _logarithmic(axes)
-        if len(logs) > 1 or len(score.lines) > 1:
-            score.legend(frameon=False, fontsize=8)
+        if len(score.lines) > 1:
+            named = sum(str(line.get_label())[:1] not in ("", "_") for line in score.lines)
+            legend = score.legend(frameon=False, fontsize=8 if named <= 8 else 6, ncols=1 + (named - 1) // 8)
+            # It may be larger than the axes, which shall not shrink for it.
+            legend.set_in_layout(False)
     return figure
 
 

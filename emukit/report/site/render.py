@@ -6,6 +6,7 @@ the folder opens from a disk, and nothing outside the folder is asked for.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def render(site: Site) -> Iterator[tuple[str, str]]:
         lstrip_blocks=True,
     )
     environment.globals.update(site=site, columns=COLUMNS, headings=HEADINGS, headers=_headers(), lines=LINES)
-    environment.filters.update(score=_score, number=_number, signed=_signed)
+    environment.filters.update(score=_score, number=_number, signed=_signed, plain=_plain)
     for name in ASSETS:
         yield f"assets/{name}", (HERE / "assets" / name).read_text(encoding="utf-8")
     tables = _tables(site)
@@ -123,6 +124,10 @@ def _score(value: float | None) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _signed(value: float) -> str:

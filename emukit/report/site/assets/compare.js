@@ -11,7 +11,7 @@ const emukit = (() => {
     made.append(...children);
     return made;
   };
-  const minus = (text) => text.replace("-", "\u2212");
+  const minus = (text) => text.replaceAll("-", "\u2212");
   const number = (x, digits) => minus(x.toFixed(digits));
   const signed = (x, digits) => (x > 0 ? "+" : "") + number(x, digits);
 
