@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from emukit.experiments.portrait import Drawn, picture_size, save
 from emukit.experiments.run import Run
 from emukit.experiments.table import Source
-from emukit.files import atomic_path
+from emukit.files import atomic_path, sha256
 from emukit.report.learning import Log, draw_learning, draw_terms, has_terms
 from emukit.report.site.model import Entry, identifier
 from emukit.submission import read_entry
@@ -117,7 +117,7 @@ def training_pictures(run: Run, root: Path) -> dict[str, Drawn]:
     logs = _logs(run.folder)
     if not logs:
         return {}
-    mark = hashlib.sha256(json.dumps(logs).encode()).hexdigest()[:8]
+    mark = hashlib.sha256("".join(map(sha256, _log_files(run.folder))).encode()).hexdigest()[:8]
     own = next(iter(logs.values()))
     many = f" of {len(logs)} networks" if len(logs) > 1 else ""
     last = own[-1]["epoch"]
@@ -149,12 +149,16 @@ def _drawn(path: Path, draw: Callable[[], Figure], alt: str) -> Drawn:
 def _logs(folder: Path) -> dict[str, Log]:
     """Logs of a run and of what it is made of, by their places in it."""
     out: dict[str, Log] = {}
-    for path in sorted(folder.rglob(LOG_FILE)):
+    for path in _log_files(folder):
         lines = read_lines(path)
         place = path.parent.relative_to(folder).as_posix()
         if lines:
             out["network" if place == "." else place.replace("bases/", "")] = lines
     return out
+
+
+def _log_files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob(LOG_FILE))
 
 
 def _epochs(run: Run) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from emukit.experiments.pictures import LEAST_MONTHS, REALISATIONS, Shown, gathe
 from emukit.experiments.run import Run
 from emukit.files import atomic_path, sha256
 from emukit.report.curves import Season, draw_seasons, draw_spectra, draw_years
-from emukit.report.errors import Field, draw_distribution, draw_error_maps, draw_zonal
+from emukit.report.errors import Field, draw_distribution, draw_error_maps, draw_zonal, map_colours
 from emukit.report.figure import write_webp
 from emukit.report.ranks import draw_ranks
 
@@ -46,21 +46,22 @@ ABOUT_FILE, NUMBERS_FILE = "about.json", "numbers.safetensors"
 VERSION = 1
 # Of every picture, in inches: on a page they are as wide as its text, and their letters are of one size.
 SHAPES = {
-    "maps": (9.0, 4.8),
-    "yardstick": (9.0, 4.8),
-    "zonal": (9.0, 2.9),
-    "years": (9.0, 4.2),
-    "seasons": (9.0, 6.0),
-    "spectra": (7.6, 4.6),
-    "rain": (6.4, 3.2),
-    "ranks": (9.0, 3.8),
-    "learning": (9.0, 3.2),
-    "terms": (9.0, 3.2),
+    "maps": (8.6, 4.5),
+    "yardstick": (8.6, 4.5),
+    "zonal": (8.6, 2.7),
+    "years": (8.6, 3.7),
+    "seasons": (8.6, 5.2),
+    "spectra": (7.0, 2.7),
+    "rain": (6.0, 2.9),
+    "ranks": (8.6, 3.6),
+    "learning": (8.6, 2.8),
+    "terms": (8.6, 2.8),
 }
-# Two scales of twenty colours in maps, and what lines need.
-MAP_COLOURS, LINE_COLOURS = 56, 18
-# Of what a cell sees: a page has no room for the globe's too, which `emukit plot` draws.
-POWERS = ("monthly, area mean of cells", "annual means, area mean of cells")
+# What lines need; a colour on a map is a number, and none is left out.
+LINE_COLOURS = 16
+# Of what a cell sees: a page has no room for the globe's and for years, which `emukit plot` draws.
+POWER = "monthly, area mean of cells"
+MAPS = ("maps", "yardstick")
 MOMENTS = {"mean": "mean over time", "std": "standard deviation over time"}
 
 
@@ -154,10 +155,21 @@ def in_scale(kept: Portrait, scales: Mapping[str, float]) -> dict[str, Drawn]:
     return out
 
 
-def save(figure: Figure, path: Path, kind: str, about: str) -> tuple[int, int]:
-    """Write a picture of a kind, in its shape where it has one; its width and height in pixels."""
+def save(figure: Figure, path: Path, kind: str, about: str, variables: Iterable[str] = ()) -> tuple[int, int]:
+    """Write a picture of a kind, in its shape where it has one.
+
+    Args:
+        figure: What to draw.
+        path: Where.
+        kind: Of the picture.
+        about: Words inside the file.
+        variables: Of a picture with maps, those on them.
+
+    Returns:
+        Width and height in pixels.
+    """
     width, height = SHAPES.get(kind) or figure.get_size_inches()
-    colours = MAP_COLOURS if kind in ("maps", "yardstick") else LINE_COLOURS
+    colours = map_colours(variables) if variables else LINE_COLOURS
     return write_webp(figure, path, about, width=width, height=height, colours=colours)
 
 
@@ -174,7 +186,9 @@ def _scaled(kept: Portrait, name: str, draw: Callable[[], Figure], alt: str) -> 
     size = picture_size(path)
     if size is None:
         with atomic_path(path) as temporary:
-            size = save(draw(), temporary, name.partition("-")[0], _title(kept))
+            kind = name.partition("-")[0]
+            variables = dict.fromkeys(f.variable for f in kept.fields.values()) if kind in MAPS else {}
+            size = save(draw(), temporary, kind, _title(kept), variables)
         for old in kept.folder.glob(f"{name.partition('-')[0]}-*.webp"):
             if old.name != name:
                 old.unlink()
@@ -324,7 +338,7 @@ def _figures(shown: Shown, title: str) -> dict[str, tuple[Figure, str]]:
         rain = draw_distribution(pictures.distribution(shown, "pr"), f"{shown.label('pr')}, mean of a month", title)
         out["rain"] = rain, f"How often a cell has which monthly precipitation: {beside}."
     if len(span) >= LEAST_MONTHS:
-        powers = [[p for p in line if p.what in POWERS] for line in pictures.power(shown)]
+        powers = [[p for line in pictures.power(shown) for p in line if p.what == POWER]]
         words = f"Power spectra of anomalies in cells of {beside}."
         out["spectra"] = draw_spectra(powers, title), words
     histograms = pictures.ranks(shown)

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,7 @@ def _unknown(name: str) -> RecipeError:
     )
 
 
+@cache
 def recipe_class(emulator: str) -> type[Recipe]:
     """The recipe class of one emulator, its `model` table made from the emulator's signature.
 

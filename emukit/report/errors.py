@@ -5,11 +5,12 @@ Invariant: whoever draws says the scale, so that equal colours and equal heights
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -22,6 +23,8 @@ Array = NDArray[np.float64]
 
 # Colours of a scale: few enough to tell apart and to name a value by, ten on each side of zero.
 LEVELS = 20
+# Between a letter and its ground.
+GREYS = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,18 @@ class Field:
     numbers: str
     error: Array
     members: Array
+
+
+def map_colours(variables: Iterable[str]) -> list[str]:
+    """All colours of maps of some variables: those of their scales, and greys for lines and letters."""
+    names = dict.fromkeys(COLOURS.get(v, OTHER_COLOURS) for v in variables)
+    return [c for name in names for c in scale_colours(name)] + [to_hex((g, g, g)) for g in np.linspace(0, 1, GREYS)]
+
+
+def scale_colours(name: str) -> list[str]:
+    """The colours of a scale, from its lower end."""
+    levels = colormaps[name].resampled(LEVELS)
+    return [to_hex(levels(i)) for i in range(LEVELS)]
 
 
 def draw_error_maps(

@@ -7,13 +7,14 @@ put back after it; a user's own matplotlib settings do not change it.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from matplotlib import style
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -75,7 +76,9 @@ def write_png(figure: Figure, path: Path, about: Mapping[str, str]) -> None:
         figure.savefig(path, format="png", metadata=dict(about))
 
 
-def write_webp(figure: Figure, path: Path, about: str, *, width: float, height: float, colours: int) -> tuple[int, int]:
+def write_webp(
+    figure: Figure, path: Path, about: str, *, width: float, height: float, colours: int | Sequence[str]
+) -> tuple[int, int]:
     """Write a figure in a few colours, in a quarter of what a PNG takes: for pages that hold many.
 
     Args:
@@ -84,7 +87,7 @@ def write_webp(figure: Figure, path: Path, about: str, *, width: float, height: 
         about: Words inside the file.
         width: In inches; letters keep their size.
         height: Likewise.
-        colours: How many, those between a line and its ground among them.
+        colours: The only ones, where a colour is a number; or how many, those between a line and its ground among them.
 
     Returns:
         Width and height in pixels.
@@ -96,8 +99,15 @@ def write_webp(figure: Figure, path: Path, about: str, *, width: float, height: 
         drawn = io.BytesIO()
         figure.savefig(drawn, format="png", pil_kwargs={"compress_level": 1})
     image = Image.open(drawn).convert("RGB")
+    if isinstance(colours, int):
+        few = image.quantize(colours, dither=Image.Dither.NONE)
+    else:
+        palette = Image.new("P", (1, 1))
+        levels = [round(255 * x) for c in colours for x in to_rgb(c)]
+        # A palette has 256 places; what is left of them repeats its last colour.
+        palette.putpalette(levels + levels[-3:] * (256 - len(colours)))
+        few = image.quantize(palette=palette, dither=Image.Dither.NONE)
     exif = Image.Exif()
     exif[IMAGE_DESCRIPTION] = about
-    few = image.quantize(colours, dither=Image.Dither.NONE).convert("RGB")
-    few.save(path, format="WEBP", lossless=True, method=4, quality=60, exif=exif)
+    few.convert("RGB").save(path, format="WEBP", lossless=True, method=4, quality=60, exif=exif)
     return image.size

@@ -1,4 +1,4 @@
-"""Pages that run what a name holds, link to what is not there, ask the network, or show other numbers than they hold."""
+"""Pages that run what a name holds, link to what is not there, ask a network, or show other numbers than they hold."""
 
 import base64
 import json

@@ -13,11 +13,9 @@ import json
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
-from matplotlib.colors import to_hex
 
 from emukit.report.coast import coastline
-from emukit.report.errors import LEVELS
+from emukit.report.errors import scale_colours
 from emukit.report.maps import COLOURS, OTHER_COLOURS
 from emukit.report.site.model import Entry, Site
 
@@ -64,15 +62,10 @@ def site_script(site: Site) -> str:
             if e.errors
         ],
         "scales": dict(site.scales),
-        "colours": {v: _colours(COLOURS.get(v, OTHER_COLOURS)) for v in variables},
+        "colours": {v: scale_colours(COLOURS.get(v, OTHER_COLOURS)) for v in variables},
         "coast": [np.rint(10 * line).astype(int).ravel().tolist() for line in coastline()],
     }
     return f"emukit.start({_script(plain)});\n"
-
-
-def _colours(name: str) -> list[str]:
-    levels = colormaps[name].resampled(LEVELS)
-    return [to_hex(levels(i)) for i in range(LEVELS)]
 
 
 def _script(value: Any) -> str:
