@@ -35,7 +35,7 @@ from emukit.experiments.run import Run
 from emukit.files import atomic_path, sha256
 from emukit.report.curves import Season, draw_seasons, draw_spectra, draw_years
 from emukit.report.errors import Field, draw_distribution, draw_error_maps, draw_zonal, map_colours
-from emukit.report.figure import write_webp
+from emukit.report.figure import line_colours, write_webp
 from emukit.report.ranks import draw_ranks
 
 Array = NDArray[np.float64]
@@ -57,8 +57,9 @@ SHAPES = {
     "learning": (8.6, 2.8),
     "terms": (8.6, 2.8),
 }
-# What lines need; a colour on a map is a number, and none is left out.
-LINE_COLOURS = 16
+# Lines of many hues, of which so many colours are kept; elsewhere colours mean something, and none is left out.
+MANY = ("learning", "terms")
+MANY_LINES = 16
 # Of what a cell sees: a page has no room for the globe's and for years, which `emukit plot` draws.
 POWER = "monthly, area mean of cells"
 MAPS = ("maps", "yardstick")
@@ -169,7 +170,7 @@ def save(figure: Figure, path: Path, kind: str, about: str, variables: Iterable[
         Width and height in pixels.
     """
     width, height = SHAPES.get(kind) or figure.get_size_inches()
-    colours = map_colours(variables) if variables else LINE_COLOURS
+    colours: list[str] | int = MANY_LINES if kind in MANY else map_colours(variables) if variables else line_colours()
     return write_webp(figure, path, about, width=width, height=height, colours=colours)
 
 

@@ -129,7 +129,7 @@ def draw_seasons(panels: Sequence[Sequence[Season]], title: str) -> Figure:
                 lower.set_xticks(range(1, 13), list(MONTHS))
             _same_height(rows[2 * i + 1])
             rows[2 * i, 0].set_ylabel(line[0].label)
-            rows[2 * i + 1, 0].set_ylabel(f"{line[0].label}\nless the scored member")
+            rows[2 * i + 1, 0].set_ylabel(f"error of\n{line[0].label}")
         legend_below(figure, rows[0, 0])
     return figure
 

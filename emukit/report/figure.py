@@ -14,7 +14,7 @@ from typing import Any
 
 from matplotlib import style
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -74,6 +74,13 @@ def write_png(figure: Figure, path: Path, about: Mapping[str, str]) -> None:
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
         figure.savefig(path, format="png", metadata=dict(about))
+
+
+def line_colours() -> list[str]:
+    """Colours of lines and bands, and what is between them and the paper."""
+    inks = [to_rgb(c) for c in (PREDICTION, MEMBERS, REALISATIONS, SCORED, "black")]
+    mixed = [tuple(1 + share * (x - 1) for x in ink) for ink in inks for share in (1.0, 0.7, 0.35)]
+    return [*(to_hex((r, g, b)) for r, g, b in mixed), "#ffffff"]
 
 
 def write_webp(
