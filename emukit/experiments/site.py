@@ -70,8 +70,8 @@ CAPTIONS = {
 }
 
 CAPTION_OF_INTERVALS = (
-    "Filled and coloured: the confidence interval does not hold zero. Open and grey: indistinguishable. An arrow: beyond "
-    "the axis, with its number."
+    "Filled and coloured: the confidence interval does not hold zero. Open and grey: indistinguishable. An arrow: "
+    "beyond the axis, with its number."
 )
 
 
