@@ -69,6 +69,11 @@ CAPTIONS = {
     "terms": ("Terms of the loss", "Each before its weight."),
 }
 
+CAPTION_OF_INTERVALS = (
+    "Filled and coloured: the confidence interval does not hold zero. Open and grey: indistinguishable. An arrow: "
+    "beyond the axis, with its number."
+)
+
 
 @dataclass
 class Findings:
@@ -286,10 +291,8 @@ def _study(folder: Path, study: Study, ids: Mapping[Path, str], scratch: Path) -
     for i, result in enumerate(study.results):
         drawn = _intervals(study, result, scratch / f"{name}-{i}.webp")
         if drawn:
-            caption = (
-                "Filled and coloured: the confidence interval does not hold zero. Open and grey: indistinguishable."
-            )
-            picture = Picture(f"pictures/{name}/{i}.webp", drawn.file, drawn.size, drawn.alt, caption, "")
+            file = f"pictures/{name}/{i}.webp"
+            picture = Picture(file, drawn.file, drawn.size, drawn.alt, CAPTION_OF_INTERVALS, "")
             pictures[result.protocol, result.set] = picture
     runs = {r.folder: (folder / r.folder).resolve() for v in study.variants for r in v.runs}
     entries = {place: ids[real] for place, real in runs.items() if real in ids}

@@ -5,8 +5,9 @@ Invariant: zero, the base, is on every axis; an interval that holds zero is draw
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from matplotlib.figure import Figure
 
@@ -14,6 +15,8 @@ from emukit.report.figure import MEMBERS, PREDICTION, drawing, sheet, shorten
 from emukit.report.leaderboard import HEADINGS, NUMBERS
 
 COLUMNS = ("score", *NUMBERS)
+# Times the median variant.
+FARTHEST = 5.0
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,20 @@ def draw_intervals(variants: Mapping[str, Mapping[str, Difference]], base: str, 
         figure = sheet(title, 9.0, 1.4 + 0.32 * len(names))
         cells = figure.subplots(1, max(len(shown), 1), squeeze=False, sharey=True)[0]
         for axes, column in zip(cells, shown, strict=False):
+            reach = _reach([d[column] for d in variants.values() if column in d])
             for y, name in enumerate(names):
                 difference = variants[name].get(column)
                 if difference is None:
                     continue
                 told_apart = difference.low > 0 or difference.high < 0
                 colour = PREDICTION if told_apart else MEMBERS
+                if min(abs(difference.low), abs(difference.high)) > reach and told_apart:
+                    # An arrow at the end, with its number: in its scale all others would be one point.
+                    side = 1 if difference.mean > 0 else -1
+                    axes.plot(side * reach, y, ">" if side > 0 else "<", color=colour, ms=7)
+                    words = f"{difference.mean:+.2f}"
+                    axes.text(side * reach * 0.8, y, words, fontsize=7, ha="right" if side > 0 else "left", va="center")
+                    continue
                 axes.plot([difference.low, difference.high], [y, y], color=colour, lw=1.6)
                 axes.plot(difference.mean, y, "o", color=colour, mfc=colour if told_apart else "white", ms=5)
             axes.axvline(0, color="black", lw=0.8, zorder=1)
@@ -60,3 +71,9 @@ def draw_intervals(variants: Mapping[str, Mapping[str, Difference]], base: str, 
         cells[0].set_ylim(len(names) - 0.5, -0.5)
         figure.supxlabel(f"difference from {shorten(base)} (left is better)", fontsize=9)
     return figure
+
+
+def _reach(differences: Sequence[Difference]) -> float:
+    """How far from zero an axis goes: to the farthest end, unless one variant would press all others together."""
+    ends = [max(abs(d.low), abs(d.high)) for d in differences]
+    return min(max(ends), FARTHEST * median(ends))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from emukit.report.figure import drawing, sheet, shorten
@@ -48,7 +49,7 @@ def draw_learning(logs: Mapping[str, Log], title: str) -> Figure:
         loss.set(ylabel="training loss", xlabel="epoch")
         score.set(ylabel="validation score (lower is better)", xlabel="epoch")
         for axes in (loss, score):
-            _logarithmic(axes)
+            _scale_axes(axes)
         if len(score.lines) > 1:
             named = sum(str(line.get_label())[:1] not in ("", "_") for line in score.lines)
             legend = score.legend(frameon=False, fontsize=8 if named <= 8 else 6, ncols=1 + (named - 1) // 8)
@@ -72,7 +73,7 @@ def draw_terms(log: Log, title: str) -> Figure:
                 axes.plot(epochs, _column(log, name), label=name.partition(".")[2], color=colour, ls=style)
             axes.set_title(variable, loc="left")
             axes.set_xlabel("epoch")
-            _logarithmic(axes)
+            _scale_axes(axes)
             axes.legend(frameon=False, fontsize=8)
         cells[0].set_ylabel("term, before its weight")
     return figure
@@ -96,7 +97,8 @@ def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else np.nan
 
 
-def _logarithmic(axes: Axes) -> None:
+def _scale_axes(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     values = np.concatenate([np.asarray(line.get_ydata(), np.float64) for line in axes.lines] or [np.ones(1)])
     known = values[np.isfinite(values)]
     # A loss may be zero or below; then a logarithm shows nothing.

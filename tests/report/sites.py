@@ -79,6 +79,7 @@ def study(folder: str = "runs/a", name: str = "loss-weights") -> Study:
             "sentence": f"sentence of {variant}",
         }
 
+    waiting = {"variant": "waiting", "seeds": [], "mean": None, "sd": None, "difference": None, "sentence": "waits"}
     runs = [{"protocol": "k360", "seed": 0, "folder": folder, "state": "finished", "error": "", "command": ""}]
     failed = [{**runs[0], "folder": "runs/b", "state": "failed", "error": f"no disk {EVIL}"}]
     return Study.model_validate(
@@ -99,6 +100,7 @@ def study(folder: str = "runs/a", name: str = "loss-weights") -> Study:
                 {"name": "mse", "settings": {}, "members": None, "recipe": "cnn-gru", "runs": runs},
                 {"name": EVIL, "settings": {"loss.pr.dice": 1.0}, "members": "0,1", "recipe": "x", "runs": failed},
                 {"name": "same", "settings": {}, "members": None, "recipe": "x", "runs": []},
+                {"name": "waiting", "settings": {}, "members": None, "recipe": "x", "runs": []},
             ],
             "results": [
                 {
@@ -107,7 +109,7 @@ def study(folder: str = "runs/a", name: str = "loss-weights") -> Study:
                     "months": [MONTHS],
                     "floor": dict.fromkeys(six, 0.6),
                     "limit": None,
-                    "rows": [line("mse", 0.0, 0.0), line(EVIL, -0.1, 0.05), line("same", 0.01, 0.05)],
+                    "rows": [line("mse", 0.0, 0.0), line(EVIL, -0.1, 0.05), line("same", 0.01, 0.05), waiting],
                 }
             ],
         }

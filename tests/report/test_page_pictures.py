@@ -137,6 +137,17 @@ def test_interval_that_holds_zero_is_open():
     figure.draw_without_rendering()
 
 
+def test_one_failed_variant_does_not_press_the_others_together():
+    near = {f"v{i}": {"score": Difference(0.01 * i, 0.01 * i - 0.01, 0.01 * i + 0.01)} for i in range(4)}
+    (axes,) = draw_intervals({**near, "failed": {"score": Difference(2.5, 2.4, 2.6)}}, "base", "title").axes
+    assert axes.get_xlim()[1] < 0.3
+    (arrow,) = (line for line in axes.lines if line.get_marker() == ">")
+    assert arrow.get_ydata()[0] == 4
+    assert "+2.50" in [t.get_text() for t in axes.texts]
+    (alike,) = draw_intervals(near, "base", "title").axes
+    assert not [line for line in alike.lines if line.get_marker() == ">"]
+
+
 def test_written_picture_has_the_size_it_is_given_and_few_colours(tmp_path):
     path = tmp_path / "maps.webp"
     figure = draw_error_maps(fields(), GRID, {"tas.mean": 4.0, "pr.std": 0.5}, "title", earth=True)

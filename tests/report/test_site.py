@@ -138,6 +138,7 @@ def test_page_of_an_entry_shows_its_months_alone_with_lines_and_place(files):
     third = Page(texts[f"entries/{made.entries[2].id}.html"])
     names = [line[0] for line in third.rows[1:]]
     assert names == ["estimated limit", "place 1: a team", "third", "climatology"]
+    assert [a["class"].split() for t, a in third.tags if t == "tr" and "own" in a.get("class", "")] == [["run", "own"]]
     assert "place 4 of 4" in texts[f"entries/{made.entries[2].id}.html"]
     assert "nothing of third" in texts[f"entries/{made.entries[2].id}.html"]
 
@@ -150,6 +151,8 @@ def test_study_page_has_sentences_intervals_and_links_to_its_runs(files):
     assert line[2] == "0.4000± 0.0100"
     assert line[-1] == "\N{MINUS SIGN}0.1000\N{MINUS SIGN}0.1500 to \N{MINUS SIGN}0.0500"
     assert next(r for r in page.rows if r[0] == "mse" and len(r) > 3)[-1] == "base"
+    assert next(r for r in page.rows if r[0] == "waiting" and len(r) > 3)[1:] == [""] * 9
+    assert "cores 2" in texts[name]
     assert "sentence of same" in texts[name]
     assert f"../entries/{made.entries[0].id}.html" in page.all("a", "href")
 

@@ -34,7 +34,7 @@ def render(site: Site) -> Iterator[tuple[str, str]]:
         lstrip_blocks=True,
     )
     environment.globals.update(site=site, columns=COLUMNS, headings=HEADINGS, headers=_headers(), lines=LINES)
-    environment.filters.update(score=_score, number=_number, signed=_signed, plain=_plain)
+    environment.filters.update(score=_score, number=_number, signed=_signed, plain=_plain, words=_words)
     for name in ASSETS:
         yield f"assets/{name}", (HERE / "assets" / name).read_text(encoding="utf-8")
     tables = _tables(site)
@@ -124,6 +124,11 @@ def _score(value: float | None) -> str:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
+
+
+def _words(value: Any) -> str:
+    """What is a table of names and values as a line."""
+    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
 
 
 def _plain(value: Any) -> str:

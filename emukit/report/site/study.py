@@ -53,11 +53,11 @@ class Interval(_Part):
 
 
 class StudyRow(_Part):
-    """A variant on one set of months, over its seeds."""
+    """A variant on one set of months, over those of its seeds that have finished; `mean` is None where none has."""
 
     variant: str
     seeds: list[int]
-    mean: dict[str, _Number]
+    mean: dict[str, _Number] | None
     sd: dict[str, _Number] | None = None
     difference: dict[str, Interval] | None = None
     sentence: str = ""
