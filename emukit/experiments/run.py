@@ -207,7 +207,7 @@ def train_run(
     shards = comm.world if execution.strategy == "fsdp" else 1
     recorded = read_run(folder).recipe if going_on else final.recipe if final else None
     recipe = resolve_batch(recipe, archive, split, comm, reporter, recorded, shards=shards)
-    identity = _identity(archive, recipe, split, members, seed)
+    identity = identity_of(archive, recipe, split, members, seed)
     selected: Selected | None = None
     if final:
         check_selected(final.folder, final.record.identity, identity)
@@ -279,7 +279,7 @@ def finished_run(
     split = make_split(archive, protocol, members)
     # A number that stands for an automatic batch size is the run's own; everything else is compared.
     recipe = resolve_batch(recipe, archive, split, Comm(), silent_reporter(), run.recipe)
-    same = run.record.identity == _identity(archive, recipe, split, members, seed)
+    same = run.record.identity == identity_of(archive, recipe, split, members, seed)
     return run if same and run.record.state == "finished" else None
 
 
@@ -313,7 +313,8 @@ def save_evaluation(folder: Path, evaluation: Evaluation) -> None:
     write_text(folder / "scores" / f"{evaluation.name}.json", json.dumps(evaluation.as_dict(), indent=1))
 
 
-def _identity(archive: Archive, recipe: Recipe, split: Split, members: Sequence[int] | None, seed: int) -> Identity:
+def identity_of(archive: Archive, recipe: Recipe, split: Split, members: Sequence[int] | None, seed: int) -> Identity:
+    """What decides the numbers of a run."""
     everyone = {m for s in archive.values() for m in s.members}
     chosen = None if members is None or set(members) == everyone else tuple(sorted(members))
     return Identity(

@@ -1,0 +1,214 @@
+"""`emukit ablate`: a study of variants, with seeds, paired differences and resumption."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from emukit.cli import options as o
+
+if TYPE_CHECKING:
+    from emukit.data.archive import Archive
+    from emukit.experiments.ablate import StudyPlan
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Register this module's commands."""
+    app.command("ablate")(ablate)
+
+
+def ablate(
+    study: Annotated[
+        str | None, typer.Argument(metavar="NAME|FILE.toml", help="A shipped study, or a file.", show_default=False)
+    ] = None,
+    show: Annotated[bool, typer.Option("--list", help="Say what the shipped studies ask, and stop.")] = False,
+    data: o.Data = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(
+            help="Runs of a variant under each protocol. Default: the study's.", min=1, max=1000, show_default=False
+        ),
+    ] = None,
+    protocols: Annotated[
+        str | None,
+        typer.Option(
+            help="With commas, as for `emukit validate`. Default: the study's, else the data card's.",
+            metavar="NAME,...",
+            show_default=False,
+        ),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(help="Fit epochs to this time: 30m, 2h. Default: those of the recipes.", show_default=False),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(help="Runs at a time. Default: one for each GPU, else for each core.", min=1, show_default=False),
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            help="Run on a Ray cluster: ray, or ray://HOST:PORT. Data and --out lie where all nodes see them.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the studies, and of the runs they share.")] = Path("ablations"),
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be trained and how long, and stop.")
+    ] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Try again what failed before.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
+    card: o.Card = None,
+    convert: o.Convert = None,
+    quiet: o.Quiet = False,
+) -> None:
+    """Train variants of a recipe with several seeds, and say which differ from the base, and how surely.
+
+    The runs are kept, shared by all studies; the same command goes on where it was stopped.
+    """
+    from rich.console import Console
+
+    from emukit.cli.watch import Watch
+    from emukit.data.named import data_source
+    from emukit.errors import RecipeError
+    from emukit.experiments.ablate import Opened, make_study_plan, run_study, write_plan
+    from emukit.experiments.findings import STUDY_FILE, save_result, study_result
+    from emukit.experiments.study import load_study, seconds_of
+    from emukit.files import exclusive
+    from emukit.report import study as tables
+
+    if show:
+        _print_list()
+        return
+    if study is None:
+        raise RecipeError("no study is named", hint="`emukit ablate --list` shows those that are shipped")
+    chosen = load_study(study)
+    try:
+        seconds_of(budget or "1s")
+    except ValueError as e:
+        raise RecipeError(f"--budget {e}") from None
+    reporter = o.reporter(quiet)
+    archive = o.open_named(data, card, convert, reporter)
+    words = ["--data", data_source(data)]
+    for name, values in (("--card", [card] if card else []), ("--convert", convert or [])):
+        words += [word for value in values for word in (name, value)]
+    opened, command = Opened(archive, tuple(words)), shlex.join(["emukit", *sys.argv[1:]])
+    with _places(on, jobs) as (execute, workers, environments):
+        plan = make_study_plan(
+            opened,
+            chosen,
+            out,
+            environments,
+            seeds=seeds,
+            protocols=protocols,
+            budget=budget,
+            workers=workers,
+            reporter=reporter,
+        )
+        _say_plan(plan, archive, workers, retry, dry_run)
+        if dry_run:
+            return
+        with exclusive(plan.folder):
+            write_plan(plan, archive, budget, command)
+            watch = Watch(plan, archive, workers, reporter)
+            try:
+                with watch:
+                    run_study(opened, plan, execute, retry=retry, began=watch.began, ended=watch.ended, look=watch.look)
+            except KeyboardInterrupt:
+                typer.echo("stopped; runs are saved. Go on with the same command", err=True)
+                raise typer.Exit(130) from None
+            result = study_result(plan, archive, command, reporter)
+            found = save_result(plan, result)
+    if markdown:
+        typer.echo(tables.markdown(found), nl=False)
+    else:
+        console = Console()
+        for part in tables.tables(found):
+            console.print(part, highlight=False)
+    typer.echo(f"wrote {plan.folder / STUDY_FILE}", err=True)
+    failed = [r for r in plan.distinct() if r.error() and not r.finished(archive)]
+    for run in failed:
+        typer.echo(f"failed: {run.variant}, {run.protocol}, seed {run.seed}: {run.log}\n{run.error()}", err=True)
+    if failed:
+        typer.echo(f"{len(failed)} of {len(plan.distinct())} runs failed; --retry tries them again", err=True)
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _places(on: str | None, jobs: int | None) -> Iterator[tuple[Callable[..., None], int, list[dict[str, str]]]]:
+    """Where runs are trained: what runs jobs there, how many at a time, and processes of this machine to measure by.
+
+    Raises:
+        EmukitError: There is no such cluster.
+    """
+    from emukit.errors import RecipeError
+    from emukit.experiments.ablate import environments_of
+    from emukit.experiments.jobs import run_jobs
+
+    if on is None:
+        environments = environments_of(jobs)
+        yield partial(run_jobs, environments=environments), len(environments), environments
+        return
+    if jobs:
+        raise RecipeError("--jobs is for this machine", found=f"--on {on}", hint="Ray runs as many as it has room for")
+    from emukit.experiments.on_ray import open_cluster
+
+    with open_cluster(on) as cluster:
+        # Every place is taken to be like this machine, with the one thread that Ray gives a task where there is no GPU.
+        here = environments_of(1) if cluster.gpus else [{"OMP_NUM_THREADS": "1"}]
+        yield cluster.run_jobs, cluster.places, here
+
+
+def _print_list() -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from emukit.experiments.study import load_study, study_names
+
+    table = Table("study", "base", "variants", "what it asks", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    for name in study_names():
+        study = load_study(name)
+        table.add_row(name, study.base, str(len(study.all_variants())), study.question)
+    Console().print(table)
+
+
+def _say_plan(plan: StudyPlan, archive: Archive, workers: int, retry: bool, every: bool) -> None:
+    """How many runs, how many are done, how long the rest takes; with `every`, each of them."""
+    from emukit.experiments.plan import duration
+
+    runs = plan.distinct()
+    done = [r for r in runs if r.finished(archive)]
+    failed = [r for r in runs if r not in done and r.error()]
+    left = [r for r in runs if r not in done and (retry or r not in failed)]
+    many = max(map(len, plan.seeds.values()))
+    typer.echo(
+        f"{plan.study.name}: {len(plan.variants)} variants, {many} seed{'s' * (many > 1)}, "
+        f"{', '.join(plan.protocols)}: {len(runs)} runs, {len(done)} done, {len(failed)} failed before",
+        err=True,
+    )
+    for protocol, why in plan.not_scored.items():
+        typer.echo(
+            f"note: {protocol}: {'validation only' if protocol in plan.protocols else 'left out'}, {why}", err=True
+        )
+    for variant in plan.variants if every else ():
+        cost, epochs = plan.costs.get(variant.name), plan.epochs[variant.name]
+        number = epochs or (cost.epochs if cost else None)
+        words = [f"{number} epochs"] * (number is not None)
+        words += [f"{cost.epoch:.1f} s each"] if cost and cost.epoch else []
+        words += [f"{duration(cost.seconds(epochs))} a run"] if cost else []
+        typer.echo(f"  {variant.name}: {', '.join(words)}", err=True)
+    for run in runs if every else ():
+        state = "done" if run in done else "failed" if run in failed else "to do"
+        typer.echo(f"{state:6} {run.folder}  {run.command}")
+    if left:
+        typer.echo(
+            f"{len(left)} to train, {workers} at a time: about {duration(plan.seconds(left, workers))}", err=True
+        )

@@ -1,0 +1,130 @@
+"""What a study shows while it runs: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich import box
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from emukit.data.archive import Archive
+from emukit.errors import EmukitError
+from emukit.experiments.ablate import PlannedRun, StudyPlan
+from emukit.experiments.plan import duration
+from emukit.experiments.run import read_run
+from emukit.progress import Reporter
+from emukit.training.log import read_lines
+from emukit.training.loop import LOG
+
+# Between two pictures of the live table.
+REFRESH_SECONDS = 1.0
+# Lines of what has finished that the live table shows.
+SHOWN = 8
+
+
+class Watch:
+    """Keeps count of a study's runs, and shows them."""
+
+    def __init__(self, plan: StudyPlan, archive: Archive, workers: int, reporter: Reporter) -> None:
+        """Count what is done before anything is begun.
+
+        Args:
+            plan: The study.
+            archive: Its data.
+            workers: Runs at a time.
+            reporter: Where to show, and whether.
+        """
+        self._plan, self._workers, self._reporter = plan, workers, reporter
+        self._all = plan.distinct()
+        self._done = {r.folder: "" for r in self._all if r.finished(archive)}
+        self._running: dict[PlannedRun, float] = {}
+        self._ended: list[tuple[PlannedRun, str]] = []
+        self._taken = self._planned = 0.0
+        self._looked = 0.0
+        live = not reporter.quiet and reporter.console.is_terminal
+        self._live = Live(console=reporter.console, auto_refresh=False, transient=True) if live else None
+
+    def __enter__(self) -> Watch:
+        if self._live:
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._live:
+            self._live.__exit__(kind, error, at)
+
+    def began(self, run: PlannedRun) -> None:
+        """A run has begun."""
+        self._running[run] = time.monotonic()
+
+    def ended(self, run: PlannedRun, error: str) -> None:
+        """A run has ended."""
+        begun = self._running.pop(run, None)
+        if begun is not None and not error:
+            self._taken += time.monotonic() - begun
+            self._planned += self._plan.seconds([run], 1)
+        if not error:
+            self._done[run.folder] = score_of(run)
+        self._ended.append((run, error))
+        if not self._reporter.quiet:
+            what = f"failed: {error.splitlines()[0]}" if error else f"score {self._done[run.folder]}"
+            self._reporter.say(f"{_name(run)}: {what} ({self._count()})")
+
+    def look(self) -> None:
+        """Time goes on."""
+        now = time.monotonic()
+        if self._live is None or now - self._looked < REFRESH_SECONDS:
+            return
+        self._looked = now
+        table = Table("variant", "protocol", "seed", "state", "score", box=box.SIMPLE_HEAD, padding=0)
+        for run, begun in self._running.items():
+            epoch, score = progress_of(run)
+            state = f"{epoch}, {duration(now - begun)}" if epoch else duration(now - begun)
+            table.add_row(*map(Text, (run.variant, run.protocol, str(run.seed), state, score)), style="bold")
+        for run, error in self._ended[-SHOWN:]:
+            state, score = ("failed", "") if error else ("done", self._done[run.folder])
+            row = map(Text, (run.variant, run.protocol, str(run.seed), state, score))
+            table.add_row(*row, style="red" if error else "dim")
+        self._live.update(Group(Text(f"{self._plan.study.name}: {self._count()}"), table), refresh=True)
+
+    def _count(self) -> str:
+        failed = sum(bool(error) for _, error in self._ended)
+        words = [f"{len(self._done)} of {len(self._all)} done", f"{len(self._running)} running"]
+        words += [f"{failed} failed"] if failed else []
+        gone = {run.folder for run, _ in self._ended} | self._done.keys()
+        left = [r for r in self._all if r.folder not in gone]
+        return ", ".join([*words, f"{duration(self._left(left))} left"] if left else words)
+
+    def _left(self, left: list[PlannedRun]) -> float:
+        """Seconds for what is left, by what was planned and how that has turned out."""
+        now, factor = time.monotonic(), self._taken / self._planned if self._planned else 1.0
+        gone = sum(min(now - begun, factor * self._plan.seconds([r], 1)) for r, begun in self._running.items())
+        return max(0.0, factor * sum(self._plan.seconds([r], 1) for r in left) - gone) / self._workers
+
+
+def progress_of(run: PlannedRun) -> tuple[str, str]:
+    """How far the network of a run is, and its last and best validation score; empty where it says nothing yet."""
+    try:
+        lines = read_lines(run.folder / LOG)
+    except EmukitError:
+        return "", ""
+    scores = [line["validation"]["score"] for line in lines if "validation" in line]
+    if not lines:
+        return "", ""
+    return f"epoch {lines[-1]['epoch']}", f"{scores[-1]:.4f}, best {min(scores):.4f}" if scores else ""
+
+
+def score_of(run: PlannedRun) -> str:
+    """The validation score of a finished run."""
+    try:
+        return f"{read_run(run.folder).evaluation('validation')['score']:.4f}"
+    except EmukitError:
+        return "?"
+
+
+def _name(run: PlannedRun) -> str:
+    return f"{run.variant}, {run.protocol}, seed {run.seed}"

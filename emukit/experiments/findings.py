@@ -1,0 +1,208 @@
+"""What came of a study: means, spreads and paired differences of its runs, and a sentence for each variant.
+
+Invariant: every number is that of finished run folders named beside it; what has not finished, or failed, is named too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit.data.archive import Archive
+from emukit.data.split import ALL, LOSO, Span, make_split
+from emukit.experiments import paired, provenance
+from emukit.experiments.ablate import PlannedRun, StudyPlan
+from emukit.experiments.evaluate import another_run, estimated_limit, mean_score, scored_spans
+from emukit.experiments.recipe_kinds import is_random
+from emukit.experiments.record import benchmark_of
+from emukit.experiments.run import Run
+from emukit.experiments.validate import numbers
+from emukit.experiments.years import load_years, save_years, year_moments
+from emukit.files import write_text
+from emukit.metrics import Score
+from emukit.progress import Reporter
+from emukit.report.study import StudyTable, comma_separated, markdown
+
+STUDY_FILE, TABLE_FILE, CSV_FILE = "study.json", "table.md", "table.csv"
+Array = NDArray[np.float64]
+# Variant to, for every seed in its order, the numbers of a run on draws of years; None where it has not finished.
+Found = dict[str, list[Array | None]]
+
+
+def study_result(plan: StudyPlan, archive: Archive, command: str, reporter: Reporter) -> dict[str, Any]:
+    """All that is known of a study by now, as plain values for `study.json`.
+
+    Args:
+        plan: Its runs.
+        archive: The data.
+        command: What goes on with it.
+        reporter: Shows progress.
+
+    Raises:
+        RunError: A finished run is damaged.
+    """
+    finished = {run.folder: run.finished(archive) for run in plan.distinct()}
+    results: list[dict[str, Any]] = []
+    left_out: list[tuple[dict[str, Any], Found, int]] = []
+    with reporter.step("scoring", len(plan.runs)) as bar:
+        for protocol, sets in plan.protocols.items():
+            runs = [r for r in plan.runs if r.protocol == protocol]
+            for name in sets:
+                spans = scored_spans(archive, make_split(archive, protocol), name)
+                years = min(max(1, len(s) // 12) for s in spans)
+                found: Found = {v.name: [None] * len(plan.seeds[v.name]) for v in plan.variants}
+                for run in runs:
+                    whole = finished[run.folder]
+                    if whole:
+                        place = plan.seeds[run.variant].index(run.seed)
+                        found[run.variant][place] = _drawn(whole, archive, spans, name)
+                    if name == sets[0]:
+                        bar.advance(note=run.folder.name)
+                months = [s.text(archive) for s in spans]
+                lines = {"floor": another_run(archive, spans), "limit": estimated_limit(archive, spans)}
+                result = _result(plan, protocol, name, months, lines, found, years)
+                results.append(result)
+                if protocol.startswith(LOSO) and name == "test":
+                    left_out.append(({"months": months, **lines}, found, years))
+    if len(left_out) > 1:
+        results.append(_mean_result(plan, left_out))
+    return {
+        "format": 1,
+        "name": plan.study.name,
+        "question": plan.study.question,
+        "finding": plan.study.finding,
+        "base": plan.study.base_name,
+        "model": plan.study.base,
+        "protocols": list(plan.protocols),
+        "seeds": [*max((len(s), s) for s in plan.seeds.values())[1]],
+        "benchmark": benchmark_of(archive),
+        "data": archive.digest,
+        "machine": provenance.machine(),
+        "command": command,
+        "variants": [
+            {
+                "name": v.name,
+                "settings": dict(v.settings),
+                "members": None if v.members is None else ",".join(map(str, v.members)),
+                "recipe": v.recipe,
+                "epochs": plan.epochs[v.name],
+                "runs": [_run(plan, r, finished[r.folder]) for r in plan.runs if r.variant == v.name],
+            }
+            for v in plan.variants
+        ],
+        "results": results,
+    }
+
+
+def save_result(plan: StudyPlan, result: Mapping[str, Any]) -> list[StudyTable]:
+    """Keep it as JSON, Markdown and CSV; the tables, for printing."""
+    tables = tables_of(result)
+    write_text(plan.folder / STUDY_FILE, json.dumps(result, indent=1))
+    write_text(plan.folder / TABLE_FILE, markdown(tables))
+    write_text(plan.folder / CSV_FILE, comma_separated(tables))
+    return tables
+
+
+def tables_of(result: Mapping[str, Any]) -> list[StudyTable]:
+    """One for every set of months."""
+    return [
+        StudyTable(
+            f"{result['name']}, {r['protocol']} {r['set']}: {'; '.join(r['months'])}",
+            tuple(r["rows"]),
+            {k: v for k, v in (("floor: another run", r["floor"]), ("estimated limit", r["limit"])) if v},
+        )
+        for r in result["results"]
+    ]
+
+
+def _run(plan: StudyPlan, run: PlannedRun, finished: Run | None) -> dict[str, Any]:
+    error = "" if finished else run.error()
+    return {
+        "protocol": run.protocol,
+        "seed": run.seed,
+        "folder": os.path.relpath(run.folder, plan.folder),
+        "state": "finished" if finished else "failed" if error else "waiting",
+        "error": error,
+        "command": run.command,
+    }
+
+
+def _drawn(run: Run, archive: Archive, spans: Sequence[Span], name: str) -> Array:
+    """(1 + draws, 7) numbers of a run on a set, the mean over spans; its years are kept beside its scores."""
+    path = run.folder / "scores" / f"{name}-years.npz"
+    kept = load_years(path)
+    if kept is None or len(kept) != len(spans):
+        kept = year_moments(run.emulator(archive), archive, spans)
+        save_years(path, kept)
+    each = [
+        paired.scores_of(years, paired.draw_years(len(years), seed=i), archive.grid.weights, archive.variables)
+        for i, years in enumerate(kept)
+    ]
+    return np.asarray(np.mean(each, axis=0))
+
+
+def _result(
+    plan: StudyPlan,
+    protocol: str,
+    name: str,
+    months: Sequence[str],
+    lines: Mapping[str, Score | None],
+    found: Found,
+    years: int,
+) -> dict[str, Any]:
+    return {
+        "protocol": protocol,
+        "set": name,
+        "months": list(months),
+        **{k: numbers(v) if v else None for k, v in lines.items()},
+        "rows": [_row(plan, v.name, found, years) for v in plan.variants],
+    }
+
+
+def _mean_result(plan: StudyPlan, parts: Sequence[tuple[Mapping[str, Any], Found, int]]) -> dict[str, Any]:
+    """The mean over scenarios left out, seed by seed; of runs that finished for each of them."""
+    mean: Found = {}
+    for variant in plan.variants:
+        each = zip(*(found[variant.name] for _, found, _ in parts), strict=True)
+        mean[variant.name] = [None if any(a is None for a in runs) else np.mean(runs, axis=0) for runs in each]
+    lines = {}
+    for line in ("floor", "limit"):
+        scores = [p[line] for p, _, _ in parts if p[line]]
+        lines[line] = mean_score(scores) if len(scores) == len(parts) else None
+    months = [m for p, _, _ in parts for m in p["months"]]
+    return _result(plan, ALL, "test", months, lines, mean, min(years for *_, years in parts))
+
+
+def _row(plan: StudyPlan, name: str, found: Found, years: int) -> dict[str, Any]:
+    """A variant's line."""
+    seeds = [seed for seed, run in zip(plan.seeds[name], found[name], strict=True) if run is not None]
+    each = [dict(zip(paired.NAMES, run[0].tolist(), strict=True)) for run in found[name] if run is not None]
+    row: dict[str, Any] = {"variant": name, "seeds": seeds, "mean": None, "sd": None, "difference": None}
+    if not each:
+        return row | {"sentence": "no run has finished"}
+    row["mean"] = {k: fmean(e[k] for e in each) for k in paired.NAMES}
+    row["sd"] = {k: stdev(e[k] for e in each) for k in paired.NAMES} if len(each) > 1 else None
+    if name == plan.study.base_name:
+        return row | {"sentence": "the base"}
+    pairs = list(_pairs(found[name], found[plan.study.base_name]))
+    if not pairs:
+        return row | {"sentence": "no run of the base to compare with has finished"}
+    differences = paired.difference([v for v, _ in pairs], [b for _, b in pairs], years)
+    drawn = is_random(plan.recipes[name]) or is_random(plan.recipes[plan.study.base_name])
+    row["difference"] = {k: asdict(d) for k, d in differences.items()}
+    return row | {"sentence": paired.sentence(differences, len(pairs), drawn, years)}
+
+
+def _pairs(variant: Sequence[Array | None], base: Sequence[Array | None]) -> list[tuple[Array, Array]]:
+    """Runs of the same seeds; where no seed decides anything, the one run stands beside each of the other's."""
+    number = max(len(variant), len(base))
+    variant = [*variant] * number if len(variant) == 1 else [*variant]
+    base = [*base] * number if len(base) == 1 else [*base]
+    return [(v, b) for v, b in zip(variant, base, strict=True) if v is not None and b is not None]

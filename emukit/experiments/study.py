@@ -1,0 +1,261 @@
+"""What a study is: one question, asked of variants of a recipe.
+
+Invariant: a variant is a shipped recipe with single settings laid over it, nothing else; so each of its runs is what
+one `emukit train` command trains, and that command can be told.
+
+A study file names a base recipe and what is varied: named variants, and axes, every combination of whose values is a
+variant too. Settings are written as for `--set`, by dotted path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from emukit.config import Settings, check, read_toml
+from emukit.errors import RecipeError
+from emukit.experiments.recipe import load_recipe
+from emukit.experiments.recipe_kinds import NetworkRecipe, Recipe, WrapperRecipe
+from emukit.files import shipped
+
+FOLDER = "ablations"
+# What the first variant is called where a study does not name it.
+BASE = "base"
+# More runs of one study than this are a mistake in its axes.
+MOST_VARIANTS = 200
+
+
+class Variant(Settings):
+    """One thing that is compared.
+
+    Attributes:
+        name: In tables.
+        recipe: What is trained; the study's base when None. Settings of the study are for its base alone.
+        settings: Dotted path to value, laid over the recipe.
+        members: Training members; all when None.
+    """
+
+    name: str = Field(min_length=1)
+    recipe: str | None = None
+    settings: dict[str, Any] = Field(default_factory=dict)
+    members: tuple[int, ...] | None = None
+
+    @field_validator("members")
+    @classmethod
+    def _some_once(cls, members: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if members is not None and (not members or len(set(members)) < len(members)):
+            raise ValueError("members are one or more numbers, each once")
+        return members
+
+
+class Axis(Settings):
+    """A setting, and the values it takes in turn.
+
+    Attributes:
+        path: Dotted, as for `--set`.
+        values: Any that TOML has.
+        label: What stands for the path in names; the last part of it when None.
+    """
+
+    path: str = Field(min_length=1)
+    values: tuple[Any, ...] = Field(min_length=1)
+    label: str | None = None
+
+    def words(self) -> list[tuple[str, Any]]:
+        """The name of every value, and the value."""
+        label = self.path.rpartition(".")[2] if self.label is None else self.label
+        return [(f"{label}={_name(value)}", value) for value in self.values]
+
+
+class Study(Settings):
+    """A study file.
+
+    Attributes:
+        name: Of the folder of its results; that of the file when it names none.
+        question: What it asks.
+        finding: What others found, with the source.
+        base: Recipe of every variant that names none; with `settings` it is the first variant, with which all others
+            are compared.
+        settings: Of the base, and of every variant of it.
+        base_name: What the first variant is called.
+        base_members: Training members of the first variant, and of every one made from axes; all when None.
+        variants: Named ones.
+        axes: Every combination of their values is a variant.
+        seeds: Runs of each variant under each protocol, where a seed decides anything.
+        protocols: As for `emukit validate --protocols`; the card's default when None.
+        match: With a budget, all variants train the same number of ``epochs``, or epochs of the same ``cost``.
+        budget: Time that all runs together may take, such as 30m; epochs are those of the recipes when None.
+    """
+
+    name: str = Field("", pattern=r"^[\w.-]*$")
+    question: str = Field(min_length=1)
+    finding: str = ""
+    base: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    base_name: str = Field(BASE, min_length=1)
+    base_members: tuple[int, ...] | None = None
+    variants: tuple[Variant, ...] = ()
+    axes: tuple[Axis, ...] = ()
+    seeds: int = Field(3, ge=1, le=1000)
+    protocols: str | None = None
+    match: Literal["epochs", "cost"] = "epochs"
+    budget: str | None = None
+
+    @field_validator("budget")
+    @classmethod
+    def _time(cls, text: str | None) -> str | None:
+        if text is not None:
+            seconds_of(text)
+        return text
+
+    @model_validator(mode="after")
+    def _variants_apart(self) -> Study:
+        if not self.variants and not self.axes:
+            raise ValueError("a study has [[variants]], or [[axes]], or both")
+        number = len(self.variants)
+        if self.axes:
+            combined = 1
+            for axis in self.axes:
+                combined *= len(axis.values)
+            number += combined
+        if number >= MOST_VARIANTS:
+            raise ValueError(f"{number} variants; a study has fewer than {MOST_VARIANTS}")
+        names = [v.name for v in self.all_variants()]
+        twice = sorted({n for n in names if names.count(n) > 1})
+        if twice:
+            raise ValueError(f"several variants are called {', '.join(twice)}")
+        return self
+
+    def all_variants(self) -> list[Variant]:
+        """The base first, then the named ones, then those of the axes; recipe and settings of each in full."""
+        base = Variant(name=self.base_name, recipe=self.base, settings=self.settings, members=self.base_members)
+        named = [
+            Variant(
+                name=v.name,
+                recipe=v.recipe or self.base,
+                settings=({} if v.recipe else self.settings) | v.settings,
+                members=v.members,
+            )
+            for v in self.variants
+        ]
+        return [base, *named, *(v for v in self._combined() if v.settings != base.settings)]
+
+    def _combined(self) -> list[Variant]:
+        out = []
+        for combination in itertools.product(*(axis.words() for axis in self.axes)) if self.axes else ():
+            over = {axis.path: value for axis, (_, value) in zip(self.axes, combination, strict=True)}
+            name = " ".join(word for word, _ in combination)
+            out.append(Variant(name=name, recipe=self.base, settings=self.settings | over, members=self.base_members))
+        return out
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what is compared; seeds and protocols may be added to a study, and words mended."""
+        asked = [v.model_dump(mode="json") for v in self.all_variants()]
+        return hashlib.sha256(json.dumps([asked, self.match], sort_keys=True).encode()).hexdigest()
+
+
+def load_study(named: str) -> Study:
+    """A shipped study by its name, or one from a file.
+
+    Raises:
+        RecipeError: There is none of that name, the file cannot be read, or something in it is wrong.
+    """
+    path = Path(named)
+    if path.suffix != ".toml":
+        if named not in study_names():
+            raise RecipeError(
+                f"there is no study {named!r}",
+                expected=f"a file NAME.toml, or one of {', '.join(study_names())}",
+                hint="`emukit ablate --list` says what each of them asks",
+            )
+        path = shipped("baselines", FOLDER) / f"{named}.toml"
+    values = read_toml(path)
+    return check(Study, {"name": path.stem} | values, source=str(path))
+
+
+def study_names() -> tuple[str, ...]:
+    """The shipped studies."""
+    return tuple(sorted(p.stem for p in shipped("baselines", FOLDER).glob("*.toml")))
+
+
+def recipe_of(variant: Variant, epochs: int | None = None) -> Recipe:
+    """The recipe of a variant, with another number of epochs where one is given and there are any.
+
+    Raises:
+        RecipeError: A setting is unknown or wrong.
+    """
+    name = str(variant.recipe)
+    try:
+        return load_recipe(name, None, assignments(variant, epochs))
+    except RecipeError as e:
+        raise RecipeError(
+            f"variant {variant.name!r}: {e.what}", found=e.found, expected=e.expected, hint="mend the study's file"
+        ) from e
+
+
+def assignments(variant: Variant, epochs: int | None = None) -> list[str]:
+    """The settings of a variant as words for `--set`."""
+    words = [f"{path}={toml_value(value)}" for path, value in variant.settings.items()]
+    if epochs is not None:
+        words += [f"{path}={epochs}" for path in epoch_paths(load_recipe(str(variant.recipe), None, words))]
+    return words
+
+
+def epoch_paths(recipe: Recipe) -> list[str]:
+    """Where a recipe says how long each network of it trains; none where nothing is trained by epochs."""
+    if isinstance(recipe, WrapperRecipe):
+        return [
+            f"bases.{number}.recipe.{path}"
+            for number, base in enumerate(recipe.bases)
+            for path in epoch_paths(base.recipe)
+        ]
+    return ["training.epochs"] if isinstance(recipe, NetworkRecipe) else []
+
+
+def toml_value(value: Any) -> str:
+    """A value as TOML writes it in one line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_key(str(k))}={toml_value(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(toml_value, value)) + "]"
+    return _quoted(value) if isinstance(value, str) else repr(value)
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _quoted(key)
+
+
+def _quoted(text: str) -> str:
+    # TOML has JSON's escapes, but no pairs of surrogates, and wants one for DEL.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")
+
+
+def seconds_of(text: str) -> float:
+    """A time such as 90s, 30m, 1.5h or 2d in seconds.
+
+    Raises:
+        ValueError: It is none.
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", text)
+    if not found or float(found[1]) <= 0:
+        raise ValueError(f"{text!r} is no time; 90s, 30m, 1.5h and 2d are")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+def _name(value: Any) -> str:
+    """A value in the name of a variant."""
+    if isinstance(value, Mapping):
+        return " ".join(f"{k} {_name(v)}" for k, v in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return "+".join(map(_name, value)) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,63 @@
+"""The sums of a run year by year, from which a score over any choice of years follows.
+
+Invariant: the years of a span add up to the moments of the span, so that a score made of them is the score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit.data.archive import Archive
+from emukit.data.split import Span
+from emukit.emulators.base import Emulator
+from emukit.files import atomic_path
+from emukit.metrics import Moments
+
+YEAR = 12
+Array = NDArray[np.float64]
+
+
+def year_moments(emulator: Emulator, archive: Archive, spans: Sequence[Span]) -> list[Array]:
+    """Predict, and sum every year.
+
+    Args:
+        emulator: Of the archive's grid and variables.
+        archive: Forcings and truth.
+        spans: What is scored.
+
+    Returns:
+        For every span (N, 6, V, Y, X), packed moments of its years. They are counted from the span's first month;
+        months that are left over belong to the last.
+    """
+    out = []
+    for span in spans:
+        prediction = emulator.predict_fields(archive[span.scenario], span.start, span.stop)
+        truth = archive[span.scenario].truth(span.members[0], span.start, span.stop)
+        edges = [*range(0, max(1, len(span) // YEAR) * YEAR, YEAR), len(span)]
+        out.append(np.stack([Moments.of(prediction[a:b], truth[a:b]).pack() for a, b in pairwise(edges)]))
+    return out
+
+
+def save_years(path: Path, spans: Sequence[Array]) -> None:
+    """Keep them in a file.
+
+    Raises:
+        EmukitError: It cannot be written.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as f:
+        np.savez(f, *spans)
+
+
+def load_years(path: Path) -> list[Array] | None:
+    """Read such a file; None where there is none that can be read, and it is to be made again."""
+    try:
+        with path.open("rb") as f, np.load(f, allow_pickle=False) as kept:
+            return [np.asarray(kept[f"arr_{i}"], np.float64) for i in range(len(kept.files))]
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        return None

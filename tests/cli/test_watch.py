@@ -1,0 +1,82 @@
+"""A study in progress that shows another state than it is in."""
+
+import io
+import json
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from emukit.cli import watch
+from emukit.cli.watch import Watch
+from emukit.experiments.ablate import PlannedRun, StudyPlan
+from emukit.experiments.budget import Cost
+from emukit.experiments.recipe import load_recipe
+from emukit.experiments.study import Study
+from emukit.progress import Reporter
+
+
+@pytest.fixture
+def plan(tmp_path):
+    asked = Study(name="s", question="?", base="cnn-gru", variants=({"name": "b"}, {"name": "c"}))
+    recipe = load_recipe("cnn-gru")
+    runs = tuple(
+        PlannedRun(v.name, "k360", 0, None, recipe, tmp_path / "runs" / v.name, ("train", "cnn-gru"))
+        for v in asked.all_variants()
+    )
+    costs = {v.name: Cost(10.0, 5.0, 10, 50.0) for v in asked.all_variants()}
+    none = dict.fromkeys(costs)
+    return StudyPlan(asked, tmp_path / "s", tuple(asked.all_variants()), {}, none, {}, {}, {}, runs, costs)
+
+
+def watch_of(plan, monkeypatch, terminal):
+    monkeypatch.setattr(watch, "score_of", lambda run: "0.4321")
+    monkeypatch.setattr(PlannedRun, "finished", lambda run, archive: None)
+    monkeypatch.setattr(watch, "REFRESH_SECONDS", 0.0)
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=120)
+    return Watch(plan, None, 2, Reporter(console=console)), out
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_counts_and_time_left(plan, monkeypatch, terminal):
+    shown, out = watch_of(plan, monkeypatch, terminal)
+    base, b, c = plan.runs
+    with shown:
+        shown.began(base)
+        shown.look()
+        shown.began(b)
+        shown.ended(base, "")
+        assert "base, k360, seed 0: score 0.4321 (1 of 3 done, 1 running" in out.getvalue()
+        shown.ended(b, "error: it is broken\n  do: mend it")
+        assert "b, k360, seed 0: failed: error: it is broken (1 of 3 done, 0 running, 1 failed" in out.getvalue()
+        shown.began(c)
+        c.folder.mkdir(parents=True)
+        lines = [{"epoch": e, "validation": {"score": s}} for e, s in ((1, 0.9), (2, 0.5), (3, 0.6))]
+        (c.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        before = len(out.getvalue())
+        shown.look()
+        live = out.getvalue()[before:]
+        assert ("epoch 3" in live and "0.6000, best 0.5000" in live) == terminal
+        assert ("1 running, 1 failed" in live) == terminal
+        shown.ended(c, "")
+    assert "2 of 3 done, 0 running, 1 failed)" in out.getvalue()
+
+
+def test_time_left_is_what_is_planned_for_what_is_left(plan, monkeypatch):
+    shown, out = watch_of(plan, monkeypatch, False)
+    base, *_ = plan.runs
+    # Ended without having begun here: another study trained it, which says nothing of the pace.
+    shown.ended(base, "")
+    # Two runs of a minute on two places.
+    assert "60 s left" in out.getvalue()
+
+
+def test_quiet_is_quiet(plan, monkeypatch):
+    shown, out = watch_of(plan, monkeypatch, True)
+    quiet = Watch(plan, None, 2, replace(shown._reporter, quiet=True))
+    with quiet:
+        quiet.began(plan.runs[0])
+        quiet.look()
+        quiet.ended(plan.runs[0], "error")
+    assert out.getvalue() == ""

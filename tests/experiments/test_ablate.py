@@ -1,0 +1,293 @@
+"""Studies that train twice, compare what is not the same, or forget what failed."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from emukit.config import check
+from emukit.errors import RecipeError, RunError
+from emukit.experiments import ablate, findings
+from emukit.experiments.ablate import Opened, make_study_plan, run_study, write_plan
+from emukit.experiments.budget import Cost
+from emukit.experiments.evaluate import score_emulator
+from emukit.experiments.findings import save_result, study_result
+from emukit.experiments.run import train_run
+from emukit.experiments.study import Study
+from emukit.experiments.validate import numbers
+from emukit.progress import silent_reporter
+from tests.coded import warming_archive
+
+TINY = {
+    "model.hidden": 4,
+    "model.features": 3,
+    "model.width": 2,
+    "model.stages": 1,
+    "model.pool_rows": 1,
+    "model.pool_columns": 2,
+    "inputs.window.history": 2,
+    "training.segments.length": 24,
+    "training.optimizer.warmup_steps": 0,
+    "training.epochs": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def opened():
+    return Opened(warming_archive(), ("--data", "warming"))
+
+
+@pytest.fixture(autouse=True)
+def _measured(monkeypatch):
+    monkeypatch.setattr(ablate, "start_seconds", lambda words, environments: 10.0)
+    monkeypatch.setattr(ablate, "epoch_seconds", lambda archive, recipe, split, comm, threads: 2.0)
+
+
+def study(name="ridges", **values):
+    given = values or {"base": "linear", "axes": [{"path": "model.ridge", "values": [1.0, 100.0]}]}
+    return check(Study, {"name": name, "question": "?", **given}, source="test")
+
+
+def plan_of(opened, asked, root, **options):
+    return make_study_plan(opened, asked, root, [{"OMP_NUM_THREADS": "1"}] * 2, reporter=silent_reporter(), **options)
+
+
+def train(opened, runs):
+    for r in runs:
+        if not r.finished(opened.archive):
+            options = {"protocol": r.protocol, "seed": r.seed, "members": r.members, "reporter": silent_reporter()}
+            train_run(opened.archive, r.recipe, r.folder, **options)
+
+
+def result_of(opened, plan):
+    return study_result(plan, opened.archive, "emukit ablate", silent_reporter())
+
+
+def test_a_run_is_found_by_what_decides_its_numbers(opened, tmp_path):
+    plan = plan_of(opened, study(), tmp_path)
+    assert [r.variant for r in plan.runs] == ["base", "ridge=1", "ridge=100"]
+    assert len(plan.distinct()) == 3
+    assert plan.runs[1].command == (
+        "emukit train linear --data warming --set model.ridge=1.0 --protocol official --seed 0"
+    )
+    # Another study that asks for the same, under another name, shares it; other members do not.
+    asked = study(
+        "other",
+        base="linear",
+        variants=[
+            {"name": "loose", "settings": {"model.ridge": 1.0}},
+            {"name": "one", "members": [0], "settings": {"model.ridge": 1.0}},
+        ],
+    )
+    other = plan_of(opened, asked, tmp_path)
+    assert other.runs[0].folder == plan.runs[0].folder
+    assert other.runs[1].folder == plan.runs[1].folder
+    assert other.runs[2].folder not in {r.folder for r in plan.runs}
+    assert other.runs[2].words[-2:] == ("--members", "0")
+    # So does a variant that says the default.
+    default = plan.runs[0].recipe.options["ridge"]
+    same = plan_of(opened, study("x", base="linear", axes=[{"path": "model.ridge", "values": [default]}]), tmp_path)
+    assert len(same.runs) == 2
+    assert len(same.distinct()) == 1
+
+
+def test_seeds_only_where_they_decide_something_and_every_variant_before_a_second_seed(opened, tmp_path):
+    asked = study(base="linear", variants=[{"name": "net", "recipe": "cnn-gru", "settings": TINY}])
+    plan = plan_of(opened, asked, tmp_path, seeds=3)
+    assert [(r.variant, r.seed) for r in plan.runs] == [("base", 0), ("net", 0), ("net", 1), ("net", 2)]
+
+
+def test_epochs_are_fitted_once_and_kept(opened, tmp_path):
+    asked = study(base="cnn-gru", settings=TINY, variants=[{"name": "linear", "recipe": "linear"}])
+    plan = plan_of(opened, asked, tmp_path, seeds=2, budget="60s")
+    # Two workers, 120 s; three runs start, two of them train: 90 s of 2 s for each of two.
+    assert plan.epochs == {"base": 22, "linear": None}
+    assert plan.runs[0].recipe.training.epochs == 22
+    assert "training.epochs=22" in plan.runs[0].words
+    assert plan.costs == {"base": Cost(10.0, 2.0, 1, 2.0), "linear": Cost(10.0, 0.0, None, 0.0)}
+    write_plan(plan, opened.archive, "60s", "emukit ablate x --budget 60s")
+    again = plan_of(opened, asked, tmp_path, seeds=3)
+    assert again.epochs == plan.epochs
+    assert again.runs[0].folder == plan.runs[0].folder
+    assert plan_of(opened, asked, tmp_path, budget="60s").epochs == plan.epochs
+    with pytest.raises(RunError, match="another study") as error:
+        plan_of(opened, asked, tmp_path, budget="2h")
+    assert "another budget" in error.value.text()
+    assert "emukit ablate x --budget 60s" in error.value.text()
+    changed = study(
+        base="cnn-gru", settings={**TINY, "model.hidden": 5}, variants=[{"name": "linear", "recipe": "linear"}]
+    )
+    with pytest.raises(RunError) as error:
+        plan_of(opened, changed, tmp_path)
+    assert "another study" in error.value.text()
+    other = Opened(warming_archive(seed=1), opened.words)
+    with pytest.raises(RunError) as error:
+        plan_of(other, asked, tmp_path)
+    assert "another data" in error.value.text()
+    (plan.folder / "plan.json").write_text(
+        json.dumps({**json.loads((plan.folder / "plan.json").read_text()), "costs": 1})
+    )
+    with pytest.raises(RunError, match="another study"):
+        plan_of(opened, asked, tmp_path)
+
+
+def test_without_a_budget_recipes_keep_their_epochs(opened, tmp_path):
+    asked = study(base="cnn-gru", settings=TINY, variants=[{"name": "long", "settings": {"training.epochs": 3}}])
+    plan = plan_of(opened, asked, tmp_path)
+    assert [r.recipe.training.epochs for r in plan.runs[:2]] == [1, 3]
+    assert plan.seconds(plan.runs[:2], 1) == 12 + 16
+    with pytest.raises(RecipeError, match="too small"):
+        plan_of(opened, asked, tmp_path, budget="1s")
+
+
+def test_cost_is_matched_to_the_base_without_a_budget(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        ablate, "epoch_seconds", lambda archive, recipe, split, comm, threads: 2.0 * recipe.model.hidden
+    )
+    asked = study(
+        base="cnn-gru",
+        settings={**TINY, "training.epochs": 10},
+        match="cost",
+        variants=[{"name": "wide", "settings": {"model.hidden": 8}}],
+    )
+    assert plan_of(opened, asked, tmp_path).epochs == {"base": 10, "wide": 5}
+
+
+def test_numbers_are_those_of_the_runs_and_differences_of_seeds_that_both_have(opened, tmp_path):
+    archive = opened.archive
+    settings = {k: v for k, v in TINY.items() if k != "training.epochs"} | {"training.epochs": 1}
+    asked = study(base="cnn-gru", settings=settings, variants=[{"name": "linear", "recipe": "linear"}])
+    plan = plan_of(opened, asked, tmp_path, seeds=3, protocols="official,k360")
+    official = [r for r in plan.runs if r.protocol == "official"]
+    train(opened, official[:-1])
+    result = result_of(opened, plan)
+    shown = {(r["protocol"], r["set"]): r for r in result["results"]}
+    assert set(shown) == {("official", "validation"), ("official", "test"), ("k360", "validation"), ("k360", "test")}
+    for name in ("validation", "test"):
+        part = shown["official", name]
+        base, linear = part["rows"]
+        assert (base["variant"], base["seeds"], base["difference"], base["sentence"]) == (
+            "base",
+            [0, 1],
+            None,
+            "the base",
+        )
+        whole = [r.finished(archive) for r in official[:-1]]
+        scores = [numbers(score_emulator(w.emulator(archive), archive, w.split(archive).scored[name])) for w in whole]
+        assert base["mean"] == pytest.approx({k: (scores[0][k] + scores[2][k]) / 2 for k in scores[0]})
+        assert linear["mean"] == pytest.approx(scores[1])
+        assert linear["sd"] is None
+        # The one run of what no seed decides stands beside each seed of the base.
+        difference = linear["difference"]["score"]
+        assert difference["mean"] == pytest.approx(linear["mean"]["score"] - base["mean"]["score"])
+        assert difference["sd"] == pytest.approx(abs(scores[0]["score"] - scores[2]["score"]) / 2**0.5)
+        assert difference["low"] < difference["mean"] < difference["high"]
+        assert part["floor"]["score"] > 0
+        assert part["limit"]["score"] > 0
+    assert [row["sentence"] for row in shown["k360", "test"]["rows"]] == ["no run has finished"] * 2
+    states = {r["state"] for v in result["variants"] for r in v["runs"] if r["protocol"] == "k360"}
+    assert states == {"waiting"}
+    json.dumps(result, allow_nan=False)
+    # What is kept of the years is read, not made again.
+    again = result_of(opened, plan)
+    assert again["results"] == result["results"]
+
+
+def test_scenarios_left_out_have_a_mean_of_the_runs_that_all_of_them_have(opened, tmp_path):
+    plan = plan_of(opened, study(), tmp_path, protocols="loso:all")
+    train(opened, [r for r in plan.runs if not (r.variant == "ridge=100" and r.protocol == "loso:ssp585")])
+    *each, mean = result_of(opened, plan)["results"]
+    assert (mean["protocol"], mean["set"]) == ("loso:all", "test")
+    tests = [r for r in each if r["set"] == "test"]
+    assert len(tests) == 4
+    assert mean["months"] == [m for r in tests for m in r["months"]]
+    assert mean["floor"]["score"] == pytest.approx(np.mean([r["floor"]["score"] for r in tests]))
+    base, loose, strict = mean["rows"]
+    assert base["mean"]["pr.time_mean_rmse"] == pytest.approx(
+        np.mean([r["rows"][0]["mean"]["pr.time_mean_rmse"] for r in tests])
+    )
+    assert loose["difference"]["score"]["mean"] == pytest.approx(
+        np.mean([r["rows"][1]["difference"]["score"]["mean"] for r in tests])
+    )
+    assert strict["sentence"] == "no run has finished"
+
+
+def test_a_failed_run_is_shown_and_tried_again_only_when_asked(opened, tmp_path):
+    plan = plan_of(opened, study(), tmp_path)
+    tried, wrong = [], {1}
+
+    def execute(jobs, *, began, ended, look):
+        for number, job in enumerate(jobs):
+            began(number)
+            tried.append(job.folder)
+            index = [r.folder for r in plan.runs].index(job.folder)
+            if index in wrong:
+                ended(number, "error: too steep\n  do:       less")
+            else:
+                train(opened, [plan.runs[index]])
+                ended(number, "")
+
+    said = []
+
+    def go(retry=False):
+        run_study(
+            opened,
+            plan,
+            execute,
+            retry=retry,
+            began=lambda run: None,
+            ended=lambda run, error: said.append((run.variant, error)),
+            look=lambda: None,
+        )
+        return result_of(opened, plan)["variants"]
+
+    variants = go()
+    assert tried == [r.folder for r in plan.runs]
+    assert [v["runs"][0]["state"] for v in variants] == ["finished", "failed", "finished"]
+    assert variants[1]["runs"][0]["error"].startswith("error: too steep")
+    assert ("ridge=1", "error: too steep\n  do:       less") in said
+    tried.clear()
+    assert [v["runs"][0]["state"] for v in go()] == ["finished", "failed", "finished"]
+    assert tried == []
+    wrong.clear()
+    assert [v["runs"][0]["state"] for v in go(retry=True)] == ["finished"] * 3
+    assert tried == [plan.runs[1].folder]
+    assert not plan.runs[1].failure.exists()
+
+
+def test_a_job_is_the_command_that_the_record_names(opened, tmp_path):
+    plan, jobs = plan_of(opened, study(), tmp_path), []
+    run_study(opened, plan, lambda found, **_: jobs.extend(found), retry=False, began=print, ended=print, look=print)
+    assert [j.words[3:] for j in jobs] == [(*r.words, "--out", str(r.folder), "--resume") for r in plan.runs]
+    assert jobs[0].words[1:3] == ("-m", "emukit")
+    assert not jobs[0].done(jobs[0].folder)
+    train(opened, plan.runs[:1])
+    assert jobs[0].done(jobs[0].folder)
+
+
+def test_tables_hold_what_is_kept(opened, tmp_path):
+    plan = plan_of(opened, study(), tmp_path)
+    train(opened, plan.runs[:2])
+    result = result_of(opened, plan)
+    save_result(plan, result)
+    kept = json.loads((plan.folder / findings.STUDY_FILE).read_text())
+    assert kept == result
+    rows = {r["variant"]: r for r in kept["results"][0]["rows"]}
+    table = (plan.folder / "table.md").read_text()
+    assert f"| base | 1 | {rows['base']['mean']['score']:.4f} |" in table
+    assert f"{rows['ridge=1']['difference']['score']['mean']:+.4f} |" in table
+    assert f"- `ridge=1`: {rows['ridge=1']['sentence']}" in table
+    assert "- `ridge=100`: no run has finished" in table
+    lines = (plan.folder / "table.csv").read_text().splitlines()
+    assert len(lines) == 1 + 2 * 7 * len(kept["results"])
+    assert kept["variants"][0]["runs"][0]["folder"].startswith("../runs/linear-")
+    assert (plan.folder / kept["variants"][0]["runs"][0]["folder"] / "run.json").exists()
+
+
+def test_a_damaged_run_is_no_finished_one(opened, tmp_path):
+    plan = plan_of(opened, study(), tmp_path)
+    train(opened, plan.runs[:1])
+    (plan.runs[0].folder / "run.json").write_text("{")
+    assert plan.runs[0].finished(opened.archive) is None
+    assert replace(plan, runs=plan.runs[:1]).distinct() == [plan.runs[0]]
