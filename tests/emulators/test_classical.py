@@ -11,7 +11,7 @@ from emukit.data.split import Span, Split, make_split
 from emukit.emulators import gaussian_process, random_forest
 from emukit.emulators.components import fit_basis
 from emukit.emulators.eof_regression import EofRegression
-from emukit.emulators.gaussian_process import GaussianProcess
+from emukit.emulators.gaussian_process import GaussianProcess, _fit_one
 from emukit.emulators.random_forest import RandomForest, forest_arrays, walk
 from emukit.emulators.registry import EMULATORS, load_emulator
 from emukit.errors import ProtocolError, RecipeError
@@ -289,3 +289,10 @@ def test_known_response_of_the_demo_climate_is_found():
         rms = np.sqrt(archive.grid.mean(wrong**2) / archive.grid.mean(change**2))
         assert rms[0] < 0.1, emulator.kind
         assert rms[1] < 0.4, emulator.kind
+
+
+def test_no_process_follows_jumps_within_a_standard_deviation_of_its_feature():
+    z = np.linspace(-2, 2, 60)[:, None]
+    _, length, _ = _fit_one(z, np.sign(np.sin(3 * z[:, 0] + 0.3)), 0)
+    # Free to choose, it would take 0.28.
+    assert float(length) == pytest.approx(1.0)

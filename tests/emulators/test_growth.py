@@ -1,5 +1,7 @@
 """Slopes of variability that are of other months, other decades or other bounds than they are said to be."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -94,6 +96,14 @@ def test_what_goes_further_than_the_others_is_expected_at_the_end_of_their_range
     far = decade(290.0, LEVEL * np.exp(0.3 * (283.0 - 281.0)), 20.0, "b")
     together = believed_slope([*cool, far], GRID)
     np.testing.assert_allclose(together, _slope([*cool, far]))
+
+
+def test_no_scenario_bears_out_what_it_said_itself():
+    # The first has three times the years: the slope of both together is its own, in part, and would foretell it.
+    loud = [replace(d, freedom=3 * d.freedom) for d in warming("a", np.full(12, 0.3))]
+    both = [*loud, *warming("b", np.full(12, 0.3), -1.0)]
+    assert (_slope(both) > 0.1).all()
+    np.testing.assert_allclose(believed_slope(both, GRID), 0.0, atol=1e-12)
 
 
 def test_variables_are_believed_one_by_one():

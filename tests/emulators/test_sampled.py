@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from emukit.data.demo import DemoClimate
-from emukit.data.split import Split, make_split
+from emukit.data.split import Span, Split, make_split
 from emukit.data.store import archive_from_dataset
 from emukit.emulators.base import Emulator
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.modes import NODES, Modes
 from emukit.emulators.registry import load_emulator
-from emukit.emulators.residuals import Residuals, smoother, training_residuals
+from emukit.emulators.residuals import Residuals, _warmth, smoother, training_residuals
 from emukit.emulators.sampled import Blocks, Sampled
 from emukit.errors import ProtocolError, RecipeError
 from emukit.metrics.weather import Weather, rank_histogram
@@ -403,3 +403,15 @@ def test_strength_is_right_where_patterns_go_together_in_one_season_alone():
     for season in (month < 6, month >= 6):
         expected = values[np.resize(season, months), 0].astype(float).std(0)
         np.testing.assert_allclose(drawn[season, 0].std(0), expected, rtol=0.08)
+
+
+def test_warmth_of_a_month_is_of_the_year_around_it():
+    archive = warming_archive()
+    scenario = archive["ssp126"]
+    steady = np.zeros_like(scenario.targets)
+    steady[:, :, 0] = np.arange(len(scenario), dtype=np.float32)[:, None, None]
+    steady = replace(archive, scenarios={**archive.scenarios, "ssp126": replace(scenario, targets=steady)})
+    for smooth in (1, 5):
+        found = _warmth(steady, Span("ssp126", 12, 132, (0, 1, 2)), smooth)
+        # Before the middle of the first year, and after that of the last, nothing is known but those years.
+        np.testing.assert_allclose(found, 12 + np.clip(np.arange(120), 5.5, 113.5), rtol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 
 from emukit.data.split import Span, make_split
 from emukit.emulators.linear import LinearEmulator
-from emukit.emulators.variability import Variability, blocks, estimate_variability, whole_blocks
+from emukit.emulators.variability import Variability, _decade, blocks, estimate_variability, whole_blocks
 from emukit.errors import ProtocolError
 from emukit.experiments.recipe import load_recipe
 from emukit.experiments.run import train_run
@@ -230,3 +230,10 @@ def test_members_that_are_one_run_are_refused_before_bases_are_trained(name, tmp
             twins(warming_archive()), load_recipe(name), tmp_path / "r", protocol="k360", reporter=silent_reporter()
         )
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(("members", "freedom"), [(1, 10), (2, 10), (3, 20)])
+def test_a_decade_counts_by_its_years_and_by_the_members_that_can_differ(members, freedom):
+    archive = climate(members, 241)
+    found = _decade(archive, Span("ssp126", 0, 120, archive["ssp126"].members), without_weather(archive))
+    np.testing.assert_array_equal(found.freedom, np.full(12, freedom))
