@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TextIO
 
 from safetensors import SafetensorError
 
@@ -22,6 +22,8 @@ from emukit.errors import EmukitError, RunError
 LOCK_FILE = ".lock"
 # A part file of a process that is gone and that nobody touched for this long is a leftover of a crash.
 STALE_SECONDS = 3600.0
+# Much longer than it takes to see that a lock is free, much shorter than anybody waits.
+LOOKING_SECONDS = 0.2
 
 
 @contextmanager
@@ -73,13 +75,30 @@ def exclusive(folder: Path) -> Iterator[None]:
     except OSError as e:
         raise EmukitError(f"cannot write {folder}", found=e.strerror or str(e), hint="name another place") from e
     with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise RunError(
-                f"another process is writing {folder}", hint="wait for it, or choose another --out"
-            ) from None
+        if not _taken(lock):
+            # Somebody may only have been looking, for a moment.
+            time.sleep(LOOKING_SECONDS)
+            if not _taken(lock):
+                raise RunError(f"another process is writing {folder}", hint="wait for it, or choose another --out")
         yield
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process on this machine holds a folder, as `exclusive` does."""
+    try:
+        lock = (folder / LOCK_FILE).open("r")
+    except OSError:
+        return False
+    with lock:
+        return not _taken(lock)
+
+
+def _taken(lock: TextIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def sha256(path: Path | str) -> str:

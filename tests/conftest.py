@@ -10,6 +10,9 @@ def pytest_terminal_summary(terminalreporter):
     """Say loudly that the real store was not tested, and how to test it."""
     if not os.environ.get("EMUKIT_REAL_STORE"):
         terminalreporter.write_line("EMUKIT_REAL_STORE is not set: NO TEST RAN ON THE REAL STORE", red=True, bold=True)
+    skipped = (str(r.longrepr) for r in terminalreporter.stats.get("skipped", ()))
+    if any("no chromium" in why for why in skipped):
+        terminalreporter.write_line("THERE IS NO CHROMIUM: NO PAGE WAS TESTED IN A BROWSER", red=True, bold=True)
 
 
 @pytest.fixture(scope="session")

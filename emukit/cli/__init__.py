@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from emukit.cli import ablate, bench, data, plan, plot, results, submissions, train, validate
+from emukit.cli import ablate, bench, data, plan, plot, report, results, runs, submissions, train, validate
 from emukit.errors import EmukitError
 from emukit.parallel.launch import LeftAloneError, SaidByFirstError, follow_parent, speaks
 
@@ -29,7 +29,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(data.app, name="data")
-for register in (train, validate, ablate, plan, results, plot, submissions, bench):
+app.add_typer(runs.app, name="runs")
+for register in (train, validate, ablate, plan, results, plot, report, submissions, bench):
     register.add_commands(app)
 
 

@@ -42,6 +42,15 @@ Convert = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only: no progress, no notes.")]
 Fast = Annotated[bool, typer.Option("--fast", help="Take the shipped recipe MODEL-fast, which needs less time.")]
+Track = Annotated[
+    str | None,
+    typer.Option(
+        "--track",
+        metavar="NAME",
+        help="Mirror the log of the training in tensorboard or wandb: pip install 'emukit[NAME]'.",
+        show_default=False,
+    ),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, as `emukit train` wrote it.")]
 
 

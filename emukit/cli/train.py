@@ -95,6 +95,7 @@ def train(
     channels_last: Annotated[
         bool, typer.Option("--channels-last", help="Convolutions with channels innermost: faster on some GPUs.")
     ] = False,
+    track: o.Track = None,
     card: o.Card = None,
     convert: o.Convert = None,
     quiet: o.Quiet = False,
@@ -111,12 +112,13 @@ def train(
     from emukit.parallel.comm import open_comm
     from emukit.parallel.launch import inside_torchrun, relaunch
     from emukit.training.engine import Execution
+    from emukit.training.tracking import check_tracker
 
     if refit and final:
         raise RecipeError("--refit and --final are two ways to the same end", hint="leave one of them out")
     model = fast_name(model) if fast else model
     chosen = load_recipe(model, recipe, settings or (), loss)
-    execution = Execution(strategy.value if strategy else "ddp", compile, channels_last)
+    execution = Execution(strategy.value if strategy else "ddp", compile, channels_last, track)
     networks = networks_of(chosen)
     if not networks:
         given = {
@@ -125,9 +127,12 @@ def train(
             "--precision": precision,
             "--compile": compile,
             "--channels-last": channels_last,
+            "--track": track,
         }
         _refuse_for_closed_form(model, [name for name, value in given.items() if value])
     else:
+        if track:
+            check_tracker(track)
         if precision and not isinstance(chosen, NetworkRecipe):
             raise RecipeError(
                 f"--precision does not reach the networks in {model}",

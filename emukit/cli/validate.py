@@ -53,6 +53,7 @@ def validate(
     settings: Setting = None,
     fast: o.Fast = False,
     markdown: Markdown = False,
+    track: o.Track = None,
     card: o.Card = None,
     convert: o.Convert = None,
     quiet: o.Quiet = False,
@@ -61,13 +62,21 @@ def validate(
 
     The runs are kept, with everything printed in validation.json; the same command goes on where it was stopped.
     """
+    from emukit.errors import RecipeError
     from emukit.experiments.recipe import fast_name, load_recipe
+    from emukit.experiments.recipe_kinds import networks_of
     from emukit.experiments.run import Opening
     from emukit.experiments.validate import REPORT_FILE
     from emukit.experiments.validate import validate as run_all
+    from emukit.training.engine import Execution
+    from emukit.training.tracking import check_tracker
 
     model = fast_name(model) if fast else model
     chosen = load_recipe(model, recipe, settings or ())
+    if track:
+        if not networks_of(chosen):
+            raise RecipeError(f"{model} is fitted in closed form: --track would do nothing", hint="leave it out")
+        check_tracker(track)
     folder = out or Path("runs") / f"validate-{model}"
     reporter = o.reporter(quiet)
     with _alone("validate", folder) as comm:
@@ -80,6 +89,7 @@ def validate(
             seeds=seeds,
             opening=Opening(card, o.conversions(convert)),
             comm=comm,
+            execution=Execution(track=track),
             command=_train_command(model, data, recipe, settings, card, convert),
             reporter=reporter,
         )

@@ -37,6 +37,9 @@ SERIES = {
 }
 # Anomalies lose a straight line of each calendar month; of two years nothing would be left.
 LEAST_MONTHS = 36
+# Of monthly precipitation, in mm/day: from deserts to the wettest months of the tropics.
+SIZES = (0.01, 60.0)
+SIZE_CLASSES = 48
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,10 +118,10 @@ def error_rows(shown: Shown) -> list[Row]:
     others = [("prediction", shown.predictions[0]), *((f"member {m}", fields) for m, fields in members[1:2])]
     rows = []
     for v, variable in enumerate(archive.variables):
-        for what, moment in (("time mean", _time_mean), ("standard deviation over time", _time_std)):
+        for what, moment in (("time mean", time_mean), ("standard deviation over time", time_std)):
             errors = {name: moment(fields[:, v]) - moment(truth[:, v]) for name, fields in others}
             panels = [
-                Panel(f"{name} less member {scored}: {area_means(e, archive.grid, squared=moment is _time_mean)}", e)
+                Panel(f"{name} less member {scored}: {area_means(e, archive.grid, squared=moment is time_mean)}", e)
                 for name, e in errors.items()
             ]
             rows.append(Row(variable, f"{what},\n{shown.label(variable)}", panels))
@@ -222,6 +225,28 @@ def ranks(shown: Shown) -> list[Ranks]:
     ]
 
 
+def distribution(shown: Shown, variable: str) -> Curves:
+    """How often, over area and months, a variable that is never negative has which size.
+
+    Returns:
+        Shares per factor e of the size, over sizes that grow by the same factor.
+    """
+    v = shown.archive.variables.index(variable)
+    edges = np.geomspace(*SIZES, SIZE_CLASSES + 1)
+    weights = np.broadcast_to(
+        shown.archive.grid.weights / len(shown.span), (len(shown.span), *shown.archive.grid.shape)
+    )
+
+    def shares(fields: Fields) -> Array:
+        counted, _ = np.histogram(fields[:, v], edges, weights=weights)
+        return np.asarray(counted / np.diff(np.log(edges)), np.float64)
+
+    members, predictions = (
+        np.stack([shares(f) for f in fields]) for fields in (shown.members.values(), shown.ensemble)
+    )
+    return Curves(np.sqrt(edges[1:] * edges[:-1]), members, predictions)
+
+
 def _powers(spectrum: Sequence[Spectrum], v: int) -> Array:
     return np.stack([s.power[:, v] for s in spectrum])
 
@@ -241,9 +266,11 @@ def _cycle(fields: Fields, month: NDArray[np.int64]) -> Array:
     return out
 
 
-def _time_mean(fields: Fields) -> Array:
+def time_mean(fields: Fields) -> Array:
+    """The mean over the first axis."""
     return np.asarray(fields.mean(0, dtype=np.float64), np.float64)
 
 
-def _time_std(fields: Fields) -> Array:
+def time_std(fields: Fields) -> Array:
+    """The population standard deviation over the first axis."""
     return np.asarray(fields.std(0, dtype=np.float64), np.float64)

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 from pydantic import Field, SerializeAsAny, create_model, model_validator
@@ -175,6 +176,7 @@ def unknown_emulator(name: str) -> RecipeError:
     )
 
 
+@cache
 def recipe_class(emulator: str) -> type[Recipe]:
     """The recipe class of one emulator, its `model` table made from the emulator's signature.
 

@@ -6,7 +6,7 @@ Invariant: every number comes from a file that says on which months it was reach
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -34,6 +34,21 @@ CELLS = "48x72"
 LAST_MONTH = np.datetime64("2100-01", "M")
 
 
+@dataclass(frozen=True)
+class Source:
+    """A folder that has rows.
+
+    Attributes:
+        folder: Of a run or a submission.
+        run: None of a submission.
+        rows: Its own first, then its floors and limits.
+    """
+
+    folder: Path
+    run: Run | None
+    rows: Sequence[Row]
+
+
 def collect_rows(
     places: Iterable[Path], published: bool = True, left_out: Callable[[str], None] | None = None
 ) -> list[Row]:
@@ -48,10 +63,9 @@ def collect_rows(
     Raises:
         EmukitError: A place is neither a run, a submission, nor a folder of such, or is damaged.
     """
-    rows: list[Row] = []
-    runs: list[Run] = []
+    sources: list[Source] = []
     for place in places:
-        found = [f for f in (place, *_folders(place)) if (f / RECORD_FILE).exists() or (f / ENTRY_FILE).exists()]
+        found = entry_folders(place)
         if not found:
             raise RunError(
                 f"{place} holds no run and no submission",
@@ -60,17 +74,44 @@ def collect_rows(
             )
         for folder in found:
             try:
-                if (folder / RECORD_FILE).exists():
-                    run = read_run(folder)
-                    rows += _run_rows(run)
-                    runs.append(run)
-                else:
-                    rows += _entry_rows(folder)
+                sources.append(read_source(folder))
             except EmukitError as e:
                 if left_out is None or folder == place:
                     raise
                 left_out(f"{e.what} ({e.found})" if e.found else e.what)
-    rows += _mean_rows(runs)
+    return combine(sources, published)
+
+
+def entry_folders(place: Path) -> list[Path]:
+    """Every run and submission at or right below a place."""
+    inside = (place, *folders_in(place))
+    return [f for f in inside if (f / RECORD_FILE).exists() or (f / ENTRY_FILE).exists()]
+
+
+def folders_in(place: Path) -> list[Path]:
+    """The folders right below a place, in the order of their names."""
+    # Names with a dot in front are parts and leftovers of writers.
+    inside = place.iterdir() if place.is_dir() else ()
+    return sorted(p for p in inside if p.is_dir() and not p.name.startswith("."))
+
+
+def read_source(folder: Path) -> Source:
+    """The rows of a run or a submission.
+
+    Raises:
+        EmukitError: It is damaged.
+    """
+    if not (folder / RECORD_FILE).exists():
+        return Source(folder, None, _entry_rows(folder))
+    run = read_run(folder)
+    return Source(folder, run, _run_rows(run))
+
+
+def combine(sources: Iterable[Source], published: bool) -> list[Row]:
+    """All rows of a leaderboard: those of the sources, means over scenarios left out, and published ones."""
+    sources = list(sources)
+    rows = [row for source in sources for row in source.rows]
+    rows += _mean_rows(source.run for source in sources if source.run)
     if published:
         measured = {r.split for r in rows if r.kind == "floor"}
         rows += [r for r in published_rows() if r.kind != "floor" or r.split not in measured]
@@ -78,7 +119,7 @@ def collect_rows(
     own = {(r.split, r.score) for r in rows if r.kind == "run"}
     rows = [r for r in rows if r.kind != "floor" or (r.split, r.score) not in own]
     # Every run of a split carries the same floors: one line of each is enough.
-    return list({(r.split, r.name, r.kind, r.seed, r.score): r for r in rows}.values())
+    return list({r.key: r for r in rows}.values())
 
 
 def published_rows() -> list[Row]:
@@ -113,12 +154,6 @@ def _published_split(protocol: str, part: str) -> str:
     return split_name(
         f"{card.benchmark} {CELLS}", protocol, part, [f"{spec.scenario} {first}..{last} member {spec.member}"]
     )
-
-
-def _folders(place: Path) -> list[Path]:
-    # Names with a dot in front are parts and leftovers of writers.
-    inside = place.iterdir() if place.is_dir() else ()
-    return sorted(p for p in inside if p.is_dir() and not p.name.startswith("."))
 
 
 def _run_rows(run: Run) -> list[Row]:

@@ -212,6 +212,7 @@ class Trainer:
         targets = {"tas": recipe.targets.tas, "pr": recipe.targets.pr}
         normalizer = TargetNormalizer.fit(learned, split.train, targets)
         source = SegmentSource(learned, split.train, encoder, normalizer, recipe.training.segments, comm.device)
+        self._track = execution.track
         self._keep: Keep | None = None
         self._ramp: Callable[[float], float] = recipe.loss.ramp
         if selected:
@@ -264,6 +265,7 @@ class Trainer:
                 folder=folder,
                 reporter=reporter,
                 keep=self._keep,
+                track=self._track,
             )
         if comm.world > 1:
             # Wrapped or sharded for training; what is kept is the plain network. It comes to the device if there is

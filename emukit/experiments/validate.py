@@ -26,6 +26,7 @@ from emukit.metrics import Parts, Score
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.report.validation import Block
+from emukit.training.engine import Execution
 
 REPORT_FILE = "validation.json"
 
@@ -173,6 +174,7 @@ def validate(
     seeds: int = 3,
     opening: Opening | None = None,
     comm: Comm | None = None,
+    execution: Execution | None = None,
     command: str | None = None,
     reporter: Reporter,
 ) -> Validation:
@@ -189,6 +191,7 @@ def validate(
         seeds: Runs under each protocol, of a recipe with anything random in it.
         opening: How the archive was opened, kept in the runs.
         comm: This process, which computes alone.
+        execution: How training is run.
         command: What trains the recipe, but for protocol and seed, for the records of the runs.
         reporter: Shows progress.
 
@@ -221,6 +224,7 @@ def validate(
                 seed=seed,
                 opening=opening,
                 comm=comm,
+                execution=execution,
                 command=command,
                 reporter=reporter,
             )
@@ -245,6 +249,7 @@ def trained(
     seed: int,
     opening: Opening | None,
     comm: Comm | None,
+    execution: Execution | None = None,
     command: str | None,
     reporter: Reporter,
 ) -> Run:
@@ -267,6 +272,7 @@ def trained(
             resume=True,
             opening=opening,
             comm=comm,
+            execution=execution,
             command=words,
             reporter=reporter,
         )

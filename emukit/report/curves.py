@@ -129,7 +129,7 @@ def draw_seasons(panels: Sequence[Sequence[Season]], title: str) -> Figure:
                 lower.set_xticks(range(1, 13), list(MONTHS))
             _same_height(rows[2 * i + 1])
             rows[2 * i, 0].set_ylabel(line[0].label)
-            rows[2 * i + 1, 0].set_ylabel(f"{line[0].label}\nless the scored member")
+            rows[2 * i + 1, 0].set_ylabel(f"error of\n{line[0].label}")
         legend_below(figure, rows[0, 0])
     return figure
 
@@ -140,9 +140,10 @@ def draw_spectra(panels: Sequence[Sequence[Power]], title: str) -> Figure:
         figure = sheet(title, 1.0 + 3.2 * len(panels[0]), 0.9 + 3.2 * len(panels))
         rows = figure.subplots(len(panels), len(panels[0]), squeeze=False)
         for line, powers in zip(rows, panels, strict=True):
-            for axes, power in zip(line, powers, strict=True):
+            for i, (axes, power) in enumerate(zip(line, powers, strict=True)):
                 _draw_power(axes, power)
-            line[0].set_ylabel(powers[0].label)
+                if i == 0 or power.label != powers[i - 1].label:
+                    axes.set_ylabel(power.label)
         for axes in rows[-1]:
             axes.set_xlabel("cycles per year")
         legend_below(figure, rows[0, 0])

@@ -51,6 +51,11 @@ class Row:
     parameters: int | None = None
     note: str = ""
 
+    @property
+    def key(self) -> tuple[str, str, str, int | None, float | None]:
+        """What tells one line of the leaderboard from another."""
+        return self.split, self.name, self.kind, self.seed, self.score
+
 
 def ranked(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Rows by split, best first; splits with scored runs or submissions first, those with unscored ones next."""
@@ -74,7 +79,7 @@ def tables(rows: Sequence[Row]) -> list[RenderableType]:
         table.add_column("entry", overflow="fold", ratio=1)
         for heading in HEADINGS:
             table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
-        for place, row in _places(group):
+        for place, row in places(group):
             # Text, not markup: a run's name may hold brackets.
             style = "dim" if row.kind in LINES else "cyan" if row.kind in ("published", "reference") else ""
             table.add_row(*(Text(c) for c in (place, _terminal_label(row), *_cells(row))), style=style)
@@ -91,7 +96,7 @@ def markdown(rows: Sequence[Row]) -> str:
     for split, group in ranked(rows).items():
         lines += [f"### {split}", "", "| # | entry | kind | " + " | ".join(HEADINGS) + " | note |"]
         lines.append("|--:|---|---|" + "--:|" * len(HEADINGS) + "---|")
-        for place, row in _places(group):
+        for place, row in places(group):
             cells = (place, _label(row), row.kind, *_cells(row), row.note)
             lines.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
         lines.append("")
@@ -115,8 +120,8 @@ def as_json(rows: Sequence[Row]) -> str:
     return json.dumps([asdict(r) for group in ranked(rows).values() for r in group], indent=1)
 
 
-def _places(group: Sequence[Row]) -> list[tuple[str, Row]]:
-    """Floors and limits are lines to compare with, not competitors: they take no place."""
+def places(group: Sequence[Row]) -> list[tuple[str, Row]]:
+    """Rows with their places; floors and limits are lines to compare with, not competitors: they take none."""
     out, place = [], 0
     for row in group:
         ranks = row.kind not in LINES and row.score is not None

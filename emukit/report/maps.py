@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import QuadMesh
+from matplotlib.collections import LineCollection, QuadMesh
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from emukit.data.grid import Grid
+from emukit.report.coast import coastline
 from emukit.report.figure import drawing, sheet
 
 Array = NDArray[np.float64]
@@ -74,7 +76,7 @@ def draw_maps(rows: Sequence[Row], grid: Grid, title: str) -> Figure:
     return figure
 
 
-def draw_map(axes: Axes, grid: Grid, field: NDArray[np.floating], limit: float, colours: str) -> QuadMesh:
+def draw_map(axes: Axes, grid: Grid, field: NDArray[np.floating], limit: float, colours: str | Colormap) -> QuadMesh:
     """One field on its grid, from -limit to limit: the one place where maps are drawn.
 
     Args:
@@ -82,7 +84,7 @@ def draw_map(axes: Axes, grid: Grid, field: NDArray[np.floating], limit: float, 
         grid: Of the field; rows may be unevenly spaced.
         field: (Y, X).
         limit: Of the scale.
-        colours: Name of a diverging colour map.
+        colours: A diverging colour map, or its name.
     """
     lon, lat = edges(grid.lon), np.clip(edges(grid.lat), -90.0, 90.0)
     west, east = lon[0], lon[-1]
@@ -98,13 +100,28 @@ def draw_map(axes: Axes, grid: Grid, field: NDArray[np.floating], limit: float, 
     return mesh
 
 
+def draw_coast(axes: Axes) -> None:
+    """The Earth's coasts on a map, without a change of its limits."""
+    # Thin and dark: read on pale and on strong colours, and no colour of either scale.
+    axes.add_collection(LineCollection(list(coastline()), colors="#222222", linewidths=0.6), autolim=False)
+
+
 def scale(errors: Sequence[Array], grid: Grid) -> float:
-    """The limit of a scale that holds 98 % of the area of all fields, rounded up to 1, 1.5, 2, 3, 4, 5, 6 or 8 tens."""
-    size = np.concatenate([np.abs(e).ravel() for e in errors])
-    area = np.tile(grid.weights.ravel(), len(errors))
+    """The limit of a scale for errors on one grid, as `round_limit` finds it."""
+    return round_limit(np.concatenate([e.ravel() for e in errors]), np.tile(grid.weights.ravel(), len(errors)))
+
+
+def round_limit(values: Array, area: Array) -> float:
+    """The limit of a scale that holds 98 % of the area, rounded up to 1, 1.5, 2, 3, 4, 5, 6 or 8 tens.
+
+    Args:
+        values: (N,) errors.
+        area: (N,) what each counts.
+    """
+    size = np.abs(values)
     order = np.argsort(size)
-    inside = int(np.searchsorted(np.cumsum(area[order]), INSIDE * len(errors)))
-    largest = float(size[order[inside]])
+    summed = np.cumsum(area[order])
+    largest = float(size[order[min(int(np.searchsorted(summed, INSIDE * summed[-1])), len(size) - 1)]])
     if not largest > 0:
         return 1.0
     ten = 10.0 ** np.floor(np.log10(largest))

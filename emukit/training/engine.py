@@ -40,11 +40,13 @@ class Execution:
         strategy: ``ddp`` copies the network to every process, ``fsdp`` shards it.
         compile: Compile the network with torch.compile.
         channels_last: Lay out convolutions with channels innermost.
+        track: Which of `emukit.training.tracking` mirrors the log; None for none.
     """
 
     strategy: Strategy = "ddp"
     compile: bool = False
     channels_last: bool = False
+    track: str | None = None
 
 
 class Engine:

@@ -25,12 +25,14 @@ class MetricsLog:
         kept = [line for line in read_lines(path) if line["epoch"] <= keep_epochs]
         write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
-    def append(self, line: Mapping[str, Any]) -> None:
-        """Write one epoch's numbers; one that is not finite is null, which JSON has, unlike NaN."""
-        text = json.dumps(_finite(line), allow_nan=False)
+    def append(self, line: Mapping[str, Any]) -> dict[str, Any]:
+        """Write one epoch's numbers; one that is not finite is null, which JSON has, unlike NaN. What was written."""
+        written: dict[str, Any] = _finite(line)
+        text = json.dumps(written, allow_nan=False)
         with self._path.open("a", encoding="utf-8") as f:
             f.write(text + "\n")
             f.flush()
+        return written
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

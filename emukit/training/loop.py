@@ -29,6 +29,7 @@ from emukit.training.engine import Engine
 from emukit.training.log import MetricsLog
 from emukit.training.settings import TrainingSettings
 from emukit.training.state import TrainingState
+from emukit.training.tracking import mirror
 
 LOG = "metrics.jsonl"
 
@@ -79,6 +80,7 @@ def train(
     folder: Path,
     reporter: Reporter,
     keep: Keep | None = None,
+    track: str | None = None,
 ) -> TrainingResult:
     """Train a network, or go on with the training whose checkpoint is in `folder`.
 
@@ -92,6 +94,7 @@ def train(
         folder: Where `last.pt`, the best weights and `metrics.jsonl` are kept.
         reporter: Shows the progress.
         keep: Ends the training and says which weights are kept, in the place of any validation.
+        track: Which tracker mirrors the log.
 
     Raises:
         TrainingError: A loss or gradient is not finite. The last checkpoint and the best weights stay.
@@ -129,7 +132,11 @@ def train(
 
     if resumed:
         reporter.say(f"resuming after epoch {state.epoch}, step {state.step} of {per_epoch}")
-    with reporter.step("training", epochs * per_epoch) as bar, _stop_requests(comm) as stop:
+    with (
+        reporter.step("training", epochs * per_epoch) as bar,
+        mirror(track if log else None, folder / LOG) as tracked,
+        _stop_requests(comm) as stop,
+    ):
         bar.advance(state.epoch * per_epoch + state.step)
         while state.epoch < epochs and not state.stopped:
             started = time.monotonic()
@@ -171,7 +178,7 @@ def train(
                 state.stale = 0 if better else state.stale + 1
                 state.stopped = 0 < settings.patience <= state.stale
             if log:
-                log.append(line | {"seconds": round(time.monotonic() - started, 2)})
+                tracked(log.append(line | {"seconds": round(time.monotonic() - started, 2)}))
             save()
             if comm.main:
                 drop_older_best(folder, state.best_epoch)

@@ -1,0 +1,144 @@
+"""Runs as a table, Markdown, CSV or JSON."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from emukit.experiments.memory import size
+from emukit.experiments.plan import duration
+from emukit.experiments.runs import Listed
+
+HEADINGS = ("run", "state", "model", "protocol", "seed", "score", "set", "epoch", "time", "size")
+RIGHT = ("seed", "score", "epoch", "time", "size")
+# A title says protocol and set.
+NARROW = tuple(h for h in HEADINGS if h not in ("run", "protocol", "set"))
+STYLES = {"training": "green", "interrupted": "yellow", "damaged": "red"}
+VALUES = (
+    "folder",
+    "state",
+    "held",
+    "model",
+    "protocol",
+    "seed",
+    "final",
+    "set",
+    "score",
+    "scored",
+    "epoch",
+    "epochs",
+    "seconds",
+    "bytes",
+    "started",
+    "problem",
+)
+
+
+def tables(runs: Sequence[Listed]) -> list[Table]:
+    """One table for all that can be compared, and for what has no score; one line a run."""
+    out = []
+    for title, group in groupby(runs, _title):
+        table = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0)
+        table.pad_edge = False
+        table.add_column("run", overflow="fold", ratio=1)
+        for heading in NARROW:
+            table.add_column(heading, justify="right" if heading in RIGHT else "left", no_wrap=True)
+        for run in group:
+            cells = dict(zip(HEADINGS, _cells(run), strict=True))
+            # Text, not markup: a folder's name may hold brackets.
+            row = [Text(cells[heading]) for heading in ("run", *NARROW)]
+            table.add_row(*row, style=STYLES.get(run.state, ""))
+        out.append(table)
+    return out
+
+
+def _title(run: Listed) -> str:
+    if run.run is None:
+        return "damaged"
+    if run.state != "finished":
+        return f"{run.run.record.identity.protocol}, not finished"
+    ranked = run.ranked_by
+    return f"{run.months[ranked[0]]} (lower is better)" if ranked else f"{run.run.record.identity.protocol}, no score"
+
+
+def markdown(runs: Sequence[Listed]) -> str:
+    """A Markdown table."""
+    lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "".join("--:|" if h in RIGHT else "---|" for h in HEADINGS)]
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(run)) + " |" for run in runs]
+    return "\n".join(lines) + "\n"
+
+
+def comma_separated(runs: Sequence[Listed]) -> str:
+    """A CSV table of plain values."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, VALUES, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_values(run) for run in runs)
+    return stream.getvalue()
+
+
+def as_json(runs: Sequence[Listed]) -> str:
+    """Plain values, with the score of every set."""
+    return json.dumps([_values(run) | {"scores": run.scores} for run in runs], indent=1) + "\n"
+
+
+def together(runs: Sequence[Listed]) -> str:
+    """How many, and what they take on disk."""
+    return f"{len(runs)} run{'s' if len(runs) != 1 else ''}, {size(sum(run.size for run in runs))}"
+
+
+def problem_lines(runs: Sequence[Listed]) -> list[str]:
+    """What is wrong with damaged folders."""
+    return [f"damaged: {run.folder}: {run.problem}" for run in runs if run.state == "damaged"]
+
+
+def _values(run: Listed) -> dict[str, Any]:
+    record, ranked = (run.run.record if run.run else None), run.ranked_by
+    return {
+        "folder": str(run.folder),
+        "state": run.state,
+        "held": run.held,
+        "model": run.model,
+        "protocol": record.identity.protocol if record else None,
+        "seed": record.identity.seed if record else None,
+        "final": bool(record.identity.final) if record else None,
+        "set": ranked[0] if ranked else None,
+        "score": ranked[1] if ranked else None,
+        "scored": run.months[ranked[0]] if ranked else None,
+        "epoch": run.epoch,
+        "epochs": run.epochs,
+        "seconds": round(run.seconds, 1),
+        "bytes": run.size,
+        "started": record.sessions[0].started if record and record.sessions else None,
+        "problem": run.problem,
+    }
+
+
+def _cells(run: Listed) -> tuple[str, ...]:
+    values = _values(run)
+    state = run.state + (", in use" if run.held and run.state != "training" else "")
+    name = f"{run.folder}{' (final fit)' if values['final'] else ''}"
+    epoch = "" if run.epoch is None else f"{run.epoch}/{run.epochs}" if run.epochs else str(run.epoch)
+    score = "" if values["score"] is None else f"{values['score']:.4f}"
+    seed = "" if values["seed"] is None else str(values["seed"])
+    time = duration(run.seconds) if run.run else ""
+    return (
+        name,
+        state,
+        run.model,
+        values["protocol"] or "",
+        seed,
+        score,
+        values["set"] or "",
+        epoch,
+        time,
+        size(run.size),
+    )

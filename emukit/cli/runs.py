@@ -1,0 +1,132 @@
+"""`emukit runs` and `emukit runs rm`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+if TYPE_CHECKING:
+    from emukit.experiments.removal import Removal
+
+KEEP_BEST = "--keep-best"
+
+
+class _ListByDefault(TyperGroup):
+    """`emukit runs FOLDER` lists, though there are commands below `runs`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        named = bool(args) and (args[0] in self.commands or args[0] in ("-h", "--help"))
+        return super().parse_args(ctx, args if named else ["list", *args])
+
+
+class _OneByDefault(TyperCommand):
+    """`--keep-best` without a number keeps one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for place in [i for i, word in enumerate(args) if word == KEEP_BEST][::-1]:
+            if not (place + 1 < len(args) and args[place + 1].lstrip("-").isdigit()):
+                args = [*args[: place + 1], "1", *args[place + 1 :]]
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(
+    cls=_ListByDefault,
+    help="List runs: state, score, seed, time and size on disk; `emukit runs rm` removes some.",
+)
+
+
+@app.command("list")
+def list_(
+    places: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[FOLDER]...", help="Runs, or folders of such. Default: runs/.", show_default=False),
+    ] = None,
+    format: Annotated[Literal["table", "md", "csv", "json"], typer.Option(help="How to print.")] = "table",
+) -> None:
+    """List runs: those under way first, then by what their scores can be compared with, best first."""
+    from rich.console import Console
+
+    from emukit.cli import listing
+    from emukit.experiments.runs import list_runs
+
+    runs = list_runs(places or _here())
+    if format != "table":
+        render = {"md": listing.markdown, "csv": listing.comma_separated, "json": listing.as_json}[format]
+        typer.echo(render(runs), nl=False)
+    else:
+        for table in listing.tables(runs):
+            Console().print(table)
+        typer.echo(listing.together(runs))
+    for line in listing.problem_lines(runs):
+        typer.echo(line, err=True)
+
+
+@app.command("rm", cls=_OneByDefault)
+def rm(
+    places: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[RUN]...", help="Runs; with --keep-best folders of runs, by default runs/.", show_default=False
+        ),
+    ] = None,
+    keep_best: Annotated[
+        int | None,
+        typer.Option(
+            KEEP_BEST,
+            help="Remove all finished runs but the N best (1) of each model on the same months.",
+            min=1,
+            metavar="[N]",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove runs; not one that is being written, or that a final fit, a submission or a study refers to."""
+    from emukit.errors import RunError
+    from emukit.experiments.memory import size
+    from emukit.experiments.removal import all_but_best, named_removal, remove
+
+    if keep_best is None and not places:
+        raise RunError("emukit runs rm needs runs, or --keep-best", hint="`emukit runs` lists them")
+    removal = named_removal(places or ()) if keep_best is None else all_but_best(places or _here(), keep_best)
+    _say(removal)
+    if dry_run or not removal.runs:
+        return
+    if not yes:
+        if not sys.stdin.isatty():
+            raise RunError("emukit runs rm asks before it removes, and there is no terminal", hint="--yes or --dry-run")
+        if not typer.confirm(f"remove {_count(removal)}?"):
+            typer.echo("nothing was removed")
+            return
+    for run in removal.runs:
+        remove(run)
+    typer.echo(f"removed {_count(removal)}, {size(removal.size)}")
+
+
+def _here() -> list[Path]:
+    """Where runs are, where nobody says."""
+    return [p for p in (Path("runs"),) if p.is_dir()]
+
+
+def _say(removal: Removal) -> None:
+    """What goes with its size, and what stays though it is behind."""
+    from emukit.experiments.memory import size
+
+    for run in removal.runs:
+        score = f", {run.ranked_by[0]} {run.ranked_by[1]:.4f}" if run.ranked_by else ""
+        typer.echo(f"remove {run.folder}: {run.state}{score}, {size(run.size)}")
+    for folder, why in removal.kept.items():
+        typer.echo(f"keep   {folder}: {why}")
+    if removal.runs:
+        typer.echo(f"together {_count(removal)}, {size(removal.size)}")
+    else:
+        typer.echo("nothing to remove")
+
+
+def _count(removal: Removal) -> str:
+    return f"{len(removal.runs)} run{'s' if len(removal.runs) > 1 else ''}"

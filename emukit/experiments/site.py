@@ -1,0 +1,363 @@
+"""A report: what is gathered from runs, submissions and studies for the pages, and how these are written.
+
+Invariant: the folder of a report is whole or as it was before, and it is replaced only where a report wrote every file
+in it. What cannot be read is named on the first page, and never stands there as if it were not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from emukit.data.archive import Archive
+from emukit.errors import EmukitError, RunError
+from emukit.experiments import portrait as kept
+from emukit.experiments import provenance
+from emukit.experiments.entry_page import run_entry, submission_entry, training_pictures
+from emukit.experiments.portrait import Drawn, Portrait, in_scale, portrait
+from emukit.experiments.record import RECORD_FILE
+from emukit.experiments.run import Run
+from emukit.experiments.table import Source, combine, entry_folders, folders_in, read_source
+from emukit.files import atomic_path
+from emukit.progress import Reporter
+from emukit.report.intervals import Difference, draw_intervals
+from emukit.report.maps import round_limit
+from emukit.report.site.model import Entry, Errors, Picture, Site, StudyPage, identifier
+from emukit.report.site.render import render
+from emukit.report.site.study import STUDY_FILE, Study, StudyResult, read_study
+
+MANIFEST = "report.json"
+# What is shown of a run: the scenario that was left out says more than the months that selected.
+SETS = ("test", "validation")
+Opener = Callable[[Run], Archive]
+CAPTIONS = {
+    "maps": (
+        "Errors on the map",
+        "Prediction less the scored run of the climate model. Every map of a quantity in this report has this scale; "
+        "what lies beyond it has the colour of its end.",
+    ),
+    "yardstick": (
+        "The same of another run of the climate model",
+        "What chance alone does over these months: a prediction whose maps are as strong as these cannot be told from "
+        "a run of the climate model by them.",
+    ),
+    "zonal": (
+        "Zonal means of the errors",
+        "The height is the sine of the latitude, so that equal heights are equal areas. The scale is that of the maps.",
+    ),
+    "years": ("Global means", "Annual means over the whole scenario; every run of the climate model is a line."),
+    "seasons": (
+        "Seasonal cycle by latitude",
+        "The mean year of the scored months, and under it the same less the scored run.",
+    ),
+    "rain": ("Distribution of precipitation", "Monthly means of cells, by their area."),
+    "spectra": (
+        "Spectra",
+        "Of anomalies from a straight line of each calendar month: how much variance has which period, in cells.",
+    ),
+    "ranks": ("Ranks", "How often a run of the climate model has each rank among the realisations."),
+    "learning": ("Learning curves", "Training loss, and the score on the validation months that selected the weights."),
+    "terms": ("Terms of the loss", "Each before its weight."),
+}
+
+
+@dataclass
+class Findings:
+    """What the places hold.
+
+    Attributes:
+        sources: Runs and submissions, each once.
+        studies: Folders with a study.
+        left_out: What could not be read.
+    """
+
+    sources: list[Source] = field(default_factory=list)
+    studies: list[tuple[Path, Study]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written.
+
+    Attributes:
+        folder: Where.
+        entries: How many pages of entries.
+        studies: How many of studies.
+        size: Of all files, in bytes.
+        left_out: What could not be read, and why.
+    """
+
+    folder: Path
+    entries: int
+    studies: int
+    size: int
+    left_out: Sequence[str]
+
+
+def write_report(
+    places: Iterable[Path], out: Path, opener: Opener, reporter: Reporter, *, published: bool = True
+) -> Report:
+    """Write the pages of all runs, submissions and studies at or right below the places.
+
+    Args:
+        places: Runs, submissions, studies, or folders of such.
+        out: The folder of the report; new, empty, or one that a report wrote.
+        opener: Opens the data of a run, where its pictures are not kept yet.
+        reporter: Shows progress, and says what is left out.
+        published: Whether published results stand on the leaderboard.
+
+    Raises:
+        EmukitError: A place holds nothing of this kind, or is damaged; or the folder holds other files.
+    """
+    _refuse_strangers(out)
+    found = gather_places(places)
+    for why in found.left_out:
+        reporter.say(f"note: left out: {why}")
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="emukit-report-")))
+        site = _site(found, opener, reporter, scratch, published)
+        size = _write(site, out)
+    return Report(out, len(site.entries), len(site.studies), size, found.left_out)
+
+
+def gather_places(places: Iterable[Path]) -> Findings:
+    """Read everything that has a page.
+
+    Raises:
+        EmukitError: A place holds nothing, or is itself damaged.
+    """
+    found = Findings()
+    seen: set[Path] = set()
+
+    def add(folder: Path, named: bool) -> None:
+        if folder.resolve() in seen:
+            return
+        seen.add(folder.resolve())
+        try:
+            found.sources.append(read_source(folder))
+        except EmukitError as e:
+            if named:
+                raise
+            found.left_out.append(_reason(e))
+
+    places = list(places)
+    if not places:
+        raise RunError(
+            "there is nothing to report on",
+            found="neither runs/ nor submissions/ here",
+            expected="a folder that `emukit train`, `emukit submit` or `emukit ablate` wrote, or a folder of such",
+            hint="train first, or name a folder",
+        )
+    for place in places:
+        entries = entry_folders(place)
+        studies = [f for f in (place, *folders_in(place)) if (f / STUDY_FILE).exists()]
+        if not entries and not studies:
+            raise RunError(
+                f"{place} holds no run, no submission and no study" if place.exists() else f"there is no {place}",
+                expected="a folder that `emukit train`, `emukit submit` or `emukit ablate` wrote, or a folder of such",
+                hint="train first, or name another folder",
+            )
+        for folder in entries:
+            add(folder, folder == place)
+        for folder in studies:
+            try:
+                study = read_study(folder)
+            except EmukitError as e:
+                if folder == place:
+                    raise
+                found.left_out.append(_reason(e))
+                continue
+            found.studies.append((folder, study))
+            for run in (r for v in study.variants for r in v.runs if r.state == "finished"):
+                if (folder / run.folder / RECORD_FILE).exists():
+                    add(folder / run.folder, False)
+                else:
+                    found.left_out.append(f"the run {run.folder} of the study {study.name} is not there any more")
+    return found
+
+
+def _site(found: Findings, opener: Opener, reporter: Reporter, scratch: Path, published: bool) -> Site:
+    rows = combine(found.sources, published)
+    portraits: dict[Path, Portrait] = {}
+    missing: dict[Path, list[str]] = {}
+    with reporter.step("report", len(found.sources)) as step:
+        for source in found.sources:
+            if source.run:
+                try:
+                    portraits[source.folder] = _portrait(source.run, opener, scratch)
+                except EmukitError as e:
+                    missing.setdefault(source.folder, []).append(f"no maps and curves: {_reason(e)}")
+            step.advance(note=source.folder.name)
+    scales = shared_scales(portraits.values())
+    entries: list[Entry] = []
+    links: dict[tuple[object, ...], str] = {}
+    for source in found.sources:
+        entry = _entry(source, portraits.get(source.folder), scales, missing.get(source.folder, []), scratch)
+        entries.append(entry)
+        own = [r for r in source.rows if r.kind in ("run", "submission")]
+        links |= {row.key: entry.id for row in own}
+    ids = {s.folder.resolve(): e.id for s, e in zip(found.sources, entries, strict=True)}
+    studies = [_study(folder, study, ids, scratch) for folder, study in found.studies]
+    written = f"Written {provenance.now()} by emukit {version('emukit')}."
+    return Site("emukit leaderboard", written, rows, links, entries, studies, scales, found.left_out)
+
+
+def shared_scales(portraits: Iterable[Portrait]) -> dict[str, float]:
+    """The limit of the scale of each quantity, from all errors of all entries."""
+    values: dict[str, list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]] = {}
+    areas: dict[str, list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]] = {}
+    for one in portraits:
+        for name, f in one.fields.items():
+            values.setdefault(name, []).append(f.error.ravel())
+            areas.setdefault(name, []).append(one.grid.weights.ravel())
+    return {name: round_limit(np.concatenate(v), np.concatenate(areas[name])) for name, v in values.items()}
+
+
+def _portrait(run: Run, opener: Opener, scratch: Path) -> Portrait:
+    run.refuse_unfinished()
+    sets = [s for s in SETS if (run.folder / "scores" / f"{s}.json").exists()]
+    if not sets:
+        raise RunError(
+            "it was not evaluated where the truth is known", hint=f"emukit evaluate {run.folder} --split SET"
+        )
+    return portrait(run, sets[0], _keep(run, scratch), lambda: opener(run))
+
+
+def _keep(run: Run, scratch: Path) -> Path:
+    """Where pictures of a run are kept: with it, or for this report alone where nothing can be written there."""
+    if os.access(run.folder, os.W_OK):
+        return run.folder / kept.FOLDER
+    return scratch / identifier(run.folder.name, run.folder)
+
+
+def _entry(
+    source: Source, shown: Portrait | None, scales: Mapping[str, float], missing: list[str], scratch: Path
+) -> Entry:
+    if source.run is None:
+        return submission_entry(source)
+    entry = run_entry(source.run, source)
+    drawn: dict[str, Drawn] = {}
+    try:
+        drawn |= training_pictures(source.run, _keep(source.run, scratch))
+    except EmukitError as e:
+        missing = [*missing, f"no learning curves: {_reason(e)}"]
+    errors = None
+    if shown:
+        drawn |= {**in_scale(shown, scales), **shown.drawn}
+        own = [r for r in entry.rows if f" {shown.set_name}: " in r.split and r.score is not None]
+        errors = Errors(
+            shown.span,
+            shown.span_key,
+            shown.earth,
+            shown.grid.lat,
+            shown.grid.lon,
+            np.stack([f.error for f in shown.fields.values()]),
+            {name: f.label for name, f in shown.fields.items()},
+            {name: f.numbers for name, f in shown.fields.items()},
+            {"score": own[0].score or 0.0, **own[0].numbers} if own else {},
+        )
+    pictures = [
+        # The yardstick is one for all entries of a span.
+        _picture(name, drawn[name], shown.span_key if shown and name == "yardstick" else entry.id)
+        for name in CAPTIONS
+        if name in drawn
+    ]
+    return replace(entry, pictures=pictures, missing=missing, errors=errors)
+
+
+def _picture(name: str, drawn: Drawn, owner: str) -> Picture:
+    heading, caption = CAPTIONS[name]
+    return Picture(f"pictures/{owner}/{name}.webp", drawn.file, drawn.size, drawn.alt, caption, heading)
+
+
+def _study(folder: Path, study: Study, ids: Mapping[Path, str], scratch: Path) -> StudyPage:
+    name = identifier(study.name, folder)
+    pictures = {}
+    for i, result in enumerate(study.results):
+        drawn = _intervals(study, result, scratch / f"{name}-{i}.webp")
+        if drawn:
+            caption = (
+                "Filled and coloured: the confidence interval does not hold zero. Open and grey: indistinguishable."
+            )
+            picture = Picture(f"pictures/{name}/{i}.webp", drawn.file, drawn.size, drawn.alt, caption, "")
+            pictures[result.protocol, result.set] = picture
+    runs = {r.folder: (folder / r.folder).resolve() for v in study.variants for r in v.runs}
+    entries = {place: ids[real] for place, real in runs.items() if real in ids}
+    return StudyPage(name, study, pictures, entries)
+
+
+def _intervals(study: Study, result: StudyResult, path: Path) -> Drawn | None:
+    variants = {
+        row.variant: {k: Difference(d.mean, d.low, d.high) for k, d in row.difference.items()}
+        for row in result.rows
+        if row.difference
+    }
+    if not variants:
+        return None
+    base = study.variants[0].name
+    figure = draw_intervals(variants, base, f"{study.name}: {result.protocol}, {result.set}")
+    size = kept.save(figure, path, "intervals", study.name)
+    said = "; ".join(f"{row.variant}: {row.sentence}" for row in result.rows if row.difference)
+    return Drawn(path, size, f"Differences from {base} with confidence intervals. {said}.")
+
+
+def _write(site: Site, out: Path) -> int:
+    size, names = 0, []
+    with atomic_path(out) as temporary:
+        temporary.mkdir()
+
+        def place(name: str) -> Path:
+            names.append(name)
+            path = temporary / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path
+
+        for name, text in render(site):
+            content = text.encode("utf-8", errors="replace")
+            place(name).write_bytes(content)
+            size += len(content)
+        pictures = {p.file: p.source for e in site.entries for p in e.pictures}
+        pictures |= {p.file: p.source for s in site.studies for p in s.pictures.values()}
+        for name, picture in pictures.items():
+            shutil.copyfile(picture, place(name))
+            size += picture.stat().st_size
+        manifest = json.dumps({"format": 1, "written": site.written, "files": sorted(names)}, indent=1)
+        (temporary / MANIFEST).write_text(manifest, encoding="utf-8")
+    return size + len(manifest)
+
+
+def _refuse_strangers(out: Path) -> None:
+    """Refuse a folder that holds anything that no report wrote."""
+    if not out.exists():
+        return
+    found = "a file"
+    if out.is_dir():
+        inside = {p.relative_to(out).as_posix() for p in out.rglob("*") if not p.is_dir()}
+        try:
+            own = {MANIFEST, *map(str, json.loads((out / MANIFEST).read_text(encoding="utf-8"))["files"])}
+        except (OSError, ValueError, KeyError, TypeError):
+            own = set()
+        strange = sorted(inside - own)
+        if not strange:
+            return
+        found = ", ".join(strange[:5]) + (f" and {len(strange) - 5} more" if len(strange) > 5 else "")
+    raise EmukitError(
+        f"{out} holds other files than a report",
+        found=found,
+        expected="a new or empty folder, or one that `emukit report` wrote and would replace",
+        hint="name another --out",
+    )
+
+
+def _reason(error: EmukitError) -> str:
+    return f"{error.what} ({error.found})" if error.found else error.what

@@ -1,0 +1,134 @@
+"""Pages from templates.
+
+Invariant: every value enters a page through a template that escapes it; an address inside the site is relative, so that
+the folder opens from a disk, and nothing outside the folder is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from emukit.report.leaderboard import HEADINGS, LINES, NUMBERS, Row, places, ranked
+from emukit.report.site.fields import entry_script, site_script
+from emukit.report.site.model import Entry, Site, StudyPage
+from emukit.report.site.strip import LINE_Y, WIDTH, marks
+from emukit.report.site.study import StudyResult
+
+HERE = Path(__file__).parent
+ASSETS = ("style.css", "table.js", "compare.js")
+COLUMNS = ("score", *NUMBERS)
+
+
+def render(site: Site) -> Iterator[tuple[str, str]]:
+    """Every text file of a site: its name below the folder, with slashes, and what it holds."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(site=site, columns=COLUMNS, headings=HEADINGS, headers=_headers(), lines=LINES)
+    environment.filters.update(score=_score, number=_number, signed=_signed, plain=_plain)
+    for name in ASSETS:
+        yield f"assets/{name}", (HERE / "assets" / name).read_text(encoding="utf-8")
+    tables = _tables(site)
+    index = environment.get_template("index.html")
+    yield "index.html", index.render(root="", tables=tables, svg=(WIDTH, LINE_Y))
+    yield "compare.html", environment.get_template("compare.html").render(root="", count=_comparable(site))
+    yield "assets/entries.js", site_script(site)
+    beside = ranked(site.rows)
+    page = environment.get_template("entry.html")
+    for entry in site.entries:
+        yield f"entries/{entry.id}.html", page.render(root="../", entry=entry, sets=_sets(entry, beside))
+        if entry.errors:
+            yield f"data/{entry.id}.js", entry_script(entry)
+    page = environment.get_template("study.html")
+    for study in site.studies:
+        results = [_result(study, r) for r in study.study.results]
+        yield f"studies/{study.id}.html", page.render(root="../", page=study, study=study.study, results=results)
+
+
+def _comparable(site: Site) -> int:
+    return sum(e.errors is not None for e in site.entries)
+
+
+def _headers() -> list[dict[str, str]]:
+    """Columns of the six numbers: what a heading says in full, for those who hear it."""
+    what = {
+        "monthly_rmse": "root mean square error of months",
+        "time_mean_rmse": "root mean square error of the mean over time",
+        "time_stddev_mae": "mean absolute error of the standard deviation over time",
+    }
+    units = {"tas": "K", "pr": "mm/day"}
+    out = [{"short": "score", "full": "official score, lower is better"}]
+    for heading, number in zip(HEADINGS[1:], NUMBERS, strict=True):
+        variable, part = number.split(".")
+        out.append({"short": heading, "full": f"{variable}: {what[part]}, {units[variable]}"})
+    return out
+
+
+def _tables(site: Site) -> list[dict[str, Any]]:
+    """The leaderboard: a table for each set of months."""
+    out = []
+    for i, (split, group) in enumerate(ranked(site.rows).items()):
+        rows = [
+            {
+                "place": place,
+                "row": row,
+                "cells": _cells(row),
+                "entry": site.links.get(row.key, ""),
+                "kind": row.kind,
+            }
+            for place, row in places(group)
+        ]
+        own = sum(r.kind in ("run", "submission") for r in group)
+        out.append({"id": f"set-{i}", "split": split, "rows": rows, "marks": marks(group), "own": own})
+    return out
+
+
+def _cells(row: Row) -> list[float | None]:
+    return [row.score, *(row.numbers.get(n) for n in NUMBERS)]
+
+
+def _sets(entry: Entry, beside: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
+    """What an entry has on each set of months, with the lines it is measured against and its place."""
+    out = []
+    for own in entry.rows:
+        group = beside.get(own.split, [own])
+        place = next((p for p, r in places(group) if r.key == own.key), "")
+        competitors = sum(r.kind not in LINES and r.score is not None for r in group)
+        others = [r for r in group if r.kind in (*LINES, "published", "reference")]
+        rows = [{"row": r, "cells": _cells(r), "own": r is own} for r in sorted([own, *others], key=_order)]
+        out.append({"split": own.split, "rows": rows, "place": place, "of": competitors, "note": own.note})
+    return out
+
+
+def _order(row: Row) -> tuple[bool, float]:
+    return row.score is None, row.score or 0.0
+
+
+def _result(page: StudyPage, result: StudyResult) -> dict[str, Any]:
+    lines = [(name, values) for name, values in (("floor", result.floor), ("estimated limit", result.limit)) if values]
+    return {"result": result, "lines": lines, "picture": page.pictures.get((result.protocol, result.set))}
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")

@@ -1,0 +1,170 @@
+"""Other people's pages for the record of a training: TensorBoard, Weights & Biases.
+
+Invariant: `metrics.jsonl` is the record, and a tracker mirrors it: every epoch that stands there, once. What a resume
+takes back from the record, or finds in it from before anybody tracked, is made good in the mirror.
+
+A tracker is one function, from the folder of a training and the lines of its log to a context in which further lines
+are sent; and one line in the table.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from emukit.errors import RunError, TrainingError
+from emukit.files import write_text
+from emukit.training.log import read_lines
+
+Line = Mapping[str, Any]
+Send = Callable[[Line], None]
+
+
+@contextmanager
+def tensorboard(folder: Path, lines: Sequence[Line]) -> Iterator[Send]:
+    """Event files in `tensorboard/`, made anew from the log whenever a training goes on.
+
+    So there are no events of epochs that a resume took back; `tensorboard --logdir runs` shows all trainings.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    place = folder / "tensorboard"
+    for old in place.glob("events.out.tfevents.*"):
+        old.unlink()
+    with SummaryWriter(str(place)) as writer:
+
+        def send(line: Line) -> None:
+            for name, value in scalars(line).items():
+                writer.add_scalar(name, value, line["step"])
+            writer.flush()
+
+        for line in lines:
+            send(line)
+        yield send
+
+
+@contextmanager
+def wandb(folder: Path, lines: Sequence[Line]) -> Iterator[Send]:
+    """A run of the project `emukit` in `wandb/`, which goes on under its id; WANDB_MODE=offline needs no network.
+
+    What was sent cannot be taken back: an epoch that is trained again after a crash is not sent again.
+
+    Raises:
+        TrainingError: wandb cannot begin: nobody is logged in, or there is no network.
+    """
+    import wandb as package
+
+    kept = folder / "wandb.json"
+    known = _read_sent(kept)
+    identity, sent = known or (secrets.token_hex(4), 0)
+    try:
+        run = package.init(
+            project=os.environ.get("WANDB_PROJECT", "emukit"),
+            id=identity,
+            name=_name(folder),
+            dir=str(folder),
+            resume="allow" if known else None,
+            settings=package.Settings(silent=True, console="off", disable_git=True, save_code=False),
+        )
+    except package.Error as e:
+        raise TrainingError(
+            "wandb cannot begin",
+            found=str(e),
+            expected="a login and a network, or neither with WANDB_MODE=offline",
+            hint="wandb login; or WANDB_MODE=offline now, and `wandb sync` later",
+        ) from e
+
+    def send(line: Line) -> None:
+        nonlocal sent
+        if line["epoch"] > sent:
+            run.log(scalars(line), step=line["step"])
+            sent = line["epoch"]
+            write_text(kept, json.dumps({"id": identity, "epochs": sent}))
+
+    try:
+        for line in lines:
+            send(line)
+        yield send
+    except BaseException:
+        run.finish(exit_code=1)
+        raise
+    run.finish()
+
+
+TRACKERS: dict[str, Callable[[Path, Sequence[Line]], AbstractContextManager[Send]]] = {
+    "tensorboard": tensorboard,
+    "wandb": wandb,
+}
+
+
+def check_tracker(name: str) -> None:
+    """Refuse a tracker that could not be used, before anything is trained.
+
+    Raises:
+        TrainingError: There is none of that name, or its package is missing.
+    """
+    if name not in TRACKERS:
+        raise TrainingError(f"unknown tracker {name!r}", expected=", ".join(TRACKERS), hint="--track tensorboard")
+    if find_spec(name) is None:
+        raise TrainingError(
+            f"--track {name} needs a package that is not installed",
+            found=f"no module {name}",
+            hint=f"pip install 'emukit[{name}]'",
+        )
+
+
+@contextmanager
+def mirror(tracker: str | None, log: Path) -> Iterator[Send]:
+    """Mirror a log: what stands in it already, then every line that is sent.
+
+    Args:
+        tracker: Of `TRACKERS`; None: nothing is mirrored.
+        log: `metrics.jsonl`, in the folder of the training.
+
+    Raises:
+        TrainingError: The tracker cannot be used.
+    """
+    if tracker is None:
+        yield lambda line: None
+        return
+    check_tracker(tracker)
+    with TRACKERS[tracker](log.parent, read_lines(log)) as send:
+        yield send
+
+
+def scalars(line: Line) -> dict[str, float]:
+    """The numbers of a line by name, those in tables as ``validation/score``; what is null is left out."""
+    out: dict[str, float] = {}
+    for name, value in line.items():
+        if isinstance(value, Mapping):
+            out |= {f"{name}/{inner}": number for inner, number in scalars(value).items()}
+        elif isinstance(value, int | float) and name != "step":
+            out[name] = value
+    return out
+
+
+def _name(folder: Path) -> str:
+    """The folder as seen from here, where it lies below."""
+    here = os.path.relpath(folder)
+    return folder.absolute().name if here.startswith("..") else here
+
+
+def _read_sent(path: Path) -> tuple[str, int] | None:
+    """The id of a run, and how many epochs were sent of it.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return str(kept["id"]), int(kept["epochs"])
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise RunError(f"{path} is damaged", found=repr(e), hint="remove it; a new run of wandb begins then") from e

@@ -1,0 +1,147 @@
+"""Pictures of pages in another scale than they say, curves across gaps, and coasts that are not where they are."""
+
+import io
+
+import numpy as np
+import pytest
+from matplotlib.collections import LineCollection
+from PIL import Image
+
+from emukit.report.coast import _east_of_greenwich, coastline
+from emukit.report.curves import Curves
+from emukit.report.errors import LEVELS, Field, draw_distribution, draw_error_maps, draw_zonal
+from emukit.report.figure import write_webp
+from emukit.report.intervals import Difference, draw_intervals
+from emukit.report.learning import draw_learning, draw_terms, has_terms
+from emukit.report.maps import round_limit
+from tests.coded import small_grid
+from tests.report.test_pictures import mesh_of
+
+GRID = small_grid()
+FIELD = np.arange(24.0).reshape(4, 6) - 11.5
+
+
+def fields():
+    members = np.stack([FIELD.mean(1) / 2, FIELD.mean(1) / 4])
+    return {
+        "tas.mean": Field("tas", "tas (K), mean over time", "RMSE 1", FIELD, members),
+        "pr.std": Field("pr", "pr (mm/day), standard deviation", "MAE 2", -FIELD, members),
+    }
+
+
+def test_coast_is_whole_between_zero_and_360_degrees():
+    lines = coastline()
+    points = np.concatenate(lines)
+    assert points[:, 0].min() >= 0
+    assert points[:, 0].max() <= 360
+    assert points[:, 1].min() > -86
+    assert points[:, 1].max() < 84
+    # No line runs across the map from one end to the other.
+    assert max(np.abs(np.diff(line[:, 0])).max() for line in lines) < 20
+    for lon, lat in ((18.4, -34.1), (350.6, 38.7), (151.3, -33.9), (286.0, 40.6), (292.5, -55.5)):
+        assert np.hypot(points[:, 0] - lon, points[:, 1] - lat).min() < 1.5, (lon, lat)
+    # In the middle of oceans and continents there is none.
+    for lon, lat in ((200.0, 0.0), (330.0, 30.0), (100.0, 60.0), (20.0, 10.0)):
+        assert np.hypot(points[:, 0] - lon, points[:, 1] - lat).min() > 5, (lon, lat)
+
+
+def test_line_over_the_prime_meridian_is_cut_there_and_over_the_dateline_is_not():
+    west, east = _east_of_greenwich(np.array([[-2.0, 50.0], [2.0, 52.0]]))
+    np.testing.assert_allclose(west, [[358, 50], [360, 51]])
+    np.testing.assert_allclose(east, [[0, 51], [2, 52]])
+    back = _east_of_greenwich(np.array([[1.0, 0.0], [-3.0, 4.0], [-5.0, 4.0]]))
+    np.testing.assert_allclose(back[1], [[360, 1], [357, 4], [355, 4]])
+    (dateline,) = _east_of_greenwich(np.array([[179.0, 65.0], [-179.0, 66.0]]))
+    np.testing.assert_allclose(dateline, [[179, 65], [181, 66]])
+
+
+def test_maps_have_the_scale_that_is_given_and_coasts_on_earth_alone():
+    scales = {"tas.mean": 4.0, "pr.std": 0.5}
+    figure = draw_error_maps(fields(), GRID, scales, "$title", earth=True)
+    for axes, (name, field) in zip(figure.axes[:2], fields().items(), strict=True):
+        mesh = mesh_of(axes)
+        assert mesh.get_clim() == (-scales[name], scales[name])
+        assert mesh.cmap.N == LEVELS
+        np.testing.assert_array_equal(mesh.get_array()[:, 1:-1], field.error)
+        assert any(isinstance(c, LineCollection) for c in axes.collections)
+        assert axes.get_xlim() == (0, 360)
+    made_up = draw_error_maps(fields(), GRID, scales, "title", earth=False)
+    assert not any(isinstance(c, LineCollection) for a in made_up.axes[:2] for c in a.collections)
+
+
+def test_zonal_means_are_of_the_errors_over_the_sine_of_latitude():
+    scales = {"tas.mean": 4.0, "pr.std": 0.5}
+    figure = draw_zonal(fields(), GRID, scales, "title")
+    for axes, (name, field) in zip(figure.axes, fields().items(), strict=True):
+        assert axes.get_xlim() == (-scales[name], scales[name])
+        lines = [line for line in axes.lines if len(line.get_xdata()) == 4]
+        np.testing.assert_allclose(lines[-1].get_xdata(), field.error.mean(1))
+        np.testing.assert_allclose(lines[0].get_xdata(), field.members[0])
+        np.testing.assert_allclose(lines[0].get_ydata(), np.sin(np.deg2rad(GRID.lat)))
+
+
+def test_nothing_has_no_place_on_a_logarithm():
+    curves = Curves(np.array([0.1, 1.0, 10.0]), np.array([[0.1, 0.2, 0.0]]), np.array([[0.0, 0.5, 0.1]]))
+    axes = draw_distribution(curves, "pr", "title").axes[0]
+    assert np.isnan(axes.lines[0].get_ydata()[2])
+    assert np.isnan(axes.lines[1].get_ydata()[0])
+
+
+def test_limit_leaves_a_share_of_the_area_beyond():
+    values = np.concatenate([np.full(99, 0.9), [50.0]])
+    assert round_limit(values, np.ones(100)) == 1.0
+    assert round_limit(-values, np.where(values > 1, 10.0, 1.0)) == 50.0
+    assert round_limit(np.zeros(5), np.ones(5)) == 1.0
+
+
+def test_epochs_without_validation_are_gaps_and_a_loss_below_zero_is_not_lost():
+    log = [
+        {"epoch": 1, "loss": 2.0, "validation": {"score": 1.0}},
+        {"epoch": 2, "loss": None},
+        {"epoch": 3, "loss": -1.0, "validation": {"score": 0.5}, "validation_average": {"score": 0.4}},
+    ]
+    figure = draw_learning({"network": log}, "title")
+    loss, score = figure.axes
+    np.testing.assert_array_equal(loss.lines[0].get_ydata(), [2.0, np.nan, -1.0])
+    assert loss.get_yscale() == "linear"
+    np.testing.assert_array_equal(score.lines[0].get_ydata(), [1.0, np.nan, 0.5])
+    np.testing.assert_array_equal(score.lines[1].get_ydata(), [np.nan, np.nan, 0.4])
+    assert score.get_yscale() == "log"
+    assert score.lines[1].get_marker() == "o"
+    many = draw_learning({f"$n_{i}": log for i in range(40)}, "title")
+    assert len(many.axes[0].lines) == 28
+    many.draw_without_rendering()
+
+
+def test_terms_are_by_variable_and_nothing_else_is_one():
+    log = [{"epoch": 1, "step": 3, "loss": 1.0, "tas.mse": 0.5, "tas.std": 0.2, "pr.mse": 0.3, "seconds": 4.0}]
+    figure = draw_terms(log, "title")
+    assert [a.get_title(loc="left") for a in figure.axes] == ["tas", "pr"]
+    assert [line.get_label() for line in figure.axes[0].lines] == ["mse", "std"]
+    assert has_terms(log)
+    assert not has_terms([{"epoch": 1, "loss": 1.0, "gradient_norm": 1.0, "learning_rate": 0.1}])
+
+
+def test_interval_that_holds_zero_is_open():
+    variants = {
+        "better": {"score": Difference(-0.2, -0.3, -0.1)},
+        "same $x$": {"score": Difference(0.05, -0.1, 0.2)},
+        "unknown": {},
+    }
+    figure = draw_intervals(variants, "base", "title")
+    (axes,) = figure.axes
+    better, same = (line for line in axes.lines if line.get_marker() == "o")
+    assert better.get_markerfacecolor() != "white"
+    assert same.get_markerfacecolor() == "white"
+    assert (better.get_ydata()[0], same.get_ydata()[0]) == (0, 1)
+    figure.draw_without_rendering()
+
+
+def test_written_picture_has_the_size_it_is_given_and_few_colours(tmp_path):
+    path = tmp_path / "maps.webp"
+    figure = draw_error_maps(fields(), GRID, {"tas.mean": 4.0, "pr.std": 0.5}, "title", earth=True)
+    assert write_webp(figure, path, "what it is", width=5.0, height=3.0, colours=20) == (500, 300)
+    with Image.open(io.BytesIO(path.read_bytes())) as image:
+        assert image.format == "WEBP"
+        assert len(image.convert("RGB").getcolors(100)) == pytest.approx(20, abs=2)
+        assert image.getexif()[0x010E] == "what it is"

@@ -1,0 +1,236 @@
+"""Pages that run what a name holds, link to what is not there, ask a network, or show other numbers than they hold."""
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import PurePosixPath
+
+import numpy as np
+import pytest
+
+from emukit.errors import RunError
+from emukit.report.site.fields import entry_script, site_script
+from emukit.report.site.model import identifier
+from emukit.report.site.render import ASSETS, HERE, render
+from emukit.report.site.strip import WIDTH, marks
+from emukit.report.site.study import read_study
+from tests.report.sites import EVIL, SPLIT, row, site, study
+
+
+class Page(HTMLParser):
+    """Tags with their attributes, and the text of every cell."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.rows, self._cell = [], [], False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self._cell = True
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        if tag in ("td", "th"):
+            self._cell = False
+
+    def handle_data(self, data):
+        if self._cell:
+            self.rows[-1][-1] += data
+
+    def all(self, tag, attribute):
+        return [a[attribute] for t, a in self.tags if t == tag and attribute in a]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    made = site(tmp_path_factory.mktemp("site"))
+    return made, dict(render(made))
+
+
+def pages(files):
+    return {name: Page(text) for name, text in files[1].items() if name.endswith(".html")}
+
+
+def test_names_notes_and_reasons_are_text_on_every_page(files):
+    for name, page in pages(files).items():
+        scripts = [a for t, a in page.tags if t == "script"]
+        assert all(set(a) == {"src"} for a in scripts), name
+        assert not [t for t, _ in page.tags if t == "b"], name
+        assert not [a for _, a in page.tags for k in a if k.startswith("on")], name
+    index = pages(files)["index.html"]
+    assert any(EVIL.strip() in cell for line in index.rows for cell in line)
+    for name, text in files[1].items():
+        if name.startswith(("data/", "assets/entries")):
+            assert not set("<>&\u2028") & set(text), name
+
+
+def test_every_address_is_relative_and_leads_to_a_file_that_is_written(files):
+    made, texts = files
+    written = {*texts, *(p.file for e in made.entries for p in e.pictures)}
+    seen = set()
+    for name, page in pages(files).items():
+        addresses = [*page.all("a", "href"), *page.all("link", "href"), *page.all("script", "src")]
+        for address in [*addresses, *page.all("img", "src")]:
+            if address == "data:,":
+                continue
+            assert not re.match(r"[a-z]+:|/", address), (name, address)
+            path, _, fragment = address.partition("#")
+            parts = []
+            for part in (PurePosixPath(name).parent / path if path else PurePosixPath(name)).parts:
+                parts = parts[:-1] if part == ".." else [*parts, part]
+            target = "/".join(parts)
+            assert target in written, (name, address)
+            seen.add(target)
+            if fragment and target != "compare.html":
+                assert f'id="{fragment}"' in texts[target], (name, address)
+    # Nothing is written that no page leads to, but what scripts ask for.
+    assert written - seen == {"index.html"} - seen | {f"data/{e.id}.js" for e in made.entries}
+
+
+def test_assets_ask_for_nothing_outside():
+    for name in ASSETS:
+        text = (HERE / "assets" / name).read_text(encoding="utf-8")
+        assert not re.search(r"https?:|//[a-z]|@import|url\(|fetch\(|XMLHttp", text), name
+
+
+def test_identifiers_of_a_page_are_its_own_and_images_say_what_they_show(files):
+    for name, page in pages(files).items():
+        ids = [a["id"] for _, a in page.tags if "id" in a]
+        assert len(ids) == len(set(ids)), name
+        for _, a in page.tags:
+            for word in a.get("aria-labelledby", "").split():
+                assert word in ids, (name, word)
+        labels = page.all("label", "for")
+        controls = [a["id"] for t, a in page.tags if t in ("select", "input")]
+        assert sorted(labels) == sorted(controls), name
+        for attributes in (a for t, a in page.tags if t == "img"):
+            assert attributes["alt"].startswith("Maps of")
+            assert attributes["width"] == "20"
+
+
+def test_leaderboard_ranks_within_the_same_months_and_lines_take_no_place(files):
+    index = pages(files)["index.html"]
+    lines = [[c.strip() for c in line] for line in index.rows]
+    found = [(line[0], line[1], line[3]) for line in lines if line[2] not in ("kind", "")]
+    assert found[:7] == [
+        ("", "estimated limit", "0.4000"),
+        ("1", "best", "0.5000"),
+        ("2", "place 1: a team", "0.6250"),
+        ("3", EVIL.strip(), "0.7500"),
+        ("4", "third", "1.2500"),
+        ("", "climatology", "1.5000"),
+        ("", "unscored", ""),
+    ]
+    assert found[7] == ("1", "other", "0.2500")
+    best = next(line for line in lines if line[1] == "best")
+    assert best[3:10] == ["0.5000", "0.500", "0.600", "0.700", "0.800", "0.900", "1.000"]
+    team = next(line for line in lines if line[1] == "place 1: a team")
+    assert team[-1].startswith("source: their report")
+
+
+def test_page_of_an_entry_shows_its_months_alone_with_lines_and_place(files):
+    made, texts = files
+    third = Page(texts[f"entries/{made.entries[2].id}.html"])
+    names = [line[0] for line in third.rows[1:]]
+    assert names == ["estimated limit", "place 1: a team", "third", "climatology"]
+    assert "place 4 of 4" in texts[f"entries/{made.entries[2].id}.html"]
+    assert "nothing of third" in texts[f"entries/{made.entries[2].id}.html"]
+
+
+def test_study_page_has_sentences_intervals_and_links_to_its_runs(files):
+    made, texts = files
+    name = f"studies/{made.studies[0].id}.html"
+    page = Page(texts[name])
+    line = next(r for r in page.rows if r[0] == EVIL and len(r) > 3)
+    assert line[2] == "0.4000± 0.0100"
+    assert line[-1] == "\N{MINUS SIGN}0.1000\N{MINUS SIGN}0.1500 to \N{MINUS SIGN}0.0500"
+    assert next(r for r in page.rows if r[0] == "mse" and len(r) > 3)[-1] == "base"
+    assert "sentence of same" in texts[name]
+    assert f"../entries/{made.entries[0].id}.html" in page.all("a", "href")
+
+
+def test_errors_come_back_from_the_script_as_they_went_in(files):
+    made, _ = files
+    for one in made.entries:
+        (call,) = re.findall(r"^emukit\.addErrors\((.*)\);\n$", entry_script(one))
+        plain = json.loads(call)
+        assert plain["lat"] == one.errors.lat.tolist()
+        for quantity, field in zip(plain["quantities"], one.errors.fields, strict=True):
+            q = np.frombuffer(base64.b64decode(quantity["values"]), np.int8).astype(float)
+            back = (np.sign(q) * quantity["largest"] * (q / 127) ** 2).reshape(field.shape)
+            np.testing.assert_allclose(back, field, atol=0.008 * np.abs(field).max())
+            assert np.abs(back).max() == pytest.approx(np.abs(field).max(), rel=1e-5)
+
+
+def test_errors_that_are_all_zero_are_zero(files):
+    from dataclasses import replace
+
+    one = files[0].entries[0]
+    still = replace(one, errors=replace(one.errors, fields=np.zeros((4, 4, 6))))
+    assert base64.b64encode(bytes(24)).decode() in entry_script(still)
+
+
+def test_only_entries_with_errors_can_be_compared(files):
+    from dataclasses import replace
+
+    made = files[0]
+    without = replace(made, entries=[replace(made.entries[0], errors=None), *made.entries[1:]])
+    names = [e["name"] for e in json.loads(site_script(without)[len("emukit.start(") : -3])["entries"]]
+    assert names == [EVIL, "third", "other"]
+    alone = replace(made, entries=made.entries[:1])
+    compare = dict(render(alone))["compare.html"]
+    assert "Two entries with a prediction are needed" in compare
+    assert "compare.js" not in compare
+
+
+def test_identifiers_are_file_names_and_those_of_two_places_differ(tmp_path):
+    for name in (EVIL, "../../etc/passwd", "", "...", "ä b", "x" * 300):
+        made = identifier(name, tmp_path)
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*-[0-9a-f]{8}|[-_][A-Za-z0-9._-]*", made), made
+        assert ".." not in made.split("-")[0]
+        assert len(made) < 80
+    assert identifier("run", tmp_path / "a") != identifier("run", tmp_path / "b")
+
+
+def test_strip_is_linear_in_the_score_and_marks_what_is_beyond():
+    rows = [row("best", 1.0), row("floor", 2.0, "floor"), row("failed", 9.0), row("limit", 0.5, "limit")]
+    found = {m.name: m for m in marks(rows)}
+    assert found["limit"].x < found["best"].x < found["floor"].x < found["failed"].x
+    step = (found["best"].x - found["limit"].x) / 0.5
+    assert found["floor"].x - found["best"].x == pytest.approx(step, abs=0.2)
+    assert found["failed"].beyond
+    assert not found["floor"].beyond
+    assert found["failed"].x == pytest.approx(WIDTH - 14)
+    assert marks(rows[:1]) == []
+    alike = marks([row("a", 1.0), row("b", 1.0)])
+    assert all(np.isfinite(m.x) for m in alike)
+
+
+def test_damaged_studies_are_refused_with_what_is_wrong(tmp_path):
+    plain = json.loads(study().model_dump_json())
+    path = tmp_path / "study.json"
+    for change, words in (
+        ({"format": 2}, "format"),
+        ({"variants": []}, "variants"),
+        ({"results": [{**plain["results"][0], "rows": [{**plain["results"][0]["rows"][0], "variant": "no"}]}]}, "no"),
+    ):
+        path.write_text(json.dumps({**plain, **change}))
+        with pytest.raises(RunError, match=words):
+            read_study(tmp_path)
+    path.write_text(json.dumps(plain)[:100])
+    with pytest.raises(RunError, match="damaged"):
+        read_study(tmp_path)
+    path.write_text(json.dumps({**plain, "later": 1}))
+    assert read_study(tmp_path).name == "loss-weights"
+    with pytest.raises(RunError, match="cannot read"):
+        read_study(tmp_path / "nowhere")
+
+
+def test_split_of_an_entry_is_named_in_full_on_its_page(files):
+    made, texts = files
+    assert SPLIT in texts[f"entries/{made.entries[0].id}.html"]
