@@ -21,7 +21,7 @@ from typing import Any
 from emukit.errors import EmukitError
 from emukit.experiments.jobs import LOOK_SECONDS, Job, run_job
 
-# What an address begins with; alone, it is the cluster that RAY_ADDRESS or this machine names, else one of its own.
+# What an address begins with; alone, it is the cluster that RAY_ADDRESS names, or that runs on this machine.
 RAY = "ray"
 # A job is begun again so often when its node, or Ray's own process there, dies.
 RETRIES = 10
@@ -98,7 +98,7 @@ def open_cluster(address: str) -> Iterator[Cluster]:
     except ImportError:
         raise EmukitError("Ray is not installed", hint='pip install "emukit[ray]"') from None
     try:
-        ray.init(None if address == RAY else address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init("auto" if address == RAY else address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as e:
         raise EmukitError(
             f"there is no Ray cluster at {address}",

@@ -291,3 +291,10 @@ def test_a_damaged_run_is_no_finished_one(opened, tmp_path):
     (plan.runs[0].folder / "run.json").write_text("{")
     assert plan.runs[0].finished(opened.archive) is None
     assert replace(plan, runs=plan.runs[:1]).distinct() == [plan.runs[0]]
+
+
+def test_what_has_no_seeds_stands_beside_every_seed_of_the_other():
+    a, b, c = (np.full((3, 7), x) for x in (1.0, 2.0, 3.0))
+    assert [(v[0, 0], o[0, 0]) for v, o in findings._pairs([a, b], [c])] == [(1, 3), (2, 3)]
+    assert [(v[0, 0], o[0, 0]) for v, o in findings._pairs([c], [a, None, b])] == [(3, 1), (3, 2)]
+    assert [(v[0, 0], o[0, 0]) for v, o in findings._pairs([a, None, c], [None, b, b])] == [(3, 2)]

@@ -140,3 +140,12 @@ def _listens(port):
 def test_an_address_that_is_none_is_told():
     with pytest.raises(EmukitError, match="cannot run on 'slurm'"), open_cluster("slurm"):
         pass
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_cluster_is_told_at_once(monkeypatch, tmp_path):
+    pytest.importorskip("ray", reason="Ray is not installed: NOT TESTED ON A CLUSTER")
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    with pytest.raises(EmukitError, match="there is no Ray cluster at ray"), open_cluster("ray"):
+        pass
