@@ -154,6 +154,17 @@ def test_few_seeds_make_a_wide_interval_and_one_none_of_its_own():
     assert (alone.low, alone.high, alone.sd, alone.sign) == (None, None, None, 0)
 
 
+def test_the_interval_lies_about_the_difference_that_was_seen():
+    """Drawn years have noisier means, which moves the differences of all draws; that is no news of the variant."""
+    rng = np.random.default_rng(0)
+    variant = np.concatenate([np.full((1, 7), 0.1), 0.05 + 0.005 * rng.normal(size=(2000, 7))])
+    found = paired.difference([variant], [np.zeros((2001, 7))], 30)["score"]
+    assert found.mean == pytest.approx(0.1)
+    assert (found.low + found.high) / 2 == pytest.approx(0.1, abs=0.001)
+    # A normal's 95 %, widened from thirty years: 2.05 * sqrt(30 / 29).
+    assert found.high - found.low == pytest.approx(2 * 2.05 * 0.005 * np.sqrt(30 / 29), rel=0.08)
+
+
 def sentence(low, mean, high, seeds=3, drawn=True, years=10, pr_std=0):
     of = {name: paired.Difference(0.0, -1.0, 1.0, 0.1) for name in paired.NAMES}
     of["score"] = paired.Difference(mean, low, high, 0.1)
