@@ -121,9 +121,9 @@ def ablate(
             try:
                 with watch:
                     run_study(opened, plan, execute, retry=retry, began=watch.began, ended=watch.ended, look=watch.look)
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, SystemExit) as stop:
                 typer.echo("stopped; runs are saved. Go on with the same command", err=True)
-                raise typer.Exit(130) from None
+                raise typer.Exit(int(stop.code or 0) if isinstance(stop, SystemExit) else 130) from None
             result = study_result(plan, archive, command, reporter)
             found = save_result(plan, result)
     if markdown:

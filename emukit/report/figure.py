@@ -56,9 +56,13 @@ def sheet(title: str, width: float, height: float) -> Figure:
 
 
 def legend_below(figure: Figure, axes: Axes) -> None:
-    """One legend for all axes of a figure, under them, from what one of them shows."""
+    """One legend for all axes of a figure, under them, from what one of them shows, in as few rows as fit."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower left", ncols=len(labels), frameon=False)
+    for columns in range(len(labels), 0, -1):
+        legend = figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False)
+        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 def shorten(name: str, most: int = 28) -> str:

@@ -10,7 +10,7 @@ from matplotlib.collections import PolyCollection, QuadMesh
 
 from emukit.data.grid import Grid
 from emukit.report.curves import Curves, Power, Season, Years, draw_seasons, draw_spectra, draw_years
-from emukit.report.figure import write_png
+from emukit.report.figure import drawing, legend_below, sheet, write_png
 from emukit.report.maps import Panel, Row, draw_maps, edges, scale
 from emukit.report.ranks import Ranks, draw_ranks
 from tests.coded import small_grid
@@ -191,3 +191,19 @@ def test_nothing_is_drawn_by_pyplot():
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("words", "rows"), [(3, 1), (8, 2)])
+def test_a_legend_wider_than_the_picture_is_not_cut_off(words, rows):
+    with drawing():
+        figure = sheet("A title", 7.0, 3.0)
+        axes = figure.subplots()
+        for i in range(words):
+            axes.plot([0, 1], [0, i], label=f"entry number {i}")
+        legend_below(figure, axes)
+        figure.draw_without_rendering()
+        (legend,) = figure.legends
+        box = legend.get_window_extent()
+        assert box.x0 >= 0
+        assert box.x1 <= figure.bbox.width
+        assert len({round(text.get_window_extent().y0) for text in legend.get_texts()}) == rows
