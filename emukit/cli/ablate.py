@@ -17,6 +17,7 @@ from emukit.cli import options as o
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
     from emukit.experiments.ablate import StudyPlan
+    from emukit.progress import Reporter
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -50,7 +51,9 @@ def ablate(
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(help="Runs at a time. Default: one for each GPU, else for each core.", min=1, show_default=False),
+        typer.Option(
+            help="Runs at a time. Default: one for each GPU, else for each core.", min=1, max=256, show_default=False
+        ),
     ] = None,
     on: Annotated[
         str | None,
@@ -99,7 +102,9 @@ def ablate(
     words = ["--data", data_source(data)]
     for name, values in (("--card", [card] if card else []), ("--convert", convert or [])):
         words += [word for value in values for word in (name, value)]
-    opened, command = Opened(archive, tuple(words)), shlex.join(["emukit", *sys.argv[1:]])
+    # A command that repeats this one elsewhere too: what the environment, or a default, said of the data is said in it.
+    given = [] if data else words[:2]
+    opened, command = Opened(archive, tuple(words)), shlex.join(["emukit", *sys.argv[1:], *given])
     with _places(on, jobs) as (execute, workers, environments):
         plan = make_study_plan(
             opened,
@@ -112,7 +117,7 @@ def ablate(
             workers=workers,
             reporter=reporter,
         )
-        _say_plan(plan, archive, workers, retry, dry_run)
+        _say_plan(plan, archive, workers, retry, dry_run, reporter)
         if dry_run:
             return
         with exclusive(plan.folder):
@@ -132,7 +137,7 @@ def ablate(
         console = Console()
         for part in tables.tables(found):
             console.print(part, highlight=False)
-    typer.echo(f"wrote {plan.folder / STUDY_FILE}", err=True)
+    reporter.say(f"wrote {plan.folder / STUDY_FILE}")
     failed = [r for r in plan.distinct() if r.error() and not r.finished(archive)]
     for run in failed:
         typer.echo(f"failed: {run.variant}, {run.protocol}, seed {run.seed}: {run.log}\n{run.error()}", err=True)
@@ -180,35 +185,36 @@ def _print_list() -> None:
     Console().print(table)
 
 
-def _say_plan(plan: StudyPlan, archive: Archive, workers: int, retry: bool, every: bool) -> None:
-    """How many runs, how many are done, how long the rest takes; with `every`, each of them."""
+def _say_plan(plan: StudyPlan, archive: Archive, workers: int, retry: bool, every: bool, reporter: Reporter) -> None:
+    """How many runs, how many are done, how long the rest takes; with `every`, each of them, as the result."""
     from emukit.experiments.plan import duration
+
+    def say(text: str) -> None:
+        if every:
+            typer.echo(text, err=True)
+        else:
+            reporter.say(text)
 
     runs = plan.distinct()
     done = [r for r in runs if r.finished(archive)]
     failed = [r for r in runs if r not in done and r.error()]
     left = [r for r in runs if r not in done and (retry or r not in failed)]
     many = max(map(len, plan.seeds.values()))
-    typer.echo(
+    say(
         f"{plan.study.name}: {len(plan.variants)} variants, {many} seed{'s' * (many > 1)}, "
-        f"{', '.join(plan.protocols)}: {len(runs)} runs, {len(done)} done, {len(failed)} failed before",
-        err=True,
+        f"{', '.join(plan.protocols)}: {len(runs)} runs, {len(done)} done, {len(failed)} failed before"
     )
     for protocol, why in plan.not_scored.items():
-        typer.echo(
-            f"note: {protocol}: {'validation only' if protocol in plan.protocols else 'left out'}, {why}", err=True
-        )
+        say(f"note: {protocol}: {'validation only' if protocol in plan.protocols else 'left out'}, {why}")
     for variant in plan.variants if every else ():
         cost, epochs = plan.costs.get(variant.name), plan.epochs[variant.name]
         number = epochs or (cost.epochs if cost else None)
         words = [f"{number} epochs"] * (number is not None)
         words += [f"{cost.epoch:.1f} s each"] if cost and cost.epoch else []
         words += [f"{duration(cost.seconds(epochs))} a run"] if cost else []
-        typer.echo(f"  {variant.name}: {', '.join(words)}", err=True)
+        say(f"  {variant.name}: {', '.join(words)}")
     for run in runs if every else ():
         state = "done" if run in done else "failed" if run in failed else "to do"
         typer.echo(f"{state:6} {run.folder}  {run.command}")
     if left:
-        typer.echo(
-            f"{len(left)} to train, {workers} at a time: about {duration(plan.seconds(left, workers))}", err=True
-        )
+        say(f"{len(left)} to train, {workers} at a time: about {duration(plan.seconds(left, workers))}")

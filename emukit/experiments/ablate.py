@@ -16,12 +16,13 @@ import json
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from emukit.data.archive import Archive
 from emukit.data.split import make_split
-from emukit.errors import EmukitError, RunError
+from emukit.errors import EmukitError, RecipeError, RunError
 from emukit.experiments.budget import EMUKIT, Cost, epoch_seconds, fit_epochs, start_seconds, trainings
 from emukit.experiments.jobs import Job, slots, visible_gpus
 from emukit.experiments.recipe_kinds import Recipe
@@ -83,16 +84,19 @@ class PlannedRun:
 
     def error(self) -> str:
         """Why it failed; empty where it did not."""
-        return self.failure.read_text(encoding="utf-8") if self.failure.exists() else ""
+        if not self.failure.is_file():
+            return ""
+        return self.failure.read_text(encoding="utf-8", errors="replace").strip() or "it failed without a word"
 
     def finished(self, archive: Archive) -> Run | None:
         """The run, where it is whole; None where it is not, or is damaged, which training it will say."""
         try:
-            return finished_run(
+            run = finished_run(
                 archive, self.recipe, self.folder, protocol=self.protocol, members=self.members, seed=self.seed
             )
         except EmukitError:
             return None
+        return run if run and (self.folder / "emulator").is_dir() else None
 
 
 @dataclass(frozen=True)
@@ -181,8 +185,16 @@ def make_study_plan(
         if budget:
             seconds = seconds_of(budget)
         else:
-            base = costs[study.base_name].seconds(None)
-            seconds = sum(base * n for n in number.values()) / workers
+            base = costs[study.base_name]
+            if not base.epoch:
+                raise RecipeError(
+                    "match = 'cost' gives every variant epochs of the base's cost, and the base has none",
+                    found=f"base {study.base!r}",
+                    expected="a base that trains by epochs, or --budget",
+                )
+            # What has no epochs takes what it takes, and gives nothing to the others.
+            each = {v: base.seconds(None) if c.epoch else c.seconds(None) for v, c in costs.items()}
+            seconds = sum(each[v] * n for v, n in number.items()) / workers
         epochs = fit_epochs(costs, number, seconds, workers, study.match)
     return _with_runs(replace(plan, epochs=epochs, costs=costs), opened, root)
 
@@ -207,7 +219,7 @@ def run_study(
         began, ended, look: As for `run_jobs`.
     """
     archive = opened.archive
-    to_do = [r for r in plan.distinct() if not r.finished(archive) and (retry or not r.failure.exists())]
+    to_do = [r for r in plan.distinct() if not r.finished(archive) and (retry or not r.error())]
     for run in to_do:
         run.failure.unlink(missing_ok=True)
     jobs = [
@@ -223,7 +235,9 @@ def run_study(
     def keep(number: int, error: str) -> None:
         run = to_do[number]
         if error:
-            write_text(run.failure, error)
+            # Where it cannot be kept, the run is tried again when the study goes on.
+            with suppress(EmukitError, OSError):
+                write_text(run.failure, error)
         ended(run, error)
 
     execute(jobs, began=lambda number: began(to_do[number]), ended=keep, look=look)
@@ -275,9 +289,12 @@ def _begun(
     words = {"study": "study", "data": "data", "card": "data card", "budget": "budget", "format": "version of emukit"}
     different = [words[k] for k, v in now.items() if kept.get(k) != v]
     try:
-        costs = {str(v): Cost(**cost) for v, cost in kept["costs"].items()}
-        epochs = {v: kept["epochs"][v] for v in costs}
-    except (KeyError, TypeError, AttributeError):
+        names = [v.name for v in study.all_variants()]
+        costs = {v: Cost(**kept["costs"][v]) for v in names}
+        epochs = {v: kept["epochs"][v] for v in names}
+        if not all(e is None or (isinstance(e, int) and e > 0) for e in epochs.values()):
+            raise TypeError("epochs are no numbers")
+    except (KeyError, TypeError):
         epochs = costs = {}
     if different or not costs:
         raise RunError(

@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from emukit.errors import RunError
+from emukit.errors import EmukitError, RunError
 from emukit.experiments.provenance import now
 from emukit.files import exclusive
 from emukit.parallel.launch import GRACE_SECONDS, PARENT, TORCHRUN
@@ -100,6 +100,9 @@ def run_jobs(
         environment = free.get()
         try:
             return run_job(jobs[number], environment, stop, lambda: started.put(number))
+        except (EmukitError, OSError) as e:
+            # A folder or a log that cannot be used: the other jobs go on.
+            return e.text() if isinstance(e, EmukitError) else str(e)
         finally:
             free.put(environment)
 
@@ -142,8 +145,9 @@ def run_job(job: Job, environment: Mapping[str, str], stop: threading.Event, beg
             code = _process(job, environment, stop, began)
             if code == 0 or stop.is_set():
                 return ""
+            # Another process may have done it meanwhile, and have had the folder when this one wanted it.
             if not _held(job.folder):
-                return _words(job.log, said, code)
+                return "" if job.done(job.folder) else _words(job.log, said, code)
         time.sleep(LOOK_SECONDS)
     return ""
 

@@ -216,7 +216,7 @@ def train_run(
         split = final_split(archive, split)
         split = replace(split, notes=(*split.notes, f"selected by: {final.record.command} --out {final.folder}"))
     # One process looks after the folder; the others wait for it, and end with it if it refuses.
-    comm.first(lambda: _existing(folder, identity, resume))
+    before = comm.first(lambda: _existing(folder, identity, resume))
     for note in split.notes:
         reporter.say(f"note: {note}")
     # Everything that can be wrong with recipe and data shows in the preparation, before the folder is made.
@@ -229,6 +229,10 @@ def train_run(
             return _existing(folder, identity, resume)
 
         known = comm.first(hold)
+        if known and known.state == "finished" and not (before and before.state == "finished"):
+            # Another process has finished it while this one prepared.
+            done = read_run(folder)
+            return done, None if final else evaluate(done.emulator(archive), archive, split, "validation")
         record = known or _new_record(archive, recipe, split, identity, opening, command)
         record = record.model_copy(update={"state": "training", "sessions": (*record.sessions, _session(comm))})
         if comm.main:

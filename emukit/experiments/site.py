@@ -301,10 +301,15 @@ def _study(folder: Path, study: Study, ids: Mapping[Path, str], scratch: Path) -
 
 def _intervals(study: Study, result: StudyResult, path: Path) -> Drawn | None:
     variants = {
-        row.variant: {k: Difference(d.mean, d.low, d.high) for k, d in row.difference.items()}
+        row.variant: {
+            k: Difference(d.mean, d.low, d.high)
+            for k, d in row.difference.items()
+            if d.low is not None and d.high is not None
+        }
         for row in result.rows
         if row.difference
     }
+    variants = {name: known for name, known in variants.items() if known}
     if not variants:
         return None
     base = study.variants[0].name

@@ -28,8 +28,12 @@ from emukit.files import shipped
 FOLDER = "ablations"
 # What the first variant is called where a study does not name it.
 BASE = "base"
+# Of a folder beside that of the runs.
+NAME_WORDS = "up to 100 letters, digits, dots, dashes and underscores, and not dots alone or runs"
+NAME = r"^(?!\.+$)(?!runs$)[\w.-]{1,100}$"
 # More runs of one study than this are a mistake in its axes.
 MOST_VARIANTS = 200
+MOST_SECONDS = 366 * 86400
 
 
 class Variant(Settings):
@@ -94,7 +98,7 @@ class Study(Settings):
         budget: Time that all runs together may take, such as 30m; epochs are those of the recipes when None.
     """
 
-    name: str = Field("", pattern=r"^[\w.-]*$")
+    name: str = ""
     question: str = Field(min_length=1)
     finding: str = ""
     base: str
@@ -108,6 +112,13 @@ class Study(Settings):
     match: Literal["epochs", "cost"] = "epochs"
     budget: str | None = None
 
+    @field_validator("name")
+    @classmethod
+    def _folder(cls, name: str) -> str:
+        if not re.fullmatch(NAME, name):
+            raise ValueError(f"{NAME_WORDS}, not {name!r}")
+        return name
+
     @field_validator("budget")
     @classmethod
     def _time(cls, text: str | None) -> str | None:
@@ -119,6 +130,9 @@ class Study(Settings):
     def _variants_apart(self) -> Study:
         if not self.variants and not self.axes:
             raise ValueError("a study has [[variants]], or [[axes]], or both")
+        paths = [axis.path for axis in self.axes]
+        if len(set(paths)) < len(paths):
+            raise ValueError("several axes have the same path; one axis has all values of a setting")
         number = len(self.variants)
         if self.axes:
             combined = 1
@@ -178,6 +192,13 @@ def load_study(named: str) -> Study:
             )
         path = shipped("baselines", FOLDER) / f"{named}.toml"
     values = read_toml(path)
+    if "name" not in values and not re.fullmatch(NAME, path.stem):
+        raise RecipeError(
+            f"a study cannot be called as the file {path} is",
+            found=repr(path.stem),
+            expected=NAME_WORDS,
+            hint='give it a name in the file: name = "mine"',
+        )
     return check(Study, {"name": path.stem} | values, source=str(path))
 
 
@@ -246,10 +267,11 @@ def seconds_of(text: str) -> float:
     Raises:
         ValueError: It is none.
     """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smhd])\s*", text)
-    if not found or float(found[1]) <= 0:
-        raise ValueError(f"{text!r} is no time; 90s, 30m, 1.5h and 2d are")
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+    found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([smhd])\s*", text)
+    seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else 0.0
+    if not 0 < seconds <= MOST_SECONDS:
+        raise ValueError(f"{text!r} is no time of up to a year; 90s, 30m, 1.5h and 2d are")
+    return seconds
 
 
 def _name(value: Any) -> str:

@@ -9,6 +9,7 @@ import pytest
 from emukit.config import check
 from emukit.errors import RecipeError, RunError
 from emukit.experiments import ablate, findings
+from emukit.experiments import run as run_module
 from emukit.experiments.ablate import Opened, make_study_plan, run_study, write_plan
 from emukit.experiments.budget import Cost
 from emukit.experiments.evaluate import score_emulator
@@ -16,6 +17,7 @@ from emukit.experiments.findings import save_result, study_result
 from emukit.experiments.run import train_run
 from emukit.experiments.study import Study
 from emukit.experiments.validate import numbers
+from emukit.experiments.years import load_years, save_years
 from emukit.progress import silent_reporter
 from tests.coded import warming_archive
 
@@ -298,3 +300,55 @@ def test_what_has_no_seeds_stands_beside_every_seed_of_the_other():
     assert [(v[0, 0], o[0, 0]) for v, o in findings._pairs([a, b], [c])] == [(1, 3), (2, 3)]
     assert [(v[0, 0], o[0, 0]) for v, o in findings._pairs([c], [a, None, b])] == [(3, 1), (3, 2)]
     assert [(v[0, 0], o[0, 0]) for v, o in findings._pairs([a, None, c], [None, b, b])] == [(3, 2)]
+
+
+@pytest.mark.parametrize("how", ["fewer years", "another run's", "not a number"])
+def test_years_that_are_not_those_of_the_run_are_made_again(opened, tmp_path, how):
+    plan = plan_of(opened, study(), tmp_path)
+    train(opened, plan.distinct())
+    before = study_result(plan, opened.archive, "", silent_reporter())
+    one, other = (r.folder / "scores" / "validation-years.npz" for r in plan.distinct()[:2])
+    kept = load_years(one)
+    save_years(
+        one, {"fewer years": [kept[0][:1]], "another run's": load_years(other), "not a number": [kept[0] * np.nan]}[how]
+    )
+    after = study_result(plan, opened.archive, "", silent_reporter())
+    assert after["results"] == before["results"]
+    np.testing.assert_array_equal(load_years(one)[0], kept[0])
+
+
+def test_a_failure_without_words_is_a_failure(opened, tmp_path):
+    plan = plan_of(opened, study(), tmp_path)
+    failed = plan.distinct()[0]
+    failed.failure.parent.mkdir(parents=True)
+    failed.failure.touch()
+    assert failed.error()
+
+
+def test_closed_form_variants_give_their_time_to_nobody(opened, tmp_path):
+    """All at the cost of the base: the base itself trains as its recipe says."""
+    variants = [{"name": "linear", "recipe": "linear"}, {"name": "climatology", "recipe": "climatology"}]
+    asked = study(base="cnn-gru", settings=TINY | {"training.epochs": 40}, variants=variants, match="cost")
+    assert plan_of(opened, asked, tmp_path).epochs == {"base": 40, "linear": None, "climatology": None}
+    with pytest.raises(RecipeError, match="the base has none"):
+        plan_of(opened, study(match="cost", base="linear", variants=[{"name": "x", "recipe": "climatology"}]), tmp_path)
+
+
+def test_what_another_process_finished_meanwhile_is_not_trained_again(opened, tmp_path, monkeypatch):
+    """Between its first look at the folder and the lock a run is prepared, which takes seconds."""
+    planned = plan_of(opened, study(), tmp_path).distinct()[0]
+    options = {"protocol": planned.protocol, "resume": True, "reporter": silent_reporter()}
+    prepare, others = run_module.prepare, []
+
+    def slow(*args):
+        made = prepare(*args)
+        if not others:
+            others.append(None)
+            others.append(train_run(opened.archive, planned.recipe, planned.folder, **options))
+        return made
+
+    monkeypatch.setattr(run_module, "prepare", slow)
+    run, evaluation = train_run(opened.archive, planned.recipe, planned.folder, **options)
+    assert len(run.record.sessions) == 1
+    assert run.record == others[1][0].record
+    assert evaluation.score == others[1][1].score

@@ -136,3 +136,22 @@ run_all([job(Path({str(tmp_path)!r}) / 'a', PATIENT)])
     assert front.wait(30) != 0
     assert (tmp_path / "a" / "saved").exists()
     assert not (tmp_path / "a" / "ctrl-c").exists()
+
+
+def test_a_place_that_cannot_be_used_stops_no_other(tmp_path):
+    (tmp_path / "taken").touch()
+    (tmp_path / "log.log").mkdir()
+    bad = Job((sys.executable, "-c", ""), tmp_path / "taken", tmp_path / "taken.log", lambda folder: False)
+    good = job(tmp_path / "good", "import pathlib, sys; (pathlib.Path(sys.argv[1]) / 'there').touch()")
+    _, ended = run_all([bad, job(tmp_path / "log", ""), good])
+    assert "taken" in ended[0]
+    assert "log" in ended[1]
+    assert ended[2] == ""
+    assert (tmp_path / "good" / "there").exists()
+
+
+def test_what_another_process_did_meanwhile_is_no_failure(tmp_path):
+    """It had the folder when this one wanted it, and has finished since."""
+    done = "import pathlib, sys; (pathlib.Path(sys.argv[1]) / 'done').touch(); sys.exit('another process is writing')"
+    _, ended = run_all([job(tmp_path / "a", done, lambda folder: (folder / "done").exists())])
+    assert ended == {0: ""}

@@ -4,8 +4,10 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from emukit.experiments import paired
+from emukit.experiments.paired import NAMES, difference
 from emukit.experiments.years import load_years, save_years, year_moments
 from emukit.metrics import Moments, score_moments
 from tests.coded import warming_archive
@@ -184,3 +186,20 @@ def test_sentences():
         "indistinguishable: -0.021 (one run on one year has no interval); one seed: another may differ; "
         "one year: another may differ"
     )
+
+
+def test_an_interval_is_as_wide_as_student_s_t_of_seeds_and_of_years_says():
+    """Against the closed form, which the coverage of a hundred trials is too coarse to tell from a third wider."""
+    random = np.random.default_rng(0)
+    draws = 40_000
+    names = len(NAMES)
+    # Years alone: draws that scatter normally about another middle than what was seen.
+    years = np.concatenate([np.full((1, names), 2.0), 7.0 + random.standard_normal((draws, names))])
+    found = difference([years], [np.zeros_like(years)], 10)["score"]
+    half = np.sqrt(10 / 9) * stats.t.ppf(0.975, 9)
+    assert (found.low, found.high) == (pytest.approx(2 - half, abs=0.04), pytest.approx(2 + half, abs=0.04))
+    # Seeds alone.
+    seeds = [np.full((draws + 1, names), value) for value in (1.0, 2.0, 6.0)]
+    found = difference(seeds, [np.zeros_like(s) for s in seeds], 1)["score"]
+    half = stats.t.ppf(0.975, 2) * np.std([1, 2, 6], ddof=1) / np.sqrt(3)
+    assert (found.low, found.high) == (pytest.approx(3 - half, rel=0.05), pytest.approx(3 + half, rel=0.05))

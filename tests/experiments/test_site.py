@@ -319,3 +319,17 @@ def test_page_says_what_the_record_says(drawn):
     shown = entry_page.run_entry(refitted, source)
     assert shown.provenance["final fit of"] == "f" * 64
     assert shown.facts["time"] == "2.5 h"
+
+
+def test_a_difference_that_nothing_says_how_sure_it_is_of_has_a_page(tmp_path):
+    """One seed on one year, as `emukit ablate` writes it."""
+    values = json.loads(study("../runs/line").model_dump_json())
+    for row in values["results"][0]["rows"]:
+        for one in (row["difference"] or {}).values():
+            one["low"] = one["high"] = None
+    folder = tmp_path / "study"
+    write_text(folder / "study.json", json.dumps(values))
+    out = tmp_path / "out"
+    write_report([folder], out, unopened, QUIET, published=False)
+    (page,) = (out / "studies").glob("*.html")
+    assert "0.1000" in page.read_text(encoding="utf-8")

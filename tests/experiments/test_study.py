@@ -151,3 +151,15 @@ def test_times():
     for wrong in ("", "30", "0m", "-1h", "1y"):
         with pytest.raises(ValueError, match="is no time"):
             seconds_of(wrong)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "runs", "a/b", "b c", "x" * 101])
+def test_a_name_that_is_no_folder_of_its_own_is_refused(name):
+    with pytest.raises(RecipeError, match="name"):
+        check(Study, {"name": name, "question": "?", "base": "linear", "variants": [{"name": "a"}]}, source="test")
+
+
+def test_a_setting_varied_by_two_axes_is_refused():
+    axes = [{"path": "model.ridge", "values": [1.0, 2.0]}, {"path": "model.ridge", "values": [3.0]}]
+    with pytest.raises(RecipeError, match="same path"):
+        check(Study, {"name": "s", "question": "?", "base": "linear", "axes": axes}, source="test")

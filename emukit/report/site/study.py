@@ -44,11 +44,11 @@ class Variant(_Part):
 
 
 class Interval(_Part):
-    """A paired difference from the base with its confidence interval."""
+    """A paired difference from the base with its confidence interval; no ends where nothing says how sure it is."""
 
     mean: _Number
-    low: _Number
-    high: _Number
+    low: _Number | None
+    high: _Number | None
     sd: _Number | None = None
 
 
