@@ -17,6 +17,7 @@ from pathlib import Path
 
 from emukit.errors import EmukitError, RunError
 from emukit.experiments import crossval, validate
+from emukit.experiments.ablate import PLAN_FILE
 from emukit.experiments.record import RECORD_FILE, read_record
 from emukit.experiments.run import Run
 from emukit.experiments.runs import Listed, find_runs, list_runs, look_at
@@ -56,6 +57,10 @@ def named_removal(folders: Sequence[Path]) -> Removal:
         RunError: One is no run or a damaged one, is being written, or something that stays refers to it.
     """
     for folder in folders:
+        if folder.is_symlink():
+            raise RunError(
+                f"{folder} is a link", hint=f"name what it points to, {folder.resolve()}; nothing was removed"
+            )
         if not (folder / RECORD_FILE).exists():
             raise RunError(
                 f"{folder} is no run",
@@ -98,6 +103,9 @@ def remove(run: Listed) -> None:
         EmukitError: It cannot be removed.
     """
     folder = run.folder.resolve()
+    if not folder.is_dir():
+        # Another removal was faster; to take its lock would make the folder anew.
+        return
     with exclusive(folder):
         try:
             folder.rename(folder.with_name(f".{folder.name}.{os.getpid()}.removed"))
@@ -125,7 +133,7 @@ def _reasons_to_stay(runs: Sequence[Listed], places: Sequence[Path]) -> dict[Pat
     going = {run.folder.resolve() for run in runs}
     finals = dict(_final_fits(f for f in find_runs(dict.fromkeys(places)) if f.resolve() not in going))
     entries = [*_entries([*places, *(p.parent / SUBMISSIONS for p in places), Path(SUBMISSIONS).resolve()])]
-    studies = {folder: study for study in _studies(places) for folder in _runs_of(study)}
+    studies, unknown = _studies_of(places)
     reasons: dict[Path, str] = {}
     for run in runs:
         if run.run is None:
@@ -134,14 +142,22 @@ def _reasons_to_stay(runs: Sequence[Listed], places: Sequence[Path]) -> dict[Pat
         together = [p / name for p in run.folder.resolve().parents for name in TOGETHER if (p / name).exists()]
         together += [studies[run.folder.resolve()]] if run.folder.resolve() in studies else []
         written = [place for place, entry in entries if _is_of(entry, run.run)]
+        untold = [study for study in unknown if run.folder.resolve().is_relative_to(study.resolve().parent)]
+        within = [path.parent for path in run.folder.rglob(RECORD_FILE) if path.parent != run.folder]
         if run.held:
             reasons[run.folder] = "another process is writing it"
+        elif within:
+            reasons[run.folder] = f"another run is in it, {within[0]}"
         elif run.run.record.identity.digest in finals:
             reasons[run.folder] = f"it selected the final fit {finals[run.run.record.identity.digest]}"
         elif written:
             reasons[run.folder] = f"the submission {written[0]} is of it"
         elif together:
             reasons[run.folder] = f"{together[0]} is about it and others together"
+        elif untold:
+            reasons[run.folder] = (
+                f"which runs the study {untold[0]} is about cannot be told; it has not ended, or is damaged"
+            )
     return reasons
 
 
@@ -171,16 +187,25 @@ def _is_of(entry: Entry, run: Run) -> bool:
     return False
 
 
-def _studies(places: Iterable[Path]) -> Iterator[Path]:
-    """Results of studies below the places, and beside them."""
-    for place in places:
-        yield from place.rglob(STUDY_FILE)
-        yield from place.parent.glob(f"*/{STUDY_FILE}")
+def _studies_of(places: Iterable[Path]) -> tuple[dict[Path, Path], list[Path]]:
+    """Run folder to the results of a study that names it; and the studies of which nothing is known.
 
-
-def _runs_of(study: Path) -> Iterator[Path]:
-    """The run folders that a study's results name; a damaged one names nothing."""
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        for variant in json.loads(study.read_text(encoding="utf-8"))["variants"]:
-            for run in variant["runs"]:
-                yield (study.parent / run["folder"]).resolve()
+    Looked for below the places, and beside them. A study that has not ended has a plan, and no results yet.
+    """
+    near = [path for p in places for path in (p, p.parent)]
+    folders = dict.fromkeys(
+        path.parent
+        for name in (STUDY_FILE, PLAN_FILE)
+        for place, below in zip(near, ("**/", "*/") * (len(near) // 2), strict=True)
+        for path in place.glob(f"{below}{name}")
+    )
+    named: dict[Path, Path] = {}
+    unknown = []
+    for folder in folders:
+        study = folder / STUDY_FILE
+        try:
+            variants = json.loads(study.read_text(encoding="utf-8"))["variants"]
+            named |= {(folder / run["folder"]).resolve(): study for variant in variants for run in variant["runs"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            unknown.append(folder)
+    return named, unknown

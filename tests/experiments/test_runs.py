@@ -253,8 +253,39 @@ def test_runs_that_a_study_beside_them_names_stay(runs, tmp_path):
     study.parent.mkdir()
     study.write_text(json.dumps({"variants": [{"runs": [{"folder": "../runs/r2"}]}]}))
     assert all_but_best([runs], 1).kept[runs / "r2"] == f"{study} is about it and others together"
-    study.write_text('{"variants": 3}')
-    assert names(all_but_best([runs], 1).runs) == ["r2"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("study.json", '{"variants": 3}'), ("study.json", '{"variants": [{'), ("plan.json", "{}")]
+)
+def test_runs_stay_while_a_study_cannot_tell_which_are_its_own(runs, tmp_path, name, text):
+    """Damaged, or not ended: it has a plan, and no results yet."""
+    study = tmp_path / "weights"
+    study.mkdir()
+    (study / name).write_text(text)
+    assert f"the study {study} is about cannot be told" in all_but_best([runs], 1).kept[runs / "r2"]
+    elsewhere = tmp_path / "elsewhere" / "runs"
+    shutil.copytree(runs, elsewhere)
+    assert "r2" in names(all_but_best([elsewhere], 1).runs)
+
+
+def test_what_is_removed_was_named(runs, tmp_path):
+    """Not the target of a link, not a run that lies in another."""
+    link = tmp_path / "link"
+    link.symlink_to(runs / "r2")
+    with pytest.raises(RunError, match="is a link"):
+        named_removal([link])
+    shutil.copytree(runs / "r1", runs / "r2" / "mine" / "r1")
+    with pytest.raises(RunError, match="not removed") as caught:
+        named_removal([runs / "r2"])
+    assert "another run is in it" in caught.value.found
+
+
+def test_a_run_that_another_removal_took_does_not_come_back_empty(runs):
+    (victim,) = named_removal([runs / "r2"]).runs
+    shutil.rmtree(runs / "r2")
+    remove(victim)
+    assert not (runs / "r2").exists()
 
 
 def test_what_is_no_run_or_a_damaged_one_is_not_touched(runs, tmp_path):
