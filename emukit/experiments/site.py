@@ -124,14 +124,16 @@ def write_report(
     Raises:
         EmukitError: A place holds nothing of this kind, or is damaged; or the folder holds other files.
     """
-    _refuse_strangers(out)
+    # What a link points to is written, and the link stays.
+    target = out.resolve()
+    _refuse_strangers(target)
     found = gather_places(places)
     for why in found.left_out:
         reporter.say(f"note: left out: {why}")
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="emukit-report-")))
         site = _site(found, opener, reporter, scratch, published)
-        size = _write(site, out)
+        size = _write(site, target)
     return Report(out, len(site.entries), len(site.studies), size, found.left_out)
 
 
@@ -346,16 +348,25 @@ def _write(site: Site, out: Path) -> int:
 
 def _refuse_strangers(out: Path) -> None:
     """Refuse a folder that holds anything that no report wrote."""
+    if Path.cwd().is_relative_to(out):
+        raise EmukitError(
+            f"{out} cannot be replaced by a report",
+            found="the folder that this command runs in, or one above it",
+            expected="a folder of its own",
+            hint="--out report",
+        )
     if not out.exists():
         return
     found = "a file"
     if out.is_dir():
-        inside = {p.relative_to(out).as_posix() for p in out.rglob("*") if not p.is_dir()}
+        inside = {p.relative_to(out) for p in out.rglob("*")}
         try:
-            own = {MANIFEST, *map(str, json.loads((out / MANIFEST).read_text(encoding="utf-8"))["files"])}
-        except (OSError, ValueError, KeyError, TypeError):
-            own = set()
-        strange = sorted(inside - own)
+            files = {Path(f) for f in json.loads((out / MANIFEST).read_text(encoding="utf-8"))["files"]}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            files = set()
+        own = {Path(MANIFEST)}.union(files, *(f.parents for f in files))
+        # A link is nobody's page, wherever it points.
+        strange = sorted(str(p) for p in inside if p not in own or (out / p).is_symlink())
         if not strange:
             return
         found = ", ".join(strange[:5]) + (f" and {len(strange) - 5} more" if len(strange) > 5 else "")

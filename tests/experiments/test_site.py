@@ -333,3 +333,25 @@ def test_a_difference_that_nothing_says_how_sure_it_is_of_has_a_page(tmp_path):
     write_report([folder], out, unopened, QUIET, published=False)
     (page,) = (out / "studies").glob("*.html")
     assert "0.1000" in page.read_text(encoding="utf-8")
+
+
+def test_what_is_not_the_report_s_stays(runs, tmp_path, monkeypatch):
+    out = tmp_path / "r"
+    write_report([runs], out, unopened, QUIET, published=False)
+    for plant in (
+        lambda: (out / "mine").mkdir(),
+        lambda: (out / "entries" / "link").symlink_to(runs, target_is_directory=True),
+    ):
+        plant()
+        with pytest.raises(EmukitError, match="holds other files"):
+            write_report([runs], out, unopened, QUIET, published=False)
+        (out / "mine").rmdir() if (out / "mine").exists() else (out / "entries" / "link").unlink()
+    link = tmp_path / "link"
+    link.symlink_to(out, target_is_directory=True)
+    write_report([runs], link, unopened, QUIET, published=False)
+    assert link.is_symlink()
+    assert {p.name for p in tmp_path.iterdir()} >= {"link", "r"}
+    assert not [*tmp_path.glob(".*.old")]
+    monkeypatch.chdir(out)
+    with pytest.raises(EmukitError, match="cannot be replaced"):
+        write_report([runs], Path(), unopened, QUIET, published=False)
