@@ -81,7 +81,7 @@ def ablate(
     from emukit.cli.watch import Watch
     from emukit.data.named import data_source
     from emukit.errors import RecipeError
-    from emukit.experiments.ablate import Opened, make_study_plan, run_study, write_plan
+    from emukit.experiments.ablate import Opened, make_study_plan, plan_exists, run_study, write_plan
     from emukit.experiments.findings import STUDY_FILE, save_result, study_result
     from emukit.experiments.study import load_study, seconds_of
     from emukit.files import exclusive
@@ -106,7 +106,8 @@ def ablate(
     given = [] if data else words[:2]
     opened, command = Opened(archive, tuple(words)), shlex.join(["emukit", *sys.argv[1:], *given])
     with _places(on, jobs) as (execute, workers, environments):
-        plan = make_study_plan(
+        make = partial(
+            make_study_plan,
             opened,
             chosen,
             out,
@@ -117,10 +118,14 @@ def ablate(
             workers=workers,
             reporter=reporter,
         )
+        plan = make()
         _say_plan(plan, archive, workers, retry, dry_run, reporter)
         if dry_run:
             return
         with exclusive(plan.folder):
+            if plan_exists(plan.folder):
+                # Another process may have begun the study while this one measured: its epochs are the study's.
+                plan = make()
             write_plan(plan, archive, budget, command)
             watch = Watch(plan, archive, workers, reporter)
             try:

@@ -245,7 +245,7 @@ def run_study(
 
 def write_plan(plan: StudyPlan, archive: Archive, budget: str | None, command: str) -> None:
     """Keep the plan, before the first run: one that goes on trains the same epochs."""
-    if (plan.folder / PLAN_FILE).exists():
+    if plan_exists(plan.folder):
         return
     kept = _key(plan.study, archive) | {
         "budget": budget or plan.study.budget,
@@ -254,6 +254,11 @@ def write_plan(plan: StudyPlan, archive: Archive, budget: str | None, command: s
         "command": command,
     }
     write_text(plan.folder / PLAN_FILE, json.dumps(kept, indent=1))
+
+
+def plan_exists(folder: Path) -> bool:
+    """Whether a study was begun in a folder."""
+    return (folder / PLAN_FILE).exists()
 
 
 def environments_of(jobs: int | None) -> list[dict[str, str]]:

@@ -120,20 +120,26 @@ def test_who_is_interrupted_ends_its_processes_and_they_save(tmp_path):
 
 def test_ctrl_c_of_the_terminal_reaches_only_the_one_in_front(tmp_path):
     """The terminal tells the whole group; a training that is told twice does not save."""
+    # A shell's background ignores Ctrl-C, and what it starts inherits that.
     code = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, {str(Path.cwd())!r})
 from pathlib import Path
 from tests.experiments.test_jobs import PATIENT, job, run_all
 run_all([job(Path({str(tmp_path)!r}) / 'a', PATIENT)])
 """
-    front = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, start_new_session=True)
-    for _ in range(600):
-        if (tmp_path / "a" / "there").exists():
-            break
-        time.sleep(0.1)
-    os.killpg(front.pid, signal.SIGINT)
-    assert front.wait(30) != 0
+    words = [sys.executable, "-c", code]
+    with subprocess.Popen(words, stderr=subprocess.DEVNULL, start_new_session=True) as front:
+        try:
+            for _ in range(600):
+                if (tmp_path / "a" / "there").exists():
+                    break
+                time.sleep(0.1)
+            os.killpg(front.pid, signal.SIGINT)
+            assert front.wait(60) != 0
+        finally:
+            front.kill()
     assert (tmp_path / "a" / "saved").exists()
     assert not (tmp_path / "a" / "ctrl-c").exists()
 
