@@ -1,7 +1,8 @@
 """How long trainings take, and how many epochs fit into a time.
 
-Invariant: what is predicted was measured on this machine, from steps of the recipe itself; what is counted on top of
-the steps is said where it is counted.
+Invariant: seconds of epochs come from steps of the recipe itself, timed on this machine under the first protocol, and
+those of a start from short runs; what is counted on top of the steps is said where it is counted. What is fitted in
+closed form is not timed: it counts as a start alone.
 """
 
 from __future__ import annotations

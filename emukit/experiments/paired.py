@@ -1,7 +1,8 @@
 """Whether two recipes differ, from a few seeds and a few years.
 
-Invariant: what is compared is paired: the same seeds, the same years of the same truth. A difference is that of a
-variant minus the base, and lower is better, in the score and in each of the six numbers.
+Invariant: what is compared is paired: the first seed with the first, the second with the second, and the same years of
+the same truth. A difference is that of a variant minus the base, and lower is better, in the score and in each of the
+six numbers. Seeds of a pair are equal, but where a variant holds several networks: its seeds lie farther apart.
 
 A score is uncertain for two reasons. *Seeds*: another initial draw would have given another network. *Years*: the truth
 is one run of a climate model, and other years of the same climate would have had other weather. The interval here holds
