@@ -107,8 +107,8 @@ def train(
     from emukit.errors import RecipeError, RunError
     from emukit.experiments.recipe import fast_name, load_recipe
     from emukit.experiments.recipe_kinds import NetworkRecipe, networks_of
-    from emukit.experiments.record import RECORD_FILE
-    from emukit.experiments.run import FINAL, Opening, finished_run, read_run, run_name, train_run
+    from emukit.experiments.record import RECORD_FILE, Opening
+    from emukit.experiments.run import FINAL, finished_run, read_run, run_name, train_run
     from emukit.parallel.comm import open_comm
     from emukit.parallel.launch import inside_torchrun, relaunch
     from emukit.training.engine import Execution
@@ -131,7 +131,7 @@ def train(
         }
         _refuse_for_closed_form(model, [name for name, value in given.items() if value])
     else:
-        if track:
+        if track is not None:
             check_tracker(track)
         if precision and not isinstance(chosen, NetworkRecipe):
             raise RecipeError(

@@ -65,7 +65,7 @@ def validate(
     from emukit.errors import RecipeError
     from emukit.experiments.recipe import fast_name, load_recipe
     from emukit.experiments.recipe_kinds import networks_of
-    from emukit.experiments.run import Opening
+    from emukit.experiments.record import Opening
     from emukit.experiments.validate import REPORT_FILE
     from emukit.experiments.validate import validate as run_all
     from emukit.training.engine import Execution
@@ -73,7 +73,7 @@ def validate(
 
     model = fast_name(model) if fast else model
     chosen = load_recipe(model, recipe, settings or ())
-    if track:
+    if track is not None:
         if not networks_of(chosen):
             raise RecipeError(f"{model} is fitted in closed form: --track would do nothing", hint="leave it out")
         check_tracker(track)
@@ -135,7 +135,7 @@ def crossval(
     from emukit.errors import RecipeError
     from emukit.experiments.crossval import REPORT_FILE, compare
     from emukit.experiments.recipe import fast_name, load_recipe
-    from emukit.experiments.run import Opening
+    from emukit.experiments.record import Opening
 
     if len(models) > 1 and (recipe or settings):
         raise RecipeError(

@@ -23,7 +23,8 @@ from emukit.emulators.base import Emulator
 from emukit.errors import ProtocolError
 from emukit.experiments.evaluate import another_run, estimated_limit, mean_score, score_emulator
 from emukit.experiments.recipe_kinds import Recipe
-from emukit.experiments.run import Opening, run_name
+from emukit.experiments.record import Opening
+from emukit.experiments.run import run_name
 from emukit.experiments.validate import numbers, trained
 from emukit.files import write_text
 from emukit.metrics import Score

@@ -6,19 +6,34 @@ Invariant: a record that can be read is whole; a truncated or edited one is refu
 from __future__ import annotations
 
 import hashlib
-import json
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from emukit.config import describe
 from emukit.data.archive import Archive
 from emukit.data.card import Card
+from emukit.data.named import DEMO
+from emukit.data.split import Split
 from emukit.errors import RunError
-from emukit.files import write_text
+from emukit.experiments import provenance
+from emukit.experiments.recipe_kinds import Recipe
+from emukit.files import parse_json, write_text
 
 RECORD_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How the data was opened, so that it can be opened so again: --card and --convert."""
+
+    card: str | None = None
+    convert: Mapping[str, str] | None = None
 
 
 class _Part(BaseModel):
@@ -107,7 +122,7 @@ class RunRecord(_Part):
     scored: dict[str, tuple[str, ...]]
     notes: tuple[str, ...]
     command: str
-    seconds: float = 0.0
+    seconds: float = Field(0.0, ge=0.0, allow_inf_nan=False)
     sessions: tuple[Session, ...]
     parameters: int | None = None
     epochs: int | None = None
@@ -118,6 +133,55 @@ class RunRecord(_Part):
     def write(self, folder: Path) -> None:
         """Write it into the run folder, atomically."""
         write_text(folder / RECORD_FILE, self.model_dump_json(indent=1))
+
+
+def new_record(
+    archive: Archive,
+    recipe: Recipe,
+    split: Split,
+    identity: Identity,
+    opening: Opening | None,
+    command: str | None,
+) -> RunRecord:
+    """The record of a run that begins; its sessions are added as they begin.
+
+    Args:
+        archive: The data.
+        recipe: What is trained.
+        split: On which months.
+        identity: What decides the numbers.
+        opening: How the data was opened.
+        command: What begins it; the command of this process when None.
+    """
+    opening = opening or Opening()
+    return RunRecord(
+        state="training",
+        identity=identity,
+        recipe=recipe.model_dump(mode="json"),
+        data=DataRecord(
+            source=archive.source if archive.source == DEMO else str(Path(archive.source).absolute()),
+            card=archive.card.name,
+            card_option=opening.card,
+            convert=dict(opening.convert or {}),
+            benchmark=benchmark_of(archive),
+            digest=archive.digest,
+        ),
+        train=tuple(s.text(archive) for s in split.train),
+        scored={name: tuple(s.text(archive) for s in spans) for name, spans in split.scored.items()},
+        notes=split.notes,
+        command=command or _command(),
+        sessions=(),
+    )
+
+
+def session_now(processes: int) -> Session:
+    """A session of so many processes that begins now, on this machine, with these versions."""
+    return Session(
+        started=provenance.now(),
+        versions=provenance.versions(),
+        git=provenance.git_state(),
+        machine=provenance.machine() | {"processes": processes},
+    )
 
 
 def read_record(folder: Path) -> RunRecord:
@@ -131,7 +195,9 @@ def read_record(folder: Path) -> RunRecord:
         return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise RunError(
-            f"{folder} is not a run", found=f"no {RECORD_FILE}", hint="name a folder that `emukit train` wrote"
+            f"{folder} is not a run",
+            found=f"no {RECORD_FILE}" if isinstance(e, FileNotFoundError) else f"{RECORD_FILE}: {e.strerror or e}",
+            hint="name a folder that `emukit train` wrote",
         ) from e
     except (ValidationError, UnicodeDecodeError) as e:
         problems = describe(e) if isinstance(e, ValidationError) else [str(e)]
@@ -149,7 +215,7 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
         RunError: It cannot be read, or is no object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
         raise RunError(f"{path} cannot be read", found=str(e), hint=remedy) from e
     if not isinstance(value, dict):
@@ -171,3 +237,10 @@ def benchmark_of(archive: Archive) -> str:
 def card_digest(card: Card) -> str:
     """SHA-256 of a card: its protocols decide what is held out."""
     return hashlib.sha256(card.model_dump_json().encode()).hexdigest()
+
+
+def _command() -> str:
+    words = ["emukit", *sys.argv[1:]] if Path(sys.argv[0]).name in ("emukit", "__main__.py") else sys.argv
+    # Hints add both again.
+    kept = [w for i, w in enumerate(words) if w not in ("--resume", "--out") and words[i - 1] != "--out"]
+    return shlex.join(w for w in kept if not w.startswith("--out="))

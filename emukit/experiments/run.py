@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import math
 import shlex
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -25,26 +24,24 @@ from pathlib import Path
 from typing import Any
 
 from emukit.data.archive import Archive
-from emukit.data.named import DEMO
 from emukit.data.split import Split, final_split, make_split
 from emukit.emulators.base import Emulator
 from emukit.emulators.registry import load_emulator
 from emukit.errors import ProtocolError, RunError
-from emukit.experiments import provenance
 from emukit.experiments.batchsize import resolve_batch
 from emukit.experiments.evaluate import Evaluation, check_fits, evaluate
 from emukit.experiments.final import Selected, check_selected
 from emukit.experiments.recipe_kinds import NetworkRecipe, Recipe, parse_recipe
 from emukit.experiments.record import (
     RECORD_FILE,
-    DataRecord,
     Identity,
+    Opening,
     RunRecord,
-    Session,
-    benchmark_of,
     card_digest,
+    new_record,
     read_json,
     read_record,
+    session_now,
 )
 from emukit.experiments.trainer import prepare
 from emukit.files import LOCK_FILE, exclusive, write_text
@@ -52,14 +49,6 @@ from emukit.metrics.competition import VARIABLE_WEIGHTS, score_of_parts
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter, silent_reporter
 from emukit.training.engine import Execution
-
-
-@dataclass(frozen=True)
-class Opening:
-    """How the data was opened, so that it can be opened so again: --card and --convert."""
-
-    card: str | None = None
-    convert: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -233,8 +222,9 @@ def train_run(
             # Another process has finished it while this one prepared.
             done = read_run(folder)
             return done, None if final else evaluate(done.emulator(archive), archive, split, "validation")
-        record = known or _new_record(archive, recipe, split, identity, opening, command)
-        record = record.model_copy(update={"state": "training", "sessions": (*record.sessions, _session(comm))})
+        record = known or new_record(archive, recipe, split, identity, opening, command)
+        sessions = (*record.sessions, session_now(comm.world))
+        record = record.model_copy(update={"state": "training", "sessions": sessions})
         if comm.main:
             record.write(folder)
         comm.barrier()
@@ -360,48 +350,3 @@ def _existing(folder: Path, identity: Identity, resume: bool) -> RunRecord | Non
             hint=f"resume with: {_again(record, folder)}; or choose another --out",
         )
     return record
-
-
-def _new_record(
-    archive: Archive,
-    recipe: Recipe,
-    split: Split,
-    identity: Identity,
-    opening: Opening | None,
-    command: str | None,
-) -> RunRecord:
-    opening = opening or Opening()
-    return RunRecord(
-        state="training",
-        identity=identity,
-        recipe=recipe.model_dump(mode="json"),
-        data=DataRecord(
-            source=archive.source if archive.source == DEMO else str(Path(archive.source).absolute()),
-            card=archive.card.name,
-            card_option=opening.card,
-            convert=dict(opening.convert or {}),
-            benchmark=benchmark_of(archive),
-            digest=archive.digest,
-        ),
-        train=tuple(s.text(archive) for s in split.train),
-        scored={name: tuple(s.text(archive) for s in spans) for name, spans in split.scored.items()},
-        notes=split.notes,
-        command=command or _command(),
-        sessions=(),
-    )
-
-
-def _session(comm: Comm) -> Session:
-    return Session(
-        started=provenance.now(),
-        versions=provenance.versions(),
-        git=provenance.git_state(),
-        machine=provenance.machine() | {"processes": comm.world},
-    )
-
-
-def _command() -> str:
-    words = ["emukit", *sys.argv[1:]] if Path(sys.argv[0]).name in ("emukit", "__main__.py") else sys.argv
-    # Hints add both again.
-    kept = [w for i, w in enumerate(words) if w not in ("--resume", "--out") and words[i - 1] != "--out"]
-    return shlex.join(w for w in kept if not w.startswith("--out="))

@@ -19,7 +19,8 @@ from emukit.data.split import ALL, LOSO, Split, is_hidden, make_split
 from emukit.errors import ProtocolError, RecipeError, RunError
 from emukit.experiments.evaluate import another_run, estimated_limit, evaluate, mean_score, scored_spans
 from emukit.experiments.recipe_kinds import Recipe, is_random, seeds_within
-from emukit.experiments.run import Opening, Run, finished_run, run_name, save_evaluation, train_run
+from emukit.experiments.record import Opening
+from emukit.experiments.run import Run, finished_run, run_name, save_evaluation, train_run
 from emukit.experiments.table import numbers_of
 from emukit.files import write_text
 from emukit.metrics import Parts, Score
