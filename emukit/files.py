@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 
 from safetensors import SafetensorError
 
@@ -105,6 +106,18 @@ def sha256(path: Path | str) -> str:
     """The SHA-256 digest of a file, in hexadecimal."""
     with Path(path).open("rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def parse_json(text: str) -> Any:
+    """The value that a JSON text holds.
+
+    Raises:
+        json.JSONDecodeError: It is none, or is nested deeper than can be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise json.JSONDecodeError("nested too deeply", text[:50], 0) from None
 
 
 def write_text(target: Path | str, text: str) -> None:

@@ -7,10 +7,16 @@ from pathlib import Path
 import pytest
 
 from emukit.errors import EmukitError
-from emukit.files import atomic_path, shipped, write_text
+from emukit.files import atomic_path, parse_json, shipped, write_text
 
 # A device that is always full.
 FULL = Path("/dev/full")
+
+
+def test_json_nested_too_deeply_is_no_json():
+    with pytest.raises(ValueError, match="too deeply"):
+        parse_json("[" * 100_000)
+    assert parse_json('{"a": [1]}') == {"a": [1]}
 
 
 def test_a_crash_leaves_the_old_file_and_no_rest(tmp_path):

@@ -24,7 +24,7 @@ from emukit.data.cf import fields_to_dataset
 from emukit.data.grid import Grid
 from emukit.data.store import scenario_from_dataset
 from emukit.errors import ProtocolError, RunError
-from emukit.files import atomic_path, sha256
+from emukit.files import atomic_path, parse_json, sha256
 
 FORMAT = 2
 
@@ -153,7 +153,7 @@ def read_saved(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         RunError: There is no emulator, or it is truncated or of a newer format.
     """
     try:
-        head = json.loads((folder / "emulator.json").read_text(encoding="utf-8"))
+        head = parse_json((folder / "emulator.json").read_text(encoding="utf-8"))
         arrays = load_file(folder / "arrays.safetensors")
     except FileNotFoundError as e:
         raise RunError(

@@ -266,6 +266,12 @@ class Trainer:
                 reporter=reporter,
                 keep=self._keep,
                 track=self._track,
+                about={
+                    "recipe": self._recipe.model_dump(mode="json"),
+                    "protocol": self._split.protocol,
+                    "seed": self._seed,
+                    "parameters": self._parameters,
+                },
             )
         if comm.world > 1:
             # Wrapped or sharded for training; what is kept is the plain network. It comes to the device if there is

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from emukit.errors import RunError
-from emukit.files import write_text
+from emukit.files import parse_json, write_text
 
 
 class MetricsLog:
@@ -50,7 +50,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     lines = []
     for number, text in enumerate(texts, 1):
         try:
-            line = json.loads(text)
+            line = parse_json(text)
         except json.JSONDecodeError:
             break
         if not isinstance(line, dict) or not isinstance(line.get("epoch"), int):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +81,7 @@ def train(
     reporter: Reporter,
     keep: Keep | None = None,
     track: str | None = None,
+    about: Mapping[str, Any] | None = None,
 ) -> TrainingResult:
     """Train a network, or go on with the training whose checkpoint is in `folder`.
 
@@ -95,6 +96,7 @@ def train(
         reporter: Shows the progress.
         keep: Ends the training and says which weights are kept, in the place of any validation.
         track: Which tracker mirrors the log.
+        about: What it is told of the training, as plain values.
 
     Raises:
         TrainingError: A loss or gradient is not finite. The last checkpoint and the best weights stay.
@@ -134,7 +136,7 @@ def train(
         reporter.say(f"resuming after epoch {state.epoch}, step {state.step} of {per_epoch}")
     with (
         reporter.step("training", epochs * per_epoch) as bar,
-        mirror(track if log else None, folder / LOG) as tracked,
+        mirror(track if log else None, folder / LOG, about or {}) as tracked,
         _stop_requests(comm) as stop,
     ):
         bar.advance(state.epoch * per_epoch + state.step)

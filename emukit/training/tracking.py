@@ -3,8 +3,8 @@
 Invariant: `metrics.jsonl` is the record, and a tracker mirrors it: every epoch that stands there, once. What a resume
 takes back from the record, or finds in it from before anybody tracked, is made good in the mirror.
 
-A tracker is one function, from the folder of a training and the lines of its log to a context in which further lines
-are sent; and one line in the table.
+A tracker is one function, from the folder of a training, the lines of its log and what the training is to a context in
+which further lines are sent; and one line in the table.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from emukit.errors import RunError, TrainingError
-from emukit.files import write_text
+from emukit.files import parse_json, write_text
 from emukit.training.log import read_lines
 
 Line = Mapping[str, Any]
@@ -27,7 +27,7 @@ Send = Callable[[Line], None]
 
 
 @contextmanager
-def tensorboard(folder: Path, lines: Sequence[Line]) -> Iterator[Send]:
+def tensorboard(folder: Path, lines: Sequence[Line], about: Mapping[str, Any]) -> Iterator[Send]:
     """Event files in `tensorboard/`, made anew from the log whenever a training goes on.
 
     So there are no events of epochs that a resume took back; `tensorboard --logdir runs` shows all trainings.
@@ -38,6 +38,8 @@ def tensorboard(folder: Path, lines: Sequence[Line]) -> Iterator[Send]:
     for old in place.glob("events.out.tfevents.*"):
         old.unlink()
     with SummaryWriter(str(place)) as writer:
+        # As code: what is no Markdown must not be read as such.
+        writer.add_text("about", "    " + json.dumps(about, indent=1).replace("\n", "\n    "))
 
         def send(line: Line) -> None:
             for name, value in scalars(line).items():
@@ -50,7 +52,7 @@ def tensorboard(folder: Path, lines: Sequence[Line]) -> Iterator[Send]:
 
 
 @contextmanager
-def wandb(folder: Path, lines: Sequence[Line]) -> Iterator[Send]:
+def wandb(folder: Path, lines: Sequence[Line], about: Mapping[str, Any]) -> Iterator[Send]:
     """A run of the project `emukit` in `wandb/`, which goes on under its id; WANDB_MODE=offline needs no network.
 
     What was sent cannot be taken back: an epoch that is trained again after a crash is not sent again.
@@ -69,6 +71,7 @@ def wandb(folder: Path, lines: Sequence[Line]) -> Iterator[Send]:
             id=identity,
             name=_name(folder),
             dir=str(folder),
+            config=dict(about),
             resume="allow" if known else None,
             settings=package.Settings(silent=True, console="off", disable_git=True, save_code=False),
         )
@@ -97,7 +100,8 @@ def wandb(folder: Path, lines: Sequence[Line]) -> Iterator[Send]:
     run.finish()
 
 
-TRACKERS: dict[str, Callable[[Path, Sequence[Line]], AbstractContextManager[Send]]] = {
+Tracker = Callable[[Path, Sequence[Line], Mapping[str, Any]], AbstractContextManager[Send]]
+TRACKERS: dict[str, Tracker] = {
     "tensorboard": tensorboard,
     "wandb": wandb,
 }
@@ -120,12 +124,13 @@ def check_tracker(name: str) -> None:
 
 
 @contextmanager
-def mirror(tracker: str | None, log: Path) -> Iterator[Send]:
+def mirror(tracker: str | None, log: Path, about: Mapping[str, Any]) -> Iterator[Send]:
     """Mirror a log: what stands in it already, then every line that is sent.
 
     Args:
         tracker: Of `TRACKERS`; None: nothing is mirrored.
         log: `metrics.jsonl`, in the folder of the training.
+        about: What is trained, as plain values.
 
     Raises:
         TrainingError: The tracker cannot be used.
@@ -134,7 +139,7 @@ def mirror(tracker: str | None, log: Path) -> Iterator[Send]:
         yield lambda line: None
         return
     check_tracker(tracker)
-    with TRACKERS[tracker](log.parent, read_lines(log)) as send:
+    with TRACKERS[tracker](log.parent, read_lines(log), about) as send:
         yield send
 
 
@@ -164,7 +169,7 @@ def _read_sent(path: Path) -> tuple[str, int] | None:
     if not path.exists():
         return None
     try:
-        kept = json.loads(path.read_text(encoding="utf-8"))
+        kept = parse_json(path.read_text(encoding="utf-8"))
         return str(kept["id"]), int(kept["epochs"])
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise RunError(f"{path} is damaged", found=repr(e), hint="remove it; a new run of wandb begins then") from e

@@ -74,9 +74,13 @@ def test_tensorboard_shows_every_epoch_of_the_log_once(archive, tmp_path, monkey
     # Event files hold float32.
     assert found == {n: [(step, float(np.float32(v))) for step, v in own] for n, own in expected(lines).items()}
     assert len(found) > 12
+    (text,) = events.Tensors("about/text_summary")
+    about = json.loads(text.tensor_proto.string_val[0])
+    assert (about["protocol"], about["seed"]) == ("k360", 0)
+    assert about["recipe"]["training"]["epochs"] == 4
 
 
-def offline_history(folder):
+def offline_history(folder, about=None):
     """What wandb kept for later: step and numbers of each line, read from its log of length-prefixed records."""
     from wandb.proto.wandb_internal_pb2 import Record
 
@@ -92,6 +96,8 @@ def offline_history(folder):
             place += 7 + length
             if kind in (1, 4):
                 record, whole = Record.FromString(whole), b""
+                if record.HasField("run") and about is not None:
+                    about |= {i.key: json.loads(i.value_json) for i in record.run.config.update}
                 if record.HasField("history"):
                     items = {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in record.history.item}
                     own = {k: v for k, v in items.items() if not k.startswith("_")}
@@ -103,7 +109,9 @@ def test_wandb_goes_on_with_the_same_run_and_sends_no_epoch_twice(archive, tmp_p
     pytest.importorskip("wandb", reason="wandb is not installed: its mirror is not tested")
     monkeypatch.setenv("WANDB_MODE", "offline")
     lines = tracked(archive, tmp_path / "run", monkeypatch, "wandb")
-    found = offline_history(tmp_path / "run")
+    about = {}
+    found = offline_history(tmp_path / "run", about)
+    assert (about["protocol"], about["recipe"]["training"]["epochs"]) == ("k360", 4)
     assert len({run for run, _, _ in found}) == 1
     assert [step for _, step, _ in found] == [line["step"] for line in lines]
     for (_, _, numbers), line in zip(found, lines, strict=True):
@@ -149,21 +157,21 @@ def test_third_tracker_is_one_function_and_one_line(tmp_path, monkeypatch):
     seen = []
 
     @contextmanager
-    def sqlite3(folder, lines):
-        seen.extend(lines)
+    def sqlite3(folder, lines, about):
+        seen.extend([{"step": about["seed"]}, *lines])
         yield seen.append
 
     monkeypatch.setitem(tracking.TRACKERS, "sqlite3", sqlite3)
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 1, "step": 5}\n')
-    with mirror("sqlite3", tmp_path / "metrics.jsonl") as send:
+    with mirror("sqlite3", tmp_path / "metrics.jsonl", {"seed": 3}) as send:
         send({"epoch": 2, "step": 10})
-    assert [line["step"] for line in seen] == [5, 10]
+    assert [line["step"] for line in seen] == [3, 5, 10]
 
 
 def test_damaged_memory_of_what_was_sent_is_refused(tmp_path):
     pytest.importorskip("wandb", reason="wandb is not installed: its mirror is not tested")
     (tmp_path / "wandb.json").write_text("{")
-    with pytest.raises(RunError, match="damaged"), mirror("wandb", tmp_path / "metrics.jsonl"):
+    with pytest.raises(RunError, match="damaged"), mirror("wandb", tmp_path / "metrics.jsonl", {}):
         pass
 
 

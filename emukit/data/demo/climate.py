@@ -33,6 +33,7 @@ from emukit.data.demo.planet import Planet
 from emukit.data.demo.response import Climate, make_climate
 from emukit.data.demo.weather import weather
 from emukit.errors import EmukitError, ProtocolError, StoreError
+from emukit.files import parse_json
 
 GENERATOR = 1
 """Version of the formulas, raised with any change of a number: stores of another version are refused, not misjudged."""
@@ -204,7 +205,7 @@ def demo_from_attrs(attrs: Mapping[str, object]) -> DemoClimate:
     """
     text = attrs.get("demo_settings")
     try:
-        settings = json.loads(text) if attrs.get("emukit_card") == CARD and isinstance(text, str) else None
+        settings = parse_json(text) if attrs.get("emukit_card") == CARD and isinstance(text, str) else None
     except json.JSONDecodeError:
         settings = None
     names = {"generator", *_BOUNDS, "stream"}
