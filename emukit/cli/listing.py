@@ -21,7 +21,7 @@ HEADINGS = ("run", "state", "model", "protocol", "seed", "score", "set", "epoch"
 RIGHT = ("seed", "score", "epoch", "time", "size")
 # A title says protocol and set.
 NARROW = tuple(h for h in HEADINGS if h not in ("run", "protocol", "set"))
-STYLES = {"training": "green", "interrupted": "yellow", "damaged": "red"}
+STYLES = {"training": "green", "interrupted": "yellow", "failed": "red", "damaged": "red"}
 VALUES = (
     "folder",
     "state",
@@ -96,8 +96,8 @@ def together(runs: Sequence[Listed]) -> str:
 
 
 def problem_lines(runs: Sequence[Listed]) -> list[str]:
-    """What is wrong with damaged folders."""
-    return [f"damaged: {run.folder}: {run.problem}" for run in runs if run.state == "damaged"]
+    """What is wrong with folders that are damaged, or failed."""
+    return [f"{run.state}: {run.folder}: {run.problem}" for run in runs if run.problem]
 
 
 def _values(run: Listed) -> dict[str, Any]:

@@ -43,7 +43,9 @@ app = typer.Typer(
 def list_(
     places: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[FOLDER]...", help="Runs, or folders of such. Default: runs/.", show_default=False),
+        typer.Argument(
+            metavar="[FOLDER]...", help="Runs, or folders of such. Default: runs/ and ablations/.", show_default=False
+        ),
     ] = None,
     format: Annotated[Literal["table", "md", "csv", "json"], typer.Option(help="How to print.")] = "table",
 ) -> None:
@@ -70,7 +72,9 @@ def rm(
     places: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[RUN]...", help="Runs; with --keep-best folders of runs, by default runs/.", show_default=False
+            metavar="[RUN]...",
+            help="Runs; with --keep-best folders of runs, by default runs/ and ablations/.",
+            show_default=False,
         ),
     ] = None,
     keep_best: Annotated[
@@ -89,11 +93,15 @@ def rm(
     """Remove runs; not one that is being written, or that a final fit, a submission or a study refers to."""
     from emukit.errors import RunError
     from emukit.experiments.memory import size
-    from emukit.experiments.removal import all_but_best, named_removal, remove
+    from emukit.experiments.removal import Removal, all_but_best, named_removal, remove
 
     if keep_best is None and not places:
         raise RunError("emukit runs rm needs runs, or --keep-best", hint="`emukit runs` lists them")
-    removal = named_removal(places or ()) if keep_best is None else all_but_best(places or _here(), keep_best)
+
+    def chosen() -> Removal:
+        return named_removal(places or ()) if keep_best is None else all_but_best(places or _here(), keep_best)
+
+    removal = chosen()
     _say(removal)
     if dry_run or not removal.runs:
         return
@@ -103,6 +111,12 @@ def rm(
         if not typer.confirm(f"remove {_count(removal)}?"):
             typer.echo("nothing was removed")
             return
+        # Whoever was asked took their time: something may have begun to need a run meanwhile.
+        shown, now = {run.folder for run in removal.runs}, chosen()
+        for run in removal.runs:
+            if run.folder in now.kept:
+                typer.echo(f"keep   {run.folder}: {now.kept[run.folder]}")
+        removal = Removal(tuple(run for run in now.runs if run.folder in shown), now.kept)
     for run in removal.runs:
         remove(run)
     typer.echo(f"removed {_count(removal)}, {size(removal.size)}")
@@ -110,7 +124,7 @@ def rm(
 
 def _here() -> list[Path]:
     """Where runs are, where nobody says."""
-    return [p for p in (Path("runs"),) if p.is_dir()]
+    return [p for p in (Path("runs"), Path("ablations")) if p.is_dir()]
 
 
 def _say(removal: Removal) -> None:
@@ -129,4 +143,4 @@ def _say(removal: Removal) -> None:
 
 
 def _count(removal: Removal) -> str:
-    return f"{len(removal.runs)} run{'s' if len(removal.runs) > 1 else ''}"
+    return f"{len(removal.runs)} run{'s' if len(removal.runs) != 1 else ''}"

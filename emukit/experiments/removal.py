@@ -6,7 +6,6 @@ to it. A removal that is interrupted leaves a run whole, or no run.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -17,11 +16,11 @@ from pathlib import Path
 
 from emukit.errors import EmukitError, RunError
 from emukit.experiments import crossval, validate
-from emukit.experiments.ablate import PLAN_FILE
+from emukit.experiments.begun import PLAN_FILE
 from emukit.experiments.record import RECORD_FILE, read_record
 from emukit.experiments.run import Run
 from emukit.experiments.runs import Listed, find_runs, list_runs, look_at
-from emukit.files import exclusive
+from emukit.files import exclusive, parse_json
 from emukit.submission import ENTRY_FILE, Entry, read_entry
 
 SUBMISSIONS = "submissions"
@@ -183,7 +182,7 @@ def _is_of(entry: Entry, run: Run) -> bool:
     with suppress(ValueError):
         identity = run.record.identity
         known = (entry.protocol, entry.seed, entry.command) == (identity.protocol, identity.seed, run.record.command)
-        return known and json.loads(entry.recipe) == run.record.recipe
+        return known and parse_json(entry.recipe) == run.record.recipe
     return False
 
 
@@ -204,7 +203,7 @@ def _studies_of(places: Iterable[Path]) -> tuple[dict[Path, Path], list[Path]]:
     for folder in folders:
         study = folder / STUDY_FILE
         try:
-            variants = json.loads(study.read_text(encoding="utf-8"))["variants"]
+            variants = parse_json(study.read_text(encoding="utf-8"))["variants"]
             named |= {(folder / run["folder"]).resolve(): study for variant in variants for run in variant["runs"]}
         except (OSError, ValueError, KeyError, TypeError):
             unknown.append(folder)

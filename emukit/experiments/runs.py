@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from emukit.errors import EmukitError, RunError
+from emukit.experiments.ablate import failure_of
 from emukit.experiments.recipe import FAST
 from emukit.experiments.recipe_kinds import NetworkRecipe, recipe_names
 from emukit.experiments.record import RECORD_FILE, RunRecord
@@ -22,8 +23,8 @@ from emukit.files import is_held
 from emukit.training.log import read_lines
 from emukit.training.loop import LOG
 
-State = Literal["training", "interrupted", "finished", "damaged"]
-STATES: tuple[State, ...] = ("training", "interrupted", "finished", "damaged")
+State = Literal["training", "interrupted", "failed", "finished", "damaged"]
+STATES: tuple[State, ...] = ("training", "interrupted", "failed", "finished", "damaged")
 # Of `st_blocks`, whatever the file system's own are.
 BLOCK_BYTES = 512
 # What validation says is what selects; the others stand in where it says nothing, as in a final fit.
@@ -36,7 +37,8 @@ class Listed:
 
     Attributes:
         folder: Where it is.
-        state: ``interrupted`` is a training that no live process on this machine goes on with.
+        state: ``interrupted`` is a training that no live process on this machine goes on with; ``failed``, one that a
+            study gave up.
         size: Bytes on disk, those of its bases included.
         held: Whether a live process on this machine writes it.
         run: None where it is damaged.
@@ -106,11 +108,16 @@ def find_runs(places: Iterable[Path]) -> list[Path]:
 
 
 def _runs_below(place: Path) -> Iterator[Path]:
-    if (place / RECORD_FILE).exists():
+    try:
+        below = None if (place / RECORD_FILE).exists() else sorted(place.iterdir())
+    except OSError:
+        # What cannot be looked into is said to be damaged, like what cannot be read.
+        below = None
+    if below is None:
         yield place
         return
     # Names with a dot in front are parts and leftovers of writers; a link might lead back up.
-    for inside in sorted(place.iterdir()):
+    for inside in below:
         if inside.is_dir() and not inside.is_symlink() and not inside.name.startswith("."):
             yield from _runs_below(inside)
 
@@ -131,9 +138,11 @@ def _order(listed: Listed) -> tuple[int, bool, str, float, str]:
 def look_at(folder: Path) -> Listed:
     """A run folder; what is wrong in it is said, not raised."""
     size, held = folder_size(folder), is_held(folder)
+    failure = "" if held else failure_of(folder)
     try:
         run = read_run(folder)
-        state: State = "finished" if run.record.state == "finished" else "training" if held else "interrupted"
+        state: State = "training" if held else "failed" if failure else "interrupted"
+        state = "finished" if run.record.state == "finished" else state
         scores, months = _scores(run)
         epoch, seconds = _progress(folder)
     except EmukitError as e:
@@ -144,7 +153,8 @@ def look_at(folder: Path) -> Listed:
     if state == "finished":
         epoch, seconds = run.record.epochs if epoch is None else epoch, run.record.seconds
     epochs = run.recipe.training.epochs if isinstance(run.recipe, NetworkRecipe) else None
-    return Listed(folder, state, size, held, run, "", scores, months, epoch, epochs, seconds)
+    problem = failure.splitlines()[0] if state == "failed" else ""
+    return Listed(folder, state, size, held, run, problem, scores, months, epoch, epochs, seconds)
 
 
 def _scores(run: Run) -> tuple[dict[str, float], dict[str, str]]:

@@ -68,6 +68,18 @@ def test_removal_is_said_asked_for_and_only_then_done(runs, monkeypatch):
     assert "nothing was removed" in refused.out
     assert asked == ["remove 1 run?"]
     assert Path("runs/b").exists()
+
+    def slowly(question):
+        # While it is asked, a study begins that is about these runs.
+        Path("runs/study.json").write_text("{}")
+        return True
+
+    monkeypatch.setattr("typer.confirm", slowly)
+    late = runs("runs", "rm", "--keep-best")
+    assert "keep   runs/b: " in late.out
+    assert "removed 0 runs" in late.out
+    assert Path("runs/b").exists()
+    Path("runs/study.json").unlink()
     monkeypatch.setattr("typer.confirm", lambda question: True)
     assert "removed 1 run, " in runs("runs", "rm", "runs/b").out
     assert not Path("runs/b").exists()

@@ -117,6 +117,34 @@ def test_whatever_is_damaged_the_others_are_listed(runs, name, text, new):
     assert found["r0"].state == "finished"
 
 
+def test_a_folder_that_cannot_be_read_stops_no_listing(runs, monkeypatch):
+    closed = runs / "closed"
+    closed.mkdir()
+    iterdir = Path.iterdir
+
+    def refusing(path):
+        if path == closed:
+            raise PermissionError(13, "Permission denied")
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refusing)
+    listed = {run.folder: run for run in list_runs([runs])}
+    assert listed[closed].state == "damaged"
+    assert len(listed) > 3
+
+
+def test_what_a_study_gave_up_has_failed_and_says_why(runs):
+    edit(runs / "r0", state="training")
+    listed = {run.folder.name: run.state for run in list_runs([runs])}
+    for name in listed:
+        (runs / f"{name}.failed").write_text("error: no memory\n  do: buy some")
+    for run in list_runs([runs]):
+        before = listed[run.folder.name]
+        assert run.state == ("failed" if before == "interrupted" else before)
+        assert run.problem == "error: no memory" or run.state != "failed"
+    assert "interrupted" in listed.values()
+
+
 def test_what_lies_in_a_run_belongs_to_it_and_what_lies_in_a_folder_is_found(runs, tmp_path):
     inner = runs / "r0" / "bases" / "0-linear"
     shutil.copytree(runs / "r1", inner)
