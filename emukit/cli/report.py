@@ -22,7 +22,7 @@ def add_commands(app: typer.Typer) -> None:
 def report(
     places: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[RUN|STUDY|submissions/]...", help="Default: runs/ and submissions/ here."),
+        typer.Argument(metavar="[RUN|STUDY|submissions/]...", help="Default: runs/, submissions/ and ablations/ here."),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the pages.", metavar="DIR")] = Path("report"),
     published: Annotated[bool, typer.Option(help="Show published results too.")] = True,
@@ -48,7 +48,7 @@ def report(
             opened[key] = o.open_for_run(run, data, card, convert, reporter)
         return opened[key]
 
-    here = [p for p in (Path("runs"), Path("submissions")) if p.is_dir() and any(p.iterdir())]
+    here = [p for p in map(Path, ("runs", "submissions", "ablations")) if p.is_dir() and any(p.iterdir())]
     written = write_report(places or here, out, opener, reporter, published=published)
     pages = f"pages of entries: {written.entries}, of studies: {written.studies}; {written.size / 1e6:.1f} MB"
     typer.echo(f"wrote {out / 'index.html'}: {pages}")

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from emukit.experiments.portrait import Drawn, picture_size, save
 from emukit.experiments.run import Run
 from emukit.experiments.table import Source
-from emukit.files import atomic_path, sha256
+from emukit.files import atomic_path, parse_json, sha256
 from emukit.report.learning import Log, draw_learning, draw_terms, has_terms
 from emukit.report.site.model import Entry, identifier
 from emukit.submission import read_entry
@@ -196,6 +196,6 @@ def _bytes(size: int) -> str:
 def _readable(recipe: str) -> str:
     """The recipe of an entry: JSON with line ends, where it is JSON."""
     try:
-        return json.dumps(json.loads(recipe), indent=1, ensure_ascii=False)
+        return json.dumps(parse_json(recipe), indent=1, ensure_ascii=False)
     except json.JSONDecodeError:
         return recipe

@@ -32,7 +32,7 @@ from emukit.experiments import pictures
 from emukit.experiments.evaluate import scored_spans
 from emukit.experiments.pictures import LEAST_MONTHS, REALISATIONS, Shown, gather
 from emukit.experiments.run import Run
-from emukit.files import atomic_path, sha256
+from emukit.files import atomic_path, parse_json, sha256
 from emukit.report.curves import Season, draw_seasons, draw_spectra, draw_years
 from emukit.report.errors import Field, draw_distribution, draw_error_maps, draw_zonal, map_colours
 from emukit.report.figure import line_colours, write_webp
@@ -58,8 +58,7 @@ SHAPES = {
     "terms": (8.6, 2.8),
 }
 # Lines of many hues, of which so many colours are kept; elsewhere colours mean something, and none is left out.
-MANY = ("learning", "terms")
-MANY_LINES = 16
+MANY = {"learning": 16, "terms": 16, "coordinates": 64}
 # Of what a cell sees: a page has no room for the globe's and for years, which `emukit plot` draws.
 POWER = "monthly, area mean of cells"
 MAPS = ("maps", "yardstick")
@@ -170,7 +169,7 @@ def save(figure: Figure, path: Path, kind: str, about: str, variables: Iterable[
         Width and height in pixels.
     """
     width, height = SHAPES.get(kind) or figure.get_size_inches()
-    colours: list[str] | int = MANY_LINES if kind in MANY else map_colours(variables) if variables else line_colours()
+    colours: list[str] | int = MANY[kind] if kind in MANY else map_colours(variables) if variables else line_colours()
     return write_webp(figure, path, about, width=width, height=height, colours=colours)
 
 
@@ -221,7 +220,7 @@ def _key(run: Run, set_name: str) -> str:
 def _read(folder: Path, key: str) -> Portrait | None:
     """What is kept; None where there is nothing whole of this key."""
     try:
-        about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
+        about = parse_json((folder / ABOUT_FILE).read_text(encoding="utf-8"))
         if about["key"] != key:
             return None
         numbers = {k: v.astype(np.float64) for k, v in load_file(folder / NUMBERS_FILE).items()}

@@ -26,10 +26,12 @@ from emukit.experiments.entry_page import run_entry, submission_entry, training_
 from emukit.experiments.portrait import Drawn, Portrait, in_scale, portrait
 from emukit.experiments.record import RECORD_FILE
 from emukit.experiments.run import Run
-from emukit.experiments.table import Source, combine, entry_folders, folders_in, read_source
-from emukit.files import atomic_path
+from emukit.experiments.table import Source, benchmark_of_split, combine, entry_folders, folders_in, read_source
+from emukit.files import atomic_path, parse_json
 from emukit.progress import Reporter
+from emukit.report.coordinates import draw_coordinates
 from emukit.report.intervals import Difference, draw_intervals
+from emukit.report.leaderboard import Row
 from emukit.report.maps import round_limit
 from emukit.report.site.model import Entry, Errors, Picture, Site, StudyPage, identifier
 from emukit.report.site.render import render
@@ -72,6 +74,11 @@ CAPTIONS = {
 CAPTION_OF_INTERVALS = (
     "Filled and coloured: the confidence interval does not hold zero. Open and grey: indistinguishable. An arrow: "
     "beyond the axis, with its number."
+)
+CAPTION_OF_COORDINATES = (
+    "A line a variant, an axis a number, each from the best variant at the bottom to the worst; bars are a standard "
+    "deviation over seeds to either side. A triangle: beyond the axis, with its number. Lines that cross between two "
+    "axes buy the one number with the other."
 )
 
 
@@ -161,7 +168,7 @@ def gather_places(places: Iterable[Path]) -> Findings:
     if not places:
         raise RunError(
             "there is nothing to report on",
-            found="neither runs/ nor submissions/ here",
+            found="neither runs/ nor submissions/ nor ablations/ here",
             expected="a folder that `emukit train`, `emukit submit` or `emukit ablate` wrote, or a folder of such",
             hint="train first, or name a folder",
         )
@@ -194,7 +201,7 @@ def gather_places(places: Iterable[Path]) -> Findings:
 
 
 def _site(found: Findings, opener: Opener, reporter: Reporter, scratch: Path, published: bool) -> Site:
-    rows = combine(found.sources, published)
+    rows = _beside(combine(found.sources, published))
     portraits: dict[Path, Portrait] = {}
     missing: dict[Path, list[str]] = {}
     with reporter.step("report", len(found.sources)) as step:
@@ -217,6 +224,12 @@ def _site(found: Findings, opener: Opener, reporter: Reporter, scratch: Path, pu
     studies = [_study(folder, study, ids, scratch) for folder, study in found.studies]
     written = f"Written {provenance.now()} by emukit {version('emukit')}."
     return Site("emukit leaderboard", written, rows, links, entries, studies, scales, found.left_out)
+
+
+def _beside(rows: Sequence[Row]) -> list[Row]:
+    """Rows without published results of a climate that nothing here is of, where something is."""
+    own = {benchmark_of_split(r.split) for r in rows if r.kind in ("run", "submission")}
+    return [r for r in rows if not own or r.kind in ("run", "submission") or benchmark_of_split(r.split) in own]
 
 
 def shared_scales(portraits: Iterable[Portrait]) -> dict[str, float]:
@@ -291,11 +304,14 @@ def _study(folder: Path, study: Study, ids: Mapping[Path, str], scratch: Path) -
     name = identifier(study.name, folder)
     pictures = {}
     for i, result in enumerate(study.results):
-        drawn = _intervals(study, result, scratch / f"{name}-{i}.webp")
-        if drawn:
-            file = f"pictures/{name}/{i}.webp"
-            picture = Picture(file, drawn.file, drawn.size, drawn.alt, CAPTION_OF_INTERVALS, "")
-            pictures[result.protocol, result.set] = picture
+        kinds = {"intervals": (_intervals, CAPTION_OF_INTERVALS), "coordinates": (_coordinates, CAPTION_OF_COORDINATES)}
+        shown = []
+        for kind, (draw, caption) in kinds.items():
+            drawn = draw(study, result, scratch / f"{name}-{i}-{kind}.webp")
+            if drawn:
+                file = f"pictures/{name}/{i}-{kind}.webp"
+                shown.append(Picture(file, drawn.file, drawn.size, drawn.alt, caption, ""))
+        pictures[result.protocol, result.set] = shown
     runs = {r.folder: (folder / r.folder).resolve() for v in study.variants for r in v.runs}
     entries = {place: ids[real] for place, real in runs.items() if real in ids}
     return StudyPage(name, study, pictures, entries)
@@ -321,6 +337,16 @@ def _intervals(study: Study, result: StudyResult, path: Path) -> Drawn | None:
     return Drawn(path, size, f"Differences from {base} with confidence intervals. {said}.")
 
 
+def _coordinates(study: Study, result: StudyResult, path: Path) -> Drawn | None:
+    means = {row.variant: row.mean for row in result.rows if row.mean}
+    if len(means) < 2:
+        return None
+    spreads = {row.variant: row.sd for row in result.rows if row.mean and row.sd}
+    title = f"{study.name}: {result.protocol}, {result.set}"
+    size = kept.save(draw_coordinates(means, spreads, study.variants[0].name, title), path, "coordinates", study.name)
+    return Drawn(path, size, "The score and the six numbers of every variant as lines; the table below holds them.")
+
+
 def _write(site: Site, out: Path) -> int:
     size, names = 0, []
     with atomic_path(out) as temporary:
@@ -337,7 +363,7 @@ def _write(site: Site, out: Path) -> int:
             place(name).write_bytes(content)
             size += len(content)
         pictures = {p.file: p.source for e in site.entries for p in e.pictures}
-        pictures |= {p.file: p.source for s in site.studies for p in s.pictures.values()}
+        pictures |= {p.file: p.source for s in site.studies for shown in s.pictures.values() for p in shown}
         for name, picture in pictures.items():
             shutil.copyfile(picture, place(name))
             size += picture.stat().st_size
@@ -361,8 +387,8 @@ def _refuse_strangers(out: Path) -> None:
     if out.is_dir():
         inside = {p.relative_to(out) for p in out.rglob("*")}
         try:
-            files = {Path(f) for f in json.loads((out / MANIFEST).read_text(encoding="utf-8"))["files"]}
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            files = {Path(f) for f in parse_json((out / MANIFEST).read_text(encoding="utf-8"))["files"]}
+        except (OSError, ValueError, KeyError, TypeError):
             files = set()
         own = {Path(MANIFEST)}.union(files, *(f.parents for f in files))
         # A link is nobody's page, wherever it points.

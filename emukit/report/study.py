@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,18 +38,18 @@ class StudyTable:
 
 
 def tables(studies: Sequence[StudyTable]) -> list[RenderableType]:
-    """One rich table each, and the sentences under it."""
+    """One rich table each, with the standard deviations under the means, and the sentences below."""
     out: list[RenderableType] = []
     for study in studies:
         table = Table(title=Text(study.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0)
         table.add_column("", overflow="fold")
-        for heading in ("seeds", *HEADINGS[:1], "+-", *HEADINGS[1:], "to base"):
+        for heading in ("seeds", *HEADINGS, "to base"):
             table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
         for row in study.rows:
-            table.add_row(*map(Text, (row["variant"], *_cells(row))))
+            cells = [Text.assemble(text, (f"\n{under}", "dim") if under else "") for text, under in _cells(row)]
+            table.add_row(Text(row["variant"]), *cells)
         for name, numbers in study.lines.items():
-            score, *six = (numbers[c] for c in COLUMNS)
-            table.add_row(Text(name), "", f"{score:.4f}", "", *(f"{x:.3f}" for x in six), "", style="dim")
+            table.add_row(Text(name), "", *_numbers(numbers), "", style="dim")
         out += [table, *(Text(f"{row['variant']}: {row['sentence']}") for row in study.rows[1:]), Text("")]
     return out
 
@@ -57,14 +58,13 @@ def markdown(studies: Sequence[StudyTable]) -> str:
     """One Markdown table each, and the sentences under it."""
     lines = []
     for study in studies:
-        headings = ("", "seeds", "score", "sd", *HEADINGS[1:], "minus base")
+        headings = ("", "seeds", *HEADINGS, "score minus base")
         lines += [f"### {study.title}", "", f"| {' | '.join(headings)} |", "|---|" + "--:|" * (len(headings) - 1)]
         for row in study.rows:
-            lines.append(f"| {' | '.join(c.replace('|', chr(92) + '|') for c in (row['variant'], *_cells(row)))} |")
-        for name, numbers in study.lines.items():
-            score, *six = (numbers[c] for c in COLUMNS)
-            lines.append(f"| *{name}* | | {score:.4f} | | {' | '.join(f'{x:.3f}' for x in six)} | |")
-        lines += ["", *(f"- `{row['variant']}`: {row['sentence']}" for row in study.rows[1:]), ""]
+            cells = [f"{text} ({under})" if under else text for text, under in _cells(row)]
+            lines.append(f"| {' | '.join((_plain(row['variant']), *cells))} |")
+        lines += [f"| *{name}* | | {' | '.join(_numbers(values))} | |" for name, values in study.lines.items()]
+        lines += ["", *(f"- {_plain(row['variant'])}: {row['sentence']}" for row in study.rows[1:]), ""]
     return "\n".join(lines)
 
 
@@ -91,11 +91,28 @@ def comma_separated(studies: Sequence[StudyTable]) -> str:
     return stream.getvalue()
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
-    """Seeds, score, its standard deviation, the six numbers, and the difference in the score."""
+def _cells(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Seeds, the score and the six numbers, and the difference in the score; with what stands under each, if any.
+
+    Under a mean stands its standard deviation over seeds, and under the difference the 95 % interval.
+    """
     if not row["mean"]:
-        return ["0", *[""] * (len(COLUMNS) + 2)]
-    spread = f"{row['sd']['score']:.4f}" if row["sd"] else ""
-    to_base = f"{row['difference']['score']['mean']:+.4f}" if row["difference"] else ""
-    score, *six = (row["mean"][c] for c in COLUMNS)
-    return [str(len(row["seeds"])), f"{score:.4f}", spread, *(f"{x:.3f}" for x in six), to_base]
+        return [("0", ""), *[("", "")] * (len(COLUMNS) + 1)]
+    spread = [f"\N{PLUS-MINUS SIGN}{x}" for x in _numbers(row["sd"])] if row["sd"] else [""] * len(COLUMNS)
+    score = row["difference"]["score"] if row["difference"] else None
+    ends = f"{score['low']:+.3f} to {score['high']:+.3f}" if score and score["low"] is not None else ""
+    return [
+        (str(len(row["seeds"])), ""),
+        *zip(_numbers(row["mean"]), spread, strict=True),
+        (f"{score['mean']:+.4f}" if score else "", ends),
+    ]
+
+
+def _numbers(values: Mapping[str, float]) -> list[str]:
+    score, *six = (values[c] for c in COLUMNS)
+    return [f"{score:.4f}", *(f"{x:.3f}" for x in six)]
+
+
+def _plain(name: str) -> str:
+    """A name in Markdown, where nothing of it means anything."""
+    return re.sub(r"([\\`*_{}\[\]<>|#&~])", r"\\\1", name)

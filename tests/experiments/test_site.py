@@ -20,6 +20,7 @@ from emukit.files import write_text
 from emukit.progress import Reporter
 from tests.cli.conftest import TINY
 from tests.coded import warming_archive
+from tests.report.sites import row as line_of
 from tests.report.sites import study
 
 QUIET = Reporter(quiet=True)
@@ -295,7 +296,8 @@ def test_study_brings_its_runs_and_names_those_that_are_gone(runs, tmp_path):
     assert "runs/gone of the study loss-weights is not there" in written.left_out[0]
     (text,) = (p.read_text() for p in (out / "studies").iterdir())
     assert f"../entries/{next((out / 'entries').iterdir()).name}" in text
-    assert "/0.webp" in text
+    assert "/0-intervals.webp" in text
+    assert "/0-coordinates.webp" in text
     # Named twice, a run is there once.
     assert write_report([folder, runs], out, unopened, QUIET, published=False).entries == 3
     write_text(folder / "study.json", "{")
@@ -303,6 +305,18 @@ def test_study_brings_its_runs_and_names_those_that_are_gone(runs, tmp_path):
         write_report([folder], out, unopened, QUIET)
     below = write_report([tmp_path, runs], out, unopened, QUIET, published=False)
     assert "study.json is damaged" in below.left_out[0]
+
+
+def test_published_results_stand_beside_their_own_climate_alone():
+    ours, theirs = (
+        line_of("a", 1.0, split="demo 4x6 k360 validation: x"),
+        line_of("b", 1.0, "published", "cse151b 2x2 y: x"),
+    )
+    floor = line_of("c", 1.0, "floor", "demo 4x6 k360 validation: x")
+    assert site._beside([ours, theirs, floor]) == [ours, floor]
+    mine = line_of("d", None, "submission", "cse151b 2x2 z: x")
+    assert site._beside([ours, theirs, mine]) == [ours, theirs, mine]
+    assert site._beside([theirs]) == [theirs]
 
 
 def test_page_says_what_the_record_says(drawn):

@@ -97,9 +97,9 @@ def study(folder: str = "runs/a", name: str = "loss-weights") -> Study:
             "machine": {"cores": 2},
             "command": "emukit ablate loss-weights",
             "variants": [
-                {"name": "mse", "settings": {}, "members": None, "recipe": "cnn-gru", "runs": runs},
+                {"name": "mse", "settings": {"window": 12}, "recipe": "cnn-gru", "epochs": 30, "runs": runs},
                 {"name": EVIL, "settings": {"loss.pr.dice": 1.0}, "members": "0,1", "recipe": "x", "runs": failed},
-                {"name": "same", "settings": {}, "members": None, "recipe": "x", "runs": []},
+                {"name": "same", "settings": {"window": 12}, "recipe": "cnn-gru", "runs": []},
                 {"name": "waiting", "settings": {}, "members": None, "recipe": "x", "runs": []},
             ],
             "results": [

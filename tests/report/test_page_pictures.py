@@ -8,6 +8,8 @@ from matplotlib.collections import LineCollection
 from PIL import Image
 
 from emukit.report.coast import _east_of_greenwich, coastline
+from emukit.report.coordinates import COLUMNS as COORDINATES
+from emukit.report.coordinates import draw_coordinates
 from emukit.report.curves import Curves
 from emukit.report.errors import LEVELS, Field, draw_distribution, draw_error_maps, draw_zonal
 from emukit.report.figure import write_webp
@@ -156,3 +158,41 @@ def test_written_picture_has_the_size_it_is_given_and_few_colours(tmp_path):
         assert image.format == "WEBP"
         assert len(image.convert("RGB").getcolors(100)) == pytest.approx(20, abs=2)
         assert image.getexif()[0x010E] == "what it is"
+
+
+def lines_of(figure):
+    """Variant to its heights on the axes, from the lines that have a place on each."""
+    axes, labels = figure.axes[0], [t.get_text() for t in figure.legends[0].get_texts()]
+    drawn = [line.get_ydata() for line in axes.lines if len(line.get_xdata()) == 7]
+    return dict(zip([label.split("  ")[1] for label in labels], drawn, strict=True))
+
+
+def test_every_variant_is_where_its_numbers_are_and_the_best_at_the_bottom():
+    means = {v: {c: x + i / 10 for i, c in enumerate(COORDINATES)} for v, x in (("a", 0.4), ("base", 0.6), ("b", 0.5))}
+    spreads = {"base": dict.fromkeys(COORDINATES, 0.02)}
+    figure = draw_coordinates(means, spreads, "base", "title")
+    lines = lines_of(figure)
+    assert list(lines) == ["a", "b", "base (base)"]
+    np.testing.assert_allclose(lines["a"], 0.0, atol=1e-9)
+    np.testing.assert_allclose(lines["b"], 0.5)
+    np.testing.assert_allclose(lines["base (base)"], 1.0)
+    texts = [t.get_text() for t in figure.axes[0].texts]
+    assert texts[:2] == ["0.400", "0.600"]
+    assert texts[-2:] == ["1.000", "1.200"]
+    upright = [tuple(line.get_ydata()) for line in figure.axes[0].lines if len({*line.get_xdata()}) == 1]
+    bars = {ends for ends in upright if len(ends) == 2} - {(0, 1)}
+    # A tenth of the axis to either side of the worst, as far as there is room.
+    assert len(upright) == 14
+    np.testing.assert_allclose(sorted(bars)[0], (0.9, 1.05))
+
+
+def test_one_variant_far_off_stands_at_the_end_with_its_number():
+    scores = {"base": 0.5, "a": 0.51, "b": 0.52, "lost": 9.0}
+    figure = draw_coordinates({v: dict.fromkeys(COORDINATES, x) for v, x in scores.items()}, {}, "base", "title")
+    lines = lines_of(figure)
+    np.testing.assert_allclose(lines["a"], 0.5)
+    np.testing.assert_allclose(lines["b"], 1.0)
+    assert (lines["lost"] > 1).all()
+    assert [t.get_text() for t in figure.axes[0].texts].count("9") == 7
+    same = draw_coordinates({v: dict.fromkeys(COORDINATES, 0.5) for v in scores}, {}, "base", "title")
+    np.testing.assert_allclose([*lines_of(same).values()], 0.0)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from emukit.errors import RunError
+from emukit.report.leaderboard import NUMBERS
 from emukit.report.site.fields import entry_script, site_script
 from emukit.report.site.model import identifier
 from emukit.report.site.render import ASSETS, HERE, render
@@ -155,6 +156,23 @@ def test_study_page_has_sentences_intervals_and_links_to_its_runs(files):
     assert "cores 2" in texts[name]
     assert "sentence of same" in texts[name]
     assert f"../entries/{made.entries[0].id}.html" in page.all("a", "href")
+    # Settings are those of the base, and what differs from it.
+    words = {r[0]: r[1:3] for r in page.rows if len(r) == 4}
+    assert words["mse"] == ["recipe cnn-gruwindow = 12", "30"]
+    assert words[EVIL] == ["recipe xloss.pr.dice = 1.0members 0,1", ""]
+    assert words["same"] == ["", ""]
+
+
+def test_runs_of_a_study_are_known_by_their_variant(files):
+    made, texts = files
+    address = f"studies/{made.studies[0].id}.html"
+    entry = Page(texts[f"entries/{made.entries[0].id}.html"])
+    assert f"../{address}" in entry.all("a", "href")
+    assert "loss-weights</a>: mse, seed 0" in texts[f"entries/{made.entries[0].id}.html"]
+    assert "In the study" not in texts[f"entries/{made.entries[1].id}.html"]
+    best = next(r for r in Page(texts["index.html"]).rows if r[1] == "best")
+    assert best[-1] == "loss-weights: mse"
+    assert address in Page(texts["index.html"]).all("a", "href")
 
 
 def test_errors_come_back_from_the_script_as_they_went_in(files):
@@ -217,14 +235,26 @@ def test_strip_is_linear_in_the_score_and_marks_what_is_beyond():
 def test_damaged_studies_are_refused_with_what_is_wrong(tmp_path):
     plain = json.loads(study().model_dump_json())
     path = tmp_path / "study.json"
+
+    def changed(**values):
+        return {**plain["results"][0], "rows": [{**plain["results"][0]["rows"][0], **values}]}
+
     for change, words in (
         ({"format": 2}, "format"),
         ({"variants": []}, "variants"),
-        ({"results": [{**plain["results"][0], "rows": [{**plain["results"][0]["rows"][0], "variant": "no"}]}]}, "no"),
+        ({"results": [changed(variant="no")]}, "no"),
+        ({"results": [changed(mean={"score": 1.0})]}, "without tas.monthly_rmse"),
+        ({"results": [changed(difference={"pr.mean": {"mean": 0.1, "low": 0.0, "high": 0.2}})]}, "without score"),
+        ({"results": [changed(sd=dict.fromkeys(("score", *NUMBERS), 1e308))]}, "less than or equal"),
+        ({"results": [{**plain["results"][0], "floor": {}}]}, "without score"),
+        ({"name": "a\0b"}, "control characters"),
     ):
         path.write_text(json.dumps({**plain, **change}))
         with pytest.raises(RunError, match=words):
             read_study(tmp_path)
+    path.write_text("[" * 100_000)
+    with pytest.raises(RunError, match="damaged"):
+        read_study(tmp_path)
     path.write_text(json.dumps(plain)[:100])
     with pytest.raises(RunError, match="damaged"):
         read_study(tmp_path)

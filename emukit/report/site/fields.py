@@ -57,7 +57,13 @@ def site_script(site: Site) -> str:
     variables = dict.fromkeys(name.partition(".")[0] for name in site.scales)
     plain = {
         "entries": [
-            {"id": e.id, "name": e.name, "months": e.errors.months, "scores": dict(e.errors.scores)}
+            {
+                "id": e.id,
+                "name": e.name,
+                "months": e.errors.months,
+                "key": e.errors.key,
+                "scores": dict(e.errors.scores),
+            }
             for e in site.entries
             if e.errors
         ],

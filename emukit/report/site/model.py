@@ -107,13 +107,13 @@ class StudyPage:
     Attributes:
         id: Of its page.
         study: As it was read.
-        pictures: An interval plot for each set of months, by protocol and set; None where nothing can be drawn.
+        pictures: Of the results for each set of months, by protocol and set; none where nothing can be drawn.
         entries: Folder of a run, as the study writes it, to the id of its entry.
     """
 
     id: str
     study: Study
-    pictures: Mapping[tuple[str, str], Picture]
+    pictures: Mapping[tuple[str, str], Sequence[Picture]]
     entries: Mapping[str, str]
 
 

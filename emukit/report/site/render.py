@@ -17,7 +17,7 @@ from emukit.report.leaderboard import HEADINGS, LINES, NUMBERS, Row, places, ran
 from emukit.report.site.fields import entry_script, site_script
 from emukit.report.site.model import Entry, Site, StudyPage
 from emukit.report.site.strip import LINE_Y, WIDTH, marks
-from emukit.report.site.study import StudyResult
+from emukit.report.site.study import Study, StudyResult
 
 HERE = Path(__file__).parent
 ASSETS = ("style.css", "table.js", "compare.js")
@@ -37,7 +37,8 @@ def render(site: Site) -> Iterator[tuple[str, str]]:
     environment.filters.update(score=_score, number=_number, signed=_signed, plain=_plain, words=_words)
     for name in ASSETS:
         yield f"assets/{name}", (HERE / "assets" / name).read_text(encoding="utf-8")
-    tables = _tables(site)
+    uses = _uses(site.studies)
+    tables = _tables(site, uses)
     index = environment.get_template("index.html")
     yield "index.html", index.render(root="", tables=tables, svg=(WIDTH, LINE_Y))
     yield "compare.html", environment.get_template("compare.html").render(root="", count=_comparable(site))
@@ -45,13 +46,21 @@ def render(site: Site) -> Iterator[tuple[str, str]]:
     beside = ranked(site.rows)
     page = environment.get_template("entry.html")
     for entry in site.entries:
-        yield f"entries/{entry.id}.html", page.render(root="../", entry=entry, sets=_sets(entry, beside))
+        yield (
+            f"entries/{entry.id}.html",
+            page.render(root="../", entry=entry, sets=_sets(entry, beside), uses=uses.get(entry.id, ())),
+        )
         if entry.errors:
             yield f"data/{entry.id}.js", entry_script(entry)
     page = environment.get_template("study.html")
     for study in site.studies:
         results = [_result(study, r) for r in study.study.results]
-        yield f"studies/{study.id}.html", page.render(root="../", page=study, study=study.study, results=results)
+        yield (
+            f"studies/{study.id}.html",
+            page.render(
+                root="../", page=study, study=study.study, results=results, differences=_differences(study.study)
+            ),
+        )
 
 
 def _comparable(site: Site) -> int:
@@ -73,7 +82,35 @@ def _headers() -> list[dict[str, str]]:
     return out
 
 
-def _tables(site: Site) -> list[dict[str, Any]]:
+def _uses(studies: Sequence[StudyPage]) -> dict[str, list[dict[str, Any]]]:
+    """Id of an entry to the variants of studies that it is a run of."""
+    uses: dict[str, list[dict[str, Any]]] = {}
+    for page in studies:
+        for variant in page.study.variants:
+            for run in variant.runs:
+                if run.folder in page.entries:
+                    use = {"page": page, "variant": variant.name, "seed": run.seed}
+                    uses.setdefault(page.entries[run.folder], []).append(use)
+    return uses
+
+
+def _differences(study: Study) -> dict[str, list[str]]:
+    """By name of the variant, what is set in the base, and what differs from it in every other one."""
+    base = study.variants[0]
+    out = {}
+    for variant in study.variants:
+        words = {f"recipe {variant.recipe}": variant is base or variant.recipe != base.recipe}
+        own = variant is base or variant.recipe != base.recipe
+        for path, value in variant.settings.items():
+            words[f"{path} = {_plain(value)}"] = own or base.settings.get(path) != value
+        for path in base.settings.keys() - variant.settings.keys():
+            words[f"{path} as in the recipe"] = not own
+        words[f"members {variant.members or 'all'}"] = variant.members != base.members
+        out[variant.name] = [word for word, shown in words.items() if shown]
+    return out
+
+
+def _tables(site: Site, uses: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """The leaderboard: a table for each set of months."""
     out = []
     for i, (split, group) in enumerate(ranked(site.rows).items()):
@@ -84,6 +121,7 @@ def _tables(site: Site) -> list[dict[str, Any]]:
                 "cells": _cells(row),
                 "entry": site.links.get(row.key, ""),
                 "kind": row.kind,
+                "uses": uses.get(site.links.get(row.key, ""), ()),
             }
             for place, row in places(group)
         ]
@@ -114,8 +152,9 @@ def _order(row: Row) -> tuple[bool, float]:
 
 
 def _result(page: StudyPage, result: StudyResult) -> dict[str, Any]:
-    lines = [(name, values) for name, values in (("floor", result.floor), ("estimated limit", result.limit)) if values]
-    return {"result": result, "lines": lines, "picture": page.pictures.get((result.protocol, result.set))}
+    known = {name: v for name, v in (("floor", result.floor), ("estimated limit", result.limit)) if v}
+    lines = [(name, [values[c] for c in COLUMNS]) for name, values in known.items()]
+    return {"result": result, "lines": lines, "pictures": page.pictures.get((result.protocol, result.set), ())}
 
 
 def _score(value: float | None) -> str:

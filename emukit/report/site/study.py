@@ -7,14 +7,35 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from unicodedata import category
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from emukit.config import describe
 from emukit.errors import RunError
+from emukit.report.leaderboard import NUMBERS
 
 STUDY_FILE = "study.json"
-_Number = Annotated[float, Field(allow_inf_nan=False)]
+# Beyond any score, and within what can be drawn.
+_LARGEST = 1e9
+_Number = Annotated[float, Field(allow_inf_nan=False, ge=-_LARGEST, le=_LARGEST)]
+
+
+def _printable(text: str) -> str:
+    if any(category(sign) == "Cc" for sign in text):
+        raise ValueError("it holds control characters")
+    return text
+
+
+def _whole(numbers: dict[str, Any] | None) -> dict[str, Any] | None:
+    missing = [] if numbers is None else [n for n in ("score", *NUMBERS) if n not in numbers]
+    if missing:
+        raise ValueError(f"without {', '.join(missing)}")
+    return numbers
+
+
+_Name = Annotated[str, AfterValidator(_printable)]
+_Numbers = Annotated[dict[str, _Number] | None, AfterValidator(_whole)]
 
 
 class _Part(BaseModel):
@@ -36,10 +57,11 @@ class StudyRun(_Part):
 class Variant(_Part):
     """What differs from the base."""
 
-    name: str
+    name: _Name
     settings: dict[str, Any] = {}
     members: str | None = None
     recipe: str = ""
+    epochs: int | None = None
     runs: list[StudyRun] = []
 
 
@@ -57,20 +79,20 @@ class StudyRow(_Part):
 
     variant: str
     seeds: list[int]
-    mean: dict[str, _Number] | None
-    sd: dict[str, _Number] | None = None
-    difference: dict[str, Interval] | None = None
+    mean: _Numbers
+    sd: _Numbers = None
+    difference: Annotated[dict[str, Interval] | None, AfterValidator(_whole)] = None
     sentence: str = ""
 
 
 class StudyResult(_Part):
     """All variants on one set of months."""
 
-    protocol: str
-    set: str
+    protocol: _Name
+    set: _Name
     months: list[str]
-    floor: dict[str, _Number] | None = None
-    limit: dict[str, _Number] | None = None
+    floor: _Numbers = None
+    limit: _Numbers = None
     rows: list[StudyRow]
 
 
@@ -78,7 +100,7 @@ class Study(_Part):
     """`study.json`."""
 
     format: Literal[1]
-    name: str
+    name: _Name
     question: str = ""
     finding: str = ""
     base: str = ""
@@ -88,6 +110,7 @@ class Study(_Part):
     benchmark: str = ""
     data: str = ""
     machine: Any = ""
+    trained_with: list[str] = []
     command: str = ""
     variants: Annotated[list[Variant], Field(min_length=1)]
     results: list[StudyResult] = []

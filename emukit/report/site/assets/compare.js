@@ -198,7 +198,7 @@ const emukit = (() => {
       return row;
     };
     const rows = [line(`A: ${a.name}`, a.scores, number), line(`B: ${b.name}`, b.scores, number)];
-    if (a.months === b.months) {
+    if (a.key === b.key) {
       const both = Object.fromEntries(names.map((n) => [n, b.scores[n] - a.scores[n]]));
       rows.push(line("B less A", both, signed));
     }
@@ -254,7 +254,7 @@ const emukit = (() => {
     byId("maps").replaceChildren(...sections);
     byId("status").textContent = same
       ? `Both on ${a.months}.`
-      : `A on ${a.months}, B on ${b.months}: other months, so no difference is drawn.`;
+      : `A on ${a.months}, B on ${b.months}: other months, or other data, so no difference is drawn.`;
   };
 
   const start = (plain) => {
@@ -269,7 +269,7 @@ const emukit = (() => {
     byId("a").value = known(wanted.get("a")) ? wanted.get("a") : site.entries[0].id;
     const one = site.entries.find((e) => e.id === byId("a").value);
     const beside = site.entries.filter((e) => e !== one);
-    const next = beside.find((e) => e.months === one.months) || beside[0];
+    const next = beside.find((e) => e.key === one.key) || beside[0];
     byId("b").value = known(wanted.get("b")) ? wanted.get("b") : next.id;
     byId("swap").addEventListener("click", () => {
       [byId("a").value, byId("b").value] = [byId("b").value, byId("a").value];

@@ -1,0 +1,61 @@
+"""A study's tables that drop a spread, or that a variant's name breaks."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from emukit.report.leaderboard import NUMBERS
+from emukit.report.study import COLUMNS, StudyTable, comma_separated, markdown, tables
+
+# Every mean and spread tells its column.
+MEAN = {c: 0.5 + i / 100 for i, c in enumerate(COLUMNS)}
+SD = {c: 0.001 + i / 1000 for i, c in enumerate(COLUMNS)}
+BASE = {"variant": "a|b`*", "seeds": [0, 1], "mean": MEAN, "sd": SD, "difference": None, "sentence": "the base"}
+DIFFERENCE = {c: {"mean": -0.02, "low": -0.03, "high": -0.01, "sd": 0.002} for c in COLUMNS}
+OTHER = {
+    "variant": "[red]x",
+    "seeds": [0],
+    "mean": MEAN,
+    "sd": None,
+    "difference": DIFFERENCE,
+    "sentence": "better by 0.020",
+}
+WAITING = {"variant": "w", "seeds": [], "mean": None, "sd": None, "difference": None, "sentence": "no run has finished"}
+STUDIES = [StudyTable("s, k360 validation", (BASE, OTHER, WAITING), {"floor: another run": MEAN})]
+
+
+def test_every_number_has_its_spread_and_the_score_its_interval():
+    text = markdown(STUDIES)
+    header, _, base, other, waiting, floor = [line for line in text.splitlines() if line.startswith("|")]
+    cells = [c.strip() for c in base.replace("\\|", "").strip("|").split("|")]
+    assert len(cells) == header.count("|") - 1
+    assert cells[2] == "0.5000 (±0.0010)"
+    assert cells[3:9] == [f"{0.51 + i / 100:.3f} (±{0.002 + i / 1000:.3f})" for i in range(6)]
+    assert other.endswith("| -0.0200 (-0.030 to -0.010) |")
+    assert "±" not in other
+    assert waiting.replace(" ", "") == "|w|0|||||||||"
+    assert floor.startswith("| *floor: another run* | | 0.5000 | 0.510 |")
+    out = Console(width=130, record=True, file=io.StringIO())
+    for part in tables(STUDIES):
+        out.print(part)
+    shown = out.export_text()
+    for column in COLUMNS[1:]:
+        assert f"{MEAN[column]:.3f}" in shown
+        assert f"±{SD[column]:.3f}" in shown
+    assert "-0.030 to -0.010" in shown
+    assert "[red]x: better by 0.020" in shown
+
+
+def test_a_name_means_nothing_in_markdown():
+    text = markdown(STUDIES)
+    assert "| a\\|b\\`\\* | 2 |" in text
+    assert "- \\[red\\]x: better by 0.020" in text
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_csv_has_every_number_with_spread_and_interval(number):
+    (line,) = [x for x in comma_separated(STUDIES).splitlines() if f"a|b`*,{number}," in x]
+    assert line.split(",")[-6:] == ["2", str(MEAN[number]), str(SD[number]), "", "", ""]
+    (line,) = [x for x in comma_separated(STUDIES).splitlines() if f"[red]x,{number}," in x]
+    assert line.split(",")[-6:] == ["1", str(MEAN[number]), "", "-0.02", "-0.03", "-0.01"]
