@@ -25,13 +25,17 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
 
-def check(kind: type[S], values: Mapping[str, Any], *, source: str) -> S:
+MODEL_HINT = "mend the keys named above; `emukit models NAME` shows every setting with its default"
+
+
+def check(kind: type[S], values: Mapping[str, Any], *, source: str, hint: str = MODEL_HINT) -> S:
     """Build settings from plain values.
 
     Args:
         kind: The settings class.
         values: Nested plain values, as read from TOML.
         source: Where they come from, for the message.
+        hint: What to do about mistakes.
 
     Raises:
         RecipeError: Some keys are unknown, mistyped or contradictory; the message lists all of them.
@@ -43,7 +47,7 @@ def check(kind: type[S], values: Mapping[str, Any], *, source: str) -> S:
         raise RecipeError(
             f"{source} has {len(problems)} wrong setting{'s' if len(problems) > 1 else ''}",
             found="\n            ".join(problems),
-            hint="mend the keys named above; `emukit models NAME` shows every setting with its default",
+            hint=hint,
         ) from None
 
 
@@ -83,7 +87,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise RecipeError(f"cannot read {path}", found=e.strerror or str(e), hint="name an existing TOML file") from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as e:
         raise RecipeError(f"{path} is not TOML", found=str(e), hint="mend the line named above") from e
 
 
@@ -112,7 +116,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
             )
         try:
             parsed = tomllib.loads(f"v = {text}")
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             parsed = {"v": text.strip()}
         if len(parsed) > 1:
             raise RecipeError(f"the setting {word!r} holds several lines", hint="one --set for each setting")

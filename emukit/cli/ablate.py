@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from emukit.cli import options as o
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
     from emukit.experiments.ablate import StudyPlan
+    from emukit.experiments.study import Variant
     from emukit.progress import Reporter
 
 
@@ -81,8 +82,10 @@ def ablate(
     from emukit.cli.watch import Watch
     from emukit.data.named import data_source
     from emukit.errors import RecipeError
-    from emukit.experiments.ablate import Opened, make_study_plan, plan_exists, run_study, write_plan
+    from emukit.experiments.ablate import Opened, make_study_plan, run_study, write_plan
+    from emukit.experiments.begun import plan_exists
     from emukit.experiments.findings import STUDY_FILE, save_result, study_result
+    from emukit.experiments.search import Search, search_study
     from emukit.experiments.study import load_study, seconds_of
     from emukit.files import exclusive
     from emukit.report import study as tables
@@ -93,8 +96,11 @@ def ablate(
     if study is None:
         raise RecipeError("no study is named", hint="`emukit ablate --list` shows those that are shipped")
     chosen = load_study(study)
+    if chosen.trials:
+        # Whether it can be searched is known before hours of training.
+        Search(chosen)
     try:
-        seconds_of(budget or "1s")
+        seconds_of("1s" if budget is None else budget)
     except ValueError as e:
         raise RecipeError(f"--budget {e}") from None
     reporter = o.reporter(quiet)
@@ -119,7 +125,7 @@ def ablate(
             reporter=reporter,
         )
         plan = make()
-        _say_plan(plan, archive, workers, retry, dry_run, reporter)
+        _say_plan(plan, archive, workers, seeds, retry, dry_run, reporter)
         if dry_run:
             return
         with exclusive(plan.folder):
@@ -127,10 +133,16 @@ def ablate(
                 # Another process may have begun the study while this one measured: its epochs are the study's.
                 plan = make()
             write_plan(plan, archive, budget, command)
-            watch = Watch(plan, archive, workers, reporter)
+
+            def train(trials: Sequence[Variant] = ()) -> StudyPlan:
+                known = make(trials=trials) if trials else plan
+                with Watch(known, archive, workers, reporter) as watch:
+                    began, ended, look = watch.began, watch.ended, watch.look
+                    run_study(opened, known, execute, retry=retry, began=began, ended=ended, look=look)
+                return known
+
             try:
-                with watch:
-                    run_study(opened, plan, execute, retry=retry, began=watch.began, ended=watch.ended, look=watch.look)
+                plan = search_study(chosen, archive, train) if chosen.trials else train()
             except (KeyboardInterrupt, SystemExit) as stop:
                 typer.echo("stopped; runs are saved. Go on with the same command", err=True)
                 raise typer.Exit(int(stop.code or 0) if isinstance(stop, SystemExit) else 130) from None
@@ -186,11 +198,19 @@ def _print_list() -> None:
     table = Table("study", "base", "variants", "what it asks", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     for name in study_names():
         study = load_study(name)
-        table.add_row(name, study.base, str(len(study.all_variants())), study.question)
+        table.add_row(name, study.base, str(len(study.all_variants()) + (study.trials or 0)), study.question)
     Console().print(table)
 
 
-def _say_plan(plan: StudyPlan, archive: Archive, workers: int, retry: bool, every: bool, reporter: Reporter) -> None:
+def _say_plan(
+    plan: StudyPlan,
+    archive: Archive,
+    workers: int,
+    seeds: int | None,
+    retry: bool,
+    every: bool,
+    reporter: Reporter,
+) -> None:
     """How many runs, how many are done, how long the rest takes; with `every`, each of them, as the result."""
     from emukit.experiments.plan import duration
 
@@ -209,6 +229,15 @@ def _say_plan(plan: StudyPlan, archive: Archive, workers: int, retry: bool, ever
         f"{plan.study.name}: {len(plan.variants)} variants, {many} seed{'s' * (many > 1)}, "
         f"{', '.join(plan.protocols)}: {len(runs)} runs, {len(done)} done, {len(failed)} failed before"
     )
+    if plan.begun and plan.begun.budget:
+        many = sum(plan.begun.runs.values())
+        say(f"note: epochs are those that were fitted to {plan.begun.budget} and {many} runs when the study was begun")
+    if seeds and max(map(len, plan.seeds.values())) < seeds:
+        say("note: one seed: nothing here is random, so that another one gives the same")
+    if plan.not_timed:
+        say(
+            f"note: not timed, and in no estimate: {', '.join(plan.not_timed)}; `emukit plan MODEL` says what they need"
+        )
     for protocol, why in plan.not_scored.items():
         say(f"note: {protocol}: {'validation only' if protocol in plan.protocols else 'left out'}, {why}")
     for variant in plan.variants if every else ():
@@ -223,3 +252,10 @@ def _say_plan(plan: StudyPlan, archive: Archive, workers: int, retry: bool, ever
         typer.echo(f"{state:6} {run.folder}  {run.command}")
     if left:
         say(f"{len(left)} to train, {workers} at a time: about {duration(plan.seconds(left, workers))}")
+    if plan.study.trials:
+        number = plan.study.trials * len(plan.seeds[plan.study.base_name]) * len(plan.protocols)
+        base = next(r for r in runs if r.variant == plan.study.base_name)
+        say(
+            f"{plan.study.trials} trials are searched for besides, {number} runs, perhaps done in part: "
+            f"about {duration(plan.seconds([base] * number, min(workers, plan.study.together)))}"
+        )

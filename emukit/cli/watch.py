@@ -15,6 +15,7 @@ from emukit.data.archive import Archive
 from emukit.errors import EmukitError
 from emukit.experiments.ablate import PlannedRun, StudyPlan
 from emukit.experiments.plan import duration
+from emukit.experiments.recipe_kinds import NetworkRecipe
 from emukit.experiments.run import read_run
 from emukit.progress import Reporter
 from emukit.training.log import read_lines
@@ -83,7 +84,9 @@ class Watch:
         table = Table("variant", "protocol", "seed", "state", "score", box=box.SIMPLE_HEAD, padding=0)
         for run, begun in self._running.items():
             epoch, score = progress_of(run)
-            state = f"{epoch}, {duration(now - begun)}" if epoch else duration(now - begun)
+            wanted = epochs_of(run)
+            state = f"epoch {epoch}{f' of {wanted}' if wanted else ''}, " if epoch else ""
+            state += duration(now - begun)
             table.add_row(*map(Text, (run.variant, run.protocol, str(run.seed), state, score)), style="bold")
         for run, error in self._ended[-SHOWN:]:
             state, score = ("failed", "") if error else ("done", self._done[run.folder])
@@ -102,20 +105,30 @@ class Watch:
     def _left(self, left: list[PlannedRun]) -> float:
         """Seconds for what is left, by what was planned and how that has turned out."""
         now, factor = time.monotonic(), self._taken / self._planned if self._planned else 1.0
-        gone = sum(min(now - begun, factor * self._plan.seconds([r], 1)) for r, begun in self._running.items())
-        return max(0.0, factor * sum(self._plan.seconds([r], 1) for r in left) - gone) / self._workers
+        seconds = sum(factor * self._plan.seconds([r], 1) for r in left if r not in self._running)
+        for run, begun in self._running.items():
+            whole, wanted = factor * self._plan.seconds([run], 1), epochs_of(run)
+            epoch, _ = progress_of(run) if wanted else (0, "")
+            # Epochs that are done say more than the clock: they may have been done before an interruption.
+            seconds += whole * (1 - epoch / wanted) if epoch and wanted else max(0.0, whole - (now - begun))
+        return seconds / self._workers
 
 
-def progress_of(run: PlannedRun) -> tuple[str, str]:
-    """How far the network of a run is, and its last and best validation score; empty where it says nothing yet."""
+def epochs_of(run: PlannedRun) -> int | None:
+    """How many epochs a run that is one network trains at most; None for any other."""
+    return run.recipe.training.epochs if isinstance(run.recipe, NetworkRecipe) else None
+
+
+def progress_of(run: PlannedRun) -> tuple[int, str]:
+    """The last whole epoch of the network of a run, and its last and best validation score; 0 and nothing before."""
     try:
         lines = read_lines(run.folder / LOG)
     except EmukitError:
-        return "", ""
+        return 0, ""
     scores = [line["validation"]["score"] for line in lines if "validation" in line]
     if not lines:
-        return "", ""
-    return f"epoch {lines[-1]['epoch']}", f"{scores[-1]:.4f}, best {min(scores):.4f}" if scores else ""
+        return 0, ""
+    return int(lines[-1]["epoch"]), f"{scores[-1]:.4f}, best {min(scores):.4f}" if scores else ""
 
 
 def score_of(run: PlannedRun) -> str:

@@ -12,29 +12,29 @@ once, whichever studies ask for it and however often they are stopped.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emukit.data.archive import Archive
 from emukit.data.split import make_split
 from emukit.errors import EmukitError, RecipeError, RunError
+from emukit.experiments.begun import Begun, read_begun, write_begun
 from emukit.experiments.budget import EMUKIT, Cost, epoch_seconds, fit_epochs, start_seconds, trainings
 from emukit.experiments.jobs import Job, slots, visible_gpus
-from emukit.experiments.recipe_kinds import Recipe
-from emukit.experiments.record import card_digest, read_json, read_record
+from emukit.experiments.recipe_kinds import NetworkRecipe, Recipe
+from emukit.experiments.record import read_record
 from emukit.experiments.run import Run, finished_run, identity_of
-from emukit.experiments.study import Study, Variant, assignments, recipe_of, seconds_of
+from emukit.experiments.study import Study, Variant, assignments, epoch_paths, recipe_of, seconds_of
 from emukit.experiments.validate import chosen_seeds, named_protocols
 from emukit.files import write_text
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 
-RUNS, PLAN_FILE = "runs", "plan.json"
+RUNS = "runs"
 # Of the digest of a run's identity: enough to tell millions of runs apart.
 HASH_DIGITS = 12
 
@@ -80,13 +80,11 @@ class PlannedRun:
     @property
     def failure(self) -> Path:
         """Where it stands why it failed."""
-        return self.folder.with_name(self.folder.name + ".failed")
+        return _failure(self.folder)
 
     def error(self) -> str:
         """Why it failed; empty where it did not."""
-        if not self.failure.is_file():
-            return ""
-        return self.failure.read_text(encoding="utf-8", errors="replace").strip() or "it failed without a word"
+        return failure_of(self.folder)
 
     def finished(self, archive: Archive) -> Run | None:
         """The run, where it is whole; None where it is not, or is damaged, which training it will say."""
@@ -114,6 +112,8 @@ class StudyPlan:
         seeds: By name of the variant.
         runs: In the order in which they are begun: every variant once before any has a second seed.
         costs: By name of the variant, measured on this machine before the study was begun.
+        not_timed: Variants whose epochs could not be timed here: what they take is not in any estimate.
+        begun: What the study was begun with; None where this begins it.
     """
 
     study: Study
@@ -126,6 +126,8 @@ class StudyPlan:
     seeds: Mapping[str, tuple[int, ...]]
     runs: tuple[PlannedRun, ...]
     costs: Mapping[str, Cost]
+    not_timed: tuple[str, ...] = ()
+    begun: Begun | None = None
 
     def distinct(self) -> list[PlannedRun]:
         """The runs, one for each folder: two variants may be the same but for their names."""
@@ -147,6 +149,7 @@ def make_study_plan(
     protocols: str | None = None,
     budget: str | None = None,
     workers: int | None = None,
+    trials: Sequence[Variant] = (),
     reporter: Reporter,
 ) -> StudyPlan:
     """Say what is to be trained; nothing is written.
@@ -160,27 +163,45 @@ def make_study_plan(
         protocols: In the place of the study's.
         budget: In the place of the study's. A study that was begun keeps the epochs that were fitted then.
         workers: Runs at a time, where it is not as many as there are environments.
+        trials: Variants that were searched for until now, of a study that was begun; they are taken to cost what the
+            base does, and train as many epochs.
         reporter: Shows progress.
 
     Raises:
-        RecipeError: A variant's recipe is wrong, or not even one epoch of each run fits into the budget.
+        RecipeError: A variant's recipe is wrong, not even one epoch of each run fits into the budget, or epochs are to
+            be fitted that a variant sets.
         ProtocolError: A protocol cannot be cut from this store.
         RunError: The folder holds another study.
     """
     archive, folder = opened.archive, root / study.name
     budget = budget or study.budget
-    known, costs = _begun(folder, study, archive, budget)
-    sets, not_scored = named_protocols(archive, protocols or study.protocols or archive.default_protocol)
-    variants = study.all_variants()
+    begun = read_begun(folder, study, archive, budget)
+    named = study.protocols if protocols is None else protocols
+    sets, not_scored = named_protocols(archive, archive.default_protocol if named is None else named)
+    variants = [*study.all_variants(), *trials]
     recipes = {v.name: recipe_of(v) for v in variants}
     chosen = {v.name: chosen_seeds(recipes[v.name], seeds or study.seeds) for v in variants}
-    epochs: Mapping[str, int | None] = known or dict.fromkeys(recipes)
+    epochs: Mapping[str, int | None] = begun.epochs if begun else dict.fromkeys(recipes)
+    costs: Mapping[str, Cost] = begun.costs if begun else {}
+    if trials:
+        alike = [trial.name for trial in trials]
+        epochs = {**epochs, **dict.fromkeys(alike, epochs[study.base_name])}
+        costs = {**costs, **dict.fromkeys(alike, costs[study.base_name])}
     plan = StudyPlan(study, folder, tuple(variants), recipes, epochs, sets, not_scored, chosen, (), costs)
-    if known is not None:
-        return _with_runs(plan, opened, root)
-    costs = _costs(opened, plan, environments, reporter)
+    if begun:
+        return _with_runs(replace(plan, begun=begun), opened, root)
+    costs, not_timed = _costs(opened, plan, environments, reporter)
+    if not_timed and (budget or study.match == "cost"):
+        raise RecipeError(
+            "epochs cannot be fitted: what an epoch takes could not be measured",
+            found=", ".join(not_timed),
+            expected="networks of which one step fits into this machine's memory and time",
+            hint="`emukit plan MODEL` says what they need; leave these variants out, or train without --budget",
+        )
     if budget or study.match == "cost":
+        _refuse_own_epochs(variants, recipes)
         number = {v.name: len(chosen[v.name]) * len(sets) for v in variants}
+        number[study.base_name] *= 1 + (study.trials or 0)
         workers = workers or len(environments)
         if budget:
             seconds = seconds_of(budget)
@@ -196,7 +217,7 @@ def make_study_plan(
             each = {v: base.seconds(None) if c.epoch else c.seconds(None) for v, c in costs.items()}
             seconds = sum(each[v] * n for v, n in number.items()) / workers
         epochs = fit_epochs(costs, number, seconds, workers, study.match)
-    return _with_runs(replace(plan, epochs=epochs, costs=costs), opened, root)
+    return _with_runs(replace(plan, epochs=epochs, costs=costs, not_timed=tuple(not_timed)), opened, root)
 
 
 def run_study(
@@ -220,8 +241,6 @@ def run_study(
     """
     archive = opened.archive
     to_do = [r for r in plan.distinct() if not r.finished(archive) and (retry or not r.error())]
-    for run in to_do:
-        run.failure.unlink(missing_ok=True)
     jobs = [
         Job(
             (*EMUKIT, *r.words, "--out", str(r.folder), "--resume"),
@@ -240,25 +259,31 @@ def run_study(
                 write_text(run.failure, error)
         ended(run, error)
 
-    execute(jobs, began=lambda number: began(to_do[number]), ended=keep, look=look)
+    def begin(number: int) -> None:
+        # What has not been begun again has still failed.
+        to_do[number].failure.unlink(missing_ok=True)
+        began(to_do[number])
+
+    execute(jobs, began=begin, ended=keep, look=look)
 
 
 def write_plan(plan: StudyPlan, archive: Archive, budget: str | None, command: str) -> None:
     """Keep the plan, before the first run: one that goes on trains the same epochs."""
-    if plan_exists(plan.folder):
-        return
-    kept = _key(plan.study, archive) | {
-        "budget": budget or plan.study.budget,
-        "epochs": dict(plan.epochs),
-        "costs": {v: asdict(c) for v, c in plan.costs.items()},
-        "command": command,
-    }
-    write_text(plan.folder / PLAN_FILE, json.dumps(kept, indent=1))
+    runs = {v: len(seeds) * len(plan.protocols) for v, seeds in plan.seeds.items()}
+    begun = Begun(plan.epochs, plan.costs, budget or plan.study.budget, runs)
+    write_begun(plan.folder, begun, plan.study, archive, command)
 
 
-def plan_exists(folder: Path) -> bool:
-    """Whether a study was begun in a folder."""
-    return (folder / PLAN_FILE).exists()
+def failure_of(folder: Path) -> str:
+    """Why the run in a folder failed in a study; empty where it did not."""
+    path = _failure(folder)
+    if not path.is_file():
+        return ""
+    return path.read_text(encoding="utf-8", errors="replace").strip() or "it failed without a word"
+
+
+def _failure(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".failed")
 
 
 def environments_of(jobs: int | None) -> list[dict[str, str]]:
@@ -272,44 +297,6 @@ def is_finished(folder: Path) -> bool:
         return read_record(folder).state == "finished"
     except RunError:
         return False
-
-
-def _key(study: Study, archive: Archive) -> dict[str, str | int]:
-    return {"format": 1, "study": study.digest, "data": archive.digest, "card": card_digest(archive.card)}
-
-
-def _begun(
-    folder: Path, study: Study, archive: Archive, budget: str | None
-) -> tuple[dict[str, int | None] | None, dict[str, Cost]]:
-    """Epochs and costs of a study that was begun in the folder; None, and none, where there is none.
-
-    Raises:
-        RunError: It is another one.
-    """
-    path = folder / PLAN_FILE
-    if not path.exists():
-        return None, {}
-    kept = read_json(path, f"remove {folder}; its runs are kept")
-    now = _key(study, archive) | ({"budget": budget} if budget else {})
-    words = {"study": "study", "data": "data", "card": "data card", "budget": "budget", "format": "version of emukit"}
-    different = [words[k] for k, v in now.items() if kept.get(k) != v]
-    try:
-        names = [v.name for v in study.all_variants()]
-        costs = {v: Cost(**kept["costs"][v]) for v in names}
-        epochs = {v: kept["epochs"][v] for v in names}
-        if not all(e is None or (isinstance(e, int) and e > 0) for e in epochs.values()):
-            raise TypeError("epochs are no numbers")
-    except (KeyError, TypeError):
-        epochs = costs = {}
-    if different or not costs:
-        raise RunError(
-            f"{folder} holds another study of this name",
-            found=f"another {', '.join(different)}" if different else "no costs and epochs",
-            expected=f"the one that was begun with: {kept.get('command')}",
-            hint="another --out, another name in the study's file, or remove the folder: runs of the same settings are "
-            "read all the same",
-        )
-    return epochs, costs
 
 
 def _with_runs(plan: StudyPlan, opened: Opened, root: Path) -> StudyPlan:
@@ -335,31 +322,61 @@ def _with_runs(plan: StudyPlan, opened: Opened, root: Path) -> StudyPlan:
     return replace(plan, recipes=recipes, runs=tuple(runs))
 
 
+def _refuse_own_epochs(variants: Sequence[Variant], recipes: Mapping[str, Recipe]) -> None:
+    """Refuse epochs that a variant sets otherwise than the base, where those of all are fitted."""
+    base = variants[0].settings
+    own = {
+        v.name: path
+        for v in variants
+        for path in epoch_paths(recipes[v.name])
+        if path in v.settings and v.settings[path] != base.get(path)
+    }
+    if own:
+        name, path = next(iter(own.items()))
+        raise RecipeError(
+            "epochs are fitted to a budget or a cost, and a variant sets its own",
+            found=f"{path} of {name!r}",
+            expected="the same epochs in all variants, or no budget",
+            hint="leave --budget and `match` out to compare lengths of training",
+        )
+
+
 def _costs(
     opened: Opened, plan: StudyPlan, environments: Sequence[Mapping[str, str]], reporter: Reporter
-) -> dict[str, Cost]:
-    """What a run of each variant takes on this machine."""
+) -> tuple[dict[str, Cost], list[str]]:
+    """What a run of each variant takes on this machine; and the variants whose epochs could not be timed."""
     archive, protocol = opened.archive, next(iter(plan.protocols))
     scenarios = len({s.scenario for s in make_split(archive, protocol).train})
     start = start_seconds((*opened.words, "--protocol", protocol), environments)
     threads = int(environments[0].get("OMP_NUM_THREADS") or os.environ["OMP_NUM_THREADS"])
-    comm, costs, known = _here(), {}, {}
+    comm, costs, not_timed = _here(), {}, []
+    known: dict[tuple[str, tuple[int, ...] | None], float | None] = {}
+
+    def timed(network: NetworkRecipe, members: tuple[int, ...] | None) -> float | None:
+        # Epochs change what is trained, and not what one of them takes.
+        training = network.training.model_copy(update={"epochs": 0})
+        like = (network.model_copy(update={"training": training}).digest, members)
+        if like not in known:
+            known[like] = epoch_seconds(archive, network, make_split(archive, protocol, members), comm, threads)
+        return known[like]
+
     with reporter.step("measuring", len(plan.variants)) as bar:
         for variant in plan.variants:
-            recipe, own, epoch = plan.recipes[variant.name], 0.0, 0.0
-            for network, times in trainings(recipe, scenarios):
-                # Epochs change what is trained, and not what one of them takes.
-                training = network.training.model_copy(update={"epochs": 0})
-                like = (network.model_copy(update={"training": training}).digest, variant.members)
-                if like not in known:
-                    split = make_split(archive, protocol, variant.members)
-                    known[like] = epoch_seconds(archive, network, split, comm, threads) or 0.0
-                epoch += times * known[like]
-                own += times * known[like] * network.training.epochs
-            wanted = {n.training.epochs for n, _ in trainings(recipe, scenarios)}
-            costs[variant.name] = Cost(start, epoch, wanted.pop() if len(wanted) == 1 else None, own)
+            networks = trainings(plan.recipes[variant.name], scenarios)
+            seconds = [timed(network, variant.members) for network, _ in networks]
+            if None in seconds:
+                not_timed.append(variant.name)
+                seconds = []
+            each = [(n.training.epochs, times * (s or 0.0)) for (n, times), s in zip(networks, seconds, strict=False)]
+            wanted = {n.training.epochs for n, _ in networks}
+            costs[variant.name] = Cost(
+                start,
+                sum(epoch for _, epoch in each),
+                wanted.pop() if len(wanted) == 1 else None,
+                sum(epochs * epoch for epochs, epoch in each),
+            )
             bar.advance(note=variant.name)
-    return costs
+    return costs, not_timed
 
 
 def _here() -> Comm:

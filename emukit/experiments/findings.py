@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from statistics import fmean, stdev
 from typing import Any
@@ -24,6 +24,7 @@ from emukit.experiments.evaluate import another_run, estimated_limit, mean_score
 from emukit.experiments.recipe_kinds import is_random
 from emukit.experiments.record import benchmark_of
 from emukit.experiments.run import Run
+from emukit.experiments.search import validation_scores
 from emukit.experiments.validate import numbers
 from emukit.experiments.years import YEAR, load_years, save_years, year_moments
 from emukit.files import write_text
@@ -74,6 +75,9 @@ def study_result(plan: StudyPlan, archive: Archive, command: str, reporter: Repo
                     left_out.append(({"months": months, **lines}, found, years))
     if len(left_out) > 1:
         results.append(_mean_result(plan, left_out))
+    best = _best_trial(plan, archive)
+    if best:
+        _say_best(best, plan.study.trials, results)
     return {
         "format": 1,
         "name": plan.study.name,
@@ -86,7 +90,9 @@ def study_result(plan: StudyPlan, archive: Archive, command: str, reporter: Repo
         "benchmark": benchmark_of(archive),
         "data": archive.digest,
         "machine": provenance.machine(),
+        "trained_with": _trained_with(run for run in finished.values() if run),
         "command": command,
+        "best": best,
         "variants": [
             {
                 "name": v.name,
@@ -100,6 +106,39 @@ def study_result(plan: StudyPlan, archive: Archive, command: str, reporter: Repo
         ],
         "results": results,
     }
+
+
+def _trained_with(runs: Iterable[Run]) -> list[str]:
+    """Under what the runs were trained, each once: they may be older than the study, and of another machine."""
+    found = []
+    for run in runs:
+        for session in run.record.sessions:
+            versions, machine, commit = session.versions, session.machine, str(session.git.get("commit", ""))[:12]
+            words = [
+                f"emukit {versions.get('emukit', '?')}" + (f" (commit {commit})" if commit else ""),
+                f"torch {versions.get('torch', '?')}",
+                str(machine.get("processor", "?")),
+                f"accelerator {machine.get('accelerator', '?')}",
+            ]
+            found.append(", ".join(words))
+    return list(dict.fromkeys(found))
+
+
+def _best_trial(plan: StudyPlan, archive: Archive) -> str | None:
+    """The trial that was searched for with success: the best on the months that validate."""
+    trials = [v.name for v in plan.variants[len(plan.study.all_variants()) :]]
+    scores = validation_scores(plan, archive) if trials else {}
+    known = {name: score for name in trials if (score := scores[name]) is not None}
+    return min(known, key=known.__getitem__) if known else None
+
+
+def _say_best(best: str, trials: int | None, results: Sequence[dict[str, Any]]) -> None:
+    """Say in the sentences which trial was chosen, and where that flatters it."""
+    words = {True: f"; chosen among {trials} trials by these months, which flatters it", False: "; the one chosen"}
+    for result in results:
+        for row in result["rows"]:
+            if row["variant"] == best:
+                row["sentence"] += words[result["set"] == "validation"]
 
 
 def save_result(plan: StudyPlan, result: Mapping[str, Any]) -> list[StudyTable]:

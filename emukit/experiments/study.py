@@ -12,8 +12,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,22 +61,40 @@ class Variant(Settings):
 
 
 class Axis(Settings):
-    """A setting, and the values it takes in turn.
+    """A setting, and the values it takes: each in turn, or, of a study with trials, what a search asks for.
 
     Attributes:
         path: Dotted, as for `--set`.
         values: Any that TOML has.
+        low, high: In the place of values, the ends of a range that is searched; whole numbers where both are.
+        log: Whether the range is searched on a logarithmic scale.
         label: What stands for the path in names; the last part of it when None.
     """
 
     path: str = Field(min_length=1)
-    values: tuple[Any, ...] = Field(min_length=1)
+    values: tuple[Any, ...] | None = Field(None, min_length=1)
+    low: int | float | None = None
+    high: int | float | None = None
+    log: bool = False
     label: str | None = None
 
-    def words(self) -> list[tuple[str, Any]]:
-        """The name of every value, and the value."""
-        label = self.path.rpartition(".")[2] if self.label is None else self.label
-        return [(f"{label}={_name(value)}", value) for value in self.values]
+    @model_validator(mode="after")
+    def _values_or_a_range(self) -> Axis:
+        ends = (self.low, self.high)
+        if (self.values is None) == (ends == (None, None)):
+            raise ValueError("an axis has values, or low and high")
+        if self.values is not None:
+            if self.log:
+                raise ValueError("log is for low and high")
+        elif self.low is None or self.high is None or not self.low < self.high:
+            raise ValueError("low and high are numbers, the lower one first")
+        elif self.log and self.low <= 0:
+            raise ValueError("the low end of a range with log lies above zero")
+        return self
+
+    def word(self, value: Any) -> str:
+        """A value of it in the name of a variant."""
+        return f"{self.path.rpartition('.')[2] if self.label is None else self.label}={_name(value)}"
 
 
 class Study(Settings):
@@ -91,7 +110,9 @@ class Study(Settings):
         base_name: What the first variant is called.
         base_members: Training members of the first variant, and of every one made from axes; all when None.
         variants: Named ones.
-        axes: Every combination of their values is a variant.
+        axes: Every combination of their values is a variant; with trials, what is searched.
+        trials: So many variants are searched for on the axes, one after the other; none when None.
+        together: Trials that are asked for before the scores of any of them are known.
         seeds: Runs of each variant under each protocol, where a seed decides anything.
         protocols: As for `emukit validate --protocols`; the card's default when None.
         match: With a budget, all variants train the same number of ``epochs``, or epochs of the same ``cost``.
@@ -107,6 +128,8 @@ class Study(Settings):
     base_members: tuple[int, ...] | None = None
     variants: tuple[Variant, ...] = ()
     axes: tuple[Axis, ...] = ()
+    trials: int | None = Field(None, ge=1, lt=MOST_VARIANTS)
+    together: int = Field(4, ge=1)
     seeds: int = Field(3, ge=1, le=1000)
     protocols: str | None = None
     match: Literal["epochs", "cost"] = "epochs"
@@ -133,22 +156,30 @@ class Study(Settings):
         paths = [axis.path for axis in self.axes]
         if len(set(paths)) < len(paths):
             raise ValueError("several axes have the same path; one axis has all values of a setting")
-        number = len(self.variants)
-        if self.axes:
-            combined = 1
-            for axis in self.axes:
-                combined *= len(axis.values)
-            number += combined
+        if self.trials and not self.axes:
+            raise ValueError("trials search [[axes]], and there are none")
+        ranges = [axis.path for axis in self.axes if axis.values is None]
+        if ranges and not self.trials:
+            raise ValueError(f"a range is searched, so the study needs trials = 20, say: {', '.join(ranges)}")
+        number = len(self.variants) + (self.trials or 0)
+        if self.axes and not self.trials:
+            number += math.prod(len(axis.values or ()) for axis in self.axes)
         if number >= MOST_VARIANTS:
             raise ValueError(f"{number} variants; a study has fewer than {MOST_VARIANTS}")
         names = [v.name for v in self.all_variants()]
+        odd = [n for n in names if not n.isprintable() or not n.strip()]
+        if odd:
+            raise ValueError(f"the name of a variant is one line of letters and signs, not {odd[0]!r}")
         twice = sorted({n for n in names if names.count(n) > 1})
         if twice:
             raise ValueError(f"several variants are called {', '.join(twice)}")
         return self
 
     def all_variants(self) -> list[Variant]:
-        """The base first, then the named ones, then those of the axes; recipe and settings of each in full."""
+        """The base first, then the named ones, then those of the axes; recipe and settings of each in full.
+
+        Without those that are searched, which nobody knows yet.
+        """
         base = Variant(name=self.base_name, recipe=self.base, settings=self.settings, members=self.base_members)
         named = [
             Variant(
@@ -162,18 +193,28 @@ class Study(Settings):
         return [base, *named, *(v for v in self._combined() if v.settings != base.settings)]
 
     def _combined(self) -> list[Variant]:
-        out = []
-        for combination in itertools.product(*(axis.words() for axis in self.axes)) if self.axes else ():
-            over = {axis.path: value for axis, (_, value) in zip(self.axes, combination, strict=True)}
-            name = " ".join(word for word, _ in combination)
-            out.append(Variant(name=name, recipe=self.base, settings=self.settings | over, members=self.base_members))
-        return out
+        if self.trials or not self.axes:
+            return []
+        return [self.on_axes(values) for values in itertools.product(*(axis.values or () for axis in self.axes))]
+
+    def on_axes(self, values: Sequence[Any], name: str = "") -> Variant:
+        """The variant with a value on every axis, which its name tells after the name that is given."""
+        over = {axis.path: value for axis, value in zip(self.axes, values, strict=True)}
+        words = [axis.word(value) for axis, value in zip(self.axes, values, strict=True)]
+        return Variant(
+            name=" ".join([name] * bool(name) + words),
+            recipe=self.base,
+            settings=self.settings | over,
+            members=self.base_members,
+        )
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what is compared; seeds and protocols may be added to a study, and words mended."""
-        asked = [v.model_dump(mode="json") for v in self.all_variants()]
-        return hashlib.sha256(json.dumps([asked, self.match], sort_keys=True).encode()).hexdigest()
+        """SHA-256 of what is compared; seeds, protocols and trials may be added to a study, and words mended."""
+        asked: list[Any] = [[v.model_dump(mode="json") for v in self.all_variants()], self.match]
+        if self.trials:
+            asked += [[axis.model_dump(mode="json") for axis in self.axes], self.together]
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
 def load_study(named: str) -> Study:
@@ -199,7 +240,8 @@ def load_study(named: str) -> Study:
             expected=NAME_WORDS,
             hint='give it a name in the file: name = "mine"',
         )
-    return check(Study, {"name": path.stem} | values, source=str(path))
+    hint = "mend the keys named above; the files of shipped studies in baselines/ablations/ show what may stand there"
+    return check(Study, {"name": path.stem} | values, source=str(path), hint=hint)
 
 
 def study_names() -> tuple[str, ...]:

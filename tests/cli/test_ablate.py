@@ -94,6 +94,8 @@ def test_what_is_shown_before_it_is_trained(emukit, demo_store, file):
     assert "4 variants, 1 seed, official, k360: 8 runs, 0 done" in answer.err
     assert "8 to train" in answer.err
     assert answer.out.count("emukit train linear") == 6
+    assert "note: one seed" not in answer.err
+    assert "note: one seed: nothing" in emukit("ablate", file, "--data", demo_store, "--dry-run", "--seeds", "3").err
     assert not Path("ablations").exists()
 
 
@@ -109,7 +111,9 @@ def test_mistakes_are_told_before_anything_is_trained(emukit, demo_store, file):
         ((), "no study is named"),
         (("nothing",), "there is no study 'nothing'"),
         ((file, "--budget", "soon"), "no time"),
+        ((file, "--budget", ""), "no time"),
         ((file, "--protocols", "nowhere"), "nowhere"),
+        ((file, "--protocols", ""), "empty name"),
         (("none.toml",), "cannot read"),
     ):
         answer = emukit("ablate", *words, "--data", demo_store)
@@ -166,6 +170,25 @@ main()
     epochs = [json.loads(line)["epoch"] for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
     assert epochs == [*range(1, 26)]
     assert len([*log.glob("*/run.json")]) == 2
+
+
+def test_a_search_from_a_file_to_a_table(emukit, demo_store):
+    pytest.importorskip("optuna", reason="Optuna is not installed: searches are not tested")
+    Path("ridge.toml").write_text(
+        'question = "how stiff?"\nbase = "linear"\ntrials = 2\ntogether = 1\n'
+        '[[axes]]\npath = "model.ridge"\nlow = 1.0\nhigh = 1e4\nlog = true\n'
+    )
+    words = ("ablate", "ridge.toml", "--data", demo_store, "--jobs", "1")
+    dry = emukit(*words, "--dry-run")
+    assert dry.code == 0, dry.err
+    assert "2 trials are searched for besides, 2 runs" in dry.err
+    answer = emukit(*words, "--markdown")
+    assert answer.code == 0, answer.err
+    assert answer.out.count("| trial ") == 2
+    assert "chosen among 2 trials by these months" in answer.out
+    again = emukit(*words, "--markdown")
+    assert again.out == answer.out
+    assert len([*Path("ablations/runs").glob("*/run.json")]) == 3
 
 
 def _wait(condition, seconds=400):

@@ -57,7 +57,7 @@ def test_counts_and_time_left(plan, monkeypatch, terminal):
         before = len(out.getvalue())
         shown.look()
         live = out.getvalue()[before:]
-        assert ("epoch 3" in live and "0.6000, best 0.5000" in live) == terminal
+        assert ("epoch 3 of 30" in live and "0.6000, best 0.5000" in live) == terminal
         assert ("1 running, 1 failed" in live) == terminal
         shown.ended(c, "")
     assert "2 of 3 done, 0 running, 1 failed)" in out.getvalue()
@@ -70,6 +70,19 @@ def test_time_left_is_what_is_planned_for_what_is_left(plan, monkeypatch):
     shown.ended(base, "")
     # Two runs of a minute on two places.
     assert "60 s left" in out.getvalue()
+
+
+def test_epochs_that_are_done_are_not_left(plan, monkeypatch):
+    """Of a run that went on after an interruption, however short this session has been."""
+    shown, out = watch_of(plan, monkeypatch, False)
+    base, b, c = plan.runs
+    shown.began(b)
+    b.folder.mkdir(parents=True)
+    (b.folder / "metrics.jsonl").write_text(json.dumps({"epoch": 15}) + "\n")
+    shown.ended(base, "")
+    # A minute each: the half of one and one, on two places.
+    assert "45 s left" in out.getvalue()
+    assert c.folder not in shown._done
 
 
 def test_quiet_is_quiet(plan, monkeypatch):

@@ -2,11 +2,13 @@
 
 import json
 from dataclasses import replace
+from importlib.metadata import version
 
 import numpy as np
 import pytest
 
 from emukit.config import check
+from emukit.data.split import Span
 from emukit.errors import RecipeError, RunError
 from emukit.experiments import ablate, findings
 from emukit.experiments import run as run_module
@@ -122,7 +124,11 @@ def test_epochs_are_fitted_once_and_kept(opened, tmp_path):
     )
     with pytest.raises(RunError) as error:
         plan_of(opened, changed, tmp_path)
-    assert "another study" in error.value.text()
+    assert "another study: changed: 'base'" in error.value.text()
+    more = study(base="cnn-gru", settings=TINY, variants=[{"name": "climatology", "recipe": "climatology"}])
+    with pytest.raises(RunError, match="new: 'climatology'; gone: 'linear'"):
+        plan_of(opened, more, tmp_path)
+    assert (again.begun.budget, again.begun.runs) == ("60s", {"base": 2, "linear": 1})
     other = Opened(warming_archive(seed=1), opened.words)
     with pytest.raises(RunError) as error:
         plan_of(other, asked, tmp_path)
@@ -139,8 +145,28 @@ def test_without_a_budget_recipes_keep_their_epochs(opened, tmp_path):
     plan = plan_of(opened, asked, tmp_path)
     assert [r.recipe.training.epochs for r in plan.runs[:2]] == [1, 3]
     assert plan.seconds(plan.runs[:2], 1) == 12 + 16
+    # A budget would give the longer one no more than the others.
+    with pytest.raises(RecipeError, match="sets its own") as error:
+        plan_of(opened, asked, tmp_path, budget="1h")
+    assert "training.epochs of 'long'" in error.value.text()
     with pytest.raises(RecipeError, match="too small"):
-        plan_of(opened, asked, tmp_path, budget="1s")
+        plan_of(
+            opened,
+            study(base="cnn-gru", settings=TINY, variants=[{"name": "x", "recipe": "linear"}]),
+            tmp_path,
+            budget="1s",
+        )
+
+
+def test_what_cannot_be_timed_does_not_escape_a_budget(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr(ablate, "epoch_seconds", lambda archive, recipe, split, comm, threads: None)
+    asked = study(base="linear", variants=[{"name": "net", "recipe": "cnn-gru", "settings": TINY}])
+    plan = plan_of(opened, asked, tmp_path)
+    assert plan.not_timed == ("net",)
+    assert plan.costs["net"] == Cost(10.0, 0.0, 1, 0.0)
+    with pytest.raises(RecipeError, match="could not be measured") as error:
+        plan_of(opened, asked, tmp_path, budget="1h")
+    assert "net" in error.value.text()
 
 
 def test_cost_is_matched_to_the_base_without_a_budget(opened, tmp_path, monkeypatch):
@@ -191,6 +217,9 @@ def test_numbers_are_those_of_the_runs_and_differences_of_seeds_that_both_have(o
     states = {r["state"] for v in result["variants"] for r in v["runs"] if r["protocol"] == "k360"}
     assert states == {"waiting"}
     json.dumps(result, allow_nan=False)
+    (together,) = result["trained_with"]
+    assert together.startswith(f"emukit {version('emukit')}")
+    assert f"torch {version('torch')}" in together
     # What is kept of the years is read, not made again.
     again = result_of(opened, plan)
     assert again["results"] == result["results"]
@@ -213,6 +242,28 @@ def test_scenarios_left_out_have_a_mean_of_the_runs_that_all_of_them_have(opened
         np.mean([r["rows"][1]["difference"]["score"]["mean"] for r in tests])
     )
     assert strict["sentence"] == "no run has finished"
+
+
+def test_years_are_drawn_from_as_many_as_the_shortest_span_has(opened, tmp_path, monkeypatch):
+    """More would make the interval narrower than the months allow."""
+    plan = plan_of(opened, study(), tmp_path)
+    train(opened, plan.runs[:2])
+    seen, known = [], findings.paired.difference
+
+    def difference(variant, base, years, **words):
+        seen.append(years)
+        return known(variant, base, years, **words)
+
+    monkeypatch.setattr(findings.paired, "difference", difference)
+    spans = [Span("ssp370", 24, 24 + months, (0,)) for months in (36, 24, 48)]
+    monkeypatch.setattr(findings, "scored_spans", lambda archive, split, name: spans)
+    result_of(opened, plan)
+    assert set(seen) == {2}
+    seen.clear()
+    found = {v.name: [np.ones((3, 7))] for v in plan.variants}
+    part = {"months": ["m"], "floor": None, "limit": None}
+    findings._mean_result(plan, [(part, found, 7), (part, found, 5), (part, found, 6)])
+    assert set(seen) == {5}
 
 
 def test_a_failed_run_is_shown_and_tried_again_only_when_asked(opened, tmp_path):
@@ -252,6 +303,9 @@ def test_a_failed_run_is_shown_and_tried_again_only_when_asked(opened, tmp_path)
     tried.clear()
     assert [v["runs"][0]["state"] for v in go()] == ["finished", "failed", "finished"]
     assert tried == []
+    # What is stopped before it is begun again has still failed.
+    run_study(opened, plan, lambda jobs, **_: None, retry=True, began=print, ended=print, look=print)
+    assert plan.runs[1].error() == "error: too steep\n  do:       less"
     wrong.clear()
     assert [v["runs"][0]["state"] for v in go(retry=True)] == ["finished"] * 3
     assert tried == [plan.runs[1].folder]
@@ -278,9 +332,10 @@ def test_tables_hold_what_is_kept(opened, tmp_path):
     rows = {r["variant"]: r for r in kept["results"][0]["rows"]}
     table = (plan.folder / "table.md").read_text()
     assert f"| base | 1 | {rows['base']['mean']['score']:.4f} |" in table
-    assert f"{rows['ridge=1']['difference']['score']['mean']:+.4f} |" in table
-    assert f"- `ridge=1`: {rows['ridge=1']['sentence']}" in table
-    assert "- `ridge=100`: no run has finished" in table
+    score = rows["ridge=1"]["difference"]["score"]
+    assert f"| {score['mean']:+.4f} ({score['low']:+.3f} to {score['high']:+.3f}) |" in table
+    assert f"- ridge=1: {rows['ridge=1']['sentence']}" in table
+    assert "- ridge=100: no run has finished" in table
     lines = (plan.folder / "table.csv").read_text().splitlines()
     assert len(lines) == 1 + 2 * 7 * len(kept["results"])
     assert kept["variants"][0]["runs"][0]["folder"].startswith("../runs/linear-")

@@ -1,8 +1,11 @@
 """Budgets that are overrun, or spent on one variant."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from emukit.errors import RecipeError
+from emukit.experiments import budget
 from emukit.experiments.budget import Cost, fit_epochs, trainings
 from emukit.experiments.recipe import load_recipe
 
@@ -29,11 +32,11 @@ def test_equal_cost_gives_the_slow_one_fewer():
 
 
 def test_an_epoch_dearer_than_its_share_is_taken_out_of_the_others():
-    costs = {**COSTS, "huge": Cost(10, 200, 30, 6000)}
+    costs = {**COSTS, "huge": Cost(40, 200, 30, 6000)}
     runs = {**RUNS, "huge": 1}
     epochs = fit_epochs(costs, runs, 500, 2, "cost")
-    # 1000 - 70 - 210 = 720 s for six runs.
-    assert epochs == {"quick": 60, "slow": 20, "closed": None, "huge": 1}
+    # 1000 - 70 - 240 = 690 s for six runs.
+    assert epochs == {"quick": 57, "slow": 19, "closed": None, "huge": 1}
 
 
 @pytest.mark.parametrize("match", ["epochs", "cost"])
@@ -47,6 +50,19 @@ def test_seconds_of_a_run():
     assert COSTS["quick"].seconds(None) == 70
     assert COSTS["quick"].seconds(5) == 20
     assert COSTS["closed"].seconds(None) == 10
+
+
+@pytest.mark.parametrize(("average", "times"), [("none", 1), ("ema", 2)])
+def test_weights_that_are_averaged_are_validated_besides(monkeypatch, average, times):
+    """An epoch is its steps, and what validates it at a third of their cost."""
+    words = ["training.segments.length=10", "training.accumulate=3", "training.validate_every=2"]
+    recipe = load_recipe("cnn-gru", assignments=[*words, f"training.average.kind={average}"])
+    plan = SimpleNamespace(recipe=recipe, step_seconds=6.0, steps=5, memory=SimpleNamespace(whole=4))
+    monkeypatch.setattr(budget, "make_plan", lambda *words: plan)
+    split = SimpleNamespace(scored={"validation": [range(60), range(180)]})
+    found = budget.epoch_seconds(None, recipe, split, None, 1)
+    # 240 months every second time, in steps of 4 x 10 x 3.
+    assert found == pytest.approx(6.0 * (5 + times * 240 / 2 / 120 / 3))
 
 
 def test_folds_and_copies_are_counted():

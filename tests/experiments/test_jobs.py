@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from emukit.experiments import jobs
 from emukit.experiments.jobs import Job, run_jobs, slots
 from emukit.files import exclusive
 
@@ -33,10 +34,10 @@ def job(folder, code, done=lambda folder: False):
     return Job((sys.executable, "-c", code, str(folder)), folder, folder.with_name(folder.name + ".log"), done)
 
 
-def run_all(jobs, environments=({},), look=lambda: None):
+def run_all(wanted, environments=({},), look=lambda: None):
     began, ended = [], {}
     run_jobs(
-        jobs,
+        wanted,
         environments=environments,
         began=began.append,
         ended=lambda i, error: ended.update({i: error}),
@@ -61,6 +62,27 @@ def test_a_failure_stops_no_other_and_its_words_are_kept(tmp_path):
     assert (tmp_path / "0.log").read_text().endswith("\nfine\n")
     # What another try said is no reason for this one's failure.
     assert run_all([job(tmp_path / "1", codes[3])])[1] == {0: "exit code 3, without a word"}
+
+
+def test_what_does_not_save_in_time_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "GRACE_SECONDS", 0.2)
+    folder = tmp_path / "stubborn"
+    code = """
+import os, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+(pathlib.Path(sys.argv[1]) / 'pid.part').write_text(str(os.getpid()))
+(pathlib.Path(sys.argv[1]) / 'pid.part').rename(pathlib.Path(sys.argv[1]) / 'pid')
+time.sleep(60)
+"""
+
+    def look():
+        if (folder / "pid").exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_all([job(folder, code)], look=look)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((folder / "pid").read_text()), 0)
 
 
 def test_no_two_at_a_time_have_one_place(tmp_path):
@@ -106,14 +128,14 @@ def test_a_folder_that_another_process_holds_is_waited_for(tmp_path):
 
 
 def test_who_is_interrupted_ends_its_processes_and_they_save(tmp_path):
-    jobs = [job(tmp_path / str(i), PATIENT) for i in range(3)]
+    wanted = [job(tmp_path / str(i), PATIENT) for i in range(3)]
 
     def look():
         if all((tmp_path / str(i) / "there").exists() for i in range(2)):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_all(jobs, [{}, {}], look)
+        run_all(wanted, [{}, {}], look)
     assert all((tmp_path / str(i) / "saved").exists() for i in range(2))
     assert not (tmp_path / "2" / "there").exists()
 

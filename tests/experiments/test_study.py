@@ -86,6 +86,8 @@ def test_settings_of_the_study_are_for_its_base_alone():
         ({"variants": [{"name": "a"}, {"name": "a"}]}, "several variants are called a"),
         ({"variants": [{"name": "a", "setings": {}}], "sed": 1}, "sed: unknown key"),
         ({"variants": [{"name": "a", "members": [0, 0]}]}, "each once"),
+        ({"variants": [{"name": "a\nb"}]}, "one line"),
+        ({"axes": [{"path": "a", "values": ["\x00"]}]}, "one line"),
         ({"axes": [{"path": "a", "values": []}]}, "axes.0.values"),
         ({"axes": [{"path": "a", "values": [*range(15)]}, {"path": "b", "values": [*range(15)]}]}, "225 variants"),
         ({"variants": [{"name": "a"}], "budget": "soon"}, "no time"),

@@ -1,0 +1,182 @@
+"""Searches that ask for other trials after an interruption, search by what must not select, or miss the minimum."""
+
+import math
+
+import pytest
+
+from emukit.errors import EmukitError, RecipeError
+from emukit.experiments import ablate
+from emukit.experiments import search as search_module
+from emukit.experiments.ablate import Opened, write_plan
+from emukit.experiments.findings import save_result, study_result
+from emukit.experiments.search import Search, search_study, validation_scores
+from emukit.experiments.study import recipe_of
+from emukit.progress import silent_reporter
+from tests.coded import warming_archive
+from tests.experiments.test_ablate import plan_of, study, train
+
+pytest.importorskip("optuna", reason="Optuna is not installed: searches are not tested")
+
+RANGES = {
+    "base": "linear",
+    "trials": 14,
+    "axes": [
+        {"path": "model.ridge", "low": 1e-2, "high": 1e6, "log": True},
+        {"path": "model.features", "label": "of", "values": [["CO2"], ["CO2", "SO2"]]},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def opened():
+    return Opened(warming_archive(), ("--data", "warming"))
+
+
+@pytest.fixture(autouse=True)
+def _measured(monkeypatch):
+    monkeypatch.setattr(ablate, "start_seconds", lambda words, environments: 10.0)
+    monkeypatch.setattr(ablate, "epoch_seconds", lambda archive, recipe, split, comm, threads: 2.0)
+
+
+def searched(opened, asked, root, stop_after=None, fail=()):
+    """A study searched and trained, until so many rounds are over; its plans."""
+    plans = []
+    write_plan(plan_of(opened, asked, root), opened.archive, None, "emukit ablate ridge")
+
+    def go(trials):
+        plan = plan_of(opened, asked, root, trials=trials)
+        train(opened, [r for r in plan.runs if r.variant not in fail])
+        plans.append(plan)
+        if len(plans) == stop_after:
+            raise KeyboardInterrupt
+        return plan
+
+    try:
+        search_study(asked, opened.archive, go)
+    except KeyboardInterrupt:
+        assert stop_after
+    return plans
+
+
+def test_trials_are_asked_for_together_and_follow_from_what_is_known(opened, tmp_path):
+    asked = study("ridge", **RANGES)
+    plans = searched(opened, asked, tmp_path)
+    assert [len(p.variants) for p in plans] == [5, 9, 13, 15]
+    names = [v.name for v in plans[-1].variants]
+    assert names[0] == "base"
+    assert [n.partition(":")[0] for n in names[1:]] == [f"trial {i}" for i in range(1, 15)]
+    for variant in plans[-1].variants[1:]:
+        ridge = variant.settings["model.ridge"]
+        assert 1e-2 <= ridge <= 1e6
+        assert float(f"{ridge:.4g}") == ridge
+        assert recipe_of(variant).options["ridge"] == ridge
+        assert variant.settings["model.features"] in (("CO2",), ("CO2", "SO2"))
+    spread = [math.log10(v.settings["model.ridge"]) for v in plans[-1].variants[1:]]
+    assert max(spread) - min(spread) > 3
+    # What is told decides what is asked, once there is enough of it: other scores, other trials.
+    told = Search(asked)
+    for _ in range(3):
+        told.tell({v.name: -math.log(v.settings["model.ridge"]) for v in told.ask()})
+    assert [v.name for v in told.ask()] != names[13:]
+
+
+def test_a_search_that_was_stopped_asks_for_the_same_and_goes_on(opened, tmp_path):
+    asked = study("ridge", **RANGES)
+    whole = searched(opened, asked, tmp_path / "whole")[-1]
+    first = searched(opened, asked, tmp_path / "stopped", stop_after=2)[-1]
+    assert [v.name for v in first.variants] == [v.name for v in whole.variants][:9]
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "stopped").rglob("run.json")}
+    again = searched(opened, asked, tmp_path / "stopped")[-1]
+    assert again.variants == whole.variants
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    scores = [validation_scores(p, opened.archive) for p in (again, whole)]
+    assert scores[0] == scores[1]
+
+
+def test_more_trials_go_on_with_those_there_are(opened, tmp_path):
+    few = searched(opened, study("ridge", **RANGES | {"trials": 4}), tmp_path)[-1]
+    more = searched(opened, study("ridge", **RANGES | {"trials": 6}), tmp_path)[-1]
+    assert more.variants[:5] == few.variants
+    assert study("ridge", **RANGES).digest == study("ridge", **RANGES | {"trials": 4}).digest
+    assert study("ridge", **RANGES).digest != study("ridge", **RANGES | {"together": 2}).digest
+
+
+def test_the_best_is_chosen_by_validation_alone_and_said_to_be_flattered(opened, tmp_path, monkeypatch):
+    asked = study("ridge", **RANGES | {"trials": 5})
+    plan = searched(opened, asked, tmp_path)[-1]
+    scores = validation_scores(plan, opened.archive)
+    result = study_result(plan, opened.archive, "emukit ablate ridge", silent_reporter())
+    trials = {n: s for n, s in scores.items() if n != "base"}
+    assert result["best"] == min(trials, key=trials.__getitem__)
+    for part in result["results"]:
+        rows = {r["variant"]: r for r in part["rows"]}
+        assert set(rows) == {v.name for v in plan.variants}
+        for name, row in rows.items():
+            chosen = "chosen among 5 trials by these months, which flatters it" in row["sentence"]
+            assert chosen == (name == result["best"] and part["set"] == "validation")
+            assert ("the one chosen" in row["sentence"]) == (name == result["best"] and part["set"] == "test")
+            if part["set"] == "validation" and row["mean"]:
+                assert row["mean"]["score"] == pytest.approx(scores[name], abs=1e-4)
+    assert len(save_result(plan, result)) == 2
+    # A test that looks better than it can be chooses nothing.
+    for run in plan.runs:
+        path = run.folder / "scores" / "test.json"
+        path.write_text('{"score": -1.0}')
+    assert validation_scores(plan, opened.archive) == scores
+
+
+def test_a_trial_that_failed_tells_nothing_and_stops_nothing(opened, tmp_path):
+    asked = study("ridge", **RANGES | {"trials": 6})
+    name = Search(asked).ask()[1].name
+    plan = searched(opened, asked, tmp_path, fail=[name])[-1]
+    assert len(plan.variants) == 7
+    assert validation_scores(plan, opened.archive)[name] is None
+    assert study_result(plan, opened.archive, "", silent_reporter())["best"] != name
+
+
+def test_numbers_are_whole_where_the_ends_are(opened, tmp_path):
+    asked = study("n", base="cnn-gru", trials=8, axes=[{"path": "model.hidden", "low": 2, "high": 9}])
+    search = Search(asked)
+    values = [v.settings["model.hidden"] for v in search.ask() + search.ask()]
+    assert all(isinstance(v, int) and 2 <= v <= 9 for v in values)
+
+
+def test_trials_train_as_long_as_the_base_within_the_budget(opened, tmp_path):
+    asked = study("n", base="cnn-gru", trials=3, axes=[{"path": "model.hidden", "low": 2, "high": 9}])
+    plan = plan_of(opened, asked, tmp_path, seeds=2, budget="10m")
+    # Eight runs of 10 s and 2 s an epoch on two places.
+    assert plan.epochs == {"base": (1200 - 80) // 16}
+    write_plan(plan, opened.archive, "10m", "emukit ablate n")
+    trial = Search(asked).ask()
+    later = plan_of(opened, asked, tmp_path, seeds=2, budget="10m", trials=trial)
+    assert set(later.epochs.values()) == {70}
+    assert later.runs[-1].recipe.training.epochs == 70
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"axes": [{"path": "a", "low": 1.0, "high": 2.0}]}, "needs trials = 20"),
+        ({"trials": 3, "variants": [{"name": "a"}]}, "trials search [[axes]]"),
+        ({"trials": 3, "axes": [{"path": "a", "low": 2.0, "high": 1.0}]}, "the lower one first"),
+        ({"trials": 3, "axes": [{"path": "a", "low": 2.0}]}, "the lower one first"),
+        ({"trials": 3, "axes": [{"path": "a", "low": 0.0, "high": 1.0, "log": True}]}, "above zero"),
+        ({"trials": 3, "axes": [{"path": "a", "values": [1], "high": 1.0}]}, "values, or low and high"),
+        ({"trials": 3, "axes": [{"path": "a", "values": [1], "log": True}]}, "log is for"),
+        ({"trials": 200, "axes": [{"path": "a", "values": [1]}]}, "less than 200"),
+    ],
+)
+def test_wrong_searches_are_refused(values, said):
+    with pytest.raises(RecipeError) as error:
+        study("wrong", base="linear", **values)
+    assert said in error.value.text()
+
+
+def test_without_optuna_it_says_what_to_install(opened, monkeypatch):
+    def missing(name):
+        raise ImportError(name)
+
+    monkeypatch.setattr(search_module, "import_module", missing)
+    with pytest.raises(EmukitError, match="not installed") as error:
+        Search(study("ridge", **RANGES))
+    assert "emukit[search]" in error.value.text()
