@@ -26,12 +26,11 @@ from emukit.experiments.entry_page import run_entry, submission_entry, training_
 from emukit.experiments.portrait import Drawn, Portrait, in_scale, portrait
 from emukit.experiments.record import RECORD_FILE
 from emukit.experiments.run import Run
-from emukit.experiments.table import Source, benchmark_of_split, combine, entry_folders, folders_in, read_source
+from emukit.experiments.table import Source, combine, entry_folders, folders_in, read_source
 from emukit.files import atomic_path, parse_json
 from emukit.progress import Reporter
 from emukit.report.coordinates import draw_coordinates
 from emukit.report.intervals import Difference, draw_intervals
-from emukit.report.leaderboard import Row
 from emukit.report.maps import round_limit
 from emukit.report.site.model import Entry, Errors, Picture, Site, StudyPage, identifier
 from emukit.report.site.render import render
@@ -117,7 +116,13 @@ class Report:
 
 
 def write_report(
-    places: Iterable[Path], out: Path, opener: Opener, reporter: Reporter, *, published: bool = True
+    places: Iterable[Path],
+    out: Path,
+    opener: Opener,
+    reporter: Reporter,
+    *,
+    published: bool = True,
+    study_runs: bool = True,
 ) -> Report:
     """Write the pages of all runs, submissions and studies at or right below the places.
 
@@ -127,6 +132,7 @@ def write_report(
         opener: Opens the data of a run, where its pictures are not kept yet.
         reporter: Shows progress, and says what is left out.
         published: Whether published results stand on the leaderboard.
+        study_runs: Whether the runs of studies have pages, where they are not named themselves.
 
     Raises:
         EmukitError: A place holds nothing of this kind, or is damaged; or the folder holds other files.
@@ -134,7 +140,7 @@ def write_report(
     # What a link points to is written, and the link stays.
     target = out.resolve()
     _refuse_strangers(target)
-    found = gather_places(places)
+    found = gather_places(places, study_runs)
     for why in found.left_out:
         reporter.say(f"note: left out: {why}")
     with ExitStack() as stack:
@@ -144,8 +150,12 @@ def write_report(
     return Report(out, len(site.entries), len(site.studies), size, found.left_out)
 
 
-def gather_places(places: Iterable[Path]) -> Findings:
+def gather_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
     """Read everything that has a page.
+
+    Args:
+        places: As for `write_report`.
+        study_runs: As for `write_report`.
 
     Raises:
         EmukitError: A place holds nothing, or is itself damaged.
@@ -192,7 +202,7 @@ def gather_places(places: Iterable[Path]) -> Findings:
                 found.left_out.append(_reason(e))
                 continue
             found.studies.append((folder, study))
-            for run in (r for v in study.variants for r in v.runs if r.state == "finished"):
+            for run in (r for v in study.variants for r in v.runs if study_runs and r.state == "finished"):
                 if (folder / run.folder / RECORD_FILE).exists():
                     add(folder / run.folder, False)
                 else:
@@ -201,7 +211,7 @@ def gather_places(places: Iterable[Path]) -> Findings:
 
 
 def _site(found: Findings, opener: Opener, reporter: Reporter, scratch: Path, published: bool) -> Site:
-    rows = _beside(combine(found.sources, published))
+    rows = combine(found.sources, published)
     portraits: dict[Path, Portrait] = {}
     missing: dict[Path, list[str]] = {}
     with reporter.step("report", len(found.sources)) as step:
@@ -223,13 +233,8 @@ def _site(found: Findings, opener: Opener, reporter: Reporter, scratch: Path, pu
     ids = {s.folder.resolve(): e.id for s, e in zip(found.sources, entries, strict=True)}
     studies = [_study(folder, study, ids, scratch) for folder, study in found.studies]
     written = f"Written {provenance.now()} by emukit {version('emukit')}."
-    return Site("emukit leaderboard", written, rows, links, entries, studies, scales, found.left_out)
-
-
-def _beside(rows: Sequence[Row]) -> list[Row]:
-    """Rows without published results of a climate that nothing here is of, where something is."""
-    own = {benchmark_of_split(r.split) for r in rows if r.kind in ("run", "submission")}
-    return [r for r in rows if not own or r.kind in ("run", "submission") or benchmark_of_split(r.split) in own]
+    title = "emukit leaderboard" if rows else "emukit studies"
+    return Site(title, written, rows, links, entries, studies, scales, found.left_out)
 
 
 def shared_scales(portraits: Iterable[Portrait]) -> dict[str, float]:

@@ -146,11 +146,6 @@ def split_name(benchmark: str, protocol: str, part: str, spans: Sequence[str]) -
     return f"{benchmark} {protocol} {part}: {'; '.join(spans)}"
 
 
-def benchmark_of_split(split: str) -> str:
-    """The first word of a split's name: the competition, or the kind of store."""
-    return split.partition(" ")[0]
-
-
 def _published_split(protocol: str, part: str) -> str:
     """The name under which runs on the competition's own store are ranked, for the span that a publication scored."""
     card = load_card("cse151b-2025")

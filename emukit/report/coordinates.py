@@ -17,7 +17,7 @@ from emukit.report.learning import COLOURS, STYLES
 
 COLUMNS = ("score", *NUMBERS)
 # Up to so many times what variants mostly are behind the best one is on an axis.
-FARTHEST = 4.0
+FARTHEST = 8.0
 # More lines than this are told apart by nobody.
 MOST_VARIANTS = len(COLOURS) * len(STYLES)
 

@@ -20,7 +20,6 @@ from emukit.files import write_text
 from emukit.progress import Reporter
 from tests.cli.conftest import TINY
 from tests.coded import warming_archive
-from tests.report.sites import row as line_of
 from tests.report.sites import study
 
 QUIET = Reporter(quiet=True)
@@ -298,6 +297,13 @@ def test_study_brings_its_runs_and_names_those_that_are_gone(runs, tmp_path):
     assert f"../entries/{next((out / 'entries').iterdir()).name}" in text
     assert "/0-intervals.webp" in text
     assert "/0-coordinates.webp" in text
+    alone = write_report([folder], tmp_path / "alone", unopened, QUIET, published=False, study_runs=False)
+    assert (alone.entries, alone.studies, alone.left_out) == (0, 1, [])
+    (text,) = (p.read_text() for p in (tmp_path / "alone" / "studies").iterdir())
+    assert "entries/" not in text
+    index = (tmp_path / "alone" / "index.html").read_text()
+    assert "<form" not in index
+    assert "<script" not in index
     # Named twice, a run is there once.
     assert write_report([folder, runs], out, unopened, QUIET, published=False).entries == 3
     write_text(folder / "study.json", "{")
@@ -305,18 +311,6 @@ def test_study_brings_its_runs_and_names_those_that_are_gone(runs, tmp_path):
         write_report([folder], out, unopened, QUIET)
     below = write_report([tmp_path, runs], out, unopened, QUIET, published=False)
     assert "study.json is damaged" in below.left_out[0]
-
-
-def test_published_results_stand_beside_their_own_climate_alone():
-    ours, theirs = (
-        line_of("a", 1.0, split="demo 4x6 k360 validation: x"),
-        line_of("b", 1.0, "published", "cse151b 2x2 y: x"),
-    )
-    floor = line_of("c", 1.0, "floor", "demo 4x6 k360 validation: x")
-    assert site._beside([ours, theirs, floor]) == [ours, floor]
-    mine = line_of("d", None, "submission", "cse151b 2x2 z: x")
-    assert site._beside([ours, theirs, mine]) == [ours, theirs, mine]
-    assert site._beside([theirs]) == [theirs]
 
 
 def test_page_says_what_the_record_says(drawn):
