@@ -121,8 +121,12 @@ def test_two_entries_are_compared_with_the_difference_of_their_errors(visit, sit
     canvases.nth(0).focus()
     page.keyboard.press("ArrowUp")
     assert page.locator("#reading").inner_text().startswith("67.5°N 210.0°E: A +")
+    assert page.locator("#reading").get_attribute("aria-live") == "polite"
+    assert canvases.nth(0).get_attribute("role") == "application"
     page.keyboard.press("ArrowRight")
     assert "270.0°E" in page.locator("#reading").inner_text()
+    canvases.nth(1).hover()
+    assert page.locator("#reading").get_attribute("aria-live") == "off"
     page.get_by_role("button", name="Swap").click()
     page.locator("#numbers tbody tr th", has_text="B: best").wait_for()
     rows = [r.split("\t") for r in page.locator("#numbers tbody tr").all_inner_texts()]

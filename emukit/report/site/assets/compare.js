@@ -101,8 +101,10 @@ const emukit = (() => {
     }
   };
 
-  const read = (cell) => {
+  // What a key asked for is read out; what a pointer passes over is not.
+  const read = (cell, aloud) => {
     const [i, j] = cell;
+    byId("reading").setAttribute("aria-live", aloud ? "polite" : "off");
     const first = maps[0].map;
     const east = first.lon[i];
     const north = first.lat[j];
@@ -121,7 +123,9 @@ const emukit = (() => {
 
   const panel = (map) => {
     const canvas = element("canvas", { width: WIDTH, height: HEIGHT, tabIndex: 0 });
-    canvas.setAttribute("role", "img");
+    // Of a picture alone a screen reader would keep the arrow keys.
+    canvas.setAttribute("role", "application");
+    canvas.setAttribute("aria-roledescription", "map");
     canvas.setAttribute("aria-label", `${map.title}. ${map.words}`);
     const entry = { canvas, map };
     draw(canvas, map);
@@ -131,7 +135,7 @@ const emukit = (() => {
       const box = canvas.getBoundingClientRect();
       const lon = ((event.clientX - box.left) / box.width) * 360;
       const lat = 90 - ((event.clientY - box.top) / box.height) * 180;
-      if (alike()) read([nearest(map.lon, lon, true), nearest(map.lat, lat, false)]);
+      if (alike()) read([nearest(map.lon, lon, true), nearest(map.lat, lat, false)], false);
     });
     canvas.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] }[event.key];
@@ -141,7 +145,7 @@ const emukit = (() => {
       const columns = map.lon.length;
       map.cursor = [(i + step[0] + columns) % columns, Math.max(0, Math.min(map.lat.length - 1, j + step[1]))];
       draw(canvas, map);
-      read(map.cursor);
+      read(map.cursor, true);
     });
     canvas.addEventListener("blur", () => {
       map.cursor = null;
