@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,7 +99,10 @@ def open_cluster(address: str) -> Iterator[Cluster]:
     except ImportError:
         raise EmukitError("Ray is not installed", hint='pip install "emukit[ray]"') from None
     try:
-        ray.init("auto" if address == RAY else address, log_to_driver=False, logging_level=logging.ERROR)
+        with warnings.catch_warnings():
+            # What is wrong is said below.
+            warnings.simplefilter("ignore", UserWarning)
+            ray.init("auto" if address == RAY else address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as e:
         raise EmukitError(
             f"there is no Ray cluster at {address}",

@@ -46,8 +46,7 @@ def tables(studies: Sequence[StudyTable]) -> list[RenderableType]:
         for heading in ("seeds", *HEADINGS, "to base"):
             table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
         for row in study.rows:
-            cells = [Text.assemble(text, (f"\n{under}", "dim") if under else "") for text, under in _cells(row)]
-            table.add_row(Text(row["variant"]), *cells)
+            table.add_row(Text(row["variant"]), *(_two_lines(text, under) for text, under in _cells(row)))
         for name, numbers in study.lines.items():
             table.add_row(Text(name), "", *_numbers(numbers), "", style="dim")
         out += [table, *(Text(f"{row['variant']}: {row['sentence']}") for row in study.rows[1:]), Text("")]
@@ -106,6 +105,11 @@ def _cells(row: Mapping[str, Any]) -> list[tuple[str, str]]:
         *zip(_numbers(row["mean"]), spread, strict=True),
         (f"{score['mean']:+.4f}" if score else "", ends),
     ]
+
+
+def _two_lines(text: str, under: str) -> Text:
+    # An interval takes two more: a terminal of 80 columns has room for the names then.
+    return Text.assemble(text, ("\n" + under.replace(" to ", " to\n"), "dim") if under else "")
 
 
 def _numbers(values: Mapping[str, float]) -> list[str]:
