@@ -16,7 +16,7 @@ from emukit.cli import options as o
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
-    from emukit.experiments.ablate import StudyPlan
+    from emukit.experiments.ablate import PlannedRun, StudyPlan
     from emukit.experiments.study import Variant
     from emukit.progress import Reporter
 
@@ -134,11 +134,19 @@ def ablate(
                 plan = make()
             write_plan(plan, archive, budget, command)
 
+            tried: set[Path] = set()
+
             def train(trials: Sequence[Variant] = ()) -> StudyPlan:
                 known = make(trials=trials) if trials else plan
                 with Watch(known, archive, workers, reporter) as watch:
-                    began, ended, look = watch.began, watch.ended, watch.look
-                    run_study(opened, known, execute, retry=retry, began=began, ended=ended, look=look)
+
+                    def ended(run: PlannedRun, error: str) -> None:
+                        # What fails is not tried in every round of a search.
+                        tried.add(run.folder)
+                        watch.ended(run, error)
+
+                    began, look = watch.began, watch.look
+                    run_study(opened, known, execute, retry=retry, tried=tried, began=began, ended=ended, look=look)
                 return known
 
             try:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -226,6 +226,7 @@ def run_study(
     execute: Callable[..., None],
     *,
     retry: bool,
+    tried: Container[Path] = (),
     began: Callable[[PlannedRun], None],
     ended: Callable[[PlannedRun, str], None],
     look: Callable[[], None],
@@ -237,10 +238,12 @@ def run_study(
         plan: As `make_study_plan` made it.
         execute: As `run_jobs`, with the places where jobs run given.
         retry: Whether to try again what failed.
+        tried: Folders of runs that are not to be tried once more.
         began, ended, look: As for `run_jobs`.
     """
     archive = opened.archive
-    to_do = [r for r in plan.distinct() if not r.finished(archive) and (retry or not r.error())]
+    left = [r for r in plan.distinct() if not r.finished(archive)]
+    to_do = [r for r in left if not r.error() or (retry and r.folder not in tried)]
     jobs = [
         Job(
             (*EMUKIT, *r.words, "--out", str(r.folder), "--resume"),

@@ -306,6 +306,8 @@ def test_a_failed_run_is_shown_and_tried_again_only_when_asked(opened, tmp_path)
     # What is stopped before it is begun again has still failed.
     run_study(opened, plan, lambda jobs, **_: None, retry=True, began=print, ended=print, look=print)
     assert plan.runs[1].error() == "error: too steep\n  do:       less"
+    run_study(opened, plan, execute, retry=True, tried=[plan.runs[1].folder], began=print, ended=print, look=print)
+    assert tried == []
     wrong.clear()
     assert [v["runs"][0]["state"] for v in go(retry=True)] == ["finished"] * 3
     assert tried == [plan.runs[1].folder]
