@@ -4,8 +4,8 @@ Invariant: what is asked for next follows from the study and from the validation
 is kept of a search but its runs: one that was stopped asks for the same trials again, finds them done, and goes on.
 
 Another number of seeds or protocols gives trials other scores, and so does a failed run that is tried again with
-success: what is asked for after that may be something else, and what was asked for before is in the pool of runs, but in
-the table no more.
+success: what is asked for after that may be something else, and what was asked for before is in the pool of runs, but
+in the table no more.
 
 Trials are asked for several at a time, as many as the study says and not as many as this machine trains at once, so
 that a search is the same on every machine.
