@@ -25,6 +25,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
 
+# No settings are nested deeper.
+MOST_DEEP = 32
+# Of a value in a message, so many signs: it may be a whole file.
+MOST_SIGNS = 200
 MODEL_HINT = "mend the keys named above; `emukit models NAME` shows every setting with its default"
 
 
@@ -57,15 +61,26 @@ def describe(error: ValidationError) -> list[str]:
     for e in error.errors(include_url=False):
         path = ".".join(str(p) for p in e["loc"]) or "(whole)"
         if e["type"] == "extra_forbidden":
-            lines.append(f"{path}: unknown key (value {e['input']!r})")
+            lines.append(f"{path}: unknown key (value {_shown(e['input'])})")
         elif e["type"] == "missing":
             lines.append(f"{path}: missing")
         else:
             message = e["msg"].removeprefix("Value error, ")
             # What is wrong between the settings of a table names them; the table itself would bury the sentence.
-            value = "" if e["type"] == "value_error" and isinstance(e["input"], dict) else f" (value {e['input']!r})"
+            value = (
+                "" if e["type"] == "value_error" and isinstance(e["input"], dict) else f" (value {_shown(e['input'])})"
+            )
             lines.append(f"{path}: {message[0].lower()}{message[1:]}{value}")
     return lines
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        # A whole number of thousands of digits, or what is nested as deeply.
+        return "too long to be shown"
+    return text if len(text) <= MOST_SIGNS else f"{text[:MOST_SIGNS]}..."
 
 
 def _tuples(value: Any) -> Any:
@@ -84,11 +99,34 @@ def read_toml(path: Path) -> dict[str, Any]:
         RecipeError: It is missing or not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return _toml(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise RecipeError(f"cannot read {path}", found=e.strerror or str(e), hint="name an existing TOML file") from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as e:
+    except ValueError as e:
         raise RecipeError(f"{path} is not TOML", found=str(e), hint="mend the line named above") from e
+
+
+def _toml(text: str) -> dict[str, Any]:
+    """The values of a TOML text.
+
+    Raises:
+        ValueError: It is none, is nested deeper than settings are, or holds whole numbers beyond 64 bits.
+    """
+    try:
+        values = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    _refuse_odd(values, MOST_DEEP)
+    return values
+
+
+def _refuse_odd(value: Any, depth: int) -> None:
+    if not depth:
+        raise ValueError("nested too deeply")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError("a whole number beyond 64 bits")
+    for inner in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        _refuse_odd(inner, depth - 1)
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,8 +153,8 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
                 f"cannot read the setting {word!r}", expected="KEY.KEY=VALUE", hint="--set training.epochs=5"
             )
         try:
-            parsed = tomllib.loads(f"v = {text}")
-        except (tomllib.TOMLDecodeError, RecursionError):
+            parsed = _toml(f"v = {text}")
+        except ValueError:
             parsed = {"v": text.strip()}
         if len(parsed) > 1:
             raise RecipeError(f"the setting {word!r} holds several lines", hint="one --set for each setting")

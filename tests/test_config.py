@@ -79,3 +79,31 @@ def test_file_that_is_not_toml_is_refused(tmp_path, content):
         read_toml(path)
     with pytest.raises(RecipeError, match="cannot read"):
         read_toml(tmp_path / "missing.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a = " + "9" * 5000, "not TOML"),
+        ("a = 0x" + "f" * 5000, "64 bits"),
+        (f"a = {2**63}", "64 bits"),
+        ("a = " + "[" * 300 + "]" * 300, "nested too deeply"),
+        ("a = " + "[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_values_that_nothing_can_hold_are_no_toml(tmp_path, text, said):
+    path = tmp_path / "a.toml"
+    path.write_text(text)
+    with pytest.raises(RecipeError) as error:
+        read_toml(path)
+    assert said in error.value.text()
+    assert isinstance(parse_assignments([text.replace(" ", "")])["a"], str)
+
+
+def test_a_long_value_is_cut_in_a_message():
+    class Two(Settings):
+        a: int
+
+    with pytest.raises(RecipeError) as error:
+        check(Two, {"a": "x" * 100_000}, source="s")
+    assert len(error.value.text()) < 1000

@@ -138,19 +138,19 @@ def ablate(
 
             def train(trials: Sequence[Variant] = ()) -> StudyPlan:
                 known = make(trials=trials) if trials else plan
-                with Watch(known, archive, workers, reporter) as watch:
+                to_do = known.to_do(archive, retry, tried)
+                with Watch(known, archive, to_do, workers, reporter) as watch:
 
                     def ended(run: PlannedRun, error: str) -> None:
                         # What fails is not tried in every round of a search.
                         tried.add(run.folder)
                         watch.ended(run, error)
 
-                    began, look = watch.began, watch.look
-                    run_study(opened, known, execute, retry=retry, tried=tried, began=began, ended=ended, look=look)
+                    run_study(to_do, execute, began=watch.began, ended=ended, look=watch.look)
                 return known
 
             try:
-                plan = search_study(chosen, archive, train) if chosen.trials else train()
+                plan = search_study(chosen, archive, train, plan.folder) if chosen.trials else train()
             except (KeyboardInterrupt, SystemExit) as stop:
                 typer.echo("stopped; runs are saved. Go on with the same command", err=True)
                 raise typer.Exit(int(stop.code or 0) if isinstance(stop, SystemExit) else 130) from None
@@ -231,7 +231,7 @@ def _say_plan(
     runs = plan.distinct()
     done = [r for r in runs if r.finished(archive)]
     failed = [r for r in runs if r not in done and r.error()]
-    left = [r for r in runs if r not in done and (retry or r not in failed)]
+    left = plan.to_do(archive, retry)
     many = max(map(len, plan.seeds.values()))
     say(
         f"{plan.study.name}: {len(plan.variants)} variants, {many} seed{'s' * (many > 1)}, "
@@ -261,9 +261,10 @@ def _say_plan(
     if left:
         say(f"{len(left)} to train, {workers} at a time: about {duration(plan.seconds(left, workers))}")
     if plan.study.trials:
-        number = plan.study.trials * len(plan.seeds[plan.study.base_name]) * len(plan.protocols)
-        base = next(r for r in runs if r.variant == plan.study.base_name)
+        each = [r for r in plan.runs if r.variant == plan.study.base_name]
+        number = plan.study.trials * len(each)
+        seconds = plan.seconds([each[0]] * number, min(workers, plan.study.together * len(each)))
         say(
             f"{plan.study.trials} trials are searched for besides, {number} runs, perhaps done in part: "
-            f"about {duration(plan.seconds([base] * number, min(workers, plan.study.together)))}"
+            f"about {duration(seconds)}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from types import TracebackType
 
 from rich import box
@@ -30,19 +31,23 @@ SHOWN = 8
 class Watch:
     """Keeps count of a study's runs, and shows them."""
 
-    def __init__(self, plan: StudyPlan, archive: Archive, workers: int, reporter: Reporter) -> None:
+    def __init__(
+        self, plan: StudyPlan, archive: Archive, to_do: Sequence[PlannedRun], workers: int, reporter: Reporter
+    ) -> None:
         """Count what is done before anything is begun.
 
         Args:
             plan: The study.
             archive: Its data.
+            to_do: What is going to be trained.
             workers: Runs at a time.
             reporter: Where to show, and whether.
         """
         self._plan, self._workers, self._reporter = plan, workers, reporter
-        self._all = plan.distinct()
+        self._all, self._to_do = plan.distinct(), to_do
         self._done = {r.folder: "" for r in self._all if r.finished(archive)}
-        self._running: dict[PlannedRun, float] = {}
+        # When it was begun, and after which epoch.
+        self._running: dict[PlannedRun, tuple[float, int]] = {}
         self._ended: list[tuple[PlannedRun, str]] = []
         self._taken = self._planned = 0.0
         self._looked = 0.0
@@ -60,14 +65,16 @@ class Watch:
 
     def began(self, run: PlannedRun) -> None:
         """A run has begun."""
-        self._running[run] = time.monotonic()
+        self._running[run] = time.monotonic(), progress_of(run)[0]
 
     def ended(self, run: PlannedRun, error: str) -> None:
         """A run has ended."""
         begun = self._running.pop(run, None)
         if begun is not None and not error:
-            self._taken += time.monotonic() - begun
-            self._planned += self._plan.seconds([run], 1)
+            started, epoch = begun
+            self._taken += time.monotonic() - started
+            # What another session did took none of this one's time.
+            self._planned += self._plan.seconds([run], 1) * (1 - epoch / (epochs_of(run) or 1))
         if not error:
             self._done[run.folder] = score_of(run)
         self._ended.append((run, error))
@@ -82,7 +89,7 @@ class Watch:
             return
         self._looked = now
         table = Table("variant", "protocol", "seed", "state", "score", box=box.SIMPLE_HEAD, padding=0)
-        for run, begun in self._running.items():
+        for run, (begun, _) in self._running.items():
             epoch, score = progress_of(run)
             wanted = epochs_of(run)
             state = f"epoch {epoch}{f' of {wanted}' if wanted else ''}, " if epoch else ""
@@ -99,14 +106,14 @@ class Watch:
         words = [f"{len(self._done)} of {len(self._all)} done", f"{len(self._running)} running"]
         words += [f"{failed} failed"] if failed else []
         gone = {run.folder for run, _ in self._ended} | self._done.keys()
-        left = [r for r in self._all if r.folder not in gone]
+        left = [r for r in self._to_do if r.folder not in gone]
         return ", ".join([*words, f"{duration(self._left(left))} left"] if left else words)
 
     def _left(self, left: list[PlannedRun]) -> float:
         """Seconds for what is left, by what was planned and how that has turned out."""
         now, factor = time.monotonic(), self._taken / self._planned if self._planned else 1.0
         seconds = sum(factor * self._plan.seconds([r], 1) for r in left if r not in self._running)
-        for run, begun in self._running.items():
+        for run, (begun, _) in self._running.items():
             whole, wanted = factor * self._plan.seconds([run], 1), epochs_of(run)
             epoch, _ = progress_of(run) if wanted else (0, "")
             # Epochs that are done say more than the clock: they may have been done before an interruption.

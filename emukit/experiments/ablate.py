@@ -14,21 +14,29 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emukit.data.archive import Archive
 from emukit.data.split import make_split
-from emukit.errors import EmukitError, RecipeError, RunError
+from emukit.errors import EmukitError, ProtocolError, RecipeError, RunError
 from emukit.experiments.begun import Begun, read_begun, write_begun
 from emukit.experiments.budget import EMUKIT, Cost, epoch_seconds, fit_epochs, start_seconds, trainings
 from emukit.experiments.jobs import Job, slots, visible_gpus
 from emukit.experiments.recipe_kinds import NetworkRecipe, Recipe
 from emukit.experiments.record import read_record
 from emukit.experiments.run import Run, finished_run, identity_of
-from emukit.experiments.study import Study, Variant, assignments, epoch_paths, recipe_of, seconds_of
+from emukit.experiments.study import (
+    Study,
+    Variant,
+    assignments,
+    epoch_paths,
+    recipe_of,
+    refuse_untrainable,
+    seconds_of,
+)
 from emukit.experiments.validate import chosen_seeds, named_protocols
 from emukit.files import write_text
 from emukit.parallel.comm import Comm
@@ -133,6 +141,17 @@ class StudyPlan:
         """The runs, one for each folder: two variants may be the same but for their names."""
         return list({run.folder: run for run in self.runs}.values())
 
+    def to_do(self, archive: Archive, retry: bool, tried: Container[Path] = ()) -> list[PlannedRun]:
+        """The runs that are not finished, but for those that failed and are not to be tried again.
+
+        Args:
+            archive: The data.
+            retry: Whether to try again what failed.
+            tried: Folders of runs that are not to be tried once more.
+        """
+        left = [r for r in self.distinct() if not r.finished(archive)]
+        return [r for r in left if not r.error() or (retry and r.folder not in tried)]
+
     def seconds(self, runs: Sequence[PlannedRun], workers: int) -> float:
         """What some runs take, so many at a time."""
         each = [self.costs[r.variant].seconds(self.epochs[r.variant]) for r in runs]
@@ -174,11 +193,20 @@ def make_study_plan(
         RunError: The folder holds another study.
     """
     archive, folder = opened.archive, root / study.name
+    refuse_untrainable(study)
     budget = budget or study.budget
     begun = read_begun(folder, study, archive, budget)
     named = study.protocols if protocols is None else protocols
     sets, not_scored = named_protocols(archive, archive.default_protocol if named is None else named)
+    if study.trials and len(sets) > 1:
+        raise RecipeError(
+            "a search has one protocol: the months that select under one may be those that another tests",
+            found=", ".join(sets),
+            expected="one of them",
+            hint="search under one, then `emukit validate` what was found under the others",
+        )
     variants = [*study.all_variants(), *trials]
+    _refuse_members(archive, next(iter(sets)), variants)
     recipes = {v.name: recipe_of(v) for v in variants}
     chosen = {v.name: chosen_seeds(recipes[v.name], seeds or study.seeds) for v in variants}
     epochs: Mapping[str, int | None] = begun.epochs if begun else dict.fromkeys(recipes)
@@ -199,10 +227,10 @@ def make_study_plan(
             hint="`emukit plan MODEL` says what they need; leave these variants out, or train without --budget",
         )
     if budget or study.match == "cost":
-        _refuse_own_epochs(variants, recipes)
-        number = {v.name: len(chosen[v.name]) * len(sets) for v in variants}
-        number[study.base_name] *= 1 + (study.trials or 0)
-        workers = workers or len(environments)
+        _refuse_own_epochs(study, recipes)
+        number = _number_of_runs(study, chosen, sets)
+        # Trials are trained as many at a time as are asked for together.
+        workers = min(workers or len(environments), at_a_time(study, number))
         if budget:
             seconds = seconds_of(budget)
         else:
@@ -221,29 +249,20 @@ def make_study_plan(
 
 
 def run_study(
-    opened: Opened,
-    plan: StudyPlan,
+    to_do: Sequence[PlannedRun],
     execute: Callable[..., None],
     *,
-    retry: bool,
-    tried: Container[Path] = (),
     began: Callable[[PlannedRun], None],
     ended: Callable[[PlannedRun, str], None],
     look: Callable[[], None],
 ) -> None:
-    """Train what is not trained yet. A run that failed is not tried again, but with `retry`.
+    """Train runs of a study.
 
     Args:
-        opened: The data.
-        plan: As `make_study_plan` made it.
+        to_do: As `StudyPlan.to_do` has them.
         execute: As `run_jobs`, with the places where jobs run given.
-        retry: Whether to try again what failed.
-        tried: Folders of runs that are not to be tried once more.
         began, ended, look: As for `run_jobs`.
     """
-    archive = opened.archive
-    left = [r for r in plan.distinct() if not r.finished(archive)]
-    to_do = [r for r in left if not r.error() or (retry and r.folder not in tried)]
     jobs = [
         Job(
             (*EMUKIT, *r.words, "--out", str(r.folder), "--resume"),
@@ -272,7 +291,7 @@ def run_study(
 
 def write_plan(plan: StudyPlan, archive: Archive, budget: str | None, command: str) -> None:
     """Keep the plan, before the first run: one that goes on trains the same epochs."""
-    runs = {v: len(seeds) * len(plan.protocols) for v, seeds in plan.seeds.items()}
+    runs = _number_of_runs(plan.study, plan.seeds, plan.protocols)
     begun = Begun(plan.epochs, plan.costs, budget or plan.study.budget, runs)
     write_begun(plan.folder, begun, plan.study, archive, command)
 
@@ -325,8 +344,34 @@ def _with_runs(plan: StudyPlan, opened: Opened, root: Path) -> StudyPlan:
     return replace(plan, recipes=recipes, runs=tuple(runs))
 
 
-def _refuse_own_epochs(variants: Sequence[Variant], recipes: Mapping[str, Recipe]) -> None:
-    """Refuse epochs that a variant sets otherwise than the base, where those of all are fitted."""
+def _number_of_runs(study: Study, seeds: Mapping[str, Sequence[int]], protocols: Collection[str]) -> dict[str, int]:
+    """Runs by name of the variant; those of trials count as the base's."""
+    number = {v.name: len(seeds[v.name]) * len(protocols) for v in study.all_variants()}
+    number[study.base_name] *= 1 + (study.trials or 0)
+    return number
+
+
+def at_a_time(study: Study, runs: Mapping[str, int]) -> int:
+    """How many runs there can be at a time at most."""
+    if not study.trials:
+        return max(1, sum(runs.values()))
+    return study.together * runs[study.base_name] // (1 + study.trials)
+
+
+def _refuse_members(archive: Archive, protocol: str, variants: Sequence[Variant]) -> None:
+    """Refuse members that a variant names and the data has not, before anything is measured."""
+    for variant in variants:
+        try:
+            make_split(archive, protocol, variant.members)
+        except ProtocolError as e:
+            raise ProtocolError(
+                f"variant {variant.name!r}: {e.what}", found=e.found, expected=e.expected, hint="mend the study's file"
+            ) from e
+
+
+def _refuse_own_epochs(study: Study, recipes: Mapping[str, Recipe]) -> None:
+    """Refuse epochs that a variant, or a search, sets otherwise than the base, where those of all are fitted."""
+    variants = study.all_variants()
     base = variants[0].settings
     own = {
         v.name: path
@@ -334,8 +379,10 @@ def _refuse_own_epochs(variants: Sequence[Variant], recipes: Mapping[str, Recipe
         for path in epoch_paths(recipes[v.name])
         if path in v.settings and v.settings[path] != base.get(path)
     }
-    if own:
-        name, path = next(iter(own.items()))
+    searched = {axis.path for axis in study.axes if study.trials}
+    taken = searched.intersection(epoch_paths(recipes[study.base_name]))
+    if own or taken:
+        name, path = next(iter(own.items()), ("trials", min(taken, default="")))
         raise RecipeError(
             "epochs are fitted to a budget or a cost, and a variant sets its own",
             found=f"{path} of {name!r}",

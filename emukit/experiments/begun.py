@@ -19,6 +19,8 @@ from emukit.experiments.study import Study
 from emukit.files import write_text
 
 PLAN_FILE = "plan.json"
+# More seconds or epochs than anybody has.
+MOST = 1e12
 WORDS = {"study": "study", "data": "data", "card": "data card", "budget": "budget", "format": "version of emukit"}
 
 
@@ -86,7 +88,7 @@ def read_begun(folder: Path, study: Study, archive: Archive, budget: str | None)
 
 
 def _key(study: Study, archive: Archive) -> dict[str, str | int]:
-    return {"format": 1, "study": study.digest, "data": archive.digest, "card": card_digest(archive.card)}
+    return {"format": 2, "study": study.digest, "data": archive.digest, "card": card_digest(archive.card)}
 
 
 def _parsed(kept: Mapping[str, Any], study: Study) -> Begun | None:
@@ -95,17 +97,22 @@ def _parsed(kept: Mapping[str, Any], study: Study) -> Begun | None:
     try:
         costs = {v: Cost(**kept["costs"][v]) for v in names}
         epochs = {v: kept["epochs"][v] for v in names}
-        runs = {v: int(kept["runs"][v]) for v in names}
-    except (KeyError, TypeError, ValueError):
+        runs = {v: kept["runs"][v] for v in names}
+        budget = kept["budget"]
+    except (KeyError, TypeError):
         return None
-    if not all(e is None or (isinstance(e, int) and e > 0) for e in epochs.values()):
-        return None
-    return Begun(epochs, costs, kept.get("budget"), runs)
+    numbers = [x for c in costs.values() for x in (c.start, c.epoch, c.own)]
+    counts = [e for e in (*epochs.values(), *(c.epochs for c in costs.values())) if e is not None]
+    whole = all(type(n) is int and 0 < n <= MOST for n in (*counts, *runs.values()))
+    known = all(type(n) in (int, float) and 0 <= n <= MOST for n in numbers)
+    return Begun(epochs, costs, budget, runs) if whole and known and isinstance(budget, str | None) else None
 
 
 def _variants(study: Study) -> dict[str, Any]:
     """As JSON gives them back, so that they can be compared with what was kept."""
-    variants = {v.name: v.model_dump(mode="json", exclude={"name"}) for v in study.all_variants()}
+    variants: dict[str, Any] = {v.name: v.model_dump(mode="json", exclude={"name"}) for v in study.all_variants()}
+    if study.trials:
+        variants["what is searched"] = [[axis.model_dump(mode="json") for axis in study.axes], study.together]
     return dict(json.loads(json.dumps(variants)))
 
 

@@ -204,7 +204,8 @@ def _studies_of(places: Iterable[Path]) -> tuple[dict[Path, Path], list[Path]]:
         study = folder / STUDY_FILE
         try:
             variants = parse_json(study.read_text(encoding="utf-8"))["variants"]
-            named |= {(folder / run["folder"]).resolve(): study for variant in variants for run in variant["runs"]}
+            runs = [folder / run["folder"] for variant in variants for run in variant["runs"]]
+            named |= {Path(os.path.realpath(run)): study for run in runs}
         except (OSError, ValueError, KeyError, TypeError):
             unknown.append(folder)
     return named, unknown

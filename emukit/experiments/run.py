@@ -129,8 +129,8 @@ class Run:
             raise RunError(f"{path} is damaged", found=f"no {', '.join(missing)}", hint=remedy)
         parts = [v for v in ("tas", "pr") if isinstance(evaluation[v], Mapping)]
         numbers = [evaluation["score"], *(n for v in parts for n in evaluation[v].values())]
-        if len(parts) < 2 or not all(isinstance(n, int | float) for n in numbers):
-            raise RunError(f"{path} is damaged", found="scores that are no numbers", hint=remedy)
+        if len(parts) < 2 or not all(isinstance(n, int | float) and abs(n) <= MOST for n in numbers):
+            raise RunError(f"{path} is damaged", found="scores that are no numbers, or beyond any", hint=remedy)
         # Means over spans and years agree as well: the score is linear in its parts.
         value = score_of_parts({v: evaluation[v] for v in parts})
         if value is None or not math.isclose(value, evaluation["score"], abs_tol=1e-6):
@@ -290,6 +290,8 @@ def read_run(folder: Path) -> Run:
 
 # What the folder of a final fit ends in, where nobody names it.
 FINAL = "-final"
+# Beyond any score.
+MOST = 1e9
 
 
 def run_name(model: str, protocol: str, seed: int) -> str:

@@ -138,8 +138,8 @@ def _order(listed: Listed) -> tuple[int, bool, str, float, str]:
 def look_at(folder: Path) -> Listed:
     """A run folder; what is wrong in it is said, not raised."""
     size, held = folder_size(folder), is_held(folder)
-    failure = "" if held else failure_of(folder)
     try:
+        failure = "" if held else failure_of(folder)
         run = read_run(folder)
         state: State = "training" if held else "failed" if failure else "interrupted"
         state = "finished" if run.record.state == "finished" else state
@@ -148,7 +148,7 @@ def look_at(folder: Path) -> Listed:
     except EmukitError as e:
         found = e.found.splitlines()[0].strip() if e.found else ""
         return Listed(folder, "damaged", size, held, problem=f"{e.what} ({found})" if found else e.what)
-    except (TypeError, ValueError) as e:
+    except (TypeError, ValueError, OverflowError, OSError) as e:
         return Listed(folder, "damaged", size, held, problem=f"the scores or the log of {folder} are damaged ({e})")
     if state == "finished":
         epoch, seconds = run.record.epochs if epoch is None else epoch, run.record.seconds

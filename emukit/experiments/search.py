@@ -1,29 +1,33 @@
 """Searching the axes of a study: Optuna asks for trials, and the runs of these answer.
 
-Invariant: what is asked for next follows from the study and from the validation scores of finished runs alone. Nothing
-is kept of a search but its runs: one that was stopped asks for the same trials again, finds them done, and goes on.
+Invariant: what is asked for next follows from the study and from what was told before. What was told stands in
+`search.json`, a round after the other, and is never told otherwise: a search that was stopped asks for the same trials
+again, finds their runs done and goes on. A run that is tried again later, or more seeds, change tables and no trial.
 
-Another number of seeds or protocols gives trials other scores, and so does a failed run that is tried again with
-success: what is asked for after that may be something else, and what was asked for before is in the pool of runs, but
-in the table no more.
-
-Trials are asked for several at a time, as many as the study says and not as many as this machine trains at once, so
-that a search is the same on every machine.
+Validation scores select, under the one protocol that a search has. Trials are asked for several at a time, as many as
+the study says and not as many as this machine trains at once, so that a search is the same on every machine.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from emukit.data.archive import Archive
-from emukit.errors import EmukitError
+from emukit.errors import EmukitError, RecipeError, RunError
 from emukit.experiments.ablate import StudyPlan
-from emukit.experiments.study import Axis, Study, Variant
+from emukit.experiments.record import read_json
+from emukit.experiments.run import MOST
+from emukit.experiments.study import Axis, Study, Variant, recipe_of
+from emukit.files import write_text
 
+SEARCH_FILE = "search.json"
 # Of what the sampler draws.
 SEED = 0
 # Of a number on a range: more would make commands long, and nothing better.
@@ -56,11 +60,11 @@ class Search:
         self._ranges = {axis.path: _distribution(optuna.distributions, axis) for axis in study.axes}
         self._asked: dict[str, Any] = {}
 
-    def ask(self) -> list[Variant]:
-        """The next trials; none when there have been as many as the study says."""
+    def ask(self, number: int | None = None) -> list[Variant]:
+        """The next trials, so many; by default as many as the study has together, until there are all."""
         left = (self._study.trials or 0) - len(self._asked)
         trials = []
-        for _ in range(min(left, self._study.together)):
+        for _ in range(min(left, self._study.together) if number is None else number):
             trial = self._known.ask(self._ranges)
             values = [_value(axis, trial.params[axis.path]) for axis in self._study.axes]
             variant = self._study.on_axes(values, f"trial {trial.number + 1}:")
@@ -77,27 +81,71 @@ class Search:
                 self._known.tell(self._asked[name], score)
 
 
-def search_study(study: Study, archive: Archive, train: Callable[[Sequence[Variant]], StudyPlan]) -> StudyPlan:
+def search_study(
+    study: Study, archive: Archive, train: Callable[[Sequence[Variant]], StudyPlan], folder: Path
+) -> StudyPlan:
     """Train what is known of a study together with the first trials, then further trials.
 
     Args:
         study: With trials.
         archive: The data.
         train: Trains the study with all trials until now, but for what is trained already.
+        folder: Of the study's results, where what was told is kept.
 
     Returns:
         The plan with all trials.
 
     Raises:
         EmukitError: Optuna is not installed.
+        RunError: What was told is damaged, or this version of Optuna asks for other trials.
     """
-    search, trials = Search(study), list[Variant]()
+    search, trials, path = Search(study), list[Variant](), folder / SEARCH_FILE
+    told = _read_told(path)
+    for scores in told:
+        asked = search.ask(len(scores))
+        if [trial.name for trial in asked] != list(scores):
+            raise RunError(
+                f"{path} is of other trials than this search asks for",
+                found=", ".join(scores),
+                expected=", ".join(trial.name for trial in asked),
+                hint="go on with the version of Optuna that began it, or remove the file: runs are kept",
+            )
+        trials += filter(_is_recipe, asked)
+        search.tell(scores)
+    plan = None
     while asked := search.ask():
-        trials += asked
+        trials += filter(_is_recipe, asked)
         plan = train(trials)
-        scores = validation_scores(plan, archive)
-        search.tell({trial.name: scores[trial.name] for trial in asked})
-    return plan
+        known = validation_scores(plan, archive)
+        told.append({trial.name: known.get(trial.name) for trial in asked})
+        write_text(path, json.dumps({"format": 1, "told": told}, indent=1))
+        search.tell(told[-1])
+    return plan or train(trials)
+
+
+def _read_told(path: Path) -> list[dict[str, float | None]]:
+    """Round for round the scores by the names of trials; none where nothing was told."""
+    if not path.exists():
+        return []
+    remedy = f"remove {path}: runs are kept"
+    told = read_json(path, remedy).get("told")
+    rounds: list[Any] = told if isinstance(told, list) else [None]
+    if not all(isinstance(r, dict) and all(x is None or _is_score(x) for x in r.values()) for r in rounds):
+        raise RunError(f"{path} is damaged", found="no scores of trials", hint=remedy)
+    return rounds
+
+
+def _is_score(value: object) -> bool:
+    return isinstance(value, int | float) and abs(value) < MOST
+
+
+def _is_recipe(trial: Variant) -> bool:
+    """Whether the settings of a trial go together: each was checked, and not with all of the others."""
+    try:
+        recipe_of(trial)
+    except RecipeError:
+        return False
+    return True
 
 
 def validation_scores(plan: StudyPlan, archive: Archive) -> dict[str, float | None]:
@@ -122,7 +170,9 @@ def _distribution(distributions: Any, axis: Axis) -> Any:
 def _value(axis: Axis, found: Any) -> Any:
     if axis.values is not None:
         return axis.values[found]
-    if isinstance(found, int):
+    if isinstance(found, int) or axis.low is None or axis.high is None:
         return found
-    # Rounding may lead out of the range by the last digit.
-    return min(max(float(f"{found:.{DIGITS}g}"), float(axis.low or 0.0)), float(axis.high or 0.0))
+    # More digits where the range is narrow; rounding may lead out of it by the last one.
+    more = math.log10(max(abs(axis.low), abs(axis.high)) / (axis.high - axis.low))
+    rounded = float(f"{found:.{DIGITS + max(0, math.floor(more))}g}")
+    return min(max(rounded, float(axis.low)), float(axis.high))

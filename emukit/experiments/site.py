@@ -29,7 +29,7 @@ from emukit.experiments.run import Run
 from emukit.experiments.table import Source, combine, entry_folders, folders_in, read_source
 from emukit.files import atomic_path, parse_json
 from emukit.progress import Reporter
-from emukit.report.coordinates import draw_coordinates
+from emukit.report.coordinates import MOST_VARIANTS, draw_coordinates
 from emukit.report.intervals import Difference, draw_intervals
 from emukit.report.maps import round_limit
 from emukit.report.site.model import Entry, Errors, Picture, Site, StudyPage, identifier
@@ -75,7 +75,8 @@ CAPTION_OF_INTERVALS = (
     "beyond the axis, with its number."
 )
 CAPTION_OF_COORDINATES = (
-    "A line a variant, an axis a number, each from the best variant at the bottom to the worst; bars are a standard "
+    f"A line a variant (of many, the best {MOST_VARIANTS} and the base), "
+    "an axis a number, each from the best variant at the bottom to the worst; bars are a standard "
     "deviation over seeds to either side. A triangle: beyond the axis, with its number. Lines that cross between two "
     "axes buy the one number with the other."
 )
@@ -164,9 +165,11 @@ def gather_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
     seen: set[Path] = set()
 
     def add(folder: Path, named: bool) -> None:
-        if folder.resolve() in seen:
+        # Unlike Path.resolve, which raises where links lead in a circle.
+        real = Path(os.path.realpath(folder))
+        if real in seen:
             return
-        seen.add(folder.resolve())
+        seen.add(real)
         try:
             found.sources.append(read_source(folder))
         except EmukitError as e:
@@ -317,7 +320,7 @@ def _study(folder: Path, study: Study, ids: Mapping[Path, str], scratch: Path) -
                 file = f"pictures/{name}/{i}-{kind}.webp"
                 shown.append(Picture(file, drawn.file, drawn.size, drawn.alt, caption, ""))
         pictures[result.protocol, result.set] = shown
-    runs = {r.folder: (folder / r.folder).resolve() for v in study.variants for r in v.runs}
+    runs = {r.folder: Path(os.path.realpath(folder / r.folder)) for v in study.variants for r in v.runs}
     entries = {place: ids[real] for place, real in runs.items() if real in ids}
     return StudyPage(name, study, pictures, entries)
 
@@ -349,7 +352,8 @@ def _coordinates(study: Study, result: StudyResult, path: Path) -> Drawn | None:
     spreads = {row.variant: row.sd for row in result.rows if row.mean and row.sd}
     title = f"{study.name}: {result.protocol}, {result.set}"
     size = kept.save(draw_coordinates(means, spreads, study.variants[0].name, title), path, "coordinates", study.name)
-    return Drawn(path, size, "The score and the six numbers of every variant as lines; the table below holds them.")
+    which = "every variant" if len(means) <= MOST_VARIANTS else f"the {MOST_VARIANTS} best variants"
+    return Drawn(path, size, f"The score and the six numbers of {which} as lines; the table below holds them all.")
 
 
 def _write(site: Site, out: Path) -> int:

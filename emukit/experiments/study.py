@@ -16,9 +16,9 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from emukit.config import Settings, check, read_toml
 from emukit.errors import RecipeError
@@ -30,11 +30,30 @@ FOLDER = "ablations"
 # What the first variant is called where a study does not name it.
 BASE = "base"
 # Of a folder beside that of the runs.
-NAME_WORDS = "up to 100 letters, digits, dots, dashes and underscores, and not dots alone or runs"
-NAME = r"^(?!\.+$)(?!runs$)[\w.-]{1,100}$"
+NAME_WORDS = "up to 60 letters, digits, dots, dashes and underscores, no dot first, and not runs"
+NAME = r"^(?!\.)(?!runs$)[\w.-]{1,60}$"
+# Of a setting, as `--set` takes it.
+PATH = re.compile(r"[\w-]+(\.[\w-]+)*")
+# Beyond these a range of numbers is none that anything here has.
+LARGEST = 1e15
 # More runs of one study than this are a mistake in its axes.
 MOST_VARIANTS = 200
 MOST_SECONDS = 366 * 86400
+
+
+def _dotted(settings: dict[str, Any]) -> dict[str, Any]:
+    for path, value in settings.items():
+        if not PATH.fullmatch(path):
+            raise ValueError(f"{path!r} is no dotted path, such as training.epochs")
+        if "." not in path and isinstance(value, Mapping):
+            raise ValueError(
+                f'a path is one key, in quotes: "{path}.{next(iter(value), "")}" = ..., and tables no settings'
+            )
+    return settings
+
+
+# Dotted path to value.
+Paths = Annotated[dict[str, Any], AfterValidator(_dotted)]
 
 
 class Variant(Settings):
@@ -49,7 +68,7 @@ class Variant(Settings):
 
     name: str = Field(min_length=1)
     recipe: str | None = None
-    settings: dict[str, Any] = Field(default_factory=dict)
+    settings: Paths = Field(default_factory=dict)
     members: tuple[int, ...] | None = None
 
     @field_validator("members")
@@ -80,17 +99,23 @@ class Axis(Settings):
 
     @model_validator(mode="after")
     def _values_or_a_range(self) -> Axis:
+        if not PATH.fullmatch(self.path):
+            raise ValueError(f"{self.path!r} is no dotted path, such as training.epochs")
         ends = (self.low, self.high)
         if (self.values is None) == (ends == (None, None)):
             raise ValueError("an axis has values, or low and high")
         if self.values is not None:
             if self.log:
                 raise ValueError("log is for low and high")
-        elif self.low is None or self.high is None or not self.low < self.high:
-            raise ValueError("low and high are numbers, the lower one first")
+        elif self.low is None or self.high is None or not -LARGEST <= self.low < self.high <= LARGEST:
+            raise ValueError(f"low and high are numbers up to {LARGEST:g}, the lower one first")
         elif self.log and self.low <= 0:
             raise ValueError("the low end of a range with log lies above zero")
         return self
+
+    def ends(self) -> tuple[Any, ...]:
+        """All its values, or both ends of its range."""
+        return (self.low, self.high) if self.values is None else self.values
 
     def word(self, value: Any) -> str:
         """A value of it in the name of a variant."""
@@ -123,7 +148,7 @@ class Study(Settings):
     question: str = Field(min_length=1)
     finding: str = ""
     base: str
-    settings: dict[str, Any] = Field(default_factory=dict)
+    settings: Paths = Field(default_factory=dict)
     base_name: str = Field(BASE, min_length=1)
     base_members: tuple[int, ...] | None = None
     variants: tuple[Variant, ...] = ()
@@ -167,10 +192,12 @@ class Study(Settings):
         if number >= MOST_VARIANTS:
             raise ValueError(f"{number} variants; a study has fewer than {MOST_VARIANTS}")
         names = [v.name for v in self.all_variants()]
+        # Of trials, names are made of these.
+        names += [axis.word(value) for axis in self.axes for value in axis.ends()] if self.trials else []
         odd = [n for n in names if not n.isprintable() or not n.strip()]
         if odd:
             raise ValueError(f"the name of a variant is one line of letters and signs, not {odd[0]!r}")
-        twice = sorted({n for n in names if names.count(n) > 1})
+        twice = sorted({v.name for v in self.all_variants() if names.count(v.name) > 1})
         if twice:
             raise ValueError(f"several variants are called {', '.join(twice)}")
         return self
@@ -270,6 +297,18 @@ def assignments(variant: Variant, epochs: int | None = None) -> list[str]:
     if epochs is not None:
         words += [f"{path}={epochs}" for path in epoch_paths(load_recipe(str(variant.recipe), None, words))]
     return words
+
+
+def refuse_untrainable(study: Study) -> None:
+    """Refuse axes that are searched and of which a value, or an end, makes no recipe: before hours of training.
+
+    Raises:
+        RecipeError: There is such a value.
+    """
+    first = [axis.ends()[0] for axis in study.axes]
+    for place, axis in enumerate(study.axes if study.trials else ()):
+        for value in axis.ends():
+            recipe_of(study.on_axes([*first[:place], value, *first[place + 1 :]]))
 
 
 def epoch_paths(recipe: Recipe) -> list[str]:

@@ -18,8 +18,10 @@ from emukit.report.learning import COLOURS, STYLES
 COLUMNS = ("score", *NUMBERS)
 # Up to so many times what variants mostly are behind the best one is on an axis.
 FARTHEST = 8.0
+BASE = "#000000"
+OTHERS = [c for c in COLOURS if c != BASE]
 # More lines than this are told apart by nobody.
-MOST_VARIANTS = len(COLOURS) * len(STYLES)
+MOST_VARIANTS = len(OTHERS) * len(STYLES)
 
 
 def draw_coordinates(
@@ -28,7 +30,7 @@ def draw_coordinates(
     base: str,
     title: str,
 ) -> Figure:
-    """An axis a number, a line a variant, the best at the bottom.
+    """An axis a number, a line a variant, the best at the bottom; of many, the best `MOST_VARIANTS` and the base.
 
     Args:
         means: Name of a variant to its score and six numbers, ``score`` and ``variable.part``.
@@ -36,21 +38,20 @@ def draw_coordinates(
         base: Name of the base, drawn in black.
         title: Of the figure.
     """
-    shown = dict(sorted(means.items(), key=lambda item: item[1]["score"])[:MOST_VARIANTS])
-    if base in means:
-        shown[base] = means[base]
-    scales = {c: _scale([v[c] for v in means.values()]) for c in COLUMNS}
+    ranked = sorted(means.items(), key=lambda item: item[1]["score"])
+    kept = {name for name, _ in [item for item in ranked if item[0] != base][:MOST_VARIANTS]} | {base}
+    shown = {name: numbers for name, numbers in ranked if name in kept}
+    scales = {c: _scale([v[c] for v in shown.values()]) for c in COLUMNS}
     places = range(len(COLUMNS))
     with drawing():
         figure = sheet(title, 9.5, 4.6)
         axes = figure.subplots()
-        colours = [c for c in COLOURS if c != "#000000"]
         others = [name for name in shown if name != base]
         for i, name in enumerate(shown):
             place = others.index(name) if name != base else 0
             black = name == base
-            colour = "black" if black else colours[place % len(colours)]
-            style = "-" if black else STYLES[place // len(colours) % len(STYLES)]
+            colour = BASE if black else OTHERS[place % len(OTHERS)]
+            style = "-" if black else STYLES[place // len(OTHERS) % len(STYLES)]
             heights = [_height(shown[name][c], scales[c]) for c in COLUMNS]
             axes.plot(places, heights, style, color=colour, lw=2.2 if black else 1.4, marker="o", ms=4)
             axes.plot([], [], style, color=colour, lw=2.2 if black else 1.4, label=_label(name, shown[name], black))

@@ -3,6 +3,7 @@
 import io
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -35,7 +36,7 @@ def watch_of(plan, monkeypatch, terminal):
     monkeypatch.setattr(watch, "REFRESH_SECONDS", 0.0)
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=120)
-    return Watch(plan, None, 2, Reporter(console=console)), out
+    return Watch(plan, None, plan.runs, 2, Reporter(console=console)), out
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -72,22 +73,64 @@ def test_time_left_is_what_is_planned_for_what_is_left(plan, monkeypatch):
     assert "60 s left" in out.getvalue()
 
 
-def test_epochs_that_are_done_are_not_left(plan, monkeypatch):
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that stands still until it is told."""
+    now = [0.0]
+    monkeypatch.setattr(watch, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+def log(run, epoch):
+    run.folder.mkdir(parents=True, exist_ok=True)
+    (run.folder / "metrics.jsonl").write_text(json.dumps({"epoch": epoch}) + "\n")
+
+
+def test_epochs_that_are_done_are_not_left(plan, monkeypatch, clock):
     """Of a run that went on after an interruption, however short this session has been."""
     shown, out = watch_of(plan, monkeypatch, False)
-    base, b, c = plan.runs
+    base, b, _ = plan.runs
     shown.began(b)
-    b.folder.mkdir(parents=True)
-    (b.folder / "metrics.jsonl").write_text(json.dumps({"epoch": 15}) + "\n")
+    log(b, 24)
     shown.ended(base, "")
-    # A minute each: the half of one and one, on two places.
+    # A minute each: a fifth of one and one, on two places.
+    assert "36 s left" in out.getvalue()
+
+
+def test_without_a_log_the_clock_says_what_is_left_and_never_less_than_nothing(plan, monkeypatch, clock):
+    shown, out = watch_of(plan, monkeypatch, False)
+    base, b, _ = plan.runs
+    shown.began(b)
+    clock[0] = 30.0
+    shown.ended(base, "")
     assert "45 s left" in out.getvalue()
-    assert c.folder not in shown._done
+    clock[0] = 500.0
+    shown.ended(base, "")
+    assert "30 s left" in out.getvalue()
+
+
+def test_the_pace_is_that_of_this_session(plan, monkeypatch, clock):
+    shown, out = watch_of(plan, monkeypatch, False)
+    base, *_ = plan.runs
+    log(base, 27)
+    shown.began(base)
+    clock[0] = 12.0
+    # A tenth of a minute's run took twelve seconds: twice as long as planned, and two runs are left on two places.
+    shown.ended(base, "")
+    assert "120 s left" in out.getvalue() or "2 min left" in out.getvalue()
+
+
+def test_what_failed_before_and_is_not_tried_again_is_not_left(plan, monkeypatch):
+    shown, out = watch_of(plan, monkeypatch, False)
+    shown._to_do = plan.runs[:1]
+    shown.began(plan.runs[0])
+    shown.ended(plan.runs[0], "")
+    assert "(1 of 3 done, 0 running)" in out.getvalue()
 
 
 def test_quiet_is_quiet(plan, monkeypatch):
     shown, out = watch_of(plan, monkeypatch, True)
-    quiet = Watch(plan, None, 2, replace(shown._reporter, quiet=True))
+    quiet = Watch(plan, None, plan.runs, 2, replace(shown._reporter, quiet=True))
     with quiet:
         quiet.began(plan.runs[0])
         quiet.look()

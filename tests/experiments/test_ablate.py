@@ -9,7 +9,7 @@ import pytest
 
 from emukit.config import check
 from emukit.data.split import Span
-from emukit.errors import RecipeError, RunError
+from emukit.errors import ProtocolError, RecipeError, RunError
 from emukit.experiments import ablate, findings
 from emukit.experiments import run as run_module
 from emukit.experiments.ablate import Opened, make_study_plan, run_study, write_plan
@@ -133,11 +133,29 @@ def test_epochs_are_fitted_once_and_kept(opened, tmp_path):
     with pytest.raises(RunError) as error:
         plan_of(other, asked, tmp_path)
     assert "another data" in error.value.text()
-    (plan.folder / "plan.json").write_text(
-        json.dumps({**json.loads((plan.folder / "plan.json").read_text()), "costs": 1})
-    )
-    with pytest.raises(RunError, match="another study"):
-        plan_of(opened, asked, tmp_path)
+    # Whatever is wrong in the file, it is refused; and it is never written again.
+    before = (plan.folder / "plan.json").read_text()
+    write_plan(replace(plan, epochs={"base": 1, "linear": None}), opened.archive, "2h", "emukit ablate y")
+    assert (plan.folder / "plan.json").read_text() == before
+    kept = json.loads(before)
+    cost = kept["costs"]["base"]
+    for change in (
+        {"costs": 1},
+        {"epochs": {"base": 0, "linear": None}},
+        {"epochs": {"base": True, "linear": None}},
+        {"epochs": {"base": "x", "linear": None}},
+        {"epochs": {"base": 10**30, "linear": None}},
+        {"costs": {**kept["costs"], "base": {**cost, "start": "a"}}},
+        {"costs": {**kept["costs"], "base": {**cost, "start": float("nan")}}},
+        {"costs": {**kept["costs"], "base": {**cost, "epoch": -1}}},
+        {"runs": {"base": float("inf"), "linear": 1}},
+        {"budget": ["x"]},
+        {"format": 1},
+        {"card": "x"},
+    ):
+        (plan.folder / "plan.json").write_text(json.dumps({**kept, **change}))
+        with pytest.raises(RunError, match="another study"):
+            plan_of(opened, asked, tmp_path)
 
 
 def test_without_a_budget_recipes_keep_their_epochs(opened, tmp_path):
@@ -167,6 +185,20 @@ def test_what_cannot_be_timed_does_not_escape_a_budget(opened, tmp_path, monkeyp
     with pytest.raises(RecipeError, match="could not be measured") as error:
         plan_of(opened, asked, tmp_path, budget="1h")
     assert "net" in error.value.text()
+    same = study(base="cnn-gru", settings=TINY, match="cost", variants=[{"name": "x", "recipe": "linear"}])
+    with pytest.raises(RecipeError, match="could not be measured"):
+        plan_of(opened, same, tmp_path)
+
+
+def test_members_are_timed_apart_and_those_that_are_not_there_refused(opened, tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        ablate, "epoch_seconds", lambda archive, recipe, split, comm, threads: float(len(split.train[0].members))
+    )
+    asked = study(base="cnn-gru", settings=TINY, variants=[{"name": "one", "members": [0]}])
+    assert {v: c.epoch for v, c in plan_of(opened, asked, tmp_path).costs.items()} == {"base": 3.0, "one": 1.0}
+    with pytest.raises(ProtocolError, match="variant 'far'") as error:
+        plan_of(opened, study(base="linear", variants=[{"name": "far", "members": [99]}]), tmp_path)
+    assert "mend the study's file" in error.value.text()
 
 
 def test_cost_is_matched_to_the_base_without_a_budget(opened, tmp_path, monkeypatch):
@@ -285,10 +317,8 @@ def test_a_failed_run_is_shown_and_tried_again_only_when_asked(opened, tmp_path)
 
     def go(retry=False):
         run_study(
-            opened,
-            plan,
+            plan.to_do(opened.archive, retry),
             execute,
-            retry=retry,
             began=lambda run: None,
             ended=lambda run, error: said.append((run.variant, error)),
             look=lambda: None,
@@ -304,10 +334,10 @@ def test_a_failed_run_is_shown_and_tried_again_only_when_asked(opened, tmp_path)
     assert [v["runs"][0]["state"] for v in go()] == ["finished", "failed", "finished"]
     assert tried == []
     # What is stopped before it is begun again has still failed.
-    run_study(opened, plan, lambda jobs, **_: None, retry=True, began=print, ended=print, look=print)
+    to_do = plan.to_do(opened.archive, True)
+    run_study(to_do, lambda jobs, **_: None, began=print, ended=print, look=print)
     assert plan.runs[1].error() == "error: too steep\n  do:       less"
-    run_study(opened, plan, execute, retry=True, tried=[plan.runs[1].folder], began=print, ended=print, look=print)
-    assert tried == []
+    assert plan.to_do(opened.archive, True, [plan.runs[1].folder]) == plan.to_do(opened.archive, False) == []
     wrong.clear()
     assert [v["runs"][0]["state"] for v in go(retry=True)] == ["finished"] * 3
     assert tried == [plan.runs[1].folder]
@@ -316,7 +346,8 @@ def test_a_failed_run_is_shown_and_tried_again_only_when_asked(opened, tmp_path)
 
 def test_a_job_is_the_command_that_the_record_names(opened, tmp_path):
     plan, jobs = plan_of(opened, study(), tmp_path), []
-    run_study(opened, plan, lambda found, **_: jobs.extend(found), retry=False, began=print, ended=print, look=print)
+    to_do = plan.to_do(opened.archive, False)
+    run_study(to_do, lambda found, **_: jobs.extend(found), began=print, ended=print, look=print)
     assert [j.words[3:] for j in jobs] == [(*r.words, "--out", str(r.folder), "--resume") for r in plan.runs]
     assert jobs[0].words[1:3] == ("-m", "emukit")
     assert not jobs[0].done(jobs[0].folder)

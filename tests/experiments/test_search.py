@@ -1,19 +1,20 @@
 """Searches that ask for other trials after an interruption, search by what must not select, or miss the minimum."""
 
+import json
 import math
 
 import pytest
 
-from emukit.errors import EmukitError, RecipeError
+from emukit.errors import EmukitError, RecipeError, RunError
 from emukit.experiments import ablate
 from emukit.experiments import search as search_module
 from emukit.experiments.ablate import Opened, write_plan
 from emukit.experiments.findings import save_result, study_result
 from emukit.experiments.search import Search, search_study, validation_scores
-from emukit.experiments.study import recipe_of
+from emukit.experiments.study import Axis, recipe_of
 from emukit.progress import silent_reporter
 from tests.coded import warming_archive
-from tests.experiments.test_ablate import plan_of, study, train
+from tests.experiments.test_ablate import TINY, plan_of, study, train
 
 pytest.importorskip("optuna", reason="Optuna is not installed: searches are not tested")
 
@@ -52,7 +53,7 @@ def searched(opened, asked, root, stop_after=None, fail=()):
         return plan
 
     try:
-        search_study(asked, opened.archive, go)
+        search_study(asked, opened.archive, go, root / asked.name)
     except KeyboardInterrupt:
         assert stop_after
     return plans
@@ -101,6 +102,94 @@ def test_more_trials_go_on_with_those_there_are(opened, tmp_path):
     assert study("ridge", **RANGES).digest != study("ridge", **RANGES | {"together": 2}).digest
 
 
+def test_what_was_told_is_not_told_otherwise_later(opened, tmp_path):
+    """A run that is tried again with success, or more seeds, would have the sampler ask for other trials."""
+    asked = study("ridge", **RANGES)
+    name = Search(asked).ask()[1].name
+    first = searched(opened, asked, tmp_path, fail=[name])[-1]
+    path = tmp_path / "ridge" / "search.json"
+    told = json.loads(path.read_text())["told"]
+    assert [len(r) for r in told] == [4, 4, 4, 2]
+    assert told[0][name] is None
+    again = searched(opened, asked, tmp_path)
+    assert len(again) == 1
+    assert again[0].variants == first.variants
+    assert validation_scores(again[0], opened.archive)[name] is not None
+    assert json.loads(path.read_text())["told"] == told
+    for damage in ("{", '{"told": 1}', '{"told": [{"a": "b"}]}', '{"told": [{"a": 1e300}]}'):
+        path.write_text(damage)
+        with pytest.raises(RunError, match=r"damaged|cannot be read"):
+            searched(opened, asked, tmp_path)
+    path.write_text(json.dumps({"told": [{"trial 1: ridge=3": 0.5}]}))
+    with pytest.raises(RunError, match="other trials"):
+        searched(opened, asked, tmp_path)
+
+
+def test_the_minimum_is_sought():
+    """What is asked for last lies nearer the minimum than what was asked for by chance."""
+    asked = study("p", base="linear", trials=40, axes=[{"path": "model.ridge", "low": 0.0, "high": 100.0}])
+    search, values = Search(asked), []
+    while trials := search.ask():
+        found = {t.name: t.settings["model.ridge"] for t in trials}
+        values += found.values()
+        search.tell({name: (x - 10.0) ** 2 for name, x in found.items()})
+    off = [abs(x - 10.0) for x in values]
+    assert sum(off[-10:]) < sum(off[:10]) / 2
+
+
+def test_settings_that_do_not_go_together_are_a_failed_trial(opened, tmp_path):
+    """Each passes alone; the search goes on."""
+    axes = [{"path": "training.validate_every", "values": [1, 5]}, {"path": "training.epochs", "values": [5, 3]}]
+    asked = study("v", base="cnn-gru", settings=TINY, trials=6, axes=axes)
+    plans = []
+
+    def go(trials):
+        plans.append(plan_of(opened, asked, tmp_path, seeds=1, trials=trials))
+        return plans[-1]
+
+    write_plan(plan_of(opened, asked, tmp_path, seeds=1), opened.archive, None, "emukit ablate v")
+    plan = search_study(asked, opened.archive, go, tmp_path / "v")
+    assert len(plans) == 2
+    settings = [(v.settings["training.validate_every"], v.settings["training.epochs"]) for v in plan.variants[1:]]
+    assert (5, 3) not in settings
+    assert 0 < len(settings) < 6
+
+
+def test_a_search_that_cannot_begin_is_refused_before_anything_is_written(opened, tmp_path):
+    for axis, said in (
+        ({"path": "model.rigde", "low": 1.0, "high": 2.0}, "model.rigde"),
+        ({"path": "model.ridge", "values": [1.0, "x"]}, "model.ridge"),
+    ):
+        with pytest.raises(RecipeError) as error:
+            plan_of(opened, study("x", base="linear", trials=2, axes=[axis]), tmp_path)
+        assert said in error.value.text()
+    with pytest.raises(RecipeError, match="a search has one protocol"):
+        plan_of(opened, study("x", **RANGES), tmp_path, protocols="official,k360")
+    epochs = {"path": "training.epochs", "values": [1, 2]}
+    with pytest.raises(RecipeError, match="sets its own") as error:
+        plan_of(opened, study("x", base="cnn-gru", settings=TINY, trials=2, axes=[epochs]), tmp_path, budget="1h")
+    assert "training.epochs of 'trials'" in error.value.text()
+
+
+def test_a_score_of_some_seeds_selects_nothing(opened, tmp_path):
+    asked = study("n", base="cnn-gru", settings=TINY, trials=1, axes=[{"path": "model.hidden", "values": [5]}])
+    write_plan(plan_of(opened, asked, tmp_path), opened.archive, None, "emukit ablate n")
+    (trial,) = Search(asked).ask()
+    plan = plan_of(opened, asked, tmp_path, seeds=2, trials=[trial])
+    train(opened, [r for r in plan.runs if r.variant == trial.name][:1])
+    assert validation_scores(plan, opened.archive) == {"base": None, trial.name: None}
+
+
+def test_a_named_variant_was_not_searched_for(opened, tmp_path):
+    better = {"name": "better", "recipe": "linear", "settings": {"model.ridge": 300.0}}
+    axes = [{"path": "model.ridge", "values": [1e9]}]
+    asked = study("n", base="linear", variants=[better], trials=1, axes=axes)
+    plan = searched(opened, asked, tmp_path)[-1]
+    scores = validation_scores(plan, opened.archive)
+    assert min(scores, key=scores.__getitem__) != plan.variants[-1].name
+    assert study_result(plan, opened.archive, "", silent_reporter())["best"] == plan.variants[-1].name
+
+
 def test_the_best_is_chosen_by_validation_alone_and_said_to_be_flattered(opened, tmp_path, monkeypatch):
     asked = study("ridge", **RANGES | {"trials": 5})
     plan = searched(opened, asked, tmp_path)[-1]
@@ -141,12 +230,31 @@ def test_numbers_are_whole_where_the_ends_are(opened, tmp_path):
     assert all(isinstance(v, int) and 2 <= v <= 9 for v in values)
 
 
+def test_a_narrow_range_is_searched():
+    asked = study("n", base="linear", trials=4, axes=[{"path": "model.ridge", "low": 1000.1, "high": 1000.4}])
+    assert len({t.settings["model.ridge"] for t in Search(asked).ask()}) == 4
+
+
+def test_rounding_never_leads_out_of_a_range():
+    axis = Axis(path="a", low=0.123444, high=0.987654)
+    assert search_module._value(axis, 0.123444) == 0.123444
+    assert search_module._value(axis, 0.987654) == 0.987654
+    assert search_module._value(axis, 0.444444) == 0.4444
+    assert search_module._value(Axis(path="a", low=1, high=20), 17) == 17
+    assert search_module._value(Axis(path="a", values=("x", ["y"])), 1) == ["y"]
+
+
 def test_trials_train_as_long_as_the_base_within_the_budget(opened, tmp_path):
     asked = study("n", base="cnn-gru", trials=3, axes=[{"path": "model.hidden", "low": 2, "high": 9}])
     plan = plan_of(opened, asked, tmp_path, seeds=2, budget="10m")
+    assert plan.seeds == {"base": (0, 1)}
     # Eight runs of 10 s and 2 s an epoch on two places.
     assert plan.epochs == {"base": (1200 - 80) // 16}
     write_plan(plan, opened.archive, "10m", "emukit ablate n")
+    assert plan_of(opened, asked, tmp_path, seeds=2).begun.runs == {"base": 8}
+    # One trial after the other, with one seed, on many places: no more than one run at a time.
+    alone = asked.model_copy(update={"together": 1, "name": "alone"})
+    assert plan_of(opened, alone, tmp_path, seeds=1, budget="10m", workers=8).epochs == {"base": (600 - 40) // 8}
     trial = Search(asked).ask()
     later = plan_of(opened, asked, tmp_path, seeds=2, budget="10m", trials=trial)
     assert set(later.epochs.values()) == {70}
@@ -163,6 +271,11 @@ def test_trials_train_as_long_as_the_base_within_the_budget(opened, tmp_path):
         ({"trials": 3, "axes": [{"path": "a", "low": 0.0, "high": 1.0, "log": True}]}, "above zero"),
         ({"trials": 3, "axes": [{"path": "a", "values": [1], "high": 1.0}]}, "values, or low and high"),
         ({"trials": 3, "axes": [{"path": "a", "values": [1], "log": True}]}, "log is for"),
+        ({"trials": 3, "axes": [{"path": "a", "low": 1, "high": 10**400}]}, "up to 1e+15"),
+        ({"trials": 3, "axes": [{"path": "a", "low": -1.7e308, "high": 1.7e308}]}, "up to 1e+15"),
+        ({"trials": 3, "axes": [{"path": "a", "low": 1, "high": 2, "label": "a\nb"}]}, "one line"),
+        ({"trials": 3, "axes": [{"path": "a", "values": ["\x1b[31m"]}]}, "one line"),
+        ({"trials": 3, "axes": [{"path": "a=5 #", "values": [1]}]}, "no dotted path"),
         ({"trials": 200, "axes": [{"path": "a", "values": [1]}]}, "less than 200"),
     ],
 )

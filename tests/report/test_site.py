@@ -239,6 +239,9 @@ def test_damaged_studies_are_refused_with_what_is_wrong(tmp_path):
     def changed(**values):
         return {**plain["results"][0], "rows": [{**plain["results"][0]["rows"][0], **values}]}
 
+    def run(folder):
+        return {"protocol": "k360", "seed": 0, "folder": folder, "state": "finished"}
+
     for change, words in (
         ({"format": 2}, "format"),
         ({"variants": []}, "variants"),
@@ -248,6 +251,8 @@ def test_damaged_studies_are_refused_with_what_is_wrong(tmp_path):
         ({"results": [changed(sd=dict.fromkeys(("score", *NUMBERS), 1e308))]}, "less than or equal"),
         ({"results": [{**plain["results"][0], "floor": {}}]}, "without score"),
         ({"name": "a\0b"}, "control characters"),
+        ({"variants": [{"name": "mse", "runs": [run("a\0b")]}]}, "control characters"),
+        ({"variants": [{"name": "mse", "runs": [run("a" * 300)]}]}, "longer than a path"),
     ):
         path.write_text(json.dumps({**plain, **change}))
         with pytest.raises(RunError, match=words):

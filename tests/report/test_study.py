@@ -48,6 +48,14 @@ def test_every_number_has_its_spread_and_the_score_its_interval():
     assert "[red]x: better by 0.020" in shown
 
 
+def test_a_difference_without_an_interval_has_none():
+    """One run on one year."""
+    unknown = {c: {"mean": -0.02, "low": None, "high": None, "sd": None} for c in COLUMNS}
+    study = StudyTable("s", (BASE, {**OTHER, "difference": unknown}), {})
+    assert "| -0.0200 |" in markdown([study])
+    assert tables([study])
+
+
 def test_a_name_means_nothing_in_markdown():
     text = markdown(STUDIES)
     assert "| a\\|b\\`\\* | 2 |" in text

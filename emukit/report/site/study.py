@@ -16,6 +16,8 @@ from emukit.errors import RunError
 from emukit.report.leaderboard import NUMBERS
 
 STUDY_FILE = "study.json"
+# Of a path, and of one part of it, on the file systems that there are.
+MOST_LETTERS, MOST_BYTES = 1000, 255
 # Beyond any score, and within what can be drawn.
 _LARGEST = 1e9
 _Number = Annotated[float, Field(allow_inf_nan=False, ge=-_LARGEST, le=_LARGEST)]
@@ -34,6 +36,13 @@ def _whole(numbers: dict[str, Any] | None) -> dict[str, Any] | None:
     return numbers
 
 
+def _is_path(text: str) -> str:
+    if len(text) > MOST_LETTERS or any(len(part.encode(errors="replace")) > MOST_BYTES for part in text.split("/")):
+        raise ValueError("longer than a path can be")
+    return _printable(text)
+
+
+_Folder = Annotated[str, AfterValidator(_is_path)]
 _Name = Annotated[str, AfterValidator(_printable)]
 _Numbers = Annotated[dict[str, _Number] | None, AfterValidator(_whole)]
 
@@ -48,7 +57,7 @@ class StudyRun(_Part):
 
     protocol: str
     seed: int
-    folder: str
+    folder: _Folder
     state: str
     error: str = ""
     command: str = ""
