@@ -55,6 +55,7 @@ class Search:
             # That trials which run at the same time are told apart was experimental once.
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = optuna.samplers.TPESampler(seed=SEED, constant_liar=True)
+        self.version = str(optuna.__version__)
         self._study, self._failed = study, optuna.trial.TrialState.FAIL
         self._known = optuna.create_study(sampler=sampler)
         self._ranges = {axis.path: _distribution(optuna.distributions, axis) for axis in study.axes}
@@ -100,7 +101,7 @@ def search_study(
         RunError: What was told is damaged, or this version of Optuna asks for other trials.
     """
     search, trials, path = Search(study), list[Variant](), folder / SEARCH_FILE
-    told = _read_told(path)
+    told, version = _read_told(path)
     for scores in told:
         asked = search.ask(len(scores))
         if [trial.name for trial in asked] != list(scores):
@@ -108,7 +109,7 @@ def search_study(
                 f"{path} is of other trials than this search asks for",
                 found=", ".join(scores),
                 expected=", ".join(trial.name for trial in asked),
-                hint="go on with the version of Optuna that began it, or remove the file: runs are kept",
+                hint=f"go on with Optuna {version}, not {search.version}, or remove the file: runs are kept",
             )
         trials += filter(_is_recipe, asked)
         search.tell(scores)
@@ -118,21 +119,22 @@ def search_study(
         plan = train(trials)
         known = validation_scores(plan, archive)
         told.append({trial.name: known.get(trial.name) for trial in asked})
-        write_text(path, json.dumps({"format": 1, "told": told}, indent=1))
+        write_text(path, json.dumps({"optuna": version or search.version, "told": told}, indent=1))
         search.tell(told[-1])
     return plan or train(trials)
 
 
-def _read_told(path: Path) -> list[dict[str, float | None]]:
-    """Round for round the scores by the names of trials; none where nothing was told."""
+def _read_told(path: Path) -> tuple[list[dict[str, float | None]], str]:
+    """Round for round the scores by the names of trials, none where nothing was told; and the version of Optuna."""
     if not path.exists():
-        return []
+        return [], ""
     remedy = f"remove {path}: runs are kept"
-    told = read_json(path, remedy).get("told")
+    kept = read_json(path, remedy)
+    told, version = kept.get("told"), str(kept.get("optuna", "?"))
     rounds: list[Any] = told if isinstance(told, list) else [None]
     if not all(isinstance(r, dict) and all(x is None or _is_score(x) for x in r.values()) for r in rounds):
         raise RunError(f"{path} is damaged", found="no scores of trials", hint=remedy)
-    return rounds
+    return rounds, version
 
 
 def _is_score(value: object) -> bool:

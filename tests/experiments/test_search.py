@@ -120,9 +120,10 @@ def test_what_was_told_is_not_told_otherwise_later(opened, tmp_path):
         path.write_text(damage)
         with pytest.raises(RunError, match=r"damaged|cannot be read"):
             searched(opened, asked, tmp_path)
-    path.write_text(json.dumps({"told": [{"trial 1: ridge=3": 0.5}]}))
-    with pytest.raises(RunError, match="other trials"):
+    path.write_text(json.dumps({"optuna": "4.0.0", "told": [{"trial 1: ridge=3": 0.5}]}))
+    with pytest.raises(RunError, match="other trials") as error:
         searched(opened, asked, tmp_path)
+    assert "go on with Optuna 4.0.0, not " in error.value.text()
 
 
 def test_the_minimum_is_sought():
