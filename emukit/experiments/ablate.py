@@ -23,23 +23,23 @@ from emukit.data.archive import Archive
 from emukit.data.split import make_split
 from emukit.errors import EmukitError, ProtocolError, RecipeError, RunError
 from emukit.experiments.begun import Begun, read_begun, write_begun
-from emukit.experiments.budget import EMUKIT, Cost, epoch_seconds, fit_epochs, start_seconds, trainings
+from emukit.experiments.budget import EMUKIT, Cost, fit_epochs
+from emukit.experiments.costs import measure_costs
 from emukit.experiments.jobs import Job, slots, visible_gpus
-from emukit.experiments.recipe_kinds import NetworkRecipe, Recipe
+from emukit.experiments.recipe_kinds import Recipe
 from emukit.experiments.record import read_record
 from emukit.experiments.run import Run, finished_run, identity_of
 from emukit.experiments.study import (
     Study,
     Variant,
-    assignments,
     epoch_paths,
     recipe_of,
     refuse_untrainable,
     seconds_of,
+    train_words,
 )
 from emukit.experiments.validate import chosen_seeds, named_protocols
 from emukit.files import write_text
-from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 
 RUNS = "runs"
@@ -218,7 +218,9 @@ def make_study_plan(
     plan = StudyPlan(study, folder, tuple(variants), recipes, epochs, sets, not_scored, chosen, (), costs)
     if begun:
         return _with_runs(replace(plan, begun=begun), opened, root)
-    costs, not_timed = _costs(opened, plan, environments, reporter)
+    costs, not_timed = measure_costs(
+        archive, plan.variants, recipes, next(iter(sets)), opened.words, environments, reporter
+    )
     if not_timed and (budget or study.match == "cost"):
         raise RecipeError(
             "epochs cannot be fitted: what an epoch takes could not be measured",
@@ -334,13 +336,9 @@ def _with_runs(plan: StudyPlan, opened: Opened, root: Path) -> StudyPlan:
                 seed, recipe = plan.seeds[variant.name][index], recipes[variant.name]
                 split = make_split(archive, protocol, variant.members)
                 digest = identity_of(archive, recipe, split, variant.members, seed).digest
-                words = ["train", str(variant.recipe), *opened.words]
-                for word in assignments(variant, plan.epochs[variant.name]):
-                    words += ["--set", word]
-                words += ["--protocol", protocol, "--seed", str(seed)]
-                words += ["--members", ",".join(map(str, variant.members))] if variant.members is not None else []
+                words = train_words(variant, opened.words, plan.epochs[variant.name], protocol, seed)
                 folder = root / RUNS / f"{variant.recipe}-{digest[:HASH_DIGITS]}"
-                runs.append(PlannedRun(variant.name, protocol, seed, variant.members, recipe, folder, tuple(words)))
+                runs.append(PlannedRun(variant.name, protocol, seed, variant.members, recipe, folder, words))
     return replace(plan, recipes=recipes, runs=tuple(runs))
 
 
@@ -389,47 +387,3 @@ def _refuse_own_epochs(study: Study, recipes: Mapping[str, Recipe]) -> None:
             expected="the same epochs in all variants, or no budget",
             hint="leave --budget and `match` out to compare lengths of training",
         )
-
-
-def _costs(
-    opened: Opened, plan: StudyPlan, environments: Sequence[Mapping[str, str]], reporter: Reporter
-) -> tuple[dict[str, Cost], list[str]]:
-    """What a run of each variant takes on this machine; and the variants whose epochs could not be timed."""
-    archive, protocol = opened.archive, next(iter(plan.protocols))
-    scenarios = len({s.scenario for s in make_split(archive, protocol).train})
-    start = start_seconds((*opened.words, "--protocol", protocol), environments)
-    threads = int(environments[0].get("OMP_NUM_THREADS") or os.environ["OMP_NUM_THREADS"])
-    comm, costs, not_timed = _here(), {}, []
-    known: dict[tuple[str, tuple[int, ...] | None], float | None] = {}
-
-    def timed(network: NetworkRecipe, members: tuple[int, ...] | None) -> float | None:
-        # Epochs change what is trained, and not what one of them takes.
-        training = network.training.model_copy(update={"epochs": 0})
-        like = (network.model_copy(update={"training": training}).digest, members)
-        if like not in known:
-            known[like] = epoch_seconds(archive, network, make_split(archive, protocol, members), comm, threads)
-        return known[like]
-
-    with reporter.step("measuring", len(plan.variants)) as bar:
-        for variant in plan.variants:
-            networks = trainings(plan.recipes[variant.name], scenarios)
-            seconds = [timed(network, variant.members) for network, _ in networks]
-            if None in seconds:
-                not_timed.append(variant.name)
-                seconds = []
-            each = [(n.training.epochs, times * (s or 0.0)) for (n, times), s in zip(networks, seconds, strict=False)]
-            wanted = {n.training.epochs for n, _ in networks}
-            costs[variant.name] = Cost(
-                start,
-                sum(epoch for _, epoch in each),
-                wanted.pop() if len(wanted) == 1 else None,
-                sum(epochs * epoch for epochs, epoch in each),
-            )
-            bar.advance(note=variant.name)
-    return costs, not_timed
-
-
-def _here() -> Comm:
-    import torch
-
-    return Comm(device=torch.device("cuda" if torch.cuda.is_available() else "cpu"))

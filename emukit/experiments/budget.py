@@ -1,8 +1,9 @@
 """How long trainings take, and how many epochs fit into a time.
 
 Invariant: seconds of epochs come from steps of the recipe itself, timed on this machine under the first protocol, and
-those of a start from short runs; what is counted on top of the steps is said where it is counted. What is fitted in
-closed form is not timed: it counts as a start alone.
+those of a start from short runs. Steps are timed alone; how much longer they take beside other trainings is measured on
+the quickest network, where an epoch of it is short. What is counted on top of the steps is said where it is counted.
+What is fitted in closed form is not timed: it counts as a start alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
 import torch
@@ -28,12 +30,16 @@ from emukit.experiments.recipe_kinds import NetworkRecipe, Recipe, WrapperRecipe
 from emukit.parallel.comm import Comm
 from emukit.parallel.launch import PARENT
 from emukit.progress import silent_reporter
+from emukit.training.log import read_lines
+from emukit.training.loop import LOG
 
 # What a validation costs, of the time of a training step over as many months: a step passes forwards, and backwards,
 # which takes twice as long.
 VALIDATION_SHARE = 1 / 3
 # What is fitted in seconds, to see what a run costs besides its epochs: a process, its imports, the store, the floors.
 SHORT_RECIPE = "climatology"
+# Epochs are tried beside each other where one takes no longer than this.
+TRIED_SECONDS = 20.0
 EMUKIT = (sys.executable, "-m", "emukit")
 
 
@@ -101,29 +107,43 @@ def start_seconds(words: Sequence[str], environments: Sequence[Mapping[str, str]
     """
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="emukit-") as place:
-        processes = [
-            subprocess.Popen(
-                [
-                    *EMUKIT,
-                    "train",
-                    SHORT_RECIPE,
-                    *words,
-                    "--out",
-                    str(Path(place) / str(i)),
-                    "-q",
-                ],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                env={**os.environ, **environment, PARENT: str(os.getpid())},
-            )
-            for i, environment in enumerate(environments)
-        ]
-        said = [process.communicate()[1] for process in processes]
-        for process, text in zip(processes, said, strict=True):
-            if process.returncode:
-                raise RecipeError("a run cannot be started", found=text.strip()[-1000:])
+        _train_together(("train", SHORT_RECIPE, *words), environments, Path(place))
     return time.monotonic() - started
+
+
+def epoch_seconds_together(words: Sequence[str], environments: Sequence[Mapping[str, str]]) -> float:
+    """Seconds of an epoch while as many trainings compute at the same time as there will be, measured.
+
+    Args:
+        words: Of an `emukit train` of two epochs or more; the first one of each is not counted.
+        environments: Of the processes.
+
+    Raises:
+        RecipeError: A run fails; its words are told.
+    """
+    with tempfile.TemporaryDirectory(prefix="emukit-") as place:
+        folders = _train_together(words, environments, Path(place))
+        return fmean(line["seconds"] for folder in folders for line in read_lines(folder / LOG)[1:])
+
+
+def _train_together(words: Sequence[str], environments: Sequence[Mapping[str, str]], place: Path) -> list[Path]:
+    """Train the same in every environment, all at the same time; the run folders."""
+    folders = [place / str(i) for i in range(len(environments))]
+    processes = [
+        subprocess.Popen(
+            [*EMUKIT, *words, "--out", str(folder), "-q"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment, PARENT: str(os.getpid())},
+        )
+        for folder, environment in zip(folders, environments, strict=True)
+    ]
+    said = [process.communicate()[1] for process in processes]
+    for process, text in zip(processes, said, strict=True):
+        if process.returncode:
+            raise RecipeError("a run cannot be started", found=text.strip()[-1000:])
+    return folders
 
 
 def fit_epochs(

@@ -311,6 +311,16 @@ def refuse_untrainable(study: Study) -> None:
             recipe_of(study.on_axes([*first[:place], value, *first[place + 1 :]]))
 
 
+def train_words(variant: Variant, data: Sequence[str], epochs: int | None, protocol: str, seed: int) -> tuple[str, ...]:
+    """Of the `emukit train` that trains a run of a variant, on the data that options open."""
+    words = ["train", str(variant.recipe), *data]
+    for word in assignments(variant, epochs):
+        words += ["--set", word]
+    words += ["--protocol", protocol, "--seed", str(seed)]
+    words += ["--members", ",".join(map(str, variant.members))] if variant.members is not None else []
+    return tuple(words)
+
+
 def epoch_paths(recipe: Recipe) -> list[str]:
     """Where a recipe says how long each network of it trains; none where nothing is trained by epochs."""
     if isinstance(recipe, WrapperRecipe):

@@ -8,6 +8,7 @@ from emukit.errors import RecipeError
 from emukit.experiments import budget
 from emukit.experiments.budget import Cost, fit_epochs, trainings
 from emukit.experiments.recipe import load_recipe
+from tests.cli.conftest import TINY
 
 COSTS = {"quick": Cost(10, 2, 30, 60), "slow": Cost(10, 6, 30, 180), "closed": Cost(10, 0, None, 0)}
 RUNS = {"quick": 3, "slow": 3, "closed": 1}
@@ -63,6 +64,17 @@ def test_weights_that_are_averaged_are_validated_besides(monkeypatch, average, t
     found = budget.epoch_seconds(None, recipe, split, None, 1)
     # 240 months every second time, in steps of 4 x 10 x 3.
     assert found == pytest.approx(6.0 * (5 + times * 240 / 2 / 120 / 3))
+
+
+def test_an_epoch_is_measured_while_others_compute(demo_store):
+    words = ["train", "cnn-gru", "--data", str(demo_store), "--set", "training.epochs=2"]
+    for word in TINY:
+        words += ["--set", word.removeprefix("--set=")] if "epochs" not in word else []
+    found = budget.epoch_seconds_together(words, [{"OMP_NUM_THREADS": "1"}] * 2)
+    assert 0 < found < 60
+    with pytest.raises(RecipeError, match="cannot be started") as error:
+        budget.epoch_seconds_together([*words, "--set", "model.rigde=1"], [{}])
+    assert "model.rigde" in error.value.text()
 
 
 def test_folds_and_copies_are_counted():

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from emukit.errors import EmukitError, RecipeError, RunError
-from emukit.experiments import ablate
+from emukit.experiments import costs
 from emukit.experiments import search as search_module
 from emukit.experiments.ablate import Opened, write_plan
 from emukit.experiments.findings import save_result, study_result
@@ -35,8 +35,9 @@ def opened():
 
 @pytest.fixture(autouse=True)
 def _measured(monkeypatch):
-    monkeypatch.setattr(ablate, "start_seconds", lambda words, environments: 10.0)
-    monkeypatch.setattr(ablate, "epoch_seconds", lambda archive, recipe, split, comm, threads: 2.0)
+    monkeypatch.setattr(costs, "start_seconds", lambda words, environments: 10.0)
+    monkeypatch.setattr(costs, "TRIED_SECONDS", 0.0)
+    monkeypatch.setattr(costs, "epoch_seconds", lambda archive, recipe, split, comm, threads: 2.0)
 
 
 def searched(opened, asked, root, stop_after=None, fail=()):
