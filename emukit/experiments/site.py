@@ -26,15 +26,14 @@ from emukit.experiments.entry_page import run_entry, submission_entry, training_
 from emukit.experiments.portrait import Drawn, Portrait, in_scale, portrait
 from emukit.experiments.record import RECORD_FILE
 from emukit.experiments.run import Run
+from emukit.experiments.study_page import study_page
 from emukit.experiments.table import Source, combine, entry_folders, folders_in, read_source
 from emukit.files import atomic_path, parse_json
 from emukit.progress import Reporter
-from emukit.report.coordinates import MOST_VARIANTS, draw_coordinates
-from emukit.report.intervals import Difference, draw_intervals
 from emukit.report.maps import round_limit
-from emukit.report.site.model import Entry, Errors, Picture, Site, StudyPage, identifier
+from emukit.report.site.model import Entry, Errors, Picture, Site, identifier
 from emukit.report.site.render import render
-from emukit.report.site.study import STUDY_FILE, Study, StudyResult, read_study
+from emukit.report.site.study import STUDY_FILE, Study, read_study
 
 MANIFEST = "report.json"
 # What is shown of a run: the scenario that was left out says more than the months that selected.
@@ -69,17 +68,6 @@ CAPTIONS = {
     "learning": ("Learning curves", "Training loss, and the score on the validation months that selected the weights."),
     "terms": ("Terms of the loss", "Each before its weight."),
 }
-
-CAPTION_OF_INTERVALS = (
-    "Filled and coloured: the confidence interval does not hold zero. Open and grey: indistinguishable. An arrow: "
-    "beyond the axis, with its number."
-)
-CAPTION_OF_COORDINATES = (
-    f"A line a variant (of many, the best {MOST_VARIANTS} and the base), "
-    "an axis a number, each from the best variant at the bottom to the worst; bars are a standard "
-    "deviation over seeds to either side. A triangle: beyond the axis, with its number. Lines that cross between two "
-    "axes buy the one number with the other."
-)
 
 
 @dataclass
@@ -234,7 +222,7 @@ def _site(found: Findings, opener: Opener, reporter: Reporter, scratch: Path, pu
         own = [r for r in source.rows if r.kind in ("run", "submission")]
         links |= {row.key: entry.id for row in own}
     ids = {s.folder.resolve(): e.id for s, e in zip(found.sources, entries, strict=True)}
-    studies = [_study(folder, study, ids, scratch) for folder, study in found.studies]
+    studies = [study_page(folder, study, ids, scratch) for folder, study in found.studies]
     written = f"Written {provenance.now()} by emukit {version('emukit')}."
     title = "emukit leaderboard" if rows else "emukit studies"
     return Site(title, written, rows, links, entries, studies, scales, found.left_out)
@@ -306,54 +294,6 @@ def _entry(
 def _picture(name: str, drawn: Drawn, owner: str) -> Picture:
     heading, caption = CAPTIONS[name]
     return Picture(f"pictures/{owner}/{name}.webp", drawn.file, drawn.size, drawn.alt, caption, heading)
-
-
-def _study(folder: Path, study: Study, ids: Mapping[Path, str], scratch: Path) -> StudyPage:
-    name = identifier(study.name, folder)
-    pictures = {}
-    for i, result in enumerate(study.results):
-        kinds = {"intervals": (_intervals, CAPTION_OF_INTERVALS), "coordinates": (_coordinates, CAPTION_OF_COORDINATES)}
-        shown = []
-        for kind, (draw, caption) in kinds.items():
-            drawn = draw(study, result, scratch / f"{name}-{i}-{kind}.webp")
-            if drawn:
-                file = f"pictures/{name}/{i}-{kind}.webp"
-                shown.append(Picture(file, drawn.file, drawn.size, drawn.alt, caption, ""))
-        pictures[result.protocol, result.set] = shown
-    runs = {r.folder: Path(os.path.realpath(folder / r.folder)) for v in study.variants for r in v.runs}
-    entries = {place: ids[real] for place, real in runs.items() if real in ids}
-    return StudyPage(name, study, pictures, entries)
-
-
-def _intervals(study: Study, result: StudyResult, path: Path) -> Drawn | None:
-    variants = {
-        row.variant: {
-            k: Difference(d.mean, d.low, d.high)
-            for k, d in row.difference.items()
-            if d.low is not None and d.high is not None
-        }
-        for row in result.rows
-        if row.difference
-    }
-    variants = {name: known for name, known in variants.items() if known}
-    if not variants:
-        return None
-    base = study.variants[0].name
-    figure = draw_intervals(variants, base, f"{study.name}: {result.protocol}, {result.set}")
-    size = kept.save(figure, path, "intervals", study.name)
-    said = "; ".join(f"{row.variant}: {row.sentence}" for row in result.rows if row.difference)
-    return Drawn(path, size, f"Differences from {base} with confidence intervals. {said}.")
-
-
-def _coordinates(study: Study, result: StudyResult, path: Path) -> Drawn | None:
-    means = {row.variant: row.mean for row in result.rows if row.mean}
-    if len(means) < 2:
-        return None
-    spreads = {row.variant: row.sd for row in result.rows if row.mean and row.sd}
-    title = f"{study.name}: {result.protocol}, {result.set}"
-    size = kept.save(draw_coordinates(means, spreads, study.variants[0].name, title), path, "coordinates", study.name)
-    which = "every variant" if len(means) <= MOST_VARIANTS else f"the {MOST_VARIANTS} best variants"
-    return Drawn(path, size, f"The score and the six numbers of {which} as lines; the table below holds them all.")
 
 
 def _write(site: Site, out: Path) -> int:
