@@ -101,11 +101,11 @@ def _let_the_first_speak(first: bool = True) -> None:
     """Among several processes, an error that all of them met is printed by the first alone.
 
     It ends at once, and torchrun then ends the others while they wait here; one that failed by itself goes on to say
-    so.
+    so, before those that it left alone would.
 
     Args:
         first: Whether the first may speak at once; where another has ended, torchrun ends the first too as it waits.
     """
     if not (first and speaks()):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        time.sleep(SPEAK_AFTER_SECONDS)
+        time.sleep(SPEAK_AFTER_SECONDS * (1 if first else 2))

@@ -7,8 +7,9 @@ process alone would compute, up to the order in which floats are added.
 from __future__ import annotations
 
 import gc
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -36,11 +37,13 @@ class Comm:
         rank: From zero.
         world: How many there are.
         device: Where this process computes.
+        parting: What is done before the processes part, by whoever holds something of the group that lasts.
     """
 
     rank: int = 0
     world: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    parting: ExitStack = field(default_factory=ExitStack, compare=False, repr=False)
 
     @property
     def main(self) -> bool:
@@ -197,14 +200,24 @@ def open_comm() -> Iterator[Comm]:
     if cuda:
         torch.cuda.set_device(device)
     meet(place, "nccl" if cuda else "gloo")
+    comm = Comm(place.rank, place.world, device)
     try:
-        yield Comm(place.rank, place.world, device)
-    except RuntimeError as e:
-        if any(words in str(e) for words in GONE):
+        yield comm
+    except BaseException as e:
+        _let_go(e)
+        if isinstance(e, RuntimeError) and any(words in str(e) for words in GONE):
             raise LeftAloneError(e) from e
         raise
     finally:
-        # What still holds the group when the interpreter ends, such as a sharded network in a cycle of references,
-        # would have it torn down after its threads' owner is gone: now and then that aborts the process.
+        # Whatever still holds the group, such as a sharded network in a cycle of references, keeps its threads running
+        # until the interpreter ends under them: now and then that aborts the process, and all the others with it.
+        comm.parting.close()
         gc.collect()
         dist.destroy_process_group()
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Drop what the functions that an error has left still hold, such as a network; where it came from stays known."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

@@ -14,6 +14,7 @@ from logging.handlers import BufferingHandler
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 from torch.distributed import launcher
 from torch.distributed.elastic.multiprocessing.api import SignalException
 
@@ -21,6 +22,7 @@ from emukit.errors import TrainingError
 from emukit.parallel import meeting
 from emukit.parallel.comm import open_comm
 from emukit.parallel.launch import PARENT, TORCHRUN, relaunch, speaks, torchrun_place
+from tests.parallel.worker import threads
 
 ALONE = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29400"}
 
@@ -98,6 +100,28 @@ def test_one_that_hangs_is_waited_for_without_end(environment, monkeypatch):
     monkeypatch.setattr(meeting.dist, "init_process_group", lambda *names, **options: formed.append(options))
     meeting.meet(torchrun_place(), "gloo")
     assert timedelta(minutes=1) < formed[0]["timeout"] < timedelta(hours=1)
+
+
+@pytest.mark.skipif(not threads(), reason="threads are listed by Linux alone")
+def test_what_an_error_left_behind_keeps_the_group_until_the_interpreter_ends(environment):
+    """Its traceback would, and what it was met in: a network that is spread holds the group of its processes."""
+
+    def meet_one():
+        group = dist.group.WORLD
+        assert [name for name in threads() if "gloo" in name]
+        raise ValueError(group.size())
+
+    def say_another():
+        try:
+            meet_one()
+        except ValueError as e:
+            raise KeyError("of 1") from e
+
+    environment(WORLD_SIZE="1", MASTER_PORT=str(free_port()))
+    with pytest.raises(KeyError) as caught, open_comm():
+        say_another()
+    assert not [name for name in threads() if "gloo" in name]
+    assert [entry.name for entry in caught.traceback][-1] == "say_another"
 
 
 def test_a_process_that_hangs_outlives_the_command_that_started_it():

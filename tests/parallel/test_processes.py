@@ -172,6 +172,17 @@ def test_shards_are_left_behind(trained: Path) -> None:
     assert not list((trained / "relay").glob("last-*-*"))
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are listed by Linux alone")
+@pytest.mark.parametrize("processes", [2, 3])
+def test_threads_of_the_group_outlive_it_and_abort_an_ending_process(trained: Path, processes: int) -> None:
+    """They run on in an interpreter that ends under them; nothing that torch keeps may hold the group."""
+    listed = [json.loads(p.read_text()) for p in trained.glob(f"jobs-{processes}-*-threads-*")]
+    assert len(listed) == processes
+    for threads in listed:
+        assert threads
+        assert not [name for name in threads if "gloo" in name]
+
+
 def test_a_refusal_of_the_first_leaves_the_others_waiting(trained: Path) -> None:
     ends = [json.loads((trained / "refused" / f"ends-{rank}.json").read_text()) for rank in (0, 1)]
     assert ends == [["RunError"] * 2, ["SaidByFirstError"] * 2]

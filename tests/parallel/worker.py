@@ -166,11 +166,21 @@ def spread(job: dict, comm: Comm) -> None:
     (Path(job["out"]) / f"spread-{comm.rank}.json").write_text(json.dumps(noted))
 
 
+def threads() -> list[str]:
+    """Names of this process's threads, torch's own among them; Linux alone lists them."""
+    names = []
+    for name in Path("/proc/self/task").glob("*/comm"):
+        with suppress(OSError):  # one that has just ended
+            names.append(name.read_text().strip())
+    return names
+
+
 def main(path: str) -> None:
     torch.set_num_threads(1)
     with open_comm() as comm:
         for job in json.loads(Path(path).read_text()):
             {"train": train, "score": score, "refuse": refuse, "spread": spread}[job["do"]](job, comm)
+    Path(f"{path}-threads-{comm.rank}").write_text(json.dumps(threads()))
 
 
 if __name__ == "__main__":
