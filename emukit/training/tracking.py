@@ -22,6 +22,9 @@ from emukit.errors import RunError, TrainingError
 from emukit.files import parse_json, write_text
 from emukit.training.log import read_lines
 
+# How long wandb may take to say whether a key is good.
+LOGIN_SECONDS = 30
+
 Line = Mapping[str, Any]
 Send = Callable[[Line], None]
 
@@ -76,12 +79,7 @@ def wandb(folder: Path, lines: Sequence[Line], about: Mapping[str, Any]) -> Iter
             settings=package.Settings(silent=True, console="off", disable_git=True, save_code=False),
         )
     except package.Error as e:
-        raise TrainingError(
-            "wandb cannot begin",
-            found=str(e),
-            expected="a login and a network, or neither with WANDB_MODE=offline",
-            hint="wandb login; or WANDB_MODE=offline now, and `wandb sync` later",
-        ) from e
+        raise _cannot_begin(e) from e
 
     def send(line: Line) -> None:
         nonlocal sent
@@ -100,18 +98,43 @@ def wandb(folder: Path, lines: Sequence[Line], about: Mapping[str, Any]) -> Iter
     run.finish()
 
 
+def _wandb_login() -> None:
+    """Refuse wandb where nobody is logged in and it is not told to do without."""
+    import wandb as package
+
+    try:
+        # Nobody is asked for a key: several processes would ask at once.
+        online = package.setup().settings.mode in ("online", "shared", "run")
+        if online and not package.login(prompt=False, timeout=LOGIN_SECONDS):
+            raise package.Error("no API key")
+    # A mode that there is not is a ValueError.
+    except (package.Error, ValueError) as e:
+        raise _cannot_begin(e) from e
+
+
+def _cannot_begin(error: Exception) -> TrainingError:
+    return TrainingError(
+        "wandb cannot begin",
+        found=" ".join(str(error).split()),
+        expected="a login and a network, or neither with WANDB_MODE=offline",
+        hint="wandb login; or WANDB_MODE=offline now, and `wandb sync` later",
+    )
+
+
 Tracker = Callable[[Path, Sequence[Line], Mapping[str, Any]], AbstractContextManager[Send]]
 TRACKERS: dict[str, Tracker] = {
     "tensorboard": tensorboard,
     "wandb": wandb,
 }
+# What must be so before a tracker can begin, for those where something must.
+READY: dict[str, Callable[[], None]] = {"wandb": _wandb_login}
 
 
 def check_tracker(name: str) -> None:
     """Refuse a tracker that could not be used, before anything is trained.
 
     Raises:
-        TrainingError: There is none of that name, or its package is missing.
+        TrainingError: There is none of that name, its package is missing, or it waits for a login.
     """
     if name not in TRACKERS:
         raise TrainingError(f"unknown tracker {name!r}", expected=", ".join(TRACKERS), hint="--track tensorboard")
@@ -121,6 +144,8 @@ def check_tracker(name: str) -> None:
             found=f"no module {name}",
             hint=f"pip install 'emukit[{name}]'",
         )
+    if name in READY:
+        READY[name]()
 
 
 @contextmanager

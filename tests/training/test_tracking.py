@@ -1,6 +1,8 @@
 """Trackers that show other numbers than the log, an epoch twice or not at all."""
 
 import json
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -129,6 +131,27 @@ def test_tracker_without_its_package_says_what_to_install(monkeypatch):
     with pytest.raises(TrainingError, match="unknown tracker 'paper'") as caught:
         check_tracker("paper")
     assert caught.value.expected == "tensorboard, wandb"
+
+
+@pytest.mark.parametrize("mode", ["online", "sideways"])
+def test_a_tracker_that_cannot_begin_leaves_a_run_behind(tmp_path, mode):
+    """In a process of its own: wandb reads its environment once."""
+    pytest.importorskip("wandb", reason="wandb is not installed: its mirror is not tested")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "emukit", "train", "cnn-gru", "--out", "run", "--track", "wandb"],
+        cwd=tmp_path,
+        env=environment | {"WANDB_MODE": mode, "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: wandb cannot begin\n")
+    assert "WANDB_MODE=offline now" in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_every_tracker_has_an_extra_of_its_name():
