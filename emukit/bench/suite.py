@@ -100,6 +100,12 @@ def _default_jobs(choice: Choice) -> list[Job]:
     return _jobs(choice, networks.default_networks())
 
 
+def _report(choice: Choice) -> Sequence[Figure]:
+    from emukit.bench import report
+
+    return report.bench_report(runs=choice.repeats)
+
+
 def _input_jobs(choice: Choice) -> list[Job]:
     return _jobs(choice, ("cnn-gru",))
 
@@ -189,6 +195,7 @@ BENCHES: dict[str, Bench] = {
     "score": Bench(lambda choice: bench_submission_score(runs=choice.repeats)),
     "store": Bench(lambda choice: bench_store(choice.store, choice.repeats), needs_store=True, check=_check_zarr_v2),
     "linear": Bench(lambda choice: bench_linear(choice.store, choice.repeats), needs_store=True, check=_check_store),
+    "report": Bench(_report),
     "segments": Bench(_segments, _FIGURES, by_default=False, check=_networks_of(_segment_jobs)),
     "predict": Bench(_predict, _FIGURES, check=_networks_of(_default_jobs)),
     "train": Bench(_train, _FIGURES, by_default=False, check=_networks_of(_default_jobs)),

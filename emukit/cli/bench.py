@@ -19,10 +19,10 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="[NAME]...",
-            help="By default help, write, score, store, linear, predict and input: about ten minutes on two cores, and "
-            "store and linear only with --data. By name alone: segments (a network against itself window by window), "
-            "train (against the starter kit's network), reach (the time to a score; an hour or two), device (precision "
-            "and segment lengths against the roofline; meant for a GPU).",
+            help="By default help, write, score, store, linear, report, predict and input: about a quarter of an hour "
+            "on two cores, and store and linear only with --data. By name alone: segments (a network against itself "
+            "window by window), train (against the starter kit's network), reach (the time to a score; an hour or two) "
+            "and device (precision and segment lengths against the roofline; meant for a GPU).",
         ),
     ] = None,
     data: o.Data = None,
