@@ -17,8 +17,9 @@ from emukit.bench.networks import Job, channels_of, made_up_archive, network_rec
 from emukit.data.archive import Archive
 from emukit.data.cutting import Cutting
 from emukit.data.named import open_data
+from emukit.data.protocol import make_split
 from emukit.data.source import open_source
-from emukit.data.split import Span, make_split
+from emukit.data.split import Span
 from emukit.errors import EmukitError, StoreError
 from emukit.models.registry import count_parameters
 

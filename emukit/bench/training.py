@@ -22,8 +22,8 @@ from emukit.bench.networks import STARTER, Job, made_up_archive, network_recipe,
 from emukit.data.archive import Archive
 from emukit.data.frames import FrameEncoder
 from emukit.data.named import open_data
+from emukit.data.protocol import make_split
 from emukit.data.segments import SegmentSource
-from emukit.data.split import make_split
 from emukit.data.targets import TargetNormalizer
 from emukit.errors import EmukitError
 from emukit.experiments.recipe_kinds import NetworkRecipe

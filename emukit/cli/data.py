@@ -90,7 +90,7 @@ def windows(
     from emukit.cli.show import encoding_table, span_table, window_lines
     from emukit.data.export import windows_dataset, write_windows
     from emukit.data.frames import FrameEncoder
-    from emukit.data.split import make_split
+    from emukit.data.protocol import make_split
     from emukit.errors import RecipeError
     from emukit.experiments.recipe import load_recipe
     from emukit.experiments.recipe_kinds import NetworkRecipe

@@ -41,7 +41,7 @@ def plan(
     from rich.console import Console
 
     from emukit.cli.show import plan_tables
-    from emukit.data.split import make_split
+    from emukit.data.protocol import make_split
     from emukit.experiments.plan import make_plan
     from emukit.experiments.recipe import load_recipe
     from emukit.parallel.comm import open_comm

@@ -53,7 +53,7 @@ def check_submission(
     quiet: o.Quiet = False,
 ) -> None:
     """Name every way in which a submission is wrong, with line numbers; exit 1 if there is one."""
-    from emukit.data.split import make_split
+    from emukit.data.protocol import make_split
     from emukit.experiments.submit import seasonal_reference
     from emukit.submission import check_submission as check
 
@@ -83,7 +83,7 @@ def score(
 
     from emukit.cli.show import score_table
     from emukit.data.named import span_truth
-    from emukit.data.split import make_split
+    from emukit.data.protocol import make_split
     from emukit.experiments import table
     from emukit.experiments.record import benchmark_of
     from emukit.files import sha256, write_text

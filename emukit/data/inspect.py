@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from emukit.data.card import Card, identify_card, load_card
 from emukit.data.decode import Findings
+from emukit.data.protocol import working_protocols
 from emukit.data.source import Source, open_source
-from emukit.data.split import working_protocols
 from emukit.data.store import Survey, archive_of, take_survey, visible_extremes
 from emukit.errors import StoreError
 from emukit.progress import Reporter

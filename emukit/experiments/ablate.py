@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emukit.data.archive import Archive
-from emukit.data.split import make_split
+from emukit.data.protocol import make_split
 from emukit.errors import EmukitError, ProtocolError, RecipeError, RunError
 from emukit.experiments.begun import Begun, read_begun, write_begun
 from emukit.experiments.budget import EMUKIT, Cost, fit_epochs

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from emukit.data.archive import Archive
-from emukit.data.split import make_split
+from emukit.data.protocol import make_split
 from emukit.experiments.budget import (
     TRIED_SECONDS,
     Cost,

@@ -18,7 +18,9 @@ from statistics import fmean
 from typing import Any
 
 from emukit.data.archive import Archive
-from emukit.data.split import HELD_OUT, Split, fold_split, make_split
+from emukit.data.folds import HELD_OUT, fold_split
+from emukit.data.protocol import make_split
+from emukit.data.split import Split
 from emukit.emulators.base import Emulator
 from emukit.errors import ProtocolError
 from emukit.experiments.evaluate import another_run, estimated_limit, mean_score, score_emulator

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.archive import Archive
-from emukit.data.split import Span, Split, is_hidden, make_split
+from emukit.data.protocol import make_split
+from emukit.data.split import Span, Split, is_hidden
 from emukit.emulators.base import Emulator
 from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.emulators.linear import LinearEmulator

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.archive import Archive
-from emukit.data.split import ALL, LOSO, Span, make_split
+from emukit.data.protocol import ALL, LOSO, make_split
+from emukit.data.split import Span
 from emukit.experiments import paired, provenance
 from emukit.experiments.ablate import PlannedRun, StudyPlan
 from emukit.experiments.evaluate import another_run, estimated_limit, mean_score, scored_spans

@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from emukit.data.archive import Archive
-from emukit.data.split import Split, final_split, make_split
+from emukit.data.folds import final_split
+from emukit.data.protocol import make_split
+from emukit.data.split import Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.registry import load_emulator
 from emukit.errors import ProtocolError, RunError

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from emukit.data.card import load_card
-from emukit.data.split import ALL, LOSO
+from emukit.data.protocol import ALL, LOSO
 from emukit.errors import EmukitError, RunError, SubmissionError
 from emukit.experiments.recipe_kinds import is_random
 from emukit.experiments.record import RECORD_FILE, Identity, read_json

@@ -15,9 +15,10 @@ import torch
 from torch import nn
 
 from emukit.data.archive import Archive
+from emukit.data.folds import leave_out
 from emukit.data.frames import FrameEncoder
 from emukit.data.segments import SegmentSource
-from emukit.data.split import Split, leave_out
+from emukit.data.split import Split
 from emukit.data.targets import TargetNormalizer
 from emukit.emulators.anchored import Anchored, residual_archive
 from emukit.emulators.base import Emulator

@@ -15,7 +15,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from emukit.data.archive import Archive
-from emukit.data.split import ALL, LOSO, Split, is_hidden, make_split
+from emukit.data.protocol import ALL, LOSO, make_split
+from emukit.data.split import Split, is_hidden
 from emukit.errors import ProtocolError, RecipeError, RunError
 from emukit.experiments.evaluate import another_run, estimated_limit, evaluate, mean_score, scored_spans
 from emukit.experiments.recipe_kinds import Recipe, is_random, seeds_within

@@ -6,7 +6,8 @@ import pytest
 
 from emukit.config import check
 from emukit.data.cutting import Cutting, Segment, SegmentSettings
-from emukit.data.split import Span, make_split
+from emukit.data.protocol import make_split
+from emukit.data.split import Span
 from emukit.data.window import Window
 from emukit.errors import RecipeError
 from tests.coded import coded_archive

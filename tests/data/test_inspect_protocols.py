@@ -2,7 +2,7 @@
 
 from emukit.data.demo import DemoClimate, write_demo
 from emukit.data.inspect import inspect_store
-from emukit.data.split import working_protocols
+from emukit.data.protocol import working_protocols
 from emukit.data.store import open_store
 from emukit.progress import Reporter
 from tests.data.stores import coded_card, coded_dataset

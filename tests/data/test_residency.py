@@ -7,9 +7,9 @@ import torch
 
 from emukit.data import segments as module
 from emukit.data.frames import FrameEncoder, InputSettings
+from emukit.data.protocol import make_split
 from emukit.data.residency import free_memory, host_free, place
 from emukit.data.segments import Segment, SegmentSettings, SegmentSource
-from emukit.data.split import make_split
 from emukit.data.targets import TargetNormalizer
 from emukit.data.window import Window
 from emukit.errors import EmukitError

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from emukit.data.frames import FrameEncoder, InputSettings
+from emukit.data.protocol import make_split
 from emukit.data.segments import SegmentSettings, SegmentSource
-from emukit.data.split import make_split
 from emukit.data.targets import TargetNormalizer, TargetSettings
 from emukit.data.window import Window
 from emukit.errors import ProtocolError

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from emukit.data.split import Span, Split, make_split
+from emukit.data.protocol import make_split
+from emukit.data.split import Span, Split
 from emukit.errors import ProtocolError
 from tests.coded import coded_archive
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from emukit.data.archive import Archive
-from emukit.data.split import make_split, working_protocols
+from emukit.data.protocol import make_split, working_protocols
 from emukit.errors import ProtocolError
 from tests.coded import coded_archive
 

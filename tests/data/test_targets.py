@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emukit.data.split import make_split
+from emukit.data.protocol import make_split
 from emukit.data.targets import TargetNormalizer, TargetSettings
 from tests.coded import warming_archive
 

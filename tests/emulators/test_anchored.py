@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from emukit.data.archive import Archive
-from emukit.data.split import Span, leave_out, make_split
+from emukit.data.folds import leave_out
+from emukit.data.protocol import make_split
+from emukit.data.split import Span
 from emukit.emulators.anchored import Anchored, residual_archive
 from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.emulators.forcing_space import ForcingSpace

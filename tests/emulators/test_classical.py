@@ -7,7 +7,8 @@ import pytest
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.gaussian_process import GaussianProcessRegressor
 
-from emukit.data.split import Span, Split, make_split
+from emukit.data.protocol import make_split
+from emukit.data.split import Span, Split
 from emukit.emulators import gaussian_process, random_forest
 from emukit.emulators.components import fit_basis
 from emukit.emulators.eof_regression import EofRegression

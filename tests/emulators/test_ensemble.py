@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from emukit.data.split import make_split
+from emukit.data.protocol import make_split
 from emukit.emulators.base import Emulator
 from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.emulators.ensemble import Ensemble, simplex_weights

@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 
-from emukit.data.split import make_split
+from emukit.data.protocol import make_split
 from emukit.emulators.registry import EMULATORS
 from emukit.errors import RecipeError
 from emukit.experiments.recipe import load_recipe

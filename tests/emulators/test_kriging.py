@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from emukit.data.archive import Archive
-from emukit.data.split import Span, Split, make_split
+from emukit.data.protocol import make_split
+from emukit.data.split import Span, Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.emulators.forcing_space import ForcingSpace, years_of

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emukit.data.split import make_split
+from emukit.data.protocol import make_split
 from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.emulators.features import REGIONS, feature, remember
 from emukit.emulators.linear import LinearEmulator

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from emukit.data.split import make_split
+from emukit.data.protocol import make_split
 from emukit.emulators.features import feature
 from emukit.emulators.linear import LinearEmulator
 from emukit.errors import RecipeError

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from emukit.data.demo import DemoClimate
-from emukit.data.split import Span, Split, make_split
+from emukit.data.protocol import make_split
+from emukit.data.split import Span, Split
 from emukit.data.store import archive_from_dataset
 from emukit.emulators.base import Emulator
 from emukit.emulators.linear import LinearEmulator

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 from emukit.data.frames import FrameEncoder, InputSettings
-from emukit.data.split import make_split
+from emukit.data.protocol import make_split
 from emukit.data.targets import TargetNormalizer, TargetSettings
 from emukit.data.window import Window
 from emukit.emulators.base import head_digest

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from emukit.data.split import Span, make_split
+from emukit.data.protocol import make_split
+from emukit.data.split import Span
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.variability import Variability, _decade, blocks, estimate_variability, whole_blocks
 from emukit.errors import ProtocolError

@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.stats import norm
 
-from emukit.data.split import make_split
+from emukit.data.protocol import make_split
 from emukit.emulators.calibrated import Calibrated, least_expected_score
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import load_emulator

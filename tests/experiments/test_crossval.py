@@ -7,7 +7,9 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from emukit.data.split import HELD_OUT, Span, make_split
+from emukit.data.folds import HELD_OUT
+from emukit.data.protocol import make_split
+from emukit.data.split import Span
 from emukit.emulators.linear import LinearEmulator
 from emukit.errors import ProtocolError, RunError
 from emukit.experiments import validate as module

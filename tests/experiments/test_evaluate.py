@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from emukit.data.demo import DemoClimate
-from emukit.data.split import Span, make_split
+from emukit.data.protocol import make_split
+from emukit.data.split import Span
 from emukit.data.store import archive_from_dataset
 from emukit.emulators.base import Emulator
 from emukit.emulators.climatology import ClimatologyEmulator

@@ -70,7 +70,8 @@ def test_draws_are_the_same_every_time_and_of_as_many_years():
 
 
 def test_years_add_up_and_months_left_over_belong_to_the_last(tmp_path):
-    from emukit.data.split import Span, make_split
+    from emukit.data.protocol import make_split
+    from emukit.data.split import Span
     from emukit.emulators.climatology import ClimatologyEmulator
     from emukit.experiments.evaluate import score_emulator
 

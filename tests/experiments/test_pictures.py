@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from emukit.data.archive import Archive
-from emukit.data.split import Span, make_split
+from emukit.data.protocol import make_split
+from emukit.data.split import Span
 from emukit.emulators.base import Emulator
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.sampled import Sampled

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from torch import nn
 
-from emukit.data.split import make_split
+from emukit.data.protocol import make_split
 from emukit.errors import RecipeError, RunError
 from emukit.experiments import batchsize, memory, plan
 from emukit.experiments.memory import SAFE

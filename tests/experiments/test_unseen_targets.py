@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from emukit.data.split import make_split
+from emukit.data.protocol import make_split
 from emukit.emulators.registry import EMULATORS
 from emukit.experiments import trainer
 from emukit.experiments.recipe import load_recipe

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emukit.data.split import make_split
+from emukit.data.protocol import make_split
 from emukit.emulators.ensemble import Ensemble
 from emukit.emulators.linear import LinearEmulator
 from emukit.errors import ProtocolError, RecipeError, RunError

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from emukit.data.split import Split, leave_out, make_split
+from emukit.data.folds import leave_out
+from emukit.data.protocol import make_split
+from emukit.data.split import Split
 from emukit.emulators.anchored import Anchored
 from emukit.errors import ProtocolError, RecipeError
 from emukit.experiments.recipe import load_recipe

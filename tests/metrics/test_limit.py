@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emukit.data.split import make_split
+from emukit.data.protocol import make_split
 from emukit.experiments.evaluate import estimated_limit
 from emukit.metrics import Moments, score_moments
 from emukit.metrics.limit import limit_score

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from emukit.data.frames import FrameEncoder, InputSettings
+from emukit.data.protocol import make_split
 from emukit.data.segments import SegmentSettings, SegmentSource
-from emukit.data.split import make_split
 from emukit.data.targets import TargetNormalizer, TargetSettings
 from emukit.data.window import Window
 from emukit.errors import TrainingError

@@ -1,0 +1,118 @@
+"""Splits made from another: with less of its training months, to score these, or with more, for a last fit.
+
+Invariant: what a fold scores is in the training months of the split it comes from, so nothing that this one holds out
+is looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+
+from emukit.data.archive import Archive
+from emukit.data.split import Span, Split, stretches
+from emukit.errors import ProtocolError
+
+HELD_OUT = "held-out"
+# How `fold_split` names what it makes, so that a protocol of that name is made again.
+FOLD = re.compile(r"(.+) without (\S+)( scored)? from (\d{4}-\d{2})")
+# A fold that trains on less has not seen every calendar month.
+LEAST_MONTHS = 12
+
+
+def leave_out(archive: Archive, split: Split, scenario: str, start: int = 0) -> Split:
+    """The split without training months of one scenario, to see how what is trained on it answers the unseen.
+
+    What selects are the last months of the training spans that are left, as long as those of leaving a scenario out.
+
+    Args:
+        archive: The data.
+        split: Its training spans are cut.
+        scenario: What is left out.
+        start: From this month on; as a whole by default.
+
+    Raises:
+        ProtocolError: Nothing is left to train on.
+    """
+    length = archive.card.loso.validation_months
+    kept = [s for s in split.train if s.scenario != scenario or s.start < start]
+    left = [replace(s, stop=min(s.stop, start)) if s.scenario == scenario else s for s in kept]
+    last = {s.scenario: s.stop for s in left}
+    ends = [s for s in left if s.stop == last[s.scenario] and len(s) > length]
+    validation = tuple(Span(s.scenario, s.stop - length, s.stop, (s.members[0],)) for s in ends)
+    train = tuple(replace(s, stop=s.stop - length) if s in ends else s for s in left)
+    if not validation:
+        raise ProtocolError(
+            f"protocol {split.protocol} leaves nothing to train on without {scenario}",
+            found=", ".join(sorted({s.scenario for s in split.train})),
+            expected=f"another training scenario of more than {length} months",
+            hint="a protocol with more training scenarios",
+        )
+    name = f"{split.protocol} without {scenario}" + (f" from {archive[scenario].months[start]}" if start else "")
+    return Split(name, train, {"validation": validation})
+
+
+def fold_split(archive: Archive, split: Split, scenario: str, start: int, *, whole: bool) -> Split:
+    """A fold of a cross-validation: the split without training months of one scenario, which are scored.
+
+    The set ``held-out`` is a span for each member, whichever of them train.
+
+    Args:
+        archive: The data.
+        split: Its training spans are divided; nothing else of it is used.
+        scenario: What is left out.
+        start: The months from here to the end of its last training span are scored.
+        whole: Leave out the earlier months too.
+
+    Raises:
+        ProtocolError: It is no training month, or less than a year is left to train on.
+    """
+    last = max((s for s in split.train if s.scenario == scenario), key=lambda s: s.stop, default=None)
+    month = archive[scenario].months[start]
+    if last is None or not last.start <= start < last.stop:
+        raise ProtocolError(
+            f"a fold of {split.protocol} cannot score {scenario} from {month} on",
+            found=f"training on {', '.join(s.text(archive) for s in split.train)}",
+            expected="a month of the last training months of a scenario",
+        )
+    fold = leave_out(archive, split, scenario, 0 if whole else start)
+    held_out = tuple(Span(scenario, start, last.stop, (m,)) for m in archive[scenario].members)
+    name = f"{split.protocol} without {scenario}{' scored' if whole else ''} from {month}"
+    trained, scored = sum(map(len, fold.train)), last.stop - start
+    if trained < LEAST_MONTHS:
+        raise ProtocolError(
+            f"the fold {name} is left {trained} months to train on",
+            found=", ".join(s.text(archive) for s in fold.train),
+            expected=f"{LEAST_MONTHS} or more, one of each calendar month",
+            hint="score fewer months (emukit crossval --months), or take a store with a longer record",
+        )
+    notes = fold.notes
+    if trained < scored:
+        short = f"{name}: trained on {trained} months, fewer than the {scored} that it scores"
+        notes = (*notes, f"{short}; this says little of a training on all of them")
+    return Split(name, fold.train, {**fold.scored, HELD_OUT: held_out}, notes)
+
+
+def final_split(archive: Archive, split: Split) -> Split:
+    """The split with its validation months among those that train: for a last fit, when all is selected.
+
+    They train with the members that train the rest of their scenario, all of them where none of it does; what tests
+    stays as it is. There is no validation set.
+    """
+    train: list[Span] = []
+    for name in dict.fromkeys(s.scenario for s in (*split.train, *split.validation)):
+        own = [s for s in split.train if s.scenario == name]
+        months = np.zeros(len(archive[name]), bool)
+        for s in (*own, *(s for s in split.validation if s.scenario == name)):
+            months[s.start : s.stop] = True
+        members = own[0].members if own else archive[name].members
+        train += [Span(name, a, b, members) for a, b in stretches(months)]
+    scored = {name: spans for name, spans in split.scored.items() if name != "validation"}
+    places = "; ".join(
+        f"{s.scenario} {archive[s.scenario].months[s.start]}..{archive[s.scenario].months[s.stop - 1]}"
+        for s in split.validation
+    )
+    note = f"final fit: trained on the validation months {places} too, which score nothing any more"
+    return Split(split.protocol, tuple(train), scored, (*split.notes, note))
