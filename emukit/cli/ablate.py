@@ -162,12 +162,16 @@ def ablate(
         console = Console()
         for part in tables.tables(found):
             console.print(part, highlight=False)
-    reporter.say(f"wrote {plan.folder / STUDY_FILE}")
+    reporter.say(f"wrote {plan.folder / STUDY_FILE}. Next: emukit report {plan.folder}")
     failed = [r for r in plan.distinct() if r.error() and not r.finished(archive)]
     for run in failed:
         typer.echo(f"failed: {run.variant}, {run.protocol}, seed {run.seed}: {run.log}\n{run.error()}", err=True)
     if failed:
-        typer.echo(f"{len(failed)} of {len(plan.distinct())} runs failed; --retry tries them again", err=True)
+        typer.echo(
+            f"{len(failed)} of {len(plan.distinct())} runs failed; mend the study's file and repeat the command, or "
+            "try them again as they are: --retry",
+            err=True,
+        )
         raise typer.Exit(1)
 
 
@@ -234,9 +238,11 @@ def _say_plan(
     left = plan.to_do(archive, retry)
     many = max(map(len, plan.seeds.values()))
     say(
-        f"{plan.study.name}: {len(plan.variants)} variants, {many} seed{'s' * (many > 1)}, "
-        f"{', '.join(plan.protocols)}: {len(runs)} runs, {len(done)} done, {len(failed)} failed before"
+        f"{plan.study.name}: {_count(len(plan.variants), 'variant')}, {_count(many, 'seed')}, "
+        f"{', '.join(plan.protocols)}: {_count(len(runs), 'run')}, {len(done)} done, {len(failed)} failed before"
     )
+    if plan.begun and plan.begun.changes:
+        say(f"note: since the study was begun: {plan.begun.changes}; they train as many epochs as the others")
     if plan.begun and plan.begun.budget:
         many = sum(plan.begun.runs.values())
         say(f"note: epochs are those that were fitted to {plan.begun.budget} and {many} runs when the study was begun")
@@ -265,6 +271,10 @@ def _say_plan(
         number = plan.study.trials * len(each)
         seconds = plan.seconds([each[0]] * number, min(workers, plan.study.together * len(each)))
         say(
-            f"{plan.study.trials} trials are searched for besides, {number} runs, perhaps done in part: "
+            f"{_count(plan.study.trials, 'trial')} searched for besides, {_count(number, 'run')}, some perhaps done: "
             f"about {duration(seconds)}"
         )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"

@@ -62,7 +62,7 @@ def tables(runs: Sequence[Listed]) -> list[Table]:
 
 def _title(run: Listed) -> str:
     if run.run is None:
-        return "damaged"
+        return "failed before anything was trained" if run.state == "failed" else "damaged"
     if run.state != "finished":
         return f"{run.run.record.identity.protocol}, not finished"
     ranked = run.ranked_by

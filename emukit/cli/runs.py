@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from emukit.experiments.removal import Removal
 
 KEEP_BEST = "--keep-best"
+# Wider than any table of runs.
+PIPE_COLUMNS = 400
 
 
 class _ListByDefault(TyperGroup):
@@ -60,8 +63,12 @@ def list_(
         render = {"md": listing.markdown, "csv": listing.comma_separated, "json": listing.as_json}[format]
         typer.echo(render(runs), nl=False)
     else:
+        console = Console()
+        if not console.is_terminal and "COLUMNS" not in os.environ:
+            # Into a pipe or a file names go whole, so that they can be copied.
+            console = Console(width=PIPE_COLUMNS)
         for table in listing.tables(runs):
-            Console().print(table)
+            console.print(table)
         typer.echo(listing.together(runs))
     for line in listing.problem_lines(runs):
         typer.echo(line, err=True)
@@ -102,11 +109,12 @@ def rm(
         return named_removal(places or ()) if keep_best is None else all_but_best(places or _here(), keep_best)
 
     removal = chosen()
-    _say(removal)
+    asks = not (dry_run or yes or sys.stdin.isatty())
+    _say(removal, "would remove" if dry_run or asks else "remove")
     if dry_run or not removal.runs:
         return
     if not yes:
-        if not sys.stdin.isatty():
+        if asks:
             raise RunError("emukit runs rm asks before it removes, and there is no terminal", hint="--yes or --dry-run")
         if not typer.confirm(f"remove {_count(removal)}?"):
             typer.echo("nothing was removed")
@@ -127,13 +135,13 @@ def _here() -> list[Path]:
     return [p for p in (Path("runs"), Path("ablations")) if p.is_dir()]
 
 
-def _say(removal: Removal) -> None:
+def _say(removal: Removal, verb: str) -> None:
     """What goes with its size, and what stays though it is behind."""
     from emukit.experiments.memory import size
 
     for run in removal.runs:
         score = f", {run.ranked_by[0]} {run.ranked_by[1]:.4f}" if run.ranked_by else ""
-        typer.echo(f"remove {run.folder}: {run.state}{score}, {size(run.size)}")
+        typer.echo(f"{verb} {run.folder}: {run.state}{score}, {size(run.size)}")
     for folder, why in removal.kept.items():
         typer.echo(f"keep   {folder}: {why}")
     if removal.runs:

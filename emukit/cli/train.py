@@ -112,7 +112,7 @@ def train(
     from emukit.parallel.comm import open_comm
     from emukit.parallel.launch import inside_torchrun, relaunch
     from emukit.training.engine import Execution
-    from emukit.training.tracking import check_tracker
+    from emukit.training.tracking import LOOK, check_tracker
 
     if refit and final:
         raise RecipeError("--refit and --final are two ways to the same end", hint="leave one of them out")
@@ -205,6 +205,8 @@ def train(
             else:
                 typer.echo("final fit: trained on the validation months too, so they score nothing")
             typer.echo(f"run {last}: {run.record.seconds:.0f} s. Next: emukit submit {last}")
+            if track:
+                report.say(f"to look at it: {LOOK[track].format(folder=last)}")
 
 
 def _refuse_for_closed_form(model: str, given: list[str]) -> None:

@@ -43,6 +43,8 @@ from emukit.files import write_text
 from emukit.progress import Reporter
 
 RUNS = "runs"
+# What is beside a run folder that says why it failed.
+FAILED = ".failed"
 # Of the digest of a run's identity: enough to tell millions of runs apart.
 HASH_DIGITS = 12
 
@@ -138,8 +140,11 @@ class StudyPlan:
     begun: Begun | None = None
 
     def distinct(self) -> list[PlannedRun]:
-        """The runs, one for each folder: two variants may be the same but for their names."""
-        return list({run.folder: run for run in self.runs}.values())
+        """The runs, one for each folder, in the words of the first variant that has it: two may be the same."""
+        first: dict[Path, PlannedRun] = {}
+        for run in self.runs:
+            first.setdefault(run.folder, run)
+        return list(first.values())
 
     def to_do(self, archive: Archive, retry: bool, tried: Container[Path] = ()) -> list[PlannedRun]:
         """The runs that are not finished, but for those that failed and are not to be tried again.
@@ -194,6 +199,7 @@ def make_study_plan(
     """
     archive, folder = opened.archive, root / study.name
     refuse_untrainable(study)
+    _recipes(study.all_variants())
     budget = budget or study.budget
     begun = read_begun(folder, study, archive, budget)
     named = study.protocols if protocols is None else protocols
@@ -207,7 +213,7 @@ def make_study_plan(
         )
     variants = [*study.all_variants(), *trials]
     _refuse_members(archive, next(iter(sets)), variants)
-    recipes = {v.name: recipe_of(v) for v in variants}
+    recipes = _recipes(variants)
     chosen = {v.name: chosen_seeds(recipes[v.name], seeds or study.seeds) for v in variants}
     epochs: Mapping[str, int | None] = begun.epochs if begun else dict.fromkeys(recipes)
     costs: Mapping[str, Cost] = begun.costs if begun else {}
@@ -217,6 +223,8 @@ def make_study_plan(
         costs = {**costs, **dict.fromkeys(alike, costs[study.base_name])}
     plan = StudyPlan(study, folder, tuple(variants), recipes, epochs, sets, not_scored, chosen, (), costs)
     if begun:
+        if begun.changes and any(begun.epochs.values()):
+            _refuse_own_epochs(study, recipes)
         return _with_runs(replace(plan, begun=begun), opened, root)
     costs, not_timed = measure_costs(
         archive, plan.variants, recipes, next(iter(sets)), opened.words, environments, reporter
@@ -307,7 +315,7 @@ def failure_of(folder: Path) -> str:
 
 
 def _failure(folder: Path) -> Path:
-    return folder.with_name(folder.name + ".failed")
+    return folder.with_name(folder.name + FAILED)
 
 
 def environments_of(jobs: int | None) -> list[dict[str, str]]:
@@ -365,6 +373,25 @@ def _refuse_members(archive: Archive, protocol: str, variants: Sequence[Variant]
             raise ProtocolError(
                 f"variant {variant.name!r}: {e.what}", found=e.found, expected=e.expected, hint="mend the study's file"
             ) from e
+
+
+def _recipes(variants: Sequence[Variant]) -> dict[str, Recipe]:
+    """The recipe of every variant, by its name; of all that are wrong, it is said what is."""
+    recipes, wrong = {}, []
+    for variant in variants:
+        try:
+            recipes[variant.name] = recipe_of(variant)
+        except RecipeError as e:
+            wrong.append(e)
+    if len(wrong) > 1:
+        raise RecipeError(
+            f"{len(wrong)} of {len(variants)} variants are wrong",
+            found="; ".join(f"{e.what}: {e.found}" for e in wrong),
+            hint="mend the study's file; `emukit models NAME` shows every setting of a recipe",
+        )
+    for error in wrong:
+        raise error
+    return recipes
 
 
 def _refuse_own_epochs(study: Study, recipes: Mapping[str, Recipe]) -> None:

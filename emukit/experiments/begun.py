@@ -1,12 +1,13 @@
-"""What a study was begun with, in `plan.json`: it goes on with the same variants, data and epochs.
+"""What a study was begun with, in `plan.json`: it goes on with the same base, data and epochs.
 
-Invariant: the file is there before the first run, and is never written again.
+Invariant: the file is there before the first run, and is never written again. Other variants than the base may be
+mended, added or left out in between: each is compared with the base alone, over the same epochs.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,19 @@ from emukit.data.archive import Archive
 from emukit.errors import RunError
 from emukit.experiments.budget import Cost
 from emukit.experiments.record import card_digest, read_json
-from emukit.experiments.study import Study
+from emukit.experiments.study import Study, Variant, epoch_paths, recipe_of
 from emukit.files import write_text
 
 PLAN_FILE = "plan.json"
 # More seconds or epochs than anybody has.
 MOST = 1e12
-WORDS = {"study": "study", "data": "data", "card": "data card", "budget": "budget", "format": "version of emukit"}
+WORDS = {
+    "study": "base, match or search",
+    "data": "data",
+    "card": "data card",
+    "budget": "budget",
+    "format": "version of emukit",
+}
 
 
 @dataclass(frozen=True)
@@ -33,12 +40,14 @@ class Begun:
         costs: By name of the variant, as they were measured then.
         budget: To which epochs were fitted; None where they were not.
         runs: How many of each variant the budget was for.
+        changes: How the variants differ from those it was begun with, in words.
     """
 
     epochs: Mapping[str, int | None]
     costs: Mapping[str, Cost]
     budget: str | None
     runs: Mapping[str, int]
+    changes: str = ""
 
 
 def plan_exists(folder: Path) -> bool:
@@ -57,15 +66,20 @@ def write_begun(folder: Path, begun: Begun, study: Study, archive: Archive, comm
         command: What began it.
     """
     if not plan_exists(folder):
-        kept = _key(study, archive) | asdict(begun) | {"variants": _variants(study), "command": command}
+        decided = {name: value for name, value in asdict(begun).items() if name != "changes"}
+        kept = _key(study, archive) | decided | {"variants": _variants(study), "command": command}
         write_text(folder / PLAN_FILE, json.dumps(kept, indent=1))
 
 
 def read_begun(folder: Path, study: Study, archive: Archive, budget: str | None) -> Begun | None:
     """What a study was begun with in a folder; None where none was.
 
+    A variant that has come to it, or is another now, trains as many epochs as the others, and is taken to cost what the
+    base does.
+
     Raises:
         RunError: It is another one, or the file is damaged.
+        RecipeError: The recipe of a variant is wrong.
     """
     path = folder / PLAN_FILE
     if not path.exists():
@@ -73,57 +87,74 @@ def read_begun(folder: Path, study: Study, archive: Archive, budget: str | None)
     kept = read_json(path, f"remove {folder}; its runs are kept")
     now = _key(study, archive) | ({"budget": budget} if budget else {})
     different = [WORDS[k] for k, v in now.items() if kept.get(k) != v]
+    changes = _changes(kept.get("variants"), study)
+    if changes and study.match == "cost" and not different:
+        different = ["cost to be matched"]
     begun = None if different else _parsed(kept, study)
     if begun is None:
-        changed = "; ".join(_changes(kept.get("variants"), study))
         raise RunError(
             f"{folder} holds another study of this name",
             found=(f"another {', '.join(different)}" if different else "no costs and epochs")
-            + (f": {changed}" if changed else ""),
+            + (f": {_told(changes)}" if changes else ""),
             expected=f"the one that was begun with: {kept.get('command')}",
-            hint="another --out, another name in the study's file, or remove the folder: runs of the same settings are "
-            "read all the same",
+            hint=f"another name in the study's file, or remove {folder}: its runs lie beside it, and are found again",
         )
     return begun
 
 
 def _key(study: Study, archive: Archive) -> dict[str, str | int]:
-    return {"format": 2, "study": study.digest, "data": archive.digest, "card": card_digest(archive.card)}
+    return {"format": 3, "study": study.digest, "data": archive.digest, "card": card_digest(archive.card)}
 
 
 def _parsed(kept: Mapping[str, Any], study: Study) -> Begun | None:
     """None where something is missing or of another kind."""
-    names = [v.name for v in study.all_variants()]
+    variants = study.all_variants()
+    changes = _changes(kept.get("variants"), study)
+    others = {name for word, names in changes.items() if word != "gone" for name in names}
+    same = [v.name for v in variants if v.name not in others]
     try:
-        costs = {v: Cost(**kept["costs"][v]) for v in names}
-        epochs = {v: kept["epochs"][v] for v in names}
-        runs = {v: kept["runs"][v] for v in names}
+        costs = {v: Cost(**kept["costs"][v]) for v in same}
+        epochs = {v: kept["epochs"][v] for v in same}
+        runs = dict(kept["runs"])
         budget = kept["budget"]
-    except (KeyError, TypeError):
+        fitted = next((e for e in kept["epochs"].values() if e is not None), None)
+    except (KeyError, TypeError, AttributeError, ValueError):
         return None
+    for variant in variants:
+        if variant.name in others:
+            epochs[variant.name], costs[variant.name] = _like(variant, fitted, costs[study.base_name])
     numbers = [x for c in costs.values() for x in (c.start, c.epoch, c.own)]
     counts = [e for e in (*epochs.values(), *(c.epochs for c in costs.values())) if e is not None]
     whole = all(type(n) is int and 0 < n <= MOST for n in (*counts, *runs.values()))
     known = all(type(n) in (int, float) and 0 <= n <= MOST for n in numbers)
-    return Begun(epochs, costs, budget, runs) if whole and known and isinstance(budget, str | None) else None
+    if not (whole and known and isinstance(budget, str | None)):
+        return None
+    return Begun(epochs, costs, budget, runs, _told(changes))
+
+
+def _like(variant: Variant, epochs: int | None, base: Cost) -> tuple[int | None, Cost]:
+    """Epochs and cost of a variant that was not timed: those of the others, where it trains by epochs at all."""
+    return (epochs, base) if epoch_paths(recipe_of(variant)) else (None, Cost(base.start, 0.0, None, 0.0))
 
 
 def _variants(study: Study) -> dict[str, Any]:
     """As JSON gives them back, so that they can be compared with what was kept."""
     variants: dict[str, Any] = {v.name: v.model_dump(mode="json", exclude={"name"}) for v in study.all_variants()}
-    if study.trials:
-        variants["what is searched"] = [[axis.model_dump(mode="json") for axis in study.axes], study.together]
     return dict(json.loads(json.dumps(variants)))
 
 
-def _changes(kept: object, study: Study) -> list[str]:
-    """How the variants differ from those that were kept."""
+def _changes(kept: object, study: Study) -> dict[str, list[str]]:
+    """Names of variants that differ from those that were kept, by how they do."""
     if not isinstance(kept, dict):
-        return []
+        return {}
     now = _variants(study)
     parts = {
         "new": [v for v in now if v not in kept],
         "gone": [v for v in kept if v not in now],
         "changed": [v for v in now if v in kept and now[v] != kept[v]],
     }
-    return [f"{word}: {', '.join(map(repr, names))}" for word, names in parts.items() if names]
+    return {word: names for word, names in parts.items() if names}
+
+
+def _told(changes: Mapping[str, Sequence[str]]) -> str:
+    return "; ".join(f"{word}: {', '.join(map(repr, names))}" for word, names in changes.items())

@@ -175,7 +175,7 @@ def fit_epochs(
             "the budget is too small for one epoch of every run",
             found=duration(seconds),
             expected=f"{duration((fixed + least) / workers)} or more: {sum(runs.values())} runs, {workers} at a time",
-            hint="a larger --budget, fewer --seeds, or more --jobs",
+            hint="a larger --budget, or fewer --seeds",
         )
     if match == "epochs":
         return {v: int(left / least) if v in trained else None for v in costs}

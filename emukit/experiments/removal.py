@@ -27,6 +27,7 @@ SUBMISSIONS = "submissions"
 # Results over several runs, in a folder that holds these.
 STUDY_FILE = "study.json"
 TOGETHER = (validate.REPORT_FILE, crossval.REPORT_FILE, STUDY_FILE)
+MAY_GO = "it may go once that folder is removed"
 # A folder that stepped aside to be removed by a process.
 ASIDE = re.compile(r"\..+\.\d+\.removed")
 
@@ -152,10 +153,10 @@ def _reasons_to_stay(runs: Sequence[Listed], places: Sequence[Path]) -> dict[Pat
         elif written:
             reasons[run.folder] = f"the submission {written[0]} is of it"
         elif together:
-            reasons[run.folder] = f"{together[0]} is about it and others together"
+            reasons[run.folder] = f"{together[0]} is about it and others together; {MAY_GO}"
         elif untold:
             reasons[run.folder] = (
-                f"which runs the study {untold[0]} is about cannot be told; it has not ended, or is damaged"
+                f"which runs the study {untold[0]} is about cannot be told; it has not ended, or is damaged; {MAY_GO}"
             )
     return reasons
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from emukit.errors import EmukitError, RunError
-from emukit.experiments.ablate import failure_of
+from emukit.experiments.ablate import FAILED, failure_of
 from emukit.experiments.recipe import FAST
 from emukit.experiments.recipe_kinds import NetworkRecipe, recipe_names
 from emukit.experiments.record import RECORD_FILE, RunRecord
@@ -41,7 +41,7 @@ class Listed:
             study gave up.
         size: Bytes on disk, those of its bases included.
         held: Whether a live process on this machine writes it.
-        run: None where it is damaged.
+        run: None where it is damaged, or failed before it began.
         problem: What is wrong with it, for people; empty where nothing is.
         scores: Set to score, the one that selects first.
         months: Set to what was scored, as the leaderboard names it.
@@ -124,8 +124,20 @@ def _runs_below(place: Path) -> Iterator[Path]:
 
 def list_runs(places: Iterable[Path]) -> list[Listed]:
     """Every run, those under way first, then by what their scores can be compared with, best first."""
+    places = list(places)
     listed = [look_at(folder) for folder in find_runs(places)]
+    listed += [_never_begun(folder) for folder in _failed_at_once(places)]
     return sorted(listed, key=_order)
+
+
+def _failed_at_once(places: Iterable[Path]) -> list[Path]:
+    """Folders of a study's runs that failed before there was anything of them to read."""
+    folders = [path.with_suffix("") for place in places for path in sorted(place.rglob(f"*{FAILED}"))]
+    return list(dict.fromkeys(f for f in folders if failure_of(f) and not (f / RECORD_FILE).exists()))
+
+
+def _never_begun(folder: Path) -> Listed:
+    return Listed(folder, "failed", folder_size(folder), is_held(folder), problem=failure_of(folder).splitlines()[0])
 
 
 def _order(listed: Listed) -> tuple[int, bool, str, float, str]:

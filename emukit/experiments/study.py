@@ -237,8 +237,8 @@ class Study(Settings):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what is compared; seeds, protocols and trials may be added to a study, and words mended."""
-        asked: list[Any] = [[v.model_dump(mode="json") for v in self.all_variants()], self.match]
+        """SHA-256 of what all variants are compared with; these, seeds, protocols and trials may be added."""
+        asked: list[Any] = [self.all_variants()[0].model_dump(mode="json"), self.match]
         if self.trials:
             asked += [[axis.model_dump(mode="json") for axis in self.axes], self.together]
         return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

@@ -126,6 +126,11 @@ TRACKERS: dict[str, Tracker] = {
     "tensorboard": tensorboard,
     "wandb": wandb,
 }
+# How what was sent is looked at, from the folder of the training.
+LOOK = {
+    "tensorboard": "tensorboard --logdir {folder}",
+    "wandb": "the page that wandb names, or after WANDB_MODE=offline: wandb sync {folder}/wandb/offline-run-*",
+}
 # What must be so before a tracker can begin, for those where something must.
 READY: dict[str, Callable[[], None]] = {"wandb": _wandb_login}
 

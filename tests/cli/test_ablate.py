@@ -55,7 +55,8 @@ def test_from_a_file_to_a_table(emukit, demo_store, file):
     answer = emukit(*words)
     # One of them cannot be trained: the others are, and it is said.
     assert answer.code == 1, answer.err
-    assert "1 of 4 runs failed; --retry tries them again" in answer.err
+    assert "1 of 4 runs failed; mend the study's file and repeat the command" in answer.err
+    assert "Next: emukit report ablations/stiff" in answer.err
     assert "forcing dust of the feature 'dust'" in answer.err
     kept = json.loads(Path("ablations/stiff/study.json").read_text())
     rows = {r["variant"]: r for r in kept["results"][0]["rows"]}

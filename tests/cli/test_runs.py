@@ -43,6 +43,26 @@ def test_every_format_holds_the_same_runs(runs):
     assert len({line.count("|") for line in markdown}) == 1
 
 
+def test_a_name_that_is_broken_cannot_be_copied_out_of_a_pipe(runs, monkeypatch):
+    monkeypatch.delenv("COLUMNS")
+    long = Path("runs", "a-" + 100 * "b")
+    Path("runs/b").rename(long)
+    answer = runs("runs")
+    assert any(line.split()[:1] == [str(long)] for line in answer.out.splitlines()), answer.out
+
+
+def test_a_run_that_failed_before_it_began_is_not_listed(runs):
+    Path("ablations/runs/linear-0").mkdir(parents=True)
+    Path("ablations/runs/linear-0.failed").write_text("error: no dust\nmore")
+    Path("ablations/runs/linear-1.failed").write_text("")
+    answer = runs("runs")
+    assert "failed before anything was trained" in answer.out
+    assert "5 runs, " in answer.out
+    assert "failed: ablations/runs/linear-0: error: no dust\n" in answer.err
+    assert "failed: ablations/runs/linear-1: it failed without a word\n" in answer.err
+    assert "linear-0" in runs("runs", "ablations").out
+
+
 def test_a_place_without_runs_and_none_at_all(emukit):
     assert emukit("runs").out == "0 runs, 0 B\n"
     assert emukit("runs", "rm", "--keep-best").out == "nothing to remove\n"
@@ -56,11 +76,12 @@ def test_a_place_without_runs_and_none_at_all(emukit):
 def test_removal_is_said_asked_for_and_only_then_done(runs, monkeypatch):
     dry = runs("runs", "rm", "--keep-best", "--dry-run")
     assert dry.code == 0, dry.err
-    assert "remove runs/b: finished, validation 0." in dry.out
+    assert "would remove runs/b: finished, validation 0." in dry.out
     assert "runs/a" not in dry.out
     silent = runs("runs", "rm", "--keep-best")
     assert silent.code == 2
     assert "--yes" in silent.err
+    assert "would remove runs/b: " in silent.out
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     asked = []
     monkeypatch.setattr("typer.confirm", lambda question: asked.append(question) or False)

@@ -17,7 +17,7 @@ from emukit.experiments.budget import Cost
 from emukit.experiments.evaluate import score_emulator
 from emukit.experiments.findings import save_result, study_result
 from emukit.experiments.run import train_run
-from emukit.experiments.study import Study
+from emukit.experiments.study import Study, recipe_of
 from emukit.experiments.validate import numbers
 from emukit.experiments.years import load_years, save_years
 from emukit.progress import silent_reporter
@@ -125,10 +125,7 @@ def test_epochs_are_fitted_once_and_kept(opened, tmp_path):
     )
     with pytest.raises(RunError) as error:
         plan_of(opened, changed, tmp_path)
-    assert "another study: changed: 'base'" in error.value.text()
-    more = study(base="cnn-gru", settings=TINY, variants=[{"name": "climatology", "recipe": "climatology"}])
-    with pytest.raises(RunError, match="new: 'climatology'; gone: 'linear'"):
-        plan_of(opened, more, tmp_path)
+    assert "another base, match or search: changed: 'base'" in error.value.text()
     assert (again.begun.budget, again.begun.runs) == ("60s", {"base": 2, "linear": 1})
     other = Opened(warming_archive(seed=1), opened.words)
     with pytest.raises(RunError) as error:
@@ -157,6 +154,54 @@ def test_epochs_are_fitted_once_and_kept(opened, tmp_path):
         (plan.folder / "plan.json").write_text(json.dumps({**kept, **change}))
         with pytest.raises(RunError, match="another study"):
             plan_of(opened, asked, tmp_path)
+
+
+def test_a_variant_that_failed_cannot_be_mended(opened, tmp_path):
+    """What comes to a study, or is another now, trains the epochs that were fitted when it was begun."""
+    variants = [{"name": "wide", "settings": {"model.hidden": 5}}, {"name": "linear", "recipe": "linear"}]
+    plan = plan_of(opened, study(base="cnn-gru", settings=TINY, variants=variants), tmp_path, budget="60s")
+    write_plan(plan, opened.archive, "60s", "emukit ablate x --budget 60s")
+    variants[0] = {"name": "wide", "settings": {"model.hidden": 6}}
+    variants[1] = {"name": "climatology", "recipe": "climatology"}
+    variants.append({"name": "deep", "settings": {"model.stages": 2}})
+    again = plan_of(opened, study(base="cnn-gru", settings=TINY, variants=variants), tmp_path)
+    fitted = plan.epochs["base"]
+    assert again.epochs == {"base": fitted, "wide": fitted, "climatology": None, "deep": fitted}
+    assert [r.folder for r in again.runs if r.variant == "base"] == [r.folder for r in plan.runs if r.variant == "base"]
+    assert again.recipes["wide"].options["hidden"] == 6
+    assert again.costs["deep"] == plan.costs["base"]
+    assert again.costs["climatology"] == Cost(10.0, 0.0, None, 0.0)
+    assert again.begun.changes == "new: 'climatology', 'deep'; gone: 'linear'; changed: 'wide'"
+    own = study(base="cnn-gru", settings=TINY, variants=[{"name": "long", "settings": {"training.epochs": 99}}])
+    with pytest.raises(RecipeError, match="a variant sets its own"):
+        plan_of(opened, own, tmp_path)
+
+
+def test_a_variant_of_a_cost_that_nobody_measured_is_matched(opened, tmp_path):
+    variants = [{"name": "wide", "settings": {"model.hidden": 5}}]
+    plan = plan_of(opened, study(base="cnn-gru", settings=TINY, variants=variants, match="cost"), tmp_path)
+    write_plan(plan, opened.archive, None, "emukit ablate x")
+    variants[0]["settings"] = {"model.hidden": 6}
+    with pytest.raises(RunError, match="cost to be matched: changed: 'wide'"):
+        plan_of(opened, study(base="cnn-gru", settings=TINY, variants=variants, match="cost"), tmp_path)
+
+
+def test_of_several_wrong_variants_only_the_first_is_named(opened, tmp_path):
+    variants = [{"name": n, "settings": {f"model.{n}": 1}} for n in ("a", "b")]
+    with pytest.raises(RecipeError, match="2 of 3 variants are wrong") as error:
+        plan_of(opened, study(base="linear", variants=variants), tmp_path)
+    assert "model.a: unknown key" in error.value.text()
+    assert "model.b: unknown key" in error.value.text()
+
+
+def test_a_run_of_the_base_is_called_after_a_variant_that_is_the_same(opened, tmp_path):
+    default = recipe_of(study(base="linear", variants=[{"name": "x"}]).all_variants()[0]).options["ridge"]
+    asked = study(
+        base="linear",
+        variants=[{"name": "one", "settings": {"model.ridge": 1.0}}],
+        axes=[{"path": "model.ridge", "values": [default]}],
+    )
+    assert [r.variant for r in plan_of(opened, asked, tmp_path).distinct()] == ["base", "one"]
 
 
 def test_without_a_budget_recipes_keep_their_epochs(opened, tmp_path):

@@ -273,14 +273,14 @@ def test_what_is_scored_together_stays_together(runs, report):
         assert all_but_best([runs], 1).kept[run]
     with pytest.raises(RunError) as caught:
         named_removal([runs / "r0"])
-    assert caught.value.found == f"{runs / report} is about it and others together"
+    assert caught.value.found == f"{runs / report} is about it and others together; {removal.MAY_GO}"
 
 
 def test_runs_that_a_study_beside_them_names_stay(runs, tmp_path):
     study = tmp_path / "weights" / "study.json"
     study.parent.mkdir()
     study.write_text(json.dumps({"variants": [{"runs": [{"folder": "../runs/r2"}]}]}))
-    assert all_but_best([runs], 1).kept[runs / "r2"] == f"{study} is about it and others together"
+    assert all_but_best([runs], 1).kept[runs / "r2"] == f"{study} is about it and others together; {removal.MAY_GO}"
 
 
 @pytest.mark.parametrize(

@@ -129,9 +129,11 @@ def test_a_study_is_the_same_as_long_as_it_compares_the_same():
     variants = [{"name": "a", "settings": {"model.ridge": 1.0}}]
     first = study(variants=variants)
     assert study(variants=variants, question="!", seeds=7, protocols="k360").digest == first.digest
-    assert study(variants=[{"name": "a", "settings": {"model.ridge": 2.0}}]).digest != first.digest
+    # A variant is compared with the base alone, so that another one makes no other study.
+    assert study(variants=[{"name": "a", "settings": {"model.ridge": 2.0}}]).digest == first.digest
     assert study(variants=variants, match="cost").digest != first.digest
-    assert study(variants=[{**variants[0], "members": [0]}]).digest != first.digest
+    assert study(variants=variants, settings={"model.ridge": 2.0}).digest != first.digest
+    assert study(variants=variants, base_members=[0]).digest != first.digest
 
 
 PLAIN = st.one_of(

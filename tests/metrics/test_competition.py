@@ -40,7 +40,7 @@ def test_golden_cases(case):
     assert score_moments(moments, rounded.weights).value == pytest.approx(case["official_score"], abs=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.randoms(use_true_random=False))
 def test_score_does_not_depend_on_partition_or_order(lengths, random):
     grid = small_grid()

@@ -272,7 +272,7 @@ def test_a_file_that_is_not_there_or_has_no_known_name_is_an_error(tmp_path: Pat
         check(save(tmp_path / "a.txt", lines_of(coded())))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_every_single_change_of_a_good_file_is_noticed_or_harmless(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

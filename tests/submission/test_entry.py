@@ -46,7 +46,7 @@ def changed(**values: object) -> Entry:
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     name=texts.filter(bool),
     recipe=st.lists(texts, max_size=5).map("\n".join),

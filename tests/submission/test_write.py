@@ -62,7 +62,7 @@ def predictions(draw: st.DrawFn) -> tuple[np.ndarray, Grid]:
     return fields, Grid(np.array(lat) / 100, np.array(lon) / 100)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=predictions(), ending=st.sampled_from([".csv", ".csv.gz", ".zip"]))
 def test_every_bit_of_every_number_comes_back(
     case: tuple[np.ndarray, Grid], ending: str, tmp_path_factory: pytest.TempPathFactory
