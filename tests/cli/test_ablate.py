@@ -88,6 +88,16 @@ def test_from_a_file_to_a_table(emukit, demo_store, file):
     assert "4 runs, 3 done, 1 failed before" in shown.err
     assert "1 to train" not in shown.err
     assert "1 to train" in emukit(*words, "--dry-run", "--retry").err
+    # What failed is mended in the file, and the study goes on with what it has.
+    Path(file).write_text(STUDY.replace('"dust"', '"BC"').replace("no such feature", "two features"))
+    mended = emukit(*words)
+    assert mended.code == 0, mended.err
+    assert "note: since the study was begun: new: 'two features'; gone: 'no such feature'; they train" in mended.err
+    kept = json.loads(Path("ablations/stiff/study.json").read_text())
+    assert [v["name"] for v in kept["variants"]] == ["base", "nothing learned", "two features", "ridge=300"]
+    assert {r["state"] for v in kept["variants"] for r in v["runs"]} == {"finished"}
+    assert json.loads(record.read_text()) == first
+    assert {r["variant"]: r for r in kept["results"][0]["rows"]}["ridge=300"] == rows["ridge=300"]
 
 
 def test_what_is_shown_before_it_is_trained(emukit, demo_store, file):
@@ -183,7 +193,7 @@ def test_a_search_from_a_file_to_a_table(emukit, demo_store):
     words = ("ablate", "ridge.toml", "--data", demo_store, "--jobs", "1")
     dry = emukit(*words, "--dry-run")
     assert dry.code == 0, dry.err
-    assert "2 trials are searched for besides, 2 runs" in dry.err
+    assert "2 trials searched for besides, 2 runs" in dry.err
     answer = emukit(*words, "--markdown")
     assert answer.code == 0, answer.err
     assert answer.out.count("| trial ") == 2

@@ -1,5 +1,6 @@
 """Training that a crash, a signal or a bad batch changes, loses or hides."""
 
+import io
 import itertools
 import json
 import os
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from emukit.errors import RunError, TrainingError
 from emukit.experiments.recipe import load_recipe
@@ -403,3 +405,14 @@ def test_signals_are_left_alone_outside_the_main_thread():
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+def test_the_last_line_shows_the_best_score_before_the_last(tmp_path):
+    said = io.StringIO()
+    reporter = Reporter(console=Console(file=said, width=200), plain_seconds=1e9)
+    train_run(warming_archive(), recipe(), tmp_path / "r", protocol="k360", seed=0, reporter=reporter)
+    last = [line for line in said.getvalue().splitlines() if "epoch 3/3" in line][-1]
+    best = {line["epoch"]: line["validation"]["score"] for line in read_lines(tmp_path / "r" / "metrics.jsonl")}
+    epoch = min(best, key=best.get)
+    assert epoch == 3  # or the line before says the same
+    assert last.endswith(f"best {best[epoch]:.4f} (epoch {epoch})"), said.getvalue()
