@@ -180,7 +180,7 @@ def train(
                 state.stale = 0 if better else state.stale + 1
                 state.stopped = 0 < settings.patience <= state.stale
                 # What was best before this score was is no news any more.
-                bar.advance(0, note=f"epoch {state.epoch}/{epochs} loss {numbers['loss']:.4f}{_best(state)}")
+                bar.advance(0, note=f"epoch {state.epoch}/{epochs} loss {line['loss']:.4f}{_best(state)}")
             if log:
                 tracked(log.append(line | {"seconds": round(time.monotonic() - started, 2)}))
             save()
