@@ -91,6 +91,10 @@ def ablate(
     from emukit.report import study as tables
 
     if show:
+        if study or markdown:
+            raise RecipeError(
+                f"--list shows all studies, with {study or '--markdown'} as without", hint="emukit ablate --list"
+            )
         _print_list()
         return
     if study is None:

@@ -121,6 +121,8 @@ def test_the_shipped_studies_are_listed(emukit):
 def test_mistakes_are_told_before_anything_is_trained(emukit, demo_store, file):
     for words, said in (
         ((), "no study is named"),
+        (("anchor", "--list"), "--list shows all studies"),
+        (("--list", "--markdown"), "--list shows all studies"),
         (("nothing",), "there is no study 'nothing'"),
         ((file, "--budget", "soon"), "no time"),
         ((file, "--budget", ""), "no time"),
