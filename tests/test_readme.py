@@ -1,4 +1,4 @@
-"""Promises of the README that the code does not keep."""
+"""Promises of the README, and of the page on studies, that the code does not keep."""
 
 import re
 import sys
@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHOWN = README + (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
 
 
 def test_python_example_runs(tmp_path, monkeypatch, capsys):
@@ -34,7 +35,7 @@ def main_exit(main):
     assert not code
 
 
-@pytest.mark.parametrize("line", sorted(set(re.findall(r"^    (emukit [a-z].*?)(?:  +#.*)?$", README, re.MULTILINE))))
+@pytest.mark.parametrize("line", sorted(set(re.findall(r"^    (emukit [a-z].*?)(?:  +#.*)?$", SHOWN, re.MULTILINE))))
 def test_every_command_shown_is_known_with_its_options(line, monkeypatch, capsys):
     from emukit.cli import main
 
