@@ -137,6 +137,10 @@ class StudyPlan:
     not_timed: tuple[str, ...] = ()
     begun: Begun | None = None
 
+    def folders(self, variant: str) -> set[Path]:
+        """Where the runs of a variant are; the same as another's where the two differ in their names alone."""
+        return {run.folder for run in self.runs if run.variant == variant}
+
     def distinct(self) -> list[PlannedRun]:
         """The runs, one for each folder: two variants may be the same but for their names."""
         return list({run.folder: run for run in self.runs}.values())

@@ -18,8 +18,9 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-# Vermilion, sky blue and orange of Okabe and Ito (2008), beside greys: they differ in lightness too.
+# Vermilion, sky blue, orange and blue of Okabe and Ito (2008), beside greys: they differ in lightness too.
 PREDICTION = "#D55E00"
+BETTER, WORSE = "#0072B2", PREDICTION
 REALISATIONS = "#F5C396"
 MEMBERS = "#555555"
 SCORED = "#CFE8F7"
@@ -82,7 +83,7 @@ def write_png(figure: Figure, path: Path, about: Mapping[str, str]) -> None:
 
 def line_colours() -> list[str]:
     """Colours of lines and bands, and what is between them and the paper."""
-    inks = [to_rgb(c) for c in (PREDICTION, MEMBERS, REALISATIONS, SCORED, "black")]
+    inks = [to_rgb(c) for c in (PREDICTION, MEMBERS, REALISATIONS, SCORED, BETTER, "black")]
     mixed = [tuple(1 + share * (x - 1) for x in ink) for ink in inks for share in (1.0, 0.7, 0.35)]
     return [*(to_hex((r, g, b)) for r, g, b in mixed), "#ffffff"]
 
