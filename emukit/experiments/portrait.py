@@ -58,7 +58,7 @@ SHAPES = {
     "terms": (8.6, 2.8),
 }
 # Lines of many hues, of which so many colours are kept; elsewhere colours mean something, and none is left out.
-MANY = {"learning": 16, "terms": 16, "coordinates": 64}
+MANY = {"learning": 16, "terms": 16, "coordinates": 64, "intervals": 32}
 # Of what a cell sees: a page has no room for the globe's and for years, which `emukit plot` draws.
 POWER = "monthly, area mean of cells"
 MAPS = ("maps", "yardstick")
