@@ -231,6 +231,7 @@ def test_published_results_of_other_months_are_folded_away_under_what_is_one_s_o
     own, folded = text.split('<details class="others">')
     assert "place 2: a team" in folded.split("</details>")[0]
     assert "place 1: a team" in own
+    assert "place 2: a team" not in own
     assert "0 of your own" not in text
 
 
