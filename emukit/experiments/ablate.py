@@ -139,6 +139,10 @@ class StudyPlan:
     not_timed: tuple[str, ...] = ()
     begun: Begun | None = None
 
+    def folders(self, variant: str) -> set[Path]:
+        """Where the runs of a variant are; the same as another's where the two differ in their names alone."""
+        return {run.folder for run in self.runs if run.variant == variant}
+
     def distinct(self) -> list[PlannedRun]:
         """The runs, one for each folder, in the words of the first variant that has it: two may be the same."""
         first: dict[Path, PlannedRun] = {}

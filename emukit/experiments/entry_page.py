@@ -66,6 +66,7 @@ def run_entry(run: Run, source: Source) -> Entry:
     return Entry(
         identifier(run.folder.name, run.folder),
         run.folder.resolve().name,
+        run.folder.resolve().name,
         "run",
         [r for r in source.rows if r.kind == "run"],
         _known(facts),
@@ -98,6 +99,7 @@ def submission_entry(source: Source) -> Entry:
     return Entry(
         identifier(entry.name, source.folder),
         entry.name,
+        source.folder.resolve().name,
         "submission",
         source.rows,
         _known(facts),

@@ -248,13 +248,16 @@ def _row(plan: StudyPlan, name: str, found: Found, years: int) -> dict[str, Any]
         return row | {"sentence": "no run has finished"}
     row["mean"] = {k: fmean(e[k] for e in each) for k in paired.NAMES}
     row["sd"] = {k: stdev(e[k] for e in each) for k in paired.NAMES} if len(each) > 1 else None
-    if name == plan.study.base_name:
+    base = plan.study.base_name
+    if name == base:
         return row | {"sentence": "the base"}
-    pairs = list(_pairs(found[name], found[plan.study.base_name]))
+    if plan.folders(name) == plan.folders(base):
+        return row | {"sentence": f"the same run{'s' if len(plan.folders(name)) > 1 else ''} as {base}"}
+    pairs = list(_pairs(found[name], found[base]))
     if not pairs:
         return row | {"sentence": "no run of the base to compare with has finished"}
     differences = paired.difference([v for v, _ in pairs], [b for _, b in pairs], years)
-    drawn = is_random(plan.recipes[name]) or is_random(plan.recipes[plan.study.base_name])
+    drawn = is_random(plan.recipes[name]) or is_random(plan.recipes[base])
     row["difference"] = {k: asdict(d) for k, d in differences.items()}
     return row | {"sentence": paired.sentence(differences, len(pairs), drawn, years)}
 

@@ -33,6 +33,7 @@ from numpy.typing import NDArray
 
 from emukit.metrics.competition import PART_WEIGHTS, VARIABLE_WEIGHTS
 from emukit.report.leaderboard import NUMBERS
+from emukit.report.study import both_ends
 
 Array = NDArray[np.float64]
 
@@ -171,7 +172,8 @@ def sentence(differences: Mapping[str, Difference], seeds: int, drawn: bool, yea
     score = differences["score"]
     interval = "" if score.low is None else f"95 % {_apart(score)}"
     if score.sign:
-        words = f"{'better' if score.sign < 0 else 'worse'} by {abs(score.mean):.3f} ({interval})"
+        size, _ = both_ends(abs(score.mean), abs(score.mean), sign="")
+        words = f"{'better' if score.sign < 0 else 'worse'} by {size} ({interval})"
     else:
         words = f"indistinguishable: {score.mean:+.3f} ({interval or 'one run on one year has no interval'})"
     parts = [
@@ -198,6 +200,6 @@ def _apart(score: Difference) -> str:
     assert score.low is not None
     assert score.high is not None
     if not score.sign:
-        return f"{score.low:+.3f} to {score.high:+.3f}"
+        return " to ".join(both_ends(score.low, score.high))
     near, far = sorted((abs(score.low), abs(score.high)))
-    return f"{near:.3f} to {far:.3f}"
+    return " to ".join(both_ends(near, far, sign=""))

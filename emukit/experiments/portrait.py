@@ -43,12 +43,12 @@ Array = NDArray[np.float64]
 FOLDER = "report"
 ABOUT_FILE, NUMBERS_FILE = "about.json", "numbers.safetensors"
 # Raised with every change of what is kept or drawn.
-VERSION = 2
+VERSION = 3
 # Of every picture, in inches: on a page they are as wide as its text, and their letters are of one size.
 SHAPES = {
     "maps": (8.6, 4.5),
     "yardstick": (8.6, 4.5),
-    "zonal": (8.6, 2.7),
+    "zonal": (8.6, 2.9),
     "years": (8.6, 3.7),
     "seasons": (8.6, 5.2),
     "spectra": (7.0, 2.7),
@@ -58,7 +58,7 @@ SHAPES = {
     "terms": (8.6, 2.8),
 }
 # Lines of many hues, of which so many colours are kept; elsewhere colours mean something, and none is left out.
-MANY = {"learning": 16, "terms": 16, "coordinates": 64}
+MANY = {"learning": 16, "terms": 16, "coordinates": 64, "intervals": 32}
 # Of what a cell sees: a page has no room for the globe's and for years, which `emukit plot` draws.
 POWER = "monthly, area mean of cells"
 MAPS = ("maps", "yardstick")

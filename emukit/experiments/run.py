@@ -114,8 +114,12 @@ class Run:
             raise RunError(
                 f"the run {self.folder} has not finished",
                 found=f"state {self.record.state!r}",
-                hint=_again(self.record, self.folder),
+                hint=self.go_on(),
             )
+
+    def go_on(self) -> str:
+        """The command that goes on with it."""
+        return _again(self.record, self.folder)
 
     def evaluation(self, name: str) -> dict[str, Any]:
         """The stored evaluation of a set.

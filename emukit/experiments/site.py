@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,17 +23,16 @@ from emukit.errors import EmukitError, RunError
 from emukit.experiments import portrait as kept
 from emukit.experiments import provenance
 from emukit.experiments.entry_page import run_entry, submission_entry, training_pictures
+from emukit.experiments.gathered import Findings, gather_places, named_means, named_source, reason, study_names
 from emukit.experiments.portrait import Drawn, Portrait, in_scale, portrait
-from emukit.experiments.record import RECORD_FILE
 from emukit.experiments.run import Run
 from emukit.experiments.study_page import study_page
-from emukit.experiments.table import Source, combine, entry_folders, folders_in, read_source
+from emukit.experiments.table import Source, combine
 from emukit.files import atomic_path, parse_json
 from emukit.progress import Reporter
 from emukit.report.maps import round_limit
 from emukit.report.site.model import Entry, Errors, Picture, Site, identifier
 from emukit.report.site.render import render
-from emukit.report.site.study import STUDY_FILE, Study, read_study
 
 MANIFEST = "report.json"
 # What is shown of a run: the scenario that was left out says more than the months that selected.
@@ -68,21 +67,6 @@ CAPTIONS = {
     "learning": ("Learning curves", "Training loss, and the score on the validation months that selected the weights."),
     "terms": ("Terms of the loss", "Each before its weight."),
 }
-
-
-@dataclass
-class Findings:
-    """What the places hold.
-
-    Attributes:
-        sources: Runs and submissions, each once.
-        studies: Folders with a study.
-        left_out: What could not be read.
-    """
-
-    sources: list[Source] = field(default_factory=list)
-    studies: list[tuple[Path, Study]] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -139,70 +123,10 @@ def write_report(
     return Report(out, len(site.entries), len(site.studies), size, found.left_out)
 
 
-def gather_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
-    """Read everything that has a page.
-
-    Args:
-        places: As for `write_report`.
-        study_runs: As for `write_report`.
-
-    Raises:
-        EmukitError: A place holds nothing, or is itself damaged.
-    """
-    found = Findings()
-    seen: set[Path] = set()
-
-    def add(folder: Path, named: bool) -> None:
-        # Unlike Path.resolve, which raises where links lead in a circle.
-        real = Path(os.path.realpath(folder))
-        if real in seen:
-            return
-        seen.add(real)
-        try:
-            found.sources.append(read_source(folder))
-        except EmukitError as e:
-            if named:
-                raise
-            found.left_out.append(_reason(e))
-
-    places = list(places)
-    if not places:
-        raise RunError(
-            "there is nothing to report on",
-            found="neither runs/ nor submissions/ nor ablations/ here",
-            expected="a folder that `emukit train`, `emukit submit` or `emukit ablate` wrote, or a folder of such",
-            hint="train first, or name a folder",
-        )
-    for place in places:
-        entries = entry_folders(place)
-        studies = [f for f in (place, *folders_in(place)) if (f / STUDY_FILE).exists()]
-        if not entries and not studies:
-            raise RunError(
-                f"{place} holds no run, no submission and no study" if place.exists() else f"there is no {place}",
-                expected="a folder that `emukit train`, `emukit submit` or `emukit ablate` wrote, or a folder of such",
-                hint="train first, or name another folder",
-            )
-        for folder in entries:
-            add(folder, folder == place)
-        for folder in studies:
-            try:
-                study = read_study(folder)
-            except EmukitError as e:
-                if folder == place:
-                    raise
-                found.left_out.append(_reason(e))
-                continue
-            found.studies.append((folder, study))
-            for run in (r for v in study.variants for r in v.runs if study_runs and r.state == "finished"):
-                if (folder / run.folder / RECORD_FILE).exists():
-                    add(folder / run.folder, False)
-                else:
-                    found.left_out.append(f"the run {run.folder} of the study {study.name} is not there any more")
-    return found
-
-
 def _site(found: Findings, opener: Opener, reporter: Reporter, scratch: Path, published: bool) -> Site:
-    rows = combine(found.sources, published)
+    names = study_names(found.studies)
+    sources = [named_source(source, names) for source in found.sources]
+    rows = named_means(combine(sources, published), names)
     portraits: dict[Path, Portrait] = {}
     missing: dict[Path, list[str]] = {}
     with reporter.step("report", len(found.sources)) as step:
@@ -211,21 +135,22 @@ def _site(found: Findings, opener: Opener, reporter: Reporter, scratch: Path, pu
                 try:
                     portraits[source.folder] = _portrait(source.run, opener, scratch)
                 except EmukitError as e:
-                    missing.setdefault(source.folder, []).append(f"no maps and curves: {_reason(e)}")
+                    missing.setdefault(source.folder, []).append(f"no maps and curves: {reason(e)}")
             step.advance(note=source.folder.name)
     scales = shared_scales(portraits.values())
     entries: list[Entry] = []
     links: dict[tuple[object, ...], str] = {}
-    for source in found.sources:
+    for source in sources:
         entry = _entry(source, portraits.get(source.folder), scales, missing.get(source.folder, []), scratch)
+        entry = replace(entry, name=names.get(Path(os.path.realpath(source.folder)), entry.name))
         entries.append(entry)
         own = [r for r in source.rows if r.kind in ("run", "submission")]
         links |= {row.key: entry.id for row in own}
     ids = {s.folder.resolve(): e.id for s, e in zip(found.sources, entries, strict=True)}
     studies = [study_page(folder, study, ids, scratch) for folder, study in found.studies]
     written = f"Written {provenance.now()} by emukit {version('emukit')}."
-    title = "emukit leaderboard" if rows else "emukit studies"
-    return Site(title, written, rows, links, entries, studies, scales, found.left_out)
+    title = "emukit leaderboard" if rows else "emukit studies" if studies else "emukit report"
+    return Site(title, written, rows, links, entries, studies, scales, found.left_out, found.unfinished)
 
 
 def shared_scales(portraits: Iterable[Portrait]) -> dict[str, float]:
@@ -240,7 +165,6 @@ def shared_scales(portraits: Iterable[Portrait]) -> dict[str, float]:
 
 
 def _portrait(run: Run, opener: Opener, scratch: Path) -> Portrait:
-    run.refuse_unfinished()
     sets = [s for s in SETS if (run.folder / "scores" / f"{s}.json").exists()]
     if not sets:
         raise RunError(
@@ -266,7 +190,7 @@ def _entry(
     try:
         drawn |= training_pictures(source.run, _keep(source.run, scratch))
     except EmukitError as e:
-        missing = [*missing, f"no learning curves: {_reason(e)}"]
+        missing = [*missing, f"no learning curves: {reason(e)}"]
     errors = None
     if shown:
         drawn |= {**in_scale(shown, scales), **shown.drawn}
@@ -351,7 +275,3 @@ def _refuse_strangers(out: Path) -> None:
         expected="a new or empty folder, or one that `emukit report` wrote and would replace",
         hint="name another --out",
     )
-
-
-def _reason(error: EmukitError) -> str:
-    return f"{error.what} ({error.found})" if error.found else error.what

@@ -16,14 +16,16 @@ from emukit.report.site.model import Picture, StudyPage, identifier
 from emukit.report.site.study import Study, StudyResult
 
 CAPTION_OF_INTERVALS = (
-    "Filled and coloured: the confidence interval does not hold zero. Open and grey: indistinguishable. An arrow: "
-    "beyond the axis, with its number."
+    "A line a variant, a panel a number, tas in K and pr in mm/day: the difference from the base, at zero, with its "
+    "95 % confidence interval over seeds and years. Blue dot, left of zero: better. Orange square, right of it: worse. "
+    "Open grey ring: the interval holds zero, and nothing tells the two apart. An arrow: beyond the axis, with its "
+    "number."
 )
 CAPTION_OF_COORDINATES = (
     f"A line a variant (of many, the best {MOST_VARIANTS} and the base), "
-    "an axis a number, each from the best variant at the bottom to the worst; bars are a standard "
-    "deviation over seeds to either side. A triangle: beyond the axis, with its number. Lines that cross between two "
-    "axes buy the one number with the other."
+    "an axis a number, tas in K and pr in mm/day, each from the best variant at the bottom to the worst; bars are a "
+    "standard deviation over seeds to either side. A triangle: beyond the axis, with its number. Lines that cross "
+    "between two axes buy the one number with the other."
 )
 
 
@@ -38,6 +40,8 @@ def study_page(folder: Path, study: Study, ids: Mapping[Path, str], scratch: Pat
     """
     name = identifier(study.name, folder)
     pictures = {}
+    # A line over the base's would hide it.
+    same = f" Not drawn, for their runs are the base's: {', '.join(study.same_as_base)}." if study.same_as_base else ""
     for i, result in enumerate(study.results):
         kinds = {"intervals": (_intervals, CAPTION_OF_INTERVALS), "coordinates": (_coordinates, CAPTION_OF_COORDINATES)}
         shown = []
@@ -45,7 +49,7 @@ def study_page(folder: Path, study: Study, ids: Mapping[Path, str], scratch: Pat
             drawn = draw(study, result, scratch / f"{name}-{i}-{kind}.webp")
             if drawn:
                 file = f"pictures/{name}/{i}-{kind}.webp"
-                shown.append(Picture(file, drawn.file, drawn.size, drawn.alt, caption, ""))
+                shown.append(Picture(file, drawn.file, drawn.size, drawn.alt, caption + same, ""))
         pictures[result.protocol, result.set] = shown
     runs = {r.folder: Path(os.path.realpath(folder / r.folder)) for v in study.variants for r in v.runs}
     entries = {place: ids[real] for place, real in runs.items() if real in ids}
@@ -60,7 +64,7 @@ def _intervals(study: Study, result: StudyResult, path: Path) -> Drawn | None:
             if d.low is not None and d.high is not None
         }
         for row in result.rows
-        if row.difference
+        if row.difference and row.variant not in study.same_as_base
     }
     variants = {name: known for name, known in variants.items() if known}
     if not variants:
@@ -73,7 +77,8 @@ def _intervals(study: Study, result: StudyResult, path: Path) -> Drawn | None:
 
 
 def _coordinates(study: Study, result: StudyResult, path: Path) -> Drawn | None:
-    means = {row.variant: row.mean for row in result.rows if row.mean}
+    same = study.same_as_base
+    means = {row.variant: row.mean for row in result.rows if row.mean and row.variant not in same}
     if len(means) < 2:
         return None
     spreads = {row.variant: row.sd for row in result.rows if row.mean and row.sd}

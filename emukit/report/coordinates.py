@@ -12,7 +12,7 @@ from statistics import median
 from matplotlib.figure import Figure
 
 from emukit.report.figure import drawing, sheet, shorten
-from emukit.report.leaderboard import HEADINGS, NUMBERS
+from emukit.report.leaderboard import HEADINGS, NUMBERS, UNITS
 from emukit.report.learning import COLOURS, STYLES
 
 COLUMNS = ("score", *NUMBERS)
@@ -44,7 +44,7 @@ def draw_coordinates(
     scales = {c: _scale([v[c] for v in shown.values()]) for c in COLUMNS}
     places = range(len(COLUMNS))
     with drawing():
-        figure = sheet(title, 9.5, 4.6)
+        figure = sheet(title, 9.5, 4.75)
         axes = figure.subplots()
         others = [name for name in shown if name != base]
         for i, name in enumerate(shown):
@@ -74,7 +74,8 @@ def draw_coordinates(
             axes.axvline(x, color="#bbbbbb", lw=0.8, zorder=0)
             axes.text(x, -0.07, f"{low:.3f}", ha="center", va="top", fontsize=8)
             axes.text(x, 1.12, f"{high:.3f}", ha="center", va="bottom", fontsize=8)
-        axes.set_xticks(list(places), HEADINGS)
+        heads = [f"{h}\n{u or 'no unit'}" for h, u in zip(HEADINGS, UNITS, strict=True)]
+        axes.set_xticks(list(places), heads)
         axes.tick_params(axis="x", top=True, labeltop=True, bottom=False, labelbottom=False, length=0, pad=14)
         axes.set(ylim=(-0.18, 1.1), xlim=(-0.3, len(COLUMNS) - 0.7), yticks=[])
         axes.set_ylabel("lower is better")

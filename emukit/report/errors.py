@@ -100,7 +100,8 @@ def draw_zonal(fields: Mapping[str, Field], grid: Grid, scales: Mapping[str, flo
             axes.plot(field.error.mean(1), height, color=PREDICTION, lw=1.8, label="prediction")
             axes.axvline(0, color="black", lw=0.8, zorder=1)
             axes.set_xlim(-scales[name], scales[name])
-            axes.set_title(field.label.replace(", ", "\n", 1), loc="left", fontsize=9)
+            # A line of its own for each part: side by side, panels are narrower than the words.
+            axes.set_title(field.label.replace(", ", "\n", 1).replace(" over ", "\nover "), loc="left", fontsize=9)
         ticks = np.array([-60, -30, 0, 30, 60])
         line[0].set_yticks(np.sin(np.deg2rad(ticks)), ["60°S", "30°S", "0°", "30°N", "60°N"])
         line[0].set_ylim(-1, 1)

@@ -18,8 +18,9 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-# Vermilion, sky blue and orange of Okabe and Ito (2008), beside greys: they differ in lightness too.
+# Vermilion, sky blue, orange and blue of Okabe and Ito (2008), beside greys: they differ in lightness too.
 PREDICTION = "#D55E00"
+BETTER, WORSE = "#0072B2", PREDICTION
 REALISATIONS = "#F5C396"
 MEMBERS = "#555555"
 SCORED = "#CFE8F7"

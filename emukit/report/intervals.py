@@ -1,6 +1,7 @@
 """The picture of a study: how far each variant is from the base, with its confidence interval.
 
-Invariant: zero, the base, is on every axis; an interval that holds zero is drawn open.
+Invariant: zero, the base, is on every axis; an interval that holds zero is drawn open and grey, and better and worse
+differ in colour, in shape and in side.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from statistics import median
 
 from matplotlib.figure import Figure
 
-from emukit.report.figure import MEMBERS, PREDICTION, drawing, sheet, shorten
-from emukit.report.leaderboard import HEADINGS, NUMBERS
+from emukit.report.figure import BETTER, MEMBERS, WORSE, drawing, sheet, shorten
+from emukit.report.leaderboard import HEADINGS, NUMBERS, UNITS
 
 COLUMNS = ("score", *NUMBERS)
 # Times the median variant.
@@ -44,7 +45,7 @@ def draw_intervals(variants: Mapping[str, Mapping[str, Difference]], base: str, 
     shown = [c for c in COLUMNS if any(c in d for d in variants.values())]
     names = list(variants)
     with drawing():
-        figure = sheet(title, 9.0, 1.4 + 0.32 * len(names))
+        figure = sheet(title, 9.0, 1.55 + 0.32 * len(names))
         cells = figure.subplots(1, max(len(shown), 1), squeeze=False, sharey=True)[0]
         for axes, column in zip(cells, shown, strict=False):
             reach = _reach([d[column] for d in variants.values() if column in d])
@@ -53,7 +54,9 @@ def draw_intervals(variants: Mapping[str, Mapping[str, Difference]], base: str, 
                 if difference is None:
                     continue
                 told_apart = difference.low > 0 or difference.high < 0
-                colour = PREDICTION if told_apart else MEMBERS
+                colour, shape = (BETTER, "o") if difference.mean < 0 else (WORSE, "s")
+                if not told_apart:
+                    colour, shape = MEMBERS, "o"
                 if min(abs(difference.low), abs(difference.high)) > reach and told_apart:
                     # An arrow at the end, with its number: in its scale all others would be one point.
                     side = 1 if difference.mean > 0 else -1
@@ -62,9 +65,10 @@ def draw_intervals(variants: Mapping[str, Mapping[str, Difference]], base: str, 
                     axes.text(side * reach * 0.8, y, words, fontsize=7, ha="right" if side > 0 else "left", va="center")
                     continue
                 axes.plot([difference.low, difference.high], [y, y], color=colour, lw=1.6)
-                axes.plot(difference.mean, y, "o", color=colour, mfc=colour if told_apart else "white", ms=5)
+                axes.plot(difference.mean, y, shape, color=colour, mfc=colour if told_apart else "white", ms=5)
             axes.axvline(0, color="black", lw=0.8, zorder=1)
-            axes.set_title(HEADINGS[COLUMNS.index(column)], loc="left", fontsize=9)
+            place = COLUMNS.index(column)
+            axes.set_title(f"{HEADINGS[place]}\n{UNITS[place] or 'no unit'}", loc="left", fontsize=9)
             axes.tick_params(axis="x", labelrotation=45)
             axes.locator_params(axis="x", nbins=4)
         cells[0].set_yticks(range(len(names)), [shorten(n) for n in names])

@@ -23,6 +23,8 @@ NUMBERS = tuple(f"{v}.{p}" for v in ("tas", "pr") for p in PARTS)
 LINES = ("floor", "limit")
 Format = Literal["table", "md", "csv", "json"]
 HEADINGS = ("score", "tas month", "tas mean", "tas std", "pr month", "pr mean", "pr std")
+# Of the columns; a score has none.
+UNITS = ("", "K", "K", "K", "mm/day", "mm/day", "mm/day")
 
 
 @dataclass(frozen=True)

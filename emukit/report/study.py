@@ -20,6 +20,10 @@ from rich.text import Text
 from emukit.report.leaderboard import HEADINGS, NUMBERS
 
 COLUMNS = ("score", *NUMBERS)
+# What the column of the difference is called, in a terminal, in a file and on a page.
+DIFFERENCE = "score less base's"
+# No interval is told more finely.
+MOST_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ def tables(studies: Sequence[StudyTable]) -> list[RenderableType]:
     for study in studies:
         table = Table(title=Text(study.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0)
         table.add_column("", overflow="fold")
-        for heading in ("seeds", *HEADINGS, "to base"):
+        for heading in ("seeds", *HEADINGS, DIFFERENCE):
             table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
         for row in study.rows:
             table.add_row(Text(row["variant"]), *(_two_lines(text, under) for text, under in _cells(row)))
@@ -57,7 +61,7 @@ def markdown(studies: Sequence[StudyTable]) -> str:
     """One Markdown table each, and the sentences under it."""
     lines = []
     for study in studies:
-        headings = ("", "seeds", *HEADINGS, "score minus base")
+        headings = ("", "seeds", *HEADINGS, DIFFERENCE)
         lines += [f"### {study.title}", "", f"| {' | '.join(headings)} |", "|---|" + "--:|" * (len(headings) - 1)]
         for row in study.rows:
             cells = [f"{text} ({under})" if under else text for text, under in _cells(row)]
@@ -90,6 +94,20 @@ def comma_separated(studies: Sequence[StudyTable]) -> str:
     return stream.getvalue()
 
 
+def both_ends(low: float, high: float, digits: int = 3, sign: str = "+") -> tuple[str, str]:
+    """The ends of an interval as text: one that does not hold zero has as many digits as keep zero from its ends.
+
+    Args:
+        low, high: The ends.
+        digits: Behind the point, where they suffice.
+        sign: As a format has it: ``+`` for the sign of either, empty for that of a negative number alone.
+    """
+    nearest = min(abs(low), abs(high)) if low > 0 or high < 0 else 0.0
+    while nearest and digits < MOST_DIGITS and not float(f"{nearest:.{digits}f}"):
+        digits += 1
+    return f"{low:{sign}.{digits}f}", f"{high:{sign}.{digits}f}"
+
+
 def _cells(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Seeds, the score and the six numbers, and the difference in the score; with what stands under each, if any.
 
@@ -99,7 +117,7 @@ def _cells(row: Mapping[str, Any]) -> list[tuple[str, str]]:
         return [("0", ""), *[("", "")] * (len(COLUMNS) + 1)]
     spread = [f"\N{PLUS-MINUS SIGN}{x}" for x in _numbers(row["sd"])] if row["sd"] else [""] * len(COLUMNS)
     score = row["difference"]["score"] if row["difference"] else None
-    ends = f"{score['low']:+.3f} to {score['high']:+.3f}" if score and score["low"] is not None else ""
+    ends = " to ".join(both_ends(score["low"], score["high"])) if score and score["low"] is not None else ""
     return [
         (str(len(row["seeds"])), ""),
         *zip(_numbers(row["mean"]), spread, strict=True),

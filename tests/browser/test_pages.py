@@ -1,11 +1,13 @@
 """Pages that do not work where people read them: sorting, filtering, comparing, by mouse and by keyboard."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tests.coded import small_grid
+from tests.report import sites
 from tests.report.sites import EVIL, SPLIT
 
 FIRST = "section.months >> nth=0"
@@ -84,6 +86,22 @@ def test_rows_are_filtered_by_months_and_words_and_lines_stay(visit, site):
     assert page.locator("section.months:visible h2").all_inner_texts() == [SPLIT]
     page.get_by_label("Text").press("Enter")
     assert page.url.endswith("index.html")
+
+
+def test_folded_tables_open_when_they_are_asked_for(visit, tmp_path):
+    whole = sites.site(tmp_path)
+    elsewhere = sites.row("a faraway team", 0.5, "published", split="cse151b 48x72 k360 test: elsewhere")
+    folder = sites.write(replace(whole, rows=[*whole.rows, elsewhere]), tmp_path / "site")
+    page = visit(folder / "index.html")
+    row = page.get_by_role("rowheader", name="a faraway team")
+    assert row.is_hidden()
+    page.get_by_label("Months").select_option(label="cse151b 48x72 k360 test: elsewhere")
+    assert row.is_visible()
+    page = visit(folder / "index.html")
+    page.get_by_label("Text").fill("third")
+    assert page.locator("details.others").is_hidden()
+    page.get_by_label("Text").fill("faraway")
+    assert page.get_by_role("rowheader", name="a faraway team").is_visible()
 
 
 def pixel(page, canvas, x, y):

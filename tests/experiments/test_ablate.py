@@ -429,6 +429,20 @@ def test_a_job_is_the_command_that_the_record_names(opened, tmp_path):
     assert jobs[0].done(jobs[0].folder)
 
 
+def test_a_variant_that_is_the_base_is_said_to_be_it(opened, tmp_path):
+    """An axis with the base's own value among its values: a difference of nothing is no finding."""
+    asked = study(
+        base="linear", axes=[], variants=[{"name": "again"}, {"name": "other", "settings": {"model.ridge": 7}}]
+    )
+    plan = plan_of(opened, asked, tmp_path)
+    train(opened, plan.distinct())
+    for result in result_of(opened, plan)["results"]:
+        base, again, other = result["rows"]
+        assert (again["sentence"], again["difference"]) == ("the same run as base", None)
+        assert again["mean"] == base["mean"]
+        assert other["difference"]
+
+
 def test_tables_hold_what_is_kept(opened, tmp_path):
     plan = plan_of(opened, study(), tmp_path)
     train(opened, plan.runs[:2])

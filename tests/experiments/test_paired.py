@@ -189,6 +189,15 @@ def test_sentences():
     )
 
 
+def test_an_end_that_is_not_zero_is_not_printed_as_zero():
+    """An interval that holds zero may end near it; one that does not says by how little."""
+    assert sentence(0.0002, 0.010, 0.019) == "worse by 0.010 (95 % 0.0002 to 0.0190)"
+    assert sentence(-0.019, -0.010, -0.00004) == "better by 0.010 (95 % 0.00004 to 0.01900)"
+    assert sentence(0.0001, 0.0003, 0.0006) == "worse by 0.0003 (95 % 0.0001 to 0.0006)"
+    assert sentence(-0.0002, 0.010, 0.019) == "indistinguishable: +0.010 (95 % -0.000 to +0.019)"
+    assert sentence(0.0, 0.010, 0.019) == "indistinguishable: +0.010 (95 % +0.000 to +0.019)"
+
+
 def test_an_interval_is_as_wide_as_student_s_t_of_seeds_and_of_years_says():
     """Against the closed form, which the coverage of a hundred trials is too coarse to tell from a third wider."""
     random = np.random.default_rng(0)

@@ -11,15 +11,17 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from emukit.errors import EmukitError, RunError
-from emukit.experiments import entry_page, portrait, site
+from emukit.experiments import entry_page, portrait, site, study_page
+from emukit.experiments.gathered import gather_places, named_means, study_names
 from emukit.experiments.pictures import distribution, error_rows, gather
 from emukit.experiments.recipe import load_recipe
 from emukit.experiments.run import read_run, train_run
-from emukit.experiments.site import MANIFEST, gather_places, write_report
+from emukit.experiments.site import MANIFEST, write_report
 from emukit.files import write_text
 from emukit.progress import Reporter
 from tests.cli.conftest import TINY
 from tests.coded import warming_archive
+from tests.report import sites
 from tests.report.sites import study
 
 QUIET = Reporter(quiet=True)
@@ -219,12 +221,22 @@ def test_damaged_log_leaves_out_the_curves_alone(runs, tmp_path):
     assert "maps.webp" in net
 
 
-def test_unfinished_run_has_a_page_that_says_so(runs, tmp_path):
+def test_unfinished_run_has_no_page_and_is_named_with_the_state_that_emukit_runs_says(runs, tmp_path):
     record = json.loads((runs / "net" / "run.json").read_text())
     (runs / "net" / "run.json").write_text(json.dumps({**record, "state": "training"}))
-    shutil.rmtree(runs / "net" / "report")
-    write_report([runs], tmp_path / "r", unopened, QUIET, published=False)
-    assert "has not finished" in page(tmp_path / "r", "net")
+    written = write_report([runs], tmp_path / "r", unopened, QUIET, published=False)
+    assert written.entries == 2
+    assert not [*(tmp_path / "r" / "entries").glob("net*")]
+    (one,) = gather_places([runs]).unfinished
+    assert (one.name, one.state) == ("net", "interrupted")
+    assert one.command == read_run(runs / "net").go_on()
+    assert f"--resume --out {runs / 'net'}" in one.command
+    index = (tmp_path / "r" / "index.html").read_text()
+    assert "<strong>net</strong>: interrupted" in index
+    assert "2 entries" in index
+    # Alone it is no leaderboard, and no error.
+    assert write_report([runs / "net"], tmp_path / "alone", unopened, QUIET, published=False).entries == 0
+    assert "emukit report</h1>" in (tmp_path / "alone" / "index.html").read_text()
 
 
 def test_pictures_of_other_data_are_not_drawn(runs, tmp_path):
@@ -311,6 +323,47 @@ def test_study_brings_its_runs_and_names_those_that_are_gone(runs, tmp_path):
         write_report([folder], out, unopened, QUIET)
     below = write_report([tmp_path, runs], out, unopened, QUIET, published=False)
     assert "study.json is damaged" in below.left_out[0]
+
+
+def test_runs_of_a_study_are_called_what_they_are_there_and_others_by_their_folder(runs, tmp_path):
+    write_text(tmp_path / "study" / "study.json", study("../runs/line").model_dump_json())
+    write_text(tmp_path / "later" / "study.json", study("../runs/line", name="later").model_dump_json())
+    out = tmp_path / "r"
+    write_report([tmp_path / "study", tmp_path / "later", runs], out, unopened, QUIET, published=False)
+    line = page(out, "line")
+    assert "<h1>loss-weights: mse, seed 0</h1>" in line
+    assert "in the folder line" in line
+    assert "later</a>: mse, seed 0" in line
+    index = (out / "index.html").read_text()
+    assert ">loss-weights: mse, seed 0</a></th>" in index
+    assert ">net</a>" in index
+    assert '"name":"loss-weights: mse, seed 0"' in (out / "assets" / "entries.js").read_text()
+
+
+def test_protocols_are_named_where_a_study_has_several_and_means_over_them_have_one_name(tmp_path):
+    made = study("runs/a")
+    run = made.variants[0].runs[0]
+    runs = [run.model_copy(update={"protocol": f"loso:{s}", "folder": f"runs/{s}"}) for s in ("ssp126", "ssp585")]
+    made = made.model_copy(update={"variants": [made.variants[0].model_copy(update={"runs": runs})]})
+    names = study_names([(tmp_path, made)])
+    assert names[(tmp_path / "runs" / "ssp126").resolve()] == "loss-weights: mse, loso:ssp126, seed 0"
+    rows = [sites.row("ssp126 + ssp585", 0.5), sites.row("ssp126", 0.5), sites.row("x", 1.0, "floor")]
+    mean, lone, floor = named_means(rows, names)
+    assert mean.name == "loss-weights: mse, loso:all, seed 0"
+    assert (lone.name, floor.name) == ("ssp126", "x")
+
+
+def test_variant_whose_runs_are_the_base_s_is_not_drawn_over_it(tmp_path, monkeypatch):
+    made = study("runs/a")
+    twin = made.variants[2].model_copy(update={"runs": made.variants[0].runs})
+    made = made.model_copy(update={"variants": [*made.variants[:2], twin, made.variants[3]]})
+    assert made.same_as_base == ["same"]
+    drawn = []
+    for name in ("draw_intervals", "draw_coordinates"):
+        monkeypatch.setattr(study_page, name, lambda variants, *a: drawn.append(set(variants)) or Figure((1, 1)))
+    shown = study_page.study_page(tmp_path, made, {}, tmp_path).pictures["k360", "validation"]
+    assert drawn == [{sites.EVIL}, {"mse", sites.EVIL}]
+    assert all(p.caption.endswith("Not drawn, for their runs are the base's: same.") for p in shown)
 
 
 def test_page_says_what_the_record_says(drawn):

@@ -52,6 +52,7 @@ def entry(name: str, score: float | None, folder: Path, split: str = SPLIT, pict
     return Entry(
         ident,
         name,
+        name,
         "run",
         [row(name, score, split=split)],
         {"time": "9 s", "description": name},

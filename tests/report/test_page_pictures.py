@@ -5,14 +5,16 @@ import io
 import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
+from matplotlib.text import Text
 from PIL import Image
 
+from emukit.experiments.portrait import SHAPES
 from emukit.report.coast import _east_of_greenwich, coastline
 from emukit.report.coordinates import COLUMNS as COORDINATES
 from emukit.report.coordinates import draw_coordinates
 from emukit.report.curves import Curves
 from emukit.report.errors import LEVELS, Field, draw_distribution, draw_error_maps, draw_zonal
-from emukit.report.figure import write_webp
+from emukit.report.figure import BETTER, WORSE, write_webp
 from emukit.report.intervals import Difference, draw_intervals
 from emukit.report.learning import draw_learning, draw_terms, has_terms
 from emukit.report.maps import round_limit
@@ -82,6 +84,17 @@ def test_zonal_means_are_of_the_errors_over_the_sine_of_latitude():
         np.testing.assert_allclose(lines[0].get_ydata(), np.sin(np.deg2rad(GRID.lat)))
 
 
+def test_titles_of_zonal_panels_end_before_the_next_panel_and_the_edge():
+    long = Field("pr", "pr (mm/day), standard deviation over time", "MAE 2", FIELD, np.zeros((0, 4)))
+    figure = draw_zonal({f"pr.{i}": long for i in range(4)}, GRID, {f"pr.{i}": 1.0 for i in range(4)}, "title")
+    figure.set_size_inches(*SHAPES["zonal"])
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        (title,) = (t for t in axes.findobj(Text) if t.get_text() == axes.get_title(loc="left"))
+        assert title.get_window_extent().x1 <= axes.get_window_extent().x1
+    assert all(axes.get_window_extent().height > 80 for axes in figure.axes)
+
+
 def test_nothing_has_no_place_on_a_logarithm():
     curves = Curves(np.array([0.1, 1.0, 10.0]), np.array([[0.1, 0.2, 0.0]]), np.array([[0.0, 0.5, 0.1]]))
     axes = draw_distribution(curves, "pr", "title").axes[0]
@@ -137,6 +150,19 @@ def test_interval_that_holds_zero_is_open():
     assert same.get_markerfacecolor() == "white"
     assert (better.get_ydata()[0], same.get_ydata()[0]) == (0, 1)
     figure.draw_without_rendering()
+
+
+def test_better_and_worse_differ_in_colour_and_shape_and_numbers_have_units():
+    """One colour for both left the side of zero alone to tell them apart."""
+    far = {"score": Difference(-2.5, -2.6, -2.4), "pr.monthly_rmse": Difference(0.2, 0.1, 0.3)}
+    variants = {"a": {"score": Difference(-0.2, -0.3, -0.1)}, "b": {"score": Difference(0.2, 0.1, 0.3)}, "far": far}
+    score, rain = draw_intervals(variants, "base", "title").axes
+    looks = {(line.get_marker(), line.get_color()) for line in score.lines if line.get_marker() in ("o", "s", "<")}
+    assert looks == {("o", BETTER), ("s", WORSE), ("<", BETTER)}
+    assert BETTER != WORSE
+    assert (score.get_title(loc="left"), rain.get_title(loc="left")) == ("score\nno unit", "pr month\nmm/day")
+    axes = draw_coordinates({v: dict.fromkeys(COORDINATES, 0.5) for v in "ab"}, {}, "a", "title").axes[0]
+    assert [t.get_text() for t in axes.get_xticklabels()][1] == "tas month\nK"
 
 
 def test_one_failed_variant_does_not_press_the_others_together():

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import PurePosixPath
 
@@ -12,11 +13,14 @@ import pytest
 from emukit.errors import RunError
 from emukit.report.leaderboard import NUMBERS
 from emukit.report.site.fields import entry_script, site_script
-from emukit.report.site.model import identifier
+from emukit.report.site.model import Unfinished, identifier
 from emukit.report.site.render import ASSETS, HERE, render
 from emukit.report.site.strip import WIDTH, marks
 from emukit.report.site.study import read_study
+from emukit.report.study import DIFFERENCE
 from tests.report.sites import EVIL, SPLIT, row, site, study
+
+PARTS = ("month", "mean", "std")
 
 
 class Page(HTMLParser):
@@ -175,6 +179,82 @@ def test_runs_of_a_study_are_known_by_their_variant(files):
     assert address in Page(texts["index.html"]).all("a", "href")
 
 
+def test_a_colleague_is_told_units_lines_and_intervals(files):
+    made, texts = files
+    text = texts[f"studies/{made.studies[0].id}.html"]
+    page = Page(text)
+    heads = next(r for r in page.rows if r[:2] == ["variant", "seeds"])
+    assert heads[2:] == ["score", *[f"tas {x}K" for x in PARTS], *[f"pr {x}mm/day" for x in PARTS], DIFFERENCE]
+    legend = text[text.index("<details") : text.index("</details>")]
+    for words in ("Near-surface air temperature, in K", "mm/day", "no unit", "95 %", "seeds", "years"):
+        assert words in legend
+    for term in ("month", "mean", "std", "score", "floor: another run", "estimated limit"):
+        assert f"<dt>{term}</dt>" in legend
+    assert any(r[0] == "floor: another run" for r in page.rows)
+
+
+def test_an_end_that_is_not_zero_is_not_printed_as_zero_on_a_page(tmp_path):
+    made = study()
+    row = made.results[0].rows[1]
+    score = row.difference["score"].model_copy(update={"mean": 0.01, "low": 0.00003, "high": 0.02})
+    row = row.model_copy(update={"difference": {**row.difference, "score": score}})
+    result = made.results[0].model_copy(update={"rows": [made.results[0].rows[0], row]})
+    text = study_text(tmp_path, made.model_copy(update={"results": [result]}))
+    assert "+0.00003 to +0.02000" in text
+
+
+def test_search_ends_with_its_best_trial_and_the_command_that_trains_it(tmp_path):
+    made = study()
+    assert "The best trial" not in study_text(tmp_path, made)
+    run = made.variants[1].runs[0].model_copy(update={"command": "emukit train cnn-gru --set 'a=<b>'"})
+    searched = made.variants[1].model_copy(update={"runs": [run]})
+    made = made.model_copy(update={"best": EVIL, "variants": [made.variants[0], searched, *made.variants[2:]]})
+    text = study_text(tmp_path, made)
+    end = text[text.index("The best trial") :]
+    assert "emukit train cnn-gru --set &#39;a=&lt;b&gt;&#39;</pre>" in end
+    assert "<section" not in end
+
+
+def study_text(folder, made):
+    """The page of a study."""
+    whole = site(folder)
+    page = replace(whole.studies[0], study=made)
+    return dict(render(replace(whole, studies=[page])))[f"studies/{page.id}.html"]
+
+
+def test_published_results_of_other_months_are_folded_away_under_what_is_one_s_own(tmp_path):
+    whole = site(tmp_path)
+    text = dict(render(whole))["index.html"]
+    assert "<details" not in text
+    elsewhere = row("place 2: a team", 0.5, "published", split="cse151b 48x72 k360 test: elsewhere")
+    text = dict(render(replace(whole, rows=[elsewhere, *whole.rows])))["index.html"]
+    own, folded = text.split('<details class="others">')
+    assert "place 2: a team" in folded.split("</details>")[0]
+    assert "place 1: a team" in own
+    assert "place 2: a team" not in own
+    assert "0 of your own" not in text
+
+
+def test_unfinished_runs_are_named_on_the_first_page_with_how_to_go_on(tmp_path):
+    runs = [Unfinished(EVIL, "interrupted", "emukit train x --resume"), Unfinished("b", "training", "emukit train y")]
+    text = dict(render(replace(site(tmp_path), unfinished=runs)))["index.html"]
+    part = text[text.index("Not finished") :].split("</section>")[0]
+    assert EVIL not in text
+    assert "interrupted; to go on: <code>emukit train x --resume</code>" in part
+    # What is being trained goes on by itself.
+    assert "train y" not in part
+    assert "4 entries" in text
+
+
+def test_folder_of_a_run_that_a_study_names_stays_in_sight(tmp_path):
+    whole = site(tmp_path)
+    known = replace(whole.entries[0], folder="cnn-gru-0123")
+    texts = dict(render(replace(whole, entries=[known, *whole.entries[1:]])))
+    best = next(r for r in Page(texts["index.html"]).rows if r[1] == "best")
+    assert best[-1] == "loss-weights: msefolder cnn-gru-0123"
+    assert "run in the folder cnn-gru-0123" in texts[f"entries/{known.id}.html"]
+
+
 def test_errors_come_back_from_the_script_as_they_went_in(files):
     made, _ = files
     for one in made.entries:
@@ -189,16 +269,12 @@ def test_errors_come_back_from_the_script_as_they_went_in(files):
 
 
 def test_errors_that_are_all_zero_are_zero(files):
-    from dataclasses import replace
-
     one = files[0].entries[0]
     still = replace(one, errors=replace(one.errors, fields=np.zeros((4, 4, 6))))
     assert base64.b64encode(bytes(24)).decode() in entry_script(still)
 
 
 def test_only_entries_with_errors_can_be_compared(files):
-    from dataclasses import replace
-
     made = files[0]
     without = replace(made, entries=[replace(made.entries[0], errors=None), *made.entries[1:]])
     names = [e["name"] for e in json.loads(site_script(without)[len("emukit.start(") : -3])["entries"]]

@@ -6,19 +6,19 @@ import pytest
 from rich.console import Console
 
 from emukit.report.leaderboard import NUMBERS
-from emukit.report.study import COLUMNS, StudyTable, comma_separated, markdown, tables
+from emukit.report.study import COLUMNS, DIFFERENCE, StudyTable, comma_separated, markdown, tables
 
 # Every mean and spread tells its column.
 MEAN = {c: 0.5 + i / 100 for i, c in enumerate(COLUMNS)}
 SD = {c: 0.001 + i / 1000 for i, c in enumerate(COLUMNS)}
 BASE = {"variant": "a|b`*", "seeds": [0, 1], "mean": MEAN, "sd": SD, "difference": None, "sentence": "the base"}
-DIFFERENCE = {c: {"mean": -0.02, "low": -0.03, "high": -0.01, "sd": 0.002} for c in COLUMNS}
+LOWER = {c: {"mean": -0.02, "low": -0.03, "high": -0.01, "sd": 0.002} for c in COLUMNS}
 OTHER = {
     "variant": "[red]x",
     "seeds": [0],
     "mean": MEAN,
     "sd": None,
-    "difference": DIFFERENCE,
+    "difference": LOWER,
     "sentence": "better by 0.020",
 }
 WAITING = {"variant": "w", "seeds": [], "mean": None, "sd": None, "difference": None, "sentence": "no run has finished"}
@@ -54,6 +54,20 @@ def test_a_difference_without_an_interval_has_none():
     study = StudyTable("s", (BASE, {**OTHER, "difference": unknown}), {})
     assert "| -0.0200 |" in markdown([study])
     assert tables([study])
+
+
+def test_the_column_of_the_difference_has_one_name_and_an_end_that_is_not_zero_is_not_printed_as_zero():
+    near = {c: {"mean": 0.01, "low": 0.0002, "high": 0.019, "sd": None} for c in COLUMNS}
+    study = StudyTable("s", (BASE, {**OTHER, "difference": near}), {})
+    text = markdown([study])
+    assert f"| {DIFFERENCE} |\n" in text
+    assert "| +0.0100 (+0.0002 to +0.0190) |" in text
+    out = Console(width=130, record=True, file=io.StringIO())
+    for part in tables([study]):
+        out.print(part)
+    shown = out.export_text()
+    assert all(word in shown for word in DIFFERENCE.split())
+    assert "+0.0002 to" in shown
 
 
 def test_a_name_means_nothing_in_markdown():

@@ -75,7 +75,8 @@ class Entry:
 
     Attributes:
         id: Of its files and links.
-        name: As it calls itself.
+        name: As it calls itself; a run of a study is called what it is there.
+        folder: The name of its folder.
         kind: ``run`` or ``submission``.
         rows: Its lines of the leaderboard, one a set of months.
         facts: What it is, and what it cost: name to value.
@@ -89,6 +90,7 @@ class Entry:
 
     id: str
     name: str
+    folder: str
     kind: str
     rows: Sequence[Row]
     facts: Mapping[str, str]
@@ -117,6 +119,21 @@ class StudyPage:
     entries: Mapping[str, str]
 
 
+@dataclass(frozen=True)
+class Unfinished:
+    """A run that has no emulator yet, and so no page.
+
+    Attributes:
+        name: Of its folder.
+        state: As `emukit runs` says it.
+        command: What goes on with it.
+    """
+
+    name: str
+    state: str
+    command: str
+
+
 @dataclass(frozen=True, eq=False)
 class Site:
     """Everything.
@@ -130,6 +147,7 @@ class Site:
         studies: By id.
         scales: Quantity to the limit of the scale that all maps share.
         left_out: What could not be read, and why.
+        unfinished: Runs without an emulator yet.
     """
 
     title: str
@@ -140,6 +158,7 @@ class Site:
     studies: Sequence[StudyPage]
     scales: Mapping[str, float]
     left_out: Sequence[str] = ()
+    unfinished: Sequence[Unfinished] = ()
 
 
 def identifier(name: str, folder: Path) -> str:

@@ -13,11 +13,12 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from emukit.report.leaderboard import HEADINGS, LINES, NUMBERS, Row, places, ranked
+from emukit.report.leaderboard import HEADINGS, LINES, NUMBERS, UNITS, Row, places, ranked
 from emukit.report.site.fields import entry_script, site_script
 from emukit.report.site.model import Entry, Site, StudyPage
 from emukit.report.site.strip import LINE_Y, WIDTH, marks
-from emukit.report.site.study import Study, StudyResult
+from emukit.report.site.study import Interval, Study, StudyResult, Variant
+from emukit.report.study import DIFFERENCE, both_ends
 
 HERE = Path(__file__).parent
 ASSETS = ("style.css", "table.js", "compare.js")
@@ -33,8 +34,10 @@ def render(site: Site) -> Iterator[tuple[str, str]]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(site=site, columns=COLUMNS, headings=HEADINGS, headers=_headers(), lines=LINES)
-    environment.filters.update(score=_score, number=_number, signed=_signed, plain=_plain, words=_words)
+    environment.globals.update(
+        site=site, columns=COLUMNS, headings=HEADINGS, headers=_headers(), lines=LINES, difference=DIFFERENCE
+    )
+    environment.filters.update(score=_score, number=_number, signed=_signed, ends=_ends, words=_words)
     for name in ASSETS:
         yield f"assets/{name}", (HERE / "assets" / name).read_text(encoding="utf-8")
     uses = _uses(site.studies)
@@ -58,7 +61,12 @@ def render(site: Site) -> Iterator[tuple[str, str]]:
         yield (
             f"studies/{study.id}.html",
             page.render(
-                root="../", page=study, study=study.study, results=results, differences=_differences(study.study)
+                root="../",
+                page=study,
+                study=study.study,
+                results=results,
+                differences=_differences(study.study),
+                best=_best(study.study),
             ),
         )
 
@@ -68,17 +76,16 @@ def _comparable(site: Site) -> int:
 
 
 def _headers() -> list[dict[str, str]]:
-    """Columns of the six numbers: what a heading says in full, for those who hear it."""
+    """Columns of the score and the six numbers: a heading, its unit, and what it says in full."""
     what = {
         "monthly_rmse": "root mean square error of months",
         "time_mean_rmse": "root mean square error of the mean over time",
         "time_stddev_mae": "mean absolute error of the standard deviation over time",
     }
-    units = {"tas": "K", "pr": "mm/day"}
-    out = [{"short": "score", "full": "official score, lower is better"}]
-    for heading, number in zip(HEADINGS[1:], NUMBERS, strict=True):
+    out = [{"short": "score", "unit": "", "full": "official score, lower is better"}]
+    for heading, unit, number in zip(HEADINGS[1:], UNITS[1:], NUMBERS, strict=True):
         variable, part = number.split(".")
-        out.append({"short": heading, "full": f"{variable}: {what[part]}, {units[variable]}"})
+        out.append({"short": heading, "unit": unit, "full": f"{variable}: {what[part]}, {unit}"})
     return out
 
 
@@ -110,8 +117,15 @@ def _differences(study: Study) -> dict[str, list[str]]:
     return out
 
 
+def _best(study: Study) -> Variant | None:
+    """The trial that a search chose, where it is known how to train it."""
+    named = (v for v in study.variants if v.name == study.best)
+    return next((v for v in named if v.runs and v.runs[0].command), None)
+
+
 def _tables(site: Site, uses: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     """The leaderboard: a table for each set of months."""
+    folders = {e.id: e.folder for e in site.entries if e.folder != e.name}
     out = []
     for i, (split, group) in enumerate(ranked(site.rows).items()):
         rows = [
@@ -121,6 +135,7 @@ def _tables(site: Site, uses: Mapping[str, Sequence[Mapping[str, Any]]]) -> list
                 "cells": _cells(row),
                 "entry": site.links.get(row.key, ""),
                 "kind": row.kind,
+                "folder": folders.get(site.links.get(row.key, ""), ""),
                 "uses": uses.get(site.links.get(row.key, ""), ()),
             }
             for place, row in places(group)
@@ -152,7 +167,7 @@ def _order(row: Row) -> tuple[bool, float]:
 
 
 def _result(page: StudyPage, result: StudyResult) -> dict[str, Any]:
-    known = {name: v for name, v in (("floor", result.floor), ("estimated limit", result.limit)) if v}
+    known = {name: v for name, v in (("floor: another run", result.floor), ("estimated limit", result.limit)) if v}
     lines = [(name, [values[c] for c in COLUMNS]) for name, values in known.items()]
     return {"result": result, "lines": lines, "pictures": page.pictures.get((result.protocol, result.set), ())}
 
@@ -176,3 +191,10 @@ def _plain(value: Any) -> str:
 
 def _signed(value: float) -> str:
     return f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _ends(interval: Interval) -> str:
+    """The ends of an interval; nothing where it has none."""
+    if interval.low is None or interval.high is None:
+        return ""
+    return " to ".join(both_ends(interval.low, interval.high, 4)).replace("-", "\N{MINUS SIGN}")

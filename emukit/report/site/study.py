@@ -121,13 +121,22 @@ class Study(_Part):
     machine: Any = ""
     trained_with: list[str] = []
     command: str = ""
+    best: str | None = None
     variants: Annotated[list[Variant], Field(min_length=1)]
     results: list[StudyResult] = []
+
+    @property
+    def same_as_base(self) -> list[str]:
+        """Names of variants whose runs are those of the base."""
+        folders = [{run.folder for run in v.runs} for v in self.variants]
+        others = zip(self.variants[1:], folders[1:], strict=True)
+        return [v.name for v, own in others if own and own == folders[0]]
 
     @model_validator(mode="after")
     def _knows_its_variants(self) -> Self:
         names = {v.name for v in self.variants}
         unknown = sorted({row.variant for r in self.results for row in r.rows} - names)
+        unknown += [self.best] if self.best and self.best not in names else []
         if unknown:
             raise ValueError(f"results of variants that it does not have: {', '.join(unknown)}")
         return self
