@@ -56,6 +56,12 @@
       section.hidden = (months.value !== "" && months.value !== section.id) || (wanted.length > 0 && here === 0);
       count += section.hidden ? 0 : here;
     }
+    // What is asked for shall be seen, wherever it is folded away.
+    for (const fold of document.querySelectorAll("details.others")) {
+      const some = fold.querySelector("section.months:not([hidden])") !== null;
+      fold.hidden = !some;
+      if (some && (months.value !== "" || wanted.length > 0)) fold.open = true;
+    }
     shown.textContent = `${count} ${count === 1 ? "row" : "rows"} shown`;
   };
 
