@@ -246,7 +246,10 @@ def _say_plan(
         f"{', '.join(plan.protocols)}: {_count(len(runs), 'run')}, {len(done)} done, {len(failed)} failed before"
     )
     if plan.begun and plan.begun.changes:
-        say(f"note: since the study was begun: {plan.begun.changes}; they train as many epochs as the others")
+        say(f"note: since the study was begun: {plan.begun.changes}")
+    if plan.begun and plan.begun.untimed:
+        trained = ", and train as many epochs" if any(plan.begun.epochs.values()) else ""
+        say(f"note: not timed: {', '.join(plan.begun.untimed)}; they are taken to cost what the base does{trained}")
     if plan.begun and plan.begun.budget:
         many = sum(plan.begun.runs.values())
         say(f"note: epochs are those that were fitted to {plan.begun.budget} and {many} runs when the study was begun")

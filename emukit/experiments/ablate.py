@@ -13,6 +13,7 @@ once, whichever studies ask for it and however often they are stopped.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from contextlib import suppress
@@ -43,8 +44,9 @@ from emukit.files import write_text
 from emukit.progress import Reporter
 
 RUNS = "runs"
-# What is beside a run folder that says why it failed.
+# What is beside a run folder that says why it failed, and how much of that is read.
 FAILED = ".failed"
+FAILURE_LETTERS = 100_000
 # Of the digest of a run's identity: enough to tell millions of runs apart.
 HASH_DIGITS = 12
 
@@ -85,7 +87,7 @@ class PlannedRun:
     @property
     def log(self) -> Path:
         """Where its process writes."""
-        return self.folder.with_name(self.folder.name + ".log")
+        return _log(self.folder)
 
     @property
     def failure(self) -> Path:
@@ -227,7 +229,7 @@ def make_study_plan(
         costs = {**costs, **dict.fromkeys(alike, costs[study.base_name])}
     plan = StudyPlan(study, folder, tuple(variants), recipes, epochs, sets, not_scored, chosen, (), costs)
     if begun:
-        if begun.changes and any(begun.epochs.values()):
+        if begun.budget or study.match == "cost":
             _refuse_own_epochs(study, recipes)
         return _with_runs(replace(plan, begun=begun), opened, root)
     costs, not_timed = measure_costs(
@@ -315,7 +317,30 @@ def failure_of(folder: Path) -> str:
     path = _failure(folder)
     if not path.is_file():
         return ""
-    return path.read_text(encoding="utf-8", errors="replace").strip() or "it failed without a word"
+    try:
+        with path.open(encoding="utf-8", errors="replace") as f:
+            return f.read(FAILURE_LETTERS).strip() or "it failed without a word"
+    except FileNotFoundError:
+        # It has just been begun again.
+        return ""
+    except OSError as e:
+        return f"it failed, and {path} cannot be read ({e.strerror})"
+
+
+def is_study_run(folder: Path) -> bool:
+    """Whether a folder is called as a study calls those of its runs."""
+    return bool(re.fullmatch(rf".+-[0-9a-f]{{{HASH_DIGITS}}}", folder.name))
+
+
+def remove_traces(folder: Path) -> None:
+    """Remove what a study wrote beside the folder of one of its runs."""
+    if is_study_run(folder):
+        for path in (_failure(folder), _log(folder)):
+            path.unlink(missing_ok=True)
+
+
+def _log(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".log")
 
 
 def _failure(folder: Path) -> Path:

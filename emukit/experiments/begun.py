@@ -16,7 +16,7 @@ from emukit.data.archive import Archive
 from emukit.errors import RunError
 from emukit.experiments.budget import Cost
 from emukit.experiments.record import card_digest, read_json
-from emukit.experiments.study import Study, Variant, epoch_paths, recipe_of
+from emukit.experiments.study import Study, epoch_paths, recipe_of, seconds_of
 from emukit.files import write_text
 
 PLAN_FILE = "plan.json"
@@ -41,6 +41,7 @@ class Begun:
         budget: To which epochs were fitted; None where they were not.
         runs: How many of each variant the budget was for.
         changes: How the variants differ from those it was begun with, in words.
+        untimed: Those that were not there then, or were others.
     """
 
     epochs: Mapping[str, int | None]
@@ -48,6 +49,7 @@ class Begun:
     budget: str | None
     runs: Mapping[str, int]
     changes: str = ""
+    untimed: Sequence[str] = ()
 
 
 def plan_exists(folder: Path) -> bool:
@@ -66,7 +68,7 @@ def write_begun(folder: Path, begun: Begun, study: Study, archive: Archive, comm
         command: What began it.
     """
     if not plan_exists(folder):
-        decided = {name: value for name, value in asdict(begun).items() if name != "changes"}
+        decided = {name: value for name, value in asdict(begun).items() if name not in ("changes", "untimed")}
         kept = _key(study, archive) | decided | {"variants": _variants(study), "command": command}
         write_text(folder / PLAN_FILE, json.dumps(kept, indent=1))
 
@@ -88,13 +90,13 @@ def read_begun(folder: Path, study: Study, archive: Archive, budget: str | None)
     now = _key(study, archive) | ({"budget": budget} if budget else {})
     different = [WORDS[k] for k, v in now.items() if kept.get(k) != v]
     changes = _changes(kept.get("variants"), study)
-    if changes and study.match == "cost" and not different:
-        different = ["cost to be matched"]
-    begun = None if different else _parsed(kept, study)
+    if changes and not different:
+        different = _unfitted(changes, kept, study)
+    begun = None if different or changes is None else _parsed(kept, study, changes)
     if begun is None:
         raise RunError(
             f"{folder} holds another study of this name",
-            found=(f"another {', '.join(different)}" if different else "no costs and epochs")
+            found=(f"another {', '.join(different)}" if different else f"a damaged {PLAN_FILE}")
             + (f": {_told(changes)}" if changes else ""),
             expected=f"the one that was begun with: {kept.get('command')}",
             hint=f"another name in the study's file, or remove {folder}: its runs lie beside it, and are found again",
@@ -106,11 +108,23 @@ def _key(study: Study, archive: Archive) -> dict[str, str | int]:
     return {"format": 3, "study": study.digest, "data": archive.digest, "card": card_digest(archive.card)}
 
 
-def _parsed(kept: Mapping[str, Any], study: Study) -> Begun | None:
+def _unfitted(changes: Mapping[str, Sequence[str]], kept: Mapping[str, Any], study: Study) -> list[str]:
+    """What of a changed study was not fitted when it was begun, and cannot be now."""
+    if study.match == "cost":
+        return ["cost to be matched"]
+    networks = [v.name for v in study.all_variants() if v.name in _untimed(changes) and epoch_paths(recipe_of(v))]
+    epochs = kept.get("epochs")
+    fitted = isinstance(epochs, dict) and any(e is not None for e in epochs.values())
+    return ["budget, which was fitted to no network"] if networks and kept.get("budget") and not fitted else []
+
+
+def _untimed(changes: Mapping[str, Sequence[str]]) -> list[str]:
+    return [name for word, names in changes.items() if word != "gone" for name in names]
+
+
+def _parsed(kept: Mapping[str, Any], study: Study, changes: Mapping[str, Sequence[str]]) -> Begun | None:
     """None where something is missing or of another kind."""
-    variants = study.all_variants()
-    changes = _changes(kept.get("variants"), study)
-    others = {name for word, names in changes.items() if word != "gone" for name in names}
+    variants, others = study.all_variants(), _untimed(changes)
     same = [v.name for v in variants if v.name not in others]
     try:
         costs = {v: Cost(**kept["costs"][v]) for v in same}
@@ -118,23 +132,30 @@ def _parsed(kept: Mapping[str, Any], study: Study) -> Begun | None:
         runs = dict(kept["runs"])
         budget = kept["budget"]
         fitted = next((e for e in kept["epochs"].values() if e is not None), None)
+        if budget is not None:
+            seconds_of(budget)
     except (KeyError, TypeError, AttributeError, ValueError):
         return None
     for variant in variants:
+        trained = bool(epoch_paths(recipe_of(variant)))
         if variant.name in others:
-            epochs[variant.name], costs[variant.name] = _like(variant, fitted, costs[study.base_name])
+            epochs[variant.name], costs[variant.name] = _like(trained, fitted, costs[study.base_name])
+        elif study.match == "epochs" and epochs[variant.name] != (fitted if trained else None):
+            return None
+        if trained and budget and epochs[variant.name] is None:
+            return None
     numbers = [x for c in costs.values() for x in (c.start, c.epoch, c.own)]
     counts = [e for e in (*epochs.values(), *(c.epochs for c in costs.values())) if e is not None]
     whole = all(type(n) is int and 0 < n <= MOST for n in (*counts, *runs.values()))
     known = all(type(n) in (int, float) and 0 <= n <= MOST for n in numbers)
-    if not (whole and known and isinstance(budget, str | None)):
+    if not (whole and known and runs.keys() >= set(same)):
         return None
-    return Begun(epochs, costs, budget, runs, _told(changes))
+    return Begun(epochs, costs, budget, runs, _told(changes), others)
 
 
-def _like(variant: Variant, epochs: int | None, base: Cost) -> tuple[int | None, Cost]:
+def _like(trained: bool, epochs: int | None, base: Cost) -> tuple[int | None, Cost]:
     """Epochs and cost of a variant that was not timed: those of the others, where it trains by epochs at all."""
-    return (epochs, base) if epoch_paths(recipe_of(variant)) else (None, Cost(base.start, 0.0, None, 0.0))
+    return (epochs, base) if trained else (None, Cost(base.start, 0.0, None, 0.0))
 
 
 def _variants(study: Study) -> dict[str, Any]:
@@ -143,11 +164,11 @@ def _variants(study: Study) -> dict[str, Any]:
     return dict(json.loads(json.dumps(variants)))
 
 
-def _changes(kept: object, study: Study) -> dict[str, list[str]]:
-    """Names of variants that differ from those that were kept, by how they do."""
-    if not isinstance(kept, dict):
-        return {}
+def _changes(kept: object, study: Study) -> dict[str, list[str]] | None:
+    """Names of variants that differ from those that were kept, by how they do; None where none were kept."""
     now = _variants(study)
+    if not isinstance(kept, dict) or study.base_name not in kept:
+        return None
     parts = {
         "new": [v for v in now if v not in kept],
         "gone": [v for v in kept if v not in now],

@@ -16,10 +16,11 @@ from pathlib import Path
 
 from emukit.errors import EmukitError, RunError
 from emukit.experiments import crossval, validate
+from emukit.experiments.ablate import remove_traces
 from emukit.experiments.begun import PLAN_FILE
 from emukit.experiments.record import RECORD_FILE, read_record
 from emukit.experiments.run import Run
-from emukit.experiments.runs import Listed, find_runs, list_runs, look_at
+from emukit.experiments.runs import Listed, find_runs, list_runs, look_at, never_begun
 from emukit.files import exclusive, parse_json
 from emukit.submission import ENTRY_FILE, Entry, read_entry
 
@@ -27,6 +28,7 @@ SUBMISSIONS = "submissions"
 # Results over several runs, in a folder that holds these.
 STUDY_FILE = "study.json"
 TOGETHER = (validate.REPORT_FILE, crossval.REPORT_FILE, STUDY_FILE)
+BEING_WRITTEN = "another process is writing it"
 MAY_GO = "it may go once that folder is removed"
 # A folder that stepped aside to be removed by a process.
 ASIDE = re.compile(r"\..+\.\d+\.removed")
@@ -61,14 +63,16 @@ def named_removal(folders: Sequence[Path]) -> Removal:
             raise RunError(
                 f"{folder} is a link", hint=f"name what it points to, {folder.resolve()}; nothing was removed"
             )
-        if not (folder / RECORD_FILE).exists():
+        if not (folder / RECORD_FILE).exists() and not never_begun(folder):
             raise RunError(
                 f"{folder} is no run",
                 found=f"no {RECORD_FILE} in it" if folder.is_dir() else "no such folder",
                 expected="a folder that `emukit train` wrote",
                 hint="`emukit runs` lists what there is; nothing was removed",
             )
-    listed = [look_at(folder) for folder in find_runs(folders)]
+    listed = [look_at(folder) for folder in find_runs(f for f in folders if (f / RECORD_FILE).exists())]
+    failed = {f.resolve(): run for f in folders if (run := never_begun(f))}
+    listed += failed.values()
     reasons = _reasons_to_stay(listed, [run.folder.resolve().parent for run in listed])
     for run in listed:
         if run.folder in reasons:
@@ -104,7 +108,8 @@ def remove(run: Listed) -> None:
     """
     folder = run.folder.resolve()
     if not folder.is_dir():
-        # Another removal was faster; to take its lock would make the folder anew.
+        # There never was one, or another removal was faster; to take its lock would make the folder anew.
+        remove_traces(folder)
         return
     with exclusive(folder):
         try:
@@ -113,6 +118,7 @@ def remove(run: Listed) -> None:
             raise EmukitError(
                 f"cannot remove {run.folder}", found=e.strerror or str(e), hint="look at the permissions of its parent"
             ) from e
+    remove_traces(folder)
     sweep(folder.parent)
 
 
@@ -136,6 +142,11 @@ def _reasons_to_stay(runs: Sequence[Listed], places: Sequence[Path]) -> dict[Pat
     studies, unknown = _studies_of(places)
     reasons: dict[Path, str] = {}
     for run in runs:
+        if run.run is None and run.state == "failed":
+            # There is nothing of it that anything could refer to.
+            if run.held:
+                reasons[run.folder] = BEING_WRITTEN
+            continue
         if run.run is None:
             reasons[run.folder] = f"{run.problem}; what refers to it cannot be told"
             continue
@@ -145,7 +156,7 @@ def _reasons_to_stay(runs: Sequence[Listed], places: Sequence[Path]) -> dict[Pat
         untold = [study for study in unknown if run.folder.resolve().is_relative_to(study.resolve().parent)]
         within = [path.parent for path in run.folder.rglob(RECORD_FILE) if path.parent != run.folder]
         if run.held:
-            reasons[run.folder] = "another process is writing it"
+            reasons[run.folder] = BEING_WRITTEN
         elif within:
             reasons[run.folder] = f"another run is in it, {within[0]}"
         elif run.run.record.identity.digest in finals:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from emukit.errors import EmukitError, RunError
-from emukit.experiments.ablate import FAILED, failure_of
+from emukit.experiments.ablate import FAILED, failure_of, is_study_run
 from emukit.experiments.recipe import FAST
 from emukit.experiments.recipe_kinds import NetworkRecipe, recipe_names
 from emukit.experiments.record import RECORD_FILE, RunRecord
@@ -126,18 +126,28 @@ def list_runs(places: Iterable[Path]) -> list[Listed]:
     """Every run, those under way first, then by what their scores can be compared with, best first."""
     places = list(places)
     listed = [look_at(folder) for folder in find_runs(places)]
-    listed += [_never_begun(folder) for folder in _failed_at_once(places)]
+    listed += failed_at_once(places)
     return sorted(listed, key=_order)
 
 
-def _failed_at_once(places: Iterable[Path]) -> list[Path]:
-    """Folders of a study's runs that failed before there was anything of them to read."""
-    folders = [path.with_suffix("") for place in places for path in sorted(place.rglob(f"*{FAILED}"))]
-    return list(dict.fromkeys(f for f in folders if failure_of(f) and not (f / RECORD_FILE).exists()))
+def failed_at_once(places: Iterable[Path]) -> list[Listed]:
+    """A study's runs that failed before there was anything of them to read."""
+    found: dict[Path, Listed] = {}
+    for place in places:
+        for path in sorted(place.rglob(f"*{FAILED}")):
+            folder = path.with_suffix("")
+            hidden = any(part.startswith(".") for part in path.relative_to(place).parts)
+            if not hidden and folder.resolve() not in found and (run := never_begun(folder)):
+                found[folder.resolve()] = run
+    return list(found.values())
 
 
-def _never_begun(folder: Path) -> Listed:
-    return Listed(folder, "failed", folder_size(folder), is_held(folder), problem=failure_of(folder).splitlines()[0])
+def never_begun(folder: Path) -> Listed | None:
+    """A study's run that failed before there was anything of it to read; None where it is something else."""
+    failure = failure_of(folder) if is_study_run(folder) and not (folder / RECORD_FILE).exists() else ""
+    if not failure:
+        return None
+    return Listed(folder, "failed", folder_size(folder), is_held(folder), problem=failure.splitlines()[0])
 
 
 def _order(listed: Listed) -> tuple[int, bool, str, float, str]:

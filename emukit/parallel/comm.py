@@ -186,7 +186,9 @@ def open_comm() -> Iterator[Comm]:
     """
     cuda = torch.cuda.is_available()
     if not inside_torchrun():
-        yield Comm(device=torch.device("cuda" if cuda else "cpu"))
+        alone = Comm(device=torch.device("cuda" if cuda else "cpu"))
+        with alone.parting:
+            yield alone
         return
     place = torchrun_place()
     if cuda and place.local >= torch.cuda.device_count():
@@ -211,13 +213,18 @@ def open_comm() -> Iterator[Comm]:
     finally:
         # Whatever still holds the group, such as a sharded network in a cycle of references, keeps its threads running
         # until the interpreter ends under them: now and then that aborts the process, and all the others with it.
-        comm.parting.close()
-        gc.collect()
-        dist.destroy_process_group()
+        try:
+            comm.parting.close()
+        finally:
+            gc.collect()
+            dist.destroy_process_group()
 
 
 def _let_go(error: BaseException | None) -> None:
     """Drop what the functions that an error has left still hold, such as a network; where it came from stays known."""
-    while error is not None:
+    # Causes may go round in a circle.
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         traceback.clear_frames(error.__traceback__)
         error = error.__cause__ or error.__context__

@@ -49,18 +49,45 @@ def test_a_name_that_is_broken_cannot_be_copied_out_of_a_pipe(runs, monkeypatch)
     Path("runs/b").rename(long)
     answer = runs("runs")
     assert any(line.split()[:1] == [str(long)] for line in answer.out.splitlines()), answer.out
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(map(len, runs("runs").out.splitlines())) <= 80
 
 
 def test_a_run_that_failed_before_it_began_is_not_listed(runs):
-    Path("ablations/runs/linear-0").mkdir(parents=True)
-    Path("ablations/runs/linear-0.failed").write_text("error: no dust\nmore")
-    Path("ablations/runs/linear-1.failed").write_text("")
-    answer = runs("runs")
+    first, second = (Path("ablations/runs", f"linear-{n}cdef0123456") for n in "ab")
+    first.mkdir(parents=True)
+    said = {path: path.with_name(path.name + ".failed") for path in (first, second)}
+    said[first].write_text("error: no dust\nmore")
+    said[second].write_text("")
+    # What is called otherwise, or hidden, is no run's.
+    for other in (Path("ablations/notes.failed"), Path(f"ablations/.{first.name}.1.removed", said[first].name)):
+        other.parent.mkdir(exist_ok=True)
+        other.write_text("x")
+    answer = runs("runs", "list", "runs", "ablations", Path("ablations").resolve())
     assert "failed before anything was trained" in answer.out
     assert "5 runs, " in answer.out
-    assert "failed: ablations/runs/linear-0: error: no dust\n" in answer.err
-    assert "failed: ablations/runs/linear-1: it failed without a word\n" in answer.err
-    assert "linear-0" in runs("runs", "ablations").out
+    assert f"failed: {first}: error: no dust\n" in answer.err
+    assert f"failed: {second}: it failed without a word\n" in answer.err
+    first.with_name(first.name + ".log").write_text("")
+    assert "removed 2 runs, " in runs("runs", "rm", first, second, "-y").out
+    assert not list(Path("ablations/runs").iterdir())
+
+
+def test_a_failure_that_cannot_be_read_hides_all_runs(runs, monkeypatch):
+    path = Path("runs/linear-abcdef012345.failed")
+    path.write_text("x")
+
+    def forbidden(self, *words, **options):
+        if self == path:
+            raise PermissionError(13, "Permission denied")
+        return opened(self, *words, **options)
+
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", forbidden)
+    answer = runs("runs")
+    assert answer.code == 0
+    assert "4 runs, " in answer.out
+    assert "runs/linear-abcdef012345.failed cannot be read (Permission denied)" in answer.err
 
 
 def test_a_place_without_runs_and_none_at_all(emukit):

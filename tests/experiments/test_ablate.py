@@ -148,6 +148,13 @@ def test_epochs_are_fitted_once_and_kept(opened, tmp_path):
         {"costs": {**kept["costs"], "base": {**cost, "epoch": -1}}},
         {"runs": {"base": float("inf"), "linear": 1}},
         {"budget": ["x"]},
+        {"budget": "x"},
+        {"runs": {}},
+        {"runs": []},
+        {"epochs": {"base": None, "linear": None}},
+        {"epochs": {"base": 22, "linear": 3}},
+        {"variants": None},
+        {"variants": {}},
         {"format": 1},
         {"card": "x"},
     ):
@@ -172,9 +179,47 @@ def test_a_variant_that_failed_cannot_be_mended(opened, tmp_path):
     assert again.costs["deep"] == plan.costs["base"]
     assert again.costs["climatology"] == Cost(10.0, 0.0, None, 0.0)
     assert again.begun.changes == "new: 'climatology', 'deep'; gone: 'linear'; changed: 'wide'"
+    assert again.begun.untimed == ["climatology", "deep", "wide"]
+    members = plan_of(
+        opened,
+        study(base="cnn-gru", settings=TINY, variants=[{"name": "linear", "recipe": "linear", "members": [0]}]),
+        tmp_path,
+    )
+    assert members.begun.untimed == ["linear"]
     own = study(base="cnn-gru", settings=TINY, variants=[{"name": "long", "settings": {"training.epochs": 99}}])
     with pytest.raises(RecipeError, match="a variant sets its own"):
         plan_of(opened, own, tmp_path)
+
+
+def test_a_network_escapes_a_budget_that_was_fitted_to_none(opened, tmp_path):
+    variants = [{"name": "stiff", "settings": {"model.ridge": 9.0}}]
+    plan = plan_of(opened, study(base="linear", variants=variants), tmp_path, budget="60s")
+    write_plan(plan, opened.archive, "60s", "emukit ablate x --budget 60s")
+    variants.append({"name": "climatology", "recipe": "climatology"})
+    assert plan_of(opened, study(base="linear", variants=variants), tmp_path).epochs["climatology"] is None
+    variants.append({"name": "net", "recipe": "cnn-gru", "settings": TINY})
+    with pytest.raises(RunError, match="fitted to no network"):
+        plan_of(opened, study(base="linear", variants=variants), tmp_path)
+
+
+def test_a_network_beside_others_takes_the_epochs_of_a_base_without_any(opened, tmp_path):
+    small = {path: value for path, value in TINY.items() if path != "training.epochs"}
+    variants = [{"name": "net", "recipe": "cnn-gru", "settings": small}]
+    plan = plan_of(opened, study(base="linear", variants=variants), tmp_path, budget="60s")
+    write_plan(plan, opened.archive, "60s", "emukit ablate x --budget 60s")
+    variants.append({"name": "other", "recipe": "cnn-gru", "settings": {**small, "model.hidden": 5}})
+    again = plan_of(opened, study(base="linear", variants=variants), tmp_path)
+    assert again.epochs["other"] == plan.epochs["net"] > 1
+
+
+def test_without_a_budget_a_new_variant_may_not_set_its_epochs(opened, tmp_path):
+    variants = [{"name": "a", "settings": {"model.hidden": 5}}]
+    write_plan(
+        plan_of(opened, study(base="cnn-gru", settings=TINY, variants=variants), tmp_path), opened.archive, None, "x"
+    )
+    variants.append({"name": "long", "settings": {"training.epochs": 3}})
+    again = plan_of(opened, study(base="cnn-gru", settings=TINY, variants=variants), tmp_path)
+    assert again.recipes["long"].training.epochs == 3
 
 
 def test_a_variant_of_a_cost_that_nobody_measured_is_matched(opened, tmp_path):

@@ -133,7 +133,7 @@ def test_tracker_without_its_package_says_what_to_install(monkeypatch):
     assert caught.value.expected == "tensorboard, wandb"
 
 
-@pytest.mark.parametrize("mode", ["online", "sideways"])
+@pytest.mark.parametrize("mode", ["online", "shared", "sideways"])
 def test_a_tracker_that_cannot_begin_leaves_a_run_behind(tmp_path, mode):
     """In a process of its own: wandb reads its environment once."""
     pytest.importorskip("wandb", reason="wandb is not installed: its mirror is not tested")
