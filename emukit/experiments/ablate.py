@@ -13,7 +13,6 @@ once, whichever studies ask for it and however often they are stopped.
 from __future__ import annotations
 
 import os
-import re
 import shlex
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from contextlib import suppress
@@ -22,14 +21,14 @@ from pathlib import Path
 
 from emukit.data.archive import Archive
 from emukit.data.protocol import make_split
-from emukit.errors import EmukitError, ProtocolError, RecipeError, RunError
+from emukit.errors import EmukitError, ProtocolError, RecipeError
 from emukit.experiments.begun import Begun, read_begun, write_begun
 from emukit.experiments.budget import EMUKIT, Cost, fit_epochs
 from emukit.experiments.costs import measure_costs
 from emukit.experiments.jobs import Job, slots, visible_gpus
 from emukit.experiments.recipe_kinds import Recipe
-from emukit.experiments.record import read_record
 from emukit.experiments.run import Run, finished_run, identity_of
+from emukit.experiments.run_traces import HASH_DIGITS, failure_of, failure_path, is_finished, log_path
 from emukit.experiments.study import (
     Study,
     Variant,
@@ -44,11 +43,6 @@ from emukit.files import write_text
 from emukit.progress import Reporter
 
 RUNS = "runs"
-# What is beside a run folder that says why it failed, and how much of that is read.
-FAILED = ".failed"
-FAILURE_LETTERS = 100_000
-# Of the digest of a run's identity: enough to tell millions of runs apart.
-HASH_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -87,12 +81,12 @@ class PlannedRun:
     @property
     def log(self) -> Path:
         """Where its process writes."""
-        return _log(self.folder)
+        return log_path(self.folder)
 
     @property
     def failure(self) -> Path:
         """Where it stands why it failed."""
-        return _failure(self.folder)
+        return failure_path(self.folder)
 
     def error(self) -> str:
         """Why it failed; empty where it did not."""
@@ -312,52 +306,9 @@ def write_plan(plan: StudyPlan, archive: Archive, budget: str | None, command: s
     write_begun(plan.folder, begun, plan.study, archive, command)
 
 
-def failure_of(folder: Path) -> str:
-    """Why the run in a folder failed in a study; empty where it did not."""
-    path = _failure(folder)
-    if not path.is_file():
-        return ""
-    try:
-        with path.open(encoding="utf-8", errors="replace") as f:
-            return f.read(FAILURE_LETTERS).strip() or "it failed without a word"
-    except FileNotFoundError:
-        # It has just been begun again.
-        return ""
-    except OSError as e:
-        return f"it failed, and {path} cannot be read ({e.strerror})"
-
-
-def is_study_run(folder: Path) -> bool:
-    """Whether a folder is called as a study calls those of its runs."""
-    return bool(re.fullmatch(rf".+-[0-9a-f]{{{HASH_DIGITS}}}", folder.name))
-
-
-def remove_traces(folder: Path) -> None:
-    """Remove what a study wrote beside the folder of one of its runs."""
-    if is_study_run(folder):
-        for path in (_failure(folder), _log(folder)):
-            path.unlink(missing_ok=True)
-
-
-def _log(folder: Path) -> Path:
-    return folder.with_name(folder.name + ".log")
-
-
-def _failure(folder: Path) -> Path:
-    return folder.with_name(folder.name + FAILED)
-
-
 def environments_of(jobs: int | None) -> list[dict[str, str]]:
     """Of the processes that run at the same time on this machine."""
     return slots(jobs, visible_gpus(), os.cpu_count() or 1)
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether the run in a folder, which is named after what decides its numbers, is whole."""
-    try:
-        return read_record(folder).state == "finished"
-    except RunError:
-        return False
 
 
 def _with_runs(plan: StudyPlan, opened: Opened, root: Path) -> StudyPlan:

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from emukit.errors import EmukitError, RunError
 from emukit.experiments import crossval, validate
-from emukit.experiments.ablate import remove_traces
 from emukit.experiments.begun import PLAN_FILE
 from emukit.experiments.record import RECORD_FILE, read_record
 from emukit.experiments.run import Run
+from emukit.experiments.run_traces import remove_traces
 from emukit.experiments.runs import Listed, find_runs, list_runs, look_at, never_begun
 from emukit.files import exclusive, parse_json
 from emukit.submission import ENTRY_FILE, Entry, read_entry

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 from emukit.errors import EmukitError, RunError
-from emukit.experiments.ablate import FAILED, failure_of, is_study_run
 from emukit.experiments.recipe import FAST
 from emukit.experiments.recipe_kinds import NetworkRecipe, recipe_names
 from emukit.experiments.record import RECORD_FILE, RunRecord
 from emukit.experiments.run import Run, read_run
+from emukit.experiments.run_traces import FAILED, failure_of, is_study_run
 from emukit.experiments.table import split_name
 from emukit.files import is_held
 from emukit.training.log import read_lines
