@@ -25,10 +25,22 @@ class Block:
     Attributes:
         title: Of what, under which protocol, on which months.
         lines: Name of a line to its score and six numbers, by ``score`` and ``variable.part``.
+        column: Heading of one more column, and what stands in it by name of a line; empty where there is none.
     """
 
     title: str
     lines: Mapping[str, Mapping[str, float]]
+    column: tuple[str, Mapping[str, str]] | None = None
+
+    @property
+    def headings(self) -> tuple[str, ...]:
+        """Of all columns except the names of the lines."""
+        return (*((self.column[0],) if self.column else ()), *HEADINGS)
+
+    def cells(self, name: str) -> list[str]:
+        """Of one line."""
+        own = [self.column[1].get(name, "")] if self.column else []
+        return own + _cells(self.lines[name])
 
 
 def tables(blocks: Sequence[Block]) -> list[Table]:
@@ -37,10 +49,10 @@ def tables(blocks: Sequence[Block]) -> list[Table]:
     for block in blocks:
         table = Table(title=Text(block.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0)
         table.add_column("", overflow="fold")
-        for heading in HEADINGS:
+        for heading in block.headings:
             table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
-        for name, numbers in block.lines.items():
-            table.add_row(Text(name), *_cells(numbers))
+        for name in block.lines:
+            table.add_row(Text(name), *block.cells(name))
         out.append(table)
     return out
 
@@ -49,8 +61,13 @@ def markdown(blocks: Sequence[Block]) -> str:
     """One Markdown table a block."""
     lines = []
     for block in blocks:
-        lines += [f"### {block.title}", "", "| | " + " | ".join(HEADINGS) + " |", "|---|" + "--:|" * len(HEADINGS)]
-        lines += ["| " + " | ".join((name, *_cells(numbers))) + " |" for name, numbers in block.lines.items()]
+        lines += [
+            f"### {block.title}",
+            "",
+            "| | " + " | ".join(block.headings) + " |",
+            "|---|" + "--:|" * len(block.headings),
+        ]
+        lines += ["| " + " | ".join((name, *block.cells(name))) + " |" for name in block.lines]
         lines.append("")
     return "\n".join(lines)
 
