@@ -140,7 +140,8 @@ def crossval(
 
     Every score is the mean over members; the distance of a fold is that of its forcings from its training, in training
     spreads. Interpolation and extrapolation are averaged and ranked apart. Test months are not looked at. The runs are
-    kept, with all scores in crossval.json; the same command continues where it was stopped. Of several recipes it shows the means, and the differences to the first.
+    kept, with all scores in crossval.json; the same command continues where it was stopped. Of several recipes it shows
+    the means, and the differences to the first.
     """
     from emukit.errors import RecipeError
     from emukit.experiments.crossval import REPORT_FILE, compare

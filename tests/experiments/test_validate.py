@@ -1,6 +1,7 @@
 """Tables whose numbers are of other months, seeds or runs than they say, and work that is done twice."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from tests.experiments.test_evaluate import partly_hidden
 QUIET = Reporter(quiet=True)
 TINY_NETWORK = [word.removeprefix("--set=") for word in TINY]
 LINES = ("floor: another run", "estimated limit")
+MEMBERS = ("mean over 3 members as truth", "standard deviation over members")
 
 
 class Listening(Reporter):
@@ -74,7 +76,16 @@ def test_every_number_is_that_of_its_protocol_and_months(archive, linear):
         split = make_split(archive, protocol)
         spans = split.scored[name]
         lines = scored.lines()
-        assert set(lines) == {"one run", *LINES}
+        assert set(lines) == {"one run", *MEMBERS, *LINES}
+        emulator = LinearEmulator.fit(archive, split)
+        each = [
+            np.mean([score_emulator(emulator, archive, (replace(s, members=(m,)),)).value for s in spans])
+            for m in range(3)
+        ]
+        mean, spread = (lines[name]["score"] for name in MEMBERS)
+        assert mean == pytest.approx(np.mean(each))
+        assert spread == pytest.approx(np.std(each, ddof=1))
+        assert ("not in training" in scored.remark) == (protocol != "k360" and name == "test")
         assert lines["one run"] == pytest.approx(
             flat(score_emulator(LinearEmulator.fit(archive, split), archive, spans)), rel=1e-6
         )
