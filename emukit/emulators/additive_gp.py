@@ -285,7 +285,8 @@ class AdditiveGP(Wrapper):
             folds: None.
             warming: Forcing series that explain global mean and indices, as `emukit.emulators.features` names them.
             indices: Names of climate indices in which the response is linear beside the warming: ``hemispheres``,
-                ``north-atlantic``, ``rain-belt``.
+                ``north-atlantic``, ``rain-belt``. One whose variable is not predicted, or that has no cell on the grid, is
+                left out.
             features: Forcing series in which the response is linear.
             discrepancy: How a scenario departs from what all share: integrated Brownian motion, or Brownian motion.
             reach: Distance from the nearest training year among `forcings`, in standard deviations of the training
@@ -360,14 +361,6 @@ class AdditiveGP(Wrapper):
                 found=", ".join(unknown),
                 expected=f"some of {', '.join(INDICES)}",
             )
-        for name in options["indices"]:
-            if INDICES[name][0] not in archive.variables:
-                raise RecipeError(
-                    f"the index {name} needs {INDICES[name][0]}",
-                    found=", ".join(archive.variables),
-                    expected="it predicted",
-                )
-            index_weights(name, archive.grid)
         for name in (*options["warming"], *options["features"], *options["forcings"]):
             feature(name, next(iter(archive.values())), archive.grid)
 
@@ -536,11 +529,10 @@ class AdditiveGP(Wrapper):
         return at, years, season, scenario.calendar_month[start:stop]
 
 
-def index_weights(name: str, grid: Grid) -> Array:
+def index_weights(name: str, grid: Grid) -> Array | None:
     """(Y, X) weights of an index, the sum of whose products with a field is the index.
 
-    Raises:
-        RecipeError: One of its boxes holds no cell of the grid.
+    None where one of its boxes holds no cell of the grid, as on a coarse one.
     """
     _, *boxes = INDICES[name]
     out = np.zeros(grid.shape)
@@ -549,14 +541,9 @@ def index_weights(name: str, grid: Grid) -> Array:
             continue
         south, north, west, east = box
         inside = ((grid.lat >= south) & (grid.lat <= north))[:, None] & (grid.lon >= west) & (grid.lon <= east)
-        part = grid.weights * inside
         if not inside.any():
-            raise RecipeError(
-                f"the index {name} has no cell on this grid",
-                found=f"{grid.shape[0]} x {grid.shape[1]} cells",
-                expected=f"one in {south:g} to {north:g} N, {west:g} to {east:g} E",
-                hint="leave it out of model.indices",
-            )
+            return None
+        part = grid.weights * inside
         out += sign * part / part.sum()
     return out
 
@@ -655,8 +642,9 @@ def _fit_drivers(
     found = {WARMING: process("tas", archive.grid.weights).standardised(years)}
     at = found[WARMING].said(years, years)
     for name in indices:
-        own = process(INDICES[name][0], index_weights(name, archive.grid))
-        found[name] = own.standardised(years, at)
+        variable, weights = INDICES[name][0], index_weights(name, archive.grid)
+        if variable in archive.variables and weights is not None:
+            found[name] = process(variable, weights).standardised(years, at)
     return Drivers(scenarios, years, forcing, linear, found, first)
 
 
