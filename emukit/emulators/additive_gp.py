@@ -285,8 +285,8 @@ class AdditiveGP(Wrapper):
             folds: None.
             warming: Forcing series that explain global mean and indices, as `emukit.emulators.features` names them.
             indices: Names of climate indices in which the response is linear beside the warming: ``hemispheres``,
-                ``north-atlantic``, ``rain-belt``. One whose variable is not predicted, or that has no cell on the grid, is
-                left out.
+                ``north-atlantic``, ``rain-belt``. One whose variable is not predicted, or that has no cell on the grid,
+                is left out.
             features: Forcing series in which the response is linear.
             discrepancy: How a scenario departs from what all share: integrated Brownian motion, or Brownian motion.
             reach: Distance from the nearest training year among `forcings`, in standard deviations of the training
