@@ -186,5 +186,5 @@ def shipped(kind: Literal["baselines", "data_cards"], name: str) -> Path:
         f"emukit's own file {kind}/{name} is missing",
         found=f"neither {places[0]} nor {places[1]}",
         expected="the file that every checkout and wheel of emukit holds",
-        hint="install emukit again",
+        hint="install emukit-climate again, from its checkout",
     )

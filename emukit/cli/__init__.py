@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from emukit.cli import ablate, bench, data, plan, plot, report, results, runs, submissions, train, validate
+from emukit.distribution import VERSION
 from emukit.errors import EmukitError
 from emukit.parallel.launch import LeftAloneError, SaidByFirstError, follow_parent, speaks
 
@@ -36,9 +37,7 @@ for register in (train, validate, ablate, plan, results, plot, report, submissio
 
 def _version(show: bool) -> None:
     if show:
-        from importlib.metadata import version
-
-        typer.echo(f"emukit {version('emukit')}")
+        typer.echo(f"emukit {VERSION}")
         raise typer.Exit
 
 

@@ -47,7 +47,7 @@ Track = Annotated[
     typer.Option(
         "--track",
         metavar="NAME",
-        help="Mirror the log of the training in tensorboard or wandb: pip install 'emukit[NAME]'.",
+        help="Mirror the log of the training in tensorboard or wandb: pip install -e '.[NAME]'.",
         show_default=False,
     ),
 ]

@@ -13,12 +13,12 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 from emukit.data.archive import Archive
+from emukit.distribution import VERSION
 from emukit.errors import EmukitError, RunError
 from emukit.experiments import portrait as kept
 from emukit.experiments import provenance
@@ -148,7 +148,7 @@ def _site(found: Findings, opener: Opener, reporter: Reporter, scratch: Path, pu
         links |= {row.key: entry.id for row in own}
     ids = {s.folder.resolve(): e.id for s, e in zip(found.sources, entries, strict=True)}
     studies = [study_page(folder, study, ids, scratch) for folder, study in found.studies]
-    written = f"Written {provenance.now()} by emukit {version('emukit')}."
+    written = f"Written {provenance.now()} by emukit {VERSION}."
     title = "emukit leaderboard" if rows else "emukit studies" if studies else "emukit report"
     return Site(title, written, rows, links, entries, studies, scales, found.left_out, found.unfinished)
 
