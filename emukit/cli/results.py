@@ -25,7 +25,7 @@ def evaluate(
     convert: o.Convert = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Score a run: the six numbers, the score, and the floors and the estimated limit beside them."""
+    """Score a run: the six numbers, the score, with references and the estimated limit beside them."""
     from rich.console import Console
 
     from emukit.cli.show import evaluation_table
@@ -83,7 +83,7 @@ def leaderboard(
     format: Annotated[Literal["table", "md", "csv", "json"], typer.Option(help="How to print.")] = "table",
     published: Annotated[bool, typer.Option(help="Show published results too.")] = True,
 ) -> None:
-    """Rank runs and submissions beside published results and floors, each only against scores of the same months."""
+    """Rank runs and submissions beside published results and references, each only against the same months."""
     from rich.console import Console
 
     from emukit.experiments.table import collect_rows

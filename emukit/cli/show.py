@@ -17,7 +17,7 @@ from emukit.data.window import Window
 from emukit.experiments.evaluate import Evaluation
 from emukit.experiments.plan import Plan, Wall, duration
 from emukit.metrics import Score
-from emukit.report.leaderboard import HEADINGS, PARTS
+from emukit.report.leaderboard import LEGEND, LIMIT, PARTS, add_number_columns
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -86,8 +86,8 @@ def score_table(title: str, scores: Mapping[str, Score]) -> Table:
         title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0, pad_edge=False
     )
     table.add_column("", overflow="fold")
-    for heading in HEADINGS:
-        table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
+    add_number_columns(table)
+    table.caption, table.caption_justify = LEGEND, "left"
     for name, score in scores.items():
         parts = [getattr(p, n) for p in score.parts.values() for n in PARTS]
         # Text, not markup: a run's name may hold brackets.
@@ -96,11 +96,13 @@ def score_table(title: str, scores: Mapping[str, Score]) -> Table:
 
 
 def evaluation_table(name: str, evaluation: Evaluation) -> Table:
-    """An evaluation with its floors and the estimated limit; tas in K, pr in mm/day."""
+    """An evaluation with its references and the estimated limit."""
     title = f"{evaluation.name}: {'; '.join(evaluation.spans)} (lower is better)"
-    floors = dict(sorted(evaluation.floors.items(), key=lambda kv: kv[1].value))
-    limit = {"estimated limit": evaluation.limit} if evaluation.limit else {}
-    return score_table(title, {name: evaluation.score, **{f"floor: {k}": s for k, s in floors.items()}, **limit})
+    references = dict(sorted(evaluation.references.items(), key=lambda kv: kv[1].value))
+    limit = {LIMIT: evaluation.limit} if evaluation.limit else {}
+    return score_table(
+        title, {name: evaluation.score, **{f"reference: {k}": s for k, s in references.items()}, **limit}
+    )
 
 
 def plan_tables(name: str, plan: Plan) -> Iterator[Table | Text]:

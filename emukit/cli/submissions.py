@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from emukit.cli import options as o
+
+if TYPE_CHECKING:
+    from emukit.metrics import Score
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -78,13 +81,14 @@ def score(
     convert: o.Convert = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Score a submission: the official number and its six parts."""
+    """Score a submission: the official number, its six parts, and what another run and a perfect emulator score."""
     from rich.console import Console
 
     from emukit.cli.show import score_table
     from emukit.data.named import span_truth
     from emukit.data.protocol import make_split
     from emukit.experiments import table
+    from emukit.experiments.evaluate import yardstick
     from emukit.experiments.record import benchmark_of
     from emukit.files import sha256, write_text
     from emukit.submission import score_csv, score_submission
@@ -92,12 +96,15 @@ def score(
     report = o.reporter(quiet)
     if truth.endswith((".csv", ".csv.gz", ".zip")):
         result, split_name = score_csv(csv, truth), f"solution {Path(truth).name} {sha256(truth)[:8]}"
+        lines: dict[str, Score] = {}
+        report.say("note: a solution holds one run: what a score is worth, a store says (--data STORE)")
     else:
         archive = o.open_named(truth, card, convert, report)
         split = make_split(archive, _protocol_of(csv, protocol))
         result = score_submission(csv, span_truth(archive, split.test), archive.grid)
         split_name = table.split_name(benchmark_of(archive), split.protocol, "test", [split.test.text(archive)])
-    Console().print(score_table(f"{split_name} (lower is better)", {csv.name: result}))
+        lines = yardstick(archive, (split.test,))
+    Console().print(score_table(f"{split_name} (lower is better)", {csv.name: result, **lines}))
     if save:
         kept = {"split": split_name, "csv_sha256": sha256(csv), **result.as_dict()}
         write_text(csv.parent / table.SCORE_FILE, json.dumps(kept, indent=1))

@@ -58,16 +58,19 @@ def validate(
     convert: o.Convert = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Train under several protocols and seeds, and show scores, their spread, the floor and the estimated limit.
+    """Train under several protocols and seeds, and show scores, their spread, and what they are worth.
 
     The runs are kept, with everything printed in validation.json; the same command goes on where it was stopped.
     """
+    from rich.console import Console
+
     from emukit.errors import RecipeError
     from emukit.experiments.recipe import fast_name, load_recipe
     from emukit.experiments.recipe_kinds import networks_of
     from emukit.experiments.record import Opening
     from emukit.experiments.validate import REPORT_FILE
     from emukit.experiments.validate import validate as run_all
+    from emukit.report.validation import summary_markdown, summary_table
     from emukit.training.engine import Execution
     from emukit.training.tracking import check_tracker
 
@@ -94,6 +97,11 @@ def validate(
             reporter=reporter,
         )
     _print(result.blocks(), markdown)
+    title = f"{result.model}: summary (lower is better)"
+    if markdown:
+        typer.echo(summary_markdown(title, result.summary()))
+    else:
+        Console().print(summary_table(title, result.summary()))
     for protocol, why in result.not_scored.items():
         typer.echo(f"not scored: {protocol} test, {why}")
     reporter.say(f"wrote {folder / REPORT_FILE}")

@@ -6,7 +6,9 @@ checked before everything is laid together, then all of it at once.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,23 @@ def fast_name(name: str) -> str:
             hint=f"leave --fast out{f', or name {those[0]}' if those else ''}",
         )
     return f"{name}{FAST}"
+
+
+def model_name(command: str, emulator: str) -> str:
+    """The recipe that a command trained, by the name it has there.
+
+    Args:
+        command: That of a record or an entry.
+        emulator: What it is called where the command names no shipped recipe.
+    """
+    words: list[str] = []
+    with suppress(ValueError):
+        words = shlex.split(command)
+    if "train" in words[:2] and words[-1] != "train":
+        name = words[words.index("train") + 1] + (FAST if "--fast" in words else "")
+        if name in recipe_names():
+            return name
+    return emulator
 
 
 def load_recipe(

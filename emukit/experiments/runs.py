@@ -5,7 +5,6 @@ Invariant: looking changes nothing, and a damaged folder is said to be damaged a
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,9 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from emukit.errors import EmukitError, RunError
-from emukit.experiments.recipe import FAST
-from emukit.experiments.recipe_kinds import NetworkRecipe, recipe_names
-from emukit.experiments.record import RECORD_FILE, RunRecord
+from emukit.experiments.recipe import model_name
+from emukit.experiments.recipe_kinds import NetworkRecipe
+from emukit.experiments.record import RECORD_FILE
 from emukit.experiments.run import Run, read_run
 from emukit.experiments.run_traces import FAILED, failure_of, is_study_run
 from emukit.experiments.table import split_name
@@ -65,7 +64,7 @@ class Listed:
     @property
     def model(self) -> str:
         """The recipe by the name it was trained under, as far as the record tells; else its emulator."""
-        return model_name(self.run.record) if self.run else ""
+        return model_name(self.run.record.command, self.run.recipe.emulator) if self.run else ""
 
     @property
     def ranked_by(self) -> tuple[str, float] | None:
@@ -77,19 +76,6 @@ class Listed:
         """What its score can be compared with: the same model on the same months; None without a score."""
         ranked = self.ranked_by
         return (self.model, self.months[ranked[0]]) if ranked else None
-
-
-def model_name(record: RunRecord) -> str:
-    """The recipe that `emukit train` named, where the record's command is such; else the emulator."""
-    words: list[str] = []
-    with suppress(ValueError):
-        words = shlex.split(record.command)
-    if "train" in words[:2] and words[-1] != "train":
-        name = words[words.index("train") + 1]
-        name += FAST if "--fast" in words else ""
-        if name in recipe_names():
-            return name
-    return str(record.recipe["emulator"])
 
 
 def find_runs(places: Iterable[Path]) -> list[Path]:

@@ -16,6 +16,7 @@ import numpy as np
 from emukit.data.card import load_card
 from emukit.data.protocol import ALL, LOSO
 from emukit.errors import EmukitError, RunError, SubmissionError
+from emukit.experiments.recipe import model_name
 from emukit.experiments.recipe_kinds import is_random
 from emukit.experiments.record import RECORD_FILE, Identity, read_json
 from emukit.experiments.run import Run, read_run, slug
@@ -24,10 +25,10 @@ from emukit.report.published import load_published
 from emukit.submission import ENTRY_FILE, read_entry
 
 SCORE_FILE = "score.json"
-KINDS: dict[str, Literal["published", "reference", "floor"]] = {
+KINDS: dict[str, Literal["published", "measured", "reference"]] = {
     "competition": "published",
-    "measured": "reference",
-    "floor": "floor",
+    "measured": "measured",
+    "reference": "reference",
 }
 # The grid of the competition's store, and its end, from which its cards count held-out months.
 CELLS = "48x72"
@@ -41,7 +42,7 @@ class Source:
     Attributes:
         folder: Of a run or a submission.
         run: None of a submission.
-        rows: Its own first, then its floors and limits.
+        rows: Its own first, then its references and limits.
     """
 
     folder: Path
@@ -52,7 +53,7 @@ class Source:
 def collect_rows(
     places: Iterable[Path], published: bool = True, left_out: Callable[[str], None] | None = None
 ) -> list[Row]:
-    """Rows of every run and submission at or right below the places, their floors and limits, and published results.
+    """Rows of every run and submission at or right below the places, references and limits, and published results.
 
     Args:
         places: Runs, submissions, or folders of such.
@@ -113,12 +114,12 @@ def combine(sources: Iterable[Source], published: bool) -> list[Row]:
     rows = [row for source in sources for row in source.rows]
     rows += _mean_rows(source.run for source in sources if source.run)
     if published:
-        measured = {r.split for r in rows if r.kind == "floor"}
-        rows += [r for r in published_rows() if r.kind != "floor" or r.split not in measured]
-    # A floor that is one of the runs (the default linear emulator) needs no second line.
+        measured = {r.split for r in rows if r.kind == "reference"}
+        rows += [r for r in published_rows() if r.kind != "reference" or r.split not in measured]
+    # A reference that is one of the runs (the default linear emulator) needs no second line.
     own = {(r.split, r.score) for r in rows if r.kind == "run"}
-    rows = [r for r in rows if r.kind != "floor" or (r.split, r.score) not in own]
-    # Every run of a split carries the same floors: one line of each is enough.
+    rows = [r for r in rows if r.kind != "reference" or (r.split, r.score) not in own]
+    # Every run of a split carries the same references: one line of each is enough.
     return list({r.key: r for r in rows}.values())
 
 
@@ -161,19 +162,18 @@ def _run_rows(run: Run) -> list[Row]:
 
 
 def _set_rows(run: Run, part: str) -> list[Row]:
-    """A run on one set, first; then its floors and its limit."""
+    """A run on one set, first; then its references and its limit."""
     evaluation, record = run.evaluation(part), run.record
-    # Where nothing is drawn, a seed says nothing.
-    seed = record.identity.seed if is_random(run.recipe) else None
     members = record.identity.members
     name = run.folder.name + (f" (members {','.join(map(str, members))})" if members is not None else "")
     name += " (final fit, trained on validation too)" if record.identity.final else ""
     try:
         split = split_name(record.data.benchmark, record.identity.protocol, evaluation["set"], evaluation["spans"])
         score = float(evaluation["score"])
-        rows = [Row(name, "run", split, score, numbers_of(evaluation), seed, record.parameters)]
-        for floor, scored in evaluation["floors"].items():
-            rows.append(Row(floor, "floor", split, float(scored["score"]), numbers_of(scored)))
+        own = Row(name, "run", split, score, numbers_of(evaluation), record.identity.seed, record.parameters)
+        rows = [replace(own, model=model_name(record.command, run.recipe.emulator), random=is_random(run.recipe))]
+        for reference, scored in evaluation["floors"].items():
+            rows.append(Row(reference, "reference", split, float(scored["score"]), numbers_of(scored)))
         # An evaluation of an earlier version holds none.
         if limit := evaluation.get("limit"):
             rows.append(Row("estimated limit", "limit", split, float(limit["score"]), numbers_of(limit)))
@@ -187,7 +187,7 @@ def _set_rows(run: Run, part: str) -> list[Row]:
 
 
 def _mean_rows(runs: Iterable[Run]) -> list[Row]:
-    """What a recipe scores on average over scenarios left out, with the same mean of each floor and of the limit.
+    """What a recipe scores on average over scenarios left out, with the same mean of each reference and of the limit.
 
     Together go runs that differ in the scenario alone; the split names all months, so that means over other scenarios
     are ranked apart.
@@ -222,10 +222,11 @@ def _mean_row(row: Row, each: Sequence[Row]) -> Row:
 def _entry_rows(folder: Path) -> list[Row]:
     entry = read_entry(folder)
     path = folder / SCORE_FILE
+    model = model_name(entry.command, entry.emulator)
     if not path.exists():
         known = entry.validation.get("score")
         note = "not scored here" if known is None else f"not scored here, validation {known:.4f}"
-        return [Row(entry.name, "submission", entry.split, None, {}, entry.seed, None, note)]
+        return [Row(entry.name, "submission", entry.split, None, {}, entry.seed, None, note, model)]
     scored = read_json(path, "score the submission again with --save")
     if scored.get("csv_sha256") != entry.csv_sha256:
         raise SubmissionError(
@@ -235,6 +236,7 @@ def _entry_rows(folder: Path) -> list[Row]:
             hint="score the submission again with --save",
         )
     try:
-        return [Row(entry.name, "submission", scored["split"], float(scored["score"]), numbers_of(scored), entry.seed)]
+        score, numbers = float(scored["score"]), numbers_of(scored)
+        return [Row(entry.name, "submission", scored["split"], score, numbers, entry.seed, model=model)]
     except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise SubmissionError(f"{path} is damaged", found=repr(e), hint="score the submission again") from e

@@ -23,7 +23,7 @@ from tests.experiments.test_evaluate import partly_hidden
 
 QUIET = Reporter(quiet=True)
 TINY_NETWORK = [word.removeprefix("--set=") for word in TINY]
-LINES = ("floor: another run", "estimated limit")
+LINES = ("reference: another run", "estimated limit")
 
 
 class Listening(Reporter):
@@ -80,7 +80,7 @@ def test_every_number_is_that_of_its_protocol_and_months(archive, linear):
         )
         floors = [flat(s) for s in other_runs(archive, spans).values()]
         assert len(floors) == 2
-        assert lines["floor: another run"] == pytest.approx(mean_of(floors))
+        assert lines["reference: another run"] == pytest.approx(mean_of(floors))
         assert lines["estimated limit"] == pytest.approx(flat(estimated_limit(archive, spans)))
 
 
