@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from emukit.cli import ablate, bench, data, plan, plot, report, results, runs, submissions, train, validate
+from emukit.cli import ablate, bench, commands, data, plan, plot, report, results, runs, submissions, train, validate
 from emukit.distribution import VERSION
 from emukit.errors import EmukitError
 from emukit.parallel.launch import LeftAloneError, SaidByFirstError, follow_parent, speaks
@@ -25,14 +25,14 @@ app = typer.Typer(
     name="emukit",
     help="Climate emulation from emission forcings to a scored submission.",
     no_args_is_help=True,
-    add_completion=False,
+    cls=commands.Group,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(data.app, name="data")
-app.add_typer(runs.app, name="runs")
 for register in (train, validate, ablate, plan, results, plot, report, submissions, bench):
     register.add_commands(app)
+app.add_typer(runs.app, name="runs", rich_help_panel=commands.LOOK)
+app.add_typer(data.app, name="data", rich_help_panel=commands.DATA)
 
 
 def _version(show: bool) -> None:

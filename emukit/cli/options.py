@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from emukit.errors import EmukitError
+from emukit.losses.named import loss_lines
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
     from emukit.experiments.run import Run
     from emukit.progress import Reporter
+    from emukit.report.validation import Block
 
 Data = Annotated[
     str | None,
@@ -51,6 +55,19 @@ Track = Annotated[
         show_default=False,
     ),
 ]
+Loss = Annotated[
+    str | None,
+    typer.Option(
+        "--loss",
+        metavar="NAME",
+        help=f"Shipped loss instead of the recipe's. {'. '.join(line[0].upper() + line[1:] for line in loss_lines())}.",
+        show_default=False,
+    ),
+]
+Formats = Literal["table", "md", "csv", "json"]
+Format = Annotated[Formats, typer.Option("--format", help="How to print the result.")]
+# The spelling of earlier versions.
+Markdown = Annotated[bool, typer.Option("--markdown", hidden=True, help="As --format md.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, as `emukit train` wrote it.")]
 
 
@@ -59,6 +76,73 @@ def reporter(quiet: bool, silent: bool = False) -> Reporter:
     from emukit.progress import default_reporter
 
     return default_reporter(quiet or silent)
+
+
+def chosen_format(format: Formats, markdown: bool) -> Formats:
+    """The format that is asked for, by the option or by its earlier spelling.
+
+    Raises:
+        EmukitError: Two are.
+    """
+    if markdown and format not in ("table", "md"):
+        raise EmukitError(f"--markdown and --format {format} are two formats", hint="leave --markdown out")
+    return "md" if markdown else format
+
+
+def one_store(named: str | None, positional: str | None) -> str | None:
+    """The store of --data, or as earlier versions took it, without the option.
+
+    Raises:
+        EmukitError: Both are given.
+    """
+    if named is not None and positional is not None:
+        raise EmukitError("the store is named twice", found=f"{positional} and --data {named}", hint="--data alone")
+    return positional if named is None else named
+
+
+def print_blocks(blocks: Sequence[Block], format: Formats, values: Any) -> None:
+    """Print tables of scores; as JSON, the values that they are made of."""
+    from rich.console import Console
+
+    from emukit.report import validation
+
+    if format == "table":
+        for table in validation.tables(blocks):
+            Console().print(table)
+    elif format == "json":
+        typer.echo(json.dumps(values, indent=1))
+    else:
+        render = {"md": validation.markdown, "csv": validation.comma_separated}[format]
+        typer.echo(render(blocks), nl=False)
+
+
+def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]], format: Formats) -> None:
+    """Print a table of texts."""
+    import csv
+    import io
+
+    rows = [tuple(row) for row in rows]
+    if format == "json":
+        typer.echo(json.dumps([dict(zip(headings, row, strict=True)) for row in rows], indent=1))
+    elif format == "csv":
+        stream = io.StringIO()
+        csv.writer(stream, lineterminator="\n").writerows([headings, *rows])
+        typer.echo(stream.getvalue(), nl=False)
+    elif format == "md":
+        lines = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+        lines = [[*headings], ["---"] * len(headings), *lines]
+        typer.echo("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    else:
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*headings, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+        for row in rows:
+            # Text, not markup: a name may hold brackets.
+            table.add_row(*map(Text, row))
+        Console().print(table)
 
 
 def open_named(named: str | None, card: str | None, convert: list[str] | None, report: Reporter) -> Archive:

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from emukit.cli import commands
 from emukit.cli import options as o
 
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's command."""
-    app.command("plot")(plot)
+    commands.add(app, plot, "emukit plot runs/linear", group=commands.LOOK)
 
 
 def plot(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+
+from emukit.cli import commands
+from emukit.cli import options as o
 
 if TYPE_CHECKING:
     from emukit.experiments.removal import Removal
@@ -18,7 +20,7 @@ KEEP_BEST = "--keep-best"
 PIPE_COLUMNS = 400
 
 
-class _ListByDefault(TyperGroup):
+class _ListByDefault(commands.Group):
     """`emukit runs FOLDER` lists, though there are commands below `runs`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -26,7 +28,7 @@ class _ListByDefault(TyperGroup):
         return super().parse_args(ctx, args if named else ["list", *args])
 
 
-class _OneByDefault(TyperCommand):
+class _OneByDefault(commands.Command):
     """`--keep-best` without a number keeps one."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -42,7 +44,6 @@ app = typer.Typer(
 )
 
 
-@app.command("list")
 def list_(
     places: Annotated[
         list[Path] | None,
@@ -50,7 +51,8 @@ def list_(
             metavar="[FOLDER]...", help="Runs, or folders of such. Default: runs/ and ablations/.", show_default=False
         ),
     ] = None,
-    format: Annotated[Literal["table", "md", "csv", "json"], typer.Option(help="How to print.")] = "table",
+    format: o.Format = "table",
+    quiet: o.Quiet = False,
 ) -> None:
     """List runs: those under way first, then by what their scores can be compared with, best first."""
     from rich.console import Console
@@ -69,12 +71,12 @@ def list_(
             console = Console(width=PIPE_COLUMNS)
         for table in listing.tables(runs):
             console.print(table)
-        typer.echo(listing.together(runs))
+        if not quiet:
+            typer.echo(listing.together(runs))
     for line in listing.problem_lines(runs):
         typer.echo(line, err=True)
 
 
-@app.command("rm", cls=_OneByDefault)
 def rm(
     places: Annotated[
         list[Path] | None,
@@ -152,3 +154,7 @@ def _say(removal: Removal, verb: str) -> None:
 
 def _count(removal: Removal) -> str:
     return f"{len(removal.runs)} run{'s' if len(removal.runs) != 1 else ''}"
+
+
+commands.add(app, list_, "emukit runs", "emukit runs runs --format json", name="list")
+commands.add(app, rm, "emukit runs rm --keep-best 1 --dry-run", cls=_OneByDefault)

@@ -16,8 +16,10 @@ from emukit.data.split import Split, is_hidden
 from emukit.data.window import Window
 from emukit.experiments.evaluate import Evaluation
 from emukit.experiments.plan import Plan, Wall, duration
+from emukit.experiments.validate import numbers
 from emukit.metrics import Score
-from emukit.report.leaderboard import LEGEND, LIMIT, PARTS, add_number_columns
+from emukit.report.leaderboard import LIMIT
+from emukit.report.validation import Block
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -80,27 +82,17 @@ def encoding_table(encoder: FrameEncoder) -> Table:
     return table
 
 
-def score_table(title: str, scores: Mapping[str, Score]) -> Table:
+def score_block(title: str, scores: Mapping[str, Score]) -> Block:
     """Six numbers and the score, a line each."""
-    table = Table(
-        title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0, pad_edge=False
-    )
-    table.add_column("", overflow="fold")
-    add_number_columns(table)
-    table.caption, table.caption_justify = LEGEND, "left"
-    for name, score in scores.items():
-        parts = [getattr(p, n) for p in score.parts.values() for n in PARTS]
-        # Text, not markup: a run's name may hold brackets.
-        table.add_row(Text(name), f"{score.value:.4f}", *(f"{x:.3f}" for x in parts))
-    return table
+    return Block(f"{title} (lower is better)", {name: numbers(score) for name, score in scores.items()})
 
 
-def evaluation_table(name: str, evaluation: Evaluation) -> Table:
+def evaluation_block(name: str, evaluation: Evaluation) -> Block:
     """An evaluation with its references and the estimated limit."""
-    title = f"{evaluation.name}: {'; '.join(evaluation.spans)} (lower is better)"
+    title = f"{evaluation.name}: {'; '.join(evaluation.spans)}"
     references = dict(sorted(evaluation.references.items(), key=lambda kv: kv[1].value))
     limit = {LIMIT: evaluation.limit} if evaluation.limit else {}
-    return score_table(
+    return score_block(
         title, {name: evaluation.score, **{f"reference: {k}": s for k, s in references.items()}, **limit}
     )
 

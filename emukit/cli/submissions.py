@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from emukit.cli import commands
 from emukit.cli import options as o
 
 if TYPE_CHECKING:
@@ -16,9 +17,14 @@ if TYPE_CHECKING:
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    app.command("submit")(submit)
-    app.command("check-submission")(check_submission)
-    app.command("score")(score)
+    commands.add(app, submit, "emukit submit runs/linear --out submissions/linear", group=commands.SUBMIT)
+    commands.add(
+        app,
+        check_submission,
+        "emukit check-submission submissions/linear/submission.csv --data demo",
+        group=commands.SUBMIT,
+    )
+    commands.add(app, score, "emukit score submissions/linear/submission.csv --data demo --save", group=commands.SUBMIT)
 
 
 def submit(
@@ -53,6 +59,7 @@ def check_submission(
     protocol: o.Protocol = None,
     card: o.Card = None,
     convert: o.Convert = None,
+    format: o.Format = "table",
     quiet: o.Quiet = False,
 ) -> None:
     """Name every way in which a submission is wrong, with line numbers; exit 1 if there is one."""
@@ -64,29 +71,43 @@ def check_submission(
     archive = o.open_named(data, card, convert, report)
     split = make_split(archive, _protocol_of(csv, protocol))
     reference = seasonal_reference(archive, split)
-    problems = check(csv, archive.grid, len(split.test), archive.variables, reference)
-    for number, problem in enumerate(problems, 1):
-        typer.echo(f"{number}. {problem.kind}: {problem}")
+    found = check(csv, archive.grid, len(split.test), archive.variables, reference)
+    problems = [p for p in found if not p.accepted]
+    if format != "table":
+        words = [("note" if p.accepted else "problem", p.kind, str(p)) for p in found]
+        o.print_rows(("what", "kind", "message"), words, format)
+    else:
+        for number, problem in enumerate(problems, 1):
+            typer.echo(f"{number}. {problem.kind}: {problem}")
+        for note in (p for p in found if p.accepted):
+            report.say(f"note: {note.kind}: {note}")
+        if not problems:
+            typer.echo(f"{csv} is good: {split.test.text(archive)}")
     if problems:
         raise typer.Exit(1)
-    typer.echo(f"{csv} is good: {split.test.text(archive)}")
 
 
 def score(
     csv: Annotated[Path, typer.Argument(metavar="CSV")],
-    truth: Annotated[str, typer.Argument(metavar="TRUTH", help="Solution CSV, or a store (or 'demo') and --protocol.")],
+    truth: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SOLUTION", help="Solution CSV. Default: the store of --data has the truth.", show_default=False
+        ),
+    ] = None,
+    data: o.Data = None,
     protocol: o.Protocol = None,
     save: Annotated[bool, typer.Option("--save", help="Keep score.json beside the CSV, for the leaderboard.")] = False,
     card: o.Card = None,
     convert: o.Convert = None,
+    format: o.Format = "table",
     quiet: o.Quiet = False,
 ) -> None:
     """Score a submission: the official number, its six parts, and what another run and a perfect emulator score."""
-    from rich.console import Console
-
-    from emukit.cli.show import score_table
+    from emukit.cli.show import score_block
     from emukit.data.named import span_truth
     from emukit.data.protocol import make_split
+    from emukit.errors import SubmissionError
     from emukit.experiments import table
     from emukit.experiments.evaluate import yardstick
     from emukit.experiments.record import benchmark_of
@@ -94,21 +115,27 @@ def score(
     from emukit.submission import score_csv, score_submission
 
     report = o.reporter(quiet)
-    if truth.endswith((".csv", ".csv.gz", ".zip")):
+    if truth and truth.endswith((".csv", ".csv.gz", ".zip")):
+        if data:
+            raise SubmissionError(
+                "the truth is named twice", found=f"{truth} and --data {data}", hint="leave one of them out"
+            )
         result, split_name = score_csv(csv, truth), f"solution {Path(truth).name} {sha256(truth)[:8]}"
         lines: dict[str, Score] = {}
         report.say("note: a solution holds one run: what a score is worth, a store says (--data STORE)")
     else:
-        archive = o.open_named(truth, card, convert, report)
+        archive = o.open_named(o.one_store(data, truth), card, convert, report)
         split = make_split(archive, _protocol_of(csv, protocol))
         result = score_submission(csv, span_truth(archive, split.test), archive.grid)
         split_name = table.split_name(benchmark_of(archive), split.protocol, "test", [split.test.text(archive)])
         lines = yardstick(archive, (split.test,))
-    Console().print(score_table(f"{split_name} (lower is better)", {csv.name: result, **lines}))
+    scores = {csv.name: result, **lines}
+    values = {"split": split_name, "scores": {name: s.as_dict() for name, s in scores.items()}}
+    o.print_blocks([score_block(split_name, scores)], format, values)
     if save:
         kept = {"split": split_name, "csv_sha256": sha256(csv), **result.as_dict()}
         write_text(csv.parent / table.SCORE_FILE, json.dumps(kept, indent=1))
-        typer.echo(f"wrote {csv.parent / table.SCORE_FILE}")
+        report.say(f"wrote {csv.parent / table.SCORE_FILE}")
 
 
 def _protocol_of(csv: Path, protocol: str | None) -> str | None:

@@ -6,6 +6,8 @@ table but as means, or as differences, over the same folds.
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -103,6 +105,16 @@ def markdown(blocks: Sequence[Block]) -> str:
         lines += ["| " + " | ".join((name, *_cells(numbers))) + " |" for name, numbers in block.lines.items()]
         lines.append("")
     return "\n".join(lines)
+
+
+def comma_separated(blocks: Sequence[Block]) -> str:
+    """One CSV table of all blocks, the title as a column, with all digits."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["table", "line", *COLUMNS])
+    for block in blocks:
+        writer.writerows([block.title, name, *(numbers[c] for c in COLUMNS)] for name, numbers in block.lines.items())
+    return stream.getvalue()
 
 
 def _cells(numbers: Mapping[str, float]) -> list[str]:
