@@ -105,7 +105,7 @@ def train(
     comm, average = engine.comm, engine.average
     resumed = (folder / LAST).exists()
     if not resumed and (folder / LOG).exists():
-        reporter.say(f"there is no {LAST} in {folder}: training begins anew")
+        reporter.say(f"there is no {LAST} in {folder}: training begins again")
     per_epoch = -(-source.steps_per_epoch // settings.accumulate)
     state = load_checkpoint(folder, engine, per_epoch) if resumed else TrainingState()
     log = MetricsLog(folder / LOG, keep_epochs=state.epoch) if comm.main else None
@@ -135,11 +135,12 @@ def train(
     if resumed:
         reporter.say(f"resuming after epoch {state.epoch}, step {state.step} of {per_epoch}")
     with (
-        reporter.step("training", epochs * per_epoch) as bar,
+        reporter.step("training", epochs * per_epoch, parts=True) as bar,
         mirror(track if log else None, folder / LOG, about or {}) as tracked,
         _stop_requests(comm) as stop,
     ):
-        bar.advance(state.epoch * per_epoch + state.step)
+        if state.epoch or state.step:
+            bar.advance(state.epoch * per_epoch + state.step)
         while state.epoch < epochs and not state.stopped:
             started = time.monotonic()
             engine.network.train()
@@ -179,8 +180,8 @@ def train(
                     better |= also
                 state.stale = 0 if better else state.stale + 1
                 state.stopped = 0 < settings.patience <= state.stale
-                # What was best before this score was is no news any more.
-                bar.advance(0, note=f"epoch {state.epoch}/{epochs} loss {line['loss']:.4f}{_best(state)}")
+            # An epoch is finished, and what was best before it is no news any more.
+            bar.advance(0, note=f"epoch {state.epoch}/{epochs} loss {line['loss']:.4f}{_best(state)}")
             if log:
                 tracked(log.append(line | {"seconds": round(time.monotonic() - started, 2)}))
             save()
