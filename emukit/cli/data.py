@@ -25,6 +25,7 @@ def check(
     data: o.Data = None,
     card: o.Card = None,
     convert: o.Convert = None,
+    quiet: o.Quiet = False,
 ) -> None:
     """Say what is in a store, what is odd, what is hidden; exit 1 with a numbered list if it cannot be used."""
     from emukit.data.inspect import inspect_store
@@ -40,7 +41,7 @@ def check(
             report = replace(inspect_store(written, card=card, convert=o.conversions(convert)), source=DEMO)
     else:
         report = inspect_store(source, card=card, convert=o.conversions(convert))
-    for line in report.lines():
+    for line in report.verdict() if quiet else report.lines():
         typer.echo(line)
     if report.problems:
         raise typer.Exit(1)

@@ -98,6 +98,7 @@ def rm(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    quiet: o.Quiet = False,
 ) -> None:
     """Remove runs; not one that is being written, or that a final fit, a submission or a study refers to."""
     from emukit.errors import RunError
@@ -112,7 +113,8 @@ def rm(
 
     removal = chosen()
     asks = not (dry_run or yes or sys.stdin.isatty())
-    _say(removal, "would remove" if dry_run or asks else "remove")
+    if dry_run or asks or not quiet:
+        _say(removal, "would remove" if dry_run or asks else "remove")
     if dry_run or not removal.runs:
         return
     if not yes:

@@ -5,7 +5,7 @@ Invariant: a report lists every problem that can be found, not only the first; a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,12 +106,21 @@ class StoreReport:
         if self.scenarios and self.usable:
             yield "protocols"
             yield f"  {', '.join(self.protocols) or 'none: too few months are visible to train and validate on'}"
-        for title, entries in (("odd", self.oddities), ("problems", [p.text() for p in self.problems])):
-            if entries:
-                yield title
-                for i, entry in enumerate(entries, 1):
-                    yield f"  {i}. " + entry.replace("\n", "\n     ")
+        yield from _numbered("odd", self.oddities)
+        yield from self.verdict()
+
+    def verdict(self) -> Iterator[str]:
+        """Why the store cannot be used, or that it can."""
+        yield from _numbered("problems", [p.text() for p in self.problems])
         yield "usable" if self.usable else f"cannot be used: {len(self.problems)} problem(s)"
+
+
+def _numbered(title: str, entries: Sequence[str]) -> Iterator[str]:
+    """Entries below a title; nothing where there are none."""
+    if entries:
+        yield title
+    for i, entry in enumerate(entries, 1):
+        yield f"  {i}. " + entry.replace("\n", "\n     ")
 
 
 def inspect_store(
