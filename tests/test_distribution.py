@@ -88,3 +88,16 @@ def test_command_runs_ours(installed):
         ["-c", "import sys, emukit_climate; sys.argv[1:] = ['--version']; emukit_climate.main()"], installed
     )
     assert (code, out, err) == (0, f"emukit {VERSION}\n", "")
+
+
+@pytest.mark.parametrize(("target", "extras"), [("demo", []), ("test", [".[dev]"]), ("install", [".[dev]"])])
+def test_demo_installs_nothing_that_only_development_needs(tmp_path, target, extras):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    done = subprocess.run(["make", "-n", target], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert re.findall(r"-e '(\.\[\w+\])'", done.stdout) == extras
+    assert re.search(r"-e \.$", done.stdout, re.MULTILINE)
+    if target == "demo":
+        commands = re.findall(r"emukit (\w+) ", done.stdout)
+        assert commands[-5:] == ["train", "submit", "score", "leaderboard", "report"]
+        assert "report/demo/index.html" in done.stdout.splitlines()[-1]
