@@ -193,7 +193,12 @@ def estimated_limit(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
 
 
 def yardstick(archive: Archive, spans: tuple[Span, ...]) -> dict[str, Score]:
-    """What a score on spans is worth, by name: that of another run, and the estimated limit, where there are runs."""
+    """What a score on spans is worth, by name: that of another run, and the estimated limit.
+
+    Each where there are other runs of these months; neither where the store hides them.
+    """
+    if any(is_hidden(archive, span) for span in spans):
+        return {}
     lines = {ANOTHER_RUN: another_run(archive, spans), LIMIT: estimated_limit(archive, spans)}
     return {name: score for name, score in lines.items() if score}
 
