@@ -8,7 +8,6 @@ import xarray as xr
 
 import emukit as api
 from emukit.emulators.sampled import Sampled
-from emukit.experiments import predict
 
 WORDS = ("train", "sampled", "-q", "--set=model.years=3")
 
