@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from emukit.cli import app
-from emukit.cli import options as o
+from emukit.cli.options import App, expanded
 from tests.cli.conftest import TINY
 
 
@@ -32,7 +32,7 @@ def values_of(command, home):
     def stub(**values):
         seen.update(values)
 
-    alone = o.App()
+    alone = App()
     alone.command("alone", cls=command.cls)(stub)
     words, asked = [], []
     hints = get_type_hints(stub, include_extras=True)
@@ -68,8 +68,8 @@ def test_a_path_of_a_command_keeps_its_tilde(name, monkeypatch, tmp_path):
 
 
 def test_a_tilde_of_nobody_is_a_name():
-    assert o.expanded(Path("~nobody-of-this-name/x")) == Path("~nobody-of-this-name/x")
-    assert o.expanded("a=~/x") == "a=~/x"
+    assert expanded(Path("~nobody-of-this-name/x")) == Path("~nobody-of-this-name/x")
+    assert expanded("a=~/x") == "a=~/x"
 
 
 def test_a_run_is_made_in_a_folder_called_tilde(emukit, demo_store, monkeypatch, tmp_path):
