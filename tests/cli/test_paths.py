@@ -24,7 +24,7 @@ def commands(typer_app, prefix=()):
 COMMANDS = dict(commands(app))
 
 
-def values_of(command, home):
+def values_of(command):
     """What a command is called with where every word that may be a path begins with ``~``."""
     seen = {}
 
@@ -37,8 +37,7 @@ def values_of(command, home):
     words, asked = [], []
     hints = get_type_hints(stub, include_extras=True)
     for name in inspect.signature(stub).parameters:
-        kind, info = hints[name].__args__[0] if hasattr(hints[name], "__metadata__") else hints[name], None
-        info = hints[name].__metadata__[0]
+        kind, (info, *_) = hints[name].__origin__, hints[name].__metadata__
         text = str(kind)
         if "Path" not in text and not (kind is str or text in ("str | None", "list[str] | None", "list[str]")):
             continue
@@ -46,7 +45,9 @@ def values_of(command, home):
         if isinstance(info, typer.models.ArgumentInfo):
             words.append("~/x")
         else:
-            option = next((d for d in info.param_decls or () if d.startswith("--")), f"--{name.replace('_', '-')}")
+            # In an annotation the first name stands where a default would.
+            names = [d for d in (info.default, *(info.param_decls or ())) if str(d).startswith("--")]
+            option = names[0] if names else f"--{name.replace('_', '-')}"
             words.append(f"{option}=~/x")
     result = CliRunner().invoke(alone, words, catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -62,7 +63,7 @@ def test_all_commands_are_looked_at():
 def test_a_path_of_a_command_keeps_its_tilde(name, monkeypatch, tmp_path):
     """Every word of every command, so that a new option cannot be forgotten."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    for value in values_of(COMMANDS[name], tmp_path).values():
+    for value in values_of(COMMANDS[name]).values():
         for one in value if isinstance(value, list | tuple) else [value]:
             assert str(one) == str(tmp_path / "x")
 
