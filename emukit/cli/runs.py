@@ -38,7 +38,7 @@ class _OneByDefault(commands.Command):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(
+app = o.App(
     cls=_ListByDefault,
     help="List runs: state, score, seed, time and size on disk; `emukit runs rm` removes some.",
 )

@@ -1,6 +1,5 @@
 """Shipped losses that are not what their name says, or that a file or a setting cannot change."""
 
-import re
 from typing import get_type_hints
 
 import numpy as np
@@ -77,10 +76,10 @@ def test_listed_loss_is_a_recipe_table_that_gives_it(name, tmp_path):
     assert load_recipe("cnn-gru", file).loss == LossSettings(**named_loss(name))
 
 
-def test_help_names_every_loss():
-    """The command line imports nothing heavy for its help, so the names are written there a second time."""
+def test_help_names_every_loss_with_its_terms():
     option = get_type_hints(train, include_extras=True)["loss"].__metadata__[0]
-    assert re.findall(r"[a-z0-9]+", option.help.split(": ")[1]) == list(LOSSES)
+    for line in loss_lines():
+        assert line.lower() in option.help.lower()
 
 
 @pytest.mark.parametrize(
