@@ -6,6 +6,7 @@ unknown key passes. What the settings of a component are is written beside that 
 
 from __future__ import annotations
 
+import codecs
 import inspect
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -29,7 +30,7 @@ class Settings(BaseModel):
 MOST_DEEP = 32
 # Of a value in a message, so many signs: it may be a whole file.
 MOST_SIGNS = 200
-MODEL_HINT = "mend the keys named above; `emukit models NAME` shows every setting with its default"
+MODEL_HINT = "fix the keys named above; `emukit models NAME` shows every setting with its default"
 
 
 def check(kind: type[S], values: Mapping[str, Any], *, source: str, hint: str = MODEL_HINT) -> S:
@@ -99,11 +100,25 @@ def read_toml(path: Path) -> dict[str, Any]:
         RecipeError: It is missing or not TOML.
     """
     try:
-        return _toml(path.read_text(encoding="utf-8"))
+        return toml_values(path)
     except OSError as e:
         raise RecipeError(f"cannot read {path}", found=e.strerror or str(e), hint="name an existing TOML file") from e
     except ValueError as e:
-        raise RecipeError(f"{path} is not TOML", found=str(e), hint="mend the line named above") from e
+        raise RecipeError(f"{path} is not TOML", found=str(e), hint="fix the line named above") from e
+
+
+def toml_values(path: Path) -> dict[str, Any]:
+    """The values of a TOML file in UTF-8, with or without a byte-order mark.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is in another encoding, or is not TOML as `read_toml` takes it.
+    """
+    data = path.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError("it is in UTF-16: save it as UTF-8")
+    # Some editors put a byte-order mark in front.
+    return _toml(data.decode("utf-8-sig"))
 
 
 def _toml(text: str) -> dict[str, Any]:

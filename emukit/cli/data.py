@@ -16,16 +16,24 @@ app = typer.Typer(help="Check stores, write the demo climate, show forcing windo
 
 @app.command("check")
 def check(
-    store: Annotated[str, typer.Argument(metavar="STORE", help="Zarr or NetCDF store, or 'demo'.")],
+    store: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[STORE]",
+            help="Zarr or NetCDF store, or 'demo'. Default: $EMUKIT_DATA, else the demo climate.",
+            show_default=False,
+        ),
+    ] = None,
     card: o.Card = None,
     convert: o.Convert = None,
 ) -> None:
-    """Say what is in a store, what is odd, what is hidden; exit 1 with a numbered list if it cannot be used."""
+    """Say what is in a store, what is odd, what is hidden; exit 1 if nothing can be trained on it."""
     from emukit.data.inspect import inspect_store
-    from emukit.data.named import DEMO
+    from emukit.data.named import DEMO, data_source
 
+    store = data_source(store)
     if store == DEMO:
-        # The demo climate is made anew whenever it is opened; what can be checked is what it writes.
+        # The demo climate is made again whenever it is opened; what can be checked is what it writes.
         with TemporaryDirectory() as folder:
             from emukit.data.demo import DemoClimate, write_demo
 
@@ -35,7 +43,7 @@ def check(
         report = inspect_store(store, card=card, convert=o.conversions(convert))
     for line in report.lines():
         typer.echo(line)
-    if report.problems:
+    if not report.trainable:
         raise typer.Exit(1)
 
 
