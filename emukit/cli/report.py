@@ -55,3 +55,6 @@ def report(
     written = write_report(places or here, out, opener, reporter, published=published, study_runs=study_runs)
     pages = f"pages of entries: {written.entries}, of studies: {written.studies}; {written.size / 1e6:.1f} MB"
     typer.echo(f"wrote {out / 'index.html'}: {pages}")
+    for why, names in written.undrawn.items():
+        others = f" and {len(names) - 1} more" if names[1:] else ""
+        typer.echo(f"no maps and curves of {names[0]}{others}: {why}")

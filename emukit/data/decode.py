@@ -44,8 +44,10 @@ class Findings:
     notes: list[str] = field(default_factory=list)
 
     def refuse(self, what: str, *, found: str = "", expected: str = "", hint: str = "") -> None:
-        """Record one problem."""
-        self.problems.append(StoreError(what, found=found, expected=expected, hint=hint))
+        """Record one problem, once: several variables may share what is wrong."""
+        problem = StoreError(what, found=found, expected=expected, hint=hint)
+        if problem.text() not in [p.text() for p in self.problems]:
+            self.problems.append(problem)
 
     def note(self, sentence: str) -> None:
         """Record one oddity, once."""
@@ -127,15 +129,15 @@ def read_months(ds: xr.Dataset, findings: Findings) -> Months | None:
         return None
     bounds = next((str(n) for k in ("bounds", "climatology") if (n := _attribute(ds["time"], k)) in ds.variables), None)
     if bounds is None:
-        _note_edges(values, findings)
+        _note_edges(values, months, findings)
     else:
         bounded = _months_by_bounds(ds, bounds, findings)
         if bounded is None:
             return None
         if (bounded != months).any():
             findings.note(
-                f"stamps of time lie outside the months of its bounds: the months are read by {bounds}, {bounded[0]} .. "
-                f"{bounded[-1]}, not by the stamps, {months[0]} .. {months[-1]}"
+                f"stamps of time lie outside the months of its bounds: months are read by {bounds}, {bounded[0]} "
+                f".. {bounded[-1]}, not by the stamps, {months[0]} .. {months[-1]}"
             )
         months = bounded
     steps = np.diff(months.astype(np.int64))
@@ -219,11 +221,10 @@ def _months_by_bounds(ds: xr.Dataset, name: str, findings: Findings) -> Months |
     return _months_of(ends[:, 0] + length // 2)
 
 
-def _note_edges(stamps: NDArray[Any], findings: Findings) -> None:
+def _note_edges(stamps: NDArray[Any], months: Months, findings: Findings) -> None:
     # A mean is often stamped at the end of its month, which is the first instant of the next one.
     day = np.timedelta64(1, "D") if np.issubdtype(stamps.dtype, np.datetime64) else timedelta(days=1)
-    months = _months_of(stamps)
-    first, last = (np.not_equal(_months_of(stamps + step), months) for step in (-day, day))
+    first, last = (np.asarray(_months_of(stamps + step)) != months for step in (-day, day))
     if (first | last).all():
         which = "first" if first.all() else "last" if last.all() else "first or last"
         findings.note(
