@@ -1,4 +1,4 @@
-"""What stores and cards from elsewhere broke: a stamp for a month, a stale copy of metadata, a guess offered as advice."""
+"""What stores and cards from elsewhere broke: a stamp taken for a month, stale metadata, a guess offered as advice."""
 
 from __future__ import annotations
 
@@ -77,6 +77,7 @@ def test_stamps_on_the_edge_of_months_without_bounds_are_noted():
 # --- metadata kept twice
 
 
+@pytest.mark.filterwarnings("ignore:Consolidated metadata:zarr.errors.ZarrUserWarning")
 @pytest.mark.parametrize("zarr_format", [2, 3])
 def test_a_store_grown_without_consolidating_is_not_read_short(tmp_path, zarr_format):
     ds, path = coded_dataset(), tmp_path / "s.zarr"
