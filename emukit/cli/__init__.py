@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import sys
 import time
+import warnings
 from typing import Annotated
 
 import typer
@@ -60,6 +61,9 @@ def main() -> None:
         if signal.getsignal(request) != signal.SIG_IGN:
             signal.signal(request, lambda number, frame: sys.exit(128 + number))
     follow_parent()
+    if not (debug or sys.warnoptions):
+        # Warnings are for who writes Python: what users should know is said by errors and notes.
+        warnings.simplefilter("ignore")
     try:
         app(args=arguments, prog_name="emukit")
     except EmukitError as e:

@@ -27,7 +27,7 @@ def check(
     convert: o.Convert = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Say what is in a store, what is odd, what is hidden; exit 1 with a numbered list if it cannot be used."""
+    """Say what is in a store, what is odd, what is hidden; exit 1 if nothing can be trained on it."""
     from emukit.data.inspect import inspect_store
     from emukit.data.named import DEMO, data_source
 
@@ -43,7 +43,7 @@ def check(
         report = inspect_store(source, card=card, convert=o.conversions(convert))
     for line in report.verdict() if quiet else report.lines():
         typer.echo(line)
-    if report.problems:
+    if not report.trainable:
         raise typer.Exit(1)
 
 

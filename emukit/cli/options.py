@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from functools import wraps
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from emukit.errors import EmukitError
+from emukit.errors import EmukitError, StoreError
 from emukit.losses.named import loss_lines
 
 if TYPE_CHECKING:
@@ -218,14 +219,31 @@ def grid_shape(named: str | None, card: str | None) -> tuple[int, int] | None:
 
 
 def open_for_run(run: Run, named: str | None, card: str | None, convert: list[str] | None, report: Reporter) -> Archive:
-    """Open the store that a command names, else the one the run was trained on, as it was opened then."""
-    from emukit.data.named import open_data
+    """Open the store that a command names, else the one the run was trained on, as it was opened then.
+
+    Where that is gone, `$EMUKIT_DATA` takes its place.
+
+    Raises:
+        StoreError: There is no such store, or it cannot be read.
+    """
+    from emukit.data.named import DEMO, ENVIRONMENT, open_data
 
     data = run.record.data
-    source = named or data.source
-    report.say(f"data: {source}{'' if named else ' (as in training)'}")
+    source, why = named or data.source, "" if named else " (recorded in the run)"
+    if not named and source != DEMO and not Path(source).exists():
+        source, why = os.environ.get(ENVIRONMENT, ""), f" (from ${ENVIRONMENT}; {data.source} is gone)"
+        if not source:
+            raise StoreError(
+                f"the store that {run.folder} was trained on is not there any more",
+                found=f"nothing at {data.source}",
+                hint=f"name it with --data PATH, or set {ENVIRONMENT} to its path",
+            )
+    report.say(f"data: {source}{why}")
     kept = conversions(convert) if convert or named else data.convert
-    return open_data(source, card=card or data.card_option, convert=kept, reporter=report)
+    archive = open_data(source, card=card or data.card_option, convert=kept, reporter=report)
+    if archive.digest != data.digest:
+        report.say("note: its values are not those that the run was trained on")
+    return archive
 
 
 def conversions(words: list[str] | None) -> dict[str, str]:

@@ -59,3 +59,6 @@ def report(
     )
     pages = f"pages of entries: {written.entries}, of studies: {written.studies}; {written.size / 1e6:.1f} MB"
     typer.echo(f"wrote {out / 'index.html'}: {pages}")
+    for why, names in written.undrawn.items():
+        others = f" and {len(names) - 1} more" if names[1:] else ""
+        typer.echo(f"no maps and curves of {names[0]}{others}: {why}")

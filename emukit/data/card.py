@@ -6,8 +6,8 @@ and nowhere in the code; a card with any mistake is refused whole, every mistake
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,12 +15,15 @@ import numpy as np
 import xarray as xr
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from emukit.config import toml_values
 from emukit.data.chunks import READ_ERRORS
 from emukit.errors import EmukitError, StoreError
-from emukit.files import read_text, shipped
+from emukit.files import shipped
 
 SHIPPED = ("cse151b-2025", "cse151b-k360", "demo")
 ATTRIBUTE = "emukit_card"
+# What the score is made of; without one of them nothing can be trained or scored.
+SCORED = ("tas", "pr")
 
 
 def _as_tuple(value: object) -> object:
@@ -136,6 +139,9 @@ class Card(_Part):
             for s, o in self.hidden.items()
             if o != "all" and not o[0] < o[1] <= 0
         ]
+        wrong += [
+            f"targets.{v}: missing; the score needs {' and '.join(SCORED)}" for v in SCORED if v not in self.targets
+        ]
         wrong += [f"targets.{v}.kind: targets are fields" for v, q in self.targets.items() if q.kind != "field"]
         wrong += [f"forcings.{v}: also a target" for v in self.forcings if v in self.targets]
         if wrong:
@@ -180,15 +186,16 @@ def load_card(name_or_path: str | Path) -> Card:
     text = str(name_or_path)
     path = Path(text) if text.endswith(".toml") else _shipped_path(text)
     try:
-        settings = tomllib.loads(read_text(path))
+        settings = toml_values(path)
     except OSError as e:
         raise StoreError(
             f"cannot read the data card {path}",
             found=e.strerror or str(e),
             expected=f"one of {', '.join(SHIPPED)}, or the path of a .toml file",
+            hint="check the path: name the card with --card PATH",
         ) from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise StoreError(f"the data card {path} is not TOML", found=str(e), hint="mend the file") from e
+    except ValueError as e:
+        raise StoreError(f"the data card {path} is not TOML", found=str(e), hint="fix the line named above") from e
     return parse_card(settings, str(path))
 
 
@@ -235,7 +242,26 @@ def identify_card(ds: xr.Dataset) -> Card:
 
 def _scenarios(ds: xr.Dataset) -> list[str]:
     dim = next((d for d in ("ssp", "scenario") if d in ds.coords), None)
-    return [] if dim is None else [str(s) for s in np.atleast_1d(ds[dim].values)]
+    if dim is None:
+        return []
+    written = [text_of(v) for v in np.atleast_1d(ds[dim].values).ravel().tolist()]
+    return list(scenario_names(written, [s for c in map(load_card, SHIPPED) for s in c.scenarios]))
+
+
+def text_of(value: object) -> str:
+    """A name as text: NumPy and HDF5 tools write names as bytes of one length."""
+    text = value.decode("utf-8", errors="backslashreplace") if isinstance(value, bytes) else str(value)
+    return text.strip()
+
+
+def scenario_names(written: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
+    """Scenario names in the spelling of a card: ``SSP126`` and ``ssp1-2.6`` are ``ssp126``; others stay as they are."""
+    spelled = {_letters(name): name for name in known}
+    return tuple(spelled.get(_letters(name), name) for name in written)
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _hides(ds: xr.Dataset, card: Card) -> bool:

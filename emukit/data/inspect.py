@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from emukit.data.archive import Archive
 from emukit.data.card import Card, identify_card, load_card
-from emukit.data.decode import Findings
-from emukit.data.protocol import working_protocols
+from emukit.data.decode import Findings, read_calendar
+from emukit.data.protocol import make_split, working_protocols
 from emukit.data.source import Source, open_source
 from emukit.data.store import Survey, archive_of, take_survey, visible_extremes
-from emukit.errors import StoreError
+from emukit.errors import ProtocolError, StoreError
 from emukit.progress import Reporter
 
 
@@ -59,6 +60,7 @@ class StoreReport:
         grid: In words.
         bytes_on_disk: Size of the store.
         bytes_in_memory: Size of the arrays after loading.
+        untrainable: Why no protocol works, where it opens and none does.
         protocols: Splits that can be trained and scored on, the card's default first; empty where it cannot be used.
         oddities: What is odd, measured first, then from the card.
         problems: Why it cannot be used; empty where it can.
@@ -75,6 +77,7 @@ class StoreReport:
     variables: tuple[VariableReport, ...] = ()
     scenarios: tuple[ScenarioReport, ...] = ()
     protocols: tuple[str, ...] = ()
+    untrainable: str = ""
     oddities: tuple[str, ...] = ()
     problems: tuple[StoreError, ...] = field(default=())
 
@@ -82,6 +85,11 @@ class StoreReport:
     def usable(self) -> bool:
         """Whether `open_store` would open it."""
         return not self.problems
+
+    @property
+    def trainable(self) -> bool:
+        """Whether it opens, and some protocol leaves months to train and validate on."""
+        return self.usable and bool(self.protocols)
 
     def lines(self) -> Iterator[str]:
         """The report as plain text."""
@@ -105,14 +113,19 @@ class StoreReport:
                 yield f"  {s.name}: {s.months} months, members {members}, hidden: {hidden}"
         if self.scenarios and self.usable:
             yield "protocols"
-            yield f"  {', '.join(self.protocols) or 'none: too few months are visible to train and validate on'}"
+            yield f"  {', '.join(self.protocols) or 'none'}"
         yield from _numbered("odd", self.oddities)
         yield from self.verdict()
 
     def verdict(self) -> Iterator[str]:
-        """Why the store cannot be used, or that it can."""
+        """Why the store cannot be used or trained on, or that it can."""
         yield from _numbered("problems", [p.text() for p in self.problems])
-        yield "usable" if self.usable else f"cannot be used: {len(self.problems)} problem(s)"
+        if not self.usable:
+            yield f"cannot be used: {len(self.problems)} problem(s)"
+        elif not self.protocols:
+            yield f"cannot be trained on: {self.untrainable}"
+        else:
+            yield "usable"
 
 
 def _numbered(title: str, entries: Sequence[str]) -> Iterator[str]:
@@ -155,18 +168,23 @@ def _report(source: Source, card: Card, survey: Survey | None, findings: Finding
     layout = survey.layout
     lat, lon = layout.grid.lat, layout.grid.lon
     months = [str(m) for m in layout.months]
+    working: tuple[str, ...] = ()
+    untrainable = ""
+    if not found.problems:
+        archive = archive_of(source, card, survey, found.oddities)
+        working = tuple(working_protocols(archive))
+        untrainable = "" if working else _why_untrainable(archive)
     return StoreReport(
         **{
             **found.__dict__,
-            "calendar": _calendar(source),
+            "calendar": read_calendar(source.ds),
             "span": (months[0], months[-1]),
             "grid": f"{len(lat)} x {len(lon)} cells, latitude {lat[0]:.2f} .. {lat[-1]:.2f}, "
             f"longitude {lon[0]:.2f} .. {lon[-1]:.2f}",
             "bytes_in_memory": _memory(survey),
             "variables": tuple(_variables(source, card, survey)),
-            "protocols": ()
-            if found.problems
-            else tuple(working_protocols(archive_of(source, card, survey, found.oddities))),
+            "protocols": working,
+            "untrainable": untrainable,
             "scenarios": tuple(
                 ScenarioReport(
                     name,
@@ -180,10 +198,12 @@ def _report(source: Source, card: Card, survey: Survey | None, findings: Finding
     )
 
 
-def _calendar(source: Source) -> str:
-    time = source.ds["time"]
-    first = time.values.flat[0]
-    return str(getattr(first, "calendar", "") or time.encoding.get("calendar", "standard"))
+def _why_untrainable(archive: Archive) -> str:
+    try:
+        make_split(archive)
+    except ProtocolError as e:
+        return f"{e.what} ({e.found}), and no other protocol works either"
+    return ""
 
 
 def _memory(survey: Survey) -> int:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from emukit.data import checks
 from emukit.data.archive import Archive, Scenario
 from emukit.data.card import Card, identify_card, load_card
-from emukit.data.decode import Findings
+from emukit.data.decode import Findings, month_days, read_calendar
 from emukit.data.grid import Grid
 from emukit.data.layout import Layout, read_layout
 from emukit.data.load import Loaded, load
@@ -146,6 +146,8 @@ def take_survey(
             findings.refuse(
                 f"--convert names {v}, which is no variable", expected=f"one of {', '.join(card.quantities)}"
             )
+    for sentence in source.notes:
+        findings.note(sentence)
     layout = read_layout(source.ds, card, findings, with_targets=with_targets, default_scenario=scenario)
     if layout is None:
         return None
@@ -153,7 +155,7 @@ def take_survey(
     present = checks.present_members(layout, loaded, findings)
     hidden = checks.hidden_months(layout, loaded, present)
     lost = checks.undeclared(card, layout, hidden)
-    loaded.broken |= checks.refuse_missing_chunks(source, layout, present, hidden & ~lost, findings)
+    loaded.broken |= checks.refuse_missing_chunks(card, source, layout, loaded, present, hidden & ~lost, findings)
     checks.refuse_not_finite(layout, loaded, present, findings)
     checks.refuse_lost(card, layout, lost, findings)
     checks.refuse_partly_hidden(layout, loaded, present, hidden, findings)
@@ -184,22 +186,24 @@ def _check_units(ds: xr.Dataset, card: Card, convert: Mapping[str, str], survey:
             continue
         stated = str(ds[name].attrs.get("units", "")).strip()
         unstated += [] if stated else [name]
-        factors = conversion(name, quantity, stated, *extremes, convert.get(name), findings)
+        days = month_days(survey.layout.months, read_calendar(ds))
+        factors = conversion(name, quantity, stated, *extremes, convert.get(name), findings, days)
         if factors is not None:
             _convert(survey, name, *factors)
     if unstated:
         findings.note(f"no units attribute: {', '.join(unstated)}; their values fit the card's units")
 
 
-def _convert(survey: Survey, name: str, scale: float, offset: float) -> None:
+def _convert(survey: Survey, name: str, scale: NDArray[np.float64], offset: float) -> None:
     if name in survey.layout.targets:
         v = list(survey.layout.targets).index(name)
         for targets, hidden in zip(survey.loaded.targets, survey.hidden, strict=True):
             for t in np.flatnonzero(~hidden):  # hidden months stay zero; month by month, so that no copy is large
-                targets[:, t, v] = targets[:, t, v] * scale + offset
+                targets[:, t, v] = targets[:, t, v] * float(scale[t]) + offset
         return
     for array in {id(a): a for a in survey.loaded.forcings[name]}.values():
-        array *= scale
+        for month, factor in enumerate(scale.tolist()):
+            array[month] *= factor
         array += offset
 
 

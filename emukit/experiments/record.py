@@ -47,7 +47,7 @@ class DataRecord(_Part):
     Attributes:
         source: Absolute path of the store, or ``demo``.
         card: Name of its card.
-        card_option: What was given as --card, None where the card was recognised.
+        card_option: What was given as --card, the path of a file made absolute; None where the card was recognised.
         convert: What was given as --convert.
         benchmark: Scores on stores of one benchmark are ranked together.
         digest: SHA-256 of the values.
@@ -164,7 +164,7 @@ def new_record(
         data=DataRecord(
             source=archive.source if archive.source == DEMO else str(Path(archive.source).absolute()),
             card=archive.card.name,
-            card_option=opening.card,
+            card_option=_placed(opening.card),
             convert=dict(opening.convert or {}),
             benchmark=benchmark_of(archive),
             digest=archive.digest,
@@ -264,6 +264,11 @@ def benchmark_of(archive: Archive) -> str:
 def card_digest(card: Card) -> str:
     """SHA-256 of a card: its protocols decide what is held out."""
     return hashlib.sha256(card.model_dump_json().encode()).hexdigest()
+
+
+def _placed(card: str | None) -> str | None:
+    # A record is read from other folders than that in which the training was started.
+    return str(Path(card).expanduser().absolute()) if card and card.endswith(".toml") else card
 
 
 def _command() -> str:
