@@ -19,6 +19,9 @@ def check(
     store: Annotated[str, typer.Argument(metavar="STORE", help="Zarr or NetCDF store, or 'demo'.")],
     card: o.Card = None,
     convert: o.Convert = None,
+    digests: Annotated[
+        bool, typer.Option("--digests", help="Print the [published] table of a data card for these values, too.")
+    ] = False,
 ) -> None:
     """Say what is in a store, what is odd, what is hidden; exit 1 with a numbered list if it cannot be used."""
     from emukit.data.inspect import inspect_store
@@ -30,11 +33,14 @@ def check(
             from emukit.data.demo import DemoClimate, write_demo
 
             written = write_demo(DemoClimate(), Path(folder) / "demo.zarr")
-            report = replace(inspect_store(written, card=card, convert=o.conversions(convert)), source=DEMO)
+            report = inspect_store(written, card=card, convert=o.conversions(convert), digests=digests)
+            report = replace(report, source=DEMO)
     else:
-        report = inspect_store(store, card=card, convert=o.conversions(convert))
+        report = inspect_store(store, card=card, convert=o.conversions(convert), digests=digests)
     for line in report.lines():
         typer.echo(line)
+    if report.digests is not None:
+        typer.echo("\n" + "\n".join(report.digests.toml()))
     if report.problems:
         raise typer.Exit(1)
 

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import xarray as xr
+
+from emukit.data.card import DIGESTS_ATTRIBUTE, Digests, Published
 from emukit.data.demo.climate import DemoClimate
 from emukit.data.demo.emissions import SCENARIOS
+from emukit.data.load import digest_of
 from emukit.data.zarr_writer import write_zarr
 from emukit.errors import EmukitError
 from emukit.files import atomic_path
@@ -19,7 +23,7 @@ _CHUNK_MONTHS = 120
 
 
 def write_demo(climate: DemoClimate, out: Path | str, hidden: bool = True, reporter: Reporter | None = None) -> Path:
-    """Write a Zarr v2 store with consolidated metadata.
+    """Write a Zarr v2 store with consolidated metadata, and with the digests of its values: what changes is noticed.
 
     Args:
         climate: What to write.
@@ -50,6 +54,7 @@ def write_demo(climate: DemoClimate, out: Path | str, hidden: bool = True, repor
     steps = len(SCENARIOS) + 1
     with (reporter or default_reporter()).step("demo climate", steps) as step, atomic_path(out) as temporary:
         dataset = climate.dataset(hidden, advance=step.advance)
+        dataset.attrs[DIGESTS_ATTRIBUTE] = _published(climate, dataset).model_dump_json()
         write_zarr(
             dataset,
             temporary,
@@ -61,3 +66,22 @@ def write_demo(climate: DemoClimate, out: Path | str, hidden: bool = True, repor
         )
         step.advance(note="written")
     return out
+
+
+def _published(climate: DemoClimate, dataset: xr.Dataset) -> Published:
+    grid = climate.planet.grid
+    return Published(
+        first_month=str(climate.first_month),
+        months=climate.months,
+        members=list(range(climate.members)),
+        latitudes=(float(grid.lat[0]), float(grid.lat[-1])),
+        longitudes=(float(grid.lon[0]), float(grid.lon[-1])),
+        cells=grid.shape,
+        digests={
+            str(v): Digests(
+                dtype="<f4" if field.dtype.itemsize == 4 else "<f8",
+                scenarios={s: digest_of(field.values[i]) for i, s in enumerate(SCENARIOS)},
+            )
+            for v, field in dataset.data_vars.items()
+        },
+    )
