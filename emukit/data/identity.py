@@ -216,7 +216,9 @@ def digests_of(layout: Layout, loaded: Loaded, ds: xr.Dataset) -> Published:
         longitudes=(float(layout.grid.lon[0]), float(layout.grid.lon[-1])),
         cells=layout.grid.shape,
         digests={
-            v: Digests(dtype=ds[v].dtype.newbyteorder("<").str, scenarios=dict(zip(layout.names, of, strict=True)))
+            v: Digests(
+                dtype="<f4" if ds[v].dtype.itemsize == 4 else "<f8", scenarios=dict(zip(layout.names, of, strict=True))
+            )
             for v, of in loaded.digests.items()
         },
     )

@@ -113,8 +113,8 @@ def digest_of(values: Values) -> str:
     return hashlib.sha256(_little(values)).hexdigest()
 
 
-def _little(values: Values) -> Values:
-    return np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+def _little(values: Values) -> memoryview:
+    return np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data
 
 
 @cache
