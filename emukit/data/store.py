@@ -22,6 +22,7 @@ from emukit.data.grid import Grid
 from emukit.data.identity import Identity, comparable, identify, known_copies
 from emukit.data.layout import Layout, read_layout
 from emukit.data.load import Loaded, load
+from emukit.data.physics import check_physics
 from emukit.data.source import Source, open_source
 from emukit.data.statics import store_statics
 from emukit.data.units import conversion
@@ -183,6 +184,8 @@ def take_survey(
     identity = identify(card, copies, layout, loaded, source.ds, convert, findings)
     survey = Survey(layout, loaded, present, hidden, statics, identity)
     _check_units(source.ds, card, convert, survey, findings)
+    if not (identity.recognised or findings.problems):
+        check_physics(card, layout, loaded, present, hidden, statics, findings)
     checks.note_negatives(card, layout, loaded, findings)
     checks.note_shared(layout, loaded, findings)
     checks.note_same_members(layout, loaded, present, hidden, findings)
