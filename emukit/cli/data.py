@@ -25,6 +25,9 @@ def check(
     data: o.Data = None,
     card: o.Card = None,
     convert: o.Convert = None,
+    digests: Annotated[
+        bool, typer.Option("--digests", help="Print the [published] table of a data card for these values, too.")
+    ] = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Say what is in a store, what is odd, what is hidden; exit 1 if nothing can be trained on it."""
@@ -38,11 +41,14 @@ def check(
             from emukit.data.demo import DemoClimate, write_demo
 
             written = write_demo(DemoClimate(), Path(folder) / "demo.zarr")
-            report = replace(inspect_store(written, card=card, convert=o.conversions(convert)), source=DEMO)
+            report = inspect_store(written, card=card, convert=o.conversions(convert), digests=digests)
+            report = replace(report, source=DEMO)
     else:
-        report = inspect_store(source, card=card, convert=o.conversions(convert))
+        report = inspect_store(source, card=card, convert=o.conversions(convert), digests=digests)
     for line in report.verdict() if quiet else report.lines():
         typer.echo(line)
+    if report.digests is not None:
+        typer.echo("\n" + "\n".join(report.digests.toml()))
     if not report.trainable:
         raise typer.Exit(1)
 

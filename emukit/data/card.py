@@ -6,8 +6,9 @@ and nowhere in the code; a card with any mistake is refused whole, every mistake
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,6 +23,7 @@ from emukit.files import shipped
 
 SHIPPED = ("cse151b-2025", "cse151b-k360", "demo")
 ATTRIBUTE = "emukit_card"
+DIGESTS_ATTRIBUTE = "emukit_published"
 # What the score is made of; without one of them nothing can be trained or scored.
 SCORED = ("tas", "pr")
 
@@ -32,7 +34,8 @@ def _as_tuple(value: object) -> object:
 
 # TOML has lists only; a frozen card holds tuples.
 Pair = Annotated[tuple[float, float], BeforeValidator(_as_tuple)]
-Offsets = Annotated[tuple[int, int], BeforeValidator(_as_tuple)]
+Whole = Annotated[tuple[int, int], BeforeValidator(_as_tuple)]
+Offsets = Whole
 
 
 class _Part(BaseModel):
@@ -49,6 +52,8 @@ class Quantity(_Part):
         largest: The largest visible value lies inside: this tells kg m-2 s-1 from mm/day.
         what: What it really is, in a sentence.
         kind: ``field`` (time, y, x), ``series`` (time), or ``either``.
+        physics: What its values must look like on Earth, where the store's values are not known by digest
+            (`emukit.data.physics`); empty: nothing is asked.
     """
 
     units: str
@@ -57,6 +62,8 @@ class Quantity(_Part):
     largest: Pair
     what: str
     kind: Literal["field", "series", "either"] = "field"
+    # Not a part of what a saved emulator or the digest of a card says: it decides no number.
+    physics: Literal["", "insolation", "temperature", "rain", "warming"] = Field("", exclude=True)
 
     @model_validator(mode="after")
     def _ordered(self) -> Quantity:
@@ -95,14 +102,59 @@ class Loso(_Part):
     test_months: Annotated[int, Field(gt=0)]
 
 
+class Digests(_Part):
+    """One variable of a published copy: the type it is stored in, and scenario to SHA-256 of its values.
+
+    The values are those of one scenario in the order time, member, y, x (time, y, x of a forcing field; time of a
+    series), little-endian, latitude and longitude ascending from 0 E.
+    """
+
+    dtype: Literal["<f4", "<f8"]
+    scenarios: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
+
+
+class Published(_Part):
+    """What the published copy of a data set holds.
+
+    Attributes:
+        first_month: Such as ``2015-01``.
+        months: T.
+        members: In the order of the store.
+        latitudes: First and last cell centre of the targets, degrees north, ascending and evenly spaced.
+        longitudes: The same, degrees east.
+        cells: (Y, X).
+        digests: Variable to the digests of its values.
+    """
+
+    first_month: str
+    months: int
+    members: list[int]
+    latitudes: Pair
+    longitudes: Pair
+    cells: Whole
+    digests: dict[str, Digests]
+
+    def toml(self) -> Iterator[str]:
+        """The lines of a card's ``[published]`` table."""
+        yield "[published]"
+        for name, value in self.model_dump(mode="json", exclude={"digests"}).items():
+            yield f"{name} = {json.dumps(value)}"
+        for variable, of in self.digests.items():
+            yield f'\n[published.digests.{json.dumps(variable)}]\ndtype = "{of.dtype}"'
+            yield f"\n[published.digests.{json.dumps(variable)}.scenarios]"
+            yield from (f'{json.dumps(s)} = "{digest}"' for s, digest in of.scenarios.items())
+
+
 class Card(_Part):
     """A data set's card.
 
     Attributes:
-        benchmark: Scores on stores of one benchmark stand in one ranking; the card's own name when empty.
+        benchmark: Scores on stores of one benchmark stand in one ranking, if their values are the published ones.
         by_layout: Whether a store that does not name its card may be recognised as this one.
         hidden: Scenario to the months that may be hidden by zeros: offsets from its end, or ``all``.
         oddities: What a user should know before trusting the data, one sentence each.
+        published: By which values a store is known to hold this data set, not another of its layout. None: nothing
+            but the layout is known of it.
     """
 
     name: str
@@ -120,6 +172,8 @@ class Card(_Part):
     protocols: Annotated[dict[str, CardProtocol], Field(min_length=1)]
     loso: Loso
     oddities: list[str] = []
+    # Excluded from dumps as `physics` is: it decides which data this is, not what is done with them.
+    published: Published | None = Field(None, exclude=True)
 
     @model_validator(mode="after")
     def _consistent(self) -> Card:
@@ -213,10 +267,11 @@ def _shipped_path(name: str) -> Path:
 
 
 def identify_card(ds: xr.Dataset) -> Card:
-    """The card of a store: the one it names in its attribute `emukit_card`, else the one whose layout it has.
+    """The card whose layout a store has: the one it names in its attribute `emukit_card`, else the one that fits.
 
-    Cards of one layout differ in what they hide: of those whose hidden months are all zero in the store, the one that
-    hides most is taken.
+    Cards of one layout differ in what they hide: of those whose hidden months are in the store and all zero, the one
+    that hides most of it is taken. Whether the values are those of the card's data set is another question, which
+    `emukit.data.identity` answers.
 
     Raises:
         StoreError: No card fits.
@@ -234,10 +289,7 @@ def identify_card(ds: xr.Dataset) -> Card:
             expected="; ".join(f"{c.name}: {', '.join(c.quantities)}" for c in cards),
             hint="name the card with --card NAME or --card FILE.toml",
         )
-    months = ds.sizes.get("time", 0)
-    hides = {c.name: [c.may_hide(s, months) for s in c.hidden] for c in fitting}
-    fitting.sort(key=lambda c: -sum(h.stop - h.start for h in hides[c.name]))
-    return next((c for c in fitting if _hides(ds, c)), fitting[-1])
+    return max(fitting, key=lambda c: _hidden_months(ds, c))
 
 
 def _scenarios(ds: xr.Dataset) -> list[str]:
@@ -264,14 +316,16 @@ def _letters(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _hides(ds: xr.Dataset, card: Card) -> bool:
+def _hidden_months(ds: xr.Dataset, card: Card) -> int:
+    """How many of the months that a card hides are hidden in the store; -1 where one of them is visible."""
     # One member's first and last month of each hidden span tell the cards apart, and cost a chunk each. Of a scenario
     # that may be hidden as a whole the last month is enough: copies differ in how much of it they hide.
     target = next((ds[v] for v in card.targets if v in ds), None)
     names = _scenarios(ds)
     if target is None or "time" not in target.dims or not target.size:
-        return False
+        return 0
     one: dict[str, int] = {d: 0 for d in ("member_id", "member") if d in target.dims}
+    count = 0
     for scenario, declared in card.hidden.items():
         span = card.may_hide(scenario, ds.sizes["time"])
         if scenario not in names or span.start == span.stop:
@@ -281,7 +335,8 @@ def _hides(ds: xr.Dataset, card: Card) -> bool:
         months = [span.stop - 1] if whole else [span.start, span.stop - 1]
         try:
             if target.isel({"time": months, **at, **one}).values.any():
-                return False
+                return -1
         except READ_ERRORS:  # a broken chunk hides nothing; loading names it
-            return False
-    return True
+            return -1
+        count += span.stop - span.start
+    return count

@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.archive import Archive
-from emukit.data.card import Card, identify_card, load_card
+from emukit.data.card import Card, Published
 from emukit.data.decode import Findings, read_calendar
+from emukit.data.identity import digests_of
 from emukit.data.protocol import make_split, working_protocols
 from emukit.data.source import Source, open_source
-from emukit.data.store import Survey, archive_of, take_survey, visible_extremes
+from emukit.data.store import Survey, archive_of, said_of, survey_store, visible_extremes
 from emukit.errors import ProtocolError, StoreError
 from emukit.progress import Reporter
 
@@ -55,6 +56,9 @@ class StoreReport:
         source: The path.
         kind: ``Zarr v2`` and the like; empty where it could not be opened.
         card: Name of the data card.
+        published: Whether the values are the published ones of that card: True, False, or None where the card holds no
+            digests.
+        digests: What a card of one's own would say of these values, where it was asked for.
         calendar: Of the time coordinate.
         span: First and last month.
         grid: In words.
@@ -69,6 +73,8 @@ class StoreReport:
     source: str
     kind: str = ""
     card: str = ""
+    published: bool | None = None
+    digests: Published | None = None
     calendar: str = ""
     span: tuple[str, str] = ("", "")
     grid: str = ""
@@ -93,7 +99,8 @@ class StoreReport:
 
     def lines(self) -> Iterator[str]:
         """The report as plain text."""
-        yield f"{self.source}: {self.kind or 'not readable'}" + (f", card {self.card}" if self.card else "")
+        card = "in the layout of" if self.published is False else "card"
+        yield f"{self.source}: {self.kind or 'not readable'}" + (f", {card} {self.card}" if self.card else "")
         if self.grid:
             disk, memory = self.bytes_on_disk / 1e6, self.bytes_in_memory / 1e6
             yield f"  {self.grid}; {self.span[0]} .. {self.span[1]}, calendar {self.calendar}"
@@ -142,25 +149,36 @@ def inspect_store(
     card: Card | str | None = None,
     convert: Mapping[str, str] | None = None,
     reporter: Reporter | None = None,
+    digests: bool = False,
 ) -> StoreReport:
-    """Look at everything in a store and report it; arguments as `open_store`, and nothing about the store is raised."""
+    """Look at everything in a store and report it; nothing about the store is raised.
+
+    Args:
+        path: As `open_store`, as all below.
+        card: Its card.
+        convert: Its units.
+        reporter: Where progress is shown.
+        digests: Take the digests of all variables, for a card of one's own.
+    """
     findings = Findings()
     try:
         with open_source(path) as source:
-            card = load_card(card) if isinstance(card, str) else card or identify_card(source.ds)
-            survey = take_survey(source, card, convert or {}, findings, reporter or Reporter(quiet=True))
-            return _report(source, card, survey, findings)
+            chosen, survey = survey_store(
+                source, card, convert, findings, reporter or Reporter(quiet=True), digests=digests
+            )
+            return _report(source, chosen, survey, findings, digests)
     except StoreError as e:
         return StoreReport(str(path), problems=(*findings.problems, e))
 
 
-def _report(source: Source, card: Card, survey: Survey | None, findings: Findings) -> StoreReport:
+def _report(source: Source, card: Card, survey: Survey | None, findings: Findings, digests: bool) -> StoreReport:
     found = StoreReport(
         source.name,
         source.kind,
         card.name,
         bytes_on_disk=source.bytes_on_disk,
-        oddities=(*findings.notes, *card.oddities),
+        oddities=said_of(card, survey, findings) if survey else tuple(findings.notes),
+        published=survey.identity.recognised if survey and card.published else None,
         problems=tuple(findings.problems),
     )
     if survey is None:
@@ -182,6 +200,7 @@ def _report(source: Source, card: Card, survey: Survey | None, findings: Finding
             "grid": f"{len(lat)} x {len(lon)} cells, latitude {lat[0]:.2f} .. {lat[-1]:.2f}, "
             f"longitude {lon[0]:.2f} .. {lon[-1]:.2f}",
             "bytes_in_memory": _memory(survey),
+            "digests": digests_of(layout, survey.loaded, source.ds) if digests else None,
             "variables": tuple(_variables(source, card, survey)),
             "protocols": working,
             "untrainable": untrainable,

@@ -184,7 +184,7 @@ def estimated_limit(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
     # It treats all runs alike: the same for spans that differ in the member alone.
     @cache
     def limit(name: str, start: int, stop: int) -> Score:
-        runs = np.stack([archive[name].truth(m, start, stop) for m in archive[name].members])
+        runs = [archive[name].truth(m, start, stop) for m in archive[name].members]
         return limit_score(runs, archive.grid.weights, archive.variables)
 
     if any(len(archive[s.scenario].members) < 2 for s in spans):

@@ -253,12 +253,15 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
 def benchmark_of(archive: Archive) -> str:
     """The name under which scores on this archive's truth are ranked together.
 
-    Stores of a card that declares a benchmark hold the same climate, if rounded differently, on the grid named. Of any
-    other store nothing is known but its values, so their digest is the name.
+    Stores with the published values of a card's data set (`emukit.data.identity`) hold the same climate, if rounded
+    differently, on the grid named. Of any other store nothing is known but its values, so their digest is in the name.
     """
     card = archive.card
     cells = f"{archive.grid.shape[0]}x{archive.grid.shape[1]}"
-    return f"{card.benchmark} {cells}" if card.benchmark else f"{card.name} {cells} {archive.digest[:8]}"
+    if archive.published and card.benchmark:
+        return f"{card.benchmark} {cells}"
+    of = "the layout of " if card.published else ""
+    return f"{of}{card.name} {cells} {archive.digest[:8]}"
 
 
 def card_digest(card: Card) -> str:
