@@ -214,7 +214,7 @@ def _print_list() -> None:
     table = Table("study", "base", "variants", "what it asks", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     for name in study_names():
         study = load_study(name)
-        table.add_row(name, study.base, str(len(study.all_variants()) + (study.trials or 0)), study.question)
+        table.add_row(name, study.base, str(len(study.all_variants()) + study.number_of_trials), study.question)
     Console().print(table)
 
 
@@ -275,12 +275,15 @@ def _say_plan(
         say(f"{len(left)} to train, {workers} at a time: about {duration(plan.seconds(left, workers))}")
     if plan.study.trials:
         each = [r for r in plan.runs if r.variant == plan.study.base_name]
-        number = plan.study.trials * len(each)
+        trials = plan.study.number_of_trials
+        number = trials * len(each)
         seconds = plan.seconds([each[0]] * number, min(workers, plan.study.together * len(each)))
         say(
-            f"{_count(plan.study.trials, 'trial')} searched for besides, {_count(number, 'run')}, some perhaps done: "
+            f"{_count(trials, 'trial')} searched for besides, {_count(number, 'run')}, some perhaps done: "
             f"about {duration(seconds)}"
         )
+        if trials < plan.study.trials:
+            say(f"note: {plan.study.trials} trials are wanted, and there are {trials} combinations: each is tried once")
 
 
 def _count(number: int, what: str) -> str:

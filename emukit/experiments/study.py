@@ -117,6 +117,13 @@ class Axis(Settings):
         """All its values, or both ends of its range."""
         return (self.low, self.high) if self.values is None else self.values
 
+    @property
+    def number(self) -> float:
+        """How many values it takes; of a range that is not of whole numbers, infinitely many."""
+        if self.values is not None:
+            return len({json.dumps(value, default=str) for value in self.values})
+        return self.high - self.low + 1 if isinstance(self.low, int) and isinstance(self.high, int) else math.inf
+
     def word(self, value: Any) -> str:
         """A value of it in the name of a variant."""
         return f"{self.path.rpartition('.')[2] if self.label is None else self.label}={_name(value)}"
@@ -136,7 +143,8 @@ class Study(Settings):
         base_members: Training members of the first variant, and of every one made from axes; all when None.
         variants: Named ones.
         axes: Every combination of their values is a variant; with trials, what is searched.
-        trials: So many variants are searched for on the axes, one after the other; none when None.
+        trials: So many variants are searched for on the axes, one after the other, or as many as there are
+            combinations, where these are fewer; none when None.
         together: Trials that are asked for before the scores of any of them are known.
         seeds: Runs of each variant under each protocol, where a seed decides anything.
         protocols: As for `emukit validate --protocols`; the card's default when None.
@@ -234,6 +242,12 @@ class Study(Settings):
             settings=self.settings | over,
             members=self.base_members,
         )
+
+    @property
+    def number_of_trials(self) -> int:
+        """How many variants are searched for: never more than there are combinations, each of which is asked for once."""
+        combinations = math.prod(axis.number for axis in self.axes)
+        return int(min(self.trials or 0, combinations))
 
     @property
     def digest(self) -> str:
