@@ -30,6 +30,7 @@ def evaluate(
 
     from emukit.cli.show import evaluation_table
     from emukit.experiments.evaluate import evaluate as score
+    from emukit.experiments.evaluate import scored_spans
     from emukit.experiments.run import read_run, save_evaluation
 
     report = o.reporter(quiet)
@@ -37,7 +38,12 @@ def evaluate(
     chosen.refuse_unfinished()
     archive = o.open_for_run(chosen, data, card, convert, report)
     same = archive.digest == chosen.record.data.digest
-    evaluation = score(chosen.emulator(archive), archive, chosen.split(archive), split)
+    emulator, months = chosen.emulator(archive), chosen.split(archive)
+    evaluation = score(emulator, archive, months, split)
+    spans = scored_spans(archive, months, split)
+    for far in dict.fromkeys(emulator.warning_of(archive[s.scenario], s.start, s.stop) for s in spans):
+        if far:
+            report.say(f"note: {far}")
     if same:
         save_evaluation(run, evaluation)
     else:
@@ -72,7 +78,7 @@ def predict(
     chosen = read_run(run)
     chosen.refuse_unfinished()
     archive = o.open_for_run(chosen, data, card, convert, report)
-    write_prediction(predict_scenario(chosen, archive, scenario, members), out)
+    write_prediction(predict_scenario(chosen, archive, scenario, members, reporter=report), out)
     typer.echo(f"wrote {out}")
 
 

@@ -204,7 +204,9 @@ def _draw(axis: Axis, chance: random.Random) -> Any:
     """A number of an axis by chance, as the sampler gives it: the place of a value, or one within the range."""
     if axis.values is not None:
         return chance.randrange(len(axis.values))
-    assert axis.low is not None and axis.high is not None  # the axis' own check
+    # The axis' own check.
+    assert axis.low is not None
+    assert axis.high is not None
     if isinstance(axis.low, int) and isinstance(axis.high, int):
         return chance.randint(axis.low, axis.high)
     return chance.uniform(float(axis.low), float(axis.high))

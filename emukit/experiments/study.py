@@ -23,7 +23,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from emukit.config import Settings, check, read_toml
 from emukit.errors import RecipeError
 from emukit.experiments.recipe import load_recipe
-from emukit.experiments.recipe_kinds import NetworkRecipe, Recipe, WrapperRecipe
+from emukit.experiments.recipe_kinds import Recipe, network_paths
 from emukit.files import shipped
 
 FOLDER = "ablations"
@@ -245,7 +245,7 @@ class Study(Settings):
 
     @property
     def number_of_trials(self) -> int:
-        """How many variants are searched for: never more than there are combinations, each of which is asked for once."""
+        """How many variants are searched for: each combination once, so never more than there are."""
         combinations = math.prod(axis.number for axis in self.axes)
         return int(min(self.trials or 0, combinations))
 
@@ -337,13 +337,7 @@ def train_words(variant: Variant, data: Sequence[str], epochs: int | None, proto
 
 def epoch_paths(recipe: Recipe) -> list[str]:
     """Where a recipe says how long each network of it trains; none where nothing is trained by epochs."""
-    if isinstance(recipe, WrapperRecipe):
-        return [
-            f"bases.{number}.recipe.{path}"
-            for number, base in enumerate(recipe.bases)
-            for path in epoch_paths(base.recipe)
-        ]
-    return ["training.epochs"] if isinstance(recipe, NetworkRecipe) else []
+    return [f"{path}training.epochs" for path in network_paths(recipe)]
 
 
 def toml_value(value: Any) -> str:
