@@ -38,6 +38,8 @@ def evaluate(
     chosen.refuse_unfinished()
     archive = o.open_for_run(chosen, data, card, convert, report)
     same = archive.digest == chosen.record.data.digest
+    for words in chosen.log_problems():
+        report.say(f"note: {words}")
     emulator, months = chosen.emulator(archive), chosen.split(archive)
     evaluation = score(emulator, archive, months, split)
     spans = scored_spans(archive, months, split)
@@ -64,6 +66,7 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    overwrite: o.Overwrite = False,
     data: o.TrainedData = None,
     card: o.Card = None,
     convert: o.Convert = None,
@@ -74,11 +77,12 @@ def predict(
     from emukit.experiments.run import read_run
 
     report = o.reporter(quiet)
-    check_place(out)
+    check_place(out, overwrite)
     chosen = read_run(run)
     chosen.refuse_unfinished()
     archive = o.open_for_run(chosen, data, card, convert, report)
-    write_prediction(predict_scenario(chosen, archive, scenario, members, reporter=report), out)
+    predicted = predict_scenario(chosen, archive, scenario, members, reporter=report)
+    write_prediction(predicted, out, overwrite)
     typer.echo(f"wrote {out}")
 
 

@@ -25,7 +25,7 @@ from emukit.data.grid import Grid
 from emukit.data.store import scenario_from_dataset
 from emukit.emulators.forcing_space import FAR, ForcingSpace
 from emukit.errors import ProtocolError, RunError
-from emukit.files import atomic_path, parse_json, sha256
+from emukit.files import atomic_path, check_regular, parse_json, read_text, sha256
 
 FORMAT = 2
 # Before the names of the arrays of `trained_in`.
@@ -184,7 +184,7 @@ class Emulator(ABC):
         space = self.trained_in.arrays() if self.trained_in else {}
         arrays = {**arrays, **{f"{SPACE}{name}": array for name, array in space.items()}}
         grid = {"grid.lat": self.grid.lat, "grid.lon": self.grid.lon}
-        with atomic_path(folder) as temporary:
+        with atomic_path(folder, durable=True) as temporary:
             temporary.mkdir()
             # safetensors writes the bytes behind an array whatever its strides, so each must be contiguous.
             contiguous = {k: np.ascontiguousarray(v) for k, v in {**arrays, **grid}.items()}
@@ -207,7 +207,8 @@ def read_saved(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         RunError: There is no emulator, or it is truncated or of a newer format.
     """
     try:
-        head = parse_json((folder / "emulator.json").read_text(encoding="utf-8"))
+        head = parse_json(read_text(folder / "emulator.json"))
+        check_regular(folder / "arrays.safetensors")
         arrays = load_file(folder / "arrays.safetensors")
     except FileNotFoundError as e:
         raise RunError(
