@@ -218,7 +218,7 @@ def _print_list(format: o.Formats) -> None:
     from emukit.experiments.study import load_study, study_names
 
     studies = {name: load_study(name) for name in study_names()}
-    rows = [(n, s.base, str(len(s.all_variants()) + (s.trials or 0)), s.question) for n, s in studies.items()]
+    rows = [(n, s.base, str(len(s.all_variants()) + s.number_of_trials), s.question) for n, s in studies.items()]
     o.print_rows(("study", "base", "variants", "what it asks"), rows, format)
 
 
@@ -279,12 +279,15 @@ def _say_plan(
         say(f"{len(left)} to train, {workers} at a time: about {duration(plan.seconds(left, workers))}")
     if plan.study.trials:
         each = [r for r in plan.runs if r.variant == plan.study.base_name]
-        number = plan.study.trials * len(each)
+        trials = plan.study.number_of_trials
+        number = trials * len(each)
         seconds = plan.seconds([each[0]] * number, min(workers, plan.study.together * len(each)))
         say(
-            f"{_count(plan.study.trials, 'trial')} searched for besides, {_count(number, 'run')}, some perhaps done: "
+            f"{_count(trials, 'trial')} searched for besides, {_count(number, 'run')}, some perhaps done: "
             f"about {duration(seconds)}"
         )
+        if trials < plan.study.trials:
+            say(f"note: {plan.study.trials} trials are wanted, and there are {trials} combinations: each is tried once")
 
 
 def _count(number: int, what: str) -> str:

@@ -36,6 +36,7 @@ def evaluate(
     """Score a run: the six numbers, the score, with references and the estimated limit beside them."""
     from emukit.cli.show import evaluation_block
     from emukit.experiments.evaluate import evaluate as score
+    from emukit.experiments.evaluate import scored_spans
     from emukit.experiments.run import read_run, save_evaluation
 
     report = o.reporter(quiet)
@@ -45,7 +46,12 @@ def evaluate(
     same = archive.digest == chosen.record.data.digest
     for words in chosen.log_problems():
         report.say(f"note: {words}")
-    evaluation = score(chosen.emulator(archive), archive, chosen.split(archive), split)
+    emulator, months = chosen.emulator(archive), chosen.split(archive)
+    evaluation = score(emulator, archive, months, split)
+    spans = scored_spans(archive, months, split)
+    for far in dict.fromkeys(emulator.warning_of(archive[s.scenario], s.start, s.stop) for s in spans):
+        if far:
+            report.say(f"note: {far}")
     if same:
         save_evaluation(run, evaluation)
     else:
@@ -81,7 +87,8 @@ def predict(
     chosen = read_run(run)
     chosen.refuse_unfinished()
     archive = o.open_for_run(chosen, data, card, convert, report)
-    write_prediction(predict_scenario(chosen, archive, scenario, members), out, overwrite)
+    predicted = predict_scenario(chosen, archive, scenario, members, reporter=report)
+    write_prediction(predicted, out, overwrite)
     typer.echo(f"wrote {out}")
 
 

@@ -101,10 +101,12 @@ def train(
     quiet: o.Quiet = False,
 ) -> None:
     """Train an emulator, score it on validation, and keep the run."""
+    from functools import partial
+
     from emukit.cli.show import evaluation_block
     from emukit.errors import RecipeError, RunError
     from emukit.experiments.recipe import fast_name, load_recipe
-    from emukit.experiments.recipe_kinds import NetworkRecipe, networks_of
+    from emukit.experiments.recipe_kinds import NetworkRecipe, network_paths, networks_of
     from emukit.experiments.record import RECORD_FILE, Opening
     from emukit.experiments.run import FINAL, finished_run, read_run, run_name, train_run
     from emukit.parallel.comm import open_comm
@@ -134,7 +136,7 @@ def train(
         if precision and not isinstance(chosen, NetworkRecipe):
             raise RecipeError(
                 f"--precision does not reach the networks in {model}",
-                hint=f"--set bases.1.recipe.training.precision={precision.value}, or the number of another base",
+                hint=" ".join(f"--set {path}training.precision={precision.value}" for path in network_paths(chosen)),
             )
         if precision:
             chosen = load_recipe(model, recipe, [*(settings or ()), f"training.precision={precision.value}"], loss)
@@ -173,15 +175,19 @@ def train(
             )
 
         last = folder.with_name(folder.name + FINAL) if refit else folder
-        if refit and not resume and last.exists():
-            raise RunError(
-                f"the run folder {last} exists", expected="a new one", hint="choose another --out, or --resume"
-            )
+        known = None
+        if refit:
+            find = partial(finished_run, archive, chosen, protocol=protocol, members=chosen_members, seed=seed)
+            known = find(folder)
+            if not resume and last.exists() and not (known and find(last, final=known)):
+                raise RunError(
+                    f"the run folder {last} exists",
+                    expected="a new one, or the finished final fit of this run",
+                    hint="choose another --out, or --resume",
+                )
         try:
             # An interrupted --refit may have been interrupted in its second training.
-            known = None
-            if refit and resume:
-                known = finished_run(archive, chosen, folder, protocol=protocol, members=chosen_members, seed=seed)
+            known = known if resume else None
             run, evaluation = (known, None) if known else fit(folder, before)
             if refit:
                 if comm.main and evaluation:

@@ -12,7 +12,8 @@ does besides, by as little as a penalty of its own allows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -106,22 +107,19 @@ class LinearEmulator(Emulator):
             RecipeError: No features, a bad name, a value outside its range, or an option that would do nothing.
             ProtocolError: A forcing is not in the store.
         """
-        if not warming:
-            refuse_idle(cls.fit, "model.warming names no series", "name some", warming_ridge=warming_ridge)
-        if season == "month":
-            refuse_idle(
-                cls.fit, "every calendar month is fitted alone", "set model.season to 'harmonics'", harmonics=harmonics
-            )
-        if not 0 <= smoothing <= 1:
-            raise RecipeError("model.smoothing is out of range", found=str(smoothing), expected="a share, 0 to 1")
+        cls.check(
+            archive,
+            features=features,
+            season=season,
+            harmonics=harmonics,
+            ridge=ridge,
+            warming=warming,
+            warming_ridge=warming_ridge,
+            least_warming=least_warming,
+            strength=strength,
+            smoothing=smoothing,
+        )
         terms = (*features, WARMING) if warming else features
-        _check_options(terms, warming, harmonics, min(ridge, warming_ridge))
-        if least_warming is not None and not (features and warming):
-            raise RecipeError(
-                "model.least_warming bounds nothing",
-                found=f"{len(warming)} series for model.warming, {len(features)} for model.features",
-                expected="both: features take what the warming may not",
-            )
         penalties = _penalties(strength or {}, archive.variables, terms)
         names = tuple(dict.fromkeys((*features, *warming)))
         series, month, weights, truth = _training_table(archive, split, names)
@@ -172,6 +170,38 @@ class LinearEmulator(Emulator):
             intercept.reshape(12, *fields).astype(np.float32),
             _smoothed(response.reshape(12, len(names), *fields), smoothing).astype(np.float32),
         )
+
+    @classmethod
+    def forcings_read(cls, options: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+        """`features` and `warming`."""
+        return {"features": options["features"], "warming": options["warming"]}
+
+    @classmethod
+    def check(cls, archive: Archive, **options: Any) -> None:
+        """Refuse values out of their ranges, or without effect; arguments as for `fit`."""
+        defaults = {n: p.default for n, p in signature(cls.fit).parameters.items() if p.kind is p.KEYWORD_ONLY}
+        given = {**defaults, **options}
+        features, warming, smoothing = given["features"], given["warming"], given["smoothing"]
+        if not warming:
+            refuse_idle(cls.fit, "model.warming names no series", "name some", warming_ridge=given["warming_ridge"])
+        if given["season"] == "month":
+            refuse_idle(
+                cls.fit,
+                "every calendar month is fitted alone",
+                "set model.season to 'harmonics'",
+                harmonics=given["harmonics"],
+            )
+        if not 0 <= smoothing <= 1:
+            raise RecipeError("model.smoothing is out of range", found=str(smoothing), expected="a share, 0 to 1")
+        terms = (*features, WARMING) if warming else features
+        _check_options(terms, warming, given["harmonics"], min(given["ridge"], given["warming_ridge"]))
+        if given["least_warming"] is not None and not (features and warming):
+            raise RecipeError(
+                "model.least_warming bounds nothing",
+                found=f"{len(warming)} series for model.warming, {len(features)} for model.features",
+                expected="both: features take what the warming may not",
+            )
+        _penalties(given["strength"] or {}, archive.variables, terms)
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X): intercept plus response times features; pr at least zero."""

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from emukit.data.archive import Domain
 from emukit.data.card import parse_card
 from emukit.data.grid import Grid
-from emukit.emulators.base import Emulator, read_saved
+from emukit.emulators.base import SPACE, Emulator, read_saved
+from emukit.emulators.forcing_space import ForcingSpace
 from emukit.errors import RunError
 
 
@@ -123,7 +124,11 @@ def load_emulator(folder: Path | str) -> Emulator:
         grid = Grid(arrays.pop("grid.lat"), arrays.pop("grid.lon"))
         first_month = np.datetime64(head["first_month"], "M")
         domain = Domain(parse_card(head["card"], "the saved emulator"), grid, tuple(head["variables"]), first_month)
-        return build_emulator(head["kind"], domain, head["meta"], arrays)
+        space = {k.removeprefix(SPACE): arrays.pop(k) for k in [*arrays] if k.startswith(SPACE)}
+        emulator = build_emulator(head["kind"], domain, head["meta"], arrays)
+        if head.get("trained_in"):
+            emulator.trained_in = ForcingSpace.from_arrays(head["trained_in"], space)
+        return emulator
     except (KeyError, IndexError, TypeError, AttributeError, RuntimeError, ValueError) as e:
         # RuntimeError is what torch raises for weights that do not fit the network they are said to belong to.
         raise RunError(

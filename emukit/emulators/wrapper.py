@@ -73,19 +73,6 @@ class Wrapper(Emulator):
             folds: One for each training scenario, left out whole, where the class is `cross_fitted`; else none.
         """
 
-    @classmethod
-    def check(cls, archive: Archive, **options: Any) -> None:
-        """Refuse options that `fit` would refuse, before anything is trained for it.
-
-        Args:
-            archive: The data.
-            options: Those of `fit`.
-
-        Raises:
-            RecipeError: A value outside its range.
-            ProtocolError: It does not fit the data.
-        """
-
     def refit(
         self, archive: Archive, split: Split, bases: Sequence[Emulator], folds: Sequence[Fold], **options: Any
     ) -> Self:

@@ -79,7 +79,7 @@ def study_result(plan: StudyPlan, archive: Archive, command: str, reporter: Repo
         results.append(_mean_result(plan, left_out))
     best = _best_trial(plan, archive)
     if best:
-        _say_best(best, plan.study.trials, results)
+        _say_best(best, plan.study.number_of_trials, results)
     return {
         "format": 1,
         "name": plan.study.name,
@@ -134,7 +134,7 @@ def _best_trial(plan: StudyPlan, archive: Archive) -> str | None:
     return min(known, key=known.__getitem__) if known else None
 
 
-def _say_best(best: str, trials: int | None, results: Sequence[dict[str, Any]]) -> None:
+def _say_best(best: str, trials: int, results: Sequence[dict[str, Any]]) -> None:
     """Say in the sentences which trial was chosen, and where that flatters it."""
     words = {True: f"; chosen among {trials} trials by these months, which flatters it", False: "; the one chosen"}
     for result in results:

@@ -31,6 +31,7 @@ from emukit.experiments.memory import (
     memory_plan,
     size,
 )
+from emukit.experiments.recipe_forcings import fit_forcings
 from emukit.experiments.recipe_kinds import NetworkRecipe, Recipe
 from emukit.experiments.trainer import composite_loss
 from emukit.models.precision import matmul_precision
@@ -186,6 +187,7 @@ def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, report
             expected="a network",
             hint=f"emukit train {recipe.emulator}; `emukit models` lists the networks",
         )
+    recipe = fit_forcings(recipe, archive, split, reporter)
     recipe = resolve_batch(recipe, archive, split, comm, reporter)
     training, history = recipe.training, recipe.inputs.window.history
     encoder = FrameEncoder.fit(archive, split.train, recipe.inputs)

@@ -139,6 +139,13 @@ def networks_of(recipe: Recipe) -> list[NetworkRecipe]:
     return [recipe] if isinstance(recipe, NetworkRecipe) else []
 
 
+def network_paths(recipe: Recipe) -> list[str]:
+    """What stands before a setting of each network in `--set`: nothing, or ``bases.1.recipe.`` and so on."""
+    if isinstance(recipe, WrapperRecipe):
+        return [f"bases.{i}.recipe.{path}" for i, b in enumerate(recipe.bases) for path in network_paths(b.recipe)]
+    return [""] if isinstance(recipe, NetworkRecipe) else []
+
+
 def is_random(recipe: Recipe) -> bool:
     """Whether the seed of a run decides anything: weights of networks, or what an emulator that is `seeded` draws."""
     if isinstance(recipe, NetworkRecipe):

@@ -29,10 +29,11 @@ from emukit.data.protocol import make_split
 from emukit.data.split import Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.registry import load_emulator
-from emukit.errors import ProtocolError, RunError
+from emukit.errors import EmukitError, ProtocolError, RunError
 from emukit.experiments.batchsize import resolve_batch
 from emukit.experiments.evaluate import Evaluation, check_fits, evaluate
 from emukit.experiments.final import Selected, check_selected
+from emukit.experiments.recipe_forcings import fit_forcings, trained_in
 from emukit.experiments.recipe_kinds import NetworkRecipe, Recipe, parse_recipe
 from emukit.experiments.record import (
     RECORD_FILE,
@@ -178,7 +179,8 @@ def train_run(
     Args:
         archive: The data.
         recipe: What to train.
-        folder: The run folder; must be new, or the interrupted run of the same configuration with `resume`.
+        folder: The run folder; must be new, or the finished run of the same configuration, which is returned as it is,
+            or the interrupted one with `resume`.
         protocol: Split; the card's default when None.
         members: Members to train on; all when None.
         seed: Of initial weights, dropout and batch order.
@@ -206,10 +208,20 @@ def train_run(
         )
     split = make_split(archive, protocol, members)
     comm = comm or Comm()
+    if not resume:
+        # Trained by this very command before, perhaps as the first part of another one: it is what is wanted.
+        done = comm.first(
+            lambda: finished_run(archive, recipe, folder, protocol=protocol, members=members, seed=seed, final=final)
+        )
+        if comm.any(done is not None):
+            done = done or read_run(folder)
+            reporter.say(f"{folder} is finished, of the same recipe, data, protocol and seed: nothing is trained")
+            return done, None if final else evaluate(done.emulator(archive), archive, split, "validation")
     going_on = resume and (folder / RECORD_FILE).exists()
     execution = execution or Execution()
     shards = comm.world if execution.strategy == "fsdp" else 1
     recorded = read_run(folder).recipe if going_on else final.recipe if final else None
+    recipe = fit_forcings(recipe, archive, split, reporter)
     recipe = resolve_batch(recipe, archive, split, comm, reporter, recorded, shards=shards)
     identity = identity_of(archive, recipe, split, members, seed)
     selected: Selected | None = None
@@ -247,11 +259,14 @@ def train_run(
         begun = time.monotonic()
         try:
             emulator, outcome = finish(folder, reporter)
-        except RunError:
-            # Its checkpoint cannot be used: no session took place, and the record stays what it was.
-            if known:
+        except EmukitError as e:
+            if known and isinstance(e, RunError):
+                # Its checkpoint cannot be used: no session took place, and the record stays what it was.
                 known.write(folder)
+            elif not known and comm.main:
+                _withdraw(folder)
             raise
+        emulator.trained_in = trained_in(recipe, archive, split)
         trained = time.monotonic()
         # Not divided: every process has the whole emulator now, and the references take longest.
         evaluation = None if final else evaluate(emulator, archive, split, "validation")
@@ -277,6 +292,7 @@ def finished_run(
     protocol: str | None = None,
     members: Sequence[int] | None = None,
     seed: int = 0,
+    final: Run | None = None,
 ) -> Run | None:
     """The finished run in a folder, if it is one of exactly this configuration, as for `train_run`; else None.
 
@@ -289,9 +305,12 @@ def finished_run(
     run = read_run(folder)
     split = make_split(archive, protocol, members)
     # A number that stands for an automatic batch size is the run's own; everything else is compared.
+    recipe = fit_forcings(recipe, archive, split, silent_reporter())
     recipe = resolve_batch(recipe, archive, split, Comm(), silent_reporter(), run.recipe)
-    same = run.record.identity == identity_of(archive, recipe, split, members, seed)
-    return run if same and run.record.state == "finished" else None
+    identity = identity_of(archive, recipe, split, members, seed)
+    if final:
+        identity = identity.model_copy(update={"final": final.record.identity.digest})
+    return run if run.record.identity == identity and run.record.state == "finished" else None
 
 
 def read_run(folder: Path) -> Run:
@@ -351,6 +370,15 @@ def _again(record: RunRecord, folder: Path) -> str:
     return f"{record.command} --resume --out {place}"
 
 
+def _withdraw(folder: Path) -> None:
+    """Take back a folder in which nothing was trained yet, so that it is free for the corrected command."""
+    files = [p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()]
+    if {p.relative_to(folder) for p in files} <= {Path(RECORD_FILE), Path(LOCK_FILE)}:
+        (folder / RECORD_FILE).unlink(missing_ok=True)
+        for place in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
+            place.rmdir()
+
+
 def _existing(folder: Path, identity: Identity, resume: bool) -> RunRecord | None:
     """The record of the run to resume; None where the folder is new."""
     # What a killed writer left makes no run.
@@ -359,18 +387,20 @@ def _existing(folder: Path, identity: Identity, resume: bool) -> RunRecord | Non
     )
     if not there and not folder.is_file():
         return None
-    if not resume:
+    record = read_record(folder) if resume or (folder / RECORD_FILE).exists() else None
+    before, now = record.identity.model_dump() if record else {}, identity.model_dump()
+    different = [k for k, v in now.items() if before.get(k) != v]
+    if record is None or not resume:
+        found = f"a run of another {', '.join(different)}" if different else "an interrupted run of this configuration"
         raise RunError(
             f"the run folder {folder} exists",
-            expected="a new folder",
-            hint="--resume to go on with it, or choose another --out",
+            found=found if record else "other files",
+            expected="a new folder, or a finished run of the same configuration",
+            hint="choose another --out" if different or not record else "--resume to continue it, or another --out",
         )
-    record = read_record(folder)
     for path in (*folder.iterdir(), *(folder / "bases").rglob("*")):
         if path.is_symlink() and path.is_dir():
             raise RunError(f"{path} is a link", expected="a folder", hint="remove the link: nothing is written there")
-    before, now = record.identity.model_dump(), identity.model_dump()
-    different = [k for k, v in now.items() if before[k] != v]
     if different:
         raise RunError(
             f"the run {folder} belongs to another configuration",

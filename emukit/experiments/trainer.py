@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from emukit.data.archive import Archive
+from emukit.data.encodings import seasonal_fields
 from emukit.data.folds import leave_out
-from emukit.data.frames import FrameEncoder
+from emukit.data.frames import FrameEncoder, static_fields
 from emukit.data.segments import SegmentSource
 from emukit.data.split import Split
 from emukit.data.targets import TargetNormalizer
@@ -35,7 +36,7 @@ from emukit.losses.composite import CompositeLoss
 from emukit.losses.named import loss_terms
 from emukit.losses.space import LossSpace
 from emukit.models.precision import matmul_precision
-from emukit.models.registry import build_network
+from emukit.models.registry import build_network, count_parameters
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.training.best import load_best
@@ -174,9 +175,27 @@ def _check_wrapper(archive: Archive, recipe: WrapperRecipe, split: Split) -> Non
             found=", ".join(dict.fromkeys(s.scenario for s in split.train)),
             hint="a protocol that trains on two or more, or an emulator without folds, such as best-fast",
         )
-    for base in recipe.bases:
-        if isinstance(base.recipe, WrapperRecipe):
-            _check_wrapper(archive, base.recipe, split)
+    for base in (b.recipe for b in recipe.bases):
+        if isinstance(base, WrapperRecipe):
+            _check_wrapper(archive, base, split)
+        elif isinstance(base, NetworkRecipe):
+            _check_network(archive, base)
+        else:
+            EMULATORS[base.emulator].load().check(archive, **base.options)
+
+
+def _check_network(archive: Archive, recipe: NetworkRecipe) -> None:
+    """Refuse what a network would refuse when its turn comes, without a statistic or a weight."""
+    channels = (*recipe.inputs.forcings, *seasonal_fields(recipe.inputs.seasonal, archive.grid)[0])
+    statics, _ = static_fields(recipe.inputs, archive)
+    count_parameters(
+        recipe.emulator,
+        in_channels=len(channels) + len(statics),
+        variables=len(archive.variables),
+        grid=archive.grid.shape,
+        history=recipe.inputs.window.history,
+        options=recipe.options,
+    )
 
 
 class Trainer:
