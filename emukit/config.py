@@ -99,14 +99,14 @@ def read_toml(path: Path) -> dict[str, Any]:
         RecipeError: It is missing or not TOML.
     """
     try:
-        return _toml(path.read_text(encoding="utf-8"))
+        return parse_toml(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise RecipeError(f"cannot read {path}", found=e.strerror or str(e), hint="name an existing TOML file") from e
     except ValueError as e:
         raise RecipeError(f"{path} is not TOML", found=str(e), hint="mend the line named above") from e
 
 
-def _toml(text: str) -> dict[str, Any]:
+def parse_toml(text: str) -> dict[str, Any]:
     """The values of a TOML text.
 
     Raises:
@@ -153,7 +153,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
                 f"cannot read the setting {word!r}", expected="KEY.KEY=VALUE", hint="--set training.epochs=5"
             )
         try:
-            parsed = _toml(f"v = {text}")
+            parsed = parse_toml(f"v = {text}")
         except ValueError:
             parsed = {"v": text.strip()}
         if len(parsed) > 1:

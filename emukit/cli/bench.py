@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from emukit.cli import options as o
+from emukit.terminal import echo, open_console
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -50,8 +51,6 @@ def bench(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables for baselines/SPEED.md.")] = False,
 ) -> None:
     """Measure emukit against plain references in the same run: medians and peak memory."""
-    from rich.console import Console
-
     from emukit.bench.suite import Choice, markdown, run_suite, tables
     from emukit.data.named import data_source
     from emukit.experiments.provenance import machine
@@ -63,9 +62,9 @@ def bench(
     repeated = f"medians of {choice.repeats}" if set(names or ()) != {"reach"} else "one training each"
     title = f"{where['processor']}, {where['cores']} cores{accelerator}, {repeated}"
     if as_markdown:
-        typer.echo(markdown(rows, title))
+        echo(markdown(rows, title))
     else:
         for table in tables(rows, title):
-            Console().print(table)
+            open_console().print(table)
     if not all(row.within for row in rows):
         raise typer.Exit(1)

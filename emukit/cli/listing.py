@@ -13,9 +13,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from emukit.experiments.memory import size
-from emukit.experiments.plan import duration
 from emukit.experiments.runs import Listed
+from emukit.terminal import duration, size
 
 HEADINGS = ("run", "state", "model", "protocol", "seed", "score", "set", "epoch", "time", "size")
 RIGHT = ("seed", "score", "epoch", "time", "size")
@@ -61,12 +60,12 @@ def tables(runs: Sequence[Listed]) -> list[Table]:
 
 
 def _title(run: Listed) -> str:
-    if run.run is None:
+    if run.record is None:
         return "failed before anything was trained" if run.state == "failed" else "damaged"
     if run.state != "finished":
-        return f"{run.run.record.identity.protocol}, not finished"
+        return f"{run.record.identity.protocol}, not finished"
     ranked = run.ranked_by
-    return f"{run.months[ranked[0]]} (lower is better)" if ranked else f"{run.run.record.identity.protocol}, no score"
+    return f"{run.months[ranked[0]]} (lower is better)" if ranked else f"{run.record.identity.protocol}, no score"
 
 
 def markdown(runs: Sequence[Listed]) -> str:
@@ -101,7 +100,7 @@ def problem_lines(runs: Sequence[Listed]) -> list[str]:
 
 
 def _values(run: Listed) -> dict[str, Any]:
-    record, ranked = (run.run.record if run.run else None), run.ranked_by
+    record, ranked = (run.record), run.ranked_by
     return {
         "folder": str(run.folder),
         "state": run.state,
@@ -129,7 +128,7 @@ def _cells(run: Listed) -> tuple[str, ...]:
     epoch = "" if run.epoch is None else f"{run.epoch}/{run.epochs}" if run.epochs else str(run.epoch)
     score = "" if values["score"] is None else f"{values['score']:.4f}"
     seed = "" if values["seed"] is None else str(values["seed"])
-    time = duration(run.seconds) if run.run else ""
+    time = duration(run.seconds) if run.record else ""
     return (
         name,
         state,

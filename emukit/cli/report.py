@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from emukit.cli import options as o
+from emukit.terminal import echo
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
@@ -54,4 +55,4 @@ def report(
     here = [p for p in map(Path, ("runs", "submissions", "ablations")) if p.is_dir() and any(p.iterdir())]
     written = write_report(places or here, out, opener, reporter, published=published, study_runs=study_runs)
     pages = f"pages of entries: {written.entries}, of studies: {written.studies}; {written.size / 1e6:.1f} MB"
-    typer.echo(f"wrote {out / 'index.html'}: {pages}")
+    echo(f"wrote {out / 'index.html'}: {pages}")

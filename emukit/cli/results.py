@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from emukit.cli import options as o
+from emukit.terminal import echo, open_console
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -26,8 +27,6 @@ def evaluate(
     quiet: o.Quiet = False,
 ) -> None:
     """Score a run: the six numbers, the score, and the floors and the estimated limit beside them."""
-    from rich.console import Console
-
     from emukit.cli.show import evaluation_table
     from emukit.experiments.evaluate import evaluate as score
     from emukit.experiments.run import read_run, save_evaluation
@@ -42,7 +41,7 @@ def evaluate(
         save_evaluation(run, evaluation)
     else:
         report.say("note: other data than it was trained on; the score is shown, not kept in the run")
-    Console().print(evaluation_table(run.name, evaluation))
+    open_console().print(evaluation_table(run.name, evaluation))
 
 
 def predict(
@@ -73,7 +72,7 @@ def predict(
     chosen.refuse_unfinished()
     archive = o.open_for_run(chosen, data, card, convert, report)
     write_prediction(predict_scenario(chosen, archive, scenario, members), out)
-    typer.echo(f"wrote {out}")
+    echo(f"wrote {out}")
 
 
 def leaderboard(
@@ -84,17 +83,15 @@ def leaderboard(
     published: Annotated[bool, typer.Option(help="Show published results too.")] = True,
 ) -> None:
     """Rank runs and submissions beside published results and floors, each only against scores of the same months."""
-    from rich.console import Console
-
     from emukit.experiments.table import collect_rows
     from emukit.report import leaderboard as board
 
     here = [p for p in (Path("runs"), Path("submissions")) if p.is_dir() and any(p.iterdir())]
-    rows = collect_rows(places or here, published, lambda why: typer.echo(f"note: left out: {why}", err=True))
+    rows = collect_rows(places or here, published, lambda why: echo(f"note: left out: {why}", err=True))
     if format == "table":
-        console = Console()
+        console = open_console()
         for table in board.tables(rows):
             console.print(table)
     else:
         render = {"md": board.markdown, "csv": board.comma_separated, "json": board.as_json}[format]
-        typer.echo(render(rows), nl=False)
+        echo(render(rows), nl=False)

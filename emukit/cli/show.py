@@ -15,9 +15,10 @@ from emukit.data.frames import FrameEncoder
 from emukit.data.split import Split, is_hidden
 from emukit.data.window import Window
 from emukit.experiments.evaluate import Evaluation
-from emukit.experiments.plan import Plan, Wall, duration
+from emukit.experiments.plan import Plan, Wall
 from emukit.metrics import Score
 from emukit.report.leaderboard import HEADINGS, PARTS
+from emukit.terminal import duration
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 

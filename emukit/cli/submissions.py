@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from emukit.cli import options as o
+from emukit.terminal import echo, open_console
+
+if TYPE_CHECKING:
+    from emukit.submission import Entry
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -38,7 +42,7 @@ def submit(
     archive = o.open_for_run(chosen, data, card, convert, report)
     folder = out or Path("submissions") / run.resolve().name
     entry = submit_run(chosen, archive, folder, pack, report)
-    typer.echo(
+    echo(
         f"wrote and checked {folder / entry.csv}: {entry.rows:,} rows, "
         f"{entry.scenario} {entry.first_month}..{entry.last_month}"
     )
@@ -55,18 +59,23 @@ def check_submission(
     """Name every way in which a submission is wrong, with line numbers; exit 1 if there is one."""
     from emukit.data.protocol import make_split
     from emukit.experiments.submit import seasonal_reference
+    from emukit.files import sha256
+    from emukit.submission import ENTRY_FILE, Problem, entry_of
     from emukit.submission import check_submission as check
 
     report = o.reporter(quiet)
     archive = o.open_named(data, card, convert, report)
-    split = make_split(archive, _protocol_of(csv, protocol))
+    entry = entry_of(csv)
+    split = make_split(archive, _protocol_of(csv, entry, protocol))
     reference = seasonal_reference(archive, split)
     problems = check(csv, archive.grid, len(split.test), archive.variables, reference)
+    if entry and sha256(csv) != entry.csv_sha256:
+        problems.append(Problem("digest", f"{csv.parent / ENTRY_FILE} is of another CSV: its digest is not this one's"))
     for number, problem in enumerate(problems, 1):
-        typer.echo(f"{number}. {problem.kind}: {problem}")
+        echo(f"{number}. {problem.kind}: {problem}")
     if problems:
         raise typer.Exit(1)
-    typer.echo(f"{csv} is good: {split.test.text(archive)}")
+    echo(f"{csv} is good: {split.test.text(archive)}")
 
 
 def score(
@@ -79,51 +88,55 @@ def score(
     quiet: o.Quiet = False,
 ) -> None:
     """Score a submission: the official number and its six parts."""
-    from rich.console import Console
-
     from emukit.cli.show import score_table
     from emukit.data.named import span_truth
     from emukit.data.protocol import make_split
+    from emukit.errors import SubmissionError
     from emukit.experiments import table
     from emukit.experiments.record import benchmark_of
     from emukit.files import sha256, write_text
-    from emukit.submission import score_csv, score_submission
+    from emukit.submission import ENTRY_FILE, entry_of, score_csv, score_submission
 
     report = o.reporter(quiet)
+    entry = entry_of(csv)
+    if entry and csv.is_file() and (digest := sha256(csv)) != entry.csv_sha256:
+        raise SubmissionError(
+            f"{csv} is not the CSV that {csv.parent / ENTRY_FILE} is of",
+            found=f"SHA-256 {digest}",
+            expected=entry.csv_sha256,
+            hint="write it again with emukit submit, or score it in a folder without that entry",
+        )
     if truth.endswith((".csv", ".csv.gz", ".zip")):
         result, split_name = score_csv(csv, truth), f"solution {Path(truth).name} {sha256(truth)[:8]}"
     else:
         archive = o.open_named(truth, card, convert, report)
-        split = make_split(archive, _protocol_of(csv, protocol))
+        split = make_split(archive, _protocol_of(csv, entry, protocol))
         result = score_submission(csv, span_truth(archive, split.test), archive.grid)
         split_name = table.split_name(benchmark_of(archive), split.protocol, "test", [split.test.text(archive)])
-    Console().print(score_table(f"{split_name} (lower is better)", {csv.name: result}))
+    open_console().print(score_table(f"{split_name} (lower is better)", {csv.name: result}))
     if save:
         kept = {"split": split_name, "csv_sha256": sha256(csv), **result.as_dict()}
         write_text(csv.parent / table.SCORE_FILE, json.dumps(kept, indent=1))
-        typer.echo(f"wrote {csv.parent / table.SCORE_FILE}")
+        echo(f"wrote {csv.parent / table.SCORE_FILE}")
 
 
-def _protocol_of(csv: Path, protocol: str | None) -> str | None:
+def _protocol_of(csv: Path, entry: Entry | None, protocol: str | None) -> str | None:
     """The protocol of the entry beside a CSV, where there is one: the months of another would fit its rows as well.
 
     Raises:
         SubmissionError: Another is named.
     """
     from emukit.errors import SubmissionError
-    from emukit.submission import ENTRY_FILE, read_entry
+    from emukit.submission import ENTRY_FILE
 
-    path = csv.parent / ENTRY_FILE
-    if not path.exists():
-        return protocol
-    entry = read_entry(csv.parent)
-    if entry.csv != csv.name:
+    if entry is None:
         return protocol
     if protocol not in (None, entry.protocol):
         raise SubmissionError(
             f"{csv} was written for another protocol",
             found=f"--protocol {protocol}",
-            expected=f"{entry.protocol}: {entry.scenario} {entry.first_month}..{entry.last_month}, as {path} says",
+            expected=f"{entry.protocol}: {entry.scenario} {entry.first_month}..{entry.last_month}, "
+            f"as {csv.parent / ENTRY_FILE} says",
             hint="leave --protocol out",
         )
     return entry.protocol

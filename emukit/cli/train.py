@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from emukit.cli import options as o
+from emukit.terminal import echo, open_console
 
 if TYPE_CHECKING:
     from emukit.experiments.evaluate import Evaluation
@@ -101,8 +102,6 @@ def train(
     quiet: o.Quiet = False,
 ) -> None:
     """Train an emulator, score it on validation, and keep the run."""
-    from rich.console import Console
-
     from emukit.cli.show import evaluation_table
     from emukit.errors import RecipeError, RunError
     from emukit.experiments.recipe import fast_name, load_recipe
@@ -187,12 +186,12 @@ def train(
             run, evaluation = (known, None) if known else fit(folder, before)
             if refit:
                 if comm.main and evaluation:
-                    Console().print(evaluation_table(folder.name, evaluation))
+                    open_console().print(evaluation_table(folder.name, evaluation))
                 run, evaluation = fit(last, run)
         except KeyboardInterrupt:
             if comm.main:
                 saved = (folder / RECORD_FILE).exists()
-                typer.echo(
+                echo(
                     f"stopped; {folder} is saved. Go on with the same command and --resume --out {folder}"
                     if saved
                     else "stopped before anything was saved",
@@ -201,10 +200,10 @@ def train(
             raise typer.Exit(130) from None
         if comm.main:
             if evaluation:
-                Console().print(evaluation_table(last.name, evaluation))
+                open_console().print(evaluation_table(last.name, evaluation))
             else:
-                typer.echo("final fit: trained on the validation months too, so they score nothing")
-            typer.echo(f"run {last}: {run.record.seconds:.0f} s. Next: emukit submit {last}")
+                echo("final fit: trained on the validation months too, so they score nothing")
+            echo(f"run {last}: {run.record.seconds:.0f} s. Next: emukit submit {last}")
             if track:
                 report.say(f"to look at it: {LOOK[track].format(folder=last)}")
 
@@ -276,7 +275,6 @@ def models(
 ) -> None:
     """List what can be trained, with size and what it is good for; with a NAME, every setting and its default."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     from emukit.cli.models import SIZES_NOTE, choice_lines, model_rows, setting_rows
@@ -285,6 +283,6 @@ def models(
     table = Table(*headings, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     for row in setting_rows(name) if name else model_rows():
         table.add_row(*row)
-    Console().print(table)
+    open_console().print(table)
     for line in choice_lines(name) if name else (SIZES_NOTE,):
-        typer.echo(line)
+        echo(line)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from emukit.cli import options as o
+from emukit.terminal import echo, open_console
 
 if TYPE_CHECKING:
     from emukit.parallel.comm import Comm
@@ -95,7 +96,7 @@ def validate(
         )
     _print(result.blocks(), markdown)
     for protocol, why in result.not_scored.items():
-        typer.echo(f"not scored: {protocol} test, {why}")
+        echo(f"not scored: {protocol} test, {why}")
     reporter.say(f"wrote {folder / REPORT_FILE}")
 
 
@@ -163,7 +164,7 @@ def crossval(
         )
     _print(result.blocks(), markdown)
     for note in result.notes:
-        typer.echo(f"note: {note}")
+        echo(f"note: {note}")
     reporter.say(f"wrote {out / REPORT_FILE}")
 
 
@@ -183,19 +184,17 @@ def _alone(verb: str, folder: Path) -> Iterator[Comm]:
         try:
             yield comm
         except KeyboardInterrupt:
-            typer.echo(f"stopped; what is in {folder} is kept. Go on with the same command", err=True)
+            echo(f"stopped; what is in {folder} is kept. Go on with the same command", err=True)
             raise typer.Exit(130) from None
 
 
 def _print(blocks: Sequence[Block], as_markdown: bool) -> None:
-    from rich.console import Console
-
     from emukit.report.validation import markdown, tables
 
     if as_markdown:
-        typer.echo(markdown(blocks))
+        echo(markdown(blocks))
         return
-    console = Console()
+    console = open_console()
     for table in tables(blocks):
         console.print(table)
 

@@ -16,9 +16,10 @@ from emukit.emulators.base import Emulator
 from emukit.emulators.sampled import Sampled
 from emukit.errors import RunError
 from emukit.experiments import provenance
-from emukit.experiments.memory import SAFE, size
+from emukit.experiments.memory import SAFE
 from emukit.experiments.run import Run
 from emukit.files import atomic_path
+from emukit.terminal import size
 
 
 def predict_scenario(run: Run, archive: Archive, scenario: str, members: int | None = None) -> xr.Dataset:

@@ -12,19 +12,11 @@ from typing import Any
 
 from emukit.config import merge, parse_assignments, read_toml
 from emukit.errors import RecipeError
-from emukit.experiments.recipe_kinds import (
-    Recipe,
-    base_tables,
-    emulator_names,
-    parse_recipe,
-    recipe_names,
-    unknown_emulator,
-)
+from emukit.experiments.names import FAST, emulator_names, recipe_names, unknown_emulator
+from emukit.experiments.recipe_kinds import Recipe, base_tables, parse_recipe
 from emukit.files import shipped
 from emukit.losses.named import named_loss
 from emukit.models.registry import NETWORKS
-
-FAST = "-fast"
 
 
 def fast_name(name: str) -> str:

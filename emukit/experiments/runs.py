@@ -5,23 +5,19 @@ Invariant: looking changes nothing, and a damaged folder is said to be damaged a
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from emukit.errors import EmukitError, RunError
-from emukit.experiments.recipe import FAST
-from emukit.experiments.recipe_kinds import NetworkRecipe, recipe_names
-from emukit.experiments.record import RECORD_FILE, RunRecord
-from emukit.experiments.run import Run, read_run
+from emukit.experiments.names import model_name
+from emukit.experiments.record import RECORD_FILE, RunRecord, read_evaluation, read_record
 from emukit.experiments.run_traces import FAILED, failure_of, is_study_run
 from emukit.experiments.table import split_name
 from emukit.files import is_held
-from emukit.training.log import read_lines
-from emukit.training.loop import LOG
+from emukit.training.log import LOG, read_lines
 
 State = Literal["training", "interrupted", "failed", "finished", "damaged"]
 STATES: tuple[State, ...] = ("training", "interrupted", "failed", "finished", "damaged")
@@ -41,7 +37,7 @@ class Listed:
             study gave up.
         size: Bytes on disk, those of its bases included.
         held: Whether a live process on this machine writes it.
-        run: None where it is damaged, or failed before it began.
+        record: None where it is damaged, or failed before it began.
         problem: What is wrong with it, for people; empty where nothing is.
         scores: Set to score, the one that selects first.
         months: Set to what was scored, as the leaderboard names it.
@@ -54,7 +50,7 @@ class Listed:
     state: State
     size: int
     held: bool = False
-    run: Run | None = None
+    record: RunRecord | None = None
     problem: str = ""
     scores: dict[str, float] = field(default_factory=dict)
     months: dict[str, str] = field(default_factory=dict)
@@ -65,7 +61,7 @@ class Listed:
     @property
     def model(self) -> str:
         """The recipe by the name it was trained under, as far as the record tells; else its emulator."""
-        return model_name(self.run.record) if self.run else ""
+        return model_name(self.record) if self.record else ""
 
     @property
     def ranked_by(self) -> tuple[str, float] | None:
@@ -77,19 +73,6 @@ class Listed:
         """What its score can be compared with: the same model on the same months; None without a score."""
         ranked = self.ranked_by
         return (self.model, self.months[ranked[0]]) if ranked else None
-
-
-def model_name(record: RunRecord) -> str:
-    """The recipe that `emukit train` named, where the record's command is such; else the emulator."""
-    words: list[str] = []
-    with suppress(ValueError):
-        words = shlex.split(record.command)
-    if "train" in words[:2] and words[-1] != "train":
-        name = words[words.index("train") + 1]
-        name += FAST if "--fast" in words else ""
-        if name in recipe_names():
-            return name
-    return str(record.recipe["emulator"])
 
 
 def find_runs(places: Iterable[Path]) -> list[Path]:
@@ -152,7 +135,7 @@ def never_begun(folder: Path) -> Listed | None:
 
 def _order(listed: Listed) -> tuple[int, bool, str, float, str]:
     ranked = listed.ranked_by
-    protocol = listed.run.record.identity.protocol if listed.run else ""
+    protocol = listed.record.identity.protocol if listed.record else ""
     months, score = (listed.months[ranked[0]], ranked[1]) if ranked else (protocol, 0.0)
     return STATES.index(listed.state), not ranked, months, score, str(listed.folder)
 
@@ -162,10 +145,10 @@ def look_at(folder: Path) -> Listed:
     size, held = folder_size(folder), is_held(folder)
     try:
         failure = "" if held else failure_of(folder)
-        run = read_run(folder)
+        record = read_record(folder)
         state: State = "training" if held else "failed" if failure else "interrupted"
-        state = "finished" if run.record.state == "finished" else state
-        scores, months = _scores(run)
+        state = "finished" if record.state == "finished" else state
+        scores, months = _scores(folder, record)
         epoch, seconds = _progress(folder)
     except EmukitError as e:
         found = e.found.splitlines()[0].strip() if e.found else ""
@@ -173,17 +156,18 @@ def look_at(folder: Path) -> Listed:
     except (TypeError, ValueError, OverflowError, OSError) as e:
         return Listed(folder, "damaged", size, held, problem=f"the scores or the log of {folder} are damaged ({e})")
     if state == "finished":
-        epoch, seconds = run.record.epochs if epoch is None else epoch, run.record.seconds
-    epochs = run.recipe.training.epochs if isinstance(run.recipe, NetworkRecipe) else None
+        epoch, seconds = record.epochs if epoch is None else epoch, record.seconds
+    training = record.recipe.get("training")
+    epochs = training.get("epochs") if isinstance(training, Mapping) else None
     problem = failure.splitlines()[0] if state == "failed" else ""
-    return Listed(folder, state, size, held, run, problem, scores, months, epoch, epochs, seconds)
+    return Listed(folder, state, size, held, record, problem, scores, months, epoch, epochs, seconds)
 
 
-def _scores(run: Run) -> tuple[dict[str, float], dict[str, str]]:
-    record, scores, months = run.record, {}, {}
-    names = {path.stem for path in (run.folder / "scores").glob("*.json")}
+def _scores(folder: Path, record: RunRecord) -> tuple[dict[str, float], dict[str, str]]:
+    scores, months = {}, {}
+    names = {path.stem for path in (folder / "scores").glob("*.json")}
     for name in sorted(names, key=lambda n: (SETS.index(n) if n in SETS else len(SETS), n)):
-        evaluation = run.evaluation(name)
+        evaluation = read_evaluation(folder, name, record)
         scores[name] = float(evaluation["score"])
         months[name] = split_name(record.data.benchmark, record.identity.protocol, name, evaluation["spans"])
     return scores, months

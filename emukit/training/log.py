@@ -15,6 +15,8 @@ from typing import Any
 from emukit.errors import RunError
 from emukit.files import parse_json, write_text
 
+LOG = "metrics.jsonl"
+
 
 class MetricsLog:
     """Appends to `metrics.jsonl`."""

@@ -26,12 +26,10 @@ from emukit.training import optim
 from emukit.training.best import drop_older_best, load_best, save_best
 from emukit.training.checkpoint import LAST, load_checkpoint, save_checkpoint
 from emukit.training.engine import Engine
-from emukit.training.log import MetricsLog
+from emukit.training.log import LOG, MetricsLog
 from emukit.training.settings import TrainingSettings
 from emukit.training.state import TrainingState
 from emukit.training.tracking import mirror
-
-LOG = "metrics.jsonl"
 
 
 class Interrupted(KeyboardInterrupt):

@@ -209,6 +209,8 @@ def edited(change):
             del node[keys[-1]]
         else:
             node[keys[-1]] = value
+        # As checkpoints of earlier versions, it has none: what is tried is what else refuses it.
+        content.pop("digest", None)
         torch.save(content, folder / LAST)
 
     return edit

@@ -111,12 +111,14 @@ class StudyPage:
         study: As it was read.
         pictures: Of the results for each set of months, by protocol and set; none where nothing can be drawn.
         entries: Folder of a run, as the study writes it, to the id of its entry.
+        best_command: What trains the best trial; empty where none is known that can be trusted.
     """
 
     id: str
     study: Study
     pictures: Mapping[tuple[str, str], Sequence[Picture]]
     entries: Mapping[str, str]
+    best_command: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class Unfinished:
     Attributes:
         name: Of its folder.
         state: As `emukit runs` says it.
-        command: What goes on with it.
+        command: How to go on with it.
     """
 
     name: str
