@@ -7,19 +7,22 @@ import io
 import json
 from collections.abc import Sequence
 from itertools import groupby
+from textwrap import wrap
 from typing import Any
 
-from rich import box
-from rich.table import Table
+from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.text import Text
 
 from emukit.experiments.runs import Listed
-from emukit.terminal import duration, size
+from emukit.terminal import duration, one_line, size
 
 HEADINGS = ("run", "state", "model", "protocol", "seed", "score", "set", "epoch", "time", "size")
 RIGHT = ("seed", "score", "epoch", "time", "size")
 # A title says protocol and set.
 NARROW = tuple(h for h in HEADINGS if h not in ("run", "protocol", "set"))
+RULE = "\N{BOX DRAWINGS LIGHT HORIZONTAL}"
+# A title is not folded to less.
+MIN_TITLE = 60
 STYLES = {"training": "green", "interrupted": "yellow", "failed": "red", "damaged": "red"}
 VALUES = (
     "folder",
@@ -41,22 +44,37 @@ VALUES = (
 )
 
 
-def tables(runs: Sequence[Listed]) -> list[Table]:
-    """One table for all that can be compared, and for what has no score; one line a run."""
-    out = []
-    for title, group in groupby(runs, _title):
-        table = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0)
-        table.pad_edge = False
-        table.add_column("run", overflow="fold", ratio=1)
-        for heading in NARROW:
-            table.add_column(heading, justify="right" if heading in RIGHT else "left", no_wrap=True)
-        for run in group:
-            cells = dict(zip(HEADINGS, _cells(run), strict=True))
-            # Text, not markup: a folder's name may hold brackets.
-            row = [Text(cells[heading]) for heading in ("run", *NARROW)]
-            table.add_row(*row, style=STYLES.get(run.state, ""))
-        out.append(table)
-    return out
+def tables(runs: Sequence[Listed], width: int) -> list[Text]:
+    """One table for all that can be compared, and for what has no score; one line a run.
+
+    Args:
+        runs: In the order in which they are shown.
+        width: Columns that there are; the names of runs are folded to what the others leave.
+    """
+    return [_table(title, list(group), width) for title, group in groupby(runs, _title)]
+
+
+def _table(title: str, runs: Sequence[Listed], width: int) -> Text:
+    # A table of rich takes a millisecond a row, and there may be thousands.
+    shown = [HEADINGS.index(heading) for heading in ("run", *NARROW)]
+    rows = [[one_line(cells[i]) for i in shown] for cells in map(_cells, runs)]
+    widths = [max(map(cell_len, column)) for column in zip(("run", *NARROW), *rows, strict=True)]
+    left = max(width - sum(widths[1:]) - len(NARROW), len("run"))
+    widths[0] = min(widths[0], left)
+
+    def line(cells: Sequence[str]) -> str:
+        return " ".join(
+            " " * (w - cell_len(cell)) + cell if heading in RIGHT else set_cell_size(cell, w)
+            for heading, cell, w in zip(("run", *NARROW), cells, widths, strict=True)
+        ).rstrip()
+
+    total = sum(widths) + len(widths) - 1
+    text = Text("\n".join(wrap(one_line(title), max(total, MIN_TITLE))) + "\n\n", style="bold")
+    text = Text.assemble(text, f"{line(('run', *NARROW))}\n{RULE * total}\n")
+    for run, (name, *cells) in zip(runs, rows, strict=True):
+        first, *more = chop_cells(name, widths[0]) or [""]
+        text.append("\n".join([line([first, *cells]), *more]) + "\n", STYLES.get(run.state))
+    return text
 
 
 def _title(run: Listed) -> str:

@@ -67,8 +67,8 @@ def list_(
         if not console.is_terminal and "COLUMNS" not in os.environ:
             # Into a pipe or a file names go whole, so that they can be copied.
             console = open_console(width=PIPE_COLUMNS)
-        for table in listing.tables(runs):
-            console.print(table)
+        for table in listing.tables(runs, console.width):
+            console.print(table, highlight=False, soft_wrap=True)
         echo(listing.together(runs))
     for line in listing.problem_lines(runs):
         echo(line, err=True)

@@ -5,6 +5,7 @@ Invariant: looking changes nothing, and a damaged folder is said to be damaged a
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -81,48 +82,54 @@ def find_runs(places: Iterable[Path]) -> list[Path]:
     Raises:
         RunError: A place is no folder.
     """
-    found: dict[Path, Path] = {}
+    return _found(places)[0]
+
+
+def _found(places: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """Every run folder at or below the places, and every file that says why a run failed; each once.
+
+    Raises:
+        RunError: A place is no folder.
+    """
+    runs: dict[str, Path] = {}
+    failures: dict[str, Path] = {}
     for place in places:
         if not place.is_dir():
             raise RunError(f"{place} is no folder", hint="name a run, or a folder of runs")
-        for folder in _runs_below(place):
-            found.setdefault(folder.resolve(), folder)
-    return list(found.values())
+        for path in _below_place(place):
+            # Unlike Path.resolve, which raises where links lead in a circle.
+            (failures if path.name.endswith(FAILED) else runs).setdefault(os.path.realpath(path), path)
+    return list(runs.values()), list(failures.values())
 
 
-def _runs_below(place: Path) -> Iterator[Path]:
+def _below_place(place: Path) -> Iterator[Path]:
     try:
-        below = None if (place / RECORD_FILE).exists() else sorted(place.iterdir())
+        with os.scandir(place) as inside:
+            entries = sorted(inside, key=lambda entry: entry.name)
     except OSError:
         # What cannot be looked into is said to be damaged, like what cannot be read.
-        below = None
-    if below is None:
         yield place
         return
-    # Names with a dot in front are parts and leftovers of writers; a link might lead back up.
-    for inside in below:
-        if inside.is_dir() and not inside.is_symlink() and not inside.name.startswith("."):
-            yield from _runs_below(inside)
+    if any(entry.name == RECORD_FILE for entry in entries):
+        yield place
+        return
+    for entry in entries:
+        # Names with a dot in front are parts and leftovers of writers; a link might lead back up.
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _below_place(place / entry.name)
+        elif entry.name.endswith(FAILED):
+            yield place / entry.name
 
 
 def list_runs(places: Iterable[Path]) -> list[Listed]:
     """Every run, those under way first, then by what their scores can be compared with, best first."""
-    places = list(places)
-    listed = [look_at(folder) for folder in find_runs(places)]
-    listed += failed_at_once(places)
+    folders, failures = _found(places)
+    listed = [look_at(folder) for folder in folders]
+    # A study's runs that failed before there was anything of them to read.
+    listed += [run for path in failures if (run := never_begun(path.with_suffix("")))]
     return sorted(listed, key=_order)
-
-
-def failed_at_once(places: Iterable[Path]) -> list[Listed]:
-    """A study's runs that failed before there was anything of them to read."""
-    found: dict[Path, Listed] = {}
-    for place in places:
-        for path in sorted(place.rglob(f"*{FAILED}")):
-            folder = path.with_suffix("")
-            hidden = any(part.startswith(".") for part in path.relative_to(place).parts)
-            if not hidden and folder.resolve() not in found and (run := never_begun(folder)):
-                found[folder.resolve()] = run
-    return list(found.values())
 
 
 def never_begun(folder: Path) -> Listed | None:
@@ -142,14 +149,15 @@ def _order(listed: Listed) -> tuple[int, bool, str, float, str]:
 
 def look_at(folder: Path) -> Listed:
     """A run folder; what is wrong in it is said, not raised."""
-    size, held = folder_size(folder), is_held(folder)
+    inside, held = _below(folder), is_held(folder)
+    size = inside.size
     try:
         failure = "" if held else failure_of(folder)
         record = read_record(folder)
         state: State = "training" if held else "failed" if failure else "interrupted"
         state = "finished" if record.state == "finished" else state
-        scores, months = _scores(folder, record)
-        epoch, seconds = _progress(folder)
+        scores, months = _scores(folder, record, inside.scores)
+        epoch, seconds = _progress(inside.logs)
     except EmukitError as e:
         found = e.found.splitlines()[0].strip() if e.found else ""
         return Listed(folder, "damaged", size, held, problem=f"{e.what} ({found})" if found else e.what)
@@ -163,9 +171,8 @@ def look_at(folder: Path) -> Listed:
     return Listed(folder, state, size, held, record, problem, scores, months, epoch, epochs, seconds)
 
 
-def _scores(folder: Path, record: RunRecord) -> tuple[dict[str, float], dict[str, str]]:
+def _scores(folder: Path, record: RunRecord, names: Iterable[str]) -> tuple[dict[str, float], dict[str, str]]:
     scores, months = {}, {}
-    names = {path.stem for path in (folder / "scores").glob("*.json")}
     for name in sorted(names, key=lambda n: (SETS.index(n) if n in SETS else len(SETS), n)):
         evaluation = read_evaluation(folder, name, record)
         scores[name] = float(evaluation["score"])
@@ -173,18 +180,41 @@ def _scores(folder: Path, record: RunRecord) -> tuple[dict[str, float], dict[str
     return scores, months
 
 
-def _progress(folder: Path) -> tuple[int | None, float]:
+def _progress(logs: Mapping[str, float]) -> tuple[int | None, float]:
     """The last epoch of the log that was written last, and the seconds of all epochs in all logs."""
-    logs = sorted(folder.rglob(LOG), key=lambda path: path.stat().st_mtime)
-    lines = [read_lines(path) for path in logs]
+    lines = [read_lines(Path(path)) for path in sorted(logs, key=lambda path: logs[path])]
     seconds = sum(float(line.get("seconds") or 0.0) for own in lines for line in own)
     return (lines[-1][-1]["epoch"] if lines and lines[-1] else None), seconds
 
 
 def folder_size(folder: Path) -> int:
     """Bytes on disk below a folder; a file that goes while they are counted counts nothing."""
-    total = 0
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):
-            total += path.lstat().st_blocks * BLOCK_BYTES
-    return total
+    return _below(folder).size
+
+
+@dataclass
+class _Inside:
+    """What is below a run folder: bytes on disk, logs with the time of their last change, and sets with scores."""
+
+    size: int = 0
+    logs: dict[str, float] = field(default_factory=dict)
+    scores: list[str] = field(default_factory=list)
+
+
+def _below(folder: Path) -> _Inside:
+    """Everything below a run folder, in one pass; a file that goes meanwhile counts nothing."""
+    found, places, scores = _Inside(), [str(folder)], str(folder / "scores")
+    while places:
+        place = places.pop()
+        with suppress(OSError), os.scandir(place) as inside:
+            for entry in inside:
+                with suppress(FileNotFoundError):
+                    about = entry.stat(follow_symlinks=False)
+                    found.size += about.st_blocks * BLOCK_BYTES
+                    if entry.name == LOG:
+                        found.logs[entry.path] = about.st_mtime
+                if place == scores and entry.name.endswith(".json"):
+                    found.scores.append(entry.name.removesuffix(".json"))
+                if entry.is_dir(follow_symlinks=False):
+                    places.append(entry.path)
+    return found

@@ -5,9 +5,10 @@ Invariant: every number comes from a file that says on which months it was reach
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
@@ -115,8 +116,11 @@ def entry_folders(place: Path) -> list[Path]:
 def folders_in(place: Path) -> list[Path]:
     """The folders right below a place, in the order of their names."""
     # Names with a dot in front are parts and leftovers of writers.
-    inside = place.iterdir() if place.is_dir() else ()
-    return sorted(p for p in inside if p.is_dir() and not p.name.startswith("."))
+    if not place.is_dir():
+        return []
+    with os.scandir(place) as inside:
+        names = [entry.name for entry in inside if not entry.name.startswith(".") and entry.is_dir()]
+    return [place / name for name in sorted(names)]
 
 
 def read_source(folder: Path) -> Source:
@@ -170,6 +174,7 @@ def split_name(benchmark: str, protocol: str, part: str, spans: Sequence[str]) -
     return f"{benchmark} {protocol} {part}: {'; '.join(spans)}"
 
 
+@cache
 def _published_split(protocol: str, part: str) -> str:
     """The name under which runs on the competition's own store are ranked, for the span that a publication scored."""
     card = load_card("cse151b-2025")
