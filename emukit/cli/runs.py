@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from emukit.cli import options as o
 from emukit.terminal import echo, open_console, size
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class _OneByDefault(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(
+app = o.App(
     cls=_ListByDefault,
     help="List runs: state, score, seed, time and size on disk; `emukit runs rm` removes some.",
 )

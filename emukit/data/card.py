@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from emukit.errors import EmukitError, StoreError
-from emukit.files import shipped
+from emukit.files import read_text, shipped
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -181,7 +181,7 @@ def load_card(name_or_path: str | Path) -> Card:
     text = str(name_or_path)
     path = Path(text) if text.endswith(".toml") else _shipped_path(text)
     try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+        settings = tomllib.loads(read_text(path))
     except OSError as e:
         raise StoreError(
             f"cannot read the data card {path}",

@@ -11,7 +11,7 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,9 +21,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from emukit.config import describe
 from emukit.errors import RunError
 from emukit.experiments import provenance
-from emukit.files import parse_json, write_text
+from emukit.files import below, parse_json, read_text, write_text
 from emukit.metrics.competition import VARIABLE_WEIGHTS, score_of_parts
 from emukit.terminal import one_line
+from emukit.training.log import LOG, gaps, read_lines
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
@@ -138,6 +139,7 @@ class RunRecord(_Part):
         epochs, best_epoch: Of a single finished network.
         best_average: Whether its weights are an average.
         findings: What fitting a wrapper found, in words.
+        logs: Place of each log in the folder to its number of epochs, of a finished run.
     """
 
     format: Literal[1] = 1
@@ -156,6 +158,7 @@ class RunRecord(_Part):
     best_epoch: int | None = None
     best_average: bool | None = None
     findings: tuple[str, ...] = ()
+    logs: dict[str, int] = {}
 
     def write(self, folder: Path) -> None:
         """Write it into the run folder, atomically."""
@@ -221,7 +224,7 @@ def read_record(folder: Path) -> RunRecord:
     """
     path = folder / RECORD_FILE
     try:
-        record = RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
+        record = RunRecord.model_validate_json(read_text(path))
         found = recipe_digest(record.recipe)
     except OSError as e:
         raise RunError(
@@ -251,6 +254,30 @@ def slug(protocol: str) -> str:
     return protocol.replace(":", "-").replace(" ", "-")
 
 
+def read_logs(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The logs of a run and of what it is made of, by their places in its folder, such as ``.`` and ``bases/0-unet``.
+
+    Raises:
+        RunError: One is damaged.
+    """
+    return {p.parent.relative_to(folder).as_posix(): read_lines(p) for p in below(folder, LOG)}
+
+
+def log_gaps(record: RunRecord, logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """What the logs of a run lack, in words.
+
+    Args:
+        record: Of the run.
+        logs: As `read_logs` gives them.
+    """
+    # Records of earlier versions tell the epochs of a single network.
+    counted = record.logs or ({} if record.epochs is None else {".": record.epochs})
+    known = counted if record.state == "finished" else {}
+    places = dict.fromkeys([*known, *logs])
+    found = {place: gaps(logs.get(place, ()), known.get(place)) for place in places}
+    return [f"{Path(place, LOG)}: {words}" for place, words in found.items() if words]
+
+
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
     """Read a JSON object.
 
@@ -258,7 +285,7 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
         RunError: It cannot be read, or is no object.
     """
     try:
-        value = parse_json(path.read_text(encoding="utf-8"))
+        value = parse_json(read_text(path))
     except (OSError, ValueError) as e:
         raise RunError(f"{path} cannot be read", found=str(e), hint=remedy) from e
     if not isinstance(value, dict):

@@ -6,15 +6,15 @@ Invariant: looking changes nothing, and a damaged folder is said to be damaged a
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from emukit.errors import EmukitError, RunError
 from emukit.experiments.names import model_name
-from emukit.experiments.record import RECORD_FILE, RunRecord, read_evaluation, read_record
+from emukit.experiments.record import RECORD_FILE, RunRecord, log_gaps, read_evaluation, read_record
 from emukit.experiments.run_traces import FAILED, failure_of, is_study_run
 from emukit.experiments.table import split_name
 from emukit.files import is_held
@@ -157,7 +157,8 @@ def look_at(folder: Path) -> Listed:
         state: State = "training" if held else "failed" if failure else "interrupted"
         state = "finished" if record.state == "finished" else state
         scores, months = _scores(folder, record, inside.scores)
-        epoch, seconds = _progress(inside.logs)
+        logs = {place: read_lines(folder / place / LOG) for place in inside.logs}
+        epoch, seconds = _progress(inside.logs, logs)
     except EmukitError as e:
         found = e.found.splitlines()[0].strip() if e.found else ""
         return Listed(folder, "damaged", size, held, problem=f"{e.what} ({found})" if found else e.what)
@@ -168,6 +169,7 @@ def look_at(folder: Path) -> Listed:
     training = record.recipe.get("training")
     epochs = training.get("epochs") if isinstance(training, Mapping) else None
     problem = failure.splitlines()[0] if state == "failed" else ""
+    problem = "; ".join([problem] * bool(problem) + log_gaps(record, logs))
     return Listed(folder, state, size, held, record, problem, scores, months, epoch, epochs, seconds)
 
 
@@ -180,11 +182,13 @@ def _scores(folder: Path, record: RunRecord, names: Iterable[str]) -> tuple[dict
     return scores, months
 
 
-def _progress(logs: Mapping[str, float]) -> tuple[int | None, float]:
+def _progress(
+    changed: Mapping[str, float], logs: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> tuple[int | None, float]:
     """The last epoch of the log that was written last, and the seconds of all epochs in all logs."""
-    lines = [read_lines(Path(path)) for path in sorted(logs, key=lambda path: logs[path])]
-    seconds = sum(float(line.get("seconds") or 0.0) for own in lines for line in own)
-    return (lines[-1][-1]["epoch"] if lines and lines[-1] else None), seconds
+    seconds = sum(float(line.get("seconds") or 0.0) for own in logs.values() for line in own)
+    last = max(logs, key=lambda place: changed[place], default=None)
+    return (logs[last][-1]["epoch"] if last and logs[last] else None), seconds
 
 
 def folder_size(folder: Path) -> int:
@@ -194,7 +198,7 @@ def folder_size(folder: Path) -> int:
 
 @dataclass
 class _Inside:
-    """What is below a run folder: bytes on disk, logs with the time of their last change, and sets with scores."""
+    """What is below a run folder: bytes on disk, places of logs with their last change, and sets with scores."""
 
     size: int = 0
     logs: dict[str, float] = field(default_factory=dict)
@@ -212,7 +216,7 @@ def _below(folder: Path) -> _Inside:
                     about = entry.stat(follow_symlinks=False)
                     found.size += about.st_blocks * BLOCK_BYTES
                     if entry.name == LOG:
-                        found.logs[entry.path] = about.st_mtime
+                        found.logs[Path(place).relative_to(folder).as_posix()] = about.st_mtime
                 if place == scores and entry.name.endswith(".json"):
                     found.scores.append(entry.name.removesuffix(".json"))
                 if entry.is_dir(follow_symlinks=False):

@@ -24,6 +24,7 @@ import pyarrow.csv as arrow_csv
 from numpy.typing import NDArray
 
 from emukit.errors import SubmissionError
+from emukit.files import open_regular
 from emukit.submission.ids import HEAD, MAX_MONTHS
 from emukit.submission.write import COLUMNS, packing_of
 
@@ -98,14 +99,12 @@ def open_csv(path: Path, rows: int = MOST_ROWS) -> Iterator[IO[bytes]]:
             more bytes than so many rows have; some of this may show only when the bytes are read.
     """
     packing = packing_of(path)
-    if path.exists() and not path.is_file():
-        raise SubmissionError(f"{path} is not a file", hint="name an existing .csv, .csv.gz or .zip file")
 
     def bounded(stream: IO[bytes]) -> IO[bytes]:
         return io.BufferedReader(_Bounded(stream, HEADER_BYTES + rows * ROW_BYTES, path.name), 1 << 20)
 
     try:
-        with path.open("rb") as raw:
+        with open_regular(path) as raw:
             start = raw.read(2)
             raw.seek(0)
             actual = next((p for p, magic in _MAGIC.items() if start == magic), "csv")
