@@ -1,4 +1,4 @@
-"""The one door to the terminal, and how numbers are said there.
+"""The one door to the terminal: text made safe to show, and how numbers are said there.
 
 Invariant: whatever a folder is called and whatever a stranger's file says, it is shown and never obeyed. Control
 characters, marks that turn the direction of text, and bytes that are not UTF-8 are printed as escapes.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 # Unicode's Cc except tab and line feed, lone surrogates, line and paragraph separators, and what turns the direction
 # of text (Unicode Standard Annex 9, explicit formatting characters and marks).
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+# What begins or ends something in Markdown; letters, and signs within words, do not.
+_MARKUP = re.compile(r"[\\`*{}\[\]|#~]|(?<!\w)_|_(?!\w)")
 
 
 def printable(text: str) -> str:
@@ -31,6 +35,11 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     r"""The same on one line: ends of lines become ``\n``, tabs ``\t``."""
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def markdown_text(text: str) -> str:
+    """A name or a note as text in Markdown, in a cell of a table too: no markup, no link and no HTML of its own."""
+    return _MARKUP.sub(r"\\\g<0>", escape(one_line(text), quote=False))
 
 
 def echo(text: str, *, err: bool = False, nl: bool = True) -> None:

@@ -14,7 +14,7 @@ from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.text import Text
 
 from emukit.experiments.runs import Listed
-from emukit.terminal import duration, one_line, size
+from emukit.terminal import duration, markdown_text, one_line, size
 
 HEADINGS = ("run", "state", "model", "protocol", "seed", "score", "set", "epoch", "time", "size")
 RIGHT = ("seed", "score", "epoch", "time", "size")
@@ -89,7 +89,7 @@ def _title(run: Listed) -> str:
 def markdown(runs: Sequence[Listed]) -> str:
     """A Markdown table."""
     lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "".join("--:|" if h in RIGHT else "---|" for h in HEADINGS)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(run)) + " |" for run in runs]
+    lines += ["| " + " | ".join(markdown_text(cell) for cell in _cells(run)) + " |" for run in runs]
     return "\n".join(lines) + "\n"
 
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from emukit.report.leaderboard import HEADINGS, NUMBERS
+from emukit.terminal import markdown_text
 
 COLUMNS = ("score", *NUMBERS)
 
@@ -49,8 +50,15 @@ def markdown(blocks: Sequence[Block]) -> str:
     """One Markdown table a block."""
     lines = []
     for block in blocks:
-        lines += [f"### {block.title}", "", "| | " + " | ".join(HEADINGS) + " |", "|---|" + "--:|" * len(HEADINGS)]
-        lines += ["| " + " | ".join((name, *_cells(numbers))) + " |" for name, numbers in block.lines.items()]
+        lines += [
+            f"### {markdown_text(block.title)}",
+            "",
+            "| | " + " | ".join(HEADINGS) + " |",
+            "|---|" + "--:|" * len(HEADINGS),
+        ]
+        lines += [
+            "| " + " | ".join((markdown_text(name), *_cells(numbers))) + " |" for name, numbers in block.lines.items()
+        ]
         lines.append("")
     return "\n".join(lines)
 

@@ -7,6 +7,7 @@ link and an element's id without any escaping.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,4 +167,4 @@ class Site:
 def identifier(name: str, folder: Path) -> str:
     """A name as an identifier, made its own by the folder's place."""
     plain = "".join(c if c in LETTERS else "-" for c in name)[:LONGEST].strip(".-") or "entry"
-    return f"{plain}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"
+    return f"{plain}-{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:8]}"
