@@ -88,7 +88,7 @@ def test_a_header_that_is_not_text_is_named(tmp_path: Path, header: bytes) -> No
 
 
 @settings(max_examples=60)
-@given(st.data())
+@given(data=st.data())
 def test_columns_and_lines_find_the_same(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     _, *rows = lines_of(coded(12))
     layout = Layout.of(GRID, 12)
