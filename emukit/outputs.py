@@ -30,10 +30,12 @@ class Kind:
     Attributes:
         name: What it is, as it stands in a sentence: ``a report of `emukit report```.
         strange: From a path that exists to what there is not of this kind, in words; empty where all of it is.
+        folder: Whether it is a folder, for which an empty one makes room.
     """
 
     name: str
     strange: Callable[[Path], str]
+    folder: bool = True
 
 
 def refuse_taken(out: Path, kind: Kind, overwrite: bool, option: str = "--out") -> bool:
@@ -54,7 +56,7 @@ def refuse_taken(out: Path, kind: Kind, overwrite: bool, option: str = "--out") 
     _refuse_closed(out)
     if not os.path.lexists(out):
         return False
-    if out.is_dir() and not out.is_symlink() and not any(out.iterdir()):
+    if kind.folder and out.is_dir() and not out.is_symlink() and not any(out.iterdir()):
         return True
     found = "a link" if out.is_symlink() else kind.strange(out)
     if found:
@@ -113,7 +115,7 @@ def json_kind(name: str, keys: Iterable[str]) -> Kind:
             return "a folder" if path.is_dir() else "a file that is not JSON"
         return "" if isinstance(found, dict) and set(keys) <= found.keys() else "a JSON file of another origin"
 
-    return Kind(name, strange)
+    return Kind(name, strange, folder=False)
 
 
 def marked(what: str) -> Callable[[Mapping[str, Any]], bool]:

@@ -92,7 +92,7 @@ def _kind(out: Path) -> Kind:
         raise RunError(f"cannot tell the format of {out}", found=out.suffix or "no suffix", expected=".nc or .zarr")
     if out.suffix == ".zarr":
         return zarr_kind(NAME, marked(PREDICTION))
-    return Kind(NAME, _strange_netcdf)
+    return Kind(NAME, _strange_netcdf, folder=False)
 
 
 def _strange_netcdf(path: Path) -> str:
