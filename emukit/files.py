@@ -12,6 +12,7 @@ A part is a folder ``.emukit-RANDOM.part`` next to the target, open to its user 
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 import errno
 import fcntl
@@ -128,6 +129,9 @@ def read_text(path: Path | str, most: int = MOST_BYTES) -> str:
         content = f.read(most + 1)
     if len(content) > most:
         raise OSError(errno.EFBIG, f"longer than {most:,} bytes, as no such file is", str(path))
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UnicodeDecodeError("utf-8", content, 0, 2, "it is in UTF-16: save it as UTF-8")
+    # Some editors put a byte-order mark in front.
     return content.decode("utf-8-sig")
 
 
@@ -441,5 +445,5 @@ def shipped(kind: Literal["baselines", "data_cards"], name: str) -> Path:
         f"emukit's own file {kind}/{name} is missing",
         found=f"neither {places[0]} nor {places[1]}",
         expected="the file that every checkout and wheel of emukit holds",
-        hint="install emukit again",
+        hint="install emukit-climate again, from its checkout",
     )

@@ -9,12 +9,14 @@ from __future__ import annotations
 import signal
 import sys
 import time
+import warnings
 from typing import Annotated
 
 import typer
 
-from emukit.cli import ablate, bench, data, plan, plot, report, results, runs, submissions, train, validate
+from emukit.cli import ablate, bench, commands, data, plan, plot, report, results, runs, submissions, train, validate
 from emukit.cli import options as o
+from emukit.distribution import VERSION
 from emukit.errors import EmukitError
 from emukit.parallel.launch import LeftAloneError, SaidByFirstError, follow_parent, speaks
 from emukit.terminal import echo
@@ -26,21 +28,19 @@ app = o.App(
     name="emukit",
     help="Climate emulation from emission forcings to a scored submission.",
     no_args_is_help=True,
-    add_completion=False,
+    cls=commands.Group,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(data.app, name="data")
-app.add_typer(runs.app, name="runs")
 for register in (train, validate, ablate, plan, results, plot, report, submissions, bench):
     register.add_commands(app)
+app.add_typer(runs.app, name="runs", rich_help_panel=commands.LOOK)
+app.add_typer(data.app, name="data", rich_help_panel=commands.DATA)
 
 
 def _version(show: bool) -> None:
     if show:
-        from importlib.metadata import version
-
-        echo(f"emukit {version('emukit')}")
+        echo(f"emukit {VERSION}")
         raise typer.Exit
 
 
@@ -62,6 +62,9 @@ def main() -> None:
         if signal.getsignal(request) != signal.SIG_IGN:
             signal.signal(request, lambda number, frame: sys.exit(128 + number))
     follow_parent()
+    if not (debug or sys.warnoptions):
+        # Warnings are for who writes Python: what users should know is said by errors and notes.
+        warnings.simplefilter("ignore")
     try:
         app(args=arguments, prog_name="emukit")
     except EmukitError as e:

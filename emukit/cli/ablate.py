@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from emukit.cli import commands
 from emukit.cli import options as o
 from emukit.terminal import echo, open_console
 
@@ -24,7 +26,13 @@ if TYPE_CHECKING:
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    app.command("ablate")(ablate)
+    commands.add(
+        app,
+        ablate,
+        "emukit ablate --list",
+        "emukit ablate loss-weights --data demo --seeds 2 --budget 10m --dry-run",
+        group=commands.TRAIN,
+    )
 
 
 def ablate(
@@ -69,7 +77,8 @@ def ablate(
         bool, typer.Option("--dry-run", help="Say what would be trained and how long, and stop.")
     ] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Try again what failed before.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
+    format: o.Format = "table",
+    markdown: o.Markdown = False,
     card: o.Card = None,
     convert: o.Convert = None,
     quiet: o.Quiet = False,
@@ -89,12 +98,11 @@ def ablate(
     from emukit.files import exclusive
     from emukit.report import study as tables
 
+    format = o.chosen_format(format, markdown)
     if show:
-        if study or markdown:
-            raise RecipeError(
-                f"--list shows all studies, with {study or '--markdown'} as without", hint="emukit ablate --list"
-            )
-        _print_list()
+        if study:
+            raise RecipeError(f"--list shows all studies, with {study} as without", hint="emukit ablate --list")
+        _print_list(format)
         return
     if study is None:
         raise RecipeError("no study is named", hint="`emukit ablate --list` shows those that are shipped")
@@ -159,8 +167,10 @@ def ablate(
                 raise typer.Exit(int(stop.code or 0) if isinstance(stop, SystemExit) else 130) from None
             result = study_result(plan, archive, command, reporter)
             found = save_result(plan, result)
-    if markdown:
-        echo(tables.markdown(found), nl=False)
+    if format == "json":
+        echo(json.dumps(result, indent=1))
+    elif format != "table":
+        echo({"md": tables.markdown, "csv": tables.comma_separated}[format](found), nl=False)
     else:
         console = open_console()
         for part in tables.tables(found):
@@ -203,17 +213,12 @@ def _places(on: str | None, jobs: int | None) -> Iterator[tuple[Callable[..., No
         yield cluster.run_jobs, cluster.places, here
 
 
-def _print_list() -> None:
-    from rich import box
-    from rich.table import Table
-
+def _print_list(format: o.Formats) -> None:
     from emukit.experiments.study import load_study, study_names
 
-    table = Table("study", "base", "variants", "what it asks", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-    for name in study_names():
-        study = load_study(name)
-        table.add_row(name, study.base, str(len(study.all_variants()) + (study.trials or 0)), study.question)
-    open_console().print(table)
+    studies = {name: load_study(name) for name in study_names()}
+    rows = [(n, s.base, str(len(s.all_variants()) + (s.trials or 0)), s.question) for n, s in studies.items()]
+    o.print_rows(("study", "base", "variants", "what it asks"), rows, format)
 
 
 def _say_plan(

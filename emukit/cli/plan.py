@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from emukit.cli import commands
 from emukit.cli import options as o
 from emukit.cli.train import Precision
 from emukit.terminal import open_console
@@ -14,7 +15,7 @@ from emukit.terminal import open_console
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    app.command("plan")(plan)
+    commands.add(app, plan, "emukit plan cnn-gru --data demo --members 0", group=commands.TRAIN)
 
 
 def plan(
@@ -25,9 +26,7 @@ def plan(
     ] = None,
     protocol: o.Protocol = None,
     recipe: Annotated[Path | None, typer.Option(help="TOML recipe laid over the defaults.", show_default=False)] = None,
-    loss: Annotated[
-        str | None, typer.Option(help="Shipped loss instead of the recipe's.", metavar="NAME", show_default=False)
-    ] = None,
+    loss: o.Loss = None,
     precision: Annotated[
         Precision | None, typer.Option(help="Short for --set training.precision=...", show_default=False)
     ] = None,

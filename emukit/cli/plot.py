@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
+from emukit.cli import commands
 from emukit.cli import options as o
 from emukit.terminal import echo, open_console
 
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's command."""
-    app.command("plot")(plot)
+    commands.add(app, plot, "emukit plot runs/linear", group=commands.LOOK)
 
 
 def plot(

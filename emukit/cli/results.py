@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from emukit.cli import commands
 from emukit.cli import options as o
 from emukit.terminal import echo, open_console
 
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    app.command("evaluate")(evaluate)
-    app.command("predict")(predict)
-    app.command("leaderboard")(leaderboard)
+    commands.add(
+        app,
+        evaluate,
+        "emukit evaluate runs/linear",
+        "emukit evaluate runs/linear --format json",
+        group=commands.LOOK,
+    )
+    commands.add(app, predict, "emukit predict runs/linear --scenario ssp245 --out ssp245.nc", group=commands.LOOK)
+    commands.add(app, leaderboard, "emukit leaderboard runs --no-published --format csv", group=commands.LOOK)
 
 
 def evaluate(
@@ -24,10 +31,11 @@ def evaluate(
     data: o.TrainedData = None,
     card: o.Card = None,
     convert: o.Convert = None,
+    format: o.Format = "table",
     quiet: o.Quiet = False,
 ) -> None:
-    """Score a run: the six numbers, the score, and the floors and the estimated limit beside them."""
-    from emukit.cli.show import evaluation_table
+    """Score a run: the six numbers, the score, with references and the estimated limit beside them."""
+    from emukit.cli.show import evaluation_block
     from emukit.experiments.evaluate import evaluate as score
     from emukit.experiments.run import read_run, save_evaluation
 
@@ -43,7 +51,7 @@ def evaluate(
         save_evaluation(run, evaluation)
     else:
         report.say("note: other data than it was trained on; the score is shown, not kept in the run")
-    open_console().print(evaluation_table(run.name, evaluation))
+    o.print_blocks([evaluation_block(run.name, evaluation)], format, evaluation.as_dict())
 
 
 def predict(
@@ -82,15 +90,18 @@ def leaderboard(
     places: Annotated[
         list[Path] | None, typer.Argument(metavar="[RUN|submissions/]...", help="Default: runs/ and submissions/ here.")
     ] = None,
-    format: Annotated[Literal["table", "md", "csv", "json"], typer.Option(help="How to print.")] = "table",
     published: Annotated[bool, typer.Option(help="Show published results too.")] = True,
+    format: o.Format = "table",
+    quiet: o.Quiet = False,
 ) -> None:
-    """Rank runs and submissions beside published results and floors, each only against scores of the same months."""
+    """Rank runs and submissions beside published results and references, each only against the same months."""
+
     from emukit.experiments.table import collect_rows
     from emukit.report import leaderboard as board
 
+    report = o.reporter(quiet)
     here = [p for p in (Path("runs"), Path("submissions")) if p.is_dir() and any(p.iterdir())]
-    rows = collect_rows(places or here, published, lambda why: echo(f"note: left out: {why}", err=True))
+    rows = collect_rows(places or here, published, lambda why: report.say(f"note: left out: {why}"))
     if format == "table":
         console = open_console()
         for table in board.tables(rows):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
+from emukit.cli import commands
 from emukit.cli import options as o
 from emukit.terminal import echo, open_console, size
 
@@ -21,7 +21,7 @@ KEEP_BEST = "--keep-best"
 PIPE_COLUMNS = 400
 
 
-class _ListByDefault(TyperGroup):
+class _ListByDefault(commands.Group):
     """`emukit runs FOLDER` lists, though there are commands below `runs`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -29,7 +29,7 @@ class _ListByDefault(TyperGroup):
         return super().parse_args(ctx, args if named else ["list", *args])
 
 
-class _OneByDefault(TyperCommand):
+class _OneByDefault(commands.Command):
     """`--keep-best` without a number keeps one."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -45,7 +45,6 @@ app = o.App(
 )
 
 
-@app.command("list")
 def list_(
     places: Annotated[
         list[Path] | None,
@@ -53,7 +52,8 @@ def list_(
             metavar="[FOLDER]...", help="Runs, or folders of such. Default: runs/ and ablations/.", show_default=False
         ),
     ] = None,
-    format: Annotated[Literal["table", "md", "csv", "json"], typer.Option(help="How to print.")] = "table",
+    format: o.Format = "table",
+    quiet: o.Quiet = False,
 ) -> None:
     """List runs: those under way first, then by what their scores can be compared with, best first."""
     from emukit.cli import listing
@@ -70,12 +70,12 @@ def list_(
             console = open_console(width=PIPE_COLUMNS)
         for table in listing.tables(runs, console.width):
             console.print(table, highlight=False, soft_wrap=True)
-        echo(listing.together(runs))
+        if not quiet:
+            echo(listing.together(runs))
     for line in listing.problem_lines(runs):
         echo(line, err=True)
 
 
-@app.command("rm", cls=_OneByDefault)
 def rm(
     places: Annotated[
         list[Path] | None,
@@ -97,6 +97,7 @@ def rm(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    quiet: o.Quiet = False,
 ) -> None:
     """Remove runs; not one that is being written, or that a final fit, a submission or a study refers to."""
     from emukit.errors import RunError
@@ -110,7 +111,8 @@ def rm(
 
     removal = chosen()
     asks = not (dry_run or yes or sys.stdin.isatty())
-    _say(removal, "would remove" if dry_run or asks else "remove")
+    if dry_run or asks or not quiet:
+        _say(removal, "would remove" if dry_run or asks else "remove")
     if dry_run or not removal.runs:
         return
     if not yes:
@@ -151,3 +153,7 @@ def _say(removal: Removal, verb: str) -> None:
 
 def _count(removal: Removal) -> str:
     return f"{len(removal.runs)} run{'s' if len(removal.runs) != 1 else ''}"
+
+
+commands.add(app, list_, "emukit runs", "emukit runs runs --format json", name="list")
+commands.add(app, rm, "emukit runs rm --keep-best 1 --dry-run", cls=_OneByDefault)

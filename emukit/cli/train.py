@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from emukit.cli import commands
 from emukit.cli import options as o
-from emukit.terminal import echo, open_console
+from emukit.terminal import echo
 
 if TYPE_CHECKING:
     from emukit.experiments.evaluate import Evaluation
@@ -37,8 +38,14 @@ class Precision(StrEnum):
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    app.command("train")(train)
-    app.command("models")(models)
+    commands.add(
+        app,
+        train,
+        "emukit train linear --data demo --out runs/linear",
+        "emukit train cnn-gru --data demo --set training.epochs=2 --out runs/mine",
+        group=commands.TRAIN,
+    )
+    commands.add(app, models, "emukit models", "emukit models cnn-gru", group=commands.TRAIN)
 
 
 def train(
@@ -49,14 +56,7 @@ def train(
     ] = None,
     protocol: o.Protocol = None,
     recipe: Annotated[Path | None, typer.Option(help="TOML recipe laid over the defaults.", show_default=False)] = None,
-    loss: Annotated[
-        str | None,
-        typer.Option(
-            help="Shipped loss instead of the recipe's: mse, l1, huber, published, metric, decade.",
-            metavar="NAME",
-            show_default=False,
-        ),
-    ] = None,
+    loss: o.Loss = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="a.b=c", help="One setting, repeatable: training.epochs=5.")
     ] = None,
@@ -102,7 +102,7 @@ def train(
     quiet: o.Quiet = False,
 ) -> None:
     """Train an emulator, score it on validation, and keep the run."""
-    from emukit.cli.show import evaluation_table
+    from emukit.cli.show import evaluation_block
     from emukit.errors import RecipeError, RunError
     from emukit.experiments.recipe import fast_name, load_recipe
     from emukit.experiments.recipe_kinds import NetworkRecipe, networks_of
@@ -186,7 +186,7 @@ def train(
             run, evaluation = (known, None) if known else fit(folder, before)
             if refit:
                 if comm.main and evaluation:
-                    open_console().print(evaluation_table(folder.name, evaluation))
+                    o.print_blocks([evaluation_block(folder.name, evaluation)], "table", None)
                 run, evaluation = fit(last, run)
         except KeyboardInterrupt:
             if comm.main:
@@ -200,7 +200,7 @@ def train(
             raise typer.Exit(130) from None
         if comm.main:
             if evaluation:
-                open_console().print(evaluation_table(last.name, evaluation))
+                o.print_blocks([evaluation_block(last.name, evaluation)], "table", None)
             else:
                 echo("final fit: trained on the validation months too, so they score nothing")
             echo(f"run {last}: {run.record.seconds:.0f} s. Next: emukit submit {last}")
@@ -271,18 +271,20 @@ def _refuse_early(
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="One of them, in full.", show_default=False)
+    ] = None,
+    format: o.Format = "table",
+    quiet: o.Quiet = False,
 ) -> None:
     """List what can be trained, with size and what it is good for; with a NAME, every setting and its default."""
-    from rich import box
-    from rich.table import Table
-
     from emukit.cli.models import SIZES_NOTE, choice_lines, model_rows, setting_rows
+    from emukit.losses.named import loss_lines
 
     headings = ("setting", "default") if name else ("name", "parameters", "what it is good for")
-    table = Table(*headings, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-    for row in setting_rows(name) if name else model_rows():
-        table.add_row(*row)
-    open_console().print(table)
-    for line in choice_lines(name) if name else (SIZES_NOTE,):
-        echo(line)
+    o.print_rows(headings, setting_rows(name) if name else model_rows(), format)
+    if format == "table" and not quiet:
+        for line in (
+            choice_lines(name) if name else (SIZES_NOTE, "losses for --loss:", *(f"  {x}" for x in loss_lines()))
+        ):
+            echo(line)

@@ -19,7 +19,7 @@ from scipy.signal import lfilter
 from scipy.special import expit
 
 from emukit.data.archive import Scenario
-from emukit.data.grid import Grid
+from emukit.data.grid import Grid, weighted_mean
 from emukit.errors import ProtocolError, RecipeError
 
 # (south, north, west, east) in degrees; west > east wraps through Greenwich. Rectangles round the regions whose
@@ -62,11 +62,11 @@ def feature(name: str, scenario: Scenario, grid: Grid) -> NDArray[np.float64]:
             found=", ".join(scenario.forcings),
             hint="name one of those in --set model.features",
         )
-    values = scenario.forcings[forcing].astype(np.float64)
+    held = scenario.forcings[forcing]
     if region is not None:
-        values = _region_mean(values, region, name, grid)
-    elif values.ndim == 3:
-        values = grid.mean(values)
+        values = _region_mean(held, region, name, grid)
+    else:
+        values = grid.mean(held) if held.ndim == 3 else held.astype(np.float64)
     return remember(values, float(years)) if years else values
 
 
@@ -87,7 +87,7 @@ def _passage(scenario: Scenario, year: int, width: float) -> NDArray[np.float64]
     return np.asarray(expit(4.0 * years / width), np.float64)
 
 
-def _region_mean(values: NDArray[np.float64], region: str, name: str, grid: Grid) -> NDArray[np.float64]:
+def _region_mean(values: NDArray[np.floating], region: str, name: str, grid: Grid) -> NDArray[np.float64]:
     if region not in REGIONS:
         raise RecipeError(f"unknown region in the feature {name!r}", found=region, expected=", ".join(REGIONS))
     if values.ndim != 3:
@@ -105,4 +105,4 @@ def _region_mean(values: NDArray[np.float64], region: str, name: str, grid: Grid
         raise ProtocolError(
             f"region {region} holds no cell of this grid", found=f"{grid.shape[0]} x {grid.shape[1]} cells"
         )
-    return np.asarray(np.einsum("tyx,yx->t", values, weights / weights.sum()), np.float64)
+    return weighted_mean(values, weights / weights.sum())

@@ -47,7 +47,7 @@ class EmulatorEntry:
 EMULATORS: dict[str, EmulatorEntry] = {
     "climatology": EmulatorEntry(
         "emukit.emulators.climatology:ClimatologyEmulator",
-        "mean of the first 20 training years by calendar month; a floor",
+        "mean of the first 20 training years by calendar month; a reference",
         "closed-form",
     ),
     "linear": EmulatorEntry(

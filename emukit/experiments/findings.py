@@ -31,6 +31,7 @@ from emukit.experiments.years import YEAR, load_years, save_years, year_moments
 from emukit.files import write_text
 from emukit.metrics import Score
 from emukit.progress import Reporter
+from emukit.report.leaderboard import ANOTHER_RUN, LIMIT
 from emukit.report.study import StudyTable, comma_separated, markdown
 
 STUDY_FILE, TABLE_FILE, CSV_FILE = "study.json", "table.md", "table.csv"
@@ -157,7 +158,7 @@ def tables_of(result: Mapping[str, Any]) -> list[StudyTable]:
         StudyTable(
             f"{result['name']}, {r['protocol']} {r['set']}: {'; '.join(r['months'])}",
             tuple(r["rows"]),
-            {k: v for k, v in (("floor: another run", r["floor"]), ("estimated limit", r["limit"])) if v},
+            {k: v for k, v in ((ANOTHER_RUN, r["floor"]), (LIMIT, r["limit"])) if v},
         )
         for r in result["results"]
     ]

@@ -14,7 +14,6 @@ from typing import Any
 
 from emukit.emulators.registry import EMULATORS
 from emukit.errors import RecipeError
-from emukit.experiments.record import RunRecord
 from emukit.files import shipped
 from emukit.models.registry import NETWORKS
 
@@ -57,14 +56,18 @@ def is_random(recipe: Mapping[str, Any]) -> bool:
     return any(is_random(r) for r in inner if isinstance(r, Mapping))
 
 
-def model_name(record: RunRecord) -> str:
-    """The recipe that `emukit train` named, where the record's command is such; else the emulator."""
+def model_name(command: str, emulator: str) -> str:
+    """The recipe that a command trained, by the name it has there.
+
+    Args:
+        command: That of a record or an entry.
+        emulator: What it is called where the command names no shipped recipe.
+    """
     words: list[str] = []
     with suppress(ValueError):
-        words = shlex.split(record.command)
+        words = shlex.split(command)
     if "train" in words[:2] and words[-1] != "train":
-        name = words[words.index("train") + 1]
-        name += FAST if "--fast" in words else ""
+        name = words[words.index("train") + 1] + (FAST if "--fast" in words else "")
         if name in recipe_names():
             return name
-    return str(record.recipe["emulator"])
+    return emulator

@@ -74,7 +74,7 @@ class DataRecord(_Part):
     Attributes:
         source: Absolute path of the store, or ``demo``.
         card: Name of its card.
-        card_option: What was given as --card, None where the card was recognised.
+        card_option: What was given as --card, the path of a file made absolute; None where the card was recognised.
         convert: What was given as --convert.
         benchmark: Scores on stores of one benchmark are ranked together.
         digest: SHA-256 of the values.
@@ -192,7 +192,7 @@ def new_record(
             # The demo climate is made in memory, and has a name instead of a place.
             source=archive.source if archive.source == "demo" else str(Path(archive.source).absolute()),
             card=archive.card.name,
-            card_option=opening.card,
+            card_option=_placed(opening.card),
             convert=dict(opening.convert or {}),
             benchmark=benchmark_of(archive),
             digest=archive.digest,
@@ -361,12 +361,15 @@ def check_score(score: Any, path: Path, remedy: str) -> None:
 def benchmark_of(archive: Archive) -> str:
     """The name under which scores on this archive's truth are ranked together.
 
-    Stores of a card that declares a benchmark hold the same climate, if rounded differently, on the grid named. Of any
-    other store nothing is known but its values, so their digest is the name.
+    Stores with the published values of a card's data set (`emukit.data.identity`) hold the same climate, if rounded
+    differently, on the grid named. Of any other store nothing is known but its values, so their digest is in the name.
     """
     card = archive.card
     cells = f"{archive.grid.shape[0]}x{archive.grid.shape[1]}"
-    return f"{card.benchmark} {cells}" if card.benchmark else f"{card.name} {cells} {archive.digest[:8]}"
+    if archive.published and card.benchmark:
+        return f"{card.benchmark} {cells}"
+    of = "the layout of " if card.published else ""
+    return f"{of}{card.name} {cells} {archive.digest[:8]}"
 
 
 def recipe_digest(values: Mapping[str, Any]) -> str:
@@ -383,6 +386,11 @@ def recipe_digest(values: Mapping[str, Any]) -> str:
 def card_digest(card: Card) -> str:
     """SHA-256 of a card: its protocols decide what is held out."""
     return hashlib.sha256(card.model_dump_json().encode()).hexdigest()
+
+
+def _placed(card: str | None) -> str | None:
+    # A record is read from other folders than that in which the training was started.
+    return str(Path(card).expanduser().absolute()) if card and card.endswith(".toml") else card
 
 
 def _command() -> str:

@@ -236,7 +236,7 @@ def train_run(
                 known.write(folder)
             raise
         trained = time.monotonic()
-        # Not divided: every process has the whole emulator now, and the floors take longest.
+        # Not divided: every process has the whole emulator now, and the references take longest.
         evaluation = None if final else evaluate(emulator, archive, split, "validation")
         # A network counts the sessions before this one too; what is fitted in closed form counts nothing itself.
         seconds = max(outcome.pop("seconds", 0.0), trained - begun) + prepared + time.monotonic() - trained

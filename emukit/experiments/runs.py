@@ -62,7 +62,7 @@ class Listed:
     @property
     def model(self) -> str:
         """The recipe by the name it was trained under, as far as the record tells; else its emulator."""
-        return model_name(self.record) if self.record else ""
+        return model_name(self.record.command, str(self.record.recipe["emulator"])) if self.record else ""
 
     @property
     def ranked_by(self) -> tuple[str, float] | None:

@@ -20,6 +20,7 @@ from statistics import fmean
 from typing import Any
 
 from emukit.data.archive import Archive
+from emukit.distribution import install_hint
 from emukit.errors import EmukitError, RecipeError, RunError
 from emukit.experiments.ablate import StudyPlan
 from emukit.experiments.record import MOST, read_json
@@ -48,7 +49,7 @@ class Search:
         try:
             optuna = import_module("optuna")
         except ImportError:
-            raise EmukitError("Optuna is not installed", hint='pip install "emukit[search]"') from None
+            raise EmukitError("Optuna is not installed", hint=install_hint("search")) from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with warnings.catch_warnings():
             # That trials which run at the same time are told apart was experimental once.

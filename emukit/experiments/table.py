@@ -20,7 +20,7 @@ import numpy as np
 from emukit.data.card import load_card
 from emukit.data.protocol import ALL, LOSO
 from emukit.errors import EmukitError, RunError, SubmissionError
-from emukit.experiments.names import is_random
+from emukit.experiments.names import is_random, model_name
 from emukit.experiments.record import (
     RECORD_FILE,
     Identity,
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
 
 SCORE_FILE = "score.json"
 SCORE = json_kind("a score of `emukit score --save`", ("split", "csv_sha256", "score"))
-KINDS: dict[str, Literal["published", "reference", "floor"]] = {
+KINDS: dict[str, Literal["published", "measured", "reference"]] = {
     "competition": "published",
-    "measured": "reference",
-    "floor": "floor",
+    "measured": "measured",
+    "reference": "reference",
 }
 # The grid of the competition's store, and its end, from which its cards count held-out months.
 CELLS = "48x72"
@@ -59,7 +59,7 @@ class Source:
     Attributes:
         folder: Of a run or a submission.
         record: None of a submission.
-        rows: Its own first, then its floors and limits.
+        rows: Its own first, then its references and limits.
     """
 
     folder: Path
@@ -82,7 +82,7 @@ class Source:
 def collect_rows(
     places: Iterable[Path], published: bool = True, left_out: Callable[[str], None] | None = None
 ) -> list[Row]:
-    """Rows of every run and submission at or right below the places, their floors and limits, and published results.
+    """Rows of every run and submission at or right below the places, references and limits, and published results.
 
     Args:
         places: Runs, submissions, or folders of such.
@@ -146,12 +146,12 @@ def combine(sources: Iterable[Source], published: bool) -> list[Row]:
     rows = [row for source in sources for row in source.rows]
     rows += _mean_rows((source.folder, source.record) for source in sources if source.record)
     if published:
-        measured = {r.split for r in rows if r.kind == "floor"}
-        rows += [r for r in published_rows() if r.kind != "floor" or r.split not in measured]
-    # A floor that is one of the runs (the default linear emulator) needs no second line.
+        measured = {r.split for r in rows if r.kind == "reference"}
+        rows += [r for r in published_rows() if r.kind != "reference" or r.split not in measured]
+    # A reference that is one of the runs (the default linear emulator) needs no second line.
     own = {(r.split, r.score) for r in rows if r.kind == "run"}
-    rows = [r for r in rows if r.kind != "floor" or (r.split, r.score) not in own]
-    # Every run of a split carries the same floors: one line of each is enough.
+    rows = [r for r in rows if r.kind != "reference" or (r.split, r.score) not in own]
+    # Every run of a split carries the same references: one line of each is enough.
     return list({r.key: r for r in rows}.values())
 
 
@@ -209,17 +209,18 @@ def _run_rows(folder: Path, record: RunRecord) -> list[Row]:
 
 
 def _set_rows(folder: Path, record: RunRecord, part: str) -> list[Row]:
-    """A run on one set, first; then its floors and its limit."""
+    """A run on one set, first; then its references and its limit."""
     evaluation = read_evaluation(folder, part, record)
-    # Where nothing is drawn, a seed says nothing.
-    seed = record.identity.seed if is_random(record.recipe) else None
     members = record.identity.members
     name = folder.name + (f" (members {','.join(map(str, members))})" if members is not None else "")
     name += " (final fit, trained on validation too)" if record.identity.final else ""
     split = split_name(record.data.benchmark, record.identity.protocol, evaluation["set"], evaluation["spans"])
-    rows = [Row(name, "run", split, float(evaluation["score"]), numbers_of(evaluation), seed, record.parameters)]
-    for floor, scored in evaluation["floors"].items():
-        rows.append(Row(floor, "floor", split, float(scored["score"]), numbers_of(scored)))
+    score, numbers, seed = float(evaluation["score"]), numbers_of(evaluation), record.identity.seed
+    model = model_name(record.command, str(record.recipe["emulator"]))
+    own = Row(name, "run", split, score, numbers, seed, record.parameters)
+    rows = [replace(own, model=model, random=is_random(record.recipe))]
+    for reference, scored in evaluation["floors"].items():
+        rows.append(Row(reference, "reference", split, float(scored["score"]), numbers_of(scored)))
     # An evaluation of an earlier version holds none.
     if limit := evaluation.get("limit"):
         rows.append(Row("estimated limit", "limit", split, float(limit["score"]), numbers_of(limit)))
@@ -227,7 +228,7 @@ def _set_rows(folder: Path, record: RunRecord, part: str) -> list[Row]:
 
 
 def _mean_rows(runs: Iterable[tuple[Path, RunRecord]]) -> list[Row]:
-    """What a recipe scores on average over scenarios left out, with the same mean of each floor and of the limit.
+    """What a recipe scores on average over scenarios left out, with the same mean of each reference and of the limit.
 
     Together go runs that differ in the scenario alone; the split names all months, so that means over other scenarios
     are ranked apart.
@@ -262,10 +263,11 @@ def _mean_row(row: Row, each: Sequence[Row]) -> Row:
 def _entry_rows(folder: Path) -> list[Row]:
     entry = read_entry(folder)
     path = folder / SCORE_FILE
+    model = model_name(entry.command, entry.emulator)
     if not path.exists():
         known = entry.validation.get("score")
         note = "not scored here" if known is None else f"not scored here, validation {known:.4f}"
-        return [Row(entry.name, "submission", entry.split, None, {}, entry.seed, None, note)]
+        return [Row(entry.name, "submission", entry.split, None, {}, entry.seed, None, note, model)]
     remedy = "score the submission again with --save"
     scored = read_json(path, remedy)
     if scored.get("csv_sha256") != entry.csv_sha256:
@@ -279,4 +281,5 @@ def _entry_rows(folder: Path) -> list[Row]:
     split = scored.get("split")
     if not isinstance(split, str) or not split:
         raise SubmissionError(f"{path} does not say what was scored", found=f"split {split!r}", hint=remedy)
-    return [Row(entry.name, "submission", split, float(scored["score"]), numbers_of(scored), entry.seed)]
+    score, numbers = float(scored["score"]), numbers_of(scored)
+    return [Row(entry.name, "submission", split, score, numbers, entry.seed, model=model)]

@@ -32,6 +32,7 @@ from emukit.experiments.final import Selected
 from emukit.experiments.memory import SAFE, free_share, memory_plan
 from emukit.experiments.recipe_kinds import NetworkRecipe, Recipe, WrapperRecipe
 from emukit.losses.composite import CompositeLoss
+from emukit.losses.named import loss_terms
 from emukit.losses.space import LossSpace
 from emukit.models.precision import matmul_precision
 from emukit.models.registry import build_network
@@ -254,6 +255,7 @@ class Trainer:
             f"{self._recipe.emulator}: {self._parameters:,} parameters, {len(emulator.encoder.channels)} channels, "
             f"{epochs} epochs of {-(-self._source.steps_per_epoch // settings.accumulate)} steps on {where}"
         )
+        reporter.say(f"loss: {loss_terms(self._recipe.loss.model_dump())}")
         reporter.say(self._memory.line())
         with matmul_precision(settings.precision):
             result = train(

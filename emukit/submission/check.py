@@ -1,8 +1,8 @@
 """Every way in which a submission file can be wrong, named.
 
-Invariant: no problem means that the file holds each expected ID once, in order, with a finite and possible number,
-under the right header. A file whose rows all have an ID and a number is read in columns, in tenths of a second; any
-other is read line by line. Either way every problem carries line numbers.
+Invariant: no problem, except accepted ones, means that the file holds each expected ID once with a finite and possible
+number, under the right header. A file whose rows all have an ID and a number is read in columns, in tenths of a second;
+any other is read line by line. Either way every problem carries line numbers.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def check_submission(
     """Find what is wrong with a submission.
 
     Line ends of Windows, quoted IDs and blank lines are accepted, as the competition's reader accepts them.
+    Rows in another order are accepted too: a problem says so, which is marked as accepted.
     Kinds of problems: ``unreadable``, ``encoding``, ``empty``, ``header``, ``malformed``, ``month_count``,
     ``month_labels``, ``variables``, ``grid``, ``truncated``, ``missing``, ``unknown``, ``duplicate``,
     ``misordered``, ``unparsable``, ``non_finite``, ``too_long``; ``tas_range``, ``pr_negative``, ``pr_range``,

@@ -154,7 +154,11 @@ class _Examination:
         self.malformed = Tally("malformed", "rows have another number of columns than the header")
         self.unknown = Tally("unknown", "rows have an ID that the submission does not have")
         self.duplicate = Tally("duplicate", "rows repeat an ID of an earlier row")
-        self.misordered = Tally("misordered", "rows stand behind a row that belongs after them")
+        self.misordered = Tally(
+            "misordered",
+            "rows stand behind a row that belongs after them; rows are matched by ID, in any order",
+            accepted=True,
+        )
         self.unparsable = Tally("unparsable", "rows have no number as their Prediction")
         self.non_finite = Tally("non_finite", "rows are NaN or infinite")
 

@@ -294,4 +294,4 @@ def test_without_optuna_it_says_what_to_install(opened, monkeypatch):
     monkeypatch.setattr(search_module, "import_module", missing)
     with pytest.raises(EmukitError, match="not installed") as error:
         Search(study("ridge", **RANGES))
-    assert "emukit[search]" in error.value.text()
+    assert "pip install -e '.[search]'" in error.value.text()

@@ -21,6 +21,8 @@ from emukit.report.study import DIFFERENCE
 from tests.report.sites import EVIL, SPLIT, row, site, study
 
 PARTS = ("month", "mean", "std")
+MEASURES = ("RMSE", "RMSE", "MAE")
+HEADS = [f"{v} {x}{m}, {u}" for v, u in (("tas", "K"), ("pr", "mm/day")) for x, m in zip(PARTS, MEASURES, strict=True)]
 
 
 class Page(HTMLParser):
@@ -184,13 +186,13 @@ def test_a_colleague_is_told_units_lines_and_intervals(files):
     text = texts[f"studies/{made.studies[0].id}.html"]
     page = Page(text)
     heads = next(r for r in page.rows if r[:2] == ["variant", "seeds"])
-    assert heads[2:] == ["score", *[f"tas {x}K" for x in PARTS], *[f"pr {x}mm/day" for x in PARTS], DIFFERENCE]
+    assert heads[2:] == ["score", *HEADS, DIFFERENCE]
     legend = text[text.index("<details") : text.index("</details>")]
     for words in ("Near-surface air temperature, in K", "mm/day", "no unit", "95 %", "seeds", "years"):
         assert words in legend
-    for term in ("month", "mean", "std", "score", "floor: another run", "estimated limit"):
+    for term in ("month", "mean", "std", "score", "reference: another run", "estimated limit"):
         assert f"<dt>{term}</dt>" in legend
-    assert any(r[0] == "floor: another run" for r in page.rows)
+    assert any(r[0] == "reference: another run" for r in page.rows)
 
 
 def test_an_end_that_is_not_zero_is_not_printed_as_zero_on_a_page(tmp_path):
@@ -295,7 +297,7 @@ def test_identifiers_are_file_names_and_those_of_two_places_differ(tmp_path):
 
 
 def test_strip_is_linear_in_the_score_and_marks_what_is_beyond():
-    rows = [row("best", 1.0), row("floor", 2.0, "floor"), row("failed", 9.0), row("limit", 0.5, "limit")]
+    rows = [row("best", 1.0), row("floor", 2.0, "reference"), row("failed", 9.0), row("limit", 0.5, "limit")]
     found = {m.name: m for m in marks(rows)}
     assert found["limit"].x < found["best"].x < found["floor"].x < found["failed"].x
     step = (found["best"].x - found["limit"].x) / 0.5
