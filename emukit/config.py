@@ -114,10 +114,10 @@ def toml_values(path: Path) -> dict[str, Any]:
         OSError: It cannot be read.
         ValueError: It is in another encoding, or is not TOML as `read_toml` takes it.
     """
-    return _toml(read_text(path))
+    return parse_toml(read_text(path))
 
 
-def _toml(text: str) -> dict[str, Any]:
+def parse_toml(text: str) -> dict[str, Any]:
     """The values of a TOML text.
 
     Raises:
@@ -164,7 +164,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
                 f"cannot read the setting {word!r}", expected="KEY.KEY=VALUE", hint="--set training.epochs=5"
             )
         try:
-            parsed = _toml(f"v = {text}")
+            parsed = parse_toml(f"v = {text}")
         except ValueError:
             parsed = {"v": text.strip()}
         if len(parsed) > 1:

@@ -241,12 +241,16 @@ def parse_json(text: str) -> Any:
     """The value that a JSON text holds.
 
     Raises:
-        json.JSONDecodeError: It is none, or is nested deeper than can be read.
+        json.JSONDecodeError: It is none, is nested deeper than can be read, or holds a number of thousands of digits.
     """
     try:
         return json.loads(text)
-    except RecursionError:
-        raise json.JSONDecodeError("nested too deeply", text[:50], 0) from None
+    except json.JSONDecodeError:
+        raise
+    except (RecursionError, ValueError) as e:
+        # A whole number of thousands of digits is a plain ValueError.
+        what = "nested too deeply" if isinstance(e, RecursionError) else "a number of too many digits"
+        raise json.JSONDecodeError(what, text[:50], 0) from None
 
 
 def _opened(path: Path | str, flags: int) -> int:

@@ -12,9 +12,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,6 +23,11 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from emukit.terminal import one_line, open_console
+
+if TYPE_CHECKING:
+    from rich.console import Console  # noqa: TID251
 
 
 class Step(Protocol):
@@ -45,7 +49,7 @@ class Reporter:
     """
 
     quiet: bool = False
-    console: Console = field(default_factory=lambda: Console(stderr=True))
+    console: Console = field(default_factory=lambda: open_console(stderr=True))
     plain_seconds: float = 15.0
     part_seconds: float = 600.0
 
@@ -67,7 +71,7 @@ class Reporter:
             yield _SilentStep()
         elif self.console.is_terminal:
             with Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
@@ -76,7 +80,7 @@ class Reporter:
                 TextColumn("{task.fields[note]}", markup=False),
                 console=self.console,
             ) as progress:
-                task = progress.add_task(title, total=total, note="")
+                task = progress.add_task(one_line(title), total=total, note="")
                 yield _BarStep(progress, task)
         else:
             yield _PlainStep(self, title, total, parts)
@@ -94,7 +98,7 @@ class _BarStep:
     def advance(self, n: int = 1, note: str = "") -> None:
         self._progress.update(self._task, advance=n)
         if note:
-            self._progress.update(self._task, note=note)
+            self._progress.update(self._task, note=one_line(note))
 
 
 class _PlainStep:

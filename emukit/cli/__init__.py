@@ -19,6 +19,7 @@ from emukit.cli import options as o
 from emukit.distribution import VERSION
 from emukit.errors import EmukitError
 from emukit.parallel.launch import LeftAloneError, SaidByFirstError, follow_parent, speaks
+from emukit.terminal import echo
 
 # Longer than torchrun takes to see that a process has ended: a fraction of a second, and more on a busy machine.
 SPEAK_AFTER_SECONDS = 15.0
@@ -39,7 +40,7 @@ app.add_typer(data.app, name="data", rich_help_panel=commands.DATA)
 
 def _version(show: bool) -> None:
     if show:
-        typer.echo(f"emukit {VERSION}")
+        echo(f"emukit {VERSION}")
         raise typer.Exit
 
 
@@ -72,7 +73,7 @@ def main() -> None:
         _let_the_first_speak(first=not isinstance(e, LeftAloneError))
         if not isinstance(e, SaidByFirstError):
             typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
-            typer.echo(e.text(), err=True)
+            echo(e.text(), err=True)
         sys.exit(2)
     except BrokenPipeError:
         # The reader of a pipe (`| head`) has gone: that is no error, and Python must not complain on exit either.
@@ -83,7 +84,7 @@ def main() -> None:
         if debug:
             raise
         place = f" {e.filename}" if e.filename else ""
-        typer.echo(
+        echo(
             f"error: cannot use{place or ' a file'}\n  found:    {e.strerror or e}\n  do:       mend it and try again",
             err=True,
         )
@@ -94,7 +95,7 @@ def main() -> None:
         # The edge of the program: whatever is no EmukitError is a mistake of emukit, and is said to be one.
         if debug:
             raise
-        typer.echo(f"emukit failed in a way it should not: {type(e).__name__}: {e}\n--debug shows where.", err=True)
+        echo(f"emukit failed in a way it should not: {type(e).__name__}: {e}\n--debug shows where.", err=True)
         sys.exit(1)
     finally:
         # Nothing is left to clean up; raising in what Python itself does at its end would only make a noise.

@@ -15,6 +15,7 @@ import typer
 
 from emukit.cli import commands
 from emukit.cli import options as o
+from emukit.terminal import echo, open_console
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
@@ -86,8 +87,6 @@ def ablate(
 
     The runs are kept, shared by all studies; the same command goes on where it was stopped.
     """
-    from rich.console import Console
-
     from emukit.cli.watch import Watch
     from emukit.data.named import data_source
     from emukit.errors import RecipeError
@@ -164,24 +163,24 @@ def ablate(
             try:
                 plan = search_study(chosen, archive, train, plan.folder) if chosen.trials else train()
             except (KeyboardInterrupt, SystemExit) as stop:
-                typer.echo("stopped; runs are saved. Go on with the same command", err=True)
+                echo("stopped; runs are saved. Go on with the same command", err=True)
                 raise typer.Exit(int(stop.code or 0) if isinstance(stop, SystemExit) else 130) from None
             result = study_result(plan, archive, command, reporter)
             found = save_result(plan, result)
     if format == "json":
-        typer.echo(json.dumps(result, indent=1))
+        echo(json.dumps(result, indent=1))
     elif format != "table":
-        typer.echo({"md": tables.markdown, "csv": tables.comma_separated}[format](found), nl=False)
+        echo({"md": tables.markdown, "csv": tables.comma_separated}[format](found), nl=False)
     else:
-        console = Console()
+        console = open_console()
         for part in tables.tables(found):
             console.print(part, highlight=False)
     reporter.say(f"wrote {plan.folder / STUDY_FILE}. Next: emukit report {plan.folder}")
     failed = [r for r in plan.distinct() if r.error() and not r.finished(archive)]
     for run in failed:
-        typer.echo(f"failed: {run.variant}, {run.protocol}, seed {run.seed}: {run.log}\n{run.error()}", err=True)
+        echo(f"failed: {run.variant}, {run.protocol}, seed {run.seed}: {run.log}\n{run.error()}", err=True)
     if failed:
-        typer.echo(
+        echo(
             f"{len(failed)} of {len(plan.distinct())} runs failed; mend the study's file and repeat the command, or "
             "try them again as they are: --retry",
             err=True,
@@ -232,11 +231,11 @@ def _say_plan(
     reporter: Reporter,
 ) -> None:
     """How many runs, how many are done, how long the rest takes; with `every`, each of them, as the result."""
-    from emukit.experiments.plan import duration
+    from emukit.terminal import duration
 
     def say(text: str) -> None:
         if every:
-            typer.echo(text, err=True)
+            echo(text, err=True)
         else:
             reporter.say(text)
 
@@ -274,7 +273,7 @@ def _say_plan(
         say(f"  {variant.name}: {', '.join(words)}")
     for run in runs if every else ():
         state = "done" if run in done else "failed" if run in failed else "to do"
-        typer.echo(f"{state:6} {run.folder}  {run.command}")
+        echo(f"{state:6} {run.folder}  {run.command}")
     if left:
         say(f"{len(left)} to train, {workers} at a time: about {duration(plan.seconds(left, workers))}")
     if plan.study.trials:

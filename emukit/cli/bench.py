@@ -9,6 +9,7 @@ import typer
 
 from emukit.cli import commands
 from emukit.cli import options as o
+from emukit.terminal import echo, open_console
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -54,8 +55,6 @@ def bench(
     quiet: o.Quiet = False,
 ) -> None:
     """Measure emukit against plain references in the same run: medians and peak memory."""
-    from rich.console import Console
-
     from emukit.bench import Figure, suite
     from emukit.data.named import data_source
     from emukit.experiments.provenance import machine
@@ -68,10 +67,10 @@ def bench(
     repeated = f"medians of {choice.repeats}" if set(names or ()) != {"reach"} else "one training each"
     title = f"{where['processor']}, {where['cores']} cores{accelerator}, {repeated}"
     if format == "md":
-        typer.echo(suite.markdown(rows, title))
+        echo(suite.markdown(rows, title))
     elif format == "table":
         for table in suite.tables(rows, title):
-            Console().print(table)
+            open_console().print(table)
     else:
         names_of = [f.name for f in fields(Figure)]
         o.print_rows(names_of, [tuple(str(getattr(row, n)) for n in names_of) for row in rows], format)

@@ -11,6 +11,7 @@ import typer
 
 from emukit.cli import commands
 from emukit.cli import options as o
+from emukit.terminal import echo, open_console
 
 app = o.App(
     cls=commands.Group, help="Check stores, write the demo climate, show forcing windows.", no_args_is_help=True
@@ -46,9 +47,9 @@ def check(
     else:
         report = inspect_store(source, card=card, convert=o.conversions(convert), digests=digests)
     for line in report.verdict() if quiet else report.lines():
-        typer.echo(line)
+        echo(line)
     if report.digests is not None:
-        typer.echo("\n" + "\n".join(report.digests.toml()))
+        echo("\n" + "\n".join(report.digests.toml()))
     if not report.trainable:
         raise typer.Exit(1)
 
@@ -73,7 +74,7 @@ def demo(
         raise EmukitError(f"cannot read --grid {grid!r}", expected="LATxLON", hint="--grid 24x36") from None
     climate = DemoClimate(lat_cells=lat, lon_cells=lon, years=years, members=members, seed=seed)
     write_demo(climate, out, hidden=not reveal, reporter=o.reporter(quiet), overwrite=overwrite)
-    typer.echo(f"wrote {out}: 4 scenarios, {climate.months} months, {members} members, {lat} x {lon} cells")
+    echo(f"wrote {out}: 4 scenarios, {climate.months} months, {members} members, {lat} x {lon} cells")
 
 
 def windows(
@@ -93,8 +94,6 @@ def windows(
     quiet: o.Quiet = False,
 ) -> None:
     """Show the forcing windows and their seasonal encoding for a split; --out writes them for use elsewhere."""
-    from rich.console import Console
-
     from emukit.cli.show import encoding_table, span_table, window_lines
     from emukit.data.export import check_place, windows_dataset, write_windows
     from emukit.data.frames import FrameEncoder
@@ -112,14 +111,14 @@ def windows(
     archive = o.open_named(o.one_store(data, store), card, convert, report)
     split = make_split(archive, protocol, o.member_list(members))
     encoder = FrameEncoder.fit(archive, split.train, chosen.inputs)
-    console = Console()
+    console = open_console()
     console.print(span_table(archive, split, chosen.inputs.window))
     for line in window_lines(archive, split, encoder):
         console.print(line, markup=False, highlight=False)
     console.print(encoding_table(encoder))
     if out is not None:
         write_windows(windows_dataset(archive, split, encoder), out, report, overwrite)
-        typer.echo(f"wrote {out}")
+        echo(f"wrote {out}")
 
 
 commands.add(app, check, "emukit data check --data demo")

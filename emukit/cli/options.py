@@ -14,6 +14,7 @@ import typer
 
 from emukit.errors import EmukitError, StoreError
 from emukit.losses.named import loss_lines
+from emukit.terminal import echo, markdown_text, open_console
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
@@ -143,18 +144,16 @@ def one_store(named: str | None, positional: str | None) -> str | None:
 
 def print_blocks(blocks: Sequence[Block], format: Formats, values: Any) -> None:
     """Print tables of scores; as JSON, the values that they are made of."""
-    from rich.console import Console
-
     from emukit.report import validation
 
     if format == "table":
         for table in validation.tables(blocks):
-            Console().print(table)
+            open_console().print(table)
     elif format == "json":
-        typer.echo(json.dumps(values, indent=1))
+        echo(json.dumps(values, indent=1))
     else:
         render = {"md": validation.markdown, "csv": validation.comma_separated}[format]
-        typer.echo(render(blocks), nl=False)
+        echo(render(blocks), nl=False)
 
 
 def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]], format: Formats) -> None:
@@ -164,18 +163,17 @@ def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]], format: F
 
     rows = [tuple(row) for row in rows]
     if format == "json":
-        typer.echo(json.dumps([dict(zip(headings, row, strict=True)) for row in rows], indent=1))
+        echo(json.dumps([dict(zip(headings, row, strict=True)) for row in rows], indent=1))
     elif format == "csv":
         stream = io.StringIO()
         csv.writer(stream, lineterminator="\n").writerows([headings, *rows])
-        typer.echo(stream.getvalue(), nl=False)
+        echo(stream.getvalue(), nl=False)
     elif format == "md":
-        lines = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+        lines = [[markdown_text(cell) for cell in row] for row in rows]
         lines = [[*headings], ["---"] * len(headings), *lines]
-        typer.echo("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        echo("\n".join(f"| {' | '.join(line)} |" for line in lines))
     else:
         from rich import box
-        from rich.console import Console
         from rich.table import Table
         from rich.text import Text
 
@@ -183,7 +181,7 @@ def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]], format: F
         for row in rows:
             # Text, not markup: a name may hold brackets.
             table.add_row(*map(Text, row))
-        Console().print(table)
+        open_console().print(table)
 
 
 def open_named(named: str | None, card: str | None, convert: list[str] | None, report: Reporter) -> Archive:

@@ -10,6 +10,7 @@ import typer
 from emukit.cli import commands
 from emukit.cli import options as o
 from emukit.cli.train import Precision
+from emukit.terminal import open_console
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -37,8 +38,6 @@ def plan(
     quiet: o.Quiet = False,
 ) -> None:
     """Say what training will cost here in memory and time, which limit it meets first, and what to switch on."""
-    from rich.console import Console
-
     from emukit.cli.show import plan_tables
     from emukit.data.protocol import make_split
     from emukit.experiments.plan import make_plan
@@ -52,6 +51,6 @@ def plan(
     split = make_split(archive, protocol, o.member_list(members))
     with open_comm() as comm:
         made = make_plan(archive, chosen, split, comm, report)
-    console = Console()
+    console = open_console()
     for part in plan_tables(model, made):
         console.print(part, highlight=False)

@@ -9,6 +9,7 @@ import typer
 
 from emukit.cli import commands
 from emukit.cli import options as o
+from emukit.terminal import echo, open_console
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -89,7 +90,7 @@ def predict(
     archive = o.open_for_run(chosen, data, card, convert, report)
     predicted = predict_scenario(chosen, archive, scenario, members, reporter=report)
     write_prediction(predicted, out, overwrite)
-    typer.echo(f"wrote {out}")
+    echo(f"wrote {out}")
 
 
 def leaderboard(
@@ -101,7 +102,6 @@ def leaderboard(
     quiet: o.Quiet = False,
 ) -> None:
     """Rank runs and submissions beside published results and references, each only against the same months."""
-    from rich.console import Console
 
     from emukit.experiments.table import collect_rows
     from emukit.report import leaderboard as board
@@ -110,9 +110,9 @@ def leaderboard(
     here = [p for p in (Path("runs"), Path("submissions")) if p.is_dir() and any(p.iterdir())]
     rows = collect_rows(places or here, published, lambda why: report.say(f"note: left out: {why}"))
     if format == "table":
-        console = Console()
+        console = open_console()
         for table in board.tables(rows):
             console.print(table)
     else:
         render = {"md": board.markdown, "csv": board.comma_separated, "json": board.as_json}[format]
-        typer.echo(render(rows), nl=False)
+        echo(render(rows), nl=False)

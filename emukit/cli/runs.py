@@ -11,6 +11,7 @@ import typer
 
 from emukit.cli import commands
 from emukit.cli import options as o
+from emukit.terminal import echo, open_console, size
 
 if TYPE_CHECKING:
     from emukit.experiments.removal import Removal
@@ -55,26 +56,24 @@ def list_(
     quiet: o.Quiet = False,
 ) -> None:
     """List runs: those under way first, then by what their scores can be compared with, best first."""
-    from rich.console import Console
-
     from emukit.cli import listing
     from emukit.experiments.runs import list_runs
 
     runs = list_runs(places or _here())
     if format != "table":
         render = {"md": listing.markdown, "csv": listing.comma_separated, "json": listing.as_json}[format]
-        typer.echo(render(runs), nl=False)
+        echo(render(runs), nl=False)
     else:
-        console = Console()
+        console = open_console()
         if not console.is_terminal and "COLUMNS" not in os.environ:
             # Into a pipe or a file names go whole, so that they can be copied.
-            console = Console(width=PIPE_COLUMNS)
-        for table in listing.tables(runs):
-            console.print(table)
+            console = open_console(width=PIPE_COLUMNS)
+        for table in listing.tables(runs, console.width):
+            console.print(table, highlight=False, soft_wrap=True)
         if not quiet:
-            typer.echo(listing.together(runs))
+            echo(listing.together(runs))
     for line in listing.problem_lines(runs):
-        typer.echo(line, err=True)
+        echo(line, err=True)
 
 
 def rm(
@@ -102,7 +101,6 @@ def rm(
 ) -> None:
     """Remove runs; not one that is being written, or that a final fit, a submission or a study refers to."""
     from emukit.errors import RunError
-    from emukit.experiments.memory import size
     from emukit.experiments.removal import Removal, all_but_best, named_removal, remove
 
     if keep_best is None and not places:
@@ -121,17 +119,17 @@ def rm(
         if asks:
             raise RunError("emukit runs rm asks before it removes, and there is no terminal", hint="--yes or --dry-run")
         if not typer.confirm(f"remove {_count(removal)}?"):
-            typer.echo("nothing was removed")
+            echo("nothing was removed")
             return
         # Whoever was asked took their time: something may have begun to need a run meanwhile.
         shown, now = {run.folder for run in removal.runs}, chosen()
         for run in removal.runs:
             if run.folder in now.kept:
-                typer.echo(f"keep   {run.folder}: {now.kept[run.folder]}")
+                echo(f"keep   {run.folder}: {now.kept[run.folder]}")
         removal = Removal(tuple(run for run in now.runs if run.folder in shown), now.kept)
     for run in removal.runs:
         remove(run)
-    typer.echo(f"removed {_count(removal)}, {size(removal.size)}")
+    echo(f"removed {_count(removal)}, {size(removal.size)}")
 
 
 def _here() -> list[Path]:
@@ -141,17 +139,16 @@ def _here() -> list[Path]:
 
 def _say(removal: Removal, verb: str) -> None:
     """What goes with its size, and what stays though it is behind."""
-    from emukit.experiments.memory import size
 
     for run in removal.runs:
         score = f", {run.ranked_by[0]} {run.ranked_by[1]:.4f}" if run.ranked_by else ""
-        typer.echo(f"{verb} {run.folder}: {run.state}{score}, {size(run.size)}")
+        echo(f"{verb} {run.folder}: {run.state}{score}, {size(run.size)}")
     for folder, why in removal.kept.items():
-        typer.echo(f"keep   {folder}: {why}")
+        echo(f"keep   {folder}: {why}")
     if removal.runs:
-        typer.echo(f"together {_count(removal)}, {size(removal.size)}")
+        echo(f"together {_count(removal)}, {size(removal.size)}")
     else:
-        typer.echo("nothing to remove")
+        echo("nothing to remove")
 
 
 def _count(removal: Removal) -> str:

@@ -15,11 +15,12 @@ from emukit.data.frames import FrameEncoder
 from emukit.data.split import Split, is_hidden
 from emukit.data.window import Window
 from emukit.experiments.evaluate import Evaluation
-from emukit.experiments.plan import Plan, Wall, duration
+from emukit.experiments.plan import Plan, Wall
 from emukit.experiments.validate import numbers
 from emukit.metrics import Score
 from emukit.report.leaderboard import LIMIT
 from emukit.report.validation import Block
+from emukit.terminal import duration
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 

@@ -9,9 +9,11 @@ import typer
 
 from emukit.cli import commands
 from emukit.cli import options as o
+from emukit.terminal import echo
 
 if TYPE_CHECKING:
     from emukit.metrics import Score
+    from emukit.submission import Entry
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -47,7 +49,7 @@ def submit(
     archive = o.open_for_run(chosen, data, card, convert, report)
     folder = out or Path("submissions") / run.resolve().name
     entry = submit_run(chosen, archive, folder, pack, report, overwrite)
-    typer.echo(
+    echo(
         f"wrote and checked {folder / entry.csv}: {entry.rows:,} rows, "
         f"{entry.scenario} {entry.first_month}..{entry.last_month}"
     )
@@ -65,24 +67,29 @@ def check_submission(
     """Name every way in which a submission is wrong, with line numbers; exit 1 if there is one."""
     from emukit.data.protocol import make_split
     from emukit.experiments.submit import seasonal_reference
+    from emukit.files import sha256
+    from emukit.submission import ENTRY_FILE, Problem, entry_of
     from emukit.submission import check_submission as check
 
     report = o.reporter(quiet)
     archive = o.open_named(data, card, convert, report)
-    split = make_split(archive, _protocol_of(csv, protocol))
+    entry = entry_of(csv)
+    split = make_split(archive, _protocol_of(csv, entry, protocol))
     reference = seasonal_reference(archive, split)
     found = check(csv, archive.grid, len(split.test), archive.variables, reference)
+    if entry and sha256(csv) != entry.csv_sha256:
+        found.append(Problem("digest", f"{csv.parent / ENTRY_FILE} is of another CSV: its digest is not this one's"))
     problems = [p for p in found if not p.accepted]
     if format != "table":
         words = [("note" if p.accepted else "problem", p.kind, str(p)) for p in found]
         o.print_rows(("what", "kind", "message"), words, format)
     else:
         for number, problem in enumerate(problems, 1):
-            typer.echo(f"{number}. {problem.kind}: {problem}")
+            echo(f"{number}. {problem.kind}: {problem}")
         for note in (p for p in found if p.accepted):
             report.say(f"note: {note.kind}: {note}")
         if not problems:
-            typer.echo(f"{csv} is good: {split.test.text(archive)}")
+            echo(f"{csv} is good: {split.test.text(archive)}")
     if problems:
         raise typer.Exit(1)
 
@@ -113,9 +120,17 @@ def score(
     from emukit.experiments.evaluate import yardstick
     from emukit.experiments.record import benchmark_of
     from emukit.files import sha256
-    from emukit.submission import score_csv, score_submission
+    from emukit.submission import ENTRY_FILE, entry_of, score_csv, score_submission
 
     report = o.reporter(quiet)
+    entry = entry_of(csv)
+    if entry and csv.is_file() and (digest := sha256(csv)) != entry.csv_sha256:
+        raise SubmissionError(
+            f"{csv} is not the CSV that {csv.parent / ENTRY_FILE} is of",
+            found=f"SHA-256 {digest}",
+            expected=entry.csv_sha256,
+            hint="write it again with emukit submit, or score it in a folder without that entry",
+        )
     if truth and truth.endswith((".csv", ".csv.gz", ".zip")):
         if data:
             raise SubmissionError(
@@ -126,7 +141,7 @@ def score(
         report.say("note: a solution holds one run: what a score is worth, a store says (--data STORE)")
     else:
         archive = o.open_named(o.one_store(data, truth), card, convert, report)
-        split = make_split(archive, _protocol_of(csv, protocol))
+        split = make_split(archive, _protocol_of(csv, entry, protocol))
         result = score_submission(csv, span_truth(archive, split.test), archive.grid)
         split_name = table.split_name(benchmark_of(archive), split.protocol, "test", [split.test.text(archive)])
         lines = yardstick(archive, (split.test,))
@@ -140,26 +155,23 @@ def score(
         report.say(f"wrote {place}")
 
 
-def _protocol_of(csv: Path, protocol: str | None) -> str | None:
+def _protocol_of(csv: Path, entry: Entry | None, protocol: str | None) -> str | None:
     """The protocol of the entry beside a CSV, where there is one: the months of another would fit its rows as well.
 
     Raises:
         SubmissionError: Another is named.
     """
     from emukit.errors import SubmissionError
-    from emukit.submission import ENTRY_FILE, read_entry
+    from emukit.submission import ENTRY_FILE
 
-    path = csv.parent / ENTRY_FILE
-    if not path.exists():
-        return protocol
-    entry = read_entry(csv.parent)
-    if entry.csv != csv.name:
+    if entry is None:
         return protocol
     if protocol not in (None, entry.protocol):
         raise SubmissionError(
             f"{csv} was written for another protocol",
             found=f"--protocol {protocol}",
-            expected=f"{entry.protocol}: {entry.scenario} {entry.first_month}..{entry.last_month}, as {path} says",
+            expected=f"{entry.protocol}: {entry.scenario} {entry.first_month}..{entry.last_month}, "
+            f"as {csv.parent / ENTRY_FILE} says",
             hint="leave --protocol out",
         )
     return entry.protocol

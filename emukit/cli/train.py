@@ -11,6 +11,7 @@ import typer
 
 from emukit.cli import commands
 from emukit.cli import options as o
+from emukit.terminal import echo
 
 if TYPE_CHECKING:
     from emukit.experiments.evaluate import Evaluation
@@ -196,7 +197,7 @@ def train(
         except KeyboardInterrupt:
             if comm.main:
                 saved = (folder / RECORD_FILE).exists()
-                typer.echo(
+                echo(
                     f"stopped; {folder} is saved. Go on with the same command and --resume --out {folder}"
                     if saved
                     else "stopped before anything was saved",
@@ -207,8 +208,8 @@ def train(
             if evaluation:
                 o.print_blocks([evaluation_block(last.name, evaluation)], "table", None)
             else:
-                typer.echo("final fit: trained on the validation months too, so they score nothing")
-            typer.echo(f"run {last}: {run.record.seconds:.0f} s. Next: emukit submit {last}")
+                echo("final fit: trained on the validation months too, so they score nothing")
+            echo(f"run {last}: {run.record.seconds:.0f} s. Next: emukit submit {last}")
             if track:
                 report.say(f"to look at it: {LOOK[track].format(folder=last)}")
 
@@ -292,4 +293,4 @@ def models(
         for line in (
             choice_lines(name) if name else (SIZES_NOTE, "losses for --loss:", *(f"  {x}" for x in loss_lines()))
         ):
-            typer.echo(line)
+            echo(line)

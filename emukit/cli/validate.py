@@ -12,6 +12,7 @@ import typer
 
 from emukit.cli import commands
 from emukit.cli import options as o
+from emukit.terminal import echo, open_console
 
 if TYPE_CHECKING:
     from emukit.parallel.comm import Comm
@@ -64,8 +65,6 @@ def validate(
 
     The runs are kept, with everything printed in validation.json; the same command goes on where it was stopped.
     """
-    from rich.console import Console
-
     from emukit.errors import RecipeError
     from emukit.experiments.recipe import fast_name, load_recipe
     from emukit.experiments.recipe_kinds import networks_of
@@ -102,11 +101,11 @@ def validate(
     o.print_blocks(result.blocks(), format, result.as_dict())
     title = f"{result.model}: summary (lower is better)"
     if format == "md":
-        typer.echo(summary_markdown(title, result.summary()))
+        echo(summary_markdown(title, result.summary()))
     if format == "table":
-        Console().print(summary_table(title, result.summary()))
+        open_console().print(summary_table(title, result.summary()))
         for protocol, why in result.not_scored.items():
-            typer.echo(f"not scored: {protocol} test, {why}")
+            echo(f"not scored: {protocol} test, {why}")
     reporter.say(f"wrote {folder / REPORT_FILE}")
 
 
@@ -196,7 +195,7 @@ def _alone(verb: str, folder: Path) -> Iterator[Comm]:
         try:
             yield comm
         except KeyboardInterrupt:
-            typer.echo(f"stopped; what is in {folder} is kept. Go on with the same command", err=True)
+            echo(f"stopped; what is in {folder} is kept. Go on with the same command", err=True)
             raise typer.Exit(130) from None
 
 

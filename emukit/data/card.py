@@ -10,16 +10,17 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-import xarray as xr
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from emukit.config import toml_values
-from emukit.data.chunks import READ_ERRORS
 from emukit.errors import EmukitError, StoreError
 from emukit.files import shipped
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 SHIPPED = ("cse151b-2025", "cse151b-k360", "demo")
 ATTRIBUTE = "emukit_card"
@@ -318,6 +319,9 @@ def _letters(name: str) -> str:
 
 def _hidden_months(ds: xr.Dataset, card: Card) -> int:
     """How many of the months that a card hides are hidden in the store; -1 where one of them is visible."""
+    # Heavy, and not needed to read a card.
+    from emukit.data.chunks import READ_ERRORS
+
     # One member's first and last month of each hidden span tell the cards apart, and cost a chunk each. Of a scenario
     # that may be hidden as a whole the last month is enough: copies differ in how much of it they hide.
     target = next((ds[v] for v in card.targets if v in ds), None)

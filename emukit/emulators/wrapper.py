@@ -46,14 +46,12 @@ class Wrapper(Emulator):
         cross_fitted: Whether `fit` needs folds, for which the bases are trained again and again: how far a base can be
             trusted in a scenario that nobody showed it cannot be seen in one that it was trained on.
         residual: Whether every base but the first is trained on what the first leaves.
-        seeded: Whether `fit` takes the seed of the run, as a keyword `seed` that is no option.
     """
 
     most_bases: ClassVar[int | None] = 1
     least_bases: ClassVar[int] = 1
     cross_fitted: ClassVar[bool] = False
     residual: ClassVar[bool] = False
-    seeded: ClassVar[bool] = False
     needs_mean: ClassVar[bool] = True
     varied: ClassVar[bool] = False
 

@@ -22,7 +22,7 @@ from emukit.data.split import Span
 from emukit.experiments import paired, provenance
 from emukit.experiments.ablate import PlannedRun, StudyPlan
 from emukit.experiments.evaluate import another_run, estimated_limit, mean_score, scored_spans
-from emukit.experiments.recipe_kinds import is_random
+from emukit.experiments.names import is_random
 from emukit.experiments.record import benchmark_of
 from emukit.experiments.run import Run
 from emukit.experiments.search import validation_scores
@@ -258,7 +258,7 @@ def _row(plan: StudyPlan, name: str, found: Found, years: int) -> dict[str, Any]
     if not pairs:
         return row | {"sentence": "no run of the base to compare with has finished"}
     differences = paired.difference([v for v, _ in pairs], [b for _, b in pairs], years)
-    drawn = is_random(plan.recipes[name]) or is_random(plan.recipes[base])
+    drawn = is_random(plan.recipes[name].model_dump()) or is_random(plan.recipes[base].model_dump())
     row["difference"] = {k: asdict(d) for k, d in differences.items()}
     return row | {"sentence": paired.sentence(differences, len(pairs), drawn, years)}
 

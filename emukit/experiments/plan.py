@@ -29,7 +29,6 @@ from emukit.experiments.memory import (
     largest_batch,
     largest_share,
     memory_plan,
-    size,
 )
 from emukit.experiments.recipe_forcings import fit_forcings
 from emukit.experiments.recipe_kinds import NetworkRecipe, Recipe
@@ -37,6 +36,7 @@ from emukit.experiments.trainer import composite_loss
 from emukit.models.precision import matmul_precision
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
+from emukit.terminal import duration, size
 from emukit.training.engine import Engine, Execution
 from emukit.training.footprint import forward_rate
 
@@ -270,17 +270,3 @@ def _time_steps(engine: Engine, source: SegmentSource, accumulate: int, most: in
         each = max(0.0, longer - taken) / (larger - number)
         number, taken = larger, longer
     return accumulate * (taken + (len(batch) - number) * each), number == len(batch)
-
-
-def duration(seconds: float) -> str:
-    """Time in words."""
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    minutes = seconds / 60
-    return (
-        f"{minutes:.0f} min"
-        if minutes < 120
-        else f"{minutes / 60:.1f} h"
-        if minutes < 2880
-        else f"{minutes / 1440:.1f} days"
-    )

@@ -16,11 +16,12 @@ from emukit.emulators.base import Emulator
 from emukit.emulators.sampled import Sampled
 from emukit.errors import RunError
 from emukit.experiments import provenance
-from emukit.experiments.memory import SAFE, size
+from emukit.experiments.memory import SAFE
 from emukit.experiments.run import Run
 from emukit.files import check_regular
 from emukit.outputs import MARK, Kind, marked, new_output, refuse_taken, zarr_kind
 from emukit.progress import Reporter
+from emukit.terminal import size
 
 PREDICTION = "prediction"
 NAME = "a prediction of `emukit predict`"

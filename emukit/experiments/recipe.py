@@ -6,28 +6,17 @@ checked before everything is laid together, then all of it at once.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from emukit.config import merge, parse_assignments, read_toml
 from emukit.errors import RecipeError
-from emukit.experiments.recipe_kinds import (
-    Recipe,
-    base_tables,
-    emulator_names,
-    network_paths,
-    parse_recipe,
-    recipe_names,
-    unknown_emulator,
-)
+from emukit.experiments.names import FAST, emulator_names, recipe_names, unknown_emulator
+from emukit.experiments.recipe_kinds import Recipe, base_tables, network_paths, parse_recipe
 from emukit.files import shipped
 from emukit.losses.named import named_loss
 from emukit.models.registry import NETWORKS
-
-FAST = "-fast"
 
 
 def fast_name(name: str) -> str:
@@ -47,23 +36,6 @@ def fast_name(name: str) -> str:
             hint=f"leave --fast out{f', or name {those[0]}' if those else ''}",
         )
     return f"{name}{FAST}"
-
-
-def model_name(command: str, emulator: str) -> str:
-    """The recipe that a command trained, by the name it has there.
-
-    Args:
-        command: That of a record or an entry.
-        emulator: What it is called where the command names no shipped recipe.
-    """
-    words: list[str] = []
-    with suppress(ValueError):
-        words = shlex.split(command)
-    if "train" in words[:2] and words[-1] != "train":
-        name = words[words.index("train") + 1] + (FAST if "--fast" in words else "")
-        if name in recipe_names():
-            return name
-    return emulator
 
 
 def load_recipe(

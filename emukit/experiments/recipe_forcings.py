@@ -18,8 +18,9 @@ from emukit.emulators.features import check_feature, forcing_of
 from emukit.emulators.forcing_space import ForcingSpace
 from emukit.emulators.registry import EMULATORS
 from emukit.errors import EmukitError, ProtocolError
+from emukit.experiments.names import recipe_names
 from emukit.experiments.recipe import load_recipe
-from emukit.experiments.recipe_kinds import NetworkRecipe, Recipe, WrapperRecipe, recipe_class, recipe_names
+from emukit.experiments.recipe_kinds import NetworkRecipe, Recipe, WrapperRecipe, recipe_class
 from emukit.experiments.study import toml_value
 from emukit.progress import Reporter
 

@@ -14,10 +14,9 @@ written over, and resumed only by the configuration that began it.
 from __future__ import annotations
 
 import json
-import math
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,16 +40,18 @@ from emukit.experiments.record import (
     Opening,
     RunRecord,
     card_digest,
+    checked_command,
     log_gaps,
     new_record,
-    read_json,
+    read_evaluation,
     read_logs,
     read_record,
     session_now,
+    slug,
 )
 from emukit.experiments.trainer import prepare
 from emukit.files import LOCK_FILE, PART, exclusive, inside, write_text
-from emukit.metrics.competition import VARIABLE_WEIGHTS, score_of_parts
+from emukit.metrics.competition import VARIABLE_WEIGHTS
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter, silent_reporter
 from emukit.training.engine import Execution
@@ -121,7 +122,7 @@ class Run:
             )
 
     def go_on(self) -> str:
-        """The command that goes on with it."""
+        """How to go on with it: a command, where the record holds one that can be trusted."""
         return _again(self.record, self.folder)
 
     def log_problems(self) -> list[str]:
@@ -137,25 +138,7 @@ class Run:
         Raises:
             RunError: There is none, or it is damaged.
         """
-        remedy = f"emukit evaluate {self.folder} --split {name}"
-        path = self.folder / "scores" / f"{name}.json"
-        evaluation = read_json(path, remedy)
-        missing = [k for k in ("set", "spans", "score", "tas", "pr", "floors") if k not in evaluation]
-        if missing:
-            raise RunError(f"{path} is damaged", found=f"no {', '.join(missing)}", hint=remedy)
-        parts = [v for v in ("tas", "pr") if isinstance(evaluation[v], Mapping)]
-        numbers = [evaluation["score"], *(n for v in parts for n in evaluation[v].values())]
-        if len(parts) < 2 or not all(isinstance(n, int | float) and abs(n) <= MOST for n in numbers):
-            raise RunError(f"{path} is damaged", found="scores that are no numbers, or beyond any", hint=remedy)
-        # Means over spans and years agree as well: the score is linear in its parts.
-        value = score_of_parts({v: evaluation[v] for v in parts})
-        if value is None or not math.isclose(value, evaluation["score"], abs_tol=1e-6):
-            raise RunError(
-                f"{path} is damaged",
-                found=f"a score of {evaluation['score']}, where its six numbers make {value}",
-                hint=remedy,
-            )
-        return evaluation
+        return read_evaluation(self.folder, name, self.record)
 
 
 def train_run(
@@ -321,23 +304,25 @@ def read_run(folder: Path) -> Run:
         RecipeError: Its recipe does not fit this version of emukit.
     """
     record = read_record(folder)
-    return Run(folder, parse_recipe(record.recipe, str(folder / RECORD_FILE)), record)
+    return Run(folder, checked_recipe(folder, record), record)
+
+
+def checked_recipe(folder: Path, record: RunRecord) -> Recipe:
+    """The recipe of the record of a run folder.
+
+    Raises:
+        RecipeError: It does not fit this version of emukit.
+    """
+    return parse_recipe(record.recipe, str(folder / RECORD_FILE))
 
 
 # What the folder of a final fit ends in, where nobody names it.
 FINAL = "-final"
-# Beyond any score.
-MOST = 1e9
 
 
 def run_name(model: str, protocol: str, seed: int) -> str:
     """How the folder of a run is named, where nobody names it."""
     return f"{model}-{slug(protocol)}-s{seed}"
-
-
-def slug(protocol: str) -> str:
-    """A protocol as part of the name of a folder."""
-    return protocol.replace(":", "-").replace(" ", "-")
 
 
 def save_evaluation(folder: Path, evaluation: Evaluation) -> None:
@@ -364,10 +349,11 @@ def identity_of(archive: Archive, recipe: Recipe, split: Split, members: Sequenc
 
 
 def _again(record: RunRecord, folder: Path) -> str:
-    """The command that goes on with a run; of the second training of --refit, that names the folder of the first."""
-    refitted = record.identity.final and "--refit" in shlex.split(record.command)
-    place = folder.with_name(folder.name.removesuffix(FINAL)) if refitted else folder
-    return f"{record.command} --resume --out {place}"
+    """How to go on with a run; of the second training of --refit, the command names the folder of the first."""
+    command = checked_command(record.command)
+    refitted = record.identity.final and "--refit" in shlex.split(command)
+    place = shlex.quote(str(folder.with_name(folder.name.removesuffix(FINAL)) if refitted else folder))
+    return f"{command or 'the command that began it, with'} --resume --out {place}"
 
 
 def _withdraw(folder: Path) -> None:

@@ -24,8 +24,7 @@ from emukit.data.archive import Archive
 from emukit.distribution import install_hint
 from emukit.errors import EmukitError, RecipeError, RunError
 from emukit.experiments.ablate import StudyPlan
-from emukit.experiments.record import read_json
-from emukit.experiments.run import MOST
+from emukit.experiments.record import MOST, read_json
 from emukit.experiments.study import Axis, Study, Variant, recipe_of
 from emukit.files import write_text
 

@@ -80,9 +80,9 @@ def prepare(
     if isinstance(recipe, WrapperRecipe):
         return WrapperTrainer(archive, recipe, split, seed, comm, execution, selected).train
     # In closed form every process fits the same; there is nothing to share.
-    kind = EMULATORS[recipe.emulator].load()
-    own = {"seed": seed} if getattr(kind, "seeded", False) else {}
-    fitted: Emulator = kind.fit(archive, split, **recipe.options, **own)
+    entry = EMULATORS[recipe.emulator]
+    own = {"seed": seed} if entry.seeded else {}
+    fitted: Emulator = entry.load().fit(archive, split, **recipe.options, **own)
     return lambda folder, reporter: (fitted, {})
 
 
@@ -127,7 +127,7 @@ class WrapperTrainer:
             fold, more = self._bases(without, folder / f"without-{name}", reporter)
             folds.append(Fold(held_out, fold, without.train))
             outcomes += more
-        options = self._recipe.options | ({"seed": self._seed} if self._class.seeded else {})
+        options = self._recipe.options | ({"seed": self._seed} if EMULATORS[self._recipe.emulator].seeded else {})
         if self._selected:
             assert isinstance(self._selected.emulator, self._class)
             fitted = self._selected.emulator.refit(self._archive, self._split, bases, folds, **options)

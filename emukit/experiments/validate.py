@@ -19,7 +19,8 @@ from emukit.data.protocol import ALL, LOSO, make_split
 from emukit.data.split import Split, is_hidden
 from emukit.errors import ProtocolError, RecipeError, RunError
 from emukit.experiments.evaluate import another_run, estimated_limit, evaluate, mean_score, scored_spans
-from emukit.experiments.recipe_kinds import Recipe, is_random, seeds_within
+from emukit.experiments.names import is_random
+from emukit.experiments.recipe_kinds import Recipe, seeds_within
 from emukit.experiments.record import Opening
 from emukit.experiments.run import Run, finished_run, run_name, save_evaluation, train_run
 from emukit.experiments.table import numbers_of
@@ -183,7 +184,7 @@ def chosen_seeds(recipe: Recipe, number: int) -> tuple[int, ...]:
     if number < 1:
         raise RecipeError("--seeds is the number of runs under each protocol", found=str(number), expected="1 or more")
     reach = seeds_within(recipe)
-    return tuple(range(0, number * reach, reach)) if is_random(recipe) else (0,)
+    return tuple(range(0, number * reach, reach)) if is_random(recipe.model_dump()) else (0,)
 
 
 def validate(

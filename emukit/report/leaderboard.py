@@ -18,6 +18,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from emukit.terminal import markdown_text
+
 PARTS = ("monthly_rmse", "time_mean_rmse", "time_stddev_mae")
 NUMBERS = tuple(f"{v}.{p}" for v in ("tas", "pr") for p in PARTS)
 LINES = ("reference", "limit")
@@ -88,7 +90,7 @@ def tables(rows: Sequence[Row]) -> list[RenderableType]:
     out: list[RenderableType] = []
     for split, group in ranked(rows).items():
         table = Table(
-            title=split, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0, pad_edge=False
+            title=Text(split), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0, pad_edge=False
         )
         table.add_column("#", justify="right")
         table.add_column("entry", overflow="fold", ratio=1)
@@ -119,11 +121,11 @@ def markdown(rows: Sequence[Row]) -> str:
     """One Markdown table a split."""
     lines = []
     for split, group in ranked(rows).items():
-        lines += [f"### {split}", "", "| # | entry | kind | " + " | ".join(FULL_HEADINGS) + " | note |"]
+        lines += [f"### {markdown_text(split)}", "", "| # | entry | kind | " + " | ".join(FULL_HEADINGS) + " | note |"]
         lines.append("|--:|---|---|" + "--:|" * len(FULL_HEADINGS) + "---|")
         for place, row in places(group):
             cells = (place, _label(row), row.kind, *_cells(row), row.note)
-            lines.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
+            lines.append("| " + " | ".join(markdown_text(c) for c in cells) + " |")
         lines.append("")
     return "\n".join(lines)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from emukit.report.leaderboard import FULL_HEADINGS, LEGEND, NUMBERS, add_number_columns
+from emukit.terminal import markdown_text
 
 COLUMNS = ("score", *NUMBERS)
 # What the column of the difference is called, in a terminal, in a file and on a page.
@@ -63,12 +63,17 @@ def markdown(studies: Sequence[StudyTable]) -> str:
     lines = []
     for study in studies:
         headings = ("", "seeds", *FULL_HEADINGS, DIFFERENCE)
-        lines += [f"### {study.title}", "", f"| {' | '.join(headings)} |", "|---|" + "--:|" * (len(headings) - 1)]
+        lines += [
+            f"### {markdown_text(study.title)}",
+            "",
+            f"| {' | '.join(headings)} |",
+            "|---|" + "--:|" * (len(headings) - 1),
+        ]
         for row in study.rows:
             cells = [f"{text} ({under})" if under else text for text, under in _cells(row)]
-            lines.append(f"| {' | '.join((_plain(row['variant']), *cells))} |")
+            lines.append(f"| {' | '.join((markdown_text(row['variant']), *cells))} |")
         lines += [f"| *{name}* | | {' | '.join(_numbers(values))} | |" for name, values in study.lines.items()]
-        lines += ["", *(f"- {_plain(row['variant'])}: {row['sentence']}" for row in study.rows[1:]), ""]
+        lines += ["", *(f"- {markdown_text(row['variant'])}: {row['sentence']}" for row in study.rows[1:]), ""]
     return "\n".join(lines)
 
 
@@ -134,8 +139,3 @@ def _two_lines(text: str, under: str) -> Text:
 def _numbers(values: Mapping[str, float]) -> list[str]:
     score, *six = (values[c] for c in COLUMNS)
     return [f"{score:.4f}", *(f"{x:.3f}" for x in six)]
-
-
-def _plain(name: str) -> str:
-    """A name in Markdown, where nothing of it means anything."""
-    return re.sub(r"([\\`*_{}\[\]<>|#&~])", r"\\\1", name)

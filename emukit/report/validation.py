@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from emukit.report.leaderboard import ANOTHER_RUN, FULL_HEADINGS, LEGEND, LIMIT, NUMBERS, add_number_columns
+from emukit.terminal import markdown_text
 
 COLUMNS = ("score", *NUMBERS)
 SUMMARY_HEADINGS = ("protocol and set", "seeds", "mean score", "sd over seeds", ANOTHER_RUN, LIMIT)
@@ -97,12 +98,14 @@ def markdown(blocks: Sequence[Block]) -> str:
     lines = []
     for block in blocks:
         lines += [
-            f"### {block.title}",
+            f"### {markdown_text(block.title)}",
             "",
             "| | " + " | ".join(FULL_HEADINGS) + " |",
             "|---|" + "--:|" * len(FULL_HEADINGS),
         ]
-        lines += ["| " + " | ".join((name, *_cells(numbers))) + " |" for name, numbers in block.lines.items()]
+        lines += [
+            "| " + " | ".join((markdown_text(name), *_cells(numbers))) + " |" for name, numbers in block.lines.items()
+        ]
         lines.append("")
     return "\n".join(lines)
 

@@ -41,7 +41,7 @@ def score_csv(submission: Path | str, solution: Path | str) -> Score:
             expected=", ".join(_VARIABLES),
         )
     target = arrange(truth, layout, str(solution))
-    prediction = arrange(read_submission(submission), layout, str(submission))
+    prediction = arrange(read_submission(submission, layout.most_rows), layout, str(submission))
     return _score(prediction, target, layout)
 
 
@@ -63,7 +63,7 @@ def score_submission(submission: Path | str, truth: NDArray[np.floating], grid: 
     layout = Layout.of(grid, len(truth), _VARIABLES)
     if truth.shape != layout.shape:
         raise ValueError(f"truth {truth.shape} must be (T, V, Y, X) = {layout.shape}")
-    return _score(arrange(read_submission(submission), layout, str(submission)), truth, layout)
+    return _score(arrange(read_submission(submission, layout.most_rows), layout, str(submission)), truth, layout)
 
 
 def arrange(columns: Columns, layout: Layout, name: str) -> NDArray[np.float64]:

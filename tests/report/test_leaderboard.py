@@ -30,7 +30,7 @@ def test_floors_limits_and_unscored_rows_take_no_place():
     assert "| 1 | better (cnn-gru, seed 0) | run | 0.4000 | 1.000 |" in text
     assert "|  | floor | reference |" in text
     assert "|  | estimated limit | limit | 0.3000 |" in text
-    assert "| 2 | worse [bold] (seed 1) |" in text
+    assert "| 2 | worse \\[bold\\] (seed 1) |" in text
     assert "|  | unscored (seed 0) | submission |  |" in text
     assert "source \\| here" in text
 

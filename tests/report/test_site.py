@@ -208,19 +208,19 @@ def test_an_end_that_is_not_zero_is_not_printed_as_zero_on_a_page(tmp_path):
 def test_search_ends_with_its_best_trial_and_the_command_that_trains_it(tmp_path):
     made = study()
     assert "The best trial" not in study_text(tmp_path, made)
-    run = made.variants[1].runs[0].model_copy(update={"command": "emukit train cnn-gru --set 'a=<b>'"})
-    searched = made.variants[1].model_copy(update={"runs": [run]})
-    made = made.model_copy(update={"best": EVIL, "variants": [made.variants[0], searched, *made.variants[2:]]})
-    text = study_text(tmp_path, made)
+    made = made.model_copy(update={"best": EVIL})
+    # A command that cannot be trusted is not told.
+    assert "The best trial" not in study_text(tmp_path, made)
+    text = study_text(tmp_path, made, "emukit train cnn-gru --set 'a=<b>'")
     end = text[text.index("The best trial") :]
     assert "emukit train cnn-gru --set &#39;a=&lt;b&gt;&#39;</pre>" in end
     assert "<section" not in end
 
 
-def study_text(folder, made):
+def study_text(folder, made, best_command=""):
     """The page of a study."""
     whole = site(folder)
-    page = replace(whole.studies[0], study=made)
+    page = replace(whole.studies[0], study=made, best_command=best_command)
     return dict(render(replace(whole, studies=[page])))[f"studies/{page.id}.html"]
 
 

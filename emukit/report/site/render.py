@@ -66,7 +66,7 @@ def render(site: Site) -> Iterator[tuple[str, str]]:
                 study=study.study,
                 results=results,
                 differences=_differences(study.study),
-                best=_best(study.study),
+                best=_best(study),
             ),
         )
 
@@ -117,10 +117,9 @@ def _differences(study: Study) -> dict[str, list[str]]:
     return out
 
 
-def _best(study: Study) -> Variant | None:
+def _best(page: StudyPage) -> Variant | None:
     """The trial that a search chose, where it is known how to train it."""
-    named = (v for v in study.variants if v.name == study.best)
-    return next((v for v in named if v.runs and v.runs[0].command), None)
+    return next((v for v in page.study.variants if v.name == page.study.best and page.best_command), None)
 
 
 def _tables(site: Site, uses: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
