@@ -31,13 +31,15 @@ from emukit.experiments.recipe_kinds import Recipe, networks_of
 from emukit.experiments.record import Opening
 from emukit.experiments.run import run_name
 from emukit.experiments.validate import numbers, trained
-from emukit.files import write_text
 from emukit.metrics import Score
+from emukit.outputs import json_kind, new_output, refuse_taken
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
+from emukit.report.leaderboard import ANOTHER_RUN, LIMIT
 from emukit.report.validation import Block
 
 REPORT_FILE = "crossval.json"
+REPORT = json_kind("the results of `emukit crossval`", ("protocol", "months", "recipes", "floor"))
 
 VALIDATION = "validation months"
 # Forcings among which the distance of a fold is measured, those of them that a store has.
@@ -84,7 +86,7 @@ class Comparison:
         distances: Fold to how far its forcings lie from the nearest training year on average, in training spreads.
         bound: Folds up to this distance ask for interpolation, the others for extrapolation.
         found: Name of a recipe to its scores.
-        floor: Another run of the climate model on the same months, where each fold has one.
+        reference: Another run of the climate model on the same months, where each fold has one.
         limit: Of a perfect emulator, where it can be estimated in each fold.
         notes: What is odd about the folds, for people.
     """
@@ -97,7 +99,7 @@ class Comparison:
     distances: Mapping[str, float]
     bound: float
     found: Mapping[str, CrossValidation]
-    floor: CrossValidation | None
+    reference: CrossValidation | None
     limit: CrossValidation | None
     notes: tuple[str, ...]
 
@@ -141,7 +143,7 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        lines = {"floor": self.floor, "limit": self.limit}
+        lines = {"reference": self.reference, "limit": self.limit}
         return {
             "protocol": self.protocol,
             "seed": self.seed,
@@ -174,9 +176,9 @@ class Comparison:
         return out
 
     def _lines(self, folds: Iterable[str]) -> dict[str, dict[str, float]]:
-        """Floor and limit, the mean over some folds."""
+        """Reference and limit, the mean over some folds."""
         chosen = [*folds]
-        lines = {"floor: another run": self.floor, "estimated limit": self.limit}
+        lines = {ANOTHER_RUN: self.reference, LIMIT: self.limit}
         return {k: numbers(v.mean_of(chosen)) for k, v in lines.items() if v}
 
     def _difference(self, model: str, first: str) -> Block:
@@ -310,6 +312,8 @@ def compare(
         RunError: A folder holds a run of another configuration.
         TrainingError: A loss is not finite.
     """
+    # The same command goes on where it was stopped, and writes its results again.
+    refuse_taken(out / REPORT_FILE, REPORT, overwrite=True)
     split = make_split(archive, protocol)
     folds = blocked_folds(archive, split, months=months)
     selected = validation_fold(archive, split)
@@ -350,7 +354,8 @@ def compare(
         _line(folds, lambda fold: estimated_limit(archive, fold.scored[HELD_OUT])),
         (*(note for fold in folds.values() for note in fold.notes), *_selecting(recipes)),
     )
-    write_text(out / REPORT_FILE, json.dumps(result.as_dict(), indent=1))
+    with new_output(out / REPORT_FILE, REPORT, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(result.as_dict(), indent=1), encoding="utf-8")
     return result
 
 
