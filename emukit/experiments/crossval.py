@@ -39,7 +39,7 @@ from emukit.report.leaderboard import ANOTHER_RUN, LIMIT
 from emukit.report.validation import Block
 
 REPORT_FILE = "crossval.json"
-REPORT = json_kind("the results of `emukit crossval`", ("protocol", "months", "recipes", "floor"))
+REPORT = json_kind("the results of `emukit crossval`", ("protocol", "months", "recipes", "limit"))
 
 VALIDATION = "validation months"
 # Forcings among which the distance of a fold is measured, those of them that a store has.

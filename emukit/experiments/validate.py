@@ -56,7 +56,7 @@ class Scored:
     scores: Mapping[int, Score]
     reference: Score | None
     limit: Score | None
-    members: Mapping[int, Mapping[int, Score]]
+    members: Mapping[int, Mapping[int, Score]] = field(default_factory=dict)
 
     @property
     def remark(self) -> str:
