@@ -77,7 +77,7 @@ def test_crossval_prints_what_it_keeps_and_knows_its_own_runs(emukit, demo_store
     assert kept["months"]["without ssp126"] == "ssp126 2080-02..2100-01 members 0,1"
     for fold, numbers in kept["recipes"]["linear"]["folds"].items():
         assert f"{fold} {numbers['score']:.4f}" in " ".join(answer.out.split())
-    assert len([*Path("c").glob("*/*/run.json")]) == 6
+    assert len([*Path("c").glob("*/*/run.json")]) == 7
     both = emukit(*words, "climatology", "linear", "--months", "240", "--markdown")
     assert f"| linear | {kept['recipes']['linear']['mean']['score']:.4f} |" in both.out
     assert "linear minus climatology" in both.out
