@@ -81,7 +81,7 @@ def test_crossval_prints_what_it_keeps_and_knows_its_own_runs(emukit, demo_store
     both = emukit(*words, "climatology", "linear", "--months", "240", "--markdown")
     assert f"| linear | {kept['recipes']['linear']['mean']['score']:.4f} |" in both.out
     assert "linear minus climatology" in both.out
-    assert len([*Path("c").glob("*/*/run.json")]) == 12
+    assert len([*Path("c").glob("*/*/run.json")]) == 14
 
 
 def test_crossval_refuses_what_it_cannot_do_before_training(emukit, demo_store):
