@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from emukit.errors import RecipeError
+from emukit.files import read_text
 
 S = TypeVar("S", bound="Settings")
 
@@ -99,7 +100,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         RecipeError: It is missing or not TOML.
     """
     try:
-        return _toml(path.read_text(encoding="utf-8"))
+        return _toml(read_text(path))
     except OSError as e:
         raise RecipeError(f"cannot read {path}", found=e.strerror or str(e), hint="name an existing TOML file") from e
     except ValueError as e:

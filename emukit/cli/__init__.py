@@ -14,13 +14,14 @@ from typing import Annotated
 import typer
 
 from emukit.cli import ablate, bench, data, plan, plot, report, results, runs, submissions, train, validate
+from emukit.cli import options as o
 from emukit.errors import EmukitError
 from emukit.parallel.launch import LeftAloneError, SaidByFirstError, follow_parent, speaks
 
 # Longer than torchrun takes to see that a process has ended: a fraction of a second, and more on a busy machine.
 SPEAK_AFTER_SECONDS = 15.0
 
-app = typer.Typer(
+app = o.App(
     name="emukit",
     help="Climate emulation from emission forcings to a scored submission.",
     no_args_is_help=True,

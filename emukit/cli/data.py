@@ -11,7 +11,7 @@ import typer
 
 from emukit.cli import options as o
 
-app = typer.Typer(help="Check stores, write the demo climate, show forcing windows.", no_args_is_help=True)
+app = o.App(help="Check stores, write the demo climate, show forcing windows.", no_args_is_help=True)
 
 
 @app.command("check")
@@ -46,6 +46,7 @@ def demo(
     years: Annotated[int, typer.Option(help="From 2015; the competition's store has 85, and one month.")] = 85,
     members: Annotated[int, typer.Option(help="Runs that differ in their weather alone.")] = 3,
     seed: Annotated[int, typer.Option(help="Another seed is another planet.")] = 0,
+    overwrite: o.Overwrite = False,
     reveal: Annotated[bool, typer.Option("--reveal", help="Write the hidden test targets too.")] = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -58,7 +59,7 @@ def demo(
     except ValueError:
         raise EmukitError(f"cannot read --grid {grid!r}", expected="LATxLON", hint="--grid 24x36") from None
     climate = DemoClimate(lat_cells=lat, lon_cells=lon, years=years, members=members, seed=seed)
-    write_demo(climate, out, hidden=not reveal, reporter=o.reporter(quiet))
+    write_demo(climate, out, hidden=not reveal, reporter=o.reporter(quiet), overwrite=overwrite)
     typer.echo(f"wrote {out}: 4 scenarios, {climate.months} months, {members} members, {lat} x {lon} cells")
 
 
@@ -80,6 +81,7 @@ def windows(
         list[str] | None, typer.Option("--set", metavar="a.b=c", help="For example inputs.window.history=24.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write frames, windows and targets as Zarr.")] = None,
+    overwrite: o.Overwrite = False,
     card: o.Card = None,
     convert: o.Convert = None,
     quiet: o.Quiet = False,
@@ -88,7 +90,7 @@ def windows(
     from rich.console import Console
 
     from emukit.cli.show import encoding_table, span_table, window_lines
-    from emukit.data.export import windows_dataset, write_windows
+    from emukit.data.export import check_place, windows_dataset, write_windows
     from emukit.data.frames import FrameEncoder
     from emukit.data.protocol import make_split
     from emukit.errors import RecipeError
@@ -99,6 +101,8 @@ def windows(
     chosen = load_recipe(model, recipe, settings or ())
     if not isinstance(chosen, NetworkRecipe):
         raise RecipeError(f"{model} reads no windows", expected="a network", hint="--model cnn-gru")
+    if out is not None:
+        check_place(out, overwrite)
     archive = o.open_named(store, card, convert, report)
     split = make_split(archive, protocol, o.member_list(members))
     encoder = FrameEncoder.fit(archive, split.train, chosen.inputs)
@@ -108,5 +112,5 @@ def windows(
         console.print(line, markup=False, highlight=False)
     console.print(encoding_table(encoder))
     if out is not None:
-        write_windows(windows_dataset(archive, split, encoder), out, report)
+        write_windows(windows_dataset(archive, split, encoder), out, report, overwrite)
         typer.echo(f"wrote {out}")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -13,6 +16,8 @@ if TYPE_CHECKING:
     from emukit.data.archive import Archive
     from emukit.experiments.run import Run
     from emukit.progress import Reporter
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 Data = Annotated[
     str | None,
@@ -51,7 +56,43 @@ Track = Annotated[
         show_default=False,
     ),
 ]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what this command wrote there before; nothing else is replaced.")
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, as `emukit train` wrote it.")]
+
+
+class App(typer.Typer):
+    """Commands all of whose words may begin with ``~``, the home folder.
+
+    A shell expands it only at the beginning of a word, and leaves ``--out=~/runs`` as it is. No value but a path begins
+    so, whether it is a path alone or may be a name too, as with --data and --card.
+    """
+
+    def command(self, *words: Any, **options: Any) -> Callable[[F], F]:
+        """As `typer.Typer.command`."""
+        register = super().command(*words, **options)
+
+        def at_home(function: F) -> F:
+            @wraps(function)
+            def call(**values: object) -> object:
+                return function(**{name: expanded(value) for name, value in values.items()})
+
+            register(call)
+            return function
+
+        return at_home
+
+
+def expanded(value: Any) -> Any:
+    """A path, or what may be one, or several, with the home folder in the place of ``~``."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(expanded, value))
+    if isinstance(value, str | Path) and str(value).startswith("~"):
+        # Where there is no such user, it is the name of a folder.
+        with suppress(RuntimeError):
+            return type(value)(Path(value).expanduser())
+    return value
 
 
 def reporter(quiet: bool, silent: bool = False) -> Reporter:

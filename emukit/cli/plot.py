@@ -28,6 +28,7 @@ def plot(
         Path | None,
         typer.Option(help="Folder for the pictures. Default: RUN/plots.", metavar="DIR", show_default=False),
     ] = None,
+    overwrite: o.Overwrite = False,
     data: o.TrainedData = None,
     card: o.Card = None,
     convert: o.Convert = None,
@@ -44,7 +45,7 @@ def plot(
     chosen = read_run(run)
     chosen.refuse_unfinished()
     archive = o.open_for_run(chosen, data, card, convert, report)
-    for album in plot_run(chosen, archive, split, out, report):
+    for album in plot_run(chosen, archive, split, out, report, overwrite):
         if album.weather:
             Console().print(weather_table(album.weather.lines(), album.title))
         for picture, why in album.left_out.items():

@@ -29,6 +29,7 @@ def report(
     study_runs: Annotated[
         bool, typer.Option(help="Write pages of the runs of studies too; without them a study is a few hundred kB.")
     ] = True,
+    overwrite: o.Overwrite = False,
     data: o.TrainedData = None,
     card: o.Card = None,
     convert: o.Convert = None,
@@ -52,6 +53,8 @@ def report(
         return opened[key]
 
     here = [p for p in map(Path, ("runs", "submissions", "ablations")) if p.is_dir() and any(p.iterdir())]
-    written = write_report(places or here, out, opener, reporter, published=published, study_runs=study_runs)
+    written = write_report(
+        places or here, out, opener, reporter, published=published, study_runs=study_runs, overwrite=overwrite
+    )
     pages = f"pages of entries: {written.entries}, of studies: {written.studies}; {written.size / 1e6:.1f} MB"
     typer.echo(f"wrote {out / 'index.html'}: {pages}")

@@ -37,6 +37,8 @@ def evaluate(
     chosen.refuse_unfinished()
     archive = o.open_for_run(chosen, data, card, convert, report)
     same = archive.digest == chosen.record.data.digest
+    for words in chosen.log_problems():
+        report.say(f"note: {words}")
     evaluation = score(chosen.emulator(archive), archive, chosen.split(archive), split)
     if same:
         save_evaluation(run, evaluation)
@@ -58,6 +60,7 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    overwrite: o.Overwrite = False,
     data: o.TrainedData = None,
     card: o.Card = None,
     convert: o.Convert = None,
@@ -68,11 +71,11 @@ def predict(
     from emukit.experiments.run import read_run
 
     report = o.reporter(quiet)
-    check_place(out)
+    check_place(out, overwrite)
     chosen = read_run(run)
     chosen.refuse_unfinished()
     archive = o.open_for_run(chosen, data, card, convert, report)
-    write_prediction(predict_scenario(chosen, archive, scenario, members), out)
+    write_prediction(predict_scenario(chosen, archive, scenario, members), out, overwrite)
     typer.echo(f"wrote {out}")
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from emukit.cli import options as o
+
 if TYPE_CHECKING:
     from emukit.experiments.removal import Removal
 
@@ -36,7 +38,7 @@ class _OneByDefault(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(
+app = o.App(
     cls=_ListByDefault,
     help="List runs: state, score, seed, time and size on disk; `emukit runs rm` removes some.",
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +23,7 @@ def submit(
         Path | None, typer.Option(help="Entry folder. Default: submissions/RUN.", show_default=False)
     ] = None,
     pack: Annotated[str, typer.Option(help="csv, csv.gz or zip.")] = "csv",
+    overwrite: o.Overwrite = False,
     data: o.TrainedData = None,
     card: o.Card = None,
     convert: o.Convert = None,
@@ -37,7 +37,7 @@ def submit(
     chosen = read_run(run)
     archive = o.open_for_run(chosen, data, card, convert, report)
     folder = out or Path("submissions") / run.resolve().name
-    entry = submit_run(chosen, archive, folder, pack, report)
+    entry = submit_run(chosen, archive, folder, pack, report, overwrite)
     typer.echo(
         f"wrote and checked {folder / entry.csv}: {entry.rows:,} rows, "
         f"{entry.scenario} {entry.first_month}..{entry.last_month}"
@@ -74,6 +74,7 @@ def score(
     truth: Annotated[str, typer.Argument(metavar="TRUTH", help="Solution CSV, or a store (or 'demo') and --protocol.")],
     protocol: o.Protocol = None,
     save: Annotated[bool, typer.Option("--save", help="Keep score.json beside the CSV, for the leaderboard.")] = False,
+    overwrite: o.Overwrite = False,
     card: o.Card = None,
     convert: o.Convert = None,
     quiet: o.Quiet = False,
@@ -86,7 +87,7 @@ def score(
     from emukit.data.protocol import make_split
     from emukit.experiments import table
     from emukit.experiments.record import benchmark_of
-    from emukit.files import sha256, write_text
+    from emukit.files import sha256
     from emukit.submission import score_csv, score_submission
 
     report = o.reporter(quiet)
@@ -100,8 +101,9 @@ def score(
     Console().print(score_table(f"{split_name} (lower is better)", {csv.name: result}))
     if save:
         kept = {"split": split_name, "csv_sha256": sha256(csv), **result.as_dict()}
-        write_text(csv.parent / table.SCORE_FILE, json.dumps(kept, indent=1))
-        typer.echo(f"wrote {csv.parent / table.SCORE_FILE}")
+        place = csv.parent / table.SCORE_FILE
+        table.save_score(place, kept, overwrite)
+        typer.echo(f"wrote {place}")
 
 
 def _protocol_of(csv: Path, protocol: str | None) -> str | None:

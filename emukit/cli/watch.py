@@ -19,8 +19,7 @@ from emukit.experiments.plan import duration
 from emukit.experiments.recipe_kinds import NetworkRecipe
 from emukit.experiments.run import read_run
 from emukit.progress import Reporter
-from emukit.training.log import read_lines
-from emukit.training.loop import LOG
+from emukit.training.log import LOG, read_lines
 
 # Between two pictures of the live table.
 REFRESH_SECONDS = 1.0

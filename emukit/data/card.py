@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from emukit.data.chunks import READ_ERRORS
 from emukit.errors import EmukitError, StoreError
-from emukit.files import shipped
+from emukit.files import read_text, shipped
 
 SHIPPED = ("cse151b-2025", "cse151b-k360", "demo")
 ATTRIBUTE = "emukit_card"
@@ -180,7 +180,7 @@ def load_card(name_or_path: str | Path) -> Card:
     text = str(name_or_path)
     path = Path(text) if text.endswith(".toml") else _shipped_path(text)
     try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+        settings = tomllib.loads(read_text(path))
     except OSError as e:
         raise StoreError(
             f"cannot read the data card {path}",

@@ -24,7 +24,7 @@ from emukit.data.cf import fields_to_dataset
 from emukit.data.grid import Grid
 from emukit.data.store import scenario_from_dataset
 from emukit.errors import ProtocolError, RunError
-from emukit.files import atomic_path, parse_json, sha256
+from emukit.files import atomic_path, check_regular, parse_json, read_text, sha256
 
 FORMAT = 2
 
@@ -130,7 +130,7 @@ class Emulator(ABC):
             "meta": meta,
         }
         grid = {"grid.lat": self.grid.lat, "grid.lon": self.grid.lon}
-        with atomic_path(folder) as temporary:
+        with atomic_path(folder, durable=True) as temporary:
             temporary.mkdir()
             # safetensors writes the bytes behind an array whatever its strides, so each must be contiguous.
             contiguous = {k: np.ascontiguousarray(v) for k, v in {**arrays, **grid}.items()}
@@ -153,7 +153,8 @@ def read_saved(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         RunError: There is no emulator, or it is truncated or of a newer format.
     """
     try:
-        head = parse_json((folder / "emulator.json").read_text(encoding="utf-8"))
+        head = parse_json(read_text(folder / "emulator.json"))
+        check_regular(folder / "arrays.safetensors")
         arrays = load_file(folder / "arrays.safetensors")
     except FileNotFoundError as e:
         raise RunError(

@@ -30,8 +30,7 @@ from emukit.experiments.recipe_kinds import NetworkRecipe, Recipe, WrapperRecipe
 from emukit.parallel.comm import Comm
 from emukit.parallel.launch import PARENT
 from emukit.progress import silent_reporter
-from emukit.training.log import read_lines
-from emukit.training.loop import LOG
+from emukit.training.log import LOG, read_lines
 
 # What a validation costs, of the time of a training step over as many months: a step passes forwards, and backwards,
 # which takes twice as long.

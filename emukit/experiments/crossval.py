@@ -28,13 +28,14 @@ from emukit.experiments.recipe_kinds import Recipe
 from emukit.experiments.record import Opening
 from emukit.experiments.run import run_name
 from emukit.experiments.validate import numbers, trained
-from emukit.files import write_text
 from emukit.metrics import Score
+from emukit.outputs import json_kind, new_output, refuse_taken
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.report.validation import Block
 
 REPORT_FILE = "crossval.json"
+REPORT = json_kind("the results of `emukit crossval`", ("protocol", "months", "recipes", "floor"))
 
 
 @dataclass(frozen=True)
@@ -222,6 +223,8 @@ def compare(
         RunError: A folder holds a run of another configuration.
         TrainingError: A loss is not finite.
     """
+    # The same command goes on where it was stopped, and writes its results again.
+    refuse_taken(out / REPORT_FILE, REPORT, overwrite=True)
     split = make_split(archive, protocol)
     folds = blocked_folds(archive, split, months=months)
     total, done = len(recipes) * len(folds), 0
@@ -257,7 +260,8 @@ def compare(
         _line(folds, lambda fold: estimated_limit(archive, fold.scored[HELD_OUT])),
         tuple(note for fold in folds.values() for note in fold.notes),
     )
-    write_text(out / REPORT_FILE, json.dumps(result.as_dict(), indent=1))
+    with new_output(out / REPORT_FILE, REPORT, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(result.as_dict(), indent=1), encoding="utf-8")
     return result
 
 

@@ -5,20 +5,24 @@ Invariant: the file says which run, data and code it came from, and is whole or 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import xarray as xr
 
 from emukit.data.archive import Archive, Scenario
 from emukit.data.residency import host_free
+from emukit.data.zarr_writer import write_zarr
 from emukit.emulators.base import Emulator
 from emukit.emulators.sampled import Sampled
 from emukit.errors import RunError
 from emukit.experiments import provenance
 from emukit.experiments.memory import SAFE, size
 from emukit.experiments.run import Run
-from emukit.files import atomic_path
+from emukit.files import check_regular
+from emukit.outputs import MARK, Kind, marked, new_output, refuse_taken, zarr_kind
+
+PREDICTION = "prediction"
+NAME = "a prediction of `emukit predict`"
 
 
 def predict_scenario(run: Run, archive: Archive, scenario: str, members: int | None = None) -> xr.Dataset:
@@ -72,36 +76,42 @@ def _ensemble(run: Run, emulator: Emulator, members: int, scenario: Scenario) ->
     return xr.concat(realisations, number, combine_attrs="identical")
 
 
-def check_place(out: Path) -> None:
+def check_place(out: Path, overwrite: bool = False) -> None:
     """Refuse a place that `write_prediction` could not write to, before anything is computed for it.
 
     Raises:
-        RunError: The suffix is another than .nc or .zarr, the place is taken, or cannot be written.
+        RunError: The suffix is another than .nc or .zarr.
+        EmukitError: The place is taken, or cannot be written.
     """
+    refuse_taken(out, _kind(out), overwrite)
+
+
+def _kind(out: Path) -> Kind:
     if out.suffix not in (".nc", ".zarr"):
         raise RunError(f"cannot tell the format of {out}", found=out.suffix or "no suffix", expected=".nc or .zarr")
-    if out.is_dir() or (out.suffix == ".zarr" and out.exists()):
-        raise RunError(f"{out} exists", expected="a new path", hint="remove it or choose another --out")
-    place = next(p for p in out.absolute().parents if p.exists())
-    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
-        raise RunError(
-            f"cannot write {out}",
-            found=f"{place} is {'not writable' if place.is_dir() else 'no folder'}",
-            expected="a place that can be written",
-            hint="choose another --out",
-        )
+    if out.suffix == ".zarr":
+        return zarr_kind(NAME, marked(PREDICTION))
+    return Kind(NAME, _strange_netcdf, folder=False)
 
 
-def write_prediction(dataset: xr.Dataset, out: Path) -> None:
+def _strange_netcdf(path: Path) -> str:
+    try:
+        check_regular(path)
+        with xr.open_dataset(path, engine="netcdf4", decode_cf=False) as ds:
+            return "" if marked(PREDICTION)(ds.attrs) else "a NetCDF file of another origin"
+    except (OSError, ValueError, RuntimeError):
+        return "a folder" if path.is_dir() else "a file that is not NetCDF"
+
+
+def write_prediction(dataset: xr.Dataset, out: Path, overwrite: bool = False) -> None:
     """Write as NetCDF4 (``.nc``) or Zarr (``.zarr``).
 
     Raises:
-        RunError: As `check_place`.
+        EmukitError: As `check_place`, or it cannot be written.
     """
-    check_place(out)
-    if out.suffix == ".nc":
-        with atomic_path(out) as temporary:
+    dataset = dataset.assign_attrs({MARK: PREDICTION})
+    with new_output(out, _kind(out), overwrite) as temporary:
+        if out.suffix == ".nc":
             dataset.to_netcdf(temporary, encoding={v: {"zlib": True, "complevel": 1} for v in dataset.data_vars})
-    else:
-        with atomic_path(out) as temporary:
-            dataset.to_zarr(temporary, mode="w", zarr_format=2)
+        else:
+            write_zarr(dataset, temporary, encoding={})

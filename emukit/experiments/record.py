@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,8 @@ from emukit.data.split import Split
 from emukit.errors import RunError
 from emukit.experiments import provenance
 from emukit.experiments.recipe_kinds import Recipe
-from emukit.files import parse_json, write_text
+from emukit.files import below, parse_json, read_text, write_text
+from emukit.training.log import LOG, gaps, read_lines
 
 RECORD_FILE = "run.json"
 
@@ -111,6 +112,7 @@ class RunRecord(_Part):
         epochs, best_epoch: Of a single finished network.
         best_average: Whether its weights are an average.
         findings: What fitting a wrapper found, in words.
+        logs: Place of each log in the folder to its number of epochs, of a finished run.
     """
 
     format: Literal[1] = 1
@@ -129,6 +131,7 @@ class RunRecord(_Part):
     best_epoch: int | None = None
     best_average: bool | None = None
     findings: tuple[str, ...] = ()
+    logs: dict[str, int] = {}
 
     def write(self, folder: Path) -> None:
         """Write it into the run folder, atomically."""
@@ -192,7 +195,7 @@ def read_record(folder: Path) -> RunRecord:
     """
     path = folder / RECORD_FILE
     try:
-        return RunRecord.model_validate_json(path.read_text(encoding="utf-8"))
+        return RunRecord.model_validate_json(read_text(path))
     except OSError as e:
         raise RunError(
             f"{folder} is not a run",
@@ -208,6 +211,30 @@ def read_record(folder: Path) -> RunRecord:
         ) from None
 
 
+def read_logs(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The logs of a run and of what it is made of, by their places in its folder, such as ``.`` and ``bases/0-unet``.
+
+    Raises:
+        RunError: One is damaged.
+    """
+    return {p.parent.relative_to(folder).as_posix(): read_lines(p) for p in below(folder, LOG)}
+
+
+def log_gaps(record: RunRecord, logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """What the logs of a run lack, in words.
+
+    Args:
+        record: Of the run.
+        logs: As `read_logs` gives them.
+    """
+    # Records of earlier versions tell the epochs of a single network.
+    counted = record.logs or ({} if record.epochs is None else {".": record.epochs})
+    known = counted if record.state == "finished" else {}
+    places = dict.fromkeys([*known, *logs])
+    found = {place: gaps(logs.get(place, ()), known.get(place)) for place in places}
+    return [f"{Path(place, LOG)}: {words}" for place, words in found.items() if words]
+
+
 def read_json(path: Path, remedy: str) -> dict[str, Any]:
     """Read a JSON object.
 
@@ -215,7 +242,7 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
         RunError: It cannot be read, or is no object.
     """
     try:
-        value = parse_json(path.read_text(encoding="utf-8"))
+        value = parse_json(read_text(path))
     except (OSError, ValueError) as e:
         raise RunError(f"{path} cannot be read", found=str(e), hint=remedy) from e
     if not isinstance(value, dict):

@@ -7,8 +7,6 @@ to it. A removal that is interrupted leaves a run whole, or no run.
 from __future__ import annotations
 
 import os
-import re
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from emukit.experiments.record import RECORD_FILE, read_record
 from emukit.experiments.run import Run
 from emukit.experiments.run_traces import remove_traces
 from emukit.experiments.runs import Listed, find_runs, list_runs, look_at, never_begun
-from emukit.files import exclusive, parse_json
+from emukit.files import below, exclusive, parse_json, read_text, remove_folder, sweep
 from emukit.submission import ENTRY_FILE, Entry, read_entry
 
 SUBMISSIONS = "submissions"
@@ -30,8 +28,6 @@ STUDY_FILE = "study.json"
 TOGETHER = (validate.REPORT_FILE, crossval.REPORT_FILE, STUDY_FILE)
 BEING_WRITTEN = "another process is writing it"
 MAY_GO = "it may go once that folder is removed"
-# A folder that stepped aside to be removed by a process.
-ASIDE = re.compile(r"\..+\.\d+\.removed")
 
 
 @dataclass(frozen=True)
@@ -113,20 +109,13 @@ def remove(run: Listed) -> None:
         return
     with exclusive(folder):
         try:
-            folder.rename(folder.with_name(f".{folder.name}.{os.getpid()}.removed"))
+            remove_folder(folder)
         except OSError as e:
             raise EmukitError(
                 f"cannot remove {run.folder}", found=e.strerror or str(e), hint="look at the permissions of its parent"
             ) from e
     remove_traces(folder)
     sweep(folder.parent)
-
-
-def sweep(place: Path) -> None:
-    """Delete what stepped aside in a folder, just now or in a removal that was interrupted."""
-    for left in place.iterdir():
-        if ASIDE.fullmatch(left.name):
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def _reasons_to_stay(runs: Sequence[Listed], places: Sequence[Path]) -> dict[Path, str]:
@@ -154,7 +143,7 @@ def _reasons_to_stay(runs: Sequence[Listed], places: Sequence[Path]) -> dict[Pat
         together += [studies[run.folder.resolve()]] if run.folder.resolve() in studies else []
         written = [place for place, entry in entries if _is_of(entry, run.run)]
         untold = [study for study in unknown if run.folder.resolve().is_relative_to(study.resolve().parent)]
-        within = [path.parent for path in run.folder.rglob(RECORD_FILE) if path.parent != run.folder]
+        within = [path.parent for path in below(run.folder, RECORD_FILE) if path.parent != run.folder]
         if run.held:
             reasons[run.folder] = BEING_WRITTEN
         elif within:
@@ -215,7 +204,7 @@ def _studies_of(places: Iterable[Path]) -> tuple[dict[Path, Path], list[Path]]:
     for folder in folders:
         study = folder / STUDY_FILE
         try:
-            variants = parse_json(study.read_text(encoding="utf-8"))["variants"]
+            variants = parse_json(read_text(study))["variants"]
             runs = [folder / run["folder"] for variant in variants for run in variant["runs"]]
             named |= {Path(os.path.realpath(run)): study for run in runs}
         except (OSError, ValueError, KeyError, TypeError):

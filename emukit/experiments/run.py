@@ -40,13 +40,15 @@ from emukit.experiments.record import (
     Opening,
     RunRecord,
     card_digest,
+    log_gaps,
     new_record,
     read_json,
+    read_logs,
     read_record,
     session_now,
 )
 from emukit.experiments.trainer import prepare
-from emukit.files import LOCK_FILE, exclusive, write_text
+from emukit.files import LOCK_FILE, PART, exclusive, inside, write_text
 from emukit.metrics.competition import VARIABLE_WEIGHTS, score_of_parts
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter, silent_reporter
@@ -120,6 +122,13 @@ class Run:
     def go_on(self) -> str:
         """The command that goes on with it."""
         return _again(self.record, self.folder)
+
+    def log_problems(self) -> list[str]:
+        """What its logs lack, or what is wrong with them, in words."""
+        try:
+            return log_gaps(self.record, read_logs(self.folder))
+        except RunError as e:
+            return [f"{e.what}: {e.found}"]
 
     def evaluation(self, name: str) -> dict[str, Any]:
         """The stored evaluation of a set.
@@ -250,6 +259,8 @@ def train_run(
         seconds = max(outcome.pop("seconds", 0.0), trained - begun) + prepared + time.monotonic() - trained
         record = record.model_copy(update={**outcome, "state": "finished", "seconds": round(seconds, 1)})
         if comm.main:
+            logged = {place: lines[-1]["epoch"] for place, lines in read_logs(folder).items() if lines}
+            record = record.model_copy(update={"logs": logged})
             emulator.save(folder / "emulator")
             if evaluation:
                 save_evaluation(folder, evaluation)
@@ -311,8 +322,12 @@ def slug(protocol: str) -> str:
 
 
 def save_evaluation(folder: Path, evaluation: Evaluation) -> None:
-    """Keep an evaluation in the run folder."""
-    write_text(folder / "scores" / f"{evaluation.name}.json", json.dumps(evaluation.as_dict(), indent=1))
+    """Keep an evaluation in the run folder.
+
+    Raises:
+        EmukitError: It cannot be written, or the folder of the scores is a link.
+    """
+    write_text(inside(folder, "scores", f"{evaluation.name}.json"), json.dumps(evaluation.as_dict(), indent=1))
 
 
 def identity_of(archive: Archive, recipe: Recipe, split: Split, members: Sequence[int] | None, seed: int) -> Identity:
@@ -338,8 +353,11 @@ def _again(record: RunRecord, folder: Path) -> str:
 
 def _existing(folder: Path, identity: Identity, resume: bool) -> RunRecord | None:
     """The record of the run to resume; None where the folder is new."""
-    inside = {p.name for p in folder.iterdir()} - {LOCK_FILE} if folder.is_dir() else set()
-    if not inside and not folder.is_file():
+    # What a killed writer left makes no run.
+    there = (
+        [p for p in folder.iterdir() if p.name != LOCK_FILE and not PART.fullmatch(p.name)] if folder.is_dir() else []
+    )
+    if not there and not folder.is_file():
         return None
     if not resume:
         raise RunError(
@@ -348,6 +366,9 @@ def _existing(folder: Path, identity: Identity, resume: bool) -> RunRecord | Non
             hint="--resume to go on with it, or choose another --out",
         )
     record = read_record(folder)
+    for path in (*folder.iterdir(), *(folder / "bases").rglob("*")):
+        if path.is_symlink() and path.is_dir():
+            raise RunError(f"{path} is a link", expected="a folder", hint="remove the link: nothing is written there")
     before, now = record.identity.model_dump(), identity.model_dump()
     different = [k for k, v in now.items() if before[k] != v]
     if different:

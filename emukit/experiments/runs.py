@@ -6,22 +6,21 @@ Invariant: looking changes nothing, and a damaged folder is said to be damaged a
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from emukit.errors import EmukitError, RunError
 from emukit.experiments.recipe import FAST
 from emukit.experiments.recipe_kinds import NetworkRecipe, recipe_names
-from emukit.experiments.record import RECORD_FILE, RunRecord
+from emukit.experiments.record import RECORD_FILE, RunRecord, log_gaps, read_logs
 from emukit.experiments.run import Run, read_run
 from emukit.experiments.run_traces import FAILED, failure_of, is_study_run
 from emukit.experiments.table import split_name
 from emukit.files import is_held
-from emukit.training.log import read_lines
-from emukit.training.loop import LOG
+from emukit.training.log import LOG
 
 State = Literal["training", "interrupted", "failed", "finished", "damaged"]
 STATES: tuple[State, ...] = ("training", "interrupted", "failed", "finished", "damaged")
@@ -166,7 +165,8 @@ def look_at(folder: Path) -> Listed:
         state: State = "training" if held else "failed" if failure else "interrupted"
         state = "finished" if run.record.state == "finished" else state
         scores, months = _scores(run)
-        epoch, seconds = _progress(folder)
+        logs = read_logs(folder)
+        epoch, seconds = _progress(folder, logs)
     except EmukitError as e:
         found = e.found.splitlines()[0].strip() if e.found else ""
         return Listed(folder, "damaged", size, held, problem=f"{e.what} ({found})" if found else e.what)
@@ -176,6 +176,7 @@ def look_at(folder: Path) -> Listed:
         epoch, seconds = run.record.epochs if epoch is None else epoch, run.record.seconds
     epochs = run.recipe.training.epochs if isinstance(run.recipe, NetworkRecipe) else None
     problem = failure.splitlines()[0] if state == "failed" else ""
+    problem = "; ".join([problem] * bool(problem) + log_gaps(run.record, logs))
     return Listed(folder, state, size, held, run, problem, scores, months, epoch, epochs, seconds)
 
 
@@ -189,12 +190,11 @@ def _scores(run: Run) -> tuple[dict[str, float], dict[str, str]]:
     return scores, months
 
 
-def _progress(folder: Path) -> tuple[int | None, float]:
+def _progress(folder: Path, logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[int | None, float]:
     """The last epoch of the log that was written last, and the seconds of all epochs in all logs."""
-    logs = sorted(folder.rglob(LOG), key=lambda path: path.stat().st_mtime)
-    lines = [read_lines(path) for path in logs]
-    seconds = sum(float(line.get("seconds") or 0.0) for own in lines for line in own)
-    return (lines[-1][-1]["epoch"] if lines and lines[-1] else None), seconds
+    seconds = sum(float(line.get("seconds") or 0.0) for own in logs.values() for line in own)
+    last = max(logs, key=lambda place: (folder / place / LOG).stat().st_mtime, default=None)
+    return (logs[last][-1]["epoch"] if last and logs[last] else None), seconds
 
 
 def folder_size(folder: Path) -> int:

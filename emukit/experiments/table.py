@@ -5,7 +5,9 @@ Invariant: every number comes from a file that says on which months it was reach
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -19,11 +21,14 @@ from emukit.errors import EmukitError, RunError, SubmissionError
 from emukit.experiments.recipe_kinds import is_random
 from emukit.experiments.record import RECORD_FILE, Identity, read_json
 from emukit.experiments.run import Run, read_run, slug
+from emukit.files import read_text
+from emukit.outputs import json_kind, new_output
 from emukit.report.leaderboard import NUMBERS, Row
 from emukit.report.published import load_published
 from emukit.submission import ENTRY_FILE, read_entry
 
 SCORE_FILE = "score.json"
+SCORE = json_kind("a score of `emukit score --save`", ("split", "csv_sha256", "score"))
 KINDS: dict[str, Literal["published", "reference", "floor"]] = {
     "competition": "published",
     "measured": "reference",
@@ -144,6 +149,19 @@ def numbers_of(score: Mapping[str, Any]) -> dict[str, float]:
 def split_name(benchmark: str, protocol: str, part: str, spans: Sequence[str]) -> str:
     """How the leaderboard names what was scored: `cse151b k360 validation: ssp370 2060-02..2070-01 member 0`."""
     return f"{benchmark} {protocol} {part}: {'; '.join(spans)}"
+
+
+def save_score(path: Path, kept: Mapping[str, Any], overwrite: bool) -> None:
+    """Keep the score of a CSV in a file; one that says the same already stays.
+
+    Raises:
+        EmukitError: There is another score and it is not to be replaced, or another file; or it cannot be written.
+    """
+    with suppress(OSError, UnicodeDecodeError):
+        if read_text(path) == json.dumps(kept, indent=1):
+            return
+    with new_output(path, SCORE, overwrite) as temporary:
+        temporary.write_text(json.dumps(kept, indent=1), encoding="utf-8")
 
 
 def _published_split(protocol: str, part: str) -> str:

@@ -23,14 +23,15 @@ from emukit.experiments.recipe_kinds import Recipe, is_random, seeds_within
 from emukit.experiments.record import Opening
 from emukit.experiments.run import Run, finished_run, run_name, save_evaluation, train_run
 from emukit.experiments.table import numbers_of
-from emukit.files import write_text
 from emukit.metrics import Parts, Score
+from emukit.outputs import json_kind, new_output, refuse_taken
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.report.validation import Block
 from emukit.training.engine import Execution
 
 REPORT_FILE = "validation.json"
+REPORT = json_kind("the results of `emukit validate`", ("model", "recipe", "scored", "runs"))
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,8 @@ def validate(
         RunError: A folder holds a run of another configuration.
         TrainingError: A loss is not finite.
     """
+    # The same command goes on where it was stopped, and writes its results again.
+    refuse_taken(out / REPORT_FILE, REPORT, overwrite=True)
     sets, not_scored = named_protocols(archive, protocols)
     chosen = chosen_seeds(recipe, seeds)
     for protocol, why in not_scored.items():
@@ -238,7 +241,8 @@ def validate(
     if len(left_out) > 1 and ALL in _names(archive, protocols):
         scored.append(_mean(left_out))
     result = Validation(model, recipe.digest, archive.digest, chosen, tuple(scored), not_scored, tuple(runs))
-    write_text(out / REPORT_FILE, json.dumps(result.as_dict(), indent=1))
+    with new_output(out / REPORT_FILE, REPORT, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(result.as_dict(), indent=1), encoding="utf-8")
     return result
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from emukit.errors import RecipeError
-from emukit.files import shipped
+from emukit.files import read_text, shipped
 from emukit.metrics import Parts, Score
 
 # Six numbers of three decimals give a score to 0.0019 (half a thousandth times the sum of the weights, and its own).
@@ -112,7 +112,7 @@ def load_published(path: Path | str | None = None) -> list[PublishedResult]:
     """
     path = Path(path) if path is not None else shipped("baselines", "published.toml")
     try:
-        return _Table.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))).result
+        return _Table.model_validate(tomllib.loads(read_text(path))).result
     except OSError as e:
         raise RecipeError(f"cannot read {path}", found=e.strerror or str(e)) from e
     except ValidationError as e:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from emukit.errors import SubmissionError
-from emukit.files import write_text
+from emukit.files import read_text, write_text
 
 ENTRY_FILE = "entry.toml"
 Text = Annotated[str, Field(min_length=1)]
@@ -90,7 +90,7 @@ def read_entry(folder: Path | str) -> Entry:
     path = Path(folder) / ENTRY_FILE
     expected = "the file that emukit submit writes"
     try:
-        return Entry.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return Entry.model_validate(tomllib.loads(read_text(path)))
     except OSError as e:
         raise SubmissionError(f"cannot read {path}", found=e.strerror or str(e), expected=expected) from e
     except ValidationError as e:

@@ -21,6 +21,7 @@ import pyarrow.csv as arrow_csv
 from numpy.typing import NDArray
 
 from emukit.errors import SubmissionError
+from emukit.files import open_regular
 from emukit.submission.write import COLUMNS, packing_of
 
 # Bit 0 of the general purpose flags, PKWARE APPNOTE 4.4.4.
@@ -51,7 +52,7 @@ def open_csv(path: Path) -> Iterator[IO[bytes]]:
     """
     packing = packing_of(path)
     try:
-        with path.open("rb") as raw:
+        with open_regular(path) as raw:
             start = raw.read(2)
             raw.seek(0)
             actual = next((p for p, magic in _MAGIC.items() if start == magic), "csv")

@@ -26,10 +26,10 @@ from torch import Tensor
 
 from emukit.config import describe
 from emukit.errors import RunError
-from emukit.files import atomic_path
+from emukit.files import atomic_path, check_regular
 from emukit.parallel.comm import Comm
 from emukit.parallel.spread import fill
-from emukit.training.best import check_best, first_line
+from emukit.training.best import check_best, drop_older_best, first_line
 from emukit.training.engine import Engine
 from emukit.training.shards import drop_older_shards, save_shard, shard_folder, shard_reader
 from emukit.training.state import Count, TrainingState
@@ -111,7 +111,7 @@ def save_checkpoint(folder: Path, state: TrainingState, engine: Engine) -> None:
 
 
 def load_checkpoint(folder: Path, engine: Engine, steps_per_epoch: int) -> TrainingState:
-    """Restore weights, optimiser, average and random state from `last.pt`.
+    """Restore weights, optimiser, average and random state from `last.pt`; what other checkpoints left is removed.
 
     Args:
         folder: The run folder.
@@ -143,14 +143,17 @@ def load_checkpoint(folder: Path, engine: Engine, steps_per_epoch: int) -> Train
         ) from e
     if state.best_epoch:
         check_best(folder, state.best_epoch, engine.network, state.best_digest)
+    if engine.comm.main:
+        # What a kill between two steps of the last save left behind.
+        drop_older_shards(folder, keep=content.shards)
+        drop_older_best(folder, state.best_epoch)
     return state
 
 
 def _read(path: Path) -> _Content:
     try:
         # torch writes a checksum for every part, and does not look at it when it reads.
-        if not path.is_file():
-            raise ValueError("something that is no file")
+        check_regular(path)
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as parts:
                 if damaged := parts.testzip():

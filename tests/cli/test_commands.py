@@ -227,7 +227,7 @@ def test_terminated_writer_leaves_nothing(tmp_path):
     command = [sys.executable, "-m", "emukit", "data", "demo", "big.zarr", "--grid", "64x96"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".big.zarr.*.part")) and process.poll() is None and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".emukit-*.part/big.zarr")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.terminate()
     assert (process.wait(60), list(tmp_path.iterdir())) == (128 + signal.SIGTERM, [])

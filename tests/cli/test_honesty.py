@@ -109,7 +109,9 @@ def test_solutions_of_one_name_but_other_truth_are_kept_apart(emukit, linear_run
         lines = Path("submissions/e/submission.csv").read_text().splitlines()
         moved = [f"{i},{float(v) + shift}" for i, v in (line.split(",") for line in lines[1:])]
         Path(folder, "solution.csv").write_text("\n".join([lines[0], *moved]) + "\n")
-        assert emukit("score", "submissions/e/submission.csv", f"{folder}/solution.csv", "--save").code == 0
+        assert (
+            emukit("score", "submissions/e/submission.csv", f"{folder}/solution.csv", "--save", "--overwrite").code == 0
+        )
         names.append(json.loads(Path("submissions/e/score.json").read_text())["split"])
     assert names[0] != names[1]
 

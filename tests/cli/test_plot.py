@@ -137,14 +137,18 @@ def test_files_of_others_are_not_replaced_and_own_ones_are(emukit, linear_run, q
     words = ("plot", linear_run, "--split", "validation", "-q", "--out", "o")
     assert emukit(*words).code == 0
     (folder,) = Path("o").iterdir()
-    (folder / "maps.png").write_bytes(b"half")
-    assert emukit(*words).code == 0
-    assert (folder / "maps.png").read_bytes().startswith(b"\x89PNG")
-    (folder / "notes.txt").write_text("mine")
-    answer = emukit(*words)
-    assert answer.code == 2
-    assert "notes.txt" in answer.err
-    assert (folder / "notes.txt").read_text() == "mine"
+    assert "--overwrite replaces it" in emukit(*words).err
+    before = (folder / "maps.png").stat().st_ino
+    assert emukit(*words, "--overwrite").code == 0
+    assert (folder / "maps.png").stat().st_ino != before
+    # Another's file, and another's picture under a name of ours.
+    for name in ("notes.txt", "maps.png"):
+        (folder / name).write_text("mine")
+        answer = emukit(*words, "--overwrite")
+        assert answer.code == 2
+        assert name in answer.err
+        assert (folder / name).read_text() == "mine"
+        (folder / "notes.txt").unlink(missing_ok=True)
     Path("file").write_text("")
     assert "cannot write" in emukit("plot", linear_run, "--split", "validation", "-q", "--out", "file").err
 

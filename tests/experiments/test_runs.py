@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from emukit import files
 from emukit.errors import EmukitError, RunError
 from emukit.experiments import removal
 from emukit.experiments.recipe import load_recipe
@@ -183,9 +184,7 @@ def test_how_far_an_interrupted_training_came_is_read_from_the_newest_log(runs):
 def test_looking_never_keeps_a_training_from_its_folder(runs, monkeypatch):
     assert not is_held(runs / "r0" / "nowhere")
     assert not is_held(runs / "r0")
-    looking = (runs / "r0" / LOCK_FILE).open()
-    from emukit import files
-
+    looking = (runs / "r0" / LOCK_FILE).open("rb")
     assert files._taken(looking)
     # Whoever looks lets go at once: well within the time that is waited.
     monkeypatch.setattr(files.time, "sleep", lambda seconds: looking.close())
@@ -333,16 +332,16 @@ def test_an_interrupted_removal_leaves_no_half_run(runs, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(removal.shutil, "rmtree", interrupted)
+        patch.setattr(files, "_discard", interrupted)
         with pytest.raises(KeyboardInterrupt):
             remove(victim)
     assert "r2" not in names(list_runs([runs]))
-    (left,) = runs.glob(".*.removed")
-    assert (left / "emulator").exists()
+    (left,) = runs.glob(".emukit-*.part")
+    assert (left / "r2" / "emulator").exists()
     # A name of somebody else's stays.
-    (runs / ".mine.removed").mkdir()
+    (runs / ".mine.part").mkdir()
     remove(named_removal([runs / "other"]).runs[0])
-    assert {p.name for p in runs.iterdir()} == {"r0", "r1", "fitted", ".mine.removed"}
+    assert {p.name for p in runs.iterdir()} == {"r0", "r1", "fitted", ".mine.part"}
 
 
 def test_a_removal_that_is_forbidden_leaves_the_run_whole(runs, monkeypatch):

@@ -20,7 +20,7 @@ from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.training import loop, optim
 from emukit.training.checkpoint import LAST
-from emukit.training.log import MetricsLog, read_lines
+from emukit.training.log import read_lines
 from emukit.training.settings import AverageSettings, OptimizerSettings
 from tests.coded import warming_archive
 from tests.training.test_checkpoint import SOURCE, STEPS, interrupt_after, scores, strict_lines, train
@@ -384,14 +384,6 @@ def test_biases_are_not_decayed():
     groups = optim.make_optimizer(network, OptimizerSettings(weight_decay=0.3)).param_groups
     decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
     assert (decay[id(network.weight)], decay[id(network.bias)]) == (0.3, 0.0)
-
-
-def test_log_cut_short_by_a_crash_is_read_up_to_the_cut(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
-    assert [line["epoch"] for line in read_lines(path)] == [1, 2]
-    MetricsLog(path, keep_epochs=1).append({"epoch": 2})
-    assert [line["epoch"] for line in read_lines(path)] == [1, 2]
 
 
 def test_signals_are_left_alone_outside_the_main_thread():
