@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -20,6 +19,7 @@ from emukit.data.decode import Findings
 from emukit.data.layout import Layout
 from emukit.data.source import Source
 from emukit.errors import StoreError
+from emukit.parallel.threads import open_pool
 from emukit.progress import Reporter
 
 # zstd and lz4 release the interpreter lock; more than two threads wait for memory instead.
@@ -82,7 +82,7 @@ class Task:
 
 
 def _run(tasks: list[Task], loaded: Loaded, findings: Findings, advance: Callable[[], None]) -> None:
-    with ThreadPoolExecutor(THREADS) as pool:
+    with open_pool(THREADS) as pool:
         futures = [pool.submit(task.read) for task in tasks]
         try:
             for task, future in zip(tasks, futures, strict=True):

@@ -18,7 +18,7 @@ from emukit.data.archive import Domain
 from emukit.data.card import parse_card
 from emukit.data.grid import Grid
 from emukit.emulators.base import Emulator, read_saved
-from emukit.errors import RunError
+from emukit.errors import RunError, shortage
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def load_emulator(folder: Path | str) -> Emulator:
         return build_emulator(head["kind"], domain, head["meta"], arrays)
     except (KeyError, IndexError, TypeError, AttributeError, RuntimeError, ValueError) as e:
         # RuntimeError is what torch raises for weights that do not fit the network they are said to belong to.
-        raise RunError(
+        raise shortage(e) or RunError(
             f"the emulator in {folder} does not fit this version of emukit",
             found=str(e),
             expected=f"a kind of {', '.join(EMULATORS)} with all its parts",
