@@ -12,6 +12,7 @@ A part is a folder ``.emukit-RANDOM.part`` next to the target, open to its user 
 
 from __future__ import annotations
 
+import codecs
 import ctypes
 import errno
 import fcntl
@@ -128,6 +129,9 @@ def read_text(path: Path | str, most: int = MOST_BYTES) -> str:
         content = f.read(most + 1)
     if len(content) > most:
         raise OSError(errno.EFBIG, f"longer than {most:,} bytes, as no such file is", str(path))
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UnicodeDecodeError("utf-8", content, 0, 2, "it is in UTF-16: save it as UTF-8")
+    # Some editors put a byte-order mark in front.
     return content.decode("utf-8-sig")
 
 
@@ -237,12 +241,16 @@ def parse_json(text: str) -> Any:
     """The value that a JSON text holds.
 
     Raises:
-        json.JSONDecodeError: It is none, or is nested deeper than can be read.
+        json.JSONDecodeError: It is none, is nested deeper than can be read, or holds a number of thousands of digits.
     """
     try:
         return json.loads(text)
-    except RecursionError:
-        raise json.JSONDecodeError("nested too deeply", text[:50], 0) from None
+    except json.JSONDecodeError:
+        raise
+    except (RecursionError, ValueError) as e:
+        # A whole number of thousands of digits is a plain ValueError.
+        what = "nested too deeply" if isinstance(e, RecursionError) else "a number of too many digits"
+        raise json.JSONDecodeError(what, text[:50], 0) from None
 
 
 def _opened(path: Path | str, flags: int) -> int:
@@ -437,5 +445,5 @@ def shipped(kind: Literal["baselines", "data_cards"], name: str) -> Path:
         f"emukit's own file {kind}/{name} is missing",
         found=f"neither {places[0]} nor {places[1]}",
         expected="the file that every checkout and wheel of emukit holds",
-        hint="install emukit again",
+        hint="install emukit-climate again, from its checkout",
     )

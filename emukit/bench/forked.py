@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
+import runpy
 import signal
 import sys
 import time
@@ -78,10 +79,9 @@ def command(*words: object) -> Callable[[], None]:
     """A command line, to be called in a fork."""
 
     def run() -> None:
-        from emukit.cli import main
-
         sys.argv = ["emukit", *map(str, words)]
-        main()
+        # As `python -m emukit`: from outside, since benches lie below the command line.
+        runpy.run_module("emukit", run_name="__main__")
 
     return run
 

@@ -110,7 +110,7 @@ def read_begun(folder: Path, study: Study, archive: Archive, budget: str | None)
             f"{folder} holds another study of this name",
             found=(f"another {', '.join(different)}" if different else f"a damaged {PLAN_FILE}")
             + (f": {_told(changes)}" if changes else ""),
-            expected=f"the one that was begun with: {kept.get('command')}",
+            expected="the study that it holds",
             hint=f"another name in the study's file, or remove {folder}: its runs lie beside it, and are found again",
         )
     return begun

@@ -32,6 +32,7 @@ from emukit.metrics import Score
 from emukit.outputs import json_kind, new_output, refuse_taken
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
+from emukit.report.leaderboard import ANOTHER_RUN, LIMIT
 from emukit.report.validation import Block
 
 REPORT_FILE = "crossval.json"
@@ -69,7 +70,7 @@ class Comparison:
         recipes: Name to digest.
         months: Fold to what was scored, for people.
         found: Name of a recipe to its scores.
-        floor: Another run of the climate model on the same months, where each fold has one.
+        reference: Another run of the climate model on the same months, where each fold has one.
         limit: Of a perfect emulator, where it can be estimated in each fold.
         notes: What is odd about the folds, for people.
     """
@@ -80,7 +81,7 @@ class Comparison:
     recipes: Mapping[str, str]
     months: Mapping[str, str]
     found: Mapping[str, CrossValidation]
-    floor: CrossValidation | None
+    reference: CrossValidation | None
     limit: CrossValidation | None
     notes: tuple[str, ...]
 
@@ -98,7 +99,7 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        lines = {"floor": self.floor, "limit": self.limit}
+        lines = {"reference": self.reference, "limit": self.limit}
         return {
             "protocol": self.protocol,
             "seed": self.seed,
@@ -119,8 +120,8 @@ class Comparison:
         return out
 
     def _lines(self, fold: str | None = None) -> dict[str, dict[str, float]]:
-        """Floor and limit of a fold, or of the mean over all."""
-        lines = {"floor: another run": self.floor, "estimated limit": self.limit}
+        """Reference and limit of a fold, or of the mean over all."""
+        lines = {ANOTHER_RUN: self.reference, LIMIT: self.limit}
         return {k: numbers(v.folds[fold] if fold else v.mean) for k, v in lines.items() if v}
 
     def _difference(self, model: str, first: str) -> Block:

@@ -34,7 +34,7 @@ FOLDER = "plots"
 WEATHER_FILE = "weather.json"
 # As PNG names the program that wrote a file.
 SOFTWARE = "emukit"
-PICTURES = ("maps", "years", "seasons", "spectra", "ranks")
+PICTURES = ("maps", "change", "years", "seasons", "spectra", "ranks")
 DEFAULT_SETS = ("validation", "test")
 
 
@@ -164,13 +164,20 @@ def draw(shown: Shown, title: str) -> tuple[dict[str, Figure], dict[str, str]]:
     span, scenario = shown.span, shown.scenario
     scored = pictures.year_of(scenario, span.start), pictures.year_of(scenario, span.stop)
     figures = {
-        "maps": draw_maps(pictures.error_rows(shown), shown.archive.grid, f"{title}\nerrors, with their area means"),
+        "maps": draw_maps(
+            pictures.error_rows(shown), shown.archive.grid, f"{title}\nerrors, with their area means", earth=shown.earth
+        ),
         "years": draw_years(
             pictures.annual_means(shown), scored, pictures.hidden_years(scenario), f"{title}\nannual means"
         ),
         "seasons": draw_seasons(pictures.mean_years(shown), f"{title}\nmean year of the scored months"),
     }
     left_out = {}
+    if shown.change:
+        rows, words = pictures.change_rows(shown, shown.change), pictures.change_words(shown, shown.change)
+        figures["change"] = draw_maps(rows, shown.archive.grid, f"{title}\n{words}", earth=shown.earth)
+    else:
+        left_out["change"] = "no years before the scored ones are visible to begin from"
     if len(span) < LEAST_MONTHS:
         left_out["spectra"] = f"{len(span)} months are too few to tell weather from climate"
     else:

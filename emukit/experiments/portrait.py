@@ -26,7 +26,6 @@ from safetensors.numpy import load_file, save_file
 
 from emukit.data.archive import Archive
 from emukit.data.grid import Grid
-from emukit.data.named import DEMO
 from emukit.errors import ProtocolError
 from emukit.experiments import pictures
 from emukit.experiments.evaluate import scored_spans
@@ -43,7 +42,7 @@ Array = NDArray[np.float64]
 FOLDER = "report"
 ABOUT_FILE, NUMBERS_FILE = "about.json", "numbers.safetensors"
 # Raised with every change of what is kept or drawn.
-VERSION = 3
+VERSION = 4
 # Of every picture, in inches: on a page they are as wide as its text, and their letters are of one size.
 SHAPES = {
     "maps": (8.6, 4.5),
@@ -273,7 +272,7 @@ def _draw(run: Run, set_name: str, folder: Path, key: str, archive: Archive) -> 
             "set": set_name,
             "span": span.text(archive),
             "span_key": hashlib.sha256(f"{archive.digest} {span.text(archive)}".encode()).hexdigest()[:12],
-            "earth": archive.card.name != DEMO,
+            "earth": shown.earth,
             "pictures": drawn,
         }
         (temporary / ABOUT_FILE).write_text(json.dumps(about, indent=1), encoding="utf-8")

@@ -16,16 +16,20 @@ from emukit.emulators.base import Emulator
 from emukit.emulators.sampled import Sampled
 from emukit.errors import RunError
 from emukit.experiments import provenance
-from emukit.experiments.memory import SAFE, size
+from emukit.experiments.memory import SAFE
 from emukit.experiments.run import Run
 from emukit.files import check_regular
 from emukit.outputs import MARK, Kind, marked, new_output, refuse_taken, zarr_kind
+from emukit.progress import Reporter
+from emukit.terminal import size
 
 PREDICTION = "prediction"
 NAME = "a prediction of `emukit predict`"
 
 
-def predict_scenario(run: Run, archive: Archive, scenario: str, members: int | None = None) -> xr.Dataset:
+def predict_scenario(
+    run: Run, archive: Archive, scenario: str, members: int | None = None, *, reporter: Reporter
+) -> xr.Dataset:
     """Predict every month of a scenario that the run's window can reach.
 
     Args:
@@ -33,6 +37,7 @@ def predict_scenario(run: Run, archive: Archive, scenario: str, members: int | N
         archive: Its forcings are predicted from.
         scenario: A scenario of the archive.
         members: How many realisations, along a dimension ``member``; None: one prediction, without that dimension.
+        reporter: Is told of forcings far outside the training.
 
     Raises:
         ProtocolError: The scenario is not there, or lacks a forcing.
@@ -40,8 +45,12 @@ def predict_scenario(run: Run, archive: Archive, scenario: str, members: int | N
     """
     emulator, wanted = run.emulator(archive), archive[scenario]
     dataset = emulator.predict(wanted) if members is None else _ensemble(run, emulator, members, wanted)
+    far = emulator.warning_of(wanted, emulator.first_month, len(wanted))
+    if far:
+        reporter.say(f"note: {far}")
     record, session = run.record, run.record.sessions[-1]
     return dataset.assign_attrs(
+        **emulator.distance_attributes(wanted, emulator.first_month, len(wanted)),
         title=f"{run.recipe.emulator} emulation of {scenario}",
         history=f"{provenance.now()} emukit {session.versions['emukit']}: {record.command}",
         training_protocol=record.identity.protocol,

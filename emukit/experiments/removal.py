@@ -15,8 +15,7 @@ from pathlib import Path
 from emukit.errors import EmukitError, RunError
 from emukit.experiments import crossval, validate
 from emukit.experiments.begun import PLAN_FILE
-from emukit.experiments.record import RECORD_FILE, read_record
-from emukit.experiments.run import Run
+from emukit.experiments.record import RECORD_FILE, RunRecord, read_record
 from emukit.experiments.run_traces import remove_traces
 from emukit.experiments.runs import Listed, find_runs, list_runs, look_at, never_begun
 from emukit.files import below, exclusive, parse_json, read_text, remove_folder, sweep
@@ -131,25 +130,25 @@ def _reasons_to_stay(runs: Sequence[Listed], places: Sequence[Path]) -> dict[Pat
     studies, unknown = _studies_of(places)
     reasons: dict[Path, str] = {}
     for run in runs:
-        if run.run is None and run.state == "failed":
+        if run.record is None and run.state == "failed":
             # There is nothing of it that anything could refer to.
             if run.held:
                 reasons[run.folder] = BEING_WRITTEN
             continue
-        if run.run is None:
+        if run.record is None:
             reasons[run.folder] = f"{run.problem}; what refers to it cannot be told"
             continue
         together = [p / name for p in run.folder.resolve().parents for name in TOGETHER if (p / name).exists()]
         together += [studies[run.folder.resolve()]] if run.folder.resolve() in studies else []
-        written = [place for place, entry in entries if _is_of(entry, run.run)]
+        written = [place for place, entry in entries if _is_of(entry, run.record)]
         untold = [study for study in unknown if run.folder.resolve().is_relative_to(study.resolve().parent)]
         within = [path.parent for path in below(run.folder, RECORD_FILE) if path.parent != run.folder]
         if run.held:
             reasons[run.folder] = BEING_WRITTEN
         elif within:
             reasons[run.folder] = f"another run is in it, {within[0]}"
-        elif run.run.record.identity.digest in finals:
-            reasons[run.folder] = f"it selected the final fit {finals[run.run.record.identity.digest]}"
+        elif run.record.identity.digest in finals:
+            reasons[run.folder] = f"it selected the final fit {finals[run.record.identity.digest]}"
         elif written:
             reasons[run.folder] = f"the submission {written[0]} is of it"
         elif together:
@@ -178,12 +177,12 @@ def _entries(places: Iterable[Path]) -> Iterator[tuple[Path, Entry]]:
                 yield path.parent, read_entry(path.parent)
 
 
-def _is_of(entry: Entry, run: Run) -> bool:
+def _is_of(entry: Entry, record: RunRecord) -> bool:
     """Whether an entry was written from this run, or from one that is the same in all that an entry tells."""
     with suppress(ValueError):
-        identity = run.record.identity
-        known = (entry.protocol, entry.seed, entry.command) == (identity.protocol, identity.seed, run.record.command)
-        return known and parse_json(entry.recipe) == run.record.recipe
+        identity = record.identity
+        known = (entry.protocol, entry.seed, entry.command) == (identity.protocol, identity.seed, record.command)
+        return known and parse_json(entry.recipe) == record.recipe
     return False
 
 

@@ -13,12 +13,12 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 from emukit.data.archive import Archive
+from emukit.distribution import VERSION
 from emukit.errors import EmukitError, RunError
 from emukit.experiments import portrait as kept
 from emukit.experiments import provenance
@@ -38,6 +38,7 @@ from emukit.report.site.render import render
 MANIFEST = "report.json"
 # What is shown of a run: the scenario that was left out says more than the months that selected.
 SETS = ("test", "validation")
+NOT_DRAWN = "no maps and curves: "
 Opener = Callable[[Run], Archive]
 CAPTIONS = {
     "maps": (
@@ -80,6 +81,7 @@ class Report:
         studies: How many of studies.
         size: Of all files, in bytes.
         left_out: What could not be read, and why.
+        undrawn: Names of runs by why they have no maps and curves.
     """
 
     folder: Path
@@ -87,6 +89,7 @@ class Report:
     studies: int
     size: int
     left_out: Sequence[str]
+    undrawn: Mapping[str, Sequence[str]]
 
 
 def write_report(
@@ -124,7 +127,12 @@ def write_report(
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="emukit-report-")))
         site = _site(found, opener, reporter, scratch, published)
         size = _write(site, target, overwrite)
-    return Report(out, len(site.entries), len(site.studies), size, found.left_out)
+    undrawn: dict[str, list[str]] = {}
+    for entry in site.entries:
+        for why in entry.missing:
+            if why.startswith(NOT_DRAWN):
+                undrawn.setdefault(why.removeprefix(NOT_DRAWN), []).append(entry.name)
+    return Report(out, len(site.entries), len(site.studies), size, found.left_out, undrawn)
 
 
 def _site(found: Findings, opener: Opener, reporter: Reporter, scratch: Path, published: bool) -> Site:
@@ -139,7 +147,7 @@ def _site(found: Findings, opener: Opener, reporter: Reporter, scratch: Path, pu
                 try:
                     portraits[source.folder] = _portrait(source.run, opener, scratch)
                 except EmukitError as e:
-                    missing.setdefault(source.folder, []).append(f"no maps and curves: {reason(e)}")
+                    missing.setdefault(source.folder, []).append(f"{NOT_DRAWN}{reason(e)}")
             step.advance(note=source.folder.name)
     scales = shared_scales(portraits.values())
     entries: list[Entry] = []
@@ -152,7 +160,7 @@ def _site(found: Findings, opener: Opener, reporter: Reporter, scratch: Path, pu
         links |= {row.key: entry.id for row in own}
     ids = {s.folder.resolve(): e.id for s, e in zip(found.sources, entries, strict=True)}
     studies = [study_page(folder, study, ids, scratch) for folder, study in found.studies]
-    written = f"Written {provenance.now()} by emukit {version('emukit')}."
+    written = f"Written {provenance.now()} by emukit {VERSION}."
     title = "emukit leaderboard" if rows else "emukit studies" if studies else "emukit report"
     return Site(title, written, rows, links, entries, studies, scales, found.left_out, found.unfinished)
 

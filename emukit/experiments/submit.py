@@ -57,6 +57,9 @@ def submit_run(
     emulator = run.emulator(archive)
     if archive.digest != run.record.data.digest:
         reporter.say("note: other forcings or targets than it was trained on; entry.toml says so by the digest")
+    far = emulator.warning_of(archive[span.scenario], span.start, span.stop)
+    if far:
+        reporter.say(f"note: {far}")
     with reporter.step("submission", 3) as step:
         prediction = emulator.predict_fields(archive[span.scenario], span.start, span.stop)
         step.advance(note="predicted")

@@ -1,4 +1,4 @@
-"""Results that others published, and the floor lines, as ``baselines/published.toml`` keeps them.
+"""Results that others published, and the lines of reference, as ``baselines/published.toml`` keeps them.
 
 Invariant: no result is without a source and the span it was scored on, and a score that stands beside its six numbers
 agrees with them.
@@ -55,7 +55,7 @@ class PublishedResult(_Strict):
         note: What must be known to compare it.
     """
 
-    kind: Literal["competition", "floor", "measured"]
+    kind: Literal["competition", "reference", "measured"]
     name: _Text
     place: _Text | None = None
     parameters: Annotated[int, Field(gt=0)] | None = None

@@ -19,6 +19,8 @@ from emukit.files import MOST_BYTES, open_append, open_regular, parse_json, writ
 
 LOG = "metrics.jsonl"
 
+LOG = "metrics.jsonl"
+
 
 class MetricsLog:
     """Appends to `metrics.jsonl`."""

@@ -133,11 +133,12 @@ def train(
     if resumed:
         reporter.say(f"resuming after epoch {state.epoch}, step {state.step} of {per_epoch}")
     with (
-        reporter.step("training", epochs * per_epoch) as bar,
+        reporter.step("training", epochs * per_epoch, parts=True) as bar,
         mirror(track if log else None, folder / LOG, about or {}) as tracked,
         _stop_requests(comm) as stop,
     ):
-        bar.advance(state.epoch * per_epoch + state.step)
+        if state.epoch or state.step:
+            bar.advance(state.epoch * per_epoch + state.step)
         while state.epoch < epochs and not state.stopped:
             started = time.monotonic()
             engine.network.train()
@@ -177,8 +178,8 @@ def train(
                     better |= also
                 state.stale = 0 if better else state.stale + 1
                 state.stopped = 0 < settings.patience <= state.stale
-                # What was best before this score was is no news any more.
-                bar.advance(0, note=f"epoch {state.epoch}/{epochs} loss {line['loss']:.4f}{_best(state)}")
+            # An epoch is finished, and what was best before it is no news any more.
+            bar.advance(0, note=f"epoch {state.epoch}/{epochs} loss {line['loss']:.4f}{_best(state)}")
             text = line_of(line | {"seconds": round(time.monotonic() - started, 2)})
             if state.log is not None:
                 state.log.append(text)

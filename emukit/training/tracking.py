@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from emukit.distribution import install_hint
 from emukit.errors import RunError, TrainingError
 from emukit.files import inside, parse_json, read_text, write_text
 from emukit.training.log import read_lines
@@ -150,7 +151,7 @@ def check_tracker(name: str) -> None:
         raise TrainingError(
             f"--track {name} needs a package that is not installed",
             found=f"no module {name}",
-            hint=f"pip install 'emukit[{name}]'",
+            hint=install_hint(name),
         )
     if name in READY:
         READY[name]()

@@ -77,13 +77,14 @@ def test_from_store_to_leaderboard(emukit, demo_store, tmp_path):
     board = emukit("leaderboard", "--format", "json")
     rows = json.loads(board.out)
     kinds = {(r["name"], r["kind"]) for r in rows}
-    assert {("lin", "run"), ("lin", "submission"), ("climatology", "floor")} <= kinds
+    assert {("lin", "run"), ("lin", "submission"), ("climatology", "reference")} <= kinds
+    assert {(r["model"], r["seed"], r["random"]) for r in rows if r["kind"] == "run"} == {("linear", 0, False)}
     run_split = next(r["split"] for r in rows if r["kind"] == "run")
     assert re.match(r"demo 8x12 [0-9a-f]{8} official validation: ssp370 2090-02", run_split)
     assert not [r for r in rows if r["split"] == run_split and r["kind"] == "published"]
     table = list(csv.DictReader(io.StringIO(emukit("leaderboard", "--format", "csv").out)))
     assert len(table) == len(rows)
-    assert "| 1 | lin | run |" in emukit("leaderboard", "--format", "md").out
+    assert "| 1 | lin (linear) | run |" in emukit("leaderboard", "--format", "md").out
     assert emukit("leaderboard").code == 0
 
 

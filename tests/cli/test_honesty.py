@@ -54,7 +54,7 @@ def test_floors_do_not_depend_on_the_members_trained_on(emukit, demo_store):
         words = ("train", "climatology", "--data", demo_store, "--members", members, "--out", f"runs/m{members[-1]}")
         assert emukit(*words).code == 0
     rows = json.loads(emukit("leaderboard", "runs", "--no-published", "--format", "json").out)
-    floors = [r for r in rows if r["kind"] == "floor"]
+    floors = [r for r in rows if r["kind"] == "reference"]
     assert len(floors) == len({r["name"] for r in floors})
     assert {r["name"] for r in rows if r["kind"] == "run"} == {"m0 (members 0)", "m1"}
 

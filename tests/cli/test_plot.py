@@ -47,7 +47,15 @@ def test_all_pictures_of_realisations_are_whole(emukit, demo_store):
     assert answer.code == 0, answer.err
     assert names("pictures") == {"test-ssp126"}
     folder = Path("pictures/test-ssp126")
-    assert names(folder) == {"maps.png", "years.png", "seasons.png", "spectra.png", "ranks.png", "weather.json"}
+    assert names(folder) == {
+        "maps.png",
+        "change.png",
+        "years.png",
+        "seasons.png",
+        "spectra.png",
+        "ranks.png",
+        "weather.json",
+    }
     for picture in folder.glob("*.png"):
         with Image.open(picture) as image:
             image.load()
@@ -63,7 +71,14 @@ def test_emulator_with_one_answer_has_no_ranks_and_is_told_so(emukit, linear_run
     monkeypatch.setattr(plot, "write_png", lambda figure, path, about: path.write_bytes(b""))
     answer = emukit("plot", linear_run, "--split", "validation", "--out", "o", "-q")
     assert answer.code == 0, answer.err
-    assert names(next(Path("o").iterdir())) == {"maps.png", "years.png", "seasons.png", "spectra.png", "weather.json"}
+    assert names(next(Path("o").iterdir())) == {
+        "maps.png",
+        "change.png",
+        "years.png",
+        "seasons.png",
+        "spectra.png",
+        "weather.json",
+    }
     assert "no picture of ranks: the emulator has one answer" in answer.out
     assert "emukit train sampled" in answer.out
 

@@ -360,7 +360,7 @@ def test_protocols_are_named_where_a_study_has_several_and_means_over_them_have_
     made = made.model_copy(update={"variants": [made.variants[0].model_copy(update={"runs": runs})]})
     names = study_names([(tmp_path, made)])
     assert names[(tmp_path / "runs" / "ssp126").resolve()] == "loss-weights: mse, loso:ssp126, seed 0"
-    rows = [sites.row("ssp126 + ssp585", 0.5), sites.row("ssp126", 0.5), sites.row("x", 1.0, "floor")]
+    rows = [sites.row("ssp126 + ssp585", 0.5), sites.row("ssp126", 0.5), sites.row("x", 1.0, "reference")]
     mean, lone, floor = named_means(rows, names)
     assert mean.name == "loss-weights: mse, loso:all, seed 0"
     assert (lone.name, floor.name) == ("ssp126", "x")

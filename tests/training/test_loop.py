@@ -399,6 +399,15 @@ def test_signals_are_left_alone_outside_the_main_thread():
     assert seen == [False]
 
 
+def test_a_log_has_one_line_for_each_epoch(tmp_path):
+    said = io.StringIO()
+    reporter = Reporter(console=Console(file=said, width=200), plain_seconds=0.0)
+    train_run(warming_archive(), recipe(), tmp_path / "r", protocol="k360", seed=0, reporter=reporter)
+    lines = [line for line in said.getvalue().splitlines() if line.startswith("training ")]
+    assert [line.partition("epoch ")[2].split()[0] for line in lines] == ["1/3", "2/3", "3/3"]
+    assert "loss: tas " in said.getvalue()
+
+
 def test_the_last_line_shows_the_best_score_before_the_last(tmp_path):
     said = io.StringIO()
     reporter = Reporter(console=Console(file=said, width=200), plain_seconds=1e9)

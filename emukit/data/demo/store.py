@@ -8,8 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import xarray as xr
+
+from emukit.data.card import DIGESTS_ATTRIBUTE, Digests, Published
 from emukit.data.demo.climate import CARD, DemoClimate
 from emukit.data.demo.emissions import SCENARIOS
+from emukit.data.load import digest_of
 from emukit.data.zarr_writer import write_zarr
 from emukit.outputs import new_output, refuse_taken, zarr_kind
 from emukit.progress import Reporter, default_reporter
@@ -29,7 +33,7 @@ def write_demo(
     *,
     overwrite: bool = False,
 ) -> Path:
-    """Write a Zarr v2 store with consolidated metadata.
+    """Write a Zarr v2 store with consolidated metadata, and with the digests of its values: what changes is noticed.
 
     Args:
         climate: What to write.
@@ -58,6 +62,7 @@ def write_demo(
         new_output(out, KIND, overwrite) as temporary,
     ):
         dataset = climate.dataset(hidden, advance=step.advance)
+        dataset.attrs[DIGESTS_ATTRIBUTE] = _published(climate, dataset).model_dump_json()
         write_zarr(
             dataset,
             temporary,
@@ -69,3 +74,22 @@ def write_demo(
         )
         step.advance(note="written")
     return out
+
+
+def _published(climate: DemoClimate, dataset: xr.Dataset) -> Published:
+    grid = climate.planet.grid
+    return Published(
+        first_month=str(climate.first_month),
+        months=climate.months,
+        members=list(range(climate.members)),
+        latitudes=(float(grid.lat[0]), float(grid.lat[-1])),
+        longitudes=(float(grid.lon[0]), float(grid.lon[-1])),
+        cells=grid.shape,
+        digests={
+            str(v): Digests(
+                dtype="<f4" if field.dtype.itemsize == 4 else "<f8",
+                scenarios={s: digest_of(field.values[i]) for i, s in enumerate(SCENARIOS)},
+            )
+            for v, field in dataset.data_vars.items()
+        },
+    )
