@@ -6,6 +6,7 @@ name is used, so `import emukit` costs nothing.
 
 from __future__ import annotations
 
+import os
 import warnings
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +29,11 @@ _NAMES = {
     "score": "emukit.metrics.datasets:score_datasets",
     "truth": "emukit.data.cf:truth_dataset",
 }
+
+# OpenMP's threads spin while they wait for each other: next to any busy process they take the time of those they wait
+# for, and a training becomes several times slower. The runtime reads this when torch is imported; processes inherit it.
+if "GOMP_SPINCOUNT" not in os.environ:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __all__ = ["load_emulator", "open_data", "open_store", "score", "truth"]
 

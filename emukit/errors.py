@@ -6,6 +6,8 @@ line prints it and exits with code 2; anything else that escapes is a bug of emu
 
 from __future__ import annotations
 
+import errno
+
 from emukit.terminal import printable
 
 
@@ -63,3 +65,36 @@ class SubmissionError(EmukitError):
 
 class TrainingError(EmukitError):
     """Training that cannot go on: a loss that is not finite."""
+
+
+class ShortageError(EmukitError):
+    """The machine has refused memory, a thread or a process."""
+
+
+# What Python, torch, the HDF5 and NetCDF libraries and the loader of shared libraries say in errors of no kind of their
+# own where memory, threads or processes have run out.
+_SHORT = (
+    "can't start new thread",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "not enough memory",
+    "memory allocation",
+    "out of memory",
+    "failed to map segment",
+    "std::bad_alloc",
+)
+
+
+def shortage(error: Exception) -> ShortageError | None:
+    """What to say of an error that means that memory, threads or processes have run out; None for any other."""
+    refused = isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EAGAIN)
+    if isinstance(error, EmukitError) or not (
+        isinstance(error, MemoryError) or refused or any(words in str(error).lower() for words in _SHORT)
+    ):
+        return None
+    return ShortageError(
+        "there is not enough memory, or too few threads or processes are allowed",
+        found=next(iter(str(error).splitlines()), "")[:200] or type(error).__name__,
+        expected="more than that for this command and its data",
+        hint="close other programs, raise the limits (ulimit -a; a job's --mem), or set OMP_NUM_THREADS=1",
+    )

@@ -33,7 +33,7 @@ from typing import IO, Any, Literal
 
 from safetensors import SafetensorError
 
-from emukit.errors import EmukitError, RunError
+from emukit.errors import EmukitError, RunError, shortage
 
 LOCK_FILE = ".lock"
 # Much longer than it takes to see that a lock is free, much shorter than anybody waits.
@@ -82,7 +82,7 @@ def atomic_path(target: Path | str, *, replace: bool = True, durable: bool = Fal
                 f"{target} exists by now", expected="a path that does not exist", hint="name another place"
             ) from e
         # torch, netCDF4 and safetensors tell of a full disk in errors of their own.
-        raise EmukitError(
+        raise shortage(e) or EmukitError(
             f"cannot write {target}",
             found=getattr(e, "strerror", None) or str(e),
             expected="a writable place with enough free space",

@@ -1,6 +1,9 @@
 """Fixtures that several test modules share."""
 
+import ipaddress
 import os
+import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,53 @@ from hypothesis import HealthCheck, settings
 # A machine that does something else as well is slow; that is no failure of what is tested.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+# wandb reads it once in a process: whichever test comes first, nobody is asked for a login.
+os.environ["WANDB_MODE"] = "offline"
+
+# What tests have tried to reach beyond this machine.
+reached: list[str] = []
+
+
+def _stay_here(event: str, arguments: tuple) -> None:
+    """Refuse to reach for a network, and note it: code under test may take the refusal for a network that is down."""
+    if event == "socket.connect":
+        connecting, address = arguments
+        if connecting.family in (socket.AF_INET, socket.AF_INET6) and connecting.type & socket.SOCK_STREAM:
+            _refuse_beyond(str(address[0]))
+    elif event == "socket.getaddrinfo" and arguments[0]:
+        host = arguments[0] if isinstance(arguments[0], str) else arguments[0].decode()
+        # Names that end so are reserved for those that nobody has.
+        if host.endswith(".invalid"):
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        _refuse_beyond(host)
+
+
+def _refuse_beyond(host: str) -> None:
+    if host in ("", "localhost", socket.gethostname()):
+        return
+    try:
+        address = ipaddress.ip_address(host)
+        if address.is_loopback or address.is_unspecified:
+            return
+        # What can be bound is an address of this machine; Ray, for one, asks for it.
+        with socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6) as own:
+            own.bind((host, 0))
+        return
+    except (OSError, ValueError):
+        reached.append(host)
+        raise OSError(f"a test reaches for {host}") from None
+
+
+sys.addaudithook(_stay_here)
+
+
+@pytest.fixture(autouse=True)
+def _no_network():
+    """A test that reaches beyond this machine fails, whatever was made of the refusal."""
+    reached.clear()
+    yield
+    assert not reached, f"this test needs a network: {reached}"
 
 
 def pytest_terminal_summary(terminalreporter):

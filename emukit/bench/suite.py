@@ -7,7 +7,7 @@ of the benches chosen does not take is refused, and everything named is checked,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 
 RUNS = 3
 BUDGET_SECONDS = 1200.0
+CASES = 100
 
 # Columns of words; the others hold numbers, and stand on the right.
-_WORDS = ("figure", "bound", "holds", "network", "precision", "ceiling", "measured by", "bound by")
+_WORDS = ("figure", "bound", "holds", "network", "precision", "ceiling", "measured by", "bound by", "campaign", "fault")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class Choice:
         settings: ``a.b=c`` words laid over their recipes.
         device: ``cpu`` or ``cuda``; the accelerator where there is one when None.
         budget: Seconds a network may train, where training is ended by a score; `BUDGET_SECONDS` when None.
+        cases: Of each campaign of faults; `CASES` when None.
+        seed: Of what is drawn there; 0 when None.
+        campaigns: Those to run; all when empty.
     """
 
     store: str = "demo"
@@ -51,12 +55,16 @@ class Choice:
     settings: tuple[str, ...] = ()
     device: str | None = None
     budget: float | None = None
+    cases: int | None = None
+    seed: int | None = None
+    campaigns: tuple[str, ...] = ()
 
     @property
     def options(self) -> frozenset[str]:
         """The options that were given."""
         given = {"model": self.models or None, "set": self.settings or None}
-        given |= {name: getattr(self, name) for name in ("runs", "device", "budget")}
+        given |= {name: getattr(self, name) for name in ("runs", "device", "budget", "cases", "seed")}
+        given |= {"campaign": self.campaigns or None}
         return frozenset(name for name, value in given.items() if value is not None)
 
     @property
@@ -157,6 +165,19 @@ def _device(choice: Choice) -> Sequence[Row]:
     return device.bench_device(_device_jobs(choice), choice.repeats)
 
 
+def _faults(choice: Choice) -> Sequence[Row]:
+    from emukit.bench import faults
+
+    store = None if choice.store == "demo" else choice.store
+    return faults.bench_faults(choice.cases or CASES, choice.seed or 0, store, choice.campaigns)
+
+
+def _check_faults(choice: Choice) -> None:
+    from emukit.bench import faults
+
+    faults.check_campaigns(None if choice.store == "demo" else choice.store, choice.campaigns)
+
+
 def _networks_of(jobs: Callable[[Choice], list[Job]]) -> Callable[[Choice], None]:
     """The check of a bench that measures these networks on a made-up climate."""
 
@@ -203,6 +224,7 @@ BENCHES: dict[str, Bench] = {
     "train": Bench(_train, _FIGURES, by_default=False, check=_networks_of(_default_jobs)),
     "input": Bench(_input, _FIGURES, check=_networks_of(_input_jobs)),
     "reach": Bench(_reach, _NETWORK | {"budget"}, needs_store=True, by_default=False, check=_check_reach),
+    "faults": Bench(_faults, frozenset({"cases", "seed", "campaign"}), by_default=False, check=_check_faults),
     "device": Bench(_device, _FIGURES, by_default=False, check=_networks_of(_device_jobs)),
 }
 
@@ -265,6 +287,19 @@ def markdown(rows: Sequence[Row], machine: str) -> str:
         lines += [_line("---" if h in _WORDS else "---:" for h in headings)]
         lines += [_line(row.cells()) for row in group]
     return "\n".join(lines)
+
+
+def records(rows: Sequence[Row]) -> list[tuple[list[str], list[tuple[str, ...]]]]:
+    """The same tables for programs: headings and lines, of figures every number in full."""
+    out: list[tuple[list[str], list[tuple[str, ...]]]] = []
+    for headings, group in groupby(rows, key=lambda row: row.headings):
+        lines = list(group)
+        if all(isinstance(row, Figure) for row in lines):
+            names = [f.name for f in fields(Figure)]
+            out.append((names, [tuple(str(getattr(row, n)) for n in names) for row in lines]))
+        else:
+            out.append(([h.replace("\n", " ") for h in headings], [row.cells() for row in lines]))
+    return out
 
 
 def _jobs(choice: Choice, default: Sequence[str]) -> list[Job]:

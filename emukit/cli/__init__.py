@@ -10,15 +10,16 @@ import signal
 import sys
 import time
 import warnings
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from emukit.cli import ablate, bench, commands, data, plan, plot, report, results, runs, submissions, train, validate
 from emukit.cli import options as o
 from emukit.distribution import VERSION
-from emukit.errors import EmukitError
+from emukit.errors import EmukitError, shortage
 from emukit.parallel.launch import LeftAloneError, SaidByFirstError, follow_parent, speaks
+from emukit.parallel.threads import spare_threads
 from emukit.terminal import echo
 
 # Longer than torchrun takes to see that a process has ended: a fraction of a second, and more on a busy machine.
@@ -62,6 +63,7 @@ def main() -> None:
         if signal.getsignal(request) != signal.SIG_IGN:
             signal.signal(request, lambda number, frame: sys.exit(128 + number))
     follow_parent()
+    spare_threads()
     if not (debug or sys.warnoptions):
         # Warnings are for who writes Python: what users should know is said by errors and notes.
         warnings.simplefilter("ignore")
@@ -70,11 +72,7 @@ def main() -> None:
     except EmukitError as e:
         if debug:
             raise
-        _let_the_first_speak(first=not isinstance(e, LeftAloneError))
-        if not isinstance(e, SaidByFirstError):
-            typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
-            echo(e.text(), err=True)
-        sys.exit(2)
+        _refuse(e)
     except BrokenPipeError:
         # The reader of a pipe (`| head`) has gone: that is no error, and Python must not complain on exit either.
         sys.stderr.close()
@@ -83,6 +81,8 @@ def main() -> None:
         # A full disk or a forbidden place, met outside the atomic writers: appending to a log, say.
         if debug:
             raise
+        if short := shortage(e):
+            _refuse(short)
         place = f" {e.filename}" if e.filename else ""
         echo(
             f"error: cannot use{place or ' a file'}\n  found:    {e.strerror or e}\n  do:       mend it and try again",
@@ -90,16 +90,26 @@ def main() -> None:
         )
         sys.exit(2)
     except Exception as e:
-        if not debug:
-            _let_the_first_speak()
-        # The edge of the program: whatever is no EmukitError is a mistake of emukit, and is said to be one.
         if debug:
             raise
+        if short := shortage(e):
+            _refuse(short)
+        _let_the_first_speak()
+        # The edge of the program: whatever is not an EmukitError is a mistake of emukit, and is said to be one.
         echo(f"emukit failed in a way it should not: {type(e).__name__}: {e}\n--debug shows where.", err=True)
         sys.exit(1)
     finally:
         # Nothing is left to clean up; raising in what Python itself does at its end would only make a noise.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _refuse(error: EmukitError) -> NoReturn:
+    """Say what is wrong, and end as after a user's mistake."""
+    _let_the_first_speak(first=not isinstance(error, LeftAloneError))
+    if not isinstance(error, SaidByFirstError):
+        typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
+        echo(error.text(), err=True)
+    sys.exit(2)
 
 
 def _let_the_first_speak(first: bool = True) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Annotated
 
 import typer
@@ -25,7 +24,8 @@ def bench(
             help="By default help, write, score, store, linear, report, predict and input: about a quarter of an hour "
             "on two cores, and store and linear only with --data. By name alone: segments (a network against itself "
             "window by window), train (against the starter kit's network), reach (the time to a score; an hour or two) "
-            "and device (precision and segment lengths against the roofline; meant for a GPU).",
+            "device (precision and segment lengths against the roofline; meant for a GPU) and faults (kills, and damaged "
+            "files of every sort; hours).",
         ),
     ] = None,
     data: o.Data = None,
@@ -50,17 +50,38 @@ def bench(
     budget: Annotated[
         float | None, typer.Option(help="Seconds a network may train in reach. Default: 1200.", show_default=False)
     ] = None,
+    cases: Annotated[
+        int | None, typer.Option(help="Cases of each campaign of faults. Default: 100.", min=1, show_default=False)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the faults that are drawn. Default: 0.", min=0, show_default=False)
+    ] = None,
+    campaign: Annotated[
+        list[str] | None,
+        typer.Option("--campaign", metavar="NAME", help="Campaign of faults, repeatable. Default: all."),
+    ] = None,
     format: o.Format = "table",
     markdown: o.Markdown = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Measure emukit against plain references in the same run: medians and peak memory."""
-    from emukit.bench import Figure, suite
+    """Measure emukit against plain references in the same run: medians and peak memory; or count faults."""
+    from emukit.bench import suite
+    from emukit.bench.cases import Tally
     from emukit.data.named import data_source
     from emukit.experiments.provenance import machine
 
     format = o.chosen_format(format, markdown)
-    choice = suite.Choice(data_source(data), runs, tuple(model or ()), tuple(settings or ()), device, budget)
+    choice = suite.Choice(
+        data_source(data),
+        runs,
+        tuple(model or ()),
+        tuple(settings or ()),
+        device,
+        budget,
+        cases,
+        seed,
+        tuple(campaign or ()),
+    )
     rows = suite.run_suite(names or (), choice, o.reporter(quiet))
     where = machine()
     accelerator = "" if where["accelerator"] == "none" else f", {where['accelerator']}"
@@ -72,7 +93,10 @@ def bench(
         for table in suite.tables(rows, title):
             open_console().print(table)
     else:
-        names_of = [f.name for f in fields(Figure)]
-        o.print_rows(names_of, [tuple(str(getattr(row, n)) for n in names_of) for row in rows], format)
+        for headings, lines in suite.records(rows):
+            o.print_rows(headings, lines, format)
+    for tally in (row for row in rows if isinstance(row, Tally)):
+        for example in tally.examples:
+            echo(f"{tally.campaign}, {tally.kind}, {example}", err=True)
     if not all(row.within for row in rows):
         raise typer.Exit(1)

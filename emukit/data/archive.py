@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from emukit.data.card import Card
 from emukit.data.grid import Grid
 from emukit.errors import ProtocolError
+from emukit.parallel.threads import open_pool
 
 Months = NDArray[np.datetime64]
 
@@ -169,7 +169,7 @@ class Archive(Mapping[str, Scenario]):
             names += [repr((s.name, s.members, forcings)).encode(), s.months.tobytes(), s.hidden.tobytes()]
             arrays += [s.forcings[k] for k in forcings] + ([] if s.targets is None else [s.targets])
         whole = hashlib.sha256(b"\0".join(names))
-        with ThreadPoolExecutor(2) as pool:  # hashlib releases the interpreter lock
+        with open_pool(2) as pool:  # hashlib releases the interpreter lock
             for part in pool.map(_sha256, arrays):
                 whole.update(part)
         return whole.hexdigest()

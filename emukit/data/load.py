@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, partial
 
@@ -22,6 +21,7 @@ from emukit.data.decode import Findings
 from emukit.data.layout import Layout
 from emukit.data.source import Source
 from emukit.errors import StoreError
+from emukit.parallel.threads import open_pool
 from emukit.progress import Reporter
 
 # zstd and lz4 release the interpreter lock; more than two threads wait for memory instead.
@@ -87,7 +87,7 @@ def load(
     for f in fields:
         f.finish(loaded)
     held = [v for v in digests if v not in loaded.digests and v not in loaded.broken]
-    with ThreadPoolExecutor(THREADS) as pool:  # hashlib releases the interpreter lock
+    with open_pool(THREADS) as pool:  # hashlib releases the interpreter lock
         taken = {v: [pool.submit(_held_digest, layout, loaded, v, i) for i in range(s)] for v in held}
     loaded.digests |= {v: [f.result() for f in of] for v, of in taken.items()}
     return loaded
@@ -132,7 +132,7 @@ class Task:
 
 
 def _run(tasks: list[Task], loaded: Loaded, findings: Findings, advance: Callable[[], None]) -> None:
-    with ThreadPoolExecutor(THREADS) as pool:
+    with open_pool(THREADS) as pool:
         futures = [pool.submit(task.read) for task in tasks]
         try:
             for task, future in zip(tasks, futures, strict=True):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from emukit.errors import RunError
+from emukit.errors import RunError, shortage
 
 if TYPE_CHECKING:
     from emukit.data.archive import Domain
@@ -148,7 +148,7 @@ def load_emulator(folder: Path | str) -> Emulator:
         return emulator
     except (KeyError, IndexError, TypeError, AttributeError, RuntimeError, ValueError) as e:
         # RuntimeError is what torch raises for weights that do not fit the network they are said to belong to.
-        raise RunError(
+        raise shortage(e) or RunError(
             f"the emulator in {folder} does not fit this version of emukit",
             found=str(e),
             expected=f"a kind of {', '.join(EMULATORS)} with all its parts",

@@ -104,11 +104,11 @@ def open_cluster(address: str) -> Iterator[Cluster]:
             # What is wrong is said below.
             warnings.simplefilter("ignore", UserWarning)
             ray.init("auto" if address == RAY else address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError, RuntimeError) as e:
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as e:
         raise EmukitError(
             f"there is no Ray cluster at {address}",
             found=next(iter(str(e).splitlines()), type(e).__name__),
-            hint="start one with `ray start --head`, or name another",
+            hint="start one with `ray start --head`, or name another; one that asks for a token: RAY_AUTH_MODE=token",
         ) from e
     try:
         resources = ray.cluster_resources()

@@ -10,10 +10,13 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from emukit.errors import EmukitError, TrainingError
 
@@ -24,6 +27,8 @@ SPEAKING = (1, 2)
 
 # Names to a process the one that started it, by its process id.
 PARENT = "EMUKIT_PARENT"
+# Names to the processes of one machine the file through which they find each other.
+MEETING_FILE = "EMUKIT_MEETING_FILE"
 # A process whose parent has gone has this long to save where it stands: several times what a large checkpoint takes.
 GRACE_SECONDS = 60.0
 
@@ -35,8 +40,8 @@ class LeftAloneError(EmukitError):
         super().__init__(
             "another of the processes has ended",
             found=next(iter(str(error).splitlines()), "")[:200],
-            expected="all processes to go on to the end",
-            hint="look at what that one said; --resume goes on from the last checkpoint",
+            expected="all processes to continue to the end",
+            hint="look at what that one said; --resume continues from the last checkpoint",
         )
 
 
@@ -57,6 +62,8 @@ class Place:
         local: Among those of this machine, from zero.
         address: Name or address of the machine where they meet.
         port: Its port.
+        one_machine: Whether all of them are on this machine.
+        file: Where they meet instead, if `relaunch` started them.
     """
 
     rank: int
@@ -64,6 +71,8 @@ class Place:
     local: int
     address: str
     port: int
+    one_machine: bool = False
+    file: str = ""
 
 
 def inside_torchrun() -> bool:
@@ -75,7 +84,7 @@ def torchrun_place() -> Place:
     """What torchrun says of this process in its environment.
 
     Raises:
-        TrainingError: A variable is no number, or out of range.
+        TrainingError: A variable is not a number, or out of range.
     """
     found = {name: os.environ[name] for name in TORCHRUN}
     numbers = {k: int(v) for k, v in found.items() if k != "MASTER_ADDR" and v.isascii() and v.isdigit()}
@@ -95,7 +104,8 @@ def torchrun_place() -> Place:
             + ", ".join(k for k, v in wrong.items() if v),
             hint=f"start it with torchrun or --devices; to train with one process: unset {' '.join(TORCHRUN)}",
         )
-    return Place(rank, world, local, found["MASTER_ADDR"], port)
+    one_machine = os.environ.get("LOCAL_WORLD_SIZE") == found["WORLD_SIZE"]
+    return Place(rank, world, local, found["MASTER_ADDR"], port, one_machine, os.environ.get(MEETING_FILE, ""))
 
 
 def speaks() -> bool:
@@ -146,6 +156,9 @@ def check_devices(devices: int) -> None:
 def relaunch(arguments: Sequence[str], devices: int) -> int:
     """Run `emukit ARGUMENTS` as several processes under torchrun's engine.
 
+    They meet through a file that only this user can reach. A port would be open to the network: torch's key-value
+    server listens on all interfaces, and torchrun's own way to meet unpickles what it finds there.
+
     Args:
         arguments: Words of the command line.
         devices: How many processes.
@@ -156,33 +169,45 @@ def relaunch(arguments: Sequence[str], devices: int) -> int:
     Raises:
         TrainingError: A process was killed.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # Processes that each took all cores would only get in each other's way.
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices)))
-    os.environ[PARENT] = str(os.getpid())
+    environment = {
+        PARENT: str(os.getpid()),
+        # Without it the engine opens a server of its own next to the file.
+        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        # Processes that each took all cores would only get in each other's way.
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // devices))),
+    }
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         # Under nohup the engine must not take what is to be ignored.
-        os.environ.setdefault("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGQUIT")
+        asked = os.environ.get("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGTERM,SIGINT,SIGQUIT")
+        environment["TORCHELASTIC_SIGNALS_TO_HANDLE"] = asked
     # What it logs of a failure is said below, once and shorter. Its loggers have levels of their own, so that one set
     # here would not reach them.
     engine = logging.getLogger("torch.distributed.elastic")
     engine.addHandler(logging.NullHandler())
     engine.propagate = False
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=devices,
-        run_id=f"emukit-{os.getpid()}",
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        max_restarts=0,
-        monitor_interval=0.2,
-    )
     try:
-        elastic_launch(config, sys.executable)("-m", "emukit", *arguments)
+        # It is made for this user alone; the engine's notes of failures go there too, and are removed with it.
+        with tempfile.TemporaryDirectory(prefix="emukit-", ignore_cleanup_errors=True) as meeting:
+            environment[MEETING_FILE] = str(Path(meeting, "processes"))
+            config = LaunchConfig(
+                min_nodes=1,
+                max_nodes=1,
+                nproc_per_node=devices,
+                run_id=f"emukit-{os.getpid()}",
+                rdzv_backend="c10d",
+                rdzv_endpoint=str(Path(meeting, "engine")),
+                rdzv_configs={"store_type": "file"},
+                local_addr="localhost",
+                max_restarts=0,
+                monitor_interval=0.2,
+                logs_specs=DefaultLogsSpecs(log_dir=meeting),
+            )
+            with _environment(environment):
+                elastic_launch(config, sys.executable)("-m", "emukit", *arguments)
     except ChildFailedError as e:
         rank, failure = e.get_first_failure()
         if failure.exitcode in SPEAKING or failure.exitcode > 128:
@@ -192,14 +217,26 @@ def relaunch(arguments: Sequence[str], devices: int) -> int:
                 f"process {rank} of {devices} ended without a word",
                 found=f"exit code {failure.exitcode}",
                 expected="all processes to end by themselves; the others were stopped",
-                hint="--resume goes on from the last checkpoint; `emukit --debug train ...` shows more",
+                hint="--resume continues from the last checkpoint; `emukit --debug train ...` shows more",
             ) from e
         raise TrainingError(
             f"process {rank} of {devices} was killed",
             found=f"signal {-failure.exitcode} ({signal.Signals(-failure.exitcode).name})",
             expected="all processes to end by themselves; the others were stopped",
-            hint="--resume goes on from the last checkpoint; a process that is killed often ran out of memory",
+            hint="--resume continues from the last checkpoint; a process that is killed often ran out of memory",
         ) from e
     except SignalException as e:
         return 128 + int(e.sigval)
     return 0
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Inside, these variables are set, for processes to inherit: torchrun's engine takes them from nowhere else."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

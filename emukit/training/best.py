@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from emukit.errors import RunError
+from emukit.errors import RunError, shortage
 from emukit.files import atomic_path, check_regular, sha256
 from emukit.parallel.comm import Comm
 from emukit.parallel.spread import fill, whole
@@ -87,7 +87,7 @@ def load_best(folder: Path, epoch: int, network: nn.Module) -> None:
         for name, tensor in network.state_dict().items():
             fill(tensor, weights[name])
     except (OSError, RuntimeError, KeyError, SafetensorError) as e:
-        raise _no_best(path, e) from e
+        raise shortage(e) or _no_best(path, e) from e
 
 
 def first_line(error: Exception) -> str:

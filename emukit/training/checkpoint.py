@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from emukit.config import describe
-from emukit.errors import RunError
+from emukit.errors import RunError, shortage
 from emukit.files import atomic_path, check_regular
 from emukit.parallel.comm import Comm
 from emukit.parallel.spread import fill
@@ -139,7 +139,7 @@ def load_checkpoint(folder: Path, engine: Engine, steps_per_epoch: int) -> Train
         engine.scaler.load_state_dict(content.scaler)
         _restore_random(content, engine.comm)
     except (RuntimeError, OSError, KeyError, TypeError, ValueError, SafetensorError) as e:
-        raise RunError(
+        raise shortage(e) or RunError(
             f"the checkpoint {path} cannot be used",
             found=first_line(e),
             expected="a whole checkpoint of this very training",

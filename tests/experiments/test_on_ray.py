@@ -1,6 +1,7 @@
 """Jobs that are lost with a node of a Ray cluster, or run twice."""
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -33,6 +34,15 @@ for number in range(done, 20):
     time.sleep(0.5)
 (here / 'done').touch()
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _token():
+    """Ray listens on every interface, and runs what it is sent: only by those who know this; read on its import."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_AUTH_MODE", "token")
+        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        yield
 
 
 @contextmanager

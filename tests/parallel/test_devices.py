@@ -1,9 +1,10 @@
-"""`emukit train --devices N` that hangs, hides why it ended, or cannot be gone on with."""
+"""`emukit train --devices N` that hangs, hides why it ended, cannot be continued, or lets strangers in."""
 
 from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -14,17 +15,18 @@ import pytest
 from emukit.errors import TrainingError
 from emukit.parallel.launch import check_devices
 from tests.cli.conftest import TINY
+from tests.parallel.sockets import listeners
 
 # A run of many quick epochs: it is still at work when one of its processes is killed.
 LONG = [*TINY, "--set=training.epochs=500", "--set=training.checkpoint_minutes=0.001"]
 
 
-def start(words: list[str], folder: Path) -> subprocess.Popen[str]:
+def start(words: list[str], folder: Path, **variables: str) -> subprocess.Popen[str]:
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     return subprocess.Popen(
         [sys.executable, "-m", "emukit", "train", "cnn-gru", *words],
         cwd=folder,
-        env=environment | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        env=environment | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | variables,
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -92,6 +94,29 @@ def test_a_killed_command_leaves_its_processes_training(tmp_path: Path, demo_sto
     _, said = run.communicate(timeout=30)
     assert "stopped; run is saved" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="sockets are listed by Linux alone")
+def test_the_network_reaches_a_training_of_one_machine(tmp_path: Path, demo_store: Path) -> None:
+    """What torch listens with there runs what it is sent, as the user."""
+    (tmp_path / "temporary").mkdir()
+    run = start(
+        ["--data", str(demo_store), "--out", "run", *LONG, "--devices", "2"],
+        tmp_path,
+        TMPDIR=str(tmp_path / "temporary"),
+    )
+    try:
+        saved(run, tmp_path / "run" / "last.pt")
+        found = listeners(run.pid)
+        (meeting,) = (tmp_path / "temporary").glob("emukit-*")
+        assert stat.S_IMODE(meeting.stat().st_mode) == 0o700
+    finally:
+        run.terminate()
+        run.communicate(timeout=60)
+    assert found, "the processes speak with each other: somewhere they listen"
+    assert [str(address) for address, _ in found if not address.is_loopback] == []
+    left = [path.name for path in (tmp_path / "temporary").iterdir()]
+    assert [name for name in left if name.startswith(("emukit", "torchelastic"))] == []
 
 
 # What Python runs at its start, if it lies on its path: the training of one process fails at its third step.

@@ -21,7 +21,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from emukit.errors import TrainingError
 from emukit.parallel import meeting
 from emukit.parallel.comm import open_comm
-from emukit.parallel.launch import PARENT, TORCHRUN, relaunch, speaks, torchrun_place
+from emukit.parallel.launch import MEETING_FILE, PARENT, TORCHRUN, relaunch, speaks, torchrun_place
 from tests.parallel.worker import threads
 
 ALONE = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29400"}
@@ -34,7 +34,8 @@ def environment(monkeypatch):
     def put(**other: str) -> None:
         for name, value in (ALONE | other).items():
             monkeypatch.setenv(name, value)
-        monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
+        for name in ("TORCHELASTIC_USE_AGENT_STORE", "LOCAL_WORLD_SIZE", MEETING_FILE):
+            monkeypatch.delenv(name, raising=False)
         monkeypatch.setattr(meeting, "MEETING", timedelta(seconds=1))
 
     return put
@@ -183,8 +184,8 @@ def test_a_process_that_waits_for_others_is_deaf_to_stop_requests():
 @pytest.mark.parametrize("nohup", [False, True])
 def test_the_engine_logs_beside_what_is_said_or_takes_an_ignored_signal(monkeypatch, nohup):
     for name in (PARENT, "OMP_NUM_THREADS", "TORCHELASTIC_SIGNALS_TO_HANDLE"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
+        monkeypatch.delenv(name, raising=False)
+    before_it, inside = dict(os.environ), {}
 
     above, engine = logging.getLogger("torch.distributed"), logging.getLogger("torch.distributed.elastic")
     logged = BufferingHandler(100)
@@ -194,6 +195,7 @@ def test_the_engine_logs_beside_what_is_said_or_takes_an_ignored_signal(monkeypa
 
     def stopped(*words: str) -> None:
         logging.getLogger("torch.distributed.elastic.agent.server.api").warning("Received 2 death signal")
+        inside.update(os.environ)
         raise SignalException("stopped", signal.SIGINT)
 
     monkeypatch.setattr(launcher.api, "elastic_launch", lambda config, entry: stopped)
@@ -203,5 +205,6 @@ def test_the_engine_logs_beside_what_is_said_or_takes_an_ignored_signal(monkeypa
     finally:
         signal.signal(signal.SIGHUP, before)
     assert logged.buffer == []
-    assert os.environ[PARENT] == str(os.getpid())
-    assert ("SIGHUP" in os.environ.get("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGHUP")) == (not nohup)
+    assert inside[PARENT] == str(os.getpid())
+    assert ("SIGHUP" in inside.get("TORCHELASTIC_SIGNALS_TO_HANDLE", "SIGHUP")) == (not nohup)
+    assert dict(os.environ) == before_it, "what this process starts later takes it for its own"

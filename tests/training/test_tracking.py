@@ -141,11 +141,14 @@ def test_a_tracker_that_cannot_begin_leaves_a_run_behind(tmp_path, mode):
     done = subprocess.run(
         [sys.executable, "-m", "emukit", "train", "cnn-gru", "--out", "run", "--track", "wandb"],
         cwd=tmp_path,
-        env=environment | {"WANDB_MODE": mode, "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")},
+        env=environment
+        | {"WANDB_MODE": mode, "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
+        # Nobody listens there: a test needs no network.
+        | {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 2
