@@ -85,7 +85,7 @@ def main() -> None:
             _refuse(short)
         place = f" {e.filename}" if e.filename else ""
         echo(
-            f"error: cannot use{place or ' a file'}\n  found:    {e.strerror or e}\n  do:       mend it and try again",
+            f"error: cannot use{place or ' a file'}\n  found:    {e.strerror or e}\n  do:       fix it and try again",
             err=True,
         )
         sys.exit(2)

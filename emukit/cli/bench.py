@@ -24,7 +24,7 @@ def bench(
             help="By default help, write, score, store, linear, report, predict and input: about a quarter of an hour "
             "on two cores, and store and linear only with --data. By name alone: segments (a network against itself "
             "window by window), train (against the starter kit's network), reach (the time to a score; an hour or two) "
-            "device (precision and segment lengths against the roofline; meant for a GPU) and faults (kills, and damaged "
+            "device (precision and segment lengths against the roofline; meant for a GPU) and faults (kills, damaged "
             "files of every sort; hours).",
         ),
     ] = None,
