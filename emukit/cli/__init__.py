@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from emukit.cli import ablate, bench, data, plan, plot, report, results, runs, submissions, train, validate
+from emukit.cli import ablate, bench, data, indices, plan, plot, report, results, runs, submissions, train, validate
 from emukit.errors import EmukitError
 from emukit.parallel.launch import LeftAloneError, SaidByFirstError, follow_parent, speaks
 
@@ -30,7 +30,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(runs.app, name="runs")
-for register in (train, validate, ablate, plan, results, plot, report, submissions, bench):
+for register in (train, validate, ablate, plan, results, plot, report, submissions, indices, bench):
     register.add_commands(app)
 
 
