@@ -6,7 +6,9 @@ name is used, so `import emukit` costs nothing.
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,6 +18,9 @@ if TYPE_CHECKING:
     from emukit.emulators.registry import load_emulator
     from emukit.metrics.datasets import score_datasets as score
 
+from emukit.distribution import NAME, VERSION, other_project, remedy
+
+__version__ = VERSION
 _NAMES = {
     "load_emulator": "emukit.emulators.registry:load_emulator",
     "open_data": "emukit.data.named:open_data",
@@ -36,3 +41,11 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *_NAMES])
+
+
+if _other := other_project(Path(__file__).parent):
+    warnings.warn(
+        f"{NAME} shares its import name with another project named emukit, and {_other}: one may be imported in the "
+        f"place of the other. {remedy()}",
+        stacklevel=2,
+    )

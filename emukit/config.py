@@ -15,6 +15,7 @@ from typing import Any, TypeVar, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from emukit.errors import RecipeError
+from emukit.files import read_text
 
 S = TypeVar("S", bound="Settings")
 
@@ -29,7 +30,7 @@ class Settings(BaseModel):
 MOST_DEEP = 32
 # Of a value in a message, so many signs: it may be a whole file.
 MOST_SIGNS = 200
-MODEL_HINT = "mend the keys named above; `emukit models NAME` shows every setting with its default"
+MODEL_HINT = "fix the keys named above; `emukit models NAME` shows every setting with its default"
 
 
 def check(kind: type[S], values: Mapping[str, Any], *, source: str, hint: str = MODEL_HINT) -> S:
@@ -99,14 +100,24 @@ def read_toml(path: Path) -> dict[str, Any]:
         RecipeError: It is missing or not TOML.
     """
     try:
-        return _toml(path.read_text(encoding="utf-8"))
+        return toml_values(path)
     except OSError as e:
         raise RecipeError(f"cannot read {path}", found=e.strerror or str(e), hint="name an existing TOML file") from e
     except ValueError as e:
-        raise RecipeError(f"{path} is not TOML", found=str(e), hint="mend the line named above") from e
+        raise RecipeError(f"{path} is not TOML", found=str(e), hint="fix the line named above") from e
 
 
-def _toml(text: str) -> dict[str, Any]:
+def toml_values(path: Path) -> dict[str, Any]:
+    """The values of a TOML file in UTF-8, with or without a byte-order mark.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is in another encoding, or is not TOML as `read_toml` takes it.
+    """
+    return parse_toml(read_text(path))
+
+
+def parse_toml(text: str) -> dict[str, Any]:
     """The values of a TOML text.
 
     Raises:
@@ -153,7 +164,7 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
                 f"cannot read the setting {word!r}", expected="KEY.KEY=VALUE", hint="--set training.epochs=5"
             )
         try:
-            parsed = _toml(f"v = {text}")
+            parsed = parse_toml(f"v = {text}")
         except ValueError:
             parsed = {"v": text.strip()}
         if len(parsed) > 1:

@@ -6,9 +6,11 @@ line prints it and exits with code 2; anything else that escapes is a bug of emu
 
 from __future__ import annotations
 
+from emukit.terminal import printable
+
 
 class EmukitError(Exception):
-    """An error the user can mend.
+    """An error the user can fix.
 
     Args:
         what: What was wrong, as a sentence without a full stop.
@@ -25,12 +27,18 @@ class EmukitError(Exception):
         super().__init__(self.text())
 
     def text(self) -> str:
-        """The message in lines: what, then found, expected and what to do where they are known."""
-        lines = [self.what]
-        lines += [f"  found:    {self.found}"] if self.found else []
-        lines += [f"  expected: {self.expected}"] if self.expected else []
-        lines += [f"  do:       {self.hint}"] if self.hint else []
-        return "\n".join(lines)
+        """The message in lines, safe to show: what, then found, expected and what to do where they are known.
+
+        What has several lines stands behind the label of the first: a name cannot write a line ``do:`` of its own.
+        """
+        parts = (("", self.what), ("found:", self.found), ("expected:", self.expected), ("do:", self.hint))
+        return "\n".join(_labelled(label, text) for label, text in parts if text or not label)
+
+
+def _labelled(label: str, text: str) -> str:
+    first, *more = printable(text).split("\n")
+    # Lines that were indented before they came here stand where the others do.
+    return "\n".join([f"  {label:<10}{first}" if label else first, *(f"{'':12}{line.strip()}" for line in more)])
 
 
 class StoreError(EmukitError):

@@ -12,9 +12,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -25,12 +24,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from emukit.terminal import one_line, open_console
+
+if TYPE_CHECKING:
+    from rich.console import Console  # noqa: TID251
+
 
 class Step(Protocol):
     """One piece of work that advances."""
 
     def advance(self, n: int = 1, note: str = "") -> None:
-        """`n` more units are done; `note` is shown beside the bar."""
+        """`n` more units are done; `note` is shown next to the bar."""
 
 
 @dataclass
@@ -40,12 +44,14 @@ class Reporter:
     Attributes:
         quiet: Say nothing at all.
         console: Where to print.
-        plain_seconds: Time between progress lines where there is no terminal.
+        plain_seconds: Time between progress lines where there is no terminal ..
+        part_seconds: .. and between those of work that says itself where a part of it is finished.
     """
 
     quiet: bool = False
-    console: Console = field(default_factory=lambda: Console(stderr=True))
+    console: Console = field(default_factory=lambda: open_console(stderr=True))
     plain_seconds: float = 15.0
+    part_seconds: float = 600.0
 
     def say(self, text: str) -> None:
         """Print one line, with rich markup off: file names may hold brackets."""
@@ -53,13 +59,19 @@ class Reporter:
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def step(self, title: str, total: int) -> Iterator[Step]:
-        """Work of `total` units under a title."""
+    def step(self, title: str, total: int, *, parts: bool = False) -> Iterator[Step]:
+        """Work of `total` units under a title.
+
+        Args:
+            title: Of the work.
+            total: Its units.
+            parts: `advance(0, note)` says that a part is finished: where there is no terminal, a line for each of them.
+        """
         if self.quiet:
             yield _SilentStep()
         elif self.console.is_terminal:
             with Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
@@ -68,10 +80,10 @@ class Reporter:
                 TextColumn("{task.fields[note]}", markup=False),
                 console=self.console,
             ) as progress:
-                task = progress.add_task(title, total=total, note="")
+                task = progress.add_task(one_line(title), total=total, note="")
                 yield _BarStep(progress, task)
         else:
-            yield _PlainStep(self, title, total)
+            yield _PlainStep(self, title, total, parts)
 
 
 class _SilentStep:
@@ -86,12 +98,13 @@ class _BarStep:
     def advance(self, n: int = 1, note: str = "") -> None:
         self._progress.update(self._task, advance=n)
         if note:
-            self._progress.update(self._task, note=note)
+            self._progress.update(self._task, note=one_line(note))
 
 
 class _PlainStep:
-    def __init__(self, reporter: Reporter, title: str, total: int) -> None:
-        self._reporter, self._title, self._total = reporter, title, total
+    def __init__(self, reporter: Reporter, title: str, total: int, parts: bool) -> None:
+        self._reporter, self._title, self._total, self._parts = reporter, title, total, parts
+        self._seconds = reporter.part_seconds if parts else reporter.plain_seconds
         self._done, self._note = 0, ""
         self._start = self._last = time.monotonic()
 
@@ -99,7 +112,8 @@ class _PlainStep:
         self._done += n
         self._note = note or self._note
         now = time.monotonic()
-        if now - self._last < self._reporter.plain_seconds and self._done < self._total:
+        finished = n == 0 if self._parts else self._done >= self._total
+        if now - self._last < self._seconds and not finished:
             return
         self._last = now
         left = (now - self._start) / max(self._done, 1) * (self._total - self._done)

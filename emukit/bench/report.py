@@ -71,7 +71,7 @@ def prepare_drawn(folder: str, drawn: str) -> Work:
 
 
 def _write(runs: Path, out: Path, archive: Archive) -> Report:
-    return write_report([runs], out, lambda run: archive, silent_reporter())
+    return write_report([runs], out, lambda run: archive, silent_reporter(), overwrite=True)
 
 
 def _pictures(report: Report) -> float:

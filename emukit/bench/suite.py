@@ -16,6 +16,7 @@ from rich.table import Table
 
 from emukit.bench import Figure, Row
 from emukit.bench.command import bench_help, bench_linear
+from emukit.bench.memory import bench_memory
 from emukit.bench.store import bench_store
 from emukit.bench.submission import bench_submission_score, bench_submission_write
 from emukit.errors import EmukitError
@@ -195,6 +196,7 @@ BENCHES: dict[str, Bench] = {
     "score": Bench(lambda choice: bench_submission_score(runs=choice.repeats)),
     "store": Bench(lambda choice: bench_store(choice.store, choice.repeats), needs_store=True, check=_check_zarr_v2),
     "linear": Bench(lambda choice: bench_linear(choice.store, choice.repeats), needs_store=True, check=_check_store),
+    "memory": Bench(lambda choice: bench_memory(), frozenset(), by_default=False),
     "report": Bench(_report),
     "segments": Bench(_segments, _FIGURES, by_default=False, check=_networks_of(_segment_jobs)),
     "predict": Bench(_predict, _FIGURES, check=_networks_of(_default_jobs)),

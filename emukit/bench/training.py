@@ -56,7 +56,7 @@ class Watch(Reporter):
         self._steps = 0
 
     @contextmanager
-    def step(self, title: str, total: int) -> Iterator[Watch]:
+    def step(self, title: str, total: int, *, parts: bool = False) -> Iterator[Watch]:
         """The work watched."""
         yield self
 

@@ -9,36 +9,52 @@ from __future__ import annotations
 import signal
 import sys
 import time
+import warnings
 from typing import Annotated
 
 import typer
 
-from emukit.cli import ablate, bench, data, indices, plan, plot, report, results, runs, submissions, train, validate
+from emukit.cli import (
+    ablate,
+    bench,
+    commands,
+    data,
+    indices,
+    plan,
+    plot,
+    report,
+    results,
+    runs,
+    submissions,
+    train,
+    validate,
+)
+from emukit.cli import options as o
+from emukit.distribution import VERSION
 from emukit.errors import EmukitError
 from emukit.parallel.launch import LeftAloneError, SaidByFirstError, follow_parent, speaks
+from emukit.terminal import echo
 
 # Longer than torchrun takes to see that a process has ended: a fraction of a second, and more on a busy machine.
 SPEAK_AFTER_SECONDS = 15.0
 
-app = typer.Typer(
+app = o.App(
     name="emukit",
     help="Climate emulation from emission forcings to a scored submission.",
     no_args_is_help=True,
-    add_completion=False,
+    cls=commands.Group,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.add_typer(data.app, name="data")
-app.add_typer(runs.app, name="runs")
 for register in (train, validate, ablate, plan, results, plot, report, submissions, indices, bench):
     register.add_commands(app)
+app.add_typer(runs.app, name="runs", rich_help_panel=commands.LOOK)
+app.add_typer(data.app, name="data", rich_help_panel=commands.DATA)
 
 
 def _version(show: bool) -> None:
     if show:
-        from importlib.metadata import version
-
-        typer.echo(f"emukit {version('emukit')}")
+        echo(f"emukit {VERSION}")
         raise typer.Exit
 
 
@@ -60,6 +76,9 @@ def main() -> None:
         if signal.getsignal(request) != signal.SIG_IGN:
             signal.signal(request, lambda number, frame: sys.exit(128 + number))
     follow_parent()
+    if not (debug or sys.warnoptions):
+        # Warnings are for who writes Python: what users should know is said by errors and notes.
+        warnings.simplefilter("ignore")
     try:
         app(args=arguments, prog_name="emukit")
     except EmukitError as e:
@@ -68,7 +87,7 @@ def main() -> None:
         _let_the_first_speak(first=not isinstance(e, LeftAloneError))
         if not isinstance(e, SaidByFirstError):
             typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
-            typer.echo(e.text(), err=True)
+            echo(e.text(), err=True)
         sys.exit(2)
     except BrokenPipeError:
         # The reader of a pipe (`| head`) has gone: that is no error, and Python must not complain on exit either.
@@ -79,7 +98,7 @@ def main() -> None:
         if debug:
             raise
         place = f" {e.filename}" if e.filename else ""
-        typer.echo(
+        echo(
             f"error: cannot use{place or ' a file'}\n  found:    {e.strerror or e}\n  do:       mend it and try again",
             err=True,
         )
@@ -90,7 +109,7 @@ def main() -> None:
         # The edge of the program: whatever is no EmukitError is a mistake of emukit, and is said to be one.
         if debug:
             raise
-        typer.echo(f"emukit failed in a way it should not: {type(e).__name__}: {e}\n--debug shows where.", err=True)
+        echo(f"emukit failed in a way it should not: {type(e).__name__}: {e}\n--debug shows where.", err=True)
         sys.exit(1)
     finally:
         # Nothing is left to clean up; raising in what Python itself does at its end would only make a noise.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from emukit.cli import commands
 from emukit.cli import options as o
+from emukit.terminal import echo, open_console
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
@@ -23,7 +26,13 @@ if TYPE_CHECKING:
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    app.command("ablate")(ablate)
+    commands.add(
+        app,
+        ablate,
+        "emukit ablate --list",
+        "emukit ablate loss-weights --data demo --seeds 2 --budget 10m --dry-run",
+        group=commands.TRAIN,
+    )
 
 
 def ablate(
@@ -68,7 +77,8 @@ def ablate(
         bool, typer.Option("--dry-run", help="Say what would be trained and how long, and stop.")
     ] = False,
     retry: Annotated[bool, typer.Option("--retry", help="Try again what failed before.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
+    format: o.Format = "table",
+    markdown: o.Markdown = False,
     card: o.Card = None,
     convert: o.Convert = None,
     quiet: o.Quiet = False,
@@ -77,8 +87,6 @@ def ablate(
 
     The runs are kept, shared by all studies; the same command goes on where it was stopped.
     """
-    from rich.console import Console
-
     from emukit.cli.watch import Watch
     from emukit.data.named import data_source
     from emukit.errors import RecipeError
@@ -90,12 +98,11 @@ def ablate(
     from emukit.files import exclusive
     from emukit.report import study as tables
 
+    format = o.chosen_format(format, markdown)
     if show:
-        if study or markdown:
-            raise RecipeError(
-                f"--list shows all studies, with {study or '--markdown'} as without", hint="emukit ablate --list"
-            )
-        _print_list()
+        if study:
+            raise RecipeError(f"--list shows all studies, with {study} as without", hint="emukit ablate --list")
+        _print_list(format)
         return
     if study is None:
         raise RecipeError("no study is named", hint="`emukit ablate --list` shows those that are shipped")
@@ -156,22 +163,24 @@ def ablate(
             try:
                 plan = search_study(chosen, archive, train, plan.folder) if chosen.trials else train()
             except (KeyboardInterrupt, SystemExit) as stop:
-                typer.echo("stopped; runs are saved. Go on with the same command", err=True)
+                echo("stopped; runs are saved. Go on with the same command", err=True)
                 raise typer.Exit(int(stop.code or 0) if isinstance(stop, SystemExit) else 130) from None
             result = study_result(plan, archive, command, reporter)
             found = save_result(plan, result)
-    if markdown:
-        typer.echo(tables.markdown(found), nl=False)
+    if format == "json":
+        echo(json.dumps(result, indent=1))
+    elif format != "table":
+        echo({"md": tables.markdown, "csv": tables.comma_separated}[format](found), nl=False)
     else:
-        console = Console()
+        console = open_console()
         for part in tables.tables(found):
             console.print(part, highlight=False)
     reporter.say(f"wrote {plan.folder / STUDY_FILE}. Next: emukit report {plan.folder}")
     failed = [r for r in plan.distinct() if r.error() and not r.finished(archive)]
     for run in failed:
-        typer.echo(f"failed: {run.variant}, {run.protocol}, seed {run.seed}: {run.log}\n{run.error()}", err=True)
+        echo(f"failed: {run.variant}, {run.protocol}, seed {run.seed}: {run.log}\n{run.error()}", err=True)
     if failed:
-        typer.echo(
+        echo(
             f"{len(failed)} of {len(plan.distinct())} runs failed; mend the study's file and repeat the command, or "
             "try them again as they are: --retry",
             err=True,
@@ -204,18 +213,12 @@ def _places(on: str | None, jobs: int | None) -> Iterator[tuple[Callable[..., No
         yield cluster.run_jobs, cluster.places, here
 
 
-def _print_list() -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
+def _print_list(format: o.Formats) -> None:
     from emukit.experiments.study import load_study, study_names
 
-    table = Table("study", "base", "variants", "what it asks", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-    for name in study_names():
-        study = load_study(name)
-        table.add_row(name, study.base, str(len(study.all_variants()) + (study.trials or 0)), study.question)
-    Console().print(table)
+    studies = {name: load_study(name) for name in study_names()}
+    rows = [(n, s.base, str(len(s.all_variants()) + s.number_of_trials), s.question) for n, s in studies.items()]
+    o.print_rows(("study", "base", "variants", "what it asks"), rows, format)
 
 
 def _say_plan(
@@ -228,11 +231,11 @@ def _say_plan(
     reporter: Reporter,
 ) -> None:
     """How many runs, how many are done, how long the rest takes; with `every`, each of them, as the result."""
-    from emukit.experiments.plan import duration
+    from emukit.terminal import duration
 
     def say(text: str) -> None:
         if every:
-            typer.echo(text, err=True)
+            echo(text, err=True)
         else:
             reporter.say(text)
 
@@ -270,17 +273,20 @@ def _say_plan(
         say(f"  {variant.name}: {', '.join(words)}")
     for run in runs if every else ():
         state = "done" if run in done else "failed" if run in failed else "to do"
-        typer.echo(f"{state:6} {run.folder}  {run.command}")
+        echo(f"{state:6} {run.folder}  {run.command}")
     if left:
         say(f"{len(left)} to train, {workers} at a time: about {duration(plan.seconds(left, workers))}")
     if plan.study.trials:
         each = [r for r in plan.runs if r.variant == plan.study.base_name]
-        number = plan.study.trials * len(each)
+        trials = plan.study.number_of_trials
+        number = trials * len(each)
         seconds = plan.seconds([each[0]] * number, min(workers, plan.study.together * len(each)))
         say(
-            f"{_count(plan.study.trials, 'trial')} searched for besides, {_count(number, 'run')}, some perhaps done: "
+            f"{_count(trials, 'trial')} searched for besides, {_count(number, 'run')}, some perhaps done: "
             f"about {duration(seconds)}"
         )
+        if trials < plan.study.trials:
+            say(f"note: {plan.study.trials} trials are wanted, and there are {trials} combinations: each is tried once")
 
 
 def _count(number: int, what: str) -> str:

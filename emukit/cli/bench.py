@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Annotated
 
 import typer
 
+from emukit.cli import commands
 from emukit.cli import options as o
+from emukit.terminal import echo, open_console
 
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    app.command("bench")(bench)
+    commands.add(app, bench, "emukit bench help --runs 1", group=commands.DATA)
 
 
 def bench(
@@ -47,25 +50,29 @@ def bench(
     budget: Annotated[
         float | None, typer.Option(help="Seconds a network may train in reach. Default: 1200.", show_default=False)
     ] = None,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print tables for baselines/SPEED.md.")] = False,
+    format: o.Format = "table",
+    markdown: o.Markdown = False,
+    quiet: o.Quiet = False,
 ) -> None:
     """Measure emukit against plain references in the same run: medians and peak memory."""
-    from rich.console import Console
-
-    from emukit.bench.suite import Choice, markdown, run_suite, tables
+    from emukit.bench import Figure, suite
     from emukit.data.named import data_source
     from emukit.experiments.provenance import machine
 
-    choice = Choice(data_source(data), runs, tuple(model or ()), tuple(settings or ()), device, budget)
-    rows = run_suite(names or (), choice, o.reporter(False))
+    format = o.chosen_format(format, markdown)
+    choice = suite.Choice(data_source(data), runs, tuple(model or ()), tuple(settings or ()), device, budget)
+    rows = suite.run_suite(names or (), choice, o.reporter(quiet))
     where = machine()
     accelerator = "" if where["accelerator"] == "none" else f", {where['accelerator']}"
     repeated = f"medians of {choice.repeats}" if set(names or ()) != {"reach"} else "one training each"
     title = f"{where['processor']}, {where['cores']} cores{accelerator}, {repeated}"
-    if as_markdown:
-        typer.echo(markdown(rows, title))
+    if format == "md":
+        echo(suite.markdown(rows, title))
+    elif format == "table":
+        for table in suite.tables(rows, title):
+            open_console().print(table)
     else:
-        for table in tables(rows, title):
-            Console().print(table)
+        names_of = [f.name for f in fields(Figure)]
+        o.print_rows(names_of, [tuple(str(getattr(row, n)) for n in names_of) for row in rows], format)
     if not all(row.within for row in rows):
         raise typer.Exit(1)

@@ -9,43 +9,58 @@ from typing import Annotated
 
 import typer
 
+from emukit.cli import commands
 from emukit.cli import options as o
+from emukit.terminal import echo, open_console
 
-app = typer.Typer(help="Check stores, write the demo climate, show forcing windows.", no_args_is_help=True)
+app = o.App(
+    cls=commands.Group, help="Check stores, write the demo climate, show forcing windows.", no_args_is_help=True
+)
+
+# The spelling of earlier versions, when these commands took the store without --data.
+Positional = Annotated[str | None, typer.Argument(metavar="[STORE]", hidden=True, show_default=False)]
 
 
-@app.command("check")
 def check(
-    store: Annotated[str, typer.Argument(metavar="STORE", help="Zarr or NetCDF store, or 'demo'.")],
+    store: Positional = None,
+    data: o.Data = None,
     card: o.Card = None,
     convert: o.Convert = None,
+    digests: Annotated[
+        bool, typer.Option("--digests", help="Print the [published] table of a data card for these values, too.")
+    ] = False,
+    quiet: o.Quiet = False,
 ) -> None:
-    """Say what is in a store, what is odd, what is hidden; exit 1 with a numbered list if it cannot be used."""
+    """Say what is in a store, what is odd, what is hidden; exit 1 if nothing can be trained on it."""
     from emukit.data.inspect import inspect_store
-    from emukit.data.named import DEMO
+    from emukit.data.named import DEMO, data_source
 
-    if store == DEMO:
-        # The demo climate is made anew whenever it is opened; what can be checked is what it writes.
+    source = data_source(o.one_store(data, store))
+    if source == DEMO:
+        # The demo climate is made again whenever it is opened; what can be checked is what it writes.
         with TemporaryDirectory() as folder:
             from emukit.data.demo import DemoClimate, write_demo
 
             written = write_demo(DemoClimate(), Path(folder) / "demo.zarr")
-            report = replace(inspect_store(written, card=card, convert=o.conversions(convert)), source=DEMO)
+            report = inspect_store(written, card=card, convert=o.conversions(convert), digests=digests)
+            report = replace(report, source=DEMO)
     else:
-        report = inspect_store(store, card=card, convert=o.conversions(convert))
-    for line in report.lines():
-        typer.echo(line)
-    if report.problems:
+        report = inspect_store(source, card=card, convert=o.conversions(convert), digests=digests)
+    for line in report.verdict() if quiet else report.lines():
+        echo(line)
+    if report.digests is not None:
+        echo("\n" + "\n".join(report.digests.toml()))
+    if not report.trainable:
         raise typer.Exit(1)
 
 
-@app.command("demo")
 def demo(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder, such as demo.zarr.")],
     grid: Annotated[str, typer.Option(help="Latitude x longitude cells.")] = "24x36",
     years: Annotated[int, typer.Option(help="From 2015; the competition's store has 85, and one month.")] = 85,
     members: Annotated[int, typer.Option(help="Runs that differ in their weather alone.")] = 3,
     seed: Annotated[int, typer.Option(help="Another seed is another planet.")] = 0,
+    overwrite: o.Overwrite = False,
     reveal: Annotated[bool, typer.Option("--reveal", help="Write the hidden test targets too.")] = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -58,20 +73,13 @@ def demo(
     except ValueError:
         raise EmukitError(f"cannot read --grid {grid!r}", expected="LATxLON", hint="--grid 24x36") from None
     climate = DemoClimate(lat_cells=lat, lon_cells=lon, years=years, members=members, seed=seed)
-    write_demo(climate, out, hidden=not reveal, reporter=o.reporter(quiet))
-    typer.echo(f"wrote {out}: 4 scenarios, {climate.months} months, {members} members, {lat} x {lon} cells")
+    write_demo(climate, out, hidden=not reveal, reporter=o.reporter(quiet), overwrite=overwrite)
+    echo(f"wrote {out}: 4 scenarios, {climate.months} months, {members} members, {lat} x {lon} cells")
 
 
-@app.command("windows")
 def windows(
-    store: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[STORE]",
-            help="Zarr or NetCDF store, or 'demo'. Default: $EMUKIT_DATA, else the demo climate.",
-            show_default=False,
-        ),
-    ] = None,
+    store: Positional = None,
+    data: o.Data = None,
     protocol: o.Protocol = None,
     members: Annotated[str | None, typer.Option(help="Training members, such as 0,1,2.", show_default=False)] = None,
     recipe: Annotated[Path | None, typer.Option(help="Take the inputs of this recipe.", show_default=False)] = None,
@@ -80,15 +88,14 @@ def windows(
         list[str] | None, typer.Option("--set", metavar="a.b=c", help="For example inputs.window.history=24.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write frames, windows and targets as Zarr.")] = None,
+    overwrite: o.Overwrite = False,
     card: o.Card = None,
     convert: o.Convert = None,
     quiet: o.Quiet = False,
 ) -> None:
     """Show the forcing windows and their seasonal encoding for a split; --out writes them for use elsewhere."""
-    from rich.console import Console
-
     from emukit.cli.show import encoding_table, span_table, window_lines
-    from emukit.data.export import windows_dataset, write_windows
+    from emukit.data.export import check_place, windows_dataset, write_windows
     from emukit.data.frames import FrameEncoder
     from emukit.data.protocol import make_split
     from emukit.errors import RecipeError
@@ -99,14 +106,21 @@ def windows(
     chosen = load_recipe(model, recipe, settings or ())
     if not isinstance(chosen, NetworkRecipe):
         raise RecipeError(f"{model} reads no windows", expected="a network", hint="--model cnn-gru")
-    archive = o.open_named(store, card, convert, report)
+    if out is not None:
+        check_place(out, overwrite)
+    archive = o.open_named(o.one_store(data, store), card, convert, report)
     split = make_split(archive, protocol, o.member_list(members))
     encoder = FrameEncoder.fit(archive, split.train, chosen.inputs)
-    console = Console()
+    console = open_console()
     console.print(span_table(archive, split, chosen.inputs.window))
     for line in window_lines(archive, split, encoder):
         console.print(line, markup=False, highlight=False)
     console.print(encoding_table(encoder))
     if out is not None:
-        write_windows(windows_dataset(archive, split, encoder), out, report)
-        typer.echo(f"wrote {out}")
+        write_windows(windows_dataset(archive, split, encoder), out, report, overwrite)
+        echo(f"wrote {out}")
+
+
+commands.add(app, check, "emukit data check --data demo")
+commands.add(app, demo, "emukit data demo demo.zarr --grid 12x18 --reveal")
+commands.add(app, windows, "emukit data windows --data demo --members 0")

@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from emukit.cli import commands
 from emukit.cli import options as o
+from emukit.terminal import echo
 
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    app.command("indices")(indices)
+    commands.add(app, indices, "emukit indices daily.zarr --base historical.nc --out indices.nc", group=commands.SUBMIT)
 
 
 def indices(
@@ -31,6 +33,7 @@ def indices(
         ),
     ] = None,
     period: Annotated[str, typer.Option(metavar="FIRST-LAST", help="Years of the base period.")] = "1961-1990",
+    overwrite: o.Overwrite = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Compute fifteen annual indices of daily tas, tasmax, tasmin and pr, as ClimX counts them.
@@ -40,7 +43,7 @@ def indices(
     from emukit.experiments import indices as work
 
     report = o.reporter(quiet)
-    work.check_output(out)
+    work.check_output(out, overwrite)
     percentiles = work.find_percentiles(base or (), thresholds, work.parse_period(period), report)
     computed = work.compute_indices(daily, percentiles, report)
-    typer.echo(f"wrote {out}: {work.write_indices(computed, out)}")
+    echo(f"wrote {out}: {work.write_indices(computed, out, overwrite)}")

@@ -7,20 +7,22 @@ import io
 import json
 from collections.abc import Sequence
 from itertools import groupby
+from textwrap import wrap
 from typing import Any
 
-from rich import box
-from rich.table import Table
+from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.text import Text
 
-from emukit.experiments.memory import size
-from emukit.experiments.plan import duration
 from emukit.experiments.runs import Listed
+from emukit.terminal import duration, markdown_text, one_line, size
 
 HEADINGS = ("run", "state", "model", "protocol", "seed", "score", "set", "epoch", "time", "size")
 RIGHT = ("seed", "score", "epoch", "time", "size")
 # A title says protocol and set.
 NARROW = tuple(h for h in HEADINGS if h not in ("run", "protocol", "set"))
+RULE = "\N{BOX DRAWINGS LIGHT HORIZONTAL}"
+# A title is not folded to less.
+MIN_TITLE = 60
 STYLES = {"training": "green", "interrupted": "yellow", "failed": "red", "damaged": "red"}
 VALUES = (
     "folder",
@@ -42,37 +44,52 @@ VALUES = (
 )
 
 
-def tables(runs: Sequence[Listed]) -> list[Table]:
-    """One table for all that can be compared, and for what has no score; one line a run."""
-    out = []
-    for title, group in groupby(runs, _title):
-        table = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0)
-        table.pad_edge = False
-        table.add_column("run", overflow="fold", ratio=1)
-        for heading in NARROW:
-            table.add_column(heading, justify="right" if heading in RIGHT else "left", no_wrap=True)
-        for run in group:
-            cells = dict(zip(HEADINGS, _cells(run), strict=True))
-            # Text, not markup: a folder's name may hold brackets.
-            row = [Text(cells[heading]) for heading in ("run", *NARROW)]
-            table.add_row(*row, style=STYLES.get(run.state, ""))
-        out.append(table)
-    return out
+def tables(runs: Sequence[Listed], width: int) -> list[Text]:
+    """One table for all that can be compared, and for what has no score; one line a run.
+
+    Args:
+        runs: In the order in which they are shown.
+        width: Columns that there are; the names of runs are folded to what the others leave.
+    """
+    return [_table(title, list(group), width) for title, group in groupby(runs, _title)]
+
+
+def _table(title: str, runs: Sequence[Listed], width: int) -> Text:
+    # A table of rich takes a millisecond a row, and there may be thousands.
+    shown = [HEADINGS.index(heading) for heading in ("run", *NARROW)]
+    rows = [[one_line(cells[i]) for i in shown] for cells in map(_cells, runs)]
+    widths = [max(map(cell_len, column)) for column in zip(("run", *NARROW), *rows, strict=True)]
+    left = max(width - sum(widths[1:]) - len(NARROW), len("run"))
+    widths[0] = min(widths[0], left)
+
+    def line(cells: Sequence[str]) -> str:
+        return " ".join(
+            " " * (w - cell_len(cell)) + cell if heading in RIGHT else set_cell_size(cell, w)
+            for heading, cell, w in zip(("run", *NARROW), cells, widths, strict=True)
+        ).rstrip()
+
+    total = sum(widths) + len(widths) - 1
+    text = Text("\n".join(wrap(one_line(title), max(total, MIN_TITLE))) + "\n\n", style="bold")
+    text = Text.assemble(text, f"{line(('run', *NARROW))}\n{RULE * total}\n")
+    for run, (name, *cells) in zip(runs, rows, strict=True):
+        first, *more = chop_cells(name, widths[0]) or [""]
+        text.append("\n".join([line([first, *cells]), *more]) + "\n", STYLES.get(run.state))
+    return text
 
 
 def _title(run: Listed) -> str:
-    if run.run is None:
+    if run.record is None:
         return "failed before anything was trained" if run.state == "failed" else "damaged"
     if run.state != "finished":
-        return f"{run.run.record.identity.protocol}, not finished"
+        return f"{run.record.identity.protocol}, not finished"
     ranked = run.ranked_by
-    return f"{run.months[ranked[0]]} (lower is better)" if ranked else f"{run.run.record.identity.protocol}, no score"
+    return f"{run.months[ranked[0]]} (lower is better)" if ranked else f"{run.record.identity.protocol}, no score"
 
 
 def markdown(runs: Sequence[Listed]) -> str:
     """A Markdown table."""
     lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "".join("--:|" if h in RIGHT else "---|" for h in HEADINGS)]
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(run)) + " |" for run in runs]
+    lines += ["| " + " | ".join(markdown_text(cell) for cell in _cells(run)) + " |" for run in runs]
     return "\n".join(lines) + "\n"
 
 
@@ -101,7 +118,7 @@ def problem_lines(runs: Sequence[Listed]) -> list[str]:
 
 
 def _values(run: Listed) -> dict[str, Any]:
-    record, ranked = (run.run.record if run.run else None), run.ranked_by
+    record, ranked = (run.record), run.ranked_by
     return {
         "folder": str(run.folder),
         "state": run.state,
@@ -129,7 +146,7 @@ def _cells(run: Listed) -> tuple[str, ...]:
     epoch = "" if run.epoch is None else f"{run.epoch}/{run.epochs}" if run.epochs else str(run.epoch)
     score = "" if values["score"] is None else f"{values['score']:.4f}"
     seed = "" if values["seed"] is None else str(values["seed"])
-    time = duration(run.seconds) if run.run else ""
+    time = duration(run.seconds) if run.record else ""
     return (
         name,
         state,

@@ -8,8 +8,9 @@ from typing import Any
 
 from emukit.data.encodings import SEASONAL, STATIC
 from emukit.emulators.registry import EMULATORS
+from emukit.experiments.names import recipe_names
 from emukit.experiments.recipe import load_recipe, sizes_of
-from emukit.experiments.recipe_kinds import NetworkRecipe, networks_of, recipe_names
+from emukit.experiments.recipe_kinds import NetworkRecipe, networks_of
 from emukit.losses.composite import TERMS
 from emukit.losses.named import LOSSES
 from emukit.models.registry import NETWORKS, count_parameters

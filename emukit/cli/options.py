@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
-from emukit.errors import EmukitError
+from emukit.errors import EmukitError, StoreError
+from emukit.losses.named import loss_lines
+from emukit.terminal import echo, markdown_text, open_console
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
     from emukit.experiments.run import Run
     from emukit.progress import Reporter
+    from emukit.report.validation import Block
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 Data = Annotated[
     str | None,
@@ -47,11 +57,60 @@ Track = Annotated[
     typer.Option(
         "--track",
         metavar="NAME",
-        help="Mirror the log of the training in tensorboard or wandb: pip install 'emukit[NAME]'.",
+        help="Mirror the log of the training in tensorboard or wandb: pip install -e '.[NAME]'.",
         show_default=False,
     ),
 ]
+Loss = Annotated[
+    str | None,
+    typer.Option(
+        "--loss",
+        metavar="NAME",
+        help=f"Shipped loss instead of the recipe's. {'. '.join(line[0].upper() + line[1:] for line in loss_lines())}.",
+        show_default=False,
+    ),
+]
+Formats = Literal["table", "md", "csv", "json"]
+Format = Annotated[Formats, typer.Option("--format", help="How to print the result.")]
+# The spelling of earlier versions.
+Markdown = Annotated[bool, typer.Option("--markdown", hidden=True, help="As --format md.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace what this command wrote there before; nothing else is replaced.")
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, as `emukit train` wrote it.")]
+
+
+class App(typer.Typer):
+    """Commands all of whose words may begin with ``~``, the home folder.
+
+    A shell expands it only at the beginning of a word, and leaves ``--out=~/runs`` as it is. No value but a path begins
+    so, whether it is a path alone or may be a name too, as with --data and --card.
+    """
+
+    def command(self, *words: Any, **options: Any) -> Callable[[F], F]:
+        """As `typer.Typer.command`."""
+        register = super().command(*words, **options)
+
+        def at_home(function: F) -> F:
+            @wraps(function)
+            def call(**values: object) -> object:
+                return function(**{name: expanded(value) for name, value in values.items()})
+
+            register(call)
+            return function
+
+        return at_home
+
+
+def expanded(value: Any) -> Any:
+    """A path, or what may be one, or several, with the home folder in the place of ``~``."""
+    if isinstance(value, list | tuple):
+        return type(value)(map(expanded, value))
+    if isinstance(value, str | Path) and str(value).startswith("~"):
+        # Where there is no such user, it is the name of a folder.
+        with suppress(RuntimeError):
+            return type(value)(Path(value).expanduser())
+    return value
 
 
 def reporter(quiet: bool, silent: bool = False) -> Reporter:
@@ -59,6 +118,70 @@ def reporter(quiet: bool, silent: bool = False) -> Reporter:
     from emukit.progress import default_reporter
 
     return default_reporter(quiet or silent)
+
+
+def chosen_format(format: Formats, markdown: bool) -> Formats:
+    """The format that is asked for, by the option or by its earlier spelling.
+
+    Raises:
+        EmukitError: Two are.
+    """
+    if markdown and format not in ("table", "md"):
+        raise EmukitError(f"--markdown and --format {format} are two formats", hint="leave --markdown out")
+    return "md" if markdown else format
+
+
+def one_store(named: str | None, positional: str | None) -> str | None:
+    """The store of --data, or as earlier versions took it, without the option.
+
+    Raises:
+        EmukitError: Both are given.
+    """
+    if named is not None and positional is not None:
+        raise EmukitError("the store is named twice", found=f"{positional} and --data {named}", hint="--data alone")
+    return positional if named is None else named
+
+
+def print_blocks(blocks: Sequence[Block], format: Formats, values: Any) -> None:
+    """Print tables of scores; as JSON, the values that they are made of."""
+    from emukit.report import validation
+
+    if format == "table":
+        for table in validation.tables(blocks):
+            open_console().print(table)
+    elif format == "json":
+        echo(json.dumps(values, indent=1))
+    else:
+        render = {"md": validation.markdown, "csv": validation.comma_separated}[format]
+        echo(render(blocks), nl=False)
+
+
+def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]], format: Formats) -> None:
+    """Print a table of texts."""
+    import csv
+    import io
+
+    rows = [tuple(row) for row in rows]
+    if format == "json":
+        echo(json.dumps([dict(zip(headings, row, strict=True)) for row in rows], indent=1))
+    elif format == "csv":
+        stream = io.StringIO()
+        csv.writer(stream, lineterminator="\n").writerows([headings, *rows])
+        echo(stream.getvalue(), nl=False)
+    elif format == "md":
+        lines = [[markdown_text(cell) for cell in row] for row in rows]
+        lines = [[*headings], ["---"] * len(headings), *lines]
+        echo("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    else:
+        from rich import box
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(*headings, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+        for row in rows:
+            # Text, not markup: a name may hold brackets.
+            table.add_row(*map(Text, row))
+        open_console().print(table)
 
 
 def open_named(named: str | None, card: str | None, convert: list[str] | None, report: Reporter) -> Archive:
@@ -94,14 +217,31 @@ def grid_shape(named: str | None, card: str | None) -> tuple[int, int] | None:
 
 
 def open_for_run(run: Run, named: str | None, card: str | None, convert: list[str] | None, report: Reporter) -> Archive:
-    """Open the store that a command names, else the one the run was trained on, as it was opened then."""
-    from emukit.data.named import open_data
+    """Open the store that a command names, else the one the run was trained on, as it was opened then.
+
+    Where that is gone, `$EMUKIT_DATA` takes its place.
+
+    Raises:
+        StoreError: There is no such store, or it cannot be read.
+    """
+    from emukit.data.named import DEMO, ENVIRONMENT, open_data
 
     data = run.record.data
-    source = named or data.source
-    report.say(f"data: {source}{'' if named else ' (as in training)'}")
+    source, why = named or data.source, "" if named else " (recorded in the run)"
+    if not named and source != DEMO and not Path(source).exists():
+        source, why = os.environ.get(ENVIRONMENT, ""), f" (from ${ENVIRONMENT}; {data.source} is gone)"
+        if not source:
+            raise StoreError(
+                f"the store that {run.folder} was trained on is not there any more",
+                found=f"nothing at {data.source}",
+                hint=f"name it with --data PATH, or set {ENVIRONMENT} to its path",
+            )
+    report.say(f"data: {source}{why}")
     kept = conversions(convert) if convert or named else data.convert
-    return open_data(source, card=card or data.card_option, convert=kept, reporter=report)
+    archive = open_data(source, card=card or data.card_option, convert=kept, reporter=report)
+    if archive.digest != data.digest:
+        report.say("note: its values are not those that the run was trained on")
+    return archive
 
 
 def conversions(words: list[str] | None) -> dict[str, str]:

@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
+from emukit.cli import commands
 from emukit.cli import options as o
 from emukit.cli.train import Precision
+from emukit.terminal import open_console
 
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    app.command("plan")(plan)
+    commands.add(app, plan, "emukit plan cnn-gru --data demo --members 0", group=commands.TRAIN)
 
 
 def plan(
@@ -24,9 +26,7 @@ def plan(
     ] = None,
     protocol: o.Protocol = None,
     recipe: Annotated[Path | None, typer.Option(help="TOML recipe laid over the defaults.", show_default=False)] = None,
-    loss: Annotated[
-        str | None, typer.Option(help="Shipped loss instead of the recipe's.", metavar="NAME", show_default=False)
-    ] = None,
+    loss: o.Loss = None,
     precision: Annotated[
         Precision | None, typer.Option(help="Short for --set training.precision=...", show_default=False)
     ] = None,
@@ -38,8 +38,6 @@ def plan(
     quiet: o.Quiet = False,
 ) -> None:
     """Say what training will cost here in memory and time, which limit it meets first, and what to switch on."""
-    from rich.console import Console
-
     from emukit.cli.show import plan_tables
     from emukit.data.protocol import make_split
     from emukit.experiments.plan import make_plan
@@ -53,6 +51,6 @@ def plan(
     split = make_split(archive, protocol, o.member_list(members))
     with open_comm() as comm:
         made = make_plan(archive, chosen, split, comm, report)
-    console = Console()
+    console = open_console()
     for part in plan_tables(model, made):
         console.print(part, highlight=False)

@@ -7,12 +7,14 @@ from typing import Annotated
 
 import typer
 
+from emukit.cli import commands
 from emukit.cli import options as o
+from emukit.terminal import echo, open_console
 
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's command."""
-    app.command("plot")(plot)
+    commands.add(app, plot, "emukit plot runs/linear", group=commands.LOOK)
 
 
 def plot(
@@ -28,14 +30,13 @@ def plot(
         Path | None,
         typer.Option(help="Folder for the pictures. Default: RUN/plots.", metavar="DIR", show_default=False),
     ] = None,
+    overwrite: o.Overwrite = False,
     data: o.TrainedData = None,
     card: o.Card = None,
     convert: o.Convert = None,
     quiet: o.Quiet = False,
 ) -> None:
     """Draw a run among the members of the climate model: error maps, series, seasons, spectra, ranks (PNG)."""
-    from rich.console import Console
-
     from emukit.experiments.plot import plot_run
     from emukit.experiments.run import read_run
     from emukit.report.weather import weather_table
@@ -44,9 +45,9 @@ def plot(
     chosen = read_run(run)
     chosen.refuse_unfinished()
     archive = o.open_for_run(chosen, data, card, convert, report)
-    for album in plot_run(chosen, archive, split, out, report):
+    for album in plot_run(chosen, archive, split, out, report, overwrite):
         if album.weather:
-            Console().print(weather_table(album.weather.lines(), album.title))
+            open_console().print(weather_table(album.weather.lines(), album.title))
         for picture, why in album.left_out.items():
-            typer.echo(f"no picture of {picture}: {why}")
-        typer.echo(f"wrote {album.folder}: {', '.join(album.files)}")
+            echo(f"no picture of {picture}: {why}")
+        echo(f"wrote {album.folder}: {', '.join(album.files)}")

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from emukit.cli import commands
 from emukit.cli import options as o
+from emukit.terminal import echo
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's command."""
-    app.command("report")(report)
+    commands.add(app, report, "emukit report runs --out report", group=commands.LOOK)
 
 
 def report(
@@ -29,6 +31,7 @@ def report(
     study_runs: Annotated[
         bool, typer.Option(help="Write pages of the runs of studies too; without them a study is a few hundred kB.")
     ] = True,
+    overwrite: o.Overwrite = False,
     data: o.TrainedData = None,
     card: o.Card = None,
     convert: o.Convert = None,
@@ -52,6 +55,11 @@ def report(
         return opened[key]
 
     here = [p for p in map(Path, ("runs", "submissions", "ablations")) if p.is_dir() and any(p.iterdir())]
-    written = write_report(places or here, out, opener, reporter, published=published, study_runs=study_runs)
+    written = write_report(
+        places or here, out, opener, reporter, published=published, study_runs=study_runs, overwrite=overwrite
+    )
     pages = f"pages of entries: {written.entries}, of studies: {written.studies}; {written.size / 1e6:.1f} MB"
-    typer.echo(f"wrote {out / 'index.html'}: {pages}")
+    echo(f"wrote {out / 'index.html'}: {pages}")
+    for why, names in written.undrawn.items():
+        others = f" and {len(names) - 1} more" if names[1:] else ""
+        echo(f"no maps and curves of {names[0]}{others}: {why}")

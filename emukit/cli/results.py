@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
+from emukit.cli import commands
 from emukit.cli import options as o
+from emukit.terminal import echo, open_console
 
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    app.command("evaluate")(evaluate)
-    app.command("predict")(predict)
-    app.command("leaderboard")(leaderboard)
+    commands.add(
+        app,
+        evaluate,
+        "emukit evaluate runs/linear",
+        "emukit evaluate runs/linear --format json",
+        group=commands.LOOK,
+    )
+    commands.add(app, predict, "emukit predict runs/linear --scenario ssp245 --out ssp245.nc", group=commands.LOOK)
+    commands.add(app, leaderboard, "emukit leaderboard runs --no-published --format csv", group=commands.LOOK)
 
 
 def evaluate(
@@ -23,13 +31,13 @@ def evaluate(
     data: o.TrainedData = None,
     card: o.Card = None,
     convert: o.Convert = None,
+    format: o.Format = "table",
     quiet: o.Quiet = False,
 ) -> None:
-    """Score a run: the six numbers, the score, and the floors and the estimated limit beside them."""
-    from rich.console import Console
-
-    from emukit.cli.show import evaluation_table
+    """Score a run: the six numbers, the score, with references and the estimated limit beside them."""
+    from emukit.cli.show import evaluation_block
     from emukit.experiments.evaluate import evaluate as score
+    from emukit.experiments.evaluate import scored_spans
     from emukit.experiments.run import read_run, save_evaluation
 
     report = o.reporter(quiet)
@@ -37,12 +45,19 @@ def evaluate(
     chosen.refuse_unfinished()
     archive = o.open_for_run(chosen, data, card, convert, report)
     same = archive.digest == chosen.record.data.digest
-    evaluation = score(chosen.emulator(archive), archive, chosen.split(archive), split)
+    for words in chosen.log_problems():
+        report.say(f"note: {words}")
+    emulator, months = chosen.emulator(archive), chosen.split(archive)
+    evaluation = score(emulator, archive, months, split)
+    spans = scored_spans(archive, months, split)
+    for far in dict.fromkeys(emulator.warning_of(archive[s.scenario], s.start, s.stop) for s in spans):
+        if far:
+            report.say(f"note: {far}")
     if same:
         save_evaluation(run, evaluation)
     else:
         report.say("note: other data than it was trained on; the score is shown, not kept in the run")
-    Console().print(evaluation_table(run.name, evaluation))
+    o.print_blocks([evaluation_block(run.name, evaluation)], format, evaluation.as_dict())
 
 
 def predict(
@@ -58,6 +73,7 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    overwrite: o.Overwrite = False,
     data: o.TrainedData = None,
     card: o.Card = None,
     convert: o.Convert = None,
@@ -68,33 +84,35 @@ def predict(
     from emukit.experiments.run import read_run
 
     report = o.reporter(quiet)
-    check_place(out)
+    check_place(out, overwrite)
     chosen = read_run(run)
     chosen.refuse_unfinished()
     archive = o.open_for_run(chosen, data, card, convert, report)
-    write_prediction(predict_scenario(chosen, archive, scenario, members), out)
-    typer.echo(f"wrote {out}")
+    predicted = predict_scenario(chosen, archive, scenario, members, reporter=report)
+    write_prediction(predicted, out, overwrite)
+    echo(f"wrote {out}")
 
 
 def leaderboard(
     places: Annotated[
         list[Path] | None, typer.Argument(metavar="[RUN|submissions/]...", help="Default: runs/ and submissions/ here.")
     ] = None,
-    format: Annotated[Literal["table", "md", "csv", "json"], typer.Option(help="How to print.")] = "table",
     published: Annotated[bool, typer.Option(help="Show published results too.")] = True,
+    format: o.Format = "table",
+    quiet: o.Quiet = False,
 ) -> None:
-    """Rank runs and submissions beside published results and floors, each only against scores of the same months."""
-    from rich.console import Console
+    """Rank runs and submissions beside published results and references, each only against the same months."""
 
     from emukit.experiments.table import collect_rows
     from emukit.report import leaderboard as board
 
+    report = o.reporter(quiet)
     here = [p for p in (Path("runs"), Path("submissions")) if p.is_dir() and any(p.iterdir())]
-    rows = collect_rows(places or here, published, lambda why: typer.echo(f"note: left out: {why}", err=True))
+    rows = collect_rows(places or here, published, lambda why: report.say(f"note: left out: {why}"))
     if format == "table":
-        console = Console()
+        console = open_console()
         for table in board.tables(rows):
             console.print(table)
     else:
         render = {"md": board.markdown, "csv": board.comma_separated, "json": board.as_json}[format]
-        typer.echo(render(rows), nl=False)
+        echo(render(rows), nl=False)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+
+from emukit.cli import commands
+from emukit.cli import options as o
+from emukit.terminal import echo, open_console, size
 
 if TYPE_CHECKING:
     from emukit.experiments.removal import Removal
@@ -18,7 +21,7 @@ KEEP_BEST = "--keep-best"
 PIPE_COLUMNS = 400
 
 
-class _ListByDefault(TyperGroup):
+class _ListByDefault(commands.Group):
     """`emukit runs FOLDER` lists, though there are commands below `runs`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -26,7 +29,7 @@ class _ListByDefault(TyperGroup):
         return super().parse_args(ctx, args if named else ["list", *args])
 
 
-class _OneByDefault(TyperCommand):
+class _OneByDefault(commands.Command):
     """`--keep-best` without a number keeps one."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -36,13 +39,12 @@ class _OneByDefault(TyperCommand):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(
+app = o.App(
     cls=_ListByDefault,
     help="List runs: state, score, seed, time and size on disk; `emukit runs rm` removes some.",
 )
 
 
-@app.command("list")
 def list_(
     places: Annotated[
         list[Path] | None,
@@ -50,31 +52,30 @@ def list_(
             metavar="[FOLDER]...", help="Runs, or folders of such. Default: runs/ and ablations/.", show_default=False
         ),
     ] = None,
-    format: Annotated[Literal["table", "md", "csv", "json"], typer.Option(help="How to print.")] = "table",
+    format: o.Format = "table",
+    quiet: o.Quiet = False,
 ) -> None:
     """List runs: those under way first, then by what their scores can be compared with, best first."""
-    from rich.console import Console
-
     from emukit.cli import listing
     from emukit.experiments.runs import list_runs
 
     runs = list_runs(places or _here())
     if format != "table":
         render = {"md": listing.markdown, "csv": listing.comma_separated, "json": listing.as_json}[format]
-        typer.echo(render(runs), nl=False)
+        echo(render(runs), nl=False)
     else:
-        console = Console()
+        console = open_console()
         if not console.is_terminal and "COLUMNS" not in os.environ:
             # Into a pipe or a file names go whole, so that they can be copied.
-            console = Console(width=PIPE_COLUMNS)
-        for table in listing.tables(runs):
-            console.print(table)
-        typer.echo(listing.together(runs))
+            console = open_console(width=PIPE_COLUMNS)
+        for table in listing.tables(runs, console.width):
+            console.print(table, highlight=False, soft_wrap=True)
+        if not quiet:
+            echo(listing.together(runs))
     for line in listing.problem_lines(runs):
-        typer.echo(line, err=True)
+        echo(line, err=True)
 
 
-@app.command("rm", cls=_OneByDefault)
 def rm(
     places: Annotated[
         list[Path] | None,
@@ -96,10 +97,10 @@ def rm(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    quiet: o.Quiet = False,
 ) -> None:
     """Remove runs; not one that is being written, or that a final fit, a submission or a study refers to."""
     from emukit.errors import RunError
-    from emukit.experiments.memory import size
     from emukit.experiments.removal import Removal, all_but_best, named_removal, remove
 
     if keep_best is None and not places:
@@ -110,24 +111,25 @@ def rm(
 
     removal = chosen()
     asks = not (dry_run or yes or sys.stdin.isatty())
-    _say(removal, "would remove" if dry_run or asks else "remove")
+    if dry_run or asks or not quiet:
+        _say(removal, "would remove" if dry_run or asks else "remove")
     if dry_run or not removal.runs:
         return
     if not yes:
         if asks:
             raise RunError("emukit runs rm asks before it removes, and there is no terminal", hint="--yes or --dry-run")
         if not typer.confirm(f"remove {_count(removal)}?"):
-            typer.echo("nothing was removed")
+            echo("nothing was removed")
             return
         # Whoever was asked took their time: something may have begun to need a run meanwhile.
         shown, now = {run.folder for run in removal.runs}, chosen()
         for run in removal.runs:
             if run.folder in now.kept:
-                typer.echo(f"keep   {run.folder}: {now.kept[run.folder]}")
+                echo(f"keep   {run.folder}: {now.kept[run.folder]}")
         removal = Removal(tuple(run for run in now.runs if run.folder in shown), now.kept)
     for run in removal.runs:
         remove(run)
-    typer.echo(f"removed {_count(removal)}, {size(removal.size)}")
+    echo(f"removed {_count(removal)}, {size(removal.size)}")
 
 
 def _here() -> list[Path]:
@@ -137,18 +139,21 @@ def _here() -> list[Path]:
 
 def _say(removal: Removal, verb: str) -> None:
     """What goes with its size, and what stays though it is behind."""
-    from emukit.experiments.memory import size
 
     for run in removal.runs:
         score = f", {run.ranked_by[0]} {run.ranked_by[1]:.4f}" if run.ranked_by else ""
-        typer.echo(f"{verb} {run.folder}: {run.state}{score}, {size(run.size)}")
+        echo(f"{verb} {run.folder}: {run.state}{score}, {size(run.size)}")
     for folder, why in removal.kept.items():
-        typer.echo(f"keep   {folder}: {why}")
+        echo(f"keep   {folder}: {why}")
     if removal.runs:
-        typer.echo(f"together {_count(removal)}, {size(removal.size)}")
+        echo(f"together {_count(removal)}, {size(removal.size)}")
     else:
-        typer.echo("nothing to remove")
+        echo("nothing to remove")
 
 
 def _count(removal: Removal) -> str:
     return f"{len(removal.runs)} run{'s' if len(removal.runs) != 1 else ''}"
+
+
+commands.add(app, list_, "emukit runs", "emukit runs runs --format json", name="list")
+commands.add(app, rm, "emukit runs rm --keep-best 1 --dry-run", cls=_OneByDefault)

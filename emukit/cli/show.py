@@ -15,9 +15,12 @@ from emukit.data.frames import FrameEncoder
 from emukit.data.split import Split, is_hidden
 from emukit.data.window import Window
 from emukit.experiments.evaluate import Evaluation
-from emukit.experiments.plan import Plan, Wall, duration
+from emukit.experiments.plan import Plan, Wall
+from emukit.experiments.validate import numbers
 from emukit.metrics import Score
-from emukit.report.leaderboard import HEADINGS, PARTS
+from emukit.report.leaderboard import LIMIT
+from emukit.report.validation import Block
+from emukit.terminal import duration
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -80,27 +83,19 @@ def encoding_table(encoder: FrameEncoder) -> Table:
     return table
 
 
-def score_table(title: str, scores: Mapping[str, Score]) -> Table:
+def score_block(title: str, scores: Mapping[str, Score]) -> Block:
     """Six numbers and the score, a line each."""
-    table = Table(
-        title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0, pad_edge=False
+    return Block(f"{title} (lower is better)", {name: numbers(score) for name, score in scores.items()})
+
+
+def evaluation_block(name: str, evaluation: Evaluation) -> Block:
+    """An evaluation with its references and the estimated limit."""
+    title = f"{evaluation.name}: {'; '.join(evaluation.spans)}"
+    references = dict(sorted(evaluation.references.items(), key=lambda kv: kv[1].value))
+    limit = {LIMIT: evaluation.limit} if evaluation.limit else {}
+    return score_block(
+        title, {name: evaluation.score, **{f"reference: {k}": s for k, s in references.items()}, **limit}
     )
-    table.add_column("", overflow="fold")
-    for heading in HEADINGS:
-        table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
-    for name, score in scores.items():
-        parts = [getattr(p, n) for p in score.parts.values() for n in PARTS]
-        # Text, not markup: a run's name may hold brackets.
-        table.add_row(Text(name), f"{score.value:.4f}", *(f"{x:.3f}" for x in parts))
-    return table
-
-
-def evaluation_table(name: str, evaluation: Evaluation) -> Table:
-    """An evaluation with its floors and the estimated limit; tas in K, pr in mm/day."""
-    title = f"{evaluation.name}: {'; '.join(evaluation.spans)} (lower is better)"
-    floors = dict(sorted(evaluation.floors.items(), key=lambda kv: kv[1].value))
-    limit = {"estimated limit": evaluation.limit} if evaluation.limit else {}
-    return score_table(title, {name: evaluation.score, **{f"floor: {k}": s for k, s in floors.items()}, **limit})
 
 
 def plan_tables(name: str, plan: Plan) -> Iterator[Table | Text]:

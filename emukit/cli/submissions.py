@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from emukit.cli import commands
 from emukit.cli import options as o
+from emukit.terminal import echo
+
+if TYPE_CHECKING:
+    from emukit.metrics import Score
+    from emukit.submission import Entry
 
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    app.command("submit")(submit)
-    app.command("check-submission")(check_submission)
-    app.command("score")(score)
+    commands.add(app, submit, "emukit submit runs/linear --out submissions/linear", group=commands.SUBMIT)
+    commands.add(
+        app,
+        check_submission,
+        "emukit check-submission submissions/linear/submission.csv --data demo",
+        group=commands.SUBMIT,
+    )
+    commands.add(app, score, "emukit score submissions/linear/submission.csv --data demo --save", group=commands.SUBMIT)
 
 
 def submit(
@@ -24,6 +34,7 @@ def submit(
         Path | None, typer.Option(help="Entry folder. Default: submissions/RUN.", show_default=False)
     ] = None,
     pack: Annotated[str, typer.Option(help="csv, csv.gz or zip.")] = "csv",
+    overwrite: o.Overwrite = False,
     data: o.TrainedData = None,
     card: o.Card = None,
     convert: o.Convert = None,
@@ -37,8 +48,8 @@ def submit(
     chosen = read_run(run)
     archive = o.open_for_run(chosen, data, card, convert, report)
     folder = out or Path("submissions") / run.resolve().name
-    entry = submit_run(chosen, archive, folder, pack, report)
-    typer.echo(
+    entry = submit_run(chosen, archive, folder, pack, report, overwrite)
+    echo(
         f"wrote and checked {folder / entry.csv}: {entry.rows:,} rows, "
         f"{entry.scenario} {entry.first_month}..{entry.last_month}"
     )
@@ -50,80 +61,164 @@ def check_submission(
     protocol: o.Protocol = None,
     card: o.Card = None,
     convert: o.Convert = None,
+    format: o.Format = "table",
     quiet: o.Quiet = False,
 ) -> None:
-    """Name every way in which a submission is wrong, with line numbers; exit 1 if there is one."""
+    """Name every way in which a submission is wrong, with line numbers; exit 1 if there is one.
+
+    A ClimX submission (Parquet, or a CSV that begins with row_id) is recognised, and needs no store.
+    """
+    from emukit.experiments.climx import is_climx
+
+    if is_climx(csv):
+        _check_climx(csv, format)
+        return
     from emukit.data.protocol import make_split
     from emukit.experiments.submit import seasonal_reference
+    from emukit.files import sha256
+    from emukit.submission import ENTRY_FILE, Problem, entry_of
     from emukit.submission import check_submission as check
 
     report = o.reporter(quiet)
     archive = o.open_named(data, card, convert, report)
-    split = make_split(archive, _protocol_of(csv, protocol))
+    entry = entry_of(csv)
+    split = make_split(archive, _protocol_of(csv, entry, protocol))
     reference = seasonal_reference(archive, split)
-    problems = check(csv, archive.grid, len(split.test), archive.variables, reference)
-    for number, problem in enumerate(problems, 1):
-        typer.echo(f"{number}. {problem.kind}: {problem}")
+    found = check(csv, archive.grid, len(split.test), archive.variables, reference)
+    if entry and sha256(csv) != entry.csv_sha256:
+        found.append(Problem("digest", f"{csv.parent / ENTRY_FILE} is of another CSV: its digest is not this one's"))
+    problems = [p for p in found if not p.accepted]
+    if format != "table":
+        words = [("note" if p.accepted else "problem", p.kind, str(p)) for p in found]
+        o.print_rows(("what", "kind", "message"), words, format)
+    else:
+        for number, problem in enumerate(problems, 1):
+            echo(f"{number}. {problem.kind}: {problem}")
+        for note in (p for p in found if p.accepted):
+            report.say(f"note: {note.kind}: {note}")
+        if not problems:
+            echo(f"{csv} is good: {split.test.text(archive)}")
     if problems:
         raise typer.Exit(1)
-    typer.echo(f"{csv} is good: {split.test.text(archive)}")
 
 
 def score(
     csv: Annotated[Path, typer.Argument(metavar="CSV")],
-    truth: Annotated[str, typer.Argument(metavar="TRUTH", help="Solution CSV, or a store (or 'demo') and --protocol.")],
+    truth: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SOLUTION", help="Solution CSV. Default: the store of --data has the truth.", show_default=False
+        ),
+    ] = None,
+    data: o.Data = None,
     protocol: o.Protocol = None,
     save: Annotated[bool, typer.Option("--save", help="Keep score.json beside the CSV, for the leaderboard.")] = False,
+    overwrite: o.Overwrite = False,
     card: o.Card = None,
     convert: o.Convert = None,
+    format: o.Format = "table",
     quiet: o.Quiet = False,
 ) -> None:
-    """Score a submission: the official number and its six parts."""
-    from rich.console import Console
+    """Score a submission: the official number, its six parts, and what another run and a perfect emulator score.
 
-    from emukit.cli.show import score_table
+    A ClimX submission (Parquet, or a CSV that begins with row_id) is scored against a solution in the same layout.
+    """
+    from emukit.experiments.climx import is_climx
+
+    if is_climx(csv):
+        _score_climx(csv, truth, format, save)
+        return
+    from emukit.cli.show import score_block
     from emukit.data.named import span_truth
     from emukit.data.protocol import make_split
+    from emukit.errors import SubmissionError
     from emukit.experiments import table
+    from emukit.experiments.evaluate import yardstick
     from emukit.experiments.record import benchmark_of
-    from emukit.files import sha256, write_text
-    from emukit.submission import score_csv, score_submission
+    from emukit.files import sha256
+    from emukit.submission import ENTRY_FILE, entry_of, score_csv, score_submission
 
     report = o.reporter(quiet)
-    if truth.endswith((".csv", ".csv.gz", ".zip")):
+    entry = entry_of(csv)
+    if entry and csv.is_file() and (digest := sha256(csv)) != entry.csv_sha256:
+        raise SubmissionError(
+            f"{csv} is not the CSV that {csv.parent / ENTRY_FILE} is of",
+            found=f"SHA-256 {digest}",
+            expected=entry.csv_sha256,
+            hint="write it again with emukit submit, or score it in a folder without that entry",
+        )
+    if truth and truth.endswith((".csv", ".csv.gz", ".zip")):
+        if data:
+            raise SubmissionError(
+                "the truth is named twice", found=f"{truth} and --data {data}", hint="leave one of them out"
+            )
         result, split_name = score_csv(csv, truth), f"solution {Path(truth).name} {sha256(truth)[:8]}"
+        lines: dict[str, Score] = {}
+        report.say("note: a solution holds one run: what a score is worth, a store says (--data STORE)")
     else:
-        archive = o.open_named(truth, card, convert, report)
-        split = make_split(archive, _protocol_of(csv, protocol))
+        archive = o.open_named(o.one_store(data, truth), card, convert, report)
+        split = make_split(archive, _protocol_of(csv, entry, protocol))
         result = score_submission(csv, span_truth(archive, split.test), archive.grid)
         split_name = table.split_name(benchmark_of(archive), split.protocol, "test", [split.test.text(archive)])
-    Console().print(score_table(f"{split_name} (lower is better)", {csv.name: result}))
+        lines = yardstick(archive, (split.test,))
+    scores = {csv.name: result, **lines}
+    values = {"split": split_name, "scores": {name: s.as_dict() for name, s in scores.items()}}
+    o.print_blocks([score_block(split_name, scores)], format, values)
     if save:
         kept = {"split": split_name, "csv_sha256": sha256(csv), **result.as_dict()}
-        write_text(csv.parent / table.SCORE_FILE, json.dumps(kept, indent=1))
-        typer.echo(f"wrote {csv.parent / table.SCORE_FILE}")
+        place = csv.parent / table.SCORE_FILE
+        table.save_score(place, kept, overwrite)
+        report.say(f"wrote {place}")
 
 
-def _protocol_of(csv: Path, protocol: str | None) -> str | None:
+def _check_climx(path: Path, format: o.Formats) -> None:
+    from emukit.experiments.climx import problems_of
+
+    problems = problems_of(path)
+    if format != "table":
+        o.print_rows(("message",), [(problem,) for problem in problems], format)
+    else:
+        for number, problem in enumerate(problems, 1):
+            echo(f"{number}. {problem}")
+        if not problems:
+            echo(f"{path} is a valid ClimX submission")
+    if problems:
+        raise typer.Exit(1)
+
+
+def _score_climx(path: Path, solution: str | None, format: o.Formats, save: bool) -> None:
+    from emukit.errors import SubmissionError
+    from emukit.experiments.climx import REFERENCES, score_files
+
+    if solution is None or save:
+        raise SubmissionError(
+            "a ClimX submission is scored against a solution file alone, and no score is kept",
+            found="--save" if save else "no solution",
+            hint=f"emukit score {path.name} SOLUTION.parquet",
+        )
+    scored = score_files(path, Path(solution))
+    o.print_rows(scored.headings(), scored.rows(), format)
+    if format == "table":
+        o.print_rows(("to compare with", "nNSE"), [(n, f"{v:.4f}") for n, v in REFERENCES.items()], format)
+
+
+def _protocol_of(csv: Path, entry: Entry | None, protocol: str | None) -> str | None:
     """The protocol of the entry beside a CSV, where there is one: the months of another would fit its rows as well.
 
     Raises:
         SubmissionError: Another is named.
     """
     from emukit.errors import SubmissionError
-    from emukit.submission import ENTRY_FILE, read_entry
+    from emukit.submission import ENTRY_FILE
 
-    path = csv.parent / ENTRY_FILE
-    if not path.exists():
-        return protocol
-    entry = read_entry(csv.parent)
-    if entry.csv != csv.name:
+    if entry is None:
         return protocol
     if protocol not in (None, entry.protocol):
         raise SubmissionError(
             f"{csv} was written for another protocol",
             found=f"--protocol {protocol}",
-            expected=f"{entry.protocol}: {entry.scenario} {entry.first_month}..{entry.last_month}, as {path} says",
+            expected=f"{entry.protocol}: {entry.scenario} {entry.first_month}..{entry.last_month}, "
+            f"as {csv.parent / ENTRY_FILE} says",
             hint="leave --protocol out",
         )
     return entry.protocol

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from emukit.cli import commands
 from emukit.cli import options as o
+from emukit.terminal import echo
 
 if TYPE_CHECKING:
     from emukit.experiments.evaluate import Evaluation
@@ -36,8 +38,14 @@ class Precision(StrEnum):
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    app.command("train")(train)
-    app.command("models")(models)
+    commands.add(
+        app,
+        train,
+        "emukit train linear --data demo --out runs/linear",
+        "emukit train cnn-gru --data demo --set training.epochs=2 --out runs/mine",
+        group=commands.TRAIN,
+    )
+    commands.add(app, models, "emukit models", "emukit models cnn-gru", group=commands.TRAIN)
 
 
 def train(
@@ -48,14 +56,7 @@ def train(
     ] = None,
     protocol: o.Protocol = None,
     recipe: Annotated[Path | None, typer.Option(help="TOML recipe laid over the defaults.", show_default=False)] = None,
-    loss: Annotated[
-        str | None,
-        typer.Option(
-            help="Shipped loss instead of the recipe's: mse, l1, huber, published, metric, decade.",
-            metavar="NAME",
-            show_default=False,
-        ),
-    ] = None,
+    loss: o.Loss = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="a.b=c", help="One setting, repeatable: training.epochs=5.")
     ] = None,
@@ -101,12 +102,12 @@ def train(
     quiet: o.Quiet = False,
 ) -> None:
     """Train an emulator, score it on validation, and keep the run."""
-    from rich.console import Console
+    from functools import partial
 
-    from emukit.cli.show import evaluation_table
+    from emukit.cli.show import evaluation_block
     from emukit.errors import RecipeError, RunError
     from emukit.experiments.recipe import fast_name, load_recipe
-    from emukit.experiments.recipe_kinds import NetworkRecipe, networks_of
+    from emukit.experiments.recipe_kinds import NetworkRecipe, network_paths, networks_of
     from emukit.experiments.record import RECORD_FILE, Opening
     from emukit.experiments.run import FINAL, finished_run, read_run, run_name, train_run
     from emukit.parallel.comm import open_comm
@@ -136,7 +137,7 @@ def train(
         if precision and not isinstance(chosen, NetworkRecipe):
             raise RecipeError(
                 f"--precision does not reach the networks in {model}",
-                hint=f"--set bases.1.recipe.training.precision={precision.value}, or the number of another base",
+                hint=" ".join(f"--set {path}training.precision={precision.value}" for path in network_paths(chosen)),
             )
         if precision:
             chosen = load_recipe(model, recipe, [*(settings or ()), f"training.precision={precision.value}"], loss)
@@ -175,24 +176,28 @@ def train(
             )
 
         last = folder.with_name(folder.name + FINAL) if refit else folder
-        if refit and not resume and last.exists():
-            raise RunError(
-                f"the run folder {last} exists", expected="a new one", hint="choose another --out, or --resume"
-            )
+        known = None
+        if refit:
+            find = partial(finished_run, archive, chosen, protocol=protocol, members=chosen_members, seed=seed)
+            known = find(folder)
+            if not resume and last.exists() and not (known and find(last, final=known)):
+                raise RunError(
+                    f"the run folder {last} exists",
+                    expected="a new one, or the finished final fit of this run",
+                    hint="choose another --out, or --resume",
+                )
         try:
             # An interrupted --refit may have been interrupted in its second training.
-            known = None
-            if refit and resume:
-                known = finished_run(archive, chosen, folder, protocol=protocol, members=chosen_members, seed=seed)
+            known = known if resume else None
             run, evaluation = (known, None) if known else fit(folder, before)
             if refit:
                 if comm.main and evaluation:
-                    Console().print(evaluation_table(folder.name, evaluation))
+                    o.print_blocks([evaluation_block(folder.name, evaluation)], "table", None)
                 run, evaluation = fit(last, run)
         except KeyboardInterrupt:
             if comm.main:
                 saved = (folder / RECORD_FILE).exists()
-                typer.echo(
+                echo(
                     f"stopped; {folder} is saved. Go on with the same command and --resume --out {folder}"
                     if saved
                     else "stopped before anything was saved",
@@ -201,10 +206,10 @@ def train(
             raise typer.Exit(130) from None
         if comm.main:
             if evaluation:
-                Console().print(evaluation_table(last.name, evaluation))
+                o.print_blocks([evaluation_block(last.name, evaluation)], "table", None)
             else:
-                typer.echo("final fit: trained on the validation months too, so they score nothing")
-            typer.echo(f"run {last}: {run.record.seconds:.0f} s. Next: emukit submit {last}")
+                echo("final fit: trained on the validation months too, so they score nothing")
+            echo(f"run {last}: {run.record.seconds:.0f} s. Next: emukit submit {last}")
             if track:
                 report.say(f"to look at it: {LOOK[track].format(folder=last)}")
 
@@ -272,19 +277,20 @@ def _refuse_early(
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="One of them, in full.", show_default=False)
+    ] = None,
+    format: o.Format = "table",
+    quiet: o.Quiet = False,
 ) -> None:
     """List what can be trained, with size and what it is good for; with a NAME, every setting and its default."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
     from emukit.cli.models import SIZES_NOTE, choice_lines, model_rows, setting_rows
+    from emukit.losses.named import loss_lines
 
     headings = ("setting", "default") if name else ("name", "parameters", "what it is good for")
-    table = Table(*headings, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-    for row in setting_rows(name) if name else model_rows():
-        table.add_row(*row)
-    Console().print(table)
-    for line in choice_lines(name) if name else (SIZES_NOTE,):
-        typer.echo(line)
+    o.print_rows(headings, setting_rows(name) if name else model_rows(), format)
+    if format == "table" and not quiet:
+        for line in (
+            choice_lines(name) if name else (SIZES_NOTE, "losses for --loss:", *(f"  {x}" for x in loss_lines()))
+        ):
+            echo(line)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from emukit.cli import commands
 from emukit.cli import options as o
+from emukit.terminal import echo, open_console
 
 if TYPE_CHECKING:
     from emukit.parallel.comm import Comm
-    from emukit.report.validation import Block
 
 RecipeFile = Annotated[
     Path | None, typer.Option("--recipe", help="TOML recipe laid over the defaults.", show_default=False)
@@ -22,13 +23,14 @@ RecipeFile = Annotated[
 Setting = Annotated[
     list[str] | None, typer.Option("--set", metavar="a.b=c", help="One setting, repeatable: training.epochs=5.")
 ]
-Markdown = Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")]
 
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    app.command("validate")(validate)
-    app.command("crossval")(crossval)
+    commands.add(
+        app, validate, "emukit validate linear --data demo --protocols official,loso:all", group=commands.TRAIN
+    )
+    commands.add(app, crossval, "emukit crossval linear climatology --data demo", group=commands.TRAIN)
 
 
 def validate(
@@ -52,13 +54,14 @@ def validate(
     recipe: RecipeFile = None,
     settings: Setting = None,
     fast: o.Fast = False,
-    markdown: Markdown = False,
+    format: o.Format = "table",
+    markdown: o.Markdown = False,
     track: o.Track = None,
     card: o.Card = None,
     convert: o.Convert = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Train under several protocols and seeds, and show scores, their spread, the floor and the estimated limit.
+    """Train under several protocols and seeds, and show scores, their spread, and what they are worth.
 
     The runs are kept, with everything printed in validation.json; the same command goes on where it was stopped.
     """
@@ -68,9 +71,11 @@ def validate(
     from emukit.experiments.record import Opening
     from emukit.experiments.validate import REPORT_FILE
     from emukit.experiments.validate import validate as run_all
+    from emukit.report.validation import summary_markdown, summary_table
     from emukit.training.engine import Execution
     from emukit.training.tracking import check_tracker
 
+    format = o.chosen_format(format, markdown)
     model = fast_name(model) if fast else model
     chosen = load_recipe(model, recipe, settings or ())
     if track is not None:
@@ -93,9 +98,14 @@ def validate(
             command=_train_command(model, data, recipe, settings, card, convert),
             reporter=reporter,
         )
-    _print(result.blocks(), markdown)
-    for protocol, why in result.not_scored.items():
-        typer.echo(f"not scored: {protocol} test, {why}")
+    o.print_blocks(result.blocks(), format, result.as_dict())
+    title = f"{result.model}: summary (lower is better)"
+    if format == "md":
+        echo(summary_markdown(title, result.summary()))
+    if format == "table":
+        open_console().print(summary_table(title, result.summary()))
+        for protocol, why in result.not_scored.items():
+            echo(f"not scored: {protocol} test, {why}")
     reporter.say(f"wrote {folder / REPORT_FILE}")
 
 
@@ -122,7 +132,8 @@ def crossval(
     recipe: RecipeFile = None,
     settings: Setting = None,
     fast: o.Fast = False,
-    markdown: Markdown = False,
+    format: o.Format = "table",
+    markdown: o.Markdown = False,
     card: o.Card = None,
     convert: o.Convert = None,
     quiet: o.Quiet = False,
@@ -137,6 +148,7 @@ def crossval(
     from emukit.experiments.recipe import fast_name, load_recipe
     from emukit.experiments.record import Opening
 
+    format = o.chosen_format(format, markdown)
     if len(models) > 1 and (recipe or settings):
         raise RecipeError(
             "--set and --recipe are of one recipe",
@@ -161,9 +173,9 @@ def crossval(
             commands={m: _train_command(m, data, recipe, settings, card, convert) for m in names},
             reporter=reporter,
         )
-    _print(result.blocks(), markdown)
+    o.print_blocks(result.blocks(), format, result.as_dict())
     for note in result.notes:
-        typer.echo(f"note: {note}")
+        reporter.say(f"note: {note}")
     reporter.say(f"wrote {out / REPORT_FILE}")
 
 
@@ -183,21 +195,8 @@ def _alone(verb: str, folder: Path) -> Iterator[Comm]:
         try:
             yield comm
         except KeyboardInterrupt:
-            typer.echo(f"stopped; what is in {folder} is kept. Go on with the same command", err=True)
+            echo(f"stopped; what is in {folder} is kept. Go on with the same command", err=True)
             raise typer.Exit(130) from None
-
-
-def _print(blocks: Sequence[Block], as_markdown: bool) -> None:
-    from rich.console import Console
-
-    from emukit.report.validation import markdown, tables
-
-    if as_markdown:
-        typer.echo(markdown(blocks))
-        return
-    console = Console()
-    for table in tables(blocks):
-        console.print(table)
 
 
 def _train_command(

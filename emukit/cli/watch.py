@@ -15,12 +15,11 @@ from rich.text import Text
 from emukit.data.archive import Archive
 from emukit.errors import EmukitError
 from emukit.experiments.ablate import PlannedRun, StudyPlan
-from emukit.experiments.plan import duration
 from emukit.experiments.recipe_kinds import NetworkRecipe
 from emukit.experiments.run import read_run
 from emukit.progress import Reporter
-from emukit.training.log import read_lines
-from emukit.training.loop import LOG
+from emukit.terminal import duration
+from emukit.training.log import LOG, read_lines
 
 # Between two pictures of the live table.
 REFRESH_SECONDS = 1.0

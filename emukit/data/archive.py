@@ -133,6 +133,7 @@ class Archive(Mapping[str, Scenario]):
         scenarios: The scenarios by name.
         statics: Name to (Y, X) float32 time-independent fields (``land``, ``orography``) where the store has them.
         notes: What is odd about the store, one sentence each.
+        published: Whether digests tell that every visible target is the published one.
     """
 
     card: Card
@@ -142,6 +143,7 @@ class Archive(Mapping[str, Scenario]):
     scenarios: Mapping[str, Scenario]
     statics: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    published: bool = False
 
     def __repr__(self) -> str:
         """One line; the arrays would fill screens."""

@@ -13,9 +13,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from emukit.data.chunks import READ_ERRORS, REPAIR, ChunkedArray
+from emukit.data.chunks import READ_ERRORS, ChunkedArray, read_problem
 from emukit.data.decode import ROLES, Axes, role
-from emukit.errors import StoreError
 
 # Where chunks do not say how much to read at once: a few megabytes, which stay in the cache.
 BLOCK_MONTHS = 120
@@ -93,4 +92,4 @@ class Blocks:
             return np.asarray(self.variable.isel(index).values)
         except READ_ERRORS as e:
             where = ", ".join(f"{d} {s.start}..{s.stop - 1}" for d, s in index.items())
-            raise StoreError(f"{self.name} cannot be read at {where}", found=str(e), hint=REPAIR) from e
+            raise read_problem(f"{self.name} cannot be read at {where}", e) from e

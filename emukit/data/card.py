@@ -6,21 +6,27 @@ and nowhere in the code; a card with any mistake is refused whole, every mistake
 
 from __future__ import annotations
 
-import tomllib
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-import xarray as xr
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from emukit.data.chunks import READ_ERRORS
+from emukit.config import toml_values
 from emukit.errors import EmukitError, StoreError
 from emukit.files import shipped
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 SHIPPED = ("cse151b-2025", "cse151b-k360", "demo")
 ATTRIBUTE = "emukit_card"
+DIGESTS_ATTRIBUTE = "emukit_published"
+# What the score is made of; without one of them nothing can be trained or scored.
+SCORED = ("tas", "pr")
 
 
 def _as_tuple(value: object) -> object:
@@ -29,7 +35,8 @@ def _as_tuple(value: object) -> object:
 
 # TOML has lists only; a frozen card holds tuples.
 Pair = Annotated[tuple[float, float], BeforeValidator(_as_tuple)]
-Offsets = Annotated[tuple[int, int], BeforeValidator(_as_tuple)]
+Whole = Annotated[tuple[int, int], BeforeValidator(_as_tuple)]
+Offsets = Whole
 
 
 class _Part(BaseModel):
@@ -46,6 +53,8 @@ class Quantity(_Part):
         largest: The largest visible value lies inside: this tells kg m-2 s-1 from mm/day.
         what: What it really is, in a sentence.
         kind: ``field`` (time, y, x), ``series`` (time), or ``either``.
+        physics: What its values must look like on Earth, where the store's values are not known by digest
+            (`emukit.data.physics`); empty: nothing is asked.
     """
 
     units: str
@@ -54,6 +63,8 @@ class Quantity(_Part):
     largest: Pair
     what: str
     kind: Literal["field", "series", "either"] = "field"
+    # Not a part of what a saved emulator or the digest of a card says: it decides no number.
+    physics: Literal["", "insolation", "temperature", "rain", "warming"] = Field("", exclude=True)
 
     @model_validator(mode="after")
     def _ordered(self) -> Quantity:
@@ -92,14 +103,59 @@ class Loso(_Part):
     test_months: Annotated[int, Field(gt=0)]
 
 
+class Digests(_Part):
+    """One variable of a published copy: the type it is stored in, and scenario to SHA-256 of its values.
+
+    The values are those of one scenario in the order time, member, y, x (time, y, x of a forcing field; time of a
+    series), little-endian, latitude and longitude ascending from 0 E.
+    """
+
+    dtype: Literal["<f4", "<f8"]
+    scenarios: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
+
+
+class Published(_Part):
+    """What the published copy of a data set holds.
+
+    Attributes:
+        first_month: Such as ``2015-01``.
+        months: T.
+        members: In the order of the store.
+        latitudes: First and last cell centre of the targets, degrees north, ascending and evenly spaced.
+        longitudes: The same, degrees east.
+        cells: (Y, X).
+        digests: Variable to the digests of its values.
+    """
+
+    first_month: str
+    months: int
+    members: list[int]
+    latitudes: Pair
+    longitudes: Pair
+    cells: Whole
+    digests: dict[str, Digests]
+
+    def toml(self) -> Iterator[str]:
+        """The lines of a card's ``[published]`` table."""
+        yield "[published]"
+        for name, value in self.model_dump(mode="json", exclude={"digests"}).items():
+            yield f"{name} = {json.dumps(value)}"
+        for variable, of in self.digests.items():
+            yield f'\n[published.digests.{json.dumps(variable)}]\ndtype = "{of.dtype}"'
+            yield f"\n[published.digests.{json.dumps(variable)}.scenarios]"
+            yield from (f'{json.dumps(s)} = "{digest}"' for s, digest in of.scenarios.items())
+
+
 class Card(_Part):
     """A data set's card.
 
     Attributes:
-        benchmark: Scores on stores of one benchmark stand in one ranking; the card's own name when empty.
+        benchmark: Scores on stores of one benchmark stand in one ranking, if their values are the published ones.
         by_layout: Whether a store that does not name its card may be recognised as this one.
         hidden: Scenario to the months that may be hidden by zeros: offsets from its end, or ``all``.
         oddities: What a user should know before trusting the data, one sentence each.
+        published: By which values a store is known to hold this data set, not another of its layout. None: nothing
+            but the layout is known of it.
     """
 
     name: str
@@ -117,6 +173,8 @@ class Card(_Part):
     protocols: Annotated[dict[str, CardProtocol], Field(min_length=1)]
     loso: Loso
     oddities: list[str] = []
+    # Excluded from dumps as `physics` is: it decides which data this is, not what is done with them.
+    published: Published | None = Field(None, exclude=True)
 
     @model_validator(mode="after")
     def _consistent(self) -> Card:
@@ -135,6 +193,9 @@ class Card(_Part):
             f"hidden.{s}: must be 'all' or [start, stop] with start < stop <= 0, not {o}"
             for s, o in self.hidden.items()
             if o != "all" and not o[0] < o[1] <= 0
+        ]
+        wrong += [
+            f"targets.{v}: missing; the score needs {' and '.join(SCORED)}" for v in SCORED if v not in self.targets
         ]
         wrong += [f"targets.{v}.kind: targets are fields" for v, q in self.targets.items() if q.kind != "field"]
         wrong += [f"forcings.{v}: also a target" for v in self.forcings if v in self.targets]
@@ -180,15 +241,16 @@ def load_card(name_or_path: str | Path) -> Card:
     text = str(name_or_path)
     path = Path(text) if text.endswith(".toml") else _shipped_path(text)
     try:
-        settings = tomllib.loads(path.read_text(encoding="utf-8"))
+        settings = toml_values(path)
     except OSError as e:
         raise StoreError(
             f"cannot read the data card {path}",
             found=e.strerror or str(e),
             expected=f"one of {', '.join(SHIPPED)}, or the path of a .toml file",
+            hint="check the path: name the card with --card PATH",
         ) from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise StoreError(f"the data card {path} is not TOML", found=str(e), hint="mend the file") from e
+    except ValueError as e:
+        raise StoreError(f"the data card {path} is not TOML", found=str(e), hint="fix the line named above") from e
     return parse_card(settings, str(path))
 
 
@@ -206,10 +268,11 @@ def _shipped_path(name: str) -> Path:
 
 
 def identify_card(ds: xr.Dataset) -> Card:
-    """The card of a store: the one it names in its attribute `emukit_card`, else the one whose layout it has.
+    """The card whose layout a store has: the one it names in its attribute `emukit_card`, else the one that fits.
 
-    Cards of one layout differ in what they hide: of those whose hidden months are all zero in the store, the one that
-    hides most is taken.
+    Cards of one layout differ in what they hide: of those whose hidden months are in the store and all zero, the one
+    that hides most of it is taken. Whether the values are those of the card's data set is another question, which
+    `emukit.data.identity` answers.
 
     Raises:
         StoreError: No card fits.
@@ -227,25 +290,46 @@ def identify_card(ds: xr.Dataset) -> Card:
             expected="; ".join(f"{c.name}: {', '.join(c.quantities)}" for c in cards),
             hint="name the card with --card NAME or --card FILE.toml",
         )
-    months = ds.sizes.get("time", 0)
-    hides = {c.name: [c.may_hide(s, months) for s in c.hidden] for c in fitting}
-    fitting.sort(key=lambda c: -sum(h.stop - h.start for h in hides[c.name]))
-    return next((c for c in fitting if _hides(ds, c)), fitting[-1])
+    return max(fitting, key=lambda c: _hidden_months(ds, c))
 
 
 def _scenarios(ds: xr.Dataset) -> list[str]:
     dim = next((d for d in ("ssp", "scenario") if d in ds.coords), None)
-    return [] if dim is None else [str(s) for s in np.atleast_1d(ds[dim].values)]
+    if dim is None:
+        return []
+    written = [text_of(v) for v in np.atleast_1d(ds[dim].values).ravel().tolist()]
+    return list(scenario_names(written, [s for c in map(load_card, SHIPPED) for s in c.scenarios]))
 
 
-def _hides(ds: xr.Dataset, card: Card) -> bool:
+def text_of(value: object) -> str:
+    """A name as text: NumPy and HDF5 tools write names as bytes of one length."""
+    text = value.decode("utf-8", errors="backslashreplace") if isinstance(value, bytes) else str(value)
+    return text.strip()
+
+
+def scenario_names(written: Iterable[str], known: Iterable[str]) -> tuple[str, ...]:
+    """Scenario names in the spelling of a card: ``SSP126`` and ``ssp1-2.6`` are ``ssp126``; others stay as they are."""
+    spelled = {_letters(name): name for name in known}
+    return tuple(spelled.get(_letters(name), name) for name in written)
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _hidden_months(ds: xr.Dataset, card: Card) -> int:
+    """How many of the months that a card hides are hidden in the store; -1 where one of them is visible."""
+    # Heavy, and not needed to read a card.
+    from emukit.data.chunks import READ_ERRORS
+
     # One member's first and last month of each hidden span tell the cards apart, and cost a chunk each. Of a scenario
     # that may be hidden as a whole the last month is enough: copies differ in how much of it they hide.
     target = next((ds[v] for v in card.targets if v in ds), None)
     names = _scenarios(ds)
     if target is None or "time" not in target.dims or not target.size:
-        return False
+        return 0
     one: dict[str, int] = {d: 0 for d in ("member_id", "member") if d in target.dims}
+    count = 0
     for scenario, declared in card.hidden.items():
         span = card.may_hide(scenario, ds.sizes["time"])
         if scenario not in names or span.start == span.stop:
@@ -255,7 +339,8 @@ def _hides(ds: xr.Dataset, card: Card) -> bool:
         months = [span.stop - 1] if whole else [span.start, span.stop - 1]
         try:
             if target.isel({"time": months, **at, **one}).values.any():
-                return False
+                return -1
         except READ_ERRORS:  # a broken chunk hides nothing; loading names it
-            return False
-    return True
+            return -1
+        count += span.stop - span.start
+    return count

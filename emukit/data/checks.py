@@ -70,10 +70,11 @@ def _refuse_value(
 
 
 def hidden_months(layout: Layout, loaded: Loaded, present: Mask) -> Mask:
-    """(S, T) True where every target of every member is zero."""
-    hidden: Mask = np.ones((len(layout.names), len(layout.months)), bool)
+    """(S, T) True where every target of every member is zero; nowhere where no target could be read."""
+    zeros = _zero(layout, loaded)
+    hidden: Mask = np.full((len(layout.names), len(layout.months)), bool(zeros))
     hidden[~np.asarray(present.any(axis=1))] = False
-    for zero in _zero(layout, loaded).values():
+    for zero in zeros.values():
         # An absent member hides nothing and shows nothing.
         hidden &= (zero | ~present[:, :, None]).all(axis=1)
     return hidden
@@ -121,15 +122,22 @@ def _zero(layout: Layout, loaded: Loaded) -> dict[str, Mask]:
     return {v: (loaded.low[v] == 0) & (loaded.high[v] == 0) for v in layout.targets if v not in loaded.broken}
 
 
-def refuse_missing_chunks(source: Source, layout: Layout, present: Mask, hidden: Mask, findings: Findings) -> set[str]:
-    """Record chunks without a file, but for those that would hold hidden months or absent members only.
+def refuse_missing_chunks(
+    card: Card, source: Source, layout: Layout, loaded: Loaded, present: Mask, hidden: Mask, findings: Findings
+) -> set[str]:
+    """Record chunks without a file, except those that would hold hidden months or absent members only.
 
-    Writers may leave out chunks that hold nothing but the fill value; a forcing's chunk is needed always.
+    Writers may leave out chunks that hold nothing but the fill value; a forcing's chunk is needed always. Where no
+    target could be read, a month that the card allows to be hidden may be.
 
     Returns:
         The variables with a missing chunk.
     """
     out: set[str] = set()
+    if not _zero(layout, loaded):
+        hidden = hidden.copy()
+        for s, scenario in enumerate(layout.names):
+            hidden[s, card.may_hide(scenario, len(layout.months))] = True
     for name, axes in {**layout.targets, **layout.forcings}.items():
         if name not in source.chunked:
             continue

@@ -23,9 +23,16 @@ from zarr.core.metadata import ArrayV2Metadata
 
 from emukit.errors import StoreError
 
-# What codecs and containers raise on bytes that are not theirs; SystemError is Python's for a size below zero.
-READ_ERRORS = (RuntimeError, ValueError, OSError, EOFError, TypeError, SystemError, zlib.error)
+# What codecs, containers and their readers raise on bytes and metadata that are not theirs: a chunk of size zero is a
+# ZeroDivisionError, a missing key a KeyError, a size without end a MemoryError; SystemError is Python's for one below
+# zero.
+READ_ERRORS = (
+    ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, LookupError, MemoryError, OSError,
+    RuntimeError, SystemError, TypeError, ValueError, zlib.error,
+)  # fmt: skip
 REPAIR = "download or copy the store again"
+# A store ten times the competition's has some ten thousand; to look for a million files takes seconds.
+MOST_CHUNKS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,11 @@ class ChunkedArray:
     def __init__(self, array: zarr.Array[Any], root: Path) -> None:
         self.array, self.folder = array, root / array.path
         self.chunk: tuple[int, ...] = array.shards or array.chunks
+        if any(c < 1 for c in self.chunk):
+            raise ValueError(f"chunks of {self.chunk} values")
+        self._counts = [-(-n // c) for n, c in zip(array.shape, self.chunk, strict=True)]
+        if min(self._counts, default=0) < 0 or prod(self._counts) > MOST_CHUNKS:
+            raise ValueError(f"{array.shape} values in chunks of {self.chunk}: {prod(self._counts)} files")
         last = array.compressors[-1:]
         self._blosc = array.shards is None and isinstance(next(iter(last), None), Blosc | BloscCodec)
         # How many bytes Blosc gives back, where it is the only codec and every value has the same size.
@@ -61,18 +73,24 @@ class ChunkedArray:
 
     def all(self) -> Iterator[Chunk]:
         """Every chunk that the array's shape asks for."""
-        counts = [-(-n // c) for n, c in zip(self.array.shape, self.chunk, strict=True)]
-        return map(self.at, itertools.product(*map(range, counts)))
+        return map(self.at, itertools.product(*map(range, self._counts)))
 
     def missing(self) -> list[Chunk]:
-        """Chunks without a file; a folder in its place is none, and zarr reads it as the fill value too."""
-        return [c for c in self.all() if not c.file.is_file()]
+        """Chunks without a file; a folder in its place is not one, and zarr reads it as the fill value too.
+
+        Raises:
+            StoreError: The array's folder may not be looked into.
+        """
+        try:
+            return [c for c in self.all() if not c.file.is_file()]
+        except OSError as e:
+            raise read_problem(f"{self.folder} cannot be read", e) from e
 
     def read(self, chunk: Chunk) -> NDArray[Any]:
         """The values of one chunk, cut to the array's edge.
 
         Raises:
-            StoreError: The chunk's file cannot be decompressed.
+            StoreError: The chunk's file cannot be read or decompressed.
         """
         try:
             values = self._decode(chunk)
@@ -80,10 +98,10 @@ class ChunkedArray:
                 _check_text(values)
             return values
         except READ_ERRORS as e:
+            if isinstance(e, OSError) and e.errno:
+                raise read_problem(f"the chunk {chunk.file} cannot be read", e) from e
             size = chunk.file.stat().st_size if chunk.file.exists() else 0
-            raise StoreError(
-                f"the chunk {chunk.file} is corrupt", found=f"{size} bytes: {_first_line(e)}", hint=REPAIR
-            ) from e
+            raise read_problem(f"the chunk {chunk.file} is corrupt", e, f"{size} bytes: ") from e
 
     def _decode(self, chunk: Chunk) -> NDArray[Any]:
         if isinstance(self.array.metadata, ArrayV2Metadata):
@@ -112,6 +130,36 @@ class ChunkedArray:
         return values.reshape(self.chunk, order=metadata.order)[cut]
 
 
+def read_problem(what: str, error: BaseException, found: str = "") -> StoreError:
+    """What could not be read, with the remedy of its cause: a right, the disk, memory, or another copy.
+
+    Args:
+        what: What is wrong, as a sentence without a full stop.
+        error: What the reader raised.
+        found: Put before what the error says.
+    """
+    system = next((e for e in _causes(error) if isinstance(e, OSError) and e.errno and e.errno > 0), None)
+    if isinstance(system, PermissionError):
+        return StoreError(
+            what, found=f"no right to read {system.filename or 'it'}", hint="`chmod -R u+rX`, or ask its owner"
+        )
+    if system is not None and not isinstance(system, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+        return StoreError(
+            what, found=system.strerror or str(system), hint="look at the disk or the network drive, then try again"
+        )
+    if isinstance(error, MemoryError):
+        return StoreError(
+            what, found="more values than fit into memory", hint="a machine with more memory, or a smaller store"
+        )
+    return StoreError(what, found=found + _first_line(error), hint=REPAIR)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def _check_blosc(header: bytes, size: int, nbytes: int | None) -> None:
     # Blosc's decoder believes its header: the size in bytes 12-15, past the end of a file that was cut, and how much
     # comes out in bytes 4-7, a signed number that may be below zero or more than the decoder then fills.
@@ -130,7 +178,7 @@ def _check_text(values: NDArray[Any]) -> None:
     if values.dtype.kind == "U":
         points = np.ascontiguousarray(values.ravel(), values.dtype.newbyteorder("=")).view(np.uint32)
         if (points > sys.maxunicode).any() or ((points >= 0xD800) & (points < 0xE000)).any():
-            raise ValueError("it holds text that is no Unicode")
+            raise ValueError("it holds text that is not Unicode")
     else:
         for value in values.ravel().tolist():
             str(value).encode("utf-8")

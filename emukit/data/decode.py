@@ -8,12 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
 
+import cftime
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from emukit.data.archive import Months
+from emukit.data.card import Card, scenario_names, text_of
+from emukit.data.chunks import READ_ERRORS
 from emukit.data.grid import Grid
 from emukit.errors import StoreError
 
@@ -27,6 +32,10 @@ ROLES = {
 }
 
 
+# Days between the bounds of a month: February may end with its last day, not with March.
+SHORTEST_MONTH, LONGEST_MONTH = 26.0, 32.0
+
+
 @dataclass
 class Findings:
     """What a look at a store found: problems that forbid its use, and notes on what is odd."""
@@ -35,8 +44,10 @@ class Findings:
     notes: list[str] = field(default_factory=list)
 
     def refuse(self, what: str, *, found: str = "", expected: str = "", hint: str = "") -> None:
-        """Record one problem."""
-        self.problems.append(StoreError(what, found=found, expected=expected, hint=hint))
+        """Record one problem, once: several variables may share what is wrong."""
+        problem = StoreError(what, found=found, expected=expected, hint=hint)
+        if problem.text() not in [p.text() for p in self.problems]:
+            self.problems.append(problem)
 
     def note(self, sentence: str) -> None:
         """Record one oddity, once."""
@@ -94,6 +105,9 @@ def role(dim: Hashable) -> str | None:
 def read_months(ds: xr.Dataset, findings: Findings) -> Months | None:
     """Calendar-free months of the time coordinate, whatever its calendar.
 
+    Where time has bounds (CF conventions, 7.1 and 7.4), each month is that in which the middle of its bounds lies: a
+    stamp may stand at either end of them. Without bounds it is the month in which the stamp lies.
+
     Returns:
         (T,) `datetime64[M]`, consecutive; None where it is refused.
     """
@@ -101,14 +115,11 @@ def read_months(ds: xr.Dataset, findings: Findings) -> Months | None:
         findings.refuse("the store has no time coordinate", found=f"coordinates {_names(ds.coords)}", expected="time")
         return None
     values = ds["time"].values
-    if np.issubdtype(values.dtype, np.datetime64):
-        if np.isnat(values).any():
-            findings.refuse("time holds missing values", found=f"{int(np.isnat(values).sum())} of {len(values)}")
-            return None
-        months = values.astype("datetime64[M]")
-    elif values.dtype == object and hasattr(values[0], "year"):
-        months = np.array([(v.year - 1970) * 12 + v.month - 1 for v in values], "int64").astype("datetime64[M]")
-    else:
+    if (missing := int(np.sum(xr.DataArray(values).isnull().values))) and _are_dates(values):
+        findings.refuse("time holds missing values", found=f"{missing} of {len(values)}")
+        return None
+    months = _months_of(values)
+    if months is None:
         findings.refuse(
             "the time coordinate has no calendar",
             found=f"{values.dtype} without decodable units: {values[:3]}",
@@ -116,6 +127,19 @@ def read_months(ds: xr.Dataset, findings: Findings) -> Months | None:
             hint="give time the attributes units and calendar",
         )
         return None
+    bounds = next((str(n) for k in ("bounds", "climatology") if (n := _attribute(ds["time"], k)) in ds.variables), None)
+    if bounds is None:
+        _note_edges(values, months, findings)
+    else:
+        bounded = _months_by_bounds(ds, bounds, findings)
+        if bounded is None:
+            return None
+        if (bounded != months).any():
+            findings.note(
+                f"stamps of time lie outside the months of its bounds: months are read by {bounds}, {bounded[0]} "
+                f".. {bounded[-1]}, not by the stamps, {months[0]} .. {months[-1]}"
+            )
+        months = bounded
     steps = np.diff(months.astype(np.int64))
     if (steps == 1).all():
         return months
@@ -130,12 +154,98 @@ def read_months(ds: xr.Dataset, findings: Findings) -> Months | None:
     return None
 
 
-def read_names(ds: xr.Dataset, findings: Findings, default: str | None = None) -> tuple[str, ...] | None:
-    """Scenario names, or None where they are refused; `default` where there is no scenario dimension."""
+def read_calendar(ds: xr.Dataset) -> str:
+    """The calendar of the time coordinate, as CF names it."""
+    time = ds["time"]
+    return str(getattr(time.values.flat[0], "calendar", "") or time.encoding.get("calendar", "standard"))
+
+
+def month_days(months: Months, calendar: str) -> NDArray[np.float64]:
+    """(T,) days of each month in a calendar of CF."""
+    first = months.astype("datetime64[M]").astype(np.int64)
+    days = [cftime.datetime(m // 12 + 1970, m % 12 + 1, 1, calendar=calendar).daysinmonth for m in first.tolist()]
+    return np.array(days, np.float64)
+
+
+def _are_dates(values: NDArray[Any]) -> bool:
+    if np.issubdtype(values.dtype, np.datetime64):
+        return True
+    return values.dtype == object and any(hasattr(v, "year") for v in values.flat)
+
+
+def _months_of(dates: NDArray[Any]) -> Months | None:
+    """The month in which each date lies, of the same shape; None where they are not dates."""
+    if np.issubdtype(dates.dtype, np.datetime64):
+        return dates.astype("datetime64[M]")
+    if dates.dtype != object or not all(hasattr(v, "year") for v in dates.flat):
+        return None
+    months = [(v.year - 1970) * 12 + v.month - 1 for v in dates.flat]
+    return np.array(months, "int64").astype("datetime64[M]").reshape(dates.shape)
+
+
+def _attribute(variable: xr.DataArray, name: str) -> str | None:
+    value = variable.attrs.get(name, variable.encoding.get(name))
+    return value if isinstance(value, str) else None
+
+
+def _months_by_bounds(ds: xr.Dataset, name: str, findings: Findings) -> Months | None:
+    """(T,) the months that the bounds of time enclose; None where they enclose none, or others than single months."""
+    bounds = ds[name]
+    hint = f"correct {name}, or remove it and the attribute of time that names it"
+    if bounds.dims[:1] != ("time",) or bounds.shape[1:] != (2,):
+        shape = ", ".join(f"{d} {n}" for d, n in bounds.sizes.items())
+        findings.refuse(f"{name} does not bound time", found=f"({shape})", expected="(time, 2)", hint=hint)
+        return None
+    try:
+        ends = bounds.values
+    except READ_ERRORS as e:
+        findings.refuse(f"{name}, the bounds of time, cannot be read", found=str(e), hint=hint)
+        return None
+    if xr.DataArray(ends).isnull().any() or not _are_dates(ends):
+        findings.refuse(
+            f"{name} does not bound time", found=f"{ends[0]}", expected="two dates for each month", hint=hint
+        )
+        return None
+    length = ends[:, 1] - ends[:, 0]
+    days = np.array([v / timedelta(days=1) for v in length.astype("timedelta64[us]").astype(object)])
+    odd = np.flatnonzero((days < SHORTEST_MONTH) | (days > LONGEST_MONTH))
+    if len(odd):
+        i = odd[0]
+        findings.refuse(
+            f"{name} does not bound single months",
+            found=f"{ends[i, 0]} .. {ends[i, 1]}, {days[i]:g} days",
+            expected="from the first to the last day of one month",
+            hint=f"average the data to months first, or {hint}",
+        )
+        return None
+    return _months_of(ends[:, 0] + length // 2)
+
+
+def _note_edges(stamps: NDArray[Any], months: Months, findings: Findings) -> None:
+    # A mean is often stamped at the end of its month, which is the first instant of the next one.
+    day = np.timedelta64(1, "D") if np.issubdtype(stamps.dtype, np.datetime64) else timedelta(days=1)
+    first, last = (np.asarray(_months_of(stamps + step)) != months for step in (-day, day))
+    if (first | last).all():
+        which = "first" if first.all() else "last" if last.all() else "first or last"
+        findings.note(
+            f"every stamp of time is the {which} day of a month, and no bounds say which month is meant: each is read "
+            "as the month in which it lies"
+        )
+
+
+def read_names(ds: xr.Dataset, card: Card, findings: Findings, default: str | None = None) -> tuple[str, ...] | None:
+    """Scenario names as the card spells them, or None where they are refused.
+
+    Args:
+        ds: The store.
+        card: Whose scenarios are recognised in other spellings.
+        findings: Where problems and other spellings go.
+        default: The name where there is no scenario dimension.
+    """
     dim = next((d for d in ROLES["scenario"] if d in ds.dims or d in ds.coords), None)
     if dim is None and default is not None:
         return (default,)
-    if dim is None or dim not in ds.coords:
+    if dim is None or dim not in ds.coords or ds[dim].dims not in ((), (dim,)):
         findings.refuse(
             "the store has no scenario coordinate",
             found=f"dimensions {_names(ds.dims)}; coordinates {_names(ds.coords)}",
@@ -143,7 +253,11 @@ def read_names(ds: xr.Dataset, findings: Findings, default: str | None = None) -
             hint="add it: ds.assign_coords(ssp=[...])",
         )
         return None
-    names = tuple(v.decode() if isinstance(v, bytes) else str(v) for v in np.atleast_1d(ds[dim].values))
+    written = [text_of(v) for v in np.atleast_1d(ds[dim].values).tolist()]
+    names = scenario_names(written, card.scenarios)
+    other = [f"{a} as {b}" for a, b in zip(written, names, strict=True) if a != b]
+    if other:
+        findings.note(f"scenarios are spelled otherwise than in card {card.name}: {', '.join(other)}")
     double = sorted({n for n in names if names.count(n) > 1})
     if double:
         findings.refuse("scenario names are double", found=", ".join(double), expected="each scenario once")
@@ -159,7 +273,8 @@ def read_members(ds: xr.Dataset, findings: Findings) -> tuple[int, ...] | None:
         return (0,)
     values = np.atleast_1d(ds[dim].values)  # a dimension without coordinate counts from 0
     if not np.issubdtype(values.dtype, np.integer):
-        findings.note(f"members are named {', '.join(map(str, values))}: they are numbered from 0 in this order")
+        named = ", ".join(map(text_of, values.tolist()))
+        findings.note(f"members are named {named}: they are numbered from 0 in this order")
         return tuple(range(len(values)))
     members = tuple(int(v) for v in values)
     if len(set(members)) < len(members) or min(members, default=0) < 0:
@@ -230,6 +345,12 @@ def _coordinate(ds: xr.Dataset, dim: str, findings: Findings) -> NDArray[np.floa
             found=f"coordinates {_names(ds.coords)}",
             expected=f"{dim}({dim}) in degrees",
             hint="regular latitude-longitude grids only; regrid first",
+        )
+        return None
+    if ds[dim].dtype.kind not in "fiu":
+        found = f"{dim} of {ds[dim].dtype}"
+        findings.refuse(
+            f"dimension {dim} has no coordinate in degrees", found=found, expected=f"{dim}({dim}) in degrees"
         )
         return None
     return np.asarray(ds[dim].values, np.float64)

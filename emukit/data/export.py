@@ -17,9 +17,11 @@ from emukit.data.archive import Archive
 from emukit.data.frames import FrameEncoder
 from emukit.data.split import Split
 from emukit.data.zarr_writer import write_zarr
-from emukit.errors import StoreError
-from emukit.files import atomic_path
+from emukit.outputs import MARK, marked, new_output, refuse_taken, zarr_kind
 from emukit.progress import Reporter
+
+WINDOWS = "windows"
+KIND = zarr_kind("windows of `emukit data windows`", marked(WINDOWS))
 
 
 def windows_dataset(archive: Archive, split: Split, encoder: FrameEncoder) -> xr.Dataset:
@@ -70,6 +72,7 @@ def windows_dataset(archive: Archive, split: Split, encoder: FrameEncoder) -> xr
             "set": ("window", np.array(sets)),
         },
         attrs={
+            MARK: WINDOWS,
             "how": "target month w sees frames[window_frames[w]]; its truth is targets[target_frame[w]]",
             "protocol": split.protocol,
             "window": window.model_dump_json(),
@@ -79,16 +82,23 @@ def windows_dataset(archive: Archive, split: Split, encoder: FrameEncoder) -> xr
     )
 
 
-def write_windows(dataset: xr.Dataset, out: Path, reporter: Reporter) -> None:
+def check_place(out: Path, overwrite: bool) -> None:
+    """Refuse a place that `write_windows` would refuse, before anything is computed.
+
+    Raises:
+        EmukitError: The place is taken, or cannot be written.
+    """
+    refuse_taken(out, KIND, overwrite)
+
+
+def write_windows(dataset: xr.Dataset, out: Path, reporter: Reporter, overwrite: bool = False) -> None:
     """Write the dataset as Zarr, whole or not at all.
 
     Raises:
-        StoreError: There is something at `out` already.
+        EmukitError: As `check_place`, or it cannot be written.
     """
-    if out.exists():
-        raise StoreError(f"{out} exists", expected="a new path", hint="choose another --out")
     chunks = {v: tuple(min(120, n) if i == 0 else n for i, n in enumerate(dataset[v].shape)) for v in dataset.data_vars}
-    with reporter.step(f"writing {out}", 1) as step, atomic_path(out) as temporary:
+    with reporter.step(f"writing {out}", 1) as step, new_output(out, KIND, overwrite) as temporary:
         write_zarr(dataset, temporary, encoding={v: {"chunks": c} for v, c in chunks.items()})
         step.advance()
 

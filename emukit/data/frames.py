@@ -131,7 +131,7 @@ class FrameEncoder:
             variance = sum(float(np.square(p - mean, dtype=np.float64).sum()) for p in parts) / n
             # A forcing that never changes in training carries nothing to scale by: it becomes zero.
             statistics[name] = (mean, float(np.sqrt(variance)) or 1.0, parts[0].ndim == 3)
-        channels, statics = _statics(settings, archive)
+        channels, statics = static_fields(settings, archive)
         return cls(settings, archive.grid, statistics, statics, channels)
 
     def encode(self, scenario: Scenario, device: torch.device | str = "cpu") -> EncodedScenario:
@@ -229,12 +229,17 @@ def _forcing(scenario: Scenario, name: str) -> NDArray[np.floating]:
         raise ProtocolError(
             f"forcing {name} is not in scenario {scenario.name}",
             found=", ".join(scenario.forcings),
-            hint="choose from those with --set inputs.forcings",
+            hint="forcings that hold it, or a network without it",
         )
     return scenario.forcings[name]
 
 
-def _statics(settings: InputSettings, archive: Archive) -> tuple[tuple[str, ...], NDArray[np.float32]]:
+def static_fields(settings: InputSettings, archive: Archive) -> tuple[tuple[str, ...], NDArray[np.float32]]:
+    """Names of the static channels, and (P, Y, X) their fields.
+
+    Raises:
+        RecipeError: A static field is not there, not finite, or on another grid.
+    """
     file_fields = _static_file(Path(settings.static_file), archive.grid) if settings.static_file else {}
     channels: list[str] = []
     fields: list[NDArray[np.float32]] = []

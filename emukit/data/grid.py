@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+_SLAB = 120
+
 
 @dataclass(frozen=True, eq=False)
 class Grid:
@@ -37,7 +39,7 @@ class Grid:
 
     def mean(self, field: NDArray[np.floating]) -> NDArray[np.float64]:
         """Area mean over the last two axes, (..., Y, X) -> (...), in float64."""
-        return np.asarray(np.einsum("...yx,yx->...", np.asarray(field, np.float64), self.weights))
+        return weighted_mean(field, self.weights)
 
     def __eq__(self, other: object) -> bool:
         """Same cell centres, to a millionth of a degree."""
@@ -49,3 +51,14 @@ class Grid:
 
     def __hash__(self) -> int:
         return hash(self.shape)
+
+
+def weighted_mean(field: NDArray[np.floating], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Sum over the last two axes times (Y, X) weights, (..., Y, X) -> (...), in float64.
+
+    A float64 copy of fields that fill the memory would double it: long series go ten years at a time.
+    """
+    if field.ndim > 2 and len(field) > _SLAB:
+        parts = [weighted_mean(field[i : i + _SLAB], weights) for i in range(0, len(field), _SLAB)]
+        return np.concatenate(parts)
+    return np.asarray(np.einsum("...yx,yx->...", np.asarray(field, np.float64), weights))

@@ -5,19 +5,21 @@ Invariant: a report lists every problem that can be found, not only the first; a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emukit.data.card import Card, identify_card, load_card
-from emukit.data.decode import Findings
-from emukit.data.protocol import working_protocols
+from emukit.data.archive import Archive
+from emukit.data.card import Card, Published
+from emukit.data.decode import Findings, read_calendar
+from emukit.data.identity import digests_of
+from emukit.data.protocol import make_split, working_protocols
 from emukit.data.source import Source, open_source
-from emukit.data.store import Survey, archive_of, take_survey, visible_extremes
-from emukit.errors import StoreError
+from emukit.data.store import Survey, archive_of, said_of, survey_store, visible_extremes
+from emukit.errors import ProtocolError, StoreError
 from emukit.progress import Reporter
 
 
@@ -54,11 +56,15 @@ class StoreReport:
         source: The path.
         kind: ``Zarr v2`` and the like; empty where it could not be opened.
         card: Name of the data card.
+        published: Whether the values are the published ones of that card: True, False, or None where the card holds no
+            digests.
+        digests: What a card of one's own would say of these values, where it was asked for.
         calendar: Of the time coordinate.
         span: First and last month.
         grid: In words.
         bytes_on_disk: Size of the store.
         bytes_in_memory: Size of the arrays after loading.
+        untrainable: Why no protocol works, where it opens and none does.
         protocols: Splits that can be trained and scored on, the card's default first; empty where it cannot be used.
         oddities: What is odd, measured first, then from the card.
         problems: Why it cannot be used; empty where it can.
@@ -67,6 +73,8 @@ class StoreReport:
     source: str
     kind: str = ""
     card: str = ""
+    published: bool | None = None
+    digests: Published | None = None
     calendar: str = ""
     span: tuple[str, str] = ("", "")
     grid: str = ""
@@ -75,6 +83,7 @@ class StoreReport:
     variables: tuple[VariableReport, ...] = ()
     scenarios: tuple[ScenarioReport, ...] = ()
     protocols: tuple[str, ...] = ()
+    untrainable: str = ""
     oddities: tuple[str, ...] = ()
     problems: tuple[StoreError, ...] = field(default=())
 
@@ -83,9 +92,15 @@ class StoreReport:
         """Whether `open_store` would open it."""
         return not self.problems
 
+    @property
+    def trainable(self) -> bool:
+        """Whether it opens, and some protocol leaves months to train and validate on."""
+        return self.usable and bool(self.protocols)
+
     def lines(self) -> Iterator[str]:
         """The report as plain text."""
-        yield f"{self.source}: {self.kind or 'not readable'}" + (f", card {self.card}" if self.card else "")
+        card = "in the layout of" if self.published is False else "card"
+        yield f"{self.source}: {self.kind or 'not readable'}" + (f", {card} {self.card}" if self.card else "")
         if self.grid:
             disk, memory = self.bytes_on_disk / 1e6, self.bytes_in_memory / 1e6
             yield f"  {self.grid}; {self.span[0]} .. {self.span[1]}, calendar {self.calendar}"
@@ -105,13 +120,27 @@ class StoreReport:
                 yield f"  {s.name}: {s.months} months, members {members}, hidden: {hidden}"
         if self.scenarios and self.usable:
             yield "protocols"
-            yield f"  {', '.join(self.protocols) or 'none: too few months are visible to train and validate on'}"
-        for title, entries in (("odd", self.oddities), ("problems", [p.text() for p in self.problems])):
-            if entries:
-                yield title
-                for i, entry in enumerate(entries, 1):
-                    yield f"  {i}. " + entry.replace("\n", "\n     ")
-        yield "usable" if self.usable else f"cannot be used: {len(self.problems)} problem(s)"
+            yield f"  {', '.join(self.protocols) or 'none'}"
+        yield from _numbered("odd", self.oddities)
+        yield from self.verdict()
+
+    def verdict(self) -> Iterator[str]:
+        """Why the store cannot be used or trained on, or that it can."""
+        yield from _numbered("problems", [p.text() for p in self.problems])
+        if not self.usable:
+            yield f"cannot be used: {len(self.problems)} problem(s)"
+        elif not self.protocols:
+            yield f"cannot be trained on: {self.untrainable}"
+        else:
+            yield "usable"
+
+
+def _numbered(title: str, entries: Sequence[str]) -> Iterator[str]:
+    """Entries below a title; nothing where there are none."""
+    if entries:
+        yield title
+    for i, entry in enumerate(entries, 1):
+        yield f"  {i}. " + entry.replace("\n", "\n     ")
 
 
 def inspect_store(
@@ -120,25 +149,36 @@ def inspect_store(
     card: Card | str | None = None,
     convert: Mapping[str, str] | None = None,
     reporter: Reporter | None = None,
+    digests: bool = False,
 ) -> StoreReport:
-    """Look at everything in a store and report it; arguments as `open_store`, and nothing about the store is raised."""
+    """Look at everything in a store and report it; nothing about the store is raised.
+
+    Args:
+        path: As `open_store`, as all below.
+        card: Its card.
+        convert: Its units.
+        reporter: Where progress is shown.
+        digests: Take the digests of all variables, for a card of one's own.
+    """
     findings = Findings()
     try:
         with open_source(path) as source:
-            card = load_card(card) if isinstance(card, str) else card or identify_card(source.ds)
-            survey = take_survey(source, card, convert or {}, findings, reporter or Reporter(quiet=True))
-            return _report(source, card, survey, findings)
+            chosen, survey = survey_store(
+                source, card, convert, findings, reporter or Reporter(quiet=True), digests=digests
+            )
+            return _report(source, chosen, survey, findings, digests)
     except StoreError as e:
         return StoreReport(str(path), problems=(*findings.problems, e))
 
 
-def _report(source: Source, card: Card, survey: Survey | None, findings: Findings) -> StoreReport:
+def _report(source: Source, card: Card, survey: Survey | None, findings: Findings, digests: bool) -> StoreReport:
     found = StoreReport(
         source.name,
         source.kind,
         card.name,
         bytes_on_disk=source.bytes_on_disk,
-        oddities=(*findings.notes, *card.oddities),
+        oddities=said_of(card, survey, findings) if survey else tuple(findings.notes),
+        published=survey.identity.recognised if survey and card.published else None,
         problems=tuple(findings.problems),
     )
     if survey is None:
@@ -146,18 +186,24 @@ def _report(source: Source, card: Card, survey: Survey | None, findings: Finding
     layout = survey.layout
     lat, lon = layout.grid.lat, layout.grid.lon
     months = [str(m) for m in layout.months]
+    working: tuple[str, ...] = ()
+    untrainable = ""
+    if not found.problems:
+        archive = archive_of(source, card, survey, found.oddities)
+        working = tuple(working_protocols(archive))
+        untrainable = "" if working else _why_untrainable(archive)
     return StoreReport(
         **{
             **found.__dict__,
-            "calendar": _calendar(source),
+            "calendar": read_calendar(source.ds),
             "span": (months[0], months[-1]),
             "grid": f"{len(lat)} x {len(lon)} cells, latitude {lat[0]:.2f} .. {lat[-1]:.2f}, "
             f"longitude {lon[0]:.2f} .. {lon[-1]:.2f}",
             "bytes_in_memory": _memory(survey),
+            "digests": digests_of(layout, survey.loaded, source.ds) if digests else None,
             "variables": tuple(_variables(source, card, survey)),
-            "protocols": ()
-            if found.problems
-            else tuple(working_protocols(archive_of(source, card, survey, found.oddities))),
+            "protocols": working,
+            "untrainable": untrainable,
             "scenarios": tuple(
                 ScenarioReport(
                     name,
@@ -171,10 +217,12 @@ def _report(source: Source, card: Card, survey: Survey | None, findings: Finding
     )
 
 
-def _calendar(source: Source) -> str:
-    time = source.ds["time"]
-    first = time.values.flat[0]
-    return str(getattr(first, "calendar", "") or time.encoding.get("calendar", "standard"))
+def _why_untrainable(archive: Archive) -> str:
+    try:
+        make_split(archive)
+    except ProtocolError as e:
+        return f"{e.what} ({e.found}), and no other protocol works either"
+    return ""
 
 
 def _memory(survey: Survey) -> int:

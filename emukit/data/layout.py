@@ -12,7 +12,7 @@ import xarray as xr
 
 from emukit.data.archive import Months
 from emukit.data.card import Card, Quantity
-from emukit.data.decode import Axes, Findings, read_axes, read_members, read_months, read_names, role
+from emukit.data.decode import ROLES, Axes, Findings, read_axes, read_members, read_months, read_names, role
 from emukit.data.grid import Grid
 
 
@@ -43,7 +43,7 @@ def read_layout(
     """The meaning of the store's axes; problems go to `findings`, and None comes back where nothing can be read."""
     if _refuse_empty(ds, card, findings):
         return None
-    names, months = read_names(ds, findings, default_scenario), read_months(ds, findings)
+    names, months = read_names(ds, card, findings, default_scenario), read_months(ds, findings)
     members = read_members(ds, findings) if with_targets else ()
     wanted = card.quantities if with_targets else card.forcings
     usable = {v: q for v, q in wanted.items() if _has_dims(ds, v, q, card, findings)}
@@ -95,6 +95,8 @@ def _has_dims(ds: xr.Dataset, v: str, quantity: Quantity, card: Card, findings: 
     allowed |= {"lat", "lon"} if quantity.kind != "series" else set()
     if is_target and any(role(d) == "scenario" for d in ds.dims):
         required.add("scenario")
+    if is_target and any(role(d) == "member" for t in card.targets if t in ds for d in ds[t].dims):
+        required.add("member")
     half_field = len({"lat", "lon"} & set(roles)) == 1
     if not required <= set(roles) or not set(roles) <= allowed or len(set(roles)) < len(roles) or half_field:
         shape = {"field": "(ssp, time, y, x)", "series": "(ssp, time)", "either": "(ssp, time, y, x) or (ssp, time)"}
@@ -105,6 +107,17 @@ def _has_dims(ds: xr.Dataset, v: str, quantity: Quantity, card: Card, findings: 
             hint="rename or drop dimensions; any order is fine",
         )
         return False
+    for r in ("scenario", "member"):
+        mine = next((d for d in dims if role(d) == r), None)
+        meant = next((d for d in ROLES[r] if d in ds.dims), None)
+        if mine is not None and mine != meant:
+            findings.refuse(
+                f"{v} has another {r} dimension than the store",
+                found=f"{mine} of {v}, and {meant} beside it",
+                expected=f"one {r} dimension",
+                hint=f"rename or drop one of them: ds.rename({mine}={meant!r})",
+            )
+            return False
     if quantity.kind == "either" and "lat" not in roles:
         findings.note(f"{v} is a global series in this store, a field in the competition's")
     if ds[v].dtype.kind not in "fiu":

@@ -1,16 +1,18 @@
 """Loading a store's values: every block is read once, into its place in memory.
 
-Invariant: beside the values only each month's smallest and largest value is kept. They tell NaN, hidden months and
-units without another pass over the data; this is what keeps loading near the cost of decompression.
+Invariant: beside the values only each month's smallest and largest value is kept, and digests where they are asked for.
+The extremes tell NaN, hidden months and units without another pass over the data; this is what keeps loading near the
+cost of decompression.
 """
 
 from __future__ import annotations
 
+import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +41,8 @@ class Loaded:
         low: Variable to the smallest value of each month: (S, M, T) for targets, (S, T) for forcings. NaN if any is.
         high: The same for the largest value.
         broken: Variables of which some block could not be read; their values mean nothing.
+        digests: Variable to the SHA-256 of each scenario's values as stored (see `emukit.data.card.Digests`), of those
+            asked for.
     """
 
     targets: list[NDArray[np.float32]]
@@ -46,10 +50,21 @@ class Loaded:
     low: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     high: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
+    digests: dict[str, list[str]] = field(default_factory=dict)
 
 
-def load(source: Source, layout: Layout, findings: Findings, reporter: Reporter) -> Loaded:
-    """Read every usable variable; blocks that cannot be read become problems in `findings`."""
+def load(
+    source: Source, layout: Layout, findings: Findings, reporter: Reporter, digests: Collection[str] = ()
+) -> Loaded:
+    """Read every usable variable; blocks that cannot be read become problems in `findings`.
+
+    Args:
+        source: The store.
+        layout: What its axes mean.
+        findings: Where problems go.
+        reporter: Where progress is shown.
+        digests: Variables, float32 or float64 in the store, whose digests are taken.
+    """
     s, m, t = len(layout.names), len(layout.members), len(layout.months)
     shape = (m, t, len(layout.targets), *layout.grid.shape)
     loaded = Loaded([np.zeros(shape, np.float32) for _ in range(s if layout.targets else 0)], {})
@@ -61,7 +76,8 @@ def load(source: Source, layout: Layout, findings: Findings, reporter: Reporter)
         then += [Task(name, partial(_read_target, blocks, r, v, loaded)) for r in blocks.regions()]
     fields: list[_Field] = []
     for name, forcing_axes in layout.forcings.items():
-        fields.append(_Field(source.blocks(name, forcing_axes), layout, loaded))
+        passing = name in digests and forcing_axes is not None and source.ds[name].dtype.itemsize > 4
+        fields.append(_Field(source.blocks(name, forcing_axes), layout, loaded, passing))
         for r in fields[-1].blocks.regions():
             (then if r.scenarios[0] else first).append(Task(name, partial(fields[-1].read, r)))
     with reporter.step("read store", len(first) + len(then)) as step:
@@ -70,7 +86,41 @@ def load(source: Source, layout: Layout, findings: Findings, reporter: Reporter)
             _run(batch, loaded, findings, step.advance)
     for f in fields:
         f.finish(loaded)
+    held = [v for v in digests if v not in loaded.digests and v not in loaded.broken]
+    with ThreadPoolExecutor(THREADS) as pool:  # hashlib releases the interpreter lock
+        taken = {v: [pool.submit(_held_digest, layout, loaded, v, i) for i in range(s)] for v in held}
+    loaded.digests |= {v: [f.result() for f in of] for v, of in taken.items()}
     return loaded
+
+
+def _held_digest(layout: Layout, loaded: Loaded, name: str, s: int) -> str:
+    """Digest of values that are held as they are stored."""
+    if name in loaded.forcings:
+        first = next(i for i, a in enumerate(loaded.forcings[name]) if a is loaded.forcings[name][s])
+        return digest_of(loaded.forcings[name][s]) if first == s else _held_digest(layout, loaded, name, first)
+    v, targets = list(layout.targets).index(name), loaded.targets[s]
+    if not (loaded.low[name][s].any() or loaded.high[name][s].any()):
+        return zeros_digest(targets[:, :, v].size)
+    digest = hashlib.sha256()
+    for month in range(targets.shape[1]):
+        for member in targets[:, month, v]:
+            digest.update(_little(member))
+    return digest.hexdigest()
+
+
+def digest_of(values: Values) -> str:
+    """SHA-256 of values, little-endian, in the order of their dimensions."""
+    return hashlib.sha256(_little(values)).hexdigest()
+
+
+def _little(values: Values) -> memoryview:
+    return np.ascontiguousarray(values, values.dtype.newbyteorder("<")).data
+
+
+@cache
+def zeros_digest(size: int) -> str:
+    """Digest of so many float32 zeros: of targets that are hidden throughout."""
+    return digest_of(np.zeros(size, np.float32))
 
 
 @dataclass(frozen=True)
@@ -118,13 +168,15 @@ def _read_target(blocks: Blocks, region: Region, v: int, loaded: Loaded) -> None
 class _Field:
     """One forcing. Scenarios equal to the first share its array: memory that is never written is never used."""
 
-    def __init__(self, blocks: Blocks, layout: Layout, loaded: Loaded) -> None:
+    def __init__(self, blocks: Blocks, layout: Layout, loaded: Loaded, digests: bool) -> None:
         self.blocks = blocks
         s, t = len(layout.names), len(layout.months)
         shape, dtype = ((t, *layout.grid.shape), np.float32) if blocks.axes else ((t,), np.float64)
         self._arrays: list[Values] = [np.empty(shape, dtype) for _ in range(s)]
         self._equal: list[list[slice]] = [[] for _ in range(s)]
         self._differs = np.zeros(s, bool)
+        # float64 is held as float32: its digest is taken of what passes by.
+        self._digests = [_Passing() for _ in range(s if digests else 0)]
         self._low, self._high = np.full((2, s, t), np.nan)
         self._lock = threading.Lock()
         loaded.low[blocks.name], loaded.high[blocks.name] = self._low, self._high
@@ -133,6 +185,8 @@ class _Field:
         block = self.blocks.read(region)[:, :, 0]
         months = slice(*region.months)
         for i, s in enumerate(range(*region.scenarios)):
+            if self._digests:
+                self._digests[s].add(region.months[0], block[i])
             out, base = self._arrays[s][months], self._arrays[0][months]
             # One month tells most differing blocks apart, without a copy of the block.
             if s and all(np.array_equal(block[i, :n].astype(out.dtype, copy=False), base[:n]) for n in (1, None)):
@@ -155,3 +209,25 @@ class _Field:
             for months in self._equal[s]:
                 self._arrays[s][months] = first[months]
         loaded.forcings[self.blocks.name] = self._arrays
+        if self._digests and self.blocks.name not in loaded.broken:
+            loaded.digests[self.blocks.name] = [d.hexdigest() for d in self._digests]
+
+
+class _Passing:
+    """SHA-256 of consecutive months that two threads read: what comes early waits for what is before it."""
+
+    def __init__(self) -> None:
+        self._sha, self._next = hashlib.sha256(), 0
+        self._early: dict[int, Values] = {}
+        self._lock = threading.Lock()
+
+    def add(self, month: int, values: Values) -> None:
+        with self._lock:
+            self._early[month] = values
+            while self._next in self._early:
+                part = self._early.pop(self._next)
+                self._sha.update(_little(part))
+                self._next += len(part)
+
+    def hexdigest(self) -> str:
+        return self._sha.hexdigest()

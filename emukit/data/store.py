@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from emukit.data import checks
 from emukit.data.archive import Archive, Scenario
 from emukit.data.card import Card, identify_card, load_card
-from emukit.data.decode import Findings
+from emukit.data.decode import Findings, month_days, read_calendar
 from emukit.data.grid import Grid
+from emukit.data.identity import Identity, comparable, identify, known_copies
 from emukit.data.layout import Layout, read_layout
 from emukit.data.load import Loaded, load
+from emukit.data.physics import check_physics
 from emukit.data.source import Source, open_source
 from emukit.data.statics import store_statics
 from emukit.data.units import conversion
@@ -121,6 +123,7 @@ class Survey:
         present: (S, M) which members are there.
         hidden: (S, T) which months are hidden.
         statics: Name to (Y, X) field that does not change in time.
+        identity: What the values are known to be.
     """
 
     layout: Layout
@@ -128,6 +131,7 @@ class Survey:
     present: checks.Mask
     hidden: checks.Mask
     statics: Mapping[str, NDArray[np.float32]]
+    identity: Identity
 
 
 def take_survey(
@@ -137,29 +141,53 @@ def take_survey(
     findings: Findings,
     reporter: Reporter,
     *,
+    named: bool = True,
     with_targets: bool = True,
     scenario: str | None = None,
+    digests: bool = False,
 ) -> Survey | None:
-    """Read and check everything; problems go to `findings`, all of them. None where the axes cannot be read."""
+    """Read and check everything.
+
+    Args:
+        source: The store.
+        card: What it holds.
+        convert: As `open_store`.
+        findings: Where all problems go.
+        reporter: Where progress is shown.
+        named: Whether the user named the card.
+        with_targets: Whether it must hold targets.
+        scenario: Its one scenario, where the store names none.
+        digests: Take the digests of all variables, not only of those that may be of a published copy.
+
+    Returns:
+        None where the axes cannot be read.
+    """
     for v in convert:
         if v not in card.quantities:
             findings.refuse(
                 f"--convert names {v}, which is no variable", expected=f"one of {', '.join(card.quantities)}"
             )
+    for sentence in source.notes:
+        findings.note(sentence)
     layout = read_layout(source.ds, card, findings, with_targets=with_targets, default_scenario=scenario)
     if layout is None:
         return None
-    loaded = load(source, layout, findings, reporter)
+    copies = known_copies(source.ds, card, named, findings) if with_targets else []
+    compared = {v for k in copies for v in comparable(k, layout, source.ds, convert)}
+    loaded = load(source, layout, findings, reporter, [*layout.targets, *layout.forcings] if digests else compared)
     present = checks.present_members(layout, loaded, findings)
     hidden = checks.hidden_months(layout, loaded, present)
     lost = checks.undeclared(card, layout, hidden)
-    loaded.broken |= checks.refuse_missing_chunks(source, layout, present, hidden & ~lost, findings)
+    loaded.broken |= checks.refuse_missing_chunks(card, source, layout, loaded, present, hidden & ~lost, findings)
     checks.refuse_not_finite(layout, loaded, present, findings)
     checks.refuse_lost(card, layout, lost, findings)
     checks.refuse_partly_hidden(layout, loaded, present, hidden, findings)
     statics = store_statics(source, layout.grid, tuple(card.quantities), findings) if with_targets else {}
-    survey = Survey(layout, loaded, present, hidden, statics)
+    identity = identify(card, copies, layout, loaded, source.ds, convert, findings)
+    survey = Survey(layout, loaded, present, hidden, statics, identity)
     _check_units(source.ds, card, convert, survey, findings)
+    if not (identity.recognised or findings.problems):
+        check_physics(card, layout, loaded, present, hidden, statics, findings)
     checks.note_negatives(card, layout, loaded, findings)
     checks.note_shared(layout, loaded, findings)
     checks.note_same_members(layout, loaded, present, hidden, findings)
@@ -184,22 +212,24 @@ def _check_units(ds: xr.Dataset, card: Card, convert: Mapping[str, str], survey:
             continue
         stated = str(ds[name].attrs.get("units", "")).strip()
         unstated += [] if stated else [name]
-        factors = conversion(name, quantity, stated, *extremes, convert.get(name), findings)
+        days = month_days(survey.layout.months, read_calendar(ds))
+        factors = conversion(name, quantity, stated, *extremes, convert.get(name), findings, days)
         if factors is not None:
             _convert(survey, name, *factors)
     if unstated:
         findings.note(f"no units attribute: {', '.join(unstated)}; their values fit the card's units")
 
 
-def _convert(survey: Survey, name: str, scale: float, offset: float) -> None:
+def _convert(survey: Survey, name: str, scale: NDArray[np.float64], offset: float) -> None:
     if name in survey.layout.targets:
         v = list(survey.layout.targets).index(name)
         for targets, hidden in zip(survey.loaded.targets, survey.hidden, strict=True):
             for t in np.flatnonzero(~hidden):  # hidden months stay zero; month by month, so that no copy is large
-                targets[:, t, v] = targets[:, t, v] * scale + offset
+                targets[:, t, v] = targets[:, t, v] * float(scale[t]) + offset
         return
     for array in {id(a): a for a in survey.loaded.forcings[name]}.values():
-        array *= scale
+        for month, factor in enumerate(scale.tolist()):
+            array[month] *= factor
         array += offset
 
 
@@ -207,12 +237,40 @@ def _archive(
     source: Source, card: Card | str | None, convert: Mapping[str, str] | None, reporter: Reporter | None
 ) -> Archive:
     findings = Findings()
-    card = load_card(card) if isinstance(card, str) else card or identify_card(source.ds)
-    survey = take_survey(source, card, convert or {}, findings, reporter or QUIET)
+    layout_card, survey = survey_store(source, card, convert, findings, reporter or QUIET)
     findings.check()
     if survey is None:
         raise StoreError(f"{source.name} holds no field on a grid", hint="see `emukit data check`")
-    return archive_of(source, card, survey, (*findings.notes, *card.oddities))
+    return archive_of(source, layout_card, survey, said_of(layout_card, survey, findings))
+
+
+def survey_store(
+    source: Source,
+    card: Card | str | None,
+    convert: Mapping[str, str] | None,
+    findings: Findings,
+    reporter: Reporter,
+    *,
+    digests: bool = False,
+) -> tuple[Card, Survey | None]:
+    """A store's card and what is in it; arguments as `open_store` and `take_survey`.
+
+    Where no card is named, it is that of the data set which the values are, else the one whose layout the store has.
+
+    Raises:
+        StoreError: There is no card for it.
+    """
+    chosen = load_card(card) if isinstance(card, str) else card or identify_card(source.ds)
+    survey = take_survey(source, chosen, convert or {}, findings, reporter, named=card is not None, digests=digests)
+    if card is None and survey is not None and survey.identity.card is not None:
+        chosen = survey.identity.card
+    return chosen, survey
+
+
+def said_of(card: Card, survey: Survey, findings: Findings) -> tuple[str, ...]:
+    """What is odd: what was found, and what the card says, unless that is of published values which these are not."""
+    known = card.published is None or survey.identity.recognised
+    return (*findings.notes, *(card.oddities if known else ()))
 
 
 def archive_of(source: Source, card: Card, survey: Survey, notes: tuple[str, ...]) -> Archive:
@@ -226,6 +284,7 @@ def archive_of(source: Source, card: Card, survey: Survey, notes: tuple[str, ...
         scenarios={name: _scenario(survey, s) for s, name in enumerate(layout.names)},
         statics=survey.statics,
         notes=notes,
+        published=survey.identity.recognised,
     )
 
 

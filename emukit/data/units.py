@@ -1,7 +1,7 @@
 """Units: whether a store's are the card's, and which conversion to offer where they are not.
 
-Invariant: nothing is converted unless the user names the conversion; values that do not fit the card's range are
-refused with the conversions that would make them fit.
+Invariant: nothing is converted unless the user names the conversion, and none is offered except from the units that
+the store states: values alone do not tell GtC from ppm.
 """
 
 from __future__ import annotations
@@ -9,15 +9,30 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
 from emukit.data.card import Quantity
 from emukit.data.decode import Findings
 
-# (from, to): scale and offset. 86400 seconds a day; 1 kg m-2 of water is 1 mm; 44/12: CO2 per carbon by mass.
+# (from, to): scale and offset. 86400 seconds a day; 1 kg m-2 of water is 1 mm; 44/12: CO2 per carbon by mass. What is
+# per month is divided by the days of each month too.
 CONVERSIONS: Mapping[tuple[str, str], tuple[float, float]] = {
     ("degC", "K"): (1.0, 273.15),
     ("kg m-2 s-1", "mm/day"): (86400.0, 0.0),
     ("m s-1", "mm/day"): (86400.0e3, 0.0),
+    ("kg m-2 day-1", "mm/day"): (1.0, 0.0),
+    ("mm s-1", "mm/day"): (86400.0, 0.0),
+    ("mm h-1", "mm/day"): (24.0, 0.0),
+    ("kg m-2 h-1", "mm/day"): (24.0, 0.0),
+    ("cm day-1", "mm/day"): (10.0, 0.0),
+    ("m day-1", "mm/day"): (1000.0, 0.0),
+    ("mm/month", "mm/day"): (1.0, 0.0),
+    ("cm/month", "mm/day"): (10.0, 0.0),
+    ("m/month", "mm/day"): (1000.0, 0.0),
+    ("kg m-2 month-1", "mm/day"): (1.0, 0.0),
     ("GtC", "GtCO2"): (44.0 / 12.0, 0.0),
+    ("MtC", "GtCO2"): (44.0e-3 / 12.0, 0.0),
     ("MtCO2", "GtCO2"): (1e-3, 0.0),
     ("MtCH4/yr", "GtCH4/yr"): (1e-3, 0.0),
     ("g m-2 s-1", "kg m-2 s-1"): (1e-3, 0.0),
@@ -25,9 +40,12 @@ CONVERSIONS: Mapping[tuple[str, str], tuple[float, float]] = {
 ALIASES = {
     "c": "degC", "celsius": "degC", "degreescelsius": "degC", "degreecelsius": "degC", "degreesc": "degC",
     "degc": "degC", "kelvin": "K", "degk": "K", "k": "K", "d": "day", "days": "day", "year": "yr", "a": "yr",
-    "y": "yr", "years": "yr", "sec": "s", "second": "s", "seconds": "s",
+    "y": "yr", "years": "yr", "annum": "yr", "sec": "s", "second": "s", "seconds": "s", "hr": "h", "hour": "h",
+    "hours": "h", "mon": "month", "months": "month", "mo": "month", "watt": "W", "watts": "W", "metre": "m",
+    "meter": "m", "metres": "m", "meters": "m", "millimetre": "mm", "millimeter": "mm", "millimetres": "mm",
+    "millimeters": "mm", "kilogram": "kg", "kilograms": "kg", "gram": "g", "grams": "g",
 }  # fmt: skip
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-", "°^*·")
+_SUPERSCRIPTS = str.maketrans({**dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻−", "0123456789--", strict=True)), "°": "", "^": ""})
 _FACTOR = re.compile(r"(/?)\s*([A-Za-z_%]+[0-9]*[A-Za-z_]+|[A-Za-z_%]+)\s*(-?\d+)?")
 
 
@@ -38,7 +56,14 @@ def same_units(a: str, b: str) -> bool:
 
 def _factors(units: str) -> dict[str, int]:
     # "deg C" and "Gt CO2" are one unit each: a number's name and its substance are joined first.
-    text = units.translate(_SUPERSCRIPTS).replace("deg C", "degC")
+    text = units.translate(_SUPERSCRIPTS).replace("**", "").replace("deg C", "degC").replace("degrees C", "degC")
+    text = re.sub(r"\bper\b", "/", re.sub(r"[*·×]", " ", text))
+    # All that stands in brackets after a slash is divided by.
+    text = re.sub(
+        r"/\s*\(([^()]*)\)", lambda m: "".join(f"/{word}" for word in re.split(r"[\s.]+", m[1]) if word), text
+    )
+    # A petagram is a gigatonne, a teragram a million tonnes.
+    text = re.sub(r"\b(Pg|Tg)(?=\s*(?:C|CO2|CH4)\b)", lambda m: {"Pg": "Gt", "Tg": "Mt"}[m[1]], text)
     text = re.sub(r"\b([GMk]?t)\s+(C|CO2|CH4|SO2|BC)\b", r"\1\2", text)
     out: dict[str, int] = {}
     for slash, name, power in _FACTOR.findall(text):
@@ -54,9 +79,16 @@ def fits(quantity: Quantity, low: float, high: float) -> bool:
 
 
 def conversion(
-    name: str, quantity: Quantity, stated: str, low: float, high: float, asked: str | None, findings: Findings
-) -> tuple[float, float] | None:
-    """The scale and offset to apply to a variable, or None where there is nothing to convert.
+    name: str,
+    quantity: Quantity,
+    stated: str,
+    low: float,
+    high: float,
+    asked: str | None,
+    findings: Findings,
+    days: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], float] | None:
+    """The scale of each month, (T,), and the offset to apply to a variable; None where there is nothing to convert.
 
     Args:
         name: The variable.
@@ -66,28 +98,31 @@ def conversion(
         high: Its largest.
         asked: The units that the user says it is in.
         findings: Where a mismatch is recorded.
+        days: (T,) days of each month in the store's calendar.
     """
     known = stated in quantity.spellings or same_units(stated, quantity.units)
     if asked is not None:
-        return _asked(name, quantity, stated, known, low, high, asked, findings)
+        return _asked(name, quantity, stated, known, low, high, asked, findings, days)
     found = f"{low:.4g} .. {high:.4g}" + (f", units attribute {stated!r}" if stated else ", no units attribute")
-    offers = [
-        u
-        for (u, to), (scale, offset) in CONVERSIONS.items()
-        if to == quantity.units and fits(quantity, low * scale + offset, high * scale + offset)
-    ]
+    if (known or not stated) and fits(quantity, low, high):
+        return None
+    what = f"{name} is not in {quantity.units}"
+    choices = [u for u, to in CONVERSIONS if to == quantity.units]
+    offer = next((u for u in choices if same_units(u, stated)), None)
     if known or not stated:
-        if fits(quantity, low, high):
-            return None
         what = f"the values of {name} cannot be in {quantity.units}"
+    if known:
+        hint = "correct the values or the units attribute: one of the two is wrong"
+    elif not stated:
+        hint = f"set its units attribute, or name its units with --convert {name}=UNITS if you know them; " + (
+            f"emukit converts to {quantity.units} from {', '.join(choices)}"
+            if choices
+            else f"emukit has no conversion to {quantity.units}"
+        )
+    elif offer and fits(quantity, *_converted(offer, quantity, low, high, days)):
+        hint = f"convert it: --convert {_option(name, offer)}"
     else:
-        what = f"{name} is not in {quantity.units}"
-        offers = [u for u in offers if same_units(u, stated)]
-    hint = (
-        f"if that is what they are: --convert {' or --convert '.join(_option(name, u) for u in offers)}"
-        if offers
-        else f"emukit knows no conversion that makes these {quantity.units}; mend the data or its units attribute"
-    )
+        hint = f"emukit has no conversion that makes these {quantity.units}; correct the data or its units attribute"
     low_end, high_end = quantity.largest
     findings.refuse(
         what,
@@ -108,10 +143,11 @@ def _asked(
     high: float,
     asked: str,
     findings: Findings,
-) -> tuple[float, float] | None:
+    days: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], float] | None:
     to = quantity.units
-    choices = {u: f for (u, target), f in CONVERSIONS.items() if target == to}
-    factors = next((f for u, f in choices.items() if same_units(u, asked)), None)
+    choices = [u for u, target in CONVERSIONS if target == to]
+    units = next((u for u in choices if same_units(u, asked)), None)
     option = f"--convert {_option(name, asked)}"
     if (known or not stated) and fits(quantity, low, high):
         findings.refuse(
@@ -119,27 +155,44 @@ def _asked(
             found=f"{name} is in {to} already: {low:.4g} .. {high:.4g}",
             hint=f"leave out {option}",
         )
-    elif factors is None:
+    elif units is None:
         findings.refuse(
             f"{option} is not a known conversion to {to}",
             found=asked,
             expected=f"one of {', '.join(choices) or 'none'}",
         )
-    elif stated and not known and not same_units(stated, asked):
+    elif stated and not same_units(stated, asked):
         findings.refuse(
-            f"{option} contradicts the store", found=f"units attribute {stated!r}", hint="mend one of the two"
+            f"{option} contradicts the store",
+            found=f"units attribute {stated!r}, values {low:.4g} .. {high:.4g}",
+            hint=f"leave out {option}, or correct the units attribute if that is what is wrong",
         )
     else:
-        scale, offset = factors
-        if fits(quantity, low * scale + offset, high * scale + offset):
+        converted = _converted(units, quantity, low, high, days)
+        if fits(quantity, *converted):
             findings.note(f"{name} was converted from {asked} to {to}, as asked")
-            return factors
+            scale, offset = CONVERSIONS[units, to]
+            return np.full(len(days), scale) / (days if _per_month(units) else 1.0), offset
         findings.refuse(
             f"{name} is not in {asked} either",
-            found=f"{low * scale + offset:.4g} .. {high * scale + offset:.4g} {to} after conversion",
+            found=f"{converted[0]:.4g} .. {converted[1]:.4g} {to} after conversion",
             expected=f"inside {quantity.range[0]:g} .. {quantity.range[1]:g}",
         )
     return None
+
+
+def _per_month(units: str) -> bool:
+    return "month" in _factors(units)
+
+
+def _converted(
+    units: str, quantity: Quantity, low: float, high: float, days: NDArray[np.float64]
+) -> tuple[float, float]:
+    """The extremes after conversion. Months differ from their mean length by a tenth at most, ranges by far more."""
+    scale, offset = CONVERSIONS[units, quantity.units]
+    if _per_month(units):
+        scale /= float(days.mean())
+    return low * scale + offset, high * scale + offset
 
 
 def _option(name: str, units: str) -> str:

@@ -164,6 +164,11 @@ class Anchored(Wrapper):
         return cls(archive.domain, bases, share, _reach(archive, split, reach, forcings), evidence)
 
     @classmethod
+    def forcings_read(cls, options: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+        """`forcings`, where a reach is measured among them."""
+        return {"forcings": options["forcings"]} if options["reach"] is not None else {}
+
+    @classmethod
     def check(cls, archive: Archive, **options: Any) -> None:
         """Refuse values out of their ranges, or without effect; arguments as for `fit`."""
         reach, years, prior = (options.get(n) for n in ("reach", "years", "prior"))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -19,14 +19,17 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from emukit.data.archive import Domain, Scenario
+from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.cf import fields_to_dataset
 from emukit.data.grid import Grid
 from emukit.data.store import scenario_from_dataset
+from emukit.emulators.forcing_space import FAR, ForcingSpace
 from emukit.errors import ProtocolError, RunError
-from emukit.files import atomic_path, parse_json, sha256
+from emukit.files import atomic_path, check_regular, parse_json, read_text, sha256
 
 FORMAT = 2
+# Before the names of the arrays of `trained_in`.
+SPACE = "trained_in."
 
 
 class Emulator(ABC):
@@ -35,12 +38,14 @@ class Emulator(ABC):
     Attributes:
         kind: Name in the registry, by which a saved emulator finds its class.
         domain: What it predicts, and where.
+        trained_in: The training years among the forcings that it reads; None where it reads none, or is older.
     """
 
     kind: ClassVar[str]
 
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
+        self.trained_in: ForcingSpace | None = None
 
     @property
     def grid(self) -> Grid:
@@ -56,6 +61,25 @@ class Emulator(ABC):
     def first_month(self) -> int:
         """The first month of a scenario that can be predicted."""
         return 0
+
+    @classmethod
+    def forcings_read(cls, options: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+        """The options of `fit` that name forcings, as `emukit.emulators.features` does, with the names; none here."""
+        return {}
+
+    @classmethod
+    def check(cls, archive: Archive, **options: Any) -> None:
+        """Refuse options that `fit` would refuse, before anything is trained or fitted.
+
+        Args:
+            archive: The data.
+            options: Those of `fit`.
+
+        Raises:
+            RecipeError: A value outside its range.
+            ProtocolError: It does not fit the data.
+        """
+        return
 
     @abstractmethod
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
@@ -92,7 +116,8 @@ class Emulator(ABC):
             stop: Last month, included; the scenario's last when None.
 
         Returns:
-            A dataset with the variables on (time, y, x), CF attributes and units.
+            A dataset with the variables on (time, y, x), CF attributes and units. Its attribute `forcing_distance`
+            says how far its forcings lie from the training at most, in standard deviations over the training years.
 
         Raises:
             ProtocolError: A month is outside the scenario, a forcing is missing, or the forcings begin later than in
@@ -116,7 +141,33 @@ class Emulator(ABC):
                 hint="hand over the whole scenario, and choose months with start and stop",
             )
         fields = self.predict_fields(scenario, first, last)
-        return fields_to_dataset(fields, scenario.months[first:last], self.grid, self.variables, scenario.name)
+        dataset = fields_to_dataset(fields, scenario.months[first:last], self.grid, self.variables, scenario.name)
+        return dataset.assign_attrs(self.distance_attributes(scenario, first, last))
+
+    def distance_attributes(self, scenario: Scenario, start: int, stop: int) -> dict[str, Any]:
+        """Attributes of a prediction of months [start, stop): how far from training it is; none where nobody knows."""
+        space = self.trained_in
+        far = space.farthest(scenario, self.grid, start, stop) if space else None
+        if space is None or far is None:
+            return {}
+        return {
+            "forcing_distance": round(far[0], 3),
+            "forcing_distance_month": str(scenario.months[far[1]]),
+            "forcing_distance_units": "standard deviations over the training years",
+            "forcing_distance_comment": "largest distance of a year from the nearest training year, in the global "
+            f"means of {', '.join(space.names)}",
+        }
+
+    def warning_of(self, scenario: Scenario, start: int, stop: int) -> str:
+        """What to tell people of forcings in months [start, stop) far outside the training; empty otherwise."""
+        space = self.trained_in
+        far = space.farthest(scenario, self.grid, start, stop) if space else None
+        if space is None or far is None or far[0] <= FAR:
+            return ""
+        return (
+            f"the forcings of {scenario.name} lie far outside the training: the year to {scenario.months[far[1]]} is "
+            f"{far[0]:.1f} times the spread of the training years ({', '.join(space.names)}) from the nearest of them"
+        )
 
     def save(self, folder: Path) -> None:
         """Write the emulator: `emulator.json` and `arrays.safetensors`, whole or not at all."""
@@ -128,9 +179,12 @@ class Emulator(ABC):
             "first_month": str(self.domain.first_month),
             "card": self.domain.card.model_dump(mode="json"),
             "meta": meta,
+            "trained_in": list(self.trained_in.names) if self.trained_in else [],
         }
+        space = self.trained_in.arrays() if self.trained_in else {}
+        arrays = {**arrays, **{f"{SPACE}{name}": array for name, array in space.items()}}
         grid = {"grid.lat": self.grid.lat, "grid.lon": self.grid.lon}
-        with atomic_path(folder) as temporary:
+        with atomic_path(folder, durable=True) as temporary:
             temporary.mkdir()
             # safetensors writes the bytes behind an array whatever its strides, so each must be contiguous.
             contiguous = {k: np.ascontiguousarray(v) for k, v in {**arrays, **grid}.items()}
@@ -153,7 +207,8 @@ def read_saved(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         RunError: There is no emulator, or it is truncated or of a newer format.
     """
     try:
-        head = parse_json((folder / "emulator.json").read_text(encoding="utf-8"))
+        head = parse_json(read_text(folder / "emulator.json"))
+        check_regular(folder / "arrays.safetensors")
         arrays = load_file(folder / "arrays.safetensors")
     except FileNotFoundError as e:
         raise RunError(

@@ -15,7 +15,7 @@ ClimateBench (Watson-Parris et al. 2022, doi:10.1029/2021MS002954).
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -90,6 +90,18 @@ class ComponentEmulator(Emulator):
         super().__init__(domain)
         self.basis, self.trend, self.learned = basis, trend, dict(learned or {})
 
+    @classmethod
+    def forcings_read(cls, options: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+        """`features`."""
+        return {"features": options["features"]}
+
+    @classmethod
+    def check(cls, archive: Archive, **options: Any) -> None:
+        """Refuse values out of their ranges; arguments as for `fit`."""
+        _check_basis(options["features"], options["components"])
+        if options["ridge"] < 0:
+            raise RecipeError("model.ridge is negative", found=str(options["ridge"]), expected="0 or more")
+
     @abstractmethod
     def departure(self, z: Array) -> Array:
         """(T, F) standardised features -> (T, V, K) amounts beside the linear part."""
@@ -139,12 +151,9 @@ def fit_basis(
         RecipeError: No features, a bad or repeated name, or a number of components that the years do not hold.
         ProtocolError: A forcing is not in the store, or no training span holds a whole year.
     """
-    if not features:
-        raise RecipeError("model.features names no feature", hint='--set \'model.features=["CO2", "SO2"]\'')
-    if len(set(features)) < len(features):
-        raise RecipeError("model.features names a feature twice", found=", ".join(features), expected="each once")
+    _check_basis(features, components)
     series, weights, fields = _years(archive, split, features)
-    if not 1 <= components <= len(series):
+    if components > len(series):
         raise RecipeError(
             "model.components is out of range",
             found=str(components),
@@ -162,6 +171,15 @@ def fit_basis(
         amounts.append(found[1])
     basis = Basis(features, center, scale, climate.astype(np.float32), np.stack(patterns).astype(np.float32))
     return basis, TrainingYears((series - center) / scale, np.stack(amounts, 1), weights)
+
+
+def _check_basis(features: Sequence[str], components: int) -> None:
+    if not features:
+        raise RecipeError("model.features names no feature", hint='--set \'model.features=["CO2", "SO2"]\'')
+    if len(set(features)) < len(features):
+        raise RecipeError("model.features names a feature twice", found=", ".join(features), expected="each once")
+    if components < 1:
+        raise RecipeError("model.components is out of range", found=str(components), expected="1 or more")
 
 
 def fit_trend(years: TrainingYears, ridge: float, detrend: Detrend = "linear") -> Array:

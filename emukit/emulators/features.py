@@ -19,7 +19,7 @@ from scipy.signal import lfilter
 from scipy.special import expit
 
 from emukit.data.archive import Scenario
-from emukit.data.grid import Grid
+from emukit.data.grid import Grid, weighted_mean
 from emukit.errors import ProtocolError, RecipeError
 
 # (south, north, west, east) in degrees; west > east wraps through Greenwich. Rectangles round the regions whose
@@ -46,28 +46,66 @@ def feature(name: str, scenario: Scenario, grid: Grid) -> NDArray[np.float64]:
         RecipeError: The name has another form, or an unknown region.
         ProtocolError: The scenario has no such forcing, or it has no regions.
     """
+    match = check_feature(name, scenario, grid)
+    if match.re is _STEP:
+        return _passage(scenario, int(match["year"]), float(match["width"]))
+    region, years = match["region"], match["years"]
+    held = scenario.forcings[match["forcing"]]
+    if region is not None:
+        weights = grid.weights * _inside(region, grid)
+        values = weighted_mean(held, weights / weights.sum())
+    else:
+        values = grid.mean(held) if held.ndim == 3 else held.astype(np.float64)
+    return remember(values, float(years)) if years else values
+
+
+def check_feature(name: str, scenario: Scenario, grid: Grid) -> re.Match[str]:
+    """Refuse a feature that a scenario cannot have, without computing it.
+
+    Returns:
+        The parts of its name.
+
+    Raises:
+        RecipeError: The name has another form, or an unknown region.
+        ProtocolError: The scenario has no such forcing, or it has no regions.
+    """
     step = _STEP.fullmatch(name)
     if step is not None and float(step["width"]) > 0:
-        return _passage(scenario, int(step["year"]), float(step["width"]))
+        return step
     match = _NAME.fullmatch(name)
     if match is None:
         raise RecipeError(
             f"cannot read the feature {name!r}",
             expected="FORCING, FORCING@REGION, FORCING~YEARS or both; or step:YEAR:WIDTH",
         )
-    forcing, region, years = match["forcing"], match["region"], match["years"]
+    forcing, region = match["forcing"], match["region"]
     if forcing not in scenario.forcings:
         raise ProtocolError(
             f"forcing {forcing} of the feature {name!r} is not in scenario {scenario.name}",
             found=", ".join(scenario.forcings),
-            hint="name one of those in --set model.features",
+            hint="forcings that hold it, or a recipe without it",
         )
-    values = scenario.forcings[forcing].astype(np.float64)
-    if region is not None:
-        values = _region_mean(values, region, name, grid)
-    elif values.ndim == 3:
-        values = grid.mean(values)
-    return remember(values, float(years)) if years else values
+    if region is None:
+        return match
+    if region not in REGIONS:
+        raise RecipeError(f"unknown region in the feature {name!r}", found=region, expected=", ".join(REGIONS))
+    if scenario.forcings[forcing].ndim != 3:
+        raise ProtocolError(
+            f"the feature {name!r} needs a field",
+            found="a global series in this store",
+            hint="leave out @REGION",
+        )
+    if not _inside(region, grid).any():
+        raise ProtocolError(
+            f"region {region} holds no cell of this grid", found=f"{grid.shape[0]} x {grid.shape[1]} cells"
+        )
+    return match
+
+
+def forcing_of(name: str) -> str:
+    """The forcing that a feature is made of; empty where it is made of none."""
+    match = _NAME.fullmatch(name)
+    return match["forcing"] if match else ""
 
 
 def remember(series: NDArray[np.float64], years: float) -> NDArray[np.float64]:
@@ -87,22 +125,9 @@ def _passage(scenario: Scenario, year: int, width: float) -> NDArray[np.float64]
     return np.asarray(expit(4.0 * years / width), np.float64)
 
 
-def _region_mean(values: NDArray[np.float64], region: str, name: str, grid: Grid) -> NDArray[np.float64]:
-    if region not in REGIONS:
-        raise RecipeError(f"unknown region in the feature {name!r}", found=region, expected=", ".join(REGIONS))
-    if values.ndim != 3:
-        raise ProtocolError(
-            f"the feature {name!r} needs a field",
-            found="a global series in this store",
-            hint="leave out @REGION",
-        )
+def _inside(region: str, grid: Grid) -> NDArray[np.bool_]:
+    """(Y, X) the cells whose centres lie in a region."""
     south, north, west, east = REGIONS[region]
     lon = grid.lon % 360.0
     inside_lon = (lon >= west) & (lon <= east) if west <= east else (lon >= west) | (lon <= east)
-    inside = ((grid.lat >= south) & (grid.lat <= north))[:, None] & inside_lon
-    weights = grid.weights * inside
-    if not inside.any():
-        raise ProtocolError(
-            f"region {region} holds no cell of this grid", found=f"{grid.shape[0]} x {grid.shape[1]} cells"
-        )
-    return np.asarray(np.einsum("tyx,yx->t", values, weights / weights.sum()), np.float64)
+    return np.asarray(((grid.lat >= south) & (grid.lat <= north))[:, None] & inside_lon, np.bool_)

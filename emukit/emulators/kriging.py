@@ -111,6 +111,11 @@ class Kriging(Wrapper):
         return cls(archive.domain, bases, space, length, loads)
 
     @classmethod
+    def forcings_read(cls, options: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+        """`forcings`."""
+        return {"forcings": options["forcings"]}
+
+    @classmethod
     def check(cls, archive: Archive, **options: Any) -> None:
         """Refuse values out of their ranges; arguments as for `fit`."""
         noise = options.get("noise") or {}

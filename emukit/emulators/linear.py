@@ -12,7 +12,8 @@ does besides, by as little as a penalty of its own allows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -29,6 +30,10 @@ from emukit.errors import RecipeError
 Array = NDArray[np.float64]
 
 WARMING = "warming"
+
+# Cells are fitted apart; so many at a time, a few times as much as their targets is needed in float64. All of the
+# competition's grid is one block.
+BLOCK_CELLS = 4096
 
 
 class LinearEmulator(Emulator):
@@ -102,22 +107,19 @@ class LinearEmulator(Emulator):
             RecipeError: No features, a bad name, a value outside its range, or an option that would do nothing.
             ProtocolError: A forcing is not in the store.
         """
-        if not warming:
-            refuse_idle(cls.fit, "model.warming names no series", "name some", warming_ridge=warming_ridge)
-        if season == "month":
-            refuse_idle(
-                cls.fit, "every calendar month is fitted alone", "set model.season to 'harmonics'", harmonics=harmonics
-            )
-        if not 0 <= smoothing <= 1:
-            raise RecipeError("model.smoothing is out of range", found=str(smoothing), expected="a share, 0 to 1")
+        cls.check(
+            archive,
+            features=features,
+            season=season,
+            harmonics=harmonics,
+            ridge=ridge,
+            warming=warming,
+            warming_ridge=warming_ridge,
+            least_warming=least_warming,
+            strength=strength,
+            smoothing=smoothing,
+        )
         terms = (*features, WARMING) if warming else features
-        _check_options(terms, warming, harmonics, min(ridge, warming_ridge))
-        if least_warming is not None and not (features and warming):
-            raise RecipeError(
-                "model.least_warming bounds nothing",
-                found=f"{len(warming)} series for model.warming, {len(features)} for model.features",
-                expected="both: features take what the warming may not",
-            )
         penalties = _penalties(strength or {}, archive.variables, terms)
         names = tuple(dict.fromkeys((*features, *warming)))
         series, month, weights, truth = _training_table(archive, split, names)
@@ -133,8 +135,7 @@ class LinearEmulator(Emulator):
             )
             spread = float(np.sqrt(np.average((z @ shares) ** 2, weights=weights))) or 1.0
             columns = np.column_stack([columns, shares / spread])
-        shape = (len(archive.variables), archive.grid.weights.size)
-        truth = truth.reshape(-1, *shape)
+        shape = truth.shape[1:]
         intercept, response = np.empty((12, *shape)), np.empty((12, len(names), *shape))
 
         def regress(z: Array, truth: NDArray[np.floating]) -> tuple[Array, Array]:
@@ -145,16 +146,21 @@ class LinearEmulator(Emulator):
         for variables, factors in penalties:
             # Dividing a column by the root of a number is multiplying its penalty by that number.
             scaled = columns / np.sqrt(factors)
-            part = truth[:, variables].reshape(len(truth), -1)
-            base, coefficients = regress(z @ scaled, part)
             chosen = [archive.variables[v] for v in variables]
-            if least_warming is not None and "tas" in chosen:
-                cells = slice(chosen.index("tas") * shape[1], (chosen.index("tas") + 1) * shape[1])
-                least = least_warming * spread * np.sqrt(factors[-1])
-                _hold_up(base[:, cells], coefficients[:, :, cells], least, z @ scaled, month, part[:, cells], regress)
-            by_feature = np.einsum("nk,mkc->mnc", scaled, coefficients)
-            intercept[:, variables] = base.reshape(12, len(variables), -1)
-            response[:, :, variables] = by_feature.reshape(12, len(names), len(variables), -1)
+            for first in range(0, shape[1], BLOCK_CELLS):
+                block = slice(first, min(first + BLOCK_CELLS, shape[1]))
+                size = block.stop - block.start
+                part = truth[:, variables, block].reshape(len(truth), -1)
+                base, coefficients = regress(z @ scaled, part)
+                if least_warming is not None and "tas" in chosen:
+                    cells = slice(chosen.index("tas") * size, (chosen.index("tas") + 1) * size)
+                    least = least_warming * spread * np.sqrt(factors[-1])
+                    _hold_up(
+                        base[:, cells], coefficients[:, :, cells], least, z @ scaled, month, part[:, cells], regress
+                    )
+                by_feature = np.einsum("nk,mkc->mnc", scaled, coefficients)
+                intercept[:, variables, block] = base.reshape(12, len(variables), -1)
+                response[:, :, variables, block] = by_feature.reshape(12, len(names), len(variables), -1)
         fields = (len(archive.variables), *archive.grid.shape)
         return cls(
             archive.domain,
@@ -164,6 +170,38 @@ class LinearEmulator(Emulator):
             intercept.reshape(12, *fields).astype(np.float32),
             _smoothed(response.reshape(12, len(names), *fields), smoothing).astype(np.float32),
         )
+
+    @classmethod
+    def forcings_read(cls, options: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+        """`features` and `warming`."""
+        return {"features": options["features"], "warming": options["warming"]}
+
+    @classmethod
+    def check(cls, archive: Archive, **options: Any) -> None:
+        """Refuse values out of their ranges, or without effect; arguments as for `fit`."""
+        defaults = {n: p.default for n, p in signature(cls.fit).parameters.items() if p.kind is p.KEYWORD_ONLY}
+        given = {**defaults, **options}
+        features, warming, smoothing = given["features"], given["warming"], given["smoothing"]
+        if not warming:
+            refuse_idle(cls.fit, "model.warming names no series", "name some", warming_ridge=given["warming_ridge"])
+        if given["season"] == "month":
+            refuse_idle(
+                cls.fit,
+                "every calendar month is fitted alone",
+                "set model.season to 'harmonics'",
+                harmonics=given["harmonics"],
+            )
+        if not 0 <= smoothing <= 1:
+            raise RecipeError("model.smoothing is out of range", found=str(smoothing), expected="a share, 0 to 1")
+        terms = (*features, WARMING) if warming else features
+        _check_options(terms, warming, given["harmonics"], min(given["ridge"], given["warming_ridge"]))
+        if given["least_warming"] is not None and not (features and warming):
+            raise RecipeError(
+                "model.least_warming bounds nothing",
+                found=f"{len(warming)} series for model.warming, {len(features)} for model.features",
+                expected="both: features take what the warming may not",
+            )
+        _penalties(given["strength"] or {}, archive.variables, terms)
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X): intercept plus response times features; pr at least zero."""
@@ -273,16 +311,21 @@ def _explained_temperature(
 def _training_table(
     archive: Archive, split: Split, features: tuple[str, ...]
 ) -> tuple[Array, NDArray[np.int64], Array, NDArray[np.float32]]:
-    """Rows of all training months: features (N, F), calendar month (N,), members (N,), their mean target (N, V*Y*X)."""
-    series, month, weights, truth = [], [], [], []
+    """Rows of all training months: features (N, F), calendar month (N,), members (N,), their mean (N, V, Y*X)."""
+    series, month, weights = [], [], []
+    # Filled in place: a list of parts, put together, would hold everything twice.
+    truth = np.empty((sum(map(len, split.train)), len(archive.variables), archive.grid.weights.size), np.float32)
+    row = 0
     for span in split.train:
         scenario = archive[span.scenario]
         rows = slice(span.start, span.stop)
         series.append(np.stack([feature(n, scenario, archive.grid)[rows] for n in features], 1))
         month.append(scenario.calendar_month[rows])
         weights.append(np.full(len(span), float(len(span.members))))
-        mean = scenario.truth(span.members[0], span.start, span.stop).astype(np.float32)
+        mean = truth[row : row + len(span)]
+        mean[:] = scenario.truth(span.members[0], span.start, span.stop).reshape(mean.shape)
         for member in span.members[1:]:
-            mean += scenario.truth(member, span.start, span.stop)
-        truth.append((mean / len(span.members)).reshape(len(span), -1))
-    return np.concatenate(series), np.concatenate(month), np.concatenate(weights), np.concatenate(truth)
+            mean += scenario.truth(member, span.start, span.stop).reshape(mean.shape)
+        mean /= len(span.members)
+        row += len(span)
+    return np.concatenate(series), np.concatenate(month), np.concatenate(weights), truth

@@ -12,7 +12,7 @@ After ClimateBench (Watson-Parris et al. 2022, doi:10.1029/2021MS002954), whose 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,6 @@ class RandomForest(ComponentEmulator):
     """One forest for all principal components of a variable, on top of a linear part."""
 
     kind = "random-forest"
-    seeded: ClassVar[bool] = True
 
     @classmethod
     def fit(

@@ -9,16 +9,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emukit.data.archive import Domain
-from emukit.data.card import parse_card
-from emukit.data.grid import Grid
-from emukit.emulators.base import Emulator, read_saved
 from emukit.errors import RunError
+
+if TYPE_CHECKING:
+    from emukit.data.archive import Domain
+    from emukit.emulators.base import Emulator
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,13 @@ class EmulatorEntry:
         summary: One line for `emukit models`.
         made: How: in ``closed-form``, by its class's `fit(archive, split, **options)`; ``stepwise``, in a training
             loop; or as a ``wrapper`` of others, by `fit(archive, split, bases, **options)`.
+        seeded: Whether `fit` takes the seed of the run too, as a keyword `seed` that is no option.
     """
 
     target: str
     summary: str
     made: Literal["closed-form", "stepwise", "wrapper"]
+    seeded: bool = False
 
     def load(self) -> Any:
         """The class."""
@@ -45,7 +47,7 @@ class EmulatorEntry:
 EMULATORS: dict[str, EmulatorEntry] = {
     "climatology": EmulatorEntry(
         "emukit.emulators.climatology:ClimatologyEmulator",
-        "mean of the first 20 training years by calendar month; a floor",
+        "mean of the first 20 training years by calendar month; a reference",
         "closed-form",
     ),
     "linear": EmulatorEntry(
@@ -65,6 +67,7 @@ EMULATORS: dict[str, EmulatorEntry] = {
         "emukit.emulators.random_forest:RandomForest",
         "a forest for the principal components, over a linear part, as it cannot extrapolate",
         "closed-form",
+        seeded=True,
     ),
     "anchored": EmulatorEntry(
         "emukit.emulators.anchored:Anchored",
@@ -92,7 +95,10 @@ EMULATORS: dict[str, EmulatorEntry] = {
         "wrapper",
     ),
     "sampled": EmulatorEntry(
-        "emukit.emulators.sampled:Sampled", "an emulator, with weather like a real run's; one realisation", "wrapper"
+        "emukit.emulators.sampled:Sampled",
+        "an emulator, with weather like a real run's; one realisation",
+        "wrapper",
+        seeded=True,
     ),
     "neural": EmulatorEntry("emukit.emulators.neural:NeuralEmulator", "any network of the network table", "stepwise"),
 }
@@ -115,6 +121,13 @@ def load_emulator(folder: Path | str) -> Emulator:
     Raises:
         RunError: There is none, or it is damaged, or of an unknown kind or format.
     """
+    # The table of names is read where nothing is loaded.
+    from emukit.data.archive import Domain
+    from emukit.data.card import parse_card
+    from emukit.data.grid import Grid
+    from emukit.emulators.base import SPACE, read_saved
+    from emukit.emulators.forcing_space import ForcingSpace
+
     folder = Path(folder)
     if (folder / "emulator").is_dir():
         folder = folder / "emulator"
@@ -123,7 +136,11 @@ def load_emulator(folder: Path | str) -> Emulator:
         grid = Grid(arrays.pop("grid.lat"), arrays.pop("grid.lon"))
         first_month = np.datetime64(head["first_month"], "M")
         domain = Domain(parse_card(head["card"], "the saved emulator"), grid, tuple(head["variables"]), first_month)
-        return build_emulator(head["kind"], domain, head["meta"], arrays)
+        space = {k.removeprefix(SPACE): arrays.pop(k) for k in [*arrays] if k.startswith(SPACE)}
+        emulator = build_emulator(head["kind"], domain, head["meta"], arrays)
+        if head.get("trained_in"):
+            emulator.trained_in = ForcingSpace.from_arrays(head["trained_in"], space)
+        return emulator
     except (KeyError, IndexError, TypeError, AttributeError, RuntimeError, ValueError) as e:
         # RuntimeError is what torch raises for weights that do not fit the network they are said to belong to.
         raise RunError(

@@ -94,7 +94,6 @@ class Sampled(Wrapper):
     """
 
     kind = "sampled"
-    seeded: ClassVar[bool] = True
     varied: ClassVar[bool] = True
 
     def __init__(

@@ -46,14 +46,12 @@ class Wrapper(Emulator):
         cross_fitted: Whether `fit` needs folds, for which the bases are trained again and again: how far a base can be
             trusted in a scenario that nobody showed it cannot be seen in one that it was trained on.
         residual: Whether every base but the first is trained on what the first leaves.
-        seeded: Whether `fit` takes the seed of the run, as a keyword `seed` that is no option.
     """
 
     most_bases: ClassVar[int | None] = 1
     least_bases: ClassVar[int] = 1
     cross_fitted: ClassVar[bool] = False
     residual: ClassVar[bool] = False
-    seeded: ClassVar[bool] = False
     needs_mean: ClassVar[bool] = True
     varied: ClassVar[bool] = False
 
@@ -71,19 +69,6 @@ class Wrapper(Emulator):
             split: Training spans, and validation spans where something is selected.
             bases: Trained on the same split.
             folds: One for each training scenario, left out whole, where the class is `cross_fitted`; else none.
-        """
-
-    @classmethod
-    def check(cls, archive: Archive, **options: Any) -> None:
-        """Refuse options that `fit` would refuse, before anything is trained for it.
-
-        Args:
-            archive: The data.
-            options: Those of `fit`.
-
-        Raises:
-            RecipeError: A value outside its range.
-            ProtocolError: It does not fit the data.
         """
 
     def refit(

@@ -333,7 +333,7 @@ def _with_runs(plan: StudyPlan, opened: Opened, root: Path) -> StudyPlan:
 def _number_of_runs(study: Study, seeds: Mapping[str, Sequence[int]], protocols: Collection[str]) -> dict[str, int]:
     """Runs by name of the variant; those of trials count as the base's."""
     number = {v.name: len(seeds[v.name]) * len(protocols) for v in study.all_variants()}
-    number[study.base_name] *= 1 + (study.trials or 0)
+    number[study.base_name] *= 1 + study.number_of_trials
     return number
 
 
@@ -341,7 +341,7 @@ def at_a_time(study: Study, runs: Mapping[str, int]) -> int:
     """How many runs there can be at a time at most."""
     if not study.trials:
         return max(1, sum(runs.values()))
-    return study.together * runs[study.base_name] // (1 + study.trials)
+    return study.together * runs[study.base_name] // (1 + study.number_of_trials)
 
 
 def _refuse_members(archive: Archive, protocol: str, variants: Sequence[Variant]) -> None:

@@ -17,7 +17,7 @@ from emukit.errors import RunError
 from emukit.experiments.budget import Cost
 from emukit.experiments.record import card_digest, read_json
 from emukit.experiments.study import Study, epoch_paths, recipe_of, seconds_of
-from emukit.files import write_text
+from emukit.files import LOCK_FILE, PART, write_text
 
 PLAN_FILE = "plan.json"
 # More seconds or epochs than anybody has.
@@ -66,8 +66,20 @@ def write_begun(folder: Path, begun: Begun, study: Study, archive: Archive, comm
         study: What is asked.
         archive: The data.
         command: What began it.
+
+    Raises:
+        RunError: The folder holds something else.
     """
     if not plan_exists(folder):
+        there = folder.iterdir() if folder.is_dir() else ()
+        others = sorted(p.name for p in there if p.name != LOCK_FILE and not PART.fullmatch(p.name))
+        if others:
+            raise RunError(
+                f"{folder} is not the folder of a study",
+                found=f"no {PLAN_FILE}, and {', '.join(others[:5])}",
+                expected="a new or empty folder: results are written there",
+                hint="another --out, or another name in the study's file",
+            )
         decided = {name: value for name, value in asdict(begun).items() if name not in ("changes", "untimed")}
         kept = _key(study, archive) | decided | {"variants": _variants(study), "command": command}
         write_text(folder / PLAN_FILE, json.dumps(kept, indent=1))
@@ -98,7 +110,7 @@ def read_begun(folder: Path, study: Study, archive: Archive, budget: str | None)
             f"{folder} holds another study of this name",
             found=(f"another {', '.join(different)}" if different else f"a damaged {PLAN_FILE}")
             + (f": {_told(changes)}" if changes else ""),
-            expected=f"the one that was begun with: {kept.get('command')}",
+            expected="the study that it holds",
             hint=f"another name in the study's file, or remove {folder}: its runs lie beside it, and are found again",
         )
     return begun

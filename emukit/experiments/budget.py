@@ -25,18 +25,18 @@ from emukit.data.archive import Archive
 from emukit.data.split import Split
 from emukit.emulators.registry import EMULATORS
 from emukit.errors import RecipeError
-from emukit.experiments.plan import duration, make_plan
+from emukit.experiments.plan import make_plan
 from emukit.experiments.recipe_kinds import NetworkRecipe, Recipe, WrapperRecipe
 from emukit.parallel.comm import Comm
 from emukit.parallel.launch import PARENT
 from emukit.progress import silent_reporter
-from emukit.training.log import read_lines
-from emukit.training.loop import LOG
+from emukit.terminal import duration
+from emukit.training.log import LOG, read_lines
 
 # What a validation costs, of the time of a training step over as many months: a step passes forwards, and backwards,
 # which takes twice as long.
 VALIDATION_SHARE = 1 / 3
-# What is fitted in seconds, to see what a run costs besides its epochs: a process, its imports, the store, the floors.
+# What is fitted in seconds, to see what a run costs besides its epochs: a process, imports, the store, the references.
 SHORT_RECIPE = "climatology"
 # Epochs are tried beside each other where one takes no longer than this.
 TRIED_SECONDS = 20.0

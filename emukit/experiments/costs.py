@@ -16,10 +16,11 @@ from emukit.experiments.budget import (
     start_seconds,
     trainings,
 )
+from emukit.experiments.recipe_forcings import fit_forcings
 from emukit.experiments.recipe_kinds import NetworkRecipe, Recipe
 from emukit.experiments.study import Variant, train_words
 from emukit.parallel.comm import Comm
-from emukit.progress import Reporter
+from emukit.progress import Reporter, silent_reporter
 
 
 def measure_costs(
@@ -53,7 +54,9 @@ def measure_costs(
         training = network.training.model_copy(update={"epochs": 0})
         like = (network.model_copy(update={"training": training}).digest, members)
         if like not in known:
-            known[like] = epoch_seconds(archive, network, make_split(archive, protocol, members), comm, threads)
+            split = make_split(archive, protocol, members)
+            fitted = fit_forcings(network, archive, split, silent_reporter())
+            known[like] = epoch_seconds(archive, fitted, split, comm, threads)
         return known[like]
 
     with reporter.step("measuring", len(variants)) as bar:

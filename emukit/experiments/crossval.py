@@ -28,13 +28,15 @@ from emukit.experiments.recipe_kinds import Recipe
 from emukit.experiments.record import Opening
 from emukit.experiments.run import run_name
 from emukit.experiments.validate import numbers, trained
-from emukit.files import write_text
 from emukit.metrics import Score
+from emukit.outputs import json_kind, new_output, refuse_taken
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
+from emukit.report.leaderboard import ANOTHER_RUN, LIMIT
 from emukit.report.validation import Block
 
 REPORT_FILE = "crossval.json"
+REPORT = json_kind("the results of `emukit crossval`", ("protocol", "months", "recipes", "floor"))
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Comparison:
         recipes: Name to digest.
         months: Fold to what was scored, for people.
         found: Name of a recipe to its scores.
-        floor: Another run of the climate model on the same months, where each fold has one.
+        reference: Another run of the climate model on the same months, where each fold has one.
         limit: Of a perfect emulator, where it can be estimated in each fold.
         notes: What is odd about the folds, for people.
     """
@@ -79,7 +81,7 @@ class Comparison:
     recipes: Mapping[str, str]
     months: Mapping[str, str]
     found: Mapping[str, CrossValidation]
-    floor: CrossValidation | None
+    reference: CrossValidation | None
     limit: CrossValidation | None
     notes: tuple[str, ...]
 
@@ -97,7 +99,7 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        lines = {"floor": self.floor, "limit": self.limit}
+        lines = {"reference": self.reference, "limit": self.limit}
         return {
             "protocol": self.protocol,
             "seed": self.seed,
@@ -118,8 +120,8 @@ class Comparison:
         return out
 
     def _lines(self, fold: str | None = None) -> dict[str, dict[str, float]]:
-        """Floor and limit of a fold, or of the mean over all."""
-        lines = {"floor: another run": self.floor, "estimated limit": self.limit}
+        """Reference and limit of a fold, or of the mean over all."""
+        lines = {ANOTHER_RUN: self.reference, LIMIT: self.limit}
         return {k: numbers(v.folds[fold] if fold else v.mean) for k, v in lines.items() if v}
 
     def _difference(self, model: str, first: str) -> Block:
@@ -222,6 +224,8 @@ def compare(
         RunError: A folder holds a run of another configuration.
         TrainingError: A loss is not finite.
     """
+    # The same command goes on where it was stopped, and writes its results again.
+    refuse_taken(out / REPORT_FILE, REPORT, overwrite=True)
     split = make_split(archive, protocol)
     folds = blocked_folds(archive, split, months=months)
     total, done = len(recipes) * len(folds), 0
@@ -257,7 +261,8 @@ def compare(
         _line(folds, lambda fold: estimated_limit(archive, fold.scored[HELD_OUT])),
         tuple(note for fold in folds.values() for note in fold.notes),
     )
-    write_text(out / REPORT_FILE, json.dumps(result.as_dict(), indent=1))
+    with new_output(out / REPORT_FILE, REPORT, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(result.as_dict(), indent=1), encoding="utf-8")
     return result
 
 

@@ -15,13 +15,11 @@ from matplotlib.figure import Figure
 from emukit.experiments.portrait import Drawn, picture_size, save
 from emukit.experiments.run import Run
 from emukit.experiments.table import Source
-from emukit.files import atomic_path, parse_json, sha256
+from emukit.files import atomic_path, below, parse_json, sha256
 from emukit.report.learning import Log, draw_learning, draw_terms, has_terms
 from emukit.report.site.model import Entry, identifier
 from emukit.submission import read_entry
-from emukit.training.log import read_lines
-
-LOG_FILE = "metrics.jsonl"
+from emukit.training.log import LOG, read_lines
 
 
 def run_entry(run: Run, source: Source) -> Entry:
@@ -160,7 +158,7 @@ def _logs(folder: Path) -> dict[str, Log]:
 
 
 def _log_files(folder: Path) -> list[Path]:
-    return sorted(folder.rglob(LOG_FILE))
+    return below(folder, LOG)
 
 
 def _epochs(run: Run) -> str:

@@ -26,6 +26,7 @@ from emukit.errors import ProtocolError
 from emukit.metrics import Moments, Parts, Score, score_moments
 from emukit.metrics.limit import limit_score
 from emukit.parallel.comm import Comm
+from emukit.report.leaderboard import ANOTHER_RUN, LIMIT
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Evaluation:
         name: ``validation``, ``test`` or ``test-all``.
         spans: What was scored, for people.
         score: Of the emulator.
-        floors: Of what every emulator is measured against: other runs of the climate model, climatology, and the
+        references: Of what every emulator is measured against: other runs of the climate model, climatology, and the
             linear emulator at its defaults.
         limit: Of a perfect emulator; None where it cannot be estimated.
     """
@@ -44,44 +45,45 @@ class Evaluation:
     name: str
     spans: tuple[str, ...]
     score: Score
-    floors: Mapping[str, Score]
+    references: Mapping[str, Score]
     limit: Score | None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        floors = {k: s.as_dict() for k, s in self.floors.items()}
+        references = {k: s.as_dict() for k, s in self.references.items()}
         return {
             "set": self.name,
             "spans": list(self.spans),
             **self.score.as_dict(),
-            "floors": floors,
+            # The key of run folders of all versions.
+            "floors": references,
             "limit": self.limit.as_dict() if self.limit else None,
         }
 
 
 def evaluate(emulator: Emulator, archive: Archive, split: Split, name: str = "validation") -> Evaluation:
-    """Score an emulator on a set of a split, with its floors.
+    """Score an emulator on a set of a split, with its references.
 
     Raises:
         ProtocolError: There is no such set, its targets are hidden, or the emulator has another grid.
     """
     spans = scored_spans(archive, split, name)
-    # Floors do not depend on the members that somebody chose to train on.
+    # References do not depend on the members that somebody chose to train on.
     everything = make_split(archive, split.protocol)
-    floors: dict[str, Score] = {}
+    references: dict[str, Score] = {}
     # Too few training months for a climatology, or a store without the default features, leave out a line; that is no
     # reason to refuse a score.
     with suppress(ProtocolError):
-        floors["climatology"] = score_emulator(ClimatologyEmulator.fit(archive, everything), archive, spans)
+        references["climatology"] = score_emulator(ClimatologyEmulator.fit(archive, everything), archive, spans)
     others = other_runs(archive, spans)
     # Where every member is scored, each stands beside all others.
     mean = None if others else another_run(archive, spans)
-    floors |= {**others, **({"another run": mean} if mean else {})}
+    references |= {**others, **({"another run": mean} if mean else {})}
     with suppress(ProtocolError):
-        floors["linear"] = score_emulator(LinearEmulator.fit(archive, everything), archive, spans)
+        references["linear"] = score_emulator(LinearEmulator.fit(archive, everything), archive, spans)
     check_fits(emulator, archive)
     score = score_emulator(emulator, archive, spans)
-    return Evaluation(name, tuple(s.text(archive) for s in spans), score, floors, estimated_limit(archive, spans))
+    return Evaluation(name, tuple(s.text(archive) for s in spans), score, references, estimated_limit(archive, spans))
 
 
 def scored_spans(archive: Archive, split: Split, name: str) -> tuple[Span, ...]:
@@ -182,12 +184,23 @@ def estimated_limit(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
     # It treats all runs alike: the same for spans that differ in the member alone.
     @cache
     def limit(name: str, start: int, stop: int) -> Score:
-        runs = np.stack([archive[name].truth(m, start, stop) for m in archive[name].members])
+        runs = [archive[name].truth(m, start, stop) for m in archive[name].members]
         return limit_score(runs, archive.grid.weights, archive.variables)
 
     if any(len(archive[s.scenario].members) < 2 for s in spans):
         return None
     return mean_score([limit(s.scenario, s.start, s.stop) for s in spans])
+
+
+def yardstick(archive: Archive, spans: tuple[Span, ...]) -> dict[str, Score]:
+    """What a score on spans is worth, by name: that of another run, and the estimated limit.
+
+    Each where there are other runs of these months; neither where the store hides them.
+    """
+    if any(is_hidden(archive, span) for span in spans):
+        return {}
+    lines = {ANOTHER_RUN: another_run(archive, spans), LIMIT: estimated_limit(archive, spans)}
+    return {name: score for name, score in lines.items() if score}
 
 
 def _run_of(archive: Archive, member: int, span: Span) -> NDArray[np.float32]:

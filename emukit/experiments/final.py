@@ -13,7 +13,7 @@ from emukit.emulators.base import Emulator
 from emukit.emulators.wrapper import Wrapper
 from emukit.errors import RunError
 from emukit.experiments.record import Identity
-from emukit.training.log import read_lines
+from emukit.training.log import LOG, gaps, read_lines
 from emukit.training.loop import Keep
 from emukit.training.settings import TrainingSettings
 
@@ -61,7 +61,14 @@ class Selected:
             RunError: The log of the run is missing, damaged or without a validation score.
         """
         best, keep, before = float("inf"), None, 0.0
-        for line in read_lines(self.folder / "metrics.jsonl"):
+        lines = read_lines(self.folder / LOG)
+        if missing := gaps(lines):
+            raise RunError(
+                f"the log of {self.folder} does not say which epoch was best",
+                found=missing,
+                hint="restore it, name another finished run with --final, or train it again",
+            )
+        for line in lines:
             for key, averaged in (("validation", False), ("validation_average", True)):
                 score = (line.get(key) or {}).get("score")
                 if isinstance(score, float) and score < best:

@@ -22,7 +22,7 @@ from emukit.data.split import Span
 from emukit.experiments import paired, provenance
 from emukit.experiments.ablate import PlannedRun, StudyPlan
 from emukit.experiments.evaluate import another_run, estimated_limit, mean_score, scored_spans
-from emukit.experiments.recipe_kinds import is_random
+from emukit.experiments.names import is_random
 from emukit.experiments.record import benchmark_of
 from emukit.experiments.run import Run
 from emukit.experiments.search import validation_scores
@@ -31,6 +31,7 @@ from emukit.experiments.years import YEAR, load_years, save_years, year_moments
 from emukit.files import write_text
 from emukit.metrics import Score
 from emukit.progress import Reporter
+from emukit.report.leaderboard import ANOTHER_RUN, LIMIT
 from emukit.report.study import StudyTable, comma_separated, markdown
 
 STUDY_FILE, TABLE_FILE, CSV_FILE = "study.json", "table.md", "table.csv"
@@ -78,7 +79,7 @@ def study_result(plan: StudyPlan, archive: Archive, command: str, reporter: Repo
         results.append(_mean_result(plan, left_out))
     best = _best_trial(plan, archive)
     if best:
-        _say_best(best, plan.study.trials, results)
+        _say_best(best, plan.study.number_of_trials, results)
     return {
         "format": 1,
         "name": plan.study.name,
@@ -133,7 +134,7 @@ def _best_trial(plan: StudyPlan, archive: Archive) -> str | None:
     return min(known, key=known.__getitem__) if known else None
 
 
-def _say_best(best: str, trials: int | None, results: Sequence[dict[str, Any]]) -> None:
+def _say_best(best: str, trials: int, results: Sequence[dict[str, Any]]) -> None:
     """Say in the sentences which trial was chosen, and where that flatters it."""
     words = {True: f"; chosen among {trials} trials by these months, which flatters it", False: "; the one chosen"}
     for result in results:
@@ -157,7 +158,7 @@ def tables_of(result: Mapping[str, Any]) -> list[StudyTable]:
         StudyTable(
             f"{result['name']}, {r['protocol']} {r['set']}: {'; '.join(r['months'])}",
             tuple(r["rows"]),
-            {k: v for k, v in (("floor: another run", r["floor"]), ("estimated limit", r["limit"])) if v},
+            {k: v for k, v in ((ANOTHER_RUN, r["floor"]), (LIMIT, r["limit"])) if v},
         )
         for r in result["results"]
     ]
@@ -257,7 +258,7 @@ def _row(plan: StudyPlan, name: str, found: Found, years: int) -> dict[str, Any]
     if not pairs:
         return row | {"sentence": "no run of the base to compare with has finished"}
     differences = paired.difference([v for v, _ in pairs], [b for _, b in pairs], years)
-    drawn = is_random(plan.recipes[name]) or is_random(plan.recipes[base])
+    drawn = is_random(plan.recipes[name].model_dump()) or is_random(plan.recipes[base].model_dump())
     row["difference"] = {k: asdict(d) for k, d in differences.items()}
     return row | {"sentence": paired.sentence(differences, len(pairs), drawn, years)}
 

@@ -58,13 +58,14 @@ def gather_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
         seen.add(real)
         try:
             source = read_source(folder)
+            run = source.run
         except EmukitError as e:
             if named:
                 raise
             found.left_out.append(reason(e))
             return
-        if source.run and source.run.record.state != "finished":
-            found.unfinished.append(Unfinished(folder.name, look_at(folder).state, source.run.go_on()))
+        if run and run.record.state != "finished":
+            found.unfinished.append(Unfinished(folder.name, look_at(folder).state, run.go_on()))
         else:
             found.sources.append(source)
 
@@ -123,7 +124,7 @@ def study_names(studies: Iterable[tuple[Path, Study]]) -> dict[Path, str]:
 def named_source(source: Source, names: Mapping[Path, str]) -> Source:
     """A source with its own rows under the name that its run has in a study; that says the seed already."""
     name = names.get(Path(os.path.realpath(source.folder)))
-    if source.run is None or name is None:
+    if source.record is None or name is None:
         return source
     known = source.folder.name
     rows = [

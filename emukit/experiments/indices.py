@@ -16,13 +16,17 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from emukit.competitions.climx.submission import FIRST_YEAR, LAST_YEAR, write_submission
 from emukit.data.daily import DAYS, DailyStore, open_daily
 from emukit.data.grid import Grid
 from emukit.errors import EmukitError, StoreError
 from emukit.experiments import provenance
-from emukit.files import atomic_path, sha256, write_text
+from emukit.files import atomic_path, parse_json, read_text, sha256, write_text
 from emukit.metrics.extremes import INDICES, UNITS, VARIABLES, Thresholds, indices_by_year, thresholds_of
+from emukit.outputs import MARK, Kind, marked, netcdf_kind, new_output, refuse_taken
 from emukit.progress import Reporter
+
+INDICES_MARK = "indices"
 
 LONG_NAMES = {
     "TXx": "annual maximum of daily maximum temperature",
@@ -89,16 +93,36 @@ class Percentiles:
             ) from e
 
 
-def check_output(out: Path) -> None:
+def check_output(out: Path, overwrite: bool = False) -> None:
     """Refuse a place that `write_indices` could not write to, before anything is computed for it.
 
     Raises:
-        EmukitError: The ending is none that it writes, or the path exists.
+        EmukitError: The ending is none that it writes, or the place is taken.
     """
-    if out.suffix.lower() not in (".nc", ".parquet", ".csv"):
-        raise EmukitError(f"cannot tell what to write to {out}", expected="a name that ends in .nc, .parquet or .csv")
-    if out.exists():
-        raise EmukitError(f"{out} exists", expected="a new path", hint="remove it or choose another --out")
+    refuse_taken(out, _kind(out), overwrite)
+
+
+def _kind(out: Path) -> Kind:
+    ending = out.suffix.lower()
+    if ending == ".nc":
+        return netcdf_kind("a file of `emukit indices`", marked(INDICES_MARK))
+    if ending in (".parquet", ".csv"):
+        return Kind("a submission of `emukit indices`", _strange_submission, folder=False)
+    raise EmukitError(f"cannot tell what to write to {out}", expected="a name that ends in .nc, .parquet or .csv")
+
+
+def _strange_submission(path: Path) -> str:
+    try:
+        kept = parse_json(read_text(_origin(path)))
+        own = isinstance(kept, dict) and kept.get("sha256") == sha256(path)
+    except (OSError, ValueError):
+        own = False
+    return "" if own else "a folder" if path.is_dir() else "a file of another origin"
+
+
+def _origin(submission: Path) -> Path:
+    """Where the digests of a submission are kept."""
+    return submission.with_name(f"{submission.name}.json")
 
 
 def parse_period(text: str) -> tuple[int, int]:
@@ -199,7 +223,7 @@ def compute_indices(paths: Sequence[Path], percentiles: Percentiles, report: Rep
     )
 
 
-def write_indices(indices: xr.Dataset, out: Path) -> str:
+def write_indices(indices: xr.Dataset, out: Path, overwrite: bool = False) -> str:
     """Write indices by the ending of the name: ``.nc``, or a ClimX submission in ``.parquet`` or ``.csv``.
 
     A submission gets ``NAME.json`` next to it: its own digest, and those of the daily fields and the base period.
@@ -208,14 +232,12 @@ def write_indices(indices: xr.Dataset, out: Path) -> str:
         What was written, in words.
 
     Raises:
-        EmukitError: The ending is another, or the content is not a valid submission.
+        EmukitError: The ending is another, the place is taken, or the content is not a valid submission.
     """
-    if out.suffix == ".nc":
-        with atomic_path(out) as temporary:
-            indices.to_netcdf(temporary)
+    if out.suffix.lower() == ".nc":
+        with new_output(out, _kind(out), overwrite) as temporary:
+            indices.assign_attrs({MARK: INDICES_MARK}).to_netcdf(temporary)
         return f"{len(INDICES)} indices, {indices.year.values[0]} to {indices.year.values[-1]}"
-    from emukit.competitions.climx.submission import FIRST_YEAR, LAST_YEAR, write_submission
-
     years = (int(indices.year.values[0]), int(indices.year.values[-1]))
     if years != (FIRST_YEAR, LAST_YEAR):
         raise EmukitError(
@@ -224,9 +246,10 @@ def write_indices(indices: xr.Dataset, out: Path) -> str:
             expected=f"{FIRST_YEAR} to {LAST_YEAR}",
             hint="name a file that ends in .nc to keep indices of other years",
         )
+    check_output(out, overwrite)
     rows = write_submission(out, {name: indices[name].to_numpy() for name in INDICES})
     kept = {"sha256": sha256(out), **{k: _plain(v) for k, v in indices.attrs.items()}}
-    write_text(out.with_name(f"{out.name}.json"), json.dumps(kept, indent=1))
+    write_text(_origin(out), json.dumps(kept, indent=1))
     return f"{rows:,} rows of {len(INDICES)} indices"
 
 

@@ -21,13 +21,15 @@ from pathlib import Path
 
 from emukit.errors import EmukitError, RunError
 from emukit.experiments.provenance import now
-from emukit.files import exclusive
+from emukit.files import exclusive, open_append, open_regular
 from emukit.parallel.launch import GRACE_SECONDS, PARENT, TORCHRUN
 
 # Between looks at a process, and at a folder that another one holds.
 LOOK_SECONDS = 0.2
 # Of what a failed job wrote, so many lines are shown.
 TAIL_LINES = 12
+# Of its end, so much is looked at.
+MOST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,8 @@ def run_job(job: Job, environment: Mapping[str, str], stop: threading.Event, beg
             if job.done(job.folder):
                 return ""
             job.log.parent.mkdir(parents=True, exist_ok=True)
-            with job.log.open("a", encoding="utf-8") as log:
-                log.write(f"{now()} {socket.gethostname()}: {shlex.join(job.words)}\n")
+            with open_append(job.log) as log:
+                log.write(f"{now()} {socket.gethostname()}: {shlex.join(job.words)}\n".encode())
             said = job.log.stat().st_size
             code = _process(job, environment, stop, began)
             if code == 0 or stop.is_set():
@@ -155,7 +157,7 @@ def run_job(job: Job, environment: Mapping[str, str], stop: threading.Event, beg
 def _process(job: Job, environment: Mapping[str, str], stop: threading.Event, began: Callable[[], None]) -> int:
     """The exit code of the command's process, which is asked to end when all are to stop."""
     inherited = {k: v for k, v in os.environ.items() if k not in TORCHRUN}
-    with job.log.open("ab") as log:
+    with open_append(job.log) as log:
         process = subprocess.Popen(
             job.words,
             stdin=subprocess.DEVNULL,
@@ -192,7 +194,9 @@ def _held(folder: Path) -> bool:
 
 def _words(log: Path, start: int, code: int) -> str:
     """The end of a log, of what was written into it from a byte on."""
-    text = log.read_bytes()[start:].decode(errors="replace")
+    with open_regular(log) as f:
+        f.seek(max(start, log.stat().st_size - MOST_BYTES))
+        text = f.read(MOST_BYTES).decode(errors="replace")
     lines = [line for line in text.splitlines() if line.strip()]
     if code < 0:
         lines.append(f"killed by signal {-code}; a process that is killed often ran out of memory")

@@ -20,6 +20,7 @@ from emukit.data.segments import SegmentSource
 from emukit.experiments.recipe_kinds import NetworkRecipe
 from emukit.models.registry import build_network
 from emukit.parallel.comm import Comm
+from emukit.terminal import size
 from emukit.training.footprint import Footprint, State, measure
 from emukit.training.settings import TrainingSettings
 
@@ -181,12 +182,3 @@ def free_share(comm: Comm) -> int:
     """Bytes free for this process; processes on CPUs share one memory."""
     free = free_memory(comm.device)
     return free // comm.world if comm.device.type == "cpu" else free
-
-
-def size(amount: float) -> str:
-    """Bytes in words, with three digits."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 999.5:
-            return f"{amount:.3g} {unit}"
-        amount /= 1000
-    return f"{amount:.3g} TB"

@@ -19,6 +19,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from emukit.distribution import install_hint
 from emukit.errors import EmukitError
 from emukit.experiments.jobs import LOOK_SECONDS, Job, run_job
 
@@ -97,7 +98,7 @@ def open_cluster(address: str) -> Iterator[Cluster]:
     try:
         ray = import_module("ray")
     except ImportError:
-        raise EmukitError("Ray is not installed", hint='pip install "emukit[ray]"') from None
+        raise EmukitError("Ray is not installed", hint=install_hint("ray")) from None
     try:
         with warnings.catch_warnings():
             # What is wrong is said below.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from emukit.data.archive import Archive, Scenario
 from emukit.data.grid import Grid
+from emukit.data.named import DEMO
 from emukit.data.split import Span
 from emukit.emulators.base import Emulator
 from emukit.emulators.sampled import Sampled
@@ -40,6 +41,25 @@ LEAST_MONTHS = 36
 # Of monthly precipitation, in mm/day: from deserts to the wettest months of the tropics.
 SIZES = (0.01, 60.0)
 SIZE_CLASSES = 48
+# Twenty years, in which weather comes near to its mean.
+CHANGE_MONTHS = 240
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """The mean over the last years of a span less that over the first years of its scenario.
+
+    Attributes:
+        early: [a, b) first months of the scenario that can be predicted, whole years.
+        late: [a, b) last months of the span, whole years.
+        truth: (V, Y, X) of the member that is scored.
+        prediction: (V, Y, X).
+    """
+
+    early: tuple[int, int]
+    late: tuple[int, int]
+    truth: Array
+    prediction: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +74,7 @@ class Shown:
             prediction, and one more, to see what chance does.
         global_members: (M, N, V) global means of all N months of the scenario, NaN where hidden.
         global_predictions: (R, N, V) of the ensemble, NaN before the first month that can be predicted.
+        change: How the climate changes until the end of the span; None where its beginning is not known.
     """
 
     archive: Archive
@@ -62,6 +83,12 @@ class Shown:
     predictions: list[Fields]
     global_members: Array
     global_predictions: Array
+    change: Change | None
+
+    @property
+    def earth(self) -> bool:
+        """Whether coasts are those of the Earth, and not of the invented planet of the demo."""
+        return self.archive.card.name != DEMO
 
     @property
     def scenario(self) -> Scenario:
@@ -94,12 +121,13 @@ def gather(emulator: Emulator, archive: Archive, span: Span) -> Shown:
     scenario, grid = archive[span.scenario], archive.grid
     members = sorted(scenario.members, key=lambda m: m != span.members[0])
     answers = [emulator.member(k) for k in range(REALISATIONS + 1)] if isinstance(emulator, Sampled) else [emulator]
-    predictions, means = [], []
+    predictions, means, wholes = [], [], list[Fields]()
     for answer in answers:
         whole = answer.predict_fields(scenario, answer.first_month, len(scenario))
         mean = np.full((len(scenario), len(archive.variables)), np.nan)
         mean[answer.first_month :] = grid.mean(whole)
         means.append(mean)
+        wholes = wholes or [whole]
         predictions.append(whole[span.start - answer.first_month : span.stop - answer.first_month].copy())
     return Shown(
         archive,
@@ -108,7 +136,39 @@ def gather(emulator: Emulator, archive: Archive, span: Span) -> Shown:
         predictions,
         np.stack([_global_means(scenario, m, grid) for m in members]),
         np.stack(means[:REALISATIONS]),
+        _change(scenario, span, wholes[0], answers[0].first_month),
     )
+
+
+def _change(scenario: Scenario, span: Span, whole: Fields, first: int) -> Change | None:
+    """The change of a prediction of all months from `first` on, and of the truth; None where one is not known."""
+    late = span.stop - min(CHANGE_MONTHS, len(span) // 12 * 12), span.stop
+    early = first, min(first + CHANGE_MONTHS, first + (late[0] - first) // 12 * 12)
+    if late[0] == late[1] or early[1] <= early[0] or scenario.hidden[slice(*early)].any():
+        return None
+    truth = [time_mean(scenario.truth(span.members[0], *months)) for months in (early, late)]
+    said = [time_mean(whole[a - first : b - first]) for a, b in (early, late)]
+    return Change(early, late, truth[1] - truth[0], said[1] - said[0])
+
+
+def change_rows(shown: Shown, change: Change) -> list[Row]:
+    """Maps of the change: of the prediction, of the truth, and what is between them in a scale of its own."""
+    grid, scored = shown.archive.grid, shown.span.members[0]
+    rows = []
+    for v, variable in enumerate(shown.archive.variables):
+        said, true = change.prediction[v], change.truth[v]
+        means = [f"mean {float(grid.mean(f)):+.2f}" for f in (said, true)]
+        panels = [Panel(f"prediction: {means[0]}", said), Panel(f"member {scored}: {means[1]}", true)]
+        apart = Panel(f"prediction less member {scored}: {area_means(said - true, grid, squared=True)}", said - true)
+        rows.append(Row(variable, f"change of {shown.label(variable)}", panels, apart))
+    return rows
+
+
+def change_words(shown: Shown, change: Change) -> str:
+    """Between which months it is, for people."""
+    months = shown.scenario.months
+    early, late = (f"{months[a]}..{months[b - 1]}" for a, b in (change.early, change.late))
+    return f"change of the mean from {early} to {late}"
 
 
 def error_rows(shown: Shown) -> list[Row]:
@@ -147,7 +207,7 @@ def annual_means(shown: Shown) -> list[Years]:
         for g in (shown.global_members, shown.global_predictions)
     )
     return [
-        Years(f"{shown.label(name)}, global", Curves(x, members[..., v], predictions[..., v]))
+        Years(f"{shown.label(name)}, global", Curves(x, members[..., v], predictions[..., v], truth=True))
         for v, name in enumerate(shown.archive.variables)
     ]
 
@@ -179,7 +239,7 @@ def mean_years(shown: Shown) -> list[list[Season]]:
         m, p = (np.stack([np.einsum("mvyx,yx->mv", c, weights) for c in cycles]) for cycles in (members, predictions))
         x = np.arange(1.0, 13.0)
         for v, name in enumerate(shown.archive.variables):
-            cycle = Curves(x, m[..., v], p[..., v])
+            cycle = Curves(x, m[..., v], p[..., v], truth=True)
             errors = Curves(x, m[1:, :, v] - m[0, :, v], p[..., v] - m[0, :, v])
             out[v].append(Season(shown.label(name), place, cycle, errors))
     return out
@@ -204,6 +264,7 @@ def power(shown: Shown) -> list[list[Power]]:
                         members[0][kind].frequency,
                         _powers([s[kind] for s in members], v),
                         _powers([s[kind] for s in predictions], v),
+                        truth=True,
                     ),
                 )
                 for kind, what in SERIES.items()
@@ -244,7 +305,7 @@ def distribution(shown: Shown, variable: str) -> Curves:
     members, predictions = (
         np.stack([shares(f) for f in fields]) for fields in (shown.members.values(), shown.ensemble)
     )
-    return Curves(np.sqrt(edges[1:] * edges[:-1]), members, predictions)
+    return Curves(np.sqrt(edges[1:] * edges[:-1]), members, predictions, truth=True)
 
 
 def _powers(spectrum: Sequence[Spectrum], v: int) -> Array:

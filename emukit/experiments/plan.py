@@ -29,13 +29,14 @@ from emukit.experiments.memory import (
     largest_batch,
     largest_share,
     memory_plan,
-    size,
 )
+from emukit.experiments.recipe_forcings import fit_forcings
 from emukit.experiments.recipe_kinds import NetworkRecipe, Recipe
 from emukit.experiments.trainer import composite_loss
 from emukit.models.precision import matmul_precision
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
+from emukit.terminal import duration, size
 from emukit.training.engine import Engine, Execution
 from emukit.training.footprint import forward_rate
 
@@ -186,6 +187,7 @@ def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, report
             expected="a network",
             hint=f"emukit train {recipe.emulator}; `emukit models` lists the networks",
         )
+    recipe = fit_forcings(recipe, archive, split, reporter)
     recipe = resolve_batch(recipe, archive, split, comm, reporter)
     training, history = recipe.training, recipe.inputs.window.history
     encoder = FrameEncoder.fit(archive, split.train, recipe.inputs)
@@ -268,17 +270,3 @@ def _time_steps(engine: Engine, source: SegmentSource, accumulate: int, most: in
         each = max(0.0, longer - taken) / (larger - number)
         number, taken = larger, longer
     return accumulate * (taken + (len(batch) - number) * each), number == len(batch)
-
-
-def duration(seconds: float) -> str:
-    """Time in words."""
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    minutes = seconds / 60
-    return (
-        f"{minutes:.0f} min"
-        if minutes < 120
-        else f"{minutes / 60:.1f} h"
-        if minutes < 2880
-        else f"{minutes / 1440:.1f} days"
-    )

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from PIL import Image, UnidentifiedImageError
 
 from emukit.data.archive import Archive
 from emukit.data.split import Span, Split, is_hidden
@@ -21,7 +22,8 @@ from emukit.experiments.evaluate import scored_spans
 from emukit.experiments.likeness import Likeness, likeness
 from emukit.experiments.pictures import LEAST_MONTHS, REALISATIONS, Shown, gather
 from emukit.experiments.run import Run
-from emukit.files import atomic_path
+from emukit.files import inside, open_regular, parse_json, read_text
+from emukit.outputs import Kind, new_output, refuse_taken
 from emukit.progress import Reporter
 from emukit.report.curves import draw_seasons, draw_spectra, draw_years
 from emukit.report.figure import write_png
@@ -30,7 +32,9 @@ from emukit.report.ranks import draw_ranks
 
 FOLDER = "plots"
 WEATHER_FILE = "weather.json"
-PICTURES = ("maps", "years", "seasons", "spectra", "ranks")
+# As PNG names the program that wrote a file.
+SOFTWARE = "emukit"
+PICTURES = ("maps", "change", "years", "seasons", "spectra", "ranks")
 DEFAULT_SETS = ("validation", "test")
 
 
@@ -53,7 +57,9 @@ class Album:
     weather: Likeness | None
 
 
-def plot_run(run: Run, archive: Archive, name: str | None, out: Path | None, reporter: Reporter) -> list[Album]:
+def plot_run(
+    run: Run, archive: Archive, name: str | None, out: Path | None, reporter: Reporter, overwrite: bool = False
+) -> list[Album]:
     """Draw every span of a set among the members of the climate model's ensemble.
 
     Args:
@@ -62,11 +68,12 @@ def plot_run(run: Run, archive: Archive, name: str | None, out: Path | None, rep
         name: The set; None: validation and test, each where its truth is visible.
         out: The folder in which each span gets one; ``plots`` in the run folder when None.
         reporter: Shows progress.
+        overwrite: Whether pictures that are there may be replaced.
 
     Raises:
         RunError: The run has not finished, or is damaged.
         ProtocolError: There is no such set, nothing visible to compare with, or the archive does not fit.
-        EmukitError: The pictures would be of other data than the run, inside the run; or a folder holds other files.
+        EmukitError: The pictures would be of other data than the run, inside the run; or a folder is taken.
     """
     split = run.split(archive)
     spans = {name: scored_spans(archive, split, name)} if name else _visible_sets(archive, split, reporter)
@@ -78,15 +85,15 @@ def plot_run(run: Run, archive: Archive, name: str | None, out: Path | None, rep
         )
     emulator = run.emulator(archive)
     places = {_place(archive, s, span, spans[s]): (s, span) for s in spans for span in spans[s]}
-    folders = {(out or run.folder / FOLDER) / place: of for place, of in places.items()}
+    folders = {out / place if out else inside(run.folder, FOLDER, place): of for place, of in places.items()}
     for folder in folders:
-        _refuse_strangers(folder)
+        refuse_taken(folder, KIND, overwrite)
     albums = []
     with reporter.step("plot", len(folders)) as step:
         for folder, (set_name, span) in folders.items():
             title = f"{run.folder.resolve().name}, {set_name}: {span.text(archive)}"
             shown = gather(emulator, archive, span)
-            albums.append(_write(shown, run, archive, folder, title))
+            albums.append(_write(shown, run, archive, folder, title, overwrite))
             step.advance(note=str(folder))
     return albums
 
@@ -113,23 +120,34 @@ def _place(archive: Archive, name: str, span: Span, spans: tuple[Span, ...]) -> 
     return f"{name}-{span.scenario}" + ("" if alone else f"-{archive[span.scenario].months[span.start]}")
 
 
-def _refuse_strangers(folder: Path) -> None:
-    own = {WEATHER_FILE, *(f"{p}.png" for p in PICTURES)}
-    strange = sorted({p.name for p in folder.iterdir()} - own) if folder.is_dir() else []
-    if strange:
-        raise EmukitError(
-            f"{folder} holds other files than pictures",
-            found=", ".join(strange[:5]),
-            expected="a new folder, or one that `emukit plot` wrote and would replace",
-            hint="name another --out",
-        )
+def _strange(folder: Path) -> str:
+    """What in a folder no `emukit plot` wrote."""
+    if not folder.is_dir():
+        return "a file"
+    return ", ".join(sorted(p.name for p in folder.iterdir() if not _is_own(p))[:5])
 
 
-def _write(shown: Shown, run: Run, archive: Archive, folder: Path, title: str) -> Album:
+def _is_own(path: Path) -> bool:
+    try:
+        if path.name == WEATHER_FILE:
+            head = parse_json(read_text(path))
+            return isinstance(head, dict) and {"title", "written", "data", "recipe"} <= head.keys()
+        if path.suffix != ".png" or path.stem not in PICTURES:
+            return False
+        with open_regular(path) as file, Image.open(file) as image:
+            return bool(image.info.get("Software") == SOFTWARE)
+    except (OSError, ValueError, UnidentifiedImageError):
+        return False
+
+
+KIND = Kind("pictures of `emukit plot`", _strange)
+
+
+def _write(shown: Shown, run: Run, archive: Archive, folder: Path, title: str, overwrite: bool) -> Album:
     figures, left_out = draw(shown, title)
     weather = None if "spectra" in left_out else likeness(shown)
-    about = {"Title": title, "Software": "emukit", "Description": f"data {archive.digest}, recipe {run.recipe.digest}"}
-    with atomic_path(folder) as temporary:
+    about = {"Title": title, "Software": SOFTWARE, "Description": f"data {archive.digest}, recipe {run.recipe.digest}"}
+    with new_output(folder, KIND, overwrite) as temporary:
         temporary.mkdir()
         for name, figure in figures.items():
             write_png(figure, temporary / f"{name}.png", about)
@@ -146,13 +164,20 @@ def draw(shown: Shown, title: str) -> tuple[dict[str, Figure], dict[str, str]]:
     span, scenario = shown.span, shown.scenario
     scored = pictures.year_of(scenario, span.start), pictures.year_of(scenario, span.stop)
     figures = {
-        "maps": draw_maps(pictures.error_rows(shown), shown.archive.grid, f"{title}\nerrors, with their area means"),
+        "maps": draw_maps(
+            pictures.error_rows(shown), shown.archive.grid, f"{title}\nerrors, with their area means", earth=shown.earth
+        ),
         "years": draw_years(
             pictures.annual_means(shown), scored, pictures.hidden_years(scenario), f"{title}\nannual means"
         ),
         "seasons": draw_seasons(pictures.mean_years(shown), f"{title}\nmean year of the scored months"),
     }
     left_out = {}
+    if shown.change:
+        rows, words = pictures.change_rows(shown, shown.change), pictures.change_words(shown, shown.change)
+        figures["change"] = draw_maps(rows, shown.archive.grid, f"{title}\n{words}", earth=shown.earth)
+    else:
+        left_out["change"] = "no years before the scored ones are visible to begin from"
     if len(span) < LEAST_MONTHS:
         left_out["spectra"] = f"{len(span)} months are too few to tell weather from climate"
     else:

@@ -26,13 +26,12 @@ from safetensors.numpy import load_file, save_file
 
 from emukit.data.archive import Archive
 from emukit.data.grid import Grid
-from emukit.data.named import DEMO
 from emukit.errors import ProtocolError
 from emukit.experiments import pictures
 from emukit.experiments.evaluate import scored_spans
 from emukit.experiments.pictures import LEAST_MONTHS, REALISATIONS, Shown, gather
 from emukit.experiments.run import Run
-from emukit.files import atomic_path, parse_json, sha256
+from emukit.files import atomic_path, check_regular, open_regular, parse_json, read_text, sha256
 from emukit.report.curves import Season, draw_seasons, draw_spectra, draw_years
 from emukit.report.errors import Field, draw_distribution, draw_error_maps, draw_zonal, map_colours
 from emukit.report.figure import line_colours, write_webp
@@ -43,7 +42,7 @@ Array = NDArray[np.float64]
 FOLDER = "report"
 ABOUT_FILE, NUMBERS_FILE = "about.json", "numbers.safetensors"
 # Raised with every change of what is kept or drawn.
-VERSION = 3
+VERSION = 4
 # Of every picture, in inches: on a page they are as wide as its text, and their letters are of one size.
 SHAPES = {
     "maps": (8.6, 4.5),
@@ -198,7 +197,7 @@ def _scaled(kept: Portrait, name: str, draw: Callable[[], Figure], alt: str) -> 
 def picture_size(path: Path) -> tuple[int, int] | None:
     """Width and height in pixels; None where there is no picture that can be read."""
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file) as image:
             return image.size
     except (OSError, UnidentifiedImageError):
         return None
@@ -220,9 +219,10 @@ def _key(run: Run, set_name: str) -> str:
 def _read(folder: Path, key: str) -> Portrait | None:
     """What is kept; None where there is nothing whole of this key."""
     try:
-        about = parse_json((folder / ABOUT_FILE).read_text(encoding="utf-8"))
+        about = parse_json(read_text(folder / ABOUT_FILE))
         if about["key"] != key:
             return None
+        check_regular(folder / NUMBERS_FILE)
         numbers = {k: v.astype(np.float64) for k, v in load_file(folder / NUMBERS_FILE).items()}
         drawn = {
             name: Drawn(folder / f"{name}.webp", (int(w), int(h)), str(alt))
@@ -272,7 +272,7 @@ def _draw(run: Run, set_name: str, folder: Path, key: str, archive: Archive) -> 
             "set": set_name,
             "span": span.text(archive),
             "span_key": hashlib.sha256(f"{archive.digest} {span.text(archive)}".encode()).hexdigest()[:12],
-            "earth": archive.card.name != DEMO,
+            "earth": shown.earth,
             "pictures": drawn,
         }
         (temporary / ABOUT_FILE).write_text(json.dumps(about, indent=1), encoding="utf-8")

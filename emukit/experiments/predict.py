@@ -5,23 +5,30 @@ Invariant: the file says which run, data and code it came from, and is whole or 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import xarray as xr
 
 from emukit.data.archive import Archive, Scenario
 from emukit.data.residency import host_free
+from emukit.data.zarr_writer import write_zarr
 from emukit.emulators.base import Emulator
 from emukit.emulators.sampled import Sampled
 from emukit.errors import RunError
 from emukit.experiments import provenance
-from emukit.experiments.memory import SAFE, size
+from emukit.experiments.memory import SAFE
 from emukit.experiments.run import Run
-from emukit.files import atomic_path
+from emukit.outputs import MARK, Kind, marked, netcdf_kind, new_output, refuse_taken, zarr_kind
+from emukit.progress import Reporter
+from emukit.terminal import size
+
+PREDICTION = "prediction"
+NAME = "a prediction of `emukit predict`"
 
 
-def predict_scenario(run: Run, archive: Archive, scenario: str, members: int | None = None) -> xr.Dataset:
+def predict_scenario(
+    run: Run, archive: Archive, scenario: str, members: int | None = None, *, reporter: Reporter
+) -> xr.Dataset:
     """Predict every month of a scenario that the run's window can reach.
 
     Args:
@@ -29,6 +36,7 @@ def predict_scenario(run: Run, archive: Archive, scenario: str, members: int | N
         archive: Its forcings are predicted from.
         scenario: A scenario of the archive.
         members: How many realisations, along a dimension ``member``; None: one prediction, without that dimension.
+        reporter: Is told of forcings far outside the training.
 
     Raises:
         ProtocolError: The scenario is not there, or lacks a forcing.
@@ -36,8 +44,12 @@ def predict_scenario(run: Run, archive: Archive, scenario: str, members: int | N
     """
     emulator, wanted = run.emulator(archive), archive[scenario]
     dataset = emulator.predict(wanted) if members is None else _ensemble(run, emulator, members, wanted)
+    far = emulator.warning_of(wanted, emulator.first_month, len(wanted))
+    if far:
+        reporter.say(f"note: {far}")
     record, session = run.record, run.record.sessions[-1]
     return dataset.assign_attrs(
+        **emulator.distance_attributes(wanted, emulator.first_month, len(wanted)),
         title=f"{run.recipe.emulator} emulation of {scenario}",
         history=f"{provenance.now()} emukit {session.versions['emukit']}: {record.command}",
         training_protocol=record.identity.protocol,
@@ -72,36 +84,33 @@ def _ensemble(run: Run, emulator: Emulator, members: int, scenario: Scenario) ->
     return xr.concat(realisations, number, combine_attrs="identical")
 
 
-def check_place(out: Path) -> None:
+def check_place(out: Path, overwrite: bool = False) -> None:
     """Refuse a place that `write_prediction` could not write to, before anything is computed for it.
 
     Raises:
-        RunError: The suffix is another than .nc or .zarr, the place is taken, or cannot be written.
+        RunError: The suffix is another than .nc or .zarr.
+        EmukitError: The place is taken, or cannot be written.
     """
+    refuse_taken(out, _kind(out), overwrite)
+
+
+def _kind(out: Path) -> Kind:
     if out.suffix not in (".nc", ".zarr"):
         raise RunError(f"cannot tell the format of {out}", found=out.suffix or "no suffix", expected=".nc or .zarr")
-    if out.is_dir() or (out.suffix == ".zarr" and out.exists()):
-        raise RunError(f"{out} exists", expected="a new path", hint="remove it or choose another --out")
-    place = next(p for p in out.absolute().parents if p.exists())
-    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
-        raise RunError(
-            f"cannot write {out}",
-            found=f"{place} is {'not writable' if place.is_dir() else 'no folder'}",
-            expected="a place that can be written",
-            hint="choose another --out",
-        )
+    if out.suffix == ".zarr":
+        return zarr_kind(NAME, marked(PREDICTION))
+    return netcdf_kind(NAME, marked(PREDICTION))
 
 
-def write_prediction(dataset: xr.Dataset, out: Path) -> None:
+def write_prediction(dataset: xr.Dataset, out: Path, overwrite: bool = False) -> None:
     """Write as NetCDF4 (``.nc``) or Zarr (``.zarr``).
 
     Raises:
-        RunError: As `check_place`.
+        EmukitError: As `check_place`, or it cannot be written.
     """
-    check_place(out)
-    if out.suffix == ".nc":
-        with atomic_path(out) as temporary:
+    dataset = dataset.assign_attrs({MARK: PREDICTION})
+    with new_output(out, _kind(out), overwrite) as temporary:
+        if out.suffix == ".nc":
             dataset.to_netcdf(temporary, encoding={v: {"zlib": True, "complevel": 1} for v in dataset.data_vars})
-    else:
-        with atomic_path(out) as temporary:
-            dataset.to_zarr(temporary, mode="w", zarr_format=2)
+        else:
+            write_zarr(dataset, temporary, encoding={})

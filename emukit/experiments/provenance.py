@@ -12,7 +12,9 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-PACKAGES = ("emukit", "torch", "numpy", "xarray", "zarr", "scikit-learn", "pydantic")
+from emukit.distribution import VERSION
+
+PACKAGES = ("torch", "numpy", "xarray", "zarr", "scikit-learn", "pydantic")
 
 
 def now() -> str:
@@ -22,7 +24,7 @@ def now() -> str:
 
 def versions() -> dict[str, str]:
     """Python and the packages that decide numbers."""
-    return {"python": platform.python_version()} | {p: version(p) for p in PACKAGES}
+    return {"python": platform.python_version(), "emukit": VERSION} | {p: version(p) for p in PACKAGES}
 
 
 def git_state() -> dict[str, str | bool]:

@@ -12,19 +12,11 @@ from typing import Any
 
 from emukit.config import merge, parse_assignments, read_toml
 from emukit.errors import RecipeError
-from emukit.experiments.recipe_kinds import (
-    Recipe,
-    base_tables,
-    emulator_names,
-    parse_recipe,
-    recipe_names,
-    unknown_emulator,
-)
+from emukit.experiments.names import FAST, emulator_names, recipe_names, unknown_emulator
+from emukit.experiments.recipe_kinds import Recipe, base_tables, network_paths, parse_recipe
 from emukit.files import shipped
 from emukit.losses.named import named_loss
 from emukit.models.registry import NETWORKS
-
-FAST = "-fast"
 
 
 def fast_name(name: str) -> str:
@@ -65,11 +57,14 @@ def load_recipe(
             an unknown size, or wrong settings.
     """
     values, source = shipped_values(name), f"recipe {name}"
+    assignments = tuple(assignments)
     if loss is not None:
         if values["emulator"] not in NETWORKS:
+            paths = network_paths(load_recipe(name, file, assignments))
+            words = " ".join(f"--set '{path}loss.{v}={{l1=1.0}}'" for path in paths for v in ("tas", "pr"))
             raise RecipeError(
-                f"{name} is not a network and has no loss of its own",
-                hint=f"emukit train {name}, alone; a network in it takes --set bases.1.recipe.loss.tas={{l1=1.0}}",
+                f"{name} has no loss of its own" if paths else f"{name} trains no network and has no loss",
+                hint=f"in the place of --loss, say, {words}" if paths else "leave --loss out",
             )
         values["loss"], source = named_loss(loss), f"{source} with loss {loss}"
     if file is not None:
@@ -83,7 +78,6 @@ def load_recipe(
             )
         # A loss table is a recipe for one variable: it replaces the default one rather than mixing with it.
         values, source = _lay_over(values, over), str(file)
-    assignments = tuple(assignments)
     changes = expand_size(parse_assignments(assignments), values["emulator"])
     if changes.get("emulator", values["emulator"]) != values["emulator"]:
         raise RecipeError(

@@ -6,10 +6,7 @@ same checked recipe comes from the command line, from a TOML file and from the r
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
-from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
@@ -20,7 +17,8 @@ from emukit.data.frames import InputSettings
 from emukit.data.targets import TargetSettings
 from emukit.emulators.registry import EMULATORS
 from emukit.errors import RecipeError
-from emukit.files import shipped
+from emukit.experiments.names import emulator_names, unknown_emulator
+from emukit.experiments.record import recipe_digest
 from emukit.models.registry import CONTEXT, NETWORKS
 from emukit.training.settings import LossSettings, TrainingSettings
 
@@ -53,10 +51,7 @@ class Recipe(Settings):
     @property
     def digest(self) -> str:
         """SHA-256 of everything that decides the numbers."""
-        # Where the arrays live changes no number: a run may go on where they have to live elsewhere.
-        place = {"training": {"segments": {"residency"}}}
-        text = json.dumps(self.model_dump(mode="json", exclude={"description": True, **place}), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return recipe_digest(self.model_dump(mode="json"))
 
 
 class NetworkRecipe(Recipe):
@@ -139,12 +134,11 @@ def networks_of(recipe: Recipe) -> list[NetworkRecipe]:
     return [recipe] if isinstance(recipe, NetworkRecipe) else []
 
 
-def is_random(recipe: Recipe) -> bool:
-    """Whether the seed of a run decides anything: weights of networks, or what an emulator that is `seeded` draws."""
-    if isinstance(recipe, NetworkRecipe):
-        return True
-    parts = [base.recipe for base in recipe.bases] if isinstance(recipe, WrapperRecipe) else []
-    return getattr(EMULATORS[recipe.emulator].load(), "seeded", False) or any(map(is_random, parts))
+def network_paths(recipe: Recipe) -> list[str]:
+    """What stands before a setting of each network in `--set`: nothing, or ``bases.1.recipe.`` and so on."""
+    if isinstance(recipe, WrapperRecipe):
+        return [f"bases.{i}.recipe.{path}" for i, b in enumerate(recipe.bases) for path in network_paths(b.recipe)]
+    return [""] if isinstance(recipe, NetworkRecipe) else []
 
 
 def seeds_within(recipe: Recipe) -> int:
@@ -152,28 +146,6 @@ def seeds_within(recipe: Recipe) -> int:
     if not isinstance(recipe, WrapperRecipe):
         return 1
     return max(base.copies * seeds_within(base.recipe) for base in recipe.bases)
-
-
-def emulator_names() -> tuple[str, ...]:
-    """Everything `emukit train` can train."""
-    return (*(n for n, e in EMULATORS.items() if e.made != "stepwise"), *NETWORKS)
-
-
-def recipe_names() -> tuple[str, ...]:
-    """Every name that a command takes: emulators, and shipped recipes of other names."""
-    files = sorted(p.stem for p in shipped("baselines", ".").glob("*.toml") if p.stem != "published")
-    return tuple(dict.fromkeys((*emulator_names(), *files)))
-
-
-def unknown_emulator(name: str) -> RecipeError:
-    """What is to be said of a name that no emulator and no shipped recipe has."""
-    close = get_close_matches(name.lower(), recipe_names(), n=1)
-    meant = f"did you mean {close[0]}? " if close else ""
-    return RecipeError(
-        f"unknown emulator {name!r}",
-        expected=", ".join(recipe_names()),
-        hint=f"{meant}`emukit models` lists what can be trained",
-    )
 
 
 @cache
@@ -190,7 +162,7 @@ def recipe_class(emulator: str) -> type[Recipe]:
         base = WrapperRecipe if EMULATORS[emulator].made == "wrapper" else Recipe
         kind = EMULATORS[emulator].load()
         # The seed of a run is no part of its recipe.
-        options = options_of(kind.fit, ("seed",) if getattr(kind, "seeded", False) else ())
+        options = options_of(kind.fit, ("seed",) if EMULATORS[emulator].seeded else ())
     else:
         raise unknown_emulator(emulator)
     return create_model(base.__name__, __base__=base, model=(options, options()))

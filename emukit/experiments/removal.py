@@ -7,8 +7,6 @@ to it. A removal that is interrupted leaves a run whole, or no run.
 from __future__ import annotations
 
 import os
-import re
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,11 +15,10 @@ from pathlib import Path
 from emukit.errors import EmukitError, RunError
 from emukit.experiments import crossval, validate
 from emukit.experiments.begun import PLAN_FILE
-from emukit.experiments.record import RECORD_FILE, read_record
-from emukit.experiments.run import Run
+from emukit.experiments.record import RECORD_FILE, RunRecord, read_record
 from emukit.experiments.run_traces import remove_traces
 from emukit.experiments.runs import Listed, find_runs, list_runs, look_at, never_begun
-from emukit.files import exclusive, parse_json
+from emukit.files import below, exclusive, parse_json, read_text, remove_folder, sweep
 from emukit.submission import ENTRY_FILE, Entry, read_entry
 
 SUBMISSIONS = "submissions"
@@ -30,8 +27,6 @@ STUDY_FILE = "study.json"
 TOGETHER = (validate.REPORT_FILE, crossval.REPORT_FILE, STUDY_FILE)
 BEING_WRITTEN = "another process is writing it"
 MAY_GO = "it may go once that folder is removed"
-# A folder that stepped aside to be removed by a process.
-ASIDE = re.compile(r"\..+\.\d+\.removed")
 
 
 @dataclass(frozen=True)
@@ -113,20 +108,13 @@ def remove(run: Listed) -> None:
         return
     with exclusive(folder):
         try:
-            folder.rename(folder.with_name(f".{folder.name}.{os.getpid()}.removed"))
+            remove_folder(folder)
         except OSError as e:
             raise EmukitError(
                 f"cannot remove {run.folder}", found=e.strerror or str(e), hint="look at the permissions of its parent"
             ) from e
     remove_traces(folder)
     sweep(folder.parent)
-
-
-def sweep(place: Path) -> None:
-    """Delete what stepped aside in a folder, just now or in a removal that was interrupted."""
-    for left in place.iterdir():
-        if ASIDE.fullmatch(left.name):
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def _reasons_to_stay(runs: Sequence[Listed], places: Sequence[Path]) -> dict[Path, str]:
@@ -142,25 +130,25 @@ def _reasons_to_stay(runs: Sequence[Listed], places: Sequence[Path]) -> dict[Pat
     studies, unknown = _studies_of(places)
     reasons: dict[Path, str] = {}
     for run in runs:
-        if run.run is None and run.state == "failed":
+        if run.record is None and run.state == "failed":
             # There is nothing of it that anything could refer to.
             if run.held:
                 reasons[run.folder] = BEING_WRITTEN
             continue
-        if run.run is None:
+        if run.record is None:
             reasons[run.folder] = f"{run.problem}; what refers to it cannot be told"
             continue
         together = [p / name for p in run.folder.resolve().parents for name in TOGETHER if (p / name).exists()]
         together += [studies[run.folder.resolve()]] if run.folder.resolve() in studies else []
-        written = [place for place, entry in entries if _is_of(entry, run.run)]
+        written = [place for place, entry in entries if _is_of(entry, run.record)]
         untold = [study for study in unknown if run.folder.resolve().is_relative_to(study.resolve().parent)]
-        within = [path.parent for path in run.folder.rglob(RECORD_FILE) if path.parent != run.folder]
+        within = [path.parent for path in below(run.folder, RECORD_FILE) if path.parent != run.folder]
         if run.held:
             reasons[run.folder] = BEING_WRITTEN
         elif within:
             reasons[run.folder] = f"another run is in it, {within[0]}"
-        elif run.run.record.identity.digest in finals:
-            reasons[run.folder] = f"it selected the final fit {finals[run.run.record.identity.digest]}"
+        elif run.record.identity.digest in finals:
+            reasons[run.folder] = f"it selected the final fit {finals[run.record.identity.digest]}"
         elif written:
             reasons[run.folder] = f"the submission {written[0]} is of it"
         elif together:
@@ -189,12 +177,12 @@ def _entries(places: Iterable[Path]) -> Iterator[tuple[Path, Entry]]:
                 yield path.parent, read_entry(path.parent)
 
 
-def _is_of(entry: Entry, run: Run) -> bool:
+def _is_of(entry: Entry, record: RunRecord) -> bool:
     """Whether an entry was written from this run, or from one that is the same in all that an entry tells."""
     with suppress(ValueError):
-        identity = run.record.identity
-        known = (entry.protocol, entry.seed, entry.command) == (identity.protocol, identity.seed, run.record.command)
-        return known and parse_json(entry.recipe) == run.record.recipe
+        identity = record.identity
+        known = (entry.protocol, entry.seed, entry.command) == (identity.protocol, identity.seed, record.command)
+        return known and parse_json(entry.recipe) == record.recipe
     return False
 
 
@@ -215,7 +203,7 @@ def _studies_of(places: Iterable[Path]) -> tuple[dict[Path, Path], list[Path]]:
     for folder in folders:
         study = folder / STUDY_FILE
         try:
-            variants = parse_json(study.read_text(encoding="utf-8"))["variants"]
+            variants = parse_json(read_text(study))["variants"]
             runs = [folder / run["folder"] for variant in variants for run in variant["runs"]]
             named |= {Path(os.path.realpath(run)): study for run in runs}
         except (OSError, ValueError, KeyError, TypeError):

@@ -14,10 +14,9 @@ written over, and resumed only by the configuration that began it.
 from __future__ import annotations
 
 import json
-import math
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,10 +28,11 @@ from emukit.data.protocol import make_split
 from emukit.data.split import Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.registry import load_emulator
-from emukit.errors import ProtocolError, RunError
+from emukit.errors import EmukitError, ProtocolError, RunError
 from emukit.experiments.batchsize import resolve_batch
 from emukit.experiments.evaluate import Evaluation, check_fits, evaluate
 from emukit.experiments.final import Selected, check_selected
+from emukit.experiments.recipe_forcings import fit_forcings, trained_in
 from emukit.experiments.recipe_kinds import NetworkRecipe, Recipe, parse_recipe
 from emukit.experiments.record import (
     RECORD_FILE,
@@ -40,14 +40,18 @@ from emukit.experiments.record import (
     Opening,
     RunRecord,
     card_digest,
+    checked_command,
+    log_gaps,
     new_record,
-    read_json,
+    read_evaluation,
+    read_logs,
     read_record,
     session_now,
+    slug,
 )
 from emukit.experiments.trainer import prepare
-from emukit.files import LOCK_FILE, exclusive, write_text
-from emukit.metrics.competition import VARIABLE_WEIGHTS, score_of_parts
+from emukit.files import LOCK_FILE, PART, exclusive, inside, write_text
+from emukit.metrics.competition import VARIABLE_WEIGHTS
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter, silent_reporter
 from emukit.training.engine import Execution
@@ -118,8 +122,15 @@ class Run:
             )
 
     def go_on(self) -> str:
-        """The command that goes on with it."""
+        """How to go on with it: a command, where the record holds one that can be trusted."""
         return _again(self.record, self.folder)
+
+    def log_problems(self) -> list[str]:
+        """What its logs lack, or what is wrong with them, in words."""
+        try:
+            return log_gaps(self.record, read_logs(self.folder))
+        except RunError as e:
+            return [f"{e.what}: {e.found}"]
 
     def evaluation(self, name: str) -> dict[str, Any]:
         """The stored evaluation of a set.
@@ -127,25 +138,7 @@ class Run:
         Raises:
             RunError: There is none, or it is damaged.
         """
-        remedy = f"emukit evaluate {self.folder} --split {name}"
-        path = self.folder / "scores" / f"{name}.json"
-        evaluation = read_json(path, remedy)
-        missing = [k for k in ("set", "spans", "score", "tas", "pr", "floors") if k not in evaluation]
-        if missing:
-            raise RunError(f"{path} is damaged", found=f"no {', '.join(missing)}", hint=remedy)
-        parts = [v for v in ("tas", "pr") if isinstance(evaluation[v], Mapping)]
-        numbers = [evaluation["score"], *(n for v in parts for n in evaluation[v].values())]
-        if len(parts) < 2 or not all(isinstance(n, int | float) and abs(n) <= MOST for n in numbers):
-            raise RunError(f"{path} is damaged", found="scores that are no numbers, or beyond any", hint=remedy)
-        # Means over spans and years agree as well: the score is linear in its parts.
-        value = score_of_parts({v: evaluation[v] for v in parts})
-        if value is None or not math.isclose(value, evaluation["score"], abs_tol=1e-6):
-            raise RunError(
-                f"{path} is damaged",
-                found=f"a score of {evaluation['score']}, where its six numbers make {value}",
-                hint=remedy,
-            )
-        return evaluation
+        return read_evaluation(self.folder, name, self.record)
 
 
 def train_run(
@@ -169,7 +162,8 @@ def train_run(
     Args:
         archive: The data.
         recipe: What to train.
-        folder: The run folder; must be new, or the interrupted run of the same configuration with `resume`.
+        folder: The run folder; must be new, or the finished run of the same configuration, which is returned as it is,
+            or the interrupted one with `resume`.
         protocol: Split; the card's default when None.
         members: Members to train on; all when None.
         seed: Of initial weights, dropout and batch order.
@@ -197,10 +191,20 @@ def train_run(
         )
     split = make_split(archive, protocol, members)
     comm = comm or Comm()
+    if not resume:
+        # Trained by this very command before, perhaps as the first part of another one: it is what is wanted.
+        done = comm.first(
+            lambda: finished_run(archive, recipe, folder, protocol=protocol, members=members, seed=seed, final=final)
+        )
+        if comm.any(done is not None):
+            done = done or read_run(folder)
+            reporter.say(f"{folder} is finished, of the same recipe, data, protocol and seed: nothing is trained")
+            return done, None if final else evaluate(done.emulator(archive), archive, split, "validation")
     going_on = resume and (folder / RECORD_FILE).exists()
     execution = execution or Execution()
     shards = comm.world if execution.strategy == "fsdp" else 1
     recorded = read_run(folder).recipe if going_on else final.recipe if final else None
+    recipe = fit_forcings(recipe, archive, split, reporter)
     recipe = resolve_batch(recipe, archive, split, comm, reporter, recorded, shards=shards)
     identity = identity_of(archive, recipe, split, members, seed)
     selected: Selected | None = None
@@ -238,18 +242,23 @@ def train_run(
         begun = time.monotonic()
         try:
             emulator, outcome = finish(folder, reporter)
-        except RunError:
-            # Its checkpoint cannot be used: no session took place, and the record stays what it was.
-            if known:
+        except EmukitError as e:
+            if known and isinstance(e, RunError):
+                # Its checkpoint cannot be used: no session took place, and the record stays what it was.
                 known.write(folder)
+            elif not known and comm.main:
+                _withdraw(folder)
             raise
+        emulator.trained_in = trained_in(recipe, archive, split)
         trained = time.monotonic()
-        # Not divided: every process has the whole emulator now, and the floors take longest.
+        # Not divided: every process has the whole emulator now, and the references take longest.
         evaluation = None if final else evaluate(emulator, archive, split, "validation")
         # A network counts the sessions before this one too; what is fitted in closed form counts nothing itself.
         seconds = max(outcome.pop("seconds", 0.0), trained - begun) + prepared + time.monotonic() - trained
         record = record.model_copy(update={**outcome, "state": "finished", "seconds": round(seconds, 1)})
         if comm.main:
+            logged = {place: lines[-1]["epoch"] for place, lines in read_logs(folder).items() if lines}
+            record = record.model_copy(update={"logs": logged})
             emulator.save(folder / "emulator")
             if evaluation:
                 save_evaluation(folder, evaluation)
@@ -266,6 +275,7 @@ def finished_run(
     protocol: str | None = None,
     members: Sequence[int] | None = None,
     seed: int = 0,
+    final: Run | None = None,
 ) -> Run | None:
     """The finished run in a folder, if it is one of exactly this configuration, as for `train_run`; else None.
 
@@ -278,9 +288,12 @@ def finished_run(
     run = read_run(folder)
     split = make_split(archive, protocol, members)
     # A number that stands for an automatic batch size is the run's own; everything else is compared.
+    recipe = fit_forcings(recipe, archive, split, silent_reporter())
     recipe = resolve_batch(recipe, archive, split, Comm(), silent_reporter(), run.recipe)
-    same = run.record.identity == identity_of(archive, recipe, split, members, seed)
-    return run if same and run.record.state == "finished" else None
+    identity = identity_of(archive, recipe, split, members, seed)
+    if final:
+        identity = identity.model_copy(update={"final": final.record.identity.digest})
+    return run if run.record.identity == identity and run.record.state == "finished" else None
 
 
 def read_run(folder: Path) -> Run:
@@ -291,13 +304,20 @@ def read_run(folder: Path) -> Run:
         RecipeError: Its recipe does not fit this version of emukit.
     """
     record = read_record(folder)
-    return Run(folder, parse_recipe(record.recipe, str(folder / RECORD_FILE)), record)
+    return Run(folder, checked_recipe(folder, record), record)
+
+
+def checked_recipe(folder: Path, record: RunRecord) -> Recipe:
+    """The recipe of the record of a run folder.
+
+    Raises:
+        RecipeError: It does not fit this version of emukit.
+    """
+    return parse_recipe(record.recipe, str(folder / RECORD_FILE))
 
 
 # What the folder of a final fit ends in, where nobody names it.
 FINAL = "-final"
-# Beyond any score.
-MOST = 1e9
 
 
 def run_name(model: str, protocol: str, seed: int) -> str:
@@ -305,14 +325,13 @@ def run_name(model: str, protocol: str, seed: int) -> str:
     return f"{model}-{slug(protocol)}-s{seed}"
 
 
-def slug(protocol: str) -> str:
-    """A protocol as part of the name of a folder."""
-    return protocol.replace(":", "-").replace(" ", "-")
-
-
 def save_evaluation(folder: Path, evaluation: Evaluation) -> None:
-    """Keep an evaluation in the run folder."""
-    write_text(folder / "scores" / f"{evaluation.name}.json", json.dumps(evaluation.as_dict(), indent=1))
+    """Keep an evaluation in the run folder.
+
+    Raises:
+        EmukitError: It cannot be written, or the folder of the scores is a link.
+    """
+    write_text(inside(folder, "scores", f"{evaluation.name}.json"), json.dumps(evaluation.as_dict(), indent=1))
 
 
 def identity_of(archive: Archive, recipe: Recipe, split: Split, members: Sequence[int] | None, seed: int) -> Identity:
@@ -330,26 +349,44 @@ def identity_of(archive: Archive, recipe: Recipe, split: Split, members: Sequenc
 
 
 def _again(record: RunRecord, folder: Path) -> str:
-    """The command that goes on with a run; of the second training of --refit, that names the folder of the first."""
-    refitted = record.identity.final and "--refit" in shlex.split(record.command)
-    place = folder.with_name(folder.name.removesuffix(FINAL)) if refitted else folder
-    return f"{record.command} --resume --out {place}"
+    """How to go on with a run; of the second training of --refit, the command names the folder of the first."""
+    command = checked_command(record.command)
+    refitted = record.identity.final and "--refit" in shlex.split(command)
+    place = shlex.quote(str(folder.with_name(folder.name.removesuffix(FINAL)) if refitted else folder))
+    return f"{command or 'the command that began it, with'} --resume --out {place}"
+
+
+def _withdraw(folder: Path) -> None:
+    """Take back a folder in which nothing was trained yet, so that it is free for the corrected command."""
+    files = [p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()]
+    if {p.relative_to(folder) for p in files} <= {Path(RECORD_FILE), Path(LOCK_FILE)}:
+        (folder / RECORD_FILE).unlink(missing_ok=True)
+        for place in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
+            place.rmdir()
 
 
 def _existing(folder: Path, identity: Identity, resume: bool) -> RunRecord | None:
     """The record of the run to resume; None where the folder is new."""
-    inside = {p.name for p in folder.iterdir()} - {LOCK_FILE} if folder.is_dir() else set()
-    if not inside and not folder.is_file():
+    # What a killed writer left makes no run.
+    there = (
+        [p for p in folder.iterdir() if p.name != LOCK_FILE and not PART.fullmatch(p.name)] if folder.is_dir() else []
+    )
+    if not there and not folder.is_file():
         return None
-    if not resume:
+    record = read_record(folder) if resume or (folder / RECORD_FILE).exists() else None
+    before, now = record.identity.model_dump() if record else {}, identity.model_dump()
+    different = [k for k, v in now.items() if before.get(k) != v]
+    if record is None or not resume:
+        found = f"a run of another {', '.join(different)}" if different else "an interrupted run of this configuration"
         raise RunError(
             f"the run folder {folder} exists",
-            expected="a new folder",
-            hint="--resume to go on with it, or choose another --out",
+            found=found if record else "other files",
+            expected="a new folder, or a finished run of the same configuration",
+            hint="choose another --out" if different or not record else "--resume to continue it, or another --out",
         )
-    record = read_record(folder)
-    before, now = record.identity.model_dump(), identity.model_dump()
-    different = [k for k, v in now.items() if before[k] != v]
+    for path in (*folder.iterdir(), *(folder / "bases").rglob("*")):
+        if path.is_symlink() and path.is_dir():
+            raise RunError(f"{path} is a link", expected="a folder", hint="remove the link: nothing is written there")
     if different:
         raise RunError(
             f"the run {folder} belongs to another configuration",

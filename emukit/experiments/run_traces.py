@@ -10,12 +10,13 @@ from pathlib import Path
 
 from emukit.errors import RunError
 from emukit.experiments.record import read_record
+from emukit.files import open_regular
 
 # Of the digest of a run's identity: enough to tell millions of runs apart.
 HASH_DIGITS = 12
 # What is beside a run folder that says why it failed, and how much of that is read.
 FAILED = ".failed"
-FAILURE_LETTERS = 100_000
+FAILURE_BYTES = 100_000
 
 
 def failure_of(folder: Path) -> str:
@@ -24,8 +25,8 @@ def failure_of(folder: Path) -> str:
     if not path.is_file():
         return ""
     try:
-        with path.open(encoding="utf-8", errors="replace") as f:
-            return f.read(FAILURE_LETTERS).strip() or "it failed without a word"
+        with open_regular(path) as f:
+            return f.read(FAILURE_BYTES).decode(errors="replace").strip() or "it failed without a word"
     except FileNotFoundError:
         # It has just been begun again.
         return ""

@@ -5,23 +5,20 @@ Invariant: looking changes nothing, and a damaged folder is said to be damaged a
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from emukit.errors import EmukitError, RunError
-from emukit.experiments.recipe import FAST
-from emukit.experiments.recipe_kinds import NetworkRecipe, recipe_names
-from emukit.experiments.record import RECORD_FILE, RunRecord
-from emukit.experiments.run import Run, read_run
+from emukit.experiments.names import model_name
+from emukit.experiments.record import RECORD_FILE, RunRecord, log_gaps, read_evaluation, read_record
 from emukit.experiments.run_traces import FAILED, failure_of, is_study_run
 from emukit.experiments.table import split_name
 from emukit.files import is_held
-from emukit.training.log import read_lines
-from emukit.training.loop import LOG
+from emukit.training.log import LOG, read_lines
 
 State = Literal["training", "interrupted", "failed", "finished", "damaged"]
 STATES: tuple[State, ...] = ("training", "interrupted", "failed", "finished", "damaged")
@@ -41,7 +38,7 @@ class Listed:
             study gave up.
         size: Bytes on disk, those of its bases included.
         held: Whether a live process on this machine writes it.
-        run: None where it is damaged, or failed before it began.
+        record: None where it is damaged, or failed before it began.
         problem: What is wrong with it, for people; empty where nothing is.
         scores: Set to score, the one that selects first.
         months: Set to what was scored, as the leaderboard names it.
@@ -54,7 +51,7 @@ class Listed:
     state: State
     size: int
     held: bool = False
-    run: Run | None = None
+    record: RunRecord | None = None
     problem: str = ""
     scores: dict[str, float] = field(default_factory=dict)
     months: dict[str, str] = field(default_factory=dict)
@@ -65,7 +62,7 @@ class Listed:
     @property
     def model(self) -> str:
         """The recipe by the name it was trained under, as far as the record tells; else its emulator."""
-        return model_name(self.run.record) if self.run else ""
+        return model_name(self.record.command, str(self.record.recipe["emulator"])) if self.record else ""
 
     @property
     def ranked_by(self) -> tuple[str, float] | None:
@@ -79,67 +76,60 @@ class Listed:
         return (self.model, self.months[ranked[0]]) if ranked else None
 
 
-def model_name(record: RunRecord) -> str:
-    """The recipe that `emukit train` named, where the record's command is such; else the emulator."""
-    words: list[str] = []
-    with suppress(ValueError):
-        words = shlex.split(record.command)
-    if "train" in words[:2] and words[-1] != "train":
-        name = words[words.index("train") + 1]
-        name += FAST if "--fast" in words else ""
-        if name in recipe_names():
-            return name
-    return str(record.recipe["emulator"])
-
-
 def find_runs(places: Iterable[Path]) -> list[Path]:
     """Every run folder at or below the places, once; what lies within a run, as its bases do, belongs to it.
 
     Raises:
         RunError: A place is no folder.
     """
-    found: dict[Path, Path] = {}
+    return _found(places)[0]
+
+
+def _found(places: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """Every run folder at or below the places, and every file that says why a run failed; each once.
+
+    Raises:
+        RunError: A place is no folder.
+    """
+    runs: dict[str, Path] = {}
+    failures: dict[str, Path] = {}
     for place in places:
         if not place.is_dir():
             raise RunError(f"{place} is no folder", hint="name a run, or a folder of runs")
-        for folder in _runs_below(place):
-            found.setdefault(folder.resolve(), folder)
-    return list(found.values())
+        for path in _below_place(place):
+            # Unlike Path.resolve, which raises where links lead in a circle.
+            (failures if path.name.endswith(FAILED) else runs).setdefault(os.path.realpath(path), path)
+    return list(runs.values()), list(failures.values())
 
 
-def _runs_below(place: Path) -> Iterator[Path]:
+def _below_place(place: Path) -> Iterator[Path]:
     try:
-        below = None if (place / RECORD_FILE).exists() else sorted(place.iterdir())
+        with os.scandir(place) as inside:
+            entries = sorted(inside, key=lambda entry: entry.name)
     except OSError:
         # What cannot be looked into is said to be damaged, like what cannot be read.
-        below = None
-    if below is None:
         yield place
         return
-    # Names with a dot in front are parts and leftovers of writers; a link might lead back up.
-    for inside in below:
-        if inside.is_dir() and not inside.is_symlink() and not inside.name.startswith("."):
-            yield from _runs_below(inside)
+    if any(entry.name == RECORD_FILE for entry in entries):
+        yield place
+        return
+    for entry in entries:
+        # Names with a dot in front are parts and leftovers of writers; a link might lead back up.
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _below_place(place / entry.name)
+        elif entry.name.endswith(FAILED):
+            yield place / entry.name
 
 
 def list_runs(places: Iterable[Path]) -> list[Listed]:
     """Every run, those under way first, then by what their scores can be compared with, best first."""
-    places = list(places)
-    listed = [look_at(folder) for folder in find_runs(places)]
-    listed += failed_at_once(places)
+    folders, failures = _found(places)
+    listed = [look_at(folder) for folder in folders]
+    # A study's runs that failed before there was anything of them to read.
+    listed += [run for path in failures if (run := never_begun(path.with_suffix("")))]
     return sorted(listed, key=_order)
-
-
-def failed_at_once(places: Iterable[Path]) -> list[Listed]:
-    """A study's runs that failed before there was anything of them to read."""
-    found: dict[Path, Listed] = {}
-    for place in places:
-        for path in sorted(place.rglob(f"*{FAILED}")):
-            folder = path.with_suffix("")
-            hidden = any(part.startswith(".") for part in path.relative_to(place).parts)
-            if not hidden and folder.resolve() not in found and (run := never_begun(folder)):
-                found[folder.resolve()] = run
-    return list(found.values())
 
 
 def never_begun(folder: Path) -> Listed | None:
@@ -152,55 +142,83 @@ def never_begun(folder: Path) -> Listed | None:
 
 def _order(listed: Listed) -> tuple[int, bool, str, float, str]:
     ranked = listed.ranked_by
-    protocol = listed.run.record.identity.protocol if listed.run else ""
+    protocol = listed.record.identity.protocol if listed.record else ""
     months, score = (listed.months[ranked[0]], ranked[1]) if ranked else (protocol, 0.0)
     return STATES.index(listed.state), not ranked, months, score, str(listed.folder)
 
 
 def look_at(folder: Path) -> Listed:
     """A run folder; what is wrong in it is said, not raised."""
-    size, held = folder_size(folder), is_held(folder)
+    inside, held = _below(folder), is_held(folder)
+    size = inside.size
     try:
         failure = "" if held else failure_of(folder)
-        run = read_run(folder)
+        record = read_record(folder)
         state: State = "training" if held else "failed" if failure else "interrupted"
-        state = "finished" if run.record.state == "finished" else state
-        scores, months = _scores(run)
-        epoch, seconds = _progress(folder)
+        state = "finished" if record.state == "finished" else state
+        scores, months = _scores(folder, record, inside.scores)
+        logs = {place: read_lines(folder / place / LOG) for place in inside.logs}
+        epoch, seconds = _progress(inside.logs, logs)
     except EmukitError as e:
         found = e.found.splitlines()[0].strip() if e.found else ""
         return Listed(folder, "damaged", size, held, problem=f"{e.what} ({found})" if found else e.what)
     except (TypeError, ValueError, OverflowError, OSError) as e:
         return Listed(folder, "damaged", size, held, problem=f"the scores or the log of {folder} are damaged ({e})")
     if state == "finished":
-        epoch, seconds = run.record.epochs if epoch is None else epoch, run.record.seconds
-    epochs = run.recipe.training.epochs if isinstance(run.recipe, NetworkRecipe) else None
+        epoch, seconds = record.epochs if epoch is None else epoch, record.seconds
+    training = record.recipe.get("training")
+    epochs = training.get("epochs") if isinstance(training, Mapping) else None
     problem = failure.splitlines()[0] if state == "failed" else ""
-    return Listed(folder, state, size, held, run, problem, scores, months, epoch, epochs, seconds)
+    problem = "; ".join([problem] * bool(problem) + log_gaps(record, logs))
+    return Listed(folder, state, size, held, record, problem, scores, months, epoch, epochs, seconds)
 
 
-def _scores(run: Run) -> tuple[dict[str, float], dict[str, str]]:
-    record, scores, months = run.record, {}, {}
-    names = {path.stem for path in (run.folder / "scores").glob("*.json")}
+def _scores(folder: Path, record: RunRecord, names: Iterable[str]) -> tuple[dict[str, float], dict[str, str]]:
+    scores, months = {}, {}
     for name in sorted(names, key=lambda n: (SETS.index(n) if n in SETS else len(SETS), n)):
-        evaluation = run.evaluation(name)
+        evaluation = read_evaluation(folder, name, record)
         scores[name] = float(evaluation["score"])
         months[name] = split_name(record.data.benchmark, record.identity.protocol, name, evaluation["spans"])
     return scores, months
 
 
-def _progress(folder: Path) -> tuple[int | None, float]:
+def _progress(
+    changed: Mapping[str, float], logs: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> tuple[int | None, float]:
     """The last epoch of the log that was written last, and the seconds of all epochs in all logs."""
-    logs = sorted(folder.rglob(LOG), key=lambda path: path.stat().st_mtime)
-    lines = [read_lines(path) for path in logs]
-    seconds = sum(float(line.get("seconds") or 0.0) for own in lines for line in own)
-    return (lines[-1][-1]["epoch"] if lines and lines[-1] else None), seconds
+    seconds = sum(float(line.get("seconds") or 0.0) for own in logs.values() for line in own)
+    last = max(logs, key=lambda place: changed[place], default=None)
+    return (logs[last][-1]["epoch"] if last and logs[last] else None), seconds
 
 
 def folder_size(folder: Path) -> int:
     """Bytes on disk below a folder; a file that goes while they are counted counts nothing."""
-    total = 0
-    for path in folder.rglob("*"):
-        with suppress(FileNotFoundError):
-            total += path.lstat().st_blocks * BLOCK_BYTES
-    return total
+    return _below(folder).size
+
+
+@dataclass
+class _Inside:
+    """What is below a run folder: bytes on disk, places of logs with their last change, and sets with scores."""
+
+    size: int = 0
+    logs: dict[str, float] = field(default_factory=dict)
+    scores: list[str] = field(default_factory=list)
+
+
+def _below(folder: Path) -> _Inside:
+    """Everything below a run folder, in one pass; a file that goes meanwhile counts nothing."""
+    found, places, scores = _Inside(), [str(folder)], str(folder / "scores")
+    while places:
+        place = places.pop()
+        with suppress(OSError), os.scandir(place) as inside:
+            for entry in inside:
+                with suppress(FileNotFoundError):
+                    about = entry.stat(follow_symlinks=False)
+                    found.size += about.st_blocks * BLOCK_BYTES
+                    if entry.name == LOG:
+                        found.logs[Path(place).relative_to(folder).as_posix()] = about.st_mtime
+                if place == scores and entry.name.endswith(".json"):
+                    found.scores.append(entry.name.removesuffix(".json"))
+                if entry.is_dir(follow_symlinks=False):
+                    places.append(entry.path)
+    return found

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -20,10 +21,10 @@ from statistics import fmean
 from typing import Any
 
 from emukit.data.archive import Archive
+from emukit.distribution import install_hint
 from emukit.errors import EmukitError, RecipeError, RunError
 from emukit.experiments.ablate import StudyPlan
-from emukit.experiments.record import read_json
-from emukit.experiments.run import MOST
+from emukit.experiments.record import MOST, read_json
 from emukit.experiments.study import Axis, Study, Variant, recipe_of
 from emukit.files import write_text
 
@@ -49,7 +50,7 @@ class Search:
         try:
             optuna = import_module("optuna")
         except ImportError:
-            raise EmukitError("Optuna is not installed", hint='pip install "emukit[search]"') from None
+            raise EmukitError("Optuna is not installed", hint=install_hint("search")) from None
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with warnings.catch_warnings():
             # That trials which run at the same time are told apart was experimental once.
@@ -60,18 +61,42 @@ class Search:
         self._known = optuna.create_study(sampler=sampler)
         self._ranges = {axis.path: _distribution(optuna.distributions, axis) for axis in study.axes}
         self._asked: dict[str, Any] = {}
+        self._had: set[str] = set()
+        self._chance = random.Random(SEED)
 
     def ask(self, number: int | None = None) -> list[Variant]:
-        """The next trials, so many; by default as many as the study has together, until there are all."""
-        left = (self._study.trials or 0) - len(self._asked)
+        """The next trials, so many; by default as many as the study has together, until there are all.
+
+        No combination of values is asked for twice; once all were, nothing is.
+        """
+        left = self._study.number_of_trials - len(self._asked)
         trials = []
         for _ in range(min(left, self._study.together) if number is None else number):
-            trial = self._known.ask(self._ranges)
-            values = [_value(axis, trial.params[axis.path]) for axis in self._study.axes]
-            variant = self._study.on_axes(values, f"trial {trial.number + 1}:")
+            variant, trial = self._new_trial()
             self._asked[variant.name] = trial
             trials.append(variant)
         return trials
+
+    def _new_trial(self) -> tuple[Variant, Any]:
+        """The sampler's next trial, or by chance one of those that were not asked for yet, where it asks again.
+
+        The sampler does not mind repeating itself, and would spend trials on what is known.
+        """
+        trial = self._known.ask(self._ranges)
+        values = self._values(trial.params)
+        if _key(values) in self._had:
+            # What has failed decides nothing.
+            self._known.tell(trial, state=self._failed)
+            while _key(values) in self._had:
+                drawn = {axis.path: _draw(axis, self._chance) for axis in self._study.axes}
+                values = self._values(drawn)
+            self._known.enqueue_trial(drawn)
+            trial = self._known.ask(self._ranges)
+        self._had.add(_key(values))
+        return self._study.on_axes(values, f"trial {len(self._had)}:"), trial
+
+    def _values(self, found: Mapping[str, Any]) -> list[Any]:
+        return [_value(axis, found[axis.path]) for axis in self._study.axes]
 
     def tell(self, scores: Mapping[str, float | None]) -> None:
         """The validation scores of trials by their names; None where one has failed."""
@@ -109,7 +134,7 @@ def search_study(
                 f"{path} is of other trials than this search asks for",
                 found=", ".join(scores),
                 expected=", ".join(trial.name for trial in asked),
-                hint=f"go on with Optuna {version}, not {search.version}, or remove the file: runs are kept",
+                hint=_of_another(version, search.version),
             )
         trials += filter(_is_recipe, asked)
         search.tell(scores)
@@ -122,6 +147,12 @@ def search_study(
         write_text(path, json.dumps({"optuna": version or search.version, "told": told}, indent=1))
         search.tell(told[-1])
     return plan or train(trials)
+
+
+def _of_another(version: str, now: str) -> str:
+    """What to do with what was told, where it is of other trials."""
+    remove = "remove the file: runs are kept"
+    return remove if version == now else f"continue with Optuna {version}, not {now}, or {remove}"
 
 
 def _read_told(path: Path) -> tuple[list[dict[str, float | None]], str]:
@@ -167,6 +198,23 @@ def _distribution(distributions: Any, axis: Axis) -> Any:
     whole = isinstance(axis.low, int) and isinstance(axis.high, int)
     kind = distributions.IntDistribution if whole else distributions.FloatDistribution
     return kind(axis.low, axis.high, log=axis.log)
+
+
+def _draw(axis: Axis, chance: random.Random) -> Any:
+    """A number of an axis by chance, as the sampler gives it: the place of a value, or one within the range."""
+    if axis.values is not None:
+        return chance.randrange(len(axis.values))
+    # The axis' own check.
+    assert axis.low is not None
+    assert axis.high is not None
+    if isinstance(axis.low, int) and isinstance(axis.high, int):
+        return chance.randint(axis.low, axis.high)
+    return chance.uniform(float(axis.low), float(axis.high))
+
+
+def _key(values: Sequence[Any]) -> str:
+    """Of a combination: the same for what is the same in a recipe."""
+    return json.dumps(values, default=str)
 
 
 def _value(axis: Axis, found: Any) -> Any:

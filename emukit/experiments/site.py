@@ -13,12 +13,12 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 from emukit.data.archive import Archive
+from emukit.distribution import VERSION
 from emukit.errors import EmukitError, RunError
 from emukit.experiments import portrait as kept
 from emukit.experiments import provenance
@@ -28,7 +28,8 @@ from emukit.experiments.portrait import Drawn, Portrait, in_scale, portrait
 from emukit.experiments.run import Run
 from emukit.experiments.study_page import study_page
 from emukit.experiments.table import Source, combine
-from emukit.files import atomic_path, parse_json
+from emukit.files import parse_json, read_text
+from emukit.outputs import Kind, new_output, refuse_taken
 from emukit.progress import Reporter
 from emukit.report.maps import round_limit
 from emukit.report.site.model import Entry, Errors, Picture, Site, identifier
@@ -37,6 +38,7 @@ from emukit.report.site.render import render
 MANIFEST = "report.json"
 # What is shown of a run: the scenario that was left out says more than the months that selected.
 SETS = ("test", "validation")
+NOT_DRAWN = "no maps and curves: "
 Opener = Callable[[Run], Archive]
 CAPTIONS = {
     "maps": (
@@ -79,6 +81,7 @@ class Report:
         studies: How many of studies.
         size: Of all files, in bytes.
         left_out: What could not be read, and why.
+        undrawn: Names of runs by why they have no maps and curves.
     """
 
     folder: Path
@@ -86,6 +89,7 @@ class Report:
     studies: int
     size: int
     left_out: Sequence[str]
+    undrawn: Mapping[str, Sequence[str]]
 
 
 def write_report(
@@ -96,6 +100,7 @@ def write_report(
     *,
     published: bool = True,
     study_runs: bool = True,
+    overwrite: bool = False,
 ) -> Report:
     """Write the pages of all runs, submissions and studies at or right below the places.
 
@@ -106,21 +111,28 @@ def write_report(
         reporter: Shows progress, and says what is left out.
         published: Whether published results stand on the leaderboard.
         study_runs: Whether the runs of studies have pages, where they are not named themselves.
+        overwrite: Whether a report that is there may be replaced.
 
     Raises:
-        EmukitError: A place holds nothing of this kind, or is damaged; or the folder holds other files.
+        EmukitError: A place holds nothing of this kind, or is damaged; or the folder is taken.
     """
     # What a link points to is written, and the link stays.
     target = out.resolve()
-    _refuse_strangers(target)
+    _refuse_around(target)
+    refuse_taken(target, KIND, overwrite)
     found = gather_places(places, study_runs)
     for why in found.left_out:
         reporter.say(f"note: left out: {why}")
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="emukit-report-")))
         site = _site(found, opener, reporter, scratch, published)
-        size = _write(site, target)
-    return Report(out, len(site.entries), len(site.studies), size, found.left_out)
+        size = _write(site, target, overwrite)
+    undrawn: dict[str, list[str]] = {}
+    for entry in site.entries:
+        for why in entry.missing:
+            if why.startswith(NOT_DRAWN):
+                undrawn.setdefault(why.removeprefix(NOT_DRAWN), []).append(entry.name)
+    return Report(out, len(site.entries), len(site.studies), size, found.left_out, undrawn)
 
 
 def _site(found: Findings, opener: Opener, reporter: Reporter, scratch: Path, published: bool) -> Site:
@@ -135,7 +147,7 @@ def _site(found: Findings, opener: Opener, reporter: Reporter, scratch: Path, pu
                 try:
                     portraits[source.folder] = _portrait(source.run, opener, scratch)
                 except EmukitError as e:
-                    missing.setdefault(source.folder, []).append(f"no maps and curves: {reason(e)}")
+                    missing.setdefault(source.folder, []).append(f"{NOT_DRAWN}{reason(e)}")
             step.advance(note=source.folder.name)
     scales = shared_scales(portraits.values())
     entries: list[Entry] = []
@@ -148,7 +160,7 @@ def _site(found: Findings, opener: Opener, reporter: Reporter, scratch: Path, pu
         links |= {row.key: entry.id for row in own}
     ids = {s.folder.resolve(): e.id for s, e in zip(found.sources, entries, strict=True)}
     studies = [study_page(folder, study, ids, scratch) for folder, study in found.studies]
-    written = f"Written {provenance.now()} by emukit {version('emukit')}."
+    written = f"Written {provenance.now()} by emukit {VERSION}."
     title = "emukit leaderboard" if rows else "emukit studies" if studies else "emukit report"
     return Site(title, written, rows, links, entries, studies, scales, found.left_out, found.unfinished)
 
@@ -191,6 +203,8 @@ def _entry(
         drawn |= training_pictures(source.run, _keep(source.run, scratch))
     except EmukitError as e:
         missing = [*missing, f"no learning curves: {reason(e)}"]
+    else:
+        missing = [*missing, *(f"the log has gaps: {words}" for words in source.run.log_problems())]
     errors = None
     if shown:
         drawn |= {**in_scale(shown, scales), **shown.drawn}
@@ -220,9 +234,9 @@ def _picture(name: str, drawn: Drawn, owner: str) -> Picture:
     return Picture(f"pictures/{owner}/{name}.webp", drawn.file, drawn.size, drawn.alt, caption, heading)
 
 
-def _write(site: Site, out: Path) -> int:
+def _write(site: Site, out: Path, overwrite: bool) -> int:
     size, names = 0, []
-    with atomic_path(out) as temporary:
+    with new_output(out, KIND, overwrite) as temporary:
         temporary.mkdir()
 
         def place(name: str) -> Path:
@@ -245,8 +259,8 @@ def _write(site: Site, out: Path) -> int:
     return size + len(manifest)
 
 
-def _refuse_strangers(out: Path) -> None:
-    """Refuse a folder that holds anything that no report wrote."""
+def _refuse_around(out: Path) -> None:
+    """Refuse a folder that this command runs in."""
     if Path.cwd().is_relative_to(out):
         raise EmukitError(
             f"{out} cannot be replaced by a report",
@@ -254,24 +268,21 @@ def _refuse_strangers(out: Path) -> None:
             expected="a folder of its own",
             hint="--out report",
         )
-    if not out.exists():
-        return
-    found = "a file"
-    if out.is_dir():
-        inside = {p.relative_to(out) for p in out.rglob("*")}
-        try:
-            files = {Path(f) for f in parse_json((out / MANIFEST).read_text(encoding="utf-8"))["files"]}
-        except (OSError, ValueError, KeyError, TypeError):
-            files = set()
-        own = {Path(MANIFEST)}.union(files, *(f.parents for f in files))
-        # A link is nobody's page, wherever it points.
-        strange = sorted(str(p) for p in inside if p not in own or (out / p).is_symlink())
-        if not strange:
-            return
-        found = ", ".join(strange[:5]) + (f" and {len(strange) - 5} more" if len(strange) > 5 else "")
-    raise EmukitError(
-        f"{out} holds other files than a report",
-        found=found,
-        expected="a new or empty folder, or one that `emukit report` wrote and would replace",
-        hint="name another --out",
-    )
+
+
+def _strange(out: Path) -> str:
+    """What in a folder no report wrote."""
+    if not out.is_dir():
+        return "a file"
+    there = {p.relative_to(out) for p in out.rglob("*")}
+    try:
+        files = {Path(f) for f in parse_json(read_text(out / MANIFEST))["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        files = set()
+    own = {Path(MANIFEST)}.union(files, *(f.parents for f in files))
+    # A link is nobody's page, wherever it points.
+    strange = sorted(str(p) for p in there if p not in own or (out / p).is_symlink())
+    return ", ".join(strange[:5]) + (f" and {len(strange) - 5} more" if len(strange) > 5 else "")
+
+
+KIND = Kind("a report of `emukit report`", _strange)

@@ -23,7 +23,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from emukit.config import Settings, check, read_toml
 from emukit.errors import RecipeError
 from emukit.experiments.recipe import load_recipe
-from emukit.experiments.recipe_kinds import NetworkRecipe, Recipe, WrapperRecipe
+from emukit.experiments.recipe_kinds import Recipe, network_paths
 from emukit.files import shipped
 
 FOLDER = "ablations"
@@ -117,6 +117,13 @@ class Axis(Settings):
         """All its values, or both ends of its range."""
         return (self.low, self.high) if self.values is None else self.values
 
+    @property
+    def number(self) -> float:
+        """How many values it takes; of a range that is not of whole numbers, infinitely many."""
+        if self.values is not None:
+            return len({json.dumps(value, default=str) for value in self.values})
+        return self.high - self.low + 1 if isinstance(self.low, int) and isinstance(self.high, int) else math.inf
+
     def word(self, value: Any) -> str:
         """A value of it in the name of a variant."""
         return f"{self.path.rpartition('.')[2] if self.label is None else self.label}={_name(value)}"
@@ -136,7 +143,8 @@ class Study(Settings):
         base_members: Training members of the first variant, and of every one made from axes; all when None.
         variants: Named ones.
         axes: Every combination of their values is a variant; with trials, what is searched.
-        trials: So many variants are searched for on the axes, one after the other; none when None.
+        trials: So many variants are searched for on the axes, one after the other, or as many as there are
+            combinations, where these are fewer; none when None.
         together: Trials that are asked for before the scores of any of them are known.
         seeds: Runs of each variant under each protocol, where a seed decides anything.
         protocols: As for `emukit validate --protocols`; the card's default when None.
@@ -236,6 +244,12 @@ class Study(Settings):
         )
 
     @property
+    def number_of_trials(self) -> int:
+        """How many variants are searched for: each combination once, so never more than there are."""
+        combinations = math.prod(axis.number for axis in self.axes)
+        return int(min(self.trials or 0, combinations))
+
+    @property
     def digest(self) -> str:
         """SHA-256 of what all variants are compared with; these, seeds, protocols and trials may be added."""
         asked: list[Any] = [self.all_variants()[0].model_dump(mode="json"), self.match]
@@ -323,13 +337,7 @@ def train_words(variant: Variant, data: Sequence[str], epochs: int | None, proto
 
 def epoch_paths(recipe: Recipe) -> list[str]:
     """Where a recipe says how long each network of it trains; none where nothing is trained by epochs."""
-    if isinstance(recipe, WrapperRecipe):
-        return [
-            f"bases.{number}.recipe.{path}"
-            for number, base in enumerate(recipe.bases)
-            for path in epoch_paths(base.recipe)
-        ]
-    return ["training.epochs"] if isinstance(recipe, NetworkRecipe) else []
+    return [f"{path}training.epochs" for path in network_paths(recipe)]
 
 
 def toml_value(value: Any) -> str:

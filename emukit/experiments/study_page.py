@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from emukit.experiments.portrait import Drawn, save
+from emukit.experiments.record import checked_command
 from emukit.report.coordinates import MOST_VARIANTS, draw_coordinates
 from emukit.report.intervals import Difference, draw_intervals
 from emukit.report.site.model import Picture, StudyPage, identifier
@@ -53,7 +54,8 @@ def study_page(folder: Path, study: Study, ids: Mapping[Path, str], scratch: Pat
         pictures[result.protocol, result.set] = shown
     runs = {r.folder: Path(os.path.realpath(folder / r.folder)) for v in study.variants for r in v.runs}
     entries = {place: ids[real] for place, real in runs.items() if real in ids}
-    return StudyPage(name, study, pictures, entries)
+    best = next((v.runs[0].command for v in study.variants if v.name == study.best and v.runs), "")
+    return StudyPage(name, study, pictures, entries, checked_command(best))
 
 
 def _intervals(study: Study, result: StudyResult, path: Path) -> Drawn | None:

@@ -18,36 +18,52 @@ from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.errors import SubmissionError
 from emukit.experiments import provenance
 from emukit.experiments.run import Run
-from emukit.experiments.table import numbers_of, split_name
-from emukit.files import atomic_path, sha256
+from emukit.experiments.table import SCORE_FILE, numbers_of, split_name
+from emukit.files import sha256
+from emukit.outputs import Kind, new_output, refuse_taken
 from emukit.progress import Reporter
-from emukit.submission import Entry, check_submission, write_entry, write_submission
+from emukit.submission import ENTRY_FILE, Entry, check_submission, read_entry, write_entry, write_submission
 
 PACKINGS = ("csv", "csv.gz", "zip")
 
 
-def submit_run(run: Run, archive: Archive, folder: Path, packing: str, reporter: Reporter) -> Entry:
+def _strange(folder: Path) -> str:
+    """What in a folder no submission holds."""
+    try:
+        own = {ENTRY_FILE, SCORE_FILE, read_entry(folder).csv}
+    except SubmissionError as e:
+        return e.what
+    return ", ".join(sorted(p.name for p in folder.iterdir() if p.name not in own or not p.is_file())[:5])
+
+
+KIND = Kind("a submission of `emukit submit`", _strange)
+
+
+def submit_run(
+    run: Run, archive: Archive, folder: Path, packing: str, reporter: Reporter, overwrite: bool = False
+) -> Entry:
     """Predict the test span, write and check the CSV, and write the entry.
 
     Raises:
-        SubmissionError: Unknown packing, the folder exists, or the submission fails its own check.
+        SubmissionError: Unknown packing, or the submission fails its own check.
+        EmukitError: The folder is taken, or cannot be written.
         RunError: The run has not finished.
     """
     if packing not in PACKINGS:
         raise SubmissionError(f"cannot pack as {packing!r}", expected=", ".join(PACKINGS), hint="--pack zip")
-    if folder.exists():
-        raise SubmissionError(
-            f"the submission folder {folder} exists", expected="a new folder", hint="choose another --out, or remove it"
-        )
+    refuse_taken(folder, KIND, overwrite)
     split = run.split(archive)
     span = split.test
     emulator = run.emulator(archive)
     if archive.digest != run.record.data.digest:
         reporter.say("note: other forcings or targets than it was trained on; entry.toml says so by the digest")
+    far = emulator.warning_of(archive[span.scenario], span.start, span.stop)
+    if far:
+        reporter.say(f"note: {far}")
     with reporter.step("submission", 3) as step:
         prediction = emulator.predict_fields(archive[span.scenario], span.start, span.stop)
         step.advance(note="predicted")
-        with atomic_path(folder) as temporary:
+        with new_output(folder, KIND, overwrite) as temporary:
             temporary.mkdir()
             path = temporary / f"submission.{packing}"
             rows = write_submission(path, prediction, archive.grid, archive.variables)

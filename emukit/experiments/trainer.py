@@ -15,8 +15,9 @@ import torch
 from torch import nn
 
 from emukit.data.archive import Archive
+from emukit.data.encodings import seasonal_fields
 from emukit.data.folds import leave_out
-from emukit.data.frames import FrameEncoder
+from emukit.data.frames import FrameEncoder, static_fields
 from emukit.data.segments import SegmentSource
 from emukit.data.split import Split
 from emukit.data.targets import TargetNormalizer
@@ -32,9 +33,10 @@ from emukit.experiments.final import Selected
 from emukit.experiments.memory import SAFE, free_share, memory_plan
 from emukit.experiments.recipe_kinds import NetworkRecipe, Recipe, WrapperRecipe
 from emukit.losses.composite import CompositeLoss
+from emukit.losses.named import loss_terms
 from emukit.losses.space import LossSpace
 from emukit.models.precision import matmul_precision
-from emukit.models.registry import build_network
+from emukit.models.registry import build_network, count_parameters
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.training.best import load_best
@@ -78,9 +80,9 @@ def prepare(
     if isinstance(recipe, WrapperRecipe):
         return WrapperTrainer(archive, recipe, split, seed, comm, execution, selected).train
     # In closed form every process fits the same; there is nothing to share.
-    kind = EMULATORS[recipe.emulator].load()
-    own = {"seed": seed} if getattr(kind, "seeded", False) else {}
-    fitted: Emulator = kind.fit(archive, split, **recipe.options, **own)
+    entry = EMULATORS[recipe.emulator]
+    own = {"seed": seed} if entry.seeded else {}
+    fitted: Emulator = entry.load().fit(archive, split, **recipe.options, **own)
     return lambda folder, reporter: (fitted, {})
 
 
@@ -125,7 +127,7 @@ class WrapperTrainer:
             fold, more = self._bases(without, folder / f"without-{name}", reporter)
             folds.append(Fold(held_out, fold, without.train))
             outcomes += more
-        options = self._recipe.options | ({"seed": self._seed} if self._class.seeded else {})
+        options = self._recipe.options | ({"seed": self._seed} if EMULATORS[self._recipe.emulator].seeded else {})
         if self._selected:
             assert isinstance(self._selected.emulator, self._class)
             fitted = self._selected.emulator.refit(self._archive, self._split, bases, folds, **options)
@@ -173,9 +175,27 @@ def _check_wrapper(archive: Archive, recipe: WrapperRecipe, split: Split) -> Non
             found=", ".join(dict.fromkeys(s.scenario for s in split.train)),
             hint="a protocol that trains on two or more, or an emulator without folds, such as best-fast",
         )
-    for base in recipe.bases:
-        if isinstance(base.recipe, WrapperRecipe):
-            _check_wrapper(archive, base.recipe, split)
+    for base in (b.recipe for b in recipe.bases):
+        if isinstance(base, WrapperRecipe):
+            _check_wrapper(archive, base, split)
+        elif isinstance(base, NetworkRecipe):
+            _check_network(archive, base)
+        else:
+            EMULATORS[base.emulator].load().check(archive, **base.options)
+
+
+def _check_network(archive: Archive, recipe: NetworkRecipe) -> None:
+    """Refuse what a network would refuse when its turn comes, without a statistic or a weight."""
+    channels = (*recipe.inputs.forcings, *seasonal_fields(recipe.inputs.seasonal, archive.grid)[0])
+    statics, _ = static_fields(recipe.inputs, archive)
+    count_parameters(
+        recipe.emulator,
+        in_channels=len(channels) + len(statics),
+        variables=len(archive.variables),
+        grid=archive.grid.shape,
+        history=recipe.inputs.window.history,
+        options=recipe.options,
+    )
 
 
 class Trainer:
@@ -254,6 +274,7 @@ class Trainer:
             f"{self._recipe.emulator}: {self._parameters:,} parameters, {len(emulator.encoder.channels)} channels, "
             f"{epochs} epochs of {-(-self._source.steps_per_epoch // settings.accumulate)} steps on {where}"
         )
+        reporter.say(f"loss: {loss_terms(self._recipe.loss.model_dump())}")
         reporter.say(self._memory.line())
         with matmul_precision(settings.precision):
             result = train(

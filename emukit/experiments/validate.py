@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -19,18 +19,21 @@ from emukit.data.protocol import ALL, LOSO, make_split
 from emukit.data.split import Split, is_hidden
 from emukit.errors import ProtocolError, RecipeError, RunError
 from emukit.experiments.evaluate import another_run, estimated_limit, evaluate, mean_score, scored_spans
-from emukit.experiments.recipe_kinds import Recipe, is_random, seeds_within
+from emukit.experiments.names import is_random
+from emukit.experiments.recipe_kinds import Recipe, seeds_within
 from emukit.experiments.record import Opening
 from emukit.experiments.run import Run, finished_run, run_name, save_evaluation, train_run
 from emukit.experiments.table import numbers_of
-from emukit.files import write_text
 from emukit.metrics import Parts, Score
+from emukit.outputs import json_kind, new_output, refuse_taken
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
-from emukit.report.validation import Block
+from emukit.report.leaderboard import ANOTHER_RUN, LIMIT
+from emukit.report.validation import Block, Summary
 from emukit.training.engine import Execution
 
 REPORT_FILE = "validation.json"
+REPORT = json_kind("the results of `emukit validate`", ("model", "recipe", "scored", "runs"))
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class Scored:
         name: ``validation``, which may have chosen among epochs, or ``test``, which chose nothing.
         months: What was scored, for people.
         scores: By seed.
-        floor: Mean over the other runs of the climate model, where there are any.
+        reference: Mean over the other runs of the climate model, where there are any.
         limit: Of a perfect emulator, where it can be estimated.
     """
 
@@ -50,11 +53,11 @@ class Scored:
     name: str
     months: tuple[str, ...]
     scores: Mapping[int, Score]
-    floor: Score | None
+    reference: Score | None
     limit: Score | None
 
     def lines(self) -> dict[str, dict[str, float]]:
-        """Score and six numbers of the mean over seeds, of their sample standard deviation, of floor and limit."""
+        """Score and six numbers of the mean over seeds, of their sample standard deviation, of reference and limit."""
         each = [numbers(s) for s in self.scores.values()]
         several = len(each) > 1
         lines = {f"seed {seed}": numbers(s) for seed, s in self.scores.items()} if several else {}
@@ -62,7 +65,7 @@ class Scored:
         lines[f"mean of {len(each)} seeds" if several else "one run"] = mean
         if several:
             lines["standard deviation over seeds"] = {k: stdev(e[k] for e in each) for k in mean}
-        for name, score in (("floor: another run", self.floor), ("estimated limit", self.limit)):
+        for name, score in ((ANOTHER_RUN, self.reference), (LIMIT, self.limit)):
             if score:
                 lines[name] = numbers(score)
         return lines
@@ -94,6 +97,23 @@ class Validation:
         """What is to be printed."""
         return [Block(f"{self.model}, {s.protocol} {s.name}: {'; '.join(s.months)}", s.lines()) for s in self.scored]
 
+    def summary(self) -> list[Summary]:
+        """A line for every set: the mean score, how far seeds are apart, and what it is measured against."""
+        out = []
+        for s in self.scored:
+            values = [score.value for score in s.scores.values()]
+            out.append(
+                Summary(
+                    f"{s.protocol} {s.name}",
+                    len(values),
+                    fmean(values),
+                    stdev(values) if len(values) > 1 else None,
+                    s.reference.value if s.reference else None,
+                    s.limit.value if s.limit else None,
+                )
+            )
+        return out
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         scored = [
@@ -105,6 +125,7 @@ class Validation:
             "data": self.data,
             "seeds": list(self.seeds),
             "scored": scored,
+            "summary": [asdict(line) for line in self.summary()],
             "not_scored": dict(self.not_scored),
             "runs": list(self.runs),
         }
@@ -163,7 +184,7 @@ def chosen_seeds(recipe: Recipe, number: int) -> tuple[int, ...]:
     if number < 1:
         raise RecipeError("--seeds is the number of runs under each protocol", found=str(number), expected="1 or more")
     reach = seeds_within(recipe)
-    return tuple(range(0, number * reach, reach)) if is_random(recipe) else (0,)
+    return tuple(range(0, number * reach, reach)) if is_random(recipe.model_dump()) else (0,)
 
 
 def validate(
@@ -203,6 +224,8 @@ def validate(
         RunError: A folder holds a run of another configuration.
         TrainingError: A loss is not finite.
     """
+    # The same command goes on where it was stopped, and writes its results again.
+    refuse_taken(out / REPORT_FILE, REPORT, overwrite=True)
     sets, not_scored = named_protocols(archive, protocols)
     chosen = chosen_seeds(recipe, seeds)
     for protocol, why in not_scored.items():
@@ -238,7 +261,8 @@ def validate(
     if len(left_out) > 1 and ALL in _names(archive, protocols):
         scored.append(_mean(left_out))
     result = Validation(model, recipe.digest, archive.digest, chosen, tuple(scored), not_scored, tuple(runs))
-    write_text(out / REPORT_FILE, json.dumps(result.as_dict(), indent=1))
+    with new_output(out / REPORT_FILE, REPORT, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(result.as_dict(), indent=1), encoding="utf-8")
     return result
 
 
@@ -324,15 +348,15 @@ def _with_lines(archive: Archive, protocol: str, name: str, scores: Mapping[int,
 
 
 def _mean(parts: Sequence[Scored]) -> Scored:
-    """The mean over scenarios left out, seed by seed; of floor and limit where every scenario has one."""
+    """The mean over scenarios left out, seed by seed; of reference and limit where every scenario has one."""
     scores = {seed: mean_score([p.scores[seed] for p in parts]) for seed in parts[0].scores}
-    floors, limits = [p.floor for p in parts if p.floor], [p.limit for p in parts if p.limit]
+    references, limits = [p.reference for p in parts if p.reference], [p.limit for p in parts if p.limit]
     return Scored(
         ALL,
         "test",
         tuple(m for p in parts for m in p.months),
         scores,
-        mean_score(floors) if len(floors) == len(parts) else None,
+        mean_score(references) if len(references) == len(parts) else None,
         mean_score(limits) if len(limits) == len(parts) else None,
     )
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from emukit.data.archive import Archive
 from emukit.data.split import Span
 from emukit.emulators.base import Emulator
-from emukit.files import atomic_path
+from emukit.files import atomic_path, open_regular
 from emukit.metrics import Moments
 
 YEAR = 12
@@ -57,7 +57,7 @@ def save_years(path: Path, spans: Sequence[Array]) -> None:
 def load_years(path: Path) -> list[Array] | None:
     """Read such a file; None where there is none that can be read, and it is to be made again."""
     try:
-        with path.open("rb") as f, np.load(f, allow_pickle=False) as kept:
+        with open_regular(path) as f, np.load(f, allow_pickle=False) as kept:
             return [np.asarray(kept[f"arr_{i}"], np.float64) for i in range(len(kept.files))]
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None

@@ -35,6 +35,28 @@ LOSSES: Mapping[str, Mapping[str, Any]] = {
     "decade": {**_METRIC, "warmup_epochs": 3.0, "ramp_epochs": 5.0},
 }
 
+# Other names of the same: by what it is made of.
+ALIASES: Mapping[str, str] = {"dice-gabor": "published"}
+
+
+def loss_terms(table: Mapping[str, Any]) -> str:
+    """The terms of a loss table in words: ``tas l1 + 0.5 gabor, pr 0.5 dice + 0.5 mse``."""
+
+    def weighted(terms: Mapping[str, float]) -> str:
+        return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in terms.items() if weight)
+
+    return ", ".join(f"{variable} {weighted(table[variable])}" for variable in ("tas", "pr") if variable in table)
+
+
+def loss_lines() -> list[str]:
+    """Every shipped loss with its other name, its terms and, where there is one, its warm-up."""
+    lines = []
+    for name, table in LOSSES.items():
+        also = "".join(f" or {alias}" for alias, of in ALIASES.items() if of == name)
+        warm_up = f"; {table['warmup_epochs']:g} epochs of l1 first" if "warmup_epochs" in table else ""
+        lines.append(f"{name}{also}: {loss_terms(table)}{warm_up}")
+    return lines
+
 
 def named_loss(name: str) -> dict[str, Any]:
     """The loss table of a shipped loss.
@@ -42,6 +64,9 @@ def named_loss(name: str) -> dict[str, Any]:
     Raises:
         RecipeError: There is none of that name.
     """
+    name = ALIASES.get(name, name)
     if name not in LOSSES:
-        raise RecipeError(f"unknown loss {name!r}", expected=", ".join(LOSSES), hint="--set loss.tas.mse=1.0 mixes own")
+        raise RecipeError(
+            f"unknown loss {name!r}", expected=", ".join([*LOSSES, *ALIASES]), hint="--set loss.tas.mse=1.0 mixes own"
+        )
     return deepcopy(dict(LOSSES[name]))

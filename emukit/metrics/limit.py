@@ -5,6 +5,8 @@ Invariant: the estimate is a function of the runs alone and treats them alike; m
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,9 +14,14 @@ from emukit.metrics.competition import Parts, Score
 
 Array = NDArray[np.float64]
 
+# 16 MB in float64.
+BLOCK_VALUES = 2_000_000
+
 
 def limit_score(
-    runs: NDArray[np.floating], weights: NDArray[np.floating], variables: tuple[str, ...] = ("tas", "pr")
+    runs: Sequence[NDArray[np.floating]] | NDArray[np.floating],
+    weights: NDArray[np.floating],
+    variables: tuple[str, ...] = ("tas", "pr"),
 ) -> Score:
     """Estimate what a perfect emulator scores against one run, from runs of the same months that differ by chance.
 
@@ -35,22 +42,35 @@ def limit_score(
     monthly error more than it costs can be below this limit by some thousandths.
 
     Args:
-        runs: (M, T, V, Y, X), at least two runs, in physical units.
+        runs: M runs, at least two, each (T, V, Y, X) in physical units.
         weights: (Y, X) area weights; any positive multiple gives the same score.
         variables: Names along the V axis.
 
     Raises:
         ValueError: There are fewer than two runs, or no months.
     """
-    if len(runs) < 2 or runs.shape[1] < 1:
-        raise ValueError(f"a limit needs two runs and a month, not {runs.shape[:2]}")
+    if len(runs) < 2 or len(runs[0]) < 1:
+        raise ValueError(f"a limit needs two runs and a month, not {len(runs)} and {len(runs[0]) if len(runs) else 0}")
     w = np.asarray(weights, np.float64) / np.sum(weights, dtype=np.float64)
-    parts = {v: _parts(np.asarray(runs[:, :, i], np.float64), w) for i, v in enumerate(variables)}
-    return Score(parts, runs.shape[1])
+    months, _, rows, columns = runs[0].shape
+    # Cells are apart until the end: a few rows of them at a time need little more memory than the runs themselves.
+    step = max(1, BLOCK_VALUES // (len(runs) * months * columns))
+    parts = {}
+    for i, v in enumerate(variables):
+        blocks = [
+            _cells(np.stack([r[:, i, y : y + step].astype(np.float64) for r in runs])) for y in range(0, rows, step)
+        ]
+        monthly, time_mean, stddev = np.concatenate(blocks, axis=1)
+        parts[v] = Parts(
+            monthly_rmse=float(np.sqrt((w * monthly).sum())),
+            time_mean_rmse=float(np.sqrt((w * time_mean).sum())),
+            time_stddev_mae=float((w * stddev).sum() / np.sqrt(2.0)),
+        )
+    return Score(parts, months)
 
 
-def _parts(runs: Array, w: Array) -> Parts:
-    """The three numbers of one variable from (M, T, Y, X)."""
+def _cells(runs: Array) -> Array:
+    """(3, Y, X) what the three numbers are means of, from (M, T, Y, X) of one variable."""
     number = len(runs)
     time_mean, spread = runs.mean(1), runs.std(1)
     weather_mean = time_mean.var(0, ddof=1)
@@ -61,8 +81,4 @@ def _parts(runs: Array, w: Array) -> Parts:
     forced = np.sqrt(np.maximum(forced_square, 0.0))
     scaling = (spread.mean(0) - forced) ** 2
     pairs = [np.abs(spread[i] - spread[j]) for i in range(number) for j in range(i)]
-    return Parts(
-        monthly_rmse=float(np.sqrt((w * (within + weather_mean + scaling)).sum())),
-        time_mean_rmse=float(np.sqrt((w * weather_mean).sum())),
-        time_stddev_mae=float((w * np.mean(pairs, 0)).sum() / np.sqrt(2.0)),
-    )
+    return np.stack([within + weather_mean + scaling, weather_mean, np.mean(pairs, 0)])

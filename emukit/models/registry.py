@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from emukit.errors import RecipeError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # What emukit fills in; every other keyword of a network's constructor is an option of the user's.
 CONTEXT = ("in_channels", "variables", "grid", "history")
@@ -113,6 +113,8 @@ def build_network(
         # torch cannot allocate a network of that size; counting it takes no memory, but may overflow.
         found = str(e).splitlines()[0]
         if "alloc" in found or "out of memory" in found:
+            import torch
+
             with suppress(RuntimeError), torch.device("meta"):
                 shell = build(in_channels=in_channels, variables=variables, grid=grid, history=history, **options)
                 size = sum(p.nbytes for p in shell.parameters())
@@ -128,6 +130,8 @@ def count_parameters(
     name: str, *, in_channels: int, variables: int, grid: tuple[int, int], history: int, options: Mapping[str, Any]
 ) -> int:
     """Number of trainable parameters, without allocating any."""
+    import torch
+
     with torch.device("meta"):
         network = build_network(
             name, in_channels=in_channels, variables=variables, grid=grid, history=history, options=options

@@ -7,7 +7,7 @@ between their smallest and their largest, with the one that is scored as the lin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
-from emukit.report.figure import MEMBERS, PREDICTION, REALISATIONS, SCORED, drawing, legend_below, sheet
+from emukit.report.figure import MEMBERS, PREDICTION, REALISATIONS, SCORED, TRUTH, drawing, legend_below, sheet
 
 Array = NDArray[np.float64]
 
@@ -34,11 +34,13 @@ class Curves:
         x: (N,).
         members: (M, N) runs of the climate model; NaN where not known.
         predictions: (R, N): the prediction, or realisations, of which the first is scored.
+        truth: Whether the first of the members is the one that the prediction is scored by.
     """
 
     x: Array
     members: Array
     predictions: Array
+    truth: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,9 +153,15 @@ def draw_spectra(panels: Sequence[Sequence[Power]], title: str) -> Figure:
 
 
 def draw_curves(axes: Axes, curves: Curves) -> None:
-    """Members as thin lines, realisations as a band, the prediction over both."""
-    for i, member in enumerate(curves.members):
-        label = "" if i else f"members of the climate model ({len(curves.members)})"
+    """Members as thin lines, the truth among them in black, realisations as a band, the prediction over all."""
+    if curves.truth:
+        axes.plot(
+            curves.x, curves.members[0], color=TRUTH, lw=1.6, zorder=3.5, label="truth: the member it is scored by"
+        )
+    others = curves.members[1:] if curves.truth else curves.members
+    kind = "other members" if curves.truth else "members"
+    for i, member in enumerate(others):
+        label = "" if i else f"{kind} of the climate model ({len(others)})"
         axes.plot(curves.x, member, color=MEMBERS, lw=1.0, alpha=0.8, zorder=3, label=label)
     if len(curves.predictions) > 1:
         low, high = curves.predictions.min(0), curves.predictions.max(0)
@@ -166,8 +174,8 @@ def draw_curves(axes: Axes, curves: Curves) -> None:
 def _draw_power(axes: Axes, power: Power) -> None:
     curves = power.curves
     # A logarithm has no place for nothing.
-    positive = [np.where(p > 0, p, np.nan) for p in (curves.members, curves.predictions)]
-    draw_curves(axes, Curves(curves.x, *positive))
+    members, predictions = (np.where(p > 0, p, np.nan) for p in (curves.members, curves.predictions))
+    draw_curves(axes, replace(curves, members=members, predictions=predictions))
     axes.set(xscale="log", yscale="log")
     axes.set_title(power.what, loc="left")
     least, most = max(float(curves.members.min()), np.finfo(np.float64).tiny), float(curves.predictions[0].max())

@@ -6,7 +6,7 @@ Invariant: whoever draws says the scale, so that equal colours and equal heights
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib import colormaps
@@ -21,8 +21,8 @@ from emukit.report.maps import COLOURS, OTHER_COLOURS, draw_coast, draw_map
 
 Array = NDArray[np.float64]
 
-# Colours of a scale: few enough to tell apart and to name a value by, ten on each side of zero.
-LEVELS = 20
+# Colours of a scale: few enough to tell apart and to name a value by. Ten on each side of zero, which has no tint.
+LEVELS = 21
 # Between a letter and its ground.
 GREYS = 6
 
@@ -115,8 +115,8 @@ def draw_distribution(curves: Curves, label: str, title: str) -> Figure:
         figure = sheet(title, 8.0, 3.8)
         axes = figure.subplots()
         # A logarithm has no place for nothing.
-        positive = [np.where(p > 0, p, np.nan) for p in (curves.members, curves.predictions)]
-        draw_curves(axes, Curves(curves.x, *positive))
+        members, predictions = (np.where(p > 0, p, np.nan) for p in (curves.members, curves.predictions))
+        draw_curves(axes, replace(curves, members=members, predictions=predictions))
         axes.set(xscale="log", yscale="log", xlabel=label, ylabel="share of area and months\nper factor e")
         axes.set_ylim(bottom=1e-5)
         legend_below(figure, axes)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
 from emukit.report.figure import drawing, sheet, shorten
@@ -104,6 +104,15 @@ def _scale_axes(axes: Axes) -> None:
     # A loss may be zero or below; then a logarithm shows nothing.
     if len(known) and known.min() > 0:
         axes.set_yscale("log")
+        _plain_ticks(axes)
     for line in axes.lines:
         if np.isfinite(np.asarray(line.get_ydata(), np.float64)).sum() < 2:
             line.set_marker("o")
+
+
+def _plain_ticks(axes: Axes) -> None:
+    """Numbers as people write them on a logarithmic axis: 2.6, not 2.6 x 10^0; within a power of ten, evenly spaced."""
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(MaxNLocator(6) if high < 10 * low else LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())

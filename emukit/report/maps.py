@@ -50,25 +50,43 @@ class Row:
         variable: Decides the colours.
         label: What is shown, with its unit.
         panels: Side by side, in one scale.
+        apart: Beside them, in a scale of its own.
     """
 
     variable: str
     label: str
     panels: Sequence[Panel]
+    apart: Panel | None = None
 
 
-def draw_maps(rows: Sequence[Row], grid: Grid, title: str) -> Figure:
-    """Rows of maps under each other; every row has as many as the first."""
-    columns = len(rows[0].panels)
+def draw_maps(rows: Sequence[Row], grid: Grid, title: str, *, earth: bool) -> Figure:
+    """Rows of maps under each other; every row has as many as the first.
+
+    Args:
+        rows: From above.
+        grid: Of all fields.
+        title: Of the figure.
+        earth: Whether it is the Earth, so that its coasts are drawn.
+    """
+    columns = len(rows[0].panels) + (rows[0].apart is not None)
     with drawing():
-        figure = sheet(title, 1.2 + 5.2 * columns, 0.6 + 2.75 * len(rows))
+        wide = 5.2 if columns < 3 else 4.2
+        figure = sheet(title, 1.2 + wide * columns, 0.6 + (0.15 + wide / 2) * len(rows))
         cells = figure.subplots(len(rows), columns, squeeze=False)
         for line, row in zip(cells, rows, strict=True):
-            limit = scale([p.error for p in row.panels], grid)
-            for axes, panel in zip(line, row.panels, strict=True):
-                mesh = draw_map(axes, grid, panel.error, limit, COLOURS.get(row.variable, OTHER_COLOURS))
-                axes.set_title(panel.title, loc="left")
-            figure.colorbar(mesh, ax=list(line), label=row.label, extend="both", aspect=14, pad=0.01)
+            for panels, beside in (
+                (row.panels, list(line[: len(row.panels)])),
+                ([row.apart] if row.apart else [], list(line[len(row.panels) :])),
+            ):
+                limit = scale([p.error for p in panels], grid) if panels else 1.0
+                for axes, panel in zip(beside, panels, strict=True):
+                    mesh = draw_map(axes, grid, panel.error, limit, COLOURS.get(row.variable, OTHER_COLOURS))
+                    axes.set_title(panel.title, loc="left")
+                    if earth:
+                        draw_coast(axes)
+                if panels:
+                    label = row.label if panels is row.panels else "difference"
+                    figure.colorbar(mesh, ax=beside, label=label, extend="both", aspect=14, pad=0.01)
         for axes in cells[:, 1:].flat:
             axes.tick_params(labelleft=False)
         for axes in cells[:-1].flat:

@@ -1,4 +1,4 @@
-"""Results that others published, and the floor lines, as ``baselines/published.toml`` keeps them.
+"""Results that others published, and the lines of reference, as ``baselines/published.toml`` keeps them.
 
 Invariant: no result is without a source and the span it was scored on, and a score that stands beside its six numbers
 agrees with them.
@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from emukit.errors import RecipeError
-from emukit.files import shipped
+from emukit.files import read_text, shipped
 from emukit.metrics import Parts, Score
 
 # Six numbers of three decimals give a score to 0.0019 (half a thousandth times the sum of the weights, and its own).
@@ -55,7 +55,7 @@ class PublishedResult(_Strict):
         note: What must be known to compare it.
     """
 
-    kind: Literal["competition", "floor", "measured"]
+    kind: Literal["competition", "reference", "measured"]
     name: _Text
     place: _Text | None = None
     parameters: Annotated[int, Field(gt=0)] | None = None
@@ -112,7 +112,7 @@ def load_published(path: Path | str | None = None) -> list[PublishedResult]:
     """
     path = Path(path) if path is not None else shipped("baselines", "published.toml")
     try:
-        return _Table.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))).result
+        return _Table.model_validate(tomllib.loads(read_text(path))).result
     except OSError as e:
         raise RecipeError(f"cannot read {path}", found=e.strerror or str(e)) from e
     except ValidationError as e:

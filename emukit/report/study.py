@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from emukit.report.leaderboard import HEADINGS, NUMBERS
+from emukit.report.leaderboard import FULL_HEADINGS, LEGEND, NUMBERS, add_number_columns
+from emukit.terminal import markdown_text
 
 COLUMNS = ("score", *NUMBERS)
 # What the column of the difference is called, in a terminal, in a file and on a page.
@@ -33,7 +33,7 @@ class StudyTable:
     Attributes:
         title: Which study, protocol, set and months.
         rows: As `study.json` has them: variant, seeds, mean, sd, difference, sentence.
-        lines: Floor and limit by name, with their numbers.
+        lines: A reference and the limit by name, with their numbers.
     """
 
     title: str
@@ -47,27 +47,33 @@ def tables(studies: Sequence[StudyTable]) -> list[RenderableType]:
     for study in studies:
         table = Table(title=Text(study.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0)
         table.add_column("", overflow="fold")
-        for heading in ("seeds", *HEADINGS, DIFFERENCE):
-            table.add_column(heading.replace(" ", "\n"), justify="right", no_wrap=True)
+        table.add_column("seeds", justify="right", no_wrap=True)
+        add_number_columns(table)
+        table.add_column(DIFFERENCE.replace(" ", "\n"), justify="right", no_wrap=True)
         for row in study.rows:
             table.add_row(Text(row["variant"]), *(_two_lines(text, under) for text, under in _cells(row)))
         for name, numbers in study.lines.items():
             table.add_row(Text(name), "", *_numbers(numbers), "", style="dim")
         out += [table, *(Text(f"{row['variant']}: {row['sentence']}") for row in study.rows[1:]), Text("")]
-    return out
+    return [*out, Text(LEGEND, style="dim")] if out else out
 
 
 def markdown(studies: Sequence[StudyTable]) -> str:
     """One Markdown table each, and the sentences under it."""
     lines = []
     for study in studies:
-        headings = ("", "seeds", *HEADINGS, DIFFERENCE)
-        lines += [f"### {study.title}", "", f"| {' | '.join(headings)} |", "|---|" + "--:|" * (len(headings) - 1)]
+        headings = ("", "seeds", *FULL_HEADINGS, DIFFERENCE)
+        lines += [
+            f"### {markdown_text(study.title)}",
+            "",
+            f"| {' | '.join(headings)} |",
+            "|---|" + "--:|" * (len(headings) - 1),
+        ]
         for row in study.rows:
             cells = [f"{text} ({under})" if under else text for text, under in _cells(row)]
-            lines.append(f"| {' | '.join((_plain(row['variant']), *cells))} |")
+            lines.append(f"| {' | '.join((markdown_text(row['variant']), *cells))} |")
         lines += [f"| *{name}* | | {' | '.join(_numbers(values))} | |" for name, values in study.lines.items()]
-        lines += ["", *(f"- {_plain(row['variant'])}: {row['sentence']}" for row in study.rows[1:]), ""]
+        lines += ["", *(f"- {markdown_text(row['variant'])}: {row['sentence']}" for row in study.rows[1:]), ""]
     return "\n".join(lines)
 
 
@@ -133,8 +139,3 @@ def _two_lines(text: str, under: str) -> Text:
 def _numbers(values: Mapping[str, float]) -> list[str]:
     score, *six = (values[c] for c in COLUMNS)
     return [f"{score:.4f}", *(f"{x:.3f}" for x in six)]
-
-
-def _plain(name: str) -> str:
-    """A name in Markdown, where nothing of it means anything."""
-    return re.sub(r"([\\`*_{}\[\]<>|#&~])", r"\\\1", name)

@@ -1,12 +1,32 @@
-"""Submissions: write, check, score, and keep what they say of themselves."""
+"""Submissions: write, check, score, and keep what they say of themselves.
 
-from emukit.submission.check import check_submission
-from emukit.submission.entry import ENTRY_FILE, Entry, read_entry, write_entry
-from emukit.submission.ids import Layout, submission_ids
-from emukit.submission.problems import Problem
-from emukit.submission.read import Columns, read_submission
-from emukit.submission.score import score_csv, score_submission
-from emukit.submission.write import write_submission
+Nothing heavy is imported until a name is used: a leaderboard reads thousands of entries and no CSV.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from emukit.submission.check import check_submission
+    from emukit.submission.entry import ENTRY_FILE, Entry, entry_of, read_entry, write_entry
+    from emukit.submission.ids import Layout, submission_ids
+    from emukit.submission.problems import Problem
+    from emukit.submission.read import Columns, read_submission
+    from emukit.submission.score import score_csv, score_submission
+    from emukit.submission.write import write_submission
+
+_MODULES = {
+    "check": ("check_submission",),
+    "entry": ("ENTRY_FILE", "Entry", "entry_of", "read_entry", "write_entry"),
+    "ids": ("Layout", "submission_ids"),
+    "problems": ("Problem",),
+    "read": ("Columns", "read_submission"),
+    "score": ("score_csv", "score_submission"),
+    "write": ("write_submission",),
+}
+_NAMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "ENTRY_FILE",
@@ -15,6 +35,7 @@ __all__ = [
     "Layout",
     "Problem",
     "check_submission",
+    "entry_of",
     "read_entry",
     "read_submission",
     "score_csv",
@@ -23,3 +44,9 @@ __all__ = [
     "write_entry",
     "write_submission",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module 'emukit.submission' has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_NAMES[name]}"), name)

@@ -7,14 +7,14 @@ CSV by its digest, since the CSV itself is too large to be kept under version co
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from emukit.config import describe, parse_toml
 from emukit.errors import SubmissionError
-from emukit.files import write_text
+from emukit.files import read_text, write_text
 
 ENTRY_FILE = "entry.toml"
 Text = Annotated[str, Field(min_length=1)]
@@ -90,14 +90,25 @@ def read_entry(folder: Path | str) -> Entry:
     path = Path(folder) / ENTRY_FILE
     expected = "the file that emukit submit writes"
     try:
-        return Entry.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+        return Entry.model_validate(parse_toml(read_text(path)))
     except OSError as e:
         raise SubmissionError(f"cannot read {path}", found=e.strerror or str(e), expected=expected) from e
     except ValidationError as e:
-        found = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in e.errors())
-        raise SubmissionError(f"{path} is no entry", found=found, expected=expected) from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise SubmissionError(f"{path} is no entry", found="\n".join(describe(e)[:10]), expected=expected) from e
+    except ValueError as e:
         raise SubmissionError(f"{path} is no TOML", found=str(e), expected=expected) from e
+
+
+def entry_of(csv: Path) -> Entry | None:
+    """What the entry beside a submission's CSV says of it; None where there is none, or it is of another file.
+
+    Raises:
+        SubmissionError: The entry is damaged.
+    """
+    if not (csv.parent / ENTRY_FILE).exists():
+        return None
+    entry = read_entry(csv.parent)
+    return entry if entry.csv == csv.name else None
 
 
 def _line(key: str, value: str | float) -> str:

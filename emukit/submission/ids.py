@@ -120,6 +120,11 @@ class Layout:
         """Number of rows."""
         return int(np.prod(self.shape))
 
+    @property
+    def most_rows(self) -> int:
+        """How far a file is read that should hold these rows: far enough to tell one that holds all of them twice."""
+        return 2 * self.size + 1000
+
     @cached_property
     def cells(self) -> list[str]:
         """The part of the ID after the month, underscore included, for the V * Y * X rows of a month."""

@@ -1,7 +1,7 @@
-"""Examine a submission line by line, when it is not exactly right.
+"""Examine a submission row by row, when it is not exactly right.
 
 Invariant: every line is either placed (its ID is known and not there before) or counted in a problem, and reading
-goes on after a wrong one. It takes seconds where `read_submission` takes tenths, but it knows line numbers.
+continues after a wrong one, up to a bound that the layout gives.
 """
 
 from __future__ import annotations
@@ -12,17 +12,22 @@ import math
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from emukit.submission.ids import HEAD, Layout, month_name
-from emukit.submission.problems import Problem, Tally
+from emukit.submission.problems import EXAMPLES, Problem, Tally
+from emukit.submission.read import Columns
 from emukit.submission.write import COLUMNS
 
 # Enough to tell another grid from a slip of the pen; a file of random IDs must not fill the memory.
 _MOST_STRANGE = 100_000
+# Far more than a row has; a line without an end must not fill the memory.
+_LONGEST_LINE = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +40,7 @@ class Examined:
         lines: (N,) line number of each; 0 where the ID is missing.
         strange_months: Months as written in such IDs as the layout does not have.
         strange_cells: Cells as written, underscore first, that the layout does not have; of very many only the first.
+        stopped: Whether there is more in the file than was read.
     """
 
     problems: list[Problem]
@@ -42,6 +48,7 @@ class Examined:
     lines: NDArray[np.int64]
     strange_months: set[str]
     strange_cells: set[str]
+    stopped: bool = False
 
     @property
     def nothing_read(self) -> bool:
@@ -58,7 +65,7 @@ def examine(stream: IO[bytes], layout: Layout) -> Examined:
     examination = _Examination(layout)
     # Bytes that are no UTF-8 become lone surrogates, which mark the row that holds them.
     text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
-    reader = csv.reader(text)
+    reader = csv.reader(_lines(text))
     try:
         examination.read(reader)
     except csv.Error as e:
@@ -66,6 +73,55 @@ def examine(stream: IO[bytes], layout: Layout) -> Examined:
     finally:
         text.detach()
     return examination.result()
+
+
+def examine_columns(columns: Columns, layout: Layout) -> Examined:
+    """Name what is wrong with IDs and numbers that were read already, row i from line i + 2.
+
+    What it finds is what `examine` finds in the same file; it takes a tenth of the time.
+    """
+    examination = _Examination(layout)
+    at = layout.positions(columns.ids)
+    known, row = at >= 0, np.arange(len(at))
+    # Of several rows with one ID the last that is assigned stays: backwards, that is the first of the file.
+    first = np.empty(layout.size, np.int64)
+    first[at[known][::-1]] = row[known][::-1]
+    placed = np.zeros(len(at), bool)
+    placed[known] = first[at[known]] == row[known]
+    finite = np.isfinite(columns.values)
+    examination.lines, examination.values = np.zeros(layout.size, np.int64), np.full(layout.size, np.nan)
+    examination.lines[at[placed]] = row[placed] + 2
+    examination.values[at[placed & finite]] = columns.values[placed & finite]
+    order = row[placed]
+    behind = order[1:][np.diff(at[placed]) < 0]
+    for tally, rows, texts in (
+        (examination.unknown, row[~known], columns.ids),
+        (examination.duplicate, row[known & ~placed], columns.ids),
+        (examination.misordered, behind, columns.ids),
+        (examination.non_finite, row[placed & ~finite], columns.values),
+    ):
+        for i in rows[:EXAMPLES].tolist():
+            tally.add(i + 2, str(texts[i]))
+        tally.count = len(rows)
+    strange = columns.ids.filter(pa.array(~known))
+    cells = pc.utf8_slice_codeunits(strange, HEAD, None)
+    months = pc.utf8_slice_codeunits(strange.filter(pc.starts_with(cells, "_")), 0, HEAD)
+    examination.strange_months = set(pc.unique(months)[:_MOST_STRANGE].to_pylist())
+    unlike = pc.filter(pc.unique(cells), pc.invert(pc.is_in(pc.unique(cells), pa.array(layout.cells))))
+    examination.strange_cells = set(unlike[:_MOST_STRANGE].to_pylist())
+    return examination.result()
+
+
+def _lines(text: io.TextIOWrapper) -> Iterator[str]:
+    """The lines of a file.
+
+    Raises:
+        csv.Error: One is longer than any row.
+    """
+    while line := text.readline(_LONGEST_LINE):
+        if len(line) == _LONGEST_LINE:
+            raise csv.Error(f"a line of more than {_LONGEST_LINE:,} letters")
+        yield line
 
 
 class _Reader(Protocol):
@@ -83,10 +139,13 @@ class _Examination:
     """The state of one reading: what was placed where, and what was wrong so far."""
 
     def __init__(self, layout: Layout) -> None:
+        self.layout = layout
         self.months = {month_name(t): t * len(layout.cells) for t in range(layout.months)}
         self.cells = {cell: i for i, cell in enumerate(layout.cells)}
-        self.values = array("d", [math.nan]) * layout.size
-        self.lines = array("q", [0]) * layout.size
+        # Single items of a Python array are read and set several times faster than those of numpy.
+        self.values: Any = array("d", [math.nan]) * layout.size
+        self.lines: Any = array("q", [0]) * layout.size
+        self.stopped = False
         self.previous = -1
         self.strange_months: set[str] = set()
         self.strange_cells: set[str] = set()
@@ -95,7 +154,11 @@ class _Examination:
         self.malformed = Tally("malformed", "rows have another number of columns than the header")
         self.unknown = Tally("unknown", "rows have an ID that the submission does not have")
         self.duplicate = Tally("duplicate", "rows repeat an ID of an earlier row")
-        self.misordered = Tally("misordered", "rows stand behind a row that belongs after them")
+        self.misordered = Tally(
+            "misordered",
+            "rows stand behind a row that belongs after them; rows are matched by ID, in any order",
+            accepted=True,
+        )
         self.unparsable = Tally("unparsable", "rows have no number as their Prediction")
         self.non_finite = Tally("non_finite", "rows are NaN or infinite")
 
@@ -112,9 +175,14 @@ class _Examination:
         if columns is None:
             return
         width, (name, number) = len(header), columns
-        placed = False
+        placed, most = False, self.layout.most_rows
         for row in reader:
             line = reader.line_num
+            if line > most:
+                text = f"more than {most:,} lines, where a submission has {self.layout.size:,} rows: reading stopped"
+                self.whole.append(Problem("too_long", text, (line,), 1))
+                self.stopped = True
+                return
             if len(row) == width:
                 self.row(line, row[name], row[number])
                 placed = True
@@ -186,7 +254,14 @@ class _Examination:
             self.non_finite,
         )
         problems = self.whole + [problem for tally in tallies for problem in tally.problems()]
-        return Examined(problems, np.array(self.values), np.array(self.lines), self.strange_months, self.strange_cells)
+        return Examined(
+            problems,
+            np.array(self.values),
+            np.array(self.lines),
+            self.strange_months,
+            self.strange_cells,
+            self.stopped,
+        )
 
 
 def _is_undecodable(text: str) -> bool:

@@ -19,12 +19,14 @@ class Problem:
         message: A sentence for people, without row numbers.
         rows: Line numbers in the CSV of the first few wrong rows; the header is line 1.
         count: How many rows are wrong; 0 where the file as a whole is.
+        accepted: The competition accepts such a file all the same: this is a note.
     """
 
     kind: str
     message: str
     rows: tuple[int, ...] = ()
     count: int = 0
+    accepted: bool = False
 
     def __str__(self) -> str:
         if not self.rows:
@@ -40,10 +42,12 @@ class Tally:
     Attributes:
         kind: The kind of the problem it becomes.
         what: The message after the count, for example "rows are not finite".
+        accepted: Whether the competition accepts such rows.
     """
 
     kind: str
     what: str
+    accepted: bool = False
     count: int = 0
     rows: list[int] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
@@ -60,4 +64,4 @@ class Tally:
         if not self.count:
             return []
         message = f"{self.count} {self.what}, for example {self.texts[0]!r}"
-        return [Problem(self.kind, message, tuple(self.rows), self.count)]
+        return [Problem(self.kind, message, tuple(self.rows), self.count, self.accepted)]

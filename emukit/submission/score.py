@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from emukit.data.grid import Grid
 from emukit.errors import SubmissionError
-from emukit.metrics import Moments, Score, score_moments
+from emukit.metrics import Score
+from emukit.metrics.checked import Address, checked_score, refuse_not_finite
 from emukit.submission.ids import Layout
 from emukit.submission.read import Columns, read_submission
 
@@ -40,7 +41,7 @@ def score_csv(submission: Path | str, solution: Path | str) -> Score:
             expected=", ".join(_VARIABLES),
         )
     target = arrange(truth, layout, str(solution))
-    prediction = arrange(read_submission(submission), layout, str(submission))
+    prediction = arrange(read_submission(submission, layout.most_rows), layout, str(submission))
     return _score(prediction, target, layout)
 
 
@@ -62,7 +63,7 @@ def score_submission(submission: Path | str, truth: NDArray[np.floating], grid: 
     layout = Layout.of(grid, len(truth), _VARIABLES)
     if truth.shape != layout.shape:
         raise ValueError(f"truth {truth.shape} must be (T, V, Y, X) = {layout.shape}")
-    return _score(arrange(read_submission(submission), layout, str(submission)), truth, layout)
+    return _score(arrange(read_submission(submission, layout.most_rows), layout, str(submission)), truth, layout)
 
 
 def arrange(columns: Columns, layout: Layout, name: str) -> NDArray[np.float64]:
@@ -78,14 +79,10 @@ def arrange(columns: Columns, layout: Layout, name: str) -> NDArray[np.float64]:
         _match(positions, columns, layout, name)
         fields = np.empty(layout.size)
         fields[positions] = columns.values
-    finite = np.isfinite(fields)
-    if not finite.all():
-        raise SubmissionError(
-            f"{name} has values that are not finite",
-            found=f"{finite.size - finite.sum()} NaN or infinite, the first at {layout.id_at(int(np.argmin(finite)))}",
-            hint=f"emukit check-submission {name} names every wrong row",
-        )
-    return fields.reshape(layout.shape)
+    fields = fields.reshape(layout.shape)
+    hint = f"emukit check-submission {name} names every wrong row"
+    refuse_not_finite(fields, name, _address(layout), SubmissionError, hint)
+    return fields
 
 
 def _match(positions: NDArray[np.int64], columns: Columns, layout: Layout, name: str) -> None:
@@ -109,13 +106,8 @@ def _match(positions: NDArray[np.int64], columns: Columns, layout: Layout, name:
 
 
 def _score(prediction: NDArray[np.floating], truth: NDArray[np.floating], layout: Layout) -> Score:
-    if not np.isfinite(truth).all():
-        raise SubmissionError("the truth is not finite everywhere", hint="score a span that the store holds whole")
-    if not truth[:, layout.variables.index("tas")].any(axis=(-2, -1)).all():
-        raise SubmissionError(
-            "the truth is hidden",
-            found="a month whose tas is 0 K everywhere",
-            expected="fields that the climate model simulated",
-            hint="score a span whose targets are visible",
-        )
-    return score_moments(Moments.of(prediction, truth), layout.weights, layout.variables)
+    return checked_score(prediction, truth, layout.weights, layout.variables, _address(layout), SubmissionError)
+
+
+def _address(layout: Layout) -> Address:
+    return lambda *at: layout.id_at(int(np.ravel_multi_index(at, layout.shape)))

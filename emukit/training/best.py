@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from emukit.errors import RunError
-from emukit.files import atomic_path, sha256
+from emukit.files import atomic_path, check_regular, sha256
 from emukit.parallel.comm import Comm
 from emukit.parallel.spread import fill, whole
 
@@ -61,6 +61,7 @@ def check_best(folder: Path, epoch: int, network: nn.Module, digest: str) -> Non
     """
     path = best_path(folder, epoch)
     try:
+        # Not a FIFO, and not a device: the digest reads files alone.
         if sha256(path) != digest:
             raise ValueError("a file that is damaged, or another training's")
         with safe_open(path, framework="pt") as file:
@@ -81,6 +82,7 @@ def load_best(folder: Path, epoch: int, network: nn.Module) -> None:
     """
     path = best_path(folder, epoch)
     try:
+        check_regular(path)
         weights = load_file(path)
         for name, tensor in network.state_dict().items():
             fill(tensor, weights[name])

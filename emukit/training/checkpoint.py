@@ -11,11 +11,12 @@ a training goes on with another number of processes, or another strategy, than i
 
 from __future__ import annotations
 
+import hashlib
 import math
 import pickle
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,10 +27,10 @@ from torch import Tensor
 
 from emukit.config import describe
 from emukit.errors import RunError
-from emukit.files import atomic_path
+from emukit.files import atomic_path, check_regular
 from emukit.parallel.comm import Comm
 from emukit.parallel.spread import fill
-from emukit.training.best import check_best, first_line
+from emukit.training.best import check_best, drop_older_best, first_line
 from emukit.training.engine import Engine
 from emukit.training.shards import drop_older_shards, save_shard, shard_folder, shard_reader
 from emukit.training.state import Count, TrainingState
@@ -50,6 +51,7 @@ class _Content(BaseModel):
         tensors: Everything that training changes, by name, or
         shards: the name of the folder where that is, with
         digests: the digest of every process's file there.
+        digest: Of all of the above; empty in checkpoints of earlier versions.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", arbitrary_types_allowed=True)
@@ -62,6 +64,7 @@ class _Content(BaseModel):
     tensors: dict[str, Tensor] | None = None
     shards: str | None = None
     digests: list[str] = []
+    digest: str = ""
 
     def check(self, engine: Engine, steps_per_epoch: int) -> None:
         """Refuse what no checkpoint of this training can hold.
@@ -104,6 +107,7 @@ def save_checkpoint(folder: Path, state: TrainingState, engine: Engine) -> None:
     else:
         content["tensors"] = tensors
     if comm.main:
+        content["digest"] = _digest(content)
         with atomic_path(folder / LAST) as temporary:
             torch.save(content, temporary)
         drop_older_shards(folder, keep=content.get("shards"))
@@ -111,7 +115,7 @@ def save_checkpoint(folder: Path, state: TrainingState, engine: Engine) -> None:
 
 
 def load_checkpoint(folder: Path, engine: Engine, steps_per_epoch: int) -> TrainingState:
-    """Restore weights, optimiser, average and random state from `last.pt`.
+    """Restore weights, optimiser, average and random state from `last.pt`; what other checkpoints left is removed.
 
     Args:
         folder: The run folder.
@@ -143,19 +147,26 @@ def load_checkpoint(folder: Path, engine: Engine, steps_per_epoch: int) -> Train
         ) from e
     if state.best_epoch:
         check_best(folder, state.best_epoch, engine.network, state.best_digest)
+    if engine.comm.main:
+        # What a kill between two steps of the last save left behind.
+        drop_older_shards(folder, keep=content.shards)
+        drop_older_best(folder, state.best_epoch)
     return state
 
 
 def _read(path: Path) -> _Content:
     try:
         # torch writes a checksum for every part, and does not look at it when it reads.
-        if not path.is_file():
-            raise ValueError("something that is no file")
+        check_regular(path)
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as parts:
                 if damaged := parts.testzip():
                     raise ValueError(f"{damaged} in it is damaged")
-        return _Content.model_validate(torch.load(path, map_location="cpu", weights_only=True))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        checked = _Content.model_validate(content)
+        if checked.digest and _digest(content) != checked.digest:
+            raise ValueError("other tensors or values than were written")
+        return checked
     except ValidationError as e:
         raise ValueError("; ".join(describe(e))) from None
     except pickle.UnpicklingError:
@@ -164,6 +175,27 @@ def _read(path: Path) -> _Content:
     except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, IndexError, AttributeError):
         # What the readers stumble over where bytes are missing or changed.
         raise ValueError("a file that is cut short or damaged") from None
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of everything in a checkpoint: names, types and shapes, and the bytes of tensors."""
+    digest = hashlib.sha256()
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, Tensor):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        elif isinstance(value, Mapping):
+            for key in sorted(value):
+                add(f"{name}/{key}", value[key])
+        elif isinstance(value, list | tuple):
+            for i, item in enumerate(value):
+                add(f"{name}/{i}", item)
+        else:
+            digest.update(f"{name} {value!r}\n".encode())
+
+    add("", {k: v for k, v in content.items() if k != "digest"})
+    return digest.hexdigest()
 
 
 def _tensors(engine: Engine) -> dict[str, Tensor]:

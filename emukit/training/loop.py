@@ -26,12 +26,10 @@ from emukit.training import optim
 from emukit.training.best import drop_older_best, load_best, save_best
 from emukit.training.checkpoint import LAST, load_checkpoint, save_checkpoint
 from emukit.training.engine import Engine
-from emukit.training.log import MetricsLog
+from emukit.training.log import LOG, MetricsLog, line_of, recovered
 from emukit.training.settings import TrainingSettings
 from emukit.training.state import TrainingState
 from emukit.training.tracking import mirror
-
-LOG = "metrics.jsonl"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -105,10 +103,10 @@ def train(
     comm, average = engine.comm, engine.average
     resumed = (folder / LAST).exists()
     if not resumed and (folder / LOG).exists():
-        reporter.say(f"there is no {LAST} in {folder}: training begins anew")
+        reporter.say(f"there is no {LAST} in {folder}: training starts from the beginning")
     per_epoch = -(-source.steps_per_epoch // settings.accumulate)
-    state = load_checkpoint(folder, engine, per_epoch) if resumed else TrainingState()
-    log = MetricsLog(folder / LOG, keep_epochs=state.epoch) if comm.main else None
+    state = load_checkpoint(folder, engine, per_epoch) if resumed else TrainingState(log=[])
+    log = comm.first(lambda: _log_of(folder, state, reporter))
     steps = settings.epochs * per_epoch
     epochs = keep.epoch if keep else settings.epochs
     clock = time.monotonic()
@@ -135,11 +133,12 @@ def train(
     if resumed:
         reporter.say(f"resuming after epoch {state.epoch}, step {state.step} of {per_epoch}")
     with (
-        reporter.step("training", epochs * per_epoch) as bar,
+        reporter.step("training", epochs * per_epoch, parts=True) as bar,
         mirror(track if log else None, folder / LOG, about or {}) as tracked,
         _stop_requests(comm) as stop,
     ):
-        bar.advance(state.epoch * per_epoch + state.step)
+        if state.epoch or state.step:
+            bar.advance(state.epoch * per_epoch + state.step)
         while state.epoch < epochs and not state.stopped:
             started = time.monotonic()
             engine.network.train()
@@ -179,10 +178,13 @@ def train(
                     better |= also
                 state.stale = 0 if better else state.stale + 1
                 state.stopped = 0 < settings.patience <= state.stale
-                # What was best before this score was is no news any more.
-                bar.advance(0, note=f"epoch {state.epoch}/{epochs} loss {line['loss']:.4f}{_best(state)}")
+            # An epoch is finished, and what was best before it is no news any more.
+            bar.advance(0, note=f"epoch {state.epoch}/{epochs} loss {line['loss']:.4f}{_best(state)}")
+            text = line_of(line | {"seconds": round(time.monotonic() - started, 2)})
+            if state.log is not None:
+                state.log.append(text)
             if log:
-                tracked(log.append(line | {"seconds": round(time.monotonic() - started, 2)}))
+                tracked(log.append(text))
             save()
             if comm.main:
                 drop_older_best(folder, state.best_epoch)
@@ -204,6 +206,20 @@ def train(
     comm.barrier()
     load_best(folder, state.best_epoch, engine.network)
     return TrainingResult(state.best_epoch, state.best_average, state.epoch, state.seconds)
+
+
+def _log_of(folder: Path, state: TrainingState, reporter: Reporter) -> MetricsLog:
+    """The log of a training, with the lines of the epochs that are done; whatever was lost of it is said."""
+    if not state.epoch:
+        return MetricsLog(folder / LOG, [])
+    lines, wrong = recovered(folder / LOG, state.log, state.epoch)
+    if wrong and state.log is not None:
+        reporter.say(f"note: {folder / LOG}: {wrong}; written again from {LAST}")
+    elif wrong:
+        reporter.say(f"note: {folder / LOG}: {wrong}; {LAST} is of an earlier version of emukit and does not hold them")
+    else:
+        state.log = lines
+    return MetricsLog(folder / LOG, lines)
 
 
 def _epoch_means(sums: dict[str, float], steps: int) -> dict[str, float | None]:

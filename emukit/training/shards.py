@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from emukit.files import atomic_path, sha256
+from emukit.files import atomic_path, inside, sha256
 from emukit.parallel.comm import Comm
 from emukit.training.state import TrainingState
 
@@ -47,7 +47,7 @@ def save_shard(folder: Path, tensors: dict[str, Tensor], comm: Comm) -> list[str
     if comm.main:
         folder.mkdir(parents=True, exist_ok=True)
     comm.barrier()
-    with atomic_path(_path(folder, comm.rank)) as temporary:
+    with atomic_path(inside(folder.parent, folder.name, _path(folder, comm.rank).name)) as temporary:
         save_file(mine, temporary)
     digest = bytearray.fromhex(sha256(_path(folder, comm.rank)))
     return [bytes(d.tolist()).hex() for d in comm.gather_bytes(torch.frombuffer(digest, dtype=torch.uint8))]

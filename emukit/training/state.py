@@ -10,6 +10,8 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
+from emukit.files import parse_json
+
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -27,6 +29,7 @@ class TrainingState(BaseModel):
         sums: Loss terms of the epoch under way, summed over its steps.
         stopped: Whether early stopping has ended the training.
         seconds: Time spent so far, over all sessions.
+        log: The lines of the finished epochs in `metrics.jsonl`; None in checkpoints of earlier versions.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid")
@@ -41,6 +44,7 @@ class TrainingState(BaseModel):
     sums: dict[str, FiniteFloat] = Field(default_factory=dict)
     stopped: bool = False
     seconds: FiniteFloat = Field(0.0, ge=0)
+    log: list[str] | None = None
 
     def check_within(self, epochs: int, steps_per_epoch: int) -> None:
         """Refuse a state that a training of this length never comes to.
@@ -63,4 +67,11 @@ class TrainingState(BaseModel):
             raise ValueError(f"a digest {self.best_digest!r} of the weights of epoch {self.best_epoch}")
         if bool(self.sums) != (self.step > 0):
             raise ValueError(f"sums of {len(self.sums)} terms after {self.step} steps")
+        if self.log is not None and [_epoch(line) for line in self.log] != [*range(1, self.epoch + 1)]:
+            raise ValueError(f"a log of other epochs than 1 to {self.epoch}")
         return self
+
+
+def _epoch(line: str) -> object:
+    value = parse_json(line)
+    return value.get("epoch") if isinstance(value, dict) else None

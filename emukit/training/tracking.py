@@ -18,8 +18,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from emukit.distribution import install_hint
 from emukit.errors import RunError, TrainingError
-from emukit.files import parse_json, write_text
+from emukit.files import inside, parse_json, read_text, write_text
 from emukit.training.log import read_lines
 
 # How long wandb may take to say whether a key is good.
@@ -37,7 +38,8 @@ def tensorboard(folder: Path, lines: Sequence[Line], about: Mapping[str, Any]) -
     """
     from torch.utils.tensorboard import SummaryWriter
 
-    place = folder / "tensorboard"
+    # What is called so must not lead elsewhere.
+    place = inside(folder, "tensorboard", "events").parent
     for old in place.glob("events.out.tfevents.*"):
         old.unlink()
     with SummaryWriter(str(place)) as writer:
@@ -62,10 +64,12 @@ def wandb(folder: Path, lines: Sequence[Line], about: Mapping[str, Any]) -> Iter
 
     Raises:
         TrainingError: wandb cannot begin: nobody is logged in, or there is no network.
+        RunError: The folder `wandb` is a link.
     """
     import wandb as package
 
     kept = folder / "wandb.json"
+    inside(folder, "wandb", "run")
     known = _read_sent(kept)
     identity, sent = known or (secrets.token_hex(4), 0)
     try:
@@ -147,7 +151,7 @@ def check_tracker(name: str) -> None:
         raise TrainingError(
             f"--track {name} needs a package that is not installed",
             found=f"no module {name}",
-            hint=f"pip install 'emukit[{name}]'",
+            hint=install_hint(name),
         )
     if name in READY:
         READY[name]()
@@ -199,7 +203,7 @@ def _read_sent(path: Path) -> tuple[str, int] | None:
     if not path.exists():
         return None
     try:
-        kept = parse_json(path.read_text(encoding="utf-8"))
+        kept = parse_json(read_text(path))
         return str(kept["id"]), int(kept["epochs"])
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise RunError(f"{path} is damaged", found=repr(e), hint="remove it; a new run of wandb begins then") from e

@@ -123,7 +123,7 @@ def test_mistakes_are_told_before_anything_is_trained(emukit, demo_store, file):
     for words, said in (
         ((), "no study is named"),
         (("anchor", "--list"), "--list shows all studies"),
-        (("--list", "--markdown"), "--list shows all studies"),
+        (("--markdown", "--format", "csv"), "two formats"),
         (("nothing",), "there is no study 'nothing'"),
         ((file, "--budget", "soon"), "no time"),
         ((file, "--budget", ""), "no time"),

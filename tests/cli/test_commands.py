@@ -77,13 +77,14 @@ def test_from_store_to_leaderboard(emukit, demo_store, tmp_path):
     board = emukit("leaderboard", "--format", "json")
     rows = json.loads(board.out)
     kinds = {(r["name"], r["kind"]) for r in rows}
-    assert {("lin", "run"), ("lin", "submission"), ("climatology", "floor")} <= kinds
+    assert {("lin", "run"), ("lin", "submission"), ("climatology", "reference")} <= kinds
+    assert {(r["model"], r["seed"], r["random"]) for r in rows if r["kind"] == "run"} == {("linear", 0, False)}
     run_split = next(r["split"] for r in rows if r["kind"] == "run")
     assert re.match(r"demo 8x12 [0-9a-f]{8} official validation: ssp370 2090-02", run_split)
     assert not [r for r in rows if r["split"] == run_split and r["kind"] == "published"]
     table = list(csv.DictReader(io.StringIO(emukit("leaderboard", "--format", "csv").out)))
     assert len(table) == len(rows)
-    assert "| 1 | lin | run |" in emukit("leaderboard", "--format", "md").out
+    assert "| 1 | lin (linear) | run |" in emukit("leaderboard", "--format", "md").out
     assert emukit("leaderboard").code == 0
 
 
@@ -227,7 +228,7 @@ def test_terminated_writer_leaves_nothing(tmp_path):
     command = [sys.executable, "-m", "emukit", "data", "demo", "big.zarr", "--grid", "64x96"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".big.zarr.*.part")) and process.poll() is None and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".emukit-*.part/big.zarr")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     process.terminate()
     assert (process.wait(60), list(tmp_path.iterdir())) == (128 + signal.SIGTERM, [])

@@ -64,3 +64,54 @@ def test_models_lists_them_with_the_size_of_all_networks(emukit, recipes):
     assert "mine-fast closed form mine in seconds" in shown
     network = int(shown.partition(" cnn-gru ")[2].split()[0].replace(",", ""))
     assert f"mine {2 * network:,} " in shown
+
+
+def snapshot(folder):
+    return {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in sorted(Path(folder).rglob("*")) if p.is_file()}
+
+
+def test_a_run_that_is_finished_is_reused_by_what_builds_on_it(emukit, demo_store, recipes):
+    """The README's order: a run, later the same with --refit; and both again."""
+    words = ("train", "mine", "--fast", "--data", demo_store)
+    first = emukit(*words)
+    assert first.code == 0, first.err
+    before = snapshot("runs")
+    refit = emukit(*words, "--refit")
+    assert refit.code == 0, refit.err
+    assert "runs/mine-fast-official-s0 is finished, of the same recipe" in refit.err
+    assert "runs/mine-fast-official-s0-final: " in refit.out
+    after = snapshot("runs")
+    assert {p: after[p] for p in before} == before
+    again = emukit(*words, "--refit")
+    assert again.code == 0, again.err
+    assert again.err.count("is finished, of the same recipe") == 2
+    # The scores are shown as they were.
+    assert [line for line in again.out.splitlines() if "score" in line] == [
+        line for line in first.out.splitlines() if "score" in line
+    ] + ["final fit: trained on the validation months too, so they score nothing"]
+    assert snapshot("runs") == after
+    # By hand too; and nothing else than the very same.
+    selected, final = "runs/mine-fast-official-s0", "runs/mine-fast-official-s0-final"
+    assert emukit(*words, "--final", selected, "--out", final).code == 0
+    for more, said in (
+        (("--out", final), "a run of another final"),
+        (("--set", "model.ridge=8.0"), "a run of another recipe"),
+        (("--seed", "1", "--out", selected), "a run of another seed"),
+        (("--seed", "1", "--out", selected, "--refit"), "-final exists"),
+        (("--members", "0"), "a run of another members"),
+    ):
+        other = emukit(*words, *more)
+        assert other.code == 2, more
+        assert said in other.err
+    assert snapshot("runs") == after
+
+
+def test_an_interrupted_run_is_not_taken_for_a_finished_one(emukit, demo_store, recipes):
+    words = ("train", "mine", "--fast", "--data", demo_store)
+    assert emukit(*words).code == 0
+    path = Path("runs/mine-fast-official-s0/run.json")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "state": "training"}))
+    answer = emukit(*words)
+    assert answer.code == 2
+    assert "an interrupted run of this configuration" in answer.err
+    assert "--resume to continue it" in answer.err

@@ -54,7 +54,7 @@ def test_floors_do_not_depend_on_the_members_trained_on(emukit, demo_store):
         words = ("train", "climatology", "--data", demo_store, "--members", members, "--out", f"runs/m{members[-1]}")
         assert emukit(*words).code == 0
     rows = json.loads(emukit("leaderboard", "runs", "--no-published", "--format", "json").out)
-    floors = [r for r in rows if r["kind"] == "floor"]
+    floors = [r for r in rows if r["kind"] == "reference"]
     assert len(floors) == len({r["name"] for r in floors})
     assert {r["name"] for r in rows if r["kind"] == "run"} == {"m0 (members 0)", "m1"}
 
@@ -109,7 +109,9 @@ def test_solutions_of_one_name_but_other_truth_are_kept_apart(emukit, linear_run
         lines = Path("submissions/e/submission.csv").read_text().splitlines()
         moved = [f"{i},{float(v) + shift}" for i, v in (line.split(",") for line in lines[1:])]
         Path(folder, "solution.csv").write_text("\n".join([lines[0], *moved]) + "\n")
-        assert emukit("score", "submissions/e/submission.csv", f"{folder}/solution.csv", "--save").code == 0
+        assert (
+            emukit("score", "submissions/e/submission.csv", f"{folder}/solution.csv", "--save", "--overwrite").code == 0
+        )
         names.append(json.loads(Path("submissions/e/score.json").read_text())["split"])
     assert names[0] != names[1]
 

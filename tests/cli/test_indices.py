@@ -175,3 +175,83 @@ def test_an_output_that_replaces_a_file(tmp_path):
         check_output(tmp_path / "x.txt")
     with pytest.raises(EmukitError, match="base period"):
         parse_period("1990-1961")
+
+
+@pytest.fixture(scope="module")
+def submissions(tmp_path_factory):
+    """A truth with a trend, and a submission that misses by noise, on the lite grid."""
+    from emukit.competitions.climx.submission import write_submission
+    from emukit.metrics.extremes import UNITS
+
+    folder, rng = tmp_path_factory.mktemp("submissions"), np.random.default_rng(5)
+    trend = np.linspace(0, 1, 86)[:, None, None]
+    truth, prediction = {}, {}
+    for name, unit in UNITS.items():
+        centre = 280 if unit == "K" else 100
+        truth[name] = np.round(centre + 8 * trend + rng.normal(0, 3, (86, 12, 18)), 3)
+        prediction[name] = np.round(centre + 8 * trend + rng.normal(0, 3, (86, 12, 18)), 3)
+    write_submission(folder / "truth.parquet", truth)
+    write_submission(folder / "mine.parquet", prediction)
+    return folder, truth, prediction
+
+
+def test_a_climx_score_of_other_numbers_than_the_file_holds(emukit, submissions):
+    from emukit.competitions.climx.score import ClimXScore, score_index
+
+    folder, truth, prediction = submissions
+    answer = emukit("score", folder / "mine.parquet", folder / "truth.parquet", "--format", "json")
+    assert answer.code == 0, answer.err
+    rows = json.loads(answer.out)
+    late = {n: score_index(truth[n][56:], prediction[n][56:]) for n in INDICES}
+    assert float(rows[0]["2071-2100"]) == pytest.approx(ClimXScore(late).value, abs=1e-4)
+    assert float(rows[1]["2071-2100"]) == pytest.approx(late["TXx"].value, abs=1e-4)
+    assert rows[1]["cells"] == "27,871"
+    # The same years against themselves: the exact answer.
+    same = json.loads(emukit("score", folder / "truth.parquet", folder / "truth.parquet", "--format", "json").out)
+    assert float(same[0]["2015-2100"]) == 1.0
+
+
+def test_a_climx_submission_that_is_checked_as_another_competition_s(emukit, submissions):
+    folder, _, _ = submissions
+    answer = emukit("check-submission", folder / "mine.parquet")
+    assert answer.code == 0
+    assert "valid ClimX submission" in answer.out
+    wrong = folder / "wrong.csv"
+    wrong.write_text("row_id,TXx\n0,28.5\n")
+    answer = emukit("check-submission", wrong)
+    assert answer.code == 1
+    assert "column TNn is missing" in answer.out
+    assert "degrees Celsius" in answer.out
+    assert emukit("score", folder / "mine.parquet").code == 2
+
+
+def test_a_split_of_a_solution_that_is_not_scored_by_itself(submissions):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from emukit.competitions.climx.submission import CELLS, read_table
+    from emukit.experiments.climx import score_files
+
+    folder, truth, prediction = submissions
+    words = np.repeat(np.where(np.arange(86) < 30, "Public", "Private"), CELLS)
+    table = read_table(folder / "truth.parquet").append_column("Usage", pa.array(words).dictionary_encode())
+    pq.write_table(table, folder / "solution.parquet")
+    scored = score_files(folder / "mine.parquet", folder / "solution.parquet")
+    assert set(scored.parts) == {"Public", "Private"}
+    from emukit.competitions.climx.score import score_index
+
+    expected = score_index(truth["TNn"][:30], prediction["TNn"][:30])
+    assert scored.parts["Public"].indices["TNn"].value == pytest.approx(expected.value, abs=1e-12)
+
+
+def test_indices_that_replace_a_file_of_another_origin(files, percentiles, tmp_path):
+    made = compute_indices([files / "pred.nc"], percentiles, QUIET)
+    write_indices(made, tmp_path / "i.nc")
+    with pytest.raises(EmukitError, match="exists"):
+        write_indices(made, tmp_path / "i.nc")
+    write_indices(made, tmp_path / "i.nc", overwrite=True)
+    with pytest.raises(EmukitError, match="not a file of `emukit indices`"):
+        check_output(files / "pred.nc", overwrite=True)
+    (tmp_path / "s.csv").write_text("a,b\n")
+    with pytest.raises(EmukitError, match="not a submission"):
+        check_output(tmp_path / "s.csv", overwrite=True)

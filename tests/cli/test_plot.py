@@ -47,7 +47,15 @@ def test_all_pictures_of_realisations_are_whole(emukit, demo_store):
     assert answer.code == 0, answer.err
     assert names("pictures") == {"test-ssp126"}
     folder = Path("pictures/test-ssp126")
-    assert names(folder) == {"maps.png", "years.png", "seasons.png", "spectra.png", "ranks.png", "weather.json"}
+    assert names(folder) == {
+        "maps.png",
+        "change.png",
+        "years.png",
+        "seasons.png",
+        "spectra.png",
+        "ranks.png",
+        "weather.json",
+    }
     for picture in folder.glob("*.png"):
         with Image.open(picture) as image:
             image.load()
@@ -63,7 +71,14 @@ def test_emulator_with_one_answer_has_no_ranks_and_is_told_so(emukit, linear_run
     monkeypatch.setattr(plot, "write_png", lambda figure, path, about: path.write_bytes(b""))
     answer = emukit("plot", linear_run, "--split", "validation", "--out", "o", "-q")
     assert answer.code == 0, answer.err
-    assert names(next(Path("o").iterdir())) == {"maps.png", "years.png", "seasons.png", "spectra.png", "weather.json"}
+    assert names(next(Path("o").iterdir())) == {
+        "maps.png",
+        "change.png",
+        "years.png",
+        "seasons.png",
+        "spectra.png",
+        "weather.json",
+    }
     assert "no picture of ranks: the emulator has one answer" in answer.out
     assert "emukit train sampled" in answer.out
 
@@ -137,14 +152,18 @@ def test_files_of_others_are_not_replaced_and_own_ones_are(emukit, linear_run, q
     words = ("plot", linear_run, "--split", "validation", "-q", "--out", "o")
     assert emukit(*words).code == 0
     (folder,) = Path("o").iterdir()
-    (folder / "maps.png").write_bytes(b"half")
-    assert emukit(*words).code == 0
-    assert (folder / "maps.png").read_bytes().startswith(b"\x89PNG")
-    (folder / "notes.txt").write_text("mine")
-    answer = emukit(*words)
-    assert answer.code == 2
-    assert "notes.txt" in answer.err
-    assert (folder / "notes.txt").read_text() == "mine"
+    assert "--overwrite replaces it" in emukit(*words).err
+    before = (folder / "maps.png").stat().st_ino
+    assert emukit(*words, "--overwrite").code == 0
+    assert (folder / "maps.png").stat().st_ino != before
+    # Another's file, and another's picture under a name of ours.
+    for name in ("notes.txt", "maps.png"):
+        (folder / name).write_text("mine")
+        answer = emukit(*words, "--overwrite")
+        assert answer.code == 2
+        assert name in answer.err
+        assert (folder / name).read_text() == "mine"
+        (folder / "notes.txt").unlink(missing_ok=True)
     Path("file").write_text("")
     assert "cannot write" in emukit("plot", linear_run, "--split", "validation", "-q", "--out", "file").err
 

@@ -7,6 +7,7 @@ import pytest
 import xarray as xr
 
 import emukit as api
+from emukit import outputs
 from emukit.emulators.sampled import Sampled
 from emukit.experiments import predict
 
@@ -88,10 +89,15 @@ def test_more_realisations_than_memory_holds_are_refused_before_one_is_drawn(
 
 @pytest.mark.parametrize(
     ("out", "message"),
-    [("p.txt", "cannot tell the format"), ("there.zarr", "exists"), ("there.nc", "exists"), ("file/p.nc", "no folder")],
+    [
+        ("p.txt", "cannot tell the format"),
+        ("there.zarr", "exists"),
+        ("there.nc", "exists"),
+        ("file/p.nc", "not a folder"),
+    ],
 )
 def test_place_that_cannot_be_written_is_refused_before_anything_is_read(emukit, out, message):
-    Path("there.zarr").mkdir()
+    Path("there.zarr/mine").mkdir(parents=True)
     Path("there.nc").mkdir()
     Path("file").touch()
     # Not even the run is there.
@@ -102,7 +108,7 @@ def test_place_that_cannot_be_written_is_refused_before_anything_is_read(emukit,
 
 def test_folder_without_permission_is_refused_before_anything_is_read(emukit, monkeypatch):
     # Root may write everywhere, so the permission is taken away where it is asked for.
-    monkeypatch.setattr(predict.os, "access", lambda place, mode: Path(place).name != "locked")
+    monkeypatch.setattr(outputs.os, "access", lambda place, mode: Path(place).name != "locked")
     Path("locked").mkdir()
     answer = emukit("predict", "nowhere", "--scenario", "ssp245", "--out", "locked/new/p.nc")
     assert answer.code == 2

@@ -77,13 +77,11 @@ def test_a_failure_that_cannot_be_read_hides_all_runs(runs, monkeypatch):
     path = Path("runs/linear-abcdef012345.failed")
     path.write_text("x")
 
-    def forbidden(self, *words, **options):
-        if self == path:
-            raise PermissionError(13, "Permission denied")
-        return opened(self, *words, **options)
+    def forbidden(place):
+        assert place == path
+        raise PermissionError(13, "Permission denied")
 
-    opened = Path.open
-    monkeypatch.setattr(Path, "open", forbidden)
+    monkeypatch.setattr("emukit.experiments.run_traces.open_regular", forbidden)
     answer = runs("runs")
     assert answer.code == 0
     assert "4 runs, " in answer.out

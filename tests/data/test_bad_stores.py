@@ -70,7 +70,7 @@ def test_a_netcdf_file_that_is_none(tmp_path):
 def test_metadata_that_is_not_json(coded_store, kind):
     path = coded_store(kind)
     (path / {"v2": ".zmetadata", "v3": "zarr.json"}[kind]).write_text("{")
-    refused(path, "cannot be opened")
+    refused(path, "cannot be read")
 
 
 # --- chunk files
@@ -314,13 +314,12 @@ def test_plausible_values_in_any_spelling_pass():
     assert any("no units attribute: CH4, BC" in n for n in archive.notes)
 
 
-@pytest.mark.parametrize("stated", ["degC", "°C", "celsius", "", "K"])
+@pytest.mark.parametrize("stated", ["degC", "°C", "celsius", ""])
 def test_degrees_celsius_are_offered_and_converted_only_when_named(stated):
     kelvin = physical()
     ds = kelvin.assign(tas=(kelvin.tas - 273.15).astype(np.float32))
-    if stated:
-        ds.tas.attrs["units"] = stated
-    refused(ds, "tas", "--convert tas=degC", card=COMPETITION)
+    ds.tas.attrs["units"] = stated
+    refused(ds, "tas", "--convert tas=degC" if stated else "--convert tas=UNITS", "degC", card=COMPETITION)
     archive = archive_from_dataset(ds, source="memory", card=COMPETITION, convert={"tas": "degC"})
     expected = kelvin.tas.values[1].transpose(1, 0, 2, 3)
     np.testing.assert_allclose(archive["ssp245"].targets[:, :, 0], expected, atol=1e-4)
@@ -329,8 +328,8 @@ def test_degrees_celsius_are_offered_and_converted_only_when_named(stated):
 
 def test_precipitation_per_second_is_offered_by_name():
     ds = physical()
-    ds["pr"] = ds.pr / 86400
-    refused(ds, "the values of pr cannot be in mm/day", "--convert 'pr=kg m-2 s-1'", card=COMPETITION)
+    ds["pr"] = (ds.pr / 86400).drop_attrs()
+    refused(ds, "the values of pr cannot be in mm/day", "--convert pr=UNITS", "from kg m-2 s-1,", card=COMPETITION)
     ds["pr"].attrs["units"] = "kg m-2 s-1"
     refused(ds, "pr is not in mm/day", "--convert 'pr=kg m-2 s-1'", card=COMPETITION)
     archive = archive_from_dataset(ds, source="memory", card=COMPETITION, convert={"pr": "kg m-2 s-1"})
@@ -341,7 +340,7 @@ def test_precipitation_per_second_is_offered_by_name():
 
 def test_a_conversion_keeps_hidden_months_zero():
     ds = physical()
-    ds["tas"] = ds.tas - 273.15
+    ds["tas"] = (ds.tas - 273.15).assign_attrs(units="degC")
     ds = hide(ds, "ssp370", 12)
     archive = archive_from_dataset(ds, source="memory", card="cse151b-k360", convert={"tas": "degC"})
     assert archive["ssp370"].hidden[12:].all()
@@ -366,14 +365,15 @@ def test_concentrations_are_no_emissions():
 
 def test_conversions_that_are_not_needed_not_known_or_contradict():
     refused(physical(), "not needed", card=COMPETITION, convert={"tas": "degC"})
-    ds = physical(tas=physical().tas - 273.15)
+    ds = physical(tas=(physical().tas - 273.15).assign_attrs(units="celsius"))
     refused(ds, "not a known conversion", "degC", card=COMPETITION, convert={"tas": "degF"})
     refused(physical(), "names z500", card=COMPETITION, convert={"z500": "m"})
     ds.tas.attrs["units"] = "degC"
     ds["pr"] = ds.pr / 86400
     ds.pr.attrs["units"] = "m s-1"
     refused(ds, "contradicts", card=COMPETITION, convert={"tas": "degC", "pr": "kg m-2 s-1"})
-    refused(physical(tas=physical().tas * 10), "tas is not in degC either", card=COMPETITION, convert={"tas": "degC"})
+    hot = (physical().tas * 10).assign_attrs(units="")
+    refused(physical(tas=hot), "tas is not in degC either", card=COMPETITION, convert={"tas": "degC"})
 
 
 # --- forcings for prediction

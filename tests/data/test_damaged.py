@@ -77,7 +77,7 @@ def test_scenario_names_that_are_no_text_are_named(coded_store, kind, point):
     names = np.array(SCENARIOS)
     names.view(np.uint32)[8] = point
     zarr.open_group(path, mode="r+")["ssp"][:] = names
-    refused(path, f"ssp/{'0' if kind == 'v2' else 'c/0'} is corrupt", "no Unicode")
+    refused(path, f"ssp/{'0' if kind == 'v2' else 'c/0'} is corrupt", "not Unicode")
 
 
 def test_scenario_names_of_any_length_are_read(tmp_path):

@@ -135,13 +135,15 @@ def test_existing_output_is_refused_and_left_alone(tmp_path: Path, small: DemoCl
     out = tmp_path / "out"
     if kind == "folder":
         out.mkdir()
+        (out / "thesis").write_text("mine")
     elif kind == "file":
         out.write_text("mine")
     else:
         out.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(EmukitError, match="there already"):
+    with pytest.raises(EmukitError, match="exists, and is not a store of `emukit data demo`"):
         write_demo(small, out, reporter=QUIET)
     assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert kind != "folder" or (out / "thesis").read_text() == "mine"
     assert kind != "file" or out.read_text() == "mine"
 
 

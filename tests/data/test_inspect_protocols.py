@@ -28,7 +28,11 @@ def test_a_store_too_short_for_any_protocol_says_so(coded_store):
     report = inspect_store(coded_store("v2", coded_dataset()), card=CARD)
     assert report.usable
     assert report.protocols == ()
-    assert protocol_line(report).strip().startswith("none")
+    assert protocol_line(report).strip() == "none"
+    assert not report.trainable
+    last = list(report.lines())[-1]
+    assert last.startswith("cannot be trained on: protocol official needs more months")
+    assert "usable" not in last
 
 
 def test_a_store_that_cannot_be_used_promises_nothing(coded_store):

@@ -7,8 +7,9 @@ import pytest
 from emukit.data.protocol import make_split
 from emukit.emulators.registry import EMULATORS
 from emukit.errors import RecipeError
+from emukit.experiments.names import recipe_names
 from emukit.experiments.recipe import load_recipe
-from emukit.experiments.recipe_kinds import WrapperRecipe, recipe_names
+from emukit.experiments.recipe_kinds import WrapperRecipe
 from emukit.experiments.run import read_run, train_run
 from emukit.experiments.trainer import prepare
 from emukit.parallel.comm import Comm

@@ -26,7 +26,7 @@ from tests.coded import coded_archive, warming_archive
 
 FEATURES = ("CO2", "SO2")
 QUIET = Reporter(quiet=True)
-LINES = ("floor: another run", "estimated limit")
+LINES = ("reference: another run", "estimated limit")
 
 
 def months(spans, name):
@@ -177,7 +177,7 @@ def test_a_fold_is_evaluated_but_neither_submitted_nor_tested(tmp_path):
     # No member is left that is not scored: each is held against the others.
     fields = [archive["ssp126"].truth(m, 121, 181) for m in range(3)]
     each = [score_moments(Moments.of(a, b), archive.grid.weights).value for a, b in permutations(fields, 2)]
-    assert evaluation.floors["another run"].value == pytest.approx(np.mean(each))
+    assert evaluation.references["another run"].value == pytest.approx(np.mean(each))
     with pytest.raises(ProtocolError, match="no test months"):
         submit_run(run, archive, tmp_path / "s", "csv", QUIET)
     assert named_protocols(archive, name)[0] == {name: ("validation",)}
@@ -209,7 +209,7 @@ def test_every_number_is_of_its_recipe_and_fold(compared):
         fields = [archive[span.scenario].truth(m, span.start, span.stop) for m in range(3)]
         each = [numbers(score_moments(Moments.of(a, b), archive.grid.weights)) for a, b in permutations(fields, 2)]
         floor = {k: np.mean([e[k] for e in each]) for k in each[0]}
-        assert numbers(result.floor.folds[label]) == pytest.approx(floor)
+        assert numbers(result.reference.folds[label]) == pytest.approx(floor)
 
 
 def test_several_recipes_are_compared_fold_by_fold(compared):
@@ -241,7 +241,7 @@ def test_a_single_recipe_is_shown_on_every_set_of_months(compared):
     for part in parts:
         labels = [k for k in part.lines if k not in LINES]
         assert {f"linear, k360: {result.months[k]}" for k in labels} == {part.title}
-        assert part.lines["floor: another run"] == numbers(result.floor.folds[labels[0]])
+        assert part.lines["reference: another run"] == numbers(result.reference.folds[labels[0]])
         shown |= {k: part.lines[k] for k in labels}
     assert shown == {k: numbers(s) for k, s in several.found["linear"].folds.items()}
     assert mean.lines["mean"] == numbers(several.found["linear"].mean)

@@ -136,11 +136,11 @@ def test_floors_are_the_other_runs_climatology_and_the_linear_emulator(scored):
         "another run (member 1)": lambda s, start, stop: member_fields(s, 1, start, stop),
         "another run (member 2)": lambda s, start, stop: member_fields(s, 2, start, stop),
     }
-    assert set(evaluation.floors) == set(lines)
+    assert set(evaluation.references) == set(lines)
     for name, predict in lines.items():
         numbers = reference(archive.grid, pairs_of(archive, spans, predict))
         assert min(map(min, numbers.values())) > 0, name
-        assert_score(evaluation.floors[name], numbers, sum(stop - start for _, start, stop in spans))
+        assert_score(evaluation.references[name], numbers, sum(stop - start for _, start, stop in spans))
 
 
 def test_limit_is_that_of_the_months_scored_and_none_for_a_single_run(scored):
@@ -165,7 +165,11 @@ def test_leaderboard_shows_floors_and_the_limit_beside_runs(tmp_path):
     assert len({r.split for r in rows}) == 1
     kinds = {(r.name, r.kind) for r in rows}
     # A floor that is a run itself has one line.
-    lines = {("another run (member 1)", "floor"), ("another run (member 2)", "floor"), ("estimated limit", "limit")}
+    lines = {
+        ("another run (member 1)", "reference"),
+        ("another run (member 2)", "reference"),
+        ("estimated limit", "limit"),
+    }
     assert kinds == lines | {(n, "run") for n in ("linear", "climatology", "variance-matched")}
     assert len(rows) == len(kinds)
     (limit,) = [r for r in rows if r.kind == "limit"]
@@ -204,9 +208,9 @@ def test_mean_over_scenarios_left_out_is_of_one_recipe_and_ranked_beside_the_sam
     assert {(r.name, r.kind) for r in means if r.split.endswith(both)} == {
         ("linear-loso-all-s0", "run"),
         ("variance-matched-loso-all-s0", "run"),
-        ("climatology", "floor"),
-        ("another run (member 1)", "floor"),
-        ("another run (member 2)", "floor"),
+        ("climatology", "reference"),
+        ("another run (member 1)", "reference"),
+        ("another run (member 2)", "reference"),
         ("estimated limit", "limit"),
     }
     assert {r.name for r in means if third in r.split and r.kind == "run"} == {"a + b"}
@@ -231,7 +235,7 @@ def test_truth_is_the_first_member_of_the_span_by_its_name_not_its_place():
     for members, place in (((0,), 1), ((7, 0), 0), ((4, 7), 2)):
         score = score_emulator(emulator, archive, (Span("ssp370", 97, 121, members),))
         assert_score(score, reference(archive.grid, [(prediction, scenario.targets[place, 97:121])]), 24)
-    floors = evaluate(emulator, archive, make_split(archive, "k360"), "validation").floors
+    floors = evaluate(emulator, archive, make_split(archive, "k360"), "validation").references
     for member, place in ((4, 2), (7, 0)):
         pair = (scenario.targets[place, 97:121], scenario.targets[1, 97:121])
         assert_score(floors[f"another run (member {member})"], reference(archive.grid, [pair]), 24)
@@ -287,7 +291,9 @@ def test_published_rows_stand_beside_runs_scored_on_the_same_months():
 def test_floors_do_not_depend_on_the_members_somebody_trained_on():
     archive = warming_archive()
     emulator = Arbitrary(archive.domain)
-    whole, one = (evaluate(emulator, archive, make_split(archive, "k360", members)).floors for members in (None, [1]))
+    whole, one = (
+        evaluate(emulator, archive, make_split(archive, "k360", members)).references for members in (None, [1])
+    )
     assert {k: s.as_dict() for k, s in whole.items()} == {k: s.as_dict() for k, s in one.items()}
 
 

@@ -1,6 +1,5 @@
 """Shipped losses that are not what their name says, or that a file or a setting cannot change."""
 
-import re
 from typing import get_type_hints
 
 import numpy as np
@@ -12,7 +11,7 @@ from emukit.cli.train import train
 from emukit.errors import RecipeError
 from emukit.experiments.recipe import load_recipe
 from emukit.experiments.trainer import composite_loss
-from emukit.losses.named import LOSSES, named_loss
+from emukit.losses.named import LOSSES, loss_lines, loss_terms, named_loss
 from emukit.metrics.competition import PART_WEIGHTS, VARIABLE_WEIGHTS
 from emukit.training.settings import LossSettings
 from tests.coded import warming_archive
@@ -77,10 +76,10 @@ def test_listed_loss_is_a_recipe_table_that_gives_it(name, tmp_path):
     assert load_recipe("cnn-gru", file).loss == LossSettings(**named_loss(name))
 
 
-def test_help_names_every_loss():
-    """The command line imports nothing heavy for its help, so the names are written there a second time."""
+def test_help_names_every_loss_with_its_terms():
     option = get_type_hints(train, include_extras=True)["loss"].__metadata__[0]
-    assert re.findall(r"[a-z0-9]+", option.help.split(": ")[1]) == list(LOSSES)
+    for line in loss_lines():
+        assert line.lower() in option.help.lower()
 
 
 @pytest.mark.parametrize(
@@ -128,3 +127,12 @@ def test_a_field_goes_on_at_its_edges_otherwise_than_asked_for(padding):
 def test_a_variable_has_the_loss_of_the_other():
     error = np.stack([np.full((4, 6), 1.0), np.full((4, 6), 3.0)])
     assert loss_of(error, tas={"l1": 2.0}, pr={"mse": 10.0}) == pytest.approx(2 * 1 + 10 * 9, rel=1e-5)
+
+
+def test_loss_says_which_terms_it_has(tmp_path):
+    assert loss_terms(LOSSES["published"]) == "tas l1 + 0.5 gabor + 0.2 hessian + 0.3 polar, pr 0.5 dice + 0.5 mse"
+    assert named_loss("dice-gabor") == named_loss("published")
+    lines = {line.partition(":")[0]: line for line in loss_lines()}
+    assert lines["published or dice-gabor"].endswith(loss_terms(LOSSES["published"]))
+    assert len(lines) == len(LOSSES)
+    assert loss_terms({"tas": {"mse": 1.0, "l1": 0.0}}) == "tas mse"

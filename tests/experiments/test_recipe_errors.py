@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from emukit.errors import RecipeError
+from emukit.experiments.names import recipe_names
 from emukit.experiments.recipe import load_recipe
-from emukit.experiments.recipe_kinds import NetworkRecipe, recipe_names
+from emukit.experiments.recipe_kinds import NetworkRecipe
 
 
 @pytest.mark.parametrize("table", ["loss", "model", "training", "inputs", "targets"])

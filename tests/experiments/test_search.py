@@ -124,7 +124,7 @@ def test_what_was_told_is_not_told_otherwise_later(opened, tmp_path):
     path.write_text(json.dumps({"optuna": "4.0.0", "told": [{"trial 1: ridge=3": 0.5}]}))
     with pytest.raises(RunError, match="other trials") as error:
         searched(opened, asked, tmp_path)
-    assert "go on with Optuna 4.0.0, not " in error.value.text()
+    assert "continue with Optuna 4.0.0, not " in error.value.text()
 
 
 def test_the_minimum_is_sought():
@@ -142,7 +142,7 @@ def test_the_minimum_is_sought():
 def test_settings_that_do_not_go_together_are_a_failed_trial(opened, tmp_path):
     """Each passes alone; the search goes on."""
     axes = [{"path": "training.validate_every", "values": [1, 5]}, {"path": "training.epochs", "values": [5, 3]}]
-    asked = study("v", base="cnn-gru", settings=TINY, trials=6, axes=axes)
+    asked = study("v", base="cnn-gru", settings=TINY, trials=6, together=2, axes=axes)
     plans = []
 
     def go(trials):
@@ -153,8 +153,44 @@ def test_settings_that_do_not_go_together_are_a_failed_trial(opened, tmp_path):
     plan = search_study(asked, opened.archive, go, tmp_path / "v")
     assert len(plans) == 2
     settings = [(v.settings["training.validate_every"], v.settings["training.epochs"]) for v in plan.variants[1:]]
-    assert (5, 3) not in settings
-    assert 0 < len(settings) < 6
+    # All four combinations were asked for, each once.
+    assert sorted(settings) == [(1, 3), (1, 5), (5, 5)]
+
+
+def all_asked(asked, score=lambda settings: 1.0):
+    """Names and settings of all trials of a search, told a score each."""
+    search, found = Search(asked), {}
+    while trials := search.ask():
+        found |= {t.name: t.settings for t in trials}
+        search.tell({t.name: score(t.settings) for t in trials})
+    return found
+
+
+def test_a_finite_grid_is_asked_for_once_and_whole():
+    """The sampler repeats itself: with this seed it asked for CO2+CH4 twice, and never for CO2 alone."""
+    three = {"path": "model.features", "values": [["CO2"], ["CO2", "SO2"], ["CO2", "CH4"]]}
+    found = all_asked(study("three", base="linear", trials=3, axes=[three]))
+    assert [name.partition(":")[0] for name in found] == ["trial 1", "trial 2", "trial 3"]
+    assert sorted(list(s["model.features"]) for s in found.values()) == sorted(three["values"])
+    # Values of lists and of whole numbers together, one of them written twice; more trials than there are combinations.
+    axes = [
+        {"path": "model.season", "values": ["month", "harmonics", "month"]},
+        {"path": "model.harmonics", "low": 1, "high": 3},
+    ]
+    for wanted, expected in ((6, 6), (50, 6), (4, 4)):
+        asked = study("six", base="linear", trials=wanted, together=1, axes=axes)
+        assert asked.number_of_trials == expected
+        found = all_asked(asked, lambda s: s["model.harmonics"])
+        combinations = {(s["model.season"], s["model.harmonics"]) for s in found.values()}
+        assert len(found) == len(combinations) == expected
+        assert [name.partition(":")[0] for name in found] == [f"trial {i + 1}" for i in range(expected)]
+
+
+def test_a_range_and_a_few_values_are_not_asked_for_twice():
+    """What the sampler settles on is tried once, not to the end."""
+    axes = [{"path": "model.ridge", "low": 1.0, "high": 2.0}, {"path": "model.harmonics", "values": [1, 2]}]
+    found = all_asked(study("both", base="linear", trials=120, together=1, axes=axes), lambda s: s["model.ridge"])
+    assert len({(s["model.ridge"], s["model.harmonics"]) for s in found.values()}) == len(found) == 120
 
 
 def test_a_search_that_cannot_begin_is_refused_before_anything_is_written(opened, tmp_path):
@@ -294,4 +330,4 @@ def test_without_optuna_it_says_what_to_install(opened, monkeypatch):
     monkeypatch.setattr(search_module, "import_module", missing)
     with pytest.raises(EmukitError, match="not installed") as error:
         Search(study("ridge", **RANGES))
-    assert "emukit[search]" in error.value.text()
+    assert "pip install -e '.[search]'" in error.value.text()

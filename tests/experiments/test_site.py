@@ -69,7 +69,7 @@ def trained(archive, tmp_path_factory):
 def drawn(archive, trained, tmp_path_factory):
     """The same after a report, whose pictures they keep; and the report."""
     out = tmp_path_factory.mktemp("drawn") / "report"
-    written = write_report([trained], out, lambda run: archive, QUIET, published=False)
+    written = write_report([trained], out, lambda run: archive, QUIET, published=False, overwrite=True)
     return trained, out, written
 
 
@@ -104,7 +104,7 @@ def test_report_is_whole_and_the_next_draws_nothing(drawn, archive, monkeypatch,
         assert ({"learning", "terms"} <= kept) == entry.name.startswith("net")
     assert len([f for f in files if f.endswith("yardstick.webp")]) == 1
     monkeypatch.setattr(portrait, "write_webp", lambda *a, **k: pytest.fail("drawn again"))
-    again = write_report([runs], tmp_path / "again", unopened, QUIET, published=False)
+    again = write_report([runs], tmp_path / "again", unopened, QUIET, published=False, overwrite=True)
     assert again.entries == 3
     changed = {f for f, content in contents(tmp_path / "again").items() if content != files[f]}
     # Pages say when they were written.
@@ -163,9 +163,16 @@ def lose_key(folder):
 def test_damaged_pictures_are_made_again(runs, archive, damage, tmp_path):
     damage(runs / "line" / "report" / "validation")
     opened = []
-    write_report([runs / "line"], tmp_path / "r", lambda run: opened.append(run) or archive, QUIET, published=False)
+    write_report(
+        [runs / "line"],
+        tmp_path / "r",
+        lambda run: opened.append(run) or archive,
+        QUIET,
+        published=False,
+        overwrite=True,
+    )
     assert len(opened) == 1
-    write_report([runs / "line"], tmp_path / "r", unopened, QUIET, published=False)
+    write_report([runs / "line"], tmp_path / "r", unopened, QUIET, published=False, overwrite=True)
 
 
 def test_another_training_in_the_same_folder_is_drawn_anew(runs):
@@ -197,7 +204,7 @@ def test_damaged_runs_are_left_out_by_name_and_refused_when_asked_for(runs, arch
     (runs / "net" / "emulator" / "emulator.json").write_text("{")
     shutil.rmtree(runs / "net" / "report")
     out = tmp_path / "r"
-    written = write_report([runs], out, lambda run: archive, QUIET, published=False)
+    written = write_report([runs], out, lambda run: archive, QUIET, published=False, overwrite=True)
     assert written.entries == 2
     assert len(written.left_out) == 1
     index = (out / "index.html").read_text()
@@ -215,7 +222,7 @@ def test_damaged_runs_are_left_out_by_name_and_refused_when_asked_for(runs, arch
 
 def test_damaged_log_leaves_out_the_curves_alone(runs, tmp_path):
     (runs / "net" / "metrics.jsonl").write_text('{"no": "epoch"}\n')
-    write_report([runs], tmp_path / "r", unopened, QUIET, published=False)
+    write_report([runs], tmp_path / "r", unopened, QUIET, published=False, overwrite=True)
     net = page(tmp_path / "r", "net")
     assert "no learning curves" in net
     assert "maps.webp" in net
@@ -224,7 +231,7 @@ def test_damaged_log_leaves_out_the_curves_alone(runs, tmp_path):
 def test_unfinished_run_has_no_page_and_is_named_with_the_state_that_emukit_runs_says(runs, tmp_path):
     record = json.loads((runs / "net" / "run.json").read_text())
     (runs / "net" / "run.json").write_text(json.dumps({**record, "state": "training"}))
-    written = write_report([runs], tmp_path / "r", unopened, QUIET, published=False)
+    written = write_report([runs], tmp_path / "r", unopened, QUIET, published=False, overwrite=True)
     assert written.entries == 2
     assert not [*(tmp_path / "r" / "entries").glob("net*")]
     (one,) = gather_places([runs]).unfinished
@@ -235,14 +242,16 @@ def test_unfinished_run_has_no_page_and_is_named_with_the_state_that_emukit_runs
     assert "<strong>net</strong>: interrupted" in index
     assert "2 entries" in index
     # Alone it is no leaderboard, and no error.
-    assert write_report([runs / "net"], tmp_path / "alone", unopened, QUIET, published=False).entries == 0
+    assert (
+        write_report([runs / "net"], tmp_path / "alone", unopened, QUIET, published=False, overwrite=True).entries == 0
+    )
     assert "emukit report</h1>" in (tmp_path / "alone" / "index.html").read_text()
 
 
 def test_pictures_of_other_data_are_not_drawn(runs, tmp_path):
     shutil.rmtree(runs / "line" / "report")
     other = warming_archive(seed=5)
-    write_report([runs / "line"], tmp_path / "r", lambda run: other, QUIET, published=False)
+    write_report([runs / "line"], tmp_path / "r", lambda run: other, QUIET, published=False, overwrite=True)
     assert "the data are not those it was trained on" in page(tmp_path / "r", "line")
     assert not (runs / "line" / "report").exists()
 
@@ -250,38 +259,40 @@ def test_pictures_of_other_data_are_not_drawn(runs, tmp_path):
 def test_runs_that_cannot_be_written_keep_nothing(runs, archive, tmp_path, monkeypatch):
     shutil.rmtree(runs / "line" / "report")
     monkeypatch.setattr(site.os, "access", lambda path, mode: False)
-    write_report([runs / "line"], tmp_path / "r", lambda run: archive, QUIET, published=False)
+    write_report([runs / "line"], tmp_path / "r", lambda run: archive, QUIET, published=False, overwrite=True)
     assert not (runs / "line" / "report").exists()
     assert "maps.webp" in page(tmp_path / "r", "line")
 
 
 def test_folders_of_others_are_refused_and_own_ones_replaced(runs, tmp_path):
     out = tmp_path / "r"
-    write_report([runs], out, unopened, QUIET, published=False)
+    write_report([runs], out, unopened, QUIET, published=False, overwrite=True)
     entry = next((out / "entries").glob("net*"))
-    write_report([runs / "line"], out, unopened, QUIET, published=False)
+    write_report([runs / "line"], out, unopened, QUIET, published=False, overwrite=True)
     assert not entry.exists()
+    with pytest.raises(EmukitError, match="--overwrite replaces it"):
+        write_report([runs], out, unopened, QUIET, published=False)
     (out / "notes.txt").write_text("mine")
     before = contents(out)
     with pytest.raises(EmukitError, match="notes"):
-        write_report([runs], out, unopened, QUIET, published=False)
+        write_report([runs], out, unopened, QUIET, published=False, overwrite=True)
     assert contents(out) == before
-    with pytest.raises(EmukitError, match="other files than a report"):
-        write_report([runs], runs / "line", unopened, QUIET, published=False)
+    with pytest.raises(EmukitError, match="is not a report"):
+        write_report([runs], runs / "line", unopened, QUIET, published=False, overwrite=True)
     (tmp_path / "file").write_text("")
     with pytest.raises(EmukitError, match="a file"):
-        write_report([runs], tmp_path / "file", unopened, QUIET, published=False)
+        write_report([runs], tmp_path / "file", unopened, QUIET, published=False, overwrite=True)
     (out / "notes.txt").unlink()
     (out / MANIFEST).write_text('{"files": 3}')
-    with pytest.raises(EmukitError, match="other files than a report"):
-        write_report([runs], out, unopened, QUIET, published=False)
+    with pytest.raises(EmukitError, match="is not a report"):
+        write_report([runs], out, unopened, QUIET, published=False, overwrite=True)
     (tmp_path / "empty").mkdir()
-    assert write_report([runs], tmp_path / "empty", unopened, QUIET, published=False).entries == 3
+    assert write_report([runs], tmp_path / "empty", unopened, QUIET, published=False, overwrite=True).entries == 3
 
 
 def test_failure_leaves_the_report_as_it_was(runs, tmp_path, monkeypatch):
     out = tmp_path / "r"
-    write_report([runs / "line"], out, unopened, QUIET, published=False)
+    write_report([runs / "line"], out, unopened, QUIET, published=False, overwrite=True)
     before = contents(out)
 
     def full(source, target):
@@ -289,7 +300,7 @@ def test_failure_leaves_the_report_as_it_was(runs, tmp_path, monkeypatch):
 
     monkeypatch.setattr(site.shutil, "copyfile", full)
     with pytest.raises(EmukitError, match="cannot write"):
-        write_report([runs], out, unopened, QUIET, published=False)
+        write_report([runs], out, unopened, QUIET, published=False, overwrite=True)
     assert contents(out) == before
     assert {p.name for p in tmp_path.iterdir()} == {"runs", "r"}
 
@@ -302,14 +313,16 @@ def test_study_brings_its_runs_and_names_those_that_are_gone(runs, tmp_path):
     folder = tmp_path / "study"
     write_text(folder / "study.json", made.model_dump_json())
     out = tmp_path / "r"
-    written = write_report([folder], out, unopened, QUIET, published=False)
+    written = write_report([folder], out, unopened, QUIET, published=False, overwrite=True)
     assert (written.entries, written.studies) == (1, 1)
     assert "runs/gone of the study loss-weights is not there" in written.left_out[0]
     (text,) = (p.read_text() for p in (out / "studies").iterdir())
     assert f"../entries/{next((out / 'entries').iterdir()).name}" in text
     assert "/0-intervals.webp" in text
     assert "/0-coordinates.webp" in text
-    alone = write_report([folder], tmp_path / "alone", unopened, QUIET, published=False, study_runs=False)
+    alone = write_report(
+        [folder], tmp_path / "alone", unopened, QUIET, published=False, overwrite=True, study_runs=False
+    )
     assert (alone.entries, alone.studies, alone.left_out) == (0, 1, [])
     (text,) = (p.read_text() for p in (tmp_path / "alone" / "studies").iterdir())
     assert "entries/" not in text
@@ -317,11 +330,11 @@ def test_study_brings_its_runs_and_names_those_that_are_gone(runs, tmp_path):
     assert "<form" not in index
     assert "<script" not in index
     # Named twice, a run is there once.
-    assert write_report([folder, runs], out, unopened, QUIET, published=False).entries == 3
+    assert write_report([folder, runs], out, unopened, QUIET, published=False, overwrite=True).entries == 3
     write_text(folder / "study.json", "{")
     with pytest.raises(RunError, match="damaged"):
         write_report([folder], out, unopened, QUIET)
-    below = write_report([tmp_path, runs], out, unopened, QUIET, published=False)
+    below = write_report([tmp_path, runs], out, unopened, QUIET, published=False, overwrite=True)
     assert "study.json is damaged" in below.left_out[0]
 
 
@@ -329,7 +342,7 @@ def test_runs_of_a_study_are_called_what_they_are_there_and_others_by_their_fold
     write_text(tmp_path / "study" / "study.json", study("../runs/line").model_dump_json())
     write_text(tmp_path / "later" / "study.json", study("../runs/line", name="later").model_dump_json())
     out = tmp_path / "r"
-    write_report([tmp_path / "study", tmp_path / "later", runs], out, unopened, QUIET, published=False)
+    write_report([tmp_path / "study", tmp_path / "later", runs], out, unopened, QUIET, published=False, overwrite=True)
     line = page(out, "line")
     assert "<h1>loss-weights: mse, seed 0</h1>" in line
     assert "in the folder line" in line
@@ -347,7 +360,7 @@ def test_protocols_are_named_where_a_study_has_several_and_means_over_them_have_
     made = made.model_copy(update={"variants": [made.variants[0].model_copy(update={"runs": runs})]})
     names = study_names([(tmp_path, made)])
     assert names[(tmp_path / "runs" / "ssp126").resolve()] == "loss-weights: mse, loso:ssp126, seed 0"
-    rows = [sites.row("ssp126 + ssp585", 0.5), sites.row("ssp126", 0.5), sites.row("x", 1.0, "floor")]
+    rows = [sites.row("ssp126 + ssp585", 0.5), sites.row("ssp126", 0.5), sites.row("x", 1.0, "reference")]
     mean, lone, floor = named_means(rows, names)
     assert mean.name == "loss-weights: mse, loso:all, seed 0"
     assert (lone.name, floor.name) == ("ssp126", "x")
@@ -391,28 +404,28 @@ def test_a_difference_that_nothing_says_how_sure_it_is_of_has_a_page(tmp_path):
     folder = tmp_path / "study"
     write_text(folder / "study.json", json.dumps(values))
     out = tmp_path / "out"
-    write_report([folder], out, unopened, QUIET, published=False)
+    write_report([folder], out, unopened, QUIET, published=False, overwrite=True)
     (page,) = (out / "studies").glob("*.html")
     assert "0.1000" in page.read_text(encoding="utf-8")
 
 
 def test_what_is_not_the_report_s_stays(runs, tmp_path, monkeypatch):
     out = tmp_path / "r"
-    write_report([runs], out, unopened, QUIET, published=False)
+    write_report([runs], out, unopened, QUIET, published=False, overwrite=True)
     for plant in (
         lambda: (out / "mine").mkdir(),
         lambda: (out / "entries" / "link").symlink_to(runs, target_is_directory=True),
     ):
         plant()
-        with pytest.raises(EmukitError, match="holds other files"):
-            write_report([runs], out, unopened, QUIET, published=False)
+        with pytest.raises(EmukitError, match="is not a report"):
+            write_report([runs], out, unopened, QUIET, published=False, overwrite=True)
         (out / "mine").rmdir() if (out / "mine").exists() else (out / "entries" / "link").unlink()
     link = tmp_path / "link"
     link.symlink_to(out, target_is_directory=True)
-    write_report([runs], link, unopened, QUIET, published=False)
+    write_report([runs], link, unopened, QUIET, published=False, overwrite=True)
     assert link.is_symlink()
     assert {p.name for p in tmp_path.iterdir()} >= {"link", "r"}
-    assert not [*tmp_path.glob(".*.old")]
+    assert not [*tmp_path.glob(".*.part")]
     monkeypatch.chdir(out)
     with pytest.raises(EmukitError, match="cannot be replaced"):
-        write_report([runs], Path(), unopened, QUIET, published=False)
+        write_report([runs], Path(), unopened, QUIET, published=False, overwrite=True)

@@ -17,8 +17,9 @@ import pytest
 from emukit.data.protocol import make_split
 from emukit.emulators.registry import EMULATORS
 from emukit.experiments import trainer
+from emukit.experiments.names import recipe_names
 from emukit.experiments.recipe import load_recipe
-from emukit.experiments.recipe_kinds import NetworkRecipe, WrapperRecipe, networks_of, parse_recipe, recipe_names
+from emukit.experiments.recipe_kinds import NetworkRecipe, WrapperRecipe, networks_of, parse_recipe
 from emukit.parallel.comm import Comm
 from emukit.progress import silent_reporter
 from emukit.training.engine import Execution

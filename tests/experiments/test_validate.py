@@ -14,16 +14,17 @@ from emukit.experiments import validate as module
 from emukit.experiments.evaluate import estimated_limit, other_runs, score_emulator
 from emukit.experiments.recipe import load_recipe
 from emukit.experiments.run import read_run, train_run
-from emukit.experiments.validate import chosen_seeds, named_protocols, validate
+from emukit.experiments.validate import Scored, Validation, chosen_seeds, named_protocols, validate
+from emukit.metrics import Parts, Score
 from emukit.progress import Reporter
-from emukit.report.validation import markdown
+from emukit.report.validation import markdown, summary_markdown
 from tests.cli.conftest import TINY
 from tests.coded import warming_archive
 from tests.experiments.test_evaluate import partly_hidden
 
 QUIET = Reporter(quiet=True)
 TINY_NETWORK = [word.removeprefix("--set=") for word in TINY]
-LINES = ("floor: another run", "estimated limit")
+LINES = ("reference: another run", "estimated limit")
 
 
 class Listening(Reporter):
@@ -80,7 +81,7 @@ def test_every_number_is_that_of_its_protocol_and_months(archive, linear):
         )
         floors = [flat(s) for s in other_runs(archive, spans).values()]
         assert len(floors) == 2
-        assert lines["floor: another run"] == pytest.approx(mean_of(floors))
+        assert lines["reference: another run"] == pytest.approx(mean_of(floors))
         assert lines["estimated limit"] == pytest.approx(flat(estimated_limit(archive, spans)))
 
 
@@ -91,6 +92,31 @@ def test_all_left_out_is_the_mean_over_scenarios(linear):
     assert len(tests) == 2
     for line in ("one run", *LINES):
         assert together[line] == pytest.approx(mean_of([t[line] for t in tests]))
+
+
+def test_summary_has_a_line_for_each_set_with_its_mean_and_references(linear):
+    result, _ = linear
+    assert [line.what for line in result.summary()] == [f"{s.protocol} {s.name}" for s in result.scored]
+    for line, scored in zip(result.summary(), result.scored, strict=True):
+        lines = scored.lines()
+        assert (line.seeds, line.spread) == (1, None)
+        assert line.score == pytest.approx(lines["one run"]["score"])
+        assert (line.another_run, line.limit) == tuple(lines[name]["score"] for name in LINES)
+    text = summary_markdown("title", result.summary())
+    assert (
+        "| protocol and set | seeds | mean score | sd over seeds | reference: another run | estimated limit |" in text
+    )
+    assert f"| k360 validation | 1 | {result.summary()[0].score:.4f} |  |" in text
+
+
+def test_summary_says_how_far_seeds_are_apart():
+    scores = {seed: Score({v: Parts(x, 0.0, 0.0) for v in ("tas", "pr")}, 12) for seed, x in ((0, 1.0), (1, 2.0))}
+    values = [s.value for s in scores.values()]
+    scored = Scored("k360", "validation", ("m",), scores, None, None)
+    (line,) = Validation("m", "r", "d", (0, 1), (scored,), {}, ()).summary()
+    assert (line.seeds, line.score) == (2, pytest.approx(np.mean(values)))
+    assert line.spread == pytest.approx(np.std(values, ddof=1))
+    assert line.cells()[-2:] == ("", "")
 
 
 def test_what_is_hidden_is_named_and_never_scored(archive, linear):

@@ -14,8 +14,9 @@ from emukit.data.protocol import make_split
 from emukit.data.split import Split
 from emukit.emulators.anchored import Anchored
 from emukit.errors import ProtocolError, RecipeError
+from emukit.experiments.names import is_random
 from emukit.experiments.recipe import load_recipe
-from emukit.experiments.recipe_kinds import NetworkRecipe, WrapperRecipe, is_random, networks_of, parse_recipe
+from emukit.experiments.recipe_kinds import NetworkRecipe, WrapperRecipe, networks_of, parse_recipe
 from emukit.experiments.run import read_run, train_run
 from emukit.experiments.trainer import prepare
 from emukit.parallel.comm import Comm
@@ -187,7 +188,7 @@ def test_folds_hold_the_months_that_their_own_bases_were_trained_on(tmp_path: Pa
 
 def test_seed_of_a_run_grows_another_forest(tmp_path: Path) -> None:
     archive, recipe = warming_archive(), load_recipe("random-forest", assignments=("model.trees=5",))
-    assert is_random(recipe)
+    assert is_random(recipe.model_dump())
     fields = []
     for seed in (0, 1, 0):
         made, _ = prepare(archive, recipe, make_split(archive, "k360"), seed, Comm(), Execution())(

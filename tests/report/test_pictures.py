@@ -6,11 +6,14 @@ import sys
 import matplotlib
 import numpy as np
 import pytest
-from matplotlib.collections import PolyCollection, QuadMesh
+from matplotlib.collections import LineCollection, PolyCollection, QuadMesh
+from matplotlib.colors import to_rgb
 
 from emukit.data.grid import Grid
 from emukit.report.curves import Curves, Power, Season, Years, draw_seasons, draw_spectra, draw_years
-from emukit.report.figure import drawing, legend_below, sheet, write_png
+from emukit.report.errors import scale_colours
+from emukit.report.figure import MEMBERS, TRUTH, drawing, legend_below, sheet, write_png
+from emukit.report.learning import draw_learning
 from emukit.report.maps import Panel, Row, draw_maps, edges, scale
 from emukit.report.ranks import Ranks, draw_ranks
 from tests.coded import small_grid
@@ -34,7 +37,7 @@ def value_at(axes, lon, lat):
 
 def test_map_shows_every_cell_at_its_place_with_north_up():
     field = np.arange(24.0).reshape(4, 6) - 10
-    figure = draw_maps([Row("tas", "tas (K)", [Panel("one", field)])], GRID, "title")
+    figure = draw_maps([Row("tas", "tas (K)", [Panel("one", field)])], GRID, "title", earth=False)
     axes = figure.axes[0]
     for y, lat in enumerate(GRID.lat):
         for x, lon in enumerate(GRID.lon):
@@ -48,7 +51,7 @@ def test_map_shows_every_cell_at_its_place_with_north_up():
 def test_map_has_the_cell_on_the_prime_meridian_on_both_sides():
     grid = Grid(GRID.lat, np.arange(6) * 60.0)
     field = np.arange(24.0).reshape(4, 6)
-    axes = draw_maps([Row("pr", "pr", [Panel("one", field)])], grid, "title").axes[0]
+    axes = draw_maps([Row("pr", "pr", [Panel("one", field)])], grid, "title", earth=False).axes[0]
     for lon, x in ((5, 0), (29, 0), (31, 1), (329, 5), (331, 0), (355, 0)):
         assert value_at(axes, lon, grid.lat[2]) == field[2, x]
     labels = [t.get_text() for t in axes.get_xticklabels()]
@@ -57,7 +60,7 @@ def test_map_has_the_cell_on_the_prime_meridian_on_both_sides():
 
 def test_map_of_a_region_ends_where_it_ends():
     grid = Grid(np.array([10.0, 20.0]), np.array([100.0, 110.0, 120.0]))
-    axes = draw_maps([Row("tas", "tas", [Panel("one", np.ones((2, 3)))])], grid, "title").axes[0]
+    axes = draw_maps([Row("tas", "tas", [Panel("one", np.ones((2, 3)))])], grid, "title", earth=False).axes[0]
     assert axes.get_xlim() == (95.0, 125.0)
     assert axes.get_ylim() == (5.0, 25.0)
 
@@ -65,7 +68,7 @@ def test_map_of_a_region_ends_where_it_ends():
 def test_panels_of_a_row_share_one_scale_about_zero_and_rows_have_their_own():
     small, large = np.full((4, 6), 0.1), np.full((4, 6), -2.5)
     rows = [Row("tas", "a (K)", [Panel("x", small), Panel("y", large)]), Row("pr", "b", [Panel("x", small)] * 2)]
-    figure = draw_maps(rows, GRID, "title")
+    figure = draw_maps(rows, GRID, "title", earth=False)
     limits = [mesh_of(axes).get_clim() for axes in figure.axes[:4]]
     assert limits == [(-3, 3), (-3, 3), (-0.1, 0.1), (-0.1, 0.1)]
     for axes in figure.axes[:4]:
@@ -124,6 +127,58 @@ def test_realisations_are_a_band_with_the_first_as_its_line():
     np.testing.assert_array_equal(drawn(axes)["prediction: the first of them"], 2.0)
 
 
+def test_the_truth_stands_out_among_the_members():
+    x = np.arange(3.0)
+    members = np.array([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0], [3.0, 3.0, 3.0]])
+    curves = Curves(x, members, np.zeros((1, 3)), truth=True)
+    figure = draw_years([Years("tas", curves)], (0.0, 1.0), [], "title")
+    (axes,) = figure.axes
+    lines = {line.get_label(): line for line in axes.lines}
+    truth = lines["truth: the member it is scored by"]
+    np.testing.assert_array_equal(truth.get_ydata(), 1.0)
+    others = [line for line in axes.lines if line.get_color() == MEMBERS]
+    assert [float(line.get_ydata()[0]) for line in others] == [2.0, 3.0]
+    assert truth.get_color() == TRUTH
+    assert all(truth.get_zorder() > line.get_zorder() for line in others)
+    legend = [t.get_text() for t in figure.legends[0].get_texts()]
+    assert "other members of the climate model (2)" in legend
+
+
+def test_coasts_are_on_maps_of_the_earth_and_a_panel_apart_has_its_own_scale():
+    row = Row("tas", "tas (K)", [Panel("a", np.full((4, 6), 3.9)), Panel("b", np.full((4, 6), 1.0))])
+    apart = Row(row.variable, row.label, row.panels, Panel("a less b", np.full((4, 6), 0.29)))
+    for earth in (True, False):
+        maps = [a for a in draw_maps([apart], GRID, "title", earth=earth).axes if a.get_title(loc="left")]
+        assert [any(isinstance(c, LineCollection) for c in a.collections) for a in maps] == [earth] * 3
+        meshes = [next(c for c in a.collections if isinstance(c, QuadMesh)) for a in maps]
+        assert [m.get_clim()[1] for m in meshes] == pytest.approx([4.0, 4.0, 0.3])
+
+
+def test_a_difference_of_zero_has_no_tint():
+    for name in ("RdBu_r", "BrBG", "PuOr_r"):
+        colours = scale_colours(name)
+        # As the compare page chooses: the level that holds the middle of the scale.
+        middle = colours[int(0.5 * len(colours))]
+        assert len(colours) % 2 == 1
+        assert np.ptp(to_rgb(middle)) < 0.02
+        assert min(to_rgb(middle)) > 0.95
+
+
+@pytest.mark.parametrize("scores", [[2.6, 2.2, 1.9], [0.8, 0.08, 0.009]])
+def test_ticks_of_learning_curves_are_plain_numbers(scores):
+    log = [{"epoch": i + 1, "loss": s, "validation": {"score": s}} for i, s in enumerate(scores)]
+    figure = draw_learning({"a": log}, "title")
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        low, high = axes.get_ylim()
+        written = [t.get_text() for t in axes.get_yticklabels() if low <= t.get_position()[1] <= high]
+        assert len([w for w in written if w]) >= 2
+        assert not any("10^" in w or "times" in w for w in written)
+        assert not any(t.get_text() for t in axes.get_yticklabels(minor=True))
+        for w in written:
+            float(w)
+
+
 def test_errors_of_all_places_are_in_one_scale_under_their_cycles():
     x = np.arange(1.0, 13.0)
     cycle = Curves(x, np.full((2, 12), 280.0), np.full((1, 12), 281.0))
@@ -174,7 +229,7 @@ def test_ranks_are_shown_for_every_member_over_the_band_of_chance():
 
 def test_pictures_do_not_depend_on_a_users_settings_and_leave_them_alone(tmp_path):
     def png(name):
-        figure = draw_maps([Row("tas", "tas", [Panel("x", np.ones((4, 6)))])], GRID, "title")
+        figure = draw_maps([Row("tas", "tas", [Panel("x", np.ones((4, 6)))])], GRID, "title", earth=False)
         write_png(figure, tmp_path / name, {"Title": "t", "Software": "emukit"})
         return (tmp_path / name).read_bytes()
 

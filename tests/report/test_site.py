@@ -21,6 +21,8 @@ from emukit.report.study import DIFFERENCE
 from tests.report.sites import EVIL, SPLIT, row, site, study
 
 PARTS = ("month", "mean", "std")
+MEASURES = ("RMSE", "RMSE", "MAE")
+HEADS = [f"{v} {x}{m}, {u}" for v, u in (("tas", "K"), ("pr", "mm/day")) for x, m in zip(PARTS, MEASURES, strict=True)]
 
 
 class Page(HTMLParser):
@@ -184,13 +186,13 @@ def test_a_colleague_is_told_units_lines_and_intervals(files):
     text = texts[f"studies/{made.studies[0].id}.html"]
     page = Page(text)
     heads = next(r for r in page.rows if r[:2] == ["variant", "seeds"])
-    assert heads[2:] == ["score", *[f"tas {x}K" for x in PARTS], *[f"pr {x}mm/day" for x in PARTS], DIFFERENCE]
+    assert heads[2:] == ["score", *HEADS, DIFFERENCE]
     legend = text[text.index("<details") : text.index("</details>")]
     for words in ("Near-surface air temperature, in K", "mm/day", "no unit", "95 %", "seeds", "years"):
         assert words in legend
-    for term in ("month", "mean", "std", "score", "floor: another run", "estimated limit"):
+    for term in ("month", "mean", "std", "score", "reference: another run", "estimated limit"):
         assert f"<dt>{term}</dt>" in legend
-    assert any(r[0] == "floor: another run" for r in page.rows)
+    assert any(r[0] == "reference: another run" for r in page.rows)
 
 
 def test_an_end_that_is_not_zero_is_not_printed_as_zero_on_a_page(tmp_path):
@@ -206,19 +208,19 @@ def test_an_end_that_is_not_zero_is_not_printed_as_zero_on_a_page(tmp_path):
 def test_search_ends_with_its_best_trial_and_the_command_that_trains_it(tmp_path):
     made = study()
     assert "The best trial" not in study_text(tmp_path, made)
-    run = made.variants[1].runs[0].model_copy(update={"command": "emukit train cnn-gru --set 'a=<b>'"})
-    searched = made.variants[1].model_copy(update={"runs": [run]})
-    made = made.model_copy(update={"best": EVIL, "variants": [made.variants[0], searched, *made.variants[2:]]})
-    text = study_text(tmp_path, made)
+    made = made.model_copy(update={"best": EVIL})
+    # A command that cannot be trusted is not told.
+    assert "The best trial" not in study_text(tmp_path, made)
+    text = study_text(tmp_path, made, "emukit train cnn-gru --set 'a=<b>'")
     end = text[text.index("The best trial") :]
     assert "emukit train cnn-gru --set &#39;a=&lt;b&gt;&#39;</pre>" in end
     assert "<section" not in end
 
 
-def study_text(folder, made):
+def study_text(folder, made, best_command=""):
     """The page of a study."""
     whole = site(folder)
-    page = replace(whole.studies[0], study=made)
+    page = replace(whole.studies[0], study=made, best_command=best_command)
     return dict(render(replace(whole, studies=[page])))[f"studies/{page.id}.html"]
 
 
@@ -295,7 +297,7 @@ def test_identifiers_are_file_names_and_those_of_two_places_differ(tmp_path):
 
 
 def test_strip_is_linear_in_the_score_and_marks_what_is_beyond():
-    rows = [row("best", 1.0), row("floor", 2.0, "floor"), row("failed", 9.0), row("limit", 0.5, "limit")]
+    rows = [row("best", 1.0), row("floor", 2.0, "reference"), row("failed", 9.0), row("limit", 0.5, "limit")]
     found = {m.name: m for m in marks(rows)}
     assert found["limit"].x < found["best"].x < found["floor"].x < found["failed"].x
     step = (found["best"].x - found["limit"].x) / 0.5

@@ -172,7 +172,7 @@ def test_a_truth_that_is_not_finite_gives_no_score(tmp_path: Path) -> None:
     submission = save(tmp_path / "p.csv", lines_of(coded()))
     truth = coded()
     truth[3, 1, 0, 0] = np.nan
-    with pytest.raises(SubmissionError, match=r"truth is not finite"):
+    with pytest.raises(SubmissionError, match="the truth has values that are not finite"):
         score_submission(submission, truth, GRID)
 
 

@@ -20,7 +20,7 @@ from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.training import loop, optim
 from emukit.training.checkpoint import LAST
-from emukit.training.log import MetricsLog, read_lines
+from emukit.training.log import read_lines
 from emukit.training.settings import AverageSettings, OptimizerSettings
 from tests.coded import warming_archive
 from tests.training.test_checkpoint import SOURCE, STEPS, interrupt_after, scores, strict_lines, train
@@ -386,14 +386,6 @@ def test_biases_are_not_decayed():
     assert (decay[id(network.weight)], decay[id(network.bias)]) == (0.3, 0.0)
 
 
-def test_log_cut_short_by_a_crash_is_read_up_to_the_cut(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
-    assert [line["epoch"] for line in read_lines(path)] == [1, 2]
-    MetricsLog(path, keep_epochs=1).append({"epoch": 2})
-    assert [line["epoch"] for line in read_lines(path)] == [1, 2]
-
-
 def test_signals_are_left_alone_outside_the_main_thread():
     seen = []
 
@@ -405,6 +397,15 @@ def test_signals_are_left_alone_outside_the_main_thread():
     thread.start()
     thread.join()
     assert seen == [False]
+
+
+def test_a_log_has_one_line_for_each_epoch(tmp_path):
+    said = io.StringIO()
+    reporter = Reporter(console=Console(file=said, width=200), plain_seconds=0.0)
+    train_run(warming_archive(), recipe(), tmp_path / "r", protocol="k360", seed=0, reporter=reporter)
+    lines = [line for line in said.getvalue().splitlines() if line.startswith("training ")]
+    assert [line.partition("epoch ")[2].split()[0] for line in lines] == ["1/3", "2/3", "3/3"]
+    assert "loss: tas " in said.getvalue()
 
 
 def test_the_last_line_shows_the_best_score_before_the_last(tmp_path):

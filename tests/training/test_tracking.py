@@ -127,7 +127,7 @@ def test_tracker_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(TrainingError, match="not installed") as caught:
         check_tracker("wandb")
-    assert "pip install 'emukit[wandb]'" in caught.value.hint
+    assert "pip install -e '.[wandb]'" in caught.value.hint
     with pytest.raises(TrainingError, match="unknown tracker 'paper'") as caught:
         check_tracker("paper")
     assert caught.value.expected == "tensorboard, wandb"

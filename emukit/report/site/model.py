@@ -7,6 +7,7 @@ link and an element's id without any escaping.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,12 +112,14 @@ class StudyPage:
         study: As it was read.
         pictures: Of the results for each set of months, by protocol and set; none where nothing can be drawn.
         entries: Folder of a run, as the study writes it, to the id of its entry.
+        best_command: What trains the best trial; empty where none is known that can be trusted.
     """
 
     id: str
     study: Study
     pictures: Mapping[tuple[str, str], Sequence[Picture]]
     entries: Mapping[str, str]
+    best_command: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ class Unfinished:
     Attributes:
         name: Of its folder.
         state: As `emukit runs` says it.
-        command: What goes on with it.
+        command: How to go on with it.
     """
 
     name: str
@@ -164,4 +167,4 @@ class Site:
 def identifier(name: str, folder: Path) -> str:
     """A name as an identifier, made its own by the folder's place."""
     plain = "".join(c if c in LETTERS else "-" for c in name)[:LONGEST].strip(".-") or "entry"
-    return f"{plain}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"
+    return f"{plain}-{hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:8]}"

@@ -13,7 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from emukit.report.leaderboard import HEADINGS, LINES, NUMBERS, UNITS, Row, places, ranked
+from emukit.report.leaderboard import ANOTHER_RUN, HEADINGS, LIMIT, LINES, MEASURES, NUMBERS, UNITS, Row, places, ranked
 from emukit.report.site.fields import entry_script, site_script
 from emukit.report.site.model import Entry, Site, StudyPage
 from emukit.report.site.strip import LINE_Y, WIDTH, marks
@@ -66,7 +66,7 @@ def render(site: Site) -> Iterator[tuple[str, str]]:
                 study=study.study,
                 results=results,
                 differences=_differences(study.study),
-                best=_best(study.study),
+                best=_best(study),
             ),
         )
 
@@ -83,9 +83,9 @@ def _headers() -> list[dict[str, str]]:
         "time_stddev_mae": "mean absolute error of the standard deviation over time",
     }
     out = [{"short": "score", "unit": "", "full": "official score, lower is better"}]
-    for heading, unit, number in zip(HEADINGS[1:], UNITS[1:], NUMBERS, strict=True):
+    for heading, measure, unit, number in zip(HEADINGS[1:], MEASURES[1:], UNITS[1:], NUMBERS, strict=True):
         variable, part = number.split(".")
-        out.append({"short": heading, "unit": unit, "full": f"{variable}: {what[part]}, {unit}"})
+        out.append({"short": heading, "unit": f"{measure}, {unit}", "full": f"{variable}: {what[part]}, {unit}"})
     return out
 
 
@@ -117,10 +117,9 @@ def _differences(study: Study) -> dict[str, list[str]]:
     return out
 
 
-def _best(study: Study) -> Variant | None:
+def _best(page: StudyPage) -> Variant | None:
     """The trial that a search chose, where it is known how to train it."""
-    named = (v for v in study.variants if v.name == study.best)
-    return next((v for v in named if v.runs and v.runs[0].command), None)
+    return next((v for v in page.study.variants if v.name == page.study.best and page.best_command), None)
 
 
 def _tables(site: Site, uses: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
@@ -156,7 +155,7 @@ def _sets(entry: Entry, beside: Mapping[str, Sequence[Row]]) -> list[dict[str, A
         group = beside.get(own.split, [own])
         place = next((p for p, r in places(group) if r.key == own.key), "")
         competitors = sum(r.kind not in LINES and r.score is not None for r in group)
-        others = [r for r in group if r.kind in (*LINES, "published", "reference")]
+        others = [r for r in group if r.kind in (*LINES, "published", "measured")]
         rows = [{"row": r, "cells": _cells(r), "own": r is own} for r in sorted([own, *others], key=_order)]
         out.append({"split": own.split, "rows": rows, "place": place, "of": competitors, "note": own.note})
     return out
@@ -167,7 +166,7 @@ def _order(row: Row) -> tuple[bool, float]:
 
 
 def _result(page: StudyPage, result: StudyResult) -> dict[str, Any]:
-    known = {name: v for name, v in (("floor: another run", result.floor), ("estimated limit", result.limit)) if v}
+    known = {name: v for name, v in ((ANOTHER_RUN, result.floor), (LIMIT, result.limit)) if v}
     lines = [(name, [values[c] for c in COLUMNS]) for name, values in known.items()]
     return {"result": result, "lines": lines, "pictures": page.pictures.get((result.protocol, result.set), ())}
 

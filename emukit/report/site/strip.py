@@ -1,7 +1,7 @@
-"""All scores on a line: where entries stand between the limit and the floors, as a drawing inside the page.
+"""All scores on a line: where entries stand between the limit and the references, as a drawing inside the page.
 
-Invariant: positions are linear in the score, from the best that is shown to the worst; what lies beyond the worst floor
-is at the end, marked as beyond.
+Invariant: positions are linear in the score, from the best that is shown to the worst; what lies beyond the worst
+reference is at the end, marked as beyond.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from emukit.config import describe
 from emukit.errors import RunError
+from emukit.files import read_text
 from emukit.report.leaderboard import NUMBERS
 
 STUDY_FILE = "study.json"
@@ -150,7 +151,7 @@ def read_study(folder: Path) -> Study:
     """
     path = folder / STUDY_FILE
     try:
-        return Study.model_validate_json(path.read_text(encoding="utf-8"))
+        return Study.model_validate_json(read_text(path))
     except OSError as e:
         raise RunError(f"cannot read {path}", found=e.strerror or str(e)) from e
     except (ValidationError, UnicodeDecodeError) as e:

@@ -48,7 +48,7 @@
       for (const row of section.querySelectorAll("tbody tr")) {
         const text = row.textContent.toLowerCase();
         // Lines to compare with stay beside whatever is left.
-        const line = row.classList.contains("floor") || row.classList.contains("limit");
+        const line = row.classList.contains("reference") || row.classList.contains("limit");
         const match = line || wanted.every((word) => text.includes(word));
         row.hidden = !match;
         here += match && !line ? 1 : 0;

