@@ -86,8 +86,16 @@ def expect_well(ended: Ended) -> None:
         )
 
 
-def column_of(ended: Ended, untouched: Ended, same: bool) -> str:
-    """How a case ended, compared with the same without damage."""
+def column_of(ended: Ended, untouched: Ended, same: bool, findings: bool = False) -> str:
+    """How a case ended.
+
+    Args:
+        ended: The case.
+        untouched: The same without a fault.
+        same: Whether it gave the same.
+        findings: Whether what it found wrong stands in its result, as in that of `data check`; else it is told next to
+            it, on standard error.
+    """
     if ended.hung:
         return "hung"
     if ended.broken:
@@ -96,14 +104,10 @@ def column_of(ended: Ended, untouched: Ended, same: bool) -> str:
         return "over 4 GB"
     if ended.code:
         return "refused"
-    if set(_notes(ended)) - set(_notes(untouched)):
+    notes, usual = ({*e.err.splitlines(), *(e.out.splitlines() if findings else ())} for e in (ended, untouched))
+    if notes - usual:
         return "said"
     return "same" if same else "silent"
-
-
-def _notes(ended: Ended) -> list[str]:
-    """What is said next to a result."""
-    return [line for line in (ended.err + ended.out).splitlines() if line.strip() and not line.startswith("run ")]
 
 
 def last_words(ended: Ended) -> str:

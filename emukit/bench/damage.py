@@ -236,15 +236,20 @@ def _values(change: Callable[[Random, NDArray[np.float64]], None]) -> Damage:
 
         root = Path(os.path.commonpath(files))
         fields = sorted({p.parent for p in files if len(_shape(p.parent)) >= 3})
-        place = random.choice(fields)
-        # A copy: what is written in place would reach what the files are links of.
-        for path in list(place.iterdir()):
-            _put(path, path.read_bytes())
-        group = zarr.open_group(root, mode="r+")
-        array: Any = group[str(place.relative_to(root))]
-        values = array[...]
-        change(random, values)
-        array[...] = values
+        # Sunlight is the same at all longitudes and in all scenarios: the next field then.
+        for place in random.sample(fields, len(fields)):
+            array: Any = zarr.open_group(root, mode="r")[str(place.relative_to(root))]
+            values = array[...]
+            before = values.copy()
+            change(random, values)
+            if np.array_equal(values, before, equal_nan=True):
+                continue
+            # A copy: what is written in place would reach what the files are links of.
+            for path in list(place.iterdir()):
+                _put(path, path.read_bytes())
+            array = zarr.open_group(root, mode="r+")[str(place.relative_to(root))]
+            array[...] = values
+            return
 
     return damage
 

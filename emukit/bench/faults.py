@@ -49,6 +49,7 @@ class Campaign:
         part: The folder that is damaged, or a file, below the folder of whole files.
         work: What is done with it, called in the folder of the case. What it writes to a file ``answer`` is compared.
         compared: Whether another answer is wrong: not where a changed file means something else.
+        findings: Whether what it finds wrong stands in its result.
         bad: Columns in which none may end.
     """
 
@@ -57,6 +58,7 @@ class Campaign:
     part: str
     work: Callable[[], None]
     compared: bool = True
+    findings: bool = False
     bad: tuple[str, ...] = ("silent", *ALWAYS_BAD)
 
 
@@ -140,9 +142,13 @@ def _make_whole(folder: Path, store: str | None) -> None:
 
 def _damaged(store: str | None) -> list[Campaign]:
     texts = {**BYTES, **TEXTS}
-    known = [Campaign("store of a known data set", {**BYTES, **STORES}, "known.zarr", _check_store("known.zarr"))]
+    known = [
+        Campaign(
+            "store of a known data set", {**BYTES, **STORES}, "known.zarr", _check_store("known.zarr"), findings=True
+        )
+    ]
     return [
-        Campaign("store", {**BYTES, **STORES}, STORE, _check_store(STORE), bad=ALWAYS_BAD),
+        Campaign("store", {**BYTES, **STORES}, STORE, _check_store(STORE), findings=True, bad=ALWAYS_BAD),
         *(known if store else ()),
         Campaign("submission", texts, "csv", _ask("score", "csv/submission.csv", STORE, "-q"), compared=False),
         Campaign("entry, scored", texts, "entries/linear", _score_entry),
@@ -175,7 +181,8 @@ def _damage_all(campaign: Campaign, whole: Path, place: Path, cases: int, seed: 
             expect_well(in_fork(partial(_damage, campaign.kinds[kind], random, part), place))
             changed = sorted(_changes(before, _contents(part)))
             ended = in_fork(campaign.work, place)
-            column = column_of(ended, untouched, _answer(place) == answer or not campaign.compared)
+            same = _answer(place) == answer or not campaign.compared
+            column = column_of(ended, untouched, same, campaign.findings)
         counts[kind][column] += 1
         if column in COLUMNS[3:] and len(examples[kind]) < 5:
             examples[kind].append(f"case {number}: {column}: {', '.join(changed)}: {last_words(ended)}")

@@ -22,10 +22,10 @@ def bench(
         typer.Argument(
             metavar="[NAME]...",
             help="By default help, write, score, store, linear, report, predict and input: about a quarter of an hour "
-            "on two cores, and store and linear only with --data. By name alone: segments (a network against itself "
-            "window by window), train (against the starter kit's network), reach (the time to a score; an hour or two) "
+            "on two cores, and store and linear only with --data. By name alone: segments (a network against itself by "
+            "window), train (against the starter kit's network), reach (the time to a score; an hour or two), "
             "device (precision and segment lengths against the roofline; meant for a GPU) and faults (kills, damaged "
-            "files of every sort; hours).",
+            "files; hours).",
         ),
     ] = None,
     data: o.Data = None,
