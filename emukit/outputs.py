@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from emukit.errors import EmukitError
-from emukit.files import atomic_path, parse_json, read_text
+from emukit.files import atomic_path, check_regular, parse_json, read_text
 
 # The attribute by which stores and NetCDF files say which command wrote them.
 MARK = "emukit_output"
@@ -103,6 +103,22 @@ def zarr_kind(name: str, own: Callable[[Mapping[str, Any]], bool]) -> Kind:
         return ""
 
     return Kind(name, strange)
+
+
+def netcdf_kind(name: str, own: Callable[[Mapping[str, Any]], bool]) -> Kind:
+    """A NetCDF file, whose attributes say whether it is of this kind."""
+
+    def strange(path: Path) -> str:
+        import xarray as xr
+
+        try:
+            check_regular(path)
+            with xr.open_dataset(path, engine="netcdf4", decode_cf=False) as ds:
+                return "" if own(ds.attrs) else "a NetCDF file of another origin"
+        except (OSError, ValueError, RuntimeError):
+            return "a folder" if path.is_dir() else "a file that is not NetCDF"
+
+    return Kind(name, strange, folder=False)
 
 
 def json_kind(name: str, keys: Iterable[str]) -> Kind:

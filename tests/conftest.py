@@ -95,3 +95,11 @@ def demo_store(tmp_path_factory):
     from emukit.data.demo import DemoClimate, write_demo
 
     return write_demo(DemoClimate(lat_cells=8, lon_cells=12, members=2), tmp_path_factory.mktemp("demo") / "demo.zarr")
+
+
+@pytest.fixture(scope="session")
+def climx_climate():
+    """The seeded daily climate of the ClimX golden numbers; seconds to make, so made once."""
+    from tests.golden import climx_fields
+
+    return climx_fields.make(1)

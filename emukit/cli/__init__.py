@@ -14,7 +14,21 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from emukit.cli import ablate, bench, commands, data, plan, plot, report, results, runs, submissions, train, validate
+from emukit.cli import (
+    ablate,
+    bench,
+    commands,
+    data,
+    indices,
+    plan,
+    plot,
+    report,
+    results,
+    runs,
+    submissions,
+    train,
+    validate,
+)
 from emukit.cli import options as o
 from emukit.distribution import VERSION
 from emukit.errors import EmukitError, shortage
@@ -33,7 +47,7 @@ app = o.App(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for register in (train, validate, ablate, plan, results, plot, report, submissions, bench):
+for register in (train, validate, ablate, plan, results, plot, report, submissions, indices, bench):
     register.add_commands(app)
 app.add_typer(runs.app, name="runs", rich_help_panel=commands.LOOK)
 app.add_typer(data.app, name="data", rich_help_panel=commands.DATA)
@@ -85,7 +99,7 @@ def main() -> None:
             _refuse(short)
         place = f" {e.filename}" if e.filename else ""
         echo(
-            f"error: cannot use{place or ' a file'}\n  found:    {e.strerror or e}\n  do:       mend it and try again",
+            f"error: cannot use{place or ' a file'}\n  found:    {e.strerror or e}\n  do:       fix it and try again",
             err=True,
         )
         sys.exit(2)

@@ -64,7 +64,15 @@ def check_submission(
     format: o.Format = "table",
     quiet: o.Quiet = False,
 ) -> None:
-    """Name every way in which a submission is wrong, with line numbers; exit 1 if there is one."""
+    """Name every way in which a submission is wrong, with line numbers; exit 1 if there is one.
+
+    A ClimX submission (Parquet, or a CSV that begins with row_id) is recognised, and needs no store.
+    """
+    from emukit.experiments.climx import is_climx
+
+    if is_climx(csv):
+        _check_climx(csv, format)
+        return
     from emukit.data.protocol import make_split
     from emukit.experiments.submit import seasonal_reference
     from emukit.files import sha256
@@ -111,7 +119,15 @@ def score(
     format: o.Format = "table",
     quiet: o.Quiet = False,
 ) -> None:
-    """Score a submission: the official number, its six parts, and what another run and a perfect emulator score."""
+    """Score a submission: the official number, its six parts, and what another run and a perfect emulator score.
+
+    A ClimX submission (Parquet, or a CSV that begins with row_id) is scored against a solution in the same layout.
+    """
+    from emukit.experiments.climx import is_climx
+
+    if is_climx(csv):
+        _score_climx(csv, truth, format, save)
+        return
     from emukit.cli.show import score_block
     from emukit.data.named import span_truth
     from emukit.data.protocol import make_split
@@ -153,6 +169,37 @@ def score(
         place = csv.parent / table.SCORE_FILE
         table.save_score(place, kept, overwrite)
         report.say(f"wrote {place}")
+
+
+def _check_climx(path: Path, format: o.Formats) -> None:
+    from emukit.experiments.climx import problems_of
+
+    problems = problems_of(path)
+    if format != "table":
+        o.print_rows(("message",), [(problem,) for problem in problems], format)
+    else:
+        for number, problem in enumerate(problems, 1):
+            echo(f"{number}. {problem}")
+        if not problems:
+            echo(f"{path} is a valid ClimX submission")
+    if problems:
+        raise typer.Exit(1)
+
+
+def _score_climx(path: Path, solution: str | None, format: o.Formats, save: bool) -> None:
+    from emukit.errors import SubmissionError
+    from emukit.experiments.climx import REFERENCES, score_files
+
+    if solution is None or save:
+        raise SubmissionError(
+            "a ClimX submission is scored against a solution file alone, and no score is kept",
+            found="--save" if save else "no solution",
+            hint=f"emukit score {path.name} SOLUTION.parquet",
+        )
+    scored = score_files(path, Path(solution))
+    o.print_rows(scored.headings(), scored.rows(), format)
+    if format == "table":
+        o.print_rows(("to compare with", "nNSE"), [(n, f"{v:.4f}") for n, v in REFERENCES.items()], format)
 
 
 def _protocol_of(csv: Path, entry: Entry | None, protocol: str | None) -> str | None:

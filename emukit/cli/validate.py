@@ -127,6 +127,15 @@ def crossval(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of all runs.", min=0, max=2**63 - 1, metavar="N")] = 0,
+    bound: Annotated[
+        float,
+        typer.Option(
+            help="Folds whose forcings lie up to this many training spreads from the training ask for interpolation, "
+            "the others for extrapolation.",
+            min=0.0,
+            metavar="SPREADS",
+        ),
+    ] = 2.5,
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/crossval"),
     data: o.Data = None,
     recipe: RecipeFile = None,
@@ -138,10 +147,12 @@ def crossval(
     convert: o.Convert = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Score recipes on scenarios left out, and on later parts left out, all within the training months: to select by.
+    """Score recipes on scenarios left out, on later parts left out, and on validation months: to select by.
 
-    Neither validation nor test months are looked at. The runs are kept, with all scores in crossval.json; the same
-    command goes on where it was stopped. Of several recipes it shows the means, and the differences to the first.
+    Every score is the mean over members; the distance of a fold is that of its forcings from its training, in training
+    spreads. Interpolation and extrapolation are averaged and ranked apart. Test months are not looked at. The runs are
+    kept, with all scores in crossval.json; the same command continues where it was stopped. Of several recipes it shows
+    the means, and the differences to the first.
     """
     from emukit.errors import RecipeError
     from emukit.experiments.crossval import REPORT_FILE, compare
@@ -168,6 +179,7 @@ def crossval(
             protocol=protocol,
             months=months,
             seed=seed,
+            bound=bound,
             opening=Opening(card, o.conversions(convert)),
             comm=comm,
             commands={m: _train_command(m, data, recipe, settings, card, convert) for m in names},

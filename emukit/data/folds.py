@@ -1,7 +1,7 @@
 """Splits made from another: with less of its training months, to score these, or with more, for a last fit.
 
-Invariant: what a fold scores is in the training months of the split it comes from, so nothing that this one holds out
-is looked at.
+Invariant: what a fold scores is in the training months of the split it comes from, or in its validation months, which
+may select; its test months are never looked at.
 """
 
 from __future__ import annotations
@@ -54,6 +54,19 @@ def leave_out(archive: Archive, split: Split, scenario: str, start: int = 0) -> 
     return Split(name, train, {"validation": validation})
 
 
+def last_scored(split: Split, scenario: str, *, whole: bool) -> int | None:
+    """The month after the last that a fold of a scenario scores; None where the scenario does not train.
+
+    Left out as a whole, a scenario is scored as late as its truth may be used: to the end of the validation months that
+    follow its last training months.
+    """
+    stop = max((s.stop for s in split.train if s.scenario == scenario), default=None)
+    if not whole or stop is None:
+        return stop
+    later = (s.stop for s in split.scored.get("validation", ()) if s.scenario == scenario and s.start == stop)
+    return max(later, default=stop)
+
+
 def fold_split(archive: Archive, split: Split, scenario: str, start: int, *, whole: bool) -> Split:
     """A fold of a cross-validation: the split without training months of one scenario, which are scored.
 
@@ -63,7 +76,7 @@ def fold_split(archive: Archive, split: Split, scenario: str, start: int, *, who
         archive: The data.
         split: Its training spans are divided; nothing else of it is used.
         scenario: What is left out.
-        start: The months from here to the end of its last training span are scored.
+        start: The months from here to `last_scored` are scored.
         whole: Leave out the earlier months too.
 
     Raises:
@@ -78,9 +91,10 @@ def fold_split(archive: Archive, split: Split, scenario: str, start: int, *, who
             expected="a month of the last training months of a scenario",
         )
     fold = leave_out(archive, split, scenario, 0 if whole else start)
-    held_out = tuple(Span(scenario, start, last.stop, (m,)) for m in archive[scenario].members)
+    stop = last_scored(split, scenario, whole=whole) or last.stop
+    held_out = tuple(Span(scenario, start, stop, (m,)) for m in archive[scenario].members)
     name = f"{split.protocol} without {scenario}{' scored' if whole else ''} from {month}"
-    trained, scored = sum(map(len, fold.train)), last.stop - start
+    trained, scored = sum(map(len, fold.train)), stop - start
     if trained < LEAST_MONTHS:
         raise ProtocolError(
             f"the fold {name} is left {trained} months to train on",

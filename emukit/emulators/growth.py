@@ -34,6 +34,7 @@ class Decade:
         freedom: (12,) degrees of freedom of each.
         said: (V, Y, X) variance over these months of what the base says.
         forced: (V, Y, X) variance over these months of the members, less that of their departures.
+        mean: (12, V, Y, X) mean by calendar month of what the base says.
     """
 
     scenario: str
@@ -42,6 +43,7 @@ class Decade:
     freedom: Array
     said: Array
     forced: Array
+    mean: Array
 
     def __len__(self) -> int:
         return int(self.freedom.sum())

@@ -79,6 +79,11 @@ EMULATORS: dict[str, EmulatorEntry] = {
         "a trusted emulator, plus what it leaves in training years of like forcings, in seconds",
         "wrapper",
     ),
+    "additive-gp": EmulatorEntry(
+        "emukit.emulators.additive_gp:AdditiveGP",
+        "an additive Gaussian process of the forced response, with discrepancies of scenarios; seconds",
+        "wrapper",
+    ),
     "ensemble": EmulatorEntry(
         "emukit.emulators.ensemble:Ensemble",
         "the mean of several emulators, weighted alike or on validation",

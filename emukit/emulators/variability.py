@@ -19,7 +19,7 @@ from emukit.data.archive import Archive
 from emukit.data.grid import Grid
 from emukit.data.split import Span
 from emukit.emulators.base import Emulator
-from emukit.emulators.growth import Decade, believed_slope, change, level_at_middle, warmth_range
+from emukit.emulators.growth import LARGEST_CHANGE, Decade, believed_slope, change, level_at_middle, warmth_range
 from emukit.errors import ProtocolError
 
 Array = NDArray[np.float64]
@@ -42,6 +42,8 @@ class Variability:
         forced: (V, Y, X) share of the base's variance over ten years that is forced: about one for a base that predicts
             the mean over members, less for one that was taught to vary as a single run does.
         from_members: Whether members were compared with each other; if not, one member with the base.
+        usual: (12, V, Y, X) mean of a month at which `level` holds, where variance is in proportion to the mean; zero
+            elsewhere. None where it is nowhere.
     """
 
     level: Array
@@ -51,25 +53,49 @@ class Variability:
     time_std: Array
     forced: Array
     from_members: bool
+    usual: Array | None = None
 
-    def by_month(self, warmth: float) -> Array:
-        """(12, V, Y, X) variance of a month by calendar month, at a global mean of tas in K."""
+    def by_month(self, warmth: float, mean: Array | None = None) -> Array:
+        """(12, V, Y, X) variance of a month by calendar month.
+
+        Args:
+            warmth: Global mean of tas, in K.
+            mean: (12, V, Y, X) mean of the forced response by calendar month; as in training when None.
+        """
         at, low, high = self.warmth
-        return np.asarray(self.level * change(self.slope, min(max(warmth, low), high) - at), np.float64)
+        known = self.level * change(self.slope, min(max(warmth, low), high) - at)
+        return np.asarray(known if self.usual is None or mean is None else known * ratio(mean, self.usual), np.float64)
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """All of it by name, as float32 but for the three temperatures."""
         fields = {n: getattr(self, n).astype(np.float32) for n in _FIELDS}
-        return {**fields, "warmth": self.warmth, "from_members": np.array([self.from_members], np.uint8)}
+        usual = {} if self.usual is None else {"usual": self.usual.astype(np.float32)}
+        return {**fields, **usual, "warmth": self.warmth, "from_members": np.array([self.from_members], np.uint8)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Self:
         """The inverse of `arrays`."""
         fields = {n: np.asarray(arrays[n], np.float64) for n in _FIELDS}
-        return cls(**fields, warmth=np.asarray(arrays["warmth"], np.float64), from_members=bool(arrays["from_members"]))
+        usual = np.asarray(arrays["usual"], np.float64) if "usual" in arrays else None
+        warmth = np.asarray(arrays["warmth"], np.float64)
+        return cls(**fields, warmth=warmth, from_members=bool(arrays["from_members"]), usual=usual)
 
 
 _FIELDS = ("level", "slope", "time_mean", "time_std", "forced")
+
+
+def ratio(mean: Array, usual: Array) -> Array:
+    """Mean over usual mean, within fourfold; one where there is no usual mean."""
+    wetter = np.divide(mean, usual, out=np.ones_like(usual), where=usual > 0)
+    return np.asarray(np.clip(wetter, 1 / LARGEST_CHANGE, LARGEST_CHANGE), np.float64)
+
+
+def month_means(fields: NDArray[np.floating], month: NDArray[np.int64]) -> Array:
+    """(12, V, Y, X) means by calendar month of (T, V, Y, X) fields; zero where a month is absent."""
+    out = np.zeros((12, *fields.shape[1:]))
+    for m in np.unique(month):
+        out[m] = fields[month == m].mean(0, dtype=np.float64)
+    return out
 
 
 def whole_blocks(start: int, stop: int, months: int) -> list[tuple[int, int]]:
@@ -118,7 +144,9 @@ def refuse_same_runs(archive: Archive, spans: Sequence[Span]) -> None:
                 )
 
 
-def estimate_variability(archive: Archive, spans: Sequence[Span], base: Emulator, period: int) -> Variability:
+def estimate_variability(
+    archive: Archive, spans: Sequence[Span], base: Emulator, period: int, proportional: Sequence[str] = ()
+) -> Variability:
     """Estimate internal variability.
 
     Variances of months are means over all members, years and scenarios. Their change with warming is the regression of
@@ -135,6 +163,8 @@ def estimate_variability(archive: Archive, spans: Sequence[Span], base: Emulator
         spans: Training spans. Those of several members are used; if there are none, all of them.
         base: Predicts the forced response.
         period: Months of a period.
+        proportional: Variables whose variance is taken to be in proportion to their mean of the calendar month, as the
+            base predicts it; a slope with warming is then of what that leaves.
 
     Raises:
         ProtocolError: No training month can be predicted by the base, or two members are the same run.
@@ -150,6 +180,13 @@ def estimate_variability(archive: Archive, spans: Sequence[Span], base: Emulator
             hint="a protocol with more training months",
         )
     decades = [_decade(archive, s, base) for span in spans for s in _cut(span, STEP)]
+    usual = None
+    if proportional:
+        freedom = np.stack([d.freedom for d in decades])
+        means = np.stack([d.mean for d in decades])
+        usual = np.einsum("km,kmvyx->mvyx", freedom / np.maximum(freedom.sum(0), 1.0), means)
+        usual[:, [v not in proportional for v in archive.variables]] = 0.0
+        decades = [replace(d, variance=d.variance / ratio(d.mean, usual)) for d in decades]
     slope = believed_slope(decades, archive.grid)
     time_mean, time_std = _over_periods(archive, spans, base, period)
     said = sum(d.said * len(d) for d in decades)
@@ -162,6 +199,7 @@ def estimate_variability(archive: Archive, spans: Sequence[Span], base: Emulator
         time_std,
         np.clip(np.divide(forced, said, out=np.ones_like(said), where=said > 0), 0.0, 2.0),
         bool(several),
+        usual,
     )
 
 
@@ -196,6 +234,7 @@ def _decade(archive: Archive, span: Span, base: Emulator) -> Decade:
         np.asarray(np.bincount(month, minlength=12) * max(1, len(span.members) - 1), np.float64),
         said.var(0, dtype=np.float64),
         whole - gain * apart.var(1, dtype=np.float64).mean(0),
+        month_means(said, month),
     )
 
 

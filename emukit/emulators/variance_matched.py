@@ -28,7 +28,7 @@ from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.rescale import stretch, trend
-from emukit.emulators.variability import Variability, blocks, estimate_variability, warmth_of
+from emukit.emulators.variability import Variability, blocks, estimate_variability, month_means, warmth_of
 from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import RecipeError
 
@@ -65,6 +65,7 @@ class VarianceMatched(Wrapper):
         period: int = 360,
         block: int = 120,
         warming: bool = True,
+        proportional: tuple[str, ...] = (),
     ) -> Self:
         """Estimate internal variability from the training spans.
 
@@ -77,13 +78,15 @@ class VarianceMatched(Wrapper):
             block: Months over which mean and trend are kept. Shorter than the period, so that what is no straight line
                 over it is not stretched with the seasons.
             warming: Whether variability may change with the global mean of tas, where the data support it.
+            proportional: Variables whose variance is in proportion to their predicted mean of decade and calendar
+                month, as that of precipitation nearly is.
 
         Raises:
             RecipeError: A block of less than a year, or longer than the period.
             ProtocolError: There is no training month that the base can predict.
         """
-        cls.check(archive, period=period, block=block)
-        found = estimate_variability(archive, split.train, bases[0], period)
+        cls.check(archive, period=period, block=block, proportional=proportional)
+        found = estimate_variability(archive, split.train, bases[0], period, proportional)
         if not warming:
             found = replace(found, slope=np.zeros_like(found.slope))
         return cls(archive.domain, bases, found, period, block)
@@ -92,6 +95,13 @@ class VarianceMatched(Wrapper):
     def check(cls, archive: Archive, **options: Any) -> None:
         """Refuse values out of their ranges; arguments as for `fit`."""
         block, period = options["block"], options["period"]
+        unknown = [v for v in options["proportional"] if v not in archive.variables]
+        if unknown:
+            raise RecipeError(
+                "model.proportional names what is not predicted",
+                found=", ".join(unknown),
+                expected=f"some of {', '.join(archive.variables)}",
+            )
         if not 12 <= block <= period:
             raise RecipeError(
                 "model.block is out of range", found=f"{block} months", expected=f"12 to model.period, {period}"
@@ -111,8 +121,10 @@ class VarianceMatched(Wrapper):
     def _matched(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X): the months of one block."""
         field = self.bases[0].predict_fields(scenario, start, stop)
-        by_month = self.variability.by_month(warmth_of(field, self.grid, self.variables))
-        count = np.bincount(scenario.calendar_month[start:stop], minlength=12)
+        month = scenario.calendar_month[start:stop]
+        warmth = warmth_of(field, self.grid, self.variables)
+        by_month = self.variability.by_month(warmth, month_means(field, month))
+        count = np.bincount(month, minlength=12)
         internal = np.einsum("m,mvyx->vyx", count / count.sum(), by_month)
         std = self.aim(field.std(0, dtype=np.float64), internal)
         out = np.empty_like(field)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cache, lru_cache, partial
 from typing import Any
 
@@ -40,6 +40,7 @@ class Evaluation:
         references: Of what every emulator is measured against: other runs of the climate model, climatology, and the
             linear emulator at its defaults.
         limit: Of a perfect emulator; None where it cannot be estimated.
+        members: Against every member of the same months in the place of the one that the protocol scores.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Evaluation:
     score: Score
     references: Mapping[str, Score]
     limit: Score | None
+    members: Mapping[int, Score] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -58,6 +60,7 @@ class Evaluation:
             # The key of run folders of all versions.
             "floors": references,
             "limit": self.limit.as_dict() if self.limit else None,
+            "members": {str(m): s.as_dict() for m, s in self.members.items()},
         }
 
 
@@ -82,8 +85,12 @@ def evaluate(emulator: Emulator, archive: Archive, split: Split, name: str = "va
     with suppress(ProtocolError):
         references["linear"] = score_emulator(LinearEmulator.fit(archive, everything), archive, spans)
     check_fits(emulator, archive)
-    score = score_emulator(emulator, archive, spans)
-    return Evaluation(name, tuple(s.text(archive) for s in spans), score, references, estimated_limit(archive, spans))
+    members = score_members(emulator, archive, spans)
+    # Where the protocol scores one member, its score is among them.
+    (first, *rest) = {s.members[0] for s in spans}
+    score = score_emulator(emulator, archive, spans) if rest or first not in members else members[first]
+    texts = tuple(s.text(archive) for s in spans)
+    return Evaluation(name, texts, score, references, estimated_limit(archive, spans), members)
 
 
 def scored_spans(archive: Archive, split: Split, name: str) -> tuple[Span, ...]:
@@ -128,6 +135,21 @@ def score_emulator(emulator: Emulator, archive: Archive, spans: tuple[Span, ...]
         predict = lru_cache(1)(lambda name, start, stop: emulator.predict_fields(archive[name], start, stop))
         return _score(archive, spans, lambda s: predict(s.scenario, s.start, s.stop))
     return mean_score([_shared_score(emulator, archive, span, comm) for span in spans])
+
+
+def score_members(emulator: Emulator, archive: Archive, spans: tuple[Span, ...]) -> dict[int, Score]:
+    """The score of an emulator against each member that all spans have, the mean over their months.
+
+    A score against one member holds that member's own weather; the mean over members holds a third of it.
+    """
+    places = tuple(dict.fromkeys((s.scenario, s.start, s.stop) for s in spans))
+    common = set.intersection(*(set(archive[name].members) for name, _, _ in places))
+    scores: dict[int, list[Score]] = {m: [] for m in sorted(common)}
+    for name, start, stop in places:
+        said = emulator.predict_fields(archive[name], start, stop)
+        for member, found in scores.items():
+            found.append(_score(archive, (Span(name, start, stop, (member,)),), partial(_given, said)))
+    return {member: mean_score(found) for member, found in scores.items()}
 
 
 def _shared_score(emulator: Emulator, archive: Archive, span: Span, comm: Comm) -> Score:
@@ -190,6 +212,10 @@ def estimated_limit(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
     if any(len(archive[s.scenario].members) < 2 for s in spans):
         return None
     return mean_score([limit(s.scenario, s.start, s.stop) for s in spans])
+
+
+def _given(fields: NDArray[np.float32], span: Span) -> NDArray[np.float32]:
+    return fields
 
 
 def yardstick(archive: Archive, spans: tuple[Span, ...]) -> dict[str, Score]:

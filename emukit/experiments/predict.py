@@ -18,8 +18,7 @@ from emukit.errors import RunError
 from emukit.experiments import provenance
 from emukit.experiments.memory import SAFE
 from emukit.experiments.run import Run
-from emukit.files import check_regular
-from emukit.outputs import MARK, Kind, marked, new_output, refuse_taken, zarr_kind
+from emukit.outputs import MARK, Kind, marked, netcdf_kind, new_output, refuse_taken, zarr_kind
 from emukit.progress import Reporter
 from emukit.terminal import size
 
@@ -100,16 +99,7 @@ def _kind(out: Path) -> Kind:
         raise RunError(f"cannot tell the format of {out}", found=out.suffix or "no suffix", expected=".nc or .zarr")
     if out.suffix == ".zarr":
         return zarr_kind(NAME, marked(PREDICTION))
-    return Kind(NAME, _strange_netcdf, folder=False)
-
-
-def _strange_netcdf(path: Path) -> str:
-    try:
-        check_regular(path)
-        with xr.open_dataset(path, engine="netcdf4", decode_cf=False) as ds:
-            return "" if marked(PREDICTION)(ds.attrs) else "a NetCDF file of another origin"
-    except (OSError, ValueError, RuntimeError):
-        return "a folder" if path.is_dir() else "a file that is not NetCDF"
+    return netcdf_kind(NAME, marked(PREDICTION))
 
 
 def write_prediction(dataset: xr.Dataset, out: Path, overwrite: bool = False) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -47,6 +47,7 @@ class Scored:
         scores: By seed.
         reference: Mean over the other runs of the climate model, where there are any.
         limit: Of a perfect emulator, where it can be estimated.
+        members: By seed, the scores against each member in the place of the one that the protocol scores.
     """
 
     protocol: str
@@ -55,6 +56,13 @@ class Scored:
     scores: Mapping[int, Score]
     reference: Score | None
     limit: Score | None
+    members: Mapping[int, Mapping[int, Score]] = field(default_factory=dict)
+
+    @property
+    def remark(self) -> str:
+        """Of a scenario left out, whether the last months of the others, the validation months, trained."""
+        left_out = self.protocol.startswith(LOSO) and self.name != "validation"
+        return "; validation months not in training" if left_out else ""
 
     def lines(self) -> dict[str, dict[str, float]]:
         """Score and six numbers of the mean over seeds, of their sample standard deviation, of reference and limit."""
@@ -65,10 +73,22 @@ class Scored:
         lines[f"mean of {len(each)} seeds" if several else "one run"] = mean
         if several:
             lines["standard deviation over seeds"] = {k: stdev(e[k] for e in each) for k in mean}
+        lines |= self._member_lines()
         for name, score in ((ANOTHER_RUN, self.reference), (LIMIT, self.limit)):
             if score:
                 lines[name] = numbers(score)
         return lines
+
+    def _member_lines(self) -> dict[str, dict[str, float]]:
+        """Mean over seeds of the mean over members as truth, and of the sample standard deviation over members."""
+        each = [[numbers(s) for s in by_member.values()] for by_member in self.members.values()]
+        number = min(map(len, each), default=0)
+        if number < 2:
+            return {}
+        names = each[0][0]
+        mean = {k: fmean(fmean(m[k] for m in own) for own in each) for k in names}
+        spread = {k: fmean(stdev(m[k] for m in own) for own in each) for k in names}
+        return {f"mean over {number} members as truth": mean, "standard deviation over members": spread}
 
 
 @dataclass(frozen=True)
@@ -95,7 +115,10 @@ class Validation:
 
     def blocks(self) -> list[Block]:
         """What is to be printed."""
-        return [Block(f"{self.model}, {s.protocol} {s.name}: {'; '.join(s.months)}", s.lines()) for s in self.scored]
+        return [
+            Block(f"{self.model}, {s.protocol} {s.name}: {'; '.join(s.months)}{s.remark}", s.lines())
+            for s in self.scored
+        ]
 
     def summary(self) -> list[Summary]:
         """A line for every set: the mean score, how far seeds are apart, and what it is measured against."""
@@ -238,6 +261,7 @@ def validate(
     runs: list[str] = []
     for protocol, names in sets.items():
         found: dict[str, dict[int, Score]] = {name: {} for name in names}
+        by_member: dict[str, dict[int, Mapping[int, Score]]] = {name: {} for name in names}
         for seed in chosen:
             folder = out / run_name(model, protocol, seed)
             reporter.say(f"run {len(runs) + 1} of {len(sets) * len(chosen)}: {folder}")
@@ -255,8 +279,8 @@ def validate(
             )
             runs.append(str(folder))
             for name in names:
-                found[name][seed] = _score_of(run, archive, name)
-        scored += [_with_lines(archive, protocol, name, found[name]) for name in names]
+                found[name][seed], by_member[name][seed] = _scores_of(run, archive, name)
+        scored += [_with_lines(archive, protocol, name, found[name], by_member[name]) for name in names]
     left_out = [s for s in scored if s.protocol.startswith(LOSO) and s.name == "test"]
     if len(left_out) > 1 and ALL in _names(archive, protocols):
         scored.append(_mean(left_out))
@@ -326,14 +350,17 @@ def _unscored_test(archive: Archive, split: Split) -> str:
     return ""
 
 
-def _score_of(run: Run, archive: Archive, name: str) -> Score:
-    """The score that the run keeps for a set; reckoned, and kept, where there is none yet."""
-    if not (run.folder / "scores" / f"{name}.json").exists():
+def _scores_of(run: Run, archive: Archive, name: str) -> tuple[Score, dict[int, Score]]:
+    """The score that the run keeps for a set, and those against every member; computed, and kept, where it has none."""
+    path = run.folder / "scores" / f"{name}.json"
+    # Runs of before there were scores against every member are scored again.
+    if not path.exists() or "members" not in run.evaluation(name):
         save_evaluation(run.folder, evaluate(run.emulator(archive), archive, run.split(archive), name))
     evaluation = run.evaluation(name)
     try:
-        return Score({v: Parts(**evaluation[v]) for v in archive.variables}, int(evaluation["months"]))
-    except (KeyError, TypeError, ValueError) as e:
+        each = {int(m): _read_score(archive, own) for m, own in evaluation["members"].items()}
+        return _read_score(archive, evaluation), each
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise RunError(
             f"the {name} score of {run.folder} is damaged",
             found=repr(e),
@@ -341,10 +368,20 @@ def _score_of(run: Run, archive: Archive, name: str) -> Score:
         ) from e
 
 
-def _with_lines(archive: Archive, protocol: str, name: str, scores: Mapping[int, Score]) -> Scored:
+def _read_score(archive: Archive, values: Mapping[str, Any]) -> Score:
+    return Score({v: Parts(**values[v]) for v in archive.variables}, int(values["months"]))
+
+
+def _with_lines(
+    archive: Archive,
+    protocol: str,
+    name: str,
+    scores: Mapping[int, Score],
+    members: Mapping[int, Mapping[int, Score]],
+) -> Scored:
     spans = scored_spans(archive, make_split(archive, protocol), name)
     months = tuple(s.text(archive) for s in spans)
-    return Scored(protocol, name, months, scores, another_run(archive, spans), estimated_limit(archive, spans))
+    return Scored(protocol, name, months, scores, another_run(archive, spans), estimated_limit(archive, spans), members)
 
 
 def _mean(parts: Sequence[Scored]) -> Scored:
@@ -358,7 +395,13 @@ def _mean(parts: Sequence[Scored]) -> Scored:
         scores,
         mean_score(references) if len(references) == len(parts) else None,
         mean_score(limits) if len(limits) == len(parts) else None,
+        {seed: _mean_by_member([p.members[seed] for p in parts]) for seed in scores},
     )
+
+
+def _mean_by_member(parts: Sequence[Mapping[int, Score]]) -> dict[int, Score]:
+    common = [m for m in parts[0] if all(m in part for part in parts)]
+    return {m: mean_score([part[m] for part in parts]) for m in common}
 
 
 def numbers(score: Score) -> dict[str, float]:

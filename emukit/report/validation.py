@@ -29,10 +29,22 @@ class Block:
     Attributes:
         title: Of what, under which protocol, on which months.
         lines: Name of a line to its score and six numbers, by ``score`` and ``variable.part``.
+        column: Heading of one more column, and what stands in it by name of a line; empty where there is none.
     """
 
     title: str
     lines: Mapping[str, Mapping[str, float]]
+    column: tuple[str, Mapping[str, str]] | None = None
+
+    @property
+    def headings(self) -> tuple[str, ...]:
+        """Of all columns except the names of the lines."""
+        return (*FULL_HEADINGS, *((self.column[0],) if self.column else ()))
+
+    def cells(self, name: str) -> list[str]:
+        """Of one line."""
+        own = [self.column[1].get(name, "")] if self.column else []
+        return _cells(self.lines[name]) + own
 
 
 @dataclass(frozen=True)
@@ -85,8 +97,10 @@ def tables(blocks: Sequence[Block]) -> list[Table]:
         table = Table(title=Text(block.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0)
         table.add_column("", overflow="fold")
         add_number_columns(table)
-        for name, numbers in block.lines.items():
-            table.add_row(Text(name), *_cells(numbers))
+        if block.column:
+            table.add_column(block.column[0], justify="right", no_wrap=True)
+        for name in block.lines:
+            table.add_row(Text(name), *block.cells(name))
         out.append(table)
     if out:
         out[-1].caption, out[-1].caption_justify = LEGEND, "left"
@@ -100,12 +114,10 @@ def markdown(blocks: Sequence[Block]) -> str:
         lines += [
             f"### {markdown_text(block.title)}",
             "",
-            "| | " + " | ".join(FULL_HEADINGS) + " |",
-            "|---|" + "--:|" * len(FULL_HEADINGS),
+            "| | " + " | ".join(block.headings) + " |",
+            "|---|" + "--:|" * len(block.headings),
         ]
-        lines += [
-            "| " + " | ".join((markdown_text(name), *_cells(numbers))) + " |" for name, numbers in block.lines.items()
-        ]
+        lines += ["| " + " | ".join((markdown_text(name), *block.cells(name))) + " |" for name in block.lines]
         lines.append("")
     return "\n".join(lines)
 

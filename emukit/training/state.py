@@ -67,7 +67,9 @@ class TrainingState(BaseModel):
             raise ValueError(f"a digest {self.best_digest!r} of the weights of epoch {self.best_epoch}")
         if bool(self.sums) != (self.step > 0):
             raise ValueError(f"sums of {len(self.sums)} terms after {self.step} steps")
-        if self.log is not None and [_epoch(line) for line in self.log] != [*range(1, self.epoch + 1)]:
+        if self.log is not None and (
+            len(self.log) != self.epoch or any(_epoch(line) != epoch for epoch, line in enumerate(self.log, 1))
+        ):
             raise ValueError(f"a log of other epochs than 1 to {self.epoch}")
         return self
 

@@ -159,7 +159,6 @@ def shift_content(lines):
         (lambda x: x[:-5], "missing"),
         (lambda x: [*x, x[7]], "duplicate"),
         (lambda x: [*x, "t999_tas_0.00_0.00,1"], "t999"),
-        (lambda x: [x[0], x[2], x[1], *x[3:]], "order"),
         (lambda x: [x[0], x[1].split(",")[0] + ",nan", *x[2:]], "finite"),
         (lambda x: ["id,pred", *x[1:]], "header"),
         (shift_ids, "t001"),

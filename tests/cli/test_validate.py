@@ -40,9 +40,9 @@ def test_mistakes_are_said_before_anything_is_trained(emukit, demo_store):
 
 
 def test_precision_that_would_reach_no_network_is_refused(emukit, demo_store):
-    answer = emukit("train", "best", "--precision", "bf16", "--data", demo_store)
+    answer = emukit("train", "anchored", "--precision", "bf16", "--data", demo_store)
     assert answer.code == 2
-    assert "does not reach the networks in best" in answer.err
+    assert "does not reach the networks in anchored" in answer.err
 
 
 @pytest.mark.parametrize("words", ["", "k360,,loso:all", ","])
@@ -73,15 +73,15 @@ def test_crossval_prints_what_it_keeps_and_knows_its_own_runs(emukit, demo_store
     answer = emukit(*words, "linear", "--months", "240")
     assert answer.code == 0, answer.err
     kept = json.loads(Path("c/crossval.json").read_text())
-    assert len(kept["months"]) == 6
+    assert len(kept["months"]) == 7
     assert kept["months"]["without ssp126"] == "ssp126 2080-02..2100-01 members 0,1"
     for fold, numbers in kept["recipes"]["linear"]["folds"].items():
         assert f"{fold} {numbers['score']:.4f}" in " ".join(answer.out.split())
-    assert len([*Path("c").glob("*/*/run.json")]) == 6
+    assert len([*Path("c").glob("*/*/run.json")]) == 7
     both = emukit(*words, "climatology", "linear", "--months", "240", "--markdown")
     assert f"| linear | {kept['recipes']['linear']['mean']['score']:.4f} |" in both.out
     assert "linear minus climatology" in both.out
-    assert len([*Path("c").glob("*/*/run.json")]) == 12
+    assert len([*Path("c").glob("*/*/run.json")]) == 14
 
 
 def test_crossval_refuses_what_it_cannot_do_before_training(emukit, demo_store):

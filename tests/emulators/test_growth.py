@@ -26,7 +26,7 @@ def decade(warmth, variance, freedom=20.0, scenario="a"):
     """A decade whose every variable and cell has the same (12,) variance."""
     fields = np.broadcast_to(np.asarray(variance, float)[:, None, None, None], (12, *SHAPE)).copy()
     one = np.ones(SHAPE)
-    return Decade(scenario, warmth, fields, np.full(12, freedom), one, one)
+    return Decade(scenario, warmth, fields, np.full(12, freedom), one, one, fields)
 
 
 def test_range_is_half_of_the_warmings_wider_and_its_middle_counts_years():

@@ -238,3 +238,32 @@ def test_a_decade_counts_by_its_years_and_by_the_members_that_can_differ(members
     archive = climate(members, 241)
     found = _decade(archive, Span("ssp126", 0, 120, archive["ssp126"].members), without_weather(archive))
     np.testing.assert_array_equal(found.freedom, np.full(12, freedom))
+
+
+def test_variance_in_proportion_to_the_mean_follows_it() -> None:
+    """Variance of pr is its mean times a number of the cell; of tas it is not, and stays what it was."""
+    archive = warming_archive(961, 3, noise=0.0)
+    rng = np.random.default_rng(5)
+    factor = rng.uniform(0.5, 2.0, archive.grid.shape)
+    scenarios, forced = {}, {}
+    for number, (name, s) in enumerate(archive.scenarios.items()):
+        calm = s.targets.astype(np.float64)
+        calm[:, :, 1] = (
+            10.0 + 3.0 * SEASON[s.calendar_month][:, None, None] + 0.01 * number * np.arange(961)[:, None, None]
+        )
+        noise = rng.normal(size=calm.shape)
+        noise[:, :, 1] *= np.sqrt(factor * calm[:, :, 1])
+        scenarios[name] = replace(s, targets=(calm + noise).astype(np.float32))
+        forced[name] = replace(s, targets=calm.astype(np.float32))
+    archive, base = replace(archive, scenarios=scenarios), Said(replace(archive, scenarios=forced))
+    plain = estimate_variability(archive, spans(archive), base, 120)
+    found = estimate_variability(archive, spans(archive), base, 120, ("pr",))
+    again = Variability.from_arrays(found.arrays())
+    wet = np.full((12, 2, *archive.grid.shape), 24.0)
+    for known in (found, again):
+        variance = known.by_month(known.warmth[0], wet)
+        ratio = variance[:, 1] / (24.0 * factor)
+        assert ratio.mean() == pytest.approx(1.0, abs=0.03)
+        np.testing.assert_allclose(variance[:, 0], plain.by_month(plain.warmth[0], wet)[:, 0], rtol=1e-6)
+    # Without it the variance of wetter months is that of the usual ones.
+    assert (plain.by_month(plain.warmth[0], wet)[:, 1] / (24.0 * factor)).mean() < 0.9

@@ -13,7 +13,14 @@ from emukit.data.split import Span
 from emukit.emulators.linear import LinearEmulator
 from emukit.errors import ProtocolError, RunError
 from emukit.experiments import validate as module
-from emukit.experiments.crossval import blocked_folds, compare, cross_validate
+from emukit.experiments.crossval import (
+    VALIDATION,
+    blocked_folds,
+    compare,
+    cross_validate,
+    forcing_distance,
+    validation_fold,
+)
 from emukit.experiments.evaluate import estimated_limit, evaluate, score_emulator
 from emukit.experiments.recipe import load_recipe
 from emukit.experiments.run import read_run, train_run
@@ -44,11 +51,24 @@ def test_folds_score_training_months_they_do_not_train_on(protocol):
         held_out = fold.scored[HELD_OUT]
         assert {s.members for s in held_out} == {(0,), (1,), (2,)}
         assert len({(s.scenario, s.start, s.stop) for s in held_out}) == 1
+        known = (*split.train, *split.validation)
         for name in names:
             shown = months(fold.train, name) | months(fold.validation, name)
             assert shown <= months(split.train, name)
             assert not shown & months(held_out, name)
-            assert months(held_out, name) <= months(split.train, name)
+            assert months(held_out, name) <= months(known, name)
+            assert not months(held_out, name) & months(split.scored["test"], name)
+
+
+def test_a_scenario_left_out_as_a_whole_is_scored_to_the_end_of_what_is_visible():
+    archive = coded_archive()
+    split = make_split(archive, "k360")
+    (validation,) = split.validation
+    folds = blocked_folds(archive, split, months=30)
+    for label, stop in (("without ssp370", validation.stop), ("without ssp126", 121)):
+        assert {(s.start, s.stop) for s in folds[label].scored[HELD_OUT]} == {(stop - 30, stop)}
+    # Nothing of it trains, so its validation months may be scored; else they are a fold of their own.
+    assert folds["without ssp370 from 2018-08"].scored[HELD_OUT][0].stop == validation.start
 
 
 def test_a_fold_without_the_later_part_keeps_the_earlier():
@@ -58,10 +78,10 @@ def test_a_fold_without_the_later_part_keeps_the_earlier():
     assert months(whole.train, "ssp370") == set()
     # 43 months are left, of which the last 12 select.
     assert months(later.train, "ssp370") == set(range(31))
-    assert later.scored[HELD_OUT] == whole.scored[HELD_OUT] == tuple(Span("ssp370", 43, 73, (m,)) for m in range(3))
+    assert later.scored[HELD_OUT] == tuple(Span("ssp370", 43, 73, (m,)) for m in range(3))
 
 
-def test_nothing_outside_the_training_months_moves_a_score():
+def test_no_test_month_moves_a_score():
     archive = warming_archive()
     split = make_split(archive, "k360")
 
@@ -72,11 +92,14 @@ def test_nothing_outside_the_training_months_moves_a_score():
         ).as_dict()
 
     before = value()
-    for spans in split.scored.values():
-        for span in spans:
-            archive[span.scenario].targets[:, span.start : span.stop] += 1000
+    for span in split.scored["test"]:
+        archive[span.scenario].targets[:, span.start : span.stop] += 1000
     archive["ssp245"].targets[:] += 1000
     assert value() == before
+    (span,) = split.validation
+    archive[span.scenario].targets[:, span.start : span.stop] += 1000
+    after = value()["folds"]
+    assert {name for name in after if after[name] != before["folds"][name]} == {"without ssp370"}
 
 
 def test_score_is_the_mean_over_members_and_folds():
@@ -197,8 +220,10 @@ def compared(tmp_path_factory):
 
 def test_every_number_is_of_its_recipe_and_fold(compared):
     archive, _, _, result = compared
-    folds = blocked_folds(archive, make_split(archive, "k360"), months=48)
+    split = make_split(archive, "k360")
+    folds = blocked_folds(archive, split, months=48) | {VALIDATION: validation_fold(archive, split)}
     assert list(result.months) == list(folds)
+    assert result.months[VALIDATION] == replace(split.validation[0], members=(0, 1, 2)).text(archive)
     assert result.months["without ssp126 from 2026-02"] == "ssp126 2026-02..2030-01 members 0,1,2"
     for label, fold in folds.items():
         spans = fold.scored[HELD_OUT]
@@ -214,7 +239,8 @@ def test_every_number_is_of_its_recipe_and_fold(compared):
 
 def test_several_recipes_are_compared_fold_by_fold(compared):
     _, recipes, out, result = compared
-    means, *differences = result.blocks()
+    means, *rest = result.blocks()
+    kinds, differences = rest[: len(result.kinds)], rest[len(result.kinds) :]
     assert list(means.lines) == [*recipes, *LINES]
     assert [b.title.partition(",")[0] for b in differences] == [f"{n} minus linear" for n in [*recipes][1:]]
     for name, block in zip([*recipes][1:], differences, strict=True):
@@ -225,6 +251,14 @@ def test_several_recipes_are_compared_fold_by_fold(compared):
             assert line["score"] == pytest.approx(ours[label].value - theirs[label].value)
         assert mean["score"] == pytest.approx(means.lines[name]["score"] - means.lines["linear"]["score"])
         assert last.endswith(f"better in {sum(ours[k].value < theirs[k].value for k in ours)} of {len(ours)}")
+    for (kind, folds), block in zip(result.kinds.items(), kinds, strict=True):
+        assert f", {kind}: mean over {len(folds)} folds" in block.title
+        for name in recipes:
+            scores = [result.found[name].folds[fold].value for fold in folds]
+            assert block.lines[name]["score"] == pytest.approx(np.mean(scores))
+        ordered = sorted(recipes, key=lambda name: block.lines[name]["score"])
+        assert [line for line in block.lines if line not in LINES] == ordered == result.as_dict()["ranks"][kind]
+        assert block.column == ("rank", {name: str(i) for i, name in enumerate(ordered, 1)})
     kept = json.loads((out / "crossval.json").read_text())
     assert kept == json.loads(json.dumps(result.as_dict()))
     assert kept["recipes"]["linear"]["digest"] == recipes["linear"].digest
@@ -232,16 +266,43 @@ def test_several_recipes_are_compared_fold_by_fold(compared):
     assert kept["limit"]["mean"]["score"] == means.lines["estimated limit"]["score"]
 
 
+def test_distance_is_that_of_forcings_and_the_bound_divides_the_folds(compared):
+    archive, _, _, result = compared
+    split = make_split(archive, "k360")
+    fold = blocked_folds(archive, split, months=48)["without ssp126"]
+    names = ("CO2", "CH4", "SO2", "BC")
+    plain = {
+        s: np.stack([archive.grid.mean(f) if f.ndim == 3 else f for f in (archive[s].forcings[n] for n in names)], 1)
+        for s in archive
+    }
+    years = [plain[s.scenario][a : a + 12].mean(0) for s in fold.train for a in range(s.stop - 12, s.start - 1, -12)]
+    center, scale = np.mean(years, 0), np.std(years, 0)
+    points = (np.array(years) - center) / scale
+    span = fold.scored[HELD_OUT][0]
+    at = (plain["ssp126"][span.start : span.stop] - center) / scale
+    nearest = [min(np.linalg.norm(month - point) for point in points) for month in at]
+    assert result.distances["without ssp126"] == pytest.approx(np.mean(nearest))
+    middle = sorted(result.distances.values())[3]
+    divided = replace(result, bound=middle)
+    assert [len(folds) for folds in divided.kinds.values()] == [4, 3]
+    assert max(result.distances[f] for f in divided.kinds["interpolation"]) == middle
+    scrambled = {n: replace(s, targets=s.targets * -3) for n, s in archive.items()}
+    other = replace(archive, scenarios=scrambled)
+    assert forcing_distance(other, fold.train, fold.scored[HELD_OUT]) == result.distances["without ssp126"]
+
+
 def test_a_single_recipe_is_shown_on_every_set_of_months(compared):
     archive, recipes, out, several = compared
     result = compare(archive, {"linear": recipes["linear"]}, out, protocol="k360", months=48, reporter=QUIET)
     *parts, mean = result.blocks()
+    parts = [part for part in parts if part.column[0] == "distance"]
     assert [b.title for b in parts] == [f"linear, k360: {m}" for m in dict.fromkeys(result.months.values())]
     shown = {}
     for part in parts:
         labels = [k for k in part.lines if k not in LINES]
         assert {f"linear, k360: {result.months[k]}" for k in labels} == {part.title}
         assert part.lines["reference: another run"] == numbers(result.reference.folds[labels[0]])
+        assert part.column[1] == {k: f"{result.distances[k]:.2f}" for k in labels}
         shown |= {k: part.lines[k] for k in labels}
     assert shown == {k: numbers(s) for k, s in several.found["linear"].folds.items()}
     assert mean.lines["mean"] == numbers(several.found["linear"].mean)
@@ -266,6 +327,7 @@ def test_finished_folds_are_read_interrupted_ones_go_on_and_other_settings_stand
         compare(archive, chosen, tmp_path, **options, commands=commands)
     first = compare(archive, chosen, tmp_path, **options, commands=commands)
     names = [f.protocol for f in blocked_folds(archive, make_split(archive, "loso:ssp126"), months=200).values()]
+    names.append("loso:ssp126")
     assert trained == [names[0], names[1], *names[1:]]
     assert compare(archive, chosen, tmp_path, **options).as_dict() == first.as_dict()
     assert len(trained) == len(names) + 1

@@ -70,10 +70,12 @@ def test_validation_months_train_and_no_others_more(archive, protocol, members):
 
 
 def test_steps_are_those_of_the_best_weights(tmp_path):
-    lines = [
-        {"epoch": e, "step": 20 * e, "validation": {"score": v}, "validation_average": {"score": a}}
-        for e, v, a in ((5, 0.9, 0.8), (10, 0.5, 0.6), (15, 0.5, 0.4), (20, 0.45, 0.41))
-    ]
+    scores = {5: (0.9, 0.8), 10: (0.5, 0.6), 15: (0.5, 0.4), 20: (0.45, 0.41)}
+    lines = [{"epoch": e, "step": 20 * e} for e in range(1, 21)]
+    for line in lines:
+        if line["epoch"] in scores:
+            score, of_average = scores[line["epoch"]]
+            line |= {"validation": {"score": score}, "validation_average": {"score": of_average}}
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     length = Selected(tmp_path, None).length(TrainingSettings(epochs=40), steps_per_epoch=25)
     # 300 of 800 steps, in epochs of 25.

@@ -1,14 +1,15 @@
 """Tables whose numbers are of other months, seeds or runs than they say, and work that is done twice."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from emukit.data.protocol import make_split
-from emukit.emulators.ensemble import Ensemble
 from emukit.emulators.linear import LinearEmulator
+from emukit.emulators.registry import EMULATORS
 from emukit.errors import ProtocolError, RecipeError, RunError
 from emukit.experiments import validate as module
 from emukit.experiments.evaluate import estimated_limit, other_runs, score_emulator
@@ -25,6 +26,7 @@ from tests.experiments.test_evaluate import partly_hidden
 QUIET = Reporter(quiet=True)
 TINY_NETWORK = [word.removeprefix("--set=") for word in TINY]
 LINES = ("reference: another run", "estimated limit")
+MEMBERS = ("mean over 3 members as truth", "standard deviation over members")
 
 
 class Listening(Reporter):
@@ -75,7 +77,16 @@ def test_every_number_is_that_of_its_protocol_and_months(archive, linear):
         split = make_split(archive, protocol)
         spans = split.scored[name]
         lines = scored.lines()
-        assert set(lines) == {"one run", *LINES}
+        assert set(lines) == {"one run", *MEMBERS, *LINES}
+        emulator = LinearEmulator.fit(archive, split)
+        each = [
+            np.mean([score_emulator(emulator, archive, (replace(s, members=(m,)),)).value for s in spans])
+            for m in range(3)
+        ]
+        mean, spread = (lines[name]["score"] for name in MEMBERS)
+        assert mean == pytest.approx(np.mean(each))
+        assert spread == pytest.approx(np.std(each, ddof=1))
+        assert ("not in training" in scored.remark) == (protocol != "k360" and name == "test")
         assert lines["one run"] == pytest.approx(
             flat(score_emulator(LinearEmulator.fit(archive, split), archive, spans)), rel=1e-6
         )
@@ -204,7 +215,7 @@ def test_seeds_of_runs_share_no_network(tmp_path, monkeypatch):
     assert chosen_seeds(load_recipe("anchored"), 2) == (0, 1)
     assert chosen_seeds(load_recipe("linear"), 3) == (0,)
     # A wrapper that draws is given the seed of the run, whatever it wraps.
-    monkeypatch.setattr(Ensemble, "seeded", True, raising=False)
+    monkeypatch.setitem(EMULATORS, "ensemble", replace(EMULATORS["ensemble"], seeded=True))
     assert chosen_seeds(load_recipe("ensemble", assignments=["bases.0.recipe=linear", "bases.0.copies=1"]), 2) == (0, 1)
     monkeypatch.undo()
     assert chosen_seeds(load_recipe("ensemble", assignments=["bases.0.recipe=linear", "bases.0.copies=1"]), 2) == (0,)

@@ -1,0 +1,1 @@
+"""Competitions: how each scores, what its submissions look like, what was published."""

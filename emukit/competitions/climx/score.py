@@ -1,0 +1,186 @@
+"""How ClimX scores: a normalised Nash-Sutcliffe efficiency for each index, averaged over land regions.
+
+Invariant: the years that are scored are the years that are given. Mean and variance are of those years alone, so the
+score of a part (a public or private split) is not the score of the whole restricted to it.
+
+Sources: the competition's scorer (higher is better, 0 is the time mean, the limit is -1). Regions: IPCC AR6 reference
+regions, land and land-ocean, on the 192 x 288 grid (Iturbide et al., Earth System Science Data, 2020, CC BY 4.0).
+Nothing has been published that says how the uncertainty track is scored: `crps_efficiency` is emukit's reading.
+
+Dimension letters: K years, E ensemble members, Y, X cells.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit.files import shipped
+
+SHAPE = (192, 288)
+LAT = np.asarray(np.linspace(-90.0, 90.0, SHAPE[0]), np.float64)
+LON = np.arange(SHAPE[1]) * 1.25
+# A cell counts where the truth varies by more than this, in the units of the index squared.
+LEAST_VARIANCE = 1e-6
+# What the organisers' four baselines reach on the hidden ssp245, R95p in mm. Source: their evaluation files.
+PUBLISHED = {"climatology": -0.5653, "lps": -0.4487, "nn": -0.4664, "gnn": -0.4826}
+
+Field = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """Which land region each cell of the competition's grid lies in.
+
+    Attributes:
+        names: Abbreviations of the regions.
+        cells: (Y, X) index into `names`, -1 where a cell lies in none.
+    """
+
+    names: tuple[str, ...]
+    cells: NDArray[np.int64]
+
+    @cached_property
+    def weights(self) -> Field:
+        """(R, Y X) cosine of latitude where a cell lies in a region, else 0."""
+        area = np.broadcast_to(np.cos(np.deg2rad(LAT))[:, None], SHAPE)
+        inside = self.cells[None] == np.arange(len(self.names))[:, None, None]
+        return np.asarray((inside * area).reshape(len(self.names), -1), np.float64)
+
+
+@lru_cache(maxsize=1)
+def regions() -> Regions:
+    """The regions of the competition's scorer: 27,871 of the 55,296 cells, seas inside the polygons included."""
+    kept = json.loads(shipped("data_cards", "climx-regions.json").read_text(encoding="utf-8"))
+    values, lengths = np.array(kept["runs"]).T
+    return Regions(tuple(kept["names"]), np.repeat(values, lengths).reshape(SHAPE))
+
+
+@dataclass(frozen=True)
+class IndexScore:
+    """The score of one index.
+
+    Attributes:
+        value: Plain mean over the regions that count; None where no cell counts.
+        by_region: Region name to its area-weighted mean; regions without a counted cell are left out.
+        cells: How many cells count.
+    """
+
+    value: float | None
+    by_region: Mapping[str, float]
+    cells: int
+
+
+@dataclass(frozen=True)
+class ClimXScore:
+    """The scores of all indices and the leaderboard's number."""
+
+    indices: Mapping[str, IndexScore]
+
+    @property
+    def value(self) -> float:
+        """Plain mean over the indices that have a score; 0 where none has. Higher is better."""
+        values = [score.value for score in self.indices.values() if score.value is not None]
+        return float(np.mean(values)) if values else 0.0
+
+
+def score_index(truth: NDArray[np.floating], prediction: NDArray[np.floating]) -> IndexScore:
+    """Score one index.
+
+    Args:
+        truth: (K, Y, X) on the competition's grid, or on one whose cells are blocks of its cells (the lite grid).
+        prediction: As the truth.
+
+    Raises:
+        ValueError: The shapes differ or do not fit the grid, or a value is not finite.
+    """
+    g, p = _checked(truth, prediction)
+    variance = g.var(0)
+    error = ((g - p) ** 2).mean(0)
+    with np.errstate(invalid="ignore"):
+        efficiency = (variance - error) / (variance + error)
+    return _by_region(efficiency, variance)
+
+
+def crps_efficiency(truth: NDArray[np.floating], members: NDArray[np.floating], *, fair: bool = False) -> IndexScore:
+    """Score an ensemble of one index by its continuous ranked probability score.
+
+    This is emukit's reading of the uncertainty track; its organisers have published no formula. The mean score over
+    the years takes the place of the squared error, the score of the truth's own years as an ensemble (half the mean
+    difference of all pairs of years) that of the variance.
+
+    Args:
+        truth: (K, Y, X), as in `score_index`.
+        members: (E, K, Y, X) realisations.
+        fair: Whether the score is that of an infinite ensemble whose members these are; needs two members.
+
+    Raises:
+        ValueError: As in `score_index`.
+    """
+    g, _ = _checked(truth, members[0])
+    reference = np.abs(g[:, None] - g[None]).mean((0, 1)) / 2
+    score = crps(members.astype(np.float64), g, fair=fair).mean(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        skill = 1 - score / reference
+        efficiency = skill / (2 - skill)
+    return _by_region(efficiency, g.var(0))
+
+
+def crps(members: Field, truth: Field, *, fair: bool = False) -> Field:
+    """Continuous ranked probability score of an ensemble, (E, ...) against (...), in the unit of both.
+
+    Args:
+        members: (E, ...) realisations.
+        truth: (...) what happened.
+        fair: Divide the mean difference of members by E (E - 1) instead of E squared (Ferro, 2014).
+
+    Raises:
+        ValueError: Fair, with a single member.
+    """
+    count = len(members)
+    if fair and count < 2:
+        raise ValueError("the fair score needs two members")
+    error = np.abs(members - truth).mean(0)
+    # The sum of |x_i - x_j| over all ordered pairs, from the sorted members.
+    ranks = 2 * np.arange(1, count + 1) - count - 1
+    pairs = 2 * np.tensordot(ranks.astype(np.float64), np.sort(members, axis=0), 1)
+    return np.asarray(error - pairs / (2 * count * (count - 1 if fair else count)))
+
+
+def expand(field: NDArray[np.floating]) -> NDArray[np.floating]:
+    """(..., Y, X) on the competition's grid, from one whose cells are whole blocks of its cells: each is repeated.
+
+    Raises:
+        ValueError: The grid does not divide the competition's.
+    """
+    y, x = field.shape[-2:]
+    if y < 1 or x < 1 or SHAPE[0] % y or SHAPE[1] % x:
+        raise ValueError(f"a grid of {y} x {x} cells does not divide {SHAPE[0]} x {SHAPE[1]}")
+    if (y, x) == SHAPE:
+        return field
+    return field.repeat(SHAPE[0] // y, -2).repeat(SHAPE[1] // x, -1)
+
+
+def _checked(truth: NDArray[np.floating], prediction: NDArray[np.floating]) -> tuple[Field, Field]:
+    if truth.shape != prediction.shape or truth.ndim != 3:
+        raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} must both be (K, Y, X)")
+    g, p = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
+    if not (np.isfinite(g).all() and np.isfinite(p).all()):
+        raise ValueError("a value is not finite")
+    return g, p
+
+
+def _by_region(efficiency: Field, variance: Field) -> IndexScore:
+    where = regions()
+    counted = expand((variance > LEAST_VARIANCE).astype(np.float64)).ravel() * (where.cells.ravel() >= 0)
+    values = np.where(counted > 0, expand(efficiency).ravel(), 0.0)
+    area = where.weights @ counted
+    total = where.weights @ values
+    by_region = {n: float(t / a) for n, t, a in zip(where.names, total, area, strict=True) if a > 0}
+    value = float(np.mean(list(by_region.values()))) if by_region else None
+    return IndexScore(value, by_region, int(counted.sum()))

@@ -1,0 +1,652 @@
+"""The forced response as an additive Gaussian process, with a discrepancy of each scenario's own.
+
+Invariant: training months alone decide it. Where the forcings are far from all that training showed, the prediction is
+the base's.
+
+Years are rows. A year of a cell is twelve Fourier coefficients, each divided by the standard deviation that it has from
+run to run, so that sizes of components have one unit everywhere. The kernel is a sum (Duvenaud et al. 2011): linear in
+the global mean warming that the forcings explain, in a few climate indices, in forcing series, and a discrepancy
+(Kennedy and O'Hagan 2001, doi:10.1111/1467-9868.00294) of each scenario, independent between scenarios. A scenario
+that has departed from what its forcings explain continues to: the discrepancy is integrated Brownian motion from the
+first month. Sizes are found by restricted likelihood, pooled over cells and over the coefficients of a group.
+
+Global mean and indices are one-dimensional processes of the same kind on remembered forcings, so that they are known
+for scenarios that nobody showed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit.data.archive import Archive, Domain, Scenario
+from emukit.data.grid import Grid
+from emukit.data.split import Span, Split
+from emukit.emulators.base import Emulator
+from emukit.emulators.features import feature
+from emukit.emulators.forcing_space import ForcingSpace, years_of
+from emukit.emulators.restricted_likelihood import Conditioned, fit_sizes
+from emukit.emulators.seasonal_ridge import orthonormal_season
+from emukit.emulators.wrapper import Fold, Wrapper
+from emukit.errors import ProtocolError, RecipeError
+
+Array = NDArray[np.float64]
+Motion = Literal["integrated", "brownian"]
+
+# Fourier coefficients of the year that share sizes: its mean, one and two waves, three and four, the rest.
+GROUPS = (slice(0, 1), slice(1, 5), slice(5, 9), slice(9, 12))
+# Fields of seasonal means have some tens of spatial degrees of freedom (Bretherton et al. 1999): all cells together say
+# as much as so many independent series.
+INDEPENDENT = 50.0
+# Time of a discrepancy in years per unit.
+TIME_UNIT = 40.0
+DISCREPANCY = "discrepancy"
+WARMING = "warming"
+
+Box = tuple[float, float, float, float]
+# Name to variable and the boxes (south, north, west, east, in degrees) the difference of whose means is the index.
+INDICES: dict[str, tuple[str, Box, Box | None]] = {
+    "hemispheres": ("tas", (0.0, 90.0, 0.0, 360.0), (-90.0, 0.0, 0.0, 360.0)),
+    "north-atlantic": ("tas", (42.0, 68.0, 300.0, 352.0), None),
+    "rain-belt": ("pr", (0.0, 18.0, 150.0, 280.0), (-18.0, 0.0, 150.0, 280.0)),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Times at which a process is looked at.
+
+    Attributes:
+        time: (n,) years since the scenarios begin.
+        scenario: (n,) number of the training scenario, -1 for none of them.
+        columns: Series of linear components by name, (n,) each.
+    """
+
+    time: Array
+    scenario: NDArray[np.int64]
+    columns: Mapping[str, Array]
+
+    def part(self, start: int, stop: int) -> Points:
+        """Points [start, stop)."""
+        rows = slice(start, stop)
+        return Points(self.time[rows], self.scenario[rows], {k: c[rows] for k, c in self.columns.items()})
+
+
+def motion(kind: Motion, a: Array, b: Array) -> Array:
+    """Covariance of Brownian motion from time zero, or of its integral, at times that broadcast, in years."""
+    low, high = np.minimum(a, b) / TIME_UNIT, np.maximum(a, b) / TIME_UNIT
+    return np.asarray(low if kind == "brownian" else low**2 * (3 * high - low) / 6, np.float64)
+
+
+def covariance(name: str, a: Points, b: Points, kind: Motion) -> Array:
+    """(n, m) covariance of one component at size one."""
+    if name == DISCREPANCY:
+        same = (a.scenario[:, None] == b.scenario) & (a.scenario[:, None] >= 0)
+        return np.where(same, motion(kind, a.time[:, None], b.time), 0.0)
+    return np.outer(a.columns[name], b.columns[name])
+
+
+def prior_variance(name: str, a: Points, kind: Motion) -> Array:
+    """(n,) the diagonal of `covariance` of points with themselves."""
+    if name == DISCREPANCY:
+        return np.where(a.scenario >= 0, motion(kind, a.time, a.time), 0.0)
+    return np.asarray(a.columns[name] ** 2, np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Standard:
+    """Forcing series in units of their spread over the training years.
+
+    Attributes:
+        names: K series, as `emukit.emulators.features` names them.
+        center: (K,) means.
+        scale: (K,) standard deviations.
+    """
+
+    names: tuple[str, ...]
+    center: Array
+    scale: Array
+
+    @classmethod
+    def fit(cls, archive: Archive, names: tuple[str, ...], years: Sequence[tuple[str, int, int]]) -> Self:
+        """From the training years (scenario, first month, month after the last)."""
+        series = {s: _series(archive[s], archive.grid, names) for s in dict.fromkeys(y[0] for y in years)}
+        values = np.stack([series[s][a:b].mean(0) for s, a, b in years])
+        scale = values.std(0)
+        scale[scale == 0] = 1.0  # a forcing that never moved in training gets no response
+        return cls(names, values.mean(0), scale)
+
+    def of(self, scenario: Scenario, grid: Grid) -> dict[str, Array]:
+        """(T,) series of all months of a scenario, by name."""
+        values = (_series(scenario, grid, self.names) - self.center) / self.scale
+        return {name: values[:, k] for k, name in enumerate(self.names)}
+
+
+@dataclass(frozen=True, eq=False)
+class IndexProcess:
+    """The global mean, or an index of the climate, as a process on forcings.
+
+    Attributes:
+        sizes: Component to its size.
+        weights: (N,) of the kernel at the training years, in the unit of the index.
+        mean: Its mean.
+        center: Mean over the training years of what the process says.
+        slope: What of it goes with the warming; zero of the warming itself.
+        spread: Standard deviation over the training years of the rest.
+    """
+
+    sizes: Mapping[str, float]
+    weights: Array
+    mean: float
+    center: float = 0.0
+    slope: float = 0.0
+    spread: float = 1.0
+
+    def raw(self, at: Points, years: Points) -> Array:
+        """(n,) the index in its own unit."""
+        across = sum(size * covariance(name, at, years, "brownian") for name, size in self.sizes.items())
+        return np.asarray(self.mean + across @ self.weights, np.float64)
+
+    def said(self, at: Points, years: Points, warming: Array | float = 0.0) -> Array:
+        """(n,) the index without what goes with the warming, in units of its spread over the training years."""
+        return np.asarray((self.raw(at, years) - self.center - self.slope * warming) / self.spread, np.float64)
+
+    def standardised(self, years: Points, warming: Array | None = None) -> IndexProcess:
+        """The same, with what `said` needs measured over the training years."""
+        raw = self.raw(years, years)
+        center = float(raw.mean())
+        if warming is None:
+            return replace(self, center=center, spread=float(raw.std()) or 1.0)
+        square = float(warming @ warming) or 1.0
+        slope = float((raw - center) @ warming) / square
+        return replace(self, center=center, slope=slope, spread=float((raw - slope * warming).std()) or 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Drivers:
+    """What the kernel is a function of: forcings, and the global mean and indices that they explain.
+
+    Attributes:
+        scenarios: Training scenarios; a discrepancy belongs to the number of its scenario.
+        years: The N training years, with the columns of the forcings alone.
+        warming: Forcings of global mean and indices.
+        features: Forcings of linear components.
+        processes: Global mean first, then indices, by name.
+        first_month: Where time begins.
+    """
+
+    scenarios: tuple[str, ...]
+    years: Points
+    warming: Standard
+    features: Standard
+    processes: Mapping[str, IndexProcess]
+    first_month: np.datetime64
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Names of the linear components."""
+        return (*self.processes, *(f"feature {name}" for name in self.features.names))
+
+    def columns(self, forcings: Points) -> Points:
+        """Points with the columns of the linear components, from points with those of the forcings."""
+        warming = self.processes[WARMING].said(forcings, self.years)
+        columns = {WARMING: warming}
+        columns |= {n: p.said(forcings, self.years, warming) for n, p in self.processes.items() if n != WARMING}
+        columns |= {f"feature {n}": forcings.columns[f"feature {n}"] for n in self.features.names}
+        return replace(forcings, columns=columns)
+
+    def of(self, scenario: Scenario, grid: Grid) -> Points:
+        """All months of a scenario, with the columns of the linear components."""
+        return self.columns(months_of(scenario, grid, self.scenarios, self.warming, self.features, self.first_month))
+
+
+def months_of(
+    scenario: Scenario,
+    grid: Grid,
+    scenarios: Sequence[str],
+    warming: Standard,
+    features: Standard,
+    first_month: np.datetime64,
+) -> Points:
+    """All months of a scenario, with the columns of the forcings."""
+    time = ((scenario.months - first_month).astype(np.int64) + 0.5) / 12
+    number = list(scenarios).index(scenario.name) if scenario.name in scenarios else -1
+    columns = {f"forcing {n}": c for n, c in warming.of(scenario, grid).items()}
+    columns |= {f"feature {n}": c for n, c in features.of(scenario, grid).items()}
+    return Points(np.maximum(time, 0.0), np.full(len(scenario), number), columns)
+
+
+class AdditiveGP(Wrapper):
+    """Its base far from the training forcings; near them, an additive Gaussian process on the training years.
+
+    Attributes:
+        drivers: What the kernel is a function of.
+        kind_of_motion: Of the discrepancies.
+        sizes: (V, G, J) of the components, by group of coefficients; `component_names` names them.
+        noise: (N,) variance of each training year, in units of that of one run.
+        internal: (12, V, Y, X) standard deviation of a run's coefficients about the forced response.
+        loads: (V, 12, N, Y, X) weights of the kernel, in the variable's unit.
+        mean: (12, V, Y, X) coefficients where the kernel adds nothing.
+        space: Of forcings, with the training years as points.
+        reach: Distance in it at which exp(-1/2) of the departure from the base is left.
+    """
+
+    kind = "additive-gp"
+
+    def __init__(
+        self,
+        domain: Domain,
+        bases: Sequence[Emulator],
+        drivers: Drivers,
+        kind_of_motion: Motion,
+        sizes: Array,
+        noise: Array,
+        internal: NDArray[np.float32],
+        loads: NDArray[np.float32],
+        mean: NDArray[np.float32],
+        space: ForcingSpace,
+        reach: float,
+    ) -> None:
+        """Use `fit`."""
+        super().__init__(domain, bases)
+        self.drivers, self.kind_of_motion, self.sizes, self.noise = drivers, kind_of_motion, sizes, noise
+        self.internal, self.loads, self.mean, self.space, self.reach = internal, loads, mean, space, reach
+
+    @property
+    def component_names(self) -> tuple[str, ...]:
+        """Names along the last axis of `sizes`."""
+        return (*self.drivers.components, DISCREPANCY)
+
+    @classmethod
+    def fit(
+        cls,
+        archive: Archive,
+        split: Split,
+        bases: Sequence[Emulator],
+        folds: Sequence[Fold],
+        *,
+        warming: tuple[str, ...] = ("CO2~4", "SO2~4", "CH4~10"),
+        indices: tuple[str, ...] = ("hemispheres", "rain-belt"),
+        features: tuple[str, ...] = ("SO2", "step:2045:20", "CO2~30"),
+        discrepancy: Literal["integrated", "brownian"] = "integrated",
+        reach: float = 3.0,
+        forcings: tuple[str, ...] = ("CO2", "CH4", "SO2", "BC"),
+    ) -> Self:
+        """Find the sizes of the components, and condition on the training years.
+
+        Args:
+            archive: The data.
+            split: Its training spans are used, in whole years.
+            bases: One, which predicts the mean over runs, and is believed far away.
+            folds: None.
+            warming: Forcing series that explain global mean and indices, as `emukit.emulators.features` names them.
+            indices: Names of climate indices in which the response is linear beside the warming: ``hemispheres``,
+                ``north-atlantic``, ``rain-belt``. One whose variable is not predicted, or that has no cell on the grid,
+                is left out.
+            features: Forcing series in which the response is linear.
+            discrepancy: How a scenario departs from what all share: integrated Brownian motion, or Brownian motion.
+            reach: Distance from the nearest training year among `forcings`, in standard deviations of the training
+                years, at which exp(-1/2) of the departure from the base is left.
+            forcings: The axes of that space.
+
+        Raises:
+            RecipeError: A value outside its range, or a bad name.
+            ProtocolError: A forcing is not in the store, no training span holds a whole year, or none has the two
+                members that tell internal variability from the forced response.
+        """
+        cls.check(archive, warming=warming, indices=indices, features=features, reach=reach, forcings=forcings)
+        first = bases[0].first_month
+        spans = [replace(s, start=max(s.start, first)) for s in split.train if s.stop > first]
+        space = ForcingSpace.fit(archive, spans, forcings)
+        values, internal, noise = _coefficients(archive, spans)
+        rows = [(s.scenario, a, b) for s in spans for a, b in years_of(s.start, s.stop)]
+        drivers = _fit_drivers(archive, rows, values, internal, noise, warming, indices, features)
+        years = drivers.columns(drivers.years)
+        names = (*drivers.components, DISCREPANCY)
+        components = np.stack([covariance(n, years, years, discrepancy) for n in names])
+        fields = (len(archive.variables), *archive.grid.shape)
+        sizes = np.zeros((len(archive.variables), len(GROUPS), len(names)))
+        loads = np.zeros((len(archive.variables), 12, len(rows), *archive.grid.shape), np.float32)
+        mean = np.zeros((12, *fields), np.float32)
+        deviation = np.sqrt(internal.variance).reshape(12, *fields)
+        for v in range(len(archive.variables)):
+            for g, group in enumerate(GROUPS):
+                unit = deviation[group, v]
+                # What does not differ between runs does not vary: its mean is all there is to say.
+                safe = np.where(unit > 0, unit, np.inf)
+                scaled = values[:, group, v] / safe
+                sizes[v, g] = fit_sizes(components, noise, _products(scaled, archive.grid.weights), INDEPENDENT)
+                process = Conditioned.on(np.tensordot(sizes[v, g], components, 1), noise)
+                weights, level = process.weights(scaled)
+                loads[v, group] = (weights * unit).swapaxes(0, 1)
+                mean[group, v] = np.where(unit > 0, level * unit, values[:, group, v].mean(0))
+        return cls(
+            archive.domain,
+            bases,
+            drivers,
+            discrepancy,
+            sizes,
+            noise,
+            deviation.astype(np.float32),
+            loads,
+            mean,
+            space,
+            reach,
+        )
+
+    @classmethod
+    def check(cls, archive: Archive, **options: Any) -> None:
+        """Refuse values out of their ranges; arguments as for `fit`."""
+        reach = options["reach"]
+        if not (reach > 0 and np.isfinite(reach)):
+            raise RecipeError("model.reach is out of range", found=str(reach), expected="more than 0, and finite")
+        if "tas" not in archive.variables:
+            raise RecipeError(
+                "model.warming needs the temperature", found=", ".join(archive.variables), expected="tas predicted"
+            )
+        for key in ("warming", "indices", "features", "forcings"):
+            names = options[key]
+            if len(set(names)) < len(names):
+                raise RecipeError(f"model.{key} names something twice", found=", ".join(names), expected="each once")
+        if not options["warming"]:
+            raise RecipeError("model.warming names no forcing", found=repr(options["warming"]), expected="one or more")
+        unknown = [n for n in options["indices"] if n not in INDICES]
+        if unknown:
+            raise RecipeError(
+                "model.indices names no climate index",
+                found=", ".join(unknown),
+                expected=f"some of {', '.join(INDICES)}",
+            )
+        for name in (*options["warming"], *options["features"], *options["forcings"]):
+            feature(name, next(iter(archive.values())), archive.grid)
+
+    def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
+        """(T, V, Y, X); pr at least zero."""
+        near = self._near(scenario, start, stop)
+        out = self.bases[0].predict_fields(scenario, start, stop)
+        out += near[:, None, None, None].astype(np.float32) * (self.response(scenario, start, stop) - out)
+        self.cut_negative_rain(out)
+        return out
+
+    def response(
+        self, scenario: Scenario, start: int, stop: int, only: Sequence[str] | None = None
+    ) -> NDArray[np.float32]:
+        """(T, V, Y, X): the mean of the process, without the base.
+
+        Args:
+            scenario: Whose months they are.
+            start: First month.
+            stop: Month after the last.
+            only: Names of components; those alone, as departures from the constant mean. All, and the mean, when None.
+        """
+        at, years, season, month = self._asked(scenario, start, stop)
+        chosen = [n in (only if only is not None else self.component_names) for n in self.component_names]
+        across = np.stack([covariance(n, at, years, self.kind_of_motion) for n in self.component_names])
+        out = np.zeros((stop - start, len(self.variables), *self.grid.shape), np.float32)
+        for v in range(len(self.variables)):
+            for g, group in enumerate(GROUPS):
+                kernel = np.tensordot(self.sizes[v, g] * chosen, across, 1).astype(np.float32)
+                for h in range(group.start, group.stop):
+                    out[:, v] += season[month, h, None, None] * np.tensordot(kernel, self.loads[v, h], 1)
+        if only is None:
+            out += np.einsum("mh,hvyx->mvyx", season, self.mean)[month]
+        return out
+
+    def uncertainty(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
+        """(T, V, Y, X): posterior standard deviation of the forced response, in the variable's unit.
+
+        That of the process; it knows nothing of what the base would get wrong where the base is believed.
+        """
+        at, years, season, month = self._asked(scenario, start, stop)
+        names, kind = self.component_names, self.kind_of_motion
+        across = np.stack([covariance(n, at, years, kind) for n in names])
+        among = np.stack([covariance(n, years, years, kind) for n in names])
+        prior = np.stack([prior_variance(n, at, kind) for n in names])
+        variance = np.zeros((stop - start, len(self.variables), *self.grid.shape), np.float32)
+        for v in range(len(self.variables)):
+            for g, group in enumerate(GROUPS):
+                sizes = self.sizes[v, g]
+                process = Conditioned.on(np.tensordot(sizes, among, 1), self.noise)
+                posterior = process.variance(sizes @ prior, np.tensordot(sizes, across, 1)).astype(np.float32)
+                by_month = np.einsum("mh,hyx->myx", season[:, group] ** 2, self.internal[group, v] ** 2)
+                variance[:, v] += posterior[:, None, None] * by_month[month]
+        return np.sqrt(variance)
+
+    def shares(self) -> dict[str, NDArray[np.float32]]:
+        """(V, Y, X) by component: its share in the variance over training years of the annual mean response."""
+        years = self.drivers.columns(self.drivers.years)
+        parts = {}
+        for j, name in enumerate(self.component_names):
+            kernel = covariance(name, years, years, self.kind_of_motion).astype(np.float32)
+            said = np.stack(
+                [
+                    np.tensordot(np.float32(self.sizes[v, 0, j]) * kernel, self.loads[v, 0], 1)
+                    for v in range(len(self.variables))
+                ],
+                1,
+            )
+            parts[name] = said.var(0)
+        total = np.sum(np.stack([*parts.values()]), axis=0)
+        return {n: np.divide(p, total, out=np.zeros_like(p), where=total > 0) for n, p in parts.items()}
+
+    def findings(self, archive: Archive, split: Split) -> tuple[str, ...]:
+        """Shares of the components, and the discrepancy of each training scenario at the end of its training years."""
+        lines = []
+        shares = self.shares()
+        for v, variable in enumerate(self.variables):
+            means = {n: float(self.grid.mean(share[v])) for n, share in shares.items()}
+            words = ", ".join(f"{n.removeprefix('feature ')} {100 * m:.1f} %" for n, m in means.items())
+            lines.append(f"{variable}: share of the annual mean response by component: {words}")
+        for name in self.drivers.scenarios:
+            last = max(s.stop for s in split.train if s.scenario == name)
+            months = min(120, last)
+            said = self.response(archive[name], last - months, last, only=(DISCREPANCY,)).mean(0)
+            pairs = zip(self.variables, self.grid.mean(said), strict=True)
+            words = ", ".join(f"{variable} {mean:+.3f}" for variable, mean in pairs)
+            lines.append(f"{name}: discrepancy in its last {months} training months, global mean: {words}")
+        return tuple(lines)
+
+    def own_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Names and sizes; training years, weights, and the space of forcings."""
+        d = self.drivers
+        processes = {
+            name: {
+                "sizes": dict(p.sizes),
+                "mean": p.mean,
+                "center": p.center,
+                "slope": p.slope,
+                "spread": p.spread,
+            }
+            for name, p in d.processes.items()
+        }
+        own = {
+            "motion": self.kind_of_motion,
+            "reach": self.reach,
+            "forcings": list(self.space.names),
+            "scenarios": list(d.scenarios),
+            "warming": list(d.warming.names),
+            "features": list(d.features.names),
+            "columns": list(d.years.columns),
+            "processes": processes,
+        }
+        arrays: dict[str, NDArray[Any]] = {f"space.{n}": a for n, a in self.space.arrays().items()}
+        arrays |= {
+            f"{key}.{n}": getattr(standard, n)
+            for key, standard in (("warming", d.warming), ("features", d.features))
+            for n in ("center", "scale")
+        }
+        arrays |= {"years.time": d.years.time, "years.scenario": d.years.scenario}
+        arrays["years.columns"] = np.stack([*d.years.columns.values()])
+        arrays["processes.weights"] = np.stack([p.weights for p in d.processes.values()])
+        arrays |= {n: getattr(self, n) for n in ("sizes", "noise", "internal", "loads", "mean")}
+        return own, arrays
+
+    @classmethod
+    def from_own_state(
+        cls, domain: Domain, bases: Sequence[Emulator], meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+    ) -> Self:
+        """The inverse of `own_state`."""
+        columns = dict(zip(meta["columns"], np.asarray(arrays["years.columns"], np.float64), strict=True))
+        years = Points(arrays["years.time"], arrays["years.scenario"], columns)
+        processes = {
+            name: IndexProcess(weights=weights, **values)
+            for (name, values), weights in zip(meta["processes"].items(), arrays["processes.weights"], strict=True)
+        }
+        warming, features = (
+            Standard(tuple(meta[k]), arrays[f"{k}.center"], arrays[f"{k}.scale"]) for k in ("warming", "features")
+        )
+        scenarios = tuple(meta["scenarios"])
+        drivers = Drivers(scenarios, years, warming, features, processes, domain.first_month)
+        space = {n.removeprefix("space."): a for n, a in arrays.items() if n.startswith("space.")}
+        return cls(
+            domain,
+            bases,
+            drivers,
+            meta["motion"],
+            arrays["sizes"],
+            arrays["noise"],
+            arrays["internal"],
+            arrays["loads"],
+            arrays["mean"],
+            ForcingSpace.from_arrays(meta["forcings"], space),
+            float(meta["reach"]),
+        )
+
+    def _near(self, scenario: Scenario, start: int, stop: int) -> Array:
+        return self.space.nearness(scenario, self.grid, self.reach)[start:stop]
+
+    def _asked(
+        self, scenario: Scenario, start: int, stop: int
+    ) -> tuple[Points, Points, NDArray[np.float32], NDArray[np.int64]]:
+        """Months asked for and training years as points, the Fourier basis of the year, and calendar months."""
+        at = self.drivers.of(scenario, self.grid).part(start, stop)
+        years = self.drivers.columns(self.drivers.years)
+        season = orthonormal_season(6).astype(np.float32)
+        return at, years, season, scenario.calendar_month[start:stop]
+
+
+def index_weights(name: str, grid: Grid) -> Array | None:
+    """(Y, X) weights of an index, the sum of whose products with a field is the index.
+
+    None where one of its boxes holds no cell of the grid, as on a coarse one.
+    """
+    _, *boxes = INDICES[name]
+    out = np.zeros(grid.shape)
+    for sign, box in zip((1.0, -1.0), boxes, strict=True):
+        if box is None:
+            continue
+        south, north, west, east = box
+        inside = ((grid.lat >= south) & (grid.lat <= north))[:, None] & (grid.lon >= west) & (grid.lon <= east)
+        if not inside.any():
+            return None
+        part = grid.weights * inside
+        out += sign * part / part.sum()
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class _Internal:
+    """How runs differ from each other in the training years.
+
+    Attributes:
+        variance: (12, V, Y, X) of a run's coefficients about the forced response.
+        departures: (R, V, Y, X) of the annual means of single runs from the mean over their members.
+        freedom: Degrees of freedom of both.
+    """
+
+    variance: Array
+    departures: NDArray[np.float32]
+    freedom: int
+
+    def deviation(self, weights: Array) -> float:
+        """Standard deviation from run to run of an annual mean index, from its (V, Y, X) weights."""
+        each = np.tensordot(self.departures, weights, 3)
+        return float(np.sqrt(each @ each / self.freedom))
+
+
+def _coefficients(archive: Archive, spans: Sequence[Span]) -> tuple[Array, _Internal, Array]:
+    """(N, 12, V, Y, X) Fourier coefficients of training years, how runs differ, and (N,) the noise of each year."""
+    season = orthonormal_season(6)
+    values, members, departures = [], [], []
+    square, freedom = np.zeros((12, len(archive.variables), *archive.grid.shape)), 0
+    for span in spans:
+        scenario = archive[span.scenario]
+        for a, b in years_of(span.start, span.stop):
+            basis = (season[scenario.calendar_month[a:b]] / (b - a)).astype(np.float32)
+            runs = np.stack([scenario.truth(m, a, b) for m in span.members])
+            # About the mean over runs and months, so that float32 keeps what differs of 300 K.
+            level = runs.mean((0, 1), dtype=np.float64).astype(np.float32)
+            each = np.tensordot(basis, runs - level, axes=(0, 1)).swapaxes(0, 1)
+            mean = each.mean(0, dtype=np.float64)
+            apart = each - mean
+            values.append(mean)
+            values[-1][0] += level
+            members.append(len(span.members))
+            if len(span.members) > 1:
+                square += (apart**2).sum(0)
+                departures.append(apart[:, 0].astype(np.float32))
+                freedom += len(span.members) - 1
+    if not freedom:
+        raise ProtocolError(
+            "one member says nothing of how runs differ, which additive-gp measures responses in",
+            found=", ".join(s.text(archive) for s in spans),
+            expected="two members or more in a training span",
+            hint="train on several --members, or take the recipe kriging, --set bases.0.recipe=kriging",
+        )
+    internal = _Internal(square / freedom, np.concatenate(departures), freedom)
+    return np.stack(values), internal, 1.0 / np.array(members, np.float64)
+
+
+def _products(scaled: Array, area: Array) -> Array:
+    """(N, N) area-weighted mean over coefficients and cells of the products of years; (N, H, Y, X) values."""
+    flat = ((scaled - scaled.mean(0)) * np.sqrt(area / scaled.shape[1])).reshape(len(scaled), -1)
+    return np.asarray(flat @ flat.T, np.float64)
+
+
+def _fit_drivers(
+    archive: Archive,
+    rows: Sequence[tuple[str, int, int]],
+    values: Array,
+    internal: _Internal,
+    noise: Array,
+    warming: tuple[str, ...],
+    indices: tuple[str, ...],
+    features: tuple[str, ...],
+) -> Drivers:
+    """Global mean and indices as processes on forcings."""
+    scenarios = tuple(dict.fromkeys(name for name, _, _ in rows))
+    forcing, linear = Standard.fit(archive, warming, rows), Standard.fit(archive, features, rows)
+    first = archive.domain.first_month
+    every = {s: months_of(archive[s], archive.grid, scenarios, forcing, linear, first) for s in scenarios}
+    parts = [every[s].part(a, b) for s, a, b in rows]
+    columns = {n: np.array([p.columns[n].mean() for p in parts]) for n in parts[0].columns}
+    years = Points(np.array([p.time.mean() for p in parts]), np.array([p.scenario[0] for p in parts]), columns)
+    kernels = {f"forcing {n}": covariance(f"forcing {n}", years, years, "brownian") for n in warming}
+    kernels[DISCREPANCY] = covariance(DISCREPANCY, years, years, "brownian")
+    components = np.stack([*kernels.values()])
+
+    def process(variable: str, weights: Array) -> IndexProcess:
+        fields = np.zeros((len(archive.variables), *archive.grid.shape))
+        fields[archive.variables.index(variable)] = weights
+        unit = internal.deviation(fields) or 1.0
+        series = np.tensordot(values[:, 0], fields, 3) / unit
+        apart = series - series.mean()
+        sizes = fit_sizes(components, noise, np.outer(apart, apart), 1.0)
+        load, mean = Conditioned.on(np.tensordot(sizes, components, 1), noise).weights(series)
+        return IndexProcess({n: float(s) for n, s in zip(kernels, sizes, strict=True)}, unit * load, float(unit * mean))
+
+    found = {WARMING: process("tas", archive.grid.weights).standardised(years)}
+    at = found[WARMING].said(years, years)
+    for name in indices:
+        variable, weights = INDICES[name][0], index_weights(name, archive.grid)
+        if variable in archive.variables and weights is not None:
+            found[name] = process(variable, weights).standardised(years, at)
+    return Drivers(scenarios, years, forcing, linear, found, first)
+
+
+def _series(scenario: Scenario, grid: Grid, names: Sequence[str]) -> Array:
+    return np.stack([feature(n, scenario, grid) for n in names], 1) if names else np.zeros((len(scenario), 0))

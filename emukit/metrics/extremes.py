@@ -1,0 +1,288 @@
+"""Annual indices of extremes from daily temperature and precipitation.
+
+Every index is one number for a calendar year and cell. Invariant: the only thing that one year hands to the next is
+its last four days of precipitation, so years can be streamed in order and a field of any size fits.
+
+Definitions: Expert Team on Climate Change Detection and Indices (ETCCDI), in the form in which the ClimX competition
+counts them: spells never cross 31 December, and percentiles take dry days along. Percentile thresholds are quantiles
+of Hyndman and Fan's type 8 (The American Statistician, 1996) in a five-day window round each day of the year.
+
+Dimension letters: N days of a series, D days of one year, K years, C cells.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit.data.daily import DAYS, SECONDS_PER_DAY, DailyStore
+from emukit.errors import StoreError
+
+FREEZING, GROWING, TROPICAL_NIGHT, SUMMER_DAY = 273.15, 278.15, 293.15, 298.15  # K
+WET_DAY, HEAVY_DAY = 1.0, 10.0  # mm/day
+SPELL = 6
+RAIN_WINDOW = 5
+FIRST_OF_JULY = 181
+
+UNITS = {
+    "TXx": "K",
+    "TNn": "K",
+    "SU": "days",
+    "TR": "days",
+    "FD": "days",
+    "ID": "days",
+    "WSDI": "days",
+    "CSDI": "days",
+    "GSL": "days",
+    "Rx5day": "mm",
+    "CDD": "days",
+    "CWD": "days",
+    "R95p": "mm",
+    "R10mm": "days",
+    "SDII": "mm/day",
+}
+INDICES = tuple(UNITS)
+VARIABLES = ("tas", "tasmax", "tasmin", "pr")
+
+Fields = NDArray[np.float32]
+Index = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Thresholds:
+    """Percentiles of a base period for each day of the year.
+
+    Attributes:
+        tasmax: (365, C) 90th percentile of tasmax in K.
+        tasmin: (365, C) 10th percentile of tasmin in K.
+        pr: (365, C) 95th percentile of pr in kg m-2 s-1, dry days included.
+    """
+
+    tasmax: Index
+    tasmin: Index
+    pr: Index
+
+    QUANTILES: ClassVar[Mapping[str, float]] = {"tasmax": 0.9, "tasmin": 0.1, "pr": 0.95}
+
+    @classmethod
+    def of(cls, base: Mapping[str, Fields]) -> Thresholds:
+        """Thresholds of a base period.
+
+        Args:
+            base: tasmax, tasmin and pr of whole years, (N, C) float32 each.
+
+        Raises:
+            ValueError: The days are not whole years, or a value is not finite.
+        """
+        return cls(**{name: day_of_year_quantile(base[name], q) for name, q in cls.QUANTILES.items()})
+
+
+def day_of_year_quantile(values: Fields, quantile: float, window: int = 5) -> Index:
+    """A quantile for each day of the year, over all years and a window of days round it.
+
+    The window crosses from one year into the next; at the two ends of the series it is cut off.
+
+    Args:
+        values: (N, C) float32, whole years of 365 days.
+        quantile: Between 0 and 1.
+        window: An odd number of days.
+
+    Returns:
+        (365, C) float64: type 8 of Hyndman and Fan, linear between neighbours.
+
+    Raises:
+        ValueError: The days are not whole years, or a value is not finite.
+    """
+    n, cells = values.shape
+    if n == 0 or n % DAYS:
+        raise ValueError(f"{n} days are not whole years of {DAYS}")
+    if not np.isfinite(values).all():
+        raise ValueError("a value of the base period is not finite")
+    half = window // 2
+    series = np.ascontiguousarray(values.T)
+    out = np.empty((DAYS, cells))
+    around = np.arange(-half, half + 1)
+    first_days = np.arange(0, n, DAYS)
+    for day in range(DAYS):
+        days = (first_days[:, None] + day + around).ravel()
+        sample = np.sort(series[:, days[(days >= 0) & (days < n)]], axis=1)
+        size = sample.shape[1]
+        # Position of the quantile among the sorted values, counted from zero.
+        position = min(max(size * quantile + (1 + quantile) / 3 - 1, 0.0), size - 1.0)
+        low = int(position)
+        below, above = (sample[:, i].astype(np.float64) for i in (low, min(low + 1, size - 1)))
+        out[day] = below + (position - low) * (above - below)
+    return out
+
+
+def annual_indices(
+    fields: Mapping[str, Fields], thresholds: Thresholds, previous: Fields | None = None
+) -> dict[str, Index]:
+    """The fifteen indices of consecutive years of the same length.
+
+    Args:
+        fields: tas, tasmax, tasmin in K and pr in kg m-2 s-1, (K, D, C) float32 each; D is 365, or less where days
+            at the end of the only year are missing.
+        thresholds: Percentiles of the base period.
+        previous: (4, C) pr of the four days before the first; None at the beginning of a series, whose first windows
+            of five days are then left out.
+
+    Returns:
+        Index name to (K, C) float64, in the units of `UNITS`.
+    """
+    tas, tasmax, tasmin, pr = (fields[name] for name in VARIABLES)
+    days = tas.shape[1]
+    mm = pr * np.float32(SECONDS_PER_DAY)
+    wet = mm >= WET_DAY
+    very_wet = mm > (thresholds.pr[:days] * SECONDS_PER_DAY)
+    out = {
+        "TXx": tasmax.max(1),
+        "TNn": tasmin.min(1),
+        "SU": _count(tasmax > SUMMER_DAY),
+        "TR": _count(tasmin > TROPICAL_NIGHT),
+        "FD": _count(tasmin < FREEZING),
+        "ID": _count(tasmax < FREEZING),
+        "WSDI": _count(_in_spells(tasmax > thresholds.tasmax[:days])),
+        "CSDI": _count(_in_spells(tasmin < thresholds.tasmin[:days])),
+        "GSL": _growing_season(tas),
+        "Rx5day": _largest_window(mm, None if previous is None else previous * np.float32(SECONDS_PER_DAY)),
+        "CDD": _longest_run(mm < WET_DAY),
+        "CWD": _longest_run(mm > WET_DAY),
+        "R95p": _sum_where(mm, very_wet),
+        "R10mm": _count(mm >= HEAVY_DAY),
+        "SDII": _sum_where(mm, wet) / np.maximum(_count(wet), 1),
+    }
+    return {name: np.asarray(out[name], np.float64) for name in INDICES}
+
+
+def thresholds_of(store: DailyStore, first_year: int, last_year: int, rows_at_once: int = 8) -> tuple[Thresholds, str]:
+    """Percentiles of a base period, read a band of rows at a time.
+
+    Args:
+        store: The historical run.
+        first_year: First year of the base period.
+        last_year: Last year, included.
+        rows_at_once: Rows of a band: memory is 30 years of days of these.
+
+    Returns:
+        Thresholds on (365, Y X), and the SHA-256 of the values they are made of.
+
+    Raises:
+        StoreError: The store does not hold these years, or cannot be read.
+    """
+    start, stop = (first_year - store.first_year) * DAYS, (last_year + 1 - store.first_year) * DAYS
+    if start < 0 or stop > store.days:
+        raise StoreError(
+            f"{store.source} does not hold the base period",
+            found=f"{store.years[0]} to {store.years[-1]}",
+            expected=f"whole years from {first_year} to {last_year}",
+            hint="name the historical run's files with --base",
+        )
+    digest = hashlib.sha256()
+    bands: dict[str, list[Index]] = {name: [] for name in Thresholds.QUANTILES}
+    for row in range(0, store.grid.shape[0], rows_at_once):
+        base = {}
+        for name in Thresholds.QUANTILES:
+            values = store.read(name, start, stop, slice(row, row + rows_at_once))
+            base[name] = values.reshape(stop - start, -1)
+            digest.update(np.ascontiguousarray(values).data)
+        band = Thresholds.of(base)
+        for name in bands:
+            bands[name].append(getattr(band, name))
+    return Thresholds(**{name: np.concatenate(parts, axis=1) for name, parts in bands.items()}), digest.hexdigest()
+
+
+def indices_by_year(
+    store: DailyStore, thresholds: Thresholds, cells_at_once: int = 4608
+) -> Iterator[tuple[int, dict[str, Index]]]:
+    """The fifteen indices, a year at a time.
+
+    Args:
+        store: tas, tasmax, tasmin and pr.
+        thresholds: (365, Y X) percentiles on the store's grid.
+        cells_at_once: Bounds the memory of a step; the numbers do not depend on it.
+
+    Yields:
+        The year, and index name to (Y, X).
+
+    Raises:
+        StoreError: A variable is missing or cannot be read.
+    """
+    cells = store.grid.shape[0] * store.grid.shape[1]
+    previous: NDArray[np.float32] | None = None
+    for year in store.years:
+        start = (year - store.first_year) * DAYS
+        stop = min(start + DAYS, store.days)
+        fields = {name: store.read(name, start, stop).reshape(1, stop - start, cells) for name in VARIABLES}
+        blocks = []
+        for low in range(0, cells, cells_at_once):
+            part = slice(low, low + cells_at_once)
+            percentiles = Thresholds(*(getattr(thresholds, name)[:, part] for name in Thresholds.QUANTILES))
+            before = None if previous is None else previous[:, part]
+            blocks.append(annual_indices({n: f[:, :, part] for n, f in fields.items()}, percentiles, before))
+        yield year, {n: np.concatenate([b[n][0] for b in blocks]).reshape(store.grid.shape) for n in blocks[0]}
+        previous = fields["pr"][0, -4:]
+
+
+def _count(days: NDArray[np.bool_]) -> NDArray[np.integer]:
+    return np.asarray(days.sum(1, dtype=np.int16))
+
+
+def _sum_where(mm: Fields, days: NDArray[np.bool_]) -> Index:
+    return np.asarray((mm * days).sum(1, dtype=np.float64))
+
+
+def _starts(days: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(K, D - 5, C) whether a spell of six days in a row begins on a day."""
+    n = days.shape[1] - SPELL + 1
+    starts = days[:, :n].copy()
+    for i in range(1, SPELL):
+        starts &= days[:, i : n + i]
+    return starts
+
+
+def _in_spells(days: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(K, D, C) whether a day lies in a spell of at least six."""
+    starts = _starts(days)
+    inside = np.zeros_like(days)
+    for i in range(SPELL):
+        inside[:, i : i + starts.shape[1]] |= starts
+    return inside
+
+
+def _longest_run(days: NDArray[np.bool_]) -> NDArray[np.integer]:
+    run = np.zeros((days.shape[0], days.shape[2]), np.int16)
+    longest = run.copy()
+    for day in range(days.shape[1]):
+        run += 1
+        run *= days[:, day]
+        np.maximum(longest, run, out=longest)
+    return longest
+
+
+def _largest_window(mm: Fields, previous: Fields | None) -> Index:
+    """(K, C) largest sum of five days in a row that ends in a year."""
+    years, days, cells = mm.shape
+    lead = RAIN_WINDOW - 1
+    before = np.full((lead, cells), -np.inf) if previous is None else previous
+    series = np.concatenate([before, mm.reshape(years * days, cells)])
+    sums = series[lead:].astype(np.float64)
+    for i in range(lead):
+        sums += series[i : i + len(sums)]
+    return np.asarray(sums.reshape(years, days, cells).max(1))
+
+
+def _growing_season(tas: Fields) -> NDArray[np.integer]:
+    """(K, C) days from the first warm spell of the first half-year to the first cold spell of the second."""
+    days = tas.shape[1]
+    warm = tas >= GROWING
+    begins = _starts(warm)[:, :FIRST_OF_JULY]
+    ends = _starts(~warm)[:, FIRST_OF_JULY:]
+    begin = begins.argmax(1)
+    end = np.where(ends.any(1), FIRST_OF_JULY + ends.argmax(1), days)
+    return np.where(begins.any(1), end - begin, 0)

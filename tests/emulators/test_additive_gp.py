@@ -1,0 +1,298 @@
+"""A kernel that is not what it says, sizes that are not the likeliest, a discrepancy that is forgotten or leaks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import multivariate_normal
+
+from emukit.data.archive import Archive
+from emukit.data.protocol import make_split
+from emukit.data.split import Span, Split
+from emukit.emulators import additive_gp
+from emukit.emulators.additive_gp import DISCREPANCY, AdditiveGP, Points, covariance, index_weights, motion
+from emukit.emulators.base import Emulator
+from emukit.emulators.climatology import ClimatologyEmulator
+from emukit.emulators.linear import LinearEmulator
+from emukit.emulators.registry import load_emulator
+from emukit.emulators.restricted_likelihood import (
+    PRIOR_SPREAD,
+    Conditioned,
+    fit_sizes,
+    negative_log_likelihood,
+)
+from emukit.emulators.seasonal_ridge import orthonormal_season
+from emukit.errors import ProtocolError, RecipeError
+from tests.coded import warming_archive
+
+OPTIONS = {"warming": ("CO2", "SO2"), "features": ("SO2",), "indices": ("hemispheres",), "forcings": ("CO2", "SO2")}
+
+
+@pytest.fixture(scope="module")
+def archive() -> Archive:
+    return warming_archive()
+
+
+@pytest.fixture(scope="module")
+def split(archive: Archive) -> Split:
+    return make_split(archive, "k360")
+
+
+@pytest.fixture(scope="module")
+def base(archive: Archive, split: Split) -> Emulator:
+    return ClimatologyEmulator.fit(archive, split)
+
+
+def fitted(archive: Archive, split: Split, base: Emulator, **options) -> AdditiveGP:
+    return AdditiveGP.fit(archive, split, (base,), (), **{"reach": 3.0, **OPTIONS, **options})
+
+
+def random_points(rng: np.random.Generator, number: int) -> Points:
+    return Points(rng.uniform(0, 85, number), rng.integers(-1, 2, number), {"warming": rng.normal(size=number)})
+
+
+@pytest.mark.parametrize("kind", ["brownian", "integrated"])
+def test_motion_has_the_covariance_of_summed_steps(kind) -> None:
+    """White noise summed up once or twice on a fine grid, in closed form by its matrix."""
+    steps, years = 1500, 80.0
+    sums = np.tril(np.ones((steps, steps))) * np.sqrt(years / steps / 40.0)
+    if kind == "integrated":
+        sums = np.tril(np.ones((steps, steps))) @ sums * (years / steps / 40.0)
+    at = np.array([200, 700, 1499])
+    time = (at + 1) * years / steps
+    expected = sums[at] @ sums[at].T
+    np.testing.assert_allclose(motion(kind, time[:, None], time), expected, rtol=0.02)
+
+
+def test_discrepancy_belongs_to_one_scenario_and_to_none_that_was_not_shown() -> None:
+    points = Points(np.array([10.0, 20.0, 20.0, 20.0]), np.array([0, 0, 1, -1]), {})
+    found = covariance(DISCREPANCY, points, points, "brownian")
+    expected = np.array([[0.25, 0.25, 0, 0], [0.25, 0.5, 0, 0], [0, 0, 0.5, 0], [0, 0, 0, 0]])
+    np.testing.assert_allclose(found, expected)
+    for kind in ("brownian", "integrated"):
+        own = np.diag(covariance(DISCREPANCY, points, points, kind))
+        np.testing.assert_allclose(additive_gp.prior_variance(DISCREPANCY, points, kind), own)
+
+
+def problem(number: int = 14) -> tuple[NDArray, NDArray, NDArray]:
+    """Components, noise and values of three series."""
+    rng = np.random.default_rng(3)
+    points = random_points(rng, number)
+    names = ("warming", DISCREPANCY)
+    components = np.stack([covariance(n, points, points, "integrated") for n in names])
+    noise = rng.uniform(0.3, 1.0, number)
+    return components, noise, rng.normal(size=(number, 3)) + 2.0 * points.columns["warming"][:, None] + 7.0
+
+
+def plain_likelihood(logs: NDArray, components: NDArray, noise: NDArray, values: NDArray) -> float:
+    """Of contrasts: the density of any basis of the values' differences, up to a constant."""
+    number = len(noise)
+    basis = np.linalg.qr(np.column_stack([np.ones(number), np.eye(number)[:, 1:]]))[0][:, 1:]
+    whole = np.tensordot(np.exp(logs), components, 1) + np.diag(noise)
+    density = multivariate_normal(np.zeros(number - 1), basis.T @ whole @ basis)
+    return float(sum(density.logpdf(basis.T @ v) for v in values.T) - 0.5 * np.sum((logs / PRIOR_SPREAD) ** 2))
+
+
+def test_restricted_likelihood_is_that_of_contrasts() -> None:
+    components, noise, values = problem()
+    products = values @ values.T / values.shape[1]
+    asked = [np.array(p) for p in ((0.0, 0.0), (2.0, -3.0), (-1.0, 1.5))]
+    plain = [plain_likelihood(p, components, noise, values) for p in asked]
+    found = [negative_log_likelihood(p, components, noise, products, values.shape[1])[0] for p in asked]
+    np.testing.assert_allclose(np.diff(found), -np.diff(plain), rtol=1e-8)
+
+
+def test_gradient_is_that_of_finite_differences() -> None:
+    components, noise, values = problem()
+    products = values @ values.T / values.shape[1]
+    at, step = np.array([0.7, -1.2]), 1e-5
+    _, slope = negative_log_likelihood(at, components, noise, products, 3.0)
+    for j in range(2):
+        there = [
+            negative_log_likelihood(at + sign * step * np.eye(2)[j], components, noise, products, 3.0)[0]
+            for sign in (1, -1)
+        ]
+        assert slope[j] == pytest.approx((there[0] - there[1]) / (2 * step), rel=1e-5)
+
+
+def test_sizes_are_the_likeliest_of_a_grid() -> None:
+    components, noise, values = problem()
+    found = np.log(fit_sizes(components, noise, values @ values.T / values.shape[1], values.shape[1]))
+    best = plain_likelihood(found, components, noise, values)
+    for a in np.linspace(-6, 6, 25):
+        for b in np.linspace(-6, 6, 25):
+            assert plain_likelihood(np.array([a, b]), components, noise, values) <= best + 1e-6
+
+
+def test_conditioning_is_generalised_least_squares() -> None:
+    """Against a flat mean as one more component of enormous size."""
+    components, noise, values = problem()
+    covariance_ = np.tensordot([2.0, 0.5], components, 1)
+    points = random_points(np.random.default_rng(3), len(noise))
+    at = random_points(np.random.default_rng(8), 5)
+    names = ("warming", DISCREPANCY)
+    across = sum(s * covariance(n, at, points, "integrated") for s, n in zip((2.0, 0.5), names, strict=True))
+    prior = sum(s * additive_gp.prior_variance(n, at, "integrated") for s, n in zip((2.0, 0.5), names, strict=True))
+    process = Conditioned.on(covariance_, noise)
+    weights, mean = process.weights(values)
+    large = 1e5
+    inverse = np.linalg.inv(covariance_ + large + np.diag(noise))
+    np.testing.assert_allclose(mean + across @ weights, (across + large) @ inverse @ values, rtol=1e-4, atol=1e-4)
+    expected = prior + large - np.einsum("tn,nm,tm->t", across + large, inverse, across + large)
+    np.testing.assert_allclose(process.variance(prior, across), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_response_is_the_process_of_the_coefficients(archive, split, base) -> None:
+    """Against a plain computation, cell by cell, of what the sizes found say."""
+    emulator = fitted(archive, split, base)
+    drivers = emulator.drivers
+    years = drivers.columns(drivers.years)
+    at = drivers.of(archive["ssp370"], archive.grid).part(150, 170)
+    season = orthonormal_season(6)
+    spans = [(s, a) for s in split.train for a in range(s.stop % 12 + 12 * 0, s.stop, 12)]
+    rows = [(s, a) for s, a in spans if a >= s.start and a + 12 <= s.stop]
+    assert len(rows) == len(years.time)
+    y, x, v = 2, 3, 1
+    runs = np.array(
+        [[archive[s.scenario].truth(m, a, a + 12)[:, v, y, x] for m in range(3)] for s, a in rows], np.float64
+    )
+    basis = np.stack([season[archive[s.scenario].calendar_month[a : a + 12]] for s, a in rows])
+    each = np.einsum("nmt,nth->nmh", runs, basis) / 12
+    internal = each.var(1, ddof=1).mean(0)
+    np.testing.assert_allclose(emulator.internal[:, v, y, x] ** 2, internal, rtol=1e-4)
+    expected = np.zeros(20)
+    month = archive["ssp370"].calendar_month[150:170]
+    for h, g in enumerate([0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3]):
+        sizes = dict(zip(emulator.component_names, emulator.sizes[v, g], strict=True))
+        among = sum(s * covariance(n, years, years, "integrated") for n, s in sizes.items())
+        across = sum(s * covariance(n, at, years, "integrated") for n, s in sizes.items())
+        inverse = np.linalg.inv(among + np.eye(len(rows)) / 3)
+        values = each[:, :, h].mean(1)
+        mean = (inverse @ values).sum() / inverse.sum()
+        expected += season[month, h] * (mean + across @ inverse @ (values - mean))
+    found = emulator.response(archive["ssp370"], 150, 170)[:, v, y, x]
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def offset_archive(size: float, months: int = 361) -> Archive:
+    """A warming climate in which ssp370 departs more and more from what its forcings explain, everywhere."""
+    archive = warming_archive(months=months, noise=0.2)
+    scenario = archive["ssp370"]
+    drift = size * (np.arange(months) / months)[:, None, None, None]
+    targets = scenario.targets + np.asarray(drift * np.array([1.0, 0.0])[:, None, None], np.float32)
+    return replace(archive, scenarios={**archive.scenarios, "ssp370": replace(scenario, targets=targets)})
+
+
+def test_a_departure_of_a_scenario_persists_after_its_last_training_month() -> None:
+    archive = offset_archive(2.0)
+    split = make_split(archive, "k360")
+    base = ClimatologyEmulator.fit(archive, split)
+    emulator = fitted(archive, split, base, reach=100.0)
+    (span,) = split.scored["test"]
+    said = emulator.predict_fields(archive["ssp370"], span.start, span.stop)[:, 0]
+    truth = archive["ssp370"].targets[:, span.start : span.stop, 0].mean(0)
+    error = archive.grid.mean((said - truth).mean(0))
+    linear = LinearEmulator.fit(archive, split, features=("CO2", "SO2"))
+    forgetful = linear.predict_fields(archive["ssp370"], span.start, span.stop)[:, 0]
+    without = archive.grid.mean((forgetful - truth).mean(0))
+    # The members' own weather and a departure that began slowly leave some of it.
+    assert abs(error) < 0.4 * abs(without)
+    # It is no other scenario's: where nothing was shown of the scenario there is none.
+    other = emulator.response(archive["ssp245"], span.start, span.stop, only=(DISCREPANCY,))
+    assert not other.any()
+
+
+def test_far_from_all_training_years_the_base_speaks_alone(archive, split, base) -> None:
+    emulator = fitted(archive, split, base)
+    scenario = archive["ssp370"]
+    far = replace(scenario, forcings={**scenario.forcings, "CO2": scenario.forcings["CO2"] + 1e5})
+    np.testing.assert_array_equal(emulator.predict_fields(far, 0, 60), base.predict_fields(far, 0, 60))
+    near = emulator.space.nearness(scenario, archive.grid, 3.0)[100:110, None, None, None]
+    expected = near * emulator.response(scenario, 100, 110) + (1 - near) * base.predict_fields(scenario, 100, 110)
+    np.testing.assert_allclose(emulator.predict_fields(scenario, 100, 110)[:, 0], expected[:, 0], rtol=1e-5)
+
+
+def test_saved_and_loaded_it_says_the_same_of_any_months(archive, split, base, tmp_path: Path) -> None:
+    emulator = fitted(archive, split, base, discrepancy="brownian")
+    emulator.save(tmp_path / "saved")
+    loaded = load_emulator(tmp_path / "saved")
+    assert isinstance(loaded, AdditiveGP)
+    for name in ("ssp245", "ssp370"):
+        whole = emulator.predict_fields(archive[name], 0, 181)
+        for start, stop in ((0, 1), (7, 20), (100, 181)):
+            part = loaded.predict_fields(archive[name], start, stop)
+            np.testing.assert_allclose(part, whole[start:stop], rtol=1e-5, atol=1e-5)
+        np.testing.assert_array_equal(
+            loaded.uncertainty(archive[name], 90, 100), emulator.uncertainty(archive[name], 90, 100)
+        )
+
+
+def test_posterior_spread_covers_the_forced_response() -> None:
+    """Over climates that are linear in the forcings, two thirds of the errors are within one standard deviation."""
+    inside = []
+    for seed in range(8):
+        archive = warming_archive(noise=0.5, seed=seed)
+        calm = warming_archive(noise=0.0, seed=seed)
+        split = make_split(archive, "k360")
+        emulator = fitted(archive, split, ClimatologyEmulator.fit(archive, split))
+        (span,) = split.scored["test"]
+        rows = slice(span.start, span.start + 24)
+        said = emulator.response(archive["ssp370"], rows.start, rows.stop)
+        known = emulator.uncertainty(archive["ssp370"], rows.start, rows.stop)
+        error = said - calm["ssp370"].targets[0, rows]
+        inside.append((np.abs(error) < known).mean())
+    assert 0.55 < np.mean(inside) < 0.9
+
+
+def test_shares_add_up_and_findings_name_every_component(archive, split, base) -> None:
+    emulator = fitted(archive, split, base)
+    shares = emulator.shares()
+    np.testing.assert_allclose(np.sum([*shares.values()], 0), 1.0, rtol=1e-5)
+    assert archive.grid.mean(shares["warming"][0]) > 0.5
+    lines = " ".join(emulator.findings(archive, split))
+    assert all(n.removeprefix("feature ") in lines for n in emulator.component_names)
+    assert all(f"{s.scenario}: discrepancy" in lines for s in split.train)
+
+
+def test_index_is_the_difference_of_the_means_of_its_boxes(archive) -> None:
+    grid = archive.grid
+    weights = index_weights("hemispheres", grid)
+    field = np.random.default_rng(0).normal(size=grid.shape)
+    half = np.cos(np.deg2rad(grid.lat))
+    north, south = (np.average(field[rows].mean(1), weights=half[rows]) for rows in (grid.lat > 0, grid.lat < 0))
+    assert (weights * field).sum() == pytest.approx(north - south)
+
+
+def test_an_index_without_a_cell_or_variable_is_left_out(archive, split, base) -> None:
+    both = fitted(archive, split, base, indices=("hemispheres", "rain-belt"))
+    assert index_weights("rain-belt", archive.grid) is None
+    assert both.component_names == fitted(archive, split, base).component_names
+    assert "rain-belt" not in both.component_names
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"reach": 0.0}, "reach is out of range"),
+        ({"warming": ()}, "names no forcing"),
+        ({"warming": ("CO2", "CO2")}, "names something twice"),
+        ({"indices": ("enso",)}, "names no climate index"),
+        ({"features": ("N2O",)}, "N2O"),
+        ({"forcings": ()}, "axes of a space"),
+    ],
+)
+def test_a_wrong_option_is_refused(archive, split, base, options, match) -> None:
+    with pytest.raises((RecipeError, ProtocolError), match=match):
+        fitted(archive, split, base, **options)
+
+
+def test_one_member_is_refused_as_it_shows_no_internal_variability(archive, split, base) -> None:
+    lone = replace(split, train=tuple(replace(s, members=(0,)) for s in split.train))
+    with pytest.raises(ProtocolError, match="how runs differ"):
+        fitted(archive, lone, base)
+    with pytest.raises(ProtocolError, match="no whole year"):
+        fitted(archive, Split("short", (Span("ssp126", 0, 11, (0, 1)),), {}), base)
