@@ -10,6 +10,7 @@ from emukit.errors import RecipeError
 from emukit.experiments.names import recipe_names
 from emukit.experiments.recipe import load_recipe
 from emukit.experiments.recipe_kinds import WrapperRecipe
+from emukit.experiments.record import recipe_digest
 from emukit.experiments.run import read_run, train_run
 from emukit.experiments.trainer import prepare
 from emukit.parallel.comm import Comm
@@ -83,7 +84,8 @@ def test_run_folder_from_before_is_read(archive, tmp_path):
     run, _ = train_run(archive, load_recipe("linear"), tmp_path / "run", protocol="k360", reporter=QUIET)
     old = run.recipe.model_dump(mode="json")
     old["model"]["warming_ridge"] = 3.0
-    record = run.record.model_copy(update={"recipe": old})
+    identity = run.record.identity.model_copy(update={"recipe": recipe_digest(old)})
+    record = run.record.model_copy(update={"recipe": old, "identity": identity})
     record.write(tmp_path / "run")
     again = read_run(tmp_path / "run")
     assert again.recipe.options == {**run.recipe.options, "warming_ridge": 3.0}

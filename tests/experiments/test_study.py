@@ -120,8 +120,8 @@ def test_epochs_reach_every_network_in_a_wrapper():
     found = load_study("variability")
     matched = next(v for v in found.all_variants() if v.recipe == "variance-matched")
     assert epoch_paths(recipe_of(matched)) == ["bases.0.recipe.training.epochs"]
-    nested = study(base="best", variants=[{"name": "a", "settings": {"model.warming": False}}])
-    assert [n.training.epochs for n in networks_of(recipe_of(nested.all_variants()[1], 3))] == [3, 3, 3]
+    nested = study(base="ensemble", variants=[{"name": "a", "settings": {"bases.0.copies": 2}}])
+    assert [n.training.epochs for n in networks_of(recipe_of(nested.all_variants()[1], 3))] == [3, 3]
     assert assignments(study(variants=[{"name": "a"}]).all_variants()[1], 3) == []
 
 
