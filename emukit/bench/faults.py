@@ -5,6 +5,7 @@ Invariant: a case is a function of the seed, its campaign, its kind and its numb
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import sys
@@ -21,6 +22,7 @@ from emukit.bench.cases import ALWAYS_BAD, COLUMNS, STORE, Tally, case_folder, c
 from emukit.bench.damage import BYTES, STORES, TEXTS, Damage, files_below, linked_copy
 from emukit.bench.forked import command, in_fork, preload
 from emukit.bench.kills import ABLATE, KILLS, NETWORK, counted, killed, trained, training
+from emukit.data.card import DIGESTS_ATTRIBUTE
 from emukit.errors import EmukitError
 from emukit.files import parse_json, read_text, shipped
 
@@ -136,29 +138,32 @@ def _make_whole(folder: Path, store: str | None) -> None:
     shutil.copy(shipped("data_cards", "demo.toml"), folder / "card" / "card.toml")
     (folder / "csv").mkdir()
     shutil.copy(folder / "entries/linear/submission.csv", folder / "csv")
+    shutil.copytree(folder / STORE, folder / "unknown.zarr")
+    for name in (".zattrs", ".zmetadata"):
+        path = folder / "unknown.zarr" / name
+        document = parse_json(read_text(path))
+        del document.get("metadata", {".zattrs": document})[".zattrs"][DIGESTS_ATTRIBUTE]
+        path.write_text(json.dumps(document))
     if store:
         linked_copy(Path(store), folder / "known.zarr")
 
 
 def _damaged(store: str | None) -> list[Campaign]:
-    texts = {**BYTES, **TEXTS}
-    known = [
-        Campaign(
-            "store of a known data set", {**BYTES, **STORES}, "known.zarr", _check_store("known.zarr"), findings=True
-        )
-    ]
+    texts, stores = {**BYTES, **TEXTS}, {**BYTES, **STORES}
+    known, unknown = "known.zarr", "unknown.zarr"
     return [
-        Campaign("store", {**BYTES, **STORES}, STORE, _check_store(STORE), findings=True, bad=ALWAYS_BAD),
-        *(known if store else ()),
-        Campaign("submission", texts, "csv", _ask("score", "csv/submission.csv", STORE, "-q"), compared=False),
+        Campaign("store", stores, STORE, _check_store(STORE), findings=True),
+        *([Campaign("store, named", stores, known, _check_store(known), findings=True)] if store else ()),
+        Campaign("store without digests", stores, unknown, _check_store(unknown), findings=True, bad=ALWAYS_BAD),
+        Campaign("submission", texts, "csv", command("score", "csv/submission.csv", STORE, "-q"), compared=False),
         Campaign("entry, scored", texts, "entries/linear", _score_entry),
         Campaign("entry, listed", texts, "entries/linear", _list("entries")),
         Campaign("finished run", texts, "runs/linear", _submit),
         Campaign("finished run, listed", texts, "runs/linear", _list("runs")),
         Campaign("killed run", texts, "begun", _resume),
-        Campaign("recipe", texts, "recipe", _ask("plan", "cnn-gru", "--recipe", "recipe/recipe.toml", "-q"), False),
-        Campaign("study", texts, "study", killed((*ABLATE, "--dry-run"), ".", 0), False),
-        Campaign("card", texts, "card", _ask("data", "check", STORE, "--card", "card/card.toml"), False),
+        Campaign("recipe", texts, "recipe", command("plan", "cnn-gru", "--recipe", "recipe/recipe.toml", "-q"), False),
+        Campaign("study", texts, "study", killed((*ABLATE, "--dry-run"), ".", 0), compared=False),
+        Campaign("card", texts, "card", command("data", "check", STORE, "--card", "card/card.toml"), compared=False),
     ]
 
 
@@ -203,10 +208,6 @@ def _check_store(name: str) -> Callable[[], None]:
         _tell(open_store(name).digest)
 
     return work
-
-
-def _ask(*words: str) -> Callable[[], None]:
-    return command(*words)
 
 
 def _score_entry() -> None:

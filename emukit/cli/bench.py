@@ -85,7 +85,11 @@ def bench(
     rows = suite.run_suite(names or (), choice, o.reporter(quiet))
     where = machine()
     accelerator = "" if where["accelerator"] == "none" else f", {where['accelerator']}"
-    repeated = f"medians of {choice.repeats}" if set(names or ()) != {"reach"} else "one training each"
+    repeats: dict[tuple[str, ...], str] = {
+        ("reach",): "one training each",
+        ("faults",): f"drawn with the seed {choice.seed or 0}",
+    }
+    repeated = repeats.get(tuple(sorted(set(names or ()))), f"medians of {choice.repeats}")
     title = f"{where['processor']}, {where['cores']} cores{accelerator}, {repeated}"
     if format == "md":
         echo(suite.markdown(rows, title))

@@ -7,6 +7,7 @@ they hide a test set.
 from __future__ import annotations
 
 import json
+import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator
@@ -120,6 +121,14 @@ def _open(path: Path) -> Source:
         raise StoreError(
             f"there is no store at {path}", expected=EXPECTED, hint="check the path; commands take it with --data PATH"
         )
+    strange = next(_not_files(path), None)
+    if strange:
+        raise StoreError(
+            f"{strange} is not a file",
+            found="a pipe, a socket or a device",
+            expected=EXPECTED,
+            hint="remove it, and " + REPAIR,
+        )
     if path.is_dir():
         return _open_zarr(path)
     if path.suffix.lower() not in NETCDF:
@@ -132,6 +141,21 @@ def _open(path: Path) -> Source:
             else "convert it to one of those; a NetCDF file of another name is read when it ends in .nc",
         )
     return _open_netcdf(path)
+
+
+def _not_files(path: Path) -> Iterator[Path]:
+    """What is neither a file nor a folder, at a path or below it: reading it might never end."""
+    if not path.is_dir():
+        if not path.is_file():
+            yield path
+        return
+    with os.scandir(path) as entries:
+        for entry in entries:
+            # A link to nothing is a file that is missing, and told as one. Links to folders may lead round in a circle.
+            if entry.is_dir(follow_symlinks=False):
+                yield from _not_files(Path(entry.path))
+            elif not (entry.is_file() or entry.is_dir()) and Path(entry.path).exists():
+                yield Path(entry.path)
 
 
 def _open_zarr(path: Path) -> Source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +117,21 @@ def test_a_blosc_header_of_zarr_v3_that_states_another_size_is_named(tmp_path):
     assert open_store(path, card=CARD)
     change(path / "tas/c/0/0/0/0/0", 4, b"\xff\xff\xff\xff")
     refused(path, "tas/c/0/0/0/0/0 is corrupt", "says -1 bytes")
+
+
+@pytest.mark.parametrize("name", ["tas/0.0.0.0.0", "pr/.zarray", ".zgroup"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_a_pipe_or_a_device_in_the_place_of_a_file_is_read_without_end(coded_store, name, kind):
+    store = coded_store("v2", **WHOLE)
+    path = store / name
+    path.unlink()
+    os.mkfifo(path) if kind == "pipe" else path.symlink_to("/dev/zero")
+    refused(store, f"{name} is not a file", "a pipe, a socket or a device")
+
+
+def test_a_pipe_for_a_netcdf_file_is_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.nc")
+    refused(tmp_path / "a.nc", "a.nc is not a file")
 
 
 @pytest.mark.parametrize("kind", ["v2", "v3"])
