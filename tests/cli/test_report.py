@@ -29,7 +29,8 @@ def test_report_of_runs_and_submissions_is_written_and_written_again(emukit, lin
             assert np.asarray(image.convert("L")).std() > 5
     # A made-up planet has none of the Earth's coasts.
     assert '"earth":false' in next(Path("report/data").iterdir()).read_text()
-    assert emukit("report", linear_run, "-q", "--no-published").code == 0
+    assert emukit("report", linear_run, "-q", "--no-published").code == 2
+    assert emukit("report", linear_run, "-q", "--no-published", "--overwrite").code == 0
     assert "own report; leaderboard of the UCSD" not in Path("report/index.html").read_text()
 
 
