@@ -339,6 +339,11 @@ class AdditiveGP(Wrapper):
         )
 
     @classmethod
+    def forcings_read(cls, options: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+        """`features`, `warming` and `forcings`."""
+        return {name: options[name] for name in ("features", "warming", "forcings")}
+
+    @classmethod
     def check(cls, archive: Archive, **options: Any) -> None:
         """Refuse values out of their ranges; arguments as for `fit`."""
         reach = options["reach"]

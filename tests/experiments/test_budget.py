@@ -82,4 +82,4 @@ def test_folds_and_copies_are_counted():
     assert trainings(load_recipe("best-fast"), 3) == []
     assert [t for _, t in trainings(load_recipe("ensemble"), 3)] == [3]
     # Each of three networks once, and once more for each of three scenarios.
-    assert [t for _, t in trainings(load_recipe("best"), 3)] == [12]
+    assert [t for _, t in trainings(load_recipe("best-networks"), 3)] == [12]

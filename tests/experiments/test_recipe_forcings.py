@@ -40,7 +40,7 @@ def fitted(recipe, archive, said=None):
 
 def test_shipped_recipes_leave_out_what_the_data_lack_and_say_so():
     archive, said = without("BC", "CH4"), Said()
-    chosen = fitted(load_recipe("best"), archive, said)
+    chosen = fitted(load_recipe("best-networks"), archive, said)
     anchored = chosen.bases[0].recipe
     kriging = anchored.bases[0].recipe
     linear = kriging.bases[0].recipe
@@ -55,7 +55,7 @@ def test_shipped_recipes_leave_out_what_the_data_lack_and_say_so():
     assert plain.options["features"] == ("step:2045:20",)
     assert all("SO2" not in own for own in plain.options["strength"].values())
     # Nothing is changed where nothing is missing.
-    whole = load_recipe("best")
+    whole = load_recipe("best-networks")
     assert fitted(whole, warming_archive()) == whole
 
 
@@ -81,14 +81,14 @@ def test_everything_missing_is_told_at_once_with_settings_that_work(tmp_path):
     ]
     folder = tmp_path / "run"
     with pytest.raises(ProtocolError, match="forcings that the data do not have") as error:
-        train_run(archive, load_recipe("best", assignments=settings), folder, reporter=silent_reporter())
+        train_run(archive, load_recipe("best-networks", assignments=settings), folder, reporter=silent_reporter())
     text = error.value.text()
     for part in ("BC", "N2O", "atlantis", "no SO2", f"{DEEP}.model.forcings", f"{DEEP}.bases.0.recipe.model.warming"):
         assert part in text, part
     assert not folder.exists()
     words = shlex.split(error.value.hint)
     assert words[::2] == ["--set"] * 4
-    mended = fitted(load_recipe("best", assignments=[*settings, *words[1::2]]), archive)
+    mended = fitted(load_recipe("best-networks", assignments=[*settings, *words[1::2]]), archive)
     assert mended.bases[0].recipe.bases[0].recipe.options["forcings"] == ("CO2",)
     assert mended.bases[0].recipe.bases[1].recipe.inputs.forcings == ("CO2",)
 
@@ -105,7 +105,7 @@ def test_everything_missing_is_told_at_once_with_settings_that_work(tmp_path):
     ],
 )
 def test_a_mistake_in_a_composed_recipe_makes_no_folder(setting, said, tmp_path):
-    recipe = load_recipe("best", assignments=[setting])
+    recipe = load_recipe("best-networks", assignments=[setting])
     with pytest.raises(EmukitError) as error:
         train_run(warming_archive(), recipe, tmp_path / "run", reporter=silent_reporter())
     assert said in error.value.text()
@@ -125,7 +125,7 @@ def test_what_only_fitting_finds_leaves_the_folder_to_the_corrected_command(tmp_
 
 
 def test_the_hint_for_a_loss_is_a_setting_that_works():
-    for name in ("best", "anchored"):
+    for name in ("best-networks", "anchored"):
         with pytest.raises(RecipeError, match="no loss of its own") as error:
             load_recipe(name, loss="l1")
         words = [w for w in shlex.split(error.value.hint) if "=" in w]

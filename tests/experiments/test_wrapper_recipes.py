@@ -59,13 +59,15 @@ def test_single_settings_reach_the_base_they_name() -> None:
 
 def test_single_settings_reach_the_bases_of_a_base() -> None:
     words = ("bases.0.recipe.bases.1.copies=2", "bases.0.recipe.bases.1.recipe.training.epochs=4")
-    inner = load_recipe("best", assignments=words).bases[0].recipe
+    inner = load_recipe("best-networks", assignments=words).bases[0].recipe
     assert [(b.recipe.emulator, b.copies) for b in inner.bases] == [("kriging", 1), ("cnn-gru", 2)]
     assert inner.bases[1].recipe.training.epochs == 4
-    assert inner.options["reach"] == load_recipe("best").bases[0].recipe.options["reach"]  # nothing else changed
+    assert (
+        inner.options["reach"] == load_recipe("best-networks").bases[0].recipe.options["reach"]
+    )  # nothing else changed
     # Through a base that is only named, too.
     deeper = load_recipe("best-fast", assignments=("bases.0.recipe.bases.0.recipe=linear",)).bases[0].recipe
-    assert deeper.emulator == "kriging"
+    assert deeper.emulator == "additive-gp"
     assert deeper.bases[0].recipe.digest == load_recipe("linear").digest
 
 
@@ -125,8 +127,8 @@ def test_anchor_without_a_network_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "words", "protocol", "match"),
     [
-        ("best", ("bases.0.recipe.model.reach=-1.0",), "k360", "reach is out of range"),
-        ("best", ("bases.0.recipe.bases.0.recipe.model.length=-1.0",), "k360", "length is out of range"),
+        ("best-networks", ("bases.0.recipe.model.reach=-1.0",), "k360", "reach is out of range"),
+        ("best-networks", ("bases.0.recipe.bases.0.recipe.model.length=-1.0",), "k360", "length is out of range"),
         ("anchored", (), "one", "there is but one"),
     ],
 )
