@@ -78,11 +78,12 @@ def must(act: Callable[[], None]) -> None:
             raise
 
 
-def expect_well(ended: Ended) -> None:
+def expect_well(ended: Ended, what: str = "a command") -> None:
     """Refuse to count faults where it does not work without."""
     if ended.code:
         raise EmukitError(
-            "a command fails without any fault", found=f"exit code {ended.code}: {ended.err}{ended.out}"[-2000:]
+            f"{what} fails without any fault",
+            found=f"exit code {ended.code} after {ended.seconds:.0f} s: {ended.err}{ended.out}"[-2000:],
         )
 
 

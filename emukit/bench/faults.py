@@ -6,6 +6,7 @@ Invariant: a case is a function of the seed, its campaign, its kind and its numb
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 import sys
@@ -183,7 +184,8 @@ def _damage_all(campaign: Campaign, whole: Path, place: Path, cases: int, seed: 
             part = place / campaign.part
             before = _contents(part)
             # In a fork: what zarr starts to write with would be lost in later forks.
-            expect_well(in_fork(partial(_damage, campaign.kinds[kind], random, part), place))
+            damage = partial(_damage, campaign.kinds[kind], random, part)
+            expect_well(in_fork(damage, place, hang_seconds=math.inf), f"{kind}, case {number},")
             changed = sorted(_changes(before, _contents(part)))
             ended = in_fork(campaign.work, place)
             same = _answer(place) == answer or not campaign.compared

@@ -115,7 +115,8 @@ def collect_rows(
 def entry_folders(place: Path) -> list[Path]:
     """Every run and submission at or right below a place."""
     inside = (place, *folders_in(place))
-    return [f for f in inside if (f / RECORD_FILE).exists() or (f / ENTRY_FILE).exists()]
+    # Whatever has a name of theirs: one that is damaged or incomplete is told, not passed over.
+    return [f for f in inside if any(os.path.lexists(f / name) for name in (RECORD_FILE, ENTRY_FILE, SCORE_FILE))]
 
 
 def folders_in(place: Path) -> list[Path]:

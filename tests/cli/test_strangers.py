@@ -54,3 +54,21 @@ def test_another_csv_than_the_entry_is_of_is_said(emukit, entry, demo_store):
     # Elsewhere it is a CSV like any other.
     alone = entry.rename("alone.csv")
     assert emukit("check-submission", alone, "--data", demo_store, "-q").code == 0
+
+
+@pytest.mark.parametrize("left", ["nothing", "a link to itself", "a pipe"])
+def test_an_entry_that_lost_its_file_is_passed_over(emukit, linear_run, demo_store, left):
+    """Its CSV and its score are there still: it is named, and the others are listed."""
+    for name in ("whole", "lost"):
+        assert emukit("submit", linear_run, "--data", demo_store, "--out", f"entries/{name}", "-q").code == 0
+        assert emukit("score", f"entries/{name}/submission.csv", demo_store, "--save", "-q").code == 0
+    path = Path("entries/lost/entry.toml")
+    path.unlink()
+    if left == "a link to itself":
+        path.symlink_to(path.name)
+    elif left == "a pipe":
+        os.mkfifo(path)
+    answer = emukit("leaderboard", "entries", "--no-published", "--format", "json")
+    assert answer.code == 0, answer.err
+    assert [row["name"] for row in json.loads(answer.out) if row["kind"] == "submission"] == ["whole"]
+    assert "entries/lost/entry.toml" in answer.err
