@@ -129,8 +129,11 @@ def test_network_trains_resumes_and_refuses_to_overwrite(emukit, demo_store):
     assert "2/" not in first.out
     assert len(Path("runs/net/metrics.jsonl").read_text().splitlines()) == 2
     again = emukit(*words)
-    assert again.code == 2
-    assert "--resume" in again.err
+    assert again.code == 0
+    assert "nothing is trained" in again.err
+    other = emukit(*words, "--seed", "5")
+    assert other.code == 2
+    assert "runs/net exists" in other.err
     assert emukit(*words, "--resume").code == 0
     longer = emukit(*words[:-2], "--set=training.epochs=3", "--resume")
     assert longer.code == 2

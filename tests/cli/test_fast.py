@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from emukit.experiments import recipe, recipe_kinds
+from emukit.experiments import names, recipe
 from emukit.files import shipped
 
 
@@ -19,7 +19,7 @@ def recipes(tmp_path, monkeypatch):
     (folder / "mine-fast.toml").write_text(
         'emulator = "linear"\ndescription = "mine in seconds"\n[model]\nridge = 7.0\n'
     )
-    for module in (recipe, recipe_kinds):
+    for module in (recipe, names):
         monkeypatch.setattr(module, "shipped", lambda kind, name: folder / name)
 
 

@@ -122,8 +122,9 @@ def test_written_store_reads_back_whole(tmp_path: Path, small: DemoClimate) -> N
     assert (path / ".zmetadata").is_file()
     assert not (path / "zarr.json").exists()
     with xr.open_zarr(path, consolidated=True) as d:
-        expected = small.dataset()
-        xr.testing.assert_identical(d.load(), expected)
+        expected, found = small.dataset(), d.load()
+        assert json.loads(found.attrs.pop("emukit_published"))["members"] == [0, 1]
+        xr.testing.assert_identical(found, expected)
         assert layout(d) == LAYOUT
         assert demo_from_attrs(d.attrs) == small
         assert d.tas.encoding["chunks"] == (1, 37, 1, 8, 12)

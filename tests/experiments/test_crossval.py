@@ -1,6 +1,7 @@
 """Cross-validation that shows a fold what it scores, or looks outside the training months."""
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import permutations
 
@@ -291,8 +292,10 @@ def test_distance_is_that_of_forcings_and_the_bound_divides_the_folds(compared):
     assert forcing_distance(other, fold.train, fold.scored[HELD_OUT]) == result.distances["without ssp126"]
 
 
-def test_a_single_recipe_is_shown_on_every_set_of_months(compared):
-    archive, recipes, out, several = compared
+def test_a_single_recipe_is_shown_on_every_set_of_months(compared, tmp_path):
+    archive, recipes, shared, several = compared
+    # Its own copy: a comparison writes its results over those that others read.
+    out = shutil.copytree(shared, tmp_path / "crossval")
     result = compare(archive, {"linear": recipes["linear"]}, out, protocol="k360", months=48, reporter=QUIET)
     *parts, mean = result.blocks()
     parts = [part for part in parts if part.column[0] == "distance"]
