@@ -333,7 +333,7 @@ def test_study_brings_its_runs_and_names_those_that_are_gone(runs, tmp_path):
     assert write_report([folder, runs], out, unopened, QUIET, published=False, overwrite=True).entries == 3
     write_text(folder / "study.json", "{")
     with pytest.raises(RunError, match="damaged"):
-        write_report([folder], out, unopened, QUIET)
+        write_report([folder], out, unopened, QUIET, overwrite=True)
     below = write_report([tmp_path, runs], out, unopened, QUIET, published=False, overwrite=True)
     assert "study.json is damaged" in below.left_out[0]
 
@@ -348,7 +348,7 @@ def test_runs_of_a_study_are_called_what_they_are_there_and_others_by_their_fold
     assert "in the folder line" in line
     assert "later</a>: mse, seed 0" in line
     index = (out / "index.html").read_text()
-    assert ">loss-weights: mse, seed 0</a></th>" in index
+    assert ">loss-weights: mse, seed 0</a>" in index
     assert ">net</a>" in index
     assert '"name":"loss-weights: mse, seed 0"' in (out / "assets" / "entries.js").read_text()
 
