@@ -167,7 +167,7 @@ def _not_a_file(random: Random, files: Sequence[Path]) -> None:
 
 
 def _large(random: Random, files: Sequence[Path]) -> None:
-    """A file that goes on for long after its end."""
+    """A file with much more after its end."""
     path = random.choice(files)
     _put(path, path.read_bytes())
     with path.open("r+b") as f:

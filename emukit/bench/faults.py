@@ -127,10 +127,10 @@ def _make_whole(folder: Path, store: str | None) -> None:
     expect_well(in_fork(counted(training("whole"), "whole"), folder))
     # A training that was killed in its last epoch, when three quarters of what it does to files was done.
     at = int((folder / "events").read_text()) * 3 // 4
-    begun = in_fork(killed(training("begun"), "begun", at), folder)
+    stopped = in_fork(killed(training("interrupted"), "interrupted", at), folder)
     shutil.rmtree(folder / "whole")
-    if begun.code != -signal.SIGKILL or not (folder / "begun" / "last.pt").exists():
-        raise EmukitError("a training was not killed where it should have been", found=begun.err[-500:])
+    if stopped.code != -signal.SIGKILL or not (folder / "interrupted" / "last.pt").exists():
+        raise EmukitError("a training was not killed where it should have been", found=stopped.err[-500:])
     (folder / "recipe").mkdir()
     (folder / "recipe" / "recipe.toml").write_text(_toml(NETWORK))
     (folder / "study").mkdir()
@@ -161,7 +161,7 @@ def _damaged(store: str | None) -> list[Campaign]:
         Campaign("entry, listed", texts, "entries/linear", _list("entries")),
         Campaign("finished run", texts, "runs/linear", _submit),
         Campaign("finished run, listed", texts, "runs/linear", _list("runs")),
-        Campaign("killed run", texts, "begun", _resume),
+        Campaign("killed run", texts, "interrupted", _resume),
         Campaign("recipe", texts, "recipe", command("plan", "cnn-gru", "--recipe", "recipe/recipe.toml", "-q"), False),
         Campaign("study", texts, "study", killed((*ABLATE, "--dry-run"), ".", 0), compared=False),
         Campaign("card", texts, "card", command("data", "check", STORE, "--card", "card/card.toml"), compared=False),
@@ -238,9 +238,9 @@ def _submit() -> None:
 
 
 def _resume() -> None:
-    """Where a training that goes on ends."""
-    must(command(*training("begun"), "--resume"))
-    _tell("\n".join(map(str, sorted(trained(Path("begun")).items()))))
+    """The weights at the end of a training that is resumed."""
+    must(command(*training("interrupted"), "--resume"))
+    _tell("\n".join(map(str, sorted(trained(Path("interrupted")).items()))))
 
 
 def _tell(answer: str) -> None:

@@ -1,7 +1,7 @@
 """Commands in forks of one process that has imported everything: a hundred cases in the time of a few commands.
 
 Invariant: a command runs as `emukit` runs it, in a process, a folder and with output files of its own; whatever it does
-to itself, the process that started it goes on, and knows how it ended, what it said, and what it took.
+to itself, the process that started it continues, and knows how it ended, what it said, and what it took.
 """
 
 from __future__ import annotations

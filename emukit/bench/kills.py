@@ -237,9 +237,9 @@ class _ForkedProcess:
         return self._code
 
     def wait(self, timeout: float = float("inf")) -> int:
-        begun = time.monotonic()
+        started = time.monotonic()
         while self.poll() is None:
-            if time.monotonic() - begun > timeout:
+            if time.monotonic() - started > timeout:
                 raise subprocess.TimeoutExpired("a fork", timeout)
             time.sleep(0.01)
         assert self._code is not None

@@ -71,6 +71,7 @@ def check_submission(
     from emukit.experiments.climx import is_climx
 
     if is_climx(csv):
+        _refuse_store_options(data, protocol, card, convert)
         _check_climx(csv, format)
         return
     from emukit.data.protocol import make_split
@@ -126,6 +127,7 @@ def score(
     from emukit.experiments.climx import is_climx
 
     if is_climx(csv):
+        _refuse_store_options(data, protocol, card, convert)
         _score_climx(csv, truth, format, save)
         return
     from emukit.cli.show import score_block
@@ -169,6 +171,18 @@ def score(
         place = csv.parent / table.SCORE_FILE
         table.save_score(place, kept, overwrite)
         report.say(f"wrote {place}")
+
+
+def _refuse_store_options(data: str | None, protocol: str | None, card: str | None, convert: list[str] | None) -> None:
+    """A ClimX submission is read without a store: options that are about one would do nothing."""
+    from emukit.errors import SubmissionError
+
+    given = {"--data": data, "--protocol": protocol, "--card": card, "--convert": convert}
+    named = [option for option, value in given.items() if value]
+    if named:
+        raise SubmissionError(
+            "a ClimX submission needs no store", found=", ".join(named), hint="leave these options out"
+        )
 
 
 def _check_climx(path: Path, format: o.Formats) -> None:

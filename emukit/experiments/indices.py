@@ -14,10 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from emukit.competitions.climx.submission import FIRST_YEAR, LAST_YEAR, write_submission
-from emukit.data.daily import DAYS, DailyStore, open_daily
+from emukit.data.daily import DAYS, open_daily
 from emukit.data.grid import Grid
 from emukit.errors import EmukitError, StoreError
 from emukit.experiments import provenance
@@ -202,10 +201,10 @@ def compute_indices(paths: Sequence[Path], percentiles: Percentiles, report: Rep
                 expected=f"{percentiles.grid.shape}",
                 hint="compute percentiles from a historical run on the same grid",
             )
-        hashing = _Hashing(store)
+        digest = hashlib.sha256(" ".join(VARIABLES).encode())
         out = {name: np.empty((len(store.years), *store.grid.shape)) for name in INDICES}
         with report.step("indices", len(store.years)) as step:
-            for i, (year, values) in enumerate(indices_by_year(hashing, percentiles.values)):
+            for i, (year, values) in enumerate(indices_by_year(store, percentiles.values, digest.update)):
                 for name in INDICES:
                     out[name][i] = values[name]
                 step.advance(note=str(year))
@@ -216,7 +215,7 @@ def compute_indices(paths: Sequence[Path], percentiles: Percentiles, report: Rep
         coords,
         {
             "history": f"{provenance.now()} emukit indices",
-            "daily_sha256": hashing.digest.hexdigest(),
+            "daily_sha256": digest.hexdigest(),
             "base_sha256": percentiles.base_sha256,
             "base_period": list(percentiles.period),
         },
@@ -255,17 +254,3 @@ def write_indices(indices: xr.Dataset, out: Path, overwrite: bool = False) -> st
 
 def _plain(value: object) -> object:
     return value.tolist() if isinstance(value, np.ndarray) else value
-
-
-class _Hashing(DailyStore):
-    """A store that remembers the digest of the whole days that were read from it, in order."""
-
-    def __init__(self, store: DailyStore) -> None:
-        super().__init__(store.source, store._parts, store.grid, store.first_year)
-        self.digest = hashlib.sha256(" ".join(VARIABLES).encode())
-
-    def read(self, variable: str, start: int, stop: int, rows: slice = slice(None)) -> NDArray[np.float32]:
-        """As `DailyStore.read`."""
-        values = super().read(variable, start, stop, rows)
-        self.digest.update(np.ascontiguousarray(values).data)
-        return values

@@ -13,7 +13,7 @@ Dimension letters: N days of a series, D days of one year, K years, C cells.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -170,7 +170,7 @@ def thresholds_of(store: DailyStore, first_year: int, last_year: int, rows_at_on
         rows_at_once: Rows of a band: memory is 30 years of days of these.
 
     Returns:
-        Thresholds on (365, Y X), and the SHA-256 of the values they are made of.
+        Thresholds on (365, Y X), and the SHA-256 of the values they are made of, in the order in which they are read.
 
     Raises:
         StoreError: The store does not hold these years, or cannot be read.
@@ -198,13 +198,14 @@ def thresholds_of(store: DailyStore, first_year: int, last_year: int, rows_at_on
 
 
 def indices_by_year(
-    store: DailyStore, thresholds: Thresholds, cells_at_once: int = 4608
+    store: DailyStore, thresholds: Thresholds, seen: Callable[[memoryview], None], cells_at_once: int = 4608
 ) -> Iterator[tuple[int, dict[str, Index]]]:
     """The fifteen indices, a year at a time.
 
     Args:
         store: tas, tasmax, tasmin and pr.
         thresholds: (365, Y X) percentiles on the store's grid.
+        seen: Called with the daily values, year by year and in the order of `VARIABLES`: a digest's `update`.
         cells_at_once: Bounds the memory of a step; the numbers do not depend on it.
 
     Yields:
@@ -219,6 +220,8 @@ def indices_by_year(
         start = (year - store.first_year) * DAYS
         stop = min(start + DAYS, store.days)
         fields = {name: store.read(name, start, stop).reshape(1, stop - start, cells) for name in VARIABLES}
+        for values in fields.values():
+            seen(np.ascontiguousarray(values).data)
         blocks = []
         for low in range(0, cells, cells_at_once):
             part = slice(low, low + cells_at_once)

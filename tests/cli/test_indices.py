@@ -255,3 +255,12 @@ def test_indices_that_replace_a_file_of_another_origin(files, percentiles, tmp_p
     (tmp_path / "s.csv").write_text("a,b\n")
     with pytest.raises(EmukitError, match="not a submission"):
         check_output(tmp_path / "s.csv", overwrite=True)
+
+
+def test_an_option_about_a_store_that_does_nothing_for_climx(emukit, submissions):
+    folder, _, _ = submissions
+    for words in (("--data", "demo"), ("--protocol", "k360"), ("--convert", "tas=degC")):
+        for command in (("check-submission",), ("score", folder / "truth.parquet")):
+            answer = emukit(command[0], folder / "mine.parquet", *command[1:], *words)
+            assert answer.code == 2
+            assert words[0] in answer.err

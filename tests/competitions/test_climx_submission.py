@@ -2,6 +2,7 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from emukit.competitions.climx.submission import (
@@ -129,6 +130,15 @@ def test_columns_that_do_not_belong():
     assert any("TXx is string" in p for p in check_table(pa.table({**columns, "TXx": ["a"] * 3})))
     missing = check_table(pa.table({"row_id": np.arange(3)}))
     assert sum("is missing" in p for p in missing) == len(INDICES)
+
+
+def test_a_file_that_is_far_larger_than_a_submission(tmp_path):
+    pq.write_table(pa.table({f"c{i}": np.zeros(2) for i in range(40)}), tmp_path / "wide.parquet")
+    # Four times the rows, which compress to almost nothing.
+    pq.write_table(pa.table({"row_id": np.zeros(4 * ROWS, np.int8)}), tmp_path / "long.parquet")
+    for name in ("wide", "long"):
+        with pytest.raises(SubmissionError, match="far more than a submission"):
+            read_table(tmp_path / f"{name}.parquet")
 
 
 def test_a_file_that_is_no_table(tmp_path):

@@ -107,8 +107,8 @@ def read_table(path: Path | str) -> pa.Table:
     ending = _ending(path)
     try:
         if ending == ".parquet":
-            rows = pq.ParquetFile(path).metadata.num_rows
-            if rows <= 2 * ROWS:
+            content = pq.ParquetFile(path).metadata
+            if content.num_rows <= 2 * ROWS and content.num_columns <= 2 * len(COLUMNS):
                 return pq.read_table(path)
         else:
             table, rows = _read_csv(path)
@@ -119,7 +119,9 @@ def read_table(path: Path | str) -> pa.Table:
             f"cannot read {path}", found=str(e).splitlines()[0], expected="a Parquet or CSV file"
         ) from e
     raise SubmissionError(
-        f"{path} holds far more rows than a submission", found=f"more than {2 * ROWS:,}", expected=f"{ROWS:,}"
+        f"{path} holds far more than a submission",
+        found=f"more than {2 * ROWS:,} rows or {2 * len(COLUMNS)} columns",
+        expected=f"{ROWS:,} rows, {len(COLUMNS)} columns",
     )
 
 
