@@ -107,7 +107,7 @@ def training(folder: str) -> tuple[str, ...]:
 
 
 def trained(folder: Path) -> dict[str, str]:
-    """What a training left, but for times: digests of weights, the epochs of its log, and the names of its files."""
+    """What a training left, except times: digests of weights, the epochs of its log, and the names of its files."""
     log = [parse_json(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     epochs = [{k: v for k, v in line.items() if k != "seconds"} for line in log]
     left = {str(p.relative_to(folder)): "" for p in sorted(folder.rglob("*")) if p.is_file()}
@@ -116,7 +116,7 @@ def trained(folder: Path) -> dict[str, str]:
 
 
 def _studied(folder: Path) -> dict[str, str]:
-    """What a study left, but for times: digests of the weights and scores of its runs, and the names of its files."""
+    """What a study left, except times: digests of the weights and scores of its runs, and the names of its files."""
     left = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         content = path.read_bytes() if path.name in ("arrays.safetensors", "validation.json") else b""
@@ -136,7 +136,7 @@ class Killing:
         words: The command.
         more: What is added to go on.
         folder: Where it writes.
-        left: What it left there, but for times.
+        left: What it left there, except times.
     """
 
     name: str

@@ -312,7 +312,7 @@ def compare(
         RunError: A folder holds a run of another configuration.
         TrainingError: A loss is not finite.
     """
-    # The same command goes on where it was stopped, and writes its results again.
+    # The same command continues where it was stopped, and writes its results again.
     refuse_taken(out / REPORT_FILE, REPORT, overwrite=True)
     split = make_split(archive, protocol)
     folds = blocked_folds(archive, split, months=months)

@@ -96,7 +96,7 @@ def check_output(out: Path, overwrite: bool = False) -> None:
     """Refuse a place that `write_indices` could not write to, before anything is computed for it.
 
     Raises:
-        EmukitError: The ending is none that it writes, or the place is taken.
+        EmukitError: The ending is not one that it writes, or the place is taken.
     """
     refuse_taken(out, _kind(out), overwrite)
 

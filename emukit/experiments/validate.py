@@ -247,7 +247,7 @@ def validate(
         RunError: A folder holds a run of another configuration.
         TrainingError: A loss is not finite.
     """
-    # The same command goes on where it was stopped, and writes its results again.
+    # The same command continues where it was stopped, and writes its results again.
     refuse_taken(out / REPORT_FILE, REPORT, overwrite=True)
     sets, not_scored = named_protocols(archive, protocols)
     chosen = chosen_seeds(recipe, seeds)

@@ -88,9 +88,9 @@ def test_everything_missing_is_told_at_once_with_settings_that_work(tmp_path):
     assert not folder.exists()
     words = shlex.split(error.value.hint)
     assert words[::2] == ["--set"] * 4
-    mended = fitted(load_recipe("best-networks", assignments=[*settings, *words[1::2]]), archive)
-    assert mended.bases[0].recipe.bases[0].recipe.options["forcings"] == ("CO2",)
-    assert mended.bases[0].recipe.bases[1].recipe.inputs.forcings == ("CO2",)
+    corrected = fitted(load_recipe("best-networks", assignments=[*settings, *words[1::2]]), archive)
+    assert corrected.bases[0].recipe.bases[0].recipe.options["forcings"] == ("CO2",)
+    assert corrected.bases[0].recipe.bases[1].recipe.inputs.forcings == ("CO2",)
 
 
 @pytest.mark.parametrize(
