@@ -11,7 +11,7 @@ from emukit.files import shipped
 
 
 @pytest.fixture
-def recipes(tmp_path, monkeypatch):
+def recipes(tmp_path, monkeypatch, request):
     """The shipped recipes, with `mine` and `mine-fast` among them, and only these fast."""
     folder = tmp_path / "baselines"
     shutil.copytree(shipped("baselines", "."), folder, ignore=shutil.ignore_patterns("*-fast.toml"))
@@ -21,6 +21,9 @@ def recipes(tmp_path, monkeypatch):
     )
     for module in (recipe, names):
         monkeypatch.setattr(module, "shipped", lambda kind, name: folder / name)
+    # The names are read once a process: those of this test are neither taken from another's nor left to one.
+    names.recipe_names.cache_clear()
+    request.addfinalizer(names.recipe_names.cache_clear)
 
 
 def test_train_takes_the_fast_recipe(emukit, demo_store, recipes):

@@ -9,6 +9,7 @@ import pytest
 
 from emukit.config import check
 from emukit.data.split import Span
+from emukit.distribution import VERSION
 from emukit.errors import ProtocolError, RecipeError, RunError
 from emukit.experiments import costs, findings
 from emukit.experiments import run as run_module
@@ -370,7 +371,7 @@ def test_numbers_are_those_of_the_runs_and_differences_of_seeds_that_both_have(o
     assert states == {"waiting"}
     json.dumps(result, allow_nan=False)
     (together,) = result["trained_with"]
-    assert together.startswith(f"emukit {version('emukit')}")
+    assert together.startswith(f"emukit {VERSION}")
     assert f"torch {version('torch')}" in together
     # What is kept of the years is read, not made again.
     again = result_of(opened, plan)
