@@ -7,6 +7,8 @@ unknown key passes. What the settings of a component are is written beside that 
 from __future__ import annotations
 
 import inspect
+import json
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -196,3 +198,23 @@ def options_of(function: Callable[..., Any], context: Iterable[str] = ()) -> typ
         if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in set(context)
     }
     return create_model("Options", __base__=Settings, **fields)
+
+
+def toml_value(value: Any) -> str:
+    """A value as TOML writes it in one line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_key(str(k))}={toml_value(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(toml_value, value)) + "]"
+    return _quoted(value) if isinstance(value, str) else repr(value)
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _quoted(key)
+
+
+def _quoted(text: str) -> str:
+    # TOML has JSON's escapes, but no pairs of surrogates, and wants one for DEL.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007F")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic_core import PydanticUndefined
 
-from emukit.experiments.study import Axis, Study, Variant, load_study, recipe_of, refuse_untrainable
+from emukit.studies.study import Axis, Study, Variant, load_study, recipe_of, refuse_untrainable
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "studies.md").read_text(encoding="utf-8")

@@ -16,7 +16,6 @@ import typer
 
 from emukit.cli import (
     ablate,
-    bench,
     commands,
     data,
     indices,
@@ -47,7 +46,7 @@ app = o.App(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for register in (train, validate, ablate, plan, results, plot, report, submissions, indices, bench):
+for register in (train, validate, ablate, plan, results, plot, report, submissions, indices):
     register.add_commands(app)
 app.add_typer(runs.app, name="runs", rich_help_panel=commands.LOOK)
 app.add_typer(data.app, name="data", rich_help_panel=commands.DATA)
@@ -60,7 +59,7 @@ def _version(show: bool) -> None:
 
 
 @app.callback()
-def options(
+def common_options(
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error; may stand anywhere.")] = False,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
 ) -> None:

@@ -19,9 +19,9 @@ from emukit.terminal import echo, open_console
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
-    from emukit.experiments.ablate import PlannedRun, StudyPlan
-    from emukit.experiments.study import Variant
     from emukit.progress import Reporter
+    from emukit.studies.ablate import PlannedRun, StudyPlan
+    from emukit.studies.study import Variant
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -90,13 +90,13 @@ def ablate(
     from emukit.cli.watch import Watch
     from emukit.data.named import data_source
     from emukit.errors import RecipeError
-    from emukit.experiments.ablate import Opened, make_study_plan, run_study, write_plan
-    from emukit.experiments.begun import plan_exists
-    from emukit.experiments.findings import STUDY_FILE, save_result, study_result
-    from emukit.experiments.search import Search, search_study
-    from emukit.experiments.study import load_study, seconds_of
     from emukit.files import exclusive
-    from emukit.report import study as tables
+    from emukit.studies import table as tables
+    from emukit.studies.ablate import Opened, make_study_plan, run_study, write_plan
+    from emukit.studies.results import STUDY_FILE, save_result, study_result
+    from emukit.studies.saved_plan import plan_exists
+    from emukit.studies.search import Search, search_study
+    from emukit.studies.study import load_study, seconds_of
 
     format = o.chosen_format(format, markdown)
     if show:
@@ -196,8 +196,8 @@ def _places(on: str | None, jobs: int | None) -> Iterator[tuple[Callable[..., No
         EmukitError: There is no such cluster.
     """
     from emukit.errors import RecipeError
-    from emukit.experiments.ablate import environments_of
-    from emukit.experiments.jobs import run_jobs
+    from emukit.studies.ablate import environments_of
+    from emukit.studies.jobs import run_jobs
 
     if on is None:
         environments = environments_of(jobs)
@@ -205,7 +205,7 @@ def _places(on: str | None, jobs: int | None) -> Iterator[tuple[Callable[..., No
         return
     if jobs:
         raise RecipeError("--jobs is for this machine", found=f"--on {on}", hint="Ray runs as many as it has room for")
-    from emukit.experiments.on_ray import open_cluster
+    from emukit.studies.ray_jobs import open_cluster
 
     with open_cluster(on) as cluster:
         # Every place is taken to be like this machine, with the one thread that Ray gives a task where there is no GPU.
@@ -214,7 +214,7 @@ def _places(on: str | None, jobs: int | None) -> Iterator[tuple[Callable[..., No
 
 
 def _print_list(format: o.Formats) -> None:
-    from emukit.experiments.study import load_study, study_names
+    from emukit.studies.study import load_study, study_names
 
     studies = {name: load_study(name) for name in study_names()}
     rows = [(n, s.base, str(len(s.all_variants()) + s.number_of_trials), s.question) for n, s in studies.items()]

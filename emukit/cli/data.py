@@ -99,8 +99,8 @@ def windows(
     from emukit.data.frames import FrameEncoder
     from emukit.data.protocol import make_split
     from emukit.errors import RecipeError
-    from emukit.experiments.recipe import load_recipe
-    from emukit.experiments.recipe_kinds import NetworkRecipe
+    from emukit.recipes.load import load_recipe
+    from emukit.recipes.schema import NetworkRecipe
 
     report = o.reporter(quiet)
     chosen = load_recipe(model, recipe, settings or ())

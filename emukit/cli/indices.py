@@ -40,7 +40,7 @@ def indices(
 
     Percentiles come from the base period of a historical run on the same grid.
     """
-    from emukit.experiments import indices as work
+    from emukit.competitions.climx import indices as work
 
     report = o.reporter(quiet)
     work.check_output(out, overwrite)

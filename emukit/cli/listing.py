@@ -13,7 +13,7 @@ from typing import Any
 from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.text import Text
 
-from emukit.experiments.runs import Listed
+from emukit.runs.listing import Listed
 from emukit.terminal import duration, markdown_text, one_line, size
 
 HEADINGS = ("run", "state", "model", "protocol", "seed", "score", "set", "epoch", "time", "size")

@@ -8,12 +8,12 @@ from typing import Any
 
 from emukit.data.encodings import SEASONAL, STATIC
 from emukit.emulators.registry import EMULATORS
-from emukit.experiments.names import recipe_names
-from emukit.experiments.recipe import load_recipe, sizes_of
-from emukit.experiments.recipe_kinds import NetworkRecipe, networks_of
 from emukit.losses.composite import TERMS
 from emukit.losses.named import LOSSES
 from emukit.models.registry import NETWORKS, count_parameters
+from emukit.recipes.load import load_recipe, sizes_of
+from emukit.recipes.names import recipe_names
+from emukit.recipes.schema import NetworkRecipe, networks_of
 
 # Sizes are those on the competition's grid; CO2 and CH4 are series there, which makes no difference to a channel count.
 GRID = (48, 72)

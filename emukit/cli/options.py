@@ -18,9 +18,9 @@ from emukit.terminal import echo, markdown_text, open_console
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
-    from emukit.experiments.run import Run
     from emukit.progress import Reporter
-    from emukit.report.validation import Block
+    from emukit.runs.run import Run
+    from emukit.runs.validation_table import Block
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -144,7 +144,7 @@ def one_store(named: str | None, positional: str | None) -> str | None:
 
 def print_blocks(blocks: Sequence[Block], format: Formats, values: Any) -> None:
     """Print tables of scores; as JSON, the values that they are made of."""
-    from emukit.report import validation
+    from emukit.runs import validation_table as validation
 
     if format == "table":
         for table in validation.tables(blocks):

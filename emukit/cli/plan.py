@@ -40,9 +40,9 @@ def plan(
     """Say what training will cost here in memory and time, which limit it meets first, and what to switch on."""
     from emukit.cli.show import plan_tables
     from emukit.data.protocol import make_split
-    from emukit.experiments.plan import make_plan
-    from emukit.experiments.recipe import load_recipe
     from emukit.parallel.comm import open_comm
+    from emukit.planning.plan import make_plan
+    from emukit.recipes.load import load_recipe
 
     report = o.reporter(quiet)
     words = [*(settings or ()), *([f"training.precision={precision.value}"] if precision else ())]

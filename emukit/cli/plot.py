@@ -37,9 +37,9 @@ def plot(
     quiet: o.Quiet = False,
 ) -> None:
     """Draw a run among the members of the climate model: error maps, series, seasons, spectra, ranks (PNG)."""
-    from emukit.experiments.plot import plot_run
-    from emukit.experiments.run import read_run
-    from emukit.report.weather import weather_table
+    from emukit.figures.variability import weather_table
+    from emukit.report.plot import plot_run
+    from emukit.runs.run import read_run
 
     report = o.reporter(quiet)
     chosen = read_run(run)

@@ -13,7 +13,7 @@ from emukit.terminal import echo
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
-    from emukit.experiments.run import Run
+    from emukit.runs.run import Run
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -41,7 +41,7 @@ def report(
 
     Pictures are kept in the run folders, so that the next report is a matter of seconds.
     """
-    from emukit.experiments.site import write_report
+    from emukit.report.site import write_report
 
     reporter = o.reporter(quiet)
     opened: dict[str, Archive] = {}

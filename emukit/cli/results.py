@@ -36,9 +36,9 @@ def evaluate(
 ) -> None:
     """Score a run: the six numbers, the score, with references and the estimated limit beside them."""
     from emukit.cli.show import evaluation_block
-    from emukit.experiments.evaluate import evaluate as score
-    from emukit.experiments.evaluate import scored_spans
-    from emukit.experiments.run import read_run, save_evaluation
+    from emukit.runs.evaluate import evaluate as score
+    from emukit.runs.evaluate import scored_spans
+    from emukit.runs.run import read_run, save_evaluation
 
     report = o.reporter(quiet)
     chosen = read_run(run)
@@ -80,8 +80,8 @@ def predict(
     quiet: o.Quiet = False,
 ) -> None:
     """Write tas and pr of a whole scenario with CF attributes, units and provenance."""
-    from emukit.experiments.predict import check_place, predict_scenario, write_prediction
-    from emukit.experiments.run import read_run
+    from emukit.runs.predict import check_place, predict_scenario, write_prediction
+    from emukit.runs.run import read_run
 
     report = o.reporter(quiet)
     check_place(out, overwrite)
@@ -103,8 +103,8 @@ def leaderboard(
 ) -> None:
     """Rank runs and submissions beside published results and references, each only against the same months."""
 
-    from emukit.experiments.table import collect_rows
-    from emukit.report import leaderboard as board
+    from emukit.competitions import leaderboard as board
+    from emukit.runs.leaderboard import collect_rows
 
     report = o.reporter(quiet)
     here = [p for p in (Path("runs"), Path("submissions")) if p.is_dir() and any(p.iterdir())]

@@ -14,7 +14,7 @@ from emukit.cli import options as o
 from emukit.terminal import echo, open_console, size
 
 if TYPE_CHECKING:
-    from emukit.experiments.removal import Removal
+    from emukit.studies.prune import Removal
 
 KEEP_BEST = "--keep-best"
 # Wider than any table of runs.
@@ -57,7 +57,7 @@ def list_(
 ) -> None:
     """List runs: those under way first, then by what their scores can be compared with, best first."""
     from emukit.cli import listing
-    from emukit.experiments.runs import list_runs
+    from emukit.runs.listing import list_runs
 
     runs = list_runs(places or _here())
     if format != "table":
@@ -101,7 +101,7 @@ def rm(
 ) -> None:
     """Remove runs; not one that is being written, or that a final fit, a submission or a study refers to."""
     from emukit.errors import RunError
-    from emukit.experiments.removal import Removal, all_but_best, named_removal, remove
+    from emukit.studies.prune import Removal, all_but_best, named_removal, remove
 
     if keep_best is None and not places:
         raise RunError("emukit runs rm needs runs, or --keep-best", hint="`emukit runs` lists them")

@@ -9,17 +9,17 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from emukit.competitions.leaderboard import LIMIT
 from emukit.data.archive import Archive
 from emukit.data.encodings import seasonal_fields
 from emukit.data.frames import FrameEncoder
 from emukit.data.split import Split, is_hidden
 from emukit.data.window import Window
-from emukit.experiments.evaluate import Evaluation
-from emukit.experiments.plan import Plan, Wall
-from emukit.experiments.validate import numbers
 from emukit.metrics import Score
-from emukit.report.leaderboard import LIMIT
-from emukit.report.validation import Block
+from emukit.planning.plan import Plan, Wall
+from emukit.runs.evaluate import Evaluation
+from emukit.runs.validate import numbers
+from emukit.runs.validation_table import Block
 from emukit.terminal import duration
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

@@ -41,8 +41,8 @@ def submit(
     quiet: o.Quiet = False,
 ) -> None:
     """Write the submission of a run's test span, with entry.toml, checked before it is announced."""
-    from emukit.experiments.run import read_run
-    from emukit.experiments.submit import submit_run
+    from emukit.runs.run import read_run
+    from emukit.runs.submit import submit_run
 
     report = o.reporter(quiet)
     chosen = read_run(run)
@@ -68,15 +68,15 @@ def check_submission(
 
     A ClimX submission (Parquet, or a CSV that begins with row_id) is recognised, and needs no store.
     """
-    from emukit.experiments.climx import is_climx
+    from emukit.competitions.climx.files import is_climx
 
     if is_climx(csv):
         _refuse_store_options(data, protocol, card, convert)
         _check_climx(csv, format)
         return
     from emukit.data.protocol import make_split
-    from emukit.experiments.submit import seasonal_reference
     from emukit.files import sha256
+    from emukit.runs.submit import seasonal_reference
     from emukit.submission import ENTRY_FILE, Problem, entry_of
     from emukit.submission import check_submission as check
 
@@ -124,7 +124,7 @@ def score(
 
     A ClimX submission (Parquet, or a CSV that begins with row_id) is scored against a solution in the same layout.
     """
-    from emukit.experiments.climx import is_climx
+    from emukit.competitions.climx.files import is_climx
 
     if is_climx(csv):
         _refuse_store_options(data, protocol, card, convert)
@@ -134,10 +134,10 @@ def score(
     from emukit.data.named import span_truth
     from emukit.data.protocol import make_split
     from emukit.errors import SubmissionError
-    from emukit.experiments import table
-    from emukit.experiments.evaluate import yardstick
-    from emukit.experiments.record import benchmark_of
     from emukit.files import sha256
+    from emukit.runs import leaderboard as table
+    from emukit.runs.evaluate import yardstick
+    from emukit.runs.record import benchmark_of
     from emukit.submission import ENTRY_FILE, entry_of, score_csv, score_submission
 
     report = o.reporter(quiet)
@@ -186,7 +186,7 @@ def _refuse_store_options(data: str | None, protocol: str | None, card: str | No
 
 
 def _check_climx(path: Path, format: o.Formats) -> None:
-    from emukit.experiments.climx import problems_of
+    from emukit.competitions.climx.files import problems_of
 
     problems = problems_of(path)
     if format != "table":
@@ -201,8 +201,8 @@ def _check_climx(path: Path, format: o.Formats) -> None:
 
 
 def _score_climx(path: Path, solution: str | None, format: o.Formats, save: bool) -> None:
+    from emukit.competitions.climx.files import REFERENCES, score_files
     from emukit.errors import SubmissionError
-    from emukit.experiments.climx import REFERENCES, score_files
 
     if solution is None or save:
         raise SubmissionError(

@@ -14,9 +14,9 @@ from emukit.cli import options as o
 from emukit.terminal import echo
 
 if TYPE_CHECKING:
-    from emukit.experiments.evaluate import Evaluation
-    from emukit.experiments.recipe_kinds import NetworkRecipe
-    from emukit.experiments.run import Run
+    from emukit.recipes.schema import NetworkRecipe
+    from emukit.runs.evaluate import Evaluation
+    from emukit.runs.run import Run
     from emukit.training.engine import Execution
 
 
@@ -106,12 +106,12 @@ def train(
 
     from emukit.cli.show import evaluation_block
     from emukit.errors import RecipeError, RunError
-    from emukit.experiments.recipe import fast_name, load_recipe
-    from emukit.experiments.recipe_kinds import NetworkRecipe, network_paths, networks_of
-    from emukit.experiments.record import RECORD_FILE, Opening
-    from emukit.experiments.run import FINAL, finished_run, read_run, run_name, train_run
     from emukit.parallel.comm import open_comm
     from emukit.parallel.launch import inside_torchrun, relaunch
+    from emukit.recipes.load import fast_name, load_recipe
+    from emukit.recipes.schema import NetworkRecipe, network_paths, networks_of
+    from emukit.runs.record import RECORD_FILE, Opening
+    from emukit.runs.run import FINAL, finished_run, read_run, run_name, train_run
     from emukit.training.engine import Execution
     from emukit.training.tracking import LOOK, check_tracker
 

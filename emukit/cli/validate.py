@@ -66,12 +66,12 @@ def validate(
     The runs are kept, with everything printed in validation.json; the same command goes on where it was stopped.
     """
     from emukit.errors import RecipeError
-    from emukit.experiments.recipe import fast_name, load_recipe
-    from emukit.experiments.recipe_kinds import networks_of
-    from emukit.experiments.record import Opening
-    from emukit.experiments.validate import REPORT_FILE
-    from emukit.experiments.validate import validate as run_all
-    from emukit.report.validation import summary_markdown, summary_table
+    from emukit.recipes.load import fast_name, load_recipe
+    from emukit.recipes.schema import networks_of
+    from emukit.runs.record import Opening
+    from emukit.runs.validate import REPORT_FILE
+    from emukit.runs.validate import validate as run_all
+    from emukit.runs.validation_table import summary_markdown, summary_table
     from emukit.training.engine import Execution
     from emukit.training.tracking import check_tracker
 
@@ -155,9 +155,9 @@ def crossval(
     the means, and the differences to the first.
     """
     from emukit.errors import RecipeError
-    from emukit.experiments.crossval import REPORT_FILE, compare
-    from emukit.experiments.recipe import fast_name, load_recipe
-    from emukit.experiments.record import Opening
+    from emukit.recipes.load import fast_name, load_recipe
+    from emukit.runs.crossval import REPORT_FILE, compare
+    from emukit.runs.record import Opening
 
     format = o.chosen_format(format, markdown)
     if len(models) > 1 and (recipe or settings):

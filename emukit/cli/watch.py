@@ -14,10 +14,10 @@ from rich.text import Text
 
 from emukit.data.archive import Archive
 from emukit.errors import EmukitError
-from emukit.experiments.ablate import PlannedRun, StudyPlan
-from emukit.experiments.recipe_kinds import NetworkRecipe
-from emukit.experiments.run import read_run
 from emukit.progress import Reporter
+from emukit.recipes.schema import NetworkRecipe
+from emukit.runs.run import read_run
+from emukit.studies.ablate import PlannedRun, StudyPlan
 from emukit.terminal import duration
 from emukit.training.log import LOG, read_lines
 

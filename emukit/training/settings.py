@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
+import numpy as np
+import torch
 from pydantic import Field, field_validator, model_validator
 
 from emukit.config import Settings
+from emukit.data.archive import Archive
 from emukit.data.segments import SegmentSettings
-from emukit.losses.composite import TERMS
-from emukit.losses.space import Padding
+from emukit.losses.composite import TERMS, CompositeLoss
+from emukit.losses.space import LossSpace, Padding
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -121,3 +124,11 @@ class TrainingSettings(Settings):
                 f"average.start {self.average.start} leaves swa {averaged} of {self.epochs} epochs; it needs two"
             )
         return self
+
+
+def composite_loss(settings: LossSettings, archive: Archive, device: torch.device) -> CompositeLoss:
+    """The loss of a recipe on an archive's grid."""
+    grid = archive.grid
+    weights = grid.weights if settings.area_weighted else np.full(grid.shape, 1.0 / np.prod(grid.shape))
+    space = LossSpace(torch.as_tensor(weights, dtype=torch.float32, device=device), settings.padding)
+    return CompositeLoss({"tas": settings.tas, "pr": settings.pr}, archive.variables, space)

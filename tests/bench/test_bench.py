@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emukit.bench import Figure, Measured, compare, times_faster
-from emukit.bench.submission import bench_submission_score, bench_submission_write, grid, noise_climate, shuffle_rows
+from benchmarks import Figure, Measured, compare, times_faster
+from benchmarks.submission import bench_submission_score, bench_submission_write, grid, noise_climate, shuffle_rows
 from emukit.errors import EmukitError
 
 
@@ -70,7 +70,7 @@ def test_a_figure_is_the_time_of_the_work_alone() -> None:
 def test_a_figure_is_the_median_of_its_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([1.0, 10.0, 5.0, 90.0, 2.0, 30.0])
     runs = (Measured(s, s * 10, 7.0, 1) for s in seconds)
-    monkeypatch.setattr("emukit.bench.measure", lambda work, arguments: next(runs))
+    monkeypatch.setattr("benchmarks.measure", lambda work, arguments: next(runs))
     figure = compare("x", "a:b", "c:d", (), runs=3, faster=15, peak_mb=51)
     assert (figure.value, figure.reference, figure.ratio, figure.peak_mb) == (2.0, 30.0, 15.0, 50.0)
     assert figure.within

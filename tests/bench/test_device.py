@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from emukit.bench import Measured, device, roofline
-from emukit.bench.device import CeilingRow, DeviceRow, bench_device
-from emukit.bench.networks import Job
+from benchmarks import Measured, device, roofline
+from benchmarks.device import CeilingRow, DeviceRow, bench_device
+from benchmarks.networks import Job
 from tests.bench.test_networks import SMALL, in_this_process  # noqa: F401
 
 JOB = Job("cnn-gru", SMALL, months=12, grid=(8, 12), years=2)

@@ -12,11 +12,11 @@ from random import Random
 
 import pytest
 
-from emukit.bench import forked
-from emukit.bench.cases import Tally, column_of
-from emukit.bench.damage import BYTES, STORES, TEXTS, files_below, linked_copy
-from emukit.bench.faults import check_campaigns
-from emukit.bench.forked import Ended, in_fork
+from benchmarks import forked
+from benchmarks.cases import Tally, column_of
+from benchmarks.damage import BYTES, STORES, TEXTS, files_below, linked_copy
+from benchmarks.faults import check_campaigns
+from benchmarks.forked import Ended, in_fork
 from emukit.errors import EmukitError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="campaigns of faults need Linux")

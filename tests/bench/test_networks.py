@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from emukit.bench import Measured, compare, networks, suite, training
-from emukit.bench import device as devices
-from emukit.bench.networks import Job, PerWindow
+from benchmarks import Measured, compare, networks, suite, training
+from benchmarks import device as devices
+from benchmarks.networks import Job, PerWindow
 from emukit.data.archive import Archive
 from emukit.errors import EmukitError, RecipeError
 
@@ -34,7 +34,7 @@ def run_here(work: str, arguments: Sequence[str]) -> Measured:
 
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("emukit.bench", "emukit.bench.networks", "emukit.bench.training", "emukit.bench.device"):
+    for module in ("benchmarks", "benchmarks.networks", "benchmarks.training", "benchmarks.device"):
         monkeypatch.setattr(f"{module}.measure", run_here)
     for module in (networks, training, devices):
         monkeypatch.setattr(module, "made_up_archive", made_once)
@@ -155,7 +155,7 @@ def test_both_sides_predict_the_same_fields() -> None:
 
 def test_a_reference_that_does_a_part_counts_for_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = {"a:b": 4.0, "c:d": 3.0}
-    monkeypatch.setattr("emukit.bench.measure", lambda work, arguments: Measured(seconds[work], 9.0, 1.0, 1, 5.0))
+    monkeypatch.setattr("benchmarks.measure", lambda work, arguments: Measured(seconds[work], 9.0, 1.0, 1, 5.0))
     figure = compare("x", "a:b", "c:d", (), runs=1, scale=8.0, faster=6.0, seconds=4.5)
     assert (figure.reference, figure.ratio, figure.within) == (24.0, 6.0, True)
     assert figure.bound == "at least 6 x faster, under 4.5 s"

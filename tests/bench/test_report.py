@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from emukit.bench import Figure, report
-from emukit.experiments import portrait
-from emukit.experiments.recipe import load_recipe
+from benchmarks import Figure, report
+from emukit.recipes.load import load_recipe
+from emukit.report import run_figures as portrait
 
 PICTURES = 6  # of a linear emulator, beside the yardstick's
 

@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from emukit.bench import Figure, suite
-from emukit.bench.device import CeilingRow
-from emukit.bench.suite import BENCHES, Bench, Choice, run_suite
+from benchmarks import Figure, suite
+from benchmarks.device import CeilingRow
+from benchmarks.suite import BENCHES, Bench, Choice, run_suite
 from emukit.cli import app
 from emukit.data.demo import DemoClimate
 from emukit.data.store import archive_from_dataset
@@ -95,7 +95,7 @@ REFUSED = [
 def test_what_cannot_be_measured_is_said_before_anything_is(
     monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
 ) -> None:
-    from emukit.bench import checks
+    from benchmarks import checks
 
     def start(*args: object, **options: object) -> None:
         raise AssertionError("a process was started")
@@ -113,7 +113,7 @@ def test_what_cannot_be_measured_is_said_before_anything_is(
 
 
 def test_every_network_bench_checks_its_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from emukit.bench import checks
+    from benchmarks import checks
 
     seen: list[list[str]] = []
     monkeypatch.setattr(checks, "check_networks", lambda jobs, *a: seen.append([j.model for j in jobs]))

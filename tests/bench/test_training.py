@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from emukit.bench import Measured, training
-from emukit.bench.networks import Job
+from benchmarks import Measured, training
+from benchmarks.networks import Job
 from emukit.data.segments import SegmentSource
 from emukit.errors import EmukitError
 from tests.bench.test_networks import SMALL, in_this_process, made_once  # noqa: F401

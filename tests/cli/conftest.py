@@ -52,9 +52,9 @@ def emukit(monkeypatch, capsys, tmp_path):
 def linear_run(demo_store, tmp_path_factory):
     """A finished run on the demo store."""
     from emukit.data.store import open_store
-    from emukit.experiments.recipe import load_recipe
-    from emukit.experiments.run import train_run
     from emukit.progress import Reporter
+    from emukit.recipes.load import load_recipe
+    from emukit.runs.run import train_run
 
     folder = tmp_path_factory.mktemp("runs") / "linear"
     train_run(open_store(demo_store), load_recipe("linear"), folder, reporter=Reporter(quiet=True))

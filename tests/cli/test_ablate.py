@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from emukit.experiments import costs
+from emukit.studies import costs
 
 STUDY = """
 question = "how stiff?"
@@ -161,7 +161,7 @@ def test_a_killed_study_goes_on_and_trains_nothing_twice(emukit, demo_store):
     # As the command does, but that what a run takes is not measured.
     code = f"""
 import sys
-from emukit.experiments import costs
+from emukit.studies import costs
 from emukit.cli import main
 costs.start_seconds, costs.TRIED_SECONDS = (lambda words, environments: 10.0), 0.0
 sys.argv = {["emukit", *words]!r}

@@ -175,7 +175,7 @@ def test_wrong_submission_is_named_and_exits_1(emukit, good_csv, demo_store, spo
 
 
 def test_failed_submission_leaves_no_folder(emukit, linear_run, demo_store, monkeypatch):
-    from emukit.experiments import submit
+    from emukit.runs import submit
 
     monkeypatch.setattr(submit, "check_submission", lambda *a: ["made up"])
     answer = emukit("submit", linear_run, "--data", demo_store, "--out", "entry")

@@ -203,8 +203,8 @@ def test_demo_is_used_and_named_where_no_data_is_given(emukit, monkeypatch, demo
 
 
 def test_every_shipped_recipe_is_valid():
-    from emukit.experiments.recipe import load_recipe
     from emukit.files import shipped
+    from emukit.recipes.load import load_recipe
 
     recipes = [p.stem for p in shipped("baselines", ".").glob("*.toml") if p.stem != "published"]
     assert recipes

@@ -10,8 +10,8 @@ from emukit.data.protocol import make_split
 from emukit.data.store import open_store
 from emukit.emulators.forcing_space import ForcingSpace
 from emukit.emulators.registry import load_emulator
-from emukit.experiments.recipe import load_recipe
-from emukit.experiments.recipe_forcings import trained_in
+from emukit.recipes.forcings import trained_in
+from emukit.recipes.load import load_recipe
 from tests.coded import warming_archive
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from emukit.experiments import names, recipe
 from emukit.files import shipped
+from emukit.recipes import load as recipe
+from emukit.recipes import names
 
 
 @pytest.fixture
-def recipes(tmp_path, monkeypatch, request):
+def recipes(tmp_path, monkeypatch):
     """The shipped recipes, with `mine` and `mine-fast` among them, and only these fast."""
     folder = tmp_path / "baselines"
     shutil.copytree(shipped("baselines", "."), folder, ignore=shutil.ignore_patterns("*-fast.toml"))
@@ -23,7 +24,8 @@ def recipes(tmp_path, monkeypatch, request):
         monkeypatch.setattr(module, "shipped", lambda kind, name: folder / name)
     # The names are read once a process: those of this test are neither taken from another's nor left to one.
     names.recipe_names.cache_clear()
-    request.addfinalizer(names.recipe_names.cache_clear)
+    yield
+    names.recipe_names.cache_clear()
 
 
 def test_train_takes_the_fast_recipe(emukit, demo_store, recipes):

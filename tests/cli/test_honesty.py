@@ -215,7 +215,7 @@ def test_two_processes_do_not_train_into_one_folder(demo_store, tmp_path):
 
 
 def test_loss_of_a_recipe_replaces_the_default_and_bad_weights_are_refused(emukit, demo_store):
-    from emukit.experiments.recipe import load_recipe
+    from emukit.recipes.load import load_recipe
 
     Path("r.toml").write_text("[loss]\ntas = { l1 = 1.0 }\n")
     recipe = load_recipe("cnn-gru", Path("r.toml"))

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from emukit.data.daily import DAYS, open_daily
-from emukit.errors import EmukitError, StoreError
-from emukit.experiments.indices import (
+from emukit.competitions.climx.indices import (
     Percentiles,
     check_output,
     compute_indices,
@@ -17,6 +15,8 @@ from emukit.experiments.indices import (
     parse_period,
     write_indices,
 )
+from emukit.data.daily import DAYS, open_daily
+from emukit.errors import EmukitError, StoreError
 from emukit.metrics.extremes import INDICES, VARIABLES, Thresholds, annual_indices
 from emukit.progress import silent_reporter
 from tests.golden import climx_fields
@@ -229,8 +229,8 @@ def test_a_split_of_a_solution_that_is_not_scored_by_itself(submissions):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    from emukit.competitions.climx.files import score_files
     from emukit.competitions.climx.submission import CELLS, read_table
-    from emukit.experiments.climx import score_files
 
     folder, truth, prediction = submissions
     words = np.repeat(np.where(np.arange(86) < 30, "Public", "Private"), CELLS)

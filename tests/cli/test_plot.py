@@ -9,7 +9,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 from PIL import Image
 
-from emukit.experiments import plot
+from emukit.report import plot
 
 # In the least time; what is drawn is tested without the command line.
 QUICK = {"maps.png", "weather.json"}
@@ -186,8 +186,8 @@ def test_numbers_on_the_maps_are_those_of_the_evaluation(emukit, real_store):
     words = ("train", "linear", "-q", "--data", real_store, "--protocol", "k360", "--out", "r")
     assert emukit(*words).code == 0
     from emukit.data.store import open_store
-    from emukit.experiments.pictures import error_rows, gather
-    from emukit.experiments.run import read_run
+    from emukit.report.ensemble_comparison import error_rows, gather
+    from emukit.runs.run import read_run
 
     run, archive = read_run(Path("r")), open_store(real_store)
     shown = gather(run.emulator(archive), archive, run.split(archive).validation[0])

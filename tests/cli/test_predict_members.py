@@ -9,7 +9,7 @@ import xarray as xr
 import emukit as api
 from emukit import outputs
 from emukit.emulators.sampled import Sampled
-from emukit.experiments import predict
+from emukit.runs import predict
 
 WORDS = ("train", "sampled", "-q", "--set=model.years=3")
 

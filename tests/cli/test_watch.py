@@ -10,11 +10,11 @@ from rich.console import Console
 
 from emukit.cli import watch
 from emukit.cli.watch import Watch
-from emukit.experiments.ablate import PlannedRun, StudyPlan
-from emukit.experiments.budget import Cost
-from emukit.experiments.recipe import load_recipe
-from emukit.experiments.study import Study
+from emukit.planning.training_time import Cost
 from emukit.progress import Reporter
+from emukit.recipes.load import load_recipe
+from emukit.studies.ablate import PlannedRun, StudyPlan
+from emukit.studies.study import Study
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from emukit.data.demo import DemoClimate
 from emukit.data.inspect import inspect_store
 from emukit.data.store import archive_from_dataset, open_store
 from emukit.errors import StoreError
-from emukit.experiments.record import benchmark_of, card_digest
+from emukit.runs.record import benchmark_of, card_digest
 from tests.data.stores import FORCINGS, SCENARIOS, TARGETS, coded_card, coded_dataset, hide, times, write_store
 
 

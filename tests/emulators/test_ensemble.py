@@ -12,9 +12,9 @@ from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.emulators.ensemble import Ensemble, simplex_weights
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import load_emulator
-from emukit.experiments.recipe import load_recipe
-from emukit.experiments.run import train_run
 from emukit.progress import Reporter
+from emukit.recipes.load import load_recipe
+from emukit.runs.run import train_run
 from tests.coded import warming_archive
 
 

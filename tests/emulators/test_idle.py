@@ -7,14 +7,13 @@ import pytest
 from emukit.data.protocol import make_split
 from emukit.emulators.registry import EMULATORS
 from emukit.errors import RecipeError
-from emukit.experiments.names import recipe_names
-from emukit.experiments.recipe import load_recipe
-from emukit.experiments.recipe_kinds import WrapperRecipe
-from emukit.experiments.record import recipe_digest
-from emukit.experiments.run import read_run, train_run
-from emukit.experiments.trainer import prepare
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
+from emukit.recipes.load import load_recipe
+from emukit.recipes.names import recipe_digest, recipe_names
+from emukit.recipes.schema import WrapperRecipe
+from emukit.runs.fit import prepare
+from emukit.runs.run import read_run, train_run
 from emukit.training.engine import Execution
 from tests.coded import warming_archive
 

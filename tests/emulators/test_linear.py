@@ -8,7 +8,7 @@ from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.emulators.features import REGIONS, feature, remember
 from emukit.emulators.linear import LinearEmulator
 from emukit.errors import ProtocolError, RecipeError
-from emukit.experiments.evaluate import score_emulator
+from emukit.runs.evaluate import score_emulator
 from tests.coded import small_grid, warming_archive
 
 FEATURES = ("CO2", "SO2")

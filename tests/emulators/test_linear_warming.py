@@ -9,8 +9,8 @@ from emukit.data.protocol import make_split
 from emukit.emulators.features import feature
 from emukit.emulators.linear import LinearEmulator
 from emukit.errors import RecipeError
-from emukit.experiments.evaluate import score_emulator
-from emukit.experiments.recipe import load_recipe
+from emukit.recipes.load import load_recipe
+from emukit.runs.evaluate import score_emulator
 from tests.coded import warming_archive
 
 WARMING = ("CO2~4", "SO2")

@@ -10,9 +10,9 @@ from emukit.data.split import Span
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.variability import Variability, _decade, blocks, estimate_variability, whole_blocks
 from emukit.errors import ProtocolError
-from emukit.experiments.recipe import load_recipe
-from emukit.experiments.run import train_run
 from emukit.progress import silent_reporter
+from emukit.recipes.load import load_recipe
+from emukit.runs.run import train_run
 from tests.coded import warming_archive
 
 SEASON = 1 + 0.5 * np.cos(2 * np.pi * np.arange(12) / 12)

@@ -12,8 +12,8 @@ from emukit.emulators.registry import load_emulator
 from emukit.emulators.variability import Variability
 from emukit.emulators.variance_matched import VarianceMatched
 from emukit.errors import RecipeError
-from emukit.experiments.evaluate import score_emulator
-from emukit.experiments.recipe import load_recipe
+from emukit.recipes.load import load_recipe
+from emukit.runs.evaluate import score_emulator
 from tests.coded import warming_archive
 
 KINDS = [VarianceMatched, Calibrated]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from emukit.data.protocol import make_split
-from emukit.experiments.evaluate import estimated_limit
 from emukit.metrics import Moments, score_moments
 from emukit.metrics.limit import limit_score
+from emukit.runs.evaluate import estimated_limit
 
 MONTHS, CELLS = 60, (10, 30)
 RUNS = 36

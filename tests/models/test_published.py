@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emukit.experiments.recipe import load_recipe
 from emukit.models.heads import enlarge
 from emukit.models.registry import build_network, count_parameters
+from emukit.recipes.load import load_recipe
 
 # An odd side, and sides that differ: a stride or a reshape in the wrong place shows.
 GRID, CHANNELS, HISTORY, MONTHS = (7, 10), 6, 5, 3

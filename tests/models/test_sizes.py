@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from emukit.errors import RecipeError
-from emukit.experiments.recipe import load_recipe
 from emukit.models.heads import halved
 from emukit.models.registry import NETWORKS, count_parameters
+from emukit.recipes.load import load_recipe
 from tests.models.test_networks import small
 
 # Smallest value of every option that is a size.

@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 from emukit.data.store import open_store
-from emukit.experiments.recipe import load_recipe
-from emukit.experiments.run import train_run
 from emukit.progress import silent_reporter
+from emukit.recipes.load import load_recipe
+from emukit.runs.run import train_run
 from tests.cli.conftest import TINY
 from tests.parallel.sockets import Address, listeners
 from tests.parallel.test_launch import free_port

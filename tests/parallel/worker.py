@@ -20,13 +20,13 @@ from torch.distributed.tensor import DTensor
 from emukit.data.split import Span
 from emukit.emulators.registry import load_emulator
 from emukit.errors import EmukitError
-from emukit.experiments.evaluate import score_emulator
-from emukit.experiments.recipe import load_recipe
-from emukit.experiments.run import train_run
 from emukit.files import exclusive
 from emukit.parallel.comm import Comm, open_comm
 from emukit.parallel.spread import Spread, whole
 from emukit.progress import silent_reporter
+from emukit.recipes.load import load_recipe
+from emukit.runs.evaluate import score_emulator
+from emukit.runs.run import train_run
 from emukit.training import loop
 from emukit.training.engine import Engine, Execution
 from tests.coded import warming_archive

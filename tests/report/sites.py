@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from emukit.report.leaderboard import NUMBERS, Row
-from emukit.report.site.model import Entry, Errors, Picture, Site, StudyPage, identifier
-from emukit.report.site.study import Study
+from emukit.competitions.leaderboard import NUMBERS, Row
+from emukit.report.pages.model import Entry, Errors, Picture, Site, StudyPage, identifier
+from emukit.report.pages.study import Study
 from tests.coded import small_grid
 
 MONTHS = "ssp370 2060-02..2070-01 member 0"
@@ -146,7 +146,7 @@ def site(folder: Path) -> Site:
 
 def write(made: Site, folder: Path) -> Path:
     """Write a site as it is, without a manifest."""
-    from emukit.report.site.render import render
+    from emukit.report.pages.render import render
 
     for name, text in render(made):
         path = folder / name

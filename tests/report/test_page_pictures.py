@@ -8,16 +8,16 @@ from matplotlib.collections import LineCollection
 from matplotlib.text import Text
 from PIL import Image
 
-from emukit.experiments.portrait import SHAPES
-from emukit.report.coast import _east_of_greenwich, coastline
-from emukit.report.coordinates import COLUMNS as COORDINATES
-from emukit.report.coordinates import draw_coordinates
-from emukit.report.curves import Curves
-from emukit.report.errors import LEVELS, Field, draw_distribution, draw_error_maps, draw_zonal
-from emukit.report.figure import BETTER, WORSE, write_webp
-from emukit.report.intervals import Difference, draw_intervals
-from emukit.report.learning import draw_learning, draw_terms, has_terms
-from emukit.report.maps import round_limit
+from emukit.figures.coast import _east_of_greenwich, coastline
+from emukit.figures.curves import Curves
+from emukit.figures.error_maps import LEVELS, Field, draw_distribution, draw_error_maps, draw_zonal
+from emukit.figures.figure import BETTER, WORSE, write_webp
+from emukit.figures.intervals import Difference, draw_intervals
+from emukit.figures.learning import draw_learning, draw_terms, has_terms
+from emukit.figures.maps import round_limit
+from emukit.figures.parallel_coordinates import COLUMNS as COORDINATES
+from emukit.figures.parallel_coordinates import draw_coordinates
+from emukit.report.run_figures import SHAPES
 from tests.coded import small_grid
 from tests.report.test_pictures import mesh_of
 

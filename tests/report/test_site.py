@@ -10,14 +10,14 @@ from pathlib import PurePosixPath
 import numpy as np
 import pytest
 
+from emukit.competitions.leaderboard import NUMBERS
 from emukit.errors import RunError
-from emukit.report.leaderboard import NUMBERS
-from emukit.report.site.fields import entry_script, site_script
-from emukit.report.site.model import Unfinished, identifier
-from emukit.report.site.render import ASSETS, HERE, render
-from emukit.report.site.strip import WIDTH, marks
-from emukit.report.site.study import read_study
-from emukit.report.study import DIFFERENCE
+from emukit.report.pages.fields import entry_script, site_script
+from emukit.report.pages.model import Unfinished, identifier
+from emukit.report.pages.render import ASSETS, HERE, render
+from emukit.report.pages.strip import WIDTH, marks
+from emukit.report.pages.study import read_study
+from emukit.studies.table import DIFFERENCE
 from tests.report.sites import EVIL, SPLIT, row, site, study
 
 PARTS = ("month", "mean", "std")

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from emukit.report.leaderboard import NUMBERS
-from emukit.report.study import COLUMNS, DIFFERENCE, StudyTable, comma_separated, markdown, tables
+from emukit.competitions.leaderboard import NUMBERS
+from emukit.studies.table import COLUMNS, DIFFERENCE, StudyTable, comma_separated, markdown, tables
 
 # Every mean and spread tells its column.
 MEAN = {c: 0.5 + i / 100 for i, c in enumerate(COLUMNS)}

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from emukit.bench.references import score_by_merge
+from benchmarks.references import score_by_merge
 from emukit.data.grid import Grid
 from emukit.errors import SubmissionError
 from emukit.metrics import Moments, score_moments

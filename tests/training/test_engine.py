@@ -14,13 +14,13 @@ from emukit.data.segments import SegmentSettings, SegmentSource
 from emukit.data.targets import TargetNormalizer, TargetSettings
 from emukit.data.window import Window
 from emukit.errors import TrainingError
-from emukit.experiments.recipe import load_recipe
-from emukit.experiments.run import train_run
 from emukit.losses.composite import CompositeLoss
 from emukit.losses.space import LossSpace
 from emukit.models.precision import matmul_precision
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
+from emukit.recipes.load import load_recipe
+from emukit.runs.run import train_run
 from emukit.training.average import WeightAverage
 from emukit.training.engine import Engine, Execution, _check_compiler
 from emukit.training.log import read_lines
@@ -278,7 +278,7 @@ def test_without_an_average_nothing_is_kept_or_scored() -> None:
 
 def test_the_average_is_kept_only_where_it_scores_better(tmp_path, monkeypatch) -> None:
     """Scores in turn of weights and average; the emulator must hold the weights of the lowest one."""
-    from emukit.experiments import trainer as module
+    from emukit.runs import fit as module
 
     real, kept = module.score_emulator, []
     given = iter([9.0, 8.0, 7.0, 5.0, 6.0, 6.5])

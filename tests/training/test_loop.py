@@ -14,10 +14,10 @@ import torch
 from rich.console import Console
 
 from emukit.errors import RunError, TrainingError
-from emukit.experiments.recipe import load_recipe
-from emukit.experiments.run import read_run, train_run
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
+from emukit.recipes.load import load_recipe
+from emukit.runs.run import read_run, train_run
 from emukit.training import loop, optim
 from emukit.training.checkpoint import LAST
 from emukit.training.log import read_lines
@@ -126,7 +126,7 @@ def test_crash_between_log_and_checkpoint_does_not_count_an_epoch_twice(tmp_path
 
 def test_best_epoch_is_kept_not_the_last(tmp_path, monkeypatch):
     """Scores that worsen after the first epoch: the emulator must hold the first epoch's weights."""
-    from emukit.experiments import trainer as module
+    from emukit.runs import fit as module
 
     real, calls, kept = module.score_emulator, [], []
 
@@ -148,7 +148,7 @@ def test_best_epoch_is_kept_not_the_last(tmp_path, monkeypatch):
 
 
 def test_early_stopping_stops_and_resume_does_not_start_again(tmp_path, monkeypatch):
-    from emukit.experiments import trainer as module
+    from emukit.runs import fit as module
 
     real, calls = module.score_emulator, []
 

@@ -7,9 +7,9 @@ import torch
 
 from emukit.data.segments import SegmentSource
 from emukit.errors import TrainingError
-from emukit.experiments.recipe import load_recipe
-from emukit.experiments.run import train_run
 from emukit.progress import Reporter
+from emukit.recipes.load import load_recipe
+from emukit.runs.run import train_run
 from emukit.training.log import read_lines
 from tests.coded import warming_archive
 

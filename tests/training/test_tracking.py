@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 
 from emukit.errors import RunError, TrainingError
-from emukit.experiments.recipe import load_recipe
-from emukit.experiments.run import train_run
 from emukit.progress import silent_reporter
+from emukit.recipes.load import load_recipe
+from emukit.runs.run import train_run
 from emukit.training import loop, tracking
 from emukit.training.engine import Execution
 from emukit.training.log import read_lines

@@ -1,0 +1,198 @@
+"""Curves of a prediction among the members of the climate model's ensemble: years, seasons and spectra.
+
+Invariant: what is not known is a gap, never a zero. Every member is a line of its own; realisations are the band
+between their smallest and their largest, with the one that is scored as the line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from numpy.typing import NDArray
+
+from emukit.figures.figure import MEMBERS, PREDICTION, REALISATIONS, SCORED, TRUTH, drawing, legend_below, sheet
+
+Array = NDArray[np.float64]
+
+MONTHS = "JFMAMJJASOND"
+# A prediction without weather has next to no power; it shall not press the members into a line.
+LEAST_OF_MEMBERS = 1e-2
+# From the top of an axis of power to its bottom, so that it has two powers of ten to read it by.
+LEAST_RANGE = 100.0
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """What members and predictions have along one axis.
+
+    Attributes:
+        x: (N,).
+        members: (M, N) runs of the climate model; NaN where not known.
+        predictions: (R, N): the prediction, or realisations, of which the first is scored.
+        truth: Whether the first of the members is the one that the prediction is scored by.
+    """
+
+    x: Array
+    members: Array
+    predictions: Array
+    truth: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Years:
+    """Annual means.
+
+    Attributes:
+        label: Of what, with its unit.
+        curves: Over the years, in calendar years.
+    """
+
+    label: str
+    curves: Curves
+
+
+@dataclass(frozen=True, eq=False)
+class Season:
+    """The mean year of one variable somewhere.
+
+    Attributes:
+        label: Of what, with its unit.
+        place: Which latitudes.
+        cycle: Over the twelve months.
+        errors: The same less that of the member that is scored, which is not among the members here.
+    """
+
+    label: str
+    place: str
+    cycle: Curves
+    errors: Curves
+
+
+@dataclass(frozen=True, eq=False)
+class Power:
+    """A spectrum.
+
+    Attributes:
+        label: Of what, with its unit.
+        what: Of which series.
+        curves: Over the frequency in cycles per year.
+    """
+
+    label: str
+    what: str
+    curves: Curves
+
+
+def draw_years(
+    panels: Sequence[Years], scored: tuple[float, float], hidden: Sequence[tuple[float, float]], title: str
+) -> Figure:
+    """Annual means, a variable a row.
+
+    Args:
+        panels: The rows.
+        scored: First and last calendar year, with fractions, of the months that are scored.
+        hidden: The same of months whose truth nobody here knows.
+        title: Of the figure.
+    """
+    with drawing():
+        figure = sheet(title, 10.5, 0.9 + 3.0 * len(panels))
+        rows = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
+        for axes, panel in zip(rows, panels, strict=True):
+            axes.axvspan(*scored, color=SCORED, lw=0, zorder=0, label="scored months")
+            for i, (start, stop) in enumerate(hidden):
+                label = "" if i else "truth hidden in this store"
+                axes.axvspan(start, stop, fill=False, hatch="///", ec="#BBBBBB", lw=0, zorder=0, label=label)
+            draw_curves(axes, panel.curves)
+            axes.set(ylabel=panel.label)
+            axes.margins(x=0.01)
+        rows[-1].set_xlabel("year")
+        legend_below(figure, rows[0])
+    return figure
+
+
+def draw_seasons(panels: Sequence[Sequence[Season]], title: str) -> Figure:
+    """Mean years, a variable a row of panels, a place a column; the errors under each, as they are too small to see."""
+    with drawing():
+        figure = sheet(title, 1.0 + 3.0 * len(panels[0]), 0.9 + 4.2 * len(panels))
+        rows = figure.subplots(
+            2 * len(panels), len(panels[0]), squeeze=False, sharex=True, height_ratios=[1, 1] * len(panels)
+        )
+        for i, line in enumerate(panels):
+            for upper, lower, season in zip(rows[2 * i], rows[2 * i + 1], line, strict=True):
+                draw_curves(upper, season.cycle)
+                draw_curves(lower, season.errors)
+                lower.axhline(0, color="black", lw=0.8, zorder=1)
+                upper.set_title(season.place, loc="left")
+                lower.set_xticks(range(1, 13), list(MONTHS))
+            _same_height(rows[2 * i + 1])
+            rows[2 * i, 0].set_ylabel(line[0].label)
+            rows[2 * i + 1, 0].set_ylabel(f"error of\n{line[0].label}")
+        legend_below(figure, rows[0, 0])
+    return figure
+
+
+def draw_spectra(panels: Sequence[Sequence[Power]], title: str) -> Figure:
+    """Spectra, a variable a row, a kind of series a column; the same kind has the same frequencies."""
+    with drawing():
+        figure = sheet(title, 1.0 + 3.2 * len(panels[0]), 0.9 + 3.2 * len(panels))
+        rows = figure.subplots(len(panels), len(panels[0]), squeeze=False)
+        for line, powers in zip(rows, panels, strict=True):
+            for i, (axes, power) in enumerate(zip(line, powers, strict=True)):
+                _draw_power(axes, power)
+                if i == 0 or power.label != powers[i - 1].label:
+                    axes.set_ylabel(power.label)
+        for axes in rows[-1]:
+            axes.set_xlabel("cycles per year")
+        legend_below(figure, rows[0, 0])
+    return figure
+
+
+def draw_curves(axes: Axes, curves: Curves) -> None:
+    """Members as thin lines, the truth among them in black, realisations as a band, the prediction over all."""
+    if curves.truth:
+        axes.plot(
+            curves.x, curves.members[0], color=TRUTH, lw=1.6, zorder=3.5, label="truth: the member it is scored by"
+        )
+    others = curves.members[1:] if curves.truth else curves.members
+    kind = "other members" if curves.truth else "members"
+    for i, member in enumerate(others):
+        label = "" if i else f"{kind} of the climate model ({len(others)})"
+        axes.plot(curves.x, member, color=MEMBERS, lw=1.0, alpha=0.8, zorder=3, label=label)
+    if len(curves.predictions) > 1:
+        low, high = curves.predictions.min(0), curves.predictions.max(0)
+        label = f"all {len(curves.predictions)} realisations"
+        axes.fill_between(curves.x, low, high, color=REALISATIONS, lw=0, zorder=2, label=label)
+    label = "prediction" if len(curves.predictions) == 1 else "prediction: the first of them"
+    axes.plot(curves.x, curves.predictions[0], color=PREDICTION, lw=1.8, zorder=4, label=label)
+
+
+def _draw_power(axes: Axes, power: Power) -> None:
+    curves = power.curves
+    # A logarithm has no place for nothing.
+    members, predictions = (np.where(p > 0, p, np.nan) for p in (curves.members, curves.predictions))
+    draw_curves(axes, replace(curves, members=members, predictions=predictions))
+    axes.set(xscale="log", yscale="log")
+    axes.set_title(power.what, loc="left")
+    least, most = max(float(curves.members.min()), np.finfo(np.float64).tiny), float(curves.predictions[0].max())
+    high = 1.5 * max(float(curves.members.max()), float(curves.predictions.max()), least)
+    low = min(least / 1.5, max(float(curves.predictions.min()) / 1.5, LEAST_OF_MEMBERS * least), high / LEAST_RANGE)
+    axes.set_ylim(low, high)
+    if most < low:
+        words = f"prediction below: at most {most:.0e}" if most > 0 else "prediction: none"
+        axes.text(0.5, 0.03, words, color=PREDICTION, ha="center", transform=axes.transAxes)
+    ticks = [f for f in (0.05, 0.1, 0.2, 0.5, 1, 2, 6) if curves.x[0] * 0.9 <= f <= curves.x[-1] * 1.1]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _same_height(line: Sequence[Axes]) -> None:
+    """One scale for the panels of a row, which are to be compared."""
+    reach = max(abs(y) for axes in line for y in axes.get_ylim())
+    for axes in line:
+        axes.set_ylim(-reach, reach)

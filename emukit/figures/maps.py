@@ -1,0 +1,152 @@
+"""Maps of what a prediction has wrong, beside what another member of the climate model has.
+
+Invariant: panels of one quantity share one scale, symmetric about zero, so that equal colours are equal errors. North
+is up; longitudes run eastward from 0, the prime meridian at both ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, QuadMesh
+from matplotlib.colors import Colormap
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from emukit.data.grid import Grid
+from emukit.figures.coast import coastline
+from emukit.figures.figure import drawing, sheet
+
+Array = NDArray[np.float64]
+
+# ColorBrewer's diverging schemes that colour-blind readers tell apart: red is warmer, green is wetter.
+COLOURS = {"tas": "RdBu_r", "pr": "BrBG"}
+OTHER_COLOURS = "PuOr_r"
+# So much of the area is inside the scale; one cell of an ice edge would make everything else pale.
+INSIDE = 0.98
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """One map.
+
+    Attributes:
+        title: Whose error it is, and its area means.
+        error: (Y, X).
+    """
+
+    title: str
+    error: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """Maps of one quantity.
+
+    Attributes:
+        variable: Decides the colours.
+        label: What is shown, with its unit.
+        panels: Side by side, in one scale.
+        apart: Beside them, in a scale of its own.
+    """
+
+    variable: str
+    label: str
+    panels: Sequence[Panel]
+    apart: Panel | None = None
+
+
+def draw_maps(rows: Sequence[Row], grid: Grid, title: str, *, earth: bool) -> Figure:
+    """Rows of maps under each other; every row has as many as the first.
+
+    Args:
+        rows: From above.
+        grid: Of all fields.
+        title: Of the figure.
+        earth: Whether it is the Earth, so that its coasts are drawn.
+    """
+    columns = len(rows[0].panels) + (rows[0].apart is not None)
+    with drawing():
+        wide = 5.2 if columns < 3 else 4.2
+        figure = sheet(title, 1.2 + wide * columns, 0.6 + (0.15 + wide / 2) * len(rows))
+        cells = figure.subplots(len(rows), columns, squeeze=False)
+        for line, row in zip(cells, rows, strict=True):
+            for panels, beside in (
+                (row.panels, list(line[: len(row.panels)])),
+                ([row.apart] if row.apart else [], list(line[len(row.panels) :])),
+            ):
+                limit = scale([p.error for p in panels], grid) if panels else 1.0
+                for axes, panel in zip(beside, panels, strict=True):
+                    mesh = draw_map(axes, grid, panel.error, limit, COLOURS.get(row.variable, OTHER_COLOURS))
+                    axes.set_title(panel.title, loc="left")
+                    if earth:
+                        draw_coast(axes)
+                if panels:
+                    label = row.label if panels is row.panels else "difference"
+                    figure.colorbar(mesh, ax=beside, label=label, extend="both", aspect=14, pad=0.01)
+        for axes in cells[:, 1:].flat:
+            axes.tick_params(labelleft=False)
+        for axes in cells[:-1].flat:
+            axes.tick_params(labelbottom=False)
+    return figure
+
+
+def draw_map(axes: Axes, grid: Grid, field: NDArray[np.floating], limit: float, colours: str | Colormap) -> QuadMesh:
+    """One field on its grid, from -limit to limit: the one place where maps are drawn.
+
+    Args:
+        axes: Where.
+        grid: Of the field; rows may be unevenly spaced.
+        field: (Y, X).
+        limit: Of the scale.
+        colours: A diverging colour map, or its name.
+    """
+    lon, lat = edges(grid.lon), np.clip(edges(grid.lat), -90.0, 90.0)
+    west, east = lon[0], lon[-1]
+    if np.isclose(east - west, 360.0):
+        # Round the globe, the cell that lies across the prime meridian is shown on both sides.
+        lon = np.concatenate([[lon[-2] - 360.0], lon, [lon[1] + 360.0]])
+        field = np.concatenate([field[:, -1:], field, field[:, :1]], axis=1)
+        west, east = 0.0, 360.0
+    mesh = axes.pcolormesh(lon, lat, field, cmap=colours, vmin=-limit, vmax=limit)
+    axes.set_xticks(np.arange(0, 361, 60), [f"{x}°" for x in range(0, 361, 60)])
+    axes.set_yticks(np.arange(-60, 61, 30), ["60°S", "30°S", "0°", "30°N", "60°N"])
+    axes.set(xlim=(west, east), ylim=(lat[0], lat[-1]))
+    return mesh
+
+
+def draw_coast(axes: Axes) -> None:
+    """The Earth's coasts on a map, without a change of its limits."""
+    # Thin and dark: read on pale and on strong colours, and no colour of either scale.
+    axes.add_collection(LineCollection(list(coastline()), colors="#222222", linewidths=0.6), autolim=False)
+
+
+def scale(errors: Sequence[Array], grid: Grid) -> float:
+    """The limit of a scale for errors on one grid, as `round_limit` finds it."""
+    return round_limit(np.concatenate([e.ravel() for e in errors]), np.tile(grid.weights.ravel(), len(errors)))
+
+
+def round_limit(values: Array, area: Array) -> float:
+    """The limit of a scale that holds 98 % of the area, rounded up to 1, 1.5, 2, 3, 4, 5, 6 or 8 tens.
+
+    Args:
+        values: (N,) errors.
+        area: (N,) what each counts.
+    """
+    size = np.abs(values)
+    order = np.argsort(size)
+    summed = np.cumsum(area[order])
+    largest = float(size[order[min(int(np.searchsorted(summed, INSIDE * summed[-1])), len(size) - 1)]])
+    if not largest > 0:
+        return 1.0
+    ten = 10.0 ** np.floor(np.log10(largest))
+    return float(next(s for s in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if s * ten >= largest * (1 - 1e-9)) * ten)
+
+
+def edges(centres: Array) -> Array:
+    """(N + 1,) edges halfway between N ascending centres, and as far outside the outermost."""
+    middle = (centres[1:] + centres[:-1]) / 2
+    return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])

@@ -1,0 +1,272 @@
+"""What a training will cost, before it begins: memory, operations, time, and which wall it meets first.
+
+Invariant: a plan is made with what training itself would allocate, or less: a model that does not fit is counted, never
+built.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from emukit.data.archive import Archive
+from emukit.data.cutting import Cutting
+from emukit.data.frames import FrameEncoder
+from emukit.data.residency import place
+from emukit.data.segments import SegmentSource, resident_bytes
+from emukit.data.split import Split
+from emukit.data.targets import TargetNormalizer
+from emukit.errors import RecipeError
+from emukit.models.precision import matmul_precision
+from emukit.parallel.comm import Comm
+from emukit.planning.batch_size import resolve_batch
+from emukit.planning.memory import (
+    SAFE,
+    MemoryPlan,
+    batch_bytes,
+    build_for,
+    count_state,
+    free_share,
+    largest_batch,
+    largest_share,
+    memory_plan,
+)
+from emukit.progress import Reporter
+from emukit.recipes.forcings import fit_forcings
+from emukit.recipes.schema import NetworkRecipe, Recipe
+from emukit.terminal import duration, size
+from emukit.training.engine import Engine, Execution
+from emukit.training.footprint import forward_rate
+from emukit.training.settings import composite_loss
+
+# Longer than a night is the wall of time.
+PATIENCE_SECONDS = 12 * 3600.0
+# A part of a step that takes this long is not followed by a larger one, and a quick one is timed so often.
+SLOW_SECONDS, REPEATS = 4.0, 3
+# On a CPU, which other programs use: part of the free memory that planning may take, and seconds of computing, of
+# which a pass that tells how fast the machine is may take so many.
+PLANNING_SHARE, PLANNING_SECONDS, RATE_SECONDS = 1 / 3, 30.0, 2.0
+
+
+@dataclass(frozen=True)
+class Wall:
+    """A limit.
+
+    Attributes:
+        name: ``time``, ``activations`` or ``model``.
+        reached: Part of it that the training takes: 1 is at the wall; None where it is not known.
+        what: In words.
+        advice: What to switch on to stay away from it.
+    """
+
+    name: str
+    reached: float | None
+    what: str
+    advice: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cost of a training on this machine.
+
+    Attributes:
+        recipe: What is to be trained.
+        memory: Of one process.
+        steps: Optimiser steps of an epoch.
+        flops: Of one step, forward and backward; None where the model could not be measured.
+        step_seconds: Of one step; None likewise.
+        timed: Whether real steps were timed; otherwise extrapolated from a small one.
+    """
+
+    recipe: NetworkRecipe
+    memory: MemoryPlan
+    steps: int
+    flops: float | None
+    step_seconds: float | None
+    timed: bool
+
+    @property
+    def seconds(self) -> float | None:
+        """Of all epochs, validation not included."""
+        each = self.step_seconds
+        return None if each is None else each * self.steps * self.recipe.training.epochs
+
+    def walls(self) -> tuple[Wall, ...]:
+        """The three, the nearest first; one whose distance is unknown comes last."""
+        m, safe = self.memory, SAFE * self.memory.available
+        room = safe - (m.on_device - m.batch - (m.activations or 0))
+        known = m.activations is not None
+        needed = m.batch + (m.activations or 0)
+        walls = (
+            Wall(
+                "time",
+                None if self.seconds is None else self.seconds / PATIENCE_SECONDS,
+                f"{'?' if self.seconds is None else duration(self.seconds)} of {duration(PATIENCE_SECONDS)}, a night",
+                tuple(self._faster()),
+            ),
+            Wall(
+                "activations",
+                (needed / room if room > 0 else float("inf")) if known else None,
+                f"{size(needed) if known else '?'} of {size(max(0.0, room))}, what model and data leave of {SAFE:.0%}",
+                tuple(self._fewer_activations()),
+            ),
+            Wall(
+                "model",
+                m.own_state / safe if safe > 0 else float("inf"),
+                f"{size(m.own_state)} of {size(safe)}, {SAFE:.0%} of memory",
+                tuple(self._smaller_state()),
+            ),
+        )
+        return tuple(sorted(walls, key=lambda w: -1.0 if w.reached is None else w.reached, reverse=True))
+
+    def _faster(self) -> Iterator[str]:
+        cuda = self.memory.device == "cuda"
+        if cuda and self.recipe.training.precision == "fp32":
+            yield "--precision bf16 (or tf32)"
+        if cuda:
+            yield "--compile"
+            yield "--devices N, where there are several GPUs"
+        else:
+            yield "a GPU"
+        yield f"fewer --set training.epochs (now {self.recipe.training.epochs})"
+        yield from self._smaller_model()
+
+    def _fewer_activations(self) -> Iterator[str]:
+        training, segments = self.recipe.training, self.recipe.training.segments
+        if self.recipe.options.get("checkpoint") is False:
+            yield "--set model.checkpoint=true computes activations again instead of keeping them"
+        if training.precision in ("fp32", "tf32"):
+            yield "--precision bf16 halves most of them"
+        number = self.memory.whole
+        if number > 1 and (self.steps > 1 or training.accumulate == 1):
+            parts = next(p for p in range(2, number + 1) if number % p == 0)
+            fewer, more = number // parts, parts * training.accumulate
+            yield (
+                f"--set training.segments.per_batch={fewer} --set training.accumulate={more}: as many segments a step, "
+                f"in {parts} parts; batch normalisation, and ratios such as dice, then see a part at a time"
+            )
+        if segments.length > 1:
+            yield f"shorter --set training.segments.length (now {segments.length})"
+        yield "--devices N divides a batch among N devices"
+        yield from self._smaller_model()
+
+    def _smaller_state(self) -> Iterator[str]:
+        room = int(SAFE * self.memory.available)
+        devices = -(-self.memory.state.total // room) if room else 0
+        if devices > 1 or self.memory.device == "cuda":
+            yield f"--strategy fsdp --devices {max(2, devices)} shards it over devices of this memory"
+        if self.memory.state.average:
+            yield "--set training.average.kind=none keeps no second copy"
+        yield from self._smaller_model()
+
+    def _smaller_model(self) -> Iterator[str]:
+        widths = [n for n in ("width", "hidden", "dim", "layers", "depth") if n in self.recipe.options]
+        if widths:
+            now = ", ".join(f"{n}={self.recipe.options[n]}" for n in widths)
+            yield f"a smaller model (now {now})"
+
+
+def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, reporter: Reporter) -> Plan:
+    """Count, measure and time.
+
+    Args:
+        archive: The data.
+        recipe: A network's.
+        split: Its training spans.
+        comm: This process and its device.
+        reporter: Shows progress.
+
+    Raises:
+        RecipeError: The recipe is of an emulator that is fitted in closed form.
+    """
+    if not isinstance(recipe, NetworkRecipe):
+        raise RecipeError(
+            f"{recipe.emulator} needs no plan",
+            found="an emulator that is fitted in closed form, in seconds",
+            expected="a network",
+            hint=f"emukit train {recipe.emulator}; `emukit models` lists the networks",
+        )
+    recipe = fit_forcings(recipe, archive, split, reporter)
+    recipe = resolve_batch(recipe, archive, split, comm, reporter)
+    training, history = recipe.training, recipe.inputs.window.history
+    encoder = FrameEncoder.fit(archive, split.train, recipe.inputs)
+    cutting = Cutting.of(archive, split.train, recipe.inputs.window, training.segments)
+    steps = -(-cutting.steps() // training.accumulate)
+    frame = (len(encoder.channels), *archive.grid.shape)
+    state = count_state(recipe, archive, len(encoder.channels))
+    free, data = free_share(comm), resident_bytes(archive, cutting, encoder)
+    if state.total > SAFE * free:
+        whole = largest_batch(cutting)
+        segments, months = largest_share(whole, training.segments.length, comm.world)
+        batch = batch_bytes(segments, months, frame, len(archive.variables), history)
+        where = place("auto", data, max(0, free - state.total), comm.device.type)
+        wanted = training.segments.batch_size
+        memory = MemoryPlan(state, 1, data, where, batch, whole, wanted, None, None, free, comm.device.type)
+        return Plan(recipe, memory, steps, None, None, timed=False)
+    targets = {"tas": recipe.targets.tas, "pr": recipe.targets.pr}
+    normalizer = TargetNormalizer.fit(archive, split.train, targets)
+    with reporter.step("measuring", 3) as bar, matmul_precision(training.precision):
+        source = SegmentSource(archive, split.train, encoder, normalizer, training.segments, comm.device)
+        network = build_for(recipe, archive, len(encoder.channels)).to(comm.device)
+        bar.advance(note="data and network")
+        memory = memory_plan(network, source, training, comm)
+        bar.advance(note="memory")
+        if memory.footprint is None:
+            return Plan(recipe, memory, steps, None, None, timed=False)
+        each, length = training.accumulate, training.segments.length
+        one, most = memory.footprint.flops.at(1, length), _planning_segments(memory, length)
+        flops = each * memory.footprint.flops.at(memory.whole, length)
+        rate = memory.footprint.flops_per_second
+        if rate is None:
+            reporter.say(f"planning: counted, not computed; a forward pass is timed for {RATE_SECONDS:g} s at most")
+            rate = forward_rate(network, source.frame, history, training.precision, RATE_SECONDS)
+        seconds, timed = flops / rate if rate else None, False
+        # A step to prepare, one, and one of four segments.
+        passes = 6 if memory.whole > 1 else 2
+        quick = comm.device.type != "cpu" or (rate is not None and passes * one / rate <= PLANNING_SECONDS)
+        if memory.fits and quick and most:
+            engine = Engine(
+                network, source, composite_loss(recipe.loss, archive, comm.device), training, comm, Execution()
+            )
+            seconds, timed = _time_steps(engine, source, each, most)
+        bar.advance(note="time")
+    return Plan(recipe, memory, steps, flops, seconds, timed)
+
+
+def _planning_segments(memory: MemoryPlan, months: int) -> int:
+    """Segments of the largest step that planning may compute: 0 where not even one is safe."""
+    if memory.device != "cpu" or memory.footprint is None:
+        return memory.whole
+    room = PLANNING_SHARE * memory.available - memory.own_state - memory.data
+    number = memory.whole
+    while number and memory.footprint.activations.at(number, months) + memory.batch * number / memory.whole > room:
+        number //= 2
+    return number
+
+
+def _time_steps(engine: Engine, source: SegmentSource, accumulate: int, most: int) -> tuple[float, bool]:
+    """Seconds of a real step, and whether all of it was timed.
+
+    Parts of a batch are timed, one segment first and then four times as many, up to `most`, the whole or a part that
+    is slow; from that one on, further segments are taken to cost what the last ones did.
+    """
+    batch = max(source.epoch(0, seed=0), key=len)
+    engine.network.train()
+
+    def seconds(number: int) -> float:
+        started = time.perf_counter()
+        engine.step([batch[:number]], rate=0.0, ramp=1.0)
+        return time.perf_counter() - started
+
+    seconds(1)  # prepares what later steps find ready: the optimiser's state, above all
+    number, taken = 1, seconds(1)
+    if taken < SLOW_SECONDS:
+        taken = min(taken, *(seconds(1) for _ in range(REPEATS if taken < SLOW_SECONDS / 4 else 1)))
+    each = taken
+    while number < min(most, len(batch)) and (taken < SLOW_SECONDS or number == 1):
+        larger = min(4 * number, most, len(batch))
+        longer = min(seconds(larger) for _ in range(REPEATS if taken < SLOW_SECONDS / 4 else 1))
+        each = max(0.0, longer - taken) / (larger - number)
+        number, taken = larger, longer
+    return accumulate * (taken + (len(batch) - number) * each), number == len(batch)

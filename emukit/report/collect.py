@@ -1,0 +1,152 @@
+"""What a report is of: the runs, submissions and studies at or right below some places, and what they are called.
+
+Invariant: everything that is there is named: as an entry, as not finished, or as left out with the reason.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from emukit.competitions.leaderboard import Row
+from emukit.data.protocol import ALL, LOSO
+from emukit.errors import EmukitError, RunError
+from emukit.report.pages.model import Unfinished
+from emukit.report.pages.study import STUDY_FILE, Study, read_study
+from emukit.runs.leaderboard import Source, entry_folders, folders_in, read_source
+from emukit.runs.listing import look_at
+from emukit.runs.record import RECORD_FILE
+
+
+@dataclass
+class Findings:
+    """What the places hold.
+
+    Attributes:
+        sources: Finished runs and submissions, each once.
+        studies: Folders with a study.
+        unfinished: Runs that have no emulator yet.
+        left_out: What could not be read.
+    """
+
+    sources: list[Source] = field(default_factory=list)
+    studies: list[tuple[Path, Study]] = field(default_factory=list)
+    unfinished: list[Unfinished] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def gather_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
+    """Read everything that has a page.
+
+    Args:
+        places: As for `write_report`.
+        study_runs: As for `write_report`.
+
+    Raises:
+        EmukitError: A place holds nothing, or is itself damaged.
+    """
+    found = Findings()
+    seen: set[Path] = set()
+
+    def add(folder: Path, named: bool) -> None:
+        # Unlike Path.resolve, which raises where links lead in a circle.
+        real = Path(os.path.realpath(folder))
+        if real in seen:
+            return
+        seen.add(real)
+        try:
+            source = read_source(folder)
+            run = source.run
+        except EmukitError as e:
+            if named:
+                raise
+            found.left_out.append(reason(e))
+            return
+        if run and run.record.state != "finished":
+            found.unfinished.append(Unfinished(folder.name, look_at(folder).state, run.go_on()))
+        else:
+            found.sources.append(source)
+
+    places = list(places)
+    if not places:
+        raise RunError(
+            "there is nothing to report on",
+            found="neither runs/ nor submissions/ nor ablations/ here",
+            expected="a folder that `emukit train`, `emukit submit` or `emukit ablate` wrote, or a folder of such",
+            hint="train first, or name a folder",
+        )
+    for place in places:
+        entries = entry_folders(place)
+        studies = [f for f in (place, *folders_in(place)) if (f / STUDY_FILE).exists()]
+        if not entries and not studies:
+            raise RunError(
+                f"{place} holds no run, no submission and no study" if place.exists() else f"there is no {place}",
+                expected="a folder that `emukit train`, `emukit submit` or `emukit ablate` wrote, or a folder of such",
+                hint="train first, or name another folder",
+            )
+        for folder in entries:
+            add(folder, folder == place)
+        for folder in studies:
+            try:
+                study = read_study(folder)
+            except EmukitError as e:
+                if folder == place:
+                    raise
+                found.left_out.append(reason(e))
+                continue
+            found.studies.append((folder, study))
+            for run in (r for v in study.variants for r in v.runs if study_runs and r.state == "finished"):
+                if (folder / run.folder / RECORD_FILE).exists():
+                    add(folder / run.folder, False)
+                else:
+                    found.left_out.append(f"the run {run.folder} of the study {study.name} is not there any more")
+    return found
+
+
+def study_names(studies: Iterable[tuple[Path, Study]]) -> dict[Path, str]:
+    """Real folder of a run of a study to what it is there: ``STUDY: VARIANT, seed N``.
+
+    With its protocol where the study has several; of a run that several studies share, what the first says.
+    """
+    names: dict[Path, str] = {}
+    for folder, study in studies:
+        several = len({run.protocol for v in study.variants for run in v.runs}) > 1
+        for variant in study.variants:
+            for run in variant.runs:
+                words = (variant.name, run.protocol if several else "", f"seed {run.seed}")
+                name = f"{study.name}: {', '.join(filter(None, words))}"
+                names.setdefault(Path(os.path.realpath(folder / run.folder)), name)
+    return names
+
+
+def named_source(source: Source, names: Mapping[Path, str]) -> Source:
+    """A source with its own rows under the name that its run has in a study; that says the seed already."""
+    name = names.get(Path(os.path.realpath(source.folder)))
+    if source.record is None or name is None:
+        return source
+    known = source.folder.name
+    rows = [
+        replace(r, name=name + r.name.removeprefix(known), seed=None) if r.kind == "run" else r for r in source.rows
+    ]
+    return replace(source, rows=rows)
+
+
+def named_means(rows: Iterable[Row], names: Mapping[Path, str]) -> list[Row]:
+    """The rows; means over scenarios left out, which are called after several folders, by what these are in a study."""
+    of_folder = {folder.name: name for folder, name in names.items()}
+
+    def named(row: Row) -> Row:
+        folders = row.name.split(" + ")
+        if row.kind != "run" or len(folders) < 2 or not all(folder in of_folder for folder in folders):
+            return row
+        each = [", ".join(ALL if w.startswith(LOSO) else w for w in of_folder[f].split(", ")) for f in folders]
+        return replace(row, name=" + ".join(dict.fromkeys(each)), seed=None)
+
+    return [named(row) for row in rows]
+
+
+def reason(error: EmukitError) -> str:
+    """What is wrong, in a line."""
+    return f"{error.what} ({error.found})" if error.found else error.what

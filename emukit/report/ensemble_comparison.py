@@ -1,0 +1,337 @@
+"""What is shown of a prediction among the members of the climate model's ensemble: numbers for pictures.
+
+Invariant: maps and their area means are of exactly the months and the member that are scored; a month whose truth is
+hidden is never taken for one whose truth is zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit.data.archive import Archive, Scenario
+from emukit.data.grid import Grid
+from emukit.data.named import DEMO
+from emukit.data.split import Span
+from emukit.emulators.base import Emulator
+from emukit.emulators.sampled import Sampled
+from emukit.figures.curves import Curves, Power, Season, Years
+from emukit.figures.maps import Panel, Row
+from emukit.figures.ranks import Ranks
+from emukit.metrics.spectra import Spectrum, spectra
+from emukit.metrics.weather import anomalies, chance_of_ranks, rank_histogram
+
+Array = NDArray[np.float64]
+Fields = NDArray[np.float32]
+
+REALISATIONS = 10
+BANDS = {"90°S to 30°S": (-90, -30), "30°S to 30°N": (-30, 30), "30°N to 90°N": (30, 90)}
+# Of spectra, in words.
+SERIES = {
+    "months, globe": "monthly, global mean",
+    "months, cell": "monthly, area mean of cells",
+    "years, globe": "annual means, global mean",
+    "years, cell": "annual means, area mean of cells",
+}
+# Anomalies lose a straight line of each calendar month; of two years nothing would be left.
+LEAST_MONTHS = 36
+# Of monthly precipitation, in mm/day: from deserts to the wettest months of the tropics.
+SIZES = (0.01, 60.0)
+SIZE_CLASSES = 48
+# Twenty years, in which weather comes near to its mean.
+CHANGE_MONTHS = 240
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """The mean over the last years of a span less that over the first years of its scenario.
+
+    Attributes:
+        early: [a, b) first months of the scenario that can be predicted, whole years.
+        late: [a, b) last months of the span, whole years.
+        truth: (V, Y, X) of the member that is scored.
+        prediction: (V, Y, X).
+    """
+
+    early: tuple[int, int]
+    late: tuple[int, int]
+    truth: Array
+    prediction: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A prediction and the members it is shown among, over one scored span.
+
+    Attributes:
+        archive: The data.
+        span: The months; its first member is the one that is scored.
+        members: (T, V, Y, X) of the span, the scored one first.
+        predictions: (T, V, Y, X) of the span: the prediction; or the ensemble's realisations, of which the first is the
+            prediction, and one more, to see what chance does.
+        global_members: (M, N, V) global means of all N months of the scenario, NaN where hidden.
+        global_predictions: (R, N, V) of the ensemble, NaN before the first month that can be predicted.
+        change: How the climate changes until the end of the span; None where its beginning is not known.
+    """
+
+    archive: Archive
+    span: Span
+    members: dict[int, Fields]
+    predictions: list[Fields]
+    global_members: Array
+    global_predictions: Array
+    change: Change | None
+
+    @property
+    def earth(self) -> bool:
+        """Whether coasts are those of the Earth, and not of the invented planet of the demo."""
+        return self.archive.card.name != DEMO
+
+    @property
+    def scenario(self) -> Scenario:
+        """Whose months they are."""
+        return self.archive[self.span.scenario]
+
+    @property
+    def calendar_month(self) -> NDArray[np.int64]:
+        """(T,) of the span, January 0."""
+        return self.scenario.calendar_month[self.span.start : self.span.stop]
+
+    @property
+    def ensemble(self) -> list[Fields]:
+        """The prediction, or all realisations that are shown."""
+        return self.predictions[:REALISATIONS]
+
+    def label(self, variable: str) -> str:
+        """The variable with its unit."""
+        return f"{variable} ({self.archive.card.targets[variable].units})"
+
+
+def gather(emulator: Emulator, archive: Archive, span: Span) -> Shown:
+    """Predict what is shown of a span.
+
+    Args:
+        emulator: Fits the archive. Of one that draws realisations, ten are shown.
+        archive: The data.
+        span: Visible months.
+    """
+    scenario, grid = archive[span.scenario], archive.grid
+    members = sorted(scenario.members, key=lambda m: m != span.members[0])
+    answers = [emulator.member(k) for k in range(REALISATIONS + 1)] if isinstance(emulator, Sampled) else [emulator]
+    predictions, means, wholes = [], [], list[Fields]()
+    for answer in answers:
+        whole = answer.predict_fields(scenario, answer.first_month, len(scenario))
+        mean = np.full((len(scenario), len(archive.variables)), np.nan)
+        mean[answer.first_month :] = grid.mean(whole)
+        means.append(mean)
+        wholes = wholes or [whole]
+        predictions.append(whole[span.start - answer.first_month : span.stop - answer.first_month].copy())
+    return Shown(
+        archive,
+        span,
+        {m: scenario.truth(m, span.start, span.stop) for m in members},
+        predictions,
+        np.stack([_global_means(scenario, m, grid) for m in members]),
+        np.stack(means[:REALISATIONS]),
+        _change(scenario, span, wholes[0], answers[0].first_month),
+    )
+
+
+def _change(scenario: Scenario, span: Span, whole: Fields, first: int) -> Change | None:
+    """The change of a prediction of all months from `first` on, and of the truth; None where one is not known."""
+    late = span.stop - min(CHANGE_MONTHS, len(span) // 12 * 12), span.stop
+    early = first, min(first + CHANGE_MONTHS, first + (late[0] - first) // 12 * 12)
+    if late[0] == late[1] or early[1] <= early[0] or scenario.hidden[slice(*early)].any():
+        return None
+    truth = [time_mean(scenario.truth(span.members[0], *months)) for months in (early, late)]
+    said = [time_mean(whole[a - first : b - first]) for a, b in (early, late)]
+    return Change(early, late, truth[1] - truth[0], said[1] - said[0])
+
+
+def change_rows(shown: Shown, change: Change) -> list[Row]:
+    """Maps of the change: of the prediction, of the truth, and what is between them in a scale of its own."""
+    grid, scored = shown.archive.grid, shown.span.members[0]
+    rows = []
+    for v, variable in enumerate(shown.archive.variables):
+        said, true = change.prediction[v], change.truth[v]
+        means = [f"mean {float(grid.mean(f)):+.2f}" for f in (said, true)]
+        panels = [Panel(f"prediction: {means[0]}", said), Panel(f"member {scored}: {means[1]}", true)]
+        apart = Panel(f"prediction less member {scored}: {area_means(said - true, grid, squared=True)}", said - true)
+        rows.append(Row(variable, f"change of {shown.label(variable)}", panels, apart))
+    return rows
+
+
+def change_words(shown: Shown, change: Change) -> str:
+    """Between which months it is, for people."""
+    months = shown.scenario.months
+    early, late = (f"{months[a]}..{months[b - 1]}" for a, b in (change.early, change.late))
+    return f"change of the mean from {early} to {late}"
+
+
+def error_rows(shown: Shown) -> list[Row]:
+    """Errors of the mean over time and of the standard deviation over time, as the score takes them."""
+    archive, members = shown.archive, list(shown.members.items())
+    scored, truth = members[0]
+    others = [("prediction", shown.predictions[0]), *((f"member {m}", fields) for m, fields in members[1:2])]
+    rows = []
+    for v, variable in enumerate(archive.variables):
+        for what, moment in (("time mean", time_mean), ("standard deviation over time", time_std)):
+            errors = {name: moment(fields[:, v]) - moment(truth[:, v]) for name, fields in others}
+            panels = [
+                Panel(f"{name} less member {scored}: {area_means(e, archive.grid, squared=moment is time_mean)}", e)
+                for name, e in errors.items()
+            ]
+            rows.append(Row(variable, f"{what},\n{shown.label(variable)}", panels))
+    return rows
+
+
+def area_means(error: Array, grid: Grid, *, squared: bool) -> str:
+    """The area means of an error: its size, the root of squares or the mean of absolutes as in the score, and bias."""
+    size = f"RMSE {np.sqrt(grid.mean(error**2)):.3f}" if squared else f"MAE {grid.mean(np.abs(error)):.3f}"
+    return f"{size}, bias {float(grid.mean(error)):+.3f}"
+
+
+def annual_means(shown: Shown) -> list[Years]:
+    """Global means of every calendar year of the scenario, a gap where a month of it is not known."""
+    scenario = shown.scenario
+    first = int(-scenario.calendar_month[0] % 12)
+    years = (len(scenario) - first) // 12
+    whole = slice(first, first + 12 * years)
+    # At the middle of each year, on an axis where a year begins at its number.
+    x = year_of(scenario, first) + 0.5 + np.arange(years, dtype=np.float64)
+    members, predictions = (
+        np.mean(g[:, whole].reshape(len(g), years, 12, -1), axis=2)
+        for g in (shown.global_members, shown.global_predictions)
+    )
+    return [
+        Years(f"{shown.label(name)}, global", Curves(x, members[..., v], predictions[..., v], truth=True))
+        for v, name in enumerate(shown.archive.variables)
+    ]
+
+
+def year_of(scenario: Scenario, month: int) -> float:
+    """Where a month begins, in years with fractions."""
+    return 1970 + (int(scenario.months[0].astype(np.int64)) + month) / 12
+
+
+def hidden_years(scenario: Scenario) -> list[tuple[float, float]]:
+    """First and last year, with fractions, of every stretch of months whose truth is hidden."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], scenario.hidden, [False]]).astype(np.int8)))
+    return [(year_of(scenario, a), year_of(scenario, b)) for a, b in edges.reshape(-1, 2).tolist()]
+
+
+def mean_years(shown: Shown) -> list[list[Season]]:
+    """The mean year over the span, of the globe and of bands of latitude: a list of places for each variable."""
+    grid = shown.archive.grid
+    bands = {"globe": np.ones(len(grid.lat), bool)}
+    bands |= {name: (low <= grid.lat) & (grid.lat < high) for name, (low, high) in BANDS.items()}
+    month = shown.calendar_month
+    members, predictions = ([_cycle(f, month) for f in fields] for fields in (shown.members.values(), shown.ensemble))
+    out: list[list[Season]] = [[] for _ in shown.archive.variables]
+    for place, rows in bands.items():
+        if not rows.any():
+            continue
+        weights = grid.weights * rows[:, None]
+        weights /= weights.sum()
+        m, p = (np.stack([np.einsum("mvyx,yx->mv", c, weights) for c in cycles]) for cycles in (members, predictions))
+        x = np.arange(1.0, 13.0)
+        for v, name in enumerate(shown.archive.variables):
+            cycle = Curves(x, m[..., v], p[..., v], truth=True)
+            errors = Curves(x, m[1:, :, v] - m[0, :, v], p[..., v] - m[0, :, v])
+            out[v].append(Season(shown.label(name), place, cycle, errors))
+    return out
+
+
+def power(shown: Shown) -> list[list[Power]]:
+    """Spectra of months and years, globe and cells: a list of kinds for each variable."""
+    members, predictions = (
+        [spectra(anomalies(f, shown.calendar_month), shown.archive.grid) for f in fields]
+        for fields in (shown.members.values(), shown.ensemble)
+    )
+    out = []
+    for v, name in enumerate(shown.archive.variables):
+        unit = shown.archive.card.targets[name].units
+        squared = f"{unit}²" if unit.isalpha() else f"({unit})²"
+        out.append(
+            [
+                Power(
+                    f"{name} ({squared} year)",
+                    what,
+                    Curves(
+                        members[0][kind].frequency,
+                        _powers([s[kind] for s in members], v),
+                        _powers([s[kind] for s in predictions], v),
+                        truth=True,
+                    ),
+                )
+                for kind, what in SERIES.items()
+                if kind in members[0]
+            ]
+        )
+    return out
+
+
+def ranks(shown: Shown) -> list[Ranks]:
+    """Rank histograms of every member among the realisations; none of an emulator with one answer."""
+    if len(shown.predictions) <= REALISATIONS:
+        return []
+    weights = shown.archive.grid.weights
+    shares = np.stack([rank_histogram(m, shown.ensemble, weights) for m in shown.members.values()])
+    chance = chance_of_ranks(shown.predictions, weights)
+    return [
+        Ranks(name, list(shown.members), shares[..., v], chance[:, v]) for v, name in enumerate(shown.archive.variables)
+    ]
+
+
+def distribution(shown: Shown, variable: str) -> Curves:
+    """How often, over area and months, a variable that is never negative has which size.
+
+    Returns:
+        Shares per factor e of the size, over sizes that grow by the same factor.
+    """
+    v = shown.archive.variables.index(variable)
+    edges = np.geomspace(*SIZES, SIZE_CLASSES + 1)
+    weights = np.broadcast_to(
+        shown.archive.grid.weights / len(shown.span), (len(shown.span), *shown.archive.grid.shape)
+    )
+
+    def shares(fields: Fields) -> Array:
+        counted, _ = np.histogram(fields[:, v], edges, weights=weights)
+        return np.asarray(counted / np.diff(np.log(edges)), np.float64)
+
+    members, predictions = (
+        np.stack([shares(f) for f in fields]) for fields in (shown.members.values(), shown.ensemble)
+    )
+    return Curves(np.sqrt(edges[1:] * edges[:-1]), members, predictions, truth=True)
+
+
+def _powers(spectrum: Sequence[Spectrum], v: int) -> Array:
+    return np.stack([s.power[:, v] for s in spectrum])
+
+
+def _global_means(scenario: Scenario, member: int, grid: Grid) -> Array:
+    assert scenario.targets is not None
+    mean = grid.mean(scenario.targets[scenario.member_index(member)])
+    mean[scenario.hidden] = np.nan
+    return mean
+
+
+def _cycle(fields: Fields, month: NDArray[np.int64]) -> Array:
+    """(12, V, Y, X) mean by calendar month, NaN of one that is not there."""
+    out = np.full((12, *fields.shape[1:]), np.nan)
+    for m in np.unique(month):
+        out[m] = fields[month == m].mean(0, dtype=np.float64)
+    return out
+
+
+def time_mean(fields: Fields) -> Array:
+    """The mean over the first axis."""
+    return np.asarray(fields.mean(0, dtype=np.float64), np.float64)
+
+
+def time_std(fields: Fields) -> Array:
+    """The population standard deviation over the first axis."""
+    return np.asarray(fields.std(0, dtype=np.float64), np.float64)

@@ -1,0 +1,210 @@
+"""Pages from templates.
+
+Invariant: every value enters a page through a template that escapes it; an address inside the site is relative, so that
+the folder opens from a disk, and nothing outside the folder is asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from emukit.competitions.leaderboard import (
+    ANOTHER_RUN,
+    HEADINGS,
+    LIMIT,
+    LINES,
+    MEASURES,
+    NUMBERS,
+    UNITS,
+    Row,
+    places,
+    ranked,
+)
+from emukit.report.pages.fields import entry_script, site_script
+from emukit.report.pages.model import Entry, Site, StudyPage
+from emukit.report.pages.strip import LINE_Y, WIDTH, marks
+from emukit.report.pages.study import Interval, Study, StudyResult, Variant
+from emukit.studies.table import DIFFERENCE, both_ends
+
+HERE = Path(__file__).parent
+ASSETS = ("style.css", "table.js", "compare.js")
+COLUMNS = ("score", *NUMBERS)
+
+
+def render(site: Site) -> Iterator[tuple[str, str]]:
+    """Every text file of a site: its name below the folder, with slashes, and what it holds."""
+    environment = Environment(
+        loader=FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        site=site, columns=COLUMNS, headings=HEADINGS, headers=_headers(), lines=LINES, difference=DIFFERENCE
+    )
+    environment.filters.update(score=_score, number=_number, signed=_signed, ends=_ends, words=_words)
+    for name in ASSETS:
+        yield f"assets/{name}", (HERE / "assets" / name).read_text(encoding="utf-8")
+    uses = _uses(site.studies)
+    tables = _tables(site, uses)
+    index = environment.get_template("index.html")
+    yield "index.html", index.render(root="", tables=tables, svg=(WIDTH, LINE_Y))
+    yield "compare.html", environment.get_template("compare.html").render(root="", count=_comparable(site))
+    yield "assets/entries.js", site_script(site)
+    beside = ranked(site.rows)
+    page = environment.get_template("entry.html")
+    for entry in site.entries:
+        yield (
+            f"entries/{entry.id}.html",
+            page.render(root="../", entry=entry, sets=_sets(entry, beside), uses=uses.get(entry.id, ())),
+        )
+        if entry.errors:
+            yield f"data/{entry.id}.js", entry_script(entry)
+    page = environment.get_template("study.html")
+    for study in site.studies:
+        results = [_result(study, r) for r in study.study.results]
+        yield (
+            f"studies/{study.id}.html",
+            page.render(
+                root="../",
+                page=study,
+                study=study.study,
+                results=results,
+                differences=_differences(study.study),
+                best=_best(study),
+            ),
+        )
+
+
+def _comparable(site: Site) -> int:
+    return sum(e.errors is not None for e in site.entries)
+
+
+def _headers() -> list[dict[str, str]]:
+    """Columns of the score and the six numbers: a heading, its unit, and what it says in full."""
+    what = {
+        "monthly_rmse": "root mean square error of months",
+        "time_mean_rmse": "root mean square error of the mean over time",
+        "time_stddev_mae": "mean absolute error of the standard deviation over time",
+    }
+    out = [{"short": "score", "unit": "", "full": "official score, lower is better"}]
+    for heading, measure, unit, number in zip(HEADINGS[1:], MEASURES[1:], UNITS[1:], NUMBERS, strict=True):
+        variable, part = number.split(".")
+        out.append({"short": heading, "unit": f"{measure}, {unit}", "full": f"{variable}: {what[part]}, {unit}"})
+    return out
+
+
+def _uses(studies: Sequence[StudyPage]) -> dict[str, list[dict[str, Any]]]:
+    """Id of an entry to the variants of studies that it is a run of."""
+    uses: dict[str, list[dict[str, Any]]] = {}
+    for page in studies:
+        for variant in page.study.variants:
+            for run in variant.runs:
+                if run.folder in page.entries:
+                    use = {"page": page, "variant": variant.name, "seed": run.seed}
+                    uses.setdefault(page.entries[run.folder], []).append(use)
+    return uses
+
+
+def _differences(study: Study) -> dict[str, list[str]]:
+    """By name of the variant, what is set in the base, and what differs from it in every other one."""
+    base = study.variants[0]
+    out = {}
+    for variant in study.variants:
+        words = {f"recipe {variant.recipe}": variant is base or variant.recipe != base.recipe}
+        own = variant is base or variant.recipe != base.recipe
+        for path, value in variant.settings.items():
+            words[f"{path} = {_plain(value)}"] = own or base.settings.get(path) != value
+        for path in base.settings.keys() - variant.settings.keys():
+            words[f"{path} as in the recipe"] = not own
+        words[f"members {variant.members or 'all'}"] = variant.members != base.members
+        out[variant.name] = [word for word, shown in words.items() if shown]
+    return out
+
+
+def _best(page: StudyPage) -> Variant | None:
+    """The trial that a search chose, where it is known how to train it."""
+    return next((v for v in page.study.variants if v.name == page.study.best and page.best_command), None)
+
+
+def _tables(site: Site, uses: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """The leaderboard: a table for each set of months."""
+    folders = {e.id: e.folder for e in site.entries if e.folder != e.name}
+    out = []
+    for i, (split, group) in enumerate(ranked(site.rows).items()):
+        rows = [
+            {
+                "place": place,
+                "row": row,
+                "cells": _cells(row),
+                "entry": site.links.get(row.key, ""),
+                "kind": row.kind,
+                "folder": folders.get(site.links.get(row.key, ""), ""),
+                "uses": uses.get(site.links.get(row.key, ""), ()),
+            }
+            for place, row in places(group)
+        ]
+        own = sum(r.kind in ("run", "submission") for r in group)
+        out.append({"id": f"set-{i}", "split": split, "rows": rows, "marks": marks(group), "own": own})
+    return out
+
+
+def _cells(row: Row) -> list[float | None]:
+    return [row.score, *(row.numbers.get(n) for n in NUMBERS)]
+
+
+def _sets(entry: Entry, beside: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
+    """What an entry has on each set of months, with the lines it is measured against and its place."""
+    out = []
+    for own in entry.rows:
+        group = beside.get(own.split, [own])
+        place = next((p for p, r in places(group) if r.key == own.key), "")
+        competitors = sum(r.kind not in LINES and r.score is not None for r in group)
+        others = [r for r in group if r.kind in (*LINES, "published", "measured")]
+        rows = [{"row": r, "cells": _cells(r), "own": r is own} for r in sorted([own, *others], key=_order)]
+        out.append({"split": own.split, "rows": rows, "place": place, "of": competitors, "note": own.note})
+    return out
+
+
+def _order(row: Row) -> tuple[bool, float]:
+    return row.score is None, row.score or 0.0
+
+
+def _result(page: StudyPage, result: StudyResult) -> dict[str, Any]:
+    known = {name: v for name, v in ((ANOTHER_RUN, result.floor), (LIMIT, result.limit)) if v}
+    lines = [(name, [values[c] for c in COLUMNS]) for name, values in known.items()]
+    return {"result": result, "lines": lines, "pictures": page.pictures.get((result.protocol, result.set), ())}
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _words(value: Any) -> str:
+    """What is a table of names and values as a line."""
+    return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, Mapping) else str(value)
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _ends(interval: Interval) -> str:
+    """The ends of an interval; nothing where it has none."""
+    if interval.low is None or interval.high is None:
+        return ""
+    return " to ".join(both_ends(interval.low, interval.high, 4)).replace("-", "\N{MINUS SIGN}")

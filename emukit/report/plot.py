@@ -1,0 +1,193 @@
+"""Pictures of a run, as files.
+
+Invariant: a folder of pictures is whole and of one run, one set and one span, or it is not there; nothing in it was
+drawn from other data than it says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from PIL import Image, UnidentifiedImageError
+
+from emukit import provenance
+from emukit.data.archive import Archive
+from emukit.data.split import Span, Split, is_hidden
+from emukit.errors import EmukitError, ProtocolError
+from emukit.figures.curves import draw_seasons, draw_spectra, draw_years
+from emukit.figures.figure import write_png
+from emukit.figures.maps import draw_maps
+from emukit.figures.ranks import draw_ranks
+from emukit.files import inside, open_regular, parse_json, read_text
+from emukit.outputs import Kind, new_output, refuse_taken
+from emukit.progress import Reporter
+from emukit.report import ensemble_comparison as pictures
+from emukit.report.ensemble_comparison import LEAST_MONTHS, REALISATIONS, Shown, gather
+from emukit.report.variability import Likeness, likeness
+from emukit.runs.evaluate import scored_spans
+from emukit.runs.run import Run
+
+FOLDER = "plots"
+WEATHER_FILE = "weather.json"
+# As PNG names the program that wrote a file.
+SOFTWARE = "emukit"
+PICTURES = ("maps", "change", "years", "seasons", "spectra", "ranks")
+DEFAULT_SETS = ("validation", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Album:
+    """The pictures of one span.
+
+    Attributes:
+        folder: Where they are.
+        title: Which run, set and months.
+        files: What was written.
+        left_out: Picture to why there is none.
+        weather: How like that of members the weather is; None where there are too few months.
+    """
+
+    folder: Path
+    title: str
+    files: tuple[str, ...]
+    left_out: Mapping[str, str]
+    weather: Likeness | None
+
+
+def plot_run(
+    run: Run, archive: Archive, name: str | None, out: Path | None, reporter: Reporter, overwrite: bool = False
+) -> list[Album]:
+    """Draw every span of a set among the members of the climate model's ensemble.
+
+    Args:
+        run: A finished run.
+        archive: What it is compared with.
+        name: The set; None: validation and test, each where its truth is visible.
+        out: The folder in which each span gets one; ``plots`` in the run folder when None.
+        reporter: Shows progress.
+        overwrite: Whether pictures that are there may be replaced.
+
+    Raises:
+        RunError: The run has not finished, or is damaged.
+        ProtocolError: There is no such set, nothing visible to compare with, or the archive does not fit.
+        EmukitError: The pictures would be of other data than the run, inside the run; or a folder is taken.
+    """
+    split = run.split(archive)
+    spans = {name: scored_spans(archive, split, name)} if name else _visible_sets(archive, split, reporter)
+    if out is None and archive.digest != run.record.data.digest:
+        raise EmukitError(
+            f"pictures of other data are not kept in the run {run.folder}",
+            found=f"{archive.source}, whose values are others than those it was trained on",
+            hint="name a folder for them with --out DIR",
+        )
+    emulator = run.emulator(archive)
+    places = {_place(archive, s, span, spans[s]): (s, span) for s in spans for span in spans[s]}
+    folders = {out / place if out else inside(run.folder, FOLDER, place): of for place, of in places.items()}
+    for folder in folders:
+        refuse_taken(folder, KIND, overwrite)
+    albums = []
+    with reporter.step("plot", len(folders)) as step:
+        for folder, (set_name, span) in folders.items():
+            title = f"{run.folder.resolve().name}, {set_name}: {span.text(archive)}"
+            shown = gather(emulator, archive, span)
+            albums.append(_write(shown, run, archive, folder, title, overwrite))
+            step.advance(note=str(folder))
+    return albums
+
+
+def _visible_sets(archive: Archive, split: Split, reporter: Reporter) -> dict[str, tuple[Span, ...]]:
+    sets = {name: split.scored[name] for name in DEFAULT_SETS if name in split.scored}
+    visible = {name: spans for name, spans in sets.items() if not any(is_hidden(archive, s) for s in spans)}
+    hidden = {name: "; ".join(s.text(archive) for s in spans) for name, spans in sets.items() if name not in visible}
+    if not visible:
+        raise ProtocolError(
+            f"there is nothing visible to compare with under {split.protocol}",
+            found="; ".join(f"the truth of {name}, {text}, is hidden" for name, text in hidden.items()),
+            expected="a set whose truth is in the store",
+            hint="plot the run that selected, or name a store that holds the truth with --data",
+        )
+    for name, text in hidden.items():
+        reporter.say(f"note: no pictures of {name}: the truth of {text} is hidden in this store")
+    return visible
+
+
+def _place(archive: Archive, name: str, span: Span, spans: tuple[Span, ...]) -> str:
+    """A folder name of its own for every span: with its first month where a scenario has several."""
+    alone = sum(s.scenario == span.scenario for s in spans) == 1
+    return f"{name}-{span.scenario}" + ("" if alone else f"-{archive[span.scenario].months[span.start]}")
+
+
+def _strange(folder: Path) -> str:
+    """What in a folder no `emukit plot` wrote."""
+    if not folder.is_dir():
+        return "a file"
+    return ", ".join(sorted(p.name for p in folder.iterdir() if not _is_own(p))[:5])
+
+
+def _is_own(path: Path) -> bool:
+    try:
+        if path.name == WEATHER_FILE:
+            head = parse_json(read_text(path))
+            return isinstance(head, dict) and {"title", "written", "data", "recipe"} <= head.keys()
+        if path.suffix != ".png" or path.stem not in PICTURES:
+            return False
+        with open_regular(path) as file, Image.open(file) as image:
+            return bool(image.info.get("Software") == SOFTWARE)
+    except (OSError, ValueError, UnidentifiedImageError):
+        return False
+
+
+KIND = Kind("pictures of `emukit plot`", _strange)
+
+
+def _write(shown: Shown, run: Run, archive: Archive, folder: Path, title: str, overwrite: bool) -> Album:
+    figures, left_out = draw(shown, title)
+    weather = None if "spectra" in left_out else likeness(shown)
+    about = {"Title": title, "Software": SOFTWARE, "Description": f"data {archive.digest}, recipe {run.recipe.digest}"}
+    with new_output(folder, KIND, overwrite) as temporary:
+        temporary.mkdir()
+        for name, figure in figures.items():
+            write_png(figure, temporary / f"{name}.png", about)
+        if weather:
+            head = {"title": title, "written": provenance.now(), "data": archive.digest, "recipe": run.recipe.digest}
+            text = json.dumps(head | weather.as_dict(), indent=1)
+            (temporary / WEATHER_FILE).write_text(text, encoding="utf-8")
+    files = (*(f"{name}.png" for name in figures), *((WEATHER_FILE,) if weather else ()))
+    return Album(folder, title, files, left_out, weather)
+
+
+def draw(shown: Shown, title: str) -> tuple[dict[str, Figure], dict[str, str]]:
+    """All pictures of a span by name, and why others are left out."""
+    span, scenario = shown.span, shown.scenario
+    scored = pictures.year_of(scenario, span.start), pictures.year_of(scenario, span.stop)
+    figures = {
+        "maps": draw_maps(
+            pictures.error_rows(shown), shown.archive.grid, f"{title}\nerrors, with their area means", earth=shown.earth
+        ),
+        "years": draw_years(
+            pictures.annual_means(shown), scored, pictures.hidden_years(scenario), f"{title}\nannual means"
+        ),
+        "seasons": draw_seasons(pictures.mean_years(shown), f"{title}\nmean year of the scored months"),
+    }
+    left_out = {}
+    if shown.change:
+        rows, words = pictures.change_rows(shown, shown.change), pictures.change_words(shown, shown.change)
+        figures["change"] = draw_maps(rows, shown.archive.grid, f"{title}\n{words}", earth=shown.earth)
+    else:
+        left_out["change"] = "no years before the scored ones are visible to begin from"
+    if len(span) < LEAST_MONTHS:
+        left_out["spectra"] = f"{len(span)} months are too few to tell weather from climate"
+    else:
+        figures["spectra"] = draw_spectra(
+            pictures.power(shown), f"{title}\nspectra of anomalies from a straight line of each calendar month"
+        )
+    histograms = pictures.ranks(shown)
+    if histograms:
+        figures["ranks"] = draw_ranks(histograms, f"{title}\nmembers among {REALISATIONS} realisations")
+    else:
+        left_out["ranks"] = "the emulator has one answer to a scenario; `emukit train sampled` makes realisations"
+    return figures, left_out

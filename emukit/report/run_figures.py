@@ -1,0 +1,348 @@
+"""What a page shows of one run: errors as arrays, and pictures, kept in the run folder so that no page waits for them.
+
+Invariant: what is kept belongs to one run, one training of it, one set and one way of drawing, by a key; anything else
+is made anew. It is drawn only from the data that the run was trained on.
+
+    RUN/report/SET/about.json           key, words, sizes of pictures
+    RUN/report/SET/numbers.safetensors  errors of the time mean and of the standard deviation, zonal means of members
+    RUN/report/SET/*.webp               pictures; those in a scale that all runs share carry it in their name
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from emukit.data.archive import Archive
+from emukit.data.grid import Grid
+from emukit.errors import ProtocolError
+from emukit.figures.curves import Season, draw_seasons, draw_spectra, draw_years
+from emukit.figures.error_maps import Field, draw_distribution, draw_error_maps, draw_zonal, map_colours
+from emukit.figures.figure import line_colours, write_webp
+from emukit.figures.ranks import draw_ranks
+from emukit.files import atomic_path, check_regular, open_regular, parse_json, read_text, sha256
+from emukit.report import ensemble_comparison as pictures
+from emukit.report.ensemble_comparison import LEAST_MONTHS, REALISATIONS, Shown, gather
+from emukit.runs.evaluate import scored_spans
+from emukit.runs.run import Run
+
+Array = NDArray[np.float64]
+
+FOLDER = "report"
+ABOUT_FILE, NUMBERS_FILE = "about.json", "numbers.safetensors"
+# Raised with every change of what is kept or drawn.
+VERSION = 4
+# Of every picture, in inches: on a page they are as wide as its text, and their letters are of one size.
+SHAPES = {
+    "maps": (8.6, 4.5),
+    "yardstick": (8.6, 4.5),
+    "zonal": (8.6, 2.9),
+    "years": (8.6, 3.7),
+    "seasons": (8.6, 5.2),
+    "spectra": (7.0, 2.7),
+    "rain": (6.0, 2.9),
+    "ranks": (8.6, 3.6),
+    "learning": (8.6, 2.8),
+    "terms": (8.6, 2.8),
+}
+# Lines of many hues, of which so many colours are kept; elsewhere colours mean something, and none is left out.
+MANY = {"learning": 16, "terms": 16, "coordinates": 64, "intervals": 32}
+# Of what a cell sees: a page has no room for the globe's and for years, which `emukit plot` draws.
+POWER = "monthly, area mean of cells"
+MAPS = ("maps", "yardstick")
+MOMENTS = {"mean": "mean over time", "std": "standard deviation over time"}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture as a file.
+
+    Attributes:
+        file: Where it is.
+        size: Width and height in pixels.
+        alt: What it shows, for those who do not see it.
+    """
+
+    file: Path
+    size: tuple[int, int]
+    alt: str
+
+
+@dataclass(frozen=True, eq=False)
+class Portrait:
+    """What is kept of a run and a set.
+
+    Attributes:
+        folder: Where it is kept.
+        set_name: ``validation`` or ``test``.
+        span: The months and the member, in words.
+        span_key: The same for all runs on this span of these data.
+        grid: Of the errors.
+        earth: Whether the coasts are those of the Earth.
+        fields: Errors by quantity, ``tas.mean`` and so on.
+        yardstick: The same of another member of the climate model; empty where there is none.
+        drawn: Pictures that need no shared scale.
+    """
+
+    folder: Path
+    set_name: str
+    span: str
+    span_key: str
+    grid: Grid
+    earth: bool
+    fields: Mapping[str, Field]
+    yardstick: Mapping[str, Field]
+    drawn: Mapping[str, Drawn]
+
+
+def portrait(run: Run, set_name: str, root: Path, archive: Callable[[], Archive]) -> Portrait:
+    """The portrait that is kept, or a new one.
+
+    Args:
+        run: Finished.
+        set_name: What is shown of it.
+        root: The folder in which it is kept.
+        archive: Opens the data, where they are needed.
+
+    Raises:
+        EmukitError: The run is damaged, or the data are not those it was trained on, or do not fit.
+    """
+    folder, key = root / set_name, _key(run, set_name)
+    kept = _read(folder, key)
+    if kept is None:
+        _draw(run, set_name, folder, key, archive())
+        kept = _read(folder, key)
+    assert kept is not None
+    return kept
+
+
+def in_scale(kept: Portrait, scales: Mapping[str, float]) -> dict[str, Drawn]:
+    """Maps and zonal means of a portrait, and the maps of its yardstick, in scales that all share."""
+    mark = hashlib.sha256(repr(sorted(scales.items())).encode()).hexdigest()[:8]
+    out = {
+        "maps": _scaled(
+            kept,
+            f"maps-{mark}.webp",
+            lambda: draw_error_maps(kept.fields, kept.grid, scales, _title(kept), earth=kept.earth),
+            f"Maps of the error of the prediction. {_words(kept.fields)}",
+        ),
+        "zonal": _scaled(
+            kept,
+            f"zonal-{mark}.webp",
+            lambda: draw_zonal(kept.fields, kept.grid, scales, _title(kept)),
+            "Zonal means of the same errors over latitude, beside those of other members. " + _words(kept.fields),
+        ),
+    }
+    if kept.yardstick:
+        out["yardstick"] = _scaled(
+            kept,
+            f"yardstick-{mark}.webp",
+            lambda: draw_error_maps(kept.yardstick, kept.grid, scales, _title(kept), earth=kept.earth),
+            f"The same maps of another member of the climate model. {_words(kept.yardstick)}",
+        )
+    return out
+
+
+def save(figure: Figure, path: Path, kind: str, about: str, variables: Iterable[str] = ()) -> tuple[int, int]:
+    """Write a picture of a kind, in its shape where it has one.
+
+    Args:
+        figure: What to draw.
+        path: Where.
+        kind: Of the picture.
+        about: Words inside the file.
+        variables: Of a picture with maps, those on them.
+
+    Returns:
+        Width and height in pixels.
+    """
+    width, height = SHAPES.get(kind) or figure.get_size_inches()
+    colours: list[str] | int = MANY[kind] if kind in MANY else map_colours(variables) if variables else line_colours()
+    return write_webp(figure, path, about, width=width, height=height, colours=colours)
+
+
+def _title(kept: Portrait) -> str:
+    return f"{kept.set_name}: {kept.span}"
+
+
+def _words(fields: Mapping[str, Field]) -> str:
+    return "; ".join(f"{f.label}: {f.numbers}" for f in fields.values()) + "."
+
+
+def _scaled(kept: Portrait, name: str, draw: Callable[[], Figure], alt: str) -> Drawn:
+    path = kept.folder / name
+    size = picture_size(path)
+    if size is None:
+        with atomic_path(path) as temporary:
+            kind = name.partition("-")[0]
+            variables = dict.fromkeys(f.variable for f in kept.fields.values()) if kind in MAPS else {}
+            size = save(draw(), temporary, kind, _title(kept), variables)
+        for old in kept.folder.glob(f"{name.partition('-')[0]}-*.webp"):
+            if old.name != name:
+                old.unlink()
+    return Drawn(path, size, alt)
+
+
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """Width and height in pixels; None where there is no picture that can be read."""
+    try:
+        with open_regular(path) as file, Image.open(file) as image:
+            return image.size
+    except (OSError, UnidentifiedImageError):
+        return None
+
+
+def _key(run: Run, set_name: str) -> str:
+    """What decides a portrait: the run, when it was trained, and how it is drawn."""
+    described = run.folder / "emulator" / "emulator.json"
+    parts = [
+        VERSION,
+        run.record.identity.digest,
+        [s.started for s in run.record.sessions],
+        sha256(described) if described.exists() else "",
+        set_name,
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _read(folder: Path, key: str) -> Portrait | None:
+    """What is kept; None where there is nothing whole of this key."""
+    try:
+        about = parse_json(read_text(folder / ABOUT_FILE))
+        if about["key"] != key:
+            return None
+        check_regular(folder / NUMBERS_FILE)
+        numbers = {k: v.astype(np.float64) for k, v in load_file(folder / NUMBERS_FILE).items()}
+        drawn = {
+            name: Drawn(folder / f"{name}.webp", (int(w), int(h)), str(alt))
+            for name, (w, h, alt) in about["pictures"].items()
+        }
+        if not all(d.file.is_file() for d in drawn.values()):
+            return None
+        words = {name: (str(v), str(label)) for name, (v, label) in about["quantities"].items()}
+        fields = {
+            name: Field(v, label, about["numbers"][name], numbers["errors"][i], numbers["members"][:, i])
+            for i, (name, (v, label)) in enumerate(words.items())
+        }
+        yardstick = {
+            name: Field(v, label, about["yardstick"][name], numbers["yardstick"][i], numbers["members"][:0, i])
+            for i, (name, (v, label)) in enumerate(words.items())
+            if "yardstick" in numbers
+        }
+        grid = Grid(numbers["lat"], numbers["lon"])
+        return Portrait(
+            folder, about["set"], about["span"], about["span_key"], grid, about["earth"], fields, yardstick, drawn
+        )
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, SafetensorError):
+        # Whatever is wrong with what is kept, it can be made again.
+        return None
+
+
+def _draw(run: Run, set_name: str, folder: Path, key: str, archive: Archive) -> None:
+    if archive.digest != run.record.data.digest:
+        raise ProtocolError(
+            "the data are not those it was trained on",
+            found=f"other values in {archive.source}",
+            expected="the store of the training, unchanged",
+            hint="name it with --data",
+        )
+    span = scored_spans(archive, run.split(archive), set_name)[0]
+    shown = gather(run.emulator(archive), archive, span)
+    numbers, about = _numbers(shown)
+    title = f"{set_name}: {span.text(archive)}"
+    with atomic_path(folder) as temporary:
+        temporary.mkdir(parents=True)
+        drawn = {}
+        for name, (figure, alt) in _figures(shown, title).items():
+            drawn[name] = (*save(figure, temporary / f"{name}.webp", name, title), alt)
+        save_file(numbers, temporary / NUMBERS_FILE)
+        about |= {
+            "key": key,
+            "set": set_name,
+            "span": span.text(archive),
+            "span_key": hashlib.sha256(f"{archive.digest} {span.text(archive)}".encode()).hexdigest()[:12],
+            "earth": shown.earth,
+            "pictures": drawn,
+        }
+        (temporary / ABOUT_FILE).write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+
+def _numbers(shown: Shown) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
+    """The arrays to keep, and the words to them."""
+    grid, members = shown.archive.grid, list(shown.members.values())
+    moments = {"mean": pictures.time_mean, "std": pictures.time_std}
+    truth = {name: moment(members[0]) for name, moment in moments.items()}
+
+    def errors(fields: NDArray[np.float32]) -> Array:
+        """(Q, Y, X), quantities by variable."""
+        both = [moment(fields) - truth[name] for name, moment in moments.items()]
+        return np.stack(both, 1).reshape(-1, *grid.shape)
+
+    names = [(v, m) for v in shown.archive.variables for m in MOMENTS]
+    prediction = errors(shown.predictions[0])
+    others = [errors(fields) for fields in members[1:]]
+    zonal = [e.mean(-1) for e in others]
+    arrays = {
+        "errors": prediction,
+        "members": np.stack(zonal) if zonal else np.zeros((0, *prediction.shape[:2])),
+        "lat": grid.lat,
+        "lon": grid.lon,
+    }
+
+    def words(error: Array) -> dict[str, str]:
+        return {
+            f"{v}.{m}": pictures.area_means(e, grid, squared=m == "mean")
+            for (v, m), e in zip(names, error, strict=True)
+        }
+
+    about: dict[str, Any] = {
+        "quantities": {f"{v}.{m}": (v, f"{shown.label(v)}, {MOMENTS[m]}") for v, m in names},
+        "numbers": words(prediction),
+    }
+    if others:
+        arrays["yardstick"] = others[0]
+        about["yardstick"] = words(others[0])
+    return {k: np.ascontiguousarray(a, np.float32) for k, a in arrays.items()}, about
+
+
+def _figures(shown: Shown, title: str) -> dict[str, tuple[Figure, str]]:
+    """Pictures that need no shared scale, with what they show in words."""
+    span, scenario = shown.span, shown.scenario
+    scored = pictures.year_of(scenario, span.start), pictures.year_of(scenario, span.stop)
+    beside = f"the prediction and {len(shown.members)} members of the climate model"
+    years = draw_years(pictures.annual_means(shown), scored, pictures.hidden_years(scenario), title)
+
+    def bands(line: list[Season]) -> list[Season]:
+        # Of a store of a single band there is but the globe.
+        return [s for s in line if s.place in pictures.BANDS] or line
+
+    out = {
+        "years": (years, f"Annual global means of {beside}, {scenario.months[0]} to {scenario.months[-1]}."),
+        "seasons": (
+            draw_seasons([bands(line) for line in pictures.mean_years(shown)], title),
+            f"The mean year of bands of latitude: {beside}, and their errors.",
+        ),
+    }
+    if "pr" in shown.archive.variables:
+        rain = draw_distribution(pictures.distribution(shown, "pr"), f"{shown.label('pr')}, mean of a month", title)
+        out["rain"] = rain, f"How often a cell has which monthly precipitation: {beside}."
+    if len(span) >= LEAST_MONTHS:
+        powers = [[p for line in pictures.power(shown) for p in line if p.what == POWER]]
+        words = f"Power spectra of anomalies in cells of {beside}."
+        out["spectra"] = draw_spectra(powers, title), words
+    histograms = pictures.ranks(shown)
+    if histograms:
+        words = f"Ranks of members of the climate model among {REALISATIONS} realisations."
+        out["ranks"] = draw_ranks(histograms, title), words
+    return out

@@ -1,0 +1,288 @@
+"""A report: what is gathered from runs, submissions and studies for the pages, and how these are written.
+
+Invariant: the folder of a report is whole or as it was before, and it is replaced only where a report wrote every file
+in it. What cannot be read is named on the first page, and never stands there as if it were not.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from emukit import provenance
+from emukit.data.archive import Archive
+from emukit.distribution import VERSION
+from emukit.errors import EmukitError, RunError
+from emukit.figures.maps import round_limit
+from emukit.files import parse_json, read_text
+from emukit.outputs import Kind, new_output, refuse_taken
+from emukit.progress import Reporter
+from emukit.report import run_figures as kept
+from emukit.report.collect import Findings, gather_places, named_means, named_source, reason, study_names
+from emukit.report.entry_page import run_entry, submission_entry, training_pictures
+from emukit.report.pages.model import Entry, Errors, Picture, Site, identifier
+from emukit.report.pages.render import render
+from emukit.report.run_figures import Drawn, Portrait, in_scale, portrait
+from emukit.report.study_page import study_page
+from emukit.runs.leaderboard import Source, combine
+from emukit.runs.run import Run
+
+MANIFEST = "report.json"
+# What is shown of a run: the scenario that was left out says more than the months that selected.
+SETS = ("test", "validation")
+NOT_DRAWN = "no maps and curves: "
+Opener = Callable[[Run], Archive]
+CAPTIONS = {
+    "maps": (
+        "Errors on the map",
+        "Prediction less the scored run of the climate model. Every map of a quantity in this report has this scale; "
+        "what lies beyond it has the colour of its end.",
+    ),
+    "yardstick": (
+        "The same of another run of the climate model",
+        "What chance alone does over these months: a prediction whose maps are as strong as these cannot be told from "
+        "a run of the climate model by them.",
+    ),
+    "zonal": (
+        "Zonal means of the errors",
+        "The height is the sine of the latitude, so that equal heights are equal areas. The scale is that of the maps.",
+    ),
+    "years": ("Global means", "Annual means over the whole scenario; every run of the climate model is a line."),
+    "seasons": (
+        "Seasonal cycle by latitude",
+        "The mean year of the scored months, and under it the same less the scored run.",
+    ),
+    "rain": ("Distribution of precipitation", "Monthly means of cells, by their area."),
+    "spectra": (
+        "Spectra",
+        "Of anomalies from a straight line of each calendar month: how much variance has which period, in cells.",
+    ),
+    "ranks": ("Ranks", "How often a run of the climate model has each rank among the realisations."),
+    "learning": ("Learning curves", "Training loss, and the score on the validation months that selected the weights."),
+    "terms": ("Terms of the loss", "Each before its weight."),
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was written.
+
+    Attributes:
+        folder: Where.
+        entries: How many pages of entries.
+        studies: How many of studies.
+        size: Of all files, in bytes.
+        left_out: What could not be read, and why.
+        undrawn: Names of runs by why they have no maps and curves.
+    """
+
+    folder: Path
+    entries: int
+    studies: int
+    size: int
+    left_out: Sequence[str]
+    undrawn: Mapping[str, Sequence[str]]
+
+
+def write_report(
+    places: Iterable[Path],
+    out: Path,
+    opener: Opener,
+    reporter: Reporter,
+    *,
+    published: bool = True,
+    study_runs: bool = True,
+    overwrite: bool = False,
+) -> Report:
+    """Write the pages of all runs, submissions and studies at or right below the places.
+
+    Args:
+        places: Runs, submissions, studies, or folders of such.
+        out: The folder of the report; new, empty, or one that a report wrote.
+        opener: Opens the data of a run, where its pictures are not kept yet.
+        reporter: Shows progress, and says what is left out.
+        published: Whether published results stand on the leaderboard.
+        study_runs: Whether the runs of studies have pages, where they are not named themselves.
+        overwrite: Whether a report that is there may be replaced.
+
+    Raises:
+        EmukitError: A place holds nothing of this kind, or is damaged; or the folder is taken.
+    """
+    # What a link points to is written, and the link stays.
+    target = out.resolve()
+    _refuse_around(target)
+    refuse_taken(target, KIND, overwrite)
+    found = gather_places(places, study_runs)
+    for why in found.left_out:
+        reporter.say(f"note: left out: {why}")
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="emukit-report-")))
+        site = _site(found, opener, reporter, scratch, published)
+        size = _write(site, target, overwrite)
+    undrawn: dict[str, list[str]] = {}
+    for entry in site.entries:
+        for why in entry.missing:
+            if why.startswith(NOT_DRAWN):
+                undrawn.setdefault(why.removeprefix(NOT_DRAWN), []).append(entry.name)
+    return Report(out, len(site.entries), len(site.studies), size, found.left_out, undrawn)
+
+
+def _site(found: Findings, opener: Opener, reporter: Reporter, scratch: Path, published: bool) -> Site:
+    names = study_names(found.studies)
+    sources = [named_source(source, names) for source in found.sources]
+    rows = named_means(combine(sources, published), names)
+    portraits: dict[Path, Portrait] = {}
+    missing: dict[Path, list[str]] = {}
+    with reporter.step("report", len(found.sources)) as step:
+        for source in found.sources:
+            if source.run:
+                try:
+                    portraits[source.folder] = _portrait(source.run, opener, scratch)
+                except EmukitError as e:
+                    missing.setdefault(source.folder, []).append(f"{NOT_DRAWN}{reason(e)}")
+            step.advance(note=source.folder.name)
+    scales = shared_scales(portraits.values())
+    entries: list[Entry] = []
+    links: dict[tuple[object, ...], str] = {}
+    for source in sources:
+        entry = _entry(source, portraits.get(source.folder), scales, missing.get(source.folder, []), scratch)
+        entry = replace(entry, name=names.get(Path(os.path.realpath(source.folder)), entry.name))
+        entries.append(entry)
+        own = [r for r in source.rows if r.kind in ("run", "submission")]
+        links |= {row.key: entry.id for row in own}
+    ids = {s.folder.resolve(): e.id for s, e in zip(found.sources, entries, strict=True)}
+    studies = [study_page(folder, study, ids, scratch) for folder, study in found.studies]
+    written = f"Written {provenance.now()} by emukit {VERSION}."
+    title = "emukit leaderboard" if rows else "emukit studies" if studies else "emukit report"
+    return Site(title, written, rows, links, entries, studies, scales, found.left_out, found.unfinished)
+
+
+def shared_scales(portraits: Iterable[Portrait]) -> dict[str, float]:
+    """The limit of the scale of each quantity, from all errors of all entries."""
+    values: dict[str, list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]] = {}
+    areas: dict[str, list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]] = {}
+    for one in portraits:
+        for name, f in one.fields.items():
+            values.setdefault(name, []).append(f.error.ravel())
+            areas.setdefault(name, []).append(one.grid.weights.ravel())
+    return {name: round_limit(np.concatenate(v), np.concatenate(areas[name])) for name, v in values.items()}
+
+
+def _portrait(run: Run, opener: Opener, scratch: Path) -> Portrait:
+    sets = [s for s in SETS if (run.folder / "scores" / f"{s}.json").exists()]
+    if not sets:
+        raise RunError(
+            "it was not evaluated where the truth is known", hint=f"emukit evaluate {run.folder} --split SET"
+        )
+    return portrait(run, sets[0], _keep(run, scratch), lambda: opener(run))
+
+
+def _keep(run: Run, scratch: Path) -> Path:
+    """Where pictures of a run are kept: with it, or for this report alone where nothing can be written there."""
+    if os.access(run.folder, os.W_OK):
+        return run.folder / kept.FOLDER
+    return scratch / identifier(run.folder.name, run.folder)
+
+
+def _entry(
+    source: Source, shown: Portrait | None, scales: Mapping[str, float], missing: list[str], scratch: Path
+) -> Entry:
+    if source.run is None:
+        return submission_entry(source)
+    entry = run_entry(source.run, source)
+    drawn: dict[str, Drawn] = {}
+    try:
+        drawn |= training_pictures(source.run, _keep(source.run, scratch))
+    except EmukitError as e:
+        missing = [*missing, f"no learning curves: {reason(e)}"]
+    else:
+        missing = [*missing, *(f"the log has gaps: {words}" for words in source.run.log_problems())]
+    errors = None
+    if shown:
+        drawn |= {**in_scale(shown, scales), **shown.drawn}
+        own = [r for r in entry.rows if f" {shown.set_name}: " in r.split and r.score is not None]
+        errors = Errors(
+            shown.span,
+            shown.span_key,
+            shown.earth,
+            shown.grid.lat,
+            shown.grid.lon,
+            np.stack([f.error for f in shown.fields.values()]),
+            {name: f.label for name, f in shown.fields.items()},
+            {name: f.numbers for name, f in shown.fields.items()},
+            {"score": own[0].score or 0.0, **own[0].numbers} if own else {},
+        )
+    pictures = [
+        # The yardstick is one for all entries of a span.
+        _picture(name, drawn[name], shown.span_key if shown and name == "yardstick" else entry.id)
+        for name in CAPTIONS
+        if name in drawn
+    ]
+    return replace(entry, pictures=pictures, missing=missing, errors=errors)
+
+
+def _picture(name: str, drawn: Drawn, owner: str) -> Picture:
+    heading, caption = CAPTIONS[name]
+    return Picture(f"pictures/{owner}/{name}.webp", drawn.file, drawn.size, drawn.alt, caption, heading)
+
+
+def _write(site: Site, out: Path, overwrite: bool) -> int:
+    size, names = 0, []
+    with new_output(out, KIND, overwrite) as temporary:
+        temporary.mkdir()
+
+        def place(name: str) -> Path:
+            names.append(name)
+            path = temporary / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return path
+
+        for name, text in render(site):
+            content = text.encode("utf-8", errors="replace")
+            place(name).write_bytes(content)
+            size += len(content)
+        pictures = {p.file: p.source for e in site.entries for p in e.pictures}
+        pictures |= {p.file: p.source for s in site.studies for shown in s.pictures.values() for p in shown}
+        for name, picture in pictures.items():
+            shutil.copyfile(picture, place(name))
+            size += picture.stat().st_size
+        manifest = json.dumps({"format": 1, "written": site.written, "files": sorted(names)}, indent=1)
+        (temporary / MANIFEST).write_text(manifest, encoding="utf-8")
+    return size + len(manifest)
+
+
+def _refuse_around(out: Path) -> None:
+    """Refuse a folder that this command runs in."""
+    if Path.cwd().is_relative_to(out):
+        raise EmukitError(
+            f"{out} cannot be replaced by a report",
+            found="the folder that this command runs in, or one above it",
+            expected="a folder of its own",
+            hint="--out report",
+        )
+
+
+def _strange(out: Path) -> str:
+    """What in a folder no report wrote."""
+    if not out.is_dir():
+        return "a file"
+    there = {p.relative_to(out) for p in out.rglob("*")}
+    try:
+        files = {Path(f) for f in parse_json(read_text(out / MANIFEST))["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        files = set()
+    own = {Path(MANIFEST)}.union(files, *(f.parents for f in files))
+    # A link is nobody's page, wherever it points.
+    strange = sorted(str(p) for p in there if p not in own or (out / p).is_symlink())
+    return ", ".join(strange[:5]) + (f" and {len(strange) - 5} more" if len(strange) > 5 else "")
+
+
+KIND = Kind("a report of `emukit report`", _strange)

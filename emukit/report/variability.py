@@ -1,0 +1,138 @@
+"""How like the climate model's own the weather of a prediction is, in numbers.
+
+Invariant: every difference of the prediction from a member is taken as that of a member from another is, which stands
+beside it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import permutations
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit.data.grid import Grid
+from emukit.figures.variability import Line, beyond
+from emukit.metrics.weather import Weather
+from emukit.report.ensemble_comparison import Shown
+
+Array = NDArray[np.float64]
+
+# Of `Weather.differences`: in words, and whether it is a share of what the member has.
+DIFFERENCES = {
+    "total_std": ("std", True),
+    "std": ("std, cell by cell", True),
+    "seasonal_std": ("std, worst month", True),
+    "memory": ("memory", False),
+    "length": ("length", True),
+    "together": ("correlation", False),
+}
+# Of these the sign is known; of the others, the mean size over cells, or the largest of any month.
+SIGNED = ("total_std", "length")
+
+
+@dataclass(frozen=True, eq=False)
+class Likeness:
+    """The weather of a prediction, of members, and how far apart they are.
+
+    Attributes:
+        variables: Names along the V axis.
+        units: Of the variables.
+        measured_km: How far correlations are looked at: a length that is infinite is more than that.
+        prediction: Numbers by name, (V,), or (1,) of what is between variables.
+        members: The same of each member.
+        difference: Of the prediction from a member, by the names of `Weather.differences`; the mean over members.
+        between_members: Of a member from another, the mean size over pairs; None of a single one.
+    """
+
+    variables: tuple[str, ...]
+    units: tuple[str, ...]
+    measured_km: float
+    prediction: dict[str, Array]
+    members: dict[int, dict[str, Array]]
+    difference: dict[str, Array]
+    between_members: dict[str, Array] | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON, by variable where a number has one; a length beyond what is measured as text."""
+        return {
+            "prediction": self._plain(self.prediction),
+            "members": {str(m): self._plain(numbers) for m, numbers in self.members.items()},
+            "difference from a member": self._plain(self.difference),
+            "difference between two members": None
+            if self.between_members is None
+            else self._plain(self.between_members),
+        }
+
+    def lines(self) -> list[Line]:
+        """For people, a variable after the other."""
+        out = []
+        for v, (variable, unit) in enumerate(zip(self.variables, self.units, strict=True)):
+            units = {"total_std": unit, "length": "km"}
+            out += [self._line(variable, key, v, units.get(key, "")) for key in DIFFERENCES if key != "together"]
+        return [*out, self._line(" with ".join(self.variables[:2]), "together", 0, "")]
+
+    def _line(self, of: str, key: str, v: int, unit: str) -> Line:
+        name, relative = DIFFERENCES[key]
+        members = prediction = None
+        if key in self.prediction:
+            values = [float(numbers[key][v]) for numbers in self.members.values()]
+            members, prediction = (min(values), max(values)), float(self.prediction[key][v])
+        between = None if self.between_members is None else float(self.between_members[key][v])
+        return Line(
+            f"{of} {name}",
+            unit,
+            members,
+            prediction,
+            float(self.difference[key][v]),
+            between,
+            relative,
+            key in SIGNED,
+            self.measured_km,
+        )
+
+    def _plain(self, numbers: dict[str, Array]) -> dict[str, Any]:
+        return {
+            key: self._value(value[0])
+            if key == "together"
+            else dict(zip(self.variables, map(self._value, value), strict=True))
+            for key, value in numbers.items()
+        }
+
+    def _value(self, number: float) -> float | str | None:
+        if np.isnan(number):
+            return None
+        return float(number) if np.isfinite(number) else beyond(self.measured_km)
+
+
+def likeness(shown: Shown) -> Likeness:
+    """Compare the prediction (of an ensemble, its first realisation) with every member, and them with each other."""
+    grid, month = shown.archive.grid, shown.calendar_month
+    prediction = Weather.of(shown.predictions[0], month, grid)
+    members = {m: Weather.of(fields, month, grid) for m, fields in shown.members.items()}
+    pairs = [a.differences(b, grid) for a, b in permutations(members.values(), 2)]
+    return Likeness(
+        shown.archive.variables,
+        tuple(shown.archive.card.targets[v].units for v in shown.archive.variables),
+        prediction.measured_km,
+        _numbers(prediction, grid),
+        {m: _numbers(w, grid) for m, w in members.items()},
+        _mean([w.differences(prediction, grid) for w in members.values()]),
+        _mean([{k: np.abs(d) for k, d in pair.items()} for pair in pairs]) if pairs else None,
+    )
+
+
+def _numbers(weather: Weather, grid: Grid) -> dict[str, Array]:
+    """Area means, under the name of the difference that goes with each."""
+    return {
+        "total_std": grid.mean(weather.std),
+        "memory": grid.mean(weather.memory),
+        "length": weather.length_km,
+        "together": grid.mean(weather.together[None]),
+    }
+
+
+def _mean(differences: list[dict[str, Array]]) -> dict[str, Array]:
+    return {k: np.mean([d[k] for d in differences], axis=0) for k in differences[0]}

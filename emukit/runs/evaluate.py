@@ -1,0 +1,251 @@
+"""Scoring an emulator on a set of months, with the lines that say what a score is worth.
+
+Invariant: a score over several spans is the mean of the spans' scores, each of the six numbers likewise; hidden months
+are never scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
+from functools import cache, lru_cache, partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit.competitions.leaderboard import ANOTHER_RUN, LIMIT
+from emukit.data.archive import Archive
+from emukit.data.protocol import make_split
+from emukit.data.split import Span, Split, is_hidden
+from emukit.emulators.base import Emulator
+from emukit.emulators.climatology import ClimatologyEmulator
+from emukit.emulators.linear import LinearEmulator
+from emukit.emulators.neural import BLOCK_MONTHS
+from emukit.errors import ProtocolError
+from emukit.metrics import Moments, Parts, Score, score_moments
+from emukit.metrics.limit import limit_score
+from emukit.parallel.comm import Comm
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one set.
+
+    Attributes:
+        name: ``validation``, ``test`` or ``test-all``.
+        spans: What was scored, for people.
+        score: Of the emulator.
+        references: Of what every emulator is measured against: other runs of the climate model, climatology, and the
+            linear emulator at its defaults.
+        limit: Of a perfect emulator; None where it cannot be estimated.
+        members: Against every member of the same months in the place of the one that the protocol scores.
+    """
+
+    name: str
+    spans: tuple[str, ...]
+    score: Score
+    references: Mapping[str, Score]
+    limit: Score | None
+    members: Mapping[int, Score] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        references = {k: s.as_dict() for k, s in self.references.items()}
+        return {
+            "set": self.name,
+            "spans": list(self.spans),
+            **self.score.as_dict(),
+            # The key of run folders of all versions.
+            "floors": references,
+            "limit": self.limit.as_dict() if self.limit else None,
+            "members": {str(m): s.as_dict() for m, s in self.members.items()},
+        }
+
+
+def evaluate(emulator: Emulator, archive: Archive, split: Split, name: str = "validation") -> Evaluation:
+    """Score an emulator on a set of a split, with its references.
+
+    Raises:
+        ProtocolError: There is no such set, its targets are hidden, or the emulator has another grid.
+    """
+    spans = scored_spans(archive, split, name)
+    # References do not depend on the members that somebody chose to train on.
+    everything = make_split(archive, split.protocol)
+    references: dict[str, Score] = {}
+    # Too few training months for a climatology, or a store without the default features, leave out a line; that is no
+    # reason to refuse a score.
+    with suppress(ProtocolError):
+        references["climatology"] = score_emulator(ClimatologyEmulator.fit(archive, everything), archive, spans)
+    others = other_runs(archive, spans)
+    # Where every member is scored, each stands beside all others.
+    mean = None if others else another_run(archive, spans)
+    references |= {**others, **({"another run": mean} if mean else {})}
+    with suppress(ProtocolError):
+        references["linear"] = score_emulator(LinearEmulator.fit(archive, everything), archive, spans)
+    check_fits(emulator, archive)
+    members = score_members(emulator, archive, spans)
+    # Where the protocol scores one member, its score is among them.
+    (first, *rest) = {s.members[0] for s in spans}
+    score = score_emulator(emulator, archive, spans) if rest or first not in members else members[first]
+    texts = tuple(s.text(archive) for s in spans)
+    return Evaluation(name, texts, score, references, estimated_limit(archive, spans), members)
+
+
+def scored_spans(archive: Archive, split: Split, name: str) -> tuple[Span, ...]:
+    """The spans of a set.
+
+    Raises:
+        ProtocolError: There is no such set, or its targets are hidden.
+    """
+    can_be = [n for n, own in split.scored.items() if not any(is_hidden(archive, s) for s in own)]
+    # A final fit may leave nothing that can be scored here.
+    elsewhere = "its test months are scored elsewhere: `emukit submit RUN` writes what is scored there"
+    if name not in split.scored:
+        raise ProtocolError(
+            f"protocol {split.protocol} has no set {name!r} here",
+            found="; ".join(split.notes),
+            expected=", ".join(can_be) or "nothing: all that could be scored is hidden in this store",
+            hint=f"--split {can_be[0]}" if can_be else elsewhere,
+        )
+    spans = split.scored[name]
+    for span in spans:
+        if is_hidden(archive, span):
+            raise ProtocolError(
+                f"the targets of {span.text(archive)} are hidden in this store",
+                found="zeros, the mark of a hidden test set",
+                expected="visible targets",
+                hint=f"--split {can_be[0]}; {elsewhere}" if can_be else elsewhere,
+            )
+    return spans
+
+
+def score_emulator(emulator: Emulator, archive: Archive, spans: tuple[Span, ...], comm: Comm | None = None) -> Score:
+    """Mean score of an emulator over spans of an archive that it fits.
+
+    Args:
+        emulator: The same on all processes, or sharded over them.
+        archive: Its forcings are predicted from, its targets compared with.
+        spans: Months.
+        comm: Processes that share the months; every one of them gets the score. None: this one alone.
+    """
+    if comm is None or comm.world == 1:
+        # Spans of the same months, one after the other, are of several members: one prediction for all of them.
+        predict = lru_cache(1)(lambda name, start, stop: emulator.predict_fields(archive[name], start, stop))
+        return _score(archive, spans, lambda s: predict(s.scenario, s.start, s.stop))
+    return mean_score([_shared_score(emulator, archive, span, comm) for span in spans])
+
+
+def score_members(emulator: Emulator, archive: Archive, spans: tuple[Span, ...]) -> dict[int, Score]:
+    """The score of an emulator against each member that all spans have, the mean over their months.
+
+    A score against one member holds that member's own weather; the mean over members holds a third of it.
+    """
+    places = tuple(dict.fromkeys((s.scenario, s.start, s.stop) for s in spans))
+    common = set.intersection(*(set(archive[name].members) for name, _, _ in places))
+    scores: dict[int, list[Score]] = {m: [] for m in sorted(common)}
+    for name, start, stop in places:
+        said = emulator.predict_fields(archive[name], start, stop)
+        for member, found in scores.items():
+            found.append(_score(archive, (Span(name, start, stop, (member,)),), partial(_given, said)))
+    return {member: mean_score(found) for member, found in scores.items()}
+
+
+def _shared_score(emulator: Emulator, archive: Archive, span: Span, comm: Comm) -> Score:
+    """Score of one span whose months the processes predict in turns, in the blocks that one alone would compute."""
+    scenario = archive[span.scenario]
+    moments = Moments.zero((len(archive.variables), *archive.grid.shape))
+    blocks = [(a, min(a + BLOCK_MONTHS, span.stop)) for a in range(span.start, span.stop, BLOCK_MONTHS)]
+    for (start, stop), counts in comm.rounds(blocks):
+        prediction = emulator.predict_fields(scenario, start, stop)
+        if counts:
+            moments += Moments.of(prediction, scenario.truth(span.members[0], start, stop))
+    return score_moments(Moments.unpack(comm.sum(moments.pack())), archive.grid.weights, archive.variables)
+
+
+def check_fits(emulator: Emulator, archive: Archive) -> None:
+    """Refuse an archive that the emulator cannot predict on.
+
+    Raises:
+        ProtocolError: It has another grid or other variables.
+    """
+    if emulator.grid != archive.grid or emulator.variables != archive.variables:
+        raise ProtocolError(
+            "the emulator was trained on another grid or other variables",
+            found=f"{emulator.grid.shape[0]} x {emulator.grid.shape[1]} cells, {', '.join(emulator.variables)}",
+            expected=f"{archive.grid.shape[0]} x {archive.grid.shape[1]} cells, {', '.join(archive.variables)}",
+            hint="use the store it was trained on, or one of the same grid",
+        )
+
+
+def other_runs(archive: Archive, spans: tuple[Span, ...]) -> dict[str, Score]:
+    """Every other member as the prediction: what a perfect climate model with its own weather would score."""
+    common = set.intersection(*(set(archive[s.scenario].members) for s in spans))
+    return {
+        f"another run (member {m})": _score(archive, spans, partial(_run_of, archive, m))
+        for m in sorted(common - {s.members[0] for s in spans})
+    }
+
+
+def another_run(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
+    """What a run of the climate model scores on average, over the other runs of each span.
+
+    None where a span has no other.
+    """
+    each = [list(other_runs(archive, (span,)).values()) for span in spans]
+    return mean_score([mean_score(runs) for runs in each]) if all(each) else None
+
+
+def estimated_limit(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
+    """What a perfect emulator would score on spans, from all runs of their months; None where there is a single run.
+
+    How it is estimated: `emukit.metrics.limit`.
+    """
+
+    # It treats all runs alike: the same for spans that differ in the member alone.
+    @cache
+    def limit(name: str, start: int, stop: int) -> Score:
+        runs = [archive[name].truth(m, start, stop) for m in archive[name].members]
+        return limit_score(runs, archive.grid.weights, archive.variables)
+
+    if any(len(archive[s.scenario].members) < 2 for s in spans):
+        return None
+    return mean_score([limit(s.scenario, s.start, s.stop) for s in spans])
+
+
+def _given(fields: NDArray[np.float32], span: Span) -> NDArray[np.float32]:
+    return fields
+
+
+def yardstick(archive: Archive, spans: tuple[Span, ...]) -> dict[str, Score]:
+    """What a score on spans is worth, by name: that of another run, and the estimated limit.
+
+    Each where there are other runs of these months; neither where the store hides them.
+    """
+    if any(is_hidden(archive, span) for span in spans):
+        return {}
+    lines = {ANOTHER_RUN: another_run(archive, spans), LIMIT: estimated_limit(archive, spans)}
+    return {name: score for name, score in lines.items() if score}
+
+
+def _run_of(archive: Archive, member: int, span: Span) -> NDArray[np.float32]:
+    return archive[span.scenario].truth(member, span.start, span.stop)
+
+
+def _score(archive: Archive, spans: tuple[Span, ...], predict: Callable[[Span], NDArray[np.float32]]) -> Score:
+    scores = []
+    for span in spans:
+        truth = archive[span.scenario].truth(span.members[0], span.start, span.stop)
+        moments = Moments.of(predict(span), truth)
+        scores.append(score_moments(moments, archive.grid.weights, archive.variables))
+    return mean_score(scores)
+
+
+def mean_score(scores: list[Score]) -> Score:
+    """Mean of each number; the official score, which is linear in them, is then the mean of the scores."""
+    names = [f.name for f in fields(Parts)]
+    parts = {
+        v: Parts(*(sum(getattr(s.parts[v], n) for s in scores) / len(scores) for n in names)) for v in scores[0].parts
+    }
+    return Score(parts, sum(s.months for s in scores))

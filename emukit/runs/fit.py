@@ -1,0 +1,315 @@
+"""From a recipe and a split to an emulator that is ready to be trained.
+
+Invariant: normalisers are fitted on the split's training spans alone, and initial weights are a function of the seed.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from emukit.data.archive import Archive
+from emukit.data.encodings import seasonal_fields
+from emukit.data.folds import leave_out
+from emukit.data.frames import FrameEncoder, static_fields
+from emukit.data.segments import SegmentSource
+from emukit.data.split import Split
+from emukit.data.targets import TargetNormalizer
+from emukit.emulators.anchored import Anchored, residual_archive
+from emukit.emulators.base import Emulator
+from emukit.emulators.neural import NeuralEmulator
+from emukit.emulators.registry import EMULATORS
+from emukit.emulators.variability import refuse_same_runs
+from emukit.emulators.wrapper import Fold, Wrapper
+from emukit.errors import ProtocolError
+from emukit.losses.named import loss_terms
+from emukit.models.precision import matmul_precision
+from emukit.models.registry import build_network, count_parameters
+from emukit.parallel.comm import Comm
+from emukit.planning.memory import SAFE, free_share, memory_plan
+from emukit.progress import Reporter
+from emukit.recipes.schema import NetworkRecipe, Recipe, WrapperRecipe
+from emukit.runs.evaluate import score_emulator
+from emukit.runs.refit import Selected
+from emukit.training.best import load_best
+from emukit.training.engine import Engine, Execution
+from emukit.training.footprint import State
+from emukit.training.loop import Keep, train
+from emukit.training.settings import composite_loss
+
+Finish = Callable[[Path, Reporter], tuple[Emulator, dict[str, Any]]]
+
+
+def prepare(
+    archive: Archive,
+    recipe: Recipe,
+    split: Split,
+    seed: int,
+    comm: Comm,
+    execution: Execution,
+    selected: Selected | None = None,
+) -> Finish:
+    """Check recipe and data against each other, and make everything ready.
+
+    Args:
+        archive: The data.
+        recipe: What to train.
+        split: Its months.
+        seed: Of weights, dropout and batch order.
+        comm: The processes.
+        execution: How to run.
+        selected: What was selected before, for a final fit, whose split has no validation.
+
+    Returns:
+        What does the work: from the run folder and a reporter to the trained emulator and, for the record, how it went.
+
+    Raises:
+        RecipeError: Options that cannot be built, an unknown feature or static field.
+        ProtocolError: A forcing is missing, or the windows or segments do not fit the training months.
+    """
+    if isinstance(recipe, NetworkRecipe):
+        return Trainer(archive, recipe, split, seed, comm, execution, selected=selected).train
+    if isinstance(recipe, WrapperRecipe):
+        return WrapperTrainer(archive, recipe, split, seed, comm, execution, selected).train
+    # In closed form every process fits the same; there is nothing to share.
+    entry = EMULATORS[recipe.emulator]
+    own = {"seed": seed} if entry.seeded else {}
+    fitted: Emulator = entry.load().fit(archive, split, **recipe.options, **own)
+    return lambda folder, reporter: (fitted, {})
+
+
+class WrapperTrainer:
+    """An emulator made of others, which are trained one after the other, each in a folder of its own."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        recipe: WrapperRecipe,
+        split: Split,
+        seed: int,
+        comm: Comm,
+        execution: Execution,
+        selected: Selected | None = None,
+    ) -> None:
+        self._archive, self._recipe, self._split = archive, recipe, split
+        self._seed, self._comm, self._execution = seed, comm, execution
+        self._selected = selected
+        self._class: type[Wrapper] = EMULATORS[recipe.emulator].load()
+        _check_wrapper(archive, recipe, split)
+
+    def train(self, folder: Path, reporter: Reporter) -> tuple[Emulator, dict[str, Any]]:
+        """Train the bases, or go on; then fit the wrapper. The outcome is that of all networks together."""
+        bases, outcomes = self._bases(self._split, folder / "bases", reporter, self._selected)
+        parameters = sum(o.get("parameters", 0) for o in outcomes)
+        folds = []
+        # What folds found was selected before a final fit.
+        divided = self._class.cross_fitted and not self._selected
+        for name in dict.fromkeys(s.scenario for s in self._split.train) if divided else ():
+            reporter.say(f"fold: {name} left out")
+            without = leave_out(self._archive, self._split, name)
+            held_out = tuple(s for s in self._split.train if s.scenario == name)
+            fold, more = self._bases(without, folder / f"without-{name}", reporter)
+            folds.append(Fold(held_out, fold, without.train))
+            outcomes += more
+        options = self._recipe.options | ({"seed": self._seed} if EMULATORS[self._recipe.emulator].seeded else {})
+        if self._selected:
+            assert isinstance(self._selected.emulator, self._class)
+            fitted = self._selected.emulator.refit(self._archive, self._split, bases, folds, **options)
+        else:
+            fitted = self._class.fit(self._archive, self._split, bases, folds, **options)
+        findings = fitted.findings(self._archive, self._split)
+        for line in findings:
+            reporter.say(f"{self._recipe.emulator}: {line}")
+        outcome = {"seconds": sum(o.get("seconds", 0.0) for o in outcomes), "findings": findings}
+        # No network has no number of parameters, not zero.
+        return fitted, outcome | ({"parameters": parameters} if parameters else {})
+
+    def _bases(
+        self, split: Split, folder: Path, reporter: Reporter, selected: Selected | None = None
+    ) -> tuple[tuple[Emulator, ...], list[dict[str, Any]]]:
+        bases: list[Emulator] = []
+        outcomes: list[dict[str, Any]] = []
+        for number, (recipe, copy) in enumerate(self._recipe.parts):
+            name = f"{number}-{recipe.emulator}"
+            place = folder / name
+            place.mkdir(parents=True, exist_ok=True)
+            seed, before = self._seed + copy, selected.base(number, name) if selected else None
+            if self._class.residual and bases:
+                assert isinstance(recipe, NetworkRecipe)  # the recipe's own check
+                trainer = Trainer(self._archive, recipe, split, seed, self._comm, self._execution, bases[0], before)
+                trained: Emulator
+                trained, outcome = trainer.train(place, reporter)
+            else:
+                finish = prepare(self._archive, recipe, split, seed, self._comm, self._execution, before)
+                trained, outcome = finish(place, reporter)
+            bases.append(trained)
+            outcomes.append(outcome)
+        return tuple(bases), outcomes
+
+
+def _check_wrapper(archive: Archive, recipe: WrapperRecipe, split: Split) -> None:
+    """Refuse what a wrapper, or one that it wraps, would refuse after its bases were trained."""
+    kind = EMULATORS[recipe.emulator].load()
+    kind.check(archive, **recipe.options)
+    if kind.varied:
+        refuse_same_runs(archive, split.train)
+    if kind.cross_fitted and len({s.scenario for s in split.train}) < 2:
+        raise ProtocolError(
+            f"{recipe.emulator} leaves training scenarios out in turn, and there is but one",
+            found=", ".join(dict.fromkeys(s.scenario for s in split.train)),
+            hint="a protocol that trains on two or more, or an emulator without folds, such as best-fast",
+        )
+    for base in (b.recipe for b in recipe.bases):
+        if isinstance(base, WrapperRecipe):
+            _check_wrapper(archive, base, split)
+        elif isinstance(base, NetworkRecipe):
+            _check_network(archive, base)
+        else:
+            EMULATORS[base.emulator].load().check(archive, **base.options)
+
+
+def _check_network(archive: Archive, recipe: NetworkRecipe) -> None:
+    """Refuse what a network would refuse when its turn comes, without a statistic or a weight."""
+    channels = (*recipe.inputs.forcings, *seasonal_fields(recipe.inputs.seasonal, archive.grid)[0])
+    statics, _ = static_fields(recipe.inputs, archive)
+    count_parameters(
+        recipe.emulator,
+        in_channels=len(channels) + len(statics),
+        variables=len(archive.variables),
+        grid=archive.grid.shape,
+        history=recipe.inputs.window.history,
+        options=recipe.options,
+    )
+
+
+class Trainer:
+    """A network with its batches and loss, ready to train."""
+
+    def __init__(
+        self,
+        archive: Archive,
+        recipe: NetworkRecipe,
+        split: Split,
+        seed: int,
+        comm: Comm,
+        execution: Execution,
+        anchor: Emulator | None = None,
+        selected: Selected | None = None,
+    ) -> None:
+        """Make everything ready.
+
+        Args:
+            archive: The data.
+            recipe: What to train.
+            split: Its training spans train, its validation spans select.
+            seed: Of weights, dropout and batch order.
+            comm: The processes.
+            execution: How to run.
+            anchor: The network is to learn what this emulator leaves, and is scored together with it.
+            selected: What was selected before, for a final fit: nothing validates.
+
+        Raises:
+            RunError: What was selected before cannot be read.
+        """
+        self._archive, self._recipe, self._split, self._seed, self._comm = archive, recipe, split, seed, comm
+        encoder = FrameEncoder.fit(archive, split.train, recipe.inputs)
+        learned = archive if anchor is None else residual_archive(archive, anchor, split.train)
+        targets = {"tas": recipe.targets.tas, "pr": recipe.targets.pr}
+        normalizer = TargetNormalizer.fit(learned, split.train, targets)
+        source = SegmentSource(learned, split.train, encoder, normalizer, recipe.training.segments, comm.device)
+        self._track = execution.track
+        self._keep: Keep | None = None
+        self._ramp: Callable[[float], float] = recipe.loss.ramp
+        if selected:
+            length = selected.length(recipe.training, -(-source.steps_per_epoch // recipe.training.accumulate))
+            training = recipe.training.model_copy(update={"epochs": length.epochs})
+            self._recipe = recipe = recipe.model_copy(update={"training": training})
+            self._keep, self._ramp = length.keep, lambda done: recipe.loss.ramp(done * length.stretch)
+        network_only = NeuralEmulator(
+            archive.domain,
+            recipe.emulator,
+            recipe.options,
+            self._network(len(encoder.channels)),
+            encoder,
+            normalizer,
+            residual=anchor is not None,
+        )
+        self._emulator = network_only
+        self._scored: Emulator = network_only if anchor is None else Anchored(archive.domain, (anchor, network_only))
+        self._source = source
+        network = self._emulator.network
+        self._parameters = sum(p.numel() for p in network.parameters())
+        sharded = execution.strategy == "fsdp" and comm.world > 1
+        if not sharded:
+            network.to(comm.device)
+        self._memory = memory_plan(network, source, recipe.training, comm, sharded=sharded)
+        loss = composite_loss(recipe.loss, archive, comm.device)
+        self._engine = Engine(network, source, loss, recipe.training, comm, execution)
+        if comm.world > 1:
+            # The weights were drawn alike; dropout must differ, or every process would drop the same units.
+            torch.manual_seed((seed * comm.world + comm.rank + 1) % 2**63)
+
+    def train(self, folder: Path, reporter: Reporter) -> tuple[NeuralEmulator, dict[str, Any]]:
+        """Train, or go on; the emulator with its best weights, and what the record keeps of how it went."""
+        settings, comm, emulator = self._recipe.training, self._comm, self._emulator
+        where = comm.device.type if comm.world == 1 else f"{comm.world} x {comm.device.type}"
+        epochs = self._keep.epoch if self._keep else settings.epochs
+        reporter.say(
+            f"{self._recipe.emulator}: {self._parameters:,} parameters, {len(emulator.encoder.channels)} channels, "
+            f"{epochs} epochs of {-(-self._source.steps_per_epoch // settings.accumulate)} steps on {where}"
+        )
+        reporter.say(f"loss: {loss_terms(self._recipe.loss.model_dump())}")
+        reporter.say(self._memory.line())
+        with matmul_precision(settings.precision):
+            result = train(
+                self._engine,
+                self._source,
+                settings,
+                seed=self._seed,
+                ramp=self._ramp,
+                validate=lambda: score_emulator(self._scored, self._archive, self._split.validation, comm),
+                folder=folder,
+                reporter=reporter,
+                keep=self._keep,
+                track=self._track,
+                about={
+                    "recipe": self._recipe.model_dump(mode="json"),
+                    "protocol": self._split.protocol,
+                    "seed": self._seed,
+                    "parameters": self._parameters,
+                },
+            )
+        if comm.world > 1:
+            # Wrapped or sharded for training; what is kept is the plain network. It comes to the device if there is
+            # room: where it had to be sharded, perhaps not even now that gradients and optimiser are gone.
+            emulator.network = self._network(len(emulator.encoder.channels))
+            load_best(folder, result.best_epoch, emulator.network)
+            del self._engine
+            gc.collect()
+            if State.of(emulator.network, averaged=False).weights <= SAFE * free_share(comm):
+                emulator.network.to(comm.device)
+        emulator.network.eval()
+        outcome = {
+            "parameters": self._parameters,
+            "best_epoch": result.best_epoch,
+            "best_average": result.best_average,
+            "epochs": result.epochs,
+            "seconds": result.seconds,
+        }
+        return emulator, outcome
+
+    def _network(self, channels: int) -> nn.Module:
+        torch.manual_seed(self._seed)
+        return build_network(
+            self._recipe.emulator,
+            in_channels=channels,
+            variables=len(self._archive.variables),
+            grid=self._archive.grid.shape,
+            history=self._recipe.inputs.window.history,
+            options=self._recipe.options,
+        )

@@ -1,0 +1,224 @@
+"""Runs in folders: what there is, and how far each came.
+
+Invariant: looking changes nothing, and a damaged folder is said to be damaged among those that are not.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from emukit.errors import EmukitError, RunError
+from emukit.files import is_held
+from emukit.recipes.names import model_name
+from emukit.runs.leaderboard import split_name
+from emukit.runs.record import RECORD_FILE, RunRecord, log_gaps, read_evaluation, read_record
+from emukit.runs.sidecars import FAILED, failure_of, is_study_run
+from emukit.training.log import LOG, read_lines
+
+State = Literal["training", "interrupted", "failed", "finished", "damaged"]
+STATES: tuple[State, ...] = ("training", "interrupted", "failed", "finished", "damaged")
+# Of `st_blocks`, whatever the file system's own are.
+BLOCK_BYTES = 512
+# What validation says is what selects; the others stand in where it says nothing, as in a final fit.
+SETS = ("validation", "held-out", "test", "test-all")
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A run folder, as far as it can be read.
+
+    Attributes:
+        folder: Where it is.
+        state: ``interrupted`` is a training that no live process on this machine goes on with; ``failed``, one that a
+            study gave up.
+        size: Bytes on disk, those of its bases included.
+        held: Whether a live process on this machine writes it.
+        record: None where it is damaged, or failed before it began.
+        problem: What is wrong with it, for people; empty where nothing is.
+        scores: Set to score, the one that selects first.
+        months: Set to what was scored, as the leaderboard names it.
+        epoch: The last whole epoch of the network that was trained last; None where there is none.
+        epochs: Of how many at most, as far as the recipe says it.
+        seconds: Spent in training; of an unfinished run, what its logs hold.
+    """
+
+    folder: Path
+    state: State
+    size: int
+    held: bool = False
+    record: RunRecord | None = None
+    problem: str = ""
+    scores: dict[str, float] = field(default_factory=dict)
+    months: dict[str, str] = field(default_factory=dict)
+    epoch: int | None = None
+    epochs: int | None = None
+    seconds: float = 0.0
+
+    @property
+    def model(self) -> str:
+        """The recipe by the name it was trained under, as far as the record tells; else its emulator."""
+        return model_name(self.record.command, str(self.record.recipe["emulator"])) if self.record else ""
+
+    @property
+    def ranked_by(self) -> tuple[str, float] | None:
+        """The set that runs of its kind are compared on, and the score there; None where it has none."""
+        return next(iter(self.scores.items()), None)
+
+    @property
+    def kind(self) -> tuple[str, str] | None:
+        """What its score can be compared with: the same model on the same months; None without a score."""
+        ranked = self.ranked_by
+        return (self.model, self.months[ranked[0]]) if ranked else None
+
+
+def find_runs(places: Iterable[Path]) -> list[Path]:
+    """Every run folder at or below the places, once; what lies within a run, as its bases do, belongs to it.
+
+    Raises:
+        RunError: A place is no folder.
+    """
+    return _found(places)[0]
+
+
+def _found(places: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """Every run folder at or below the places, and every file that says why a run failed; each once.
+
+    Raises:
+        RunError: A place is no folder.
+    """
+    runs: dict[str, Path] = {}
+    failures: dict[str, Path] = {}
+    for place in places:
+        if not place.is_dir():
+            raise RunError(f"{place} is no folder", hint="name a run, or a folder of runs")
+        for path in _below_place(place):
+            # Unlike Path.resolve, which raises where links lead in a circle.
+            (failures if path.name.endswith(FAILED) else runs).setdefault(os.path.realpath(path), path)
+    return list(runs.values()), list(failures.values())
+
+
+def _below_place(place: Path) -> Iterator[Path]:
+    try:
+        with os.scandir(place) as inside:
+            entries = sorted(inside, key=lambda entry: entry.name)
+    except OSError:
+        # What cannot be looked into is said to be damaged, like what cannot be read.
+        yield place
+        return
+    if any(entry.name == RECORD_FILE for entry in entries):
+        yield place
+        return
+    for entry in entries:
+        # Names with a dot in front are parts and leftovers of writers; a link might lead back up.
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _below_place(place / entry.name)
+        elif entry.name.endswith(FAILED):
+            yield place / entry.name
+
+
+def list_runs(places: Iterable[Path]) -> list[Listed]:
+    """Every run, those under way first, then by what their scores can be compared with, best first."""
+    folders, failures = _found(places)
+    listed = [look_at(folder) for folder in folders]
+    # A study's runs that failed before there was anything of them to read.
+    listed += [run for path in failures if (run := never_begun(path.with_suffix("")))]
+    return sorted(listed, key=_order)
+
+
+def never_begun(folder: Path) -> Listed | None:
+    """A study's run that failed before there was anything of it to read; None where it is something else."""
+    failure = failure_of(folder) if is_study_run(folder) and not (folder / RECORD_FILE).exists() else ""
+    if not failure:
+        return None
+    return Listed(folder, "failed", folder_size(folder), is_held(folder), problem=failure.splitlines()[0])
+
+
+def _order(listed: Listed) -> tuple[int, bool, str, float, str]:
+    ranked = listed.ranked_by
+    protocol = listed.record.identity.protocol if listed.record else ""
+    months, score = (listed.months[ranked[0]], ranked[1]) if ranked else (protocol, 0.0)
+    return STATES.index(listed.state), not ranked, months, score, str(listed.folder)
+
+
+def look_at(folder: Path) -> Listed:
+    """A run folder; what is wrong in it is said, not raised."""
+    inside, held = _below(folder), is_held(folder)
+    size = inside.size
+    try:
+        failure = "" if held else failure_of(folder)
+        record = read_record(folder)
+        state: State = "training" if held else "failed" if failure else "interrupted"
+        state = "finished" if record.state == "finished" else state
+        scores, months = _scores(folder, record, inside.scores)
+        logs = {place: read_lines(folder / place / LOG) for place in inside.logs}
+        epoch, seconds = _progress(inside.logs, logs)
+    except EmukitError as e:
+        found = e.found.splitlines()[0].strip() if e.found else ""
+        return Listed(folder, "damaged", size, held, problem=f"{e.what} ({found})" if found else e.what)
+    except (TypeError, ValueError, OverflowError, OSError) as e:
+        return Listed(folder, "damaged", size, held, problem=f"the scores or the log of {folder} are damaged ({e})")
+    if state == "finished":
+        epoch, seconds = record.epochs if epoch is None else epoch, record.seconds
+    training = record.recipe.get("training")
+    epochs = training.get("epochs") if isinstance(training, Mapping) else None
+    problem = failure.splitlines()[0] if state == "failed" else ""
+    problem = "; ".join([problem] * bool(problem) + log_gaps(record, logs))
+    return Listed(folder, state, size, held, record, problem, scores, months, epoch, epochs, seconds)
+
+
+def _scores(folder: Path, record: RunRecord, names: Iterable[str]) -> tuple[dict[str, float], dict[str, str]]:
+    scores, months = {}, {}
+    for name in sorted(names, key=lambda n: (SETS.index(n) if n in SETS else len(SETS), n)):
+        evaluation = read_evaluation(folder, name, record)
+        scores[name] = float(evaluation["score"])
+        months[name] = split_name(record.data.benchmark, record.identity.protocol, name, evaluation["spans"])
+    return scores, months
+
+
+def _progress(
+    changed: Mapping[str, float], logs: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> tuple[int | None, float]:
+    """The last epoch of the log that was written last, and the seconds of all epochs in all logs."""
+    seconds = sum(float(line.get("seconds") or 0.0) for own in logs.values() for line in own)
+    last = max(logs, key=lambda place: changed[place], default=None)
+    return (logs[last][-1]["epoch"] if last and logs[last] else None), seconds
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes on disk below a folder; a file that goes while they are counted counts nothing."""
+    return _below(folder).size
+
+
+@dataclass
+class _Inside:
+    """What is below a run folder: bytes on disk, places of logs with their last change, and sets with scores."""
+
+    size: int = 0
+    logs: dict[str, float] = field(default_factory=dict)
+    scores: list[str] = field(default_factory=list)
+
+
+def _below(folder: Path) -> _Inside:
+    """Everything below a run folder, in one pass; a file that goes meanwhile counts nothing."""
+    found, places, scores = _Inside(), [str(folder)], str(folder / "scores")
+    while places:
+        place = places.pop()
+        with suppress(OSError), os.scandir(place) as inside:
+            for entry in inside:
+                with suppress(FileNotFoundError):
+                    about = entry.stat(follow_symlinks=False)
+                    found.size += about.st_blocks * BLOCK_BYTES
+                    if entry.name == LOG:
+                        found.logs[Path(place).relative_to(folder).as_posix()] = about.st_mtime
+                if place == scores and entry.name.endswith(".json"):
+                    found.scores.append(entry.name.removesuffix(".json"))
+                if entry.is_dir(follow_symlinks=False):
+                    places.append(entry.path)
+    return found

@@ -1,0 +1,116 @@
+"""Whole-scenario predictions as files.
+
+Invariant: the file says which run, data and code it came from, and is whole or not there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import xarray as xr
+
+from emukit import provenance
+from emukit.data.archive import Archive, Scenario
+from emukit.data.residency import host_free
+from emukit.data.zarr_writer import write_zarr
+from emukit.emulators.base import Emulator
+from emukit.emulators.sampled import Sampled
+from emukit.errors import RunError
+from emukit.outputs import MARK, Kind, marked, netcdf_kind, new_output, refuse_taken, zarr_kind
+from emukit.planning.memory import SAFE
+from emukit.progress import Reporter
+from emukit.runs.run import Run
+from emukit.terminal import size
+
+PREDICTION = "prediction"
+NAME = "a prediction of `emukit predict`"
+
+
+def predict_scenario(
+    run: Run, archive: Archive, scenario: str, members: int | None = None, *, reporter: Reporter
+) -> xr.Dataset:
+    """Predict every month of a scenario that the run's window can reach.
+
+    Args:
+        run: A finished run.
+        archive: Its forcings are predicted from.
+        scenario: A scenario of the archive.
+        members: How many realisations, along a dimension ``member``; None: one prediction, without that dimension.
+        reporter: Is told of forcings far outside the training.
+
+    Raises:
+        ProtocolError: The scenario is not there, or lacks a forcing.
+        RunError: Realisations were asked of an emulator that has one answer, or more of them than memory holds.
+    """
+    emulator, wanted = run.emulator(archive), archive[scenario]
+    dataset = emulator.predict(wanted) if members is None else _ensemble(run, emulator, members, wanted)
+    far = emulator.warning_of(wanted, emulator.first_month, len(wanted))
+    if far:
+        reporter.say(f"note: {far}")
+    record, session = run.record, run.record.sessions[-1]
+    return dataset.assign_attrs(
+        **emulator.distance_attributes(wanted, emulator.first_month, len(wanted)),
+        title=f"{run.recipe.emulator} emulation of {scenario}",
+        history=f"{provenance.now()} emukit {session.versions['emukit']}: {record.command}",
+        training_protocol=record.identity.protocol,
+        training_data=record.identity.data,
+        forcing_data=archive.digest,
+        recipe_digest=record.identity.recipe,
+        seed=record.identity.seed,
+        git_commit=str(session.git.get("commit", "")) + ("+changes" if session.git.get("changed") else ""),
+    )
+
+
+def _ensemble(run: Run, emulator: Emulator, members: int, scenario: Scenario) -> xr.Dataset:
+    if not isinstance(emulator, Sampled):
+        raise RunError(
+            f"{run.folder} has one answer to a scenario, not an ensemble",
+            found=f"an emulator of the kind {emulator.kind}",
+            expected="one that draws realisations: sampled",
+            hint="leave out --members, or train one: emukit train best-sampled",
+        )
+    # They are together in memory twice for a moment: one by one, and joined.
+    one = 4 * len(scenario) * len(emulator.variables) * emulator.grid.weights.size
+    room = int(SAFE * host_free())
+    if 2 * members * one > room:
+        raise RunError(
+            f"{members:,} realisations do not fit into memory",
+            found=f"{size(2 * members * one)}, {size(2 * one)} for each",
+            expected=f"up to {size(room)}, most of what is free on this machine",
+            hint=f"--members {room // (2 * one)}" if room >= 2 * one else "end other programs, or use a larger machine",
+        )
+    number = xr.Variable("member", range(members), {"standard_name": "realization"})
+    realisations = [emulator.member(i).predict(scenario) for i in range(members)]
+    return xr.concat(realisations, number, combine_attrs="identical")
+
+
+def check_place(out: Path, overwrite: bool = False) -> None:
+    """Refuse a place that `write_prediction` could not write to, before anything is computed for it.
+
+    Raises:
+        RunError: The suffix is another than .nc or .zarr.
+        EmukitError: The place is taken, or cannot be written.
+    """
+    refuse_taken(out, _kind(out), overwrite)
+
+
+def _kind(out: Path) -> Kind:
+    if out.suffix not in (".nc", ".zarr"):
+        raise RunError(f"cannot tell the format of {out}", found=out.suffix or "no suffix", expected=".nc or .zarr")
+    if out.suffix == ".zarr":
+        return zarr_kind(NAME, marked(PREDICTION))
+    return netcdf_kind(NAME, marked(PREDICTION))
+
+
+def write_prediction(dataset: xr.Dataset, out: Path, overwrite: bool = False) -> None:
+    """Write as NetCDF4 (``.nc``) or Zarr (``.zarr``).
+
+    Raises:
+        EmukitError: As `check_place`, or it cannot be written.
+    """
+    dataset = dataset.assign_attrs({MARK: PREDICTION})
+    with new_output(out, _kind(out), overwrite) as temporary:
+        if out.suffix == ".nc":
+            dataset.to_netcdf(temporary, encoding={v: {"zlib": True, "complevel": 1} for v in dataset.data_vars})
+        else:
+            write_zarr(dataset, temporary, encoding={})

@@ -1,0 +1,409 @@
+"""What a run folder says of itself, checked when it is written and when it is read.
+
+Invariant: a record that can be read is whole; a truncated or edited one is refused with everything that is wrong in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from emukit import provenance
+from emukit.config import describe
+from emukit.errors import RunError
+from emukit.files import below, parse_json, read_text, write_text
+from emukit.metrics.competition import VARIABLE_WEIGHTS, score_of_parts
+from emukit.recipes.names import recipe_digest
+from emukit.terminal import one_line
+from emukit.training.log import LOG, gaps, read_lines
+
+if TYPE_CHECKING:
+    from emukit.data.archive import Archive
+    from emukit.data.card import Card
+    from emukit.data.split import Split
+    from emukit.recipes.schema import Recipe
+
+RECORD_FILE = "run.json"
+# Beyond any score.
+MOST = 1e9
+MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+# Options of `emukit train` that say what is trained and how, and write, start or send nothing elsewhere.
+VALUED = frozenset(
+    f"--{name}"
+    for name in (
+        "data",
+        "members",
+        "protocol",
+        "recipe",
+        "loss",
+        "set",
+        "seed",
+        "final",
+        "precision",
+        "card",
+        "convert",
+    )
+)
+FLAGS = frozenset(["--fast", "--refit", "--compile", "--channels-last", "--quiet", "-q"])
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How the data was opened, so that it can be opened so again: --card and --convert."""
+
+    card: str | None = None
+    convert: Mapping[str, str] | None = None
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+class DataRecord(_Part):
+    """Which data, and how it was opened.
+
+    Attributes:
+        source: Absolute path of the store, or ``demo``.
+        card: Name of its card.
+        card_option: What was given as --card, the path of a file made absolute; None where the card was recognised.
+        convert: What was given as --convert.
+        benchmark: Scores on stores of one benchmark are ranked together.
+        digest: SHA-256 of the values.
+    """
+
+    source: str
+    card: str
+    card_option: str | None
+    convert: dict[str, str]
+    benchmark: str
+    digest: str
+
+
+class Identity(_Part):
+    """What decides the numbers: a run is resumed only by the same.
+
+    Attributes:
+        recipe: Digest of the recipe.
+        protocol: The split.
+        members: Training members; None for all.
+        seed: Of weights, dropout and batch order.
+        data: Digest of the values.
+        card: Digest of the card, whose protocols cut the split.
+        final: Of a final fit, which trains on the validation months too: digest of the identity of the run that
+            selected; None for all others.
+    """
+
+    recipe: str
+    protocol: str
+    members: tuple[int, ...] | None
+    seed: int
+    data: str
+    card: str
+    final: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of it all."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+
+class Session(_Part):
+    """Under what one session of training ran."""
+
+    started: str
+    versions: dict[str, str]
+    git: dict[str, str | bool]
+    machine: dict[str, str | int]
+
+
+class RunRecord(_Part):
+    """`run.json`.
+
+    Attributes:
+        state: ``training`` until the emulator is whole.
+        recipe: The recipe as plain values.
+        train, scored: The split in words.
+        command: What began it.
+        seconds: Time spent, over all sessions.
+        sessions: One for the start and each resume.
+        parameters: Of all finished networks together, None where there is none.
+        epochs, best_epoch: Of a single finished network.
+        best_average: Whether its weights are an average.
+        findings: What fitting a wrapper found, in words.
+        logs: Place of each log in the folder to its number of epochs, of a finished run.
+    """
+
+    format: Literal[1] = 1
+    state: Literal["training", "finished"]
+    identity: Identity
+    recipe: dict[str, Any]
+    data: DataRecord
+    train: tuple[str, ...]
+    scored: dict[str, tuple[str, ...]]
+    notes: tuple[str, ...]
+    command: str
+    seconds: float = Field(0.0, ge=0.0, allow_inf_nan=False)
+    sessions: tuple[Session, ...]
+    parameters: int | None = None
+    epochs: int | None = None
+    best_epoch: int | None = None
+    best_average: bool | None = None
+    findings: tuple[str, ...] = ()
+    logs: dict[str, int] = {}
+
+    def write(self, folder: Path) -> None:
+        """Write it into the run folder, atomically."""
+        write_text(folder / RECORD_FILE, self.model_dump_json(indent=1))
+
+
+def new_record(
+    archive: Archive,
+    recipe: Recipe,
+    split: Split,
+    identity: Identity,
+    opening: Opening | None,
+    command: str | None,
+) -> RunRecord:
+    """The record of a run that begins; its sessions are added as they begin.
+
+    Args:
+        archive: The data.
+        recipe: What is trained.
+        split: On which months.
+        identity: What decides the numbers.
+        opening: How the data was opened.
+        command: What begins it; the command of this process when None.
+    """
+    opening = opening or Opening()
+    return RunRecord(
+        state="training",
+        identity=identity,
+        recipe=recipe.model_dump(mode="json"),
+        data=DataRecord(
+            # The demo climate is made in memory, and has a name instead of a place.
+            source=archive.source if archive.source == "demo" else str(Path(archive.source).absolute()),
+            card=archive.card.name,
+            card_option=_placed(opening.card),
+            convert=dict(opening.convert or {}),
+            benchmark=benchmark_of(archive),
+            digest=archive.digest,
+        ),
+        train=tuple(s.text(archive) for s in split.train),
+        scored={name: tuple(s.text(archive) for s in spans) for name, spans in split.scored.items()},
+        notes=split.notes,
+        command=command or _command(),
+        sessions=(),
+    )
+
+
+def session_now(processes: int) -> Session:
+    """A session of so many processes that begins now, on this machine, with these versions."""
+    return Session(
+        started=provenance.now(),
+        versions=provenance.versions(),
+        git=provenance.git_state(),
+        machine=provenance.machine() | {"processes": processes},
+    )
+
+
+def read_record(folder: Path) -> RunRecord:
+    """Read the record of a run folder.
+
+    Raises:
+        RunError: There is none, or it is truncated, wrong, or of another format; or its recipe is not the one that
+            its identity names.
+    """
+    path = folder / RECORD_FILE
+    try:
+        record = RunRecord.model_validate_json(read_text(path))
+        found = recipe_digest(record.recipe)
+    except OSError as e:
+        raise RunError(
+            f"{folder} is not a run",
+            found=f"no {RECORD_FILE}" if isinstance(e, FileNotFoundError) else f"{RECORD_FILE}: {e.strerror or e}",
+            hint="name a folder that `emukit train` wrote",
+        ) from e
+    except ValueError as e:
+        problems = describe(e) if isinstance(e, ValidationError) else [str(e)]
+        raise RunError(
+            f"{path} is damaged or of another version of emukit",
+            found="\n".join(problems[:10]),
+            hint="restore it, use the emukit that wrote it, or train again",
+        ) from None
+    if found != record.identity.recipe:
+        raise RunError(
+            f"the recipe in {path} was edited",
+            found=f"settings with the digest {found[:12]}",
+            expected=f"those that were trained, {record.identity.recipe[:12]}",
+            hint="restore it, or train again",
+        )
+    return record
+
+
+def slug(protocol: str) -> str:
+    """A protocol as part of the name of a folder."""
+    return protocol.replace(":", "-").replace(" ", "-")
+
+
+def read_logs(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The logs of a run and of what it is made of, by their places in its folder, such as ``.`` and ``bases/0-unet``.
+
+    Raises:
+        RunError: One is damaged.
+    """
+    return {p.parent.relative_to(folder).as_posix(): read_lines(p) for p in below(folder, LOG)}
+
+
+def log_gaps(record: RunRecord, logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    """What the logs of a run lack, in words.
+
+    Args:
+        record: Of the run.
+        logs: As `read_logs` gives them.
+    """
+    # Records of earlier versions tell the epochs of a single network.
+    counted = record.logs or ({} if record.epochs is None else {".": record.epochs})
+    known = counted if record.state == "finished" else {}
+    places = dict.fromkeys([*known, *logs])
+    found = {place: gaps(logs.get(place, ()), known.get(place)) for place in places}
+    return [f"{Path(place, LOG)}: {words}" for place, words in found.items() if words]
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        RunError: It cannot be read, or is no object.
+    """
+    try:
+        value = parse_json(read_text(path))
+    except (OSError, ValueError) as e:
+        raise RunError(f"{path} cannot be read", found=str(e), hint=remedy) from e
+    if not isinstance(value, dict):
+        raise RunError(f"{path} is damaged", found=type(value).__name__, expected="a JSON object", hint=remedy)
+    return value
+
+
+def read_evaluation(folder: Path, name: str, record: RunRecord) -> dict[str, Any]:
+    """The evaluation of a set that a run folder keeps.
+
+    Args:
+        folder: Of the run.
+        name: Of the set.
+        record: Of the run, whose months they must be.
+
+    Raises:
+        RunError: There is none, or it is damaged.
+    """
+    remedy = f"emukit evaluate {shlex.quote(str(folder))} --split {shlex.quote(name)}"
+    path = folder / "scores" / f"{name}.json"
+    evaluation = read_json(path, remedy)
+    missing = [k for k in ("set", "spans", "floors") if k not in evaluation]
+    if missing:
+        raise RunError(f"{path} is damaged", found=f"no {', '.join(missing)}", hint=remedy)
+    spans, floors, known = evaluation["spans"], evaluation["floors"], record.scored.get(name)
+    if not (isinstance(spans, list) and all(isinstance(s, str) for s in spans) and isinstance(floors, Mapping)):
+        raise RunError(f"{path} is damaged", found="months or floors of another form", hint=remedy)
+    if evaluation["set"] != name or known not in (None, tuple(spans)):
+        raise RunError(
+            f"{path} is of other months than it is called after",
+            found=f"{evaluation['set']}: {'; '.join(spans)}",
+            expected=f"{name}: {'; '.join(known or ())}",
+            hint=remedy,
+        )
+    limit = evaluation.get("limit")
+    for score in (evaluation, *floors.values(), *([limit] if limit is not None else [])):
+        check_score(score, path, remedy)
+    return evaluation
+
+
+def check_score(score: Any, path: Path, remedy: str) -> None:
+    """Refuse a kept score that no scorer writes: its six numbers are errors, and make the official one.
+
+    Args:
+        score: Plain values, as `Score.as_dict` gives them.
+        path: Where they are from.
+        remedy: What to do about wrong ones.
+
+    Raises:
+        RunError: Some are missing, negative, not finite or beyond any, or do not make the score.
+    """
+    parts = {v: score.get(v) for v in VARIABLE_WEIGHTS} if isinstance(score, Mapping) else {}
+    known = {v: numbers for v, numbers in parts.items() if isinstance(numbers, Mapping)}
+    numbers = [n for own in known.values() for n in own.values()]
+    numbers += [score.get("score")] if isinstance(score, Mapping) else []
+    if len(known) < len(VARIABLE_WEIGHTS) or not all(type(n) in (int, float) and 0 <= n <= MOST for n in numbers):
+        raise RunError(
+            f"{path} is damaged",
+            found="scores that are no numbers, or negative, or beyond any",
+            expected="the score and its six numbers, finite and not negative",
+            hint=remedy,
+        )
+    # Means over spans and years agree as well: the score is linear in its parts.
+    value = score_of_parts(known)
+    if value is None or not math.isclose(value, score["score"], abs_tol=1e-6):
+        raise RunError(
+            f"{path} is damaged",
+            found=f"a score of {score['score']}, where its six numbers make {value}",
+            hint=remedy,
+        )
+
+
+def benchmark_of(archive: Archive) -> str:
+    """The name under which scores on this archive's truth are ranked together.
+
+    Stores with the published values of a card's data set (`emukit.data.identity`) hold the same climate, if rounded
+    differently, on the grid named. Of any other store nothing is known but its values, so their digest is in the name.
+    """
+    card = archive.card
+    cells = f"{archive.grid.shape[0]}x{archive.grid.shape[1]}"
+    if archive.published and card.benchmark:
+        return f"{card.benchmark} {cells}"
+    of = "the layout of " if card.published else ""
+    return f"{of}{card.name} {cells} {archive.digest[:8]}"
+
+
+def card_digest(card: Card) -> str:
+    """SHA-256 of a card: its protocols decide what is held out."""
+    return hashlib.sha256(card.model_dump_json().encode()).hexdigest()
+
+
+def _placed(card: str | None) -> str | None:
+    # A record is read from other folders than that in which the training was started.
+    return str(Path(card).expanduser().absolute()) if card and card.endswith(".toml") else card
+
+
+def _command() -> str:
+    words = ["emukit", *sys.argv[1:]] if Path(sys.argv[0]).name in ("emukit", "__main__.py") else sys.argv
+    # Hints add both again.
+    kept = [w for i, w in enumerate(words) if w not in ("--resume", "--out") and words[i - 1] != "--out"]
+    return shlex.join(w for w in kept if not w.startswith("--out="))
+
+
+def checked_command(text: str) -> str:
+    """An `emukit train` command of a record, every word of it checked and quoted; empty where it is anything else.
+
+    Records come with run folders, and these from anywhere: what is shown to be pasted must train and do nothing else.
+    """
+    try:
+        emukit, train, model, *words = shlex.split(text)
+    except ValueError:
+        return ""
+    if (emukit, train) != ("emukit", "train") or not MODEL.fullmatch(model):
+        return ""
+    values = iter(words)
+    for word in values:
+        option, equals, _ = word.partition("=")
+        has_value = option in VALUED and (equals or next(values, None) is not None)
+        if not has_value and word not in FLAGS:
+            return ""
+    return shlex.join((emukit, train, model, *words)) if one_line(text) == text else ""

@@ -1,0 +1,121 @@
+"""From a run to a checked submission.
+
+Invariant: a submission folder holds a CSV that passed every check, with the entry that says how to make it again; or
+it is not there.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit import provenance
+from emukit.data.archive import Archive
+from emukit.data.split import Split
+from emukit.emulators.climatology import ClimatologyEmulator
+from emukit.errors import SubmissionError
+from emukit.files import sha256
+from emukit.outputs import Kind, new_output, refuse_taken
+from emukit.progress import Reporter
+from emukit.runs.leaderboard import SCORE_FILE, numbers_of, split_name
+from emukit.runs.run import Run
+from emukit.submission import ENTRY_FILE, Entry, check_submission, read_entry, write_entry, write_submission
+
+PACKINGS = ("csv", "csv.gz", "zip")
+
+
+def _strange(folder: Path) -> str:
+    """What in a folder no submission holds."""
+    try:
+        own = {ENTRY_FILE, SCORE_FILE, read_entry(folder).csv}
+    except SubmissionError as e:
+        return e.what
+    return ", ".join(sorted(p.name for p in folder.iterdir() if p.name not in own or not p.is_file())[:5])
+
+
+KIND = Kind("a submission of `emukit submit`", _strange)
+
+
+def submit_run(
+    run: Run, archive: Archive, folder: Path, packing: str, reporter: Reporter, overwrite: bool = False
+) -> Entry:
+    """Predict the test span, write and check the CSV, and write the entry.
+
+    Raises:
+        SubmissionError: Unknown packing, or the submission fails its own check.
+        EmukitError: The folder is taken, or cannot be written.
+        RunError: The run has not finished.
+    """
+    if packing not in PACKINGS:
+        raise SubmissionError(f"cannot pack as {packing!r}", expected=", ".join(PACKINGS), hint="--pack zip")
+    refuse_taken(folder, KIND, overwrite)
+    split = run.split(archive)
+    span = split.test
+    emulator = run.emulator(archive)
+    if archive.digest != run.record.data.digest:
+        reporter.say("note: other forcings or targets than it was trained on; entry.toml says so by the digest")
+    far = emulator.warning_of(archive[span.scenario], span.start, span.stop)
+    if far:
+        reporter.say(f"note: {far}")
+    with reporter.step("submission", 3) as step:
+        prediction = emulator.predict_fields(archive[span.scenario], span.start, span.stop)
+        step.advance(note="predicted")
+        with new_output(folder, KIND, overwrite) as temporary:
+            temporary.mkdir()
+            path = temporary / f"submission.{packing}"
+            rows = write_submission(path, prediction, archive.grid, archive.variables)
+            step.advance(note="written")
+            reference = seasonal_reference(archive, split)
+            problems = check_submission(path, archive.grid, len(span), archive.variables, reference)
+            if problems:
+                raise SubmissionError(
+                    "the submission fails its own check; nothing was kept",
+                    found="; ".join(map(str, problems)),
+                    expected="a prediction that looks like a climate",
+                    hint=f"look at the run with `emukit evaluate {run.folder}`",
+                )
+            entry = _entry(run, archive, split, folder.name, path, rows)
+            write_entry(temporary, entry)
+            step.advance(note="checked")
+    return entry
+
+
+def seasonal_reference(archive: Archive, split: Split) -> NDArray[np.float32]:
+    """(12, V, Y, X) training climatology, beginning with the calendar month of the test span's first month.
+
+    A submission that is some months early or late does not fit its seasonal cycle.
+    """
+    climatology = ClimatologyEmulator.fit(archive, split)
+    span = split.test
+    return climatology.predict_fields(archive[span.scenario], span.start, span.start + 12)
+
+
+def _entry(run: Run, archive: Archive, split: Split, name: str, path: Path, rows: int) -> Entry:
+    span = split.test
+    months = archive[span.scenario].months
+    record = run.record
+    # A final fit trained on the validation months: no score of them says anything.
+    evaluation = None if record.identity.final else run.evaluation("validation")
+    return Entry(
+        name=name,
+        created=provenance.now(),
+        emulator=run.recipe.emulator,
+        recipe=json.dumps(record.recipe, sort_keys=True),
+        protocol=split.protocol,
+        scenario=span.scenario,
+        first_month=str(months[span.start]),
+        last_month=str(months[span.stop - 1]),
+        seed=record.identity.seed,
+        command=record.command,
+        split=split_name(record.data.benchmark, split.protocol, "test", [span.text(archive)]),
+        data_digest=archive.digest,
+        emukit_version=provenance.versions()["emukit"],
+        git_commit=str(record.sessions[-1].git.get("commit", "")),
+        csv=path.name,
+        csv_sha256=sha256(path),
+        rows=rows,
+        validation={"score": float(evaluation["score"]), **numbers_of(evaluation)} if evaluation else {},
+    )

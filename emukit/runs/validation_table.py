@@ -1,0 +1,136 @@
+"""How a validation is printed: for every set of months a table, with a reference and the limit beside what was reached.
+
+Invariant: a line is shown under the months it was reached on, or names its fold; scores of different months share no
+table but as means, or as differences, over the same folds.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from emukit.competitions.leaderboard import ANOTHER_RUN, FULL_HEADINGS, LEGEND, LIMIT, NUMBERS, add_number_columns
+from emukit.terminal import markdown_text
+
+COLUMNS = ("score", *NUMBERS)
+SUMMARY_HEADINGS = ("protocol and set", "seeds", "mean score", "sd over seeds", ANOTHER_RUN, LIMIT)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One table.
+
+    Attributes:
+        title: Of what, under which protocol, on which months.
+        lines: Name of a line to its score and six numbers, by ``score`` and ``variable.part``.
+        column: Heading of one more column, and what stands in it by name of a line; empty where there is none.
+    """
+
+    title: str
+    lines: Mapping[str, Mapping[str, float]]
+    column: tuple[str, Mapping[str, str]] | None = None
+
+    @property
+    def headings(self) -> tuple[str, ...]:
+        """Of all columns except the names of the lines."""
+        return (*FULL_HEADINGS, *((self.column[0],) if self.column else ()))
+
+    def cells(self, name: str) -> list[str]:
+        """Of one line."""
+        own = [self.column[1].get(name, "")] if self.column else []
+        return _cells(self.lines[name]) + own
+
+
+@dataclass(frozen=True)
+class Summary:
+    """One line of what a validation comes to.
+
+    Attributes:
+        what: Protocol and set.
+        seeds: How many runs.
+        score: Their mean.
+        spread: Sample standard deviation over seeds; None of a single run.
+        another_run: What another run of the climate model scores; None where there is none.
+        limit: Of a perfect emulator; None where it cannot be estimated.
+    """
+
+    what: str
+    seeds: int
+    score: float
+    spread: float | None
+    another_run: float | None
+    limit: float | None
+
+    def cells(self) -> tuple[str, ...]:
+        """As a line of a table, in the order of `SUMMARY_HEADINGS`."""
+        known = (self.score, self.spread, self.another_run, self.limit)
+        return (self.what, str(self.seeds), *("" if x is None else f"{x:.4f}" for x in known))
+
+
+def summary_table(title: str, lines: Sequence[Summary]) -> Table:
+    """One table of all sets; each line is on months of its own, so lines are not ranked."""
+    table = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0)
+    for i, heading in enumerate(SUMMARY_HEADINGS):
+        table.add_column(heading.replace(": ", ":\n"), justify="right" if i else "left", no_wrap=i > 0)
+    for line in lines:
+        table.add_row(*map(Text, line.cells()))
+    return table
+
+
+def summary_markdown(title: str, lines: Sequence[Summary]) -> str:
+    """The same in Markdown."""
+    rows = [f"| {' | '.join(cells)} |" for cells in (SUMMARY_HEADINGS, *(line.cells() for line in lines))]
+    rows.insert(1, "|---|" + "--:|" * (len(SUMMARY_HEADINGS) - 1))
+    return "\n".join([f"### {title}", "", *rows, ""])
+
+
+def tables(blocks: Sequence[Block]) -> list[Table]:
+    """One rich table a block."""
+    out = []
+    for block in blocks:
+        table = Table(title=Text(block.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0)
+        table.add_column("", overflow="fold")
+        add_number_columns(table)
+        if block.column:
+            table.add_column(block.column[0], justify="right", no_wrap=True)
+        for name in block.lines:
+            table.add_row(Text(name), *block.cells(name))
+        out.append(table)
+    if out:
+        out[-1].caption, out[-1].caption_justify = LEGEND, "left"
+    return out
+
+
+def markdown(blocks: Sequence[Block]) -> str:
+    """One Markdown table a block."""
+    lines = []
+    for block in blocks:
+        lines += [
+            f"### {markdown_text(block.title)}",
+            "",
+            "| | " + " | ".join(block.headings) + " |",
+            "|---|" + "--:|" * len(block.headings),
+        ]
+        lines += ["| " + " | ".join((markdown_text(name), *block.cells(name))) + " |" for name in block.lines]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def comma_separated(blocks: Sequence[Block]) -> str:
+    """One CSV table of all blocks, the title as a column, with all digits."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["table", "line", *COLUMNS])
+    for block in blocks:
+        writer.writerows([block.title, name, *(numbers[c] for c in COLUMNS)] for name, numbers in block.lines.items())
+    return stream.getvalue()
+
+
+def _cells(numbers: Mapping[str, float]) -> list[str]:
+    return [f"{numbers[c]:.4f}" if c == "score" else f"{numbers[c]:.3f}" for c in COLUMNS]

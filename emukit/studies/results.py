@@ -1,0 +1,272 @@
+"""What came of a study: means, spreads and paired differences of its runs, and a sentence for each variant.
+
+Invariant: every number is that of finished run folders named beside it; what has not finished, or failed, is named too.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from statistics import fmean, stdev
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit import provenance
+from emukit.competitions.leaderboard import ANOTHER_RUN, LIMIT
+from emukit.data.archive import Archive
+from emukit.data.protocol import ALL, LOSO, make_split
+from emukit.data.split import Span
+from emukit.files import write_text
+from emukit.metrics import Score
+from emukit.progress import Reporter
+from emukit.recipes.names import is_random
+from emukit.runs.evaluate import another_run, estimated_limit, mean_score, scored_spans
+from emukit.runs.record import benchmark_of
+from emukit.runs.run import Run
+from emukit.runs.validate import numbers
+from emukit.studies import bootstrap as paired
+from emukit.studies.ablate import PlannedRun, StudyPlan
+from emukit.studies.search import validation_scores
+from emukit.studies.table import StudyTable, comma_separated, markdown
+from emukit.studies.year_sums import YEAR, load_years, save_years, year_moments
+
+STUDY_FILE, TABLE_FILE, CSV_FILE = "study.json", "table.md", "table.csv"
+Array = NDArray[np.float64]
+# Variant to, for every seed in its order, the numbers of a run on draws of years; None where it has not finished.
+Found = dict[str, list[Array | None]]
+
+
+def study_result(plan: StudyPlan, archive: Archive, command: str, reporter: Reporter) -> dict[str, Any]:
+    """All that is known of a study by now, as plain values for `study.json`.
+
+    Args:
+        plan: Its runs.
+        archive: The data.
+        command: What goes on with it.
+        reporter: Shows progress.
+
+    Raises:
+        RunError: A finished run is damaged.
+    """
+    finished = {run.folder: run.finished(archive) for run in plan.distinct()}
+    results: list[dict[str, Any]] = []
+    left_out: list[tuple[dict[str, Any], Found, int]] = []
+    with reporter.step("scoring", len(plan.runs)) as bar:
+        for protocol, sets in plan.protocols.items():
+            runs = [r for r in plan.runs if r.protocol == protocol]
+            for name in sets:
+                spans = scored_spans(archive, make_split(archive, protocol), name)
+                years = min(max(1, len(s) // 12) for s in spans)
+                found: Found = {v.name: [None] * len(plan.seeds[v.name]) for v in plan.variants}
+                for run in runs:
+                    whole = finished[run.folder]
+                    if whole:
+                        place = plan.seeds[run.variant].index(run.seed)
+                        found[run.variant][place] = _drawn(whole, archive, spans, name)
+                    if name == sets[0]:
+                        bar.advance(note=run.folder.name)
+                months = [s.text(archive) for s in spans]
+                lines = {"floor": another_run(archive, spans), "limit": estimated_limit(archive, spans)}
+                result = _result(plan, protocol, name, months, lines, found, years)
+                results.append(result)
+                if protocol.startswith(LOSO) and name == "test":
+                    left_out.append(({"months": months, **lines}, found, years))
+    if len(left_out) > 1:
+        results.append(_mean_result(plan, left_out))
+    best = _best_trial(plan, archive)
+    if best:
+        _say_best(best, plan.study.number_of_trials, results)
+    return {
+        "format": 1,
+        "name": plan.study.name,
+        "question": plan.study.question,
+        "finding": plan.study.finding,
+        "base": plan.study.base_name,
+        "model": plan.study.base,
+        "protocols": list(plan.protocols),
+        "seeds": [*max((len(s), s) for s in plan.seeds.values())[1]],
+        "benchmark": benchmark_of(archive),
+        "data": archive.digest,
+        "machine": provenance.machine(),
+        "trained_with": _trained_with(run for run in finished.values() if run),
+        "command": command,
+        "best": best,
+        "variants": [
+            {
+                "name": v.name,
+                "settings": dict(v.settings),
+                "members": None if v.members is None else ",".join(map(str, v.members)),
+                "recipe": v.recipe,
+                "epochs": plan.epochs[v.name],
+                "runs": [_run(plan, r, finished[r.folder]) for r in plan.runs if r.variant == v.name],
+            }
+            for v in plan.variants
+        ],
+        "results": results,
+    }
+
+
+def _trained_with(runs: Iterable[Run]) -> list[str]:
+    """Under what the runs were trained, each once: they may be older than the study, and of another machine."""
+    found = []
+    for run in runs:
+        for session in run.record.sessions:
+            versions, machine, commit = session.versions, session.machine, str(session.git.get("commit", ""))[:12]
+            words = [
+                f"emukit {versions.get('emukit', '?')}" + (f" (commit {commit})" if commit else ""),
+                f"torch {versions.get('torch', '?')}",
+                str(machine.get("processor", "?")),
+                f"accelerator {machine.get('accelerator', '?')}",
+            ]
+            found.append(", ".join(words))
+    return list(dict.fromkeys(found))
+
+
+def _best_trial(plan: StudyPlan, archive: Archive) -> str | None:
+    """The trial that was searched for with success: the best on the months that validate."""
+    trials = [v.name for v in plan.variants[len(plan.study.all_variants()) :]]
+    scores = validation_scores(plan, archive) if trials else {}
+    known = {name: score for name in trials if (score := scores[name]) is not None}
+    return min(known, key=known.__getitem__) if known else None
+
+
+def _say_best(best: str, trials: int, results: Sequence[dict[str, Any]]) -> None:
+    """Say in the sentences which trial was chosen, and where that flatters it."""
+    words = {True: f"; chosen among {trials} trials by these months, which flatters it", False: "; the one chosen"}
+    for result in results:
+        for row in result["rows"]:
+            if row["variant"] == best:
+                row["sentence"] += words[result["set"] == "validation"]
+
+
+def save_result(plan: StudyPlan, result: Mapping[str, Any]) -> list[StudyTable]:
+    """Keep it as JSON, Markdown and CSV; the tables, for printing."""
+    tables = tables_of(result)
+    write_text(plan.folder / STUDY_FILE, json.dumps(result, indent=1))
+    write_text(plan.folder / TABLE_FILE, markdown(tables))
+    write_text(plan.folder / CSV_FILE, comma_separated(tables))
+    return tables
+
+
+def tables_of(result: Mapping[str, Any]) -> list[StudyTable]:
+    """One for every set of months."""
+    return [
+        StudyTable(
+            f"{result['name']}, {r['protocol']} {r['set']}: {'; '.join(r['months'])}",
+            tuple(r["rows"]),
+            {k: v for k, v in ((ANOTHER_RUN, r["floor"]), (LIMIT, r["limit"])) if v},
+        )
+        for r in result["results"]
+    ]
+
+
+def _run(plan: StudyPlan, run: PlannedRun, finished: Run | None) -> dict[str, Any]:
+    error = "" if finished else run.error()
+    return {
+        "protocol": run.protocol,
+        "seed": run.seed,
+        "folder": os.path.relpath(run.folder, plan.folder),
+        "state": "finished" if finished else "failed" if error else "waiting",
+        "error": error,
+        "command": run.command,
+    }
+
+
+def _drawn(run: Run, archive: Archive, spans: Sequence[Span], name: str) -> Array:
+    """(1 + draws, 7) numbers of a run on a set, the mean over spans; its years are kept beside its scores."""
+    path = run.folder / "scores" / f"{name}-years.npz"
+    kept = load_years(path)
+    found = _draws(kept, run, archive, spans, name) if kept else None
+    if found is None:
+        kept = year_moments(run.emulator(archive), archive, spans)
+        save_years(path, kept)
+        found = _scores(kept, archive)
+    return found
+
+
+def _draws(kept: list[Array], run: Run, archive: Archive, spans: Sequence[Span], name: str) -> Array | None:
+    """The numbers on draws of years that were kept; None where they are not those of this run."""
+    fields = (6, len(archive.variables), *archive.grid.shape)
+    wanted = [(max(1, len(span) // YEAR), *fields) for span in spans]
+    if [k.shape for k in kept] != wanted or not all(np.isfinite(k).all() for k in kept):
+        return None
+    found = _scores(kept, archive)
+    score = run.evaluation(name)["score"] if (run.folder / "scores" / f"{name}.json").exists() else None
+    return found if score is None or math.isclose(found[0, 0], score, abs_tol=1e-4) else None
+
+
+def _scores(kept: Sequence[Array], archive: Archive) -> Array:
+    """(1 + draws, 7) numbers, the mean over spans."""
+    each = [
+        paired.scores_of(years, paired.draw_years(len(years), seed=i), archive.grid.weights, archive.variables)
+        for i, years in enumerate(kept)
+    ]
+    return np.asarray(np.mean(each, axis=0))
+
+
+def _result(
+    plan: StudyPlan,
+    protocol: str,
+    name: str,
+    months: Sequence[str],
+    lines: Mapping[str, Score | None],
+    found: Found,
+    years: int,
+) -> dict[str, Any]:
+    return {
+        "protocol": protocol,
+        "set": name,
+        "months": list(months),
+        **{k: numbers(v) if v else None for k, v in lines.items()},
+        "rows": [_row(plan, v.name, found, years) for v in plan.variants],
+    }
+
+
+def _mean_result(plan: StudyPlan, parts: Sequence[tuple[Mapping[str, Any], Found, int]]) -> dict[str, Any]:
+    """The mean over scenarios left out, seed by seed; of runs that finished for each of them."""
+    mean: Found = {}
+    for variant in plan.variants:
+        each = zip(*(found[variant.name] for _, found, _ in parts), strict=True)
+        mean[variant.name] = [None if any(a is None for a in runs) else np.mean(runs, axis=0) for runs in each]
+    lines = {}
+    for line in ("floor", "limit"):
+        scores = [p[line] for p, _, _ in parts if p[line]]
+        lines[line] = mean_score(scores) if len(scores) == len(parts) else None
+    months = [m for p, _, _ in parts for m in p["months"]]
+    return _result(plan, ALL, "test", months, lines, mean, min(years for *_, years in parts))
+
+
+def _row(plan: StudyPlan, name: str, found: Found, years: int) -> dict[str, Any]:
+    """A variant's line."""
+    seeds = [seed for seed, run in zip(plan.seeds[name], found[name], strict=True) if run is not None]
+    each = [dict(zip(paired.NAMES, run[0].tolist(), strict=True)) for run in found[name] if run is not None]
+    row: dict[str, Any] = {"variant": name, "seeds": seeds, "mean": None, "sd": None, "difference": None}
+    if not each:
+        return row | {"sentence": "no run has finished"}
+    row["mean"] = {k: fmean(e[k] for e in each) for k in paired.NAMES}
+    row["sd"] = {k: stdev(e[k] for e in each) for k in paired.NAMES} if len(each) > 1 else None
+    base = plan.study.base_name
+    if name == base:
+        return row | {"sentence": "the base"}
+    if plan.folders(name) == plan.folders(base):
+        return row | {"sentence": f"the same run{'s' if len(plan.folders(name)) > 1 else ''} as {base}"}
+    pairs = list(_pairs(found[name], found[base]))
+    if not pairs:
+        return row | {"sentence": "no run of the base to compare with has finished"}
+    differences = paired.difference([v for v, _ in pairs], [b for _, b in pairs], years)
+    drawn = is_random(plan.recipes[name].model_dump()) or is_random(plan.recipes[base].model_dump())
+    row["difference"] = {k: asdict(d) for k, d in differences.items()}
+    return row | {"sentence": paired.sentence(differences, len(pairs), drawn, years)}
+
+
+def _pairs(variant: Sequence[Array | None], base: Sequence[Array | None]) -> list[tuple[Array, Array]]:
+    """Runs of the same seeds; where no seed decides anything, the one run stands beside each of the other's."""
+    number = max(len(variant), len(base))
+    variant = [*variant] * number if len(variant) == 1 else [*variant]
+    base = [*base] * number if len(base) == 1 else [*base]
+    return [(v, b) for v, b in zip(variant, base, strict=True) if v is not None and b is not None]

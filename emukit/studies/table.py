@@ -1,0 +1,141 @@
+"""How a study is printed: for every set of months a table of its variants, and a sentence for each.
+
+Invariant: the base comes first and a difference is to it; a mean stands beside how many seeds it is over.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from emukit.competitions.leaderboard import FULL_HEADINGS, LEGEND, NUMBERS, add_number_columns
+from emukit.terminal import markdown_text
+
+COLUMNS = ("score", *NUMBERS)
+# What the column of the difference is called, in a terminal, in a file and on a page.
+DIFFERENCE = "score less base's"
+# No interval is told more finely.
+MOST_DIGITS = 9
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    """A study on one set of months.
+
+    Attributes:
+        title: Which study, protocol, set and months.
+        rows: As `study.json` has them: variant, seeds, mean, sd, difference, sentence.
+        lines: A reference and the limit by name, with their numbers.
+    """
+
+    title: str
+    rows: tuple[Mapping[str, Any], ...]
+    lines: Mapping[str, Mapping[str, float]]
+
+
+def tables(studies: Sequence[StudyTable]) -> list[RenderableType]:
+    """One rich table each, with the standard deviations under the means, and the sentences below."""
+    out: list[RenderableType] = []
+    for study in studies:
+        table = Table(title=Text(study.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0)
+        table.add_column("", overflow="fold")
+        table.add_column("seeds", justify="right", no_wrap=True)
+        add_number_columns(table)
+        table.add_column(DIFFERENCE.replace(" ", "\n"), justify="right", no_wrap=True)
+        for row in study.rows:
+            table.add_row(Text(row["variant"]), *(_two_lines(text, under) for text, under in _cells(row)))
+        for name, numbers in study.lines.items():
+            table.add_row(Text(name), "", *_numbers(numbers), "", style="dim")
+        out += [table, *(Text(f"{row['variant']}: {row['sentence']}") for row in study.rows[1:]), Text("")]
+    return [*out, Text(LEGEND, style="dim")] if out else out
+
+
+def markdown(studies: Sequence[StudyTable]) -> str:
+    """One Markdown table each, and the sentences under it."""
+    lines = []
+    for study in studies:
+        headings = ("", "seeds", *FULL_HEADINGS, DIFFERENCE)
+        lines += [
+            f"### {markdown_text(study.title)}",
+            "",
+            f"| {' | '.join(headings)} |",
+            "|---|" + "--:|" * (len(headings) - 1),
+        ]
+        for row in study.rows:
+            cells = [f"{text} ({under})" if under else text for text, under in _cells(row)]
+            lines.append(f"| {' | '.join((markdown_text(row['variant']), *cells))} |")
+        lines += [f"| *{name}* | | {' | '.join(_numbers(values))} | |" for name, values in study.lines.items()]
+        lines += ["", *(f"- {markdown_text(row['variant'])}: {row['sentence']}" for row in study.rows[1:]), ""]
+    return "\n".join(lines)
+
+
+def comma_separated(studies: Sequence[StudyTable]) -> str:
+    """One CSV table of all of them: a row for every number of every variant."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["table", "variant", "number", "seeds", "mean", "sd", "difference", "low", "high"])
+    for study in studies:
+        for row in study.rows:
+            for name in COLUMNS if row["mean"] else ():
+                difference = (row["difference"] or {}).get(name, {})
+                writer.writerow(
+                    [
+                        study.title,
+                        row["variant"],
+                        name,
+                        len(row["seeds"]),
+                        row["mean"][name],
+                        (row["sd"] or {}).get(name),
+                        *(difference.get(k) for k in ("mean", "low", "high")),
+                    ]
+                )
+    return stream.getvalue()
+
+
+def both_ends(low: float, high: float, digits: int = 3, sign: str = "+") -> tuple[str, str]:
+    """The ends of an interval as text: one that does not hold zero has as many digits as keep zero from its ends.
+
+    Args:
+        low, high: The ends.
+        digits: Behind the point, where they suffice.
+        sign: As a format has it: ``+`` for the sign of either, empty for that of a negative number alone.
+    """
+    nearest = min(abs(low), abs(high)) if low > 0 or high < 0 else 0.0
+    while nearest and digits < MOST_DIGITS and not float(f"{nearest:.{digits}f}"):
+        digits += 1
+    return f"{low:{sign}.{digits}f}", f"{high:{sign}.{digits}f}"
+
+
+def _cells(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Seeds, the score and the six numbers, and the difference in the score; with what stands under each, if any.
+
+    Under a mean stands its standard deviation over seeds, and under the difference the 95 % interval.
+    """
+    if not row["mean"]:
+        return [("0", ""), *[("", "")] * (len(COLUMNS) + 1)]
+    spread = [f"\N{PLUS-MINUS SIGN}{x}" for x in _numbers(row["sd"])] if row["sd"] else [""] * len(COLUMNS)
+    score = row["difference"]["score"] if row["difference"] else None
+    ends = " to ".join(both_ends(score["low"], score["high"])) if score and score["low"] is not None else ""
+    return [
+        (str(len(row["seeds"])), ""),
+        *zip(_numbers(row["mean"]), spread, strict=True),
+        (f"{score['mean']:+.4f}" if score else "", ends),
+    ]
+
+
+def _two_lines(text: str, under: str) -> Text:
+    # An interval takes two more: a terminal of 80 columns has room for the names then.
+    return Text.assemble(text, ("\n" + under.replace(" to ", " to\n"), "dim") if under else "")
+
+
+def _numbers(values: Mapping[str, float]) -> list[str]:
+    score, *six = (values[c] for c in COLUMNS)
+    return [f"{score:.4f}", *(f"{x:.3f}" for x in six)]

@@ -1,0 +1,60 @@
+"""A leaderboard that ranks what cannot be ranked, or hides one's own runs."""
+
+import csv
+import io
+import json
+
+from rich.console import Console
+
+from emukit.competitions.leaderboard import Row, as_json, comma_separated, markdown, ranked, tables
+
+NUMBERS = {"tas.monthly_rmse": 1.0}
+ROWS = [
+    Row("others", "published", "a split", 0.1, {}, note="source | here"),
+    Row("unscored", "submission", "b split", None, {}, 0, note="not scored here; more"),
+    Row("worse [bold]", "run", "c split", 0.9, NUMBERS, 1),
+    Row("floor", "reference", "c split", 0.5, NUMBERS),
+    Row("better", "run", "c split", 0.4, NUMBERS, 0, model="cnn-gru"),
+    Row("estimated limit", "limit", "c split", 0.3, NUMBERS),
+]
+
+
+def test_own_scored_splits_come_first_and_are_ranked_apart():
+    groups = ranked(ROWS)
+    assert list(groups) == ["c split", "b split", "a split"]
+    assert [r.name for r in groups["c split"]] == ["estimated limit", "better", "floor", "worse [bold]"]
+
+
+def test_floors_limits_and_unscored_rows_take_no_place():
+    text = markdown(ROWS)
+    assert "| 1 | better (cnn-gru, seed 0) | run | 0.4000 | 1.000 |" in text
+    assert "|  | floor | reference |" in text
+    assert "|  | estimated limit | limit | 0.3000 |" in text
+    assert "| 2 | worse \\[bold\\] (seed 1) |" in text
+    assert "|  | unscored (seed 0) | submission |  |" in text
+    assert "source \\| here" in text
+
+
+def test_terminal_shows_names_as_they_are_and_why_there_is_no_score():
+    console = Console(width=100, file=io.StringIO())
+    for table in tables(ROWS):
+        console.print(table)
+    shown = console.file.getvalue()
+    assert "worse [bold] (seed 1)" in shown
+    assert "unscored (seed 0) (not scored here)" in shown
+    assert "reference: floor" in shown
+    assert "   estimated limit" in shown
+    assert "--format md" in shown
+
+
+def test_csv_and_json_hold_every_row():
+    assert [r["name"] for r in json.loads(as_json(ROWS))] == [
+        r["name"] for r in csv.DictReader(io.StringIO(comma_separated(ROWS)))
+    ]
+    assert len(json.loads(as_json(ROWS))) == len(ROWS)
+
+
+def test_seed_that_decides_nothing_is_kept_and_not_shown():
+    row = Row("lin", "run", "s", 0.5, NUMBERS, 3, model="linear", random=False)
+    assert "| lin (linear) | run |" in markdown([row])
+    assert json.loads(as_json([row]))[0]["seed"] == 3

@@ -1,0 +1,271 @@
+"""Pictures of other months, members or amounts than those scored, and hidden months drawn as if they were zero."""
+
+import io
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from emukit.data.archive import Archive
+from emukit.data.protocol import make_split
+from emukit.data.split import Span
+from emukit.emulators.base import Emulator
+from emukit.emulators.linear import LinearEmulator
+from emukit.emulators.sampled import Sampled
+from emukit.errors import ProtocolError
+from emukit.figures.variability import weather_table
+from emukit.metrics.weather import Weather, rank_histogram
+from emukit.progress import silent_reporter
+from emukit.report.ensemble_comparison import (
+    annual_means,
+    error_rows,
+    gather,
+    hidden_years,
+    mean_years,
+    power,
+    ranks,
+    year_of,
+)
+from emukit.report.plot import _place, _visible_sets, draw
+from emukit.report.variability import likeness
+from emukit.runs.evaluate import score_emulator
+from tests.coded import coded_archive, warming_archive
+
+
+class Late(Emulator):
+    """Predicts the second member, from the seventh month on."""
+
+    kind = "late"
+
+    def __init__(self, archive: Archive) -> None:
+        super().__init__(archive.domain)
+        self.archive = archive
+
+    @property
+    def first_month(self):
+        return 6
+
+    def predict_fields(self, scenario, start, stop):
+        assert start >= 6
+        return self.archive[scenario.name].targets[1, start:stop].copy()
+
+    def state(self):
+        raise NotImplementedError
+
+    @classmethod
+    def from_state(cls, domain, meta, arrays):
+        raise NotImplementedError
+
+
+@pytest.fixture(scope="module")
+def warming():
+    """A climate, what a line says of a span of it, and the span: member 2 is scored."""
+    archive = warming_archive()
+    span = Span("ssp370", 121, 181, (2,))
+    emulator = LinearEmulator.fit(archive, make_split(archive, "k360"))
+    return archive, emulator, span, gather(emulator, archive, span)
+
+
+def test_maps_are_of_the_scored_months_and_member_with_the_numbers_of_the_score(warming):
+    archive, emulator, span, shown = warming
+    score = score_emulator(emulator, archive, (span,))
+    other = score_emulator(Late(archive), archive, (span,))
+    rows = error_rows(shown)
+    truth = archive["ssp370"].targets[2, 121:181].astype(np.float64)
+    prediction = emulator.predict_fields(archive["ssp370"], 121, 181).astype(np.float64)
+    assert [r.variable for r in rows] == ["tas", "tas", "pr", "pr"]
+    for v, name in enumerate(("tas", "pr")):
+        mean, std = rows[2 * v : 2 * v + 2]
+        np.testing.assert_allclose(mean.panels[0].error, (prediction - truth).mean(0)[v], atol=1e-9)
+        np.testing.assert_allclose(std.panels[0].error, prediction.std(0)[v] - truth.std(0)[v], atol=1e-9)
+        bias = archive.grid.mean(mean.panels[0].error)
+        title = f"prediction less member 2: RMSE {score.parts[name].time_mean_rmse:.3f}, bias {bias:+.3f}"
+        assert mean.panels[0].title == title
+        assert f"MAE {score.parts[name].time_stddev_mae:.3f}, bias " in std.panels[0].title
+        # The yardstick: here another member than 1 would have another title.
+        assert mean.panels[1].title.startswith("member 0 less member 2: ")
+    late = error_rows(gather(Late(archive), archive, Span("ssp370", 121, 181, (0,))))
+    np.testing.assert_array_equal(late[0].panels[0].error, late[0].panels[1].error)
+    assert f"RMSE {other.parts['tas'].time_mean_rmse:.3f}" not in late[0].panels[1].title
+
+
+def test_years_are_calendar_years_with_gaps_where_truth_is_hidden_or_nothing_predicted():
+    archive = coded_archive(months=121, hidden={"ssp370": (95, 121)})
+    shown = gather(Late(archive), archive, Span("ssp370", 60, 95, (0,)))
+    tas, pr = annual_means(shown)
+    assert tas.label == "tas (1), global"
+    np.testing.assert_allclose(tas.curves.x, 2015.5 + np.arange(10))
+    targets = archive["ssp370"].targets
+    expected = archive.grid.mean(targets)[:, :120].reshape(3, 10, 12, 2).mean(2)
+    for v, panel in enumerate((tas, pr)):
+        np.testing.assert_allclose(panel.curves.members[:, :7], expected[:, :7, v])
+        assert np.isnan(panel.curves.members[:, 7:]).all()
+        assert np.isnan(panel.curves.predictions[0, 0])
+        np.testing.assert_allclose(panel.curves.predictions[0, 1:7], expected[1, 1:7, v])
+    scenario = archive["ssp370"]
+    assert hidden_years(scenario) == [(year_of(scenario, 95), year_of(scenario, 121))]
+    assert year_of(scenario, 95) == pytest.approx(2015 + 95 / 12)
+
+
+def test_years_begin_in_january_whenever_the_scenario_begins():
+    archive = coded_archive(months=121)
+    later = {
+        name: replace(s, months=s.months[3:], targets=s.targets[:, 3:], hidden=s.hidden[3:])
+        for name, s in archive.scenarios.items()
+    }
+    archive = replace(archive, scenarios=later)
+    tas, _ = annual_means(gather(Late(archive), archive, Span("ssp126", 60, 110, (0,))))
+    assert tas.curves.x[0] == 2016.5
+    assert len(tas.curves.x) == 9
+    np.testing.assert_allclose(tas.curves.members[0, 0], archive.grid.mean(later["ssp126"].targets[0, 9:21, 0]).mean())
+
+
+def test_mean_years_are_by_calendar_month_and_band_and_their_errors_from_the_scored_member(warming):
+    archive, emulator, _, shown = warming
+    tas = mean_years(shown)[0]
+    assert [s.place for s in tas] == ["globe", "90°S to 30°S", "30°S to 30°N", "30°N to 90°N"]
+    scenario = archive["ssp370"]
+    rows = np.arange(121, 181)[scenario.calendar_month[121:181] == 3]
+    fields = scenario.targets[:, rows, 0].astype(np.float64).mean(1)
+    north = archive.grid.lat >= 30
+    weights = archive.grid.weights[north] / archive.grid.weights[north].sum()
+    april = (fields[:, north] * weights).sum((1, 2))
+    np.testing.assert_allclose(tas[3].cycle.members[:, 3], april[[2, 0, 1]])
+    np.testing.assert_allclose(tas[3].errors.members[:, 3], april[[0, 1]] - april[2], atol=1e-9)
+    said = emulator.predict_fields(scenario, 121, 181)[rows - 121, 0].astype(np.float64).mean(0)
+    expected = (said[north] * weights).sum()
+    assert tas[3].cycle.predictions[0, 3] == pytest.approx(expected)
+    assert tas[3].errors.predictions[0, 3] == pytest.approx(expected - april[2])
+    np.testing.assert_allclose(tas[0].cycle.members[1, 3], archive.grid.mean(fields)[0])
+
+
+def test_spectra_are_of_anomalies_and_carry_the_unit_of_power(warming):
+    *_, shown = warming
+    (tas, _) = power(shown)
+    assert [p.what for p in tas] == ["monthly, global mean", "monthly, area mean of cells"]
+    assert tas[0].label == "tas ((1)² year)"
+    # Seasons of eight degrees are no weather: the noise has a standard deviation of 0.3.
+    width = tas[1].curves.x[1] - tas[1].curves.x[0]
+    np.testing.assert_allclose(tas[1].curves.members.sum(1) * width, 0.09, rtol=0.3)
+    assert tas[1].curves.predictions.shape == (1, len(tas[1].curves.x))
+    assert tas[1].curves.predictions.max() < 0.01 * tas[1].curves.members.max()
+
+
+@pytest.fixture(scope="module")
+def sampled(warming):
+    archive, emulator, span, _ = warming
+    split = make_split(archive, "k360")
+    return archive, Sampled.fit(archive, split, [emulator], [], years=2, seed=5), span
+
+
+def test_ensemble_is_ten_realisations_of_which_the_first_is_the_prediction(sampled):
+    archive, emulator, span = sampled
+    shown = gather(emulator, archive, span)
+    scenario = archive["ssp370"]
+    np.testing.assert_array_equal(shown.predictions[0], emulator.predict_fields(scenario, 121, 181))
+    assert len(shown.ensemble) == 10
+    realisations = [emulator.member(k).predict_fields(scenario, 121, 181) for k in range(10)]
+    np.testing.assert_array_equal(shown.ensemble, realisations)
+    assert not any(np.array_equal(shown.predictions[10], r) for r in realisations)
+    tas, pr = ranks(shown)
+    weights = archive.grid.weights
+    assert tas.members == [2, 0, 1]
+    for v, found in enumerate((tas, pr)):
+        for i, m in enumerate(found.members):
+            expected = rank_histogram(scenario.targets[m, 121:181], realisations, weights)[:, v]
+            np.testing.assert_allclose(found.shares[i], expected)
+        assert found.chance.shape == (11,)
+        assert (found.chance > 0).all()
+    assert annual_means(shown)[0].curves.predictions.shape == (10, 15)
+    assert mean_years(shown)[0][0].cycle.predictions.shape == (10, 12)
+    assert power(shown)[0][0].curves.predictions.shape[0] == 10
+    figures, left_out = draw(shown, "title")
+    assert set(figures) == {"maps", "change", "years", "seasons", "spectra", "ranks"}
+    assert left_out == {}
+
+
+def test_weather_is_compared_as_members_are_with_each_other(warming):
+    archive, _, _, shown = warming
+    grid, month = archive.grid, archive["ssp370"].calendar_month[121:181]
+    members = [Weather.of(archive["ssp370"].targets[m, 121:181], month, grid) for m in range(3)]
+    prediction = Weather.of(shown.predictions[0], month, grid)
+    found = likeness(shown)
+    mean = np.mean([m.differences(prediction, grid)["memory"] for m in members], axis=0)
+    np.testing.assert_allclose(found.difference["memory"], mean)
+    std = np.mean([grid.mean(prediction.std) / grid.mean(m.std) - 1 for m in members], axis=0)
+    np.testing.assert_allclose(found.difference["total_std"], std)
+    assert (std < -0.5).all()
+    pairs = [a.differences(b, grid)["length"] for a in members for b in members if a is not b]
+    np.testing.assert_allclose(found.between_members["length"], np.mean(np.abs(pairs), axis=0))
+    assert (found.between_members["length"] > 0).all()
+    np.testing.assert_allclose(found.members[1]["total_std"], grid.mean(members[1].std))
+    plain = found.as_dict()
+    assert plain["members"]["2"]["length"]["pr"] == members[2].length_km[1]
+    assert plain["difference from a member"]["together"] == found.difference["together"][0]
+    lines = {line.name: line for line in found.lines()}
+    assert len(lines) == 11
+    tas = lines["tas std"]
+    stds = [grid.mean(m.std)[0] for m in members]
+    assert (tas.members, tas.prediction) == ((min(stds), max(stds)), grid.mean(prediction.std)[0])
+    assert lines["pr memory"].difference == mean[1]
+    assert (lines["tas length"].unit, lines["tas with pr correlation"].unit) == ("km", "")
+
+
+def test_length_beyond_what_is_measured_is_no_number(warming):
+    shown = warming[3]
+    # One series for all cells: the correlation falls nowhere.
+    same = np.random.default_rng(3).normal(size=(*shown.predictions[0].shape[:2], 1, 1)).astype(np.float32)
+    flat = replace(shown, predictions=[np.broadcast_to(same + 9, shown.predictions[0].shape)])
+    found = likeness(flat)
+    assert np.isinf(found.prediction["length"]).all()
+    assert 5000 < found.measured_km <= 6000
+    plain = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    said = f"> {100 * int(found.measured_km / 100)}"
+    assert plain["prediction"]["length"] == {"tas": said, "pr": said}
+    assert plain["difference from a member"]["length"] == {"tas": None, "pr": None}
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(weather_table(found.lines(), "t"))
+    (line,) = [text for text in console.export_text().splitlines() if "tas length" in text]
+    members = "..".join(f"{f(m['length'][0] for m in found.members.values()):.0f}" for f in (min, max))
+    between = f"{100 * found.between_members['length'][0]:.1f}"
+    assert line.split() == ["tas", "length", "km", members, *said.split(), "?", between, "%"]
+
+
+def test_one_member_has_no_yardstick_and_no_second_map():
+    archive = warming_archive(members=1)
+    split = make_split(archive, "k360")
+    emulator = LinearEmulator.fit(archive, split)
+    shown = gather(emulator, archive, split.validation[0])
+    assert all(len(row.panels) == 1 for row in error_rows(shown))
+    figures, left_out = draw(shown, "title")
+    assert set(figures) == {"maps", "change", "years", "seasons"}
+    assert "24 months are too few" in left_out["spectra"]
+    assert "one answer" in left_out["ranks"]
+    longer = likeness(gather(emulator, archive, Span("ssp370", 0, 120, (0,))))
+    assert longer.between_members is None
+    assert longer.as_dict()["difference between two members"] is None
+    assert {line.between_members for line in longer.lines()} == {None}
+
+
+def test_default_is_every_set_whose_truth_is_visible():
+    archive = coded_archive(hidden={"ssp370": (85, 121)})
+    split = make_split(archive, "k360")
+    assert list(_visible_sets(archive, split, silent_reporter())) == ["validation"]
+    assert list(_visible_sets(coded_archive(), make_split(coded_archive(), "k360"), silent_reporter())) == [
+        "validation",
+        "test",
+    ]
+    only_test = SimpleNamespace(protocol="k360", scored={"test": split.scored["test"]})
+    with pytest.raises(ProtocolError, match="nothing visible to compare with under k360") as caught:
+        _visible_sets(archive, only_test, silent_reporter())
+    assert "test, ssp370 2022-02..2025-01 member 0, is hidden" in caught.value.found
+
+
+def test_every_span_of_a_set_has_a_folder_of_its_own():
+    archive = coded_archive()
+    spans = (Span("ssp126", 0, 12, (0,)), Span("ssp126", 24, 36, (0,)), Span("ssp370", 0, 12, (0,)))
+    places = [_place(archive, "validation", s, spans) for s in spans]
+    assert places == ["validation-ssp126-2015-01", "validation-ssp126-2017-01", "validation-ssp370"]
