@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Protocol
 
 from emukit.errors import EmukitError
@@ -60,7 +62,7 @@ class Row(Protocol):
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of ``emukit bench``.
+    """One line of ``python -m benchmarks``.
 
     Attributes:
         name: What was measured.
@@ -158,7 +160,11 @@ def measure(work: str, arguments: Sequence[str]) -> Measured:
         EmukitError: The process failed.
     """
     command = [sys.executable, "-m", "benchmarks.child", work, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # The children find this folder wherever the measuring was started.
+    root = str(Path(__file__).parents[1])
+    paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": paths}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise EmukitError(f"measuring {work} failed", found=done.stderr.strip()[-2000:])
     return Measured(**json.loads(done.stdout), runs=1)

@@ -25,7 +25,7 @@ ALWAYS_BAD = ("broken", "hung", "over 4 GB")
 
 @dataclass(frozen=True)
 class Tally:
-    """One line of ``emukit bench faults``: all cases of one kind of fault.
+    """One line of ``python -m benchmarks faults``: all cases of one kind of fault.
 
     Attributes:
         campaign: What was damaged or killed.

@@ -80,7 +80,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Bench:
-    """One entry of `emukit bench`.
+    """One entry of `python -m benchmarks`.
 
     Attributes:
         measure: Makes the figures.

@@ -71,7 +71,7 @@ def test_one_spelling_for_all_commands():
         assert "--markdown" not in own or own["--markdown"].hidden, path
         assert not any(p.metavar == "STORE" and p.param_type_name == "argument" for p in command.params), path
     scored = [("evaluate",), ("score",), ("validate",), ("crossval",), ("ablate",), ("leaderboard",), ("runs", "list")]
-    for path in (*scored, ("models",), ("bench",), ("check-submission",)):
+    for path in (*scored, ("models",), ("check-submission",)):
         assert "--format" in options(COMMANDS[path]), path
 
 

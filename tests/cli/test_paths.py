@@ -55,7 +55,7 @@ def values_of(command):
 
 
 def test_all_commands_are_looked_at():
-    assert {("train",), ("data", "demo"), ("runs", "rm"), ("bench",), ("score",)} <= COMMANDS.keys()
+    assert {("train",), ("data", "demo"), ("runs", "rm"), ("score",)} <= COMMANDS.keys()
     assert len(COMMANDS) >= 20
 
 

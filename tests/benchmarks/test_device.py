@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from benchmarks import Measured, device, roofline
 from benchmarks.device import CeilingRow, DeviceRow, bench_device
 from benchmarks.networks import Job
-from tests.bench.test_networks import SMALL, in_this_process  # noqa: F401
+from tests.benchmarks.test_networks import SMALL, in_this_process  # noqa: F401
 
 JOB = Job("cnn-gru", SMALL, months=12, grid=(8, 12), years=2)
 CEILING = ("32", "4096")

@@ -10,9 +10,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from benchmarks import Figure, suite
+from benchmarks.__main__ import app
 from benchmarks.device import CeilingRow
 from benchmarks.suite import BENCHES, Bench, Choice, run_suite
-from emukit.cli import app
 from emukit.data.demo import DemoClimate
 from emukit.data.store import archive_from_dataset
 from emukit.errors import EmukitError
@@ -103,7 +103,7 @@ def test_what_cannot_be_measured_is_said_before_anything_is(
     monkeypatch.setattr("subprocess.run", start)
     small = DemoClimate(lat_cells=8, lon_cells=12, years=1, members=1)
     monkeypatch.setattr(checks, "made_up_archive", lambda job: archive_from_dataset(small.dataset(), source="demo"))
-    done = CliRunner().invoke(app, ["bench", *words])
+    done = CliRunner().invoke(app, [*words])
     if isinstance(done.exception, EmukitError):  # what the command line prints, with exit code 2
         text = str(done.exception)
     else:
@@ -124,7 +124,7 @@ def test_every_network_bench_checks_its_networks(monkeypatch: pytest.MonkeyPatch
 
 
 def test_help_names_every_bench() -> None:
-    text = CliRunner().invoke(app, ["bench", "--help"], env={"COLUMNS": "200"}).output
+    text = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).output
     words = set(re.findall(r"\w+", text))
     assert set(BENCHES) <= words
 
@@ -150,6 +150,6 @@ def test_both_tables_hold_every_figure() -> None:
 def test_a_broken_bound_is_an_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     for rows, code in (([GOOD], 0), ([GOOD, BAD], 1)):
         monkeypatch.setitem(BENCHES, "help", Bench(lambda choice, rows=rows: rows))
-        done = CliRunner().invoke(app, ["bench", "help", "--markdown"])
+        done = CliRunner().invoke(app, ["help", "--markdown"])
         assert done.exit_code == code
         assert "| good one |" in done.output

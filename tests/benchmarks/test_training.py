@@ -14,7 +14,7 @@ from benchmarks import Measured, training
 from benchmarks.networks import Job
 from emukit.data.segments import SegmentSource
 from emukit.errors import EmukitError
-from tests.bench.test_networks import SMALL, in_this_process, made_once  # noqa: F401
+from tests.benchmarks.test_networks import SMALL, in_this_process, made_once  # noqa: F401
 
 SETTINGS = (*SMALL, "training.segments.length=24", "training.segments.per_batch=2")
 JOB = Job("cnn-gru", SETTINGS, months=96, grid=(8, 12), years=31)

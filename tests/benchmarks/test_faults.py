@@ -47,6 +47,9 @@ def test_a_fault_is_counted_as_none(ended, same, column):
     assert column_of(ended, GOOD, same) == column
 
 
+ROOT = Path(__file__).parents[2]
+
+
 def test_what_data_check_finds_is_counted_as_silence():
     found = Ended(0, "an oddity\n", "", 1.0, 1 << 28, False)
     assert column_of(found, GOOD, False, findings=True) == "said"
@@ -154,12 +157,12 @@ def test_a_campaign_that_there_is_not_runs_none(tmp_path):
 
 
 def test_kills_and_damaged_files_do_something_else_than_is_said(tmp_path):
-    """All campaigns in small; `emukit bench faults` runs them in large."""
-    words = ["bench", "faults", "--cases", "3", "--seed", "12", "--format", "json", "-q"]
+    """All campaigns in small; `python -m benchmarks faults` runs them in large."""
+    words = ["faults", "--cases", "3", "--seed", "12", "--format", "json", "-q"]
     done = subprocess.run(
-        [sys.executable, "-m", "emukit", *words],
+        [sys.executable, "-m", "benchmarks", *words],
         cwd=tmp_path,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=900,
