@@ -51,7 +51,6 @@ def good_csv(emukit, linear_run, demo_store):
         ("data demo d.zarr --years 0", "years"),
         ("data windows STORE --model linear", "reads no windows"),
         ("models nothing", "unknown emulator"),
-        ("bench nothing", "unknown bench"),
     ],
 )
 def test_mistake_is_one_clear_error_and_exit_code_2(emukit, demo_store, linear_run, words, message, tmp_path):
