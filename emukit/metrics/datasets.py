@@ -12,9 +12,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from emukit.data.card import Quantity, load_card
+from emukit.data.card import load_card
 from emukit.data.decode import role
 from emukit.data.units import same_units
+from emukit.data.variable import Variable
 from emukit.errors import EmukitError
 from emukit.metrics.checked import checked_score
 from emukit.metrics.competition import VARIABLE_WEIGHTS, Score
@@ -142,7 +143,7 @@ def _months(values: NDArray[Any]) -> NDArray[Any]:
     return months if len(np.unique(months)) == len(months) else values
 
 
-def _refuse_units(v: str, stated: str, values: NDArray[Any], quantity: Quantity, name: str) -> None:
+def _refuse_units(v: str, stated: str, values: NDArray[Any], quantity: Variable, name: str) -> None:
     """Refuse other units: by the attribute where there is one, and by size where there is none or it is the truth's."""
     known = stated in quantity.spellings or same_units(stated, quantity.units)
     if stated and not known:

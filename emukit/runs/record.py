@@ -28,7 +28,6 @@ from emukit.training.log import LOG, gaps, read_lines
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
-    from emukit.data.card import Card
     from emukit.data.split import Split
     from emukit.recipes.schema import Recipe
 
@@ -370,11 +369,6 @@ def benchmark_of(archive: Archive) -> str:
         return f"{card.benchmark} {cells}"
     of = "the layout of " if card.published else ""
     return f"{of}{card.name} {cells} {archive.digest[:8]}"
-
-
-def card_digest(card: Card) -> str:
-    """SHA-256 of a card: its protocols decide what is held out."""
-    return hashlib.sha256(card.model_dump_json().encode()).hexdigest()
 
 
 def _placed(card: str | None) -> str | None:

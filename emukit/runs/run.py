@@ -34,7 +34,7 @@ from emukit.metrics.competition import VARIABLE_WEIGHTS
 from emukit.parallel.comm import Comm
 from emukit.planning.batch_size import resolve_batch
 from emukit.progress import Reporter, silent_reporter
-from emukit.recipes.forcings import fit_forcings, trained_in
+from emukit.recipes.fitting import fit_recipe, trained_in
 from emukit.recipes.schema import NetworkRecipe, Recipe, parse_recipe
 from emukit.runs.evaluate import Evaluation, check_fits, evaluate
 from emukit.runs.fit import prepare
@@ -43,7 +43,6 @@ from emukit.runs.record import (
     Identity,
     Opening,
     RunRecord,
-    card_digest,
     checked_command,
     log_gaps,
     new_record,
@@ -78,7 +77,7 @@ class Run:
             RunError: The archive's card is another, so that what the run trained on might be scored.
         """
         identity = self.record.identity
-        if card_digest(archive.card) != identity.card:
+        if archive.card.digest != identity.card:
             raise RunError(
                 f"the run {self.folder} was trained under another data card",
                 found=f"{archive.card.name}, as --card or the store says now",
@@ -204,7 +203,7 @@ def train_run(
     execution = execution or Execution()
     shards = comm.world if execution.strategy == "fsdp" else 1
     recorded = read_run(folder).recipe if going_on else final.recipe if final else None
-    recipe = fit_forcings(recipe, archive, split, reporter)
+    recipe = fit_recipe(recipe, archive, split, reporter)
     recipe = resolve_batch(recipe, archive, split, comm, reporter, recorded, shards=shards)
     identity = identity_of(archive, recipe, split, members, seed)
     selected: Selected | None = None
@@ -288,7 +287,7 @@ def finished_run(
     run = read_run(folder)
     split = make_split(archive, protocol, members)
     # A number that stands for an automatic batch size is the run's own; everything else is compared.
-    recipe = fit_forcings(recipe, archive, split, silent_reporter())
+    recipe = fit_recipe(recipe, archive, split, silent_reporter())
     recipe = resolve_batch(recipe, archive, split, Comm(), silent_reporter(), run.recipe)
     identity = identity_of(archive, recipe, split, members, seed)
     if final:
@@ -344,7 +343,7 @@ def identity_of(archive: Archive, recipe: Recipe, split: Split, members: Sequenc
         members=chosen,
         seed=seed,
         data=archive.digest,
-        card=card_digest(archive.card),
+        card=archive.card.digest,
     )
 
 
