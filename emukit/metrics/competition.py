@@ -59,10 +59,15 @@ class Score:
     @property
     def value(self) -> float:
         """The official score; lower is better."""
+        scored, parts = VARIABLE_WEIGHTS, PART_WEIGHTS
+        if set(self.parts) != set(VARIABLE_WEIGHTS):
+            # Data of other variables: all alike, with the parts of the competition's first.
+            scored = dict.fromkeys(self.parts, 1.0 / len(self.parts))
+            parts = dict.fromkeys(self.parts, next(iter(PART_WEIGHTS.values())))
         terms = [
-            VARIABLE_WEIGHTS[v] * weight * float(getattr(self.parts[v], name))
-            for v in VARIABLE_WEIGHTS
-            for name, weight in PART_WEIGHTS[v].items()
+            scored[v] * weight * float(getattr(self.parts[v], name))
+            for v in scored
+            for name, weight in parts[v].items()
         ]
         return float(sum(terms))
 

@@ -28,6 +28,7 @@ from emukit.training.log import LOG, gaps, read_lines
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
+    from emukit.data.card import Card
     from emukit.data.split import Split
     from emukit.recipes.schema import Recipe
 
@@ -369,6 +370,11 @@ def benchmark_of(archive: Archive) -> str:
         return f"{card.benchmark} {cells}"
     of = "the layout of " if card.published else ""
     return f"{of}{card.name} {cells} {archive.digest[:8]}"
+
+
+def card_digest(card: Card) -> str:
+    """SHA-256 of a card: its protocols decide what is held out, bounds of its variables what is predicted."""
+    return card.digest
 
 
 def _placed(card: str | None) -> str | None:

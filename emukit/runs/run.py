@@ -28,9 +28,8 @@ from emukit.data.protocol import make_split
 from emukit.data.split import Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.registry import load_emulator
-from emukit.errors import EmukitError, ProtocolError, RunError
+from emukit.errors import EmukitError, RunError
 from emukit.files import LOCK_FILE, PART, exclusive, inside, write_text
-from emukit.metrics.competition import VARIABLE_WEIGHTS
 from emukit.parallel.comm import Comm
 from emukit.planning.batch_size import resolve_batch
 from emukit.progress import Reporter, silent_reporter
@@ -43,6 +42,7 @@ from emukit.runs.record import (
     Identity,
     Opening,
     RunRecord,
+    card_digest,
     checked_command,
     log_gaps,
     new_record,
@@ -77,7 +77,7 @@ class Run:
             RunError: The archive's card is another, so that what the run trained on might be scored.
         """
         identity = self.record.identity
-        if archive.card.digest != identity.card:
+        if card_digest(archive.card) != identity.card:
             raise RunError(
                 f"the run {self.folder} was trained under another data card",
                 found=f"{archive.card.name}, as --card or the store says now",
@@ -181,13 +181,6 @@ def train_run(
         ProtocolError: The split cannot be made on this archive.
         TrainingError: The loss is not finite.
     """
-    missing = [v for v in VARIABLE_WEIGHTS if v not in archive.variables]
-    if missing:
-        raise ProtocolError(
-            "the competition's score needs all of its variables",
-            found=f"no {', '.join(missing)} in {archive.source}",
-            expected=", ".join(VARIABLE_WEIGHTS),
-        )
     split = make_split(archive, protocol, members)
     comm = comm or Comm()
     if not resume:
@@ -343,7 +336,7 @@ def identity_of(archive: Archive, recipe: Recipe, split: Split, members: Sequenc
         members=chosen,
         seed=seed,
         data=archive.digest,
-        card=archive.card.digest,
+        card=card_digest(archive.card),
     )
 
 

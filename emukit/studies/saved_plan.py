@@ -16,7 +16,7 @@ from emukit.data.archive import Archive
 from emukit.errors import RunError
 from emukit.files import LOCK_FILE, PART, write_text
 from emukit.planning.training_time import Cost
-from emukit.runs.record import read_json
+from emukit.runs.record import card_digest, read_json
 from emukit.studies.study import Study, epoch_paths, recipe_of, seconds_of
 
 PLAN_FILE = "plan.json"
@@ -117,7 +117,7 @@ def read_begun(folder: Path, study: Study, archive: Archive, budget: str | None)
 
 
 def _key(study: Study, archive: Archive) -> dict[str, str | int]:
-    return {"format": 3, "study": study.digest, "data": archive.digest, "card": archive.card.digest}
+    return {"format": 3, "study": study.digest, "data": archive.digest, "card": card_digest(archive.card)}
 
 
 def _unfitted(changes: Mapping[str, Sequence[str]], kept: Mapping[str, Any], study: Study) -> list[str]:
