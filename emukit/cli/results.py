@@ -28,6 +28,15 @@ def add_commands(app: typer.Typer) -> None:
 def evaluate(
     run: o.RunFolder,
     split: Annotated[str, typer.Option(help="validation, test, or test-all under loso.")] = "validation",
+    members: Annotated[
+        int | None,
+        typer.Option(
+            help="Draw so many realisations and score them as an ensemble, if the run can draw them.",
+            min=2,
+            metavar="N",
+            show_default=False,
+        ),
+    ] = None,
     data: o.TrainedData = None,
     card: o.Card = None,
     convert: o.Convert = None,
@@ -35,7 +44,10 @@ def evaluate(
     quiet: o.Quiet = False,
 ) -> None:
     """Score a run: the six numbers, the score, with references and the estimated limit beside them."""
-    from emukit.cli.show import evaluation_block
+    import json
+
+    from emukit.cli.show import ENSEMBLE_HEADINGS, ensemble_rows, evaluation_block
+    from emukit.runs.ensemble import evaluate_ensemble, save_ensemble
     from emukit.runs.evaluate import evaluate as score
     from emukit.runs.evaluate import scored_spans
     from emukit.runs.run import read_run, save_evaluation
@@ -57,7 +69,17 @@ def evaluate(
         save_evaluation(run, evaluation)
     else:
         report.say("note: other data than it was trained on; the score is shown, not kept in the run")
-    o.print_blocks([evaluation_block(run.name, evaluation)], format, evaluation.as_dict())
+    if members is None:
+        o.print_blocks([evaluation_block(run.name, evaluation)], format, evaluation.as_dict())
+        return
+    ensemble = evaluate_ensemble(emulator, archive, spans, members, report)
+    if same:
+        save_ensemble(run, evaluation.name, ensemble)
+    if format == "json":
+        echo(json.dumps({**evaluation.as_dict(), "ensemble": ensemble.as_dict()}, indent=1))
+        return
+    o.print_blocks([evaluation_block(run.name, evaluation)], format, None)
+    o.print_rows(ENSEMBLE_HEADINGS, ensemble_rows(ensemble, archive.card), format)
 
 
 def predict(

@@ -57,6 +57,14 @@ def train(
     protocol: o.Protocol = None,
     recipe: Annotated[Path | None, typer.Option(help="TOML recipe laid over the defaults.", show_default=False)] = None,
     loss: o.Loss = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Short for --set objective.name=...: regression (one answer), crps (realisations from noise).",
+            show_default=False,
+        ),
+    ] = None,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="a.b=c", help="One setting, repeatable: training.epochs=5.")
     ] = None,
@@ -126,6 +134,7 @@ def train(
             "--devices": devices > 1,
             "--strategy": strategy,
             "--precision": precision,
+            "--objective": objective,
             "--compile": compile,
             "--channels-last": channels_last,
             "--track": track,
@@ -134,13 +143,18 @@ def train(
     else:
         if track is not None:
             check_tracker(track)
-        if precision and not isinstance(chosen, NetworkRecipe):
+        short = {
+            "precision": ("training.precision", precision and precision.value),
+            "objective": ("objective.name", objective),
+        }
+        own = {option: f"{setting}={value}" for option, (setting, value) in short.items() if value}
+        if own and not isinstance(chosen, NetworkRecipe):
             raise RecipeError(
-                f"--precision does not reach the networks in {model}",
-                hint=" ".join(f"--set {path}training.precision={precision.value}" for path in network_paths(chosen)),
+                f"{' and '.join(f'--{option}' for option in own)} does not reach the networks in {model}",
+                hint=" ".join(f"--set {path}{setting}" for path in network_paths(chosen) for setting in own.values()),
             )
-        if precision:
-            chosen = load_recipe(model, recipe, [*(settings or ()), f"training.precision={precision.value}"], loss)
+        if own:
+            chosen = load_recipe(model, recipe, [*(settings or ()), *own.values()], loss)
             networks = networks_of(chosen)
         # Mistakes that show without the data are said here, once, and not by every process.
         for network in networks:

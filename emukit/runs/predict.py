@@ -14,7 +14,6 @@ from emukit.data.archive import Archive, Scenario
 from emukit.data.residency import host_free
 from emukit.data.zarr_writer import write_zarr
 from emukit.emulators.base import Emulator
-from emukit.emulators.sampled import Sampled
 from emukit.errors import RunError
 from emukit.outputs import MARK, Kind, marked, netcdf_kind, new_output, refuse_taken, zarr_kind
 from emukit.planning.memory import SAFE
@@ -62,12 +61,12 @@ def predict_scenario(
 
 
 def _ensemble(run: Run, emulator: Emulator, members: int, scenario: Scenario) -> xr.Dataset:
-    if not isinstance(emulator, Sampled):
+    if not emulator.draws:
         raise RunError(
             f"{run.folder} has one answer to a scenario, not an ensemble",
             found=f"an emulator of the kind {emulator.kind}",
-            expected="one that draws realisations: sampled",
-            hint="leave out --members, or train one: emukit train best-sampled",
+            expected="one that draws realisations",
+            hint="leave out --members, or train one: emukit train best-sampled, or a network with the objective crps",
         )
     # They are together in memory twice for a moment: one by one, and joined.
     one = 4 * len(scenario) * len(emulator.variables) * emulator.grid.weights.size
