@@ -83,7 +83,7 @@ class Emulator(ABC):
         raise RunError(
             f"a {self.kind} emulator has one answer to a scenario, not an ensemble",
             expected="an emulator that draws realisations",
-            hint="train one: emukit train best-sampled, or a network with --set objective.name=crps "
+            hint="leave out --members, or train one: emukit train best-sampled, or a network with --set objective.name=crps "
             "--set training.segments.members=all",
         )
 
