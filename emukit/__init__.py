@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from emukit.competitions.datasets import score_datasets as score
     from emukit.data.cf import truth_dataset as truth
     from emukit.data.named import open_data
     from emukit.data.store import open_store
     from emukit.emulators.registry import load_emulator
-    from emukit.metrics.datasets import score_datasets as score
 
 from emukit.distribution import NAME, VERSION, other_project, remedy
 
@@ -26,7 +26,7 @@ _NAMES = {
     "load_emulator": "emukit.emulators.registry:load_emulator",
     "open_data": "emukit.data.named:open_data",
     "open_store": "emukit.data.store:open_store",
-    "score": "emukit.metrics.datasets:score_datasets",
+    "score": "emukit.competitions.datasets:score_datasets",
     "truth": "emukit.data.cf:truth_dataset",
 }
 

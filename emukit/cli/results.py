@@ -34,7 +34,7 @@ def evaluate(
     format: o.Format = "table",
     quiet: o.Quiet = False,
 ) -> None:
-    """Score a run: the six numbers, the score, with references and the estimated limit beside them."""
+    """Score a run: the score and its numbers, with references and the estimated limit beside them."""
     from emukit.cli.show import evaluation_block
     from emukit.runs.evaluate import evaluate as score
     from emukit.runs.evaluate import scored_spans
