@@ -49,7 +49,8 @@ def checked_score(
         month = int(np.argmax(hidden))
         raise error(
             "the truth is hidden",
-            found=f"{int(hidden.sum())} months that are zero everywhere, the first at {address(month, int(np.argmax(empty[month])), 0, 0)}",
+            found=f"{int(hidden.sum())} months that are zero everywhere, the first at "
+            f"{address(month, int(np.argmax(empty[month])), 0, 0)}",
             expected="fields that the climate model simulated",
             hint="score a span whose targets are visible",
         )

@@ -6,8 +6,9 @@ import pytest
 from rich.console import Console
 
 from emukit.competitions.cse151b import cse151b
-from emukit.studies.table import COLUMNS, DIFFERENCE, StudyTable, comma_separated, markdown, tables
+from emukit.studies.table import DIFFERENCE, StudyTable, comma_separated, markdown, tables
 
+COLUMNS = ("score", *cse151b().keys)
 # Every mean and spread tells its column.
 MEAN = {c: 0.5 + i / 100 for i, c in enumerate(COLUMNS)}
 SD = {c: 0.001 + i / 1000 for i, c in enumerate(COLUMNS)}
@@ -22,7 +23,7 @@ OTHER = {
     "sentence": "better by 0.020",
 }
 WAITING = {"variant": "w", "seeds": [], "mean": None, "sd": None, "difference": None, "sentence": "no run has finished"}
-STUDIES = [StudyTable("s, k360 validation", (BASE, OTHER, WAITING), {"reference: another run": MEAN})]
+STUDIES = [StudyTable("s, k360 validation", cse151b(), (BASE, OTHER, WAITING), {"reference: another run": MEAN})]
 
 
 def test_every_number_has_its_spread_and_the_score_its_interval():
