@@ -50,7 +50,14 @@ def competition_of(data: Archive | Domain) -> Competition:
         EmukitError: As `load_competition`.
     """
     targets = data.card.targets
-    return load_competition(data.card.competition, {v: targets[v].units for v in data.variables if v in targets})
+    found = load_competition(data.card.competition, {v: targets[v].units for v in data.variables if v in targets})
+    if found.fits and (wrong := found.fits(data.grid)):
+        raise EmukitError(
+            f"the competition {found.name} cannot score on this grid",
+            found=wrong,
+            hint="leave `competition` out of the data card to score on any grid",
+        )
+    return found
 
 
 @lru_cache(maxsize=64)

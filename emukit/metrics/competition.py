@@ -145,6 +145,7 @@ class Competition:
         never_zero: Variables that cannot be zero in every cell: a month in which one is holds no truth.
         references: What stands beside a score: ``climatology``, ``runs`` (other members of the climate model) and
             ``linear``.
+        fits: Says what is wrong with a grid, nothing where it can be scored on; None: every grid can.
         published: Results of others; None where there are none.
         submission: Format of what is handed in; None where nothing is.
     """
@@ -161,6 +162,7 @@ class Competition:
     long_names: Mapping[str, str] = field(default_factory=dict)
     never_zero: tuple[str, ...] = ()
     references: tuple[str, ...] = ("climatology", "runs", "linear")
+    fits: Callable[[Grid], str] | None = None
     published: PublishedTable | None = None
     submission: SubmissionFormat | None = None
 

@@ -52,14 +52,14 @@ def test_every_number_has_its_spread_and_the_score_its_interval():
 def test_a_difference_without_an_interval_has_none():
     """One run on one year."""
     unknown = {c: {"mean": -0.02, "low": None, "high": None, "sd": None} for c in COLUMNS}
-    study = StudyTable("s", (BASE, {**OTHER, "difference": unknown}), {})
+    study = StudyTable("s", cse151b(), (BASE, {**OTHER, "difference": unknown}), {})
     assert "| -0.0200 |" in markdown([study])
     assert tables([study])
 
 
 def test_the_column_of_the_difference_has_one_name_and_an_end_that_is_not_zero_is_not_printed_as_zero():
     near = {c: {"mean": 0.01, "low": 0.0002, "high": 0.019, "sd": None} for c in COLUMNS}
-    study = StudyTable("s", (BASE, {**OTHER, "difference": near}), {})
+    study = StudyTable("s", cse151b(), (BASE, {**OTHER, "difference": near}), {})
     text = markdown([study])
     assert f"| {DIFFERENCE} |\n" in text
     assert "| +0.0100 (+0.0002 to +0.0190) |" in text

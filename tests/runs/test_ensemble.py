@@ -54,7 +54,7 @@ def test_scores_are_those_of_all_realisations_against_all_members(made, tmp_path
     assert found.one.value == pytest.approx(score_moments(Moments.of(x[0], own), archive.grid.weights).value, rel=1e-6)
     save_ensemble(tmp_path, "validation", found)
     kept = json.loads((tmp_path / "ensembles" / "validation.json").read_text())
-    assert kept["ensemble"]["tas"]["crps"] == found["tas.crps"]
+    assert kept["ensemble"]["tas"]["crps"] == found.parts["tas"].crps
     assert kept["mean_of_realisations"]["score"] == found.mean.value
 
 

@@ -128,7 +128,7 @@ def test_summary_says_how_far_seeds_are_apart():
     }
     values = [s.value for s in scores.values()]
     scored = Scored("k360", "validation", ("m",), scores, None, None)
-    (line,) = Validation("m", "r", "d", (0, 1), (scored,), {}, ()).summary()
+    (line,) = Validation("m", "r", "d", (0, 1), cse151b(), (scored,), {}, ()).summary()
     assert (line.seeds, line.score) == (2, pytest.approx(np.mean(values)))
     assert line.spread == pytest.approx(np.std(values, ddof=1))
     assert line.cells()[-2:] == ("", "")
