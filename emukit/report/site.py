@@ -220,6 +220,7 @@ def _entry(
             {name: f.colours for name, f in shown.fields.items()},
             {name: f.numbers for name, f in shown.fields.items()},
             {"score": own[0].score or 0.0, **own[0].numbers} if own else {},
+            source.run.record.data.scoring.competition,
         )
     pictures = [
         # The yardstick is one for all entries of a span.

@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
 from emukit.data.folds import final_split
 from emukit.data.protocol import make_split
@@ -78,11 +79,13 @@ class Run:
         """
         identity = self.record.identity
         if card_digest(archive.card) != identity.card:
+            scored = self.record.data.scoring.name
             raise RunError(
                 f"the run {self.folder} was trained under another data card",
                 found=f"{archive.card.name}, as --card or the store says now",
-                expected=f"{self.record.data.card}, unchanged since",
-                hint="name the card of the training with --card",
+                expected=f"{self.record.data.card}, unchanged since, with the competition {scored}",
+                hint="name the card of the training with --card; a card that named no competition then needs the line "
+                f"now: competition = {json.dumps(scored)}",
             )
         split = make_split(archive, identity.protocol, identity.members)
         return final_split(archive, split) if identity.final else split
@@ -182,9 +185,12 @@ def train_run(
     Raises:
         RunError: The folder exists, belongs to another configuration, or another process trains in it; or the run that
             selected is of another configuration.
+        EmukitError: The competition of the card does not fit the data.
         ProtocolError: The split cannot be made on this archive.
         TrainingError: The loss is not finite.
     """
+    # Refuses data that cannot be scored, before anything is trained.
+    competition_of(archive)
     split = make_split(archive, protocol, members)
     comm = comm or Comm()
     if not resume:

@@ -10,9 +10,10 @@ from emukit.data.card import load_card
 from emukit.data.cf import fields_to_dataset
 from emukit.data.grid import Grid
 from emukit.errors import EmukitError, SubmissionError
-from emukit.metrics import Moments, score_moments
-from emukit.submission import score_csv, score_submission, write_submission
-from tests.coded import small_grid
+from emukit.metrics import Moments
+from emukit.submission import write_submission
+from tests.coded import score_moments, small_grid
+from tests.submission.cases import score_csv, score_submission
 
 GRID = small_grid()
 MONTHS = np.arange("2090-02", "2092-02", dtype="datetime64[M]")

@@ -52,7 +52,7 @@ def test_a_shipped_recipe_is_refused_or_leaves_the_bounds(archive, name, tmp_pat
     # Ten warmer years are known better than by their climatology.
     floor = evaluation.references["climatology"]
     for v in {"tas", "huss"} & set(archive.variables):
-        assert evaluation.score.parts[v].time_mean_rmse < floor.parts[v].time_mean_rmse
+        assert evaluation.score[f"{v}.time_mean_rmse"] < floor[f"{v}.time_mean_rmse"]
     emulator = run.emulator(archive)
     fields = emulator.predict_fields(archive["ssp585"], 0, 120)
     for v, variable in enumerate(archive.domain.described):

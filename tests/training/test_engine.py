@@ -26,7 +26,7 @@ from emukit.training.average import WeightAverage
 from emukit.training.engine import Engine, Execution, _check_compiler
 from emukit.training.log import read_lines
 from emukit.training.settings import AverageSettings, OptimizerSettings, TrainingSettings
-from tests.coded import warming_archive
+from tests.coded import changed, warming_archive
 
 
 class Plain(nn.Module):
@@ -288,8 +288,7 @@ def test_the_average_is_kept_only_where_it_scores_better(tmp_path, monkeypatch) 
         score = real(emulator, *rest)
         kept.append({k: v.clone() for k, v in emulator.network.state_dict().items()})
         wanted = next(given)
-        parts = {v: type(p)(wanted, wanted, wanted) for v, p in score.parts.items()}
-        return type(score)(parts, score.months)
+        return changed(score, lambda key, value: wanted)
 
     monkeypatch.setattr(module, "score_emulator", scored)
     small = ["model.hidden=8", "model.features=6", "model.width=4", "model.stages=1", "inputs.window.history=3"]

@@ -17,6 +17,7 @@ import numpy as np
 from emukit.data.variable import OTHER_COLOURS
 from emukit.figures.coast import coastline
 from emukit.figures.error_maps import scale_colours
+from emukit.metrics import Competition
 from emukit.report.pages.model import Entry, Site
 
 STEPS = 127
@@ -64,6 +65,9 @@ def site_script(site: Site) -> str:
                 "months": e.errors.months,
                 "key": e.errors.key,
                 "scores": dict(e.errors.scores),
+                "competition": e.errors.competition.name,
+                "columns": _columns(e.errors.competition),
+                "higherIsBetter": e.errors.competition.higher_is_better,
             }
             for e in site.entries
             if e.errors
@@ -73,6 +77,20 @@ def site_script(site: Site) -> str:
         "coast": [np.rint(10 * line).astype(int).ravel().tolist() for line in coastline()],
     }
     return f"emukit.start({_script(plain)});\n"
+
+
+def _columns(competition: Competition) -> list[dict[str, Any]]:
+    """What a table of the competition's numbers needs."""
+    return [
+        {
+            "key": c.key,
+            "heading": c.heading,
+            "unit": ", ".join(filter(None, (c.measure, c.units))),
+            "title": ", ".join(filter(None, (c.description, c.units))),
+            "digits": c.digits,
+        }
+        for c in competition.columns
+    ]
 
 
 def _script(value: Any) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.competitions.leaderboard import Row
+from emukit.metrics import Competition
 from emukit.report.pages.study import Study
 
 LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
@@ -57,7 +58,8 @@ class Errors:
         quantities: Names of the quantities, ``tas.mean`` and so on, with their labels.
         colours: Their colour maps.
         numbers: Area means of each, in words.
-        scores: Score and six numbers of the set of months; of several spans their mean, while errors are of the first.
+        scores: By key, of the set of months; of several spans their mean, while errors are of the first.
+        competition: Whose numbers they are.
     """
 
     months: str
@@ -70,6 +72,7 @@ class Errors:
     colours: Mapping[str, str]
     numbers: Mapping[str, str]
     scores: Mapping[str, float]
+    competition: Competition
 
 
 @dataclass(frozen=True, eq=False)
