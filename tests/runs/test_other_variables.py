@@ -17,7 +17,6 @@ from emukit.progress import silent_reporter
 from emukit.recipes.load import load_recipe
 from emukit.report.ensemble_comparison import error_rows, gather
 from emukit.report.variability import likeness
-from emukit.runs.record import Opening
 from emukit.runs.run import read_run, train_run
 from tests.cli.conftest import TINY, emukit  # noqa: F401
 from tests.climates import climate_of
@@ -35,14 +34,6 @@ def climate(request, demo_store, tmp_path_factory):
 @pytest.fixture(scope="module")
 def archive(climate):
     return climate.open()
-
-
-@pytest.fixture(scope="module")
-def linear(archive, climate, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run") / "linear"
-    opening = Opening(str(climate.card))
-    train_run(archive, load_recipe("linear"), folder, opening=opening, reporter=silent_reporter())
-    return folder
 
 
 @pytest.mark.parametrize("name", ["linear", "best-fast", "variance-matched"])
@@ -87,17 +78,29 @@ def test_realisations_need_the_competition_s_variables(archive, tmp_path):
         assert 0.7 < apart < 1.4
 
 
-def test_a_prediction_is_written_without_what_its_variables_are(emukit, climate, linear, tmp_path):  # noqa: F811
-    assert emukit("data", "check", climate.store, "--card", climate.card).code == 0
-    answer = emukit("predict", linear, "--scenario", "ssp585", "--out", "p.nc")
+def test_a_command_of_the_whole_way_needs_the_competition_s_variables(emukit, climate, tmp_path):  # noqa: F811
+    """Every variable has its numbers and its units, from the check to the file."""
+    variables = climate.open().variables
+    answer = emukit("data", "check", climate.store, "--card", climate.card)
+    assert answer.code == 0
+    assert "usable" in answer.out
+    for words in (("linear",), ("cnn-gru", *TINY, *(f"--set={word}" for word in QUICK))):
+        answer = emukit("train", *words, *climate.words, "--out", words[0])
+        assert answer.code == 0, answer.err
+        numbers = json.loads((tmp_path / words[0] / "scores" / "validation.json").read_text())
+        assert set(variables) <= set(numbers)
+    answer = emukit("evaluate", "linear", "--split", "test")
+    assert answer.code == 0, answer.err
+    answer = emukit("predict", "cnn-gru", "--scenario", "ssp585", "--out", "p.nc")
     assert answer.code == 0, answer.err
     with xr.open_dataset(tmp_path / "p.nc") as ds:
-        assert list(ds.data_vars) == list(climate.open().variables)
+        assert list(ds.data_vars) == list(variables)
         assert ds.tas.attrs["standard_name"] == "air_temperature"
         assert ds.tas.attrs["units"] == "K"
         if "huss" in ds:
             assert ds.huss.attrs["standard_name"] == "specific_humidity"
             assert ds.huss.attrs["units"] == "kg kg-1"
+    assert emukit("leaderboard", tmp_path).code == 0
 
 
 def test_pictures_are_in_the_colours_or_of_the_pairs_of_other_variables(archive):
