@@ -1,4 +1,4 @@
-"""Predictions beyond the bounds of their variables, or bounds that change what lies within."""
+"""Predictions beyond the bounds of their variables, bounds that change what lies within, one variable for another."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from emukit.emulators.neural import NeuralEmulator
 from emukit.emulators.residuals import training_residuals
 from emukit.emulators.sampled import Sampled
 from emukit.emulators.variance_matched import VarianceMatched
+from emukit.progress import silent_reporter
 from emukit.recipes.load import load_recipe
+from emukit.runs.run import train_run
 from tests.coded import warming_archive
 
 
@@ -114,3 +116,21 @@ def test_realisations_of_two_relative_variables_take_each_other_s_mean(weather):
     old = {k: a for k, a in arrays.items() if k != "climatology"} | {"rain": arrays["climatology"][:, 1]}
     again = Sampled.from_own_state(plain.domain, [base], meta, old)
     np.testing.assert_array_equal(again.climatology, arrays["climatology"][:, 1:])
+
+
+@pytest.mark.parametrize("name", ["anchor", "additive-gp", "variance-matched", "sampled"])
+def test_the_first_variable_is_taken_for_the_temperature(name, tmp_path):
+    """The same climate with its variables in another order is predicted alike."""
+    archive, _ = bounded()
+    turned = replace(
+        archive,
+        variables=archive.variables[::-1],
+        scenarios={k: replace(s, targets=s.targets[:, :, ::-1]) for k, s in archive.items()},
+    )
+    # Blocks of five years are longer than the runs of this climate.
+    words = ["model.years=2"] if name == "sampled" else []
+    said = []
+    for i, data in enumerate((archive, turned)):
+        run, _ = train_run(data, load_recipe(name, None, words), tmp_path / str(i), reporter=silent_reporter())
+        said.append(run.emulator(data).predict_fields(data["ssp585"], 60, 180))
+    np.testing.assert_allclose(said[1][:, ::-1], said[0], rtol=1e-4, atol=1e-3)
