@@ -14,9 +14,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from emukit.competitions.registry import load_competition
-from emukit.data.card import Quantity, load_card
+from emukit.data.card import load_card
 from emukit.data.decode import role
 from emukit.data.units import same_units
+from emukit.data.variable import Variable
 from emukit.errors import EmukitError
 from emukit.metrics.checked import checked_score
 from emukit.metrics.competition import Score
@@ -67,7 +68,7 @@ def score_datasets(prediction: xr.Dataset, truth: xr.Dataset, card: str = CARD) 
 class _Fields:
     """The fields of one dataset: `values` (T, V, Y, X), its `axes` and what it calls them (`dims`), by role."""
 
-    def __init__(self, dataset: xr.Dataset, name: str, quantities: Mapping[str, Quantity]) -> None:
+    def __init__(self, dataset: xr.Dataset, name: str, quantities: Mapping[str, Variable]) -> None:
         if not isinstance(dataset, xr.Dataset):
             raise EmukitError(f"the {name} is not a dataset", found=type(dataset).__name__, expected="xarray.Dataset")
         missing = [v for v in quantities if v not in dataset]
@@ -147,7 +148,7 @@ def _months(values: NDArray[Any]) -> NDArray[Any]:
     return months if len(np.unique(months)) == len(months) else values
 
 
-def _refuse_units(v: str, stated: str, values: NDArray[Any], quantity: Quantity, name: str) -> None:
+def _refuse_units(v: str, stated: str, values: NDArray[Any], quantity: Variable, name: str) -> None:
     """Refuse other units: by the attribute where there is one, and by size where there is none or it is the truth's."""
     known = stated in quantity.spellings or same_units(stated, quantity.units)
     if stated and not known:

@@ -32,6 +32,7 @@ from emukit.metrics import Competition, Score, mean_score
 from emukit.outputs import json_kind, new_output, refuse_taken
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
+from emukit.recipes.fitting import fit_variables
 from emukit.recipes.schema import Recipe, networks_of
 from emukit.runs.evaluate import another_run, estimated_limit, score_emulator
 from emukit.runs.record import Opening, Scoring
@@ -322,6 +323,7 @@ def compare(
     """
     # The same command continues where it was stopped, and writes its results again.
     refuse_taken(out / REPORT_FILE, REPORT, overwrite=True)
+    recipes = {model: fit_variables(recipe, archive, reporter) for model, recipe in recipes.items()}
     split = make_split(archive, protocol)
     folds = blocked_folds(archive, split, months=months)
     selected = validation_fold(archive, split)

@@ -221,7 +221,7 @@ class Trainer:
         self._archive, self._recipe, self._split, self._seed, self._comm = archive, recipe, split, seed, comm
         encoder = FrameEncoder.fit(archive, split.train, recipe.inputs)
         learned = archive if anchor is None else residual_archive(archive, anchor, split.train)
-        targets = {"tas": recipe.targets.tas, "pr": recipe.targets.pr}
+        targets = {v: recipe.targets.of(v) for v in archive.variables}
         normalizer = TargetNormalizer.fit(learned, split.train, targets)
         source = SegmentSource(learned, split.train, encoder, normalizer, recipe.training.segments, comm.device)
         self._track = execution.track

@@ -409,10 +409,10 @@ def benchmark_of(archive: Archive) -> str:
 
 
 def card_digest(card: Card) -> str:
-    """SHA-256 of a card: its protocols decide what is held out, its competition what selects."""
+    """SHA-256 of a card: its protocols decide what is held out, its competition what selects, bounds what is said."""
     # Cards of before they named their competition were of this one.
     scored = "" if card.competition == NAME else f" {card.competition}"
-    return hashlib.sha256((card.model_dump_json() + scored).encode()).hexdigest()
+    return hashlib.sha256((card.deciding + scored).encode()).hexdigest()
 
 
 def _placed(card: str | None) -> str | None:

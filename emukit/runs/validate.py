@@ -24,6 +24,7 @@ from emukit.metrics import Competition, Score, mean_score
 from emukit.outputs import json_kind, new_output, refuse_taken
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
+from emukit.recipes.fitting import fit_variables
 from emukit.recipes.names import is_random
 from emukit.recipes.schema import Recipe, seeds_within
 from emukit.runs.evaluate import another_run, estimated_limit, evaluate, scored_spans
@@ -252,6 +253,7 @@ def validate(
     """
     # The same command continues where it was stopped, and writes its results again.
     refuse_taken(out / REPORT_FILE, REPORT, overwrite=True)
+    recipe = fit_variables(recipe, archive, reporter)
     sets, not_scored = named_protocols(archive, protocols)
     chosen = chosen_seeds(recipe, seeds)
     for protocol, why in not_scored.items():

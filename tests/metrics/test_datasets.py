@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import emukit as api
+from emukit.data.card import load_card
 from emukit.data.cf import fields_to_dataset
 from emukit.data.grid import Grid
 from emukit.errors import EmukitError, SubmissionError
@@ -24,7 +25,8 @@ def fields(seed: int) -> np.ndarray:
     return np.stack([280 + 10 * rng.standard_normal(shape), rng.gamma(0.7, 4.0, shape)], 1).astype(np.float32)
 
 
-TRUTH, PREDICTION = (fields_to_dataset(fields(seed), MONTHS, GRID, ("tas", "pr"), "ssp370") for seed in (0, 1))
+VARIABLES = tuple(load_card("cse151b-2025").targets.values())
+TRUTH, PREDICTION = (fields_to_dataset(fields(seed), MONTHS, GRID, VARIABLES, "ssp370") for seed in (0, 1))
 SCORE = score_moments(Moments.of(fields(1), fields(0)), GRID.weights).value
 
 

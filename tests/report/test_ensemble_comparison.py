@@ -76,7 +76,7 @@ def test_maps_are_of_the_scored_months_and_member_with_the_numbers_of_the_score(
     rows = error_rows(shown)
     truth = archive["ssp370"].targets[2, 121:181].astype(np.float64)
     prediction = emulator.predict_fields(archive["ssp370"], 121, 181).astype(np.float64)
-    assert [r.variable for r in rows] == ["tas", "tas", "pr", "pr"]
+    assert [r.colours for r in rows] == ["RdBu_r", "RdBu_r", "BrBG", "BrBG"]
     for v, name in enumerate(("tas", "pr")):
         mean, std = rows[2 * v : 2 * v + 2]
         np.testing.assert_allclose(mean.panels[0].error, (prediction - truth).mean(0)[v], atol=1e-9)

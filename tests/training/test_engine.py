@@ -60,7 +60,7 @@ def make_engine(
     built = network(source.batch(source.epoch(0, 0)[0]).frames.shape[2], 3)
     weights = torch.full((4, 6), 1 / 24)
     loss = CompositeLoss({"tas": {"mse": 1.0}, "pr": {"l1": 1.0}}, ("tas", "pr"), LossSpace(weights))
-    chosen = TrainingSettings(segments=source.settings, **settings)
+    chosen = TrainingSettings(segments=source.settings, **{"average": AverageSettings(), **settings})
     return Engine(built, source, Regression(loss), chosen, Comm(), execution or Execution())
 
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from emukit.data.variable import OTHER_COLOURS
 from emukit.figures.coast import coastline
 from emukit.figures.error_maps import scale_colours
-from emukit.figures.maps import COLOURS, OTHER_COLOURS
 from emukit.metrics import Competition
 from emukit.report.pages.model import Entry, Site
 
@@ -56,6 +56,7 @@ def entry_script(entry: Entry) -> str:
 def site_script(site: Site) -> str:
     """Who can be compared, in which scales and colours, and the coasts."""
     variables = dict.fromkeys(name.partition(".")[0] for name in site.scales)
+    named = {q.partition(".")[0]: c for e in site.entries if e.errors for q, c in e.errors.colours.items()}
     plain = {
         "entries": [
             {
@@ -72,7 +73,7 @@ def site_script(site: Site) -> str:
             if e.errors
         ],
         "scales": dict(site.scales),
-        "colours": {v: scale_colours(COLOURS.get(v, OTHER_COLOURS)) for v in variables},
+        "colours": {v: scale_colours(named.get(v, OTHER_COLOURS)) for v in variables},
         "coast": [np.rint(10 * line).astype(int).ravel().tolist() for line in coastline()],
     }
     return f"emukit.start({_script(plain)});\n"

@@ -56,6 +56,7 @@ class Errors:
         lon: (X,) degrees east.
         fields: (Q, Y, X) by quantity.
         quantities: Names of the quantities, ``tas.mean`` and so on, with their labels.
+        colours: Their colour maps.
         numbers: Area means of each, in words.
         scores: By key, of the set of months; of several spans their mean, while errors are of the first.
         competition: Whose numbers they are.
@@ -68,6 +69,7 @@ class Errors:
     lon: NDArray[np.float64]
     fields: NDArray[np.float64]
     quantities: Mapping[str, str]
+    colours: Mapping[str, str]
     numbers: Mapping[str, str]
     scores: Mapping[str, float]
     competition: Competition
