@@ -115,7 +115,8 @@ def windows(
     console.print(span_table(archive, split, chosen.inputs.window))
     for line in window_lines(archive, split, encoder):
         console.print(line, markup=False, highlight=False)
-    console.print(encoding_table(encoder))
+    if encoder.time.step != "year":
+        console.print(encoding_table(encoder))
     if out is not None:
         write_windows(windows_dataset(archive, split, encoder), out, report, overwrite)
         echo(f"wrote {out}")

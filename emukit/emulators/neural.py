@@ -74,7 +74,7 @@ class NeuralEmulator(Emulator):
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X) float32; pr at least zero, but where it is a residual."""
-        window = self.encoder.settings.window
+        window, time = self.encoder.settings.window, scenario.time
         encoded = self.encoder.encode(scenario, self.device)
         training = self.network.training
         self.network.eval()
@@ -84,10 +84,10 @@ class NeuralEmulator(Emulator):
             with torch.inference_mode(), matmul_precision("fp32"):
                 for first in range(start, stop, BLOCK_MONTHS):
                     last = min(first + BLOCK_MONTHS, stop)
-                    index = torch.from_numpy(window.frames(first, last - first, len(scenario))).to(self.device)
+                    index = torch.from_numpy(window.frames(first, last - first, len(scenario), time)).to(self.device)
                     fields = self.network(self.encoder.gather(encoded, index)[None])[0]
-                    month = scenario.calendar_month[first:last]
-                    out[first - start : last - start] = self.normalizer.inverse(fields.float().cpu().numpy(), month)
+                    season = time.season[first:last]
+                    out[first - start : last - start] = self.normalizer.inverse(fields.float().cpu().numpy(), season)
         finally:
             self.network.train(training)
         if not self.residual:

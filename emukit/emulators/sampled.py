@@ -94,6 +94,7 @@ class Sampled(Wrapper):
     """
 
     kind = "sampled"
+    steps: ClassVar[tuple[str, ...]] = ("month",)
     varied: ClassVar[bool] = True
 
     def __init__(

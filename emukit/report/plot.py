@@ -118,7 +118,7 @@ def _visible_sets(archive: Archive, split: Split, reporter: Reporter) -> dict[st
 def _place(archive: Archive, name: str, span: Span, spans: tuple[Span, ...]) -> str:
     """A folder name of its own for every span: with its first month where a scenario has several."""
     alone = sum(s.scenario == span.scenario for s in spans) == 1
-    return f"{name}-{span.scenario}" + ("" if alone else f"-{archive[span.scenario].months[span.start]}")
+    return f"{name}-{span.scenario}" + ("" if alone else f"-{archive[span.scenario].time.text(span.start)}")
 
 
 def _strange(folder: Path) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from emukit.data.archive import Archive
-from emukit.data.encodings import seasonal_fields
+from emukit.data.encodings import daily_fields, seasonal_fields
 from emukit.data.folds import leave_out
 from emukit.data.frames import FrameEncoder, static_fields
 from emukit.data.segments import SegmentSource
@@ -79,6 +79,7 @@ def prepare(
     # In closed form every process fits the same; there is nothing to share.
     entry = EMULATORS[recipe.emulator]
     own = {"seed": seed} if entry.seeded else {}
+    entry.load().check_steps(archive)
     fitted: Emulator = entry.load().fit(archive, split, **recipe.options, **own)
     return lambda folder, reporter: (fitted, {})
 
@@ -155,6 +156,7 @@ class WrapperTrainer:
 def _check_wrapper(archive: Archive, recipe: WrapperRecipe, split: Split) -> None:
     """Refuse what a wrapper, or one that it wraps, would refuse after its bases were trained."""
     kind = EMULATORS[recipe.emulator].load()
+    kind.check_steps(archive)
     kind.check(archive, **recipe.options)
     if kind.varied:
         refuse_same_runs(archive, split.train)
@@ -170,12 +172,15 @@ def _check_wrapper(archive: Archive, recipe: WrapperRecipe, split: Split) -> Non
         elif isinstance(base, NetworkRecipe):
             _check_network(archive, base)
         else:
-            EMULATORS[base.emulator].load().check(archive, **base.options)
+            closed = EMULATORS[base.emulator].load()
+            closed.check_steps(archive)
+            closed.check(archive, **base.options)
 
 
 def _check_network(archive: Archive, recipe: NetworkRecipe) -> None:
     """Refuse what a network would refuse when its turn comes, without a statistic or a weight."""
-    channels = (*recipe.inputs.forcings, *seasonal_fields(recipe.inputs.seasonal, archive.grid)[0])
+    encodings = (f(recipe.inputs.seasonal, archive.grid, archive.time)[0] for f in (seasonal_fields, daily_fields))
+    channels = [*recipe.inputs.forcings, *(c for of in encodings for c in of)]
     statics, _ = static_fields(recipe.inputs, archive)
     count_parameters(
         recipe.emulator,

@@ -198,7 +198,7 @@ def _published_split(protocol: str, part: str) -> str:
     """The name under which runs on the competition's own store are ranked, for the span that a publication scored."""
     card = load_card("cse151b-2025")
     spec = getattr(card.protocols[protocol], part)[0]
-    first, last = LAST_MONTH + spec.months[0] + 1, LAST_MONTH + spec.months[1]
+    first, last = LAST_MONTH + spec.offsets[0] + 1, LAST_MONTH + spec.offsets[1]
     return split_name(
         f"{card.benchmark} {CELLS}", protocol, part, [f"{spec.scenario} {first}..{last} member {spec.member}"]
     )

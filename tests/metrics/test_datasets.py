@@ -8,6 +8,7 @@ import pytest
 import emukit as api
 from emukit.data.cf import fields_to_dataset
 from emukit.data.grid import Grid
+from emukit.data.time import TimeAxis
 from emukit.errors import EmukitError, SubmissionError
 from emukit.metrics import Moments, score_moments
 from emukit.submission import score_csv, score_submission, write_submission
@@ -23,7 +24,9 @@ def fields(seed: int) -> np.ndarray:
     return np.stack([280 + 10 * rng.standard_normal(shape), rng.gamma(0.7, 4.0, shape)], 1).astype(np.float32)
 
 
-TRUTH, PREDICTION = (fields_to_dataset(fields(seed), MONTHS, GRID, ("tas", "pr"), "ssp370") for seed in (0, 1))
+TRUTH, PREDICTION = (
+    fields_to_dataset(fields(seed), TimeAxis.monthly(MONTHS), GRID, ("tas", "pr"), "ssp370") for seed in (0, 1)
+)
 SCORE = score_moments(Moments.of(fields(1), fields(0)), GRID.weights).value
 
 
