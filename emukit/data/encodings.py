@@ -88,6 +88,11 @@ def seasonal_fields(names: tuple[str, ...], grid: Grid, time: TimeAxis) -> tuple
     return _fields(SEASONAL, names, positions, grid)
 
 
+def seasonal_positions(time: TimeAxis) -> NDArray[np.int64]:
+    """(T,) which of the positions of `seasonal_fields` each step has."""
+    return time.day_of_year if time.minutes else time.month
+
+
 def daily_fields(names: tuple[str, ...], grid: Grid, time: TimeAxis) -> tuple[tuple[str, ...], Field]:
     """Channels of the time of the day, for every step of a day; none where steps are a day or longer.
 

@@ -21,7 +21,15 @@ from torch import Tensor
 from emukit.config import Settings, check
 from emukit.data.archive import Archive, Scenario
 from emukit.data.decode import Findings
-from emukit.data.encodings import DAILY, SEASONAL, STATIC, daily_fields, place_fields, seasonal_fields
+from emukit.data.encodings import (
+    DAILY,
+    SEASONAL,
+    STATIC,
+    daily_fields,
+    place_fields,
+    seasonal_fields,
+    seasonal_positions,
+)
 from emukit.data.grid import Grid
 from emukit.data.split import Span
 from emukit.data.statics import file_statics
@@ -160,7 +168,7 @@ class FrameEncoder:
                 expected=self.time.describe(),
                 hint="predict on the time axis of the training",
             )
-        position = time.day_of_year if time.minutes else time.month
+        position = seasonal_positions(time)
         of_day = time.step_of_day if time.per_day > 1 else np.zeros(0, np.int64)
         fields = np.empty((len(scenario), len(self._gridded), *self.grid.shape), np.float32)
         for i, name in enumerate(self._gridded):
