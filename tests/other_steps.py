@@ -1,6 +1,6 @@
 """Small stores whose steps are years, days or hours, each with a card of its own.
 
-The climate is linear in CO2 by cell and season (and by time of the day), plus noise; so what `linear` must find is known.
+The climate is linear in CO2 by cell and season (and by time of the day), plus noise: what `linear` must find is known.
 """
 
 from __future__ import annotations

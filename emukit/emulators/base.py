@@ -241,7 +241,8 @@ class Emulator(ABC):
             return ""
         return (
             f"the forcings of {scenario.name} lie far outside the training: the year to {scenario.time.text(far[1])} "
-            f"is {far[0]:.1f} times the spread of the training years ({', '.join(space.names)}) from the nearest of them"
+            f"is {far[0]:.1f} times the spread of the training years ({', '.join(space.names)}) from the nearest of "
+            "them"
         )
 
     def save(self, folder: Path) -> None:

@@ -34,7 +34,7 @@ WARMING = "warming"
 # Cells are fitted apart; so many at a time, a few times as much as their targets is needed in float64. All of the
 # competition's grid is one block; a record of days takes fewer cells at once.
 BLOCK_CELLS = 4096
-BLOCK_VALUES = 1 << 25
+BLOCK_VALUES = 1 << 22
 
 
 class LinearEmulator(Emulator):
@@ -150,7 +150,9 @@ class LinearEmulator(Emulator):
             # Dividing a column by the root of a number is multiplying its penalty by that number.
             scaled = columns / np.sqrt(factors)
             chosen = [archive.variables[v] for v in variables]
-            at_once = min(BLOCK_CELLS, max(1, BLOCK_VALUES // (len(truth) * len(variables))))
+            at_once = BLOCK_CELLS
+            if archive.time.minutes:
+                at_once = min(at_once, max(1, BLOCK_VALUES // (len(truth) * len(variables))))
             for first in range(0, shape[1], at_once):
                 block = slice(first, min(first + at_once, shape[1]))
                 size = block.stop - block.start
