@@ -1,7 +1,7 @@
 """The climate that was: the mean of every cell and season over the first training years, whatever the forcing.
 
 Seasons are calendar months; of steps shorter than a day each time of the day has a mean of its own, and of years there
-is one (`TimeAxis.season`).
+is one (`TimeAxis.season`). Days and hours follow the cycle through the months (`emukit.emulators.annual_cycle`).
 
 Invariant: knows no forcing, so nothing that scores worse has learned anything from one.
 """
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Span, Split
+from emukit.emulators.annual_cycle import Cycle, fill_unseen
 from emukit.emulators.base import Emulator
 from emukit.errors import ProtocolError, RecipeError
 
@@ -43,7 +44,7 @@ class ClimatologyEmulator(Emulator):
         Raises:
             RecipeError: `years` is not positive.
             ProtocolError: No training month of some calendar month lies in the reference period. Of days and hours, of
-                which a record may be shorter than a year, such a season is given the mean of all.
+                which a record may be shorter than a year, such a season is given that of the nearest month.
         """
         if years < 1:
             raise RecipeError("model.years must be at least 1", found=str(years))
@@ -57,12 +58,12 @@ class ClimatologyEmulator(Emulator):
                 hint="choose a longer reference period with --set model.years",
             )
         mean = total / np.maximum(count, 1)[:, None, None, None]
-        mean[count == 0] = total.sum(0) / count.sum()
-        return cls(archive.domain, mean.astype(np.float32))
+        fill_unseen(mean, count > 0, time.per_day)
+        return cls(archive.domain, Cycle.of(time, 0, 0).knots(mean).astype(np.float32))
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X): the climatology of each step's season."""
-        return self._mean[scenario.time.season[start:stop]]
+        return np.asarray(Cycle.of(scenario.time, start, stop).at(self._mean), np.float32)
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """The mean fields."""

@@ -80,7 +80,6 @@ def prepare(
     # In closed form every process fits the same; there is nothing to share.
     entry = EMULATORS[recipe.emulator]
     own = {"seed": seed} if entry.seeded else {}
-    entry.load().check_steps(archive)
     fitted: Emulator = entry.load().fit(archive, split, **recipe.options, **own)
     return lambda folder, reporter: (fitted, {})
 
@@ -157,7 +156,6 @@ class WrapperTrainer:
 def _check_wrapper(archive: Archive, recipe: WrapperRecipe, split: Split) -> None:
     """Refuse what a wrapper, or one that it wraps, would refuse after its bases were trained."""
     kind = EMULATORS[recipe.emulator].load()
-    kind.check_steps(archive)
     kind.check(archive, **recipe.options)
     if kind.varied:
         refuse_same_runs(archive, split.train)
@@ -173,9 +171,7 @@ def _check_wrapper(archive: Archive, recipe: WrapperRecipe, split: Split) -> Non
         elif isinstance(base, NetworkRecipe):
             _check_network(archive, base)
         else:
-            closed = EMULATORS[base.emulator].load()
-            closed.check_steps(archive)
-            closed.check(archive, **base.options)
+            EMULATORS[base.emulator].load().check(archive, **base.options)
 
 
 def _check_network(archive: Archive, recipe: NetworkRecipe) -> None:
