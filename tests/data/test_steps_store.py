@@ -106,16 +106,22 @@ def test_scenarios_of_different_lengths_keep_their_own_steps_and_members():
     assert archive.domain.time.text(0) == "2015"
 
 
-def test_hidden_steps_count_from_the_end_of_their_scenario():
+@pytest.mark.parametrize(("name", "first", "length"), [("historical", 0, 65), ("ssp585", 65, 40)])
+def test_hidden_steps_count_from_the_end_of_their_scenario(name, first, length):
     ds = yearly_dataset()
-    for name in ("tas", "pr"):
-        ds[name].loc[{"ssp": "historical", "time": ds.time[60:65]}] = 0.0
-    hides = parse_card({**YEAR.model_dump(mode="json"), "hidden": {"historical": [-5, 0]}}, "hides")
-    hidden = archive_from_dataset(ds, source="s", card=hides)["historical"].hidden
-    assert np.flatnonzero(hidden).tolist() == [60, 61, 62, 63, 64]
-    with pytest.raises(StoreError, match="zero in years of historical that are not declared hidden") as refused:
-        archive_from_dataset(ds, source="s", card=YEAR)
-    assert "between 2010 and 2014" in refused.value.found
+    for v in ("tas", "pr"):
+        members = ds.member_id[: 3 if name == "historical" else 2]
+        at = {"ssp": name, "member_id": members, "time": ds.time[first + length - 5 : first + length]}
+        ds[v].loc[at] = 0.0
+    hides = parse_card({**YEAR.model_dump(mode="json"), "hidden": {name: [-5, 0]}}, "hides")
+    hidden = archive_from_dataset(ds, source="s", card=hides)[name].hidden
+    assert np.flatnonzero(hidden).tolist() == [*range(length - 5, length)]
+    late = parse_card({**YEAR.model_dump(mode="json"), "hidden": {name: [-4, 0]}}, "late")
+    with pytest.raises(StoreError, match=f"zero in years of {name} that are not declared hidden") as refused:
+        archive_from_dataset(ds, source="s", card=late)
+    last = 1950 + first + length - 1
+    assert f"between {last - 4} and {last - 4}" in refused.value.found
+    assert f"zeros in {last - 3} .. {last} only" in refused.value.expected
 
 
 @pytest.mark.parametrize("name", ["tas", "CO2"])

@@ -16,16 +16,21 @@ from emukit.data.store import archive_from_dataset
 from emukit.data.targets import TargetNormalizer, TargetSettings
 from emukit.data.time import TimeAxis
 from emukit.data.window import Window
+from emukit.emulators import linear
 from emukit.emulators.annual_cycle import Cycle
 from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.emulators.features import feature
+from emukit.emulators.forcing_space import ForcingSpace
+from emukit.emulators.growth import _neighbours
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import EMULATORS, load_emulator
+from emukit.emulators.rescale import trend
 from emukit.emulators.variance_matched import VarianceMatched
 from emukit.errors import ProtocolError, RecipeError
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
 from emukit.runs.run import train_run
+from emukit.studies.year_sums import year_moments, years_in
 from tests.coded import small_grid
 from tests.other_steps import card_text, even_dataset, yearly_dataset
 
@@ -314,3 +319,64 @@ def test_a_split_of_days_counts_days():
     split = make_split(archive)
     assert split.validation[0].text(archive) == "ssp585 2016-06-15..2016-09-22 member 0"
     assert make_split(archive, "loso:ssp126").test.text(archive) == "ssp126 2016-09-23..2016-12-31 member 0"
+
+
+def test_a_logistic_ramp_stands_at_its_year_whatever_the_step(years, days):
+    yearly = feature("step:2035:10", years["ssp585"], years.grid)
+    assert yearly[20] == pytest.approx(0.5)
+    assert yearly[25] == pytest.approx(1 / (1 + np.exp(-2.0)))
+    daily = feature("step:2017:2", days["ssp126"], days.grid)
+    assert daily[730] == pytest.approx(0.5)
+    assert daily[730 + 365] == pytest.approx(1 / (1 + np.exp(-2.0)))
+
+
+def test_training_years_are_years_whatever_the_step(years, days):
+    for archive, number in ((years, 65 + 20), (days, 4 + 3)):
+        train = make_split(archive).train
+        space = ForcingSpace.of_training(archive, train, ("CO2",))
+        assert len(space.points) == number
+        last = train[-1]
+        year = archive.time.per_year
+        series = archive[last.scenario].forcings["CO2"][last.stop - year : last.stop].mean()
+        np.testing.assert_allclose(space.points[-1], (series - space.center) / space.scale)
+        assert (
+            space.farthest(archive["ssp585"], archive.grid, 0, len(archive["ssp585"]))[1] % year
+            == (len(archive["ssp585"]) - 1) % year
+        )
+
+
+def test_cells_of_long_records_are_fitted_in_parts_as_together(days, monkeypatch):
+    split = make_split(days)
+    whole = LinearEmulator.fit(days, split, features=FEATURES)
+    monkeypatch.setattr(linear, "BLOCK_VALUES", 50_000)
+    parts = LinearEmulator.fit(days, split, features=FEATURES)
+    np.testing.assert_allclose(parts._intercept, whole._intercept, rtol=1e-6)
+    np.testing.assert_allclose(parts._response, whole._response, rtol=1e-4, atol=1e-6)
+
+
+def test_neighbours_of_a_season_are_months_at_the_same_time_of_the_day():
+    seasons = np.arange(48.0)
+    found = _neighbours(seasons)
+    assert found[9] == 9 + 5 + 13
+    assert found[1] == 1 + 5 + 45
+    assert _neighbours(np.arange(12.0))[3] == 3 + 2 + 4
+
+
+@pytest.mark.parametrize("step", ["years", "days"])
+def test_sums_of_the_bootstrap_are_of_years(step, request):
+    archive = request.getfixturevalue(step)
+    emulator = ClimatologyEmulator.fit(archive, make_split(archive))
+    span = Span("ssp585", 0, 2 * archive.time.per_year + archive.time.per_year // 3, (0,))
+    (sums,) = year_moments(emulator, archive, [span])
+    assert len(sums) == years_in(span, archive) == 2
+    year = archive.time.per_year
+    np.testing.assert_array_equal(sums[:, 0].mean((1, 2, 3)), [year, len(span) - year])
+    truth = archive["ssp585"].truth(0, 0, year).sum(0, dtype=np.float64)
+    np.testing.assert_allclose(sums[0, 2], truth, rtol=1e-6)
+
+
+def test_trend_of_days_is_that_of_whole_years():
+    t = np.arange(3 * 365 + 100.0)
+    season = 10 * np.sin(2 * np.pi * t / 365)
+    line = trend((0.01 * t + season)[:, None], 365)[:, 0]
+    np.testing.assert_allclose(np.diff(line), 0.01, atol=1e-9)
