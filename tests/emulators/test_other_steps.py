@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive, Scenario
 from emukit.data.card import parse_card
 from emukit.data.frames import FrameEncoder, InputSettings
@@ -288,7 +289,9 @@ def test_before_the_first_step_stands_the_first_year_or_day_again(step, length, 
 def test_targets_are_normalised_by_season_and_back(step, request):
     archive = request.getfixturevalue(step)
     span = Span("ssp585", 0, len(archive["ssp585"]) - 20, (0,))
-    normalizer = TargetNormalizer.fit(archive, [span], {"tas": TargetSettings(scale="cell-month")})
+    normalizer = TargetNormalizer.fit(
+        archive, [span], {"tas": TargetSettings(climatology="cell-month", scale="cell-month")}
+    )
     fields, time = archive["ssp585"].truth(0, 0, len(span)), archive["ssp585"].time
     season = time.season[: len(span)]
     normal = normalizer.forward(fields, season)
@@ -367,7 +370,7 @@ def test_sums_of_the_bootstrap_are_of_years(step, request):
     archive = request.getfixturevalue(step)
     emulator = ClimatologyEmulator.fit(archive, make_split(archive))
     span = Span("ssp585", 0, 2 * archive.time.per_year + archive.time.per_year // 3, (0,))
-    (sums,) = year_moments(emulator, archive, [span])
+    (sums,) = year_moments(emulator, archive, [span], competition_of(archive))
     assert len(sums) == years_in(span, archive) == 2
     year = archive.time.per_year
     np.testing.assert_array_equal(sums[:, 0].mean((1, 2, 3)), [year, len(span) - year])
