@@ -8,8 +8,8 @@ from typing import Any
 
 from emukit.data.encodings import SEASONAL, STATIC
 from emukit.emulators.registry import EMULATORS
-from emukit.losses.composite import TERMS
 from emukit.losses.named import LOSSES
+from emukit.losses.registry import TERMS
 from emukit.models.registry import NETWORKS, count_parameters
 from emukit.recipes.load import load_recipe, sizes_of
 from emukit.recipes.names import recipe_names
@@ -34,8 +34,8 @@ def network_size(recipe: NetworkRecipe) -> int:
     """Parameters of a recipe's network on the competition's grid, with its inputs."""
     inputs = recipe.inputs
     channels = len(inputs.forcings)
-    channels += sum(len(SEASONAL[n][0]) for n in inputs.seasonal)
-    channels += sum(len(STATIC[n][0]) if n in STATIC else 1 for n in inputs.statics)
+    channels += sum(len(SEASONAL.load(n).channels) for n in inputs.seasonal)
+    channels += sum(len(STATIC.load(n).channels) if n in STATIC else 1 for n in inputs.statics)
     return count_parameters(
         recipe.emulator,
         in_channels=channels,

@@ -241,6 +241,8 @@ def open_for_run(run: Run, named: str | None, card: str | None, convert: list[st
     archive = open_data(source, card=card or data.card_option, convert=kept, reporter=report)
     if archive.digest != data.digest:
         report.say("note: its values are not those that the run was trained on")
+    for line in run.other_versions():
+        report.say(f"note: {line}")
     return archive
 
 

@@ -113,7 +113,7 @@ def train(
     from emukit.runs.record import RECORD_FILE, Opening
     from emukit.runs.run import FINAL, finished_run, read_run, run_name, train_run
     from emukit.training.engine import Execution
-    from emukit.training.tracking import LOOK, check_tracker
+    from emukit.training.tracking import check_tracker, how_to_look
 
     if refit and final:
         raise RecipeError("--refit and --final are two ways to the same end", hint="leave one of them out")
@@ -210,8 +210,8 @@ def train(
             else:
                 echo("final fit: trained on the validation months too, so they score nothing")
             echo(f"run {last}: {run.record.seconds:.0f} s. Next: emukit submit {last}")
-            if track:
-                report.say(f"to look at it: {LOOK[track].format(folder=last)}")
+            if track and (look := how_to_look(track, last)):
+                report.say(f"to look at it: {look}")
 
 
 def _refuse_for_closed_form(model: str, given: list[str]) -> None:

@@ -67,6 +67,7 @@ def validate(
     """
     from emukit.errors import RecipeError
     from emukit.recipes.load import fast_name, load_recipe
+    from emukit.recipes.names import model_label
     from emukit.recipes.schema import networks_of
     from emukit.runs.record import Opening
     from emukit.runs.validate import REPORT_FILE
@@ -82,7 +83,7 @@ def validate(
         if not networks_of(chosen):
             raise RecipeError(f"{model} is fitted in closed form: --track would do nothing", hint="leave it out")
         check_tracker(track)
-    folder = out or Path("runs") / f"validate-{model}"
+    folder = out or Path("runs") / f"validate-{model_label(model)}"
     reporter = o.reporter(quiet)
     with _alone("validate", folder) as comm:
         result = run_all(

@@ -10,8 +10,9 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import xarray as xr
@@ -26,6 +27,7 @@ from emukit.data.store import scenario_from_dataset
 from emukit.emulators.forcing_space import FAR, ForcingSpace
 from emukit.errors import ProtocolError, RunError
 from emukit.files import atomic_path, check_regular, parse_json, read_text, sha256
+from emukit.registry import Plugin
 
 FORMAT = 2
 # Before the names of the arrays of `trained_in`.
@@ -36,16 +38,19 @@ class Emulator(ABC):
     """Answers forcings with climate.
 
     Attributes:
-        kind: Name in the registry, by which a saved emulator finds its class.
+        kind: Name in the registry, by which a saved emulator finds its class. A class of another package need not
+            say it: an emulator is called as its recipe names it.
         domain: What it predicts, and where.
         trained_in: The training years among the forcings that it reads; None where it reads none, or is older.
+        plugins: What it needs of other packages.
     """
 
-    kind: ClassVar[str]
+    kind: str
 
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
         self.trained_in: ForcingSpace | None = None
+        self.plugins: tuple[Plugin, ...] = ()
 
     @property
     def grid(self) -> Grid:
@@ -181,6 +186,8 @@ class Emulator(ABC):
             "meta": meta,
             "trained_in": list(self.trained_in.names) if self.trained_in else [],
         }
+        if self.plugins:
+            head["plugins"] = [asdict(plugin) for plugin in self.plugins]
         space = self.trained_in.arrays() if self.trained_in else {}
         arrays = {**arrays, **{f"{SPACE}{name}": array for name, array in space.items()}}
         grid = {"grid.lat": self.grid.lat, "grid.lon": self.grid.lon}

@@ -21,7 +21,7 @@ from emukit.data.targets import TargetNormalizer
 from emukit.emulators.base import Emulator
 from emukit.errors import RecipeError
 from emukit.models.precision import matmul_precision
-from emukit.models.registry import CONTEXT, build_network, network_entry
+from emukit.models.registry import CONTEXT, NETWORKS, build_network
 
 # Target months computed at once: enough to keep two cores busy, few enough that a 353 M-parameter network fits 8 GB.
 BLOCK_MONTHS = 60
@@ -115,15 +115,17 @@ class NeuralEmulator(Emulator):
         """The inverse of `state`.
 
         Raises:
-            ValueError: The network is unknown, or has no such options.
+            RecipeError: The network is unknown, or cannot be imported.
+            ValueError: It has no such options.
         """
 
         def part(name: str) -> dict[str, NDArray[Any]]:
             return {k.removeprefix(f"{name}."): v for k, v in arrays.items() if k.startswith(f"{name}.")}
 
         encoder = FrameEncoder.from_state(meta["inputs"], part("inputs"), domain.grid)
+        network_class = NETWORKS.load(meta["network"])
         try:
-            kind = options_of(network_entry(meta["network"]).load(), CONTEXT)
+            kind = options_of(network_class, CONTEXT)
             # As strictly as in a recipe: a constructor takes an unknown word for its default.
             options = check(kind, meta["options"], source="the table of options").model_dump(exclude_unset=True)
             network = build_network(

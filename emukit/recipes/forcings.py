@@ -95,7 +95,9 @@ def _fitted(
             missing[prefix + path] = names, wrong
     if isinstance(recipe, WrapperRecipe):
         bases = tuple(
-            base.model_copy(
+            base
+            if base.run
+            else base.model_copy(
                 update={
                     "recipe": _fitted(base.recipe, f"{prefix}bases.{i}.recipe.", archive, scenarios, missing, reporter)
                 }
@@ -110,7 +112,7 @@ def _lists(recipe: Recipe) -> dict[str, Names]:
     """The forcings or features that a recipe reads itself, by the path of the setting."""
     if isinstance(recipe, NetworkRecipe):
         return {"inputs.forcings": recipe.inputs.forcings}
-    read = EMULATORS[recipe.emulator].load().forcings_read(recipe.options)
+    read = EMULATORS.load(recipe.emulator).forcings_read(recipe.options)
     return {f"model.{option}": tuple(names) for option, names in read.items()}
 
 

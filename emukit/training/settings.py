@@ -11,7 +11,8 @@ from pydantic import Field, field_validator, model_validator
 from emukit.config import Settings
 from emukit.data.archive import Archive
 from emukit.data.segments import SegmentSettings
-from emukit.losses.composite import TERMS, CompositeLoss
+from emukit.losses.composite import CompositeLoss
+from emukit.losses.registry import TERMS
 from emukit.losses.space import LossSpace, Padding
 
 Weight = Annotated[float, Field(ge=0)]

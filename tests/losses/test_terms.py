@@ -8,7 +8,8 @@ import torch
 
 from emukit.errors import RecipeError
 from emukit.losses import gabor, polar
-from emukit.losses.composite import TERMS, CompositeLoss, build_term
+from emukit.losses.composite import CompositeLoss, build_term
+from emukit.losses.registry import TERMS
 from emukit.losses.space import LossSpace, local_mean
 from tests.coded import small_grid
 from tests.losses.plain import PLAIN
