@@ -190,7 +190,7 @@ def load_emulator(folder: Path | str) -> Emulator:
         return emulator
     except RecipeError as e:
         raise RunError(
-            f"the emulator in {folder} cannot be built here",
+            f"the emulator in {folder} does not fit what is installed here",
             found=f"{e.what}{f': {e.found}' if e.found else ''}",
             expected=e.expected,
             hint=e.hint or "install what it needs, use the version of emukit that wrote it, or train it again",

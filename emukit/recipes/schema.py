@@ -129,9 +129,15 @@ class WrapperRecipe(Recipe):
     bases: tuple[Base, ...] = Field(min_length=1)
 
     @property
-    def parts(self) -> list[tuple[Base, int]]:
-        """What it is made of, copies one by one: the base and what is added to the seed."""
-        return [(b, copy * seeds_within(b.recipe)) for b in self.bases for copy in range(b.copies)]
+    def parts(self) -> list[tuple[Recipe, int]]:
+        """What it is made of, copies one by one: recipe and what is added to the seed."""
+        return [(b.recipe, copy * seeds_within(b.recipe)) for b in self.bases for copy in range(b.copies)]
+
+    @property
+    def finished(self) -> dict[int, FinishedRun]:
+        """Those of its parts that are finished runs, by number."""
+        runs = [b.run for b in self.bases for _ in range(b.copies)]
+        return {number: run for number, run in enumerate(runs) if run}
 
     @model_validator(mode="after")
     def _takes_so_many(self) -> WrapperRecipe:
@@ -167,7 +173,8 @@ DEEPEST = 20
 def networks_of(recipe: Recipe) -> list[NetworkRecipe]:
     """The networks that a recipe trains."""
     if isinstance(recipe, WrapperRecipe):
-        return [network for base, _ in recipe.parts if not base.run for network in networks_of(base.recipe)]
+        trained = [part for number, (part, _) in enumerate(recipe.parts) if number not in recipe.finished]
+        return [network for part in trained for network in networks_of(part)]
     return [recipe] if isinstance(recipe, NetworkRecipe) else []
 
 

@@ -18,16 +18,17 @@ from emukit.emulators.registry import load_emulator
 from emukit.errors import RunError
 from emukit.recipes.names import identity_digest
 from emukit.recipes.plugins import check_plugins
-from emukit.recipes.schema import Base, NetworkRecipe
+from emukit.recipes.schema import FinishedRun, NetworkRecipe, Recipe
 from emukit.runs.evaluate import check_fits
 from emukit.runs.record import card_digest, read_record
 
 
-def finished_emulator(base: Base, archive: Archive, split: Split) -> Emulator:
+def finished_emulator(run: FinishedRun, recipe: Recipe, archive: Archive, split: Split) -> Emulator:
     """The emulator of a base that is a finished run.
 
     Args:
-        base: With a run.
+        run: What the wrapper's recipe says of it.
+        recipe: What it trained.
         archive: The data of the wrapper.
         split: Its months.
 
@@ -36,11 +37,10 @@ def finished_emulator(base: Base, archive: Archive, split: Split) -> Emulator:
             has trained or selected on months that the wrapper is to be scored on.
         ProtocolError: It predicts on another grid, or other variables.
     """
-    assert base.run
-    folder = Path(base.run.folder)
+    folder = Path(run.folder)
     record = read_record(folder)
     identity = record.identity
-    if identity_digest(identity.model_dump(mode="json")) != base.run.identity:
+    if identity_digest(identity.model_dump(mode="json")) != run.identity:
         raise RunError(
             f"the run {folder} is not the one that the recipe wraps",
             found="a run of another recipe, protocol, seed or data",
@@ -75,7 +75,7 @@ def finished_emulator(base: Base, archive: Archive, split: Split) -> Emulator:
                 )
     check_plugins(record.plugins, f"the run {folder}")
     emulator = load_emulator(folder / "emulator")
-    expected = "neural" if isinstance(base.recipe, NetworkRecipe) else base.recipe.emulator
+    expected = "neural" if isinstance(recipe, NetworkRecipe) else recipe.emulator
     if emulator.kind != expected:
         raise RunError(
             f"the emulator in {folder} is not the one that this run trained",

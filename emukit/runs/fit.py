@@ -107,7 +107,8 @@ class WrapperTrainer:
         _check_wrapper(archive, recipe, split)
         # Refused before others are trained.
         self._finished = {
-            number: finished_emulator(base, archive, split) for number, (base, _) in enumerate(recipe.parts) if base.run
+            number: finished_emulator(run, recipe.parts[number][0], archive, split)
+            for number, run in recipe.finished.items()
         }
 
     def train(self, folder: Path, reporter: Reporter) -> tuple[Emulator, dict[str, Any]]:
@@ -143,11 +144,10 @@ class WrapperTrainer:
     ) -> tuple[tuple[Emulator, ...], list[dict[str, Any]]]:
         bases: list[Emulator] = []
         outcomes: list[dict[str, Any]] = []
-        for number, (base, copy) in enumerate(self._recipe.parts):
-            if base.run:
+        for number, (recipe, copy) in enumerate(self._recipe.parts):
+            if number in self._finished:
                 bases.append(self._finished[number])
                 continue
-            recipe = base.recipe
             name = f"{number}-{model_label(recipe.emulator)}"
             place = folder / name
             place.mkdir(parents=True, exist_ok=True)
