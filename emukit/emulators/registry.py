@@ -168,6 +168,7 @@ def load_emulator(folder: Path | str) -> Emulator:
     from emukit.emulators.base import SPACE, read_saved
     from emukit.emulators.forcing_space import ForcingSpace
     from emukit.models.registry import NETWORKS
+    from emukit.objectives.registry import OBJECTIVES
 
     folder = Path(folder)
     if (folder / "emulator").is_dir():
@@ -180,7 +181,7 @@ def load_emulator(folder: Path | str) -> Emulator:
         space = {k.removeprefix(SPACE): arrays.pop(k) for k in [*arrays] if k.startswith(SPACE)}
         plugins = tuple(Plugin(**values) for values in head.get("plugins", ()))
         # Losses are not needed any more.
-        for registry in (NETWORKS, EMULATORS, SEASONAL, STATIC):
+        for registry in (NETWORKS, EMULATORS, OBJECTIVES, SEASONAL, STATIC):
             for needed in (p for p in plugins if p.kind == registry.kind):
                 registry.check(needed, f"the emulator in {folder}")
         emulator = build_emulator(head["kind"], domain, head["meta"], arrays)

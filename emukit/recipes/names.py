@@ -24,6 +24,8 @@ from emukit.models.registry import NETWORKS
 from emukit.registry import TARGET
 
 FAST = "-fast"
+# The objective that networks had before there were others, as recipes say it.
+REGRESSION = ({"name": "regression"}, "regression")
 
 
 def emulator_names() -> tuple[str, ...]:
@@ -115,7 +117,10 @@ def identity_digest(identity: Mapping[str, Any]) -> str:
 def recipe_digest(values: Mapping[str, Any]) -> str:
     """SHA-256 of everything in a recipe's plain values that decides the numbers."""
     # Where the arrays live changes no number: a run may go on where they have to live elsewhere.
-    deciding = {k: v for k, v in values.items() if k != "description"} | _bases_without_places(values)
+    deciding = {k: v for k, v in values.items() if k != "description"} | _bases_as_before(values)
+    # Regression was what a network was trained for before there were others.
+    if deciding.get("objective") in REGRESSION:
+        del deciding["objective"]
     training = deciding.get("training")
     if isinstance(training, Mapping) and isinstance(training.get("segments"), Mapping):
         segments = {k: v for k, v in training["segments"].items() if k != "residency"}
@@ -123,8 +128,11 @@ def recipe_digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
-def _bases_without_places(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The bases of a recipe, where there are any; of a finished run its identity decides, wherever it lies."""
+def _bases_as_before(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The bases of a recipe, where there are any, without what decides nothing.
+
+    Of a finished run its identity decides, wherever it lies.
+    """
     bases = values.get("bases")
     if not isinstance(bases, list | tuple):
         return {}
@@ -133,6 +141,9 @@ def _bases_without_places(values: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(base, Mapping) and isinstance(base.get("run"), Mapping):
             base = {**base, "run": {k: v for k, v in base["run"].items() if k != "folder"}}
         if isinstance(base, Mapping) and isinstance(base.get("recipe"), Mapping):
-            base = {**base, "recipe": {**base["recipe"], **_bases_without_places(base["recipe"])}}
+            recipe = {**base["recipe"], **_bases_as_before(base["recipe"])}
+            if recipe.get("objective") in REGRESSION:
+                del recipe["objective"]
+            base = {**base, "recipe": recipe}
         kept.append(base)
     return {"bases": kept}

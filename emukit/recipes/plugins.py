@@ -14,9 +14,12 @@ from emukit.emulators.registry import EMULATORS
 from emukit.errors import RunError
 from emukit.losses.registry import TERMS
 from emukit.models.registry import NETWORKS
+from emukit.objectives.registry import OBJECTIVES
 from emukit.registry import Plugin, Registry
 
-REGISTRIES: Mapping[str, Registry[Any]] = {r.kind: r for r in (NETWORKS, EMULATORS, TERMS, SEASONAL, STATIC, CARDS)}
+REGISTRIES: Mapping[str, Registry[Any]] = {
+    r.kind: r for r in (NETWORKS, EMULATORS, OBJECTIVES, TERMS, SEASONAL, STATIC, CARDS)
+}
 
 
 def admit(values: Mapping[str, Any]) -> None:
@@ -84,6 +87,8 @@ def _named(values: Mapping[str, Any], finished: bool = False) -> Iterator[tuple[
     found = [(TERMS.kind, terms) for terms in (loss.values() if isinstance(loss, Mapping) else ())]
     if isinstance(inputs, Mapping):
         found += [(SEASONAL.kind, inputs.get("seasonal")), (STATIC.kind, inputs.get("statics"))]
+    objective = values.get("objective")
+    found.append((OBJECTIVES.kind, [objective.get("name") if isinstance(objective, Mapping) else objective]))
     for kind, names in found:
         # Plain values are of any form before they are checked.
         listed = names if isinstance(names, list | tuple | Mapping) else ()

@@ -1,0 +1,32 @@
+"""Every objective by name: one table.
+
+Invariant: what a recipe names is found here. A new objective is a file and a line, or a package with an entry point in
+the group ``emukit.objectives``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emukit.registry import Entry, Registry
+
+REGRESSION = "regression"
+
+
+def _is_objective(found: Any) -> bool:
+    from emukit.objectives.base import Objective
+
+    return isinstance(found, type) and issubclass(found, Objective)
+
+
+OBJECTIVES: Registry[Entry] = Registry(
+    "objective",
+    "emukit.objectives",
+    {
+        REGRESSION: Entry("emukit.objectives.regression:Regression", "one answer, by the loss of the recipe"),
+        "crps": Entry("emukit.objectives.crps:Crps", "realisations, by the fair CRPS of several at a time"),
+    },
+    entry=Entry,
+    accepts=_is_objective,
+    expected="a subclass of emukit.objectives.base.Objective",
+)
