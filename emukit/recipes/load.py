@@ -16,7 +16,7 @@ from emukit.errors import RecipeError
 from emukit.files import parse_json, read_text, shipped
 from emukit.losses.named import named_loss
 from emukit.models.registry import NETWORKS
-from emukit.recipes.names import FAST, identity_digest, recipe_digest, recipe_names, unknown_emulator
+from emukit.recipes.names import FAST, identity_digest, is_network, recipe_digest, recipe_names, unknown_emulator
 from emukit.recipes.plugins import admit
 from emukit.recipes.schema import Recipe, base_tables, network_paths, parse_recipe
 
@@ -68,7 +68,7 @@ def load_recipe(
     values, source = _values_of(name), f"recipe {name}"
     assignments = tuple(assignments)
     if loss is not None:
-        if values["emulator"] not in NETWORKS:
+        if not is_network(values["emulator"]):
             paths = network_paths(load_recipe(name, file, assignments))
             words = " ".join(f"--set '{path}loss.{v}={{l1=1.0}}'" for path in paths for v in ("tas", "pr"))
             raise RecipeError(
@@ -287,14 +287,14 @@ def shipped_values(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
             return _on_base(own, str(path), path.parent, (*seen, name))
         return expand_size(merge(values, own))
     admit(values)
-    if name not in NETWORKS and (name not in EMULATORS or EMULATORS[name].made_as == "stepwise"):
+    if not is_network(name) and (name not in EMULATORS or EMULATORS[name].made_as == "stepwise"):
         raise unknown_emulator(name)
     return values
 
 
 def sizes_of(emulator: str) -> dict[str, dict[str, Any]]:
     """Presets of an emulator's options by name; ``default`` sets nothing."""
-    presets = getattr(NETWORKS.load(emulator), "SIZES", {}) if emulator in NETWORKS else {}
+    presets = getattr(NETWORKS.load(emulator), "SIZES", {}) if is_network(emulator) else {}
     return {"default": {}} | presets
 
 

@@ -21,7 +21,7 @@ from emukit.emulators.registry import EMULATORS
 from emukit.errors import RecipeError
 from emukit.files import shipped
 from emukit.models.registry import NETWORKS
-from emukit.registry import TARGET
+from emukit.registry import TARGET, Entry
 
 FAST = "-fast"
 # The objective that networks had before there were others, as recipes say it.
@@ -31,6 +31,18 @@ REGRESSION = ({"name": "regression"}, "regression")
 def emulator_names() -> tuple[str, ...]:
     """Everything `emukit train` can train: emukit's own, and that of installed packages, of which none is imported."""
     return (*(n for n, e in EMULATORS.items() if e.made_as != "stepwise"), *NETWORKS)
+
+
+def is_network(name: str) -> bool:
+    """Whether a name is that of a network; emukit's own emulators keep their names, whatever packages call theirs."""
+    return name not in EMULATORS.built_in and name in NETWORKS
+
+
+def plugin_models() -> dict[str, Entry]:
+    """Networks and emulators of installed packages by name, without those whose names mean something of emukit."""
+    own = {*EMULATORS.built_in, *NETWORKS.built_in, *_shipped_names()}
+    found: dict[str, Entry] = {**EMULATORS.plugins, **NETWORKS.plugins}
+    return {name: entry for name, entry in found.items() if name not in own}
 
 
 def recipe_names() -> tuple[str, ...]:

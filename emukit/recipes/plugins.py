@@ -15,6 +15,7 @@ from emukit.errors import RunError
 from emukit.losses.registry import TERMS
 from emukit.models.registry import NETWORKS
 from emukit.objectives.registry import OBJECTIVES
+from emukit.recipes.names import is_network
 from emukit.registry import Plugin, Registry
 
 REGISTRIES: Mapping[str, Registry[Any]] = {
@@ -42,7 +43,7 @@ def plugins_of(values: Mapping[str, Any]) -> tuple[Plugin, ...]:
     """
     found: dict[Plugin, None] = {}
     for kind, name in _named(values, finished=True):
-        registry: Registry[Any] = REGISTRIES[kind] if kind else NETWORKS if name in NETWORKS else EMULATORS
+        registry: Registry[Any] = REGISTRIES[kind] if kind else NETWORKS if is_network(name) else EMULATORS
         # A static field may be one of the store's.
         if name in registry:
             found |= dict.fromkeys(registry.used([name]))

@@ -29,7 +29,7 @@ from emukit.losses.composite import CompositeLoss
 from emukit.models.registry import CONTEXT, NETWORKS
 from emukit.objectives.base import Objective
 from emukit.objectives.registry import OBJECTIVES, REGRESSION
-from emukit.recipes.names import emulator_names, recipe_digest, unknown_emulator
+from emukit.recipes.names import emulator_names, is_network, recipe_digest, unknown_emulator
 from emukit.training.settings import LossSettings, TrainingSettings
 
 
@@ -263,7 +263,7 @@ def recipe_class(emulator: str) -> type[Recipe]:
     Raises:
         RecipeError: There is no emulator of that name, it cannot be imported, or it has no method `fit`.
     """
-    if emulator in NETWORKS:
+    if is_network(emulator):
         return _recipe_class(NetworkRecipe, NETWORKS.load(emulator), CONTEXT)
     if emulator in EMULATORS and EMULATORS[emulator].made_as != "stepwise":
         kind, entry = EMULATORS.load(emulator), EMULATORS[emulator]
