@@ -81,7 +81,7 @@ def choice_lines(name: str) -> Iterator[str]:
     if sizes:
         yield f"model.size: {', '.join(sizes)}"
     yield "loss terms:"
-    yield from (f"  {name}: {TERMS[name].summary}" for name in TERMS)
+    yield from (f"  {name} ({TERMS[name].summary})" for name in TERMS)
     yield "losses for --loss, each as a recipe's [loss] table:"
     for name, table in LOSSES.items():
         yield f"  {name}: " + "; ".join(f"{key} = {_inline(value)}" for key, value in table.items())

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A name of `emukit models`, the path of a recipe file, or a class as module:Name."
+    ),
+]
 Data = Annotated[
     str | None,
     typer.Option(

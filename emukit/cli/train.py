@@ -49,7 +49,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def train(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="What to train; `emukit models` lists it.")],
+    model: o.Model,
     data: o.Data = None,
     members: Annotated[
         str | None, typer.Option(help="Members to train on, such as 0,1,2. Default: all.", show_default=False)
@@ -316,7 +316,8 @@ def _refuse_early(
 
 def models(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="One of them, in full.", show_default=False)
+        str | None,
+        typer.Argument(metavar="[NAME]", help="One of them, or a recipe file, in full.", show_default=False),
     ] = None,
     toml: Annotated[bool, typer.Option("--toml", help="Print a recipe file of NAME, to edit and train.")] = False,
     schema: Annotated[

@@ -34,7 +34,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def validate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="What to train; `emukit models` lists it.")],
+    model: o.Model,
     protocols: Annotated[
         str | None,
         typer.Option(
@@ -114,7 +114,8 @@ def crossval(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL...", help="What to train, and what to compare with it; `emukit models` lists it."
+            metavar="MODEL...",
+            help="What to train, and what to compare with it: names of `emukit models`, recipe files, or module:Class.",
         ),
     ],
     protocol: o.Protocol = None,

@@ -40,18 +40,19 @@ def is_network(name: str) -> bool:
 
 def plugin_models() -> dict[str, Entry]:
     """Networks and emulators of installed packages by name, without those whose names mean something of emukit."""
-    own = {*EMULATORS.built_in, *NETWORKS.built_in, *_shipped_names()}
+    own = {*EMULATORS.built_in, *NETWORKS.built_in, *shipped_names()}
     found: dict[str, Entry] = {**EMULATORS.plugins, **NETWORKS.plugins}
     return {name: entry for name, entry in found.items() if name not in own}
 
 
 def recipe_names() -> tuple[str, ...]:
     """Every name that a command takes: emulators, and shipped recipes of other names."""
-    return tuple(dict.fromkeys((*emulator_names(), *_shipped_names())))
+    return tuple(dict.fromkeys((*emulator_names(), *shipped_names())))
 
 
 @cache
-def _shipped_names() -> tuple[str, ...]:
+def shipped_names() -> tuple[str, ...]:
+    """The recipes that emukit brings along: every file in ``baselines/``."""
     return tuple(sorted(p.stem for p in shipped("baselines", ".").glob("*.toml") if p.stem != "published"))
 
 
