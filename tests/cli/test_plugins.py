@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from emukit import registry
 from emukit.data.card import identify_card, load_card
 from emukit.data.encodings import SEASONAL
 from emukit.emulators.registry import EMULATORS, load_emulator
@@ -48,17 +49,17 @@ def install(place: Path, name: str, version: str, groups: dict[str, dict[str, st
 @pytest.fixture
 def outside(tmp_path, monkeypatch):
     """The package of the page, installed; importing it leaves nothing behind for other tests."""
-    known = set(sys.modules)
+    before = set(sys.modules)
     place = tmp_path / "site"
     install(place, PROJECT["name"], PROJECT["version"], PROJECT["entry-points"], {"mynets": CODE})
     card = shipped("data_cards", "demo.toml").read_text().replace('name = "demo"', 'name = "mylab"')
     (place / "mylab.toml").write_text(card)
     monkeypatch.syspath_prepend(place)
     monkeypatch.delenv("EMUKIT_TRUST", raising=False)
-    for registry in (NETWORKS, EMULATORS, TERMS, SEASONAL):
-        monkeypatch.setattr(registry, "_named", set())
+    for known in (NETWORKS, EMULATORS, TERMS, SEASONAL):
+        monkeypatch.setattr(known, "_named", set())
     yield place
-    for module in set(sys.modules) - known:
+    for module in set(sys.modules) - before:
         if module.startswith(("mynets", "others", "strange")):
             del sys.modules[module]
 
@@ -234,8 +235,8 @@ def stranger(outside, emukit, demo_store, monkeypatch):
     assert answer.code == 0, answer.err
     (outside / "imported").unlink()
     del sys.modules["strange_nets"]
-    for registry in (NETWORKS, EMULATORS, TERMS, SEASONAL):
-        monkeypatch.setattr(registry, "_named", set())
+    for known in (NETWORKS, EMULATORS, TERMS, SEASONAL):
+        monkeypatch.setattr(known, "_named", set())
     return outside
 
 
@@ -336,3 +337,91 @@ def test_registries_have_no_two_of_one_kind():
 
     assert all(isinstance(r, Registry) and r.kind == kind for kind, r in REGISTRIES.items())
     assert len({r.group for r in REGISTRIES.values()}) == len(REGISTRIES) == 7
+
+
+# --- the other groups
+
+OTHERS = '''
+from contextlib import contextmanager
+
+import numpy as np
+
+from emukit.data.encodings import Encoding
+from emukit.emulators.climatology import ClimatologyEmulator
+from emukit.emulators.ensemble import Ensemble
+from emukit.training.tracking import Tracker
+
+
+class Later(ClimatologyEmulator):
+    """A climatology that a seed and an option shift."""
+
+    @classmethod
+    def fit(cls, archive, split, *, seed: int = 0, shift: float = 1.0):
+        found = super().fit(archive, split)
+        found._mean = found._mean + np.float32(shift * seed)
+        return found
+
+
+class Pair(Ensemble):
+    """Two at most."""
+
+    most_bases = 2
+
+
+@contextmanager
+def lines(folder, before, about):
+    with open(folder / "lines.txt", "w") as f:
+        yield lambda line: f.write(f"{line['epoch']}\\n")
+
+
+OWN = Encoding(("one",), lambda grid: [np.ones((1, 1, 1))])
+PLACE = Encoding(("two",), lambda grid: [np.ones((1, 1))])
+LINES = Tracker(lines, look="less {folder}/lines.txt")
+'''
+
+
+@pytest.fixture
+def others(outside, monkeypatch):
+    groups = {
+        "emukit.emulators": {"later": "others_more:Later", "pair": "others_more:Pair"},
+        "emukit.encodings": {"own": "others_more:OWN"},
+        "emukit.statics": {"place": "others_more:PLACE"},
+        "emukit.trackers": {"lines": "others_more:LINES"},
+    }
+    install(outside, "others", "3", groups, {"others_more": OTHERS})
+    registry._installed.cache_clear()
+    yield
+    registry._installed.cache_clear()
+
+
+def test_an_emulator_of_a_package_is_saved_wrapped_and_loaded_by_the_name_of_its_recipe(others, emukit, demo_store):
+    words = ("--data", demo_store, "-q")
+    assert emukit("train", "later", "--seed", "3", "--set=model.shift=0.5", "--out=a", *words).code == 0
+    saved = load_emulator("a")
+    assert (type(saved).__name__, saved.kind) == ("Later", "later")
+    plain = emukit("train", "climatology", "--out=b", *words)
+    assert plain.code == 0, plain.err
+    assert is_random(read_record(Path("a")).recipe)
+    assert not is_random(read_record(Path("b")).recipe)
+    wrapped = emukit("train", "pair", '--set=bases=[{recipe="later"},{run="a"}]', "--out=c", *words)
+    assert wrapped.code == 0, wrapped.err
+    pair = load_emulator("c")
+    assert [b.kind for b in pair.bases] == ["later", "later"]
+    assert {p.name for p in pair.plugins} == {"later", "pair"}
+    assert emukit("evaluate", "c", "-q").code == 0
+    three = emukit("train", "pair", '--set=bases=[{recipe="linear",copies=3}]', "--out=d", *words)
+    assert "pair wraps 2, not 3, bases" in three.err
+
+
+def test_encodings_and_trackers_of_a_package_act_in_a_training(others, emukit, demo_store):
+    inputs = ("--set=inputs.seasonal=['month','own']", "--set=inputs.statics=['place']")
+    small = ("--set=model.hidden=4", "--set=model.features=4", "--set=model.width=2", "--set=model.stages=1")
+    words = ("cnn-gru", "--data", demo_store, "--out=a", "--track=lines", *inputs, *small, *TRAIN)
+    answer = emukit("train", *words)
+    assert answer.code == 0, answer.err
+    assert Path("a/lines.txt").read_text().split() == ["1", "2"]
+    assert "less a/lines.txt" in emukit("train", *words[:-1]).err
+    emulator = load_emulator("a")
+    assert emulator.encoder.channels[-4:] == ("sin_month", "cos_month", "one", "two")
+    assert {p.kind for p in emulator.plugins} == {"seasonal encoding", "static encoding"}
+    assert {p.distribution for p in read_record(Path("a")).plugins} == {"others"}
