@@ -106,7 +106,8 @@ def load_recipe(
             if path in ("loss", f"loss.{variable}") and variable in changes["loss"] and "loss" in values:
                 values = {**values, "loss": {k: v for k, v in values["loss"].items() if k != variable}}
     source = f"{source} with --set" if changes else source
-    single = changes.pop("bases", {})
+    # A whole list replaces the recipe's; a table is single settings of bases by their numbers.
+    single = {} if isinstance(changes.get("bases"), list) else changes.pop("bases", {})
     values = merge(values, changes)
     if "bases" in values:
         values["bases"] = _load_bases(base_tables(values, source), single, source)

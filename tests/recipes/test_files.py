@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from emukit.data.protocol import make_split
+from emukit.data.split import Split
 from emukit.errors import RecipeError, RunError
 from emukit.progress import silent_reporter
 from emukit.recipes.describe import form_of, recipe_schema, recipe_toml, settings_of
 from emukit.recipes.load import load_recipe
 from emukit.recipes.names import is_random, model_label, recipe_names
 from emukit.recipes.schema import networks_of, seeds_within
+from emukit.runs.finished_base import finished_emulator
 from emukit.runs.run import read_run, train_run
 from emukit.training.settings import TrainingSettings
 from tests.coded import warming_archive
@@ -213,11 +216,14 @@ def test_a_final_fit_is_no_base_of_what_is_validated(here, made):
 
 
 def test_a_run_that_selected_on_the_test_months_is_refused(here, made):
-    """The months that official validates are tested under k360."""
-    archive, _ = made
-    train_run(archive, load_recipe("linear"), Path("official"), protocol="official", reporter=silent_reporter())
-    with pytest.raises(RunError, match="on months that the wrapper holds out"):
-        wrap(archive, load_recipe(wrapping(here, "official")))
+    archive, place = made
+    recipe = load_recipe(wrapping(place, "one"))
+    own = make_split(archive, "k360", None)
+    # The months that it validates, tested by a split that trains on the same ones.
+    later = Split("later", own.train, {"test": own.validation})
+    with pytest.raises(RunError, match="selected on months that the wrapper holds out"):
+        finished_emulator(recipe.finished[0], recipe.parts[0][0], archive, later)
+    assert finished_emulator(recipe.finished[0], recipe.parts[0][0], archive, own).kind == "linear"
 
 
 def test_a_run_of_other_data_is_refused(here, made):
