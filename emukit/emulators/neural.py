@@ -23,7 +23,7 @@ from emukit.emulators.base import Emulator
 from emukit.errors import RecipeError
 from emukit.models.precision import matmul_precision
 from emukit.models.registry import CONTEXT, NETWORKS, build_network
-from emukit.objectives.base import Noise
+from emukit.objectives.base import Noise, Objective
 from emukit.objectives.registry import OBJECTIVES, REGRESSION
 
 # Target months computed at once: enough to keep two cores busy, few enough that a 353 M-parameter network fits 8 GB.
@@ -69,7 +69,7 @@ class NeuralEmulator(Emulator):
         self.residual = residual
         self.objective_name, self.objective_options = objective, dict(objective_options or {})
         self.seed, self.number = seed, number
-        self._objective = OBJECTIVES.load(objective)(None, **self.objective_options)
+        self._objective: Objective = OBJECTIVES.load(objective)(None, **self.objective_options)
         self.network_name = network_name
         self.options = dict(options)
         self.network = network

@@ -101,7 +101,7 @@ def recipe_schema(name: str) -> dict[str, Any]:
     schema["title"] = f"emukit recipe: {name}"
     definitions: dict[str, Any] = schema.get("$defs", {})
     for kind in _classes(type(recipe)):
-        table = schema if kind is type(recipe) else definitions.get(kind.__name__)
+        table: dict[str, Any] = schema if kind is type(recipe) else definitions.get(kind.__name__, {})
         for key, said in _meanings(kind).items() if table else ():
             table["properties"].get(key, {}).setdefault("description", said)
     # A file leaves out what stays as it is.

@@ -349,6 +349,7 @@ import numpy as np
 from emukit.data.encodings import Encoding
 from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.emulators.ensemble import Ensemble
+from emukit.objectives.regression import Regression
 from emukit.training.tracking import Tracker
 
 
@@ -360,6 +361,18 @@ class Later(ClimatologyEmulator):
         found = super().fit(archive, split)
         found._mean = found._mean + np.float32(shift * seed)
         return found
+
+
+class Doubled(Regression):
+    """Twice the loss."""
+
+    def __init__(self, loss, *, factor: float = 2.0):
+        super().__init__(loss)
+        self.factor = factor
+
+    def loss(self, forward, sample, **words):
+        total, terms = super().loss(forward, sample, **words)
+        return self.factor * total, terms | {"doubled": self.factor * total.detach()}
 
 
 class Pair(Ensemble):
@@ -386,6 +399,7 @@ def others(outside, monkeypatch):
         "emukit.emulators": {"later": "others_more:Later", "pair": "others_more:Pair"},
         "emukit.encodings": {"own": "others_more:OWN"},
         "emukit.statics": {"place": "others_more:PLACE"},
+        "emukit.objectives": {"doubled": "others_more:Doubled"},
         "emukit.trackers": {"lines": "others_more:LINES"},
     }
     install(outside, "others", "3", groups, {"others_more": OTHERS})
@@ -413,15 +427,27 @@ def test_an_emulator_of_a_package_is_saved_wrapped_and_loaded_by_the_name_of_its
     assert "pair wraps 2, not 3, bases" in three.err
 
 
-def test_encodings_and_trackers_of_a_package_act_in_a_training(others, emukit, demo_store):
+def test_encodings_trackers_and_objectives_of_a_package_act_in_a_training(others, emukit, demo_store):
     inputs = ("--set=inputs.seasonal=['month','own']", "--set=inputs.statics=['place']")
     small = ("--set=model.hidden=4", "--set=model.features=4", "--set=model.width=2", "--set=model.stages=1")
-    words = ("cnn-gru", "--data", demo_store, "--out=a", "--track=lines", *inputs, *small, *TRAIN)
+    words = (
+        "cnn-gru",
+        "--data",
+        demo_store,
+        "--out=a",
+        "--track=lines",
+        *inputs,
+        *small,
+        *TRAIN,
+        "--objective=doubled",
+    )
     answer = emukit("train", *words)
     assert answer.code == 0, answer.err
     assert Path("a/lines.txt").read_text().split() == ["1", "2"]
-    assert "less a/lines.txt" in emukit("train", *words[:-1]).err
+    assert "doubled" in Path("a/metrics.jsonl").read_text()
+    quiet = words.index("-q")
+    assert "less a/lines.txt" in emukit("train", *words[:quiet], *words[quiet + 1 :]).err
     emulator = load_emulator("a")
     assert emulator.encoder.channels[-4:] == ("sin_month", "cos_month", "one", "two")
-    assert {p.kind for p in emulator.plugins} == {"seasonal encoding", "static encoding"}
+    assert {p.kind for p in emulator.plugins} == {"objective", "seasonal encoding", "static encoding"}
     assert {p.distribution for p in read_record(Path("a")).plugins} == {"others"}
