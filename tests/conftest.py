@@ -103,3 +103,16 @@ def climx_climate():
     from tests.golden import climx_fields
 
     return climx_fields.make(1)
+
+
+@pytest.fixture
+def strange(monkeypatch):
+    """The table of competitions with two of others."""
+    from emukit.competitions import registry
+
+    for name in ("with-mae", "skill"):
+        entry = Entry(f"tests.competitions.strangers:{name.replace('-', '_')}")
+        monkeypatch.setitem(registry.COMPETITIONS.built_in, name, entry)
+    yield
+    # What is built once would outlive the table.
+    registry._build.cache_clear()

@@ -33,6 +33,12 @@ def emulator_names() -> tuple[str, ...]:
     return (*(n for n, e in EMULATORS.items() if e.made_as != "stepwise"), *NETWORKS)
 
 
+def own_names() -> tuple[str, ...]:
+    """Every name of emukit itself: its emulators, networks and shipped recipes."""
+    fitted = (n for n, e in EMULATORS.built_in.items() if e.made_as != "stepwise")
+    return tuple(dict.fromkeys((*fitted, *NETWORKS.built_in, *shipped_names())))
+
+
 def is_network(name: str) -> bool:
     """Whether a name is that of a network; emukit's own emulators keep their names, whatever packages call theirs."""
     return name not in EMULATORS.built_in and name in NETWORKS
@@ -40,7 +46,7 @@ def is_network(name: str) -> bool:
 
 def plugin_models() -> dict[str, Entry]:
     """Networks and emulators of installed packages by name, without those whose names mean something of emukit."""
-    own = {*EMULATORS.built_in, *NETWORKS.built_in, *shipped_names()}
+    own = {*EMULATORS.built_in, *own_names()}
     found: dict[str, Entry] = {**EMULATORS.plugins, **NETWORKS.plugins}
     return {name: entry for name, entry in found.items() if name not in own}
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from emukit.competitions.registry import COMPETITIONS
 from emukit.data.card import CARDS
 from emukit.data.encodings import SEASONAL, STATIC
 from emukit.emulators.registry import EMULATORS
@@ -19,7 +20,7 @@ from emukit.recipes.names import is_network
 from emukit.registry import Plugin, Registry
 
 REGISTRIES: Mapping[str, Registry[Any]] = {
-    r.kind: r for r in (NETWORKS, EMULATORS, OBJECTIVES, TERMS, SEASONAL, STATIC, CARDS)
+    r.kind: r for r in (NETWORKS, EMULATORS, OBJECTIVES, TERMS, SEASONAL, STATIC, CARDS, COMPETITIONS)
 }
 
 

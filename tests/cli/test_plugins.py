@@ -336,7 +336,7 @@ def test_registries_have_no_two_of_one_kind():
     from emukit.recipes.plugins import REGISTRIES
 
     assert all(isinstance(r, Registry) and r.kind == kind for kind, r in REGISTRIES.items())
-    assert len({r.group for r in REGISTRIES.values()}) == len(REGISTRIES) == 7
+    assert len({r.group for r in REGISTRIES.values()}) == len(REGISTRIES) == 8
 
 
 # --- the other groups
