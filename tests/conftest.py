@@ -109,6 +109,7 @@ def climx_climate():
 def strange(monkeypatch):
     """The table of competitions with two of others."""
     from emukit.competitions import registry
+    from emukit.registry import Entry
 
     for name in ("with-mae", "skill"):
         entry = Entry(f"tests.competitions.strangers:{name.replace('-', '_')}")
