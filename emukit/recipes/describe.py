@@ -17,6 +17,8 @@ from emukit.config import Settings, docstring_table, toml_value
 from emukit.recipes.load import load_recipe, sizes_of
 from emukit.recipes.schema import Recipe, WrapperRecipe
 
+# What a table of a variable means that the docstring cannot name.
+VARIABLE = "As default, for this variable alone."
 # Of comments in a recipe file.
 WIDTH = 110
 NAMES = {bool: "true | false", int: "whole number", float: "number", str: "text"}
@@ -43,15 +45,19 @@ class Setting:
 def settings_of(settings: Settings, prefix: str = "") -> Iterator[Setting]:
     """Every setting in a recipe or in a part of one, in their order."""
     said = _meanings(type(settings))
-    for name, field in type(settings).model_fields.items():
-        value = getattr(settings, name)
+    for name, value, field in _fields(settings):
         if isinstance(value, Settings):
             yield from settings_of(value, f"{prefix}{name}.")
         elif isinstance(value, tuple) and value and all(isinstance(part, Settings) for part in value):
             for i, part in enumerate(value):
                 yield from settings_of(part, f"{prefix}{name}.{i}.")
         elif not (name == "run" and value is None):
-            yield Setting(f"{prefix}{name}", _plain(value), form_of(field.annotation, field), said.get(name, ""))
+            yield Setting(
+                f"{prefix}{name}",
+                _plain(value),
+                form_of(field.annotation if field else type(value), field),
+                said.get(name, VARIABLE if field is None else ""),
+            )
 
 
 def recipe_toml(name: str) -> str:
@@ -69,14 +75,13 @@ def _table(settings: Settings, path: str) -> Iterator[str]:
     """The lines of a table: its own values first, then the tables in it."""
     said = _meanings(type(settings))
     inner: list[tuple[str, Settings | tuple[Settings, ...]]] = []
-    for name, field in type(settings).model_fields.items():
-        value = getattr(settings, name)
+    for name, value, field in _fields(settings):
         if isinstance(value, Settings) or (
             isinstance(value, tuple) and value and all(isinstance(part, Settings) for part in value)
         ):
             inner.append((name, value))
         elif not (name == "run" and value is None):
-            words = f"{said.get(name, '')} [{form_of(field.annotation, field)}]".strip()
+            words = f"{said.get(name, VARIABLE if field is None else '')} [{form_of(field.annotation if field else type(value), field)}]".strip()
             yield from (
                 f"# {line}" for line in textwrap.wrap(words, WIDTH, break_long_words=False, break_on_hyphens=False)
             )
@@ -152,7 +157,7 @@ def form_of(annotation: Any, field: FieldInfo | None = None) -> str:
         text = f"list of {inner[0]}" if Ellipsis in parts or len(set(inner)) == 1 else f"[{', '.join(inner)}]"
         text += "" if Ellipsis in parts or len(set(inner)) > 1 else f", {len(inner)} of them"
     elif origin in (dict, Mapping) or annotation is dict:
-        text = f"table of names = {form_of(parts[1])}" if parts else "table"
+        text = f"table of names = {form_of(parts[1])}" if parts else "table of names = number"
     else:
         text = NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
     return f"{text} {', '.join(limits)}" if limits else text
@@ -178,6 +183,13 @@ def _meanings(kind: type[Settings]) -> dict[str, str]:
             said |= {n: text for n, text in docstring_table(cls, "Attributes").items() if n in kind.model_fields}
     said |= {name: f.description for name, f in kind.model_fields.items() if f.description}
     return {name: text.replace("``", '"').replace("`", "") for name, text in said.items()}
+
+
+def _fields(settings: Settings) -> Iterator[tuple[str, Any, FieldInfo | None]]:
+    """Names and values of a table with what pydantic knows of them; None for those of variables, which are no fields."""
+    for name, field in type(settings).model_fields.items():
+        yield name, getattr(settings, name), field
+    yield from ((name, value, None) for name, value in (settings.model_extra or {}).items())
 
 
 def _classes(kind: type[Settings]) -> Iterator[type[Settings]]:
