@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from emukit.config import Settings, docstring_table, toml_value
-from emukit.recipes.load import load_recipe, sizes_of
+from emukit.recipes.load import NO_BASE, load_recipe, sizes_of
 from emukit.recipes.schema import Recipe, WrapperRecipe
 
 # What a table of a variable means that the docstring cannot name.
@@ -55,7 +55,7 @@ def settings_of(settings: Settings, prefix: str = "") -> Iterator[Setting]:
             yield Setting(
                 f"{prefix}{name}",
                 _plain(value),
-                form_of(field.annotation if field else type(value), field),
+                _form(value, field),
                 said.get(name, VARIABLE if field is None else ""),
             )
 
@@ -74,6 +74,8 @@ def recipe_toml(name: str) -> str:
 def _table(settings: Settings, path: str) -> Iterator[str]:
     """The lines of a table: its own values first, then the tables in it."""
     said = _meanings(type(settings))
+    if isinstance(settings, Recipe):
+        yield f'base = "{NO_BASE}"'
     inner: list[tuple[str, Settings | tuple[Settings, ...]]] = []
     for name, value, field in _fields(settings):
         if isinstance(value, Settings) or (
@@ -81,7 +83,8 @@ def _table(settings: Settings, path: str) -> Iterator[str]:
         ):
             inner.append((name, value))
         elif not (name == "run" and value is None):
-            words = f"{said.get(name, VARIABLE if field is None else '')} [{form_of(field.annotation if field else type(value), field)}]".strip()
+            meaning = said.get(name, VARIABLE if field is None else "")
+            words = f"{meaning} [{_form(value, field)}]".strip()
             yield from (
                 f"# {line}" for line in textwrap.wrap(words, WIDTH, break_long_words=False, break_on_hyphens=False)
             )
@@ -185,8 +188,12 @@ def _meanings(kind: type[Settings]) -> dict[str, str]:
     return {name: text.replace("``", '"').replace("`", "") for name, text in said.items()}
 
 
+def _form(value: Any, field: FieldInfo | None) -> str:
+    return form_of(field.annotation, field) if field else form_of(type(value))
+
+
 def _fields(settings: Settings) -> Iterator[tuple[str, Any, FieldInfo | None]]:
-    """Names and values of a table with what pydantic knows of them; None for those of variables, which are no fields."""
+    """Names and values of a table with what pydantic knows of them: nothing of those of variables."""
     for name, field in type(settings).model_fields.items():
         yield name, getattr(settings, name), field
     yield from ((name, value, None) for name, value in (settings.model_extra or {}).items())

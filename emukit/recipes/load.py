@@ -22,6 +22,8 @@ from emukit.recipes.schema import Recipe, base_tables, network_paths, parse_reci
 
 # How a MODEL that is a recipe file ends.
 TOML = ".toml"
+# The base of a recipe that says everything itself.
+NO_BASE = "none"
 
 
 def fast_name(name: str) -> str:
@@ -262,6 +264,8 @@ def _on_base(over: Mapping[str, Any], source: str, folder: Path, seen: tuple[str
     base = over["base"]
     if not isinstance(base, str):
         raise RecipeError(f"{source} has a base that is not a name", found=repr(base), expected='base = "cnn-gru"')
+    if base == NO_BASE and isinstance(over.get("emulator"), str):
+        return expand_size({k: v for k, v in over.items() if k != "base"})
     if base.endswith(TOML):
         base = str((folder / Path(base).expanduser()).absolute())
     if base in seen:

@@ -133,7 +133,7 @@ def test_a_schema_knows_every_key_of_a_file_and_no_other(name):
         return found
 
     # Tables of variables have any names; the settings of bases and objectives are those of what they name.
-    OPEN = ("bases", "objective", "targets", "loss")  # noqa: N806
+    OPEN = ("bases", "objective", "targets", "loss")
     wanted = {s.path for s in settings_of(load_recipe(name)) if not s.path.startswith(OPEN)}
     assert wanted <= keys(schema)
     assert "base" in schema["properties"]
