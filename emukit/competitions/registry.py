@@ -14,7 +14,7 @@ from emukit.metrics.competition import Competition
 from emukit.registry import Entry, Registry
 
 if TYPE_CHECKING:
-    from emukit.data.archive import Archive, Domain
+    from emukit.data.archive import Archive
 
 Builder = Callable[[Mapping[str, str]], Competition]
 # Functions from variables with their units to a `Competition`.
@@ -52,7 +52,7 @@ def load_competition(name: str, units: Mapping[str, str]) -> Competition:
     return _build(name, COMPETITIONS.load(name), tuple(units.items()))
 
 
-def competition_of(data: Archive | Domain) -> Competition:
+def competition_of(data: Archive) -> Competition:
     """The competition that the card of some data names.
 
     Raises:
