@@ -35,7 +35,8 @@ from emukit.recipes.schema import Recipe, networks_of
 from emukit.runs.evaluate import another_run, estimated_limit, mean_score, score_emulator
 from emukit.runs.record import Opening
 from emukit.runs.run import run_name
-from emukit.runs.validate import numbers, trained
+from emukit.runs.validate import trained
+from emukit.runs.validation_table import numbers
 from emukit.runs.validation_table import Block
 
 REPORT_FILE = "crossval.json"

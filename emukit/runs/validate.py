@@ -26,10 +26,9 @@ from emukit.progress import Reporter
 from emukit.recipes.names import is_random
 from emukit.recipes.schema import Recipe, seeds_within
 from emukit.runs.evaluate import another_run, estimated_limit, evaluate, mean_score, scored_spans
-from emukit.runs.leaderboard import numbers_of
 from emukit.runs.record import Opening
 from emukit.runs.run import Run, finished_run, run_name, save_evaluation, train_run
-from emukit.runs.validation_table import Block, Summary
+from emukit.runs.validation_table import Block, Summary, numbers
 from emukit.training.engine import Execution
 
 REPORT_FILE = "validation.json"
@@ -402,8 +401,3 @@ def _mean(parts: Sequence[Scored]) -> Scored:
 def _mean_by_member(parts: Sequence[Mapping[int, Score]]) -> dict[int, Score]:
     common = [m for m in parts[0] if all(m in part for part in parts)]
     return {m: mean_score([part[m] for part in parts]) for m in common}
-
-
-def numbers(score: Score) -> dict[str, float]:
-    """The score and its six numbers, as a table's line has them."""
-    return {"score": score.value, **numbers_of(score.as_dict())}

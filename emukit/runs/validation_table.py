@@ -16,10 +16,17 @@ from rich.table import Table
 from rich.text import Text
 
 from emukit.competitions.leaderboard import ANOTHER_RUN, FULL_HEADINGS, LEGEND, LIMIT, NUMBERS, add_number_columns
+from emukit.metrics import Score
+from emukit.runs.leaderboard import numbers_of
 from emukit.terminal import markdown_text
 
 COLUMNS = ("score", *NUMBERS)
 SUMMARY_HEADINGS = ("protocol and set", "seeds", "mean score", "sd over seeds", ANOTHER_RUN, LIMIT)
+
+
+def numbers(score: Score) -> dict[str, float]:
+    """The score and its six numbers, as a table's line has them."""
+    return {"score": score.value, **numbers_of(score.as_dict())}
 
 
 @dataclass(frozen=True)

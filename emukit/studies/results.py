@@ -28,7 +28,7 @@ from emukit.recipes.names import is_random
 from emukit.runs.evaluate import another_run, estimated_limit, mean_score, scored_spans
 from emukit.runs.record import benchmark_of
 from emukit.runs.run import Run
-from emukit.runs.validate import numbers
+from emukit.runs.validation_table import numbers
 from emukit.studies import bootstrap as paired
 from emukit.studies.ablate import PlannedRun, StudyPlan
 from emukit.studies.search import validation_scores

@@ -28,7 +28,8 @@ from emukit.runs.crossval import (
 from emukit.runs.evaluate import estimated_limit, evaluate, score_emulator
 from emukit.runs.run import read_run, train_run
 from emukit.runs.submit import submit_run
-from emukit.runs.validate import named_protocols, numbers
+from emukit.runs.validate import named_protocols
+from emukit.runs.validation_table import numbers
 from tests.cli.conftest import TINY
 from tests.coded import coded_archive, warming_archive
 

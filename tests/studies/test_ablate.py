@@ -16,7 +16,7 @@ from emukit.progress import silent_reporter
 from emukit.runs import run as run_module
 from emukit.runs.evaluate import score_emulator
 from emukit.runs.run import train_run
-from emukit.runs.validate import numbers
+from emukit.runs.validation_table import numbers
 from emukit.studies import costs
 from emukit.studies import results as findings
 from emukit.studies.ablate import Opened, make_study_plan, run_study, write_plan
