@@ -13,6 +13,7 @@ does besides, by as little as a penalty of its own allows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from inspect import signature
 from typing import Any, Literal, Self
 
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.archive import Archive, Domain, Scenario
-from emukit.data.split import Split
+from emukit.data.split import Span, Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.features import feature
 from emukit.emulators.idle import refuse_idle
@@ -31,9 +32,10 @@ Array = NDArray[np.float64]
 
 WARMING = "warming"
 
-# Cells are fitted apart; so many at a time, a few times as much as their targets is needed in float64. All of the
-# competition's grid is one block.
-BLOCK_CELLS = 4096
+# Cells are fitted apart, so many at a time: the means over members of a whole grid take a third of the store.
+BLOCK_CELLS = 1024
+# Months whose area mean is taken at a time.
+SLAB_MONTHS = 120
 
 
 class LinearEmulator(Emulator):
@@ -122,7 +124,7 @@ class LinearEmulator(Emulator):
         terms = (*features, WARMING) if warming else features
         penalties = _penalties(strength or {}, archive.variables, terms)
         names = tuple(dict.fromkeys((*features, *warming)))
-        series, month, weights, truth = _training_table(archive, split, names)
+        series, month, weights = _training_table(archive, split, names)
         center = np.average(series, axis=0, weights=weights)
         scale = np.sqrt(np.average((series - center) ** 2, axis=0, weights=weights))
         scale[scale == 0] = 1.0  # a forcing that never moved in training gets no response
@@ -130,12 +132,11 @@ class LinearEmulator(Emulator):
         columns, spread = np.eye(len(names))[:, : len(features)], 1.0
         if warming:
             # A sum of features is as linear in them as they are: what is kept in the end is a response to each.
-            shares = _explained_temperature(
-                archive, z, month, weights, truth, [names.index(n) for n in warming], warming_ridge
-            )
+            temperature = _global_temperature(archive, split)
+            shares = _explained(temperature, z, month, weights, [names.index(n) for n in warming], warming_ridge)
             spread = float(np.sqrt(np.average((z @ shares) ** 2, weights=weights))) or 1.0
             columns = np.column_stack([columns, shares / spread])
-        shape = truth.shape[1:]
+        shape = (len(archive.variables), archive.grid.weights.size)
         intercept, response = np.empty((12, *shape)), np.empty((12, len(names), *shape))
 
         def regress(z: Array, truth: NDArray[np.floating]) -> tuple[Array, Array]:
@@ -150,7 +151,7 @@ class LinearEmulator(Emulator):
             for first in range(0, shape[1], BLOCK_CELLS):
                 block = slice(first, min(first + BLOCK_CELLS, shape[1]))
                 size = block.stop - block.start
-                part = truth[:, variables, block].reshape(len(truth), -1)
+                part = _member_means(archive, split, variables, block).reshape(len(z), -1)
                 base, coefficients = regress(z @ scaled, part)
                 if least_warming is not None and "tas" in chosen:
                     cells = slice(chosen.index("tas") * size, (chosen.index("tas") + 1) * size)
@@ -287,22 +288,26 @@ def _hold_up(
     coefficients[:, -1, low] = raised
 
 
-def _explained_temperature(
-    archive: Archive,
-    z: Array,
-    month: NDArray[np.int64],
-    weights: Array,
-    truth: NDArray[np.float32],
-    by: list[int],
-    ridge: float,
-) -> Array:
-    """(F,) change of the global mean tas per standardised feature, in K; zero but for those it is explained by."""
+def _global_temperature(archive: Archive, split: Split) -> Array:
+    """(N,) global mean tas of all training months, the mean over members."""
     if "tas" not in archive.variables:
         raise RecipeError(
             "model.warming needs the temperature", found=", ".join(archive.variables), expected="tas among the targets"
         )
-    fields = truth.reshape(len(truth), len(archive.variables), *archive.grid.shape)
-    temperature = archive.grid.mean(fields[:, archive.variables.index("tas")])
+    tas = [archive.variables.index("tas")]
+    means = []
+    for span in split.train:
+        for start in range(span.start, span.stop, SLAB_MONTHS):
+            slab = replace(span, start=start, stop=min(start + SLAB_MONTHS, span.stop))
+            fields = _mean_of_span(archive, slab, tas, slice(None)).reshape(len(slab), *archive.grid.shape)
+            means.append(archive.grid.mean(fields))
+    return np.concatenate(means)
+
+
+def _explained(
+    temperature: Array, z: Array, month: NDArray[np.int64], weights: Array, by: list[int], ridge: float
+) -> Array:
+    """(F,) change of the global mean tas per standardised feature, in K; zero but for those it is explained by."""
     shares = np.zeros(z.shape[1])
     shares[by] = fit_harmonics(z[:, by], month, weights, temperature[:, None], ridge, 0)[1][0, :, 0]
     return shares
@@ -310,22 +315,33 @@ def _explained_temperature(
 
 def _training_table(
     archive: Archive, split: Split, features: tuple[str, ...]
-) -> tuple[Array, NDArray[np.int64], Array, NDArray[np.float32]]:
-    """Rows of all training months: features (N, F), calendar month (N,), members (N,), their mean (N, V, Y*X)."""
+) -> tuple[Array, NDArray[np.int64], Array]:
+    """Rows of all training months: features (N, F), calendar month (N,), members (N,)."""
     series, month, weights = [], [], []
-    # Filled in place: a list of parts, put together, would hold everything twice.
-    truth = np.empty((sum(map(len, split.train)), len(archive.variables), archive.grid.weights.size), np.float32)
-    row = 0
     for span in split.train:
         scenario = archive[span.scenario]
         rows = slice(span.start, span.stop)
         series.append(np.stack([feature(n, scenario, archive.grid)[rows] for n in features], 1))
         month.append(scenario.calendar_month[rows])
         weights.append(np.full(len(span), float(len(span.members))))
-        mean = truth[row : row + len(span)]
-        mean[:] = scenario.truth(span.members[0], span.start, span.stop).reshape(mean.shape)
-        for member in span.members[1:]:
-            mean += scenario.truth(member, span.start, span.stop).reshape(mean.shape)
-        mean /= len(span.members)
-        row += len(span)
-    return np.concatenate(series), np.concatenate(month), np.concatenate(weights), truth
+    return np.concatenate(series), np.concatenate(month), np.concatenate(weights)
+
+
+def _member_means(archive: Archive, split: Split, variables: list[int], cells: slice) -> NDArray[np.float32]:
+    """(N, V, C) means over members of some variables in some cells, of all training months."""
+    return np.concatenate([_mean_of_span(archive, span, variables, cells) for span in split.train])
+
+
+def _mean_of_span(archive: Archive, span: Span, variables: list[int], cells: slice) -> NDArray[np.float32]:
+    """(T, V, C) means over the members of a span."""
+
+    def of_member(member: int) -> NDArray[np.float32]:
+        truth = archive[span.scenario].truth(member, span.start, span.stop)
+        return truth.reshape(*truth.shape[:2], -1)[:, variables, cells]
+
+    # A copy, as a list of variables makes one.
+    mean = of_member(span.members[0])
+    for member in span.members[1:]:
+        mean += of_member(member)
+    mean /= len(span.members)
+    return mean
