@@ -131,13 +131,9 @@ def score(
         _score_climx(csv, truth, format, save)
         return
     from emukit.cli.show import score_block
-    from emukit.data.named import span_truth
-    from emukit.data.protocol import make_split
     from emukit.errors import SubmissionError
     from emukit.files import sha256
     from emukit.runs import leaderboard as table
-    from emukit.runs.evaluate import yardstick
-    from emukit.runs.record import benchmark_of
     from emukit.submission import ENTRY_FILE, entry_of, score_csv, score_submission
 
     report = o.reporter(quiet)
@@ -158,6 +154,12 @@ def score(
         lines: dict[str, Score] = {}
         report.say("note: a solution holds one run: what a score is worth, a store says (--data STORE)")
     else:
+        # Two files are scored without what reads stores and emulators.
+        from emukit.data.named import span_truth
+        from emukit.data.protocol import make_split
+        from emukit.runs.evaluate import yardstick
+        from emukit.runs.record import benchmark_of
+
         archive = o.open_named(o.one_store(data, truth), card, convert, report)
         split = make_split(archive, _protocol_of(csv, entry, protocol))
         result = score_submission(csv, span_truth(archive, split.test), archive.grid)
