@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +70,21 @@ class Score:
     def as_dict(self) -> dict[str, object]:
         """Plain values for JSON."""
         return {"score": self.value, "months": self.months, **{v: asdict(p) for v, p in self.parts.items()}}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Score:
+        """The inverse of `as_dict`.
+
+        Raises:
+            KeyError: A variable or the number of months is missing.
+            TypeError: A variable has other numbers.
+            ValueError: They are no numbers, or do not make the score.
+        """
+        parts = {v: Parts(**{n: float(x) for n, x in dict(values[v]).items()}) for v in VARIABLE_WEIGHTS}
+        score = cls(parts, int(values["months"]))
+        if score.value != values["score"]:
+            raise ValueError(f"the six numbers make {score.value}, not {values['score']}")
+        return score
 
 
 def score_moments(moments: Moments, weights: NDArray[np.floating], variables: tuple[str, ...] = ("tas", "pr")) -> Score:
