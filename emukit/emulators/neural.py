@@ -16,7 +16,7 @@ from torch import nn
 
 from emukit.config import check, options_of
 from emukit.data.archive import Domain, Scenario
-from emukit.data.frames import FrameEncoder
+from emukit.data.frames import EncodedScenario, FrameEncoder
 from emukit.data.targets import TargetNormalizer
 from emukit.emulators.base import Emulator
 from emukit.errors import RecipeError
@@ -61,6 +61,7 @@ class NeuralEmulator(Emulator):
         self.network = network
         self.encoder = encoder
         self.normalizer = normalizer
+        self._last: tuple[Scenario, EncodedScenario] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -75,7 +76,7 @@ class NeuralEmulator(Emulator):
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X) float32; pr at least zero, but where it is a residual."""
         window = self.encoder.settings.window
-        encoded = self.encoder.encode(scenario, self.device)
+        encoded = self._encode(scenario)
         training = self.network.training
         self.network.eval()
         out = np.empty((stop - start, len(self.variables), *self.grid.shape), np.float32)
@@ -93,6 +94,14 @@ class NeuralEmulator(Emulator):
         if not self.residual:
             self.cut_negative_rain(out)
         return out
+
+    def _encode(self, scenario: Scenario) -> EncodedScenario:
+        """The frames of a scenario on the network's device; those of the last one are kept for the next validation."""
+        if self._last is None or self._last[0] is not scenario or self._last[1].fields.device != self.device:
+            # The last one goes first: two scenarios at once may not fit.
+            self._last = None
+            self._last = (scenario, self.encoder.encode(scenario, self.device))
+        return self._last[1]
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Names and options; weights, statistics and climatologies."""
