@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,6 +21,8 @@ from emukit.files import shipped
 from emukit.models.registry import NETWORKS
 
 FAST = "-fast"
+# A command line without quotes, escapes, and blanks other than spaces.
+_PLAIN = re.compile(r"[\w ./:,=@%+~-]*", re.ASCII)
 
 
 def emulator_names() -> tuple[str, ...]:
@@ -66,8 +69,12 @@ def model_name(command: str, emulator: str) -> str:
         emulator: What it is called where the command names no shipped recipe.
     """
     words: list[str] = []
-    with suppress(ValueError):
-        words = shlex.split(command)
+    if _PLAIN.fullmatch(command):
+        # Without quotes the words are what stands between spaces; shlex reads sign by sign, which thousands notice.
+        words = command.split()
+    else:
+        with suppress(ValueError):
+            words = shlex.split(command)
     if "train" in words[:2] and words[-1] != "train":
         name = words[words.index("train") + 1] + (FAST if "--fast" in words else "")
         if name in recipe_names():
