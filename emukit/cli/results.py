@@ -21,13 +21,27 @@ def add_commands(app: typer.Typer) -> None:
         "emukit evaluate runs/linear --format json",
         group=commands.LOOK,
     )
-    commands.add(app, predict, "emukit predict runs/linear --scenario ssp245 --out ssp245.nc", group=commands.LOOK)
+    commands.add(
+        app,
+        predict,
+        "emukit predict runs/linear --scenario ssp245 --out ssp245.nc",
+        group=commands.LOOK,
+    )
     commands.add(app, leaderboard, "emukit leaderboard runs --no-published --format csv", group=commands.LOOK)
 
 
 def evaluate(
     run: o.RunFolder,
     split: Annotated[str, typer.Option(help="validation, test, or test-all under loso.")] = "validation",
+    members: Annotated[
+        int | None,
+        typer.Option(
+            help="Draw so many realisations and score them as an ensemble, if the run can draw them.",
+            min=2,
+            metavar="N",
+            show_default=False,
+        ),
+    ] = None,
     data: o.TrainedData = None,
     card: o.Card = None,
     convert: o.Convert = None,
@@ -35,7 +49,10 @@ def evaluate(
     quiet: o.Quiet = False,
 ) -> None:
     """Score a run: the six numbers, the score, with references and the estimated limit beside them."""
-    from emukit.cli.show import evaluation_block
+    import json
+
+    from emukit.cli.show import ENSEMBLE_HEADINGS, ensemble_rows, evaluation_block
+    from emukit.runs.ensemble import evaluate_ensemble, save_ensemble
     from emukit.runs.evaluate import evaluate as score
     from emukit.runs.evaluate import scored_spans
     from emukit.runs.run import read_run, save_evaluation
@@ -57,13 +74,31 @@ def evaluate(
         save_evaluation(run, evaluation)
     else:
         report.say("note: other data than it was trained on; the score is shown, not kept in the run")
-    o.print_blocks([evaluation_block(run.name, evaluation)], format, evaluation.as_dict())
+    if members is None:
+        o.print_blocks([evaluation_block(run.name, evaluation)], format, evaluation.as_dict())
+        return
+    ensemble = evaluate_ensemble(emulator, archive, spans, members, report)
+    if same:
+        save_ensemble(run, evaluation.name, ensemble)
+    if format == "json":
+        echo(json.dumps({**evaluation.as_dict(), "ensemble": ensemble.as_dict()}, indent=1))
+        return
+    o.print_blocks([evaluation_block(run.name, evaluation)], format, None)
+    o.print_rows(ENSEMBLE_HEADINGS, ensemble_rows(ensemble, archive.card), format)
 
 
 def predict(
     run: o.RunFolder,
-    scenario: Annotated[str, typer.Option(help="A scenario of the store.")],
     out: Annotated[Path, typer.Option(help="FILE.nc or FOLDER.zarr.")],
+    scenario: Annotated[str | None, typer.Option(help="A scenario of the store.", show_default=False)] = None,
+    forcings: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.nc",
+            help="Forcings of your own, in the place of a scenario of the store: NetCDF or Zarr, without any target.",
+            show_default=False,
+        ),
+    ] = None,
     members: Annotated[
         int | None,
         typer.Option(
@@ -79,16 +114,33 @@ def predict(
     convert: o.Convert = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Write tas and pr of a whole scenario with CF attributes, units and provenance."""
-    from emukit.runs.predict import check_place, predict_scenario, write_prediction
+    """Write the prediction of a whole scenario with CF attributes, units and provenance."""
+    from emukit.data.source import open_source
+    from emukit.errors import EmukitError
+    from emukit.runs.predict import check_place, predict_forcings, predict_scenario, write_prediction
     from emukit.runs.run import read_run
 
+    if (scenario is None) == (forcings is None):
+        raise EmukitError(
+            "predict needs a scenario of the store, or forcings of your own",
+            found="both" if scenario else "neither",
+            hint="--scenario ssp245, or --forcings FILE.nc",
+        )
     report = o.reporter(quiet)
     check_place(out, overwrite)
     chosen = read_run(run)
     chosen.refuse_unfinished()
-    archive = o.open_for_run(chosen, data, card, convert, report)
-    predicted = predict_scenario(chosen, archive, scenario, members, reporter=report)
+    if forcings is not None:
+        given = {"--data": data, "--card": card, "--convert": convert}
+        idle = [name for name, value in given.items() if value]
+        if idle:
+            raise EmukitError(f"{' and '.join(idle)} would do nothing: --forcings needs no store", hint="leave it out")
+        with open_source(str(forcings)) as opened:
+            predicted = predict_forcings(chosen, opened.ds, str(forcings), members, reporter=report)
+    else:
+        assert scenario is not None
+        archive = o.open_for_run(chosen, data, card, convert, report)
+        predicted = predict_scenario(chosen, archive, scenario, members, reporter=report)
     write_prediction(predicted, out, overwrite)
     echo(f"wrote {out}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -17,10 +16,12 @@ from emukit.terminal import duration
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
+    from emukit.data.card import Card
     from emukit.data.frames import FrameEncoder
     from emukit.data.split import Split
     from emukit.data.window import Window
     from emukit.planning.plan import Plan, Wall
+    from emukit.runs.ensemble import EnsembleEvaluation
     from emukit.runs.evaluate import Evaluation
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -156,3 +157,26 @@ def _cost_table(title: str) -> Table:
     table.add_column(justify="right", no_wrap=True, min_width=11)
     table.add_column()
     return table
+
+
+ENSEMBLE_HEADINGS = ("ensemble", "number", "emulator", "climate model")
+
+
+def ensemble_rows(found: EnsembleEvaluation, card: Card) -> Iterator[tuple[str, str, str, str]]:
+    """What an ensemble scores, beside the climate model's own members; ranks as shares, lowest first."""
+
+    def number(value: float | None) -> str:
+        return "" if value is None else f"{value:.3f}"
+
+    for name, part in found.parts.items():
+        real = found.real[name] if found.real else None
+        yield name, f"fair CRPS, {card.targets[name].units}", number(part.crps), number(real.crps if real else None)
+        spread = real.spread_over_error if real else None
+        yield name, "spread over error", number(part.spread_over_error), number(spread)
+        below, above = part.ranks[0], part.ranks[-1]
+        beyond = real.ranks[0] + real.ranks[-1] if real else None
+        expected = 2 / len(part.ranks)
+        said = "" if beyond is None or real is None else f"{beyond:.3f} ({2 / len(real.ranks):.3f} if flat)"
+        yield name, "truth beyond all realisations", f"{below + above:.3f} ({expected:.3f} if flat)", said
+    yield "all", "score of the mean of realisations", number(found.mean.value), ""
+    yield "all", "score of one realisation", number(found.one.value), ""

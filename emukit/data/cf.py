@@ -88,3 +88,26 @@ def truth_dataset(
     fields = chosen.truth(member, first, last)
     source = {"source": f"{archive.card.name}, member {member}"}
     return fields_to_dataset(fields, chosen.months[first:last], archive.grid, archive.variables, scenario, source)
+
+
+def forcings_dataset(archive: Archive, scenario: str) -> xr.Dataset:
+    """The forcings of a scenario, to be changed and handed to a prediction: what if CO2 followed another path?
+
+    Args:
+        archive: An opened store.
+        scenario: Name of the scenario.
+
+    Returns:
+        A dataset with each forcing on time, or on (time, y, x), in the units of the data card.
+
+    Raises:
+        ProtocolError: There is no such scenario.
+    """
+    chosen = archive[scenario]
+    empty = np.empty((len(chosen), 0, *archive.grid.shape), np.float32)
+    frame = fields_to_dataset(empty, chosen.months, archive.grid, (), scenario)
+    fields = {
+        name: (("time", "y", "x")[: values.ndim], values, {"units": archive.card.forcings[name].units})
+        for name, values in chosen.forcings.items()
+    }
+    return frame.assign(fields).assign_attrs(source=f"{archive.card.name}, forcings")

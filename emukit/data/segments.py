@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,10 +18,11 @@ from emukit.data.archive import Archive
 from emukit.data.cutting import Cutting, Segment, SegmentSettings
 from emukit.data.frames import EncodedScenario, FrameEncoder
 from emukit.data.residency import free_memory, place
+from emukit.data.sampler import Sample
 from emukit.data.split import Span
 from emukit.data.targets import TargetNormalizer
 
-__all__ = ["Batch", "Segment", "SegmentSettings", "SegmentSource"]
+__all__ = ["Segment", "SegmentSettings", "SegmentSource"]
 
 # Batches read ahead at most: the one under way and the next.
 AHEAD = 2
@@ -30,21 +30,8 @@ AHEAD = 2
 _Key = tuple[tuple[Segment, ...], int, int]
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """What one training step reads.
-
-    Attributes:
-        frames: (S, L+H-1, C, Y, X).
-        targets: (S, L, V, Y, X), normalised.
-    """
-
-    frames: Tensor
-    targets: Tensor
-
-
 class SegmentSource:
-    """Cuts the training spans of an archive into batches.
+    """The sampler of segments: cuts the training spans of an archive into batches.
 
     Attributes:
         settings: How.
@@ -89,7 +76,12 @@ class SegmentSource:
         self._encoded: dict[str, EncodedScenario] = {n: encoder.encode(archive[n], home) for n in scenarios}
         self._targets = [self._span_targets(s, normalizer).to(home) for s in self.spans]
         self._reader = ThreadPoolExecutor(1, "batches") if self._streamed else None
-        self._ahead: OrderedDict[_Key, Future[tuple[Batch, torch.cuda.Event | None]]] = OrderedDict()
+        self._ahead: OrderedDict[_Key, Future[tuple[Sample, torch.cuda.Event | None]]] = OrderedDict()
+
+    @property
+    def length(self) -> int:
+        """L, target months of a segment."""
+        return self.settings.length
 
     @property
     def steps_per_epoch(self) -> int:
@@ -112,7 +104,7 @@ class SegmentSource:
             self._ahead.popitem(last=False)
         self._ahead[key] = self._reader.submit(self._stream, key)
 
-    def batch(self, segments: Sequence[Segment], months: slice | None = None) -> Batch:
+    def batch(self, segments: Sequence[Segment], months: slice | None = None) -> Sample:
         """Read the frames and targets of some segments.
 
         Args:
@@ -127,7 +119,7 @@ class SegmentSource:
         if there is not None:
             now = torch.cuda.current_stream(self._device)
             now.wait_event(there)
-            for tensor in (batch.frames, batch.targets):
+            for tensor in batch.tensors():
                 tensor.record_stream(now)
         return batch
 
@@ -144,7 +136,7 @@ class SegmentSource:
         first, last, _ = (months or slice(None)).indices(self.settings.length)
         return tuple(segments), first, last
 
-    def _read(self, key: _Key) -> Batch:
+    def _read(self, key: _Key) -> Sample:
         segments, first, last = key
         length = self.settings.length
         home = self._targets[0]
@@ -165,16 +157,17 @@ class SegmentSource:
             self._encoder.gather_run(encoded, int(positions[run]), out=frames[i, run:])
             offset = segment.start - span.start
             targets[i] = self._targets[segment.span][segment.member, offset : offset + length]
-        return Batch(frames, targets)
+        return Sample(frames, targets)
 
-    def _stream(self, key: _Key) -> tuple[Batch, torch.cuda.Event | None]:
+    def _stream(self, key: _Key) -> tuple[Sample, torch.cuda.Event | None]:
         """Read a batch from host memory and send it to the device, beside what the device computes."""
         batch = self._read(key)
         if self._device.type != "cuda":
-            return Batch(batch.frames.to(self._device), batch.targets.to(self._device)), None
+            return Sample(batch.frames.to(self._device), batch.targets.to(self._device)), None
         side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(side):
-            sent = Batch(*(t.to(self._device, non_blocking=True) for t in (batch.frames, batch.targets)))
+            frames, targets = (t.to(self._device, non_blocking=True) for t in (batch.frames, batch.targets))
+            sent = Sample(frames, targets)
             return sent, side.record_event()
 
     def _span_targets(self, span: Span, normalizer: TargetNormalizer) -> Tensor:

@@ -38,10 +38,14 @@ class Emulator(ABC):
     Attributes:
         kind: Name in the registry, by which a saved emulator finds its class.
         domain: What it predicts, and where.
+        draws: Whether it draws realisations, each with variability as a run has, and not one answer.
+        from_beginning: Whether it must run from a scenario's beginning, step by step, to reach a month: a trajectory.
+            Work is then divided by scenario and realisation, never by months.
         trained_in: The training years among the forcings that it reads; None where it reads none, or is older.
     """
 
     kind: ClassVar[str]
+    from_beginning: ClassVar[bool] = False
 
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
@@ -61,6 +65,47 @@ class Emulator(ABC):
     def first_month(self) -> int:
         """The first month of a scenario that can be predicted."""
         return 0
+
+    @property
+    def draws(self) -> bool:
+        """Whether it draws realisations."""
+        return False
+
+    def member(self, number: int) -> Self:
+        """The emulator that gives one realisation, a function of the run's seed, its number and the forcings alone.
+
+        Args:
+            number: From 0; that of the emulator as it was trained is 0.
+
+        Raises:
+            RunError: It has one answer to a scenario.
+        """
+        raise RunError(
+            f"a {self.kind} emulator has one answer to a scenario, not an ensemble",
+            expected="an emulator that draws realisations",
+            hint="leave out --members, or train one: emukit train best-sampled, or a network with "
+            "--objective crps --set training.segments.members=all",
+        )
+
+    def predict_members(self, scenario: Scenario, start: int, stop: int, members: int) -> NDArray[np.float32]:
+        """Predict months [start, stop) as an ensemble.
+
+        Args:
+            scenario: Whose forcings are read.
+            start: First month.
+            stop: Month after the last.
+            members: E, how many realisations; one for an emulator that has one answer.
+
+        Returns:
+            (E, stop - start, V, Y, X) float32 in physical units; the first is what `predict_fields` gives.
+
+        Raises:
+            RunError: More than one of an emulator that has one answer.
+            ProtocolError: As `predict_fields`.
+        """
+        if members == 1:
+            return self.predict_fields(scenario, start, stop)[None]
+        return np.stack([self.member(i).predict_fields(scenario, start, stop) for i in range(members)])
 
     @classmethod
     def forcings_read(cls, options: Mapping[str, Any]) -> dict[str, Sequence[str]]:

@@ -7,6 +7,7 @@ computed (up to float32 rounding).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 from typing import Any, Self
 
 import numpy as np
@@ -22,6 +23,8 @@ from emukit.emulators.base import Emulator
 from emukit.errors import RecipeError
 from emukit.models.precision import matmul_precision
 from emukit.models.registry import CONTEXT, build_network, network_entry
+from emukit.objectives.base import Noise
+from emukit.objectives.registry import REGRESSION, objective_class
 
 # Target months computed at once: enough to keep two cores busy, few enough that a 353 M-parameter network fits 8 GB.
 BLOCK_MONTHS = 60
@@ -42,6 +45,10 @@ class NeuralEmulator(Emulator):
         normalizer: TargetNormalizer,
         *,
         residual: bool = False,
+        objective: str = REGRESSION,
+        objective_options: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        number: int = 0,
     ) -> None:
         """Put the parts together.
 
@@ -53,9 +60,16 @@ class NeuralEmulator(Emulator):
             encoder: Makes its frames.
             normalizer: Takes its fields back to physical units.
             residual: It says what another emulator leaves: pr too may be negative.
+            objective: What it was trained for, which says how it is asked.
+            objective_options: The objective's own.
+            seed: Of realisations: that of the run.
+            number: Which realisation it gives, where it draws any.
         """
         super().__init__(domain)
         self.residual = residual
+        self.objective_name, self.objective_options = objective, dict(objective_options or {})
+        self.seed, self.number = seed, number
+        self._objective = objective_class(objective)(None, **self.objective_options)
         self.network_name = network_name
         self.options = dict(options)
         self.network = network
@@ -67,6 +81,31 @@ class NeuralEmulator(Emulator):
     def device(self) -> torch.device:
         """Where the network is."""
         return next(self.network.parameters()).device
+
+    @property
+    def draws(self) -> bool:
+        """Whether its objective does."""
+        return self._objective.draws
+
+    def member(self, number: int) -> Self:
+        """The same network asked with the noise of another realisation."""
+        if not self.draws:
+            return super().member(number)
+        one = copy(self)
+        one.number = number
+        return one
+
+    def _noise(self, positions: NDArray[np.int64]) -> Noise:
+        """Noise of this realisation for the frames of some months: of each a function of seed, number and month."""
+
+        def noise(channels: int) -> torch.Tensor:
+            out = np.empty((len(positions), channels, *self.grid.shape), np.float32)
+            for i, position in enumerate(positions.tolist()):
+                sequence = np.random.SeedSequence(self.seed, spawn_key=(self.number, position))
+                out[i] = np.random.default_rng(sequence).standard_normal(out.shape[1:], np.float32)
+            return torch.from_numpy(out)[None]
+
+        return noise
 
     @property
     def first_month(self) -> int:
@@ -85,8 +124,9 @@ class NeuralEmulator(Emulator):
             with torch.inference_mode(), matmul_precision("fp32"):
                 for first in range(start, stop, BLOCK_MONTHS):
                     last = min(first + BLOCK_MONTHS, stop)
-                    index = torch.from_numpy(window.frames(first, last - first, len(scenario))).to(self.device)
-                    fields = self.network(self.encoder.gather(encoded, index)[None])[0]
+                    positions = window.frames(first, last - first, len(scenario))
+                    frames = self.encoder.gather(encoded, torch.from_numpy(positions).to(self.device))[None]
+                    fields = self._objective.predict(self.network, frames, self._noise(positions))[0]
                     month = scenario.calendar_month[first:last]
                     out[first - start : last - start] = self.normalizer.inverse(fields.float().cpu().numpy(), month)
         finally:
@@ -114,6 +154,8 @@ class NeuralEmulator(Emulator):
             "inputs": encoder_meta,
             "targets": target_meta,
         }
+        if self.objective_name != REGRESSION:
+            meta["objective"] = {"name": self.objective_name, "options": self.objective_options, "seed": self.seed}
         arrays = {f"inputs.{k}": v for k, v in encoder_arrays.items()}
         arrays |= {f"targets.{k}": v for k, v in target_arrays.items()}
         arrays |= {f"network.{k}": v.detach().cpu().numpy() for k, v in self.network.state_dict().items()}
@@ -130,14 +172,18 @@ class NeuralEmulator(Emulator):
         def part(name: str) -> dict[str, NDArray[Any]]:
             return {k.removeprefix(f"{name}."): v for k, v in arrays.items() if k.startswith(f"{name}.")}
 
+        asked = meta.get("objective", {"name": REGRESSION, "options": {}, "seed": 0})
         encoder = FrameEncoder.from_state(meta["inputs"], part("inputs"), domain.grid)
         try:
             kind = options_of(network_entry(meta["network"]).load(), CONTEXT)
             # As strictly as in a recipe: a constructor takes an unknown word for its default.
             options = check(kind, meta["options"], source="the table of options").model_dump(exclude_unset=True)
+            chosen = objective_class(asked["name"])
+            own = check(options_of(chosen), asked["options"], source="the table of options").model_dump()
+            objective = chosen(None, **own)
             network = build_network(
                 meta["network"],
-                in_channels=len(encoder.channels),
+                in_channels=len(encoder.channels) + objective.noise_channels,
                 variables=len(domain.variables),
                 grid=domain.grid.shape,
                 history=encoder.settings.window.history,
@@ -150,4 +196,15 @@ class NeuralEmulator(Emulator):
         network.eval()
         normalizer = TargetNormalizer.from_state(meta["targets"], part("targets"))
         residual = bool(meta.get("residual", False))
-        return cls(domain, meta["network"], options, network, encoder, normalizer, residual=residual)
+        return cls(
+            domain,
+            meta["network"],
+            options,
+            network,
+            encoder,
+            normalizer,
+            residual=residual,
+            objective=asked["name"],
+            objective_options=own,
+            seed=int(asked["seed"]),
+        )

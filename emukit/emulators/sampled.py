@@ -110,9 +110,14 @@ class Sampled(Wrapper):
         self.rain = rain
         self.number = number
 
-    def member(self, number: int) -> Sampled:
+    @property
+    def draws(self) -> bool:
+        """Always."""
+        return True
+
+    def member(self, number: int) -> Self:
         """The same emulator giving another realisation; numbers from 0."""
-        return Sampled(self.domain, self.bases, self.weather, self.rain, number)
+        return type(self)(self.domain, self.bases, self.weather, self.rain, number)
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X) of one realisation; pr at least zero."""

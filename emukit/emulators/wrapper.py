@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -88,6 +89,19 @@ class Wrapper(Emulator):
     def notes(self) -> tuple[str, ...]:
         """What people should know about how it was fitted, a sentence each."""
         return ()
+
+    @property
+    def draws(self) -> bool:
+        """Whether one of its bases does."""
+        return any(base.draws for base in self.bases)
+
+    def member(self, number: int) -> Self:
+        """The same of a realisation of each base that draws any."""
+        if not self.draws:
+            return super().member(number)
+        one = copy(self)
+        one.bases = tuple(base.member(number) if base.draws else base for base in self.bases)
+        return one
 
     @property
     def first_month(self) -> int:

@@ -47,7 +47,12 @@ def build_term(name: str, space: LossSpace) -> LossTerm:
 
 
 class CompositeLoss:
-    """Sum over variables and terms of weight times term."""
+    """Sum over variables and terms of weight times term.
+
+    Attributes:
+        variables: Names along the V axis of predictions.
+        space: Area weights and padding.
+    """
 
     def __init__(self, terms: Mapping[str, Mapping[str, float]], variables: tuple[str, ...], space: LossSpace) -> None:
         """Build the terms.
@@ -69,6 +74,7 @@ class CompositeLoss:
         built = {name: build_term(name, space) for name in dict.fromkeys(name for _, name, _ in wanted)}
         self._terms = [(f"{v}.{name}", variables.index(v), built[name], weight) for v, name, weight in wanted]
         self._warmup = [(f"{v}.warmup", variables.index(v)) for v in dict.fromkeys(v for v, _, _ in wanted)]
+        self.variables, self.space = variables, space
         self._l1 = build_term("l1", space)
 
     def __call__(

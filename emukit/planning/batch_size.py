@@ -19,10 +19,9 @@ from emukit.data.segments import resident_bytes
 from emukit.data.split import Split
 from emukit.errors import RecipeError
 from emukit.parallel.comm import Comm
-from emukit.planning.memory import SAFE, batch_bytes, build_for, count_state, free_share, largest_share
+from emukit.planning.memory import SAFE, batch_bytes, build_for, count_state, free_share, largest_share, measure_for
 from emukit.progress import Reporter
 from emukit.recipes.schema import Base, NetworkRecipe, Recipe, WrapperRecipe
-from emukit.training.footprint import measure
 
 R = TypeVar("R", bound=Recipe)
 N = TypeVar("N", bound=NetworkRecipe)
@@ -117,7 +116,7 @@ def _largest_batch(recipe: NetworkRecipe, archive: Archive, split: Split, comm: 
     with torch.device(comm.device if comm.device.type == "cuda" else "meta"):
         network = build_for(recipe, archive, channels)
     frame = (channels, *archive.grid.shape)
-    activations = measure(network, frame, window.history, length, training.precision).activations
+    activations = measure_for(recipe, network, frame).activations
 
     def acceptable(number: int) -> bool:
         sized = _with_batch(recipe, number).training.segments

@@ -22,7 +22,6 @@ from emukit.parallel.comm import Comm
 from emukit.recipes.schema import NetworkRecipe
 from emukit.terminal import size
 from emukit.training.footprint import Footprint, State, measure
-from emukit.training.settings import TrainingSettings
 
 # Memory that a plan may use: allocators fragment, other programs wake up, and validation needs room of its own.
 SAFE = 0.8
@@ -103,7 +102,7 @@ class MemoryPlan:
 
 
 def memory_plan(
-    network: nn.Module, source: SegmentSource, settings: TrainingSettings, comm: Comm, *, sharded: bool = False
+    network: nn.Module, source: SegmentSource, recipe: NetworkRecipe, comm: Comm, *, sharded: bool = False
 ) -> MemoryPlan:
     """What training this network on this source will keep in memory.
 
@@ -112,10 +111,11 @@ def memory_plan(
     Args:
         network: On its device; to be sharded, on the CPU.
         source: Batches.
-        settings: Batch size, precision, averaging.
+        recipe: Objective, batch size, precision, averaging.
         comm: The processes.
         sharded: Whether they share the network's state.
     """
+    settings = recipe.training
     state, shards = State.of(network, settings.average.kind != "none"), comm.world if sharded else 1
     streamed = source.residency == "host" and comm.device.type != "cpu"
     available = free_share(comm) + state.weights + (0 if streamed else source.resident_bytes)
@@ -126,7 +126,7 @@ def memory_plan(
         state.weights + state.gradients <= SAFE * available
         and next(network.parameters()).device.type == comm.device.type
     ):
-        footprint = measure(network, source.frame, history, settings.segments.length, settings.precision)
+        footprint = measure_for(recipe, network, source.frame)
     whole = largest_batch(source)
     segments, months = largest_share(whole, settings.segments.length, comm.world)
     return MemoryPlan(
@@ -160,11 +160,25 @@ def batch_bytes(segments: int, months: int, frame: tuple[int, int, int], variabl
     return 4 * segments * rows * columns * (channels * (months + history - 1) + variables * months)
 
 
+def measure_for(recipe: NetworkRecipe, network: nn.Module, frame: tuple[int, int, int]) -> Footprint:
+    """What a training step of a recipe costs, from small sizes.
+
+    Args:
+        recipe: Its objective adds channels to a frame, and may ask the network several times.
+        network: As for `emukit.training.footprint.measure`.
+        frame: (C, Y, X) as the encoder makes them.
+    """
+    training, history = recipe.training, recipe.inputs.window.history
+    wide = (recipe.network_channels(frame[0]), *frame[1:])
+    footprint = measure(network, wide, history, training.segments.length, training.precision)
+    return footprint.times(recipe.objective.build(None).passes)
+
+
 def build_for(recipe: NetworkRecipe, archive: Archive, channels: int) -> nn.Module:
     """A recipe's network for frames of so many channels of an archive."""
     return build_network(
         recipe.emulator,
-        in_channels=channels,
+        in_channels=recipe.network_channels(channels),
         variables=len(archive.variables),
         grid=archive.grid.shape,
         history=recipe.inputs.window.history,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from emukit.data.archive import Archive
 from emukit.data.cutting import Cutting
@@ -210,7 +211,7 @@ def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, report
         source = SegmentSource(archive, split.train, encoder, normalizer, training.segments, comm.device)
         network = build_for(recipe, archive, len(encoder.channels)).to(comm.device)
         bar.advance(note="data and network")
-        memory = memory_plan(network, source, training, comm)
+        memory = memory_plan(network, source, recipe, comm)
         bar.advance(note="memory")
         if memory.footprint is None:
             return Plan(recipe, memory, steps, None, None, timed=False)
@@ -220,15 +221,15 @@ def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, report
         rate = memory.footprint.flops_per_second
         if rate is None:
             reporter.say(f"planning: counted, not computed; a forward pass is timed for {RATE_SECONDS:g} s at most")
-            rate = forward_rate(network, source.frame, history, training.precision, RATE_SECONDS)
+            wide = (recipe.network_channels(source.frame[0]), *source.frame[1:])
+            rate = forward_rate(network, wide, history, training.precision, RATE_SECONDS)
         seconds, timed = flops / rate if rate else None, False
         # A step to prepare, one, and one of four segments.
         passes = 6 if memory.whole > 1 else 2
         quick = comm.device.type != "cpu" or (rate is not None and passes * one / rate <= PLANNING_SECONDS)
         if memory.fits and quick and most:
-            engine = Engine(
-                network, source, composite_loss(recipe.loss, archive, comm.device), training, comm, Execution()
-            )
+            objective = recipe.objective.build(composite_loss(recipe.loss, archive, comm.device))
+            engine = Engine(network, source, objective, training, comm, Execution())
             seconds, timed = _time_steps(engine, source, each, most)
         bar.advance(note="time")
     return Plan(recipe, memory, steps, flops, seconds, timed)
@@ -245,7 +246,7 @@ def _planning_segments(memory: MemoryPlan, months: int) -> int:
     return number
 
 
-def _time_steps(engine: Engine, source: SegmentSource, accumulate: int, most: int) -> tuple[float, bool]:
+def _time_steps(engine: Engine[Any], source: SegmentSource, accumulate: int, most: int) -> tuple[float, bool]:
     """Seconds of a real step, and whether all of it was timed.
 
     Parts of a batch are timed, one segment first and then four times as many, up to `most`, the whole or a part that

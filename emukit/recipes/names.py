@@ -86,6 +86,9 @@ def recipe_digest(values: Mapping[str, Any]) -> str:
     """SHA-256 of everything in a recipe's plain values that decides the numbers."""
     # Where the arrays live changes no number: a run may go on where they have to live elsewhere.
     deciding = {k: v for k, v in values.items() if k != "description"}
+    # Regression was what a network was trained for before there were others.
+    if deciding.get("objective") in ({"name": "regression"}, "regression"):
+        del deciding["objective"]
     training = deciding.get("training")
     if isinstance(training, Mapping) and isinstance(training.get("segments"), Mapping):
         segments = {k: v for k, v in training["segments"].items() if k != "residency"}

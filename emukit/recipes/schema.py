@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, SerializeAsAny, create_model, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, create_model, model_validator
 
 from emukit.config import Settings, check, options_of
 from emukit.data.frames import InputSettings
 from emukit.data.targets import TargetSettings
 from emukit.emulators.registry import EMULATORS
 from emukit.errors import RecipeError
+from emukit.losses.composite import CompositeLoss
 from emukit.models.registry import CONTEXT, NETWORKS
+from emukit.objectives.base import Objective
+from emukit.objectives.registry import OBJECTIVES, REGRESSION, objective_class
 from emukit.recipes.names import emulator_names, recipe_digest, unknown_emulator
 from emukit.training.settings import LossSettings, TrainingSettings
 
@@ -53,17 +56,72 @@ class Recipe(Settings):
         return recipe_digest(self.model_dump(mode="json"))
 
 
+class ObjectiveSettings(Settings):
+    """What a network is trained for; the options of the objective named stand beside its name.
+
+    Attributes:
+        name: Such as ``regression``.
+    """
+
+    name: str = REGRESSION
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The objective's own options as plain values."""
+        return self.model_dump(mode="python", exclude={"name"})
+
+    def build(self, loss: CompositeLoss | None) -> Objective:
+        """The objective itself.
+
+        Raises:
+            RecipeError: An option is out of its range.
+        """
+        return objective_class(self.name)(loss, **self.options)
+
+
+def _objective_settings(value: object) -> object:
+    """A table, or a name alone, checked against the signature of the objective that it names."""
+    if isinstance(value, ObjectiveSettings):
+        return value
+    table = {"name": value} if isinstance(value, str) else value
+    if not isinstance(table, Mapping):
+        return table
+    name = table.get("name", REGRESSION)
+    if not isinstance(name, str):
+        raise ValueError(f"objective.name must be one of {', '.join(OBJECTIVES)}, not {name!r}")
+    try:
+        options = options_of(objective_class(name))
+    except RecipeError as e:
+        raise ValueError(f"{e.what}; known: {e.expected}") from e
+    kind = create_model("ObjectiveSettings", __base__=(ObjectiveSettings, options))
+    return kind.model_validate(dict(table))
+
+
 class NetworkRecipe(Recipe):
     """A network, what it reads, what it is asked for, and how it is trained."""
+
+    objective: Annotated[SerializeAsAny[ObjectiveSettings], BeforeValidator(_objective_settings)] = ObjectiveSettings()
 
     inputs: InputSettings = InputSettings()
     targets: TargetsSettings = TargetsSettings()
     loss: LossSettings = LossSettings()
     training: TrainingSettings = TrainingSettings()
 
+    def network_channels(self, encoded: int) -> int:
+        """Input channels of its network, for frames of so many: noise of the objective comes on top."""
+        return encoded + self.objective.build(None).noise_channels
+
     @model_validator(mode="after")
     def _loss_that_can_act(self) -> NetworkRecipe:
         loss, training = self.loss, self.training
+        objective = self.objective.build(None)
+        if objective.single_runs and training.segments.members == "mean":
+            raise ValueError(
+                f"objective.name {self.objective.name} learns from single runs: "
+                "training.segments.members must be all or random, not mean"
+            )
+        if self.objective.name != REGRESSION and loss.warmup_epochs + loss.ramp_epochs:
+            raise ValueError(f"loss.warmup_epochs and loss.ramp_epochs are of regression, not of {self.objective.name}")
         idle = [f"loss.{v}.time_std" for v, terms in (("tas", loss.tas), ("pr", loss.pr)) if terms.get("time_std")]
         if idle and training.segments.length == 1:
             raise ValueError(f"{' and '.join(idle)} cannot act on segments of one month, training.segments.length")

@@ -17,7 +17,6 @@ from emukit.data.grid import Grid
 from emukit.data.named import DEMO
 from emukit.data.split import Span
 from emukit.emulators.base import Emulator
-from emukit.emulators.sampled import Sampled
 from emukit.figures.curves import Curves, Power, Season, Years
 from emukit.figures.maps import Panel, Row
 from emukit.figures.ranks import Ranks
@@ -120,7 +119,7 @@ def gather(emulator: Emulator, archive: Archive, span: Span) -> Shown:
     """
     scenario, grid = archive[span.scenario], archive.grid
     members = sorted(scenario.members, key=lambda m: m != span.members[0])
-    answers = [emulator.member(k) for k in range(REALISATIONS + 1)] if isinstance(emulator, Sampled) else [emulator]
+    answers = [emulator.member(k) for k in range(REALISATIONS + 1)] if emulator.draws else [emulator]
     predictions, means, wholes = [], [], list[Fields]()
     for answer in answers:
         whole = answer.predict_fields(scenario, answer.first_month, len(scenario))

@@ -36,8 +36,7 @@ from emukit.runs.evaluate import another_run, estimated_limit, mean_score, score
 from emukit.runs.record import Opening
 from emukit.runs.run import run_name
 from emukit.runs.validate import trained
-from emukit.runs.validation_table import numbers
-from emukit.runs.validation_table import Block
+from emukit.runs.validation_table import Block, numbers
 
 REPORT_FILE = "crossval.json"
 REPORT = json_kind("the results of `emukit crossval`", ("protocol", "months", "recipes", "limit"))

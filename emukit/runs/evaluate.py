@@ -159,6 +159,8 @@ def score_emulator(emulator: Emulator, archive: Archive, spans: tuple[Span, ...]
         # Spans of the same months, one after the other, are of several members: one prediction for all of them.
         predict = lru_cache(1)(lambda name, start, stop: emulator.predict_fields(archive[name], start, stop))
         return _score(archive, spans, lambda s: predict(s.scenario, s.start, s.stop))
+    if emulator.from_beginning:
+        return mean_score(_shared_by_span(emulator, archive, spans, comm))
     return mean_score([_shared_score(emulator, archive, span, comm) for span in spans])
 
 
@@ -187,6 +189,19 @@ def _shared_score(emulator: Emulator, archive: Archive, span: Span, comm: Comm) 
         if counts:
             moments += Moments.of(prediction, scenario.truth(span.members[0], start, stop))
     return score_moments(Moments.unpack(comm.sum(moments.pack())), archive.grid.weights, archive.variables)
+
+
+def _shared_by_span(emulator: Emulator, archive: Archive, spans: tuple[Span, ...], comm: Comm) -> list[Score]:
+    """Scores of spans that the processes take in turns, each whole: what runs from a beginning cannot begin within."""
+    shape = (len(archive.variables), *archive.grid.shape)
+    moments = [Moments.zero(shape) for _ in spans]
+    for (i, span), counts in comm.rounds(list(enumerate(spans))):
+        prediction = emulator.predict_fields(archive[span.scenario], span.start, span.stop)
+        if counts:
+            truth = archive[span.scenario].truth(span.members[0], span.start, span.stop)
+            moments[i] = Moments.of(prediction, truth)
+    whole = [Moments.unpack(comm.sum(m.pack())) for m in moments]
+    return [score_moments(m, archive.grid.weights, archive.variables) for m in whole]
 
 
 def check_fits(emulator: Emulator, archive: Archive) -> None:

@@ -30,6 +30,7 @@ from emukit.errors import ProtocolError
 from emukit.losses.named import loss_terms
 from emukit.models.precision import matmul_precision
 from emukit.models.registry import build_network, count_parameters
+from emukit.objectives.registry import REGRESSION
 from emukit.parallel.comm import Comm
 from emukit.planning.memory import SAFE, free_share, memory_plan
 from emukit.progress import Reporter
@@ -179,7 +180,7 @@ def _check_network(archive: Archive, recipe: NetworkRecipe) -> None:
     statics, _ = static_fields(recipe.inputs, archive)
     count_parameters(
         recipe.emulator,
-        in_channels=len(channels) + len(statics),
+        in_channels=recipe.network_channels(len(channels) + len(statics)),
         variables=len(archive.variables),
         grid=archive.grid.shape,
         history=recipe.inputs.window.history,
@@ -238,6 +239,9 @@ class Trainer:
             encoder,
             normalizer,
             residual=anchor is not None,
+            objective=recipe.objective.name,
+            objective_options=recipe.objective.options,
+            seed=seed,
         )
         self._emulator = network_only
         self._scored: Emulator = network_only if anchor is None else Anchored(archive.domain, (anchor, network_only))
@@ -247,9 +251,10 @@ class Trainer:
         sharded = execution.strategy == "fsdp" and comm.world > 1
         if not sharded:
             network.to(comm.device)
-        self._memory = memory_plan(network, source, recipe.training, comm, sharded=sharded)
+        self._memory = memory_plan(network, source, recipe, comm, sharded=sharded)
         loss = composite_loss(recipe.loss, archive, comm.device)
-        self._engine = Engine(network, source, loss, recipe.training, comm, execution)
+        objective = recipe.objective.build(loss)
+        self._engine = Engine(network, source, objective, recipe.training, comm, execution)
         if comm.world > 1:
             # The weights were drawn alike; dropout must differ, or every process would drop the same units.
             torch.manual_seed((seed * comm.world + comm.rank + 1) % 2**63)
@@ -263,7 +268,12 @@ class Trainer:
             f"{self._recipe.emulator}: {self._parameters:,} parameters, {len(emulator.encoder.channels)} channels, "
             f"{epochs} epochs of {-(-self._source.steps_per_epoch // settings.accumulate)} steps on {where}"
         )
-        reporter.say(f"loss: {loss_terms(self._recipe.loss.model_dump())}")
+        objective = self._recipe.objective
+        if objective.name == REGRESSION:
+            reporter.say(f"loss: {loss_terms(self._recipe.loss.model_dump())}")
+        else:
+            options = ", ".join(f"{k} {v}" for k, v in objective.options.items())
+            reporter.say(f"objective: {objective.name}{f' ({options})' if options else ''}")
         reporter.say(self._memory.line())
         with matmul_precision(settings.precision):
             result = train(
@@ -307,7 +317,7 @@ class Trainer:
         torch.manual_seed(self._seed)
         return build_network(
             self._recipe.emulator,
-            in_channels=channels,
+            in_channels=self._recipe.network_channels(channels),
             variables=len(self._archive.variables),
             grid=self._archive.grid.shape,
             history=self._recipe.inputs.window.history,

@@ -88,8 +88,11 @@ class Run:
         split = make_split(archive, identity.protocol, identity.members)
         return final_split(archive, split) if identity.final else split
 
-    def emulator(self, archive: Archive) -> Emulator:
+    def emulator(self, archive: Archive | None = None) -> Emulator:
         """The trained emulator.
+
+        Args:
+            archive: Whose grid and variables it must have; None: whatever it was trained on.
 
         Raises:
             RunError: Training has not finished, or the folder is damaged.
@@ -105,7 +108,8 @@ class Run:
                 expected=expected,
                 hint="put its own emulator folder back, or train it again",
             )
-        check_fits(emulator, archive)
+        if archive is not None:
+            check_fits(emulator, archive)
         return emulator
 
     def refuse_unfinished(self) -> None:

@@ -66,7 +66,7 @@ class _Content(BaseModel):
     digests: list[str] = []
     digest: str = ""
 
-    def check(self, engine: Engine, steps_per_epoch: int) -> None:
+    def check(self, engine: Engine[Any], steps_per_epoch: int) -> None:
         """Refuse what no checkpoint of this training can hold.
 
         Raises:
@@ -91,7 +91,7 @@ class _Content(BaseModel):
             raise ValueError(f"the loss scale {self.scaler['scale']}")
 
 
-def save_checkpoint(folder: Path, state: TrainingState, engine: Engine) -> None:
+def save_checkpoint(folder: Path, state: TrainingState, engine: Engine[Any]) -> None:
     """Write `last.pt`, and shards where the network is sharded, atomically; every process must call it."""
     comm, tensors = engine.comm, _tensors(engine)
     content: dict[str, Any] = {
@@ -114,7 +114,7 @@ def save_checkpoint(folder: Path, state: TrainingState, engine: Engine) -> None:
     comm.barrier()
 
 
-def load_checkpoint(folder: Path, engine: Engine, steps_per_epoch: int) -> TrainingState:
+def load_checkpoint(folder: Path, engine: Engine[Any], steps_per_epoch: int) -> TrainingState:
     """Restore weights, optimiser, average and random state from `last.pt`; what other checkpoints left is removed.
 
     Args:
@@ -198,7 +198,7 @@ def _digest(content: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def _tensors(engine: Engine) -> dict[str, Tensor]:
+def _tensors(engine: Engine[Any]) -> dict[str, Tensor]:
     """Everything that training changes, by name."""
     out = {f"network/{k}": v.detach() for k, v in engine.network.state_dict().items()}
     for name, parameter in engine.network.named_parameters():
@@ -207,7 +207,7 @@ def _tensors(engine: Engine) -> dict[str, Tensor]:
     return out | {f"average/{k}": v for k, v in engine.average.tensors.items()}
 
 
-def _restore(engine: Engine, names: set[str], read: Callable[[str], Tensor], averaged: int) -> None:
+def _restore(engine: Engine[Any], names: set[str], read: Callable[[str], Tensor], averaged: int) -> None:
     """Fill the engine's tensors with those of a checkpoint."""
     for name, parameter in engine.network.named_parameters():
         if f"optimizer/step/{name}" in names:

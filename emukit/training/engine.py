@@ -12,13 +12,14 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic
 
 import torch
 from torch import Tensor, nn
 
-from emukit.data.segments import Segment, SegmentSource
+from emukit.data.sampler import A, Sampler
 from emukit.errors import TrainingError
-from emukit.losses.composite import CompositeLoss
+from emukit.objectives.base import Objective
 from emukit.parallel.batchnorm import replicated, synchronise
 from emukit.parallel.comm import Comm
 from emukit.parallel.spread import Spread, Strategy, whole
@@ -49,14 +50,14 @@ class Execution:
     track: str | None = None
 
 
-class Engine:
+class Engine(Generic[A]):
     """A network with its optimiser, ready to take steps on batches that all processes share."""
 
     def __init__(
         self,
         network: nn.Module,
-        source: SegmentSource,
-        loss: CompositeLoss,
+        sampler: Sampler[A],
+        objective: Objective,
         settings: TrainingSettings,
         comm: Comm,
         execution: Execution,
@@ -65,8 +66,8 @@ class Engine:
 
         Args:
             network: On the device of `comm`, the same on every process.
-            source: Batches.
-            loss: Of normalised fields.
+            sampler: Batches.
+            objective: What a step minimises.
             settings: Optimiser, precision, averaging.
             comm: The processes.
             execution: How to run.
@@ -75,7 +76,7 @@ class Engine:
             TrainingError: The combination is not possible here.
         """
         self.network, self.comm, self.settings = network, comm, settings
-        self._source, self._loss = source, loss
+        self._sampler, self._objective = sampler, objective
         self._batchnorm = synchronise(network, comm)
         check_execution(settings, execution, comm.world, comm.device.type, self._batchnorm)
         if execution.channels_last:
@@ -88,12 +89,12 @@ class Engine:
         self.scaler = torch.amp.GradScaler(comm.device.type, enabled=settings.precision == "fp16")
 
     def step(
-        self, batches: Sequence[Sequence[Segment]], rate: float, ramp: float, ahead: Sequence[Segment] | None = None
+        self, batches: Sequence[Sequence[A]], rate: float, ramp: float, ahead: Sequence[A] | None = None
     ) -> dict[str, float]:
         """One optimiser step on one or more batches, whose gradients are accumulated.
 
         Args:
-            batches: Addresses of their segments, for all processes together.
+            batches: Addresses of their samples, for all processes together.
             rate: Learning rate.
             ramp: How far the loss has moved from its warm-up to itself, in [0, 1].
             ahead: The batch that the next step begins with, read meanwhile where batches are streamed.
@@ -105,14 +106,14 @@ class Engine:
         """
         optim.set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        segments = sum(map(len, batches))
+        samples = sum(map(len, batches))
         sums: dict[str, Tensor] = {}
         following = [*batches[1:], ahead]
         for number, batch in enumerate(batches, 1):
-            share = len(batch) / segments
+            share = len(batch) / samples
             coming = following[number - 1]
             if coming:
-                self._source.prefetch(*self._share(coming))
+                self._sampler.prefetch(*self._share(coming))
             with self.spread.accumulating(last=number == len(batches)):
                 total, terms = self._batch_loss(batch, ramp)
                 self.spread.backward(self.scaler.scale(total * share))
@@ -148,37 +149,44 @@ class Engine:
         with torch.autocast(self.comm.device.type, dtype, enabled=dtype is not None):
             return self.spread(frames).float()
 
-    def _batch_loss(self, segments: Sequence[Segment], ramp: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def _batch_loss(self, addresses: Sequence[A], ramp: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch of which every process computes a part.
 
-        Where there are enough segments they are dealt out; otherwise each segment's months are, and the predictions
-        put together again before the loss, which looks at whole segments. Batch normalisation would count the months
-        of history between two parts twice; with it, a batch too short for the processes is computed by each of them.
+        Where there are enough samples they are dealt out; otherwise each sample's steps are, and the predictions
+        put together again before the loss, which looks at whole samples. Batch normalisation would count the steps
+        of history between two parts twice; with it, or with an objective that is not divisible, a batch too short for
+        the processes is computed by each of them.
         """
         comm = self.comm
-        mine, months = self._share(segments)
-        batch = self._source.batch(mine, months)
+        mine, steps = self._share(addresses)
+        sample = self._sampler.batch(mine, steps)
         if comm.world == 1:
-            return self._loss(self._predict(batch.frames), batch.targets, ramp=ramp)
-        if months is not None:
-            length = self._source.settings.length
+            return self._objective.loss(self._predict, sample, ramp=ramp)
+        if steps is not None:
+            length = self._sampler.length
             parts = [len(Comm(r, comm.world).share(range(length))) for r in range(comm.world)]
-            prediction = comm.gather_months(self._predict(batch.frames), parts)
-            return self._loss(prediction, batch.targets, ramp=ramp)
-        copies = 1 if len(segments) >= comm.world else comm.world
-        with replicated(self.network, copies):
-            prediction = self._predict(batch.frames)
-        return self._loss(prediction, batch.targets, ramp=ramp, mean=comm.mean(copies * len(segments)))
 
-    def _share(self, segments: Sequence[Segment]) -> tuple[Sequence[Segment], slice | None]:
-        """This process's part of a batch: which segments, and which of their months (all when None)."""
-        comm, length = self.comm, self._source.settings.length
-        if len(segments) >= comm.world:
-            return comm.share(segments), None
-        if length >= comm.world and not self._batchnorm:
+            def joined(frames: Tensor) -> Tensor:
+                return comm.gather_months(self._predict(frames), parts)
+
+            return self._objective.loss(joined, sample, ramp=ramp)
+        copies = 1 if len(addresses) >= comm.world else comm.world
+
+        def predict(frames: Tensor) -> Tensor:
+            with replicated(self.network, copies):
+                return self._predict(frames)
+
+        return self._objective.loss(predict, sample, ramp=ramp, mean=comm.mean(copies * len(addresses)))
+
+    def _share(self, addresses: Sequence[A]) -> tuple[Sequence[A], slice | None]:
+        """This process's part of a batch: which samples, and which of their steps (all when None)."""
+        comm, length = self.comm, self._sampler.length
+        if len(addresses) >= comm.world:
+            return comm.share(addresses), None
+        if length >= comm.world and not self._batchnorm and self._objective.divisible:
             mine = comm.share(range(length))
-            return segments, slice(mine[0], mine[-1] + 1)
-        return segments, None
+            return addresses, slice(mine[0], mine[-1] + 1)
+        return addresses, None
 
 
 def check_execution(

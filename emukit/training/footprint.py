@@ -81,6 +81,10 @@ class Affine:
         month = (amount(1, long) - one) / (long - short) if long > short else 0.0
         return cls(2 * one - two, two - one - short * month, month)
 
+    def times(self, number: int) -> Affine:
+        """So many times the amount."""
+        return Affine(number * self.fixed, number * self.segment, number * self.month)
+
     def at(self, segments: int, months: int) -> float:
         """The amount for a batch."""
         return max(0.0, self.fixed + segments * (self.segment + months * self.month))
@@ -99,6 +103,12 @@ class Footprint:
     activations: Affine
     flops: Affine
     flops_per_second: float | None
+
+    def times(self, passes: int) -> Footprint:
+        """That of so many passes whose activations are kept together."""
+        if passes == 1:
+            return self
+        return Footprint(self.activations.times(passes), self.flops.times(passes), self.flops_per_second)
 
 
 def measure(network: nn.Module, frame: tuple[int, int, int], history: int, length: int, precision: str) -> Footprint:

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from emukit.data.segments import SegmentSource
+from emukit.data.sampler import A, Sampler
 from emukit.errors import TrainingError
 from emukit.metrics import Score
 from emukit.parallel.comm import Comm
@@ -68,8 +68,8 @@ class TrainingResult:
 
 
 def train(
-    engine: Engine,
-    source: SegmentSource,
+    engine: Engine[A],
+    sampler: Sampler[A],
     settings: TrainingSettings,
     *,
     seed: int,
@@ -85,7 +85,7 @@ def train(
 
     Args:
         engine: Takes the steps; its network holds the best weights in the end.
-        source: Batches.
+        sampler: Batches.
         settings: Epochs, optimiser, validation.
         seed: Of the batch order; the weights were drawn by the caller.
         ramp: From epochs done to how far the loss has moved from its warm-up to itself, in [0, 1].
@@ -104,7 +104,7 @@ def train(
     resumed = (folder / LAST).exists()
     if not resumed and (folder / LOG).exists():
         reporter.say(f"there is no {LAST} in {folder}: training starts from the beginning")
-    per_epoch = -(-source.steps_per_epoch // settings.accumulate)
+    per_epoch = -(-sampler.steps_per_epoch // settings.accumulate)
     state = load_checkpoint(folder, engine, per_epoch) if resumed else TrainingState(log=[])
     log = comm.first(lambda: _log_of(folder, state, reporter))
     steps = settings.epochs * per_epoch
@@ -142,15 +142,15 @@ def train(
         while state.epoch < epochs and not state.stopped:
             started = time.monotonic()
             engine.network.train()
-            batches = source.epoch(state.epoch, seed)
+            batches = sampler.epoch(state.epoch, seed)
             for number in range(state.step, per_epoch):
                 group = batches[number * settings.accumulate : (number + 1) * settings.accumulate]
                 rate = optim.learning_rate(state.epoch * per_epoch + number, steps, settings.optimizer)
                 ahead = next(iter(batches[(number + 1) * settings.accumulate :]), None)
                 numbers = engine.step(group, rate, ramp(state.epoch + number / per_epoch), ahead)
                 if wrong := engine.not_finite(numbers):
-                    months = "; ".join(source.address(segments) for segments in group)
-                    raise _not_finite(wrong, state, months, folder)
+                    address = "; ".join(sampler.address(addresses) for addresses in group)
+                    raise _not_finite(wrong, state, address, folder)
                 if numbers.get("skipped_steps"):
                     # The overflowed gradient of a step that was not taken; a mean must not be lost to it.
                     numbers["gradient_norm"] = 0.0

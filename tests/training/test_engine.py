@@ -17,6 +17,7 @@ from emukit.errors import TrainingError
 from emukit.losses.composite import CompositeLoss
 from emukit.losses.space import LossSpace
 from emukit.models.precision import matmul_precision
+from emukit.objectives.regression import Regression
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
@@ -60,7 +61,7 @@ def make_engine(
     weights = torch.full((4, 6), 1 / 24)
     loss = CompositeLoss({"tas": {"mse": 1.0}, "pr": {"l1": 1.0}}, ("tas", "pr"), LossSpace(weights))
     chosen = TrainingSettings(segments=source.settings, **settings)
-    return Engine(built, source, loss, chosen, Comm(), execution or Execution())
+    return Engine(built, source, Regression(loss), chosen, Comm(), execution or Execution())
 
 
 def parameters(engine: Engine) -> torch.Tensor:
@@ -86,7 +87,7 @@ def test_an_accumulated_epoch_reads_every_batch_once(tmp_path, monkeypatch) -> N
     step = Engine.step
 
     def counted(self, group, *rest):
-        batches[:] = self._source.epoch(0, 0)
+        batches[:] = self._sampler.epoch(0, 0)
         seen.append(group)
         return step(self, group, *rest)
 

@@ -368,11 +368,11 @@ def test_a_batch_is_not_read_ahead(tmp_path, accumulate):
     """Every batch of an epoch but the first is asked for just before the one in front of it, and never again."""
     engine, calls = make_engine(SOURCE, epochs=1, accumulate=accumulate), []
     source = SimpleNamespace(
-        settings=SOURCE.settings,
+        length=SOURCE.length,
         prefetch=lambda *key: calls.append(("ahead", key)),
         batch=lambda *key: calls.append(("now", key)) or SOURCE.batch(*key),
     )
-    engine._source = source
+    engine._sampler = source
     train(engine, tmp_path)
     keys = [(batch, None) for batch in SOURCE.epoch(0, 0)]
     turns = [call for pair in itertools.pairwise(keys) for call in (("ahead", pair[1]), ("now", pair[0]))]

@@ -1,0 +1,102 @@
+"""Realisations scored as if they were one answer, or against the wrong months; a real member that is left out."""
+
+import json
+
+import numpy as np
+import pytest
+
+from emukit.data.protocol import make_split
+from emukit.data.split import Span
+from emukit.emulators.linear import LinearEmulator
+from emukit.emulators.sampled import Sampled
+from emukit.emulators.variance_matched import VarianceMatched
+from emukit.emulators.wrapper import Wrapper
+from emukit.errors import ProtocolError, RunError
+from emukit.metrics import Moments, score_moments
+from emukit.metrics.ensemble import EnsembleSums, score_ensemble
+from emukit.progress import Reporter
+from emukit.runs.ensemble import evaluate_ensemble, save_ensemble
+from tests.coded import warming_archive
+
+QUIET = Reporter(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def made():
+    archive = warming_archive(months=181)
+    split = make_split(archive, "k360")
+    base = LinearEmulator.fit(archive, split)
+    return archive, split, base, Sampled.fit(archive, split, (base,), (), years=2, similar=1.0, seed=1)
+
+
+def test_scores_are_those_of_all_realisations_against_all_members(made, tmp_path):
+    archive, split, _, sampled = made
+    spans = split.validation
+    found = evaluate_ensemble(sampled, archive, spans, 4, QUIET)
+    (span,) = spans
+    scenario = archive[span.scenario]
+    x = np.stack([sampled.member(i).predict_fields(scenario, span.start, span.stop) for i in range(4)])
+    truths = [scenario.truth(m, span.start, span.stop) for m in scenario.members]
+    sums = EnsembleSums.of(x, truths[0]) + EnsembleSums.of(x, truths[1]) + EnsembleSums.of(x, truths[2])
+    plain = score_ensemble(sums, archive.grid.weights, archive.variables)
+    assert found.realisations == 4
+    for v in archive.variables:
+        assert found.parts[v].crps == pytest.approx(plain[v].crps, rel=1e-6)
+        assert found.parts[v].ranks == pytest.approx(plain[v].ranks)
+    real = EnsembleSums.zero(2, truths[0].shape[1:])
+    for m in range(3):
+        real += EnsembleSums.of(np.stack([t for k, t in enumerate(truths) if k != m]), truths[m])
+    plain = score_ensemble(real, archive.grid.weights, archive.variables)
+    assert found.real["pr"].crps == pytest.approx(plain["pr"].crps)
+    own = truths[span.members[0]]
+    mean = score_moments(Moments.of(x.mean(0), own), archive.grid.weights)
+    assert found.mean.value == pytest.approx(mean.value, rel=1e-6)
+    assert found.one.value == pytest.approx(score_moments(Moments.of(x[0], own), archive.grid.weights).value, rel=1e-6)
+    save_ensemble(tmp_path, "validation", found)
+    kept = json.loads((tmp_path / "ensembles" / "validation.json").read_text())
+    assert kept["ensemble"]["tas"]["crps"] == found.parts["tas"].crps
+    assert kept["mean_of_realisations"]["score"] == found.mean.value
+
+
+def test_spans_of_several_members_are_drawn_once_and_scored_each(made):
+    archive, split, _, sampled = made
+    (span,) = split.validation
+    both = tuple(Span(span.scenario, span.start, span.stop, (m,)) for m in (0, 2))
+    together = evaluate_ensemble(sampled, archive, both, 2, QUIET)
+    apart = [evaluate_ensemble(sampled, archive, (s,), 2, QUIET) for s in both]
+    assert together.mean.value == pytest.approx(np.mean([a.mean.value for a in apart]))
+    assert together.parts == apart[0].parts
+
+
+def test_emulator_of_one_answer_has_no_ensemble(made):
+    archive, split, base, sampled = made
+    with pytest.raises(RunError, match="one answer"):
+        evaluate_ensemble(base, archive, split.validation, 4, QUIET)
+    with pytest.raises(ProtocolError, match="two realisations"):
+        evaluate_ensemble(sampled, archive, split.validation, 1, QUIET)
+    with pytest.raises(RunError, match="one answer"):
+        base.predict_members(archive["ssp245"], 0, 12, 2)
+    np.testing.assert_array_equal(
+        base.predict_members(archive["ssp245"], 0, 12, 1)[0], base.predict_fields(archive["ssp245"], 0, 12)
+    )
+
+
+def test_wrapper_of_what_draws_draws_too(made):
+    archive, split, base, sampled = made
+
+    class Doubled(Wrapper):
+        kind = "doubled"
+        fit = own_state = from_own_state = None
+
+        def predict_fields(self, scenario, start, stop):
+            return 2 * self.bases[0].predict_fields(scenario, start, stop)
+
+    Doubled.__abstractmethods__ = frozenset()
+    outer = Doubled(archive.domain, (sampled,))
+    assert outer.draws
+    assert not Doubled(archive.domain, (base,)).draws
+    for i in (0, 2):
+        inner = sampled.member(i).predict_fields(archive["ssp245"], 5, 20)
+        np.testing.assert_array_equal(outer.member(i).predict_fields(archive["ssp245"], 5, 20), 2 * inner)
+    matched = VarianceMatched.fit(archive, split, (base,), ())
+    assert not matched.draws
