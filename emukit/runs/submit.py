@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from emukit import provenance
 from emukit.data.archive import Archive
 from emukit.data.split import Split
-from emukit.emulators.climatology import ClimatologyEmulator
+from emukit.emulators.climatology import seasonal_reference
 from emukit.errors import SubmissionError
 from emukit.files import sha256
 from emukit.outputs import Kind, new_output, refuse_taken
@@ -81,16 +81,6 @@ def submit_run(
             write_entry(temporary, entry)
             step.advance(note="checked")
     return entry
-
-
-def seasonal_reference(archive: Archive, split: Split) -> NDArray[np.float32]:
-    """(12, V, Y, X) training climatology, beginning with the calendar month of the test span's first month.
-
-    A submission that is some months early or late does not fit its seasonal cycle.
-    """
-    climatology = ClimatologyEmulator.fit(archive, split)
-    span = split.test
-    return climatology.predict_fields(archive[span.scenario], span.start, span.start + 12)
 
 
 def _entry(run: Run, archive: Archive, split: Split, name: str, path: Path, rows: int) -> Entry:
