@@ -1,13 +1,10 @@
 """Fixtures that several test modules share."""
 
-import atexit
 import ipaddress
 import os
-import shutil
 import socket
 import sys
 from pathlib import Path
-from tempfile import mkdtemp
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -19,9 +16,8 @@ settings.load_profile("any machine")
 # wandb reads it once in a process: whichever test comes first, nobody is asked for a login.
 os.environ["WANDB_MODE"] = "offline"
 
-# Nothing of the user's is read or kept; matplotlib's own cache stays where it is, and is not made anew.
-os.environ["EMUKIT_CACHE"] = mkdtemp(prefix="emukit-tests-cache-")
-atexit.register(shutil.rmtree, os.environ["EMUKIT_CACHE"], ignore_errors=True)
+# Nothing is kept from one test to another, nor read from what the user has.
+os.environ["EMUKIT_CACHE"] = ""
 
 # What tests have tried to reach beyond this machine.
 reached: list[str] = []

@@ -6,7 +6,8 @@ computed (up to float32 rounding).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from typing import Any, Self
 
@@ -34,6 +35,7 @@ class NeuralEmulator(Emulator):
     """Network, frame encoder and target normaliser as one."""
 
     kind = "neural"
+    _last: tuple[Scenario, EncodedScenario] | None
 
     def __init__(
         self,
@@ -75,7 +77,7 @@ class NeuralEmulator(Emulator):
         self.network = network
         self.encoder = encoder
         self.normalizer = normalizer
-        self._last: tuple[Scenario, EncodedScenario] | None = None
+        self._keeps, self._last = False, None
 
     @property
     def device(self) -> torch.device:
@@ -135,8 +137,19 @@ class NeuralEmulator(Emulator):
             self.cut_negative_rain(out)
         return out
 
+    @contextmanager
+    def keeping_frames(self) -> Iterator[None]:
+        """Inside, a scenario that is predicted again and again is encoded once; its forcings must stay as they are."""
+        self._keeps = True
+        try:
+            yield
+        finally:
+            self._keeps, self._last = False, None
+
     def _encode(self, scenario: Scenario) -> EncodedScenario:
-        """The frames of a scenario on the network's device; those of the last one are kept for the next validation."""
+        """The forcings of a scenario, normalised, on the network's device."""
+        if not self._keeps:
+            return self.encoder.encode(scenario, self.device)
         if self._last is None or self._last[0] is not scenario or self._last[1].fields.device != self.device:
             # The last one goes first: two scenarios at once may not fit.
             self._last = None

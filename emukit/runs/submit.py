@@ -9,9 +9,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from emukit import provenance
 from emukit.data.archive import Archive
 from emukit.data.split import Split

@@ -47,7 +47,8 @@ def runs(tmp_path, linear_run):
     return tmp_path
 
 
-def test_what_lists_imports_nothing_heavy(runs):
+def test_what_lists_imports_nothing_heavy(runs, monkeypatch):
+    monkeypatch.setenv("EMUKIT_CACHE", str(runs / "cache"))
     # The sizes of networks are counted once for a state of the code.
     assert len(list(models.model_rows())) > 10
     commands = (["--help"], ["check-submission", "--help"], ["train", "--help"], ["ablate", "--list"], ["models"])
