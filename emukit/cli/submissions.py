@@ -259,7 +259,7 @@ def _refuse_other_benchmark(csv: Path, entry: Entry, archive: Archive, split: Sp
     here = split_name(benchmark_of(archive), split.protocol, "test", [split.test.text(archive)])
     # Stores that no card knows by digest have their own in the name: one that shows the hidden months has another.
     mine, theirs = (re.sub(r" [0-9a-f]{8}(?= \S+ test: )", "", name) for name in (entry.split, here))
-    # What was submitted from other data than it was trained on is named after the training, and has the digest of these.
+    # What was submitted from other data than it was trained on is named after the training, with its own digest.
     if mine != theirs and entry.data_digest != archive.digest:
         raise SubmissionError(
             f"{csv} is not of the store {archive.source}",

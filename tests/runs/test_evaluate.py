@@ -333,10 +333,12 @@ def test_references_are_computed_once_and_are_the_same_again(monkeypatch, tmp_pa
     # Other months, or other values by one bit, are another matter.
     evaluate(emulator, archive, make_split(archive, "official"))
     assert len(fitted) == 2
+    assert evaluate(emulator, archive, split, "test").references != first.references
+    assert len(fitted) == 3
     changed = warming_archive()
     changed["ssp126"].targets[0, 0, 0, 0, 0] += 1e-3
     assert evaluate(emulator, changed, make_split(changed, "k360")).references != first.references
-    assert len(fitted) == 3
+    assert len(fitted) == 4
 
 
 @pytest.mark.parametrize("kept", [3, {}, {"references": {"linear": {"score": 0.0}}, "limit": None}])
