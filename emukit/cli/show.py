@@ -11,7 +11,7 @@ from rich.text import Text
 
 from emukit.competitions.leaderboard import LIMIT
 from emukit.metrics import Score
-from emukit.runs.validation_table import Block, numbers
+from emukit.runs.validation_table import Block
 from emukit.terminal import duration
 
 if TYPE_CHECKING:
@@ -92,14 +92,15 @@ def encoding_table(encoder: FrameEncoder) -> Table:
 
 
 def score_block(title: str, scores: Mapping[str, Score]) -> Block:
-    """Six numbers and the score, a line each."""
-    return Block(f"{title} (lower is better)", {name: numbers(score) for name, score in scores.items()})
+    """The score and its numbers, a line each; all of one competition."""
+    competition = next(iter(scores.values())).competition
+    return Block(f"{title} ({competition.direction})", competition, {n: score.line() for n, score in scores.items()})
 
 
 def evaluation_block(name: str, evaluation: Evaluation) -> Block:
     """An evaluation with its references and the estimated limit."""
     title = f"{evaluation.name}: {'; '.join(evaluation.spans)}"
-    references = dict(sorted(evaluation.references.items(), key=lambda kv: kv[1].value))
+    references = dict(sorted(evaluation.references.items(), key=lambda kv: kv[1].cost))
     limit = {LIMIT: evaluation.limit} if evaluation.limit else {}
     return score_block(
         title, {name: evaluation.score, **{f"reference: {k}": s for k, s in references.items()}, **limit}

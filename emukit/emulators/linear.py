@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Span, Split
-from emukit.emulators.base import Emulator
+from emukit.emulators.base import Emulator, temperature_position
 from emukit.emulators.features import feature
 from emukit.emulators.idle import refuse_idle
 from emukit.emulators.seasonal_ridge import fit_harmonics, fit_months
@@ -42,6 +42,7 @@ class LinearEmulator(Emulator):
     """Ridge regression per cell on forcing features, with the seasonal cycle of every coefficient."""
 
     kind = "linear"
+    by_variable = ("strength",)
 
     def __init__(
         self,
@@ -97,7 +98,7 @@ class LinearEmulator(Emulator):
             warming: Forcing series that explain the global mean temperature, of which every cell's climate is then a
                 function first (pattern scaling); `features` explain what is left. Empty: no such first step.
             warming_ridge: Penalty of that explanation, in the measure of `ridge`.
-            least_warming: Least response of a cell's annual mean tas to the global mean temperature, K per K. A cell
+            least_warming: Least response of a cell's annual mean temperature to the global mean, K per K. A cell
                 that seems to warm less is taken to have been held back by what `features` explain, a circulation that
                 declines, rather than to go on cooling for as long as the globe warms. None: no such bound.
             strength: Variable to feature to a multiple of `ridge`, 1 where nothing is said; ``warming`` is the name of
@@ -132,8 +133,8 @@ class LinearEmulator(Emulator):
         columns, spread = np.eye(len(names))[:, : len(features)], 1.0
         if warming:
             # A sum of features is as linear in them as they are: what is kept in the end is a response to each.
-            temperature = _global_temperature(archive, split)
-            shares = _explained(temperature, z, month, weights, [names.index(n) for n in warming], warming_ridge)
+            mean = _global_temperature(archive, split)
+            shares = _explained(mean, z, month, weights, [names.index(n) for n in warming], warming_ridge)
             spread = float(np.sqrt(np.average((z @ shares) ** 2, weights=weights))) or 1.0
             columns = np.column_stack([columns, shares / spread])
         shape = (len(archive.variables), archive.grid.weights.size)
@@ -144,17 +145,18 @@ class LinearEmulator(Emulator):
                 return fit_months(z, month, weights, truth, ridge)
             return fit_harmonics(z, month, weights, truth, ridge, harmonics)
 
+        temperature = archive.domain.temperature
         for variables, factors in penalties:
             # Dividing a column by the root of a number is multiplying its penalty by that number.
             scaled = columns / np.sqrt(factors)
-            chosen = [archive.variables[v] for v in variables]
             for first in range(0, shape[1], BLOCK_CELLS):
                 block = slice(first, min(first + BLOCK_CELLS, shape[1]))
                 size = block.stop - block.start
                 part = _member_means(archive, split, variables, block).reshape(len(z), -1)
                 base, coefficients = regress(z @ scaled, part)
-                if least_warming is not None and "tas" in chosen:
-                    cells = slice(chosen.index("tas") * size, (chosen.index("tas") + 1) * size)
+                if least_warming is not None and temperature is not None and temperature in variables:
+                    place = variables.index(temperature)
+                    cells = slice(place * size, (place + 1) * size)
                     least = least_warming * spread * np.sqrt(factors[-1])
                     _hold_up(
                         base[:, cells], coefficients[:, :, cells], least, z @ scaled, month, part[:, cells], regress
@@ -194,6 +196,8 @@ class LinearEmulator(Emulator):
             )
         if not 0 <= smoothing <= 1:
             raise RecipeError("model.smoothing is out of range", found=str(smoothing), expected="a share, 0 to 1")
+        if warming:
+            temperature_position(archive, "model.warming")
         terms = (*features, WARMING) if warming else features
         _check_options(terms, warming, given["harmonics"], min(given["ridge"], given["warming_ridge"]))
         if given["least_warming"] is not None and not (features and warming):
@@ -205,7 +209,7 @@ class LinearEmulator(Emulator):
         _penalties(given["strength"] or {}, archive.variables, terms)
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
-        """(T, V, Y, X): intercept plus response times features; pr at least zero."""
+        """(T, V, Y, X): intercept plus response times features; within the bounds."""
         series = np.stack([feature(n, scenario, self.grid) for n in self._features], 1)[start:stop]
         z = ((series - self._center) / self._scale).astype(np.float32)
         month = scenario.calendar_month[start:stop]
@@ -213,7 +217,7 @@ class LinearEmulator(Emulator):
         for m in range(12):
             rows = month == m
             out[rows] = self._intercept[m] + np.einsum("tf,fvyx->tvyx", z[rows], self._response[m])
-        self.cut_negative_rain(out)
+        self.clip_to_bounds(out)
         return out
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -289,17 +293,13 @@ def _hold_up(
 
 
 def _global_temperature(archive: Archive, split: Split) -> Array:
-    """(N,) global mean tas of all training months, the mean over members."""
-    if "tas" not in archive.variables:
-        raise RecipeError(
-            "model.warming needs the temperature", found=", ".join(archive.variables), expected="tas among the targets"
-        )
-    tas = [archive.variables.index("tas")]
+    """(N,) global mean temperature of all training months, the mean over members."""
+    position = [temperature_position(archive, "model.warming")]
     means = []
     for span in split.train:
         for start in range(span.start, span.stop, SLAB_MONTHS):
             slab = replace(span, start=start, stop=min(start + SLAB_MONTHS, span.stop))
-            fields = _mean_of_span(archive, slab, tas, slice(None)).reshape(len(slab), *archive.grid.shape)
+            fields = _mean_of_span(archive, slab, position, slice(None)).reshape(len(slab), *archive.grid.shape)
             means.append(archive.grid.mean(fields))
     return np.concatenate(means)
 
@@ -307,7 +307,7 @@ def _global_temperature(archive: Archive, split: Split) -> Array:
 def _explained(
     temperature: Array, z: Array, month: NDArray[np.int64], weights: Array, by: list[int], ridge: float
 ) -> Array:
-    """(F,) change of the global mean tas per standardised feature, in K; zero but for those it is explained by."""
+    """(F,) change of the global mean temperature per standardised feature, in K; zero for what does not explain it."""
     shares = np.zeros(z.shape[1])
     shares[by] = fit_harmonics(z[:, by], month, weights, temperature[:, None], ridge, 0)[1][0, :, 0]
     return shares
