@@ -27,8 +27,10 @@ DIGITS = 5_000
 LARGE_BYTES = 64 << 20
 
 # What decoders obey, and what they may find there.
-_CF_ATTRIBUTES = ("units", "calendar", "scale_factor", "add_offset", "missing_value", "valid_range", "bounds")
-_CF_ATTRIBUTES += ("coordinates", "grid_mapping", "dtype", "axis", "standard_name", "_Unsigned", "flag_values")
+_CF_ATTRIBUTES = (
+    *("units", "calendar", "scale_factor", "add_offset", "missing_value", "valid_range", "bounds"),
+    *("coordinates", "grid_mapping", "dtype", "axis", "standard_name", "_Unsigned", "flag_values"),
+)
 _ODD_ATTRIBUTES: tuple[Any, ...] = (
     "", "x", "days since 0000-00-00", "months since 2015-01-01", "days since 9999-12-31", "360_day", "julian", "degC",
     "kg m-2 s-1", "true", "x" * DIGITS, "\x1b[31m", 0, -1, 2**31 - 1, float("nan"), float("inf"), 1e300, 0.5,
@@ -246,7 +248,7 @@ def _attributes(random: Random, files: Sequence[Path]) -> None:
     path = random.choice(files)
     _put(path, path.read_bytes())
     with netCDF4.Dataset(path, "a") as dataset:
-        owner = random.choice([dataset, *dataset.variables.values()])
+        owner: Any = random.choice([dataset, *dataset.variables.values()])
         there = [name for name in owner.ncattrs() if name != "_FillValue"]
         if there and random.random() < 0.2:
             owner.delncattr(random.choice(there))

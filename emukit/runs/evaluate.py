@@ -89,8 +89,12 @@ def lines_beside(archive: Archive, protocol: str, spans: tuple[Span, ...]) -> tu
     They follow from the data, its card, the protocol and the spans, and are computed once for these: see
     `emukit.cache`.
     """
-    key = {"data": archive.digest, "card": card_digest(archive.card), "protocol": protocol}
-    key |= {"spans": [[s.scenario, s.start, s.stop, list(s.members)] for s in spans]}
+    key = {
+        "data": archive.digest,
+        "card": card_digest(archive.card),
+        "protocol": protocol,
+        "spans": [[s.scenario, s.start, s.stop, list(s.members)] for s in spans],
+    }
     with suppress(KeyError, TypeError, ValueError, AttributeError):
         kept = find_answer("references", key)
         competition, limit = competition_of(archive), kept["limit"]
