@@ -6,7 +6,6 @@ it is not there.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from emukit import provenance
@@ -19,7 +18,10 @@ from emukit.files import sha256
 from emukit.metrics import Competition
 from emukit.outputs import Kind, new_output, refuse_taken
 from emukit.progress import Reporter
+from emukit.recipes.describe import recipe_text
+from emukit.recipes.names import identity_digest
 from emukit.runs.leaderboard import SCORE_FILE, split_name
+from emukit.runs.repeat import place, submit_command, training_commands
 from emukit.runs.run import Run
 from emukit.submission import ENTRY_FILE, Entry, read_entry, write_entry
 
@@ -86,14 +88,25 @@ def submit_run(
                     expected="a prediction that looks like a climate",
                     hint=f"look at the run with `emukit evaluate {run.folder}`",
                 )
-            entry = _entry(run, archive, split, competition, folder.name, path, rows)
+            options = () if path.suffix == ".csv" else ("--pack", packing)
+            if archive.digest != run.record.data.digest:
+                options += ("--data", archive.source)
+            commands = [*training_commands(run.record, run.folder, run.recipe), submit_command(run, folder, options)]
+            entry = _entry(run, archive, split, competition, folder.name, path, rows, commands)
             write_entry(temporary, entry)
             step.advance(note="checked")
     return entry
 
 
 def _entry(
-    run: Run, archive: Archive, split: Split, competition: Competition, name: str, path: Path, rows: int
+    run: Run,
+    archive: Archive,
+    split: Split,
+    competition: Competition,
+    name: str,
+    path: Path,
+    rows: int,
+    commands: list[str],
 ) -> Entry:
     span = split.test
     months = archive[span.scenario].months
@@ -104,13 +117,15 @@ def _entry(
         name=name,
         created=provenance.now(),
         emulator=run.recipe.emulator,
-        recipe=json.dumps(record.recipe, sort_keys=True),
+        recipe=recipe_text(run.recipe, place),
         protocol=split.protocol,
         scenario=span.scenario,
         first_month=str(months[span.start]),
         last_month=str(months[span.stop - 1]),
         seed=record.identity.seed,
         command=record.command,
+        commands=commands,
+        run=identity_digest(record.identity.model_dump(mode="json")),
         split=split_name(record.data.benchmark, split.protocol, "test", [span.text(archive)]),
         data_digest=archive.digest,
         emukit_version=provenance.versions()["emukit"],
