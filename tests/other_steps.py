@@ -1,6 +1,6 @@
 """Small stores whose steps are years, days or hours, each with a card of its own.
 
-The climate is linear in CO2 by cell and season (and by time of the day), plus noise; so what `linear` must find is known.
+The climate is linear in CO2 by cell and season (and by time of the day), plus noise: what `linear` must find is known.
 """
 
 from __future__ import annotations
@@ -122,8 +122,8 @@ def even_dataset(
 
 
 def written(folder: Path, time: str, ds: xr.Dataset, scored: int) -> tuple[Path, Path]:
-    """The store as NetCDF and its card, in a folder."""
-    store, card = folder / "store.nc", folder / "card.toml"
-    ds.to_netcdf(store)
+    """The store as Zarr and its card, in a folder."""
+    store, card = folder / "store.zarr", folder / "card.toml"
+    ds.to_zarr(store, zarr_format=2)
     card.write_text(card_text(time, [str(s) for s in ds.ssp.values], scored))
     return store, card

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,10 @@ from emukit.cli import options as o
 from emukit.terminal import echo
 
 if TYPE_CHECKING:
-    from emukit.metrics import Score
+    from emukit.data.archive import Archive
+    from emukit.data.split import Split
+    from emukit.metrics import Competition, Score
+    from emukit.metrics.competition import SubmissionFormat
     from emukit.submission import Entry
 
 
@@ -75,17 +79,20 @@ def check_submission(
         _check_climx(csv, format)
         return
     from emukit.data.protocol import make_split
+    from emukit.emulators.climatology import seasonal_reference
     from emukit.files import sha256
-    from emukit.runs.submit import seasonal_reference
     from emukit.submission import ENTRY_FILE, Problem, entry_of
-    from emukit.submission import check_submission as check
 
     report = o.reporter(quiet)
     archive = o.open_named(data, card, convert, report)
     entry = entry_of(csv)
     split = make_split(archive, _protocol_of(csv, entry, protocol))
+    if entry:
+        _refuse_other_benchmark(csv, entry, archive, split)
     reference = seasonal_reference(archive, split)
-    found = check(csv, archive.grid, len(split.test), archive.variables, reference)
+    competition, form = _submission_format(archive)
+    reference = reference[:, competition.places(archive.variables)]
+    found = form.check(csv, archive.grid, len(split.test), competition.variables, reference)
     if entry and sha256(csv) != entry.csv_sha256:
         found.append(Problem("digest", f"{csv.parent / ENTRY_FILE} is of another CSV: its digest is not this one's"))
     problems = [p for p in found if not p.accepted]
@@ -120,7 +127,7 @@ def score(
     format: o.Format = "table",
     quiet: o.Quiet = False,
 ) -> None:
-    """Score a submission: the official number, its six parts, and what another run and a perfect emulator score.
+    """Score a submission: the official score, its numbers, and what another run and a perfect emulator score.
 
     A ClimX submission (Parquet, or a CSV that begins with row_id) is scored against a solution in the same layout.
     """
@@ -131,14 +138,11 @@ def score(
         _score_climx(csv, truth, format, save)
         return
     from emukit.cli.show import score_block
-    from emukit.data.named import span_truth
-    from emukit.data.protocol import make_split
     from emukit.errors import SubmissionError
     from emukit.files import sha256
     from emukit.runs import leaderboard as table
-    from emukit.runs.evaluate import yardstick
-    from emukit.runs.record import benchmark_of
-    from emukit.submission import ENTRY_FILE, entry_of, score_csv, score_submission
+    from emukit.runs.record import Scoring
+    from emukit.submission import ENTRY_FILE, entry_of
 
     report = o.reporter(quiet)
     entry = entry_of(csv)
@@ -154,13 +158,24 @@ def score(
             raise SubmissionError(
                 "the truth is named twice", found=f"{truth} and --data {data}", hint="leave one of them out"
             )
-        result, split_name = score_csv(csv, truth), f"solution {Path(truth).name} {sha256(truth)[:8]}"
+        # A solution says nothing of the card; the entry beside the CSV does.
+        named = Scoring(name=entry.competition, units=entry.units) if entry and entry.units else Scoring()
+        form = _format_of(named.competition)
+        result, split_name = form.score_files(csv, Path(truth)), f"solution {Path(truth).name} {sha256(truth)[:8]}"
         lines: dict[str, Score] = {}
         report.say("note: a solution holds one run: what a score is worth, a store says (--data STORE)")
     else:
+        # Two files are scored without what reads stores and emulators.
+        from emukit.data.named import span_truth
+        from emukit.data.protocol import make_split
+        from emukit.runs.evaluate import yardstick
+        from emukit.runs.record import benchmark_of
+
         archive = o.open_named(o.one_store(data, truth), card, convert, report)
         split = make_split(archive, _protocol_of(csv, entry, protocol))
-        result = score_submission(csv, span_truth(archive, split.test), archive.grid)
+        competition, form = _submission_format(archive)
+        fields = span_truth(archive, split.test)[:, competition.places(archive.variables)]
+        result = form.score_fields(csv, fields, archive.grid)
         split_name = table.split_name(benchmark_of(archive), split.protocol, "test", [split.test.text(archive)])
         lines = yardstick(archive, (split.test,))
     scores = {csv.name: result, **lines}
@@ -168,9 +183,30 @@ def score(
     o.print_blocks([score_block(split_name, scores)], format, values)
     if save:
         kept = {"split": split_name, "csv_sha256": sha256(csv), **result.as_dict()}
+        kept["competition"] = Scoring.of(result.competition).model_dump()
         place = csv.parent / table.SCORE_FILE
         table.save_score(place, kept, overwrite)
         report.say(f"wrote {place}")
+
+
+def _submission_format(archive: Archive) -> tuple[Competition, SubmissionFormat]:
+    """The competition of some data, and the file that it takes."""
+    from emukit.competitions.registry import competition_of
+
+    competition = competition_of(archive)
+    return competition, _format_of(competition)
+
+
+def _format_of(competition: Competition) -> SubmissionFormat:
+    from emukit.errors import SubmissionError
+
+    if competition.submission is None:
+        raise SubmissionError(
+            f"the competition {competition.name} takes no submissions",
+            expected="data of a card whose competition has a submission format",
+            hint="name other data with --data, or another card with --card",
+        )
+    return competition.submission
 
 
 def _refuse_store_options(data: str | None, protocol: str | None, card: str | None, convert: list[str] | None) -> None:
@@ -236,3 +272,27 @@ def _protocol_of(csv: Path, entry: Entry | None, protocol: str | None) -> str | 
             hint="leave --protocol out",
         )
     return entry.protocol
+
+
+def _refuse_other_benchmark(csv: Path, entry: Entry, archive: Archive, split: Split) -> None:
+    """Refuse to check a submission against a grid and months that are not its own.
+
+    Raises:
+        SubmissionError: The entry beside the CSV is of another benchmark.
+    """
+    from emukit.errors import SubmissionError
+    from emukit.runs.leaderboard import split_name
+    from emukit.runs.record import benchmark_of
+    from emukit.submission import ENTRY_FILE
+
+    here = split_name(benchmark_of(archive), split.protocol, "test", [split.test.text(archive)])
+    # Stores that no card knows by digest have their own in the name: one that shows the hidden months has another.
+    mine, theirs = (re.sub(r" [0-9a-f]{8}(?= \S+ test: )", "", name) for name in (entry.split, here))
+    # What was submitted from other data than it was trained on is named after the training, with its own digest.
+    if mine != theirs and entry.data_digest != archive.digest:
+        raise SubmissionError(
+            f"{csv} is not of the store {archive.source}",
+            found=here,
+            expected=f"{entry.split}, as {csv.parent / ENTRY_FILE} says",
+            hint="name the store that it was written from with --data",
+        )

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -27,65 +26,22 @@ from pydantic import (
 
 from emukit.config import toml_values
 from emukit.data.time import in_words, step_problem
+from emukit.data.variable import Pair, Part, Role, Variable, as_tuple
 from emukit.errors import EmukitError, StoreError
 from emukit.files import shipped
+from emukit.registry import Entry, Registry
 
 if TYPE_CHECKING:
     import xarray as xr
 
-SHIPPED = ("cse151b-2025", "cse151b-k360", "demo")
 ATTRIBUTE = "emukit_card"
 DIGESTS_ATTRIBUTE = "emukit_published"
-# What the score is made of; without one of them nothing can be trained or scored.
-SCORED = ("tas", "pr")
 
-
-def _as_tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-# TOML has lists only; a frozen card holds tuples.
-Pair = Annotated[tuple[float, float], BeforeValidator(_as_tuple)]
-Whole = Annotated[tuple[int, int], BeforeValidator(_as_tuple)]
+Whole = Annotated[tuple[int, int], BeforeValidator(as_tuple)]
 Offsets = Whole
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-
-class Quantity(_Part):
-    """One variable: what it is, and what its values may be.
-
-    Attributes:
-        units: The units emukit works in.
-        spellings: Other spellings of the same units.
-        range: Every visible value lies inside, in `units`.
-        largest: The largest visible value lies inside: this tells kg m-2 s-1 from mm/day.
-        what: What it really is, in a sentence.
-        kind: ``field`` (time, y, x), ``series`` (time), or ``either``.
-        physics: What its values must look like on Earth, where the store's values are not known by digest
-            (`emukit.data.physics`); empty: nothing is asked.
-    """
-
-    units: str
-    spellings: list[str] = []
-    range: Pair
-    largest: Pair
-    what: str
-    kind: Literal["field", "series", "either"] = "field"
-    # Not a part of what a saved emulator or the digest of a card says: it decides no number.
-    physics: Literal["", "insolation", "temperature", "rain", "warming"] = Field("", exclude=True)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Quantity:
-        for name, (low, high) in (("range", self.range), ("largest", self.largest)):
-            if low > high:
-                raise ValueError(f"{name} must be [low, high], not [{low}, {high}]")
-        return self
-
-
-class _Counted(_Part):
+class _Counted(Part):
     """A part that counts steps of the time axis: of months under `months` or `steps`, of all others under `steps`."""
 
     @model_serializer(mode="wrap")
@@ -117,7 +73,7 @@ class SpanSpec(_Counted):
         return self.months or self.steps or (0, 0)
 
 
-class CardProtocol(_Part):
+class CardProtocol(Part):
     """A named split. Training is every visible month of `train` that is not held out here."""
 
     train: list[str]
@@ -151,7 +107,7 @@ class Loso(_Counted):
         return self.test_months or self.test_steps or 0
 
 
-class Digests(_Part):
+class Digests(Part):
     """One variable of a published copy: the type it is stored in, and scenario to SHA-256 of its values.
 
     The values are those of one scenario in the order time, member, y, x (time, y, x of a forcing field; time of a
@@ -162,7 +118,7 @@ class Digests(_Part):
     scenarios: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
 
 
-class Published(_Part):
+class Published(Part):
     """What the published copy of a data set holds.
 
     Attributes:
@@ -194,11 +150,12 @@ class Published(_Part):
             yield from (f'{json.dumps(s)} = "{digest}"' for s, digest in of.scenarios.items())
 
 
-class Card(_Part):
+class Card(Part):
     """A data set's card.
 
     Attributes:
         benchmark: Scores on stores of one benchmark stand in one ranking, if their values are the published ones.
+        competition: What predictions are scored by (`emukit.competitions.registry`).
         by_layout: Whether a store that does not name its card may be recognised as this one.
         time: The step of the time axis: ``month``, ``day``, ``year``, or hours that divide a day (``6h``). All spans of
             the card count these steps.
@@ -214,16 +171,18 @@ class Card(_Part):
     licence: str
     url: str = ""
     benchmark: str = ""
+    # Excluded from dumps: digests of cards are older than it. `emukit.runs.record.card_digest` adds it.
+    competition: str = Field("generic", exclude=True)
     by_layout: bool = True
     time: str = "month"
     scenarios: Annotated[list[str], Field(min_length=1)]
-    targets: Annotated[dict[str, Quantity], Field(min_length=1)]
-    forcings: Annotated[dict[str, Quantity], Field(min_length=1)]
-    hidden: dict[str, Offsets | Literal["all"]] = {}
+    targets: Annotated[dict[str, Variable], Field(min_length=1)]
+    forcings: Annotated[dict[str, Variable], Field(min_length=1)]
+    hidden: dict[str, Offsets | Literal["all"]] = Field(default_factory=dict)
     default_protocol: str
     protocols: Annotated[dict[str, CardProtocol], Field(min_length=1)]
     loso: Loso
-    oddities: list[str] = []
+    oddities: list[str] = Field(default_factory=list)
     # Excluded from dumps as `physics` is: it decides which data this is, not what is done with them.
     published: Published | None = Field(None, exclude=True)
 
@@ -238,6 +197,13 @@ class Card(_Part):
     def _time_where_it_matters(self, plain: SerializerFunctionWrapHandler) -> dict[str, object]:
         # Cards of months are what they were before there was another step.
         return {k: v for k, v in plain(self).items() if k != "time" or v != "month"}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, values: object) -> object:
+        if not isinstance(values, Mapping):
+            return values
+        return {**values, **{k: _with_names(values[k]) for k in ("targets", "forcings") if k in values}}
 
     @model_validator(mode="after")
     def _consistent(self) -> Card:
@@ -257,10 +223,8 @@ class Card(_Part):
             for s, o in self.hidden.items()
             if o != "all" and not o[0] < o[1] <= 0
         ]
-        wrong += [
-            f"targets.{v}: missing; the score needs {' and '.join(SCORED)}" for v in SCORED if v not in self.targets
-        ]
         wrong += [f"targets.{v}.kind: targets are fields" for v, q in self.targets.items() if q.kind != "field"]
+        wrong += [f"{v}.name: {q.name} is not its key" for v, q in self.quantities.items() if q.name != v]
         wrong += [f"forcings.{v}: also a target" for v in self.forcings if v in self.targets]
         wrong += self._other_steps()
         if wrong:
@@ -286,7 +250,20 @@ class Card(_Part):
         ]
 
     @property
-    def quantities(self) -> Mapping[str, Quantity]:
+    def deciding(self) -> str:
+        """What decides numbers, except for the competition, as JSON: that of two cards is equal if runs under them are.
+
+        What a variable says that would hold without it is left out.
+        """
+        told = {k: {n: v.implied() for n, v in getattr(self, k).items()} for k in ("targets", "forcings")}
+        return self.model_dump_json(exclude=told)
+
+    def position(self, role: Role, variables: Sequence[str]) -> int | None:
+        """Where the first variable of a role is among some targets; None where there is none."""
+        return next((i for i, v in enumerate(variables) if self.targets[v].role == role), None)
+
+    @property
+    def quantities(self) -> Mapping[str, Variable]:
         """Targets and forcings by name."""
         return {**self.targets, **self.forcings}
 
@@ -295,6 +272,13 @@ class Card(_Part):
         declared = self.hidden.get(scenario, (0, 0))
         start, stop = (-steps, 0) if declared == "all" else declared
         return slice(max(steps + start, 0), max(steps + stop, 0))
+
+
+def _with_names(tables: object) -> object:
+    """Tables of variables, each with its key as its name."""
+    if not isinstance(tables, Mapping):
+        return tables
+    return {k: {"name": k, **table} if isinstance(table, dict) else table for k, table in tables.items()}
 
 
 def parse_card(settings: Mapping[str, object], origin: str) -> Card:
@@ -314,21 +298,50 @@ def parse_card(settings: Mapping[str, object], origin: str) -> Card:
         ) from e
 
 
+# Cards of installed packages; emukit's own lie in ``data_cards/``, and win where a name is both.
+CARDS: Registry[Entry] = Registry(
+    "data card",
+    "emukit.cards",
+    {},
+    entry=Entry,
+    accepts=lambda found: isinstance(found, str | Path | Mapping),
+    expected="the path of a TOML file, or its values",
+    error=StoreError,
+)
+
+
+@cache
+def shipped_cards() -> tuple[str, ...]:
+    """The names of emukit's own cards: every file in ``data_cards/``."""
+    return tuple(sorted(p.stem for p in shipped("data_cards", ".").glob("*.toml")))
+
+
+def card_names() -> tuple[str, ...]:
+    """emukit's own cards, then those of installed packages."""
+    return tuple(dict.fromkeys((*shipped_cards(), *CARDS)))
+
+
 def load_card(name_or_path: str | Path) -> Card:
-    """A shipped card by its name, or any card by the path of its TOML file.
+    """A card of emukit or of an installed package by its name, or any card by the path of its TOML file.
 
     Raises:
         StoreError: There is no such card, or it has mistakes (all of them listed).
     """
     text = str(name_or_path)
-    path = Path(text) if text.endswith(".toml") else _shipped_path(text)
+    if not text.endswith(".toml") and text not in shipped_cards() and text in CARDS.plugins:
+        found = CARDS.load(text)
+        if isinstance(found, Mapping):
+            return parse_card(found, CARDS.find(text).origin)
+        path = Path(found)
+    else:
+        path = Path(text) if text.endswith(".toml") else _shipped_path(text)
     try:
         settings = toml_values(path)
     except OSError as e:
         raise StoreError(
             f"cannot read the data card {path}",
             found=e.strerror or str(e),
-            expected=f"one of {', '.join(SHIPPED)}, or the path of a .toml file",
+            expected=f"one of {', '.join(card_names())}, or the path of a .toml file",
             hint="check the path: name the card with --card PATH",
         ) from e
     except ValueError as e:
@@ -337,10 +350,10 @@ def load_card(name_or_path: str | Path) -> Card:
 
 
 def _shipped_path(name: str) -> Path:
-    if name not in SHIPPED:
+    if name not in shipped_cards():
         raise StoreError(
             f"there is no data card {name}",
-            expected=f"one of {', '.join(SHIPPED)}, or the path of a .toml file",
+            expected=f"one of {', '.join(card_names())}, or the path of a .toml file",
             hint="choose one with --card",
         )
     try:
@@ -361,26 +374,29 @@ def identify_card(ds: xr.Dataset) -> Card:
     """
     if ATTRIBUTE in ds.attrs:
         return load_card(str(ds.attrs[ATTRIBUTE]))
-    cards = [c for c in map(load_card, SHIPPED) if c.by_layout]
-    scenarios = set(_scenarios(ds))
-    fitting = [c for c in cards if scenarios <= set(c.scenarios) and sum(v in ds for v in c.quantities) > 1]
-    if not fitting:
-        raise StoreError(
-            "no data card fits the store",
-            found=f"variables {', '.join(map(str, ds.data_vars)) or 'none'}; "
-            f"scenarios {', '.join(sorted(scenarios)) or 'none'}",
-            expected="; ".join(f"{c.name}: {', '.join(c.quantities)}" for c in cards),
-            hint="name the card with --card NAME or --card FILE.toml",
-        )
-    return max(fitting, key=lambda c: _hidden_months(ds, c))
+    cards: list[Card] = []
+    # Those of other packages are looked at where none of emukit's fits.
+    for names in (shipped_cards(), CARDS.plugins):
+        cards += [c for c in map(load_card, names) if c.by_layout and c not in cards]
+        scenarios = set(_scenarios(ds, cards))
+        fitting = [c for c in cards if scenarios <= set(c.scenarios) and sum(v in ds for v in c.quantities) > 1]
+        if fitting:
+            return max(fitting, key=lambda c: _hidden_months(ds, c))
+    raise StoreError(
+        "no data card fits the store",
+        found=f"variables {', '.join(map(str, ds.data_vars)) or 'none'}; "
+        f"scenarios {', '.join(sorted(scenarios)) or 'none'}",
+        expected="; ".join(f"{c.name}: {', '.join(c.quantities)}" for c in cards),
+        hint="name the card with --card NAME or --card FILE.toml",
+    )
 
 
-def _scenarios(ds: xr.Dataset) -> list[str]:
+def _scenarios(ds: xr.Dataset, cards: Iterable[Card]) -> list[str]:
     dim = next((d for d in ("ssp", "scenario") if d in ds.coords), None)
     if dim is None:
         return []
     written = [text_of(v) for v in np.atleast_1d(ds[dim].values).ravel().tolist()]
-    return list(scenario_names(written, [s for c in map(load_card, SHIPPED) for s in c.scenarios]))
+    return list(scenario_names(written, [s for c in cards for s in c.scenarios]))
 
 
 def text_of(value: object) -> str:
@@ -407,7 +423,7 @@ def _hidden_months(ds: xr.Dataset, card: Card) -> int:
     # One member's first and last month of each hidden span tell the cards apart, and cost a chunk each. Of a scenario
     # that may be hidden as a whole the last month is enough: copies differ in how much of it they hide.
     target = next((ds[v] for v in card.targets if v in ds), None)
-    names = _scenarios(ds)
+    names = _scenarios(ds, [card])
     if target is None or "time" not in target.dims or not target.size:
         return 0
     one: dict[str, int] = {d: 0 for d in ("member_id", "member") if d in target.dims}

@@ -5,7 +5,7 @@ Invariant: what is written says what it is: units, standard names, calendar, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
@@ -14,23 +14,15 @@ from numpy.typing import NDArray
 from emukit.data.archive import Archive
 from emukit.data.grid import Grid
 from emukit.data.time import TimeAxis
+from emukit.data.variable import Variable
 from emukit.errors import ProtocolError
-
-ATTRIBUTES = {
-    "tas": {"standard_name": "air_temperature", "long_name": "Near-Surface Air Temperature", "units": "K"},
-    "pr": {
-        "standard_name": "lwe_precipitation_rate",
-        "long_name": "Precipitation",
-        "units": "mm/day",
-    },
-}
 
 
 def fields_to_dataset(
     fields: NDArray[np.floating],
     time: TimeAxis,
     grid: Grid,
-    variables: tuple[str, ...],
+    variables: Sequence[Variable],
     scenario: str,
     provenance: Mapping[str, str] | None = None,
 ) -> xr.Dataset:
@@ -41,15 +33,12 @@ def fields_to_dataset(
         time: Their T steps. Months are written as their 15th and years as 1 July, in the noleap calendar as the
             competition's store has it; days and hours as their stamps, in their own.
         grid: Their grid.
-        variables: Names along V.
+        variables: What is along V.
         scenario: Name of the scenario.
         provenance: More global attributes.
     """
     return xr.Dataset(
-        {
-            v: (("time", "y", "x"), fields[:, i], {**ATTRIBUTES.get(v, {}), "cell_methods": "area: time: mean"})
-            for i, v in enumerate(variables)
-        },
+        {v.name: (("time", "y", "x"), fields[:, i], v.attributes) for i, v in enumerate(variables)},
         coords={
             "time": ("time", time.cf_time(), {"standard_name": "time", "axis": "T"}),
             "y": ("y", grid.lat, {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
@@ -82,7 +71,7 @@ def truth_dataset(
         raise ProtocolError(f"no {unit}s from {start} to {stop}", hint=f"name a first {unit} before the last")
     fields = chosen.truth(member, first, last)
     source = {"source": f"{archive.card.name}, member {member}"}
-    return fields_to_dataset(fields, chosen.time[first:last], archive.grid, archive.variables, scenario, source)
+    return fields_to_dataset(fields, chosen.time[first:last], archive.grid, archive.domain.described, scenario, source)
 
 
 def forcings_dataset(archive: Archive, scenario: str) -> xr.Dataset:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import xarray as xr
 
-from emukit.data.card import Card, Quantity
+from emukit.data.card import Card
 from emukit.data.decode import ROLES, Axes, Findings, read_axes, read_members, read_names, read_time, role
 from emukit.data.grid import Grid
 from emukit.data.time import Months, TimeAxis
+from emukit.data.variable import Variable
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def _refuse_empty(ds: xr.Dataset, card: Card, findings: Findings) -> bool:
     return bool(empty)
 
 
-def _has_dims(ds: xr.Dataset, v: str, quantity: Quantity, card: Card, findings: Findings) -> bool:
+def _has_dims(ds: xr.Dataset, v: str, quantity: Variable, card: Card, findings: Findings) -> bool:
     if v not in ds:
         findings.refuse(
             f"variable {v} is missing",

@@ -217,7 +217,7 @@ def _check_units(ds: xr.Dataset, card: Card, convert: Mapping[str, str], survey:
             continue
         stated = str(ds[name].attrs.get("units", "")).strip()
         unstated += [] if stated else [name]
-        days = survey.layout.time.days(read_calendar(ds))
+        days = survey.layout.time.month_days(read_calendar(ds))
         factors = conversion(name, quantity, stated, *extremes, convert.get(name), findings, days)
         if factors is not None:
             _convert(survey, name, *factors)

@@ -7,15 +7,18 @@ span can hold, and `inverse` maps every finite number to a finite one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.preprocessing import PowerTransformer
 
 from emukit.config import Settings, check
 from emukit.data.archive import Archive
 from emukit.data.split import Span
+from emukit.data.variable import Transform, Variable
+
+if TYPE_CHECKING:
+    from sklearn.preprocessing import PowerTransformer
 
 Array = NDArray[np.float64]
 
@@ -29,8 +32,8 @@ class TargetSettings(Settings):
     """How one target variable is normalised.
 
     Attributes:
-        transform: Pointwise function of the value: none, log1p, sqrt (both for what is never negative) or
-            yeo-johnson with its exponent fitted on training months.
+        transform: Pointwise function of the value: none, log1p, sqrt (both for what is never negative), yeo-johnson
+            with its exponent fitted on training months, or what the data card says of the variable (``card``).
         climatology: What is subtracted: the training mean of all cells and months (``global``), of each cell
             (``cell``), or of each cell and calendar month (``cell-month``). Days share the group of their calendar
             month, as 365 means of a few values each would be noise; hours that of their month and time of the day;
@@ -38,9 +41,14 @@ class TargetSettings(Settings):
         scale: What anomalies are divided by: their standard deviation over the same kinds of groups.
     """
 
-    transform: Literal["none", "log1p", "sqrt", "yeo-johnson"] = "none"
-    climatology: Literal["global", "cell", "cell-month"] = "cell-month"
+    transform: Transform | Literal["card"] = "card"
+    # The seasonal cycle stays in the target: it is part of the standard deviation over time that a loss may ask for.
+    climatology: Literal["global", "cell", "cell-month"] = "cell"
     scale: Literal["global", "cell", "cell-month"] = "cell"
+
+    def known(self, variable: Variable) -> TargetSettings:
+        """The same, with the card's transform where it is chosen."""
+        return self if self.transform != "card" else self.model_copy(update={"transform": variable.transform})
 
 
 class Pointwise(NamedTuple):
@@ -50,7 +58,7 @@ class Pointwise(NamedTuple):
     exponent: float
 
     def forward(self, x: Array) -> Array:
-        """Physical -> transformed. Values below zero, which pr cannot have, count as zero under log1p and sqrt."""
+        """Physical -> transformed. Values below zero count as zero under log1p and sqrt."""
         if self.name == "log1p":
             return np.log1p(np.maximum(x, 0.0))
         if self.name == "sqrt":
@@ -74,6 +82,9 @@ class Pointwise(NamedTuple):
 
 
 def _power_transformer(exponent: float) -> PowerTransformer:
+    # Takes a second to import, and one transform needs it.
+    from sklearn.preprocessing import PowerTransformer
+
     transformer = PowerTransformer(method="yeo-johnson", standardize=False)
     transformer.lambdas_ = np.array([exponent])
     transformer.n_features_in_ = 1
@@ -110,8 +121,8 @@ class TargetNormalizer:
     def fit(cls, archive: Archive, spans: Sequence[Span], settings: Mapping[str, TargetSettings]) -> TargetNormalizer:
         """Fit on all members of the training spans."""
         pointwise, centers, scales = [], [], []
-        for v, name in enumerate(archive.variables):
-            chosen = settings.get(name, TargetSettings())
+        known = {v.name: settings.get(v.name, TargetSettings()).known(v) for v in archive.domain.described}
+        for v, chosen in enumerate(known.values()):
             function = Pointwise(chosen.transform, _fit_exponent(archive, spans, v, chosen))
             sums = _season_sums(archive, spans, v, function)
             center = _grouped_mean(sums[0], sums[1], chosen.climatology)
@@ -122,7 +133,7 @@ class TargetNormalizer:
             centers.append(center)
             scales.append(_positive(np.sqrt(variance)))
         return cls(
-            {n: settings.get(n, TargetSettings()) for n in archive.variables},
+            known,
             pointwise,
             np.stack(centers, 1),
             np.stack(scales, 1),
@@ -172,6 +183,8 @@ def _truth(archive: Archive, span: Span, variable: int) -> list[NDArray[np.float
 def _fit_exponent(archive: Archive, spans: Sequence[Span], variable: int, settings: TargetSettings) -> float:
     if settings.transform != "yeo-johnson":
         return 1.0
+    from sklearn.preprocessing import PowerTransformer
+
     values = [f.ravel() for s in spans for f in _truth(archive, s, variable)]
     step = max(1, sum(v.size for v in values) // YEO_JOHNSON_SAMPLE)
     sample = np.concatenate([v[::step] for v in values]).astype(np.float64)

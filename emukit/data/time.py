@@ -218,19 +218,19 @@ class TimeAxis:
 
     def texts(self) -> list[str]:
         """All steps for people."""
-        if self.is_monthly:
-            return [str(m) for m in self.months]
-        return [self.text(i) for i in range(self.length)]
+        if not self.minutes:
+            pairs = zip(self.year.tolist(), (self.month + 1).tolist(), strict=True)
+            return [f"{y:04d}-{m:02d}" if self.is_monthly else f"{y:04d}" for y, m in pairs]
+        stamps = self.cf_time()
+        return [t.strftime("%Y-%m-%dT%H:%M" if self._hours else "%Y-%m-%d") for t in stamps]
 
-    def days(self, calendar: str) -> NDArray[np.float64]:
-        """(T,) length of each step in days, of months and years in a calendar of CF."""
-        if self.minutes:
-            return np.full(self.length, self.minutes / DAY_MINUTES)
+    def month_days(self, calendar: str) -> NDArray[np.float64]:
+        """(T,) days of the month in which each step lies, of the mean month of a year, in a calendar of CF."""
         lengths = np.array(MONTH_LENGTHS.get(SAME.get(calendar, calendar), MONTH_LENGTHS["noleap"]), np.float64)
         leap = _leap_years(self.year, calendar)
-        if self.is_monthly:
+        if self.step != "year":
             return np.asarray(lengths[self.month] + (leap & (self.month == 1)))
-        return np.asarray(lengths.sum() + leap)
+        return np.asarray((lengths.sum() + leap) / 12)
 
     def decimal_years(self) -> NDArray[np.float64]:
         """(T,) the beginning of each step as a year with its fraction."""

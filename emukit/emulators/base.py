@@ -10,6 +10,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -25,8 +26,9 @@ from emukit.data.grid import Grid
 from emukit.data.store import scenario_from_dataset
 from emukit.data.time import TimeAxis, in_words
 from emukit.emulators.forcing_space import FAR, ForcingSpace
-from emukit.errors import ProtocolError, RunError
+from emukit.errors import ProtocolError, RecipeError, RunError
 from emukit.files import atomic_path, check_regular, parse_json, read_text, sha256
+from emukit.registry import Plugin
 
 FORMAT = 2
 # Before the names of the arrays of `trained_in`.
@@ -37,22 +39,27 @@ class Emulator(ABC):
     """Answers forcings with climate.
 
     Attributes:
-        kind: Name in the registry, by which a saved emulator finds its class.
+        kind: Name in the registry, by which a saved emulator finds its class. A class of another package need not
+            say it: an emulator is called as its recipe names it.
+        by_variable: Options of `fit` that are tables by variable, or lists of variables.
         domain: What it predicts, and where.
         steps: The kinds of steps it knows, of ``month``, ``year``, ``day`` and ``hour``; empty: all.
         draws: Whether it draws realisations, each with variability as a run has, and not one answer.
         from_beginning: Whether it must run from a scenario's beginning, step by step, to reach a month: a trajectory.
             Work is then divided by scenario and realisation, never by months.
         trained_in: The training years among the forcings that it reads; None where it reads none, or is older.
+        plugins: What it needs of other packages.
     """
 
-    kind: ClassVar[str]
+    kind: str
     steps: ClassVar[tuple[str, ...]] = ()
+    by_variable: ClassVar[tuple[str, ...]] = ()
     from_beginning: ClassVar[bool] = False
 
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
         self.trained_in: ForcingSpace | None = None
+        self.plugins: tuple[Plugin, ...] = ()
 
     @property
     def grid(self) -> Grid:
@@ -151,17 +158,20 @@ class Emulator(ABC):
         """Predict steps [start, stop) of a scenario from its forcings.
 
         Returns:
-            (stop - start, V, Y, X) float32 in physical units: tas in K, pr in mm/day.
+            (stop - start, V, Y, X) float32 in the card's units, within the bounds of the variables.
 
         Raises:
             ProtocolError: A forcing that the emulator needs is missing, or has another shape.
         """
 
-    def cut_negative_rain(self, fields: NDArray[np.floating]) -> None:
-        """Put zero in the place of negative pr, in the (T, V, Y, X) fields themselves."""
-        if "pr" in self.variables:
-            rain = fields[:, self.variables.index("pr")]
-            np.maximum(rain, 0.0, out=rain)
+    def clip_to_bounds(self, fields: NDArray[np.floating]) -> None:
+        """Put the nearest bound of its variable in the place of what lies beyond, in the (T, V, Y, X) fields."""
+        for v, variable in enumerate(self.domain.described):
+            field, bounds = fields[:, v], variable.bounds
+            if bounds.lower is not None:
+                np.maximum(field, bounds.lower, out=field)
+            if bounds.upper is not None:
+                np.minimum(field, bounds.upper, out=field)
 
     @abstractmethod
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -216,7 +226,7 @@ class Emulator(ABC):
                 hint=f"hand over the whole scenario, and choose {time.unit}s with start and stop",
             )
         fields = self.predict_fields(scenario, first, last)
-        dataset = fields_to_dataset(fields, time[first:last], self.grid, self.variables, scenario.name)
+        dataset = fields_to_dataset(fields, time[first:last], self.grid, self.domain.described, scenario.name)
         return dataset.assign_attrs(self.distance_attributes(scenario, first, last))
 
     def distance_attributes(self, scenario: Scenario, start: int, stop: int) -> dict[str, Any]:
@@ -241,7 +251,8 @@ class Emulator(ABC):
             return ""
         return (
             f"the forcings of {scenario.name} lie far outside the training: the year to {scenario.time.text(far[1])} "
-            f"is {far[0]:.1f} times the spread of the training years ({', '.join(space.names)}) from the nearest of them"
+            f"is {far[0]:.1f} times the spread of the training years ({', '.join(space.names)}) from the nearest of "
+            "them"
         )
 
     def save(self, folder: Path) -> None:
@@ -256,6 +267,8 @@ class Emulator(ABC):
             "meta": meta,
             "trained_in": list(self.trained_in.names) if self.trained_in else [],
         }
+        if self.plugins:
+            head["plugins"] = [asdict(plugin) for plugin in self.plugins]
         space = self.trained_in.arrays() if self.trained_in else {}
         arrays = {**arrays, **{f"{SPACE}{name}": array for name, array in space.items()}}
         grid = {"grid.lat": self.grid.lat, "grid.lon": self.grid.lon}
@@ -280,6 +293,23 @@ def time_of(head: Mapping[str, Any]) -> TimeAxis:
     if "time" in head:
         return TimeAxis(**head["time"], length=1)
     return TimeAxis.monthly(np.array([head["first_month"]], "datetime64[M]"))
+
+
+def temperature_position(archive: Archive, setting: str) -> int:
+    """Where the near-surface temperature is on the V axis, for a setting that cannot do without.
+
+    Raises:
+        RecipeError: There is none.
+    """
+    position = archive.domain.temperature
+    if position is None:
+        raise RecipeError(
+            f"{setting} needs the near-surface temperature",
+            found=f"targets {', '.join(archive.variables)}",
+            expected='a target whose standard_name in the data card is "air_temperature"',
+            hint=f"say so in the card, or choose a recipe that does without {setting}",
+        )
+    return position
 
 
 def head_digest(head: Mapping[str, Any]) -> str:

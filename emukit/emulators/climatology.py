@@ -1,7 +1,7 @@
 """The climate that was: the mean of every cell and season over the first training years, whatever the forcing.
 
 Seasons are calendar months; of steps shorter than a day each time of the day has a mean of its own, and of years there
-is one (`TimeAxis.season`).
+is one (`TimeAxis.season`). Days and hours follow the cycle through the months (`emukit.emulators.annual_cycle`).
 
 Invariant: knows no forcing, so nothing that scores worse has learned anything from one.
 """
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Span, Split
+from emukit.emulators.annual_cycle import Cycle, fill_unseen
 from emukit.emulators.base import Emulator
 from emukit.errors import ProtocolError, RecipeError
 
@@ -43,7 +44,7 @@ class ClimatologyEmulator(Emulator):
         Raises:
             RecipeError: `years` is not positive.
             ProtocolError: No training month of some calendar month lies in the reference period. Of days and hours, of
-                which a record may be shorter than a year, such a season is given the mean of all.
+                which a record may be shorter than a year, such a season is given that of the nearest month.
         """
         if years < 1:
             raise RecipeError("model.years must be at least 1", found=str(years))
@@ -57,12 +58,12 @@ class ClimatologyEmulator(Emulator):
                 hint="choose a longer reference period with --set model.years",
             )
         mean = total / np.maximum(count, 1)[:, None, None, None]
-        mean[count == 0] = total.sum(0) / count.sum()
-        return cls(archive.domain, mean.astype(np.float32))
+        fill_unseen(mean, count > 0, time.per_day)
+        return cls(archive.domain, Cycle.of(time, 0, 0).knots(mean).astype(np.float32))
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X): the climatology of each step's season."""
-        return self._mean[scenario.time.season[start:stop]]
+        return np.asarray(Cycle.of(scenario.time, start, stop).at(self._mean), np.float32)
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """The mean fields."""
@@ -72,6 +73,16 @@ class ClimatologyEmulator(Emulator):
     def from_state(cls, domain: Domain, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `state`."""
         return cls(domain, np.asarray(arrays["mean"], np.float32))
+
+
+def seasonal_reference(archive: Archive, split: Split) -> NDArray[np.float32]:
+    """(12, V, Y, X) training climatology, beginning with the calendar month of the test span's first month.
+
+    A submission that is some months early or late does not fit its seasonal cycle.
+    """
+    climatology = ClimatologyEmulator.fit(archive, split)
+    span = split.test
+    return climatology.predict_fields(archive[span.scenario], span.start, span.start + 12)
 
 
 def seasonal_sums(archive: Archive, spans: Sequence[Span]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -29,7 +29,7 @@ class Decade:
 
     Attributes:
         scenario: Its name.
-        warmth: Global mean of tas over them, in K.
+        warmth: Global mean temperature over them, in K.
         variance: (G, V, Y, X) variance of a step about the forced response, by season (`TimeAxis.season`).
         freedom: (G,) degrees of freedom of each.
         said: (V, Y, X) variance over these steps of what the base says.

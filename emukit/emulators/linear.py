@@ -13,6 +13,7 @@ does besides, by as little as a penalty of its own allows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from inspect import signature
 from typing import Any, Literal, Self
 
@@ -20,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.archive import Archive, Domain, Scenario
-from emukit.data.split import Split
-from emukit.emulators.base import Emulator
+from emukit.data.split import Span, Split
+from emukit.emulators.annual_cycle import Cycle
+from emukit.emulators.base import Emulator, temperature_position
 from emukit.emulators.features import feature
 from emukit.emulators.idle import refuse_idle
 from emukit.emulators.seasonal_ridge import fit_harmonics, fit_seasons, season_basis
@@ -31,16 +33,19 @@ Array = NDArray[np.float64]
 
 WARMING = "warming"
 
-# Cells are fitted apart; so many at a time, a few times as much as their targets is needed in float64. All of the
-# competition's grid is one block; a record of days takes fewer cells at once.
-BLOCK_CELLS = 4096
-BLOCK_VALUES = 1 << 25
+# Cells are fitted apart, so many at a time: the means over members of a whole grid take a third of the store. A record
+# of days takes fewer cells at once.
+BLOCK_CELLS = 1024
+BLOCK_VALUES = 1 << 22
+# Steps whose area mean is taken at a time.
+SLAB_STEPS = 120
 
 
 class LinearEmulator(Emulator):
     """Ridge regression per cell on forcing features, with the seasonal cycle of every coefficient."""
 
     kind = "linear"
+    by_variable = ("strength",)
 
     def __init__(
         self,
@@ -58,8 +63,9 @@ class LinearEmulator(Emulator):
             features: Names of the F forcing series.
             center: (F,) their training means.
             scale: (F,) their training standard deviations.
-            intercept: (G, V, Y, X) climate at the mean forcing, by season (`TimeAxis.season`).
-            response: (G, F, V, Y, X) change per standard deviation of each series, by season.
+            intercept: (G, V, Y, X) climate at the mean forcing, by season (`TimeAxis.season`); of days and hours the
+                knots of `emukit.emulators.annual_cycle`.
+            response: (G, F, V, Y, X) change per standard deviation of each series, likewise.
         """
         super().__init__(domain)
         self._features = features
@@ -89,15 +95,16 @@ class LinearEmulator(Emulator):
             split: Its training spans are used.
             features: Forcing series, as `emukit.emulators.features` names them.
             season: How coefficients vary over the year: one for each calendar month (``month``), or a Fourier series
-                (``harmonics``), which shares data between neighbouring months. Days have the coefficients of their
-                month; steps shorter than a day an intercept for each time of the day too; of years there is one season.
+                (``harmonics``), which shares data between neighbouring months. Days and hours follow a
+                cycle through the months, for which there is the series alone; each time of the day has an intercept of
+                its own. Of years there is one season.
             harmonics: Waves a year of that series, 0 to 6.
             ridge: Penalty on the squared coefficients of standardised features, against the sum of squared errors over
                 all training months and members.
             warming: Forcing series that explain the global mean temperature, of which every cell's climate is then a
                 function first (pattern scaling); `features` explain what is left. Empty: no such first step.
             warming_ridge: Penalty of that explanation, in the measure of `ridge`.
-            least_warming: Least response of a cell's annual mean tas to the global mean temperature, K per K. A cell
+            least_warming: Least response of a cell's annual mean temperature to the global mean, K per K. A cell
                 that seems to warm less is taken to have been held back by what `features` explain, a circulation that
                 declines, rather than to go on cooling for as long as the globe warms. None: no such bound.
             strength: Variable to feature to a multiple of `ridge`, 1 where nothing is said; ``warming`` is the name of
@@ -124,7 +131,7 @@ class LinearEmulator(Emulator):
         terms = (*features, WARMING) if warming else features
         penalties = _penalties(strength or {}, archive.variables, terms)
         names = tuple(dict.fromkeys((*features, *warming)))
-        series, month, weights, truth = _training_table(archive, split, names)
+        series, cycle, weights = _training_table(archive, split, names)
         groups, basis = archive.time.seasons, season_basis(harmonics, archive.time)
         center = np.average(series, axis=0, weights=weights)
         scale = np.sqrt(np.average((series - center) ** 2, axis=0, weights=weights))
@@ -133,34 +140,36 @@ class LinearEmulator(Emulator):
         columns, spread = np.eye(len(names))[:, : len(features)], 1.0
         if warming:
             # A sum of features is as linear in them as they are: what is kept in the end is a response to each.
-            shares = _explained_temperature(
-                archive, z, month, weights, truth, [names.index(n) for n in warming], warming_ridge
-            )
+            mean = _global_temperature(archive, split)
+            shares = _explained(archive, mean, z, cycle, weights, [names.index(n) for n in warming], warming_ridge)
             spread = float(np.sqrt(np.average((z @ shares) ** 2, weights=weights))) or 1.0
             columns = np.column_stack([columns, shares / spread])
-        shape = truth.shape[1:]
+        shape = (len(archive.variables), archive.grid.weights.size)
         intercept, response = np.empty((groups, *shape)), np.empty((groups, len(names), *shape))
 
         def regress(z: Array, truth: NDArray[np.floating]) -> tuple[Array, Array]:
             if season == "month":
-                return fit_seasons(z, month, weights, truth, ridge, groups)
-            return fit_harmonics(z, month, weights, truth, ridge, basis)
+                return fit_seasons(z, cycle, weights, truth, ridge)
+            return fit_harmonics(z, cycle, weights, truth, ridge, basis)
 
+        temperature = archive.domain.temperature
         for variables, factors in penalties:
             # Dividing a column by the root of a number is multiplying its penalty by that number.
             scaled = columns / np.sqrt(factors)
-            chosen = [archive.variables[v] for v in variables]
-            at_once = min(BLOCK_CELLS, max(1, BLOCK_VALUES // (len(truth) * len(variables))))
+            at_once = BLOCK_CELLS
+            if archive.time.minutes:
+                at_once = min(at_once, max(1, BLOCK_VALUES // (len(z) * len(variables))))
             for first in range(0, shape[1], at_once):
                 block = slice(first, min(first + at_once, shape[1]))
                 size = block.stop - block.start
-                part = truth[:, variables, block].reshape(len(truth), -1)
+                part = _member_means(archive, split, variables, block).reshape(len(z), -1)
                 base, coefficients = regress(z @ scaled, part)
-                if least_warming is not None and "tas" in chosen:
-                    cells = slice(chosen.index("tas") * size, (chosen.index("tas") + 1) * size)
+                if least_warming is not None and temperature is not None and temperature in variables:
+                    place = variables.index(temperature)
+                    cells = slice(place * size, (place + 1) * size)
                     least = least_warming * spread * np.sqrt(factors[-1])
                     _hold_up(
-                        base[:, cells], coefficients[:, :, cells], least, z @ scaled, month, part[:, cells], regress
+                        base[:, cells], coefficients[:, :, cells], least, z @ scaled, cycle, part[:, cells], regress
                     )
                 by_feature = np.einsum("nk,mkc->mnc", scaled, coefficients)
                 intercept[:, variables, block] = base.reshape(groups, len(variables), -1)
@@ -195,10 +204,19 @@ class LinearEmulator(Emulator):
                 "set model.season to 'harmonics'",
                 harmonics=given["harmonics"],
             )
+            if archive.time.minutes:
+                raise RecipeError(
+                    "model.season = 'month' needs steps of a month",
+                    found=archive.time.describe(),
+                    expected="harmonics",
+                    hint="leave model.season at its default",
+                )
         elif archive.time.step == "year":
             refuse_idle(cls.fit, "a year has no season", "take data of months", harmonics=given["harmonics"])
         if not 0 <= smoothing <= 1:
             raise RecipeError("model.smoothing is out of range", found=str(smoothing), expected="a share, 0 to 1")
+        if warming:
+            temperature_position(archive, "model.warming")
         terms = (*features, WARMING) if warming else features
         _check_options(terms, warming, given["harmonics"], min(given["ridge"], given["warming_ridge"]))
         if given["least_warming"] is not None and not (features and warming):
@@ -210,15 +228,21 @@ class LinearEmulator(Emulator):
         _penalties(given["strength"] or {}, archive.variables, terms)
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
-        """(T, V, Y, X): intercept plus response times features; pr at least zero."""
+        """(T, V, Y, X): intercept plus response times features; within the bounds."""
         series = np.stack([feature(n, scenario, self.grid) for n in self._features], 1)[start:stop]
         z = ((series - self._center) / self._scale).astype(np.float32)
-        season = scenario.time.season[start:stop]
-        out = np.empty((stop - start, *self._intercept.shape[1:]), np.float32)
-        for m in np.unique(season):
-            rows = season == m
-            out[rows] = self._intercept[m] + np.einsum("tf,fvyx->tvyx", z[rows], self._response[m])
-        self.cut_negative_rain(out)
+        cycle = Cycle.of(scenario.time, start, stop)
+        alone = len(cycle.parts) == 1
+        out = (np.empty if alone else np.zeros)((stop - start, *self._intercept.shape[1:]), np.float32)
+        for season, share in cycle.parts:
+            for m in np.unique(season):
+                rows = season == m
+                fields = self._intercept[m] + np.einsum("tf,fvyx->tvyx", z[rows], self._response[m])
+                if alone:
+                    out[rows] = fields
+                else:
+                    out[rows] += share[rows].astype(np.float32)[:, None, None, None] * fields
+        self.clip_to_bounds(out)
         return out
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -279,7 +303,7 @@ def _hold_up(
     coefficients: Array,
     least: float,
     z: Array,
-    month: NDArray[np.int64],
+    cycle: Cycle,
     truth: NDArray[np.floating],
     regress: Callable[[Array, NDArray[np.floating]], tuple[Array, Array]],
 ) -> None:
@@ -289,50 +313,59 @@ def _hold_up(
         return
     raised = coefficients[:, -1, low]
     raised = raised + least - raised.mean(0)
-    intercept[:, low], coefficients[:, :-1, low] = regress(z[:, :-1], truth[:, low] - z[:, -1:] * raised[month])
+    intercept[:, low], coefficients[:, :-1, low] = regress(z[:, :-1], truth[:, low] - z[:, -1:] * cycle.at(raised))
     coefficients[:, -1, low] = raised
 
 
-def _explained_temperature(
-    archive: Archive,
-    z: Array,
-    month: NDArray[np.int64],
-    weights: Array,
-    truth: NDArray[np.float32],
-    by: list[int],
-    ridge: float,
+def _global_temperature(archive: Archive, split: Split) -> Array:
+    """(N,) global mean temperature of all training steps, the mean over members."""
+    position = [temperature_position(archive, "model.warming")]
+    means = []
+    for span in split.train:
+        for start in range(span.start, span.stop, SLAB_STEPS):
+            slab = replace(span, start=start, stop=min(start + SLAB_STEPS, span.stop))
+            fields = _mean_of_span(archive, slab, position, slice(None)).reshape(len(slab), *archive.grid.shape)
+            means.append(archive.grid.mean(fields))
+    return np.concatenate(means)
+
+
+def _explained(
+    archive: Archive, temperature: Array, z: Array, cycle: Cycle, weights: Array, by: list[int], ridge: float
 ) -> Array:
-    """(F,) change of the global mean tas per standardised feature, in K; zero but for those it is explained by."""
-    if "tas" not in archive.variables:
-        raise RecipeError(
-            "model.warming needs the temperature", found=", ".join(archive.variables), expected="tas among the targets"
-        )
-    fields = truth.reshape(len(truth), len(archive.variables), *archive.grid.shape)
-    temperature = archive.grid.mean(fields[:, archive.variables.index("tas")])
+    """(F,) change of the global mean temperature per standardised feature, in K; zero for what does not explain it."""
     shares = np.zeros(z.shape[1])
     basis = season_basis(0, archive.time)
-    shares[by] = fit_harmonics(z[:, by], month, weights, temperature[:, None], ridge, basis)[1][0, :, 0]
+    shares[by] = fit_harmonics(z[:, by], cycle, weights, temperature[:, None], ridge, basis)[1][0, :, 0]
     return shares
 
 
-def _training_table(
-    archive: Archive, split: Split, features: tuple[str, ...]
-) -> tuple[Array, NDArray[np.int64], Array, NDArray[np.float32]]:
-    """Rows of all training steps: features (N, F), season (N,), members (N,), their mean (N, V, Y*X)."""
-    series, month, weights = [], [], []
-    # Filled in place: a list of parts, put together, would hold everything twice.
-    truth = np.empty((sum(map(len, split.train)), len(archive.variables), archive.grid.weights.size), np.float32)
-    row = 0
+def _training_table(archive: Archive, split: Split, features: tuple[str, ...]) -> tuple[Array, Cycle, Array]:
+    """Rows of all training steps: features (N, F), their place in the year, members (N,)."""
+    series, cycles, weights = [], [], []
     for span in split.train:
         scenario = archive[span.scenario]
         rows = slice(span.start, span.stop)
         series.append(np.stack([feature(n, scenario, archive.grid)[rows] for n in features], 1))
-        month.append(scenario.time.season[rows])
+        cycles.append(Cycle.of(scenario.time, span.start, span.stop))
         weights.append(np.full(len(span), float(len(span.members))))
-        mean = truth[row : row + len(span)]
-        mean[:] = scenario.truth(span.members[0], span.start, span.stop).reshape(mean.shape)
-        for member in span.members[1:]:
-            mean += scenario.truth(member, span.start, span.stop).reshape(mean.shape)
-        mean /= len(span.members)
-        row += len(span)
-    return np.concatenate(series), np.concatenate(month), np.concatenate(weights), truth
+    return np.concatenate(series), Cycle.join(cycles), np.concatenate(weights)
+
+
+def _member_means(archive: Archive, split: Split, variables: list[int], cells: slice) -> NDArray[np.float32]:
+    """(N, V, C) means over members of some variables in some cells, of all training steps."""
+    return np.concatenate([_mean_of_span(archive, span, variables, cells) for span in split.train])
+
+
+def _mean_of_span(archive: Archive, span: Span, variables: list[int], cells: slice) -> NDArray[np.float32]:
+    """(T, V, C) means over the members of a span."""
+
+    def of_member(member: int) -> NDArray[np.float32]:
+        truth = archive[span.scenario].truth(member, span.start, span.stop)
+        return truth.reshape(*truth.shape[:2], -1)[:, variables, cells]
+
+    # A copy, as a list of variables makes one.
+    mean = of_member(span.members[0])
+    for member in span.members[1:]:
+        mean += of_member(member)
+    mean /= len(span.members)
+    return mean

@@ -5,7 +5,8 @@ year is penalised as a coefficient for each season would be, and the waves, whos
 as much.
 
 Seasons are the G groups of `TimeAxis.season`: of months the calendar months; of steps shorter than a day those of each
-time of the day, which share their waves; of years one, without waves.
+time of the day, which share their waves; of years one, without waves. What is found for days and hours are the knots of
+a cycle through the months (`emukit.emulators.annual_cycle`).
 
 Letters: N steps of training, K columns, C numbers predicted, each on its own.
 """
@@ -14,37 +15,39 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import Ridge
+from scipy.linalg import LinAlgError, solve
 
 from emukit.data.time import TimeAxis
+from emukit.emulators.annual_cycle import Cycle
 
 Array = NDArray[np.float64]
 
+# Columns whose errors are in float64 at a time: the targets of a whole grid are several times as large as the store.
+BLOCK_COLUMNS = 512
+
 
 def fit_seasons(
-    z: Array, season: NDArray[np.int64], weights: Array, truth: NDArray[np.floating], ridge: float, groups: int
+    z: Array, cycle: Cycle, weights: Array, truth: NDArray[np.floating], ridge: float
 ) -> tuple[Array, Array]:
     """One regression for each season.
 
     Args:
         z: (N, K) what is regressed on.
-        season: (N,) 0 to G - 1.
+        cycle: Where the N steps lie among the seasons, which are months or years.
         weights: (N,) of the squared errors.
         truth: (N, C).
         ridge: Penalty of the squared coefficients of all seasons together.
-        groups: G.
 
     Returns:
         (G, C) intercepts and (G, K, C) coefficients.
     """
+    # Needs a second to import, and fits only this form.
+    from sklearn.linear_model import Ridge
+
     intercept, response = [], []
+    groups = cycle.time.seasons
     for m in range(groups):
-        rows = season == m
-        if not rows.any():
-            # A record may be shorter than a year.
-            intercept.append(np.average(truth, axis=0, weights=weights))
-            response.append(np.zeros((z.shape[1], truth.shape[1])))
-            continue
+        rows = cycle.season == m
         # All fits share the penalty, so that it means the same whichever way the season is represented.
         model = Ridge(alpha=max(ridge / groups, 1e-9)).fit(z[rows], truth[rows].astype(np.float64), weights[rows])
         intercept.append(np.atleast_1d(model.intercept_))
@@ -53,26 +56,29 @@ def fit_seasons(
 
 
 def fit_harmonics(
-    z: Array, season: NDArray[np.int64], weights: Array, truth: NDArray[np.floating], ridge: float, basis: Array
+    z: Array, cycle: Cycle, weights: Array, truth: NDArray[np.floating], ridge: float, basis: Array
 ) -> tuple[Array, Array]:
     """One regression for all seasons, each coefficient a Fourier series over the year; see `fit_seasons`.
 
     Args:
         z: (N, K) what is regressed on.
-        season: (N,) 0 to G - 1.
+        cycle: Where the N steps lie among the seasons.
         weights: (N,) of the squared errors.
         truth: (N, C).
         ridge: Penalty of the squared Fourier coefficients.
         basis: (G, H) of that series, as `season_basis` makes it.
     """
-    design = (z[:, :, None] * basis[season][:, None, :]).reshape(len(z), -1)
+    design = (z[:, :, None] * cycle.at(basis)[:, None, :]).reshape(len(z), -1)
     # Season means leave both sides: every season keeps an intercept of its own, free of the penalty.
-    design_mean = _season_means(design, season, weights, len(basis))
-    truth_mean = _season_means(truth, season, weights, len(basis))
-    target = truth - truth_mean[season]
-    model = Ridge(alpha=max(ridge, 1e-9), fit_intercept=False)
-    model.fit(design - design_mean[season], target, weights)
-    found = np.atleast_2d(model.coef_).T  # scikit-learn drops the axis of a single target
+    design_mean = cycle.knots(cycle.means(design, weights))
+    truth_mean = cycle.knots(cycle.means(truth, weights))
+    root = np.sqrt(weights)[:, None]
+    scaled = (design - cycle.at(design_mean)) * root
+    product = np.empty((scaled.shape[1], truth.shape[1]))
+    for first in range(0, truth.shape[1], BLOCK_COLUMNS):
+        block = slice(first, first + BLOCK_COLUMNS)
+        product[:, block] = scaled.T @ ((truth[:, block] - cycle.at(truth_mean[:, block])) * root)
+    found = _solve_ridge(scaled, product, max(ridge, 1e-9))
     response = np.einsum("fhc,mh->mfc", found.reshape(z.shape[1], basis.shape[1], -1), basis)
     intercept = truth_mean - design_mean @ found
     return intercept, response
@@ -88,6 +94,23 @@ def season_basis(harmonics: int, time: TimeAxis) -> Array:
     return np.ones((1, 1)) if time.step == "year" else np.repeat(_fourier(harmonics), time.per_day, 0)
 
 
+def _solve_ridge(design: Array, product: Array, ridge: float) -> Array:
+    """(K, C) coefficients of a ridge regression from its normal equations.
+
+    Args:
+        design: (N, K) weighted columns.
+        product: (K, C) of the columns with the weighted targets.
+        ridge: Penalty of the squared coefficients.
+    """
+    normal = design.T @ design
+    normal.flat[:: len(normal) + 1] += ridge
+    try:
+        return np.asarray(solve(normal, product, assume_a="pos"), np.float64)
+    except LinAlgError:
+        # Columns that are the same up to rounding, and next to no penalty: the smallest coefficients that fit.
+        return np.asarray(np.linalg.pinv(normal, hermitian=True) @ product, np.float64)
+
+
 def _fourier(harmonics: int) -> Array:
     """(12, 1 + 2 harmonics) Fourier basis over the year; the sixth sine vanishes on months and is left out."""
     phase = 2 * np.pi * np.arange(12) / 12
@@ -101,13 +124,3 @@ def orthonormal_season(harmonics: int) -> Array:
     """(12, H) the same basis, with a mean square of one and mean products of zero over the year."""
     basis = _fourier(harmonics)
     return np.asarray(basis / np.sqrt(np.mean(basis**2, 0)), np.float64)
-
-
-def _season_means(values: NDArray[np.floating], season: NDArray[np.int64], weights: Array, groups: int) -> Array:
-    # A season that no training step is of has the mean of all.
-    seen = np.bincount(season, minlength=groups) > 0
-    out = np.zeros((groups, values.shape[1]))
-    for m in range(groups):
-        rows = season == m if seen[m] else slice(None)
-        out[m] = np.average(values[rows], axis=0, weights=weights[rows])
-    return out

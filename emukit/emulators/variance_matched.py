@@ -1,8 +1,8 @@
 """A prediction that varies as much as a single run of the climate model does.
 
-Invariant: mean and trend of every block of months are the base's, pr is never negative, and the standard deviation over
-a period is the one expected of a real run. The blocks are counted from a scenario's end, never from the months asked
-for.
+Invariant: mean and trend of every block of months are the base's, no value is beyond a bound, and the standard
+deviation over a period is the one expected of a real run. The blocks are counted from a scenario's end, never from the
+months asked for.
 
 A network or regression that minimises squared error predicts the mean over all members that could be: right on
 average, and far too calm. A metric that compares standard deviations punishes that, and this repairs it in the
@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Split
 from emukit.data.time import TimeAxis
+from emukit.data.variable import Bounds
 from emukit.emulators.base import Emulator
 from emukit.emulators.rescale import stretch, trend
 from emukit.emulators.variability import Variability, blocks, estimate_variability, season_means, warmth_of
@@ -46,6 +47,7 @@ class VarianceMatched(Wrapper):
     """
 
     kind = "variance-matched"
+    by_variable = ("proportional",)
     varied: ClassVar[bool] = True
 
     def __init__(
@@ -79,7 +81,8 @@ class VarianceMatched(Wrapper):
                 steps are not months, this and `block` are as many steps as last as long.
             block: Months over which mean and trend are kept. Shorter than the period, so that what is no straight line
                 over it is not stretched with the seasons.
-            warming: Whether variability may change with the global mean of tas, where the data support it.
+            warming: Whether variability may change with the global mean temperature, where the data support it; it
+                does not where no variable is the near-surface temperature.
             proportional: Variables whose variance is in proportion to their predicted mean of decade and calendar
                 month, as that of precipitation nearly is.
 
@@ -111,7 +114,7 @@ class VarianceMatched(Wrapper):
             )
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
-        """(T, V, Y, X); pr at least zero."""
+        """(T, V, Y, X); within the bounds."""
         out = np.empty((stop - start, len(self.variables), *self.grid.shape), np.float32)
         # A month before the base's first goes to the base, which says what is wrong with it.
         for a, b in blocks(min(start, self.first_month), len(scenario), _steps(self.block, scenario.time)):
@@ -126,15 +129,16 @@ class VarianceMatched(Wrapper):
         field = self.bases[0].predict_fields(scenario, start, stop)
         time = scenario.time
         season = time.season[start:stop]
-        warmth = warmth_of(field, self.grid, self.variables)
+        warmth = warmth_of(field, self.domain)
         by_season = self.variability.by_season(warmth, season_means(field, season, time.seasons))
         count = np.bincount(season, minlength=time.seasons)
         internal = np.einsum("m,mvyx->vyx", count / count.sum(), by_season)
         std = self.aim(field.std(0, dtype=np.float64), internal)
         out = np.empty_like(field)
-        for i, variable in enumerate(self.variables):
-            line = trend(field[:, i], time.per_year)
-            out[:, i] = stretch(field[:, i], std[i], keep=line, above_zero=variable == "pr")
+        for i, variable in enumerate(self.domain.described):
+            out[:, i] = _stretched(field[:, i], std[i], variable.bounds, time.per_year)
+        # Of two bounds, the stretch keeps to one.
+        self.clip_to_bounds(out)
         return out
 
     def aim(self, said: Array, internal: Array) -> Array:
@@ -178,3 +182,13 @@ class VarianceMatched(Wrapper):
 def _steps(months: int, time: TimeAxis) -> int:
     """As many steps as last so many months; a multiple of a year's share, and one at least."""
     return max(round(months * time.per_year / 12), 1)
+
+
+def _stretched(field: NDArray[np.floating], std: Array, bounds: Bounds, per_year: int) -> Array:
+    """(T, Y, X) steps of one variable with a standard deviation; trend and bound, of two the lower, are kept to."""
+    line = trend(field, per_year)
+    if bounds.lower is not None:
+        return bounds.lower + stretch(field - bounds.lower, std, keep=line, above_zero=True)
+    if bounds.upper is not None:
+        return bounds.upper - stretch(bounds.upper - field, std, keep=-line, above_zero=True)
+    return stretch(field, std, keep=line)

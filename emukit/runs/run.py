@@ -22,19 +22,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
 from emukit.data.folds import final_split
 from emukit.data.protocol import make_split
 from emukit.data.split import Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.registry import load_emulator
-from emukit.errors import EmukitError, ProtocolError, RunError
+from emukit.errors import EmukitError, RunError
 from emukit.files import LOCK_FILE, PART, exclusive, inside, write_text
-from emukit.metrics.competition import VARIABLE_WEIGHTS
 from emukit.parallel.comm import Comm
 from emukit.planning.batch_size import resolve_batch
 from emukit.progress import Reporter, silent_reporter
-from emukit.recipes.forcings import fit_forcings, trained_in
+from emukit.recipes.fitting import fit_recipe, trained_in
+from emukit.recipes.names import model_label
+from emukit.recipes.plugins import check_plugins, other_versions, plugins_of
 from emukit.recipes.schema import NetworkRecipe, Recipe, parse_recipe
 from emukit.runs.evaluate import Evaluation, check_fits, evaluate
 from emukit.runs.fit import prepare
@@ -79,11 +81,13 @@ class Run:
         """
         identity = self.record.identity
         if card_digest(archive.card) != identity.card:
+            scored = self.record.data.scoring.name
             raise RunError(
                 f"the run {self.folder} was trained under another data card",
                 found=f"{archive.card.name}, as --card or the store says now",
-                expected=f"{self.record.data.card}, unchanged since",
-                hint="name the card of the training with --card",
+                expected=f"{self.record.data.card}, unchanged since, with the competition {scored}",
+                hint="name the card of the training with --card; a card that named no competition then needs the line "
+                f"now: competition = {json.dumps(scored)}",
             )
         split = make_split(archive, identity.protocol, identity.members)
         return final_split(archive, split) if identity.final else split
@@ -128,6 +132,10 @@ class Run:
     def go_on(self) -> str:
         """How to go on with it: a command, where the record holds one that can be trusted."""
         return _again(self.record, self.folder)
+
+    def other_versions(self) -> list[str]:
+        """What it needs of other packages and is installed in another version than it was trained with."""
+        return other_versions(self.record.plugins)
 
     def log_problems(self) -> list[str]:
         """What its logs lack, or what is wrong with them, in words."""
@@ -183,16 +191,12 @@ def train_run(
     Raises:
         RunError: The folder exists, belongs to another configuration, or another process trains in it; or the run that
             selected is of another configuration.
+        EmukitError: The competition of the card does not fit the data.
         ProtocolError: The split cannot be made on this archive.
         TrainingError: The loss is not finite.
     """
-    missing = [v for v in VARIABLE_WEIGHTS if v not in archive.variables]
-    if missing:
-        raise ProtocolError(
-            "the competition's score needs all of its variables",
-            found=f"no {', '.join(missing)} in {archive.source}",
-            expected=", ".join(VARIABLE_WEIGHTS),
-        )
+    # Refuses data that cannot be scored, before anything is trained.
+    competition_of(archive)
     split = make_split(archive, protocol, members)
     comm = comm or Comm()
     if not resume:
@@ -208,7 +212,7 @@ def train_run(
     execution = execution or Execution()
     shards = comm.world if execution.strategy == "fsdp" else 1
     recorded = read_run(folder).recipe if going_on else final.recipe if final else None
-    recipe = fit_forcings(recipe, archive, split, reporter)
+    recipe = fit_recipe(recipe, archive, split, reporter)
     recipe = resolve_batch(recipe, archive, split, comm, reporter, recorded, shards=shards)
     identity = identity_of(archive, recipe, split, members, seed)
     selected: Selected | None = None
@@ -254,6 +258,7 @@ def train_run(
                 _withdraw(folder)
             raise
         emulator.trained_in = trained_in(recipe, archive, split)
+        emulator.plugins = plugins_of(recipe.model_dump(mode="json"))
         trained = time.monotonic()
         # Not divided: every process has the whole emulator now, and the references take longest.
         evaluation = None if final else evaluate(emulator, archive, split, "validation")
@@ -292,7 +297,7 @@ def finished_run(
     run = read_run(folder)
     split = make_split(archive, protocol, members)
     # A number that stands for an automatic batch size is the run's own; everything else is compared.
-    recipe = fit_forcings(recipe, archive, split, silent_reporter())
+    recipe = fit_recipe(recipe, archive, split, silent_reporter())
     recipe = resolve_batch(recipe, archive, split, Comm(), silent_reporter(), run.recipe)
     identity = identity_of(archive, recipe, split, members, seed)
     if final:
@@ -315,8 +320,10 @@ def checked_recipe(folder: Path, record: RunRecord) -> Recipe:
     """The recipe of the record of a run folder.
 
     Raises:
+        RunError: It needs a package that is not installed.
         RecipeError: It does not fit this version of emukit.
     """
+    check_plugins(record.plugins, f"the run {folder}")
     return parse_recipe(record.recipe, str(folder / RECORD_FILE))
 
 
@@ -326,7 +333,7 @@ FINAL = "-final"
 
 def run_name(model: str, protocol: str, seed: int) -> str:
     """How the folder of a run is named, where nobody names it."""
-    return f"{model}-{slug(protocol)}-s{seed}"
+    return f"{model_label(model)}-{slug(protocol)}-s{seed}"
 
 
 def save_evaluation(folder: Path, evaluation: Evaluation) -> None:

@@ -17,7 +17,7 @@ from emukit.data.archive import Archive
 from emukit.data.split import Span
 from emukit.emulators.base import Emulator
 from emukit.files import atomic_path, open_regular
-from emukit.metrics import Moments
+from emukit.metrics import Competition
 
 Array = NDArray[np.float64]
 
@@ -27,17 +27,18 @@ def years_in(span: Span, archive: Archive) -> int:
     return max(1, len(span) // archive[span.scenario].time.per_year)
 
 
-def year_moments(emulator: Emulator, archive: Archive, spans: Sequence[Span]) -> list[Array]:
+def year_moments(emulator: Emulator, archive: Archive, spans: Sequence[Span], competition: Competition) -> list[Array]:
     """Predict, and sum every year.
 
     Args:
         emulator: Of the archive's grid and variables.
         archive: Forcings and truth.
         spans: What is scored.
+        competition: Whose sums they are.
 
     Returns:
-        For every span (N, 6, V, Y, X), packed moments of its years. They are counted from the span's first step;
-        steps that are left over belong to the last.
+        For every span (N, 6, V, Y, X), packed moments of its years, with the further sums of the competition. They are
+        counted from the span's first step; steps that are left over belong to the last.
     """
     out = []
     for span in spans:
@@ -45,7 +46,7 @@ def year_moments(emulator: Emulator, archive: Archive, spans: Sequence[Span]) ->
         truth = archive[span.scenario].truth(span.members[0], span.start, span.stop)
         year = archive[span.scenario].time.per_year
         edges = [*range(0, years_in(span, archive) * year, year), len(span)]
-        out.append(np.stack([Moments.of(prediction[a:b], truth[a:b]).pack() for a, b in pairwise(edges)]))
+        out.append(np.stack([competition.moments(prediction[a:b], truth[a:b]).pack() for a, b in pairwise(edges)]))
     return out
 
 

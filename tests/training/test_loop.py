@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from emukit.competitions.cse151b import cse151b
 from emukit.errors import RunError, TrainingError
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
@@ -22,7 +24,7 @@ from emukit.training import loop, optim
 from emukit.training.checkpoint import LAST
 from emukit.training.log import read_lines
 from emukit.training.settings import AverageSettings, OptimizerSettings
-from tests.coded import warming_archive
+from tests.coded import changed, warming_archive
 from tests.training.test_checkpoint import SOURCE, STEPS, interrupt_after, scores, strict_lines, train
 from tests.training.test_engine import make_engine, parameters
 
@@ -135,16 +137,29 @@ def test_best_epoch_is_kept_not_the_last(tmp_path, monkeypatch):
         if not calls:
             kept.append({k: v.clone() for k, v in emulator.network.state_dict().items()})
         calls.append(score)
-        parts = {
-            v: type(p)(p.monthly_rmse + len(calls), p.time_mean_rmse, p.time_stddev_mae) for v, p in score.parts.items()
-        }
-        return type(score)(parts, score.months)
+        return changed(score, lambda key, value: value + len(calls) * key.endswith("monthly_rmse"))
 
     monkeypatch.setattr(module, "score_emulator", worsening)
     finished, _ = run(tmp_path / "run")
     assert finished.record.best_epoch == 1
     network = finished.emulator(warming_archive()).network.state_dict()
     assert all(torch.equal(network[k], v) for k, v in kept[0].items())
+
+
+def test_the_best_epoch_is_the_highest_where_higher_is_better(tmp_path, monkeypatch):
+    from emukit.runs import fit as module
+
+    real, calls = module.score_emulator, []
+    upward = replace(cse151b(), higher_is_better=True)
+
+    def rising(*args):
+        calls.append(1)
+        score = changed(real(*args), lambda key, value: -9.0 + len(calls))
+        return replace(score, competition=upward)
+
+    monkeypatch.setattr(module, "score_emulator", rising)
+    finished, _ = run(tmp_path / "run")
+    assert finished.record.best_epoch == finished.record.epochs > 1
 
 
 def test_early_stopping_stops_and_resume_does_not_start_again(tmp_path, monkeypatch):
@@ -155,8 +170,7 @@ def test_early_stopping_stops_and_resume_does_not_start_again(tmp_path, monkeypa
     def worsening(*args):
         calls.append(1)
         score = real(*args)
-        parts = {v: type(p)(p.monthly_rmse + 10 * len(calls), 0.0, 0.0) for v, p in score.parts.items()}
-        return type(score)(parts, score.months)
+        return changed(score, lambda key, value: (value + 10 * len(calls)) * key.endswith("monthly_rmse"))
 
     monkeypatch.setattr(module, "score_emulator", worsening)
     first, _ = run(tmp_path / "run", "training.epochs=9", "training.patience=2")
