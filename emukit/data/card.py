@@ -22,7 +22,7 @@ from emukit.files import shipped
 if TYPE_CHECKING:
     import xarray as xr
 
-SHIPPED = ("cse151b-2025", "cse151b-k360", "demo")
+SHIPPED = ("climx", "climx-lite", "cse151b-2025", "cse151b-k360", "demo")
 ATTRIBUTE = "emukit_card"
 DIGESTS_ATTRIBUTE = "emukit_published"
 # What the score is made of; without one of them nothing can be trained or scored.
@@ -103,6 +103,30 @@ class Loso(_Part):
     test_months: Annotated[int, Field(gt=0)]
 
 
+class DailyFiles(_Part):
+    """Of data that come as a folder of daily files: how they are named, and what they hold beside fields.
+
+    Attributes:
+        cells: (Y, X).
+        train: Patterns of the names of files with targets; a file says itself which scenario it holds.
+        forcings_only: Patterns of the names of files of scenarios whose targets are hidden.
+        year_axis: The dimension of forcings with a value a year.
+        month_axis: The dimension of forcings with a value a month.
+        missing_days: Days missing at the end of a scenario's last year.
+        base_period: First and last year of the percentiles of indices.
+        carried: Targets that no score uses.
+    """
+
+    cells: Whole
+    train: Annotated[list[str], Field(min_length=1)]
+    forcings_only: list[str] = []
+    year_axis: str = "time_year"
+    month_axis: str = "time_month"
+    missing_days: Annotated[int, Field(ge=0, lt=365)] = 0
+    base_period: Whole
+    carried: list[str] = []
+
+
 class Digests(_Part):
     """One variable of a published copy: the type it is stored in, and scenario to SHA-256 of its values.
 
@@ -154,6 +178,7 @@ class Card(_Part):
         by_layout: Whether a store that does not name its card may be recognised as this one.
         hidden: Scenario to the months that may be hidden by zeros: offsets from its end, or ``all``.
         oddities: What a user should know before trusting the data, one sentence each.
+        daily: Of data that come as a folder of daily files, where and what they are. None: they are one store.
         published: By which values a store is known to hold this data set, not another of its layout. None: nothing
             but the layout is known of it.
     """
@@ -173,7 +198,8 @@ class Card(_Part):
     protocols: Annotated[dict[str, CardProtocol], Field(min_length=1)]
     loso: Loso
     oddities: list[str] = []
-    # Excluded from dumps as `physics` is: it decides which data this is, not what is done with them.
+    # Excluded from dumps as `physics` is: they decide which data this is, not what is done with them.
+    daily: DailyFiles | None = Field(None, exclude=True)
     published: Published | None = Field(None, exclude=True)
 
     @model_validator(mode="after")
