@@ -272,17 +272,19 @@ class DailyClimate:
             ProtocolError: There is no such scenario.
         """
         index = (HISTORICAL, *SCENARIOS).index(_known(scenario))
-        maps = self._maps
+        maps = self.maps
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(3, index)))
         weather = DailyWeather(rng, self.planet.grid, maps.noises(self.planet.land))
-        total, start = self.days(scenario), self.span(scenario)[0]
+        total = self.days(scenario)
+        day = np.arange(-(-total // BLOCK_DAYS) * BLOCK_DAYS)
+        time = self.span(scenario)[0] + (day + 0.5) / DAYS
+        warming = self.warming(scenario, time)
+        so2, bc = (_regions(n, scenario, time) - _regions(n, scenario, _NOW) for n in ("SO2", "BC"))
         for first in range(0, total, BLOCK_DAYS):
-            day = np.arange(first, first + BLOCK_DAYS)
-            time = start + (day + 0.5) / DAYS
-            local = np.einsum("tr,rc->tc", _regions("SO2", scenario, time) - _regions("SO2", scenario, _NOW), maps.so2)
-            local += np.einsum("tr,rc->tc", _regions("BC", scenario, time) - _regions("BC", scenario, _NOW), maps.bc)
+            part = slice(first, first + BLOCK_DAYS)
+            local = np.einsum("tr,rc->tc", so2[part], maps.so2) + np.einsum("tr,rc->tc", bc[part], maps.bc)
             noise = weather.draw(BLOCK_DAYS).reshape(len(NOISES), BLOCK_DAYS, -1)
-            fields = maps.fields(day % DAYS, self.warming(scenario, time), local.astype(np.float32), noise)
+            fields = maps.fields(day[part] % DAYS, warming[part], local.astype(np.float32), noise)
             kept = min(BLOCK_DAYS, total - first)
             yield {name: values[:kept].reshape(kept, *self.planet.grid.shape) for name, values in fields.items()}
 
@@ -293,8 +295,9 @@ class DailyClimate:
         return np.where(patterns < _NOTHING, 0.0, patterns)
 
     @cached_property
-    def _maps(self) -> _Maps:
-        return _Maps.of(self.planet, make_climate(self.planet))
+    def maps(self) -> DailyMaps:
+        """Climatologies, patterns and noise levels."""
+        return DailyMaps.of(self.planet, make_climate(self.planet))
 
 
 _NOW = np.array([float(FIRST_YEAR)])
@@ -312,7 +315,7 @@ _LENGTHS = {
 
 
 @dataclass(frozen=True, eq=False)
-class _Maps:
+class DailyMaps:
     """What the formulas need to know of a planet; (12, C) by calendar month unless said otherwise, C = Y X.
 
     Attributes:
@@ -354,7 +357,7 @@ class _Maps:
     wind: Field
 
     @classmethod
-    def of(cls, planet: DailyPlanet, climate: Climate) -> _Maps:
+    def of(cls, planet: DailyPlanet, climate: Climate) -> DailyMaps:
         """The maps of a planet."""
         lat, land = planet.grid.lat[:, None], planet.land
         season = climate.tas - climate.tas.mean(0)
@@ -369,7 +372,7 @@ class _Maps:
         polar = np.exp(-(((np.abs(lat) - 60) / 12) ** 2))
         pressure = 101300 + 700 * np.exp(-(((np.abs(lat) - 30) / 12) ** 2)) - np.where(lat < 0, 2200, 900) * polar
         tracks = np.exp(-(((np.abs(lat) - 50) / 18) ** 2))
-        maps = {
+        monthly = {
             "tas": climate.tas,
             "fast": climate.fast,
             "slow": climate.slow,
@@ -389,7 +392,7 @@ class _Maps:
             "wind": (3 + 3.5 * (1 - land)) * (0.8 + 0.5 * tracks),
         }
         return cls(
-            **{name: np.ascontiguousarray(m, np.float32).reshape(12, -1) for name, m in maps.items()},
+            **{name: np.ascontiguousarray(m, np.float32).reshape(12, -1) for name, m in monthly.items()},
             **{name: np.ascontiguousarray(m, np.float32).ravel() for name, m in constant.items()},
             so2=climate.so2.reshape(len(climate.so2), -1),
             bc=climate.bc.reshape(len(climate.bc), -1),
@@ -419,8 +422,8 @@ class _Maps:
         """
         weights = _month_weights()[day]
 
-        def today(maps: Field) -> Field:
-            return np.asarray(weights @ maps)
+        def today(months: Field) -> Field:
+            return np.asarray(weights @ months)
 
         air, slow, rain, spread, pressure, wind, moisture = noise
         fast_box, slow_box = (warming[:, i, None].astype(np.float32) for i in (0, 1))
