@@ -235,5 +235,10 @@ def windows(
 
 
 commands.add(app, check, "emukit data check --data demo")
-commands.add(app, demo, "emukit data demo demo.zarr --grid 12x18 --reveal")
+commands.add(
+    app,
+    demo,
+    "emukit data demo demo.zarr --grid 12x18 --reveal",
+    "emukit data demo climx-demo --like climx-lite --truth climx-truth",
+)
 commands.add(app, windows, "emukit data windows --data demo --members 0")

@@ -184,7 +184,7 @@ def test_shipped_digests_have_the_competitions_shape():
         zeros = hashlib.sha256(bytes(4 * 1021 * 3 * 48 * 72)).hexdigest()
         assert {published.digests[v].scenarios["ssp245"] for v in TARGETS} == {zeros}
     assert load_card("demo").published is None
-    assert set(SHIPPED) == {"cse151b-2025", "cse151b-k360", "demo"}
+    assert set(SHIPPED) == {"climx", "climx-lite", "cse151b-2025", "cse151b-k360", "demo"}
 
 
 # --- stores that hold their own digests
