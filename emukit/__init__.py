@@ -13,20 +13,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from emukit.api import evaluate, list_recipes, load_recipe, load_run, open_data, predict, submit, train
+    from emukit.competitions.datasets import score_datasets as score
+    from emukit.data.cf import forcings_dataset as forcings
     from emukit.data.cf import truth_dataset as truth
-    from emukit.data.named import open_data
     from emukit.data.store import open_store
     from emukit.emulators.registry import load_emulator
-    from emukit.metrics.datasets import score_datasets as score
+    from emukit.submission.check import check_submission
 
 from emukit.distribution import NAME, VERSION, other_project, remedy
 
 __version__ = VERSION
 _NAMES = {
+    **{
+        name: f"emukit.api:{name}"
+        for name in ("evaluate", "list_recipes", "load_recipe", "load_run", "open_data", "predict", "submit", "train")
+    },
+    "check_submission": "emukit.submission.check:check_submission",
+    "forcings": "emukit.data.cf:forcings_dataset",
     "load_emulator": "emukit.emulators.registry:load_emulator",
-    "open_data": "emukit.data.named:open_data",
     "open_store": "emukit.data.store:open_store",
-    "score": "emukit.metrics.datasets:score_datasets",
+    "score": "emukit.competitions.datasets:score_datasets",
     "truth": "emukit.data.cf:truth_dataset",
 }
 
@@ -35,7 +42,22 @@ _NAMES = {
 if "GOMP_SPINCOUNT" not in os.environ:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-__all__ = ["load_emulator", "open_data", "open_store", "score", "truth"]
+__all__ = [
+    "check_submission",
+    "evaluate",
+    "forcings",
+    "list_recipes",
+    "load_emulator",
+    "load_recipe",
+    "load_run",
+    "open_data",
+    "open_store",
+    "predict",
+    "score",
+    "submit",
+    "train",
+    "truth",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -21,7 +21,12 @@ def add_commands(app: typer.Typer) -> None:
         "emukit evaluate runs/linear --format json",
         group=commands.LOOK,
     )
-    commands.add(app, predict, "emukit predict runs/linear --scenario ssp245 --out ssp245.nc", group=commands.LOOK)
+    commands.add(
+        app,
+        predict,
+        "emukit predict runs/linear --scenario ssp245 --out ssp245.nc",
+        group=commands.LOOK,
+    )
     commands.add(app, leaderboard, "emukit leaderboard runs --no-published --format csv", group=commands.LOOK)
 
 
@@ -43,7 +48,7 @@ def evaluate(
     format: o.Format = "table",
     quiet: o.Quiet = False,
 ) -> None:
-    """Score a run: the six numbers, the score, with references and the estimated limit beside them."""
+    """Score a run: the score and its numbers, with references and the estimated limit beside them."""
     import json
 
     from emukit.cli.show import ENSEMBLE_HEADINGS, ensemble_rows, evaluation_block
@@ -84,8 +89,16 @@ def evaluate(
 
 def predict(
     run: o.RunFolder,
-    scenario: Annotated[str, typer.Option(help="A scenario of the store.")],
     out: Annotated[Path, typer.Option(help="FILE.nc or FOLDER.zarr.")],
+    scenario: Annotated[str | None, typer.Option(help="A scenario of the store.", show_default=False)] = None,
+    forcings: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.nc",
+            help="Forcings of your own, in the place of a scenario of the store: NetCDF or Zarr, without any target.",
+            show_default=False,
+        ),
+    ] = None,
     members: Annotated[
         int | None,
         typer.Option(
@@ -101,16 +114,33 @@ def predict(
     convert: o.Convert = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Write tas and pr of a whole scenario with CF attributes, units and provenance."""
-    from emukit.runs.predict import check_place, predict_scenario, write_prediction
+    """Write the prediction of a whole scenario with CF attributes, units and provenance."""
+    from emukit.data.source import open_source
+    from emukit.errors import EmukitError
+    from emukit.runs.predict import check_place, predict_forcings, predict_scenario, write_prediction
     from emukit.runs.run import read_run
 
+    if (scenario is None) == (forcings is None):
+        raise EmukitError(
+            "predict needs a scenario of the store, or forcings of your own",
+            found="both" if scenario else "neither",
+            hint="--scenario ssp245, or --forcings FILE.nc",
+        )
     report = o.reporter(quiet)
     check_place(out, overwrite)
     chosen = read_run(run)
     chosen.refuse_unfinished()
-    archive = o.open_for_run(chosen, data, card, convert, report)
-    predicted = predict_scenario(chosen, archive, scenario, members, reporter=report)
+    if forcings is not None:
+        given = {"--data": data, "--card": card, "--convert": convert}
+        idle = [name for name, value in given.items() if value]
+        if idle:
+            raise EmukitError(f"{' and '.join(idle)} would do nothing: --forcings needs no store", hint="leave it out")
+        with open_source(str(forcings)) as opened:
+            predicted = predict_forcings(chosen, opened.ds, str(forcings), members, reporter=report)
+    else:
+        assert scenario is not None
+        archive = o.open_for_run(chosen, data, card, convert, report)
+        predicted = predict_scenario(chosen, archive, scenario, members, reporter=report)
     write_prediction(predicted, out, overwrite)
     echo(f"wrote {out}")
 

@@ -69,8 +69,15 @@ def train(
         list[str] | None, typer.Option("--set", metavar="a.b=c", help="One setting, repeatable: training.epochs=5.")
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="Of weights, dropout and batch order.", min=0, max=2**63 - 1, metavar="N")
-    ] = 0,
+        int | None,
+        typer.Option(
+            help="Of weights, dropout and batch order. Default: 0, or that of --final.",
+            min=0,
+            max=2**63 - 1,
+            metavar="N",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Run folder. Default: runs/MODEL-PROTOCOL-sSEED.", show_default=False)
     ] = None,
@@ -80,7 +87,8 @@ def train(
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="Train on the validation months too, as long as this finished run of the same settings found best.",
+            help="Train on the validation months too, as long as this finished run found best; its settings, seed, "
+            "members, protocol and data are taken where none are given.",
             show_default=False,
         ),
     ] = None,
@@ -127,6 +135,17 @@ def train(
         raise RecipeError("--refit and --final are two ways to the same end", hint="leave one of them out")
     model = fast_name(model) if fast else model
     chosen = load_recipe(model, recipe, settings or (), loss)
+    before = read_run(final) if final else None
+    seed = seed if seed is not None else before.record.identity.seed if before else 0
+    if before and not any((recipe, settings, loss, objective, precision)):
+        if before.recipe.emulator != chosen.emulator:
+            raise RecipeError(
+                f"{model} is not what the run of --final trained",
+                found=f"{before.recipe.emulator} in {final}",
+                expected=f"a recipe of the emulator {chosen.emulator}",
+                hint=f"name the recipe of the run: emukit train {before.recipe.emulator} --final {final}",
+            )
+        chosen = before.recipe
     execution = Execution(strategy.value if strategy else "ddp", compile, channels_last, track)
     networks = networks_of(chosen)
     if not networks:
@@ -163,8 +182,13 @@ def train(
             raise typer.Exit(relaunch(sys.argv[1:], devices))
     with open_comm() as comm:
         report = o.reporter(quiet, silent=not comm.main)
-        archive = o.open_named(data, card, convert, report)
-        before = read_run(final) if final else None
+        if before:
+            archive = o.open_for_run(before, data, card, convert, report)
+        else:
+            archive = o.open_named(data, card, convert, report)
+        opening = Opening(card, o.conversions(convert))
+        if before and not (data or card or convert):
+            opening = Opening(before.record.data.card_option, before.record.data.convert)
         # A final fit is one of the protocol and members that were selected for, unless others are named and refused.
         chosen_members = o.member_list(members)
         if before:
@@ -182,7 +206,7 @@ def train(
                 members=chosen_members,
                 seed=seed,
                 resume=resume,
-                opening=Opening(card, o.conversions(convert)),
+                opening=opening,
                 comm=comm,
                 execution=execution,
                 final=before,

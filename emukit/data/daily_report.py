@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from emukit.data.card import Card, Quantity
+from emukit.data.card import Card
 from emukit.data.daily import DAYS, DailyStore
 from emukit.data.daily_folder import DailyFolder, DailyScenario, Survey, survey_folder
 from emukit.data.inspect import numbered
+from emukit.data.variable import Variable
 from emukit.errors import StoreError
 from emukit.progress import Reporter
 
@@ -128,7 +129,7 @@ def _days_text(held: DailyScenario) -> str:
     return f"{held.days:,} days"
 
 
-def _variable_lines(name: str, found: Extremes, units: str, of: Quantity, extra: str = "") -> Iterator[str]:
+def _variable_lines(name: str, found: Extremes, units: str, of: Variable, extra: str = "") -> Iterator[str]:
     values = f"{found.low:10.4g} .. {found.high:<10.4g} mean {found.mean:<10.4g}"
     yield f"  {name:11} {units:11} {values} {extra}".rstrip()
     yield f"              {of.what}"

@@ -5,13 +5,16 @@ Invariant: the file says which run, data and code it came from, and is whole or 
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
+import numpy as np
 import xarray as xr
 
 from emukit import provenance
 from emukit.data.archive import Archive, Scenario
 from emukit.data.residency import host_free
+from emukit.data.store import scenario_from_dataset
 from emukit.data.zarr_writer import write_zarr
 from emukit.emulators.base import Emulator
 from emukit.errors import RunError
@@ -41,35 +44,85 @@ def predict_scenario(
         ProtocolError: The scenario is not there, or lacks a forcing.
         RunError: Realisations were asked of an emulator that has one answer, or more of them than memory holds.
     """
-    emulator, wanted = run.emulator(archive), archive[scenario]
-    dataset = emulator.predict(wanted) if members is None else _ensemble(run, emulator, members, wanted)
+    return _predicted(run, run.emulator(archive), archive[scenario], members, archive.digest, reporter)
+
+
+def predict_forcings(
+    run: Run, forcings: xr.Dataset, source: str, members: int | None = None, *, reporter: Reporter
+) -> xr.Dataset:
+    """Predict from forcings of one's own, without the store that the run was trained on.
+
+    Args:
+        run: A finished run.
+        forcings: The forcings that the run's data card names, on (time) or (time, y, x) of the run's grid.
+        source: Where they are from, for the attributes.
+        members: As for `predict_scenario`.
+        reporter: Likewise.
+
+    Raises:
+        StoreError: A forcing is missing, not finite, in other units or on another grid.
+        RunError: As for `predict_scenario`.
+    """
+    emulator = run.emulator()
+    name = str(forcings.attrs.get("scenario", "")) or Path(source).stem
+    scenario = scenario_from_dataset(forcings, card=emulator.domain.card, grid=emulator.grid, name=name)
+    return _predicted(run, emulator, scenario, members, f"{source} ({scenario_digest(scenario)})", reporter)
+
+
+def scenario_digest(scenario: Scenario) -> str:
+    """SHA-256 of a scenario's months and forcings."""
+    sha = hashlib.sha256(f"{scenario.months[0]} {len(scenario)}".encode())
+    for name in sorted(scenario.forcings):
+        sha.update(name.encode())
+        sha.update(np.ascontiguousarray(scenario.forcings[name]).tobytes())
+    return sha.hexdigest()
+
+
+def _predicted(
+    run: Run, emulator: Emulator, wanted: Scenario, members: int | None, data: str, reporter: Reporter
+) -> xr.Dataset:
+    dataset = emulator.predict(wanted) if members is None else predict_ensemble(emulator, wanted, members)
     far = emulator.warning_of(wanted, emulator.first_month, len(wanted))
     if far:
         reporter.say(f"note: {far}")
     record, session = run.record, run.record.sessions[-1]
     return dataset.assign_attrs(
         **emulator.distance_attributes(wanted, emulator.first_month, len(wanted)),
-        title=f"{run.recipe.emulator} emulation of {scenario}",
+        title=f"{run.recipe.emulator} emulation of {wanted.name}",
         history=f"{provenance.now()} emukit {session.versions['emukit']}: {record.command}",
         training_protocol=record.identity.protocol,
         training_data=record.identity.data,
-        forcing_data=archive.digest,
+        forcing_data=data,
         recipe_digest=record.identity.recipe,
         seed=record.identity.seed,
         git_commit=str(session.git.get("commit", "")) + ("+changes" if session.git.get("changed") else ""),
     )
 
 
-def _ensemble(run: Run, emulator: Emulator, members: int, scenario: Scenario) -> xr.Dataset:
+def predict_ensemble(
+    emulator: Emulator,
+    forcings: Scenario | xr.Dataset,
+    members: int,
+    start: str | None = None,
+    stop: str | None = None,
+) -> xr.Dataset:
+    """Realisations of a scenario, along a dimension ``member``.
+
+    Args:
+        emulator: One that draws realisations.
+        forcings: As for `Emulator.predict`.
+        members: How many.
+        start: First month; the first that can be predicted when None.
+        stop: Last month, included; the scenario's last when None.
+
+    Raises:
+        RunError: The emulator has one answer, or so many realisations do not fit into memory.
+    """
     if not emulator.draws:
-        raise RunError(
-            f"{run.folder} has one answer to a scenario, not an ensemble",
-            found=f"an emulator of the kind {emulator.kind}",
-            expected="one that draws realisations",
-            hint="leave out --members, or train one: emukit train best-sampled, or a network with the objective crps",
-        )
+        emulator.member(0)  # says what is wrong
     # They are together in memory twice for a moment: one by one, and joined.
-    one = 4 * len(scenario) * len(emulator.variables) * emulator.grid.weights.size
+    steps = len(forcings) if isinstance(forcings, Scenario) else forcings.sizes.get("time", 0)
+    one = 4 * steps * len(emulator.variables) * emulator.grid.weights.size
     room = int(SAFE * host_free())
     if 2 * members * one > room:
         raise RunError(
@@ -79,7 +132,7 @@ def _ensemble(run: Run, emulator: Emulator, members: int, scenario: Scenario) ->
             hint=f"--members {room // (2 * one)}" if room >= 2 * one else "end other programs, or use a larger machine",
         )
     number = xr.Variable("member", range(members), {"standard_name": "realization"})
-    realisations = [emulator.member(i).predict(scenario) for i in range(members)]
+    realisations = [emulator.member(i).predict(forcings, start, stop) for i in range(members)]
     return xr.concat(realisations, number, combine_attrs="identical")
 
 
