@@ -84,6 +84,8 @@ def test_forcing_and_warming_are_the_formulas_in_the_docstring():
         - 0.010 * (99.8 - 4.5)
         + 0.020 * (10.95 - 2.6)
     )
+    assert DailyClimate().gas("CO2_LBC", "ssp370")[35] == pytest.approx(541e-6)
+    assert DailyClimate().gas("CH4_LBC", "historical")[0] == pytest.approx(808e-9)
     assert forcing("ssp370", np.array([2050.5]))[0] == pytest.approx(by_hand, rel=1e-12)
 
     months = 1850 + (np.arange(251 * 12) + 0.5) / 12
@@ -165,9 +167,17 @@ def test_weather_that_a_judge_of_emulators_could_not_use(lite):
     raining = mm[summer] > 1
     assert tas[summer][~raining].mean() > tas[summer][raining].mean() + 0.5
     assert (high - low)[summer][~raining].mean() > 1.1 * (high - low)[summer][raining].mean()
-    # Moist air is warm air, and never more than saturated: 0.04 kg/kg is saturation at 36 degrees.
-    assert 0 < fields["huss"].min() < 1e-3
-    assert fields["huss"].max() < 0.05
+    # Never above saturation at sea level, after Bolton (1980); dry where it rains little.
+    celsius, sea = tas - 273.15, lite.planet.orography < 50
+    vapour = 611.2 * np.exp(17.67 * celsius / (celsius + 243.5))
+    relative = fields["huss"].reshape(shape) / (0.622 * vapour / (101000 - 0.378 * vapour))
+    assert relative[..., sea].min() > 0.05
+    assert 0.9 < relative[..., sea].max() < 1.0
+    desert = (dry > 0.75) & (land > 0.9) & middle[:, None]
+    assert relative[..., desert].mean() < relative[..., sea].mean() - 0.1
+    # Rain comes with low pressure.
+    low = fields["psl"].reshape(shape)
+    assert low[mm > 5].mean() < low[mm == 0].mean()
 
 
 def test_a_response_that_every_line_in_warming_would_fit(lite):
@@ -185,6 +195,61 @@ def test_a_response_that_every_line_in_warming_would_fit(lite):
     assert rain[(np.abs(lat) > 22) & (np.abs(lat) < 32)].mean() < -0.01
     first, second = (warm["pr"] - cold["pr"]).mean(0), (warmer["pr"] - warm["pr"]).mean(0)
     assert np.abs(second - first).mean() > 0.05 * np.abs(first).mean()
+
+
+def test_aerosols_that_cool_no_place_or_dry_none(lite):
+    plain = fields_of(lite, 1.0)
+    day, cells = np.arange(DAYS), 12 * 18
+    noise = np.random.default_rng(0).standard_normal((len(NOISES), DAYS, cells), dtype=np.float32)
+    cooler = lite.maps.fields(day, np.tile([[0.8, 0.2]], (DAYS, 1)), np.full((DAYS, cells), -1, np.float32), noise)
+    np.testing.assert_allclose(cooler["tas"], plain["tas"] - 1, atol=1e-3)
+    np.testing.assert_allclose(cooler["pr"], plain["pr"] * np.exp(-0.06), rtol=1e-4)
+
+
+def test_summers_whose_swings_do_not_grow(lite):
+    cold, warm = (fields_of(lite, w, years=6)["tas"].reshape(6, DAYS, 12, 18) for w in (0.0, 4.0))
+    ratio = warm.std(0).mean(-1) / cold.std(0).mean(-1)
+    assert ratio[185:210, 9].mean() == pytest.approx(np.exp(0.02 * 4), abs=0.02)
+    assert ratio[5:30, 9].mean() == pytest.approx(np.exp(-0.02 * 4), abs=0.02)
+
+
+class Still:
+    """Weather without any noise."""
+
+    def __init__(self, rng, grid, noises):
+        self.shape = (len(noises), *grid.shape)
+
+    def draw(self, days):
+        return np.zeros((self.shape[0], days, *self.shape[1:]), np.float32)
+
+
+def test_days_whose_forcing_is_that_of_another_day_or_region(monkeypatch):
+    """tas without weather is climatology, patterns of two boxes and local cooling: a cell and a day by hand."""
+    from emukit.data.demo.emissions import region_shares
+    from emukit.data.demo.response import make_climate
+
+    monkeypatch.setattr(daily, "DailyWeather", Still)
+    climate = DailyClimate(lat_cells=4, lon_cells=6, first_year=1961, years=30)
+    tas = blocks(climate, "ssp126")["tas"]
+    maps = make_climate(climate.planet)
+    y, x, year, day = 2, 3, 25, 196  # 16 July 2040, the middle of the month
+    at = np.array([2015 + year + (day + 0.5) / 365])
+
+    def total(name, anchors, when):
+        return np.interp(when - 0.5, (2015, 2020, 2030, 2040, 2050), anchors) * region_shares(name, when)
+
+    now = np.array([2015.0])
+    local = 0.0
+    for name, anchors, before, kernel in (
+        ("SO2", (100.8, 80.1, 51.7, 35.1, 26.7), 116.3 + (100.8 - 116.3) * 4.5 / 5, maps.so2),
+        ("BC", (9.73, 7.78, 5.03, 4.18, 3.61), 9.7 + (9.73 - 9.7) * 4.5 / 5, maps.bc),
+    ):
+        change = total(name, anchors, at) - before * region_shares(name, now)[0]
+        local += float((change * kernel[:, y, x]).sum())
+    fast, slow = climate.warming("ssp126", at)[0]
+    expected = maps.tas[6, y, x] + maps.fast[6, y, x] * fast + maps.slow[6, y, x] * slow + local
+    assert tas[365 * year + day, y, x] == pytest.approx(expected, abs=2e-3)
+    assert abs(local) > 0.01
 
 
 # --- the generator

@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -526,6 +526,7 @@ def _censored(threshold: Array) -> tuple[Array, Array]:
     return np.asarray(mean, np.float64), np.asarray(slope, np.float64)
 
 
+@lru_cache
 def _month_weights() -> Field:
     """(365, 12) weights of the months on each day: straight lines between the middles of months."""
     edges = np.concatenate([[0], np.cumsum(_MONTH_DAYS)])
