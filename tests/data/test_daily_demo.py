@@ -13,7 +13,9 @@ from emukit.data.demo import daily
 from emukit.data.demo.climx import TRUTH, write_climx_demo
 from emukit.data.demo.daily import AEROSOLS, GASES, NOISES, VARIABLES, DailyClimate, forcing
 from emukit.data.demo.daily_weather import DailyWeather, Noise, wave_factors
+from emukit.data.demo.emissions import region_shares
 from emukit.data.demo.planet import EARTH_RADIUS_KM
+from emukit.data.demo.response import make_climate
 from emukit.data.grid import Grid
 from emukit.errors import EmukitError, ProtocolError
 from emukit.progress import silent_reporter
@@ -127,8 +129,6 @@ def test_rain_whose_mean_is_not_the_climatology_it_was_made_for():
     weight = np.exp(-(z**2) / 2) / np.exp(-(z**2) / 2).sum()
     maps = climate.maps
     mean = (np.maximum(z + maps.threshold[..., None], 0) ** 2 * weight).sum(-1) * np.exp(maps.scale)
-    from emukit.data.demo.response import make_climate
-
     expected = make_climate(climate.planet).pr.reshape(12, -1)
     np.testing.assert_allclose(mean, expected, rtol=1e-4)
     # What the mean gains by 1 K is the pattern's rate, intensity and share of rainy days together.
@@ -174,7 +174,7 @@ def test_weather_that_a_judge_of_emulators_could_not_use(lite):
     assert relative[..., sea].min() > 0.05
     assert 0.9 < relative[..., sea].max() < 1.0
     desert = (dry > 0.75) & (land > 0.9) & middle[:, None]
-    assert relative[..., desert].mean() < relative[..., sea].mean() - 0.1
+    assert relative[..., desert].mean() < relative[..., sea].mean() - 0.05
     # Rain comes with low pressure.
     low = fields["psl"].reshape(shape)
     assert low[mm > 5].mean() < low[mm == 0].mean()
@@ -225,9 +225,6 @@ class Still:
 
 def test_days_whose_forcing_is_that_of_another_day_or_region(monkeypatch):
     """tas without weather is climatology, patterns of two boxes and local cooling: a cell and a day by hand."""
-    from emukit.data.demo.emissions import region_shares
-    from emukit.data.demo.response import make_climate
-
     monkeypatch.setattr(daily, "DailyWeather", Still)
     climate = DailyClimate(lat_cells=4, lon_cells=6, first_year=1961, years=30)
     tas = blocks(climate, "ssp126")["tas"]
@@ -344,6 +341,8 @@ def test_emissions_that_are_never_zero_or_lose_their_season(lite):
     assert 0.02 < (sulphur == 0).mean() < 0.5
     np.testing.assert_allclose(sulphur[8], sulphur[2], rtol=2e-2)
     assert organic[8].mean() > 1.2 * organic[2].mean()
+    # Before 2015 regions have the shares of 2015.
+    np.testing.assert_array_equal(region_shares("BC", np.array([1900.0])), region_shares("BC", np.array([2015.0])))
     # Primary sulphate is 2.5 % of the sulphur, in molecules of another mass.
     ratio = lite.aerosol("SO4_PR", "ssp370", 2060)[0].sum() / sulphur[0].sum()
     assert ratio == pytest.approx(0.025 / 0.975 * 0.064 / 0.115)
