@@ -252,6 +252,9 @@ class Card(Part):
         wrong += [f"{v}.name: {q.name} is not its key" for v, q in self.quantities.items() if q.name != v]
         wrong += [f"forcings.{v}: also a target" for v in self.forcings if v in self.targets]
         wrong += self._other_steps()
+        if self.daily is not None:
+            wrong += [] if self.time == "day" else [f"time: {self.time}, where files are daily"]
+            wrong += [f"daily.carried: {v} is no target" for v in self.daily.carried if v not in self.targets]
         if wrong:
             raise ValueError("; ".join(wrong))
         return self

@@ -168,7 +168,7 @@ def inspect_folder(path: Path | str, card: Card | str | None = None, reporter: R
             targets,
             forcings,
             _reading(folder),
-            _protocols(folder),
+            working_protocols(folder),
             (*survey.oddities, *folder.card.oddities),
             tuple(survey.problems),
         )
@@ -252,13 +252,15 @@ def _reading(folder: DailyFolder) -> str:
     return f"{packed}: read by {some}, {f'{rows} rows' if rows < all_rows else 'all rows'}"
 
 
-def _protocols(folder: DailyFolder) -> tuple[str, ...]:
-    """The card's protocols whose scenarios are there with targets, then one for each scenario that can be left out."""
-    visible = {name for name, held in folder.scenarios.items() if held.targets is not None}
+def working_protocols(folder: DailyFolder) -> tuple[str, ...]:
+    """The card's protocols that can be cut from what is there, then one for each scenario that can be left out."""
+    days = {name: held.days for name, held in folder.scenarios.items() if held.targets is not None}
+    visible = set(days)
     working = [
         name
         for name, protocol in folder.card.protocols.items()
-        if {*protocol.train, *(span.scenario for span in protocol.validation)} <= visible
+        if set(protocol.train) <= visible
+        and all(-span.offsets[0] <= days.get(span.scenario, 0) for span in protocol.validation)
     ]
     if len(visible) > 1:
         working += [f"loso:{name}" for name in folder.scenarios if name in visible and name != "historical"]

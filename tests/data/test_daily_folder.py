@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from contextlib import ExitStack
+from dataclasses import replace
 
 import cftime
 import netCDF4
@@ -13,13 +14,14 @@ import pytest
 import xarray as xr
 
 from emukit.data import daily
-from emukit.data.card import load_card
+from emukit.data.card import load_card, parse_card
 from emukit.data.daily import DAYS, open_daily
 from emukit.data.daily_folder import is_daily_folder, open_folder
-from emukit.data.daily_report import inspect_folder
+from emukit.data.daily_report import inspect_folder, working_protocols
 from emukit.data.demo.climx import TRUTH
 from emukit.data.demo.daily import AEROSOLS, GASES, VARIABLES
 from emukit.errors import ProtocolError, StoreError
+from emukit.files import shipped
 
 HIST = ("climx_demo_hist_train_1.nc", "climx_demo_hist_train_2.nc")
 SSP126 = "climx_demo_ssp126_train.nc"
@@ -409,3 +411,49 @@ def test_cards_of_the_full_and_the_lite_files_differ_in_their_cells_alone():
     assert tuple(lite.forcings) == (*GASES, *AEROSOLS)
     assert lite.daily.base_period == (1961, 1990)
     assert lite.hidden == {"ssp245": "all"}
+    assert lite.time == "day"
+
+
+def test_spans_of_the_cards_that_are_not_whole_years():
+    """31,389 days from 2015 on: 2015-2070 ends 31 December 2070; the last 20 years have a day less."""
+    card = load_card("climx")
+    spans = [span for p in card.protocols.values() for span in (*p.validation, *p.test)]
+    years = set()
+    for span in spans:
+        start, stop = 31389 + span.offsets[0], 31389 + span.offsets[1]
+        assert start % DAYS == 0
+        assert stop % DAYS == 0 or stop == 31389
+        years.add((span.scenario, 2015 + start // DAYS, 2014 + -(-stop // DAYS)))
+    assert years == {
+        ("ssp370", 2015, 2070),
+        ("ssp245", 2015, 2100),
+        ("ssp126", 2081, 2100),
+        ("ssp585", 2081, 2100),
+    }
+    assert (31389 - card.loso.validation, card.loso.test) == (66 * DAYS, 31389)
+
+
+def test_a_card_of_daily_files_that_counts_months():
+    settings = load_card("climx").model_dump()
+    files = {"cells": [4, 6], "train": ["*.nc"], "base_period": [1961, 1990], "carried": ["hurs"]}
+    with pytest.raises(StoreError) as e:
+        parse_card({**settings, "time": "year", "daily": files}, "mine.toml")
+    assert "time: year, where files are daily" in e.value.found
+    assert "hurs is no target" in e.value.found
+
+
+@pytest.mark.parametrize("name", ["climx", "climx-lite"])
+def test_pages_say_what_is_a_guess_and_under_which_licence(name):
+    page = shipped("data_cards", f"{name}.md").read_text(encoding="utf-8")
+    assert "Guess:" in page
+    assert "isp-uv-es/ClimX" in page
+    assert load_card(name).licence.count("CC BY-SA 4.0") == 1
+
+
+def test_protocols_of_a_full_folder_are_those_of_its_card(climx_folder):
+    """Of three years a span of 56 cannot be cut; of 86 it can."""
+    report = inspect_folder(climx_folder[0])
+    assert report.protocols == ("loso:ssp126", "loso:ssp370", "loso:ssp585")
+    folder = report.folder
+    whole = {name: replace(held, days=86 * DAYS - 1) for name, held in folder.scenarios.items()}
+    assert working_protocols(replace(folder, scenarios=whole)) == ("official", "ssp370-2015-2070", *report.protocols)
