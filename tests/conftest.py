@@ -16,6 +16,9 @@ settings.load_profile("any machine")
 # wandb reads it once in a process: whichever test comes first, nobody is asked for a login.
 os.environ["WANDB_MODE"] = "offline"
 
+# Nothing is kept from one test to another, nor read from what the user has.
+os.environ["EMUKIT_CACHE"] = ""
+
 # What tests have tried to reach beyond this machine.
 reached: list[str] = []
 
@@ -128,9 +131,11 @@ def climx_climate():
 def strange(monkeypatch):
     """The table of competitions with two of others."""
     from emukit.competitions import registry
+    from emukit.registry import Entry
 
     for name in ("with-mae", "skill"):
-        monkeypatch.setitem(registry.COMPETITIONS, name, f"tests.competitions.strangers:{name.replace('-', '_')}")
+        entry = Entry(f"tests.competitions.strangers:{name.replace('-', '_')}")
+        monkeypatch.setitem(registry.COMPETITIONS.built_in, name, entry)
     yield
     # What is built once would outlive the table.
     registry._build.cache_clear()

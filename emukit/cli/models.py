@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from emukit.data.encodings import SEASONAL, STATIC
+from emukit.cache import find_answer, keep_answer
 from emukit.emulators.registry import EMULATORS
-from emukit.losses.composite import TERMS
-from emukit.losses.named import LOSSES
-from emukit.models.registry import NETWORKS, count_parameters
-from emukit.recipes.load import load_recipe, sizes_of
-from emukit.recipes.names import recipe_names
-from emukit.recipes.schema import NetworkRecipe, networks_of
+from emukit.files import read_text
+from emukit.models.registry import NETWORKS
+from emukit.recipes.load import load_recipe, shipped_recipe
+from emukit.recipes.names import plugin_models, recipe_names
+
+if TYPE_CHECKING:
+    from emukit.recipes.schema import NetworkRecipe
 
 # Sizes are those on the competition's grid; CO2 and CH4 are series there, which makes no difference to a channel count.
 GRID = (48, 72)
@@ -22,23 +24,48 @@ SIZES_NOTE = f"Parameters are those on the competition's grid of {GRID[0]} x {GR
 
 def model_rows() -> Iterator[tuple[str, str, str]]:
     """Name, size and use of every emulator and shipped recipe."""
-    for name in recipe_names():
-        recipe = load_recipe(name)
-        networks = networks_of(recipe)
-        size = f"{sum(network_size(n) for n in networks):,}" if networks else "closed form"
-        entry = NETWORKS.get(recipe.emulator) or EMULATORS[recipe.emulator]
-        yield name, size, recipe.description or entry.summary
+    plugins = plugin_models()
+    texts = {n: read_text(path) if (path := shipped_recipe(n)) else "" for n in recipe_names() if n not in plugins}
+    # To check the recipes and to count their networks takes torch and seconds.
+    key = {"recipes": hashlib.sha256(json.dumps(texts).encode()).hexdigest()}
+    rows = find_answer("models", key)
+    if not _are_rows(rows):
+        rows = [list(_model_row(name)) for name in texts]
+        keep_answer("models", key, rows)
+    yield from map(tuple, rows)
+    # Nothing of a package is imported to list it.
+    for name, entry in plugins.items():
+        yield name, "plug-in", entry.problem or entry.origin
+
+
+def _are_rows(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(row, list) and len(row) == 3 and all(isinstance(cell, str) for cell in row) for row in value
+    )
+
+
+def _model_row(name: str) -> tuple[str, str, str]:
+    from emukit.recipes.schema import networks_of
+
+    recipe = load_recipe(name)
+    networks = networks_of(recipe)
+    size = f"{sum(network_size(n) for n in networks):,}" if networks else "closed form"
+    entry = NETWORKS.get(recipe.emulator) or EMULATORS[recipe.emulator]
+    return name, size, recipe.description or entry.summary
 
 
 def network_size(recipe: NetworkRecipe) -> int:
     """Parameters of a recipe's network on the competition's grid, with its inputs."""
+    from emukit.data.encodings import STATIC, cycles_of
+    from emukit.models.registry import count_parameters
+
     inputs = recipe.inputs
     channels = len(inputs.forcings)
-    channels += sum(len(SEASONAL[n][0]) for n in inputs.seasonal)
-    channels += sum(len(STATIC[n][0]) if n in STATIC else 1 for n in inputs.statics)
+    channels += sum(len(cycle.channels) for cycle in cycles_of(inputs.seasonal, "year"))
+    channels += sum(len(STATIC.load(n).channels) if n in STATIC else 1 for n in inputs.statics)
     return count_parameters(
         recipe.emulator,
-        in_channels=channels,
+        in_channels=recipe.network_channels(channels),
         variables=2,
         grid=GRID,
         history=inputs.window.history,
@@ -46,22 +73,49 @@ def network_size(recipe: NetworkRecipe) -> int:
     )
 
 
-def setting_rows(name: str) -> Iterator[tuple[str, str]]:
-    """Every setting of a recipe by dotted path, with its value."""
-    return _flat("", load_recipe(name).model_dump(mode="json"))
+def setting_rows(name: str) -> Iterator[tuple[str, str, str, str]]:
+    """Every setting of a recipe by dotted path, with its value, what it may be, and what it means."""
+    from emukit.config import toml_value
+    from emukit.recipes.describe import settings_of
+
+    for setting in settings_of(load_recipe(name)):
+        value = "not set" if setting.value is None else toml_value(setting.value)
+        yield setting.path, value, setting.form, setting.meaning
+
+
+def plugin_lines() -> Iterator[str]:
+    """Components of installed packages that are no model, and those that are not used."""
+    from emukit.recipes.plugins import REGISTRIES
+
+    for registry in REGISTRIES.values():
+        if registry not in (NETWORKS, EMULATORS) and registry.plugins:
+            found = (f"{name} ({entry.problem or entry.origin})" for name, entry in registry.plugins.items())
+            yield f"{registry.kind}s of packages: {', '.join(found)}"
+        yield from registry.ignored
+    for registry in (NETWORKS, EMULATORS):
+        for name in registry.plugins.keys() - plugin_models().keys():
+            package = registry.plugins[name].distribution
+            yield f"the {registry.kind} {name} of {package} is ignored: emukit has that name"
 
 
 def choice_lines(name: str) -> Iterator[str]:
     """What may be named in settings that hold names, and the sizes of a recipe's network."""
+    from emukit.data.encodings import CYCLES, STATIC
+    from emukit.losses.named import LOSSES
+    from emukit.losses.registry import TERMS
+    from emukit.recipes.load import sizes_of
+    from emukit.recipes.schema import NetworkRecipe
+
     sized = {s: load_recipe(name, assignments=(f"model.size={s}",)) for s in sizes_of(load_recipe(name).emulator)}
     sizes = [f"{s} ({network_size(r):,} parameters)" for s, r in sized.items() if isinstance(r, NetworkRecipe)]
     if sizes:
         yield f"model.size: {', '.join(sizes)}"
-    yield f"loss terms: {', '.join(TERMS)}"
+    yield "loss terms:"
+    yield from (f"  {name} ({TERMS[name].summary})" for name in TERMS)
     yield "losses for --loss, each as a recipe's [loss] table:"
     for name, table in LOSSES.items():
         yield f"  {name}: " + "; ".join(f"{key} = {_inline(value)}" for key, value in table.items())
-    yield f"seasonal encodings: {', '.join(SEASONAL)}"
+    yield f"seasonal encodings: {', '.join(CYCLES)}"
     yield f"statics: {', '.join(STATIC)}, and the fields of the store or of inputs.static_file"
 
 
@@ -70,11 +124,3 @@ def _inline(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{k} = {_inline(v)}" for k, v in value.items()) + " }"
     return json.dumps(value)
-
-
-def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(f"{prefix}{key}.", value)
-        else:
-            yield f"{prefix}{key}", repr(value)

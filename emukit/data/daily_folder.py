@@ -8,6 +8,7 @@ The data card says by which patterns the files are found, what they hold, and wh
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,7 +23,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from emukit.data.card import Card, DailyFiles, load_card, scenario_names, text_of
+from emukit.data.card import Card, DailyFiles, load_card, scenario_names, shipped_cards, text_of
 from emukit.data.daily import (
     DAYS,
     LAT_NAMES,
@@ -37,7 +38,6 @@ from emukit.data.daily import (
 from emukit.data.grid import Grid
 from emukit.errors import ProtocolError, StoreError
 
-CARDS = ("climx-lite", "climx")
 SCENARIO = "forcing_scenario"
 # What the layout may hold; the published folder has seven files.
 MOST_FILES, MOST_STEPS = 100, 12 * 1000
@@ -233,7 +233,15 @@ def open_folder(path: Path | str, card: Card | str | None = None) -> Iterator[Da
 def is_daily_folder(path: Path | str) -> bool:
     """Whether a path is a folder whose files have the names of a data card for daily files."""
     path = Path(path).expanduser()
-    return path.is_dir() and bool(_places(path, _files_of(load_card(CARDS[0]))))
+    # Most folders are Zarr stores: no card is read for them.
+    if not path.is_dir() or any((path / name).exists() for name in (".zgroup", ".zmetadata", "zarr.json")):
+        return False
+    return any(_places(path, _files_of(card)) for card in folder_cards())
+
+
+def folder_cards() -> list[Card]:
+    """The shipped cards of data that come as a folder of daily files."""
+    return [card for card in map(load_card, shipped_cards()) if card.daily is not None]
 
 
 def survey_folder(path: Path, card: Card | str | None, stack: ExitStack, survey: Survey) -> DailyFolder | None:
@@ -251,9 +259,14 @@ def survey_folder(path: Path, card: Card | str | None, stack: ExitStack, survey:
     Raises:
         StoreError: There are no files.
     """
-    known = card if isinstance(card, Card) else load_card(card or CARDS[0])
-    patterns = _files_of(known)
     path = path.expanduser()
+    if card is not None:
+        candidates = [card if isinstance(card, Card) else load_card(card)]
+    else:
+        candidates = folder_cards()
+        candidates = [c for c in candidates if path.is_dir() and _places(path, _files_of(c))] or candidates
+    known = candidates[0]
+    patterns = _files_of(known)
     place = _place(path, patterns)
     names = sorted(p.name for p in place.iterdir() if _is_data(p, patterns))
     if len(names) > MOST_FILES:
@@ -276,7 +289,8 @@ def survey_folder(path: Path, card: Card | str | None, stack: ExitStack, survey:
     if not grids:
         return None
     grid = next(iter(grids.values()))
-    chosen = known if card is not None else _card_of(grid, known)
+    # Cards of the same files differ in their grid: that of the grid, else the nearest in size.
+    chosen = min(candidates, key=lambda c: abs(math.prod(_files_of(c).cells) - math.prod(grid.shape)))
     wanted = _files_of(chosen).cells
     if wanted != grid.shape:
         survey.notes.append(
@@ -319,7 +333,7 @@ def _files_of(card: Card) -> DailyFiles:
     if card.daily is None:
         raise StoreError(
             f"the data card {card.name} describes one store, not a folder of daily files",
-            expected=f"one of {', '.join(CARDS)}, or a card with [daily]",
+            expected=f"one of {', '.join(c.name for c in folder_cards())}, or a card with [daily]",
             hint="choose one with --card",
         )
     return card.daily
@@ -380,10 +394,6 @@ def _one_grid(files: Sequence[tuple[str, xr.Dataset]]) -> Grid:
         if read_grid(ds, name) != first:
             raise StoreError(f"{name} is on another grid than {files[0][0]}")
     return first
-
-
-def _card_of(grid: Grid, otherwise: Card) -> Card:
-    return next((c for c in map(load_card, CARDS) if _files_of(c).cells == grid.shape), otherwise)
 
 
 def _read_scenario(
