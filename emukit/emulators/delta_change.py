@@ -192,17 +192,15 @@ class DeltaChange(Emulator):
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """The warming, the means of months, and the years."""
-        warming = self.warming
-        arrays = {"center": warming.center, "scale": warming.scale, "response": warming.response}
+        meta, arrays = self.warming.state()
         arrays |= {"level": self._level, "slope": self._slope, "pool": self._pool, "of_pool": self._of_pool}
         arrays["month"] = self._month
-        return {"features": list(warming.features), "mean": warming.mean, "seed": self.seed}, arrays
+        return meta | {"seed": self.seed}, arrays
 
     @classmethod
     def from_state(cls, domain: Domain, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `state`."""
-        own = (np.asarray(arrays[name], np.float64) for name in ("center", "scale", "response"))
-        warming = Warming(tuple(meta["features"]), *own, float(meta["mean"]))
+        warming = Warming.from_state(meta, arrays)
         level, slope, pool = (np.asarray(arrays[name], np.float32) for name in ("level", "slope", "pool"))
         of_pool, month = np.asarray(arrays["of_pool"], np.float64), np.asarray(arrays["month"], np.int64)
         return cls(domain, warming, level, slope, pool, of_pool, month, seed=int(meta["seed"]))

@@ -117,6 +117,17 @@ class Warming:
         fitted = cls(features, center, scale, response, mean_temperature)
         return fitted, fitted(series)
 
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Plain values and arrays from which `from_state` builds it."""
+        arrays: dict[str, NDArray[Any]] = {"center": self.center, "scale": self.scale, "response": self.response}
+        return {"features": list(self.features), "mean": self.mean}, arrays
+
+    @classmethod
+    def from_state(cls, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Warming:
+        """The inverse of `state`."""
+        center, scale, response = (np.asarray(arrays[name], np.float64) for name in ("center", "scale", "response"))
+        return cls(tuple(meta["features"]), center, scale, response, float(meta["mean"]))
+
     def __call__(self, series: Array) -> Array:
         """(N,) K, of (N, F) years."""
         return np.asarray(self.mean + (series - self.center) / self.scale @ self.response)
@@ -236,32 +247,28 @@ class TypicalYear(Emulator):
 
     def _order_extremes(self, fields: Field) -> None:
         """A day's minimum is not above its mean, nor its maximum below, in the (T, V, Y, X) fields themselves."""
-        methods = {v: self.domain.card.targets[v].cell_methods for v in self.variables}
         mean = self.domain.temperature
         if mean is None:
             return
-        standard = self.domain.card.targets[mean].standard_name
-        mean_place = self.variables.index(mean)
-        for v, name in enumerate(self.variables):
-            if self.domain.card.targets[name].standard_name != standard:
+        described = self.domain.described
+        for v, variable in enumerate(described):
+            if variable.standard_name != described[mean].standard_name:
                 continue
-            if "maximum" in methods[name]:
-                np.maximum(fields[:, v], fields[:, mean_place], out=fields[:, v])
-            elif "minimum" in methods[name]:
-                np.minimum(fields[:, v], fields[:, mean_place], out=fields[:, v])
+            if "maximum" in variable.cell_methods:
+                np.maximum(fields[:, v], fields[:, mean], out=fields[:, v])
+            elif "minimum" in variable.cell_methods:
+                np.minimum(fields[:, v], fields[:, mean], out=fields[:, v])
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """The warming, and the order statistics with the days they fall on."""
-        warming = self.warming
-        arrays = {"center": warming.center, "scale": warming.scale, "response": warming.response}
+        meta, arrays = self.warming.state()
         arrays |= {"level": self._level, "slope": self._slope, "ranks": self._ranks}
-        return {"features": list(warming.features), "mean": warming.mean, "template": self.template}, arrays
+        return meta | {"template": self.template}, arrays
 
     @classmethod
     def from_state(cls, domain: Domain, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `state`."""
-        own = (np.asarray(arrays[name], np.float64) for name in ("center", "scale", "response"))
-        warming = Warming(tuple(meta["features"]), *own, float(meta["mean"]))
+        warming = Warming.from_state(meta, arrays)
         ranks = np.asarray(arrays["ranks"], np.uint16)
         if ranks.max() >= DAYS:
             raise ValueError(f"a rank of {int(ranks.max())} in a year of {DAYS} days")

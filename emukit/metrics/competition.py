@@ -146,6 +146,9 @@ class Competition:
         references: What stands beside a score: ``climatology``, ``runs`` (other members of the climate model) and
             ``linear``.
         fits: Says what is wrong with a grid, nothing where it can be scored on; None: every grid can.
+        derive: Of what is scored by numbers of whole years, such as annual extremes of days: from an archive and the
+            place (scenario, first step, step after the last) to a function from (T, V, Y, X) fields of these steps to
+            (N, W, Y, X), the scored variables of each year. None: fields are scored as they are.
         published: Results of others; None where there are none.
         submission: Format of what is handed in; None where nothing is.
     """
@@ -163,6 +166,7 @@ class Competition:
     never_zero: tuple[str, ...] = ()
     references: tuple[str, ...] = ("climatology", "runs", "linear")
     fits: Callable[[Grid], str] | None = None
+    derive: Callable[[Any, str, int, int], Callable[[NDArray[np.floating]], NDArray[np.floating]]] | None = None
     published: PublishedTable | None = None
     submission: SubmissionFormat | None = None
 

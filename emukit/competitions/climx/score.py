@@ -20,10 +20,11 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from emukit.competitions.climx.derive import derive_indices
 from emukit.data.grid import Grid
 from emukit.files import shipped
 from emukit.metrics import Competition, Metric, Moments
-from emukit.metrics.extremes import UNITS
+from emukit.metrics.extremes import UNITS, VARIABLES
 
 SHAPE = (192, 288)
 LAT = np.asarray(np.linspace(-90.0, 90.0, SHAPE[0]), np.float64)
@@ -93,18 +94,19 @@ class ClimXScore:
 
 
 def competition(units: Mapping[str, str]) -> Competition:
-    """The competition for stores of annual indices on its grid, each of whose time steps is a year.
+    """The competition for daily stores, whose annual indices are scored, and for stores of these indices by year.
 
     Files of a submission are told by their layout and scored part by part: `emukit.competitions.climx.files`.
 
     Args:
         units: Target variable to its units; the indices among them are scored.
     """
+    scored = {name: u for name, u in units.items() if name in UNITS}
     # Without any, what is missing is told by all of them.
-    return _climx({name: u for name, u in units.items() if name in UNITS} or UNITS)
+    return _climx(scored or UNITS, derived=not scored and set(VARIABLES) <= set(units))
 
 
-def _climx(scored: Mapping[str, str]) -> Competition:
+def _climx(scored: Mapping[str, str], derived: bool = False) -> Competition:
     return Competition(
         name="climx",
         title="ClimX",
@@ -117,6 +119,7 @@ def _climx(scored: Mapping[str, str]) -> Competition:
         description="mean over the indices of the normalised Nash-Sutcliffe efficiency",
         legend="nNSE: normalised Nash-Sutcliffe efficiency; 1 is exact, 0 the mean of the truth, -1 the limit",
         fits=_misfit,
+        derive=derive_indices if derived else None,
     )
 
 
