@@ -97,8 +97,10 @@ class FolderReport:
             yield f"  {name}: {held.years[0]}-{held.years[-1]}, {_days_text(held)}"
             yield f"        {', '.join(held.files)}"
         yield "targets, first and last year of each scenario"
+        carried = folder.card.daily.carried if folder.card.daily else ()
         for name, found in (self.targets or {}).items():
-            yield from _variable_lines(name, found, folder.card.targets[name].units, folder.card.targets[name])
+            role = "in no score" if name in carried else "scored"
+            yield from _variable_lines(name, found, folder.card.targets[name].units, folder.card.targets[name], role)
         yield "forcings, first and last year of each scenario"
         for name, found in (self.forcings or {}).items():
             one = next(held.forcings[name] for held in folder.scenarios.values() if name in held.forcings)
@@ -161,6 +163,7 @@ def inspect_folder(path: Path | str, card: Card | str | None = None, reporter: R
                     _look_at_targets(held, held.targets, folder.card, targets, survey)
                 step.advance(note=name)
         _check_ranges(folder.card, targets, forcings, survey)
+        _check_base_period(folder, survey)
         return FolderReport(
             str(path),
             folder,
@@ -237,6 +240,19 @@ def _check_ranges(card: Card, targets: dict[str, Extremes], forcings: dict[str, 
         of = card.forcings[name]
         if found.low < of.range[0] or found.high > of.range[1]:
             survey.notes.append(f"{name} is {found.low:.4g} .. {found.high:.4g}: not {of.units}, as the card guesses")
+
+
+def _check_base_period(folder: DailyFolder, survey: Survey) -> None:
+    if folder.card.daily is None:
+        return
+    first, last = folder.card.daily.base_period
+    whole = [
+        held
+        for held in folder.scenarios.values()
+        if held.targets is not None and first in held.years and (last + 1 - held.years[0]) * DAYS <= held.days
+    ]
+    if not whole:
+        survey.notes.append(f"no scenario holds the base period {first}-{last}: percentiles cannot be computed")
 
 
 def _reading(folder: DailyFolder) -> str:

@@ -16,7 +16,13 @@ def test_from_a_generated_folder_to_the_indices_of_its_hidden_truth(emukit, tmp_
     assert "in truth" in made.out
     checked = emukit("data", "check", "--data", "lite")
     assert checked.code == 0, checked.err
-    for words in ("in the layout of climx-lite", "targets hidden: 729 days to predict", "loso:ssp370", "usable"):
+    for words in (
+        "in the layout of climx-lite",
+        "targets hidden: 729 days to predict",
+        "loso:ssp370",
+        "usable",
+        "in no score",
+    ):
         assert words in checked.out, words
     assert emukit("data", "check", "lite", "-q").out == "usable\n"
     base = [f"--base=lite/climx_demo_hist_train_{i}.nc" for i in (1, 2)]

@@ -217,6 +217,20 @@ def test_oddities_that_nobody_is_told_of(climx_folder):
         assert words in odd, words
 
 
+def test_a_base_period_that_ends_in_a_year_without_its_last_day(copied):
+    place = copied(*HIST)
+    assert not any("base period" in odd for odd in inspect_folder(place).oddities)
+    # Until 30 December 1990.
+    rewritten(place, HIST[1], lambda ds: ds.isel(time=slice(0, 3 * DAYS - 1)))
+    report = inspect_folder(place)
+    assert report.problems  # the forcings go on
+    for name in HIST:
+        rewritten(place, name, lambda ds: ds.isel(time_year=slice(0, 30), time_month=slice(0, 360)))
+    report = inspect_folder(place)
+    assert not report.problems
+    assert any("no scenario holds the base period 1961-1990" in odd for odd in report.oddities)
+
+
 def test_negative_emissions_and_targets_in_a_file_for_forcings_are_told(copied):
     place = copied(SSP126)
     (place / SSP126).rename(place / "a_test_forcings_ssp245.nc")
@@ -231,6 +245,7 @@ def test_negative_emissions_and_targets_in_a_file_for_forcings_are_told(copied):
     assert "tas is above tasmax on some days (1 values" in odd
     assert "CO2_LBC is 400 .. 400: not mol mol-1" in odd
     assert "there is no file of historical" in odd
+    assert "no scenario holds the base period 1961-1990" in odd
     assert not report.problems
 
 
