@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +21,8 @@ HISTORICAL = "historical"
 BASE_PERIOD = (1961, 1990)
 DAYS = 365
 
-# Percentiles of an archive take as long as a scenario of indices; they live as long as it does.
-_KNOWN: WeakKeyDictionary[Archive, Thresholds] = WeakKeyDictionary()
+# Digest of the last archive to its percentiles, which take as long as the indices of a scenario.
+_LAST: dict[str, Thresholds] = {}
 
 
 def thresholds_of_archive(archive: Archive) -> Thresholds:
@@ -32,8 +31,8 @@ def thresholds_of_archive(archive: Archive) -> Thresholds:
     Raises:
         ProtocolError: There is no historical run, or it does not hold the base period.
     """
-    if archive in _KNOWN:
-        return _KNOWN[archive]
+    if archive.digest in _LAST:
+        return _LAST[archive.digest]
     first, last = archive.card.daily.base_period if archive.card.daily else BASE_PERIOD
     if HISTORICAL not in archive:
         raise ProtocolError(
@@ -54,7 +53,8 @@ def thresholds_of_archive(archive: Archive) -> Thresholds:
         name: np.ascontiguousarray(truth[:, archive.variables.index(name)]).reshape(len(rows), -1)
         for name in Thresholds.QUANTILES
     }
-    return _KNOWN.setdefault(archive, Thresholds.of(base))
+    _LAST.clear()
+    return _LAST.setdefault(archive.digest, Thresholds.of(base))
 
 
 def derive_indices(
