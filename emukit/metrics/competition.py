@@ -110,6 +110,20 @@ class SubmissionFormat:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoreFormat:
+    """The file of a competition that wants it computed from predicted fields, which are kept with it.
+
+    Attributes:
+        packings: Suffixes that can be written, the default first.
+        write: (store of predicted fields, the data, path of the file) to the number of rows written; refuses what the
+            competition would refuse.
+    """
+
+    packings: tuple[str, ...]
+    write: Callable[[Path, Any, Path], int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class PublishedTable:
     """Where the results of others are, and what they were scored on.
 
@@ -168,7 +182,7 @@ class Competition:
     fits: Callable[[Grid], str] | None = None
     derive: Callable[[Any, str, int, int], Callable[[NDArray[np.floating]], NDArray[np.floating]]] | None = None
     published: PublishedTable | None = None
-    submission: SubmissionFormat | None = None
+    submission: SubmissionFormat | StoreFormat | None = None
 
     def __post_init__(self) -> None:
         """Refuse a competition that could not be computed, kept or read again."""

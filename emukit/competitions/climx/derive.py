@@ -6,6 +6,7 @@ that is scored moves a threshold. Indices are computed from daily fields, predic
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Callable
 
@@ -22,11 +23,20 @@ BASE_PERIOD = (1961, 1990)
 DAYS = 365
 
 # Digest of the last archive to its percentiles, which take as long as the indices of a scenario.
-_LAST: dict[str, Thresholds] = {}
+_LAST: dict[str, tuple[Thresholds, tuple[int, int], str]] = {}
 
 
 def thresholds_of_archive(archive: Archive) -> Thresholds:
     """Percentiles of the base period, on (365, Y X).
+
+    Raises:
+        ProtocolError: As `base_percentiles`.
+    """
+    return base_percentiles(archive)[0]
+
+
+def base_percentiles(archive: Archive) -> tuple[Thresholds, tuple[int, int], str]:
+    """Percentiles of the base period on (365, Y X), its first and last year, and the SHA-256 of its days.
 
     Raises:
         ProtocolError: There is no historical run, or it does not hold the base period.
@@ -53,8 +63,11 @@ def thresholds_of_archive(archive: Archive) -> Thresholds:
         name: np.ascontiguousarray(truth[:, archive.variables.index(name)]).reshape(len(rows), -1)
         for name in Thresholds.QUANTILES
     }
+    digest = hashlib.sha256()
+    for values in base.values():
+        digest.update(values.data)
     _LAST.clear()
-    return _LAST.setdefault(archive.digest, Thresholds.of(base))
+    return _LAST.setdefault(archive.digest, (Thresholds.of(base), (first, last), digest.hexdigest()))
 
 
 def derive_indices(

@@ -16,6 +16,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +26,7 @@ from emukit.competitions.climx.derive import derive_indices
 from emukit.data.grid import Grid
 from emukit.files import shipped
 from emukit.metrics import Competition, Metric, Moments
+from emukit.metrics.competition import StoreFormat
 from emukit.metrics.extremes import UNITS, VARIABLES
 
 SHAPE = (192, 288)
@@ -120,7 +123,15 @@ def _climx(scored: Mapping[str, str], derived: bool = False) -> Competition:
         legend="nNSE: normalised Nash-Sutcliffe efficiency; 1 is exact, 0 the mean of the truth, -1 the limit",
         fits=_misfit,
         derive=derive_indices if derived else None,
+        submission=StoreFormat(packings=("parquet", "csv"), write=_write) if derived else None,
     )
+
+
+def _write(store: Path, archive: Any, out: Path) -> int:
+    # Reads and writes files, which the score of arrays does not need.
+    from emukit.competitions.climx.indices import submission_from_store
+
+    return submission_from_store(store, archive, out)
 
 
 def _metric(index: str) -> Metric:
