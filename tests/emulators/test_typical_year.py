@@ -3,14 +3,19 @@
 import numpy as np
 import pytest
 
+from emukit.competitions.climx.derive import thresholds_of_archive
 from emukit.data.archive import Archive, Scenario
 from emukit.data.card import parse_card
+from emukit.data.named import open_data
 from emukit.data.protocol import make_split
+from emukit.data.split import Span, Split
 from emukit.data.time import DAY_MINUTES, TimeAxis
 from emukit.emulators.delta_change import DeltaChange
 from emukit.emulators.features import feature
-from emukit.emulators.typical_year import TypicalYear, rank_days, sort_days, training_years
+from emukit.emulators.typical_year import TypicalYear, Warming, rank_days, sort_days, training_years
+from emukit.emulators.year_templates import CANDIDATES, _expected, _indices_of, cells_of_blocks
 from emukit.errors import ProtocolError, RecipeError, RunError
+from emukit.metrics.extremes import INDICES, VARIABLES, annual_indices
 from tests.coded import small_grid, warming_archive
 
 GRID = small_grid(2, 3)
@@ -192,3 +197,66 @@ def test_logarithm_of_a_forcing_is_taken_before_it_is_remembered(archive):
     remembered = feature("log:CO2~2", scenario, GRID)
     assert plain[0] == remembered[0]
     assert plain[1000] > remembered[1000] > plain[0]
+
+
+@pytest.fixture(scope="module")
+def climx(climx_folder):
+    """An archive with the base period of the percentiles, and a split that holds a scenario out."""
+    archive = open_data(str(climx_folder[0]))
+    spans = {name: Span(name, 0, len(archive[name]), (0,)) for name in ("historical", "ssp126", "ssp370")}
+    return archive, Split("own", (spans["historical"], spans["ssp126"]), {"test": (spans["ssp370"],)})
+
+
+def test_template_of_a_block_is_the_candidate_whose_indices_are_nearest(climx):
+    """A plain reckoning for one cell: every training year as the template of the whole globe, and its distance there."""
+    archive, split = climx
+    options = {"features": ("log:CO2_LBC",), "ridge": 1.0}
+    by_cell = TypicalYear.fit(archive, split, template="cell", **options)
+    years = training_years(archive, split)
+    step = max(1, len(years) // CANDIDATES)
+    warming, explained = Warming.of_training(archive, years, *options.values())
+    plain = TypicalYear.fit(archive, split, **options)
+    thresholds = thresholds_of_archive(archive)
+    places = [archive.variables.index(v) for v in VARIABLES]
+    cell = (2, 3)
+
+    def indices(days):
+        fields = {n: days[:, p].reshape(1, 365, -1) for n, p in zip(VARIABLES, places, strict=True)}
+        found = annual_indices(fields, thresholds)
+        return np.array([found[n][0].reshape(archive.grid.shape)[cell] for n in INDICES])
+
+    seen = np.stack([indices(y.read(archive)) for y in years])
+    g = explained - warming.mean
+    slope = ((g - g.mean())[:, None] * seen).sum(0) / ((g - g.mean()) ** 2).sum()
+    levels = np.quantile(g, [0.1, 0.5, 0.9])
+    expected = seen.mean(0) + (levels - g.mean())[:, None] * slope
+    rain = np.array([n in ("Rx5day", "CDD", "CWD", "R95p", "R10mm", "SDII") for n in INDICES])
+    _, scatter, _ = _expected([lambda y=y: y.read(archive) for y in years], g, _indices_of(archive))
+    scale = scatter.reshape(15, *archive.grid.shape)[(slice(None), *cell)]
+    distances = []
+    for year in years[::step]:
+        built = np.stack([indices(plain.year_of(float(x), rank_days(year.read(archive)))) for x in levels])
+        distances.append((((built - expected) / scale) ** 2).mean(0))
+    distances = np.array(distances)
+    for group, name in ((rain, "pr"), (~rain, "tasmax")):
+        best = years[::step][int(distances[:, group].mean(1).argmin())]
+        ranks = rank_days(best.read(archive))[:, archive.variables.index(name)]
+        np.testing.assert_array_equal(by_cell._ranks[:, archive.variables.index(name)][:, *cell], ranks[:, *cell])
+    assert "chosen by cell" in by_cell.template
+
+
+def test_blocks_hold_whole_cells_and_one_year_each(climx):
+    archive, split = climx
+    with pytest.raises(RecipeError, match="is a cell of this grid"):
+        TypicalYear.check(archive, features=("CO2_LBC",), ridge=1.0, template="block", block=12.0)
+    with pytest.raises(RecipeError, match="only blocks have a size"):
+        TypicalYear.check(archive, features=("CO2_LBC",), ridge=1.0, template="global", block=30.0)
+    blocks = cells_of_blocks(archive.grid, 90.0)
+    assert set(np.bincount(blocks.ravel())) == {2, 4}
+    chosen = TypicalYear.fit(archive, split, features=("log:CO2_LBC",), template="block", block=90.0)
+    years = {rank_days(y.read(archive)).tobytes(): y for y in training_years(archive, split)}
+    found = [np.frombuffer(k, np.uint16).reshape(chosen._ranks.shape) for k in years]
+    for block in range(blocks.max() + 1):
+        inside = blocks == block
+        for v in (archive.variables.index("pr"), archive.variables.index("tasmin")):
+            assert any((chosen._ranks[:, v][:, inside] == ranks[:, v][:, inside]).all() for ranks in found)
