@@ -208,7 +208,7 @@ def climx(climx_folder):
 
 
 def test_template_of_a_block_is_the_candidate_whose_indices_are_nearest(climx):
-    """A plain reckoning for one cell: every training year as the template of the whole globe, and its distance there."""
+    """A plain reckoning for one cell: every training year as the template, and its distance there."""
     archive, split = climx
     options = {"features": ("log:CO2_LBC",), "ridge": 1.0}
     by_cell = TypicalYear.fit(archive, split, template="cell", **options)
