@@ -88,6 +88,12 @@ def windows(
         list[str] | None, typer.Option("--set", metavar="a.b=c", help="For example inputs.window.history=24.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write frames, windows and targets as Zarr.")] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.png", help="Draw the window of the first validation month, too.", show_default=False
+        ),
+    ] = None,
     overwrite: o.Overwrite = False,
     card: o.Card = None,
     convert: o.Convert = None,
@@ -108,6 +114,10 @@ def windows(
         raise RecipeError(f"{model} reads no windows", expected="a network", hint="--model cnn-gru")
     if out is not None:
         check_place(out, overwrite)
+    if plot is not None:
+        from emukit.report.plot import check_window_place, plot_window
+
+        check_window_place(plot, overwrite)
     archive = o.open_named(o.one_store(data, store), card, convert, report)
     split = make_split(archive, protocol, o.member_list(members))
     encoder = FrameEncoder.fit(archive, split.train, chosen.inputs)
@@ -116,6 +126,9 @@ def windows(
     for line in window_lines(archive, split, encoder):
         console.print(line, markup=False, highlight=False)
     console.print(encoding_table(encoder))
+    if plot is not None:
+        plot_window(archive, split, encoder, plot, overwrite)
+        echo(f"wrote {plot}")
     if out is not None:
         write_windows(windows_dataset(archive, split, encoder), out, report, overwrite)
         echo(f"wrote {out}")

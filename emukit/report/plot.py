@@ -11,17 +11,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from emukit import provenance
 from emukit.data.archive import Archive
+from emukit.data.encodings import seasonal_fields
+from emukit.data.frames import FrameEncoder
+from emukit.data.grid import Grid
 from emukit.data.split import Span, Split, is_hidden
 from emukit.errors import EmukitError, ProtocolError
 from emukit.figures.curves import draw_seasons, draw_spectra, draw_years
 from emukit.figures.figure import write_png
 from emukit.figures.maps import draw_maps
 from emukit.figures.ranks import draw_ranks
+from emukit.figures.windows import draw_window
 from emukit.files import inside, open_regular, parse_json, read_text
 from emukit.outputs import Kind, new_output, refuse_taken
 from emukit.progress import Reporter
@@ -191,3 +197,58 @@ def draw(shown: Shown, title: str) -> tuple[dict[str, Figure], dict[str, str]]:
     else:
         left_out["ranks"] = "the emulator has one answer to a scenario; `emukit train sampled` makes realisations"
     return figures, left_out
+
+
+WINDOW = Kind("a picture of `emukit data windows`", lambda path: "" if _is_window(path) else "another file", False)
+_WINDOW_TITLE = "the forcing window of a target month"
+
+
+def _is_window(path: Path) -> bool:
+    try:
+        with open_regular(path) as file, Image.open(file) as image:
+            return image.info.get("Software") == SOFTWARE and image.info.get("Description") == _WINDOW_TITLE
+    except (OSError, ValueError, UnidentifiedImageError):
+        return False
+
+
+def check_window_place(out: Path, overwrite: bool) -> None:
+    """Refuse a place that `plot_window` could not write to.
+
+    Raises:
+        EmukitError: The place is taken, or is not a ``.png``.
+    """
+    if out.suffix != ".png":
+        raise EmukitError(f"cannot draw {out}", found=out.suffix or "no suffix", expected="FILE.png")
+    refuse_taken(out, WINDOW, overwrite, "--plot")
+
+
+def plot_window(archive: Archive, split: Split, encoder: FrameEncoder, out: Path, overwrite: bool) -> None:
+    """Draw the window of the first validation month, with forcings and seasonal encodings, as PNG.
+
+    Raises:
+        EmukitError: The place is taken, or is not a ``.png``.
+    """
+    check_window_place(out, overwrite)
+    window, span = encoder.settings.window, split.validation[0]
+    scenario, target = archive[span.scenario], max(span.start, window.first_target)
+    channels, fields = seasonal_fields(encoder.settings.seasonal, archive.grid)
+    rows = [int(abs(archive.grid.lat - lat).argmin()) for lat in (-45.0, 45.0)]
+    phase = scenario.calendar_month
+    encodings = {c: (fields[phase, e, rows[0], 0], fields[phase, e, rows[1], 0]) for e, c in enumerate(channels)}
+    series = {name: _global_mean(scenario.forcings[name], archive.grid) for name in encoder.settings.forcings}
+    month = str(scenario.months[target])
+    figure = draw_window(
+        f"what a network sees of {scenario.name} {month}",
+        [str(m) for m in scenario.months],
+        window.frames(target, 1, len(scenario)),
+        target,
+        {f"{name}, {archive.card.forcings[name].units}": values for name, values in series.items()},
+        encodings,
+    )
+    with new_output(out, WINDOW, overwrite) as temporary:
+        about = {"Title": f"{scenario.name} {month}", "Software": SOFTWARE, "Description": _WINDOW_TITLE}
+        write_png(figure, temporary, about)
+
+
+def _global_mean(values: NDArray[np.floating], grid: Grid) -> NDArray[np.float64]:
+    return np.asarray(values if values.ndim == 1 else grid.mean(values), np.float64)
