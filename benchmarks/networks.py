@@ -190,7 +190,7 @@ def untrained(job: Job) -> tuple[NeuralEmulator, Archive]:
     # What the statistics are does not matter here, so a decade of one scenario is enough to fit them on.
     months = Span("ssp126", 0, min(120, len(archive["ssp126"])), (0,))
     encoder = FrameEncoder.fit(archive, [months], recipe.inputs)
-    normalizer = TargetNormalizer.fit(archive, [months], {"tas": recipe.targets.tas, "pr": recipe.targets.pr})
+    normalizer = TargetNormalizer.fit(archive, [months], {v: recipe.targets.of(v) for v in archive.variables})
     torch.manual_seed(0)
     network = build_network(
         recipe.emulator,

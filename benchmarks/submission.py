@@ -79,9 +79,10 @@ def prepare_write_reference(folder: str, months: str) -> Work:
 
 def prepare_score(submission: str, solution: str) -> Work:
     """emukit's scorer; the answer is the score."""
+    from emukit.competitions.cse151b import cse151b
     from emukit.submission import score_csv
 
-    return lambda: score_csv(submission, solution).value
+    return lambda: score_csv(submission, solution, cse151b()).value
 
 
 def prepare_score_reference(submission: str, solution: str) -> Work:

@@ -247,7 +247,7 @@ def _source(archive: Archive, recipe: NetworkRecipe, device: str) -> SegmentSour
     """The batches that the training reads, made once more."""
     spans = make_split(archive).train
     encoder = FrameEncoder.fit(archive, spans, recipe.inputs)
-    normalizer = TargetNormalizer.fit(archive, spans, {"tas": recipe.targets.tas, "pr": recipe.targets.pr})
+    normalizer = TargetNormalizer.fit(archive, spans, {v: recipe.targets.of(v) for v in archive.variables})
     return SegmentSource(archive, spans, encoder, normalizer, recipe.training.segments, device)
 
 

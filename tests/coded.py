@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
+from emukit.competitions.cse151b import UNITS, cse151b
 from emukit.data.archive import Archive, Scenario
 from emukit.data.card import Card, parse_card
 from emukit.data.grid import Grid
+from emukit.metrics import Moments, Score
 
 VARIABLES = ("tas", "pr")
 SCENARIOS = ("ssp126", "ssp245", "ssp370", "ssp585")
+
+
+def score_moments(moments: Moments, weights: NDArray[np.floating], variables: Sequence[str] = ("tas", "pr")) -> Score:
+    """The score of the shipped competition."""
+    return cse151b().score(moments, weights, variables)
+
+
+def limit_score(runs: Sequence[NDArray[np.floating]], weights: NDArray[np.floating]) -> Score:
+    """The limit of the shipped competition, of runs with tas and pr."""
+    limit = cse151b().limit(runs, weights, ("tas", "pr"))
+    assert limit is not None
+    return limit
+
+
+def changed(score: Score, change: Callable[[str, float], float]) -> Score:
+    """A score with each number, by its key, put in another's place."""
+    return replace(score, numbers={key: change(key, value) for key, value in score.numbers.items()})
 
 
 def small_grid(lat_cells: int = 4, lon_cells: int = 6) -> Grid:
@@ -23,13 +45,15 @@ def small_card(validation: int = 12, test: int = 36) -> Card:
     """The competition's protocols, with shorter held-out spans."""
     held = {"scenario": "ssp370", "member": 0}
     quantity = {"units": "1", "range": [-1e9, 1e9], "largest": [-1e9, 1e9], "what": "coded"}
+    targets = {v: {**quantity, "units": UNITS[v]} for v in VARIABLES}
     settings = {
         "name": "coded",
         "title": "Coded",
         "source": "tests",
         "licence": "none",
         "scenarios": list(SCENARIOS),
-        "targets": dict.fromkeys(VARIABLES, quantity),
+        "targets": targets,
+        "competition": "cse151b",
         "forcings": dict.fromkeys(("CO2", "CH4", "SO2", "BC", "rsdt"), quantity),
         "default_protocol": "official",
         "protocols": {

@@ -103,3 +103,15 @@ def climx_climate():
     from tests.golden import climx_fields
 
     return climx_fields.make(1)
+
+
+@pytest.fixture
+def strange(monkeypatch):
+    """The table of competitions with two of others."""
+    from emukit.competitions import registry
+
+    for name in ("with-mae", "skill"):
+        monkeypatch.setitem(registry.COMPETITIONS, name, f"tests.competitions.strangers:{name.replace('-', '_')}")
+    yield
+    # What is built once would outlive the table.
+    registry._build.cache_clear()

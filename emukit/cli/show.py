@@ -20,7 +20,6 @@ from emukit.metrics import Score
 from emukit.planning.plan import Plan, Wall
 from emukit.runs.ensemble import EnsembleEvaluation
 from emukit.runs.evaluate import Evaluation
-from emukit.runs.validate import numbers
 from emukit.runs.validation_table import Block
 from emukit.terminal import duration
 
@@ -86,14 +85,15 @@ def encoding_table(encoder: FrameEncoder) -> Table:
 
 
 def score_block(title: str, scores: Mapping[str, Score]) -> Block:
-    """Six numbers and the score, a line each."""
-    return Block(f"{title} (lower is better)", {name: numbers(score) for name, score in scores.items()})
+    """The score and its numbers, a line each; all of one competition."""
+    competition = next(iter(scores.values())).competition
+    return Block(f"{title} ({competition.direction})", competition, {n: score.line() for n, score in scores.items()})
 
 
 def evaluation_block(name: str, evaluation: Evaluation) -> Block:
     """An evaluation with its references and the estimated limit."""
     title = f"{evaluation.name}: {'; '.join(evaluation.spans)}"
-    references = dict(sorted(evaluation.references.items(), key=lambda kv: kv[1].value))
+    references = dict(sorted(evaluation.references.items(), key=lambda kv: kv[1].cost))
     limit = {LIMIT: evaluation.limit} if evaluation.limit else {}
     return score_block(
         title, {name: evaluation.score, **{f"reference: {k}": s for k, s in references.items()}, **limit}

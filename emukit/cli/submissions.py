@@ -12,7 +12,9 @@ from emukit.cli import options as o
 from emukit.terminal import echo
 
 if TYPE_CHECKING:
-    from emukit.metrics import Score
+    from emukit.data.archive import Archive
+    from emukit.metrics import Competition, Score
+    from emukit.metrics.competition import SubmissionFormat
     from emukit.submission import Entry
 
 
@@ -78,14 +80,15 @@ def check_submission(
     from emukit.files import sha256
     from emukit.runs.submit import seasonal_reference
     from emukit.submission import ENTRY_FILE, Problem, entry_of
-    from emukit.submission import check_submission as check
 
     report = o.reporter(quiet)
     archive = o.open_named(data, card, convert, report)
     entry = entry_of(csv)
     split = make_split(archive, _protocol_of(csv, entry, protocol))
     reference = seasonal_reference(archive, split)
-    found = check(csv, archive.grid, len(split.test), archive.variables, reference)
+    competition, form = _submission_format(archive)
+    reference = reference[:, competition.places(archive.variables)]
+    found = form.check(csv, archive.grid, len(split.test), competition.variables, reference)
     if entry and sha256(csv) != entry.csv_sha256:
         found.append(Problem("digest", f"{csv.parent / ENTRY_FILE} is of another CSV: its digest is not this one's"))
     problems = [p for p in found if not p.accepted]
@@ -120,7 +123,7 @@ def score(
     format: o.Format = "table",
     quiet: o.Quiet = False,
 ) -> None:
-    """Score a submission: the official number, its six parts, and what another run and a perfect emulator score.
+    """Score a submission: the official score, its numbers, and what another run and a perfect emulator score.
 
     A ClimX submission (Parquet, or a CSV that begins with row_id) is scored against a solution in the same layout.
     """
@@ -137,8 +140,8 @@ def score(
     from emukit.files import sha256
     from emukit.runs import leaderboard as table
     from emukit.runs.evaluate import yardstick
-    from emukit.runs.record import benchmark_of
-    from emukit.submission import ENTRY_FILE, entry_of, score_csv, score_submission
+    from emukit.runs.record import Scoring, benchmark_of
+    from emukit.submission import ENTRY_FILE, entry_of
 
     report = o.reporter(quiet)
     entry = entry_of(csv)
@@ -154,13 +157,18 @@ def score(
             raise SubmissionError(
                 "the truth is named twice", found=f"{truth} and --data {data}", hint="leave one of them out"
             )
-        result, split_name = score_csv(csv, truth), f"solution {Path(truth).name} {sha256(truth)[:8]}"
+        # A solution says nothing of the card; the entry beside the CSV does.
+        named = Scoring(name=entry.competition, units=entry.units) if entry and entry.units else Scoring()
+        form = _format_of(named.competition)
+        result, split_name = form.score_files(csv, Path(truth)), f"solution {Path(truth).name} {sha256(truth)[:8]}"
         lines: dict[str, Score] = {}
         report.say("note: a solution holds one run: what a score is worth, a store says (--data STORE)")
     else:
         archive = o.open_named(o.one_store(data, truth), card, convert, report)
         split = make_split(archive, _protocol_of(csv, entry, protocol))
-        result = score_submission(csv, span_truth(archive, split.test), archive.grid)
+        competition, form = _submission_format(archive)
+        fields = span_truth(archive, split.test)[:, competition.places(archive.variables)]
+        result = form.score_fields(csv, fields, archive.grid)
         split_name = table.split_name(benchmark_of(archive), split.protocol, "test", [split.test.text(archive)])
         lines = yardstick(archive, (split.test,))
     scores = {csv.name: result, **lines}
@@ -168,9 +176,30 @@ def score(
     o.print_blocks([score_block(split_name, scores)], format, values)
     if save:
         kept = {"split": split_name, "csv_sha256": sha256(csv), **result.as_dict()}
+        kept["competition"] = Scoring.of(result.competition).model_dump()
         place = csv.parent / table.SCORE_FILE
         table.save_score(place, kept, overwrite)
         report.say(f"wrote {place}")
+
+
+def _submission_format(archive: Archive) -> tuple[Competition, SubmissionFormat]:
+    """The competition of some data, and the file that it takes."""
+    from emukit.competitions.registry import competition_of
+
+    competition = competition_of(archive)
+    return competition, _format_of(competition)
+
+
+def _format_of(competition: Competition) -> SubmissionFormat:
+    from emukit.errors import SubmissionError
+
+    if competition.submission is None:
+        raise SubmissionError(
+            f"the competition {competition.name} takes no submissions",
+            expected="data of a card whose competition has a submission format",
+            hint="name other data with --data, or another card with --card",
+        )
+    return competition.submission
 
 
 def _refuse_store_options(data: str | None, protocol: str | None, card: str | None, convert: list[str] | None) -> None:

@@ -16,6 +16,7 @@ from emukit.data.archive import Archive
 from emukit.errors import EmukitError
 from emukit.progress import Reporter
 from emukit.recipes.schema import NetworkRecipe
+from emukit.runs.record import read_record
 from emukit.runs.run import read_run
 from emukit.studies.ablate import PlannedRun, StudyPlan
 from emukit.terminal import duration
@@ -129,12 +130,13 @@ def progress_of(run: PlannedRun) -> tuple[int, str]:
     """The last whole epoch of the network of a run, and its last and best validation score; 0 and nothing before."""
     try:
         lines = read_lines(run.folder / LOG)
+        cost = read_record(run.folder).data.scoring.competition.cost
     except EmukitError:
         return 0, ""
     scores = [line["validation"]["score"] for line in lines if "validation" in line]
     if not lines:
         return 0, ""
-    return int(lines[-1]["epoch"]), f"{scores[-1]:.4f}, best {min(scores):.4f}" if scores else ""
+    return int(lines[-1]["epoch"]), f"{scores[-1]:.4f}, best {min(scores, key=cost):.4f}" if scores else ""
 
 
 def score_of(run: PlannedRun) -> str:

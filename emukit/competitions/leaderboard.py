@@ -9,8 +9,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from rich import box
@@ -18,23 +18,13 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from emukit.metrics.competition import Competition
 from emukit.terminal import markdown_text
 
-PARTS = ("monthly_rmse", "time_mean_rmse", "time_stddev_mae")
-NUMBERS = tuple(f"{v}.{p}" for v in ("tas", "pr") for p in PARTS)
 LINES = ("reference", "limit")
 # What another run of the climate model scores in the place of a prediction, and what a perfect emulator would.
 ANOTHER_RUN, LIMIT = "reference: another run", "estimated limit"
 Format = Literal["table", "md", "csv", "json"]
-HEADINGS = ("score", "tas month", "tas mean", "tas std", "pr month", "pr mean", "pr std")
-# Of the columns; a score has none.
-UNITS = ("", "K", "K", "K", "mm/day", "mm/day", "mm/day")
-MEASURES = ("", "RMSE", "RMSE", "MAE", "RMSE", "RMSE", "MAE")
-_WORDS = ("monthly RMSE", "RMSE of the time mean", "MAE of the standard deviation")
-# Where a line has room for them, in a file.
-FULL_HEADINGS = ("score", *(f"{v} {w}, {u}" for v, u in (("tas", "K"), ("pr", "mm/day")) for w in _WORDS))
-# What the short headings mean, under a table.
-LEGEND = "month: RMSE of the months; mean: of their mean over time; std: MAE of their standard deviation over time"
 
 
 @dataclass(frozen=True)
@@ -48,13 +38,14 @@ class Row:
             another run of the climate model, the climatology or a plain regression scores on the same months, and
             what a perfect emulator would.
         split: What was scored: rows are ranked only beside rows of the same split.
-        score: The official score, lower is better; None where a publication gave none on these months.
-        numbers: The six numbers by ``variable.part``; fewer where a publication gave fewer.
+        score: None where a publication gave none on these months.
+        numbers: By key of the competition's metrics; fewer where a publication gave fewer.
         seed: Of the training, where there is one.
         parameters: Of a network, where known.
         note: Source of a published number, or what to know.
         model: What was trained, of a run or a submission.
         random: Whether another seed would give another score.
+        competition: Which score it is.
     """
 
     name: str
@@ -67,11 +58,21 @@ class Row:
     note: str = ""
     model: str = ""
     random: bool = True
+    competition: Competition = field(kw_only=True)
 
     @property
     def key(self) -> tuple[str, str, str, int | None, float | None]:
         """What tells one line of the leaderboard from another."""
         return self.split, self.name, self.kind, self.seed, self.score
+
+    @property
+    def order(self) -> tuple[bool, float]:
+        """Sorts rows of one split, the best first and those without a score last."""
+        return self.score is None, self.competition.cost(self.score or 0.0)
+
+    def values(self) -> dict[str, float | None]:
+        """The score and all numbers by key, None where there is none."""
+        return {"score": self.score, **{key: self.numbers.get(key) for key in self.competition.keys}}
 
 
 def ranked(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -82,7 +83,7 @@ def ranked(rows: Sequence[Row]) -> dict[str, list[Row]]:
     own = {s for s, g in groups.items() if any(r.kind in ("run", "submission") for r in g)}
     scored = {s for s in own if any(r.kind in ("run", "submission") and r.score is not None for r in groups[s])}
     order = sorted(groups, key=lambda s: (s not in scored, s not in own, s))
-    return {s: sorted(groups[s], key=lambda r: (r.score is None, r.score or 0.0)) for s in order}
+    return {s: sorted(groups[s], key=lambda r: r.order) for s in order}
 
 
 def tables(rows: Sequence[Row]) -> list[RenderableType]:
@@ -94,7 +95,7 @@ def tables(rows: Sequence[Row]) -> list[RenderableType]:
         )
         table.add_column("#", justify="right")
         table.add_column("entry", overflow="fold", ratio=1)
-        add_number_columns(table)
+        add_number_columns(table, group[0].competition)
         for place, row in places(group):
             # Text, not markup: a run's name may hold brackets.
             style = "dim" if row.kind in LINES else "cyan" if row.kind in ("published", "measured") else ""
@@ -103,26 +104,34 @@ def tables(rows: Sequence[Row]) -> list[RenderableType]:
             table.caption = "sources and caveats of the rows: --format md"
             table.caption_justify = "left"
         out.append(table)
-    return [*out, Text(LEGEND, style="dim")] if out else out
+    return out + legends(row.competition for row in rows)
 
 
-def add_number_columns(table: Table) -> None:
-    """Add the columns of the score and the six numbers: what each is, how it is measured, and its unit.
+def legends(competitions: Iterable[Competition]) -> list[RenderableType]:
+    """What the headings of tables mean, a line for each competition."""
+    texts = dict.fromkeys(competition.legend for competition in competitions if competition.legend)
+    return [Text(text, style="dim") for text in texts]
+
+
+def add_number_columns(table: Table, competition: Competition) -> None:
+    """Add the columns of the score and the metrics: what each is, how it is measured, and its unit.
 
     Args:
         table: One for a terminal, which has lines for these but no width.
+        competition: Whose numbers they are.
     """
-    for heading, measure, unit in zip(HEADINGS, MEASURES, UNITS, strict=True):
-        lines = [*heading.split(), measure, unit] if measure else [heading]
-        table.add_column("\n".join(lines), justify="right", no_wrap=True)
+    for column in competition.columns:
+        lines = [*column.heading.split(), column.measure, column.units]
+        table.add_column("\n".join(filter(None, lines)), justify="right", no_wrap=True)
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """One Markdown table a split."""
     lines = []
     for split, group in ranked(rows).items():
-        lines += [f"### {markdown_text(split)}", "", "| # | entry | kind | " + " | ".join(FULL_HEADINGS) + " | note |"]
-        lines.append("|--:|---|---|" + "--:|" * len(FULL_HEADINGS) + "---|")
+        headings = [markdown_text(column.full_heading) for column in group[0].competition.columns]
+        lines += [f"### {markdown_text(split)}", "", "| # | entry | kind | " + " | ".join(headings) + " | note |"]
+        lines.append("|--:|---|---|" + "--:|" * len(headings) + "---|")
         for place, row in places(group):
             cells = (place, _label(row), row.kind, *_cells(row), row.note)
             lines.append("| " + " | ".join(markdown_text(c) for c in cells) + " |")
@@ -134,17 +143,29 @@ def comma_separated(rows: Sequence[Row]) -> str:
     """One CSV table of all rows, the split as a column."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["split", "name", "kind", "score", *NUMBERS, "seed", "parameters", "note", "model"])
+    keys = all_keys(row.competition for row in rows)
+    writer.writerow(["split", "name", "kind", "score", *keys, "seed", "parameters", "note", "model"])
     for split, group in ranked(rows).items():
         for r in group:
-            numbers = [r.numbers.get(n, "") for n in NUMBERS]
+            numbers = [r.numbers.get(key, "") for key in keys]
             writer.writerow([split, r.name, r.kind, r.score, *numbers, r.seed, r.parameters, r.note, r.model])
     return stream.getvalue()
 
 
 def as_json(rows: Sequence[Row]) -> str:
     """All rows in ranking order."""
-    return json.dumps([asdict(r) for group in ranked(rows).values() for r in group], indent=1)
+    names = [f.name for f in fields(Row) if f.name != "competition"]
+    plain = [
+        {name: getattr(r, name) for name in names} | {"competition": r.competition.name}
+        for group in ranked(rows).values()
+        for r in group
+    ]
+    return json.dumps(plain, indent=1)
+
+
+def all_keys(competitions: Iterable[Competition]) -> list[str]:
+    """Keys of the metrics of several competitions, each once."""
+    return list(dict.fromkeys(key for competition in competitions for key in competition.keys))
 
 
 def places(group: Sequence[Row]) -> list[tuple[str, Row]]:
@@ -171,5 +192,4 @@ def _terminal_label(row: Row) -> str:
 
 
 def _cells(row: Row) -> list[str]:
-    score = "" if row.score is None else f"{row.score:.4f}"
-    return [score, *(f"{row.numbers[n]:.3f}" if n in row.numbers else "" for n in NUMBERS)]
+    return [column.text(value) for column, value in zip(row.competition.columns, row.values().values(), strict=True)]

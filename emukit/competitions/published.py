@@ -1,6 +1,6 @@
-"""Results that others published, and the lines of reference, as ``baselines/published.toml`` keeps them.
+"""Results that others published, and the lines of reference, as a TOML file of a competition keeps them.
 
-Invariant: no result is without a source and the span it was scored on, and a score that stands beside its six numbers
+Invariant: no result is without a source and the span it was scored on, and a score that stands beside its numbers
 agrees with them.
 """
 
@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from emukit.data.card import load_card
 from emukit.errors import RecipeError
 from emukit.files import read_text, shipped
-from emukit.metrics import Parts, Score
-
-# Six numbers of three decimals give a score to 0.0019 (half a thousandth times the sum of the weights, and its own).
-_ROUNDING = 0.0024
+from emukit.metrics import Competition
 
 _Text = Annotated[str, Field(min_length=1)]
 _Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -25,14 +23,6 @@ _Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-
-class PublishedParts(_Strict):
-    """The three numbers of one variable, as `emukit.metrics.Parts`, in K or mm/day."""
-
-    monthly_rmse: _Number
-    time_mean_rmse: _Number
-    time_stddev_mae: _Number
 
 
 class PublishedResult(_Strict):
@@ -47,10 +37,9 @@ class PublishedResult(_Strict):
         part: .. which part of it ..
         months: .. and how many months that is.
         score: The official score on that span.
-        computed: The score was computed from the six numbers, not published.
+        computed: The score was computed from the numbers, not published.
         leaderboard: What the competition's private leaderboard said, as a text: it may be a range.
-        tas: The three numbers of near-surface temperature.
-        pr: The three numbers of precipitation.
+        groups: Numbers as the file has them, a table for each group of the competition's metrics, such as ``tas``.
         source: Where all this comes from.
         note: What must be known to compare it.
     """
@@ -59,14 +48,13 @@ class PublishedResult(_Strict):
     name: _Text
     place: _Text | None = None
     parameters: Annotated[int, Field(gt=0)] | None = None
-    protocol: Literal["official", "k360"]
+    protocol: _Text
     part: Literal["validation", "test"]
     months: Annotated[int, Field(gt=0)]
     score: _Number | None = None
     computed: bool = False
     leaderboard: _Text | None = None
-    tas: PublishedParts | None = None
-    pr: PublishedParts | None = None
+    groups: dict[str, dict[str, Annotated[float, Field(allow_inf_nan=False)]]] = {}
     source: _Text
     note: str = ""
 
@@ -76,43 +64,72 @@ class PublishedResult(_Strict):
         return f"{self.protocol} {self.part}, {self.months} months"
 
     @property
-    def parts(self) -> dict[str, Parts]:
-        """The six numbers by variable; empty where they are not known."""
-        if self.tas is None or self.pr is None:
-            return {}
-        return {"tas": Parts(**self.tas.model_dump()), "pr": Parts(**self.pr.model_dump())}
+    def numbers(self) -> dict[str, float]:
+        """Numbers by key of their metrics; empty where they are not known."""
+        return {f"{group}.{name}": value for group, own in self.groups.items() for name, value in own.items()}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        groups = {k: v for k, v in values.items() if isinstance(v, dict) and k not in cls.model_fields}
+        return {k: v for k, v in values.items() if k not in groups} | ({"groups": groups} if groups else {})
+
+    @field_validator("protocol")
+    @classmethod
+    def _is_protocol(cls, name: str, info: ValidationInfo) -> str:
+        known = [*load_card(_competition(info)[1]).protocols]
+        if name not in known:
+            raise ValueError(f"none of {', '.join(known)}")
+        return name
 
     @model_validator(mode="after")
-    def _agrees(self) -> Self:
-        if (self.tas is None) != (self.pr is None):
-            raise ValueError("tas and pr belong together")
-        if self.computed and not (self.parts and self.score is not None):
-            raise ValueError("a computed score needs its six numbers")
+    def _agrees(self, info: ValidationInfo) -> Self:
+        competition, _ = _competition(info)
+        if unknown := [key for key in self.numbers if key not in competition.keys]:
+            raise ValueError(f"no numbers of {competition.name}: {', '.join(unknown)}")
+        missing = [key for key in competition.weights if key not in self.numbers]
+        if self.numbers and missing:
+            raise ValueError(f"numbers belong together: without {', '.join(missing)}")
+        if self.computed and not (self.numbers and self.score is not None):
+            raise ValueError("a computed score needs its numbers")
         if self.score is None and self.leaderboard is None:
             raise ValueError("there is neither a score nor a leaderboard number")
-        if self.parts and self.score is not None:
-            value = Score(self.parts, self.months).value
-            if abs(value - self.score) > _ROUNDING:
-                raise ValueError(f"the six numbers give {value:.4f}, not {self.score}")
+        if self.numbers and self.score is not None:
+            value = competition.value(self.numbers)
+            # Numbers of three decimals give a score to half a thousandth times the sum of the weights, and its own.
+            if abs(value - self.score) > 0.0005 * (1 + sum(map(abs, competition.weights.values()))):
+                raise ValueError(f"the numbers give {value:.4f}, not {self.score}")
         return self
+
+
+def _competition(info: ValidationInfo) -> tuple[Competition, str]:
+    context: dict[str, Any] = info.context or {}
+    return context["competition"], context["card"]
 
 
 class _Table(_Strict):
     result: list[PublishedResult]
 
 
-def load_published(path: Path | str | None = None) -> list[PublishedResult]:
-    """Read published results, in the file's order.
+def load_published(competition: Competition, path: Path | str | None = None) -> list[PublishedResult]:
+    """Read published results, in the file's order; none of a competition without any.
 
     Args:
+        competition: Whose.
         path: A file of the same form; emukit's own by default.
 
     Raises:
         RecipeError: The file cannot be read, or rows are wrong; all mistakes are listed.
     """
-    path = Path(path) if path is not None else shipped("baselines", "published.toml")
+    table = competition.published
+    if table is None:
+        return []
+    path = Path(path) if path is not None else shipped("baselines", table.file)
+    context = {"competition": competition, "card": table.card}
     try:
-        return _Table.model_validate(tomllib.loads(read_text(path))).result
+        return _Table.model_validate(tomllib.loads(read_text(path)), context=context).result
     except OSError as e:
         raise RecipeError(f"cannot read {path}", found=e.strerror or str(e)) from e
     except ValidationError as e:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from emukit.data.card import Card
 from emukit.data.grid import Grid
+from emukit.data.variable import Variable
 from emukit.errors import ProtocolError
 from emukit.parallel.threads import open_pool
 
@@ -119,6 +120,24 @@ class Domain:
     grid: Grid
     variables: tuple[str, ...]
     first_month: np.datetime64
+
+    @property
+    def described(self) -> tuple[Variable, ...]:
+        """What the card says of the variables, in the order of the V axis."""
+        return tuple(self.card.targets[v] for v in self.variables)
+
+    @property
+    def relative(self) -> tuple[bool, ...]:
+        """(V,) which variables vary in proportion to their mean, as zero is their lower bound."""
+        return tuple(v.relative for v in self.described)
+
+    @property
+    def temperature(self) -> int | None:
+        """Where the near-surface air temperature is on the V axis, by which warming is measured; None without one.
+
+        It is the first variable whose role is ``temperature``.
+        """
+        return self.card.position("temperature", self.variables)
 
 
 @dataclass(frozen=True, eq=False)

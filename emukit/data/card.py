@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from emukit.config import toml_values
+from emukit.data.variable import Pair, Part, Role, Variable, as_tuple
 from emukit.errors import EmukitError, StoreError
 from emukit.files import shipped
 
@@ -25,56 +26,12 @@ if TYPE_CHECKING:
 SHIPPED = ("cse151b-2025", "cse151b-k360", "demo")
 ATTRIBUTE = "emukit_card"
 DIGESTS_ATTRIBUTE = "emukit_published"
-# What the score is made of; without one of them nothing can be trained or scored.
-SCORED = ("tas", "pr")
 
-
-def _as_tuple(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else value
-
-
-# TOML has lists only; a frozen card holds tuples.
-Pair = Annotated[tuple[float, float], BeforeValidator(_as_tuple)]
-Whole = Annotated[tuple[int, int], BeforeValidator(_as_tuple)]
+Whole = Annotated[tuple[int, int], BeforeValidator(as_tuple)]
 Offsets = Whole
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
-
-
-class Quantity(_Part):
-    """One variable: what it is, and what its values may be.
-
-    Attributes:
-        units: The units emukit works in.
-        spellings: Other spellings of the same units.
-        range: Every visible value lies inside, in `units`.
-        largest: The largest visible value lies inside: this tells kg m-2 s-1 from mm/day.
-        what: What it really is, in a sentence.
-        kind: ``field`` (time, y, x), ``series`` (time), or ``either``.
-        physics: What its values must look like on Earth, where the store's values are not known by digest
-            (`emukit.data.physics`); empty: nothing is asked.
-    """
-
-    units: str
-    spellings: list[str] = []
-    range: Pair
-    largest: Pair
-    what: str
-    kind: Literal["field", "series", "either"] = "field"
-    # Not a part of what a saved emulator or the digest of a card says: it decides no number.
-    physics: Literal["", "insolation", "temperature", "rain", "warming"] = Field("", exclude=True)
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Quantity:
-        for name, (low, high) in (("range", self.range), ("largest", self.largest)):
-            if low > high:
-                raise ValueError(f"{name} must be [low, high], not [{low}, {high}]")
-        return self
-
-
-class SpanSpec(_Part):
+class SpanSpec(Part):
     """Months held out of training: offsets from the scenario's end, half open, 0 = the end."""
 
     scenario: str
@@ -88,7 +45,7 @@ class SpanSpec(_Part):
         return self
 
 
-class CardProtocol(_Part):
+class CardProtocol(Part):
     """A named split. Training is every visible month of `train` that is not held out here."""
 
     train: list[str]
@@ -96,14 +53,14 @@ class CardProtocol(_Part):
     test: list[SpanSpec]
 
 
-class Loso(_Part):
+class Loso(Part):
     """Leave one scenario out: months validated in the others, and tested in the one left out."""
 
     validation_months: Annotated[int, Field(gt=0)]
     test_months: Annotated[int, Field(gt=0)]
 
 
-class Digests(_Part):
+class Digests(Part):
     """One variable of a published copy: the type it is stored in, and scenario to SHA-256 of its values.
 
     The values are those of one scenario in the order time, member, y, x (time, y, x of a forcing field; time of a
@@ -114,7 +71,7 @@ class Digests(_Part):
     scenarios: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
 
 
-class Published(_Part):
+class Published(Part):
     """What the published copy of a data set holds.
 
     Attributes:
@@ -146,11 +103,12 @@ class Published(_Part):
             yield from (f'{json.dumps(s)} = "{digest}"' for s, digest in of.scenarios.items())
 
 
-class Card(_Part):
+class Card(Part):
     """A data set's card.
 
     Attributes:
         benchmark: Scores on stores of one benchmark stand in one ranking, if their values are the published ones.
+        competition: What predictions are scored by (`emukit.competitions.registry`).
         by_layout: Whether a store that does not name its card may be recognised as this one.
         hidden: Scenario to the months that may be hidden by zeros: offsets from its end, or ``all``.
         oddities: What a user should know before trusting the data, one sentence each.
@@ -164,17 +122,26 @@ class Card(_Part):
     licence: str
     url: str = ""
     benchmark: str = ""
+    # Excluded from dumps: digests of cards are older than it. `emukit.runs.record.card_digest` adds it.
+    competition: str = Field("generic", exclude=True)
     by_layout: bool = True
     scenarios: Annotated[list[str], Field(min_length=1)]
-    targets: Annotated[dict[str, Quantity], Field(min_length=1)]
-    forcings: Annotated[dict[str, Quantity], Field(min_length=1)]
-    hidden: dict[str, Offsets | Literal["all"]] = {}
+    targets: Annotated[dict[str, Variable], Field(min_length=1)]
+    forcings: Annotated[dict[str, Variable], Field(min_length=1)]
+    hidden: dict[str, Offsets | Literal["all"]] = Field(default_factory=dict)
     default_protocol: str
     protocols: Annotated[dict[str, CardProtocol], Field(min_length=1)]
     loso: Loso
-    oddities: list[str] = []
+    oddities: list[str] = Field(default_factory=list)
     # Excluded from dumps as `physics` is: it decides which data this is, not what is done with them.
     published: Published | None = Field(None, exclude=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, values: object) -> object:
+        if not isinstance(values, Mapping):
+            return values
+        return {**values, **{k: _with_names(values[k]) for k in ("targets", "forcings") if k in values}}
 
     @model_validator(mode="after")
     def _consistent(self) -> Card:
@@ -194,17 +161,28 @@ class Card(_Part):
             for s, o in self.hidden.items()
             if o != "all" and not o[0] < o[1] <= 0
         ]
-        wrong += [
-            f"targets.{v}: missing; the score needs {' and '.join(SCORED)}" for v in SCORED if v not in self.targets
-        ]
         wrong += [f"targets.{v}.kind: targets are fields" for v, q in self.targets.items() if q.kind != "field"]
+        wrong += [f"{v}.name: {q.name} is not its key" for v, q in self.quantities.items() if q.name != v]
         wrong += [f"forcings.{v}: also a target" for v in self.forcings if v in self.targets]
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
 
     @property
-    def quantities(self) -> Mapping[str, Quantity]:
+    def deciding(self) -> str:
+        """What decides numbers, except for the competition, as JSON: that of two cards is equal if runs under them are.
+
+        What a variable says that would hold without it is left out.
+        """
+        told = {k: {n: v.implied() for n, v in getattr(self, k).items()} for k in ("targets", "forcings")}
+        return self.model_dump_json(exclude=told)
+
+    def position(self, role: Role, variables: Sequence[str]) -> int | None:
+        """Where the first variable of a role is among some targets; None where there is none."""
+        return next((i for i, v in enumerate(variables) if self.targets[v].role == role), None)
+
+    @property
+    def quantities(self) -> Mapping[str, Variable]:
         """Targets and forcings by name."""
         return {**self.targets, **self.forcings}
 
@@ -213,6 +191,13 @@ class Card(_Part):
         declared = self.hidden.get(scenario, (0, 0))
         start, stop = (-months, 0) if declared == "all" else declared
         return slice(max(months + start, 0), max(months + stop, 0))
+
+
+def _with_names(tables: object) -> object:
+    """Tables of variables, each with its key as its name."""
+    if not isinstance(tables, Mapping):
+        return tables
+    return {k: {"name": k, **table} if isinstance(table, dict) else table for k, table in tables.items()}
 
 
 def parse_card(settings: Mapping[str, object], origin: str) -> Card:

@@ -5,7 +5,7 @@ Invariant: what is written says what it is: units, standard names, calendar, and
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import cftime
 import numpy as np
@@ -14,16 +14,8 @@ from numpy.typing import NDArray
 
 from emukit.data.archive import Archive, Months
 from emukit.data.grid import Grid
+from emukit.data.variable import Variable
 from emukit.errors import ProtocolError
-
-ATTRIBUTES = {
-    "tas": {"standard_name": "air_temperature", "long_name": "Near-Surface Air Temperature", "units": "K"},
-    "pr": {
-        "standard_name": "lwe_precipitation_rate",
-        "long_name": "Precipitation",
-        "units": "mm/day",
-    },
-}
 
 
 def noleap_times(months: Months) -> list[cftime.DatetimeNoLeap]:
@@ -37,7 +29,7 @@ def fields_to_dataset(
     fields: NDArray[np.floating],
     months: Months,
     grid: Grid,
-    variables: tuple[str, ...],
+    variables: Sequence[Variable],
     scenario: str,
     provenance: Mapping[str, str] | None = None,
 ) -> xr.Dataset:
@@ -47,15 +39,12 @@ def fields_to_dataset(
         fields: (T, V, Y, X) in physical units.
         months: (T,) months.
         grid: Their grid.
-        variables: Names along V.
+        variables: What is along V.
         scenario: Name of the scenario.
         provenance: More global attributes.
     """
     return xr.Dataset(
-        {
-            v: (("time", "y", "x"), fields[:, i], {**ATTRIBUTES.get(v, {}), "cell_methods": "area: time: mean"})
-            for i, v in enumerate(variables)
-        },
+        {v.name: (("time", "y", "x"), fields[:, i], v.attributes) for i, v in enumerate(variables)},
         coords={
             "time": ("time", noleap_times(months), {"standard_name": "time", "axis": "T"}),
             "y": ("y", grid.lat, {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
@@ -87,7 +76,9 @@ def truth_dataset(
         raise ProtocolError(f"no months from {start} to {stop}", hint="name a first month before the last")
     fields = chosen.truth(member, first, last)
     source = {"source": f"{archive.card.name}, member {member}"}
-    return fields_to_dataset(fields, chosen.months[first:last], archive.grid, archive.variables, scenario, source)
+    return fields_to_dataset(
+        fields, chosen.months[first:last], archive.grid, archive.domain.described, scenario, source
+    )
 
 
 def forcings_dataset(archive: Archive, scenario: str) -> xr.Dataset:

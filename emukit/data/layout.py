@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import xarray as xr
 
 from emukit.data.archive import Months
-from emukit.data.card import Card, Quantity
+from emukit.data.card import Card
 from emukit.data.decode import ROLES, Axes, Findings, read_axes, read_members, read_months, read_names, role
 from emukit.data.grid import Grid
+from emukit.data.variable import Variable
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def _refuse_empty(ds: xr.Dataset, card: Card, findings: Findings) -> bool:
     return bool(empty)
 
 
-def _has_dims(ds: xr.Dataset, v: str, quantity: Quantity, card: Card, findings: Findings) -> bool:
+def _has_dims(ds: xr.Dataset, v: str, quantity: Variable, card: Card, findings: Findings) -> bool:
     if v not in ds:
         findings.refuse(
             f"variable {v} is missing",

@@ -16,6 +16,7 @@ from sklearn.preprocessing import PowerTransformer
 from emukit.config import Settings, check
 from emukit.data.archive import Archive
 from emukit.data.split import Span
+from emukit.data.variable import Transform, Variable
 
 Array = NDArray[np.float64]
 
@@ -27,16 +28,21 @@ class TargetSettings(Settings):
     """How one target variable is normalised.
 
     Attributes:
-        transform: Pointwise function of the value: none, log1p, sqrt (both for what is never negative) or
-            yeo-johnson with its exponent fitted on training months.
+        transform: Pointwise function of the value: none, log1p, sqrt (both for what is never negative), yeo-johnson
+            with its exponent fitted on training months, or what the data card says of the variable (``card``).
         climatology: What is subtracted: the training mean of all cells and months (``global``), of each cell
             (``cell``), or of each cell and calendar month (``cell-month``).
         scale: What anomalies are divided by: their standard deviation over the same kinds of groups.
     """
 
-    transform: Literal["none", "log1p", "sqrt", "yeo-johnson"] = "none"
-    climatology: Literal["global", "cell", "cell-month"] = "cell-month"
+    transform: Transform | Literal["card"] = "card"
+    # The seasonal cycle stays in the target: it is part of the standard deviation over time that a loss may ask for.
+    climatology: Literal["global", "cell", "cell-month"] = "cell"
     scale: Literal["global", "cell", "cell-month"] = "cell"
+
+    def known(self, variable: Variable) -> TargetSettings:
+        """The same, with the card's transform where it is chosen."""
+        return self if self.transform != "card" else self.model_copy(update={"transform": variable.transform})
 
 
 class Pointwise(NamedTuple):
@@ -46,7 +52,7 @@ class Pointwise(NamedTuple):
     exponent: float
 
     def forward(self, x: Array) -> Array:
-        """Physical -> transformed. Values below zero, which pr cannot have, count as zero under log1p and sqrt."""
+        """Physical -> transformed. Values below zero count as zero under log1p and sqrt."""
         if self.name == "log1p":
             return np.log1p(np.maximum(x, 0.0))
         if self.name == "sqrt":
@@ -105,8 +111,8 @@ class TargetNormalizer:
     def fit(cls, archive: Archive, spans: Sequence[Span], settings: Mapping[str, TargetSettings]) -> TargetNormalizer:
         """Fit on all members of the training spans."""
         pointwise, centers, scales = [], [], []
-        for v, name in enumerate(archive.variables):
-            chosen = settings.get(name, TargetSettings())
+        known = {v.name: settings.get(v.name, TargetSettings()).known(v) for v in archive.domain.described}
+        for v, chosen in enumerate(known.values()):
             function = Pointwise(chosen.transform, _fit_exponent(archive, spans, v, chosen))
             sums = _month_sums(archive, spans, v, function)
             center = _grouped_mean(sums[0], sums[1], chosen.climatology)
@@ -117,7 +123,7 @@ class TargetNormalizer:
             centers.append(center)
             scales.append(_positive(np.sqrt(variance)))
         return cls(
-            {n: settings.get(n, TargetSettings()) for n in archive.variables},
+            known,
             pointwise,
             np.stack(centers, 1),
             np.stack(scales, 1),

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from emukit.data.card import Quantity
 from emukit.data.decode import Findings
+from emukit.data.variable import Variable
 
 # (from, to): scale and offset. 86400 seconds a day; 1 kg m-2 of water is 1 mm; 44/12: CO2 per carbon by mass. What is
 # per month is divided by the days of each month too.
@@ -72,7 +72,7 @@ def _factors(units: str) -> dict[str, int]:
     return {k: v for k, v in out.items() if v}
 
 
-def fits(quantity: Quantity, low: float, high: float) -> bool:
+def fits(quantity: Variable, low: float, high: float) -> bool:
     """Whether values between `low` and `high` can be this quantity in the card's units."""
     inside = quantity.range[0] <= low and high <= quantity.range[1]
     return inside and quantity.largest[0] <= high <= quantity.largest[1]
@@ -80,7 +80,7 @@ def fits(quantity: Quantity, low: float, high: float) -> bool:
 
 def conversion(
     name: str,
-    quantity: Quantity,
+    quantity: Variable,
     stated: str,
     low: float,
     high: float,
@@ -136,7 +136,7 @@ def conversion(
 
 def _asked(
     name: str,
-    quantity: Quantity,
+    quantity: Variable,
     stated: str,
     known: bool,
     low: float,
@@ -186,7 +186,7 @@ def _per_month(units: str) -> bool:
 
 
 def _converted(
-    units: str, quantity: Quantity, low: float, high: float, days: NDArray[np.float64]
+    units: str, quantity: Variable, low: float, high: float, days: NDArray[np.float64]
 ) -> tuple[float, float]:
     """The extremes after conversion. Months differ from their mean length by a tenth at most, ranges by far more."""
     scale, offset = CONVERSIONS[units, quantity.units]

@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.grid import Grid
 from emukit.data.split import Span, Split
-from emukit.emulators.base import Emulator
+from emukit.data.variable import Role
+from emukit.emulators.base import Emulator, temperature_position
 from emukit.emulators.features import feature
 from emukit.emulators.forcing_space import ForcingSpace, years_of
 from emukit.emulators.restricted_likelihood import Conditioned, fit_sizes
@@ -48,11 +49,12 @@ DISCREPANCY = "discrepancy"
 WARMING = "warming"
 
 Box = tuple[float, float, float, float]
-# Name to variable and the boxes (south, north, west, east, in degrees) the difference of whose means is the index.
-INDICES: dict[str, tuple[str, Box, Box | None]] = {
-    "hemispheres": ("tas", (0.0, 90.0, 0.0, 360.0), (-90.0, 0.0, 0.0, 360.0)),
-    "north-atlantic": ("tas", (42.0, 68.0, 300.0, 352.0), None),
-    "rain-belt": ("pr", (0.0, 18.0, 150.0, 280.0), (-18.0, 0.0, 150.0, 280.0)),
+# Name to the role of a variable and the boxes (south, north, west, east, in degrees) the difference of whose means is
+# the index.
+INDICES: dict[str, tuple[Role, Box, Box | None]] = {
+    "hemispheres": ("temperature", (0.0, 90.0, 0.0, 360.0), (-90.0, 0.0, 0.0, 360.0)),
+    "north-atlantic": ("temperature", (42.0, 68.0, 300.0, 352.0), None),
+    "rain-belt": ("precipitation", (0.0, 18.0, 150.0, 280.0), (-18.0, 0.0, 150.0, 280.0)),
 }
 
 
@@ -349,10 +351,7 @@ class AdditiveGP(Wrapper):
         reach = options["reach"]
         if not (reach > 0 and np.isfinite(reach)):
             raise RecipeError("model.reach is out of range", found=str(reach), expected="more than 0, and finite")
-        if "tas" not in archive.variables:
-            raise RecipeError(
-                "model.warming needs the temperature", found=", ".join(archive.variables), expected="tas predicted"
-            )
+        temperature_position(archive, "model.warming")
         for key in ("warming", "indices", "features", "forcings"):
             names = options[key]
             if len(set(names)) < len(names):
@@ -370,11 +369,11 @@ class AdditiveGP(Wrapper):
             feature(name, next(iter(archive.values())), archive.grid)
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
-        """(T, V, Y, X); pr at least zero."""
+        """(T, V, Y, X); within the bounds."""
         near = self._near(scenario, start, stop)
         out = self.bases[0].predict_fields(scenario, start, stop)
         out += near[:, None, None, None].astype(np.float32) * (self.response(scenario, start, stop) - out)
-        self.cut_negative_rain(out)
+        self.clip_to_bounds(out)
         return out
 
     def response(
@@ -634,9 +633,9 @@ def _fit_drivers(
     kernels[DISCREPANCY] = covariance(DISCREPANCY, years, years, "brownian")
     components = np.stack([*kernels.values()])
 
-    def process(variable: str, weights: Array) -> IndexProcess:
+    def process(position: int, weights: Array) -> IndexProcess:
         fields = np.zeros((len(archive.variables), *archive.grid.shape))
-        fields[archive.variables.index(variable)] = weights
+        fields[position] = weights
         unit = internal.deviation(fields) or 1.0
         series = np.tensordot(values[:, 0], fields, 3) / unit
         apart = series - series.mean()
@@ -644,12 +643,14 @@ def _fit_drivers(
         load, mean = Conditioned.on(np.tensordot(sizes, components, 1), noise).weights(series)
         return IndexProcess({n: float(s) for n, s in zip(kernels, sizes, strict=True)}, unit * load, float(unit * mean))
 
-    found = {WARMING: process("tas", archive.grid.weights).standardised(years)}
+    temperature = temperature_position(archive, "model.warming")
+    found = {WARMING: process(temperature, archive.grid.weights).standardised(years)}
     at = found[WARMING].said(years, years)
     for name in indices:
-        variable, weights = INDICES[name][0], index_weights(name, archive.grid)
-        if variable in archive.variables and weights is not None:
-            found[name] = process(variable, weights).standardised(years, at)
+        position = archive.card.position(INDICES[name][0], archive.variables)
+        weights = index_weights(name, archive.grid)
+        if position is not None and weights is not None:
+            found[name] = process(position, weights).standardised(years, at)
     return Drivers(scenarios, years, forcing, linear, found, first)
 
 

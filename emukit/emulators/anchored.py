@@ -74,12 +74,12 @@ class Anchored(Wrapper):
         self.evidence = dict(evidence or {})
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
-        """(T, V, Y, X); pr at least zero."""
+        """(T, V, Y, X); within the bounds."""
         out = self.bases[0].predict_fields(scenario, start, stop)
         if len(self.bases) > 1:
             month = scenario.calendar_month[start:stop]
             out = out + self.share[month] * _residual(self.bases, scenario, start, stop, self.reach)
-        self.cut_negative_rain(out)
+        self.clip_to_bounds(out)
         return out
 
     def own_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

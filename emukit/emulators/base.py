@@ -24,7 +24,7 @@ from emukit.data.cf import fields_to_dataset
 from emukit.data.grid import Grid
 from emukit.data.store import scenario_from_dataset
 from emukit.emulators.forcing_space import FAR, ForcingSpace
-from emukit.errors import ProtocolError, RunError
+from emukit.errors import ProtocolError, RecipeError, RunError
 from emukit.files import atomic_path, check_regular, parse_json, read_text, sha256
 
 FORMAT = 2
@@ -37,6 +37,7 @@ class Emulator(ABC):
 
     Attributes:
         kind: Name in the registry, by which a saved emulator finds its class.
+        by_variable: Options of `fit` that are tables by variable, or lists of variables.
         domain: What it predicts, and where.
         draws: Whether it draws realisations, each with variability as a run has, and not one answer.
         from_beginning: Whether it must run from a scenario's beginning, step by step, to reach a month: a trajectory.
@@ -45,6 +46,7 @@ class Emulator(ABC):
     """
 
     kind: ClassVar[str]
+    by_variable: ClassVar[tuple[str, ...]] = ()
     from_beginning: ClassVar[bool] = False
 
     def __init__(self, domain: Domain) -> None:
@@ -131,17 +133,20 @@ class Emulator(ABC):
         """Predict months [start, stop) of a scenario from its forcings.
 
         Returns:
-            (stop - start, V, Y, X) float32 in physical units: tas in K, pr in mm/day.
+            (stop - start, V, Y, X) float32 in the card's units, within the bounds of the variables.
 
         Raises:
             ProtocolError: A forcing that the emulator needs is missing, or has another shape.
         """
 
-    def cut_negative_rain(self, fields: NDArray[np.floating]) -> None:
-        """Put zero in the place of negative pr, in the (T, V, Y, X) fields themselves."""
-        if "pr" in self.variables:
-            rain = fields[:, self.variables.index("pr")]
-            np.maximum(rain, 0.0, out=rain)
+    def clip_to_bounds(self, fields: NDArray[np.floating]) -> None:
+        """Put the nearest bound of its variable in the place of what lies beyond, in the (T, V, Y, X) fields."""
+        for v, variable in enumerate(self.domain.described):
+            field, bounds = fields[:, v], variable.bounds
+            if bounds.lower is not None:
+                np.maximum(field, bounds.lower, out=field)
+            if bounds.upper is not None:
+                np.minimum(field, bounds.upper, out=field)
 
     @abstractmethod
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -186,7 +191,9 @@ class Emulator(ABC):
                 hint="hand over the whole scenario, and choose months with start and stop",
             )
         fields = self.predict_fields(scenario, first, last)
-        dataset = fields_to_dataset(fields, scenario.months[first:last], self.grid, self.variables, scenario.name)
+        dataset = fields_to_dataset(
+            fields, scenario.months[first:last], self.grid, self.domain.described, scenario.name
+        )
         return dataset.assign_attrs(self.distance_attributes(scenario, first, last))
 
     def distance_attributes(self, scenario: Scenario, start: int, stop: int) -> dict[str, Any]:
@@ -237,6 +244,23 @@ class Emulator(ABC):
             head["sha256"] = sha256(temporary / "arrays.safetensors")
             head["head_sha256"] = head_digest(head)
             (temporary / "emulator.json").write_text(json.dumps(head, indent=1), encoding="utf-8")
+
+
+def temperature_position(archive: Archive, setting: str) -> int:
+    """Where the near-surface temperature is on the V axis, for a setting that cannot do without.
+
+    Raises:
+        RecipeError: There is none.
+    """
+    position = archive.domain.temperature
+    if position is None:
+        raise RecipeError(
+            f"{setting} needs the near-surface temperature",
+            found=f"targets {', '.join(archive.variables)}",
+            expected='a target whose standard_name in the data card is "air_temperature"',
+            hint=f"say so in the card, or choose a recipe that does without {setting}",
+        )
+    return position
 
 
 def head_digest(head: Mapping[str, Any]) -> str:

@@ -29,12 +29,16 @@ or little more, it is not far. Where rain is cut off at zero, the squared error 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from emukit.competitions.cse151b import NAME, PART_WEIGHTS
+from emukit.data.archive import Archive
 from emukit.emulators.variance_matched import VarianceMatched
-from emukit.metrics.competition import PART_WEIGHTS
+from emukit.errors import RecipeError
 
 Array = NDArray[np.float64]
 
@@ -47,6 +51,21 @@ class Calibrated(VarianceMatched):
     """
 
     kind = "calibrated"
+
+    @classmethod
+    def check(cls, archive: Archive, **options: Any) -> None:
+        """Refuse data that another score is made of; arguments as for `fit`."""
+        super().check(archive, **options)
+        other = [v for v in archive.variables if v not in PART_WEIGHTS]
+        if archive.card.competition != NAME or other:
+            raise RecipeError(
+                f"calibrated knows the score of {NAME} alone",
+                found=f"variables without a weight in it: {', '.join(other)}"
+                if other
+                else f"the competition {archive.card.competition} of the card {archive.card.name}",
+                expected=f"{', '.join(PART_WEIGHTS)} of a card with the competition {NAME}",
+                hint="use variance-matched, which asks for no score",
+            )
 
     def aim(self, said: Array, internal: Array) -> Array:
         """The standard deviation that a block is given; arguments as in `VarianceMatched.aim`."""

@@ -107,7 +107,7 @@ class ComponentEmulator(Emulator):
         """(T, F) standardised features -> (T, V, K) amounts beside the linear part."""
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
-        """(T, V, Y, X): climatology plus patterns; pr at least zero."""
+        """(T, V, Y, X): climatology plus patterns; within the bounds."""
         z = self.basis.standardised(scenario, self.domain, start, stop)
         amounts = np.einsum("tf,fvk->tvk", z, self.trend) + self.departure(z)
         month = scenario.calendar_month[start:stop]
@@ -116,7 +116,7 @@ class ComponentEmulator(Emulator):
             rows = month == m
             change = np.einsum("tvk,vkyx->tvyx", amounts[rows], self.basis.patterns[:, :, m], optimize=True)
             out[rows] = self.basis.climate[m] + change
-        self.cut_negative_rain(out)
+        self.clip_to_bounds(out)
         return out
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

@@ -75,13 +75,13 @@ class Ensemble(Wrapper):
         return type(self)(archive.domain, bases, self.weights)
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
-        """(T, V, Y, X); pr at least zero."""
+        """(T, V, Y, X); within the bounds."""
         out = np.zeros((stop - start, len(self.variables), *self.grid.shape))
         for base, weight in zip(self.bases, self.weights.T, strict=True):
             # Nothing is asked that does not count.
             if weight.any():
                 out += weight[:, None, None] * base.predict_fields(scenario, start, stop)
-        self.cut_negative_rain(out)
+        self.clip_to_bounds(out)
         return out.astype(np.float32)
 
     def spread(self, scenario: Scenario, start: int, stop: int) -> dict[str, tuple[float, float]]:

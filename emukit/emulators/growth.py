@@ -29,7 +29,7 @@ class Decade:
 
     Attributes:
         scenario: Its name.
-        warmth: Global mean of tas over them, in K.
+        warmth: Global mean temperature over them, in K.
         variance: (12, V, Y, X) variance of a month about the forced response, by calendar month.
         freedom: (12,) degrees of freedom of each.
         said: (V, Y, X) variance over these months of what the base says.

@@ -43,6 +43,7 @@ class Kriging(Wrapper):
     """
 
     kind = "kriging"
+    by_variable = ("noise",)
 
     def __init__(
         self,
@@ -134,7 +135,7 @@ class Kriging(Wrapper):
             raise RecipeError("model.harmonics is out of range", found=str(harmonics), expected="0 to 6 waves a year")
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
-        """(T, V, Y, X); pr at least zero."""
+        """(T, V, Y, X); within the bounds."""
         out = self.bases[0].predict_fields(scenario, start, stop)
         near = self.space.kernel(self.space.of(scenario, self.grid)[start:stop], self.length).astype(np.float32)
         season = orthonormal_season(self.loads.shape[1] // 2).astype(np.float32)
@@ -143,7 +144,7 @@ class Kriging(Wrapper):
             rows = month == m
             of_month = np.tensordot(season[m], self.loads, axes=(0, 1))
             out[rows] += np.tensordot(near[rows], of_month, axes=1)
-        self.cut_negative_rain(out)
+        self.clip_to_bounds(out)
         return out
 
     def own_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Split
-from emukit.emulators.base import Emulator
+from emukit.emulators.base import Emulator, temperature_position
 from emukit.emulators.features import feature
 from emukit.emulators.idle import refuse_idle
 from emukit.emulators.seasonal_ridge import fit_harmonics, fit_months
@@ -40,6 +40,7 @@ class LinearEmulator(Emulator):
     """Ridge regression per cell on forcing features, with the seasonal cycle of every coefficient."""
 
     kind = "linear"
+    by_variable = ("strength",)
 
     def __init__(
         self,
@@ -95,7 +96,7 @@ class LinearEmulator(Emulator):
             warming: Forcing series that explain the global mean temperature, of which every cell's climate is then a
                 function first (pattern scaling); `features` explain what is left. Empty: no such first step.
             warming_ridge: Penalty of that explanation, in the measure of `ridge`.
-            least_warming: Least response of a cell's annual mean tas to the global mean temperature, K per K. A cell
+            least_warming: Least response of a cell's annual mean temperature to the global mean, K per K. A cell
                 that seems to warm less is taken to have been held back by what `features` explain, a circulation that
                 declines, rather than to go on cooling for as long as the globe warms. None: no such bound.
             strength: Variable to feature to a multiple of `ridge`, 1 where nothing is said; ``warming`` is the name of
@@ -143,17 +144,18 @@ class LinearEmulator(Emulator):
                 return fit_months(z, month, weights, truth, ridge)
             return fit_harmonics(z, month, weights, truth, ridge, harmonics)
 
+        temperature = archive.domain.temperature
         for variables, factors in penalties:
             # Dividing a column by the root of a number is multiplying its penalty by that number.
             scaled = columns / np.sqrt(factors)
-            chosen = [archive.variables[v] for v in variables]
             for first in range(0, shape[1], BLOCK_CELLS):
                 block = slice(first, min(first + BLOCK_CELLS, shape[1]))
                 size = block.stop - block.start
                 part = truth[:, variables, block].reshape(len(truth), -1)
                 base, coefficients = regress(z @ scaled, part)
-                if least_warming is not None and "tas" in chosen:
-                    cells = slice(chosen.index("tas") * size, (chosen.index("tas") + 1) * size)
+                if least_warming is not None and temperature is not None and temperature in variables:
+                    place = variables.index(temperature)
+                    cells = slice(place * size, (place + 1) * size)
                     least = least_warming * spread * np.sqrt(factors[-1])
                     _hold_up(
                         base[:, cells], coefficients[:, :, cells], least, z @ scaled, month, part[:, cells], regress
@@ -193,6 +195,8 @@ class LinearEmulator(Emulator):
             )
         if not 0 <= smoothing <= 1:
             raise RecipeError("model.smoothing is out of range", found=str(smoothing), expected="a share, 0 to 1")
+        if warming:
+            temperature_position(archive, "model.warming")
         terms = (*features, WARMING) if warming else features
         _check_options(terms, warming, given["harmonics"], min(given["ridge"], given["warming_ridge"]))
         if given["least_warming"] is not None and not (features and warming):
@@ -204,7 +208,7 @@ class LinearEmulator(Emulator):
         _penalties(given["strength"] or {}, archive.variables, terms)
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
-        """(T, V, Y, X): intercept plus response times features; pr at least zero."""
+        """(T, V, Y, X): intercept plus response times features; within the bounds."""
         series = np.stack([feature(n, scenario, self.grid) for n in self._features], 1)[start:stop]
         z = ((series - self._center) / self._scale).astype(np.float32)
         month = scenario.calendar_month[start:stop]
@@ -212,7 +216,7 @@ class LinearEmulator(Emulator):
         for m in range(12):
             rows = month == m
             out[rows] = self._intercept[m] + np.einsum("tf,fvyx->tvyx", z[rows], self._response[m])
-        self.cut_negative_rain(out)
+        self.clip_to_bounds(out)
         return out
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -296,13 +300,9 @@ def _explained_temperature(
     by: list[int],
     ridge: float,
 ) -> Array:
-    """(F,) change of the global mean tas per standardised feature, in K; zero but for those it is explained by."""
-    if "tas" not in archive.variables:
-        raise RecipeError(
-            "model.warming needs the temperature", found=", ".join(archive.variables), expected="tas among the targets"
-        )
+    """(F,) change of the global mean temperature per standardised feature, in K; zero for what does not explain it."""
     fields = truth.reshape(len(truth), len(archive.variables), *archive.grid.shape)
-    temperature = archive.grid.mean(fields[:, archive.variables.index("tas")])
+    temperature = archive.grid.mean(fields[:, temperature_position(archive, "model.warming")])
     shares = np.zeros(z.shape[1])
     shares[by] = fit_harmonics(z[:, by], month, weights, temperature[:, None], ridge, 0)[1][0, :, 0]
     return shares

@@ -1,7 +1,7 @@
 """Weather made anew: patterns of variability whose strengths follow the seasons and remember the month before.
 
 Invariant: at every cell and calendar month what is drawn has the distribution that the residuals have there, up to the
-spacing of its quantiles; tas and pr come from the same patterns, so that they belong together.
+spacing of its quantiles; all variables come from the same patterns, so that they belong together.
 
 Residuals are mapped to a standard normal distribution by their ranks, cell by cell and calendar month by calendar month
 (a Gaussian copula), and back through their own quantiles, so that no month is drier than dry.
@@ -65,17 +65,17 @@ class Modes:
     seed: int
 
     @classmethod
-    def fit(cls, residuals: Residuals, grid: Grid, variables: Sequence[str], *, modes: int, seed: int) -> Modes:
+    def fit(cls, residuals: Residuals, grid: Grid, relative: Sequence[bool], *, modes: int, seed: int) -> Modes:
         """Find the patterns.
 
         Args:
             residuals: Weather of training runs.
             grid: Where.
-            variables: Names along V.
+            relative: (V,) which variables have residuals that multiply.
             modes: How many patterns, at most.
             seed: Of the noise.
         """
-        scores, quantiles = _normal_scores(residuals, variables)
+        scores, quantiles = _normal_scores(residuals, relative)
         shape = scores.shape[1:]
         root = np.sqrt(np.broadcast_to(grid.weights, shape)).astype(np.float32)
         table = (scores * root).reshape(len(scores), -1)
@@ -151,7 +151,7 @@ class Modes:
         return cls(**{name: arrays[name] for name in ARRAYS}, seed=seed)
 
 
-def _normal_scores(residuals: Residuals, variables: Sequence[str]) -> tuple[Field, NDArray[np.float16]]:
+def _normal_scores(residuals: Residuals, relative: Sequence[bool]) -> tuple[Field, NDArray[np.float16]]:
     """Residuals as normal scores by cell and calendar month, (N, V, Y, X), and the quantiles that take them back."""
     scores = np.empty(residuals.values.shape, np.float32)
     quantiles = np.zeros((12, len(NODES), *scores.shape[1:]), np.float16)
@@ -167,11 +167,11 @@ def _normal_scores(residuals: Residuals, variables: Sequence[str]) -> tuple[Fiel
         ranked = np.empty_like(values)
         np.put_along_axis(ranked, order, np.broadcast_to(normal[:, None, None, None], values.shape), axis=0)
         scores[rows] = ranked
-        quantiles[m] = _quantiles(np.take_along_axis(values, order, axis=0), variables)
+        quantiles[m] = _quantiles(np.take_along_axis(values, order, axis=0), relative)
     return scores, quantiles
 
 
-def _quantiles(ordered: Field, variables: Sequence[str]) -> Field:
+def _quantiles(ordered: Field, relative: Sequence[bool]) -> Field:
     """(len(NODES), V, Y, X) values of ordered ones (n, V, Y, X) at `NODES`, with the mean a normal draw must have."""
     place = np.clip(ndtr(NODES) * len(ordered) - 0.5, 0, len(ordered) - 1)
     below = np.minimum(place.astype(np.int64), max(len(ordered) - 2, 0))
@@ -179,8 +179,8 @@ def _quantiles(ordered: Field, variables: Sequence[str]) -> Field:
     above = np.minimum(below + 1, len(ordered) - 1)
     table = ordered[below] + share * (ordered[above] - ordered[below])
     mean = np.tensordot(_node_weights(), table, axes=1)
-    for v, name in enumerate(variables):
-        if name == "pr":
+    for v, shares in enumerate(relative):
+        if shares:
             table[:, v] /= np.where(mean[v] > 0, mean[v], 1.0)
         else:
             table[:, v] -= mean[v]

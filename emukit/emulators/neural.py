@@ -59,7 +59,7 @@ class NeuralEmulator(Emulator):
             network: Itself.
             encoder: Makes its frames.
             normalizer: Takes its fields back to physical units.
-            residual: It says what another emulator leaves: pr too may be negative.
+            residual: It says what another emulator leaves, which no bound holds for.
             objective: What it was trained for, which says how it is asked.
             objective_options: The objective's own.
             seed: Of realisations: that of the run.
@@ -112,7 +112,7 @@ class NeuralEmulator(Emulator):
         return self.encoder.settings.window.first_target
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
-        """(T, V, Y, X) float32; pr at least zero, but where it is a residual."""
+        """(T, V, Y, X) float32; within the bounds, except for a residual."""
         window = self.encoder.settings.window
         encoded = self.encoder.encode(scenario, self.device)
         training = self.network.training
@@ -131,7 +131,7 @@ class NeuralEmulator(Emulator):
         finally:
             self.network.train(training)
         if not self.residual:
-            self.cut_negative_rain(out)
+            self.clip_to_bounds(out)
         return out
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

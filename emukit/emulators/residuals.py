@@ -1,7 +1,8 @@
 """The weather of training runs: what is left of a climate model's runs without their forced response.
 
-Invariant: only training months enter; over all of them the weather of a cell and calendar month has mean zero (pr:
-one), so that adding it to a forced response (pr: multiplying) changes no expected value, and pr stays at least zero.
+Invariant: only training months enter; over all of them the weather of a cell and calendar month has mean zero, so that
+adding it to a forced response changes no expected value. Of a relative variable, whose lower bound is zero, it has mean
+one and multiplies, so that nothing becomes negative.
 
 The forced response of a training run is the mean of its members, smoothed over years. Smoothed or not, it holds part of
 each member's own weather, which is missing from the difference: residuals are made larger by 1 / sqrt(1 - h), h being
@@ -27,7 +28,8 @@ Array = NDArray[np.float64]
 # single run of some five years.
 MOST_WEIGHT = 0.5 + 1e-9
 
-# No forced response of pr is taken to be less than this share of the mean of a cell and calendar month over its run.
+# No forced response of a relative variable is taken to be less than this share of the mean of a cell and calendar month
+# over its run.
 LEAST_SHARE = 0.25
 
 
@@ -36,10 +38,12 @@ class Residuals:
     """Weather of training runs, run after run.
 
     Attributes:
-        values: (N, V, Y, X) float16, which is exact to 0.05 %: what is added to a forced response; pr: its factor.
+        values: (N, V, Y, X) float16, which is exact to 0.05 %: what is added to a forced response, or its factor
+            where the variable is relative.
         first: (R,) row at which each run begins; runs follow each other.
         month: (N,) calendar month, January 0.
-        warmth: (N,) global mean of the smoothed tas of the run over the year round that month, K; zeros without tas.
+        warmth: (N,) global mean of the smoothed temperature of the run over the year round that month, K; zeros where
+            no variable is the temperature.
     """
 
     values: NDArray[np.float16]
@@ -98,17 +102,14 @@ def training_residuals(archive: Archive, spans: Sequence[Span], smooth: int) -> 
         of_month = np.flatnonzero(month == m)
         if of_month.size:
             weather = np.concatenate([_weather(archive, s, m, smooth) for s in usable])
-            values[of_month] = _centred(weather, archive.variables)
+            values[of_month] = _centred(weather, archive.domain.relative)
     warmth = [np.tile(_warmth(archive, s, smooth), len(s.members)) for s in usable]
     return Residuals(values, first, month, np.concatenate(warmth).astype(np.float32))
 
 
-def usual_rain(archive: Archive, spans: Sequence[Span]) -> NDArray[np.float32]:
-    """(12, Y, X) mean pr of training months by calendar month, mm/day; zeros without pr, or in an untrained month."""
+def climatology_of(archive: Archive, spans: Sequence[Span], v: int) -> NDArray[np.float32]:
+    """(12, Y, X) mean of one variable over training months by calendar month; zeros in an untrained month."""
     out = np.zeros((12, *archive.grid.shape), np.float32)
-    if "pr" not in archive.variables:
-        return out
-    v = archive.variables.index("pr")
     for m in range(12):
         fields = []
         for s in spans:
@@ -150,18 +151,18 @@ def _weather(archive: Archive, span: Span, month: int, smooth: int) -> NDArray[n
     larger = 1.0 / np.sqrt(1.0 - np.diag(matrix) / len(span.members))
     larger = larger[:, None, None, None].astype(np.float32)
     out = (truth - forced) * larger
-    for v in (v for v, name in enumerate(archive.variables) if name == "pr"):
+    for v in np.flatnonzero(archive.domain.relative):
         # At the ends of a series in a desert, a line may fall to nothing, or below.
         mean = np.maximum(forced[:, v], LEAST_SHARE * truth[:, :, v].mean((0, 1)))
-        rain = np.divide(out[:, :, v], mean, out=np.zeros_like(out[:, :, v]), where=mean > 0)
-        out[:, :, v] = np.maximum(1.0 + rain, 0.0)
+        share = np.divide(out[:, :, v], mean, out=np.zeros_like(out[:, :, v]), where=mean > 0)
+        out[:, :, v] = np.maximum(1.0 + share, 0.0)
     return np.asarray(out.reshape(-1, *out.shape[2:]), np.float32)
 
 
-def _centred(weather: NDArray[np.float32], variables: Sequence[str]) -> NDArray[np.float32]:
+def _centred(weather: NDArray[np.float32], relative: Sequence[bool]) -> NDArray[np.float32]:
     mean = weather.mean(0, dtype=np.float64)
-    for v, name in enumerate(variables):
-        if name == "pr":
+    for v, shares in enumerate(relative):
+        if shares:
             weather[:, v] /= np.where(mean[v] > 0, mean[v], 1.0)
         else:
             weather[:, v] -= mean[v]
@@ -169,10 +170,10 @@ def _centred(weather: NDArray[np.float32], variables: Sequence[str]) -> NDArray[
 
 
 def _warmth(archive: Archive, span: Span, smooth: int) -> Array:
-    """(T,) smoothed global mean of tas over the year round each month of a span."""
-    if "tas" not in archive.variables:
+    """(T,) smoothed global mean temperature over the year round each month of a span; zeros without a temperature."""
+    scenario, v = archive[span.scenario], archive.domain.temperature
+    if v is None:
         return np.zeros(len(span))
-    scenario, v = archive[span.scenario], archive.variables.index("tas")
     members = [archive.grid.mean(scenario.truth(m, span.start, span.stop)[:, v]) for m in span.members]
     years = len(span) // 12
     by_year = np.mean(members, axis=0)[: 12 * years].reshape(years, 12).mean(1)

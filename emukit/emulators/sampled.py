@@ -1,8 +1,8 @@
 """Realisations: the forced response of an emulator, with weather like a climate model's own.
 
 Invariant: a realisation is a function of seed, number and forcings: a month of it is the same whichever months are
-asked for. The mean over realisations is what the base says; pr is never negative. The draws of a number are the same in
-every scenario: realisations of one number differ between scenarios by less chance than two runs would.
+asked for. The mean over realisations is what the base says; no value is beyond a bound. The draws of a number are the
+same in every scenario: realisations of one number differ between scenarios by less chance than two runs would.
 
 A squared error is smallest for the mean of all runs, which no run looks like. A realisation looks like a run, and its
 squared errors are those of a run: the honest answer to "what could happen", and not the closest guess of any one month.
@@ -22,7 +22,7 @@ from emukit.data.split import Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.idle import refuse_idle
 from emukit.emulators.modes import Modes
-from emukit.emulators.residuals import Residuals, training_residuals, usual_rain
+from emukit.emulators.residuals import Residuals, climatology_of, training_residuals
 from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import ProtocolError, RecipeError
 
@@ -89,7 +89,8 @@ class Sampled(Wrapper):
 
     Attributes:
         weather: Draws residuals.
-        rain: (12, Y, X) mean pr of the training months by calendar month.
+        climatology: (12, K, Y, X) means of the training months by calendar month, of the K relative variables, whose
+            residuals multiply.
         number: Which realisation it gives.
     """
 
@@ -101,13 +102,13 @@ class Sampled(Wrapper):
         domain: Domain,
         bases: Sequence[Emulator],
         weather: Blocks | Modes,
-        rain: NDArray[np.float32],
+        climatology: NDArray[np.float32],
         number: int = 0,
     ) -> None:
         """Use `fit`."""
         super().__init__(domain, bases)
         self.weather = weather
-        self.rain = rain
+        self.climatology = climatology
         self.number = number
 
     @property
@@ -117,34 +118,40 @@ class Sampled(Wrapper):
 
     def member(self, number: int) -> Self:
         """The same emulator giving another realisation; numbers from 0."""
-        return type(self)(self.domain, self.bases, self.weather, self.rain, number)
+        return type(self)(self.domain, self.bases, self.weather, self.climatology, number)
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
-        """(T, V, Y, X) of one realisation; pr at least zero."""
+        """(T, V, Y, X) of one realisation; within the bounds."""
         out = self.bases[0].predict_fields(scenario, start, stop)
         if isinstance(self.weather, Modes):
             residual = self.weather.sample(scenario, self.number, start, stop)
         else:
             residual = self.weather.sample(scenario, self.number, start, stop, self._warmth_of(scenario))
-        for v, name in enumerate(self.variables):
-            if name == "pr":
-                out[:, v] = self._rain(out[:, v], residual[:, v], scenario.calendar_month[start:stop])
-            else:
-                out[:, v] += residual[:, v]
+        usual = self.climatology[scenario.calendar_month[start:stop]].swapaxes(0, 1)
+        relative = np.flatnonzero(self.domain.relative).tolist()
+        for v, fields in zip(relative, usual, strict=True):
+            out[:, v] = self._multiplied(out[:, v], residual[:, v], fields)
+        for v in (v for v in range(len(self.variables)) if v not in relative):
+            out[:, v] += residual[:, v]
+        self.clip_to_bounds(out)
         return out
 
-    def _rain(
-        self, rain: NDArray[np.float32], residual: NDArray[np.float32], month: NDArray[np.int64]
+    def _multiplied(
+        self, forced: NDArray[np.float32], residual: NDArray[np.float32], usual: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """(T, Y, X): pr with the deviations of training runs, cell by cell and of the globe's mean.
+        """(T, Y, X): a relative variable with the deviations of training runs, cell by cell and of the globe's mean.
 
         Within a run the cells' deviations nearly balance: what rains more here rains less elsewhere. On another mean
         than that of the training they no longer would, and the globe's rain would vary several times too much. So the
         globe is given its own deviations as if it were a cell, and all cells are scaled to that.
+
+        Args:
+            forced: (T, Y, X) the forced response.
+            residual: (T, Y, X) its factor.
+            usual: (T, Y, X) the training's mean of each month.
         """
-        usual = self.rain[month]
-        out = rain * (1 + (residual - 1) * self._share(rain, usual))
-        globe, globe_usual = self.grid.mean(rain), self.grid.mean(usual)
+        out = forced * (1 + (residual - 1) * self._share(forced, usual))
+        globe, globe_usual = self.grid.mean(forced), self.grid.mean(usual)
         deviation = self.grid.mean(usual * (residual - 1)) / np.where(globe_usual > 0, globe_usual, 1.0)
         wanted = globe * (1 + deviation * self._share(globe, globe_usual))
         found = self.grid.mean(out)
@@ -152,18 +159,22 @@ class Sampled(Wrapper):
         return np.asarray(out * balance[:, None, None], np.float32)
 
     @staticmethod
-    def _share(rain: NDArray[np.floating], usual: NDArray[np.floating]) -> NDArray[np.floating]:
+    def _share(forced: NDArray[np.floating], usual: NDArray[np.floating]) -> NDArray[np.floating]:
         """(T, ...) how much of the relative deviations of training runs a month has.
 
-        All, where it is no wetter than in training; where it is, the deviations in mm/day grow with the square root of
-        the mean alone, as with more of the same storms. In training scenarios left out, one after the other, that was
-        closer to the members than deviations in proportion, or in mm/day, everywhere.
+        All, where its mean is no larger than in training; where it is, the deviations in the variable's unit grow with
+        the square root of the mean alone, as those of precipitation do with more of the same storms. In training
+        scenarios left out, one after the other, that was closer to the members' pr than deviations in proportion, or in
+        mm/day, everywhere.
         """
-        wetter = rain > usual
-        return np.asarray(np.where(wetter, np.sqrt(usual / np.where(wetter, rain, 1.0)), np.float32(1.0)))
+        more = forced > usual
+        return np.asarray(np.where(more, np.sqrt(usual / np.where(more, forced, 1.0)), np.float32(1.0)))
 
     def _warmth_of(self, scenario: Scenario) -> Callable[[int, int], float]:
-        v = self.variables.index("tas")
+        v = self.domain.temperature
+        if v is None:
+            # Blocks are drawn from all of them: `check` has refused anything else.
+            return lambda first, last: 0.0
 
         def warmth(first: int, last: int) -> float:
             # Where the base cannot go so far back, or the scenario ends before, the nearest months it can say.
@@ -189,16 +200,21 @@ class Sampled(Wrapper):
         similar = options["similar"]
         if not 0 < similar <= 1:
             raise RecipeError("model.similar is out of range", found=str(similar), expected="a share above 0, up to 1")
-        if similar < 1 and "tas" not in archive.variables:
-            raise RecipeError("model.similar needs tas, by which blocks are compared", hint="--set model.similar=1.0")
+        if options["weather"] == "blocks" and similar < 1 and archive.domain.temperature is None:
+            raise RecipeError(
+                "model.similar compares blocks by the near-surface temperature, and there is none",
+                found=f"targets {', '.join(archive.variables)}",
+                expected='a target whose standard_name in the data card is "air_temperature"',
+                hint="--set model.similar=1.0",
+            )
 
     def own_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """How weather is drawn; residuals, or patterns."""
         own: dict[str, Any] = {"number": self.number, "seed": self.weather.seed}
         if isinstance(self.weather, Modes):
-            return own | {"weather": "eof"}, {"rain": self.rain, **self.weather.arrays()}
+            return own | {"weather": "eof"}, {"climatology": self.climatology, **self.weather.arrays()}
         own |= {"weather": "blocks", "years": self.weather.years, "similar": self.weather.similar}
-        return own, {"rain": self.rain, **self.weather.residuals.arrays()}
+        return own, {"climatology": self.climatology, **self.weather.residuals.arrays()}
 
     @classmethod
     def from_own_state(
@@ -211,7 +227,11 @@ class Sampled(Wrapper):
             weather = Modes.from_arrays(arrays, seed)
         else:
             weather = Blocks(Residuals.from_arrays(arrays), int(meta["years"]), float(meta["similar"]), seed)
-        return cls(domain, bases, weather, arrays["rain"], int(meta["number"]))
+        climatology = arrays.get("climatology")
+        if climatology is None:
+            # Of versions in which pr alone was relative, and had zeros where it was not predicted.
+            climatology = arrays["rain"][:, None][:, : sum(domain.relative)]
+        return cls(domain, bases, weather, climatology, int(meta["number"]))
 
     @classmethod
     def fit(
@@ -249,10 +269,13 @@ class Sampled(Wrapper):
         """
         cls.check(archive, weather=weather, smooth=smooth, years=years, similar=similar, modes=modes)
         residuals = training_residuals(archive, split.train, smooth)
-        rain = usual_rain(archive, split.train)
+        relative = np.flatnonzero(archive.domain.relative)
+        climatology = np.zeros((12, len(relative), *archive.grid.shape), np.float32)
+        for k, v in enumerate(relative.tolist()):
+            climatology[:, k] = climatology_of(archive, split.train, v)
         if weather == "eof":
-            made = Modes.fit(residuals, archive.grid, archive.variables, modes=modes, seed=seed)
-            return cls(archive.domain, bases, made, rain)
+            made = Modes.fit(residuals, archive.grid, archive.domain.relative, modes=modes, seed=seed)
+            return cls(archive.domain, bases, made, climatology)
         longest = max(rows.stop - rows.start for rows in residuals.runs)
         # A block begins in the calendar month in which a scenario's last ends: up to eleven months into a run.
         if longest < 12 * years + 11:
@@ -262,4 +285,4 @@ class Sampled(Wrapper):
                 expected=f"at least {12 * years + 11}",
                 hint=f"--set model.years={max((longest - 11) // 12, 1)}",
             )
-        return cls(archive.domain, bases, Blocks(residuals, years, similar, seed), rain)
+        return cls(archive.domain, bases, Blocks(residuals, years, similar, seed), climatology)

@@ -15,8 +15,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from emukit.data.archive import Archive
-from emukit.data.grid import Grid
+from emukit.data.archive import Archive, Domain
 from emukit.data.split import Span
 from emukit.emulators.base import Emulator
 from emukit.emulators.growth import LARGEST_CHANGE, Decade, believed_slope, change, level_at_middle, warmth_range
@@ -35,8 +34,10 @@ class Variability:
 
     Attributes:
         level: (12, V, Y, X) variance of a month by calendar month, where the global mean is `warmth[0]`.
-        slope: (12, V, Y, X) change of its logarithm per K of the global mean of tas, as far as it is believed.
-        warmth: (3,) the global mean of tas at which `level` holds, and the lowest and highest at which `slope` does.
+        slope: (12, V, Y, X) change of its logarithm per K of the global mean temperature, as far as it is
+            believed.
+        warmth: (3,) the global mean temperature at which `level` holds, and the lowest and highest at which `slope`
+            does.
         time_mean: (V, Y, X) variance of the mean over a period.
         time_std: (V, Y, X) variance of the standard deviation over a period, from run to run.
         forced: (V, Y, X) share of the base's variance over ten years that is forced: about one for a base that predicts
@@ -59,7 +60,7 @@ class Variability:
         """(12, V, Y, X) variance of a month by calendar month.
 
         Args:
-            warmth: Global mean of tas, in K.
+            warmth: Global mean temperature, in K.
             mean: (12, V, Y, X) mean of the forced response by calendar month; as in training when None.
         """
         at, low, high = self.warmth
@@ -114,11 +115,11 @@ def blocks(start: int, stop: int, months: int) -> list[tuple[int, int]]:
     return [(start, first), *whole]
 
 
-def warmth_of(fields: NDArray[np.floating], grid: Grid, variables: Sequence[str]) -> float:
-    """The mean of tas over months and the globe, in K, of (T, V, Y, X) fields; zero where tas is not predicted."""
-    if "tas" not in variables:
+def warmth_of(fields: NDArray[np.floating], domain: Domain) -> float:
+    """The mean temperature over months and the globe, in K, of (T, V, Y, X) fields; zero where none is predicted."""
+    if domain.temperature is None:
         return 0.0
-    return float(grid.mean(fields[:, list(variables).index("tas")].mean(0, dtype=np.float64)))
+    return float(domain.grid.mean(fields[:, domain.temperature].mean(0, dtype=np.float64)))
 
 
 def refuse_same_runs(archive: Archive, spans: Sequence[Span]) -> None:
@@ -150,9 +151,9 @@ def estimate_variability(
     """Estimate internal variability.
 
     Variances of months are means over all members, years and scenarios. Their change with warming is the regression of
-    the logarithm of a decade's variance on the decade's global mean tas, as the base predicts it; neighbouring calendar
-    months share one slope. Of the slopes of a variable that share is kept, down to none, with which training scenarios
-    left out in turn are foretold best by the others. With one scenario none is.
+    the logarithm of a decade's variance on the decade's global mean temperature, as the base predicts it; neighbouring
+    calendar months share one slope. Of the slopes of a variable that share is kept, down to none, with which training
+    scenarios left out in turn are foretold best by the others. With one scenario none is.
 
     Variances of means and of standard deviations over a period are those of the very means and standard deviations of
     the members, period by period, so that a decade of persistent warmth counts as what it is. Where no span is that
@@ -229,7 +230,7 @@ def _decade(archive: Archive, span: Span, base: Emulator) -> Decade:
     whole = runs.var(1, dtype=np.float64).mean(0)
     return Decade(
         span.scenario,
-        warmth_of(said, archive.grid, archive.variables),
+        warmth_of(said, archive.domain),
         variance,
         np.asarray(np.bincount(month, minlength=12) * max(1, len(span.members) - 1), np.float64),
         said.var(0, dtype=np.float64),

@@ -1,8 +1,8 @@
 """A prediction that varies as much as a single run of the climate model does.
 
-Invariant: mean and trend of every block of months are the base's, pr is never negative, and the standard deviation over
-a period is the one expected of a real run. The blocks are counted from a scenario's end, never from the months asked
-for.
+Invariant: mean and trend of every block of months are the base's, no value is beyond a bound, and the standard
+deviation over a period is the one expected of a real run. The blocks are counted from a scenario's end, never from the
+months asked for.
 
 A network or regression that minimises squared error predicts the mean over all members that could be: right on
 average, and far too calm. A metric that compares standard deviations punishes that, and this repairs it in the
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Split
+from emukit.data.variable import Bounds
 from emukit.emulators.base import Emulator
 from emukit.emulators.rescale import stretch, trend
 from emukit.emulators.variability import Variability, blocks, estimate_variability, month_means, warmth_of
@@ -45,6 +46,7 @@ class VarianceMatched(Wrapper):
     """
 
     kind = "variance-matched"
+    by_variable = ("proportional",)
     varied: ClassVar[bool] = True
 
     def __init__(
@@ -77,7 +79,8 @@ class VarianceMatched(Wrapper):
             period: Months over which the standard deviation is to be a real run's: as many as will be scored.
             block: Months over which mean and trend are kept. Shorter than the period, so that what is no straight line
                 over it is not stretched with the seasons.
-            warming: Whether variability may change with the global mean of tas, where the data support it.
+            warming: Whether variability may change with the global mean temperature, where the data support it; it
+                does not where no variable is the near-surface temperature.
             proportional: Variables whose variance is in proportion to their predicted mean of decade and calendar
                 month, as that of precipitation nearly is.
 
@@ -108,7 +111,7 @@ class VarianceMatched(Wrapper):
             )
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
-        """(T, V, Y, X); pr at least zero."""
+        """(T, V, Y, X); within the bounds."""
         out = np.empty((stop - start, len(self.variables), *self.grid.shape), np.float32)
         # A month before the base's first goes to the base, which says what is wrong with it.
         for a, b in blocks(min(start, self.first_month), len(scenario), self.block):
@@ -122,15 +125,16 @@ class VarianceMatched(Wrapper):
         """(T, V, Y, X): the months of one block."""
         field = self.bases[0].predict_fields(scenario, start, stop)
         month = scenario.calendar_month[start:stop]
-        warmth = warmth_of(field, self.grid, self.variables)
+        warmth = warmth_of(field, self.domain)
         by_month = self.variability.by_month(warmth, month_means(field, month))
         count = np.bincount(month, minlength=12)
         internal = np.einsum("m,mvyx->vyx", count / count.sum(), by_month)
         std = self.aim(field.std(0, dtype=np.float64), internal)
         out = np.empty_like(field)
-        for i, variable in enumerate(self.variables):
-            line = trend(field[:, i])
-            out[:, i] = stretch(field[:, i], std[i], keep=line, above_zero=variable == "pr")
+        for i, variable in enumerate(self.domain.described):
+            out[:, i] = _stretched(field[:, i], std[i], variable.bounds)
+        # Of two bounds, the stretch keeps to one.
+        self.clip_to_bounds(out)
         return out
 
     def aim(self, said: Array, internal: Array) -> Array:
@@ -169,3 +173,13 @@ class VarianceMatched(Wrapper):
     ) -> Self:
         """The inverse of `own_state`."""
         return cls(domain, bases, Variability.from_arrays(arrays), meta["period"], meta["block"])
+
+
+def _stretched(field: NDArray[np.floating], std: Array, bounds: Bounds) -> Array:
+    """(T, Y, X) months of one variable with a standard deviation; trend and bound, of two the lower, are kept to."""
+    line = trend(field)
+    if bounds.lower is not None:
+        return bounds.lower + stretch(field - bounds.lower, std, keep=line, above_zero=True)
+    if bounds.upper is not None:
+        return bounds.upper - stretch(bounds.upper - field, std, keep=-line, above_zero=True)
+    return stretch(field, std, keep=line)

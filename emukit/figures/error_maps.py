@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from emukit.data.grid import Grid
 from emukit.figures.curves import Curves, draw_curves
 from emukit.figures.figure import MEMBERS, PREDICTION, drawing, legend_below, sheet
-from emukit.figures.maps import COLOURS, OTHER_COLOURS, draw_coast, draw_map
+from emukit.figures.maps import draw_coast, draw_map
 
 Array = NDArray[np.float64]
 
@@ -32,23 +32,22 @@ class Field:
     """An error on the map.
 
     Attributes:
-        variable: Decides the colours.
+        colours: A diverging colour map of matplotlib, which the data card says of its variable.
         label: What it is an error of, with its unit.
         numbers: Its area means, in words.
         error: (Y, X).
         members: (M, Y) zonal means of the same error of other members of the climate model.
     """
 
-    variable: str
+    colours: str
     label: str
     numbers: str
     error: Array
     members: Array
 
 
-def map_colours(variables: Iterable[str]) -> list[str]:
-    """All colours of maps of some variables: those of their scales, and greys for lines and letters."""
-    names = dict.fromkeys(COLOURS.get(v, OTHER_COLOURS) for v in variables)
+def map_colours(names: Iterable[str]) -> list[str]:
+    """All colours of maps: those of colour maps by their names, and greys for lines and letters."""
     return [c for name in names for c in scale_colours(name)] + [to_hex((g, g, g)) for g in np.linspace(0, 1, GREYS)]
 
 
@@ -75,7 +74,7 @@ def draw_error_maps(
         figure = sheet(title, 9.0, 0.5 + 2.3 * rows)
         cells = figure.subplots(rows, 2, squeeze=False).ravel()
         for axes, (name, field) in zip(cells, fields.items(), strict=False):
-            colours = colormaps[COLOURS.get(field.variable, OTHER_COLOURS)].resampled(LEVELS)
+            colours = colormaps[field.colours].resampled(LEVELS)
             mesh = draw_map(axes, grid, field.error, scales[name], colours)
             if earth:
                 draw_coast(axes)

@@ -27,12 +27,13 @@ MOST_LINES = len(COLOURS) * len(STYLES)
 OTHERS = ("epoch", "step", "learning_rate", "loss", "gradient_norm", "validation", "validation_average", "seconds")
 
 
-def draw_learning(logs: Mapping[str, Log], title: str) -> Figure:
+def draw_learning(logs: Mapping[str, Log], title: str, direction: str) -> Figure:
     """Loss and validation score over epochs, a line for each network.
 
     Args:
         logs: Name of a network to the lines of its log.
         title: Of the figure.
+        direction: Of the score, ``lower is better``.
     """
     with drawing():
         figure = sheet(title, 11.0, 3.8)
@@ -47,7 +48,7 @@ def draw_learning(logs: Mapping[str, Log], title: str) -> Figure:
                 label = "of averaged weights" if len(logs) == 1 else ""
                 score.plot(epochs, averaged, label=label, color=look["color"], ls="--", lw=0.9)
         loss.set(ylabel="training loss", xlabel="epoch")
-        score.set(ylabel="validation score (lower is better)", xlabel="epoch")
+        score.set(ylabel=f"validation score ({direction})", xlabel="epoch")
         for axes in (loss, score):
             _scale_axes(axes)
         if len(score.lines) > 1:

@@ -22,9 +22,6 @@ from emukit.figures.figure import drawing, sheet
 
 Array = NDArray[np.float64]
 
-# ColorBrewer's diverging schemes that colour-blind readers tell apart: red is warmer, green is wetter.
-COLOURS = {"tas": "RdBu_r", "pr": "BrBG"}
-OTHER_COLOURS = "PuOr_r"
 # So much of the area is inside the scale; one cell of an ice edge would make everything else pale.
 INSIDE = 0.98
 
@@ -47,13 +44,13 @@ class Row:
     """Maps of one quantity.
 
     Attributes:
-        variable: Decides the colours.
+        colours: A diverging colour map of matplotlib, which the data card says of its variable.
         label: What is shown, with its unit.
         panels: Side by side, in one scale.
         apart: Beside them, in a scale of its own.
     """
 
-    variable: str
+    colours: str
     label: str
     panels: Sequence[Panel]
     apart: Panel | None = None
@@ -80,7 +77,7 @@ def draw_maps(rows: Sequence[Row], grid: Grid, title: str, *, earth: bool) -> Fi
             ):
                 limit = scale([p.error for p in panels], grid) if panels else 1.0
                 for axes, panel in zip(beside, panels, strict=True):
-                    mesh = draw_map(axes, grid, panel.error, limit, COLOURS.get(row.variable, OTHER_COLOURS))
+                    mesh = draw_map(axes, grid, panel.error, limit, row.colours)
                     axes.set_title(panel.title, loc="left")
                     if earth:
                         draw_coast(axes)

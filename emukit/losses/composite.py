@@ -40,7 +40,7 @@ def build_term(name: str, space: LossSpace) -> LossTerm:
         RecipeError: There is none of that name, or the grid is too small for it.
     """
     if name not in TERMS:
-        raise RecipeError(f"unknown loss term {name!r}", expected=", ".join(TERMS), hint="--set loss.tas.mse=1.0")
+        raise RecipeError(f"unknown loss term {name!r}", expected=", ".join(TERMS), hint="--set loss.default.mse=1.0")
     module, _, function = TERMS[name].partition(":")
     builder: Callable[[LossSpace], LossTerm] = getattr(import_module(module), function)
     return builder(space)
@@ -70,7 +70,7 @@ class CompositeLoss:
             raise RecipeError("loss for an unknown variable", found=", ".join(unknown), expected=", ".join(variables))
         wanted = [(v, name, weight) for v, named in terms.items() for name, weight in named.items() if weight != 0]
         if not wanted:
-            raise RecipeError("the loss has no term", hint="--set loss.tas.mse=1.0")
+            raise RecipeError("the loss has no term", hint="--set loss.default.mse=1.0")
         built = {name: build_term(name, space) for name in dict.fromkeys(name for _, name, _ in wanted)}
         self._terms = [(f"{v}.{name}", variables.index(v), built[name], weight) for v, name, weight in wanted]
         self._warmup = [(f"{v}.warmup", variables.index(v)) for v in dict.fromkeys(v for v, _, _ in wanted)]

@@ -1,6 +1,6 @@
-"""What a prediction is worth: additive sums, and scores that are functions of them."""
+"""What a prediction is worth: additive sums, metrics that are functions of them, and scores made of metrics."""
 
-from emukit.metrics.competition import Parts, Score, score_moments
+from emukit.metrics.competition import Competition, Metric, Score, mean_score
 from emukit.metrics.moments import Moments
 
-__all__ = ["Moments", "Parts", "Score", "score_moments"]
+__all__ = ["Competition", "Metric", "Moments", "Score", "mean_score"]

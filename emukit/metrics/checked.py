@@ -1,4 +1,4 @@
-"""The one door to the competition's score of given fields: what comes from a CSV and what comes from a notebook.
+"""The one door to a competition's score of given fields: what comes from a CSV and what comes from a notebook.
 
 Invariant: a number that comes out was made of finite values and of a truth that is there.
 """
@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.errors import EmukitError
-from emukit.metrics.competition import Score, score_moments
-from emukit.metrics.moments import Moments
+from emukit.metrics.competition import Competition, Score
 
 Address = Callable[[int, int, int, int], str]
 
 
 def checked_score(
+    competition: Competition,
     prediction: NDArray[np.floating],
     truth: NDArray[np.floating],
     weights: NDArray[np.floating],
@@ -28,7 +28,8 @@ def checked_score(
     """Score fields after looking at every value.
 
     Args:
-        prediction: (T, V, Y, X) tas and pr in K and mm/day.
+        competition: Whose score it is.
+        prediction: (T, V, Y, X) in the units of the competition.
         truth: The same.
         weights: (Y, X) area weights.
         variables: Names along V.
@@ -36,21 +37,24 @@ def checked_score(
         error: What is raised.
 
     Raises:
-        EmukitError: A value is not finite, or a month of the truth is hidden (tas all zero).
+        EmukitError: A value is not finite, or a month of the truth is hidden: all zero, or a variable that cannot be.
     """
     refuse_not_finite(prediction, "the prediction", address, error)
     refuse_not_finite(truth, "the truth", address, error)
-    hidden = ~truth[:, variables.index("tas")].any(axis=(-2, -1))
+    empty = ~truth.any(axis=(-2, -1))
+    hidden = empty.all(1)
+    for place in map(variables.index, competition.never_zero):
+        hidden |= empty[:, place]
     if hidden.any():
         month = int(np.argmax(hidden))
         raise error(
             "the truth is hidden",
-            found=f"{int(hidden.sum())} months whose tas is 0 K everywhere, the first at "
-            f"{address(month, variables.index('tas'), 0, 0)}",
+            found=f"{int(hidden.sum())} months that are zero everywhere, the first at "
+            f"{address(month, int(np.argmax(empty[month])), 0, 0)}",
             expected="fields that the climate model simulated",
             hint="score a span whose targets are visible",
         )
-    return score_moments(Moments.of(prediction, truth), weights, variables)
+    return competition.score(competition.moments(prediction, truth), weights, variables)
 
 
 def refuse_not_finite(

@@ -1,16 +1,24 @@
 """How good a score can become: the forced response and the size of the variability known, the weather not.
 
+A run is t = f + e: the forced response f, common to all runs, and internal variability e, independent between them.
+A perfect emulator knows f, and how large a run's standard deviation over time is expected to be; it predicts f with
+its anomalies about the time mean scaled to that standard deviation. What is left of a number is its noise ceiling.
+
+The roots that a number takes are taken of means over runs and cells, and so are a little above the mean of the roots.
+A prediction that knows, by the metric, to vary less than a run where that lowers the monthly error more than it costs
+can be below this limit by some thousandths.
+
 Invariant: the estimate is a function of the runs alone and treats them alike; more runs make it surer, not lower.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-
-from emukit.metrics.competition import Parts, Score
 
 Array = NDArray[np.float64]
 
@@ -18,67 +26,113 @@ Array = NDArray[np.float64]
 BLOCK_VALUES = 2_000_000
 
 
-def limit_score(
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Several runs of the same months of one variable, and what ceilings share.
+
+    Attributes:
+        fields: (M, T, Y, X) in physical units, M at least two.
+    """
+
+    fields: Array
+
+    @cached_property
+    def std(self) -> Array:
+        """(M, Y, X) standard deviation over time."""
+        return np.asarray(self.fields.std(1))
+
+    @cached_property
+    def variance_of_mean(self) -> Array:
+        """(Y, X) variance of e averaged over time: that of the runs' time means, divided by M - 1, so unbiased."""
+        return np.asarray(self.fields.mean(1).var(0, ddof=1))
+
+    @cached_property
+    def variance_within(self) -> Array:
+        """(Y, X) variance over runs of months about each run's time mean; with `variance_of_mean`, that of e."""
+        anomaly = self.fields - self.fields.mean(1)[:, None]
+        return np.asarray(anomaly.var(0, ddof=1).mean(0))
+
+    @cached_property
+    def forced_std(self) -> Array:
+        """(Y, X) standard deviation over time of f.
+
+        That of the mean of the runs is too large by 1 / M of the variance of e, which is taken off; a cell where
+        nothing is left is taken to have no forced variation.
+        """
+        square = self.fields.mean(0).var(0) - self.variance_within / len(self.fields)
+        return np.asarray(np.sqrt(np.maximum(square, 0.0)))
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """How a metric's noise ceiling is estimated.
+
+    Attributes:
+        cells: Each gives (Y, X) values of some cells, of which the area mean is taken.
+        of_means: From these area means to the metric.
+    """
+
+    cells: tuple[Callable[[Runs], Array], ...]
+    of_means: Callable[..., float]
+
+
+def steps_left(runs: Runs) -> Array:
+    """Expected squared monthly error: the variance of e, and what scaling to the standard deviation adds to it."""
+    scaling = (runs.std.mean(0) - runs.forced_std) ** 2
+    return np.asarray(runs.variance_within + runs.variance_of_mean + scaling)
+
+
+def mean_left(runs: Runs) -> Array:
+    """Expected squared error of the time mean."""
+    return runs.variance_of_mean
+
+
+def std_left(runs: Runs) -> Array:
+    """Expected absolute error of the standard deviation over time, times the square root of two.
+
+    For a normal standard deviation the mean deviation from its expectation is the mean absolute difference between two
+    runs divided by the square root of two, so it is estimated from all pairs. The mean of M runs in the place of the
+    expectation would come out too small, as they agree with their own mean.
+    """
+    std = runs.std
+    pairs = [np.abs(std[i] - std[j]) for i in range(len(std)) for j in range(i)]
+    return np.asarray(np.mean(pairs, 0))
+
+
+def variance(runs: Runs) -> Array:
+    """Variance over time of a run, expected of any."""
+    return np.asarray((runs.std**2).mean(0))
+
+
+def ceilings_of(
     runs: Sequence[NDArray[np.floating]] | NDArray[np.floating],
     weights: NDArray[np.floating],
-    variables: tuple[str, ...] = ("tas", "pr"),
-) -> Score:
-    """Estimate what a perfect emulator scores against one run, from runs of the same months that differ by chance.
-
-    A run is t = f + e: the forced response f, common to all runs, and internal variability e, independent between them.
-    A perfect emulator knows f, and how large a run's standard deviation over time is expected to be; it predicts f with
-    its anomalies about the time mean scaled to that standard deviation. What is left, from M runs:
-
-    - time mean: the mean over time of e. Its variance is that of the runs' time means, divided by M - 1: unbiased.
-    - standard deviation: s, a run's, against its expectation. For a normal s the mean absolute deviation is the mean
-      absolute difference between two runs divided by the square root of two, so it is estimated from all pairs.
-      The mean of M runs in the place of the expectation would come out too small, as they agree with their own mean.
-    - monthly: the variance of e over runs, divided by M - 1, and what scaling adds to it, (s - sigma)^2 with sigma the
-      standard deviation of f. That of the mean of the runs is too large by 1 / M of the variance of e, which is taken
-      off; a cell where nothing is left is taken to have no forced variation.
-
-    The roots that a score takes of the first and the last are taken of means over runs and cells, and so are a little
-    above the mean of the roots. A prediction that knows, by the metric, to vary less than a run where that lowers the
-    monthly error more than it costs can be below this limit by some thousandths.
+    place: int,
+    ceilings: Sequence[Ceiling],
+) -> list[float]:
+    """Ceilings of one variable.
 
     Args:
         runs: M runs, at least two, each (T, V, Y, X) in physical units.
-        weights: (Y, X) area weights; any positive multiple gives the same score.
-        variables: Names along the V axis.
+        weights: (Y, X) area weights; any positive multiple gives the same.
+        place: Of the variable along the V axis.
+        ceilings: What is estimated.
 
     Raises:
         ValueError: There are fewer than two runs, or no months.
     """
     if len(runs) < 2 or len(runs[0]) < 1:
         raise ValueError(f"a limit needs two runs and a month, not {len(runs)} and {len(runs[0]) if len(runs) else 0}")
+    if not ceilings:
+        return []
     w = np.asarray(weights, np.float64) / np.sum(weights, dtype=np.float64)
     months, _, rows, columns = runs[0].shape
     # Cells are apart until the end: a few rows of them at a time need little more memory than the runs themselves.
     step = max(1, BLOCK_VALUES // (len(runs) * months * columns))
-    parts = {}
-    for i, v in enumerate(variables):
-        blocks = [
-            _cells(np.stack([r[:, i, y : y + step].astype(np.float64) for r in runs])) for y in range(0, rows, step)
-        ]
-        monthly, time_mean, stddev = np.concatenate(blocks, axis=1)
-        parts[v] = Parts(
-            monthly_rmse=float(np.sqrt((w * monthly).sum())),
-            time_mean_rmse=float(np.sqrt((w * time_mean).sum())),
-            time_stddev_mae=float((w * stddev).sum() / np.sqrt(2.0)),
-        )
-    return Score(parts, months)
-
-
-def _cells(runs: Array) -> Array:
-    """(3, Y, X) what the three numbers are means of, from (M, T, Y, X) of one variable."""
-    number = len(runs)
-    time_mean, spread = runs.mean(1), runs.std(1)
-    weather_mean = time_mean.var(0, ddof=1)
-    # Of months about each run's own time mean; with the variance of that mean it is the variance of e.
-    anomaly = runs - time_mean[:, None]
-    within = anomaly.var(0, ddof=1).mean(0)
-    forced_square = runs.mean(0).var(0) - within / number
-    forced = np.sqrt(np.maximum(forced_square, 0.0))
-    scaling = (spread.mean(0) - forced) ** 2
-    pairs = [np.abs(spread[i] - spread[j]) for i in range(number) for j in range(i)]
-    return np.stack([within + weather_mean + scaling, weather_mean, np.mean(pairs, 0)])
+    kinds = list(dict.fromkeys(cells for ceiling in ceilings for cells in ceiling.cells))
+    blocks = []
+    for y in range(0, rows, step):
+        some = Runs(np.stack([r[:, place, y : y + step].astype(np.float64) for r in runs]))
+        blocks.append(np.stack([cells(some) for cells in kinds]))
+    means = {kind: float((w * own).sum()) for kind, own in zip(kinds, np.concatenate(blocks, axis=1), strict=True)}
+    return [float(ceiling.of_means(*(means[cells] for cells in ceiling.cells))) for ceiling in ceilings]

@@ -31,7 +31,7 @@ class Weather:
         std: (V, Y, X) standard deviation of anomalies, in the variable's unit.
         seasonal_std: (12, V) root area mean of their variance by calendar month.
         memory: (V, Y, X) correlation with the month before.
-        together: (Y, X) correlation of the first variable with the second.
+        together: (V - 1, Y, X) correlation of the first variable with each of the others.
         length_km: (V,) distance at which the correlation with a cell's surroundings falls to 1/e; infinite where it
             does not as far as it is measured.
         measured_km: How far that is.
@@ -49,7 +49,7 @@ class Weather:
         """Describe consecutive months of one run.
 
         Args:
-            fields: (T, V, Y, X) in physical units, V at least two, T at least three years.
+            fields: (T, V, Y, X) in physical units, T at least three years.
             month: (T,) calendar month, January 0.
             grid: Where.
         """
@@ -62,7 +62,7 @@ class Weather:
             np.sqrt(variance),
             np.sqrt(grid.mean(by_month)),
             (unit[1:] * unit[:-1]).mean(0),
-            (unit[:, 0] * unit[:, 1]).mean(0),
+            (unit[:, :1] * unit[:, 1:]).mean(0),
             np.array(lengths),
             min(measured),
         )
@@ -72,9 +72,9 @@ class Weather:
 
         Returns:
             ``std`` and ``memory``, (V,) area means of absolute differences, std as a share of the area-mean std of this
-            one; ``together``, (1,) likewise; ``total_std``, ``seasonal_std`` and ``length``, (V,) what the other's has
-            over this one's as a share of it, for seasonal_std the largest of any calendar month. A difference between
-            lengths of which one was not measured is not a number.
+            one; ``together``, (V - 1,) likewise; ``total_std``, ``seasonal_std`` and ``length``, (V,) what the other's
+            has over this one's as a share of it, for seasonal_std the largest of any calendar month. A difference
+            between lengths of which one was not measured is not a number.
         """
         spread = grid.mean(self.std)
         seasonal = other.seasonal_std / self.seasonal_std - 1
@@ -83,7 +83,7 @@ class Weather:
         return {
             "std": grid.mean(np.abs(other.std - self.std)) / spread,
             "memory": grid.mean(np.abs(other.memory - self.memory)),
-            "together": grid.mean(np.abs(other.together - self.together)[None]),
+            "together": grid.mean(np.abs(other.together - self.together)),
             "total_std": grid.mean(other.std) / spread - 1,
             "seasonal_std": np.abs(seasonal).max(0),
             "length": length - 1,

@@ -34,7 +34,7 @@ from emukit.planning.memory import (
     memory_plan,
 )
 from emukit.progress import Reporter
-from emukit.recipes.forcings import fit_forcings
+from emukit.recipes.fitting import fit_recipe
 from emukit.recipes.schema import NetworkRecipe, Recipe
 from emukit.terminal import duration, size
 from emukit.training.engine import Engine, Execution
@@ -188,7 +188,7 @@ def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, report
             expected="a network",
             hint=f"emukit train {recipe.emulator}; `emukit models` lists the networks",
         )
-    recipe = fit_forcings(recipe, archive, split, reporter)
+    recipe = fit_recipe(recipe, archive, split, reporter)
     recipe = resolve_batch(recipe, archive, split, comm, reporter)
     training, history = recipe.training, recipe.inputs.window.history
     encoder = FrameEncoder.fit(archive, split.train, recipe.inputs)
@@ -205,7 +205,7 @@ def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, report
         wanted = training.segments.batch_size
         memory = MemoryPlan(state, 1, data, where, batch, whole, wanted, None, None, free, comm.device.type)
         return Plan(recipe, memory, steps, None, None, timed=False)
-    targets = {"tas": recipe.targets.tas, "pr": recipe.targets.pr}
+    targets = {v: recipe.targets.of(v) for v in archive.variables}
     normalizer = TargetNormalizer.fit(archive, split.train, targets)
     with reporter.step("measuring", 3) as bar, matmul_precision(training.precision):
         source = SegmentSource(archive, split.train, encoder, normalizer, training.segments, comm.device)

@@ -61,7 +61,11 @@ def load_recipe(
     if loss is not None:
         if values["emulator"] not in NETWORKS:
             paths = network_paths(load_recipe(name, file, assignments))
-            words = " ".join(f"--set '{path}loss.{v}={{l1=1.0}}'" for path in paths for v in ("tas", "pr"))
+            words = " ".join(
+                f"--set '{path}loss.{v}={{l1=1.0}}'"
+                for path, network in paths.items()
+                for v in network.loss.tables or ("default",)
+            )
             raise RecipeError(
                 f"{name} has no loss of its own" if paths else f"{name} trains no network and has no loss",
                 hint=f"in the place of --loss, say, {words}" if paths else "leave --loss out",
@@ -88,9 +92,10 @@ def load_recipe(
         )
     for path in (word.partition("=")[0].strip() for word in assignments):
         # A whole table in one word replaces the recipe's, as a file's does; loss.tas.l1=1 is a term of its own.
-        for variable in ("tas", "pr"):
-            if path in ("loss", f"loss.{variable}") and variable in changes["loss"] and "loss" in values:
-                values = {**values, "loss": {k: v for k, v in values["loss"].items() if k != variable}}
+        tables, known = changes.get("loss"), values.get("loss")
+        if path.partition(".")[0] == "loss" and isinstance(tables, Mapping) and isinstance(known, Mapping):
+            whole = {v for v, table in tables.items() if path in ("loss", f"loss.{v}") and isinstance(table, Mapping)}
+            values = {**values, "loss": {k: v for k, v in known.items() if k not in whole}}
     source = f"{source} with --set" if changes else source
     single = changes.pop("bases", {})
     values = merge(values, changes)

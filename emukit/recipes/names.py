@@ -75,13 +75,23 @@ def model_name(command: str, emulator: str) -> str:
     return emulator
 
 
+def _without_regression(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values of a recipe and its bases, as they were before there were other objectives than regression."""
+    out = {k: v for k, v in values.items() if k != "objective" or v not in ({"name": "regression"}, "regression")}
+    if isinstance(out.get("bases"), list | tuple):
+        out["bases"] = [
+            {**b, "recipe": _without_regression(b["recipe"])}
+            if isinstance(b, Mapping) and isinstance(b.get("recipe"), Mapping)
+            else b
+            for b in out["bases"]
+        ]
+    return out
+
+
 def recipe_digest(values: Mapping[str, Any]) -> str:
     """SHA-256 of everything in a recipe's plain values that decides the numbers."""
     # Where the arrays live changes no number: a run may go on where they have to live elsewhere.
-    deciding = {k: v for k, v in values.items() if k != "description"}
-    # Regression was what a network was trained for before there were others.
-    if deciding.get("objective") in ({"name": "regression"}, "regression"):
-        del deciding["objective"]
+    deciding = _without_regression({k: v for k, v in values.items() if k != "description"})
     training = deciding.get("training")
     if isinstance(training, Mapping) and isinstance(training.get("segments"), Mapping):
         segments = {k: v for k, v in training["segments"].items() if k != "residency"}

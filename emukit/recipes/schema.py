@@ -10,11 +10,21 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, create_model, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    create_model,
+    model_serializer,
+    model_validator,
+)
 
 from emukit.config import Settings, check, options_of
 from emukit.data.frames import InputSettings
 from emukit.data.targets import TargetSettings
+from emukit.data.variable import ROOTS
 from emukit.emulators.registry import EMULATORS
 from emukit.errors import RecipeError
 from emukit.losses.composite import CompositeLoss
@@ -26,10 +36,40 @@ from emukit.training.settings import LossSettings, TrainingSettings
 
 
 class TargetsSettings(Settings):
-    """How each target variable is normalised."""
+    """How each target variable is normalised.
 
-    tas: TargetSettings = TargetSettings()
-    pr: TargetSettings = TargetSettings()
+    Every further key is a variable, with what differs from `default`.
+
+    Attributes:
+        default: Of every variable without a table of its own; None: each has one.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, TargetSettings]
+
+    default: TargetSettings | None = TargetSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _over_default(cls, values: Any) -> Any:
+        default = values.get("default") if isinstance(values, Mapping) else None
+        if not isinstance(default, Mapping):
+            return values
+        return {k: {**default, **v} if isinstance(v, Mapping) else v for k, v in values.items()}
+
+    @model_serializer(mode="wrap")
+    def _told(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return values if self.default else {k: v for k, v in values.items() if k != "default"}
+
+    @property
+    def tables(self) -> dict[str, TargetSettings]:
+        """The settings of variables that have their own, by name."""
+        return dict(self.__pydantic_extra__ or {})
+
+    def of(self, variable: str) -> TargetSettings:
+        """How a variable is normalised."""
+        return self.tables.get(variable, self.default or TargetSettings())
 
 
 class Recipe(Settings):
@@ -122,7 +162,9 @@ class NetworkRecipe(Recipe):
             )
         if self.objective.name != REGRESSION and loss.warmup_epochs + loss.ramp_epochs:
             raise ValueError(f"loss.warmup_epochs and loss.ramp_epochs are of regression, not of {self.objective.name}")
-        idle = [f"loss.{v}.time_std" for v, terms in (("tas", loss.tas), ("pr", loss.pr)) if terms.get("time_std")]
+        # The default counts where the recipe says it: elsewhere every variable may have a table of its own.
+        said = loss.tables | ({"default": loss.default} if "default" in loss.model_fields_set else {})
+        idle = [f"loss.{v}.time_std" for v, terms in said.items() if terms.get("time_std")]
         if idle and training.segments.length == 1:
             raise ValueError(f"{' and '.join(idle)} cannot act on segments of one month, training.segments.length")
         if loss.warmup_epochs >= training.epochs:
@@ -171,7 +213,8 @@ class WrapperRecipe(Recipe):
         for targets in (
             b.recipe.targets for b in self.bases[1:] if isinstance(b.recipe, NetworkRecipe) and kind.residual
         ):
-            if {targets.tas.transform, targets.pr.transform} & {"log1p", "sqrt"}:
+            every = [*targets.tables.values(), *([targets.default] if targets.default else [])]
+            if any(own.transform in ROOTS for own in every):
                 raise ValueError("targets.transform must take what is negative: none or yeo-johnson")
         for base in self.bases if kind.needs_mean else ():
             name = base.recipe.emulator
@@ -191,11 +234,15 @@ def networks_of(recipe: Recipe) -> list[NetworkRecipe]:
     return [recipe] if isinstance(recipe, NetworkRecipe) else []
 
 
-def network_paths(recipe: Recipe) -> list[str]:
-    """What stands before a setting of each network in `--set`: nothing, or ``bases.1.recipe.`` and so on."""
+def network_paths(recipe: Recipe) -> dict[str, NetworkRecipe]:
+    """Networks by what stands before their settings in `--set`: nothing, or ``bases.1.recipe.`` and so on."""
     if isinstance(recipe, WrapperRecipe):
-        return [f"bases.{i}.recipe.{path}" for i, b in enumerate(recipe.bases) for path in network_paths(b.recipe)]
-    return [""] if isinstance(recipe, NetworkRecipe) else []
+        return {
+            f"bases.{i}.recipe.{path}": network
+            for i, b in enumerate(recipe.bases)
+            for path, network in network_paths(b.recipe).items()
+        }
+    return {"": recipe} if isinstance(recipe, NetworkRecipe) else {}
 
 
 def seeds_within(recipe: Recipe) -> int:

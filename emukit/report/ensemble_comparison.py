@@ -155,11 +155,12 @@ def change_rows(shown: Shown, change: Change) -> list[Row]:
     grid, scored = shown.archive.grid, shown.span.members[0]
     rows = []
     for v, variable in enumerate(shown.archive.variables):
+        colours = shown.archive.card.targets[variable].colours
         said, true = change.prediction[v], change.truth[v]
         means = [f"mean {float(grid.mean(f)):+.2f}" for f in (said, true)]
         panels = [Panel(f"prediction: {means[0]}", said), Panel(f"member {scored}: {means[1]}", true)]
         apart = Panel(f"prediction less member {scored}: {area_means(said - true, grid, squared=True)}", said - true)
-        rows.append(Row(variable, f"change of {shown.label(variable)}", panels, apart))
+        rows.append(Row(colours, f"change of {shown.label(variable)}", panels, apart))
     return rows
 
 
@@ -183,7 +184,7 @@ def error_rows(shown: Shown) -> list[Row]:
                 Panel(f"{name} less member {scored}: {area_means(e, archive.grid, squared=moment is time_mean)}", e)
                 for name, e in errors.items()
             ]
-            rows.append(Row(variable, f"{what},\n{shown.label(variable)}", panels))
+            rows.append(Row(archive.card.targets[variable].colours, f"{what},\n{shown.label(variable)}", panels))
     return rows
 
 

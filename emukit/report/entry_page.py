@@ -124,7 +124,7 @@ def training_pictures(run: Run, root: Path) -> dict[str, Drawn]:
     out = {
         "learning": _drawn(
             root / f"learning-{mark}.webp",
-            lambda: draw_learning(logs, ""),
+            lambda: draw_learning(logs, "", run.record.data.scoring.competition.direction),
             f"Training loss and validation score{many} over {last} epochs.",
         )
     }

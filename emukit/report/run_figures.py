@@ -42,7 +42,7 @@ Array = NDArray[np.float64]
 FOLDER = "report"
 ABOUT_FILE, NUMBERS_FILE = "about.json", "numbers.safetensors"
 # Raised with every change of what is kept or drawn.
-VERSION = 4
+VERSION = 5
 # Of every picture, in inches: on a page they are as wide as its text, and their letters are of one size.
 SHAPES = {
     "maps": (8.6, 4.5),
@@ -154,7 +154,7 @@ def in_scale(kept: Portrait, scales: Mapping[str, float]) -> dict[str, Drawn]:
     return out
 
 
-def save(figure: Figure, path: Path, kind: str, about: str, variables: Iterable[str] = ()) -> tuple[int, int]:
+def save(figure: Figure, path: Path, kind: str, about: str, maps: Iterable[str] = ()) -> tuple[int, int]:
     """Write a picture of a kind, in its shape where it has one.
 
     Args:
@@ -162,13 +162,13 @@ def save(figure: Figure, path: Path, kind: str, about: str, variables: Iterable[
         path: Where.
         kind: Of the picture.
         about: Words inside the file.
-        variables: Of a picture with maps, those on them.
+        maps: Of a picture with maps, their colour maps by name.
 
     Returns:
         Width and height in pixels.
     """
     width, height = SHAPES.get(kind) or figure.get_size_inches()
-    colours: list[str] | int = MANY[kind] if kind in MANY else map_colours(variables) if variables else line_colours()
+    colours: list[str] | int = MANY[kind] if kind in MANY else map_colours(maps) if maps else line_colours()
     return write_webp(figure, path, about, width=width, height=height, colours=colours)
 
 
@@ -186,8 +186,8 @@ def _scaled(kept: Portrait, name: str, draw: Callable[[], Figure], alt: str) -> 
     if size is None:
         with atomic_path(path) as temporary:
             kind = name.partition("-")[0]
-            variables = dict.fromkeys(f.variable for f in kept.fields.values()) if kind in MAPS else {}
-            size = save(draw(), temporary, kind, _title(kept), variables)
+            maps = dict.fromkeys(f.colours for f in kept.fields.values()) if kind in MAPS else {}
+            size = save(draw(), temporary, kind, _title(kept), maps)
         for old in kept.folder.glob(f"{name.partition('-')[0]}-*.webp"):
             if old.name != name:
                 old.unlink()
@@ -230,14 +230,14 @@ def _read(folder: Path, key: str) -> Portrait | None:
         }
         if not all(d.file.is_file() for d in drawn.values()):
             return None
-        words = {name: (str(v), str(label)) for name, (v, label) in about["quantities"].items()}
+        words = {name: (str(colours), str(label)) for name, (colours, label) in about["quantities"].items()}
         fields = {
-            name: Field(v, label, about["numbers"][name], numbers["errors"][i], numbers["members"][:, i])
-            for i, (name, (v, label)) in enumerate(words.items())
+            name: Field(colours, label, about["numbers"][name], numbers["errors"][i], numbers["members"][:, i])
+            for i, (name, (colours, label)) in enumerate(words.items())
         }
         yardstick = {
-            name: Field(v, label, about["yardstick"][name], numbers["yardstick"][i], numbers["members"][:0, i])
-            for i, (name, (v, label)) in enumerate(words.items())
+            name: Field(colours, label, about["yardstick"][name], numbers["yardstick"][i], numbers["members"][:0, i])
+            for i, (name, (colours, label)) in enumerate(words.items())
             if "yardstick" in numbers
         }
         grid = Grid(numbers["lat"], numbers["lon"])
@@ -306,8 +306,9 @@ def _numbers(shown: Shown) -> tuple[dict[str, NDArray[np.float32]], dict[str, An
             for (v, m), e in zip(names, error, strict=True)
         }
 
+    targets = shown.archive.card.targets
     about: dict[str, Any] = {
-        "quantities": {f"{v}.{m}": (v, f"{shown.label(v)}, {MOMENTS[m]}") for v, m in names},
+        "quantities": {f"{v}.{m}": (targets[v].colours, f"{shown.label(v)}, {MOMENTS[m]}") for v, m in names},
         "numbers": words(prediction),
     }
     if others:
@@ -334,9 +335,11 @@ def _figures(shown: Shown, title: str) -> dict[str, tuple[Figure, str]]:
             f"The mean year of bands of latitude: {beside}, and their errors.",
         ),
     }
-    if "pr" in shown.archive.variables:
-        rain = draw_distribution(pictures.distribution(shown, "pr"), f"{shown.label('pr')}, mean of a month", title)
-        out["rain"] = rain, f"How often a cell has which monthly precipitation: {beside}."
+    rain = shown.archive.card.position("precipitation", shown.archive.variables)
+    if rain is not None:
+        name = shown.archive.variables[rain]
+        amounts = draw_distribution(pictures.distribution(shown, name), f"{shown.label(name)}, mean of a month", title)
+        out["rain"] = amounts, f"How often a cell has which monthly precipitation: {beside}."
     if len(span) >= LEAST_MONTHS:
         powers = [[p for line in pictures.power(shown) for p in line if p.what == POWER]]
         words = f"Power spectra of anomalies in cells of {beside}."

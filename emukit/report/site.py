@@ -217,8 +217,10 @@ def _entry(
             shown.grid.lon,
             np.stack([f.error for f in shown.fields.values()]),
             {name: f.label for name, f in shown.fields.items()},
+            {name: f.colours for name, f in shown.fields.items()},
             {name: f.numbers for name, f in shown.fields.items()},
             {"score": own[0].score or 0.0, **own[0].numbers} if own else {},
+            source.run.record.data.scoring.competition,
         )
     pictures = [
         # The yardstick is one for all entries of a span.

@@ -17,14 +17,13 @@ from emukit.report.run_figures import Drawn, save
 from emukit.runs.record import checked_command
 
 CAPTION_OF_INTERVALS = (
-    "A line a variant, a panel a number, tas in K and pr in mm/day: the difference from the base, at zero, with its "
-    "95 % confidence interval over seeds and years. Blue dot, left of zero: better. Orange square, right of it: worse. "
-    "Open grey ring: the interval holds zero, and nothing tells the two apart. An arrow: beyond the axis, with its "
-    "number."
+    "A line a variant, a panel a number in its units: the difference from the base, at zero, with its 95 % confidence "
+    "interval over seeds and years. Blue dot: better. Orange square: worse. Grey dot: neither is better. Open grey "
+    "ring: the interval holds zero, and nothing tells the two apart. An arrow: beyond the axis, with its number."
 )
 CAPTION_OF_COORDINATES = (
     f"A line a variant (of many, the best {MOST_VARIANTS} and the base), "
-    "an axis a number, tas in K and pr in mm/day, each from the best variant at the bottom to the worst; bars are a "
+    "an axis a number in its units, each from the best variant at the bottom to the worst; bars are a "
     "standard deviation over seeds to either side. A triangle: beyond the axis, with its number. Lines that cross "
     "between two axes buy the one number with the other."
 )
@@ -72,7 +71,9 @@ def _intervals(study: Study, result: StudyResult, path: Path) -> Drawn | None:
     if not variants:
         return None
     base = study.variants[0].name
-    figure = draw_intervals(variants, base, f"{study.name}: {result.protocol}, {result.set}")
+    figure = draw_intervals(
+        variants, base, f"{study.name}: {result.protocol}, {result.set}", study.competition.competition
+    )
     size = save(figure, path, "intervals", study.name)
     said = "; ".join(f"{row.variant}: {row.sentence}" for row in result.rows if row.difference)
     return Drawn(path, size, f"Differences from {base} with confidence intervals. {said}.")
@@ -85,6 +86,11 @@ def _coordinates(study: Study, result: StudyResult, path: Path) -> Drawn | None:
         return None
     spreads = {row.variant: row.sd for row in result.rows if row.mean and row.sd}
     title = f"{study.name}: {result.protocol}, {result.set}"
-    size = save(draw_coordinates(means, spreads, study.variants[0].name, title), path, "coordinates", study.name)
+    size = save(
+        draw_coordinates(means, spreads, study.variants[0].name, title, study.competition.competition),
+        path,
+        "coordinates",
+        study.name,
+    )
     which = "every variant" if len(means) <= MOST_VARIANTS else f"the {MOST_VARIANTS} best variants"
-    return Drawn(path, size, f"The score and the six numbers of {which} as lines; the table below holds them all.")
+    return Drawn(path, size, f"The score and the numbers of {which} as lines; the table below holds them all.")

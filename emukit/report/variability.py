@@ -41,7 +41,7 @@ class Likeness:
         variables: Names along the V axis.
         units: Of the variables.
         measured_km: How far correlations are looked at: a length that is infinite is more than that.
-        prediction: Numbers by name, (V,), or (1,) of what is between variables.
+        prediction: Numbers by name, (V,), or (V - 1,) of what is between the first variable and another.
         members: The same of each member.
         difference: Of the prediction from a member, by the names of `Weather.differences`; the mean over members.
         between_members: Of a member from another, the mean size over pairs; None of a single one.
@@ -72,7 +72,12 @@ class Likeness:
         for v, (variable, unit) in enumerate(zip(self.variables, self.units, strict=True)):
             units = {"total_std": unit, "length": "km"}
             out += [self._line(variable, key, v, units.get(key, "")) for key in DIFFERENCES if key != "together"]
-        return [*out, self._line(" with ".join(self.variables[:2]), "together", 0, "")]
+        return [*out, *(self._line(pair, "together", v, "") for v, pair in enumerate(self.pairs))]
+
+    @property
+    def pairs(self) -> tuple[str, ...]:
+        """The first variable with each of the others, in words."""
+        return tuple(f"{self.variables[0]} with {other}" for other in self.variables[1:])
 
     def _line(self, of: str, key: str, v: int, unit: str) -> Line:
         name, relative = DIFFERENCES[key]
@@ -94,12 +99,12 @@ class Likeness:
         )
 
     def _plain(self, numbers: dict[str, Array]) -> dict[str, Any]:
-        return {
-            key: self._value(value[0])
-            if key == "together"
-            else dict(zip(self.variables, map(self._value, value), strict=True))
-            for key, value in numbers.items()
-        }
+        out: dict[str, Any] = {}
+        for key, value in numbers.items():
+            names, plain = self.pairs if key == "together" else self.variables, [self._value(x) for x in value]
+            # Of two variables there is one pair, and its number needs no name.
+            out[key] = plain[0] if key == "together" and len(plain) == 1 else dict(zip(names, plain, strict=True))
+        return out
 
     def _value(self, number: float) -> float | str | None:
         if np.isnan(number):
@@ -130,7 +135,7 @@ def _numbers(weather: Weather, grid: Grid) -> dict[str, Array]:
         "total_std": grid.mean(weather.std),
         "memory": grid.mean(weather.memory),
         "length": weather.length_km,
-        "together": grid.mean(weather.together[None]),
+        "together": grid.mean(weather.together),
     }
 
 

@@ -20,6 +20,7 @@ from statistics import fmean
 from typing import Any
 
 from emukit.competitions.leaderboard import ANOTHER_RUN, LIMIT
+from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
 from emukit.data.folds import HELD_OUT, fold_split, last_scored
 from emukit.data.protocol import make_split
@@ -27,15 +28,16 @@ from emukit.data.split import Span, Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.forcing_space import ForcingSpace
 from emukit.errors import ProtocolError
-from emukit.metrics import Score
+from emukit.metrics import Competition, Score, mean_score
 from emukit.outputs import json_kind, new_output, refuse_taken
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
+from emukit.recipes.fitting import fit_variables
 from emukit.recipes.schema import Recipe, networks_of
-from emukit.runs.evaluate import another_run, estimated_limit, mean_score, score_emulator
-from emukit.runs.record import Opening
+from emukit.runs.evaluate import another_run, estimated_limit, score_emulator
+from emukit.runs.record import Opening, Scoring
 from emukit.runs.run import run_name
-from emukit.runs.validate import numbers, trained
+from emukit.runs.validate import trained
 from emukit.runs.validation_table import Block
 
 REPORT_FILE = "crossval.json"
@@ -61,7 +63,7 @@ class CrossValidation:
 
     @property
     def mean(self) -> Score:
-        """Of all folds alike, each of the six numbers."""
+        """Of all folds alike, each of its numbers."""
         return self.mean_of(self.folds)
 
     def mean_of(self, folds: Iterable[str]) -> Score:
@@ -81,6 +83,7 @@ class Comparison:
         protocol: Whose training months were divided.
         seed: Of all runs.
         data: Digest of the data.
+        competition: By which all is scored.
         recipes: Name to digest.
         months: Fold to what was scored, for people.
         distances: Fold to how far its forcings lie from the nearest training year on average, in training spreads.
@@ -94,6 +97,7 @@ class Comparison:
     protocol: str
     seed: int
     data: str
+    competition: Competition
     recipes: Mapping[str, str]
     months: Mapping[str, str]
     distances: Mapping[str, float]
@@ -108,13 +112,15 @@ class Comparison:
         first, *others = self.found
         mean = f"{self.protocol}, mean over {len(self.months)} folds"
         if others:
-            together = {name: numbers(found.mean) for name, found in self.found.items()}
-            whole = Block(mean, together | self._lines(self.months))
+            together = {name: found.mean.line() for name, found in self.found.items()}
+            whole = Block(mean, self.competition, together | self._lines(self.months))
             return [whole, *self._by_kind(), *(self._difference(name, first) for name in others)]
         return [
             *self._fold_blocks(first),
             *self._by_kind(),
-            Block(f"{first}, {mean}", {"mean": numbers(self.found[first].mean)} | self._lines(self.months)),
+            Block(
+                f"{first}, {mean}", self.competition, {"mean": self.found[first].mean.line()} | self._lines(self.months)
+            ),
         ]
 
     @property
@@ -127,7 +133,7 @@ class Comparison:
     def ranked(self, folds: Iterable[str]) -> list[str]:
         """Recipes, the best mean over some folds first."""
         chosen = [*folds]
-        return sorted(self.found, key=lambda name: self.found[name].mean_of(chosen).value)
+        return sorted(self.found, key=lambda name: self.found[name].mean_of(chosen).cost)
 
     def _by_kind(self) -> list[Block]:
         """Means of interpolation and of extrapolation, the best recipe first."""
@@ -136,9 +142,9 @@ class Comparison:
             side = "within" if kind == "interpolation" else "beyond"
             title = f"{self.protocol}, {kind}: mean over {len(folds)} folds {side} {self.bound:g} training spreads"
             names = self.ranked(folds)
-            lines = {name: numbers(self.found[name].mean_of(folds)) for name in names}
+            lines = {name: self.found[name].mean_of(folds).line() for name in names}
             rank = {name: str(i) for i, name in enumerate(names, 1)}
-            out.append(Block(title, lines | self._lines(folds), ("rank", rank)))
+            out.append(Block(title, self.competition, lines | self._lines(folds), ("rank", rank)))
         return out
 
     def as_dict(self) -> dict[str, Any]:
@@ -148,6 +154,7 @@ class Comparison:
             "protocol": self.protocol,
             "seed": self.seed,
             "data": self.data,
+            "competition": Scoring.of(self.competition).model_dump(),
             "months": dict(self.months),
             "distances": dict(self.distances),
             "bound": self.bound,
@@ -170,28 +177,30 @@ class Comparison:
         out = []
         for months in dict.fromkeys(self.months.values()):
             folds = [fold for fold, scored in self.months.items() if scored == months]
-            lines = {fold: numbers(self.found[model].folds[fold]) for fold in folds}
+            lines = {fold: self.found[model].folds[fold].line() for fold in folds}
             title = f"{model}, {self.protocol}: {months}"
-            out.append(Block(title, lines | self._lines(folds[:1]), self._distance(folds)))
+            out.append(Block(title, self.competition, lines | self._lines(folds[:1]), self._distance(folds)))
         return out
 
     def _lines(self, folds: Iterable[str]) -> dict[str, dict[str, float]]:
         """Reference and limit, the mean over some folds."""
         chosen = [*folds]
         lines = {ANOTHER_RUN: self.reference, LIMIT: self.limit}
-        return {k: numbers(v.mean_of(chosen)) for k, v in lines.items() if v}
+        return {k: v.mean_of(chosen).line() for k, v in lines.items() if v}
 
     def _difference(self, model: str, first: str) -> Block:
         """How much more a recipe scores than the first, fold by fold."""
         lines = {}
         for fold, score in self.found[model].folds.items():
-            ours, theirs = numbers(score), numbers(self.found[first].folds[fold])
-            lines[fold] = {k: ours[k] - theirs[k] for k in ours}
-        better = sum(line["score"] < 0 for line in lines.values())
-        mean = {k: fmean(line[k] for line in lines.values()) for k in next(iter(lines.values()))}
+            ours, theirs = score.line(), self.found[first].folds[fold].line()
+            lines[fold] = {k: ours[k] - theirs[k] for k in ours if k in theirs}
+        better = sum(self.competition.cost(line["score"]) < 0 for line in lines.values())
+        keys = next(iter(lines.values()))
+        mean = {k: fmean(line[k] for line in lines.values()) for k in keys if all(k in own for own in lines.values())}
         name = f"mean; {model} better in {better} of {len(lines)}"
-        title = f"{model} minus {first}, fold by fold, below zero where {model} is better"
-        return Block(title, lines | {name: mean}, self._distance(lines))
+        side = "above" if self.competition.higher_is_better else "below"
+        title = f"{model} minus {first}, fold by fold, {side} zero where {model} is better"
+        return Block(title, self.competition, lines | {name: mean}, self._distance(lines))
 
 
 def blocked_folds(archive: Archive, split: Split, *, months: int | None = None, later: bool = True) -> dict[str, Split]:
@@ -314,6 +323,7 @@ def compare(
     """
     # The same command continues where it was stopped, and writes its results again.
     refuse_taken(out / REPORT_FILE, REPORT, overwrite=True)
+    recipes = {model: fit_variables(recipe, archive, reporter) for model, recipe in recipes.items()}
     split = make_split(archive, protocol)
     folds = blocked_folds(archive, split, months=months)
     selected = validation_fold(archive, split)
@@ -345,6 +355,7 @@ def compare(
         split.protocol,
         seed,
         archive.digest,
+        competition_of(archive),
         {model: recipe.digest for model, recipe in recipes.items()},
         {label: _months(archive, fold) for label, fold in folds.items()},
         _distances(archive, folds),

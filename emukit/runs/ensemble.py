@@ -14,15 +14,16 @@ from typing import Any
 
 import numpy as np
 
+from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
 from emukit.data.split import Span
 from emukit.emulators.base import Emulator
 from emukit.errors import ProtocolError
 from emukit.files import inside, write_text
-from emukit.metrics import Moments, Score, score_moments
+from emukit.metrics import Moments, Score, mean_score
 from emukit.metrics.ensemble import EnsembleParts, EnsembleSums, score_ensemble
 from emukit.progress import Reporter
-from emukit.runs.evaluate import mean_score, score_emulator
+from emukit.runs.evaluate import score_emulator
 
 # Steps of an ensemble that are in memory together.
 STEPS = 60
@@ -81,7 +82,7 @@ def evaluate_ensemble(
     places: dict[tuple[str, int, int], list[Span]] = {}
     for span in spans:
         places.setdefault((span.scenario, span.start, span.stop), []).append(span)
-    shape = (len(archive.variables), *archive.grid.shape)
+    shape, competition = (len(archive.variables), *archive.grid.shape), competition_of(archive)
     drawn = [emulator.member(i) for i in range(members)]
     # Scenarios may have different numbers of members; sums are of ensembles of one size.
     others = min(len(archive[name].members) for name, _, _ in places) - 1
@@ -91,7 +92,7 @@ def evaluate_ensemble(
     with reporter.step("drawing realisations", members * work) as bar:
         for (name, start, stop), own in places.items():
             scenario = archive[name]
-            moments = [Moments.zero(shape) for _ in own]
+            moments = [Moments.zero(shape, tuple(competition.terms)) for _ in own]
             for first in range(start, stop, STEPS):
                 last = min(first + STEPS, stop)
                 fields = []
@@ -107,8 +108,8 @@ def evaluate_ensemble(
                         real += EnsembleSums.of(np.stack(rest), truth)
                 average = ensemble.mean(0)
                 for i, span in enumerate(own):
-                    moments[i] += Moments.of(average, truths[span.members[0]])
-            means += [score_moments(m, archive.grid.weights, archive.variables) for m in moments]
+                    moments[i] += competition.moments(average, truths[span.members[0]])
+            means += [competition.score(m, archive.grid.weights, archive.variables) for m in moments]
     return EnsembleEvaluation(
         members,
         score_ensemble(sums, archive.grid.weights, archive.variables),

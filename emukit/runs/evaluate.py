@@ -1,6 +1,6 @@
 """Scoring an emulator on a set of months, with the lines that say what a score is worth.
 
-Invariant: a score over several spans is the mean of the spans' scores, each of the six numbers likewise; hidden months
+Invariant: a score over several spans is the mean of the spans' scores, each of its numbers likewise; hidden months
 are never scored.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cache, lru_cache, partial
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.competitions.leaderboard import ANOTHER_RUN, LIMIT
+from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
 from emukit.data.protocol import make_split
 from emukit.data.split import Span, Split, is_hidden
@@ -24,8 +25,7 @@ from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.neural import BLOCK_MONTHS
 from emukit.errors import ProtocolError
-from emukit.metrics import Moments, Parts, Score, score_moments
-from emukit.metrics.limit import limit_score
+from emukit.metrics import Moments, Score, mean_score
 from emukit.parallel.comm import Comm
 
 
@@ -74,16 +74,20 @@ def evaluate(emulator: Emulator, archive: Archive, split: Split, name: str = "va
     # References do not depend on the members that somebody chose to train on.
     everything = make_split(archive, split.protocol)
     references: dict[str, Score] = {}
+    wanted = competition_of(archive).references
     # Too few training months for a climatology, or a store without the default features, leave out a line; that is no
     # reason to refuse a score.
     with suppress(ProtocolError):
-        references["climatology"] = score_emulator(ClimatologyEmulator.fit(archive, everything), archive, spans)
-    others = other_runs(archive, spans)
-    # Where every member is scored, each stands beside all others.
-    mean = None if others else another_run(archive, spans)
-    references |= {**others, **({"another run": mean} if mean else {})}
+        if "climatology" in wanted:
+            references["climatology"] = score_emulator(ClimatologyEmulator.fit(archive, everything), archive, spans)
+    if "runs" in wanted:
+        others = other_runs(archive, spans)
+        # Where every member is scored, each stands beside all others.
+        mean = None if others else another_run(archive, spans)
+        references |= {**others, **({"another run": mean} if mean else {})}
     with suppress(ProtocolError):
-        references["linear"] = score_emulator(LinearEmulator.fit(archive, everything), archive, spans)
+        if "linear" in wanted:
+            references["linear"] = score_emulator(LinearEmulator.fit(archive, everything), archive, spans)
     check_fits(emulator, archive)
     members = score_members(emulator, archive, spans)
     # Where the protocol scores one member, its score is among them.
@@ -156,27 +160,30 @@ def score_members(emulator: Emulator, archive: Archive, spans: tuple[Span, ...])
 
 def _shared_score(emulator: Emulator, archive: Archive, span: Span, comm: Comm) -> Score:
     """Score of one span whose months the processes predict in turns, in the blocks that one alone would compute."""
-    scenario = archive[span.scenario]
-    moments = Moments.zero((len(archive.variables), *archive.grid.shape))
+    scenario, competition = archive[span.scenario], competition_of(archive)
+    terms = tuple(competition.terms)
+    moments = Moments.zero((len(archive.variables), *archive.grid.shape), terms)
     blocks = [(a, min(a + BLOCK_MONTHS, span.stop)) for a in range(span.start, span.stop, BLOCK_MONTHS)]
     for (start, stop), counts in comm.rounds(blocks):
         prediction = emulator.predict_fields(scenario, start, stop)
         if counts:
-            moments += Moments.of(prediction, scenario.truth(span.members[0], start, stop))
-    return score_moments(Moments.unpack(comm.sum(moments.pack())), archive.grid.weights, archive.variables)
+            moments += competition.moments(prediction, scenario.truth(span.members[0], start, stop))
+    whole = Moments.unpack(comm.sum(moments.pack()), terms)
+    return competition.score(whole, archive.grid.weights, archive.variables)
 
 
 def _shared_by_span(emulator: Emulator, archive: Archive, spans: tuple[Span, ...], comm: Comm) -> list[Score]:
     """Scores of spans that the processes take in turns, each whole: what runs from a beginning cannot begin within."""
-    shape = (len(archive.variables), *archive.grid.shape)
-    moments = [Moments.zero(shape) for _ in spans]
+    shape, competition = (len(archive.variables), *archive.grid.shape), competition_of(archive)
+    terms = tuple(competition.terms)
+    moments = [Moments.zero(shape, terms) for _ in spans]
     for (i, span), counts in comm.rounds(list(enumerate(spans))):
         prediction = emulator.predict_fields(archive[span.scenario], span.start, span.stop)
         if counts:
             truth = archive[span.scenario].truth(span.members[0], span.start, span.stop)
-            moments[i] = Moments.of(prediction, truth)
-    whole = [Moments.unpack(comm.sum(m.pack())) for m in moments]
-    return [score_moments(m, archive.grid.weights, archive.variables) for m in whole]
+            moments[i] = competition.moments(prediction, truth)
+    whole = [Moments.unpack(comm.sum(m.pack()), terms) for m in moments]
+    return [competition.score(m, archive.grid.weights, archive.variables) for m in whole]
 
 
 def check_fits(emulator: Emulator, archive: Archive) -> None:
@@ -213,20 +220,24 @@ def another_run(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
 
 
 def estimated_limit(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
-    """What a perfect emulator would score on spans, from all runs of their months; None where there is a single run.
+    """What a perfect emulator would score on spans, from all runs of their months.
+
+    None where there is a single run, or nobody knows the noise ceiling of a number of the score.
 
     How it is estimated: `emukit.metrics.limit`.
     """
 
     # It treats all runs alike: the same for spans that differ in the member alone.
     @cache
-    def limit(name: str, start: int, stop: int) -> Score:
+    def limit(name: str, start: int, stop: int) -> Score | None:
         runs = [archive[name].truth(m, start, stop) for m in archive[name].members]
-        return limit_score(runs, archive.grid.weights, archive.variables)
+        return competition_of(archive).limit(runs, archive.grid.weights, archive.variables)
 
     if any(len(archive[s.scenario].members) < 2 for s in spans):
         return None
-    return mean_score([limit(s.scenario, s.start, s.stop) for s in spans])
+    limits = [limit(s.scenario, s.start, s.stop) for s in spans]
+    known = [score for score in limits if score]
+    return mean_score(known) if len(known) == len(limits) else None
 
 
 def _given(fields: NDArray[np.float32], span: Span) -> NDArray[np.float32]:
@@ -249,18 +260,9 @@ def _run_of(archive: Archive, member: int, span: Span) -> NDArray[np.float32]:
 
 
 def _score(archive: Archive, spans: tuple[Span, ...], predict: Callable[[Span], NDArray[np.float32]]) -> Score:
-    scores = []
+    scores, competition = [], competition_of(archive)
     for span in spans:
         truth = archive[span.scenario].truth(span.members[0], span.start, span.stop)
-        moments = Moments.of(predict(span), truth)
-        scores.append(score_moments(moments, archive.grid.weights, archive.variables))
+        moments = competition.moments(predict(span), truth)
+        scores.append(competition.score(moments, archive.grid.weights, archive.variables))
     return mean_score(scores)
-
-
-def mean_score(scores: list[Score]) -> Score:
-    """Mean of each number; the official score, which is linear in them, is then the mean of the scores."""
-    names = [f.name for f in fields(Parts)]
-    parts = {
-        v: Parts(*(sum(getattr(s.parts[v], n) for s in scores) / len(scores) for n in names)) for v in scores[0].parts
-    }
-    return Score(parts, sum(s.months for s in scores))

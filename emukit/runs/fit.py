@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
 from emukit.data.encodings import seasonal_fields
 from emukit.data.folds import leave_out
@@ -220,14 +221,15 @@ class Trainer:
         self._archive, self._recipe, self._split, self._seed, self._comm = archive, recipe, split, seed, comm
         encoder = FrameEncoder.fit(archive, split.train, recipe.inputs)
         learned = archive if anchor is None else residual_archive(archive, anchor, split.train)
-        targets = {"tas": recipe.targets.tas, "pr": recipe.targets.pr}
+        targets = {v: recipe.targets.of(v) for v in archive.variables}
         normalizer = TargetNormalizer.fit(learned, split.train, targets)
         source = SegmentSource(learned, split.train, encoder, normalizer, recipe.training.segments, comm.device)
         self._track = execution.track
         self._keep: Keep | None = None
         self._ramp: Callable[[float], float] = recipe.loss.ramp
         if selected:
-            length = selected.length(recipe.training, -(-source.steps_per_epoch // recipe.training.accumulate))
+            steps = -(-source.steps_per_epoch // recipe.training.accumulate)
+            length = selected.length(recipe.training, steps, competition_of(archive).cost)
             training = recipe.training.model_copy(update={"epochs": length.epochs})
             self._recipe = recipe = recipe.model_copy(update={"training": training})
             self._keep, self._ramp = length.keep, lambda done: recipe.loss.ramp(done * length.stretch)

@@ -9,26 +9,31 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from pydantic import ValidationError
 
-from emukit.competitions.leaderboard import NUMBERS, Row
+from emukit.competitions.cse151b import UNITS, cse151b
+from emukit.competitions.leaderboard import LIMIT, Row
 from emukit.competitions.published import load_published
+from emukit.config import describe
 from emukit.data.card import load_card
 from emukit.data.protocol import ALL, LOSO
 from emukit.errors import EmukitError, RunError, SubmissionError
 from emukit.files import read_text
+from emukit.metrics import Competition
 from emukit.outputs import json_kind, new_output
 from emukit.recipes.names import is_random, model_name
 from emukit.runs.record import (
     RECORD_FILE,
     Identity,
     RunRecord,
+    Scoring,
     check_score,
     read_evaluation,
     read_json,
@@ -47,9 +52,6 @@ KINDS: dict[str, Literal["published", "measured", "reference"]] = {
     "measured": "measured",
     "reference": "reference",
 }
-# The grid of the competition's store, and its end, from which its cards count held-out months.
-CELLS = "48x72"
-LAST_MONTH = np.datetime64("2100-01", "M")
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,10 @@ def combine(sources: Iterable[Source], published: bool) -> list[Row]:
     rows += _mean_rows((source.folder, source.record) for source in sources if source.record)
     if published:
         measured = {r.split for r in rows if r.kind == "reference"}
-        rows += [r for r in published_rows() if r.kind != "reference" or r.split not in measured]
+        # The shipped competition's results are there to be read before anything was trained.
+        competitions = {c.name: c for c in (cse151b(), *(row.competition for row in rows))}
+        found = [row for competition in competitions.values() for row in published_rows(competition)]
+        rows += [r for r in found if r.kind != "reference" or r.split not in measured]
     # A reference that is one of the runs (the default linear emulator) needs no second line.
     own = {(r.split, r.score) for r in rows if r.kind == "run"}
     rows = [r for r in rows if r.kind != "reference" or (r.split, r.score) not in own]
@@ -156,23 +161,20 @@ def combine(sources: Iterable[Source], published: bool) -> list[Row]:
     return list({r.key: r for r in rows}.values())
 
 
-def published_rows() -> list[Row]:
-    """What others reached, each with its split and source."""
+def published_rows(competition: Competition) -> list[Row]:
+    """What others reached in a competition, each with its split and source; none where it has no published results."""
     rows = []
-    for r in load_published():
-        numbers = {f"{v}.{k}": x for v, parts in r.parts.items() for k, x in asdict(parts).items()}
+    for r in load_published(competition):
         place = f"place {r.place}: " if r.place and r.place[0].isdigit() else ""
         board = f"leaderboard {r.leaderboard}" if r.leaderboard else ""
-        words = (board, "computed from the six numbers" if r.computed else "", r.note, r.source)
-        split = _published_split(r.protocol, r.part)
+        words = (board, "computed from its numbers" if r.computed else "", r.note, r.source)
+        split = _published_split(competition, r.protocol, r.part)
         note = "; ".join(w for w in words if w)
-        rows.append(Row(place + r.name, KINDS[r.kind], split, r.score, numbers, None, r.parameters, note))
+        row = Row(
+            place + r.name, KINDS[r.kind], split, r.score, r.numbers, None, r.parameters, note, competition=competition
+        )
+        rows.append(row)
     return rows
-
-
-def numbers_of(score: Mapping[str, Any]) -> dict[str, float]:
-    """The six numbers of a score's JSON by ``variable.part``."""
-    return {n: float(score[n.split(".")[0]][n.split(".")[1]]) for n in NUMBERS}
 
 
 def split_name(benchmark: str, protocol: str, part: str, spans: Sequence[str]) -> str:
@@ -194,14 +196,15 @@ def save_score(path: Path, kept: Mapping[str, Any], overwrite: bool) -> None:
 
 
 @cache
-def _published_split(protocol: str, part: str) -> str:
+def _published_split(competition: Competition, protocol: str, part: str) -> str:
     """The name under which runs on the competition's own store are ranked, for the span that a publication scored."""
-    card = load_card("cse151b-2025")
+    table = competition.published
+    assert table is not None
+    card, end = load_card(table.card), np.datetime64(table.last_month, "M")
     spec = getattr(card.protocols[protocol], part)[0]
-    first, last = LAST_MONTH + spec.months[0] + 1, LAST_MONTH + spec.months[1]
-    return split_name(
-        f"{card.benchmark} {CELLS}", protocol, part, [f"{spec.scenario} {first}..{last} member {spec.member}"]
-    )
+    first, last = end + spec.months[0] + 1, end + spec.months[1]
+    months = f"{spec.scenario} {first}..{last} member {spec.member}"
+    return split_name(f"{card.benchmark} {table.cells}", protocol, part, [months])
 
 
 def _run_rows(folder: Path, record: RunRecord) -> list[Row]:
@@ -216,15 +219,18 @@ def _set_rows(folder: Path, record: RunRecord, part: str) -> list[Row]:
     name = folder.name + (f" (members {','.join(map(str, members))})" if members is not None else "")
     name += " (final fit, trained on validation too)" if record.identity.final else ""
     split = split_name(record.data.benchmark, record.identity.protocol, evaluation["set"], evaluation["spans"])
-    score, numbers, seed = float(evaluation["score"]), numbers_of(evaluation), record.identity.seed
+    competition, seed = record.data.scoring.competition, record.identity.seed
+    score, numbers = float(evaluation["score"]), competition.flatten(evaluation)
     model = model_name(record.command, str(record.recipe["emulator"]))
-    own = Row(name, "run", split, score, numbers, seed, record.parameters)
+    own = Row(name, "run", split, score, numbers, seed, record.parameters, competition=competition)
     rows = [replace(own, model=model, random=is_random(record.recipe))]
     for reference, scored in evaluation["floors"].items():
-        rows.append(Row(reference, "reference", split, float(scored["score"]), numbers_of(scored)))
+        values = competition.flatten(scored)
+        rows.append(Row(reference, "reference", split, float(scored["score"]), values, competition=competition))
     # An evaluation of an earlier version holds none.
     if limit := evaluation.get("limit"):
-        rows.append(Row("estimated limit", "limit", split, float(limit["score"]), numbers_of(limit)))
+        values = competition.flatten(limit)
+        rows.append(Row(LIMIT, "limit", split, float(limit["score"]), values, competition=competition))
     return rows
 
 
@@ -258,7 +264,8 @@ def _mean_rows(runs: Iterable[tuple[Path, RunRecord]]) -> list[Row]:
 def _mean_row(row: Row, each: Sequence[Row]) -> Row:
     """The row with the mean of the scores and numbers of several."""
     scores = [r.score for r in each if r.score is not None]
-    return replace(row, score=fmean(scores), numbers={n: fmean(r.numbers[n] for r in each) for n in NUMBERS})
+    keys = [key for key in row.competition.keys if all(key in r.numbers for r in each)]
+    return replace(row, score=fmean(scores), numbers={key: fmean(r.numbers[key] for r in each) for key in keys})
 
 
 def _entry_rows(folder: Path) -> list[Row]:
@@ -268,7 +275,10 @@ def _entry_rows(folder: Path) -> list[Row]:
     if not path.exists():
         known = entry.validation.get("score")
         note = "not scored here" if known is None else f"not scored here, validation {known:.4f}"
-        return [Row(entry.name, "submission", entry.split, None, {}, entry.seed, None, note, model)]
+        competition = Scoring(name=entry.competition, units=entry.units or UNITS).competition
+        return [
+            Row(entry.name, "submission", entry.split, None, {}, entry.seed, None, note, model, competition=competition)
+        ]
     remedy = "score the submission again with --save"
     scored = read_json(path, remedy)
     if scored.get("csv_sha256") != entry.csv_sha256:
@@ -278,9 +288,20 @@ def _entry_rows(folder: Path) -> list[Row]:
             expected=entry.csv_sha256,
             hint=remedy,
         )
-    check_score(scored, path, remedy)
+    competition = _scoring(scored.get("competition", {}), path, remedy)
+    check_score(scored, competition, path, remedy)
     split = scored.get("split")
     if not isinstance(split, str) or not split:
         raise SubmissionError(f"{path} does not say what was scored", found=f"split {split!r}", hint=remedy)
-    score, numbers = float(scored["score"]), numbers_of(scored)
-    return [Row(entry.name, "submission", split, score, numbers, entry.seed, model=model)]
+    score, numbers = float(scored["score"]), competition.flatten(scored)
+    return [Row(entry.name, "submission", split, score, numbers, entry.seed, model=model, competition=competition)]
+
+
+def _scoring(values: Any, path: Path, remedy: str) -> Competition:
+    """The competition that a file of a score names."""
+    try:
+        return Scoring.model_validate(values).competition
+    except ValidationError as e:
+        raise SubmissionError(
+            f"{path} does not say by what it was scored", found="; ".join(describe(e)), hint=remedy
+        ) from None

@@ -143,8 +143,10 @@ def never_begun(folder: Path) -> Listed | None:
 def _order(listed: Listed) -> tuple[int, bool, str, float, str]:
     ranked = listed.ranked_by
     protocol = listed.record.identity.protocol if listed.record else ""
-    months, score = (listed.months[ranked[0]], ranked[1]) if ranked else (protocol, 0.0)
-    return STATES.index(listed.state), not ranked, months, score, str(listed.folder)
+    months, cost = protocol, 0.0
+    if ranked and listed.record:
+        months, cost = listed.months[ranked[0]], listed.record.data.scoring.competition.cost(ranked[1])
+    return STATES.index(listed.state), not ranked, months, cost, str(listed.folder)
 
 
 def look_at(folder: Path) -> Listed:

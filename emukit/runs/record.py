@@ -11,17 +11,20 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from emukit import provenance
+from emukit.competitions.cse151b import NAME, UNITS
+from emukit.competitions.registry import competition_of, load_competition
 from emukit.config import describe
 from emukit.errors import RunError
 from emukit.files import below, parse_json, read_text, write_text
-from emukit.metrics.competition import VARIABLE_WEIGHTS, score_of_parts
+from emukit.metrics import Competition
 from emukit.recipes.names import recipe_digest
 from emukit.terminal import one_line
 from emukit.training.log import LOG, gaps, read_lines
@@ -68,6 +71,32 @@ class _Part(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
+class Scoring(_Part):
+    """By what something was scored; what says nothing of it is older than other competitions.
+
+    Attributes:
+        name: Of the competition.
+        units: Target variable to its units.
+    """
+
+    name: str = NAME
+    units: dict[str, str] = UNITS
+
+    @classmethod
+    def of(cls, competition: Competition) -> Self:
+        """That of a competition."""
+        return cls(name=competition.name, units=dict(competition.units))
+
+    @property
+    def competition(self) -> Competition:
+        """The competition.
+
+        Raises:
+            EmukitError: There is none of this name any more, or it scores other variables.
+        """
+        return load_competition(self.name, self.units)
+
+
 class DataRecord(_Part):
     """Which data, and how it was opened.
 
@@ -78,6 +107,7 @@ class DataRecord(_Part):
         convert: What was given as --convert.
         benchmark: Scores on stores of one benchmark are ranked together.
         digest: SHA-256 of the values.
+        scoring: By what predictions are scored.
     """
 
     source: str
@@ -86,6 +116,7 @@ class DataRecord(_Part):
     convert: dict[str, str]
     benchmark: str
     digest: str
+    scoring: Scoring = Scoring()
 
 
 class Identity(_Part):
@@ -196,6 +227,7 @@ def new_record(
             convert=dict(opening.convert or {}),
             benchmark=benchmark_of(archive),
             digest=archive.digest,
+            scoring=Scoring.of(competition_of(archive)),
         ),
         train=tuple(s.text(archive) for s in split.train),
         scored={name: tuple(s.text(archive) for s in spans) for name, spans in split.scored.items()},
@@ -322,38 +354,40 @@ def read_evaluation(folder: Path, name: str, record: RunRecord) -> dict[str, Any
         )
     limit = evaluation.get("limit")
     for score in (evaluation, *floors.values(), *([limit] if limit is not None else [])):
-        check_score(score, path, remedy)
+        check_score(score, record.data.scoring.competition, path, remedy)
     return evaluation
 
 
-def check_score(score: Any, path: Path, remedy: str) -> None:
-    """Refuse a kept score that no scorer writes: its six numbers are errors, and make the official one.
+def check_score(score: Any, competition: Competition, path: Path, remedy: str) -> None:
+    """Refuse a kept score that no scorer writes: its numbers are finite, and make the score.
 
     Args:
+        competition: Whose score it is.
         score: Plain values, as `Score.as_dict` gives them.
         path: Where they are from.
         remedy: What to do about wrong ones.
 
     Raises:
-        RunError: Some are missing, negative, not finite or beyond any, or do not make the score.
+        RunError: Some are missing, not finite, beyond any, negative where no number of the competition can be, or do
+            not make the score.
     """
-    parts = {v: score.get(v) for v in VARIABLE_WEIGHTS} if isinstance(score, Mapping) else {}
-    known = {v: numbers for v, numbers in parts.items() if isinstance(numbers, Mapping)}
-    numbers = [n for own in known.values() for n in own.values()]
-    numbers += [score.get("score")] if isinstance(score, Mapping) else []
-    if len(known) < len(VARIABLE_WEIGHTS) or not all(type(n) in (int, float) and 0 <= n <= MOST for n in numbers):
+    found: dict[str, Any] = {}
+    with suppress(KeyError, TypeError, ValueError, AttributeError):
+        found = {"score": score["score"], **competition.flatten(score)}
+    lowest = {key: max(column.lowest, -MOST) for key, column in competition.by_key.items()}
+    if not found or not all(type(n) in (int, float) and lowest[key] <= n <= MOST for key, n in found.items()):
         raise RunError(
             f"{path} is damaged",
             found="scores that are no numbers, or negative, or beyond any",
-            expected="the score and its six numbers, finite and not negative",
+            expected="the score and its numbers, finite, and errors not negative",
             hint=remedy,
         )
-    # Means over spans and years agree as well: the score is linear in its parts.
-    value = score_of_parts(known)
-    if value is None or not math.isclose(value, score["score"], abs_tol=1e-6):
+    # Means over spans and years agree as well: the score is linear in its numbers.
+    value = competition.value(found)
+    if not math.isclose(value, score["score"], abs_tol=1e-6):
         raise RunError(
             f"{path} is damaged",
-            found=f"a score of {score['score']}, where its six numbers make {value}",
+            found=f"a score of {score['score']}, where its numbers make {value}",
             hint=remedy,
         )
 
@@ -366,6 +400,8 @@ def benchmark_of(archive: Archive) -> str:
     """
     card = archive.card
     cells = f"{archive.grid.shape[0]}x{archive.grid.shape[1]}"
+    # Names of before cards named their competition say none.
+    cells += "" if card.competition == NAME else f" {card.competition}"
     if archive.published and card.benchmark:
         return f"{card.benchmark} {cells}"
     of = "the layout of " if card.published else ""
@@ -373,8 +409,10 @@ def benchmark_of(archive: Archive) -> str:
 
 
 def card_digest(card: Card) -> str:
-    """SHA-256 of a card: its protocols decide what is held out."""
-    return hashlib.sha256(card.model_dump_json().encode()).hexdigest()
+    """SHA-256 of a card: its protocols decide what is held out, its competition what selects, bounds what is said."""
+    # Cards of before they named their competition were of this one.
+    scored = "" if card.competition == NAME else f" {card.competition}"
+    return hashlib.sha256((card.deciding + scored).encode()).hexdigest()
 
 
 def _placed(card: str | None) -> str | None:

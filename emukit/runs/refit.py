@@ -6,6 +6,7 @@ validation are those of a finished run of the same recipe, protocol, members and
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,12 +51,13 @@ class Selected:
         assert isinstance(self.emulator, Wrapper)
         return Selected(self.folder / "bases" / place, self.emulator.bases[number])
 
-    def length(self, settings: TrainingSettings, steps_per_epoch: int) -> Length:
+    def length(self, settings: TrainingSettings, steps_per_epoch: int, cost: Callable[[float], float]) -> Length:
         """As many optimiser steps as the best weights had behind them, in epochs that have more steps.
 
         Args:
             settings: Of the recipe.
             steps_per_epoch: Of the final fit.
+            cost: From a validation score to what was made small.
 
         Raises:
             RunError: The log of the run is missing, damaged or without a validation score.
@@ -71,8 +73,8 @@ class Selected:
         for line in lines:
             for key, averaged in (("validation", False), ("validation_average", True)):
                 score = (line.get(key) or {}).get("score")
-                if isinstance(score, float) and score < best:
-                    best, keep, before = score, Keep(line["epoch"], averaged), line["step"] / line["epoch"]
+                if isinstance(score, float) and cost(score) < best:
+                    best, keep, before = cost(score), Keep(line["epoch"], averaged), line["step"] / line["epoch"]
         if keep is None:
             raise RunError(
                 f"the log of {self.folder} does not say which epoch was best",

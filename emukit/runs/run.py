@@ -22,19 +22,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
 from emukit.data.folds import final_split
 from emukit.data.protocol import make_split
 from emukit.data.split import Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.registry import load_emulator
-from emukit.errors import EmukitError, ProtocolError, RunError
+from emukit.errors import EmukitError, RunError
 from emukit.files import LOCK_FILE, PART, exclusive, inside, write_text
-from emukit.metrics.competition import VARIABLE_WEIGHTS
 from emukit.parallel.comm import Comm
 from emukit.planning.batch_size import resolve_batch
 from emukit.progress import Reporter, silent_reporter
-from emukit.recipes.forcings import fit_forcings, trained_in
+from emukit.recipes.fitting import fit_recipe, trained_in
 from emukit.recipes.schema import NetworkRecipe, Recipe, parse_recipe
 from emukit.runs.evaluate import Evaluation, check_fits, evaluate
 from emukit.runs.fit import prepare
@@ -79,11 +79,13 @@ class Run:
         """
         identity = self.record.identity
         if card_digest(archive.card) != identity.card:
+            scored = self.record.data.scoring.name
             raise RunError(
                 f"the run {self.folder} was trained under another data card",
                 found=f"{archive.card.name}, as --card or the store says now",
-                expected=f"{self.record.data.card}, unchanged since",
-                hint="name the card of the training with --card",
+                expected=f"{self.record.data.card}, unchanged since, with the competition {scored}",
+                hint="name the card of the training with --card; a card that named no competition then needs the line "
+                f"now: competition = {json.dumps(scored)}",
             )
         split = make_split(archive, identity.protocol, identity.members)
         return final_split(archive, split) if identity.final else split
@@ -183,16 +185,12 @@ def train_run(
     Raises:
         RunError: The folder exists, belongs to another configuration, or another process trains in it; or the run that
             selected is of another configuration.
+        EmukitError: The competition of the card does not fit the data.
         ProtocolError: The split cannot be made on this archive.
         TrainingError: The loss is not finite.
     """
-    missing = [v for v in VARIABLE_WEIGHTS if v not in archive.variables]
-    if missing:
-        raise ProtocolError(
-            "the competition's score needs all of its variables",
-            found=f"no {', '.join(missing)} in {archive.source}",
-            expected=", ".join(VARIABLE_WEIGHTS),
-        )
+    # Refuses data that cannot be scored, before anything is trained.
+    competition_of(archive)
     split = make_split(archive, protocol, members)
     comm = comm or Comm()
     if not resume:
@@ -208,7 +206,7 @@ def train_run(
     execution = execution or Execution()
     shards = comm.world if execution.strategy == "fsdp" else 1
     recorded = read_run(folder).recipe if going_on else final.recipe if final else None
-    recipe = fit_forcings(recipe, archive, split, reporter)
+    recipe = fit_recipe(recipe, archive, split, reporter)
     recipe = resolve_batch(recipe, archive, split, comm, reporter, recorded, shards=shards)
     identity = identity_of(archive, recipe, split, members, seed)
     selected: Selected | None = None
@@ -292,7 +290,7 @@ def finished_run(
     run = read_run(folder)
     split = make_split(archive, protocol, members)
     # A number that stands for an automatic batch size is the run's own; everything else is compared.
-    recipe = fit_forcings(recipe, archive, split, silent_reporter())
+    recipe = fit_recipe(recipe, archive, split, silent_reporter())
     recipe = resolve_batch(recipe, archive, split, Comm(), silent_reporter(), run.recipe)
     identity = identity_of(archive, recipe, split, members, seed)
     if final:

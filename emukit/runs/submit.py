@@ -13,18 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit import provenance
+from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
 from emukit.data.split import Split
 from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.errors import SubmissionError
 from emukit.files import sha256
+from emukit.metrics import Competition
 from emukit.outputs import Kind, new_output, refuse_taken
 from emukit.progress import Reporter
-from emukit.runs.leaderboard import SCORE_FILE, numbers_of, split_name
+from emukit.runs.leaderboard import SCORE_FILE, split_name
 from emukit.runs.run import Run
-from emukit.submission import ENTRY_FILE, Entry, check_submission, read_entry, write_entry, write_submission
-
-PACKINGS = ("csv", "csv.gz", "zip")
+from emukit.submission import ENTRY_FILE, Entry, read_entry, write_entry
 
 
 def _strange(folder: Path) -> str:
@@ -49,8 +49,19 @@ def submit_run(
         EmukitError: The folder is taken, or cannot be written.
         RunError: The run has not finished.
     """
-    if packing not in PACKINGS:
-        raise SubmissionError(f"cannot pack as {packing!r}", expected=", ".join(PACKINGS), hint="--pack zip")
+    competition = competition_of(archive)
+    form = competition.submission
+    if form is None:
+        raise SubmissionError(
+            f"the competition {competition.name} takes no submissions",
+            found=f"the data card {archive.card.name}",
+            expected="a competition with a submission format",
+            hint="`emukit predict RUN --scenario NAME --out FILE.nc` writes the fields themselves",
+        )
+    if packing not in form.packings:
+        raise SubmissionError(
+            f"cannot pack as {packing!r}", expected=", ".join(form.packings), hint=f"--pack {form.packings[0]}"
+        )
     refuse_taken(folder, KIND, overwrite)
     split = run.split(archive)
     span = split.test
@@ -61,15 +72,16 @@ def submit_run(
     if far:
         reporter.say(f"note: {far}")
     with reporter.step("submission", 3) as step:
-        prediction = emulator.predict_fields(archive[span.scenario], span.start, span.stop)
+        places = competition.places(archive.variables)
+        prediction = emulator.predict_fields(archive[span.scenario], span.start, span.stop)[:, places]
         step.advance(note="predicted")
         with new_output(folder, KIND, overwrite) as temporary:
             temporary.mkdir()
             path = temporary / f"submission.{packing}"
-            rows = write_submission(path, prediction, archive.grid, archive.variables)
+            rows = form.write(path, prediction, archive.grid, competition.variables)
             step.advance(note="written")
-            reference = seasonal_reference(archive, split)
-            problems = check_submission(path, archive.grid, len(span), archive.variables, reference)
+            reference = seasonal_reference(archive, split)[:, places]
+            problems = form.check(path, archive.grid, len(span), competition.variables, reference)
             if problems:
                 raise SubmissionError(
                     "the submission fails its own check; nothing was kept",
@@ -77,7 +89,7 @@ def submit_run(
                     expected="a prediction that looks like a climate",
                     hint=f"look at the run with `emukit evaluate {run.folder}`",
                 )
-            entry = _entry(run, archive, split, folder.name, path, rows)
+            entry = _entry(run, archive, split, competition, folder.name, path, rows)
             write_entry(temporary, entry)
             step.advance(note="checked")
     return entry
@@ -93,7 +105,9 @@ def seasonal_reference(archive: Archive, split: Split) -> NDArray[np.float32]:
     return climatology.predict_fields(archive[span.scenario], span.start, span.start + 12)
 
 
-def _entry(run: Run, archive: Archive, split: Split, name: str, path: Path, rows: int) -> Entry:
+def _entry(
+    run: Run, archive: Archive, split: Split, competition: Competition, name: str, path: Path, rows: int
+) -> Entry:
     span = split.test
     months = archive[span.scenario].months
     record = run.record
@@ -117,5 +131,7 @@ def _entry(run: Run, archive: Archive, split: Split, name: str, path: Path, rows
         csv=path.name,
         csv_sha256=sha256(path),
         rows=rows,
-        validation={"score": float(evaluation["score"]), **numbers_of(evaluation)} if evaluation else {},
+        competition=competition.name,
+        units=dict(competition.units),
+        validation={"score": float(evaluation["score"]), **competition.flatten(evaluation)} if evaluation else {},
     )

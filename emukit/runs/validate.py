@@ -15,19 +15,20 @@ from statistics import fmean, stdev
 from typing import Any
 
 from emukit.competitions.leaderboard import ANOTHER_RUN, LIMIT
+from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
 from emukit.data.protocol import ALL, LOSO, make_split
 from emukit.data.split import Split, is_hidden
 from emukit.errors import ProtocolError, RecipeError, RunError
-from emukit.metrics import Parts, Score
+from emukit.metrics import Competition, Score, mean_score
 from emukit.outputs import json_kind, new_output, refuse_taken
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
+from emukit.recipes.fitting import fit_variables
 from emukit.recipes.names import is_random
 from emukit.recipes.schema import Recipe, seeds_within
-from emukit.runs.evaluate import another_run, estimated_limit, evaluate, mean_score, scored_spans
-from emukit.runs.leaderboard import numbers_of
-from emukit.runs.record import Opening
+from emukit.runs.evaluate import another_run, estimated_limit, evaluate, scored_spans
+from emukit.runs.record import Opening, Scoring
 from emukit.runs.run import Run, finished_run, run_name, save_evaluation, train_run
 from emukit.runs.validation_table import Block, Summary
 from emukit.training.engine import Execution
@@ -65,27 +66,27 @@ class Scored:
         return "; validation months not in training" if left_out else ""
 
     def lines(self) -> dict[str, dict[str, float]]:
-        """Score and six numbers of the mean over seeds, of their sample standard deviation, of reference and limit."""
-        each = [numbers(s) for s in self.scores.values()]
+        """Score and numbers of the mean over seeds, of their sample standard deviation, of reference and limit."""
+        each = [s.line() for s in self.scores.values()]
         several = len(each) > 1
-        lines = {f"seed {seed}": numbers(s) for seed, s in self.scores.items()} if several else {}
-        mean = {k: fmean(e[k] for e in each) for k in each[0]}
+        lines = {f"seed {seed}": s.line() for seed, s in self.scores.items()} if several else {}
+        mean = {k: fmean(e[k] for e in each) for k in each[0] if all(k in e for e in each)}
         lines[f"mean of {len(each)} seeds" if several else "one run"] = mean
         if several:
             lines["standard deviation over seeds"] = {k: stdev(e[k] for e in each) for k in mean}
         lines |= self._member_lines()
         for name, score in ((ANOTHER_RUN, self.reference), (LIMIT, self.limit)):
             if score:
-                lines[name] = numbers(score)
+                lines[name] = score.line()
         return lines
 
     def _member_lines(self) -> dict[str, dict[str, float]]:
         """Mean over seeds of the mean over members as truth, and of the sample standard deviation over members."""
-        each = [[numbers(s) for s in by_member.values()] for by_member in self.members.values()]
+        each = [[s.line() for s in by_member.values()] for by_member in self.members.values()]
         number = min(map(len, each), default=0)
         if number < 2:
             return {}
-        names = each[0][0]
+        names = [k for k in each[0][0] if all(k in line for own in each for line in own)]
         mean = {k: fmean(fmean(m[k] for m in own) for own in each) for k in names}
         spread = {k: fmean(stdev(m[k] for m in own) for own in each) for k in names}
         return {f"mean over {number} members as truth": mean, "standard deviation over members": spread}
@@ -100,6 +101,7 @@ class Validation:
         recipe: Its digest.
         data: Digest of the data.
         seeds: One run each; a single one where a seed decides nothing.
+        competition: By which all is scored.
         scored: One for every set that could be scored.
         not_scored: Protocol to the reason why its test months cannot be scored.
         runs: Their folders.
@@ -109,6 +111,7 @@ class Validation:
     recipe: str
     data: str
     seeds: tuple[int, ...]
+    competition: Competition
     scored: tuple[Scored, ...]
     not_scored: Mapping[str, str]
     runs: tuple[str, ...]
@@ -116,7 +119,7 @@ class Validation:
     def blocks(self) -> list[Block]:
         """What is to be printed."""
         return [
-            Block(f"{self.model}, {s.protocol} {s.name}: {'; '.join(s.months)}{s.remark}", s.lines())
+            Block(f"{self.model}, {s.protocol} {s.name}: {'; '.join(s.months)}{s.remark}", self.competition, s.lines())
             for s in self.scored
         ]
 
@@ -147,6 +150,7 @@ class Validation:
             "recipe": self.recipe,
             "data": self.data,
             "seeds": list(self.seeds),
+            "competition": Scoring.of(self.competition).model_dump(),
             "scored": scored,
             "summary": [asdict(line) for line in self.summary()],
             "not_scored": dict(self.not_scored),
@@ -249,6 +253,7 @@ def validate(
     """
     # The same command continues where it was stopped, and writes its results again.
     refuse_taken(out / REPORT_FILE, REPORT, overwrite=True)
+    recipe = fit_variables(recipe, archive, reporter)
     sets, not_scored = named_protocols(archive, protocols)
     chosen = chosen_seeds(recipe, seeds)
     for protocol, why in not_scored.items():
@@ -284,7 +289,9 @@ def validate(
     left_out = [s for s in scored if s.protocol.startswith(LOSO) and s.name == "test"]
     if len(left_out) > 1 and ALL in _names(archive, protocols):
         scored.append(_mean(left_out))
-    result = Validation(model, recipe.digest, archive.digest, chosen, tuple(scored), not_scored, tuple(runs))
+    competition = competition_of(archive)
+    digests = recipe.digest, archive.digest
+    result = Validation(model, *digests, chosen, competition, tuple(scored), not_scored, tuple(runs))
     with new_output(out / REPORT_FILE, REPORT, overwrite=True) as temporary:
         temporary.write_text(json.dumps(result.as_dict(), indent=1), encoding="utf-8")
     return result
@@ -369,7 +376,8 @@ def _scores_of(run: Run, archive: Archive, name: str) -> tuple[Score, dict[int, 
 
 
 def _read_score(archive: Archive, values: Mapping[str, Any]) -> Score:
-    return Score({v: Parts(**values[v]) for v in archive.variables}, int(values["months"]))
+    competition = competition_of(archive)
+    return Score(competition, competition.flatten(values), int(values["months"]))
 
 
 def _with_lines(
@@ -402,8 +410,3 @@ def _mean(parts: Sequence[Scored]) -> Scored:
 def _mean_by_member(parts: Sequence[Mapping[int, Score]]) -> dict[int, Score]:
     common = [m for m in parts[0] if all(m in part for part in parts)]
     return {m: mean_score([part[m] for part in parts]) for m in common}
-
-
-def numbers(score: Score) -> dict[str, float]:
-    """The score and its six numbers, as a table's line has them."""
-    return {"score": score.value, **numbers_of(score.as_dict())}

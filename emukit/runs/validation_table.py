@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich import box
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from emukit.competitions.leaderboard import ANOTHER_RUN, FULL_HEADINGS, LEGEND, LIMIT, NUMBERS, add_number_columns
+from emukit.competitions.leaderboard import ANOTHER_RUN, LIMIT, add_number_columns, all_keys, legends
+from emukit.metrics import Competition
 from emukit.terminal import markdown_text
 
-COLUMNS = ("score", *NUMBERS)
 SUMMARY_HEADINGS = ("protocol and set", "seeds", "mean score", "sd over seeds", ANOTHER_RUN, LIMIT)
 
 
@@ -28,23 +29,26 @@ class Block:
 
     Attributes:
         title: Of what, under which protocol, on which months.
-        lines: Name of a line to its score and six numbers, by ``score`` and ``variable.part``.
+        competition: Whose numbers they are.
+        lines: Name of a line to its score and numbers, by ``score`` and the keys of metrics.
         column: Heading of one more column, and what stands in it by name of a line; empty where there is none.
     """
 
     title: str
+    competition: Competition
     lines: Mapping[str, Mapping[str, float]]
     column: tuple[str, Mapping[str, str]] | None = None
 
     @property
     def headings(self) -> tuple[str, ...]:
         """Of all columns except the names of the lines."""
-        return (*FULL_HEADINGS, *((self.column[0],) if self.column else ()))
+        return (*(c.full_heading for c in self.competition.columns), *((self.column[0],) if self.column else ()))
 
     def cells(self, name: str) -> list[str]:
         """Of one line."""
         own = [self.column[1].get(name, "")] if self.column else []
-        return _cells(self.lines[name]) + own
+        values = self.lines[name]
+        return [c.text(values.get(c.key)) for c in self.competition.columns] + own
 
 
 @dataclass(frozen=True)
@@ -90,21 +94,19 @@ def summary_markdown(title: str, lines: Sequence[Summary]) -> str:
     return "\n".join([f"### {title}", "", *rows, ""])
 
 
-def tables(blocks: Sequence[Block]) -> list[Table]:
+def tables(blocks: Sequence[Block]) -> list[RenderableType]:
     """One rich table a block."""
-    out = []
+    out: list[RenderableType] = []
     for block in blocks:
         table = Table(title=Text(block.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0)
         table.add_column("", overflow="fold")
-        add_number_columns(table)
+        add_number_columns(table, block.competition)
         if block.column:
             table.add_column(block.column[0], justify="right", no_wrap=True)
         for name in block.lines:
             table.add_row(Text(name), *block.cells(name))
         out.append(table)
-    if out:
-        out[-1].caption, out[-1].caption_justify = LEGEND, "left"
-    return out
+    return out + legends(block.competition for block in blocks)
 
 
 def markdown(blocks: Sequence[Block]) -> str:
@@ -114,7 +116,7 @@ def markdown(blocks: Sequence[Block]) -> str:
         lines += [
             f"### {markdown_text(block.title)}",
             "",
-            "| | " + " | ".join(block.headings) + " |",
+            "| | " + " | ".join(map(markdown_text, block.headings)) + " |",
             "|---|" + "--:|" * len(block.headings),
         ]
         lines += ["| " + " | ".join((markdown_text(name), *block.cells(name))) + " |" for name in block.lines]
@@ -126,11 +128,8 @@ def comma_separated(blocks: Sequence[Block]) -> str:
     """One CSV table of all blocks, the title as a column, with all digits."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["table", "line", *COLUMNS])
+    keys = ["score", *all_keys(block.competition for block in blocks)]
+    writer.writerow(["table", "line", *keys])
     for block in blocks:
-        writer.writerows([block.title, name, *(numbers[c] for c in COLUMNS)] for name, numbers in block.lines.items())
+        writer.writerows([block.title, name, *(values.get(k) for k in keys)] for name, values in block.lines.items())
     return stream.getvalue()
-
-
-def _cells(numbers: Mapping[str, float]) -> list[str]:
-    return [f"{numbers[c]:.4f}" if c == "score" else f"{numbers[c]:.3f}" for c in COLUMNS]

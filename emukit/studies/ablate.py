@@ -25,6 +25,7 @@ from emukit.errors import EmukitError, ProtocolError, RecipeError
 from emukit.files import sweep, write_text
 from emukit.planning.training_time import EMUKIT, Cost, fit_epochs
 from emukit.progress import Reporter
+from emukit.recipes.fitting import fit_variables
 from emukit.recipes.schema import Recipe
 from emukit.runs.run import Run, finished_run, identity_of
 from emukit.runs.sidecars import HASH_DIGITS, failure_of, failure_path, is_finished, log_path
@@ -326,7 +327,8 @@ def _with_runs(plan: StudyPlan, opened: Opened, root: Path) -> StudyPlan:
                     continue
                 seed, recipe = plan.seeds[variant.name][index], recipes[variant.name]
                 split = make_split(archive, protocol, variant.members)
-                digest = identity_of(archive, recipe, split, variant.members, seed).digest
+                fitted = fit_variables(recipe, archive)
+                digest = identity_of(archive, fitted, split, variant.members, seed).digest
                 words = train_words(variant, opened.words, plan.epochs[variant.name], protocol, seed)
                 folder = root / RUNS / f"{variant.recipe}-{digest[:HASH_DIGITS]}"
                 runs.append(PlannedRun(variant.name, protocol, seed, variant.members, recipe, folder, words))

@@ -1,8 +1,9 @@
 """Whether two recipes differ, from a few seeds and a few years.
 
 Invariant: what is compared is paired: the first seed with the first, the second with the second, and the same years of
-the same truth. A difference is that of a variant minus the base, and lower is better, in the score and in each of the
-six numbers. Seeds of a pair are equal, but where a variant holds several networks: its seeds lie farther apart.
+the same truth. A difference is that of a variant minus the base, in the score and in each of its numbers; the
+competition says which way is better. Seeds of a pair are equal, except where a variant holds several networks:
+its seeds lie farther apart.
 
 A score is uncertain for two reasons. *Seeds*: another initial draw would have given another network. *Years*: the truth
 is one run of a climate model, and other years of the same climate would have had other weather. The interval here holds
@@ -31,14 +32,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from emukit.competitions.leaderboard import NUMBERS
-from emukit.metrics.competition import PART_WEIGHTS, VARIABLE_WEIGHTS
+from emukit.metrics import Competition, Moments
 from emukit.studies.table import both_ends
 
 Array = NDArray[np.float64]
 
-# The score, then the six.
-NAMES = ("score", *NUMBERS)
 DRAWS, LEVEL = 2000, 0.95
 # Draws reckoned at a time: their fields fit into a processor's cache or nearly.
 _AT_ONCE = 64
@@ -81,54 +79,52 @@ def scores_of(
     years: Array,
     counts: NDArray[np.int64],
     weights: NDArray[np.floating],
-    variables: tuple[str, ...] = tuple(VARIABLE_WEIGHTS),
+    variables: Sequence[str],
+    competition: Competition,
 ) -> Array:
     """The numbers of one run for every draw of years.
 
     Args:
-        years: (N, 6, V, Y, X) packed moments of a span's years.
+        years: (N, 6, V, Y, X) packed moments of a span's years, with the further sums of the competition after them.
         counts: (D, N) how often each counts.
         weights: (Y, X) area weights.
         variables: Names along the V axis.
+        competition: Whose numbers they are.
 
     Returns:
-        (D, 7): the score and the six numbers, as `NAMES` has them.
+        (D, C): the columns of the competition, the score first; NaN where a number does not exist.
     """
-    w = (np.asarray(weights, np.float64) / np.sum(weights, dtype=np.float64)).ravel()
-    # In the order of the numbers' names.
-    years = years[:, :, [variables.index(v) for v in VARIABLE_WEIGHTS]]
-    number = years.shape[2]
+    # In the order of the competition's variables, and without others.
+    years = years[:, :, competition.places(variables)]
     months = counts @ years[:, 0, 0, 0, 0]
-    # The area mean of the squared error is one number a year.
-    error = years[:, 5].reshape(len(years), number, -1) @ w
-    # p, pp of the prediction and t, tt of the truth, cells last.
-    fields = years[:, [1, 3, 2, 4]].reshape(len(years), -1)
-    six = np.empty((len(counts), number, 3))
-    six[:, :, 0] = np.sqrt(counts @ error / months[:, None])
+    fields = years[:, 1:].reshape(len(years), -1)
+    columns = np.empty((len(counts), len(competition.columns)))
     for start in range(0, len(counts), _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
-        sums = (counts[part].astype(np.float64) @ fields).reshape(-1, 2, 2, number, w.size)
-        sums /= months[part, None, None, None, None]
-        mean = sums[:, :, 0]
-        std = np.sqrt(np.maximum(sums[:, :, 1] - mean**2, 0.0))
-        six[part, :, 1] = np.sqrt((mean[:, 0] - mean[:, 1]) ** 2 @ w)
-        six[part, :, 2] = np.abs(std[:, 0] - std[:, 1]) @ w
-    flat = six.reshape(len(counts), -1)
-    shares = [VARIABLE_WEIGHTS[v] * weight for v in VARIABLE_WEIGHTS for weight in PART_WEIGHTS[v].values()]
-    return np.concatenate([(flat @ shares)[:, None], flat], 1)
+        sums = (counts[part].astype(np.float64) @ fields).reshape(-1, len(years[0]) - 1, *years.shape[2:])
+        more = {name: sums[:, 5 + i] for i, name in enumerate(competition.terms)}
+        moments = Moments(months[part, None, None], *(sums[:, i] for i in range(5)), more=more)
+        numbers = competition.numbers(moments, weights, competition.variables)
+        columns[part, 0] = competition.value(numbers)
+        for i, key in enumerate(competition.keys, 1):
+            columns[part, i] = numbers[key]
+    return columns
 
 
-def difference(variant: Sequence[Array], base: Sequence[Array], years: int, seed: int = SEED) -> dict[str, Difference]:
+def difference(
+    variant: Sequence[Array], base: Sequence[Array], years: int, names: Sequence[str], seed: int = SEED
+) -> dict[str, Difference]:
     """A variant minus the base, with an interval.
 
     Args:
-        variant: For every seed (1 + D, 7), the numbers on the years as they are and on draws of them.
+        variant: For every seed (1 + D, C), the numbers on the years as they are and on draws of them.
         base: Likewise, of the same seeds and draws.
         years: How many there are to draw from, where there are several spans, in the shortest.
+        names: Of the C numbers.
         seed: Of the draws of seeds.
 
     Returns:
-        By name of the number.
+        By name of the number; without those that a run does not have.
 
     Raises:
         ValueError: There is nothing to compare, or they are not paired.
@@ -139,7 +135,7 @@ def difference(variant: Sequence[Array], base: Sequence[Array], years: int, seed
     seen, drawn, pairs = each[:, 0], each[:, 1:].mean(0), len(each)
     mean = seen.mean(0)
     random = np.random.default_rng([seed, pairs, years])
-    scatter = np.zeros((drawn.shape[0], len(NAMES)))
+    scatter = np.zeros((drawn.shape[0], len(names)))
     if years > 1:
         # A normal deviation over the root of a scaled chi square is Student's t.
         heavier = np.sqrt((years - 1) / random.chisquare(years - 1, size=(len(drawn), 1)))
@@ -148,38 +144,43 @@ def difference(variant: Sequence[Array], base: Sequence[Array], years: int, seed
     if sd is not None:
         scatter += random.standard_t(pairs - 1, size=(len(drawn), 1)) * sd / np.sqrt(pairs)
     low, high = mean + np.quantile(scatter, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    known = years > 1 or pairs > 1
+    known = (years > 1 or pairs > 1) & np.isfinite(low) & np.isfinite(high)
     return {
         name: Difference(
             float(mean[i]),
-            float(low[i]) if known else None,
-            float(high[i]) if known else None,
+            float(low[i]) if known[i] else None,
+            float(high[i]) if known[i] else None,
             None if sd is None else float(sd[i]),
         )
-        for i, name in enumerate(NAMES)
+        for i, name in enumerate(names)
+        if not np.isnan(mean[i])
     }
 
 
-def sentence(differences: Mapping[str, Difference], seeds: int, drawn: bool, years: int) -> str:
+def sentence(
+    differences: Mapping[str, Difference], competition: Competition, seeds: int, drawn: bool, years: int
+) -> str:
     """What a difference says, for people.
 
     Args:
         differences: As `difference` gives them.
+        competition: Whose numbers they are, which says which way is better.
         seeds: How many were compared.
         drawn: Whether a seed decides anything in the variant or the base.
         years: How many years there were to draw from.
     """
-    score = differences["score"]
+    score, better = differences["score"], competition.by_key["score"].sign
     interval = "" if score.low is None else f"95 % {_apart(score)}"
     if score.sign:
         size, _ = both_ends(abs(score.mean), abs(score.mean), sign="")
-        words = f"{'better' if score.sign < 0 else 'worse'} by {size} ({interval})"
+        words = f"{'better' if score.sign * better < 0 else 'worse'} by {size} ({interval})"
     else:
         words = f"indistinguishable: {score.mean:+.3f} ({interval or 'one run on one year has no interval'})"
+    known = [(c, differences[c.key].sign) for c in competition.metrics if c.key in differences]
     parts = [
         f"{word} in {', '.join(names)}"
-        for sign, word in ((-1, "better"), (1, "worse"))
-        if (names := [short(n) for n in NUMBERS if differences[n].sign == sign])
+        for which, word in ((-1, "better"), (1, "worse"))
+        if (names := [c.heading for c, sign in known if sign * c.sign == which])
     ]
     words += f"; {'; '.join(parts)}" if parts else ""
     if drawn and seeds < 2:
@@ -187,12 +188,6 @@ def sentence(differences: Mapping[str, Difference], seeds: int, drawn: bool, yea
     if years < 2:
         words += "; one year: another may differ"
     return words
-
-
-def short(number: str) -> str:
-    """The name of a number as tables have it: ``pr std``."""
-    variable, _, part = number.partition(".")
-    return f"{variable} {({'monthly_rmse': 'month', 'time_mean_rmse': 'mean', 'time_stddev_mae': 'std'})[part]}"
 
 
 def _apart(score: Difference) -> str:

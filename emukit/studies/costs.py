@@ -18,7 +18,7 @@ from emukit.planning.training_time import (
     trainings,
 )
 from emukit.progress import Reporter, silent_reporter
-from emukit.recipes.forcings import fit_forcings
+from emukit.recipes.fitting import fit_recipe
 from emukit.recipes.schema import NetworkRecipe, Recipe
 from emukit.studies.study import Variant, train_words
 
@@ -55,7 +55,7 @@ def measure_costs(
         like = (network.model_copy(update={"training": training}).digest, members)
         if like not in known:
             split = make_split(archive, protocol, members)
-            fitted = fit_forcings(network, archive, split, silent_reporter())
+            fitted = fit_recipe(network, archive, split, silent_reporter())
             known[like] = epoch_seconds(archive, fitted, split, comm, threads)
         return known[like]
 

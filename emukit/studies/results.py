@@ -18,17 +18,17 @@ from numpy.typing import NDArray
 
 from emukit import provenance
 from emukit.competitions.leaderboard import ANOTHER_RUN, LIMIT
+from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
 from emukit.data.protocol import ALL, LOSO, make_split
 from emukit.data.split import Span
 from emukit.files import write_text
-from emukit.metrics import Score
+from emukit.metrics import Competition, Score, mean_score
 from emukit.progress import Reporter
 from emukit.recipes.names import is_random
-from emukit.runs.evaluate import another_run, estimated_limit, mean_score, scored_spans
-from emukit.runs.record import benchmark_of
+from emukit.runs.evaluate import another_run, estimated_limit, scored_spans
+from emukit.runs.record import Scoring, benchmark_of
 from emukit.runs.run import Run
-from emukit.runs.validate import numbers
 from emukit.studies import bootstrap as paired
 from emukit.studies.ablate import PlannedRun, StudyPlan
 from emukit.studies.search import validation_scores
@@ -53,6 +53,7 @@ def study_result(plan: StudyPlan, archive: Archive, command: str, reporter: Repo
     Raises:
         RunError: A finished run is damaged.
     """
+    competition = competition_of(archive)
     finished = {run.folder: run.finished(archive) for run in plan.distinct()}
     results: list[dict[str, Any]] = []
     left_out: list[tuple[dict[str, Any], Found, int]] = []
@@ -72,12 +73,12 @@ def study_result(plan: StudyPlan, archive: Archive, command: str, reporter: Repo
                         bar.advance(note=run.folder.name)
                 months = [s.text(archive) for s in spans]
                 lines = {"floor": another_run(archive, spans), "limit": estimated_limit(archive, spans)}
-                result = _result(plan, protocol, name, months, lines, found, years)
+                result = _result(plan, competition, protocol, name, months, lines, found, years)
                 results.append(result)
                 if protocol.startswith(LOSO) and name == "test":
                     left_out.append(({"months": months, **lines}, found, years))
     if len(left_out) > 1:
-        results.append(_mean_result(plan, left_out))
+        results.append(_mean_result(plan, competition, left_out))
     best = _best_trial(plan, archive)
     if best:
         _say_best(best, plan.study.number_of_trials, results)
@@ -92,6 +93,7 @@ def study_result(plan: StudyPlan, archive: Archive, command: str, reporter: Repo
         "seeds": [*max((len(s), s) for s in plan.seeds.values())[1]],
         "benchmark": benchmark_of(archive),
         "data": archive.digest,
+        "competition": Scoring.of(competition).model_dump(),
         "machine": provenance.machine(),
         "trained_with": _trained_with(run for run in finished.values() if run),
         "command": command,
@@ -132,7 +134,8 @@ def _best_trial(plan: StudyPlan, archive: Archive) -> str | None:
     trials = [v.name for v in plan.variants[len(plan.study.all_variants()) :]]
     scores = validation_scores(plan, archive) if trials else {}
     known = {name: score for name in trials if (score := scores[name]) is not None}
-    return min(known, key=known.__getitem__) if known else None
+    cost = competition_of(archive).cost
+    return min(known, key=lambda name: cost(known[name])) if known else None
 
 
 def _say_best(best: str, trials: int, results: Sequence[dict[str, Any]]) -> None:
@@ -155,9 +158,11 @@ def save_result(plan: StudyPlan, result: Mapping[str, Any]) -> list[StudyTable]:
 
 def tables_of(result: Mapping[str, Any]) -> list[StudyTable]:
     """One for every set of months."""
+    competition = Scoring.model_validate(result.get("competition", {})).competition
     return [
         StudyTable(
             f"{result['name']}, {r['protocol']} {r['set']}: {'; '.join(r['months'])}",
+            competition,
             tuple(r["rows"]),
             {k: v for k, v in ((ANOTHER_RUN, r["floor"]), (LIMIT, r["limit"])) if v},
         )
@@ -178,12 +183,12 @@ def _run(plan: StudyPlan, run: PlannedRun, finished: Run | None) -> dict[str, An
 
 
 def _drawn(run: Run, archive: Archive, spans: Sequence[Span], name: str) -> Array:
-    """(1 + draws, 7) numbers of a run on a set, the mean over spans; its years are kept beside its scores."""
+    """(1 + draws, C) numbers of a run on a set, the mean over spans; its years are kept beside its scores."""
     path = run.folder / "scores" / f"{name}-years.npz"
     kept = load_years(path)
     found = _draws(kept, run, archive, spans, name) if kept else None
     if found is None:
-        kept = year_moments(run.emulator(archive), archive, spans)
+        kept = year_moments(run.emulator(archive), archive, spans, competition_of(archive))
         save_years(path, kept)
         found = _scores(kept, archive)
     return found
@@ -191,7 +196,7 @@ def _drawn(run: Run, archive: Archive, spans: Sequence[Span], name: str) -> Arra
 
 def _draws(kept: list[Array], run: Run, archive: Archive, spans: Sequence[Span], name: str) -> Array | None:
     """The numbers on draws of years that were kept; None where they are not those of this run."""
-    fields = (6, len(archive.variables), *archive.grid.shape)
+    fields = (6 + len(competition_of(archive).terms), len(archive.variables), *archive.grid.shape)
     wanted = [(max(1, len(span) // YEAR), *fields) for span in spans]
     if [k.shape for k in kept] != wanted or not all(np.isfinite(k).all() for k in kept):
         return None
@@ -201,9 +206,10 @@ def _draws(kept: list[Array], run: Run, archive: Archive, spans: Sequence[Span],
 
 
 def _scores(kept: Sequence[Array], archive: Archive) -> Array:
-    """(1 + draws, 7) numbers, the mean over spans."""
+    """(1 + draws, C) numbers, the mean over spans."""
+    weights, competition = archive.grid.weights, competition_of(archive)
     each = [
-        paired.scores_of(years, paired.draw_years(len(years), seed=i), archive.grid.weights, archive.variables)
+        paired.scores_of(years, paired.draw_years(len(years), seed=i), weights, archive.variables, competition)
         for i, years in enumerate(kept)
     ]
     return np.asarray(np.mean(each, axis=0))
@@ -211,6 +217,7 @@ def _scores(kept: Sequence[Array], archive: Archive) -> Array:
 
 def _result(
     plan: StudyPlan,
+    competition: Competition,
     protocol: str,
     name: str,
     months: Sequence[str],
@@ -222,12 +229,14 @@ def _result(
         "protocol": protocol,
         "set": name,
         "months": list(months),
-        **{k: numbers(v) if v else None for k, v in lines.items()},
-        "rows": [_row(plan, v.name, found, years) for v in plan.variants],
+        **{k: v.line() if v else None for k, v in lines.items()},
+        "rows": [_row(plan, competition, v.name, found, years) for v in plan.variants],
     }
 
 
-def _mean_result(plan: StudyPlan, parts: Sequence[tuple[Mapping[str, Any], Found, int]]) -> dict[str, Any]:
+def _mean_result(
+    plan: StudyPlan, competition: Competition, parts: Sequence[tuple[Mapping[str, Any], Found, int]]
+) -> dict[str, Any]:
     """The mean over scenarios left out, seed by seed; of runs that finished for each of them."""
     mean: Found = {}
     for variant in plan.variants:
@@ -238,18 +247,21 @@ def _mean_result(plan: StudyPlan, parts: Sequence[tuple[Mapping[str, Any], Found
         scores = [p[line] for p, _, _ in parts if p[line]]
         lines[line] = mean_score(scores) if len(scores) == len(parts) else None
     months = [m for p, _, _ in parts for m in p["months"]]
-    return _result(plan, ALL, "test", months, lines, mean, min(years for *_, years in parts))
+    return _result(plan, competition, ALL, "test", months, lines, mean, min(years for *_, years in parts))
 
 
-def _row(plan: StudyPlan, name: str, found: Found, years: int) -> dict[str, Any]:
+def _row(plan: StudyPlan, competition: Competition, name: str, found: Found, years: int) -> dict[str, Any]:
     """A variant's line."""
     seeds = [seed for seed, run in zip(plan.seeds[name], found[name], strict=True) if run is not None]
-    each = [dict(zip(paired.NAMES, run[0].tolist(), strict=True)) for run in found[name] if run is not None]
+    names = [column.key for column in competition.columns]
+    runs = np.array([run[0] for run in found[name] if run is not None]).reshape(-1, len(names))
+    # A number that does not exist for these months is left out.
+    there = {key: runs[:, i].tolist() for i, key in enumerate(names) if not np.isnan(runs[:, i]).any()}
     row: dict[str, Any] = {"variant": name, "seeds": seeds, "mean": None, "sd": None, "difference": None}
-    if not each:
+    if not len(runs):
         return row | {"sentence": "no run has finished"}
-    row["mean"] = {k: fmean(e[k] for e in each) for k in paired.NAMES}
-    row["sd"] = {k: stdev(e[k] for e in each) for k in paired.NAMES} if len(each) > 1 else None
+    row["mean"] = {key: fmean(values) for key, values in there.items()}
+    row["sd"] = {key: stdev(values) for key, values in there.items()} if len(runs) > 1 else None
     base = plan.study.base_name
     if name == base:
         return row | {"sentence": "the base"}
@@ -258,10 +270,10 @@ def _row(plan: StudyPlan, name: str, found: Found, years: int) -> dict[str, Any]
     pairs = list(_pairs(found[name], found[base]))
     if not pairs:
         return row | {"sentence": "no run of the base to compare with has finished"}
-    differences = paired.difference([v for v, _ in pairs], [b for _, b in pairs], years)
+    differences = paired.difference([v for v, _ in pairs], [b for _, b in pairs], years, names)
     drawn = is_random(plan.recipes[name].model_dump()) or is_random(plan.recipes[base].model_dump())
     row["difference"] = {k: asdict(d) for k, d in differences.items()}
-    return row | {"sentence": paired.sentence(differences, len(pairs), drawn, years)}
+    return row | {"sentence": paired.sentence(differences, competition, len(pairs), drawn, years)}
 
 
 def _pairs(variant: Sequence[Array | None], base: Sequence[Array | None]) -> list[tuple[Array, Array]]:

@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
 from emukit.distribution import install_hint
 from emukit.errors import EmukitError, RecipeError, RunError
@@ -99,7 +100,7 @@ class Search:
         return [_value(axis, found[axis.path]) for axis in self._study.axes]
 
     def tell(self, scores: Mapping[str, float | None]) -> None:
-        """The validation scores of trials by their names; None where one has failed."""
+        """What trials cost by their names, the less the better; None where one has failed."""
         for name, score in scores.items():
             if score is None:
                 self._known.tell(self._asked[name], state=self._failed)
@@ -137,7 +138,7 @@ def search_study(
                 hint=_of_another(version, search.version),
             )
         trials += filter(_is_recipe, asked)
-        search.tell(scores)
+        search.tell(_costs(scores, archive))
     plan = None
     while asked := search.ask():
         trials += filter(_is_recipe, asked)
@@ -145,8 +146,14 @@ def search_study(
         known = validation_scores(plan, archive)
         told.append({trial.name: known.get(trial.name) for trial in asked})
         write_text(path, json.dumps({"optuna": version or search.version, "told": told}, indent=1))
-        search.tell(told[-1])
+        search.tell(_costs(told[-1], archive))
     return plan or train(trials)
+
+
+def _costs(scores: Mapping[str, float | None], archive: Archive) -> dict[str, float | None]:
+    """What the sampler is to make small."""
+    cost = competition_of(archive).cost
+    return {name: None if score is None else cost(score) for name, score in scores.items()}
 
 
 def _of_another(version: str, now: str) -> str:

@@ -16,10 +16,10 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from emukit.competitions.leaderboard import FULL_HEADINGS, LEGEND, NUMBERS, add_number_columns
+from emukit.competitions.leaderboard import add_number_columns, legends
+from emukit.metrics import Competition
 from emukit.terminal import markdown_text
 
-COLUMNS = ("score", *NUMBERS)
 # What the column of the difference is called, in a terminal, in a file and on a page.
 DIFFERENCE = "score less base's"
 # No interval is told more finely.
@@ -32,11 +32,13 @@ class StudyTable:
 
     Attributes:
         title: Which study, protocol, set and months.
+        competition: Whose numbers they are.
         rows: As `study.json` has them: variant, seeds, mean, sd, difference, sentence.
         lines: A reference and the limit by name, with their numbers.
     """
 
     title: str
+    competition: Competition
     rows: tuple[Mapping[str, Any], ...]
     lines: Mapping[str, Mapping[str, float]]
 
@@ -48,21 +50,23 @@ def tables(studies: Sequence[StudyTable]) -> list[RenderableType]:
         table = Table(title=Text(study.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0)
         table.add_column("", overflow="fold")
         table.add_column("seeds", justify="right", no_wrap=True)
-        add_number_columns(table)
+        add_number_columns(table, study.competition)
         table.add_column(DIFFERENCE.replace(" ", "\n"), justify="right", no_wrap=True)
         for row in study.rows:
-            table.add_row(Text(row["variant"]), *(_two_lines(text, under) for text, under in _cells(row)))
-        for name, numbers in study.lines.items():
-            table.add_row(Text(name), "", *_numbers(numbers), "", style="dim")
+            cells = _cells(row, study.competition)
+            table.add_row(Text(row["variant"]), *(_two_lines(text, under) for text, under in cells))
+        for name, values in study.lines.items():
+            table.add_row(Text(name), "", *_numbers(values, study.competition), "", style="dim")
         out += [table, *(Text(f"{row['variant']}: {row['sentence']}") for row in study.rows[1:]), Text("")]
-    return [*out, Text(LEGEND, style="dim")] if out else out
+    return out + legends(study.competition for study in studies)
 
 
 def markdown(studies: Sequence[StudyTable]) -> str:
     """One Markdown table each, and the sentences under it."""
     lines = []
     for study in studies:
-        headings = ("", "seeds", *FULL_HEADINGS, DIFFERENCE)
+        columns = study.competition.columns
+        headings = ("", "seeds", *(markdown_text(c.full_heading) for c in columns), DIFFERENCE)
         lines += [
             f"### {markdown_text(study.title)}",
             "",
@@ -70,9 +74,12 @@ def markdown(studies: Sequence[StudyTable]) -> str:
             "|---|" + "--:|" * (len(headings) - 1),
         ]
         for row in study.rows:
-            cells = [f"{text} ({under})" if under else text for text, under in _cells(row)]
+            cells = [f"{text} ({under})" if under else text for text, under in _cells(row, study.competition)]
             lines.append(f"| {' | '.join((markdown_text(row['variant']), *cells))} |")
-        lines += [f"| *{name}* | | {' | '.join(_numbers(values))} | |" for name, values in study.lines.items()]
+        lines += [
+            f"| *{name}* | | {' | '.join(_numbers(values, study.competition))} | |"
+            for name, values in study.lines.items()
+        ]
         lines += ["", *(f"- {markdown_text(row['variant'])}: {row['sentence']}" for row in study.rows[1:]), ""]
     return "\n".join(lines)
 
@@ -84,7 +91,7 @@ def comma_separated(studies: Sequence[StudyTable]) -> str:
     writer.writerow(["table", "variant", "number", "seeds", "mean", "sd", "difference", "low", "high"])
     for study in studies:
         for row in study.rows:
-            for name in COLUMNS if row["mean"] else ():
+            for name in (c.key for c in study.competition.columns if c.key in (row["mean"] or ())):
                 difference = (row["difference"] or {}).get(name, {})
                 writer.writerow(
                     [
@@ -114,19 +121,19 @@ def both_ends(low: float, high: float, digits: int = 3, sign: str = "+") -> tupl
     return f"{low:{sign}.{digits}f}", f"{high:{sign}.{digits}f}"
 
 
-def _cells(row: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Seeds, the score and the six numbers, and the difference in the score; with what stands under each, if any.
+def _cells(row: Mapping[str, Any], competition: Competition) -> list[tuple[str, str]]:
+    """Seeds, the score and the numbers, and the difference in the score; with what stands under each, if any.
 
     Under a mean stands its standard deviation over seeds, and under the difference the 95 % interval.
     """
     if not row["mean"]:
-        return [("0", ""), *[("", "")] * (len(COLUMNS) + 1)]
-    spread = [f"\N{PLUS-MINUS SIGN}{x}" for x in _numbers(row["sd"])] if row["sd"] else [""] * len(COLUMNS)
+        return [("0", ""), *[("", "")] * (len(competition.columns) + 1)]
+    spread = [f"\N{PLUS-MINUS SIGN}{x}" if x else "" for x in _numbers(row["sd"] or {}, competition)]
     score = row["difference"]["score"] if row["difference"] else None
     ends = " to ".join(both_ends(score["low"], score["high"])) if score and score["low"] is not None else ""
     return [
         (str(len(row["seeds"])), ""),
-        *zip(_numbers(row["mean"]), spread, strict=True),
+        *zip(_numbers(row["mean"], competition), spread, strict=True),
         (f"{score['mean']:+.4f}" if score else "", ends),
     ]
 
@@ -136,6 +143,5 @@ def _two_lines(text: str, under: str) -> Text:
     return Text.assemble(text, ("\n" + under.replace(" to ", " to\n"), "dim") if under else "")
 
 
-def _numbers(values: Mapping[str, float]) -> list[str]:
-    score, *six = (values[c] for c in COLUMNS)
-    return [f"{score:.4f}", *(f"{x:.3f}" for x in six)]
+def _numbers(values: Mapping[str, float], competition: Competition) -> list[str]:
+    return [column.text(values.get(column.key)) for column in competition.columns]

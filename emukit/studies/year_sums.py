@@ -17,22 +17,24 @@ from emukit.data.archive import Archive
 from emukit.data.split import Span
 from emukit.emulators.base import Emulator
 from emukit.files import atomic_path, open_regular
-from emukit.metrics import Moments
+from emukit.metrics import Competition
 
 YEAR = 12
 Array = NDArray[np.float64]
 
 
-def year_moments(emulator: Emulator, archive: Archive, spans: Sequence[Span]) -> list[Array]:
+def year_moments(emulator: Emulator, archive: Archive, spans: Sequence[Span], competition: Competition) -> list[Array]:
     """Predict, and sum every year.
 
     Args:
         emulator: Of the archive's grid and variables.
         archive: Forcings and truth.
         spans: What is scored.
+        competition: Whose sums they are.
 
     Returns:
-        For every span (N, 6, V, Y, X), packed moments of its years. They are counted from the span's first month;
+        For every span (N, 6, V, Y, X), packed moments of its years, with the further sums of the competition. They are
+        counted from the span's first month;
         months that are left over belong to the last.
     """
     out = []
@@ -40,7 +42,7 @@ def year_moments(emulator: Emulator, archive: Archive, spans: Sequence[Span]) ->
         prediction = emulator.predict_fields(archive[span.scenario], span.start, span.stop)
         truth = archive[span.scenario].truth(span.members[0], span.start, span.stop)
         edges = [*range(0, max(1, len(span) // YEAR) * YEAR, YEAR), len(span)]
-        out.append(np.stack([Moments.of(prediction[a:b], truth[a:b]).pack() for a, b in pairwise(edges)]))
+        out.append(np.stack([competition.moments(prediction[a:b], truth[a:b]).pack() for a, b in pairwise(edges)]))
     return out
 
 

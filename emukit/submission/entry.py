@@ -43,6 +43,8 @@ class Entry(BaseModel):
         csv: File name of the CSV in the same folder.
         csv_sha256: Its digest.
         rows: Its rows below the header.
+        competition: Which score it is written for.
+        units: Scored variable to its units; empty in entries of before there were several competitions.
         validation: Numbers of the validation score by name, as in ``{"score": 0.77, "tas.monthly_rmse": 1.6}``.
             Empty where none of it says anything: a final fit trained on those months.
     """
@@ -66,6 +68,8 @@ class Entry(BaseModel):
     csv: Text
     csv_sha256: Digest
     rows: Annotated[int, Field(gt=0)]
+    competition: Text = "cse151b"
+    units: dict[str, str] = Field(default_factory=dict)
     validation: dict[str, float] = Field(default_factory=dict)
 
 

@@ -14,38 +14,39 @@ from numpy.typing import NDArray
 
 from emukit.data.grid import Grid
 from emukit.errors import SubmissionError
-from emukit.metrics import Score
+from emukit.metrics import Competition, Score
 from emukit.metrics.checked import Address, checked_score, refuse_not_finite
 from emukit.submission.ids import Layout
 from emukit.submission.read import Columns, read_submission
 
-_VARIABLES = ("tas", "pr")
 
-
-def score_csv(submission: Path | str, solution: Path | str) -> Score:
+def score_csv(submission: Path | str, solution: Path | str, competition: Competition) -> Score:
     """Score a submission CSV against a solution CSV.
 
     Args:
         submission: Columns ID and Prediction.
         solution: The same columns; others, such as Kaggle's ``Usage``, are ignored.
+        competition: Whose score it is.
 
     Raises:
         SubmissionError: A file cannot be read, the IDs of the two differ, or a value is not finite.
     """
     truth = read_submission(solution)
     layout = Layout.from_ids(truth.ids)
-    if set(layout.variables) != set(_VARIABLES):
+    if set(layout.variables) != set(competition.variables):
         raise SubmissionError(
-            f"{solution} is no solution of this competition",
+            f"{solution} is not a solution of {competition.title}",
             found=f"variables {', '.join(layout.variables)}",
-            expected=", ".join(_VARIABLES),
+            expected=", ".join(competition.variables),
         )
     target = arrange(truth, layout, str(solution))
     prediction = arrange(read_submission(submission, layout.most_rows), layout, str(submission))
-    return _score(prediction, target, layout)
+    return _score(competition, prediction, target, layout)
 
 
-def score_submission(submission: Path | str, truth: NDArray[np.floating], grid: Grid) -> Score:
+def score_submission(
+    submission: Path | str, truth: NDArray[np.floating], grid: Grid, competition: Competition
+) -> Score:
     """Score a submission CSV against fields.
 
     The number is that of `score_csv` with these fields written as the solution, to about 1e-7: a CSV holds the
@@ -53,17 +54,19 @@ def score_submission(submission: Path | str, truth: NDArray[np.floating], grid: 
 
     Args:
         submission: Columns ID and Prediction.
-        truth: (T, V, Y, X) tas and pr in K and mm/day, the first month that of ``t000``.
+        truth: (T, V, Y, X) the variables of the competition in its units, the first month that of ``t000``.
         grid: Cell centres of the Y and X axes.
+        competition: Whose score it is.
 
     Raises:
         SubmissionError: The file cannot be read, its IDs are not those of the truth, or a value is not finite; the
             truth is hidden (all zero).
     """
-    layout = Layout.of(grid, len(truth), _VARIABLES)
+    layout = Layout.of(grid, len(truth), competition.variables)
     if truth.shape != layout.shape:
         raise ValueError(f"truth {truth.shape} must be (T, V, Y, X) = {layout.shape}")
-    return _score(arrange(read_submission(submission, layout.most_rows), layout, str(submission)), truth, layout)
+    prediction = arrange(read_submission(submission, layout.most_rows), layout, str(submission))
+    return _score(competition, prediction, truth, layout)
 
 
 def arrange(columns: Columns, layout: Layout, name: str) -> NDArray[np.float64]:
@@ -105,8 +108,11 @@ def _match(positions: NDArray[np.int64], columns: Columns, layout: Layout, name:
         )
 
 
-def _score(prediction: NDArray[np.floating], truth: NDArray[np.floating], layout: Layout) -> Score:
-    return checked_score(prediction, truth, layout.weights, layout.variables, _address(layout), SubmissionError)
+def _score(
+    competition: Competition, prediction: NDArray[np.floating], truth: NDArray[np.floating], layout: Layout
+) -> Score:
+    where, variables = _address(layout), layout.variables
+    return checked_score(competition, prediction, truth, layout.weights, variables, where, SubmissionError)
 
 
 def _address(layout: Layout) -> Address:

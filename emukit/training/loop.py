@@ -7,6 +7,7 @@ resuming gives on one CPU the same bits as never having stopped.
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -54,7 +55,7 @@ class TrainingResult:
     """What a finished training reached.
 
     Attributes:
-        best_epoch: After which epoch, counted from one, the validation score was lowest, or what was to be kept; the
+        best_epoch: After which epoch, counted from one, the validation score was best, or what was to be kept; the
             weights are in the network now.
         best_average: Whether they are averaged ones.
         epochs: Epochs run.
@@ -124,7 +125,8 @@ def train(
 
     def judge(score: Score, averaged: bool) -> tuple[dict[str, object], bool]:
         """Keep the weights as they are in the network now if they are the best yet; the score, and whether they are."""
-        better = score.value < state.best_score
+        cost = score.competition.cost
+        better = math.isfinite(score.value) and (not state.best_epoch or score.cost < cost(state.best_score))
         if better:
             state.best_score, state.best_epoch, state.best_average = score.value, state.epoch, averaged
             state.best_digest = save_best(folder, state.epoch, engine.network, comm)

@@ -2,47 +2,105 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from emukit.config import Settings
 from emukit.data.archive import Archive
 from emukit.data.segments import SegmentSettings
+from emukit.errors import RecipeError
 from emukit.losses.composite import TERMS, CompositeLoss
 from emukit.losses.space import LossSpace, Padding
 
 Weight = Annotated[float, Field(ge=0)]
 
 
+def _known_terms(terms: dict[str, float]) -> dict[str, float]:
+    unknown = [t for t in terms if t not in TERMS]
+    if unknown:
+        raise ValueError(f"unknown loss term {', '.join(unknown)}; known: {', '.join(TERMS)}")
+    return terms
+
+
+Terms = Annotated[dict[str, Weight], AfterValidator(_known_terms)]
+
+
 class LossSettings(Settings):
     """The composite loss, in normalised space.
 
+    Every further key is a variable with its own table of term names and weights, such as ``pr = { mse = 1.0 }``.
+
     Attributes:
-        tas: Term names with weights.
-        pr: Likewise.
+        default: Term names with weights, of every variable without a table of its own.
         area_weighted: Cells count with their area, as in the score, or all alike.
         padding: What stencils see beyond a field's edges: the other side of the globe, or zeros.
         warmup_epochs: Epochs of mean absolute error instead of the terms.
         ramp_epochs: Epochs after these in which the terms take over, linearly.
     """
 
-    tas: dict[str, Weight] = Field(default_factory=lambda: {"mse": 1.0})
-    pr: dict[str, Weight] = Field(default_factory=lambda: {"mse": 1.0})
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Terms]
+
+    # Squared error, and the standard deviation over time that it would lose.
+    default: Terms = Field(default_factory=lambda: {"mse": 1.0, "time_std": 0.5})
     area_weighted: bool = True
     padding: Padding = "circular"
     warmup_epochs: float = Field(0.0, ge=0)
     ramp_epochs: float = Field(0.0, ge=0)
 
-    @field_validator("tas", "pr")
+    @model_validator(mode="before")
     @classmethod
-    def _known_terms(cls, terms: dict[str, float]) -> dict[str, float]:
-        unknown = [t for t in terms if t not in TERMS]
-        if unknown:
-            raise ValueError(f"unknown loss term {', '.join(unknown)}; known: {', '.join(TERMS)}")
-        return terms
+    def _tables(cls, values: Any) -> Any:
+        if isinstance(values, Mapping):
+            odd = [k for k, v in values.items() if k not in cls.model_fields and not isinstance(v, Mapping)]
+            if odd:
+                raise ValueError(
+                    f"unknown key {', '.join(map(str, odd))}: neither a setting, {', '.join(cls.model_fields)}, nor a "
+                    "variable's table of terms such as { mse = 1.0 }"
+                )
+        return values
+
+    @model_serializer(mode="wrap")
+    def _told(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return values if self.default else {k: v for k, v in values.items() if k != "default"}
+
+    @property
+    def tables(self) -> dict[str, dict[str, float]]:
+        """The tables of variables that have their own, by name."""
+        return dict(self.__pydantic_extra__ or {})
+
+    def of(self, variable: str) -> dict[str, float]:
+        """The terms of a variable."""
+        return self.tables.get(variable, self.default)
+
+    def for_variables(self, variables: Sequence[str]) -> LossSettings:
+        """The same with a table for each of some variables, and no default.
+
+        Raises:
+            RecipeError: A variable has no term, so that nothing would teach the network what it is.
+        """
+        without = [v for v in variables if not any(self.of(v).values())]
+        if without:
+            raise RecipeError(
+                f"the loss has no term for {', '.join(without)}",
+                found="a network is not trained on what has no loss",
+                expected=f"a table for each of {', '.join(variables)}, or loss.default",
+                hint=" ".join(f"--set loss.{v}.mse=1.0" for v in without),
+            )
+        values = self.model_dump(exclude={*self.tables, "default"}) | {v: self.of(v) for v in variables}
+        return LossSettings.model_validate({**values, "default": {}})
 
     def ramp(self, epochs_done: float) -> float:
         """How much of the loss is the terms and not the warm-up, from 0 to 1.
@@ -108,7 +166,7 @@ class TrainingSettings(Settings):
     segments: SegmentSettings = SegmentSettings()
     accumulate: int = Field(1, ge=1, le=1_000_000)
     optimizer: OptimizerSettings = OptimizerSettings()
-    average: AverageSettings = AverageSettings()
+    average: AverageSettings = AverageSettings(kind="ema")
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     validate_every: int = Field(1, ge=1)
     patience: int = Field(0, ge=0)
@@ -127,8 +185,13 @@ class TrainingSettings(Settings):
 
 
 def composite_loss(settings: LossSettings, archive: Archive, device: torch.device) -> CompositeLoss:
-    """The loss of a recipe on an archive's grid."""
+    """The loss of a recipe on an archive's grid, for its variables.
+
+    Raises:
+        RecipeError: A variable has no loss, or a loss no variable.
+    """
     grid = archive.grid
     weights = grid.weights if settings.area_weighted else np.full(grid.shape, 1.0 / np.prod(grid.shape))
     space = LossSpace(torch.as_tensor(weights, dtype=torch.float32, device=device), settings.padding)
-    return CompositeLoss({"tas": settings.tas, "pr": settings.pr}, archive.variables, space)
+    terms = settings.for_variables(archive.variables).tables
+    return CompositeLoss(settings.tables | terms, archive.variables, space)

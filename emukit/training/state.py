@@ -21,7 +21,7 @@ class TrainingState(BaseModel):
     Attributes:
         epoch: Epoch under way, from zero; equal to the number of finished ones.
         step: Steps done in it.
-        best_score: Lowest validation score so far.
+        best_score: The best validation score so far; infinite before there is one.
         best_epoch: The epoch, counted from one, after which it was reached.
         best_average: Whether averaged weights reached it.
         best_digest: SHA-256 of their file, on the process that wrote it.
@@ -36,7 +36,7 @@ class TrainingState(BaseModel):
 
     epoch: Count = 0
     step: Count = 0
-    best_score: float = Field(math.inf, ge=0)
+    best_score: float = math.inf
     best_epoch: Count = 0
     best_average: bool = False
     best_digest: str = ""

@@ -10,7 +10,7 @@ from emukit.data.protocol import make_split
 from emukit.data.store import open_store
 from emukit.emulators.forcing_space import ForcingSpace
 from emukit.emulators.registry import load_emulator
-from emukit.recipes.forcings import trained_in
+from emukit.recipes.fitting import trained_in
 from emukit.recipes.load import load_recipe
 from tests.coded import warming_archive
 

@@ -6,16 +6,17 @@ import json
 
 from rich.console import Console
 
+from emukit.competitions.cse151b import cse151b
 from emukit.competitions.leaderboard import Row, as_json, comma_separated, markdown, ranked, tables
 
 NUMBERS = {"tas.monthly_rmse": 1.0}
 ROWS = [
-    Row("others", "published", "a split", 0.1, {}, note="source | here"),
-    Row("unscored", "submission", "b split", None, {}, 0, note="not scored here; more"),
-    Row("worse [bold]", "run", "c split", 0.9, NUMBERS, 1),
-    Row("floor", "reference", "c split", 0.5, NUMBERS),
-    Row("better", "run", "c split", 0.4, NUMBERS, 0, model="cnn-gru"),
-    Row("estimated limit", "limit", "c split", 0.3, NUMBERS),
+    Row("others", "published", "a split", 0.1, {}, note="source | here", competition=cse151b()),
+    Row("unscored", "submission", "b split", None, {}, 0, note="not scored here; more", competition=cse151b()),
+    Row("worse [bold]", "run", "c split", 0.9, NUMBERS, 1, competition=cse151b()),
+    Row("floor", "reference", "c split", 0.5, NUMBERS, competition=cse151b()),
+    Row("better", "run", "c split", 0.4, NUMBERS, 0, model="cnn-gru", competition=cse151b()),
+    Row("estimated limit", "limit", "c split", 0.3, NUMBERS, competition=cse151b()),
 ]
 
 
@@ -55,6 +56,6 @@ def test_csv_and_json_hold_every_row():
 
 
 def test_seed_that_decides_nothing_is_kept_and_not_shown():
-    row = Row("lin", "run", "s", 0.5, NUMBERS, 3, model="linear", random=False)
+    row = Row("lin", "run", "s", 0.5, NUMBERS, 3, model="linear", random=False, competition=cse151b())
     assert "| lin (linear) | run |" in markdown([row])
     assert json.loads(as_json([row]))[0]["seed"] == 3

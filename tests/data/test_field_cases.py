@@ -13,12 +13,11 @@ import pytest
 import xarray as xr
 
 from emukit.config import read_toml
-from emukit.data.card import SCORED, load_card
+from emukit.data.card import load_card
 from emukit.data.inspect import StoreReport, inspect_store
 from emukit.data.store import archive_from_dataset, open_store
 from emukit.errors import RecipeError, StoreError
 from emukit.files import shipped
-from emukit.metrics.competition import VARIABLE_WEIGHTS
 from tests.data.stores import MONTHS, SCENARIOS, coded_card, coded_dataset, write_store
 from tests.data.test_bad_stores import COMPETITION, physical, refused
 
@@ -172,14 +171,6 @@ def test_a_byte_order_mark_is_skipped_and_utf_16_is_named(tmp_path):
     for read, error in ((read_toml, RecipeError), (load_card, StoreError)):
         with pytest.raises(error, match="UTF-16"):
             read(path)
-
-
-def test_a_card_without_what_the_score_needs_is_refused(tmp_path):
-    text = shipped("data_cards", "cse151b-k360.toml").read_text()
-    (tmp_path / "a.toml").write_text(text.replace("[targets.pr]", "[forcings.pr]"))
-    with pytest.raises(StoreError, match=r"targets\.pr: missing; the score needs tas and pr"):
-        load_card(tmp_path / "a.toml")
-    assert set(SCORED) == set(VARIABLE_WEIGHTS)
 
 
 # --- each cause has its own remedy

@@ -13,7 +13,7 @@ from emukit.data.store import archive_from_dataset
 from emukit.emulators import linear
 from emukit.emulators.linear import LinearEmulator
 from emukit.metrics import limit
-from emukit.metrics.limit import limit_score
+from tests.coded import limit_score
 
 
 @pytest.fixture(scope="module")

@@ -367,7 +367,7 @@ def test_patterns_keep_distribution_memory_and_mean_of_what_they_were_fitted_to(
     values[:, 1] = np.exp(1.2 * red[:, 1] - 0.72)  # mean one
     first, warmth = np.array([0]), np.zeros(months, np.float32)
     residuals = Residuals(values.astype(np.float16), first, month, warmth)
-    modes = Modes.fit(residuals, grid, ("tas", "pr"), modes=1, seed=0)
+    modes = Modes.fit(residuals, grid, (False, True), modes=1, seed=0)
     scenario = coded_archive(months=121)["ssp245"]
     drawn = np.stack([modes.sample(scenario, k, 0, 121) for k in range(60)])
     assert drawn[:, scenario.calendar_month < 6, 0].std() == pytest.approx(2.0, rel=0.05)
@@ -397,7 +397,7 @@ def test_strength_is_right_where_patterns_go_together_in_one_season_alone():
     field = np.concatenate([one + 0.1 * noise, other - 0.1 * noise, both], 1).reshape(months, 1, *grid.shape)
     values = np.concatenate([field, np.exp(0.3 * field)], 1).astype(np.float16)
     residuals = Residuals(values, np.array([0]), month, np.zeros(months, np.float32))
-    modes = Modes.fit(residuals, grid, ("tas", "pr"), modes=2, seed=0)
+    modes = Modes.fit(residuals, grid, (False, True), modes=2, seed=0)
     scenario = coded_archive(months=121)["ssp245"]
     drawn = np.concatenate([modes.sample(scenario, k, 0, 121)[:120] for k in range(60)])
     month = np.tile(np.arange(12), 600)

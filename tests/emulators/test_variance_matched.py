@@ -264,4 +264,4 @@ def test_real_climate_is_matched(real_archive):
     for emulator in (matched, calibrated):
         score = score_emulator(emulator, real_archive, split.validation)
         assert score.value == pytest.approx(0.473, abs=0.003)
-        assert score.parts["pr"].time_stddev_mae < 0.145
+        assert score["pr.time_stddev_mae"] < 0.145

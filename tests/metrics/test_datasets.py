@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 
 import emukit as api
+from emukit.data.card import load_card
 from emukit.data.cf import fields_to_dataset
 from emukit.data.grid import Grid
 from emukit.errors import EmukitError, SubmissionError
-from emukit.metrics import Moments, score_moments
-from emukit.submission import score_csv, score_submission, write_submission
-from tests.coded import small_grid
+from emukit.metrics import Moments
+from emukit.submission import write_submission
+from tests.coded import score_moments, small_grid
+from tests.submission.cases import score_csv, score_submission
 
 GRID = small_grid()
 MONTHS = np.arange("2090-02", "2092-02", dtype="datetime64[M]")
@@ -23,7 +25,8 @@ def fields(seed: int) -> np.ndarray:
     return np.stack([280 + 10 * rng.standard_normal(shape), rng.gamma(0.7, 4.0, shape)], 1).astype(np.float32)
 
 
-TRUTH, PREDICTION = (fields_to_dataset(fields(seed), MONTHS, GRID, ("tas", "pr"), "ssp370") for seed in (0, 1))
+VARIABLES = tuple(load_card("cse151b-2025").targets.values())
+TRUTH, PREDICTION = (fields_to_dataset(fields(seed), MONTHS, GRID, VARIABLES, "ssp370") for seed in (0, 1))
 SCORE = score_moments(Moments.of(fields(1), fields(0)), GRID.weights).value
 
 

@@ -33,7 +33,7 @@ def test_strength_season_memory_and_correlation_are_those_put_in(noise):
     np.testing.assert_allclose(found.seasonal_std[6:, 0], 1.0, rtol=0.1)
     assert grid.mean(found.memory)[1] == pytest.approx(0.6, abs=0.03)
     # The seasons of tas dilute its correlation with pr: 0.6 E[s] / sqrt(E[s^2]) for strengths s of 1 and 2.
-    assert grid.mean(found.together[None])[0] == pytest.approx(0.6 * 1.5 / np.sqrt(2.5), abs=0.03)
+    assert grid.mean(found.together)[0] == pytest.approx(0.6 * 1.5 / np.sqrt(2.5), abs=0.03)
 
 
 def test_correlation_length_is_that_of_the_generator():

@@ -8,9 +8,9 @@ import torch
 
 from emukit.cli.models import choice_lines
 from emukit.cli.train import train
+from emukit.competitions.cse151b import PART_WEIGHTS, VARIABLE_WEIGHTS
 from emukit.errors import RecipeError
 from emukit.losses.named import LOSSES, loss_lines, loss_terms, named_loss
-from emukit.metrics.competition import PART_WEIGHTS, VARIABLE_WEIGHTS
 from emukit.recipes.load import load_recipe
 from emukit.training.settings import LossSettings, composite_loss
 from tests.coded import warming_archive
@@ -99,6 +99,10 @@ def test_ramp_rises_from_the_end_of_the_warmup(warmup, ramp, done, expected):
     assert LossSettings(warmup_epochs=warmup, ramp_epochs=ramp).ramp(done) == expected
 
 
+# A variable without any loss is refused.
+NEXT_TO_NOTHING = {"l1": 1e-30}
+
+
 def loss_of(error, **settings):
     """The loss of normalised fields that are wrong by an error (V, Y, X) in each of two months."""
     archive = warming_archive()
@@ -112,14 +116,14 @@ def test_cells_near_a_pole_count_with_another_area_than_asked_for(weighted):
     """One row of four, from the pole to 45 degrees: (1 - sin 45) / 2 of the globe, or a quarter of the cells."""
     error = np.zeros((2, 4, 6))
     error[:, 0] = 1.0
-    found = loss_of(error, tas={"l1": 1.0}, pr={}, area_weighted=weighted)
+    found = loss_of(error, tas={"l1": 1.0}, pr=NEXT_TO_NOTHING, area_weighted=weighted)
     assert found == pytest.approx((1 - np.sin(np.pi / 4)) / 2 if weighted else 0.25, rel=1e-5)
 
 
 @pytest.mark.parametrize("padding", ["circular", "zero"])
 def test_a_field_goes_on_at_its_edges_otherwise_than_asked_for(padding):
     """A field that is the same everywhere has a slope at its edges only if zeros follow."""
-    found = loss_of(np.ones((2, 4, 6)), tas={"sobel": 1.0}, pr={}, padding=padding)
+    found = loss_of(np.ones((2, 4, 6)), tas={"sobel": 1.0}, pr=NEXT_TO_NOTHING, padding=padding)
     assert found > 0.1 if padding == "zero" else found == pytest.approx(0, abs=1e-6)
 
 
@@ -129,7 +133,9 @@ def test_a_variable_has_the_loss_of_the_other():
 
 
 def test_loss_says_which_terms_it_has(tmp_path):
-    assert loss_terms(LOSSES["published"]) == "tas l1 + 0.5 gabor + 0.2 hessian + 0.3 polar, pr 0.5 dice + 0.5 mse"
+    assert loss_terms(LOSSES["published"]) == (
+        "tas l1 + 0.5 gabor + 0.2 hessian + 0.3 polar, pr 0.5 dice + 0.5 mse, others l1"
+    )
     assert named_loss("dice-gabor") == named_loss("published")
     lines = {line.partition(":")[0]: line for line in loss_lines()}
     assert lines["published or dice-gabor"].endswith(loss_terms(LOSSES["published"]))

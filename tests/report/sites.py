@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from emukit.competitions.leaderboard import NUMBERS, Row
+from emukit.competitions.cse151b import cse151b
+from emukit.competitions.leaderboard import Row
 from emukit.report.pages.model import Entry, Errors, Picture, Site, StudyPage, identifier
 from emukit.report.pages.study import Study
 from tests.coded import small_grid
@@ -21,12 +22,13 @@ QUANTITIES = ("tas.mean", "tas.std", "pr.mean", "pr.std")
 
 def numbers(value: float) -> dict[str, float]:
     """Six numbers that tell rows and columns apart."""
-    return {n: value + i / 10 for i, n in enumerate(NUMBERS)}
+    return {n: value + i / 10 for i, n in enumerate(cse151b().keys)}
 
 
 def row(name: str, score: float | None, kind: str = "run", split: str = SPLIT, note: str = "") -> Row:
     """A row of the leaderboard."""
-    return Row(name, kind, split, score, {} if score is None else numbers(score), note=note)  # type: ignore[arg-type]
+    own = {} if score is None else numbers(score)
+    return Row(name, kind, split, score, own, note=note, competition=cse151b())  # type: ignore[arg-type]
 
 
 def entry(name: str, score: float | None, folder: Path, split: str = SPLIT, picture: Path | None = None) -> Entry:
@@ -45,6 +47,7 @@ def entry(name: str, score: float | None, folder: Path, split: str = SPLIT, pict
         {q: f"{q.partition('.')[0]} (1), {q}" for q in QUANTITIES},
         dict.fromkeys(QUANTITIES, "RMSE 1.000, bias -0.500"),
         {} if score is None else {"score": score, **numbers(score)},
+        cse151b(),
     )
     pictures = []
     if picture:
@@ -67,7 +70,7 @@ def entry(name: str, score: float | None, folder: Path, split: str = SPLIT, pict
 
 def study(folder: str = "runs/a", name: str = "loss-weights") -> Study:
     """A study of a base and two variants, one better and one that cannot be told from it."""
-    six = ("score", *NUMBERS)
+    six = ("score", *cse151b().keys)
 
     def line(variant: str, less: float, wide: float) -> dict[str, object]:
         difference = {c: {"mean": less, "low": less - wide, "high": less + wide, "sd": 0.01} for c in six}

@@ -76,20 +76,20 @@ def test_maps_are_of_the_scored_months_and_member_with_the_numbers_of_the_score(
     rows = error_rows(shown)
     truth = archive["ssp370"].targets[2, 121:181].astype(np.float64)
     prediction = emulator.predict_fields(archive["ssp370"], 121, 181).astype(np.float64)
-    assert [r.variable for r in rows] == ["tas", "tas", "pr", "pr"]
+    assert [r.colours for r in rows] == ["RdBu_r", "RdBu_r", "BrBG", "BrBG"]
     for v, name in enumerate(("tas", "pr")):
         mean, std = rows[2 * v : 2 * v + 2]
         np.testing.assert_allclose(mean.panels[0].error, (prediction - truth).mean(0)[v], atol=1e-9)
         np.testing.assert_allclose(std.panels[0].error, prediction.std(0)[v] - truth.std(0)[v], atol=1e-9)
         bias = archive.grid.mean(mean.panels[0].error)
-        title = f"prediction less member 2: RMSE {score.parts[name].time_mean_rmse:.3f}, bias {bias:+.3f}"
+        title = f"prediction less member 2: RMSE {score[f'{name}.time_mean_rmse']:.3f}, bias {bias:+.3f}"
         assert mean.panels[0].title == title
-        assert f"MAE {score.parts[name].time_stddev_mae:.3f}, bias " in std.panels[0].title
+        assert f"MAE {score[f'{name}.time_stddev_mae']:.3f}, bias " in std.panels[0].title
         # The yardstick: here another member than 1 would have another title.
         assert mean.panels[1].title.startswith("member 0 less member 2: ")
     late = error_rows(gather(Late(archive), archive, Span("ssp370", 121, 181, (0,))))
     np.testing.assert_array_equal(late[0].panels[0].error, late[0].panels[1].error)
-    assert f"RMSE {other.parts['tas'].time_mean_rmse:.3f}" not in late[0].panels[1].title
+    assert f"RMSE {other['tas.time_mean_rmse']:.3f}" not in late[0].panels[1].title
 
 
 def test_years_are_calendar_years_with_gaps_where_truth_is_hidden_or_nothing_predicted():

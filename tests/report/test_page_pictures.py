@@ -28,8 +28,8 @@ FIELD = np.arange(24.0).reshape(4, 6) - 11.5
 def fields():
     members = np.stack([FIELD.mean(1) / 2, FIELD.mean(1) / 4])
     return {
-        "tas.mean": Field("tas", "tas (K), mean over time", "RMSE 1", FIELD, members),
-        "pr.std": Field("pr", "pr (mm/day), standard deviation", "MAE 2", -FIELD, members),
+        "tas.mean": Field("RdBu_r", "tas (K), mean over time", "RMSE 1", FIELD, members),
+        "pr.std": Field("BrBG", "pr (mm/day), standard deviation", "MAE 2", -FIELD, members),
     }
 
 
@@ -85,7 +85,7 @@ def test_zonal_means_are_of_the_errors_over_the_sine_of_latitude():
 
 
 def test_titles_of_zonal_panels_end_before_the_next_panel_and_the_edge():
-    long = Field("pr", "pr (mm/day), standard deviation over time", "MAE 2", FIELD, np.zeros((0, 4)))
+    long = Field("BrBG", "pr (mm/day), standard deviation over time", "MAE 2", FIELD, np.zeros((0, 4)))
     figure = draw_zonal({f"pr.{i}": long for i in range(4)}, GRID, {f"pr.{i}": 1.0 for i in range(4)}, "title")
     figure.set_size_inches(*SHAPES["zonal"])
     figure.draw_without_rendering()

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 import numpy as np
 import pytest
 
-from emukit.competitions.leaderboard import NUMBERS
+from emukit.competitions.cse151b import cse151b
 from emukit.errors import RunError
 from emukit.report.pages.fields import entry_script, site_script
 from emukit.report.pages.model import Unfinished, identifier
@@ -190,7 +190,7 @@ def test_a_colleague_is_told_units_lines_and_intervals(files):
     legend = text[text.index("<details") : text.index("</details>")]
     for words in ("Near-surface air temperature, in K", "mm/day", "no unit", "95 %", "seeds", "years"):
         assert words in legend
-    for term in ("month", "mean", "std", "score", "reference: another run", "estimated limit"):
+    for term in ("tas month", "pr mean", "tas std", "score", "reference: another run", "estimated limit"):
         assert f"<dt>{term}</dt>" in legend
     assert any(r[0] == "reference: another run" for r in page.rows)
 
@@ -326,7 +326,7 @@ def test_damaged_studies_are_refused_with_what_is_wrong(tmp_path):
         ({"results": [changed(variant="no")]}, "no"),
         ({"results": [changed(mean={"score": 1.0})]}, "without tas.monthly_rmse"),
         ({"results": [changed(difference={"pr.mean": {"mean": 0.1, "low": 0.0, "high": 0.2}})]}, "without score"),
-        ({"results": [changed(sd=dict.fromkeys(("score", *NUMBERS), 1e308))]}, "less than or equal"),
+        ({"results": [changed(sd=dict.fromkeys(("score", *cse151b().keys), 1e308))]}, "less than or equal"),
         ({"results": [{**plain["results"][0], "floor": {}}]}, "without score"),
         ({"name": "a\0b"}, "control characters"),
         ({"variants": [{"name": "mse", "runs": [run("a\0b")]}]}, "control characters"),

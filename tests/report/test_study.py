@@ -5,9 +5,10 @@ import io
 import pytest
 from rich.console import Console
 
-from emukit.competitions.leaderboard import NUMBERS
-from emukit.studies.table import COLUMNS, DIFFERENCE, StudyTable, comma_separated, markdown, tables
+from emukit.competitions.cse151b import cse151b
+from emukit.studies.table import DIFFERENCE, StudyTable, comma_separated, markdown, tables
 
+COLUMNS = ("score", *cse151b().keys)
 # Every mean and spread tells its column.
 MEAN = {c: 0.5 + i / 100 for i, c in enumerate(COLUMNS)}
 SD = {c: 0.001 + i / 1000 for i, c in enumerate(COLUMNS)}
@@ -22,7 +23,7 @@ OTHER = {
     "sentence": "better by 0.020",
 }
 WAITING = {"variant": "w", "seeds": [], "mean": None, "sd": None, "difference": None, "sentence": "no run has finished"}
-STUDIES = [StudyTable("s, k360 validation", (BASE, OTHER, WAITING), {"reference: another run": MEAN})]
+STUDIES = [StudyTable("s, k360 validation", cse151b(), (BASE, OTHER, WAITING), {"reference: another run": MEAN})]
 
 
 def test_every_number_has_its_spread_and_the_score_its_interval():
@@ -51,14 +52,14 @@ def test_every_number_has_its_spread_and_the_score_its_interval():
 def test_a_difference_without_an_interval_has_none():
     """One run on one year."""
     unknown = {c: {"mean": -0.02, "low": None, "high": None, "sd": None} for c in COLUMNS}
-    study = StudyTable("s", (BASE, {**OTHER, "difference": unknown}), {})
+    study = StudyTable("s", cse151b(), (BASE, {**OTHER, "difference": unknown}), {})
     assert "| -0.0200 |" in markdown([study])
     assert tables([study])
 
 
 def test_the_column_of_the_difference_has_one_name_and_an_end_that_is_not_zero_is_not_printed_as_zero():
     near = {c: {"mean": 0.01, "low": 0.0002, "high": 0.019, "sd": None} for c in COLUMNS}
-    study = StudyTable("s", (BASE, {**OTHER, "difference": near}), {})
+    study = StudyTable("s", cse151b(), (BASE, {**OTHER, "difference": near}), {})
     text = markdown([study])
     assert f"| {DIFFERENCE} |\n" in text
     assert "| +0.0100 (+0.0002 to +0.0190) |" in text
@@ -76,7 +77,7 @@ def test_a_name_means_nothing_in_markdown():
     assert "- \\[red\\]x: better by 0.020" in text
 
 
-@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("number", cse151b().keys)
 def test_csv_has_every_number_with_spread_and_interval(number):
     (line,) = [x for x in comma_separated(STUDIES).splitlines() if f"a|b`*,{number}," in x]
     assert line.split(",")[-6:] == ["2", str(MEAN[number]), str(SD[number]), "", "", ""]

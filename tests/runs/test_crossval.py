@@ -13,7 +13,7 @@ from emukit.data.protocol import make_split
 from emukit.data.split import Span
 from emukit.emulators.linear import LinearEmulator
 from emukit.errors import ProtocolError, RunError
-from emukit.metrics import Moments, score_moments
+from emukit.metrics import Moments
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
 from emukit.runs import validate as module
@@ -28,9 +28,9 @@ from emukit.runs.crossval import (
 from emukit.runs.evaluate import estimated_limit, evaluate, score_emulator
 from emukit.runs.run import read_run, train_run
 from emukit.runs.submit import submit_run
-from emukit.runs.validate import named_protocols, numbers
+from emukit.runs.validate import named_protocols
 from tests.cli.conftest import TINY
-from tests.coded import coded_archive, warming_archive
+from tests.coded import coded_archive, score_moments, warming_archive
 
 FEATURES = ("CO2", "SO2")
 QUIET = Reporter(quiet=True)
@@ -229,13 +229,13 @@ def test_every_number_is_of_its_recipe_and_fold(compared):
     for label, fold in folds.items():
         spans = fold.scored[HELD_OUT]
         expected = score_emulator(LinearEmulator.fit(archive, fold, features=FEATURES), archive, spans)
-        assert numbers(result.found["linear"].folds[label]) == pytest.approx(numbers(expected))
-        assert numbers(result.limit.folds[label]) == pytest.approx(numbers(estimated_limit(archive, spans)))
+        assert result.found["linear"].folds[label].line() == pytest.approx(expected.line())
+        assert result.limit.folds[label].line() == pytest.approx(estimated_limit(archive, spans).line())
         (span, *_) = spans
         fields = [archive[span.scenario].truth(m, span.start, span.stop) for m in range(3)]
-        each = [numbers(score_moments(Moments.of(a, b), archive.grid.weights)) for a, b in permutations(fields, 2)]
+        each = [score_moments(Moments.of(a, b), archive.grid.weights).line() for a, b in permutations(fields, 2)]
         floor = {k: np.mean([e[k] for e in each]) for k in each[0]}
-        assert numbers(result.reference.folds[label]) == pytest.approx(floor)
+        assert result.reference.folds[label].line() == pytest.approx(floor)
 
 
 def test_several_recipes_are_compared_fold_by_fold(compared):
@@ -304,11 +304,11 @@ def test_a_single_recipe_is_shown_on_every_set_of_months(compared, tmp_path):
     for part in parts:
         labels = [k for k in part.lines if k not in LINES]
         assert {f"linear, k360: {result.months[k]}" for k in labels} == {part.title}
-        assert part.lines["reference: another run"] == numbers(result.reference.folds[labels[0]])
+        assert part.lines["reference: another run"] == result.reference.folds[labels[0]].line()
         assert part.column[1] == {k: f"{result.distances[k]:.2f}" for k in labels}
         shown |= {k: part.lines[k] for k in labels}
-    assert shown == {k: numbers(s) for k, s in several.found["linear"].folds.items()}
-    assert mean.lines["mean"] == numbers(several.found["linear"].mean)
+    assert shown == {k: s.line() for k, s in several.found["linear"].folds.items()}
+    assert mean.lines["mean"] == several.found["linear"].mean.line()
 
 
 def test_finished_folds_are_read_interrupted_ones_go_on_and_other_settings_stand_beside(tmp_path, monkeypatch):

@@ -12,11 +12,11 @@ from emukit.emulators.sampled import Sampled
 from emukit.emulators.variance_matched import VarianceMatched
 from emukit.emulators.wrapper import Wrapper
 from emukit.errors import ProtocolError, RunError
-from emukit.metrics import Moments, score_moments
+from emukit.metrics import Moments
 from emukit.metrics.ensemble import EnsembleSums, score_ensemble
 from emukit.progress import Reporter
 from emukit.runs.ensemble import evaluate_ensemble, save_ensemble
-from tests.coded import warming_archive
+from tests.coded import score_moments, warming_archive
 
 QUIET = Reporter(quiet=True)
 

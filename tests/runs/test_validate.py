@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emukit.competitions.cse151b import cse151b
 from emukit.data.protocol import make_split
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import EMULATORS
 from emukit.errors import ProtocolError, RecipeError, RunError
-from emukit.metrics import Parts, Score
+from emukit.metrics import Score
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
 from emukit.runs import validate as module
@@ -121,10 +122,13 @@ def test_summary_has_a_line_for_each_set_with_its_mean_and_references(linear):
 
 
 def test_summary_says_how_far_seeds_are_apart():
-    scores = {seed: Score({v: Parts(x, 0.0, 0.0) for v in ("tas", "pr")}, 12) for seed, x in ((0, 1.0), (1, 2.0))}
+    scores = {
+        seed: Score(cse151b(), {k: x * k.endswith("monthly_rmse") for k in cse151b().keys}, 12)
+        for seed, x in ((0, 1.0), (1, 2.0))
+    }
     values = [s.value for s in scores.values()]
     scored = Scored("k360", "validation", ("m",), scores, None, None)
-    (line,) = Validation("m", "r", "d", (0, 1), (scored,), {}, ()).summary()
+    (line,) = Validation("m", "r", "d", (0, 1), cse151b(), (scored,), {}, ()).summary()
     assert (line.seeds, line.score) == (2, pytest.approx(np.mean(values)))
     assert line.spread == pytest.approx(np.std(values, ddof=1))
     assert line.cells()[-2:] == ("", "")

@@ -7,6 +7,7 @@ from importlib.metadata import version
 import numpy as np
 import pytest
 
+from emukit.competitions.cse151b import cse151b
 from emukit.config import check
 from emukit.data.split import Span
 from emukit.distribution import VERSION
@@ -16,7 +17,6 @@ from emukit.progress import silent_reporter
 from emukit.runs import run as run_module
 from emukit.runs.evaluate import score_emulator
 from emukit.runs.run import train_run
-from emukit.runs.validate import numbers
 from emukit.studies import costs
 from emukit.studies import results as findings
 from emukit.studies.ablate import Opened, make_study_plan, run_study, write_plan
@@ -356,7 +356,7 @@ def test_numbers_are_those_of_the_runs_and_differences_of_seeds_that_both_have(o
             "the base",
         )
         whole = [r.finished(archive) for r in official[:-1]]
-        scores = [numbers(score_emulator(w.emulator(archive), archive, w.split(archive).scored[name])) for w in whole]
+        scores = [score_emulator(w.emulator(archive), archive, w.split(archive).scored[name]).line() for w in whole]
         assert base["mean"] == pytest.approx({k: (scores[0][k] + scores[2][k]) / 2 for k in scores[0]})
         assert linear["mean"] == pytest.approx(scores[1])
         assert linear["sd"] is None
@@ -404,9 +404,9 @@ def test_years_are_drawn_from_as_many_as_the_shortest_span_has(opened, tmp_path,
     train(opened, plan.runs[:2])
     seen, known = [], findings.paired.difference
 
-    def difference(variant, base, years, **words):
+    def difference(variant, base, years, names):
         seen.append(years)
-        return known(variant, base, years, **words)
+        return known(variant, base, years, names)
 
     monkeypatch.setattr(findings.paired, "difference", difference)
     spans = [Span("ssp370", 24, 24 + months, (0,)) for months in (36, 24, 48)]
@@ -416,7 +416,7 @@ def test_years_are_drawn_from_as_many_as_the_shortest_span_has(opened, tmp_path,
     seen.clear()
     found = {v.name: [np.ones((3, 7))] for v in plan.variants}
     part = {"months": ["m"], "floor": None, "limit": None}
-    findings._mean_result(plan, [(part, found, 7), (part, found, 5), (part, found, 6)])
+    findings._mean_result(plan, cse151b(), [(part, found, 7), (part, found, 5), (part, found, 6)])
     assert set(seen) == {5}
 
 

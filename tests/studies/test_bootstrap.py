@@ -1,18 +1,17 @@
 """Differences that are not those of the score, and intervals that hold the truth less often than they say."""
 
-from dataclasses import fields
-
 import numpy as np
 import pytest
 from scipy import stats
 
-from emukit.metrics import Moments, score_moments
+from emukit.competitions.cse151b import cse151b
+from emukit.metrics import Moments
 from emukit.studies import bootstrap as paired
-from emukit.studies.bootstrap import NAMES, difference
 from emukit.studies.year_sums import load_years, save_years, year_moments
-from tests.coded import warming_archive
+from tests.coded import score_moments, warming_archive
 
 SHAPE = (2, 3)
+NAMES = ("score", *cse151b().keys)
 WEIGHTS = np.array([[1.0], [3.0]]) * np.ones(SHAPE)
 
 
@@ -30,13 +29,21 @@ def years_of(prediction, truth):
     return np.stack([Moments.of(prediction[a : a + 12], truth[a : a + 12]).pack() for a in range(0, len(truth), 12)])
 
 
+def scores_of(years, counts, weights, variables=("tas", "pr")):
+    return paired.scores_of(years, counts, weights, variables, cse151b())
+
+
+def differences(variant, base, years):
+    return paired.difference(variant, base, years, NAMES)
+
+
 def numbers(score):
-    return [score.value, *(getattr(score.parts[v], f.name) for v in ("tas", "pr") for f in fields(score.parts[v]))]
+    return [*score.line().values()]
 
 
 def test_each_year_once_is_the_score_itself():
     prediction, truth = fields_of(np.random.default_rng(0), 4, 0.3, 1.2)
-    found = paired.scores_of(years_of(prediction, truth), np.ones((1, 4), int), WEIGHTS)
+    found = scores_of(years_of(prediction, truth), np.ones((1, 4), int), WEIGHTS)
     np.testing.assert_allclose(found[0], numbers(score_moments(Moments.of(prediction, truth), WEIGHTS)), rtol=1e-9)
 
 
@@ -46,17 +53,17 @@ def test_a_draw_is_the_score_of_the_years_drawn_and_order_of_variables_is_kept()
     months = np.concatenate([np.arange(12 * y, 12 * y + 12) for y in (0, 0, 2, 4, 4)])
     expected = numbers(score_moments(Moments.of(prediction[months], truth[months]), WEIGHTS))
     years = years_of(prediction, truth)
-    np.testing.assert_allclose(paired.scores_of(years, counts, WEIGHTS)[0], expected, rtol=1e-9)
-    turned = paired.scores_of(years[:, :, ::-1], counts, WEIGHTS, ("pr", "tas"))
+    np.testing.assert_allclose(scores_of(years, counts, WEIGHTS)[0], expected, rtol=1e-9)
+    turned = scores_of(years[:, :, ::-1], counts, WEIGHTS, ("pr", "tas"))
     np.testing.assert_allclose(turned[0], expected, rtol=1e-9)
 
 
 def test_many_draws_are_each_their_own():
     years = years_of(*fields_of(np.random.default_rng(2), 3, 0.1))
     counts = paired.draw_years(3, 150)
-    together = paired.scores_of(years, counts, WEIGHTS)
+    together = scores_of(years, counts, WEIGHTS)
     for i in (0, 63, 64, 150):
-        np.testing.assert_allclose(together[i], paired.scores_of(years, counts[i : i + 1], WEIGHTS)[0])
+        np.testing.assert_allclose(together[i], scores_of(years, counts[i : i + 1], WEIGHTS)[0])
 
 
 def test_draws_are_the_same_every_time_and_of_as_many_years():
@@ -78,9 +85,9 @@ def test_years_add_up_and_months_left_over_belong_to_the_last(tmp_path):
     archive = warming_archive(181)
     emulator = ClimatologyEmulator.fit(archive, make_split(archive))
     spans = (Span("ssp370", 100, 130, (0,)), Span("ssp126", 3, 10, (1,)))
-    years = year_moments(emulator, archive, spans)
+    years = year_moments(emulator, archive, spans, cse151b())
     assert [y[:, 0, 0, 0, 0].tolist() for y in years] == [[12, 18], [7]]
-    each = [paired.scores_of(y, np.ones((1, len(y)), int), archive.grid.weights)[0] for y in years]
+    each = [scores_of(y, np.ones((1, len(y)), int), archive.grid.weights)[0] for y in years]
     np.testing.assert_allclose(np.mean(each, 0), numbers(score_emulator(emulator, archive, spans)), rtol=1e-9)
     save_years(tmp_path / "scores" / "y.npz", years)
     kept = load_years(tmp_path / "scores" / "y.npz")
@@ -97,9 +104,7 @@ def runs_of(rng, years, pairs, counts, bias, spread):
     for _ in range(pairs):
         for kind, own in zip(out, (0.0, bias), strict=True):
             moved = own + spread * rng.normal(size=(1, 2, 1, 1))
-            kind.append(
-                paired.scores_of(years_of(*fields_of(np.random.default_rng(seed), years, moved)), counts, WEIGHTS)
-            )
+            kind.append(scores_of(years_of(*fields_of(np.random.default_rng(seed), years, moved)), counts, WEIGHTS))
     return out
 
 
@@ -112,7 +117,7 @@ def test_the_interval_holds_the_true_difference_as_often_as_it_says(pairs, bias,
     held = below = 0
     for _ in range(120):
         base, variant = runs_of(rng, years, pairs, counts, bias, spread)
-        found = paired.difference(variant, base, years)["score"]
+        found = differences(variant, base, years)["score"]
         held += found.low <= truth <= found.high
         below += found.high < truth
     # Of 120, 95 % is 114 +- 2.4.
@@ -123,24 +128,22 @@ def test_the_interval_holds_the_true_difference_as_often_as_it_says(pairs, bias,
 def test_seeds_are_paired_not_mixed():
     rng = np.random.default_rng(3)
     counts = paired.draw_years(6, 200)
-    base = [
-        paired.scores_of(years_of(*fields_of(np.random.default_rng(9), 6, b)), counts, WEIGHTS) for b in (0.2, 0.5, 0.9)
-    ]
+    base = [scores_of(years_of(*fields_of(np.random.default_rng(9), 6, b)), counts, WEIGHTS) for b in (0.2, 0.5, 0.9)]
     variant = [run + 0.01 + 0.001 * rng.normal() for run in base]
-    found = paired.difference(variant, base, 6)["score"]
+    found = differences(variant, base, 6)["score"]
     assert found.sign == 1
     assert found.mean == pytest.approx(0.01, abs=0.003)
     assert found.sd < 0.003
-    mixed = paired.difference(variant[1:] + variant[:1], base, 6)["score"]
+    mixed = differences(variant[1:] + variant[:1], base, 6)["score"]
     assert mixed.sign == 0
     with pytest.raises(ValueError, match="not paired"):
-        paired.difference(variant[:2], base, 6)
+        differences(variant[:2], base, 6)
 
 
 def test_a_recipe_is_indistinguishable_from_itself():
     counts = paired.draw_years(6, 200)
-    runs = [paired.scores_of(years_of(*fields_of(np.random.default_rng(s), 6, 0.1)), counts, WEIGHTS) for s in range(3)]
-    found = paired.difference(runs, runs, 6)
+    runs = [scores_of(years_of(*fields_of(np.random.default_rng(s), 6, 0.1)), counts, WEIGHTS) for s in range(3)]
+    found = differences(runs, runs, 6)
     assert all((d.mean, d.low, d.high, d.sd, d.sign) == (0, 0, 0, 0, 0) for d in found.values())
 
 
@@ -148,12 +151,12 @@ def test_few_seeds_make_a_wide_interval_and_one_none_of_its_own():
     row = np.zeros((201, 7))
     base = [row] * 3
     variant = [row + x for x in (-0.02, -0.03, -0.04)]
-    found = paired.difference(variant, base, 1)["score"]
+    found = differences(variant, base, 1)["score"]
     # Student: -0.03 +- 4.30 * 0.01 / sqrt(3).
     assert found.mean == pytest.approx(-0.03)
     assert found.low == pytest.approx(-0.0548, abs=0.015)
     assert found.high == pytest.approx(-0.0052, abs=0.015)
-    alone = paired.difference(variant[:1], base[:1], 1)["score"]
+    alone = differences(variant[:1], base[:1], 1)["score"]
     assert (alone.low, alone.high, alone.sd, alone.sign) == (None, None, None, 0)
 
 
@@ -161,7 +164,7 @@ def test_the_interval_lies_about_the_difference_that_was_seen():
     """Drawn years have noisier means, which moves the differences of all draws; that is no news of the variant."""
     rng = np.random.default_rng(0)
     variant = np.concatenate([np.full((1, 7), 0.1), 0.05 + 0.005 * rng.normal(size=(2000, 7))])
-    found = paired.difference([variant], [np.zeros((2001, 7))], 30)["score"]
+    found = differences([variant], [np.zeros((2001, 7))], 30)["score"]
     assert found.mean == pytest.approx(0.1)
     assert (found.low + found.high) / 2 == pytest.approx(0.1, abs=0.001)
     # A normal's 95 %, widened from thirty years: 2.05 * sqrt(30 / 29).
@@ -169,11 +172,11 @@ def test_the_interval_lies_about_the_difference_that_was_seen():
 
 
 def sentence(low, mean, high, seeds=3, drawn=True, years=10, pr_std=0):
-    of = {name: paired.Difference(0.0, -1.0, 1.0, 0.1) for name in paired.NAMES}
+    of = {name: paired.Difference(0.0, -1.0, 1.0, 0.1) for name in NAMES}
     of["score"] = paired.Difference(mean, low, high, 0.1)
     if pr_std:
         of["pr.time_stddev_mae"] = paired.Difference(pr_std, pr_std - 0.01, pr_std + 0.01, 0.1)
-    return paired.sentence(of, seeds, drawn, years)
+    return paired.sentence(of, cse151b(), seeds, drawn, years)
 
 
 def test_sentences():
@@ -205,11 +208,11 @@ def test_an_interval_is_as_wide_as_student_s_t_of_seeds_and_of_years_says():
     names = len(NAMES)
     # Years alone: draws that scatter normally about another middle than what was seen.
     years = np.concatenate([np.full((1, names), 2.0), 7.0 + random.standard_normal((draws, names))])
-    found = difference([years], [np.zeros_like(years)], 10)["score"]
+    found = differences([years], [np.zeros_like(years)], 10)["score"]
     half = np.sqrt(10 / 9) * stats.t.ppf(0.975, 9)
     assert (found.low, found.high) == (pytest.approx(2 - half, abs=0.04), pytest.approx(2 + half, abs=0.04))
     # Seeds alone.
     seeds = [np.full((draws + 1, names), value) for value in (1.0, 2.0, 6.0)]
-    found = difference(seeds, [np.zeros_like(s) for s in seeds], 1)["score"]
+    found = differences(seeds, [np.zeros_like(s) for s in seeds], 1)["score"]
     half = stats.t.ppf(0.975, 2) * np.std([1, 2, 6], ddof=1) / np.sqrt(3)
     assert (found.low, found.high) == (pytest.approx(3 - half, rel=0.05), pytest.approx(3 + half, rel=0.05))

@@ -9,7 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from emukit.competitions.cse151b import cse151b
 from emukit.data.grid import Grid
+from emukit.metrics import Score
+from emukit.submission import score as submission_score
 
 GRID = Grid(np.array([-60.0, 1.885, 60.0]), np.array([1.875, 91.875, 181.875, 271.875]))
 MONTHS = 24
@@ -41,3 +44,13 @@ def save(path: Path, lines: Iterable[str], end: str = "\n") -> Path:
     """Write lines as a file."""
     path.write_bytes("".join(line + end for line in lines).encode())
     return path
+
+
+def score_csv(submission: Path | str, solution: Path | str) -> Score:
+    """By the shipped competition."""
+    return submission_score.score_csv(submission, solution, cse151b())
+
+
+def score_submission(submission: Path | str, truth: NDArray[np.floating], grid: Grid) -> Score:
+    """By the shipped competition."""
+    return submission_score.score_submission(submission, truth, grid, cse151b())

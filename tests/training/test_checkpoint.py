@@ -14,8 +14,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from emukit.competitions.cse151b import cse151b
 from emukit.errors import RunError
-from emukit.metrics import Parts, Score
+from emukit.metrics import Score
 from emukit.parallel.comm import Comm
 from emukit.progress import silent_reporter
 from emukit.training import loop
@@ -36,7 +37,7 @@ def scores(*values: float):
 
     def validate() -> Score:
         value = next(given)
-        return Score({v: Parts(value, value, value) for v in ("tas", "pr")}, 12)
+        return Score(cse151b(), dict.fromkeys(cse151b().keys, value), 12)
 
     return validate
 

@@ -26,7 +26,7 @@ from emukit.training.average import WeightAverage
 from emukit.training.engine import Engine, Execution, _check_compiler
 from emukit.training.log import read_lines
 from emukit.training.settings import AverageSettings, OptimizerSettings, TrainingSettings
-from tests.coded import warming_archive
+from tests.coded import changed, warming_archive
 
 
 class Plain(nn.Module):
@@ -60,7 +60,7 @@ def make_engine(
     built = network(source.batch(source.epoch(0, 0)[0]).frames.shape[2], 3)
     weights = torch.full((4, 6), 1 / 24)
     loss = CompositeLoss({"tas": {"mse": 1.0}, "pr": {"l1": 1.0}}, ("tas", "pr"), LossSpace(weights))
-    chosen = TrainingSettings(segments=source.settings, **settings)
+    chosen = TrainingSettings(segments=source.settings, **{"average": AverageSettings(), **settings})
     return Engine(built, source, Regression(loss), chosen, Comm(), execution or Execution())
 
 
@@ -288,8 +288,7 @@ def test_the_average_is_kept_only_where_it_scores_better(tmp_path, monkeypatch) 
         score = real(emulator, *rest)
         kept.append({k: v.clone() for k, v in emulator.network.state_dict().items()})
         wanted = next(given)
-        parts = {v: type(p)(wanted, wanted, wanted) for v, p in score.parts.items()}
-        return type(score)(parts, score.months)
+        return changed(score, lambda key, value: wanted)
 
     monkeypatch.setattr(module, "score_emulator", scored)
     small = ["model.hidden=8", "model.features=6", "model.width=4", "model.stages=1", "inputs.window.history=3"]

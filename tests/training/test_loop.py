@@ -22,7 +22,7 @@ from emukit.training import loop, optim
 from emukit.training.checkpoint import LAST
 from emukit.training.log import read_lines
 from emukit.training.settings import AverageSettings, OptimizerSettings
-from tests.coded import warming_archive
+from tests.coded import changed, warming_archive
 from tests.training.test_checkpoint import SOURCE, STEPS, interrupt_after, scores, strict_lines, train
 from tests.training.test_engine import make_engine, parameters
 
@@ -135,10 +135,7 @@ def test_best_epoch_is_kept_not_the_last(tmp_path, monkeypatch):
         if not calls:
             kept.append({k: v.clone() for k, v in emulator.network.state_dict().items()})
         calls.append(score)
-        parts = {
-            v: type(p)(p.monthly_rmse + len(calls), p.time_mean_rmse, p.time_stddev_mae) for v, p in score.parts.items()
-        }
-        return type(score)(parts, score.months)
+        return changed(score, lambda key, value: value + len(calls) * key.endswith("monthly_rmse"))
 
     monkeypatch.setattr(module, "score_emulator", worsening)
     finished, _ = run(tmp_path / "run")
@@ -155,8 +152,7 @@ def test_early_stopping_stops_and_resume_does_not_start_again(tmp_path, monkeypa
     def worsening(*args):
         calls.append(1)
         score = real(*args)
-        parts = {v: type(p)(p.monthly_rmse + 10 * len(calls), 0.0, 0.0) for v, p in score.parts.items()}
-        return type(score)(parts, score.months)
+        return changed(score, lambda key, value: (value + 10 * len(calls)) * key.endswith("monthly_rmse"))
 
     monkeypatch.setattr(module, "score_emulator", worsening)
     first, _ = run(tmp_path / "run", "training.epochs=9", "training.patience=2")

@@ -20,7 +20,10 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from emukit.data.grid import Grid
 from emukit.files import shipped
+from emukit.metrics import Competition, Metric, Moments
+from emukit.metrics.extremes import UNITS
 
 SHAPE = (192, 288)
 LAT = np.asarray(np.linspace(-90.0, 90.0, SHAPE[0]), np.float64)
@@ -85,8 +88,63 @@ class ClimXScore:
     @property
     def value(self) -> float:
         """Plain mean over the indices that have a score; 0 where none has. Higher is better."""
-        values = [score.value for score in self.indices.values() if score.value is not None]
-        return float(np.mean(values)) if values else 0.0
+        known = {f"{name}.nnse": score.value for name, score in self.indices.items() if score.value is not None}
+        return float(_climx(dict.fromkeys(self.indices, "")).value(known)) if known else 0.0
+
+
+def competition(units: Mapping[str, str]) -> Competition:
+    """The competition for stores of annual indices on its grid, each of whose time steps is a year.
+
+    Files of a submission are told by their layout and scored part by part: `emukit.competitions.climx.files`.
+
+    Args:
+        units: Target variable to its units; the indices among them are scored.
+    """
+    # Without any, what is missing is told by all of them.
+    return _climx({name: u for name, u in units.items() if name in UNITS} or UNITS)
+
+
+def _climx(scored: Mapping[str, str]) -> Competition:
+    return Competition(
+        name="climx",
+        title="ClimX",
+        units=scored,
+        metrics=tuple(map(_metric, scored)),
+        weights={f"{name}.nnse": 1 / len(scored) for name in scored},
+        higher_is_better=True,
+        # An index that varies nowhere has no efficiency.
+        skip_missing=True,
+        description="mean over the indices of the normalised Nash-Sutcliffe efficiency",
+        legend="nNSE: normalised Nash-Sutcliffe efficiency; 1 is exact, 0 the mean of the truth, -1 the limit",
+        fits=_misfit,
+    )
+
+
+def _metric(index: str) -> Metric:
+    return Metric(
+        key=f"{index}.nnse",
+        heading=index,
+        measure="nNSE",
+        title=f"{index} nNSE",
+        description=f"{index}: normalised Nash-Sutcliffe efficiency, mean over land regions",
+        better="higher",
+        variable=index,
+        function=_efficiency,
+    )
+
+
+def _efficiency(m: Moments, weights: Field) -> Field:
+    """(...) of (..., Y, X) sums over years; the regions have weights of their own."""
+    variance, error = m.std_truth**2, m.ee / m.n
+    with np.errstate(invalid="ignore"):
+        ratios, _ = _by_region((variance - error) / (variance + error), variance)
+    return _mean_of_known(ratios)
+
+
+def _misfit(grid: Grid) -> str:
+    y, x = grid.shape
+    divides = not SHAPE[0] % y and not SHAPE[1] % x
+    return "" if divides else f"{y} x {x} cells, which do not divide {SHAPE[0]} x {SHAPE[1]}"
 
 
 def score_index(truth: NDArray[np.floating], prediction: NDArray[np.floating]) -> IndexScore:
@@ -104,7 +162,7 @@ def score_index(truth: NDArray[np.floating], prediction: NDArray[np.floating]) -
     error = ((g - p) ** 2).mean(0)
     with np.errstate(invalid="ignore"):
         efficiency = (variance - error) / (variance + error)
-    return _by_region(efficiency, variance)
+    return _index_score(efficiency, variance)
 
 
 def crps_efficiency(truth: NDArray[np.floating], members: NDArray[np.floating], *, fair: bool = False) -> IndexScore:
@@ -128,7 +186,7 @@ def crps_efficiency(truth: NDArray[np.floating], members: NDArray[np.floating], 
     with np.errstate(invalid="ignore", divide="ignore"):
         skill = 1 - score / reference
         efficiency = skill / (2 - skill)
-    return _by_region(efficiency, g.var(0))
+    return _index_score(efficiency, g.var(0))
 
 
 def crps(members: Field, truth: Field, *, fair: bool = False) -> Field:
@@ -175,12 +233,25 @@ def _checked(truth: NDArray[np.floating], prediction: NDArray[np.floating]) -> t
     return g, p
 
 
-def _by_region(efficiency: Field, variance: Field) -> IndexScore:
+def _by_region(efficiency: Field, variance: Field) -> tuple[Field, Field]:
+    """(..., R) area-weighted mean over the cells of a region that count, NaN where none does; (..., Y X) which do."""
     where = regions()
-    counted = expand((variance > LEAST_VARIANCE).astype(np.float64)).ravel() * (where.cells.ravel() >= 0)
-    values = np.where(counted > 0, expand(efficiency).ravel(), 0.0)
-    area = where.weights @ counted
-    total = where.weights @ values
-    by_region = {n: float(t / a) for n, t, a in zip(where.names, total, area, strict=True) if a > 0}
-    value = float(np.mean(list(by_region.values()))) if by_region else None
-    return IndexScore(value, by_region, int(counted.sum()))
+    lead = variance.shape[:-2]
+    counted = expand((variance > LEAST_VARIANCE).astype(np.float64)).reshape(*lead, -1) * (where.cells.ravel() >= 0)
+    values = np.where(counted > 0, expand(efficiency).reshape(*lead, -1), 0.0)
+    area, total = counted @ where.weights.T, values @ where.weights.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(area > 0, total / area, np.nan), counted
+
+
+def _mean_of_known(ratios: Field) -> Field:
+    """(...) plain mean over the regions that have a value; NaN where none has."""
+    known = ~np.isnan(ratios)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.where(known, ratios, 0.0).sum(-1) / known.sum(-1))
+
+
+def _index_score(efficiency: Field, variance: Field) -> IndexScore:
+    ratios, counted = _by_region(efficiency, variance)
+    by_region = {n: float(r) for n, r in zip(regions().names, ratios, strict=True) if not np.isnan(r)}
+    return IndexScore(float(_mean_of_known(ratios)) if by_region else None, by_region, int(counted.sum()))

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from emukit.data.variable import OTHER_COLOURS
 from emukit.figures.coast import coastline
 from emukit.figures.error_maps import scale_colours
-from emukit.figures.maps import COLOURS, OTHER_COLOURS
+from emukit.metrics import Competition
 from emukit.report.pages.model import Entry, Site
 
 STEPS = 127
@@ -55,6 +56,7 @@ def entry_script(entry: Entry) -> str:
 def site_script(site: Site) -> str:
     """Who can be compared, in which scales and colours, and the coasts."""
     variables = dict.fromkeys(name.partition(".")[0] for name in site.scales)
+    named = {q.partition(".")[0]: c for e in site.entries if e.errors for q, c in e.errors.colours.items()}
     plain = {
         "entries": [
             {
@@ -63,15 +65,32 @@ def site_script(site: Site) -> str:
                 "months": e.errors.months,
                 "key": e.errors.key,
                 "scores": dict(e.errors.scores),
+                "competition": e.errors.competition.name,
+                "columns": _columns(e.errors.competition),
+                "higherIsBetter": e.errors.competition.higher_is_better,
             }
             for e in site.entries
             if e.errors
         ],
         "scales": dict(site.scales),
-        "colours": {v: scale_colours(COLOURS.get(v, OTHER_COLOURS)) for v in variables},
+        "colours": {v: scale_colours(named.get(v, OTHER_COLOURS)) for v in variables},
         "coast": [np.rint(10 * line).astype(int).ravel().tolist() for line in coastline()],
     }
     return f"emukit.start({_script(plain)});\n"
+
+
+def _columns(competition: Competition) -> list[dict[str, Any]]:
+    """What a table of the competition's numbers needs."""
+    return [
+        {
+            "key": c.key,
+            "heading": c.heading,
+            "unit": ", ".join(filter(None, (c.measure, c.units))),
+            "title": ", ".join(filter(None, (c.description, c.units))),
+            "digits": c.digits,
+        }
+        for c in competition.columns
+    ]
 
 
 def _script(value: Any) -> str:

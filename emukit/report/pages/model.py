@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.competitions.leaderboard import Row
+from emukit.metrics import Competition
 from emukit.report.pages.study import Study
 
 LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
@@ -55,8 +56,10 @@ class Errors:
         lon: (X,) degrees east.
         fields: (Q, Y, X) by quantity.
         quantities: Names of the quantities, ``tas.mean`` and so on, with their labels.
+        colours: Their colour maps.
         numbers: Area means of each, in words.
-        scores: Score and six numbers of the set of months; of several spans their mean, while errors are of the first.
+        scores: By key, of the set of months; of several spans their mean, while errors are of the first.
+        competition: Whose numbers they are.
     """
 
     months: str
@@ -66,8 +69,10 @@ class Errors:
     lon: NDArray[np.float64]
     fields: NDArray[np.float64]
     quantities: Mapping[str, str]
+    colours: Mapping[str, str]
     numbers: Mapping[str, str]
     scores: Mapping[str, float]
+    competition: Competition
 
 
 @dataclass(frozen=True, eq=False)

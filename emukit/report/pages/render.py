@@ -15,16 +15,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from emukit.competitions.leaderboard import (
     ANOTHER_RUN,
-    HEADINGS,
     LIMIT,
     LINES,
-    MEASURES,
-    NUMBERS,
-    UNITS,
     Row,
     places,
     ranked,
 )
+from emukit.metrics.competition import Column
 from emukit.report.pages.fields import entry_script, site_script
 from emukit.report.pages.model import Entry, Site, StudyPage
 from emukit.report.pages.strip import LINE_Y, WIDTH, marks
@@ -33,7 +30,6 @@ from emukit.studies.table import DIFFERENCE, both_ends
 
 HERE = Path(__file__).parent
 ASSETS = ("style.css", "table.js", "compare.js")
-COLUMNS = ("score", *NUMBERS)
 
 
 def render(site: Site) -> Iterator[tuple[str, str]]:
@@ -45,10 +41,8 @@ def render(site: Site) -> Iterator[tuple[str, str]]:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(
-        site=site, columns=COLUMNS, headings=HEADINGS, headers=_headers(), lines=LINES, difference=DIFFERENCE
-    )
-    environment.filters.update(score=_score, number=_number, signed=_signed, ends=_ends, words=_words)
+    environment.globals.update(site=site, lines=LINES, difference=DIFFERENCE)
+    environment.filters.update(signed=_signed, ends=_ends, words=_words, unit=_unit)
     for name in ASSETS:
         yield f"assets/{name}", (HERE / "assets" / name).read_text(encoding="utf-8")
     uses = _uses(site.studies)
@@ -76,6 +70,7 @@ def render(site: Site) -> Iterator[tuple[str, str]]:
                 page=study,
                 study=study.study,
                 results=results,
+                competition=study.study.competition.competition,
                 differences=_differences(study.study),
                 best=_best(study),
             ),
@@ -84,20 +79,6 @@ def render(site: Site) -> Iterator[tuple[str, str]]:
 
 def _comparable(site: Site) -> int:
     return sum(e.errors is not None for e in site.entries)
-
-
-def _headers() -> list[dict[str, str]]:
-    """Columns of the score and the six numbers: a heading, its unit, and what it says in full."""
-    what = {
-        "monthly_rmse": "root mean square error of months",
-        "time_mean_rmse": "root mean square error of the mean over time",
-        "time_stddev_mae": "mean absolute error of the standard deviation over time",
-    }
-    out = [{"short": "score", "unit": "", "full": "official score, lower is better"}]
-    for heading, measure, unit, number in zip(HEADINGS[1:], MEASURES[1:], UNITS[1:], NUMBERS, strict=True):
-        variable, part = number.split(".")
-        out.append({"short": heading, "unit": f"{measure}, {unit}", "full": f"{variable}: {what[part]}, {unit}"})
-    return out
 
 
 def _uses(studies: Sequence[StudyPage]) -> dict[str, list[dict[str, Any]]]:
@@ -151,12 +132,14 @@ def _tables(site: Site, uses: Mapping[str, Sequence[Mapping[str, Any]]]) -> list
             for place, row in places(group)
         ]
         own = sum(r.kind in ("run", "submission") for r in group)
-        out.append({"id": f"set-{i}", "split": split, "rows": rows, "marks": marks(group), "own": own})
+        competition = group[0].competition
+        table = {"id": f"set-{i}", "split": split, "rows": rows, "marks": marks(group), "own": own}
+        out.append(table | {"columns": competition.columns, "direction": competition.direction})
     return out
 
 
-def _cells(row: Row) -> list[float | None]:
-    return [row.score, *(row.numbers.get(n) for n in NUMBERS)]
+def _cells(row: Row) -> list[tuple[Column, float | None]]:
+    return list(zip(row.competition.columns, row.values().values(), strict=True))
 
 
 def _sets(entry: Entry, beside: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
@@ -167,27 +150,23 @@ def _sets(entry: Entry, beside: Mapping[str, Sequence[Row]]) -> list[dict[str, A
         place = next((p for p, r in places(group) if r.key == own.key), "")
         competitors = sum(r.kind not in LINES and r.score is not None for r in group)
         others = [r for r in group if r.kind in (*LINES, "published", "measured")]
-        rows = [{"row": r, "cells": _cells(r), "own": r is own} for r in sorted([own, *others], key=_order)]
-        out.append({"split": own.split, "rows": rows, "place": place, "of": competitors, "note": own.note})
+        rows = [{"row": r, "cells": _cells(r), "own": r is own} for r in sorted([own, *others], key=lambda r: r.order)]
+        columns = own.competition.columns
+        found = {"split": own.split, "rows": rows, "place": place, "of": competitors, "note": own.note}
+        out.append(found | {"columns": columns})
     return out
-
-
-def _order(row: Row) -> tuple[bool, float]:
-    return row.score is None, row.score or 0.0
 
 
 def _result(page: StudyPage, result: StudyResult) -> dict[str, Any]:
     known = {name: v for name, v in ((ANOTHER_RUN, result.floor), (LIMIT, result.limit)) if v}
-    lines = [(name, [values[c] for c in COLUMNS]) for name, values in known.items()]
+    columns = page.study.competition.competition.columns
+    lines = [(name, [(c, values.get(c.key)) for c in columns]) for name, values in known.items()]
     return {"result": result, "lines": lines, "pictures": page.pictures.get((result.protocol, result.set), ())}
 
 
-def _score(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def _unit(column: Column) -> str:
+    """How a number is measured, and in what."""
+    return ", ".join(filter(None, (column.measure, column.units)))
 
 
 def _words(value: Any) -> str:

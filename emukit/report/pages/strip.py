@@ -41,20 +41,22 @@ def marks(rows: Sequence[Row]) -> list[Mark]:
     scored = [r for r in rows if r.score is not None]
     if len(scored) < 2:
         return []
-    scores = [r.score or 0.0 for r in scored]
-    lines = [r.score or 0.0 for r in scored if r.kind in LINES]
-    low = min(scores)
+    # What is to be small: the score, or its negative where higher is better.
+    costs = {r.key: r.competition.cost(r.score or 0.0) for r in scored}
+    lines = [costs[r.key] for r in scored if r.kind in LINES]
+    low, high = min(costs.values()), max(costs.values())
     # A single failed training would press all others into a point.
-    high = min(max(scores), 1.25 * max(lines)) if lines else max(scores)
-    high = max(high, low * (1 + 1e-9) + 1e-9)
+    if lines:
+        high = min(high, max(lines) + 0.25 * abs(max(lines)))
+    high = max(high, low + abs(low) * 1e-9 + 1e-9)
     out: list[Mark] = []
     ends = [-1e9, -1e9, -1e9]
-    for row in sorted(scored, key=lambda r: r.score or 0.0):
-        score = row.score or 0.0
-        x = MARGIN + (WIDTH - 2 * MARGIN) * min((score - low) / (high - low), 1.0)
+    for row in sorted(scored, key=lambda r: r.order):
+        cost = costs[row.key]
+        x = MARGIN + (WIDTH - 2 * MARGIN) * min((cost - low) / (high - low), 1.0)
         level = 0
         if row.kind in LINES:
             level = min(range(len(ends)), key=lambda i: (ends[i] > x - 4, ends[i]))
             ends[level] = x + 6.2 * len(row.name)
-        out.append(Mark(round(x, 1), row.name, row.kind, f"{score:.4f}", level, score > high))
+        out.append(Mark(round(x, 1), row.name, row.kind, f"{row.score:.4f}", level, cost > high))
     return out

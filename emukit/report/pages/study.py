@@ -5,16 +5,18 @@ Invariant: a study that can be read has finite numbers, a base, and results that
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from unicodedata import category
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from emukit.competitions.leaderboard import NUMBERS
 from emukit.config import describe
 from emukit.errors import RunError
 from emukit.files import read_text
+from emukit.metrics.competition import Competition
+from emukit.runs.record import Scoring
 
 STUDY_FILE = "study.json"
 # Of a path, and of one part of it, on the file systems that there are.
@@ -30,11 +32,10 @@ def _printable(text: str) -> str:
     return text
 
 
-def _whole(numbers: dict[str, Any] | None) -> dict[str, Any] | None:
-    missing = [] if numbers is None else [n for n in ("score", *NUMBERS) if n not in numbers]
-    if missing:
-        raise ValueError(f"without {', '.join(missing)}")
-    return numbers
+def _missing(competition: Competition, numbers: Mapping[str, Any] | None) -> list[str]:
+    """What the score needs, and is not there."""
+    needed = ("score", *(() if competition.skip_missing else competition.weights))
+    return [] if numbers is None else [key for key in needed if key not in numbers]
 
 
 def _is_path(text: str) -> str:
@@ -45,7 +46,7 @@ def _is_path(text: str) -> str:
 
 _Folder = Annotated[str, AfterValidator(_is_path)]
 _Name = Annotated[str, AfterValidator(_printable)]
-_Numbers = Annotated[dict[str, _Number] | None, AfterValidator(_whole)]
+_Numbers = dict[str, _Number] | None
 
 
 class _Part(BaseModel):
@@ -91,7 +92,7 @@ class StudyRow(_Part):
     seeds: list[int]
     mean: _Numbers
     sd: _Numbers = None
-    difference: Annotated[dict[str, Interval] | None, AfterValidator(_whole)] = None
+    difference: dict[str, Interval] | None = None
     sentence: str = ""
 
 
@@ -119,6 +120,7 @@ class Study(_Part):
     seeds: list[int] = []
     benchmark: str = ""
     data: str = ""
+    competition: Scoring = Scoring()
     machine: Any = ""
     trained_with: list[str] = []
     command: str = ""
@@ -140,6 +142,19 @@ class Study(_Part):
         unknown += [self.best] if self.best and self.best not in names else []
         if unknown:
             raise ValueError(f"results of variants that it does not have: {', '.join(unknown)}")
+        return self
+
+    @model_validator(mode="after")
+    def _has_what_its_score_needs(self) -> Self:
+        competition = self.competition.competition
+        for result in self.results:
+            own: list[tuple[str, Mapping[str, Any] | None]] = [("floor", result.floor), ("limit", result.limit)]
+            for row in result.rows:
+                own += [(f"{row.variant} mean", row.mean), (f"{row.variant} sd", row.sd)]
+                own += [(f"{row.variant} difference", row.difference)]
+            for name, numbers in own:
+                if missing := _missing(competition, numbers):
+                    raise ValueError(f"{name}: without {', '.join(missing)}")
         return self
 
 

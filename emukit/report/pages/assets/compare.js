@@ -190,22 +190,32 @@ const emukit = (() => {
   };
 
   const table = (a, b) => {
-    const columns = [...byId("numbers").tHead.rows[0].cells].slice(1);
-    const names = ["score", ...["tas", "pr"].flatMap((v) => ["monthly_rmse", "time_mean_rmse", "time_stddev_mae"].map((p) => `${v}.${p}`))];
+    const known = (e) => new Set(e.columns.map((c) => c.key));
+    // Those of A, then what only B is scored by.
+    const columns = [...a.columns, ...b.columns.filter((c) => !known(a).has(c.key))];
+    const head = byId("numbers").tHead.rows[0];
+    const heads = columns.map((c) => {
+      const cell = element("th", { scope: "col", className: "number", title: c.title, textContent: c.heading });
+      if (c.unit) cell.append(element("br"), element("small", { textContent: c.unit }));
+      return cell;
+    });
+    head.replaceChildren(head.cells[0], ...heads);
     const line = (title, values, form) => {
       const row = element("tr", {}, element("th", { scope: "row", textContent: title }));
-      columns.forEach((_, i) => {
-        const known = Number.isFinite(values[names[i]]);
-        const text = known ? form(values[names[i]], i === 0 ? 4 : 3) : "";
+      columns.forEach((c) => {
+        const text = Number.isFinite(values[c.key]) ? form(values[c.key], c.digits) : "";
         row.append(element("td", { className: "number", textContent: text }));
       });
       return row;
     };
     const rows = [line(`A: ${a.name}`, a.scores, number), line(`B: ${b.name}`, b.scores, number)];
-    if (a.key === b.key) {
-      const both = Object.fromEntries(names.map((n) => [n, b.scores[n] - a.scores[n]]));
+    const alike = a.key === b.key && a.competition === b.competition;
+    if (alike) {
+      const both = Object.fromEntries(columns.map((c) => [c.key, b.scores[c.key] - a.scores[c.key]]));
       rows.push(line("B less A", both, signed));
     }
+    const side = a.higherIsBetter ? "above" : "below";
+    byId("direction").textContent = alike ? `(the score is ${side} zero where B is better)` : "(not drawn: other months, or another competition)";
     byId("numbers").tBodies[0].replaceChildren(...rows);
   };
 

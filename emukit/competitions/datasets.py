@@ -6,40 +6,46 @@ averaged by silence. Values are checked as those of a CSV are: `emukit.metrics.c
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from emukit.data.card import Quantity, load_card
+from emukit.competitions.registry import load_competition
+from emukit.data.card import load_card
 from emukit.data.decode import role
 from emukit.data.units import same_units
+from emukit.data.variable import Variable
 from emukit.errors import EmukitError
 from emukit.metrics.checked import checked_score
-from emukit.metrics.competition import VARIABLE_WEIGHTS, Score
+from emukit.metrics.competition import Score
 
-VARIABLES = tuple(VARIABLE_WEIGHTS)
 CARD = "cse151b-2025"
-"""Of the data set whose score this is: what tas and pr are, and in which units."""
 
 _ORDER = ("time", "lat", "lon")
 
 
-def score_datasets(prediction: xr.Dataset, truth: xr.Dataset) -> Score:
+def score_datasets(prediction: xr.Dataset, truth: xr.Dataset, card: str = CARD) -> Score:
     """Score a prediction against the truth.
 
     Args:
-        prediction: `tas` in K and `pr` in mm/day on time, latitude (``y``, ``lat`` or ``latitude``) and longitude, in
+        prediction: The variables that the competition scores, in the units of the card (of the default card, `tas` in
+            K and `pr` in mm/day), on time, latitude (``y``, ``lat`` or ``latitude``) and longitude, in
             any order, as `Emulator.predict` returns them. Of an ensemble choose a member, or take the mean over all.
         truth: The same variables on the same months and cells, as `emukit.truth` returns them.
+        card: The data card, by name or path: it names the competition, and says what the variables are.
 
     Raises:
         EmukitError: A variable or coordinate is missing, there is another dimension (members, scenarios), a units
             attribute or the values say other units, months or cells differ, a value is not finite (with its address),
             or the truth is hidden.
     """
-    p, t = _Fields(prediction, "prediction"), _Fields(truth, "truth")
+    quantities = load_card(card).targets
+    competition = load_competition(load_card(card).competition, {v: q.units for v, q in quantities.items()})
+    scored = {v: quantities[v] for v in competition.variables}
+    p, t = _Fields(prediction, "prediction", scored), _Fields(truth, "truth", scored)
     for name in _ORDER:
         a, b = p.axes[name], t.axes[name]
         same = np.array_equal if name == "time" else lambda a, b: np.allclose(a, b, atol=1e-6)
@@ -53,39 +59,39 @@ def score_datasets(prediction: xr.Dataset, truth: xr.Dataset) -> Score:
     lat, lon = t.axes["lat"], t.axes["lon"]
 
     def address(month: int, v: int, y: int, x: int) -> str:
-        return f"{VARIABLES[v]}, {t.axes['time'][month]}, lat {lat[y]:.2f}, lon {lon[x]:.2f}"
+        return f"{competition.variables[v]}, {t.axes['time'][month]}, lat {lat[y]:.2f}, lon {lon[x]:.2f}"
 
     weights = np.cos(np.deg2rad(lat))[:, None] * np.ones(len(lon))
-    return checked_score(p.values, t.values, weights, VARIABLES, address)
+    return checked_score(competition, p.values, t.values, weights, competition.variables, address)
 
 
 class _Fields:
     """The fields of one dataset: `values` (T, V, Y, X), its `axes` and what it calls them (`dims`), by role."""
 
-    def __init__(self, dataset: xr.Dataset, name: str) -> None:
+    def __init__(self, dataset: xr.Dataset, name: str, quantities: Mapping[str, Variable]) -> None:
         if not isinstance(dataset, xr.Dataset):
             raise EmukitError(f"the {name} is not a dataset", found=type(dataset).__name__, expected="xarray.Dataset")
-        missing = [v for v in VARIABLES if v not in dataset]
+        missing = [v for v in quantities if v not in dataset]
         if missing:
-            raise EmukitError(f"the {name} lacks {', '.join(missing)}", expected=", ".join(VARIABLES))
-        self.name, self.dims = name, _dims(dataset, name)
+            raise EmukitError(f"the {name} lacks {', '.join(missing)}", expected=", ".join(quantities))
+        self.name, self.dims = name, _dims(dataset, name, quantities)
         self.axes = {r: _axis(dataset, d, r, name) for r, d in self.dims.items()}
         order = [self.dims[r] for r in _ORDER]
-        quantities = load_card(CARD).targets
         fields = []
-        for v in VARIABLES:
+        for v, quantity in quantities.items():
             values = np.asarray(dataset[v].transpose(*order).values)
             if values.dtype.kind not in "fiu":
                 raise EmukitError(f"{v} of the {name} is not numeric", found=str(values.dtype))
-            _refuse_units(v, str(dataset[v].attrs.get("units", "")).strip(), values, quantities[v], name)
+            _refuse_units(v, str(dataset[v].attrs.get("units", "")).strip(), values, quantity, name)
             fields.append(values)
         self.values = np.stack(fields, 1)
 
 
-def _dims(dataset: xr.Dataset, name: str) -> dict[str, Any]:
+def _dims(dataset: xr.Dataset, name: str, variables: Iterable[str]) -> dict[str, Any]:
     """Role to dimension, of variables that have the three of a field and no other."""
     by_role: dict[str, Any] = {}
-    for v in VARIABLES:
+    first = ""
+    for v in variables:
         own = {role(d) or str(d): d for d in dataset[v].dims}
         more = [r for r in own if r not in _ORDER]
         if more:
@@ -107,10 +113,10 @@ def _dims(dataset: xr.Dataset, name: str) -> dict[str, Any]:
         if by_role and own != by_role:
             raise EmukitError(
                 f"the variables of the {name} are on different dimensions",
-                found=f"{VARIABLES[0]} on {tuple(by_role.values())}, {v} on {tuple(own.values())}",
+                found=f"{first} on {tuple(by_role.values())}, {v} on {tuple(own.values())}",
                 expected="one grid for all",
             )
-        by_role = own
+        by_role, first = own, first or v
     return by_role
 
 
@@ -142,7 +148,7 @@ def _months(values: NDArray[Any]) -> NDArray[Any]:
     return months if len(np.unique(months)) == len(months) else values
 
 
-def _refuse_units(v: str, stated: str, values: NDArray[Any], quantity: Quantity, name: str) -> None:
+def _refuse_units(v: str, stated: str, values: NDArray[Any], quantity: Variable, name: str) -> None:
     """Refuse other units: by the attribute where there is one, and by size where there is none or it is the truth's."""
     known = stated in quantity.spellings or same_units(stated, quantity.units)
     if stated and not known:

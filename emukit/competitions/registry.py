@@ -1,0 +1,77 @@
+"""Competitions by name.
+
+Invariant: a name is looked up in the table; what a run folder or a card says is never imported as such.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from emukit.errors import EmukitError
+from emukit.metrics.competition import Competition
+
+if TYPE_CHECKING:
+    from emukit.data.archive import Archive, Domain
+
+# Name to a function from variables with their units to a `Competition`.
+COMPETITIONS: dict[str, str] = {
+    "cse151b": "emukit.competitions.cse151b:competition",
+    "climx": "emukit.competitions.climx.score:competition",
+    "generic": "emukit.competitions.generic:competition",
+}
+
+
+def load_competition(name: str, units: Mapping[str, str]) -> Competition:
+    """A competition on some variables.
+
+    Args:
+        name: In the table.
+        units: Variable to its units, of a card, a run or a study.
+
+    Raises:
+        EmukitError: There is no such competition, or it scores a variable that is not among these, or in other units.
+    """
+    if name not in COMPETITIONS:
+        raise EmukitError(
+            f"there is no competition {name}",
+            expected=f"one of {', '.join(COMPETITIONS)}",
+            hint="name one of these in the data card, or install the package that brings it",
+        )
+    return _build(name, COMPETITIONS[name], tuple(units.items()))
+
+
+def competition_of(data: Archive | Domain) -> Competition:
+    """The competition that the card of some data names.
+
+    Raises:
+        EmukitError: As `load_competition`.
+    """
+    targets = data.card.targets
+    found = load_competition(data.card.competition, {v: targets[v].units for v in data.variables if v in targets})
+    if found.fits and (wrong := found.fits(data.grid)):
+        raise EmukitError(
+            f"the competition {found.name} cannot score on this grid",
+            found=wrong,
+            hint="leave `competition` out of the data card to score on any grid",
+        )
+    return found
+
+
+@lru_cache(maxsize=64)
+def _build(name: str, target: str, units: tuple[tuple[str, str], ...]) -> Competition:
+    module, _, attribute = target.partition(":")
+    given = dict(units)
+    built: Competition = getattr(import_module(module), attribute)(given)
+    missing = [v for v in built.units if v not in given]
+    other = [f"{v} in {given[v]}" for v, u in built.units.items() if v in given and given[v] != u]
+    if missing or other:
+        raise EmukitError(
+            f"the competition {name} cannot score these variables",
+            found="; ".join([*([f"no {', '.join(missing)}"] if missing else []), *other]),
+            expected=", ".join(f"{v} in {u}" for v, u in built.units.items()),
+            hint="leave `competition` out of the data card to score every variable by its own standard deviation",
+        )
+    return built
