@@ -1,4 +1,4 @@
-"""Writes the tables of docs/cards.md: every key of a data card, read from the classes that check one and their docstrings.
+"""Writes the tables of docs/cards.md: all keys of a data card, from the classes that check it and their docstrings.
 
 Invariant: a key that a card may have is on the page, with the meaning that its class states. A test compares the page
 with what this script would write.
@@ -19,7 +19,6 @@ from emukit.data.card import Card
 
 PAGE = Path(__file__).with_name("cards.md")
 BEGIN, END = "<!-- `make docs` writes what follows -->", "<!-- until here -->"
-
 
 
 def meanings(model: type[BaseModel]) -> dict[str, str]:
@@ -74,7 +73,8 @@ def default_text(schema: Mapping[str, Any], required: bool) -> str:
     value = schema.get("default")
     if required:
         return "required"
-    return "none" if value is None or value in ("", [], {}) else f"`{json.dumps(value)}`"
+    empty = value is None or value in ("", [], {}) or (isinstance(value, dict) and set(value.values()) == {None})
+    return "none" if empty else f"`{json.dumps(value)}`"
 
 
 def section(title: str, model: type[BaseModel]) -> str:
@@ -82,28 +82,36 @@ def section(title: str, model: type[BaseModel]) -> str:
     schema = model.model_json_schema()
     said = meanings(model)
     lines = [
-        f"| `{key}` | {type_text(of)} | {default_text(of, key in schema.get('required', ()))} | {said[key]} |"
+        f"| `{key}` | {type_text(of)} | {default_text(of, key in schema.get('required', ()))} | {said.get(key, '')} |"
         for key, of in schema["properties"].items()
     ]
     summary = inspect.cleandoc(model.__doc__ or "").split("\n\n")[0].replace("\n", " ").replace("``", "`")
-    return "\n".join([f"### {title}", "", summary, "", "| key | value | default | meaning |", "|---|---|---|---|", *lines])
+    head = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    return "\n".join([f"### {title}", "", summary, "", *head, *lines])
 
 
-def sections(model: type[BaseModel], path: str = "", seen: frozenset[type[BaseModel]] = frozenset()) -> Iterator[str]:
-    """The tables of a card and of its parts, each part once, at its first place."""
-    yield section(f"`[{path}]`" if path else "Top of the file", model)
+def places(model: type[BaseModel], path: str = "") -> Iterator[tuple[type[BaseModel], str]]:
+    """A part of a card with the path of its table, and those below it."""
+    yield model, path
     for key, field in model.model_fields.items():
         for named, part in models_in(field.annotation):
-            if part not in seen:
-                below = ".".join(filter(None, (path, key, "NAME" if named else "")))
-                yield from sections(part, below, seen | {part})
+            yield from places(part, ".".join(filter(None, (path, key, "NAME" if named else ""))))
+
+
+def sections() -> Iterator[str]:
+    """The tables of a card and of its parts, each part once, under all paths at which it may stand."""
+    found: dict[type[BaseModel], list[str]] = {}
+    for model, path in places(Card):
+        found.setdefault(model, []).append(path)
+    for model, paths in found.items():
+        yield section(", ".join(f"`[{p}]`" for p in paths if p) or "Top of the file", model)
 
 
 def written(page: str) -> str:
     """A page with its tables made anew."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n" + "\n\n".join(sections(Card)) + f"\n\n{END}{after}"
+    return f"{before}{BEGIN}\n\n" + "\n\n".join(sections()) + f"\n\n{END}{after}"
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ INTRODUCTION = """\
 # Commands
 
 Every command with its arguments and options, as `--help` shows them. `make docs` writes this page from the commands
-themselves. [guide.md](guide.md) shows them by task. `emukit --version` prints the version; `--debug`, anywhere on the line, shows
-a traceback with an error; `emukit --install-completion` completes commands and options in your shell.
+themselves. [guide.md](guide.md) shows them by task. `emukit --version` prints the version. `--debug`, anywhere on the
+line, shows a traceback with an error. `emukit --install-completion` completes commands and options in your shell.
 """
 
 

@@ -46,7 +46,13 @@ class SpanSpec(Part):
 
 
 class CardProtocol(Part):
-    """A named split. Training is every visible month of `train` that is not held out here."""
+    """A named split. Training is every visible month of `train` that is not held out here.
+
+    Attributes:
+        train: The scenarios that train.
+        validation: What selects epochs, settings and recipes.
+        test: What is predicted for the submission; it selects nothing.
+    """
 
     train: list[str]
     validation: list[SpanSpec]
@@ -65,6 +71,10 @@ class Digests(Part):
 
     The values are those of one scenario in the order time, member, y, x (time, y, x of a forcing field; time of a
     series), little-endian, latitude and longitude ascending from 0 E.
+
+    Attributes:
+        dtype: How the values are stored: 4 or 8 bytes.
+        scenarios: Scenario to the digest.
     """
 
     dtype: Literal["<f4", "<f8"]
@@ -76,11 +86,11 @@ class Published(Part):
 
     Attributes:
         first_month: Such as ``2015-01``.
-        months: T.
-        members: In the order of the store.
+        months: How many months there are.
+        members: Numbers of the members, in the order of the store.
         latitudes: First and last cell centre of the targets, degrees north, ascending and evenly spaced.
         longitudes: The same, degrees east.
-        cells: (Y, X).
+        cells: Number of latitudes and longitudes of the targets.
         digests: Variable to the digests of its values.
     """
 
@@ -107,13 +117,24 @@ class Card(Part):
     """A data set's card.
 
     Attributes:
+        name: By which `--card` and records name it.
+        title: What the data set is, for people.
+        source: Where the data come from: model, members, processing.
+        licence: Under which terms they may be used.
+        url: Where to get them.
+        scenarios: Names of the scenarios, in the order of the store.
+        targets: What is predicted, by the names of the variables in the store.
+        forcings: What drives it, likewise.
+        default_protocol: The protocol that commands use without `--protocol`.
+        protocols: The splits, by name.
+        loso: How a scenario is left out, under the protocols ``loso:SCENARIO``.
         benchmark: Scores on stores of one benchmark stand in one ranking, if their values are the published ones.
-        competition: What predictions are scored by (`emukit.competitions.registry`).
+        competition: What scores predictions: ``cse151b``, ``climx``, ``generic``, or one of an installed package.
         by_layout: Whether a store that does not name its card may be recognised as this one.
         hidden: Scenario to the months that may be hidden by zeros: offsets from its end, or ``all``.
         oddities: What a user should know before trusting the data, one sentence each.
-        published: By which values a store is known to hold this data set, not another of its layout. None: nothing
-            but the layout is known of it.
+        published: The values by which a store is known to hold this data set, not another of its layout. Without it
+            only the layout is known.
     """
 
     name: str
