@@ -21,7 +21,7 @@ from torch import Tensor
 
 from emukit.errors import EmukitError, TrainingError
 from emukit.parallel.launch import LeftAloneError, SaidByFirstError, inside_torchrun, torchrun_place
-from emukit.parallel.meeting import meet
+from emukit.parallel.rendezvous import join_group
 
 T = TypeVar("T")
 
@@ -201,7 +201,7 @@ def open_comm() -> Iterator[Comm]:
     device = torch.device("cuda", place.local) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
-    meet(place, "nccl" if cuda else "gloo")
+    join_group(place, "nccl" if cuda else "gloo")
     comm = Comm(place.rank, place.world, device)
     try:
         yield comm

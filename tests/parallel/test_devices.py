@@ -108,8 +108,8 @@ def test_the_network_reaches_a_training_of_one_machine(tmp_path: Path, demo_stor
     try:
         saved(run, tmp_path / "run" / "last.pt")
         found = listeners(run.pid)
-        (meeting,) = (tmp_path / "temporary").glob("emukit-*")
-        assert stat.S_IMODE(meeting.stat().st_mode) == 0o700
+        (rendezvous,) = (tmp_path / "temporary").glob("emukit-*")
+        assert stat.S_IMODE(rendezvous.stat().st_mode) == 0o700
     finally:
         run.terminate()
         run.communicate(timeout=60)
