@@ -18,7 +18,7 @@ from torch import nn
 from emukit.errors import RunError, shortage
 from emukit.files import atomic_path, check_regular, sha256
 from emukit.parallel.comm import Comm
-from emukit.parallel.spread import fill, whole
+from emukit.parallel.distributed import fill, whole
 
 BEST = re.compile(r"best-\d{4,}\.safetensors")
 

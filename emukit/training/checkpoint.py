@@ -29,7 +29,7 @@ from emukit.config import describe
 from emukit.errors import RunError, shortage
 from emukit.files import atomic_path, check_regular
 from emukit.parallel.comm import Comm
-from emukit.parallel.spread import fill
+from emukit.parallel.distributed import fill
 from emukit.training.best import check_best, drop_older_best, first_line
 from emukit.training.engine import Engine
 from emukit.training.shards import drop_older_shards, save_shard, shard_folder, shard_reader
@@ -101,7 +101,7 @@ def save_checkpoint(folder: Path, state: TrainingState, engine: Engine[Any]) -> 
         "rng": comm.gather_bytes(torch.get_rng_state()),
         "cuda_rng": comm.gather_bytes(torch.cuda.get_rng_state(comm.device)) if comm.device.type == "cuda" else [],
     }
-    if engine.spread.sharded:
+    if engine.distributed.sharded:
         content["shards"] = name = shard_folder(state)
         content["digests"] = save_shard(folder / name, tensors, comm)
     else:

@@ -22,7 +22,7 @@ from emukit.errors import TrainingError
 from emukit.objectives.base import Objective
 from emukit.parallel.batchnorm import replicated, synchronise
 from emukit.parallel.comm import Comm
-from emukit.parallel.spread import Spread, Strategy, whole
+from emukit.parallel.distributed import DistributedNetwork, Strategy, whole
 from emukit.training import optim
 from emukit.training.average import WeightAverage
 from emukit.training.settings import TrainingSettings
@@ -83,7 +83,7 @@ class Engine(Generic[A]):
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if execution.compile:
             _compile(network, by_block=execution.strategy == "fsdp" and comm.world > 1)
-        self.spread = Spread(network, comm, execution.strategy)
+        self.distributed = DistributedNetwork(network, comm, execution.strategy)
         self.optimizer = optim.make_optimizer(network, settings.optimizer)
         self.average = WeightAverage(network, settings.average, settings.epochs)
         self.scaler = torch.amp.GradScaler(comm.device.type, enabled=settings.precision == "fp16")
@@ -114,9 +114,9 @@ class Engine(Generic[A]):
             coming = following[number - 1]
             if coming:
                 self._sampler.prefetch(*self._share(coming))
-            with self.spread.accumulating(last=number == len(batches)):
+            with self.distributed.accumulating(last=number == len(batches)):
                 total, terms = self._batch_loss(batch, ramp)
-                self.spread.backward(self.scaler.scale(total * share))
+                self.distributed.backward(self.scaler.scale(total * share))
             for name, value in {"loss": total.detach(), **terms}.items():
                 sums[name] = sums.get(name, 0.0) + share * value
         self.scaler.unscale_(self.optimizer)
@@ -147,7 +147,7 @@ class Engine(Generic[A]):
     def _predict(self, frames: Tensor) -> Tensor:
         dtype = AUTOCAST.get(self.settings.precision)
         with torch.autocast(self.comm.device.type, dtype, enabled=dtype is not None):
-            return self.spread(frames).float()
+            return self.distributed(frames).float()
 
     def _batch_loss(self, addresses: Sequence[A], ramp: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch of which every process computes a part.

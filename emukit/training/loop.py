@@ -120,7 +120,7 @@ def train(
 
     def score() -> Score:
         value = validate()
-        engine.spread.reshard()
+        engine.distributed.reshard()
         return value
 
     def judge(score: Score, averaged: bool) -> tuple[dict[str, object], bool]:

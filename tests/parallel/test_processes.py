@@ -189,25 +189,25 @@ def test_a_refusal_of_the_first_leaves_the_others_waiting(trained: Path) -> None
 
 
 @pytest.fixture(scope="module")
-def spread(trained: Path) -> list[dict]:
+def distributed(trained: Path) -> list[dict]:
     """By rank: what each of two processes holds while it computes a step of two batches, and after a validation."""
     return [json.loads((trained / f"spread-{rank}.json").read_text()) for rank in (0, 1)]
 
 
-def test_a_batch_that_is_not_the_last_of_its_step_waits_for_the_others(spread: list[dict]) -> None:
+def test_a_batch_that_is_not_the_last_of_its_step_waits_for_the_others(distributed: list[dict]) -> None:
     """Its gradient is only this process's, whose data are one and two times the same; after the last it is the sum."""
-    (first, summed), (other, too) = (np.array(noted["ddp"]["gradients"]) for noted in spread)
+    (first, summed), (other, too) = (np.array(noted["ddp"]["gradients"]) for noted in distributed)
     np.testing.assert_allclose(other, 2 * first, rtol=1e-5)
     np.testing.assert_allclose([summed, too], [3 * first, 3 * first], rtol=1e-5)
-    for noted in spread:
+    for noted in distributed:
         none, sharded = noted["fsdp"]["gradients"]
         assert none is None
         np.testing.assert_allclose(sharded, summed, rtol=1e-5)
 
 
-def test_a_sharded_network_is_in_full_on_every_process(spread: list[dict]) -> None:
+def test_a_sharded_network_is_in_full_on_every_process(distributed: list[dict]) -> None:
     """While a block computes, it alone is, beside what is in none; after a validation nothing."""
-    for noted in spread:
+    for noted in distributed:
         assert noted["fsdp"]["full"] == [["scale", f"blocks.{i}.weight"] for i in range(3)]
         assert noted["fsdp"]["kept"] == []
         assert len(noted["ddp"]["kept"]) == 4

@@ -23,7 +23,7 @@ from emukit.parallel.comm import Comm
 Strategy = Literal["ddp", "fsdp"]
 
 
-class Spread:
+class DistributedNetwork:
     """A network on its processes.
 
     Attributes:
