@@ -31,7 +31,7 @@ from emukit.cli import (
 from emukit.cli import options as o
 from emukit.distribution import VERSION
 from emukit.errors import EmukitError, shortage
-from emukit.parallel.launch import LeftAloneError, SaidByFirstError, follow_parent, speaks
+from emukit.parallel.launch import PeerLostError, ReportedByMainError, follow_parent, is_main
 from emukit.parallel.threads import spare_threads
 from emukit.terminal import echo
 
@@ -118,8 +118,8 @@ def main() -> None:
 
 def _refuse(error: EmukitError) -> NoReturn:
     """Say what is wrong, and end as after a user's mistake."""
-    _let_the_first_speak(first=not isinstance(error, LeftAloneError))
-    if not isinstance(error, SaidByFirstError):
+    _let_the_first_speak(first=not isinstance(error, PeerLostError))
+    if not isinstance(error, ReportedByMainError):
         typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
         echo(error.text(), err=True)
     sys.exit(2)
@@ -134,6 +134,6 @@ def _let_the_first_speak(first: bool = True) -> None:
     Args:
         first: Whether the first may speak at once; where another has ended, torchrun ends the first too as it waits.
     """
-    if not (first and speaks()):
+    if not (first and is_main()):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(SPEAK_AFTER_SECONDS * (1 if first else 2))

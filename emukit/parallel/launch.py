@@ -33,7 +33,7 @@ RENDEZVOUS_FILE = "EMUKIT_RENDEZVOUS_FILE"
 GRACE_SECONDS = 60.0
 
 
-class LeftAloneError(EmukitError):
+class PeerLostError(EmukitError):
     """Another process has ended in the middle of what all do together; what it met is for that one to say."""
 
     def __init__(self, error: Exception) -> None:
@@ -45,7 +45,7 @@ class LeftAloneError(EmukitError):
         )
 
 
-class SaidByFirstError(EmukitError):
+class ReportedByMainError(EmukitError):
     """The first of several processes refused, and says why; the others end without a word."""
 
     def __init__(self) -> None:
@@ -108,7 +108,7 @@ def torchrun_place() -> Place:
     return Place(rank, world, local, found["MASTER_ADDR"], port, one_machine, os.environ.get(RENDEZVOUS_FILE, ""))
 
 
-def speaks() -> bool:
+def is_main() -> bool:
     """Whether this process is the one that says what all of them met; alone where the environment is wrong."""
     try:
         return not inside_torchrun() or torchrun_place().rank == 0

@@ -164,7 +164,7 @@ def _shared_score(emulator: Emulator, archive: Archive, span: Span, comm: Comm) 
     terms = tuple(competition.terms)
     moments = Moments.zero((len(archive.variables), *archive.grid.shape), terms)
     blocks = [(a, min(a + BLOCK_MONTHS, span.stop)) for a in range(span.start, span.stop, BLOCK_MONTHS)]
-    for (start, stop), counts in comm.rounds(blocks):
+    for (start, stop), counts in comm.padded_rounds(blocks):
         prediction = emulator.predict_fields(scenario, start, stop)
         if counts:
             moments += competition.moments(prediction, scenario.truth(span.members[0], start, stop))
@@ -177,7 +177,7 @@ def _shared_by_span(emulator: Emulator, archive: Archive, spans: tuple[Span, ...
     shape, competition = (len(archive.variables), *archive.grid.shape), competition_of(archive)
     terms = tuple(competition.terms)
     moments = [Moments.zero(shape, terms) for _ in spans]
-    for (i, span), counts in comm.rounds(list(enumerate(spans))):
+    for (i, span), counts in comm.padded_rounds(list(enumerate(spans))):
         prediction = emulator.predict_fields(archive[span.scenario], span.start, span.stop)
         if counts:
             truth = archive[span.scenario].truth(span.members[0], span.start, span.stop)

@@ -195,7 +195,7 @@ def train_run(
     comm = comm or Comm()
     if not resume:
         # Trained by this very command before, perhaps as the first part of another one: it is what is wanted.
-        done = comm.first(
+        done = comm.main_only(
             lambda: finished_run(archive, recipe, folder, protocol=protocol, members=members, seed=seed, final=final)
         )
         if comm.any(done is not None):
@@ -217,7 +217,7 @@ def train_run(
         split = final_split(archive, split)
         split = replace(split, notes=(*split.notes, f"selected by: {final.record.command} --out {final.folder}"))
     # One process looks after the folder; the others wait for it, and end with it if it refuses.
-    before = comm.first(lambda: _existing(folder, identity, resume))
+    before = comm.main_only(lambda: _existing(folder, identity, resume))
     for note in split.notes:
         reporter.say(f"note: {note}")
     # Everything that can be wrong with recipe and data shows in the preparation, before the folder is made.
@@ -229,7 +229,7 @@ def train_run(
             held.enter_context(exclusive(folder))
             return _existing(folder, identity, resume)
 
-        known = comm.first(hold)
+        known = comm.main_only(hold)
         if known and known.state == "finished" and not (before and before.state == "finished"):
             # Another process has finished it while this one prepared.
             done = read_run(folder)

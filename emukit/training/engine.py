@@ -164,7 +164,7 @@ class Engine(Generic[A]):
             return self._objective.loss(self._predict, sample, ramp=ramp)
         if steps is not None:
             length = self._sampler.length
-            parts = [len(Comm(r, comm.world).share(range(length))) for r in range(comm.world)]
+            parts = [len(Comm(r, comm.world).shard(range(length))) for r in range(comm.world)]
 
             def joined(frames: Tensor) -> Tensor:
                 return comm.gather_months(self._predict(frames), parts)
@@ -182,9 +182,9 @@ class Engine(Generic[A]):
         """This process's part of a batch: which samples, and which of their steps (all when None)."""
         comm, length = self.comm, self._sampler.length
         if len(addresses) >= comm.world:
-            return comm.share(addresses), None
+            return comm.shard(addresses), None
         if length >= comm.world and not self._batchnorm and self._objective.divisible:
-            mine = comm.share(range(length))
+            mine = comm.shard(range(length))
             return addresses, slice(mine[0], mine[-1] + 1)
         return addresses, None
 

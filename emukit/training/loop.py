@@ -107,7 +107,7 @@ def train(
         reporter.say(f"there is no {LAST} in {folder}: training starts from the beginning")
     per_epoch = -(-sampler.steps_per_epoch // settings.accumulate)
     state = load_checkpoint(folder, engine, per_epoch) if resumed else TrainingState(log=[])
-    log = comm.first(lambda: _log_of(folder, state, reporter))
+    log = comm.main_only(lambda: _log_of(folder, state, reporter))
     steps = settings.epochs * per_epoch
     epochs = keep.epoch if keep else settings.epochs
     clock = time.monotonic()

@@ -21,7 +21,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from emukit.errors import TrainingError
 from emukit.parallel import rendezvous
 from emukit.parallel.comm import open_comm
-from emukit.parallel.launch import PARENT, RENDEZVOUS_FILE, TORCHRUN, relaunch, speaks, torchrun_place
+from emukit.parallel.launch import PARENT, RENDEZVOUS_FILE, TORCHRUN, is_main, relaunch, torchrun_place
 from tests.parallel.worker import threads
 
 ALONE = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29400"}
@@ -68,7 +68,7 @@ def test_a_place_that_cannot_be_is_a_crash_or_a_wait(environment, name, value):
         pass
     assert refused.value.expected.endswith(f"wrong: {name}")
     assert "unset RANK" in refused.value.hint
-    assert speaks()
+    assert is_main()
 
 
 def test_a_name_that_nobody_knows_is_waited_for(environment, monkeypatch):
@@ -92,7 +92,7 @@ def test_others_that_do_not_come_are_waited_for_without_end(environment, rank):
     environment(MASTER_PORT=str(free_port()), RANK=rank)
     with pytest.raises(TrainingError, match=f"as process {rank} of 2"), open_comm():
         pass
-    assert speaks() == (rank == "0")
+    assert is_main() == (rank == "0")
 
 
 def test_one_that_hangs_is_waited_for_without_end(environment, monkeypatch):
@@ -153,7 +153,7 @@ def test_a_rank_without_torchrun_is_taken_for_one_of_several(monkeypatch):
     for name in TORCHRUN:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RANK", "1")
-    assert speaks()
+    assert is_main()
     with open_comm() as comm:
         assert (comm.rank, comm.world) == (0, 1)
 
