@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from emukit.errors import RecipeError
-from emukit.losses.space import LossSpace, LossTerm, Mean, local_mean
+from emukit.losses.grid_context import GridContext, LossTerm, Mean, local_mean
 
-# name -> module:function of LossSpace that builds a LossTerm; a new term: a function and a line here.
+# name -> module:function of GridContext that builds a LossTerm; a new term: a function and a line here.
 TERMS: dict[str, str] = {
     "mse": "emukit.losses.pixel:mse",
     "l1": "emukit.losses.pixel:l1",
@@ -33,7 +33,7 @@ TERMS: dict[str, str] = {
 }
 
 
-def build_term(name: str, space: LossSpace) -> LossTerm:
+def build_term(name: str, context: GridContext) -> LossTerm:
     """Build a term by its name.
 
     Raises:
@@ -42,8 +42,8 @@ def build_term(name: str, space: LossSpace) -> LossTerm:
     if name not in TERMS:
         raise RecipeError(f"unknown loss term {name!r}", expected=", ".join(TERMS), hint="--set loss.default.mse=1.0")
     module, _, function = TERMS[name].partition(":")
-    builder: Callable[[LossSpace], LossTerm] = getattr(import_module(module), function)
-    return builder(space)
+    builder: Callable[[GridContext], LossTerm] = getattr(import_module(module), function)
+    return builder(context)
 
 
 class CompositeLoss:
@@ -51,16 +51,18 @@ class CompositeLoss:
 
     Attributes:
         variables: Names along the V axis of predictions.
-        space: Area weights and padding.
+        context: Area weights and padding.
     """
 
-    def __init__(self, terms: Mapping[str, Mapping[str, float]], variables: tuple[str, ...], space: LossSpace) -> None:
+    def __init__(
+        self, terms: Mapping[str, Mapping[str, float]], variables: tuple[str, ...], context: GridContext
+    ) -> None:
         """Build the terms.
 
         Args:
             terms: Variable to term name to weight.
             variables: Names along the V axis of predictions.
-            space: Area weights and padding.
+            context: Area weights and padding.
 
         Raises:
             RecipeError: An unknown variable or term, no term at all, or a grid too small for one.
@@ -71,11 +73,11 @@ class CompositeLoss:
         wanted = [(v, name, weight) for v, named in terms.items() for name, weight in named.items() if weight != 0]
         if not wanted:
             raise RecipeError("the loss has no term", hint="--set loss.default.mse=1.0")
-        built = {name: build_term(name, space) for name in dict.fromkeys(name for _, name, _ in wanted)}
+        built = {name: build_term(name, context) for name in dict.fromkeys(name for _, name, _ in wanted)}
         self._terms = [(f"{v}.{name}", variables.index(v), built[name], weight) for v, name, weight in wanted]
         self._warmup = [(f"{v}.warmup", variables.index(v)) for v in dict.fromkeys(v for v, _, _ in wanted)]
-        self.variables, self.space = variables, space
-        self._l1 = build_term("l1", space)
+        self.variables, self.context = variables, context
+        self._l1 = build_term("l1", context)
 
     def __call__(
         self, prediction: Tensor, target: Tensor, *, ramp: float = 1.0, mean: Mean = local_mean

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from emukit.data.sampler import Sample
 from emukit.losses.composite import CompositeLoss
-from emukit.losses.space import Mean, local_mean
+from emukit.losses.grid_context import Mean, local_mean
 
 # (S, L+H-1, C, Y, X) frames -> (S, L, V, Y, X) normalised fields: the network on the hardware at hand.
 Forward = Callable[[Tensor], Tensor]

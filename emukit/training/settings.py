@@ -21,7 +21,7 @@ from emukit.data.archive import Archive
 from emukit.data.segments import SegmentSettings
 from emukit.errors import RecipeError
 from emukit.losses.composite import TERMS, CompositeLoss
-from emukit.losses.space import LossSpace, Padding
+from emukit.losses.grid_context import GridContext, Padding
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -192,6 +192,6 @@ def composite_loss(settings: LossSettings, archive: Archive, device: torch.devic
     """
     grid = archive.grid
     weights = grid.weights if settings.area_weighted else np.full(grid.shape, 1.0 / np.prod(grid.shape))
-    space = LossSpace(torch.as_tensor(weights, dtype=torch.float32, device=device), settings.padding)
+    space = GridContext(torch.as_tensor(weights, dtype=torch.float32, device=device), settings.padding)
     terms = settings.for_variables(archive.variables).tables
     return CompositeLoss(settings.tables | terms, archive.variables, space)

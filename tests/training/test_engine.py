@@ -15,7 +15,7 @@ from emukit.data.targets import TargetNormalizer, TargetSettings
 from emukit.data.window import Window
 from emukit.errors import TrainingError
 from emukit.losses.composite import CompositeLoss
-from emukit.losses.space import LossSpace
+from emukit.losses.grid_context import GridContext
 from emukit.models.precision import matmul_precision
 from emukit.objectives.regression import Regression
 from emukit.parallel.comm import Comm
@@ -59,7 +59,7 @@ def make_engine(
     torch.manual_seed(0)
     built = network(source.batch(source.epoch(0, 0)[0]).frames.shape[2], 3)
     weights = torch.full((4, 6), 1 / 24)
-    loss = CompositeLoss({"tas": {"mse": 1.0}, "pr": {"l1": 1.0}}, ("tas", "pr"), LossSpace(weights))
+    loss = CompositeLoss({"tas": {"mse": 1.0}, "pr": {"l1": 1.0}}, ("tas", "pr"), GridContext(weights))
     chosen = TrainingSettings(segments=source.settings, **{"average": AverageSettings(), **settings})
     return Engine(built, source, Regression(loss), chosen, Comm(), execution or Execution())
 
