@@ -15,7 +15,7 @@ from pathlib import Path
 from emukit.errors import EmukitError, RunError
 from emukit.files import below, exclusive, parse_json, read_text, remove_folder, sweep
 from emukit.runs import crossval, validate
-from emukit.runs.listing import Listed, find_runs, list_runs, look_at, never_begun
+from emukit.runs.listing import RunSummary, find_runs, list_runs, never_started, summarise_run
 from emukit.runs.record import RECORD_FILE, RunRecord, read_record
 from emukit.runs.sidecars import remove_traces
 from emukit.studies.saved_plan import PLAN_FILE
@@ -38,7 +38,7 @@ class Removal:
         kept: Folder to why it stays.
     """
 
-    runs: tuple[Listed, ...]
+    runs: tuple[RunSummary, ...]
     kept: dict[Path, str]
 
     @property
@@ -58,15 +58,15 @@ def named_removal(folders: Sequence[Path]) -> Removal:
             raise RunError(
                 f"{folder} is a link", hint=f"name what it points to, {folder.resolve()}; nothing was removed"
             )
-        if not (folder / RECORD_FILE).exists() and not never_begun(folder):
+        if not (folder / RECORD_FILE).exists() and not never_started(folder):
             raise RunError(
                 f"{folder} is no run",
                 found=f"no {RECORD_FILE} in it" if folder.is_dir() else "no such folder",
                 expected="a folder that `emukit train` wrote",
                 hint="`emukit runs` lists what there is; nothing was removed",
             )
-    listed = [look_at(folder) for folder in find_runs(f for f in folders if (f / RECORD_FILE).exists())]
-    failed = {f.resolve(): run for f in folders if (run := never_begun(f))}
+    listed = [summarise_run(folder) for folder in find_runs(f for f in folders if (f / RECORD_FILE).exists())]
+    failed = {f.resolve(): run for f in folders if (run := never_started(f))}
     listed += failed.values()
     reasons = _reasons_to_stay(listed, [run.folder.resolve().parent for run in listed])
     for run in listed:
@@ -85,7 +85,7 @@ def all_but_best(places: Sequence[Path], keep: int) -> Removal:
     Raises:
         RunError: A place is no folder.
     """
-    kinds: dict[tuple[str, str], list[Listed]] = {}
+    kinds: dict[tuple[str, str], list[RunSummary]] = {}
     for run in list_runs(places):
         if run.state == "finished" and run.kind:
             kinds.setdefault(run.kind, []).append(run)
@@ -94,7 +94,7 @@ def all_but_best(places: Sequence[Path], keep: int) -> Removal:
     return Removal(tuple(run for run in behind if run.folder not in reasons), reasons)
 
 
-def remove(run: Listed) -> None:
+def remove(run: RunSummary) -> None:
     """Remove a run: it steps aside under a name that nothing lists, and is then deleted.
 
     Raises:
@@ -117,7 +117,7 @@ def remove(run: Listed) -> None:
     sweep(folder.parent)
 
 
-def _reasons_to_stay(runs: Sequence[Listed], places: Sequence[Path]) -> dict[Path, str]:
+def _reasons_to_stay(runs: Sequence[RunSummary], places: Sequence[Path]) -> dict[Path, str]:
     """Which of these runs must stay, and why.
 
     Args:

@@ -13,7 +13,7 @@ from emukit.errors import EmukitError, RunError
 from emukit.files import LOCK_FILE, exclusive, is_held
 from emukit.progress import silent_reporter
 from emukit.recipes.load import load_recipe
-from emukit.runs.listing import find_runs, list_runs, look_at
+from emukit.runs.listing import find_runs, list_runs, summarise_run
 from emukit.runs.run import read_run, train_run
 from emukit.studies import prune as removal
 from emukit.studies.prune import all_but_best, named_removal, remove
@@ -158,15 +158,15 @@ def test_what_lies_in_a_run_belongs_to_it_and_what_lies_in_a_folder_is_found(run
     expected = {"r0", "r1", "r2", "other", "fitted", "linear-k360-s0"}
     assert set(names(list_runs([runs]))) == expected
     assert len(find_runs([runs, runs / "r1", runs / ".." / "runs"])) == len(expected)
-    assert look_at(runs / "r0").size > look_at(runs / "r1").size
+    assert summarise_run(runs / "r0").size > summarise_run(runs / "r1").size
     with pytest.raises(RunError, match="no folder"):
         find_runs([runs / "nowhere"])
 
 
 def test_size_is_what_lies_on_the_disk(runs):
-    before = look_at(runs / "r0").size
+    before = summarise_run(runs / "r0").size
     (runs / "r0" / "more").write_bytes(bytes(3 << 20))
-    assert look_at(runs / "r0").size - before == pytest.approx(3 << 20, rel=0.01)
+    assert summarise_run(runs / "r0").size - before == pytest.approx(3 << 20, rel=0.01)
 
 
 def test_how_far_an_interrupted_training_came_is_read_from_the_newest_log(runs):
@@ -178,7 +178,7 @@ def test_how_far_an_interrupted_training_came_is_read_from_the_newest_log(runs):
         lines = [{"epoch": e + 1, "step": 10 * e, "seconds": 2.0} for e in range(epochs)]
         log.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"epo')
         time.sleep(0.02)
-    found = look_at(folder)
+    found = summarise_run(folder)
     assert (found.epoch, found.epochs, found.seconds) == (3, None, 16.0)
 
 
@@ -197,7 +197,7 @@ def test_the_best_of_each_model_and_months_stay(runs):
     found = all_but_best([runs], 1)
     assert names(found.runs) == ["r2"]
     assert found.kept == {runs / "r1": f"it selected the final fit {runs / 'fitted'}"}
-    assert found.size == look_at(runs / "r2").size
+    assert found.size == summarise_run(runs / "r2").size
     assert all_but_best([runs], 3).runs == ()
     # Without its final fit, nothing needs the second best.
     shutil.rmtree(runs / "fitted")
@@ -211,11 +211,11 @@ def test_other_models_and_unfinished_runs_are_in_no_ranking_with_these(runs):
     edit(runs / "r1", state="training")
     assert all_but_best([runs], 1).runs == ()
     edit(runs / "r2", command="emukit train linear --fast")
-    assert look_at(runs / "r2").model == "linear"
+    assert summarise_run(runs / "r2").model == "linear"
     edit(runs / "r2", command="emukit train best --fast")
-    assert look_at(runs / "r2").model == "best-fast"
+    assert summarise_run(runs / "r2").model == "best-fast"
     edit(runs / "r2", command="python train.py")
-    assert look_at(runs / "r2").model == "linear"
+    assert summarise_run(runs / "r2").model == "linear"
 
 
 def test_a_run_that_is_written_is_not_removed(runs):
@@ -225,7 +225,7 @@ def test_a_run_that_is_written_is_not_removed(runs):
             named_removal([runs / "r0", runs / "r2"])
         assert caught.value.found == "another process is writing it"
         with pytest.raises(RunError, match="another process"):
-            remove(look_at(runs / "r2"))
+            remove(summarise_run(runs / "r2"))
     assert (runs / "r2" / "run.json").exists()
 
 
