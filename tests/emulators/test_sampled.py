@@ -16,7 +16,7 @@ from emukit.emulators.registry import load_emulator
 from emukit.emulators.residuals import Residuals, _warmth, smoother, training_residuals
 from emukit.emulators.sampled import Blocks, Sampled
 from emukit.errors import ProtocolError, RecipeError
-from emukit.metrics.weather import Weather, rank_histogram
+from emukit.metrics.variability import VariabilityStatistics, rank_histogram
 from tests.coded import coded_archive, small_grid, warming_archive
 
 FEATURES = ("CO2", "SO2")
@@ -282,9 +282,9 @@ def test_sampled_weather_is_not_to_be_told_from_a_run(demo, options, length):
     start, stop = 661, 1021
     month = scenario.calendar_month[start:stop]
     real = made.truth("ssp245")[:, start:stop]
-    runs = [Weather.of(r, month, grid) for r in real]
+    runs = [VariabilityStatistics.of(r, month, grid) for r in real]
     samples = [emulator.member(i).predict_fields(scenario, start, stop) for i in range(5)]
-    found = [Weather.of(s, month, grid) for s in samples]
+    found = [VariabilityStatistics.of(s, month, grid) for s in samples]
     among = [runs[0].differences(run, grid) for run in runs[1:]]
     yardstick = {name: np.maximum(*(np.abs(d[name]) for d in among)) for name in among[0]}
     for one in found[:2]:
@@ -346,8 +346,8 @@ def test_sampled_run_of_the_real_climate_model_is_not_to_be_told_from_its_member
     span, grid = split.validation[0], real_archive.grid
     scenario = real_archive[span.scenario]
     month = scenario.calendar_month[span.start : span.stop]
-    runs = [Weather.of(scenario.truth(m, span.start, span.stop), month, grid) for m in range(3)]
-    one = Weather.of(emulator.predict_fields(scenario, span.start, span.stop), month, grid)
+    runs = [VariabilityStatistics.of(scenario.truth(m, span.start, span.stop), month, grid) for m in range(3)]
+    one = VariabilityStatistics.of(emulator.predict_fields(scenario, span.start, span.stop), month, grid)
     among = [runs[0].differences(run, grid) for run in runs[1:]]
     found = runs[0].differences(one, grid)
     for name, value in found.items():

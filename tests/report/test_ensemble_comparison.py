@@ -17,7 +17,7 @@ from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.sampled import Sampled
 from emukit.errors import ProtocolError
 from emukit.figures.variability import weather_table
-from emukit.metrics.weather import Weather, rank_histogram
+from emukit.metrics.variability import VariabilityStatistics, rank_histogram
 from emukit.progress import silent_reporter
 from emukit.report.ensemble_comparison import (
     annual_means,
@@ -30,7 +30,7 @@ from emukit.report.ensemble_comparison import (
     year_of,
 )
 from emukit.report.plot import _place, _visible_sets, draw
-from emukit.report.variability import likeness
+from emukit.report.variability import compare_variability
 from emukit.runs.evaluate import score_emulator
 from tests.coded import coded_archive, warming_archive
 
@@ -190,9 +190,9 @@ def test_ensemble_is_ten_realisations_of_which_the_first_is_the_prediction(sampl
 def test_weather_is_compared_as_members_are_with_each_other(warming):
     archive, _, _, shown = warming
     grid, month = archive.grid, archive["ssp370"].calendar_month[121:181]
-    members = [Weather.of(archive["ssp370"].targets[m, 121:181], month, grid) for m in range(3)]
-    prediction = Weather.of(shown.predictions[0], month, grid)
-    found = likeness(shown)
+    members = [VariabilityStatistics.of(archive["ssp370"].targets[m, 121:181], month, grid) for m in range(3)]
+    prediction = VariabilityStatistics.of(shown.predictions[0], month, grid)
+    found = compare_variability(shown)
     mean = np.mean([m.differences(prediction, grid)["memory"] for m in members], axis=0)
     np.testing.assert_allclose(found.difference["memory"], mean)
     std = np.mean([grid.mean(prediction.std) / grid.mean(m.std) - 1 for m in members], axis=0)
@@ -219,7 +219,7 @@ def test_length_beyond_what_is_measured_is_no_number(warming):
     # One series for all cells: the correlation falls nowhere.
     same = np.random.default_rng(3).normal(size=(*shown.predictions[0].shape[:2], 1, 1)).astype(np.float32)
     flat = replace(shown, predictions=[np.broadcast_to(same + 9, shown.predictions[0].shape)])
-    found = likeness(flat)
+    found = compare_variability(flat)
     assert np.isinf(found.prediction["length"]).all()
     assert 5000 < found.measured_km <= 6000
     plain = json.loads(json.dumps(found.as_dict(), allow_nan=False))
@@ -244,7 +244,7 @@ def test_one_member_has_no_yardstick_and_no_second_map():
     assert set(figures) == {"maps", "change", "years", "seasons"}
     assert "24 months are too few" in left_out["spectra"]
     assert "one answer" in left_out["ranks"]
-    longer = likeness(gather(emulator, archive, Span("ssp370", 0, 120, (0,))))
+    longer = compare_variability(gather(emulator, archive, Span("ssp370", 0, 120, (0,))))
     assert longer.between_members is None
     assert longer.as_dict()["difference between two members"] is None
     assert {line.between_members for line in longer.lines()} == {None}
