@@ -80,7 +80,7 @@ class Drawn:
 
 
 @dataclass(frozen=True, eq=False)
-class Portrait:
+class RunFigures:
     """What is kept of a run and a set.
 
     Attributes:
@@ -106,7 +106,7 @@ class Portrait:
     drawn: Mapping[str, Drawn]
 
 
-def portrait(run: Run, set_name: str, root: Path, archive: Callable[[], Archive]) -> Portrait:
+def run_figures_of(run: Run, set_name: str, root: Path, archive: Callable[[], Archive]) -> RunFigures:
     """The portrait that is kept, or a new one.
 
     Args:
@@ -127,8 +127,8 @@ def portrait(run: Run, set_name: str, root: Path, archive: Callable[[], Archive]
     return kept
 
 
-def in_scale(kept: Portrait, scales: Mapping[str, float]) -> dict[str, Drawn]:
-    """Maps and zonal means of a portrait, and the maps of its yardstick, in scales that all share."""
+def in_scale(kept: RunFigures, scales: Mapping[str, float]) -> dict[str, Drawn]:
+    """Maps and zonal means of the figures of a run, and the maps of its yardstick, in scales that all share."""
     mark = hashlib.sha256(repr(sorted(scales.items())).encode()).hexdigest()[:8]
     out = {
         "maps": _scaled(
@@ -172,7 +172,7 @@ def save(figure: Figure, path: Path, kind: str, about: str, maps: Iterable[str] 
     return write_webp(figure, path, about, width=width, height=height, colours=colours)
 
 
-def _title(kept: Portrait) -> str:
+def _title(kept: RunFigures) -> str:
     return f"{kept.set_name}: {kept.span}"
 
 
@@ -180,7 +180,7 @@ def _words(fields: Mapping[str, Field]) -> str:
     return "; ".join(f"{f.label}: {f.numbers}" for f in fields.values()) + "."
 
 
-def _scaled(kept: Portrait, name: str, draw: Callable[[], Figure], alt: str) -> Drawn:
+def _scaled(kept: RunFigures, name: str, draw: Callable[[], Figure], alt: str) -> Drawn:
     path = kept.folder / name
     size = picture_size(path)
     if size is None:
@@ -216,7 +216,7 @@ def _key(run: Run, set_name: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _read(folder: Path, key: str) -> Portrait | None:
+def _read(folder: Path, key: str) -> RunFigures | None:
     """What is kept; None where there is nothing whole of this key."""
     try:
         about = parse_json(read_text(folder / ABOUT_FILE))
@@ -241,7 +241,7 @@ def _read(folder: Path, key: str) -> Portrait | None:
             if "yardstick" in numbers
         }
         grid = Grid(numbers["lat"], numbers["lon"])
-        return Portrait(
+        return RunFigures(
             folder, about["set"], about["span"], about["span_key"], grid, about["earth"], fields, yardstick, drawn
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, SafetensorError):

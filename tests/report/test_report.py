@@ -14,8 +14,7 @@ from emukit.errors import EmukitError, RunError
 from emukit.files import write_text
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
-from emukit.report import entry_page, site, study_page
-from emukit.report import run_figures as portrait
+from emukit.report import entry_page, run_figures, site, study_page
 from emukit.report.collect import gather_places, named_means, study_names
 from emukit.report.ensemble_comparison import distribution, error_rows, gather
 from emukit.report.site import MANIFEST, write_report
@@ -39,9 +38,9 @@ def blank(figure, path, about, **shape):
 def quick():
     """No time is spent on drawing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(portrait, "write_webp", blank)
-        for name in [n for n in vars(portrait) if n.startswith("draw_")]:
-            patch.setattr(portrait, name, lambda *a, **k: Figure((1, 1)))
+        patch.setattr(run_figures, "write_webp", blank)
+        for name in [n for n in vars(run_figures) if n.startswith("draw_")]:
+            patch.setattr(run_figures, name, lambda *a, **k: Figure((1, 1)))
         for name in ("draw_learning", "draw_terms"):
             patch.setattr(entry_page, name, lambda *a, **k: Figure((1, 1)))
         yield
@@ -104,7 +103,7 @@ def test_report_is_whole_and_the_next_draws_nothing(drawn, archive, monkeypatch,
         assert {"maps", "zonal", "years", "seasons", "rain"} <= kept
         assert ({"learning", "terms"} <= kept) == entry.name.startswith("net")
     assert len([f for f in files if f.endswith("yardstick.webp")]) == 1
-    monkeypatch.setattr(portrait, "write_webp", lambda *a, **k: pytest.fail("drawn again"))
+    monkeypatch.setattr(run_figures, "write_webp", lambda *a, **k: pytest.fail("drawn again"))
     again = write_report([runs], tmp_path / "again", unopened, QUIET, published=False, overwrite=True)
     assert again.entries == 3
     changed = {f for f, content in contents(tmp_path / "again").items() if content != files[f]}
@@ -115,7 +114,7 @@ def test_report_is_whole_and_the_next_draws_nothing(drawn, archive, monkeypatch,
 def test_kept_errors_are_those_of_the_scored_months_and_member(drawn, archive):
     runs, _, _ = drawn
     run = read_run(runs / "line")
-    kept = portrait.portrait(run, "validation", run.folder / "report", lambda: pytest.fail("opened"))
+    kept = run_figures.run_figures_of(run, "validation", run.folder / "report", lambda: pytest.fail("opened"))
     span = run.split(archive).scored["validation"][0]
     shown = gather(run.emulator(archive), archive, span)
     for row, field, other in zip(error_rows(shown), kept.fields.values(), kept.yardstick.values(), strict=True):
@@ -177,15 +176,15 @@ def test_damaged_pictures_are_made_again(runs, archive, damage, tmp_path):
 
 
 def test_another_training_in_the_same_folder_is_drawn_anew(runs):
-    before = portrait._key(read_run(runs / "line"), "validation")
+    before = run_figures._key(read_run(runs / "line"), "validation")
     record = json.loads((runs / "line" / "run.json").read_text())
     record["sessions"][0]["started"] = "2031-01-01T00:00:00Z"
     (runs / "line" / "run.json").write_text(json.dumps(record))
-    again = portrait._key(read_run(runs / "line"), "validation")
+    again = run_figures._key(read_run(runs / "line"), "validation")
     assert before != again
-    assert portrait._key(read_run(runs / "line"), "test") != again
+    assert run_figures._key(read_run(runs / "line"), "test") != again
     (runs / "line" / "emulator" / "emulator.json").write_text("{}")
-    assert portrait._key(read_run(runs / "line"), "validation") != again
+    assert run_figures._key(read_run(runs / "line"), "validation") != again
 
 
 def test_all_maps_are_in_one_scale_whichever_entries_there_are(runs, archive, tmp_path):
