@@ -37,7 +37,7 @@ class Findings:
     left_out: list[str] = field(default_factory=list)
 
 
-def gather_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
+def collect_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
     """Read everything that has a page.
 
     Args:

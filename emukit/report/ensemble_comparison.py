@@ -109,7 +109,7 @@ class Shown:
         return f"{variable} ({self.archive.card.targets[variable].units})"
 
 
-def gather(emulator: Emulator, archive: Archive, span: Span) -> Shown:
+def collect(emulator: Emulator, archive: Archive, span: Span) -> Shown:
     """Predict what is shown of a span.
 
     Args:

@@ -32,7 +32,7 @@ from emukit.files import inside, open_regular, parse_json, read_text
 from emukit.outputs import Kind, new_output, refuse_taken
 from emukit.progress import Reporter
 from emukit.report import ensemble_comparison as pictures
-from emukit.report.ensemble_comparison import LEAST_MONTHS, REALISATIONS, Shown, gather
+from emukit.report.ensemble_comparison import LEAST_MONTHS, REALISATIONS, Shown, collect
 from emukit.report.variability import VariabilityComparison, compare_variability
 from emukit.runs.evaluate import scored_spans
 from emukit.runs.run import Run
@@ -99,7 +99,7 @@ def plot_run(
     with reporter.step("plot", len(folders)) as step:
         for folder, (set_name, span) in folders.items():
             title = f"{run.folder.resolve().name}, {set_name}: {span.text(archive)}"
-            shown = gather(emulator, archive, span)
+            shown = collect(emulator, archive, span)
             albums.append(_write(shown, run, archive, folder, title, overwrite))
             step.advance(note=str(folder))
     return albums

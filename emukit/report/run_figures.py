@@ -33,7 +33,7 @@ from emukit.figures.figure import line_colours, write_webp
 from emukit.figures.ranks import draw_ranks
 from emukit.files import atomic_path, check_regular, open_regular, parse_json, read_text, sha256
 from emukit.report import ensemble_comparison as pictures
-from emukit.report.ensemble_comparison import LEAST_MONTHS, REALISATIONS, Shown, gather
+from emukit.report.ensemble_comparison import LEAST_MONTHS, REALISATIONS, Shown, collect
 from emukit.runs.evaluate import scored_spans
 from emukit.runs.run import Run
 
@@ -258,7 +258,7 @@ def _draw(run: Run, set_name: str, folder: Path, key: str, archive: Archive) -> 
             hint="name it with --data",
         )
     span = scored_spans(archive, run.split(archive), set_name)[0]
-    shown = gather(run.emulator(archive), archive, span)
+    shown = collect(run.emulator(archive), archive, span)
     numbers, about = _numbers(shown)
     title = f"{set_name}: {span.text(archive)}"
     with atomic_path(folder) as temporary:

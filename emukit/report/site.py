@@ -26,7 +26,7 @@ from emukit.files import parse_json, read_text
 from emukit.outputs import Kind, new_output, refuse_taken
 from emukit.progress import Reporter
 from emukit.report import run_figures as kept
-from emukit.report.collect import Findings, gather_places, named_means, named_source, reason, study_names
+from emukit.report.collect import Findings, collect_places, named_means, named_source, reason, study_names
 from emukit.report.entry_page import run_entry, submission_entry, training_pictures
 from emukit.report.pages.model import Entry, Errors, Picture, Site, identifier
 from emukit.report.pages.render import render
@@ -120,7 +120,7 @@ def write_report(
     target = out.resolve()
     _refuse_around(target)
     refuse_taken(target, KIND, overwrite)
-    found = gather_places(places, study_runs)
+    found = collect_places(places, study_runs)
     for why in found.left_out:
         reporter.say(f"note: left out: {why}")
     with ExitStack() as stack:

@@ -15,8 +15,8 @@ from emukit.files import write_text
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
 from emukit.report import entry_page, run_figures, site, study_page
-from emukit.report.collect import gather_places, named_means, study_names
-from emukit.report.ensemble_comparison import distribution, error_rows, gather
+from emukit.report.collect import collect_places, named_means, study_names
+from emukit.report.ensemble_comparison import collect, distribution, error_rows
 from emukit.report.site import MANIFEST, write_report
 from emukit.runs.run import read_run, train_run
 from tests.cli.conftest import TINY
@@ -116,7 +116,7 @@ def test_kept_errors_are_those_of_the_scored_months_and_member(drawn, archive):
     run = read_run(runs / "line")
     kept = run_figures.run_figures_of(run, "validation", run.folder / "report", lambda: pytest.fail("opened"))
     span = run.split(archive).scored["validation"][0]
-    shown = gather(run.emulator(archive), archive, span)
+    shown = collect(run.emulator(archive), archive, span)
     for row, field, other in zip(error_rows(shown), kept.fields.values(), kept.yardstick.values(), strict=True):
         np.testing.assert_allclose(field.error, row.panels[0].error, atol=1e-4)
         np.testing.assert_allclose(other.error, row.panels[1].error, atol=1e-4)
@@ -130,7 +130,7 @@ def test_kept_errors_are_those_of_the_scored_months_and_member(drawn, archive):
 
 def test_distribution_counts_all_months_and_cells_by_area(archive, trained):
     run = read_run(trained / "line")
-    shown = gather(run.emulator(archive), archive, run.split(archive).scored["validation"][0])
+    shown = collect(run.emulator(archive), archive, run.split(archive).scored["validation"][0])
     curves = distribution(shown, "pr")
     width = np.log(curves.x[1] / curves.x[0])
     weights = archive.grid.weights
@@ -188,9 +188,9 @@ def test_another_training_in_the_same_folder_is_drawn_anew(runs):
 
 
 def test_all_maps_are_in_one_scale_whichever_entries_there_are(runs, archive, tmp_path):
-    everything = site._site(gather_places([runs]), unopened, QUIET, tmp_path, False)
+    everything = site._site(collect_places([runs]), unopened, QUIET, tmp_path, False)
     (map_of_line,) = (runs / "line" / "report" / "validation").glob("maps-*.webp")
-    alone = site._site(gather_places([runs / "line"]), unopened, QUIET, tmp_path, False)
+    alone = site._site(collect_places([runs / "line"]), unopened, QUIET, tmp_path, False)
     assert alone.scales["tas.mean"] < everything.scales["tas.mean"]
     (again,) = (runs / "line" / "report" / "validation").glob("maps-*.webp")
     assert again.name != map_of_line.name
@@ -234,7 +234,7 @@ def test_unfinished_run_has_no_page_and_is_named_with_the_state_that_emukit_runs
     written = write_report([runs], tmp_path / "r", unopened, QUIET, published=False, overwrite=True)
     assert written.entries == 2
     assert not [*(tmp_path / "r" / "entries").glob("net*")]
-    (one,) = gather_places([runs]).unfinished
+    (one,) = collect_places([runs]).unfinished
     assert (one.name, one.state) == ("net", "interrupted")
     assert one.command == read_run(runs / "net").go_on()
     assert f"--resume --out {runs / 'net'}" in one.command
@@ -381,7 +381,7 @@ def test_variant_whose_runs_are_the_base_s_is_not_drawn_over_it(tmp_path, monkey
 
 def test_page_says_what_the_record_says(drawn):
     run = read_run(drawn[0] / "net")
-    source = next(s for s in gather_places([drawn[0]]).sources if s.run and s.run.folder.name == "net")
+    source = next(s for s in collect_places([drawn[0]]).sources if s.run and s.run.folder.name == "net")
     entry = entry_page.run_entry(run, source)
     assert entry.facts["parameters"] == f"{run.record.parameters:,}"
     assert entry.facts["epochs"].startswith("2, the best ")
