@@ -248,14 +248,14 @@ def _say_plan(
         f"{plan.study.name}: {_count(len(plan.variants), 'variant')}, {_count(many, 'seed')}, "
         f"{', '.join(plan.protocols)}: {_count(len(runs), 'run')}, {len(done)} done, {len(failed)} failed before"
     )
-    if plan.begun and plan.begun.changes:
-        say(f"note: since the study was begun: {plan.begun.changes}")
-    if plan.begun and plan.begun.untimed:
-        trained = ", and train as many epochs" if any(plan.begun.epochs.values()) else ""
-        say(f"note: not timed: {', '.join(plan.begun.untimed)}; they are taken to cost what the base does{trained}")
-    if plan.begun and plan.begun.budget:
-        many = sum(plan.begun.runs.values())
-        say(f"note: epochs are those that were fitted to {plan.begun.budget} and {many} runs when the study was begun")
+    if plan.saved and plan.saved.changes:
+        say(f"note: since the study was begun: {plan.saved.changes}")
+    if plan.saved and plan.saved.untimed:
+        trained = ", and train as many epochs" if any(plan.saved.epochs.values()) else ""
+        say(f"note: not timed: {', '.join(plan.saved.untimed)}; they are taken to cost what the base does{trained}")
+    if plan.saved and plan.saved.budget:
+        many = sum(plan.saved.runs.values())
+        say(f"note: epochs are those that were fitted to {plan.saved.budget} and {many} runs when the study was begun")
     if seeds and max(map(len, plan.seeds.values())) < seeds:
         say("note: one seed: nothing here is random, so that another one gives the same")
     if plan.not_timed:

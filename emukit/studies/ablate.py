@@ -32,7 +32,7 @@ from emukit.runs.sidecars import HASH_DIGITS, failure_of, failure_path, is_finis
 from emukit.runs.validate import chosen_seeds, named_protocols
 from emukit.studies.costs import measure_costs
 from emukit.studies.jobs import Job, slots, visible_gpus
-from emukit.studies.saved_plan import Begun, read_begun, write_begun
+from emukit.studies.saved_plan import SavedPlan, read_saved_plan, write_saved_plan
 from emukit.studies.study import (
     Study,
     Variant,
@@ -120,7 +120,7 @@ class StudyPlan:
         runs: In the order in which they are begun: every variant once before any has a second seed.
         costs: By name of the variant, measured on this machine before the study was begun.
         not_timed: Variants whose epochs could not be timed here: what they take is not in any estimate.
-        begun: What the study was begun with; None where this begins it.
+        saved: What the study was begun with; None where this begins it.
     """
 
     study: Study
@@ -134,7 +134,7 @@ class StudyPlan:
     runs: tuple[PlannedRun, ...]
     costs: Mapping[str, Cost]
     not_timed: tuple[str, ...] = ()
-    begun: Begun | None = None
+    saved: SavedPlan | None = None
 
     def folders(self, variant: str) -> set[Path]:
         """Where the runs of a variant are; the same as another's where the two differ in their names alone."""
@@ -202,7 +202,7 @@ def make_study_plan(
     refuse_untrainable(study)
     _recipes(study.all_variants())
     budget = budget or study.budget
-    begun = read_begun(folder, study, archive, budget)
+    saved = read_saved_plan(folder, study, archive, budget)
     named = study.protocols if protocols is None else protocols
     sets, not_scored = named_protocols(archive, archive.default_protocol if named is None else named)
     if study.trials and len(sets) > 1:
@@ -216,17 +216,17 @@ def make_study_plan(
     _refuse_members(archive, next(iter(sets)), variants)
     recipes = _recipes(variants)
     chosen = {v.name: chosen_seeds(recipes[v.name], seeds or study.seeds) for v in variants}
-    epochs: Mapping[str, int | None] = begun.epochs if begun else dict.fromkeys(recipes)
-    costs: Mapping[str, Cost] = begun.costs if begun else {}
+    epochs: Mapping[str, int | None] = saved.epochs if saved else dict.fromkeys(recipes)
+    costs: Mapping[str, Cost] = saved.costs if saved else {}
     if trials:
         alike = [trial.name for trial in trials]
         epochs = {**epochs, **dict.fromkeys(alike, epochs[study.base_name])}
         costs = {**costs, **dict.fromkeys(alike, costs[study.base_name])}
     plan = StudyPlan(study, folder, tuple(variants), recipes, epochs, sets, not_scored, chosen, (), costs)
-    if begun:
-        if begun.budget or study.match == "cost":
+    if saved:
+        if saved.budget or study.match == "cost":
             _refuse_own_epochs(study, recipes)
-        return _with_runs(replace(plan, begun=begun), opened, root)
+        return _with_runs(replace(plan, saved=saved), opened, root)
     costs, not_timed = measure_costs(
         archive, plan.variants, recipes, next(iter(sets)), opened.words, environments, reporter
     )
@@ -306,8 +306,8 @@ def write_plan(plan: StudyPlan, archive: Archive, budget: str | None, command: s
         # A killed study leaves parts next to its runs, and may have no run left to train that would sweep them.
         sweep(place)
     runs = _number_of_runs(plan.study, plan.seeds, plan.protocols)
-    begun = Begun(plan.epochs, plan.costs, budget or plan.study.budget, runs)
-    write_begun(plan.folder, begun, plan.study, archive, command)
+    saved = SavedPlan(plan.epochs, plan.costs, budget or plan.study.budget, runs)
+    write_saved_plan(plan.folder, saved, plan.study, archive, command)
 
 
 def environments_of(jobs: int | None) -> list[dict[str, str]]:

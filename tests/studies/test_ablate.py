@@ -129,7 +129,7 @@ def test_epochs_are_fitted_once_and_kept(opened, tmp_path):
     with pytest.raises(RunError) as error:
         plan_of(opened, changed, tmp_path)
     assert "another base, match or search: changed: 'base'" in error.value.text()
-    assert (again.begun.budget, again.begun.runs) == ("60s", {"base": 2, "linear": 1})
+    assert (again.saved.budget, again.saved.runs) == ("60s", {"base": 2, "linear": 1})
     other = Opened(warming_archive(seed=1), opened.words)
     with pytest.raises(RunError) as error:
         plan_of(other, asked, tmp_path)
@@ -181,14 +181,14 @@ def test_a_variant_that_failed_cannot_be_mended(opened, tmp_path):
     assert again.recipes["wide"].options["hidden"] == 6
     assert again.costs["deep"] == plan.costs["base"]
     assert again.costs["climatology"] == Cost(10.0, 0.0, None, 0.0)
-    assert again.begun.changes == "new: 'climatology', 'deep'; gone: 'linear'; changed: 'wide'"
-    assert again.begun.untimed == ["climatology", "deep", "wide"]
+    assert again.saved.changes == "new: 'climatology', 'deep'; gone: 'linear'; changed: 'wide'"
+    assert again.saved.untimed == ["climatology", "deep", "wide"]
     members = plan_of(
         opened,
         study(base="cnn-gru", settings=TINY, variants=[{"name": "linear", "recipe": "linear", "members": [0]}]),
         tmp_path,
     )
-    assert members.begun.untimed == ["linear"]
+    assert members.saved.untimed == ["linear"]
     own = study(base="cnn-gru", settings=TINY, variants=[{"name": "long", "settings": {"training.epochs": 99}}])
     with pytest.raises(RecipeError, match="a variant sets its own"):
         plan_of(opened, own, tmp_path)

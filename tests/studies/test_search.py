@@ -289,7 +289,7 @@ def test_trials_train_as_long_as_the_base_within_the_budget(opened, tmp_path):
     # Eight runs of 10 s and 2 s an epoch on two places.
     assert plan.epochs == {"base": (1200 - 80) // 16}
     write_plan(plan, opened.archive, "10m", "emukit ablate n")
-    assert plan_of(opened, asked, tmp_path, seeds=2).begun.runs == {"base": 8}
+    assert plan_of(opened, asked, tmp_path, seeds=2).saved.runs == {"base": 8}
     # One trial after the other, with one seed, on many places: no more than one run at a time.
     alone = asked.model_copy(update={"together": 1, "name": "alone"})
     assert plan_of(opened, alone, tmp_path, seeds=1, budget="10m", workers=8).epochs == {"base": (600 - 40) // 8}
