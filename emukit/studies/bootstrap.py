@@ -67,7 +67,7 @@ class Difference:
         return -1 if self.high < 0 else 1 if self.low > 0 else 0
 
 
-def draw_years(number: int, draws: int = DRAWS, seed: int = SEED) -> NDArray[np.int64]:
+def resample_years(number: int, draws: int = DRAWS, seed: int = SEED) -> NDArray[np.int64]:
     """(1 + draws, number) how often each year counts: once each in the first, drawn with replacement in the others."""
     random = np.random.default_rng([seed, number])
     drawn = random.integers(number, size=(draws, number))

@@ -209,7 +209,7 @@ def _scores(kept: Sequence[Array], archive: Archive) -> Array:
     """(1 + draws, C) numbers, the mean over spans."""
     weights, competition = archive.grid.weights, competition_of(archive)
     each = [
-        paired.scores_of(years, paired.draw_years(len(years), seed=i), weights, archive.variables, competition)
+        paired.scores_of(years, paired.resample_years(len(years), seed=i), weights, archive.variables, competition)
         for i, years in enumerate(kept)
     ]
     return np.asarray(np.mean(each, axis=0))
