@@ -37,11 +37,11 @@ from emukit.planning.memory import SAFE, free_share, memory_plan
 from emukit.progress import Reporter
 from emukit.recipes.schema import NetworkRecipe, Recipe, WrapperRecipe
 from emukit.runs.evaluate import score_emulator
-from emukit.runs.refit import Selected
+from emukit.runs.refit import RefitPolicy
 from emukit.training.best import load_best
 from emukit.training.engine import Engine, Execution
 from emukit.training.footprint import State
-from emukit.training.loop import Keep, train
+from emukit.training.loop import KeptWeights, train
 from emukit.training.settings import composite_loss
 
 Finish = Callable[[Path, Reporter], tuple[Emulator, dict[str, Any]]]
@@ -54,7 +54,7 @@ def prepare(
     seed: int,
     comm: Comm,
     execution: Execution,
-    selected: Selected | None = None,
+    selected: RefitPolicy | None = None,
 ) -> Finish:
     """Check recipe and data against each other, and make everything ready.
 
@@ -96,7 +96,7 @@ class WrapperTrainer:
         seed: int,
         comm: Comm,
         execution: Execution,
-        selected: Selected | None = None,
+        selected: RefitPolicy | None = None,
     ) -> None:
         self._archive, self._recipe, self._split = archive, recipe, split
         self._seed, self._comm, self._execution = seed, comm, execution
@@ -132,7 +132,7 @@ class WrapperTrainer:
         return fitted, outcome | ({"parameters": parameters} if parameters else {})
 
     def _bases(
-        self, split: Split, folder: Path, reporter: Reporter, selected: Selected | None = None
+        self, split: Split, folder: Path, reporter: Reporter, selected: RefitPolicy | None = None
     ) -> tuple[tuple[Emulator, ...], list[dict[str, Any]]]:
         bases: list[Emulator] = []
         outcomes: list[dict[str, Any]] = []
@@ -201,7 +201,7 @@ class Trainer:
         comm: Comm,
         execution: Execution,
         anchor: Emulator | None = None,
-        selected: Selected | None = None,
+        selected: RefitPolicy | None = None,
     ) -> None:
         """Make everything ready.
 
@@ -225,7 +225,7 @@ class Trainer:
         normalizer = TargetNormalizer.fit(learned, split.train, targets)
         source = SegmentSource(learned, split.train, encoder, normalizer, recipe.training.segments, comm.device)
         self._track = execution.track
-        self._keep: Keep | None = None
+        self._keep: KeptWeights | None = None
         self._ramp: Callable[[float], float] = recipe.loss.ramp
         if selected:
             steps = -(-source.steps_per_epoch // recipe.training.accumulate)

@@ -53,7 +53,7 @@ from emukit.runs.record import (
     session_now,
     slug,
 )
-from emukit.runs.refit import Selected, check_selected
+from emukit.runs.refit import RefitPolicy, check_selected
 from emukit.training.engine import Execution
 
 
@@ -209,11 +209,11 @@ def train_run(
     recipe = fit_recipe(recipe, archive, split, reporter)
     recipe = resolve_batch(recipe, archive, split, comm, reporter, recorded, shards=shards)
     identity = identity_of(archive, recipe, split, members, seed)
-    selected: Selected | None = None
+    selected: RefitPolicy | None = None
     if final:
         check_selected(final.folder, final.record.identity, identity)
         identity = identity.model_copy(update={"final": final.record.identity.digest})
-        selected = Selected(final.folder, final.emulator(archive))
+        selected = RefitPolicy(final.folder, final.emulator(archive))
         split = final_split(archive, split)
         split = replace(split, notes=(*split.notes, f"selected by: {final.record.command} --out {final.folder}"))
     # One process looks after the folder; the others wait for it, and end with it if it refuses.

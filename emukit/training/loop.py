@@ -38,7 +38,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 @dataclass(frozen=True)
-class Keep:
+class KeptWeights:
     """Which weights are kept where no validation says which are best.
 
     Attributes:
@@ -78,7 +78,7 @@ def train(
     validate: Callable[[], Score],
     folder: Path,
     reporter: Reporter,
-    keep: Keep | None = None,
+    keep: KeptWeights | None = None,
     track: str | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> TrainingResult:
