@@ -1,4 +1,4 @@
-"""What a training will cost, before it begins: memory, operations, time, and which wall it meets first.
+"""What a training will cost, before it begins: memory, operations, time, and which bottleneck it meets first.
 
 Invariant: a plan is made with what training itself would allocate, or less: a model that does not fit is counted, never
 built.
@@ -41,7 +41,7 @@ from emukit.training.engine import Engine, Execution
 from emukit.training.footprint import forward_rate
 from emukit.training.settings import composite_loss
 
-# Longer than a night is the wall of time.
+# Longer than a night is the bottleneck of time.
 PATIENCE_SECONDS = 12 * 3600.0
 # A part of a step that takes this long is not followed by a larger one, and a quick one is timed so often.
 SLOW_SECONDS, REPEATS = 4.0, 3
@@ -51,12 +51,12 @@ PLANNING_SHARE, PLANNING_SECONDS, RATE_SECONDS = 1 / 3, 30.0, 2.0
 
 
 @dataclass(frozen=True)
-class Wall:
+class Bottleneck:
     """A limit.
 
     Attributes:
         name: ``time``, ``activations`` or ``model``.
-        reached: Part of it that the training takes: 1 is at the wall; None where it is not known.
+        reached: Part of it that the training takes: 1 is at the bottleneck; None where it is not known.
         what: In words.
         advice: What to switch on to stay away from it.
     """
@@ -93,33 +93,33 @@ class Plan:
         each = self.step_seconds
         return None if each is None else each * self.steps * self.recipe.training.epochs
 
-    def walls(self) -> tuple[Wall, ...]:
+    def bottlenecks(self) -> tuple[Bottleneck, ...]:
         """The three, the nearest first; one whose distance is unknown comes last."""
         m, safe = self.memory, SAFE * self.memory.available
         room = safe - (m.on_device - m.batch - (m.activations or 0))
         known = m.activations is not None
         needed = m.batch + (m.activations or 0)
-        walls = (
-            Wall(
+        bottlenecks = (
+            Bottleneck(
                 "time",
                 None if self.seconds is None else self.seconds / PATIENCE_SECONDS,
                 f"{'?' if self.seconds is None else duration(self.seconds)} of {duration(PATIENCE_SECONDS)}, a night",
                 tuple(self._faster()),
             ),
-            Wall(
+            Bottleneck(
                 "activations",
                 (needed / room if room > 0 else float("inf")) if known else None,
                 f"{size(needed) if known else '?'} of {size(max(0.0, room))}, what model and data leave of {SAFE:.0%}",
                 tuple(self._fewer_activations()),
             ),
-            Wall(
+            Bottleneck(
                 "model",
                 m.own_state / safe if safe > 0 else float("inf"),
                 f"{size(m.own_state)} of {size(safe)}, {SAFE:.0%} of memory",
                 tuple(self._smaller_state()),
             ),
         )
-        return tuple(sorted(walls, key=lambda w: -1.0 if w.reached is None else w.reached, reverse=True))
+        return tuple(sorted(bottlenecks, key=lambda w: -1.0 if w.reached is None else w.reached, reverse=True))
 
     def _faster(self) -> Iterator[str]:
         cuda = self.memory.device == "cuda"
