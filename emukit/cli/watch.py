@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from rich import box
@@ -12,11 +12,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
 from emukit.errors import EmukitError
 from emukit.progress import Reporter
 from emukit.recipes.schema import NetworkRecipe
-from emukit.runs.record import read_record
 from emukit.runs.run import read_run
 from emukit.studies.ablate import PlannedRun, StudyPlan
 from emukit.terminal import duration
@@ -46,6 +46,7 @@ class Watch:
         self._plan, self._workers, self._reporter = plan, workers, reporter
         self._all, self._to_do = plan.distinct(), to_do
         self._done = {r.folder: "" for r in self._all if r.finished(archive)}
+        self._cost = competition_of(archive).cost
         # When it was begun, and after which epoch.
         self._running: dict[PlannedRun, tuple[float, int]] = {}
         self._ended: list[tuple[PlannedRun, str]] = []
@@ -65,7 +66,7 @@ class Watch:
 
     def began(self, run: PlannedRun) -> None:
         """A run has begun."""
-        self._running[run] = time.monotonic(), progress_of(run)[0]
+        self._running[run] = time.monotonic(), progress_of(run, self._cost)[0]
 
     def ended(self, run: PlannedRun, error: str) -> None:
         """A run has ended."""
@@ -90,7 +91,7 @@ class Watch:
         self._looked = now
         table = Table("variant", "protocol", "seed", "state", "score", box=box.SIMPLE_HEAD, padding=0)
         for run, (begun, _) in self._running.items():
-            epoch, score = progress_of(run)
+            epoch, score = progress_of(run, self._cost)
             wanted = epochs_of(run)
             state = f"epoch {epoch}{f' of {wanted}' if wanted else ''}, " if epoch else ""
             state += duration(now - begun)
@@ -115,7 +116,7 @@ class Watch:
         seconds = sum(factor * self._plan.seconds([r], 1) for r in left if r not in self._running)
         for run, (begun, _) in self._running.items():
             whole, wanted = factor * self._plan.seconds([run], 1), epochs_of(run)
-            epoch, _ = progress_of(run) if wanted else (0, "")
+            epoch, _ = progress_of(run, self._cost) if wanted else (0, "")
             # Epochs that are done say more than the clock: they may have been done before an interruption.
             seconds += whole * (1 - epoch / wanted) if epoch and wanted else max(0.0, whole - (now - begun))
         return seconds / self._workers
@@ -126,11 +127,10 @@ def epochs_of(run: PlannedRun) -> int | None:
     return run.recipe.training.epochs if isinstance(run.recipe, NetworkRecipe) else None
 
 
-def progress_of(run: PlannedRun) -> tuple[int, str]:
+def progress_of(run: PlannedRun, cost: Callable[[float], float]) -> tuple[int, str]:
     """The last whole epoch of the network of a run, and its last and best validation score; 0 and nothing before."""
     try:
         lines = read_lines(run.folder / LOG)
-        cost = read_record(run.folder).data.scoring.competition.cost
     except EmukitError:
         return 0, ""
     scores = [line["validation"]["score"] for line in lines if "validation" in line]

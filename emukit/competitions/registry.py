@@ -14,7 +14,7 @@ from emukit.errors import EmukitError
 from emukit.metrics.competition import Competition
 
 if TYPE_CHECKING:
-    from emukit.data.archive import Archive, Domain
+    from emukit.data.archive import Archive
 
 # Name to a function from variables with their units to a `Competition`.
 COMPETITIONS: dict[str, str] = {
@@ -43,7 +43,7 @@ def load_competition(name: str, units: Mapping[str, str]) -> Competition:
     return _build(name, COMPETITIONS[name], tuple(units.items()))
 
 
-def competition_of(data: Archive | Domain) -> Competition:
+def competition_of(data: Archive) -> Competition:
     """The competition that the card of some data names.
 
     Raises:

@@ -41,7 +41,7 @@ def checked_score(
     """
     refuse_not_finite(prediction, "the prediction", address, error)
     refuse_not_finite(truth, "the truth", address, error)
-    empty = ~truth.any(axis=(-2, -1))
+    empty: NDArray[np.bool_] = np.asarray(~truth.any(axis=(-2, -1)))
     hidden = empty.all(1)
     for place in map(variables.index, competition.never_zero):
         hidden |= empty[:, place]

@@ -38,7 +38,7 @@ class Moments:
     pp: Field
     tt: Field
     ee: Field
-    more: Mapping[str, Field] = field(default_factory=dict)
+    more: Mapping[str, Field] = field(default_factory=dict, kw_only=True)
 
     @classmethod
     def of(cls, prediction: ArrayLike, truth: ArrayLike, terms: Mapping[str, Term] | None = None) -> Moments:

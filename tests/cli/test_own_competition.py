@@ -13,6 +13,7 @@ from emukit.config import check
 from emukit.data.store import open_store
 from emukit.files import shipped
 from emukit.progress import silent_reporter
+from emukit.runs.listing import list_runs
 from emukit.runs.run import train_run
 from emukit.studies import costs
 from emukit.studies.ablate import Opened, make_study_plan
@@ -78,6 +79,9 @@ def test_a_stranger_s_number_goes_the_whole_way(
     scores = [float(r["score"]) for r in rows if r["kind"] == "run"]
     assert len(scores) == 2
     assert scores == sorted(scores, reverse=name == "skill")
+    # What `runs rm --keep-best` keeps comes first.
+    ranked = [run.folder.name for run in list_runs([Path("runs")])]
+    assert ranked == [r["name"] for r in rows if r["kind"] == "run"]
 
     # What a training costs is measured in processes of its own.
     monkeypatch.setattr(costs, "start_seconds", lambda words, environments: 10.0)

@@ -196,3 +196,29 @@ def test_files_of_before_competitions_are_those_of_the_shipped_one():
     assert "competition" not in kept
     assert Study.model_validate(kept).competition.competition.name == "cse151b"
     assert tables_of(kept)[0].competition.name == "cse151b"
+
+
+def test_the_competition_of_the_docs_is_one():
+    text = (Path(__file__).parents[2] / "docs/competitions.md").read_text(encoding="utf-8")
+    names = {}
+    exec(text.partition("```python\n")[2].partition("```")[0], names)
+    prediction, truth = some_fields()
+    mine = names["competition"](UNITS)
+    score = mine.score(mine.moments(prediction, truth), small_grid().weights, ("tas", "pr"))
+    assert score.value == pytest.approx(small_grid().mean(np.abs(prediction - truth).mean(0)).sum())
+
+
+def test_a_search_and_a_final_fit_look_for_the_best_and_not_the_lowest(strange, tmp_path):
+    from emukit.runs.refit import Selected
+    from emukit.studies.search import _costs
+    from emukit.training.settings import TrainingSettings
+
+    archive = warming_archive(months=121)
+    other = replace(archive, card=archive.card.model_copy(update={"competition": "skill"}))
+    assert _costs({"a": 0.5, "b": None}, archive) == {"a": 0.5, "b": None}
+    assert _costs({"a": 0.5, "b": None}, other) == {"a": -0.5, "b": None}
+    lines = [{"epoch": e, "step": 10 * e, "validation": {"score": s}} for e, s in ((1, 0.1), (2, 0.9), (3, 0.2))]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    of = Selected(tmp_path, None).length
+    settings = TrainingSettings(epochs=3)
+    assert [of(settings, 10, competition_of(a).cost).keep.epoch for a in (archive, other)] == [1, 2]

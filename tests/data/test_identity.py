@@ -54,7 +54,12 @@ def card(monkeypatch):
         "cells": [ds.sizes["y"], ds.sizes["x"]],
         "digests": plain_digests(ds),
     }
-    settings = coded_card().model_dump() | {"benchmark": "bench", "published": published, "oddities": ["a claim"]}
+    settings = coded_card().model_dump() | {
+        "benchmark": "bench",
+        "competition": "cse151b",
+        "published": published,
+        "oddities": ["a claim"],
+    }
     card = parse_card(json.loads(json.dumps(settings)), "tests")
     monkeypatch.setattr(identity, "SHIPPED", ())
     return card

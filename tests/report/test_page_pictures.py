@@ -8,6 +8,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.text import Text
 from PIL import Image
 
+from emukit.competitions.cse151b import cse151b
 from emukit.figures.coast import _east_of_greenwich, coastline
 from emukit.figures.curves import Curves
 from emukit.figures.error_maps import LEVELS, Field, draw_distribution, draw_error_maps, draw_zonal
@@ -15,12 +16,12 @@ from emukit.figures.figure import BETTER, WORSE, write_webp
 from emukit.figures.intervals import Difference, draw_intervals
 from emukit.figures.learning import draw_learning, draw_terms, has_terms
 from emukit.figures.maps import round_limit
-from emukit.figures.parallel_coordinates import COLUMNS as COORDINATES
 from emukit.figures.parallel_coordinates import draw_coordinates
 from emukit.report.run_figures import SHAPES
 from tests.coded import small_grid
 from tests.report.test_pictures import mesh_of
 
+COORDINATES = ("score", *cse151b().keys)
 GRID = small_grid()
 FIELD = np.arange(24.0).reshape(4, 6) - 11.5
 
@@ -115,7 +116,7 @@ def test_epochs_without_validation_are_gaps_and_a_loss_below_zero_is_not_lost():
         {"epoch": 2, "loss": None},
         {"epoch": 3, "loss": -1.0, "validation": {"score": 0.5}, "validation_average": {"score": 0.4}},
     ]
-    figure = draw_learning({"network": log}, "title")
+    figure = draw_learning({"network": log}, "title", "lower is better")
     loss, score = figure.axes
     np.testing.assert_array_equal(loss.lines[0].get_ydata(), [2.0, np.nan, -1.0])
     assert loss.get_yscale() == "linear"
@@ -123,7 +124,7 @@ def test_epochs_without_validation_are_gaps_and_a_loss_below_zero_is_not_lost():
     np.testing.assert_array_equal(score.lines[1].get_ydata(), [np.nan, np.nan, 0.4])
     assert score.get_yscale() == "log"
     assert score.lines[1].get_marker() == "o"
-    many = draw_learning({f"$n_{i}": log for i in range(40)}, "title")
+    many = draw_learning({f"$n_{i}": log for i in range(40)}, "title", "lower is better")
     assert len(many.axes[0].lines) == 28
     many.draw_without_rendering()
 
@@ -143,7 +144,7 @@ def test_interval_that_holds_zero_is_open():
         "same $x$": {"score": Difference(0.05, -0.1, 0.2)},
         "unknown": {},
     }
-    figure = draw_intervals(variants, "base", "title")
+    figure = draw_intervals(variants, "base", "title", cse151b())
     (axes,) = figure.axes
     better, same = (line for line in axes.lines if line.get_marker() == "o")
     assert better.get_markerfacecolor() != "white"
@@ -156,23 +157,23 @@ def test_better_and_worse_differ_in_colour_and_shape_and_numbers_have_units():
     """One colour for both left the side of zero alone to tell them apart."""
     far = {"score": Difference(-2.5, -2.6, -2.4), "pr.monthly_rmse": Difference(0.2, 0.1, 0.3)}
     variants = {"a": {"score": Difference(-0.2, -0.3, -0.1)}, "b": {"score": Difference(0.2, 0.1, 0.3)}, "far": far}
-    score, rain = draw_intervals(variants, "base", "title").axes
+    score, rain = draw_intervals(variants, "base", "title", cse151b()).axes
     looks = {(line.get_marker(), line.get_color()) for line in score.lines if line.get_marker() in ("o", "s", "<")}
     assert looks == {("o", BETTER), ("s", WORSE), ("<", BETTER)}
     assert BETTER != WORSE
     assert (score.get_title(loc="left"), rain.get_title(loc="left")) == ("score\nno unit", "pr month\nmm/day")
-    axes = draw_coordinates({v: dict.fromkeys(COORDINATES, 0.5) for v in "ab"}, {}, "a", "title").axes[0]
+    axes = draw_coordinates({v: dict.fromkeys(COORDINATES, 0.5) for v in "ab"}, {}, "a", "title", cse151b()).axes[0]
     assert [t.get_text() for t in axes.get_xticklabels()][1] == "tas month\nK"
 
 
 def test_one_failed_variant_does_not_press_the_others_together():
     near = {f"v{i}": {"score": Difference(0.01 * i, 0.01 * i - 0.01, 0.01 * i + 0.01)} for i in range(4)}
-    (axes,) = draw_intervals({**near, "failed": {"score": Difference(2.5, 2.4, 2.6)}}, "base", "title").axes
+    (axes,) = draw_intervals({**near, "failed": {"score": Difference(2.5, 2.4, 2.6)}}, "base", "title", cse151b()).axes
     assert axes.get_xlim()[1] < 0.3
     (arrow,) = (line for line in axes.lines if line.get_marker() == ">")
     assert arrow.get_ydata()[0] == 4
     assert "+2.50" in [t.get_text() for t in axes.texts]
-    (alike,) = draw_intervals(near, "base", "title").axes
+    (alike,) = draw_intervals(near, "base", "title", cse151b()).axes
     assert not [line for line in alike.lines if line.get_marker() == ">"]
 
 
@@ -196,7 +197,7 @@ def lines_of(figure):
 def test_every_variant_is_where_its_numbers_are_and_the_best_at_the_bottom():
     means = {v: {c: x + i / 10 for i, c in enumerate(COORDINATES)} for v, x in (("a", 0.4), ("base", 0.6), ("b", 0.5))}
     spreads = {"base": dict.fromkeys(COORDINATES, 0.02)}
-    figure = draw_coordinates(means, spreads, "base", "title")
+    figure = draw_coordinates(means, spreads, "base", "title", cse151b())
     lines = lines_of(figure)
     assert list(lines) == ["a", "b", "base (base)"]
     np.testing.assert_allclose(lines["a"], 0.0, atol=1e-9)
@@ -214,11 +215,13 @@ def test_every_variant_is_where_its_numbers_are_and_the_best_at_the_bottom():
 
 def test_one_variant_far_off_stands_at_the_end_with_its_number():
     scores = {"base": 0.5, "a": 0.51, "b": 0.52, "lost": 9.0}
-    figure = draw_coordinates({v: dict.fromkeys(COORDINATES, x) for v, x in scores.items()}, {}, "base", "title")
+    figure = draw_coordinates(
+        {v: dict.fromkeys(COORDINATES, x) for v, x in scores.items()}, {}, "base", "title", cse151b()
+    )
     lines = lines_of(figure)
     np.testing.assert_allclose(lines["a"], 0.5)
     np.testing.assert_allclose(lines["b"], 1.0)
     assert (lines["lost"] > 1).all()
     assert [t.get_text() for t in figure.axes[0].texts].count("9") == 7
-    same = draw_coordinates({v: dict.fromkeys(COORDINATES, 0.5) for v in scores}, {}, "base", "title")
+    same = draw_coordinates({v: dict.fromkeys(COORDINATES, 0.5) for v in scores}, {}, "base", "title", cse151b())
     np.testing.assert_allclose([*lines_of(same).values()], 0.0)

@@ -167,7 +167,7 @@ def test_a_difference_of_zero_has_no_tint():
 @pytest.mark.parametrize("scores", [[2.6, 2.2, 1.9], [0.8, 0.08, 0.009]])
 def test_ticks_of_learning_curves_are_plain_numbers(scores):
     log = [{"epoch": i + 1, "loss": s, "validation": {"score": s}} for i, s in enumerate(scores)]
-    figure = draw_learning({"a": log}, "title")
+    figure = draw_learning({"a": log}, "title", "lower is better")
     figure.draw_without_rendering()
     for axes in figure.axes:
         low, high = axes.get_ylim()

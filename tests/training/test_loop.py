@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from emukit.competitions.cse151b import cse151b
 from emukit.errors import RunError, TrainingError
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
@@ -142,6 +144,22 @@ def test_best_epoch_is_kept_not_the_last(tmp_path, monkeypatch):
     assert finished.record.best_epoch == 1
     network = finished.emulator(warming_archive()).network.state_dict()
     assert all(torch.equal(network[k], v) for k, v in kept[0].items())
+
+
+def test_the_best_epoch_is_the_highest_where_higher_is_better(tmp_path, monkeypatch):
+    from emukit.runs import fit as module
+
+    real, calls = module.score_emulator, []
+    upward = replace(cse151b(), higher_is_better=True)
+
+    def rising(*args):
+        calls.append(1)
+        score = changed(real(*args), lambda key, value: -9.0 + len(calls))
+        return replace(score, competition=upward)
+
+    monkeypatch.setattr(module, "score_emulator", rising)
+    finished, _ = run(tmp_path / "run")
+    assert finished.record.best_epoch == finished.record.epochs > 1
 
 
 def test_early_stopping_stops_and_resume_does_not_start_again(tmp_path, monkeypatch):

@@ -241,7 +241,7 @@ def _by_region(efficiency: Field, variance: Field) -> tuple[Field, Field]:
     values = np.where(counted > 0, expand(efficiency).reshape(*lead, -1), 0.0)
     area, total = counted @ where.weights.T, values @ where.weights.T
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(area > 0, total / area, np.nan), counted
+        return np.asarray(np.where(area > 0, total / area, np.nan), np.float64), np.asarray(counted, np.float64)
 
 
 def _mean_of_known(ratios: Field) -> Field:
