@@ -234,7 +234,7 @@ def channels_of(recipe: NetworkRecipe, archive: Archive, spans: Sequence[Span]) 
 def consecutive_frames(emulator: NeuralEmulator, archive: Archive, months: int) -> Tensor:
     """The frames of the last months of a scenario, (1, L+H-1, C, Y, X)."""
     scenario = archive["ssp126"]
-    positions = emulator.encoder.settings.window.frames(len(scenario) - months, months, len(scenario))
+    positions = emulator.encoder.settings.window.frames(len(scenario) - months, months, len(scenario), scenario.time)
     encoded = emulator.encoder.encode(scenario, emulator.device)
     return emulator.encoder.gather(encoded, torch.from_numpy(positions).to(emulator.device))[None]
 
@@ -242,7 +242,7 @@ def consecutive_frames(emulator: NeuralEmulator, archive: Archive, months: int) 
 def part_of(scenario: Scenario, months: int) -> Scenario:
     """The forcings of a scenario's first months."""
     forcings = {name: values[:months] for name, values in scenario.forcings.items()}
-    return Scenario(scenario.name, scenario.months[:months], forcings)
+    return Scenario(scenario.name, scenario.time[:months], forcings)
 
 
 def wait(device: str) -> None:

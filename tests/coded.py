@@ -12,6 +12,7 @@ from emukit.competitions.cse151b import UNITS, cse151b
 from emukit.data.archive import Archive, Scenario
 from emukit.data.card import Card, parse_card
 from emukit.data.grid import Grid
+from emukit.data.time import TimeAxis
 from emukit.metrics import Moments, Score
 
 VARIABLES = ("tas", "pr")
@@ -81,6 +82,11 @@ def code(scenario: int, member: int, month: int, variable: int, shape: tuple[int
     return (first + np.arange(cells)).reshape(shape).astype(np.float32)
 
 
+def monthly(months: int) -> TimeAxis:
+    """So many months from January 2015 on."""
+    return TimeAxis("month", 45 * 12, months)
+
+
 def coded_archive(months: int = 121, members: int = 3, hidden: dict[str, tuple[int, int]] | None = None) -> Archive:
     """Targets spell their address; forcing fields spell scenario and month; hidden months are zero."""
     grid = small_grid()
@@ -99,9 +105,7 @@ def coded_archive(months: int = 121, members: int = 3, hidden: dict[str, tuple[i
         stamp = 1000.0 * s + np.arange(months)
         field = np.broadcast_to(stamp[:, None, None], (months, *grid.shape)).astype(np.float32)
         forcings = {"CO2": stamp, "CH4": -stamp, "SO2": field, "BC": field + 0.5, "rsdt": field * 2}
-        scenarios[name] = Scenario(
-            name, np.arange(months) + np.datetime64("2015-01", "M"), forcings, tuple(range(members)), targets, mask
-        )
+        scenarios[name] = Scenario(name, monthly(months), forcings, tuple(range(members)), targets, mask)
     return Archive(small_card(), "coded", grid, VARIABLES, scenarios)
 
 
@@ -127,7 +131,5 @@ def warming_archive(months: int = 181, members: int = 3, noise: float = 0.3, see
         forcings = {"CO2": co2, "CH4": 0.3 + 0.1 * sulphur, "SO2": field, "BC": field * 0.5, "rsdt": sun}
         targets = (forced[None] + weather).astype(np.float32)
         mask = np.zeros(months, bool)
-        scenarios[name] = Scenario(
-            name, t + np.datetime64("2015-01", "M"), forcings, tuple(range(members)), targets, mask
-        )
+        scenarios[name] = Scenario(name, monthly(months), forcings, tuple(range(members)), targets, mask)
     return Archive(small_card(24, 60), "warming", grid, VARIABLES, scenarios)

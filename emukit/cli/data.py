@@ -125,7 +125,8 @@ def windows(
     console.print(span_table(archive, split, chosen.inputs.window))
     for line in window_lines(archive, split, encoder):
         console.print(line, markup=False, highlight=False)
-    console.print(encoding_table(encoder))
+    if encoder.time.step != "year":
+        console.print(encoding_table(encoder))
     if plot is not None:
         plot_window(archive, split, encoder, plot, overwrite)
         echo(f"wrote {plot}")

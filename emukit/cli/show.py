@@ -30,20 +30,20 @@ def span_table(archive: Archive, split: Split, window: Window) -> Table:
     """What trains and what is scored."""
     title = f"protocol {split.protocol} on {archive.source}"
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-    for heading in ("set", "scenario", "months", "members"):
+    for heading in ("set", "scenario", f"{archive.time.unit}s", "members"):
         table.add_column(heading, no_wrap=True)
     table.add_column("targets", justify="right")
     table.add_column("windows", justify="right")
     table.add_column("truth")
     for name, span in [("train", s) for s in split.train] + [(k, s) for k, v in split.scored.items() for s in v]:
-        months = archive[span.scenario].months
+        time = archive[span.scenario].time
         full = max(0, span.stop - max(span.start, window.first_target))
         members = ",".join(map(str, span.members))
         truth = "hidden" if is_hidden(archive, span) else "visible"
         table.add_row(
             name,
             span.scenario,
-            f"{months[span.start]}..{months[span.stop - 1]}",
+            f"{time.text(span.start)}..{time.text(span.stop - 1)}",
             members,
             str(len(span)),
             str(full),
@@ -53,32 +53,34 @@ def span_table(archive: Archive, split: Split, window: Window) -> Table:
 
 
 def window_lines(archive: Archive, split: Split, encoder: FrameEncoder) -> Iterator[str]:
-    """The window in words, with the months that the first training and the first validation target see."""
-    window = encoder.settings.window
+    """The window in words, with the steps that the first training and the first validation target see."""
+    window, unit = encoder.settings.window, archive.time.unit
     yield (
-        f"window: {window.history} forcing months, the target month {window.target_month}; "
-        f"before a scenario's first month: {window.lead_in}"
+        f"window: {window.history} forcing {unit}s, the target {unit} {window.target_month}; "
+        f"before a scenario's first {unit}: {window.lead_in}"
     )
     for label, span in (("training", split.train[0]), ("validation", split.validation[0])):
         start = max(span.start, window.first_target)
-        months = archive[span.scenario].months
-        seen = months[window.frames(start, 1, len(months))]
-        yield f"  first {label} target {span.scenario} {months[start]} sees {' '.join(map(str, seen))}"
+        time = archive[span.scenario].time
+        seen = [time.text(int(i)) for i in window.frames(start, 1, len(time), time)]
+        yield f"  first {label} target {span.scenario} {time.text(start)} sees {' '.join(seen)}"
     yield f"channels ({len(encoder.channels)}): {', '.join(encoder.channels)}"
     for note in split.notes:
         yield f"note: {note}"
 
 
 def encoding_table(encoder: FrameEncoder) -> Table:
-    """Seasonal encodings at 45 degrees south and north, by calendar month."""
-    channels, fields = seasonal_fields(encoder.settings.seasonal, encoder.grid)
+    """Seasonal encodings at 45 degrees south and north, by calendar month; of days and hours on its first day."""
+    channels, fields = seasonal_fields(encoder.settings.seasonal, encoder.grid, encoder.time)
     title = "seasonal encoding at 45S and 45N"
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("month")
     rows = [int(np.abs(encoder.grid.lat - lat).argmin()) for lat in (-45.0, 45.0)]
     for channel in channels:
         table.add_column(f"{channel}", justify="right")
-    for m, name in enumerate(MONTHS):
+    days = encoder.time.days_of_year
+    first = [i if encoder.time.is_monthly else i * days // 12 for i in range(12)] if channels else []
+    for m, name in zip(first, MONTHS, strict=False):
         cells = (f"{fields[m, e, rows[0], 0]:+.2f} {fields[m, e, rows[1], 0]:+.2f}" for e in range(len(channels)))
         table.add_row(name, *cells)
     return table

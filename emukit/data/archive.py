@@ -1,7 +1,7 @@
 """The climate data in memory: scenarios with their forcings and targets.
 
-Invariant: scenarios are never concatenated, so no window can cross from one into another. Months are calendar-free
-(`datetime64[M]`): whatever calendar a store used, month i + 1 follows month i.
+Invariant: scenarios are never concatenated, so no window can cross from one into another; each has consecutive steps of
+the archive's time axis (`emukit.data.time`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from emukit.data.card import Card
 from emukit.data.grid import Grid
+from emukit.data.time import Months, TimeAxis
 from emukit.data.variable import Variable
 from emukit.errors import ProtocolError
 from emukit.parallel.threads import open_pool
-
-Months = NDArray[np.datetime64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +28,7 @@ class Scenario:
 
     Attributes:
         name: For example ``ssp370``.
-        months: (T,) `datetime64[M]`, consecutive.
+        time: Its T steps.
         forcings: Name to (T,) float64 (global series) or (T, Y, X) float32 (fields), in the card's units.
         members: The ensemble members present, in the order of the first axis of `targets`.
         targets: (M, T, V, Y, X) float32 in physical units, or None where only forcings are known.
@@ -37,41 +36,50 @@ class Scenario:
     """
 
     name: str
-    months: Months
+    time: TimeAxis
     forcings: Mapping[str, NDArray[np.floating]]
     members: tuple[int, ...] = ()
     targets: NDArray[np.float32] | None = None
     hidden: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
 
     def __len__(self) -> int:
-        return len(self.months)
+        return len(self.time)
 
     def __repr__(self) -> str:
         """One line; the arrays would fill screens."""
-        months = f"{self.months[0]}..{self.months[-1]}"
-        return f"Scenario({self.name!r}, {months}, members {self.members}, forcings {', '.join(self.forcings)})"
+        steps = f"{self.time.text(0)}..{self.time.text(-1)}"
+        return f"Scenario({self.name!r}, {steps}, members {self.members}, forcings {', '.join(self.forcings)})"
+
+    @property
+    def months(self) -> Months:
+        """(T,) `datetime64[M]` of a scenario of months.
+
+        Raises:
+            ProtocolError: Its steps are no months.
+        """
+        return self.time.months
 
     @property
     def calendar_month(self) -> NDArray[np.int64]:
-        """(T,) 0 for January .. 11 for December."""
-        return self.months.astype("datetime64[M]").astype(np.int64) % 12
-
-    def index(self, month: str | np.datetime64) -> int:
-        """Position of a calendar month such as ``2060-02``.
+        """(T,) 0 for January .. 11 for December, of a scenario of months.
 
         Raises:
-            ProtocolError: The month is outside the scenario.
+            ProtocolError: Its steps are no months.
         """
-        try:
-            wanted = np.array(month, "datetime64[M]")
-        except ValueError:
-            raise ProtocolError(f"{month!r} is no month", expected="YEAR-MONTH, such as 2060-02") from None
-        i = int((wanted - self.months[0]).astype(np.int64))
+        return self.months.astype(np.int64) % 12
+
+    def index(self, step: str | np.datetime64) -> int:
+        """Position of a step such as ``2060-02``; of days, ``2060-02-01``.
+
+        Raises:
+            ProtocolError: The step is outside the scenario.
+        """
+        i = self.time.position(str(step))
         if not 0 <= i < len(self):
             raise ProtocolError(
-                f"month {month} is not in scenario {self.name}",
-                found=f"{self.months[0]} .. {self.months[-1]}",
-                hint="name a month inside the scenario",
+                f"{self.time.unit} {step} is not in scenario {self.name}",
+                found=f"{self.time.text(0)} .. {self.time.text(-1)}",
+                hint=f"name a {self.time.unit} inside the scenario",
             )
         return i
 
@@ -90,17 +98,18 @@ class Scenario:
         return self.members.index(member)
 
     def truth(self, member: int, start: int, stop: int) -> NDArray[np.float32]:
-        """(T, V, Y, X) targets of months [start, stop) of one member.
+        """(T, V, Y, X) targets of steps [start, stop) of one member.
 
         Raises:
-            ProtocolError: The member is not there, or some of the months are hidden.
+            ProtocolError: The member is not there, or some of the steps are hidden.
         """
         if self.targets is None or self.hidden[start:stop].any():
             raise ProtocolError(
-                f"the targets of {self.name} {self.months[start]} .. {self.months[stop - 1]} are not known",
+                f"the targets of {self.name} {self.time.text(start)} .. {self.time.text(stop - 1)} are not known",
                 found="forcings only" if self.targets is None else "a hidden test set (targets are all zero)",
-                expected="months whose truth is in the store",
-                hint="score validation instead, or another protocol; hidden months are scored by the competition",
+                expected=f"{self.time.unit}s whose truth is in the store",
+                hint=f"score validation instead, or another protocol; hidden {self.time.unit}s are scored by the "
+                "competition",
             )
         return self.targets[self.member_index(member), start:stop]
 
@@ -113,13 +122,22 @@ class Domain:
         card: What the forcings and targets are.
         grid: The grid of every field.
         variables: Target variables in the order of the V axis.
-        first_month: Where the scenarios begin: what an emulator remembers begins there.
+        time: The time axis from the latest beginning of a scenario on: what an emulator remembers begins no later.
     """
 
     card: Card
     grid: Grid
     variables: tuple[str, ...]
-    first_month: np.datetime64
+    time: TimeAxis
+
+    @property
+    def first_month(self) -> np.datetime64:
+        """The first step of an axis of months.
+
+        Raises:
+            ProtocolError: Its steps are no months.
+        """
+        return np.datetime64(self.time[:1].months[0])
 
     @property
     def described(self) -> tuple[Variable, ...]:
@@ -185,7 +203,7 @@ class Archive(Mapping[str, Scenario]):
         names += [k.encode() for k in sorted(self.statics)]
         for s in self.values():
             forcings = sorted(s.forcings)
-            names += [repr((s.name, s.members, forcings)).encode(), s.months.tobytes(), s.hidden.tobytes()]
+            names += [repr((s.name, s.members, forcings)).encode(), _stamps(s.time), s.hidden.tobytes()]
             arrays += [s.forcings[k] for k in forcings] + ([] if s.targets is None else [s.targets])
         whole = hashlib.sha256(b"\0".join(names))
         with open_pool(2) as pool:  # hashlib releases the interpreter lock
@@ -196,8 +214,12 @@ class Archive(Mapping[str, Scenario]):
     @property
     def domain(self) -> Domain:
         """What an emulator trained on this archive predicts, and where."""
-        first = min(s.months[0] for s in self.scenarios.values())
-        return Domain(self.card, self.grid, self.variables, first)
+        return Domain(self.card, self.grid, self.variables, self.time)
+
+    @property
+    def time(self) -> TimeAxis:
+        """The time axis of the scenario that begins last."""
+        return max((s.time for s in self.scenarios.values()), key=lambda t: t.first)
 
     def __getitem__(self, name: str) -> Scenario:
         if name not in self.scenarios:
@@ -216,6 +238,10 @@ class Archive(Mapping[str, Scenario]):
 
     def __len__(self) -> int:
         return len(self.scenarios)
+
+
+def _stamps(time: TimeAxis) -> bytes:
+    return time.months.tobytes() if time.is_monthly else repr(time).encode()
 
 
 def _sha256(array: NDArray[np.generic]) -> bytes:

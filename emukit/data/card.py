@@ -13,9 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from emukit.config import toml_values
+from emukit.data.time import in_words, step_problem
 from emukit.data.variable import Pair, Part, Role, Variable, as_tuple
 from emukit.errors import EmukitError, StoreError
 from emukit.files import shipped
@@ -31,18 +40,43 @@ Whole = Annotated[tuple[int, int], BeforeValidator(as_tuple)]
 Offsets = Whole
 
 
-class SpanSpec(Part):
-    """Months held out of training: offsets from the scenario's end, half open, 0 = the end."""
+class _Counted(Part):
+    """A part that counts steps of the time axis: of months under `months` or `steps`, of all others under `steps`."""
+
+    @model_serializer(mode="wrap")
+    def _only_what_is_said(self, plain: SerializerFunctionWrapHandler) -> dict[str, object]:
+        # What cards said before there were steps is still all that is said of them: their digests hold.
+        return {k: v for k, v in plain(self).items() if v is not None}
+
+
+class SpanSpec(_Counted):
+    """Steps held out of training: offsets from the scenario's end, half open, 0 = the end.
+
+    Attributes:
+        scenario: Whose steps.
+        member: The member that is scored.
+        months: First and last offset of a card of months, such as ``[-120, 0]``; either this or `steps`.
+        steps: The same in steps of any time axis.
+    """
 
     scenario: str
     member: int = 0
-    months: Offsets
+    months: Offsets | None = None
+    steps: Offsets | None = None
 
     @model_validator(mode="after")
     def _before_end(self) -> SpanSpec:
-        if not self.months[0] < self.months[1] <= 0:
-            raise ValueError(f"months must be [start, stop] with start < stop <= 0, not {self.months}")
+        if (self.months is None) == (self.steps is None):
+            raise ValueError("needs months = [start, stop], or steps = [start, stop] of another time axis")
+        if not self.offsets[0] < self.offsets[1] <= 0:
+            name = "steps" if self.months is None else "months"
+            raise ValueError(f"{name} must be [start, stop] with start < stop <= 0, not {self.offsets}")
         return self
+
+    @property
+    def offsets(self) -> Offsets:
+        """[start, stop) in steps of the time axis, counted from the end."""
+        return self.months or self.steps or (0, 0)
 
 
 class CardProtocol(Part):
@@ -59,11 +93,37 @@ class CardProtocol(Part):
     test: list[SpanSpec]
 
 
-class Loso(Part):
-    """Leave one scenario out: months validated in the others, and tested in the one left out."""
+class Loso(_Counted):
+    """Leave one scenario out: steps validated in the others, and tested in the one left out.
 
-    validation_months: Annotated[int, Field(gt=0)]
-    test_months: Annotated[int, Field(gt=0)]
+    Attributes:
+        validation_months: Months validated at the end of each scenario that trains; either this or `validation_steps`.
+        test_months: Months tested at the end of the scenario left out; either this or `test_steps`.
+        validation_steps: As `validation_months`, in steps of any time axis.
+        test_steps: As `test_months`, in steps of any time axis.
+    """
+
+    validation_months: Annotated[int, Field(gt=0)] | None = None
+    test_months: Annotated[int, Field(gt=0)] | None = None
+    validation_steps: Annotated[int, Field(gt=0)] | None = None
+    test_steps: Annotated[int, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Loso:
+        for name in ("validation", "test"):
+            if (getattr(self, f"{name}_months") is None) == (getattr(self, f"{name}_steps") is None):
+                raise ValueError(f"needs {name}_months, or {name}_steps of another time axis")
+        return self
+
+    @property
+    def validation(self) -> int:
+        """Steps validated at the end of each scenario that trains."""
+        return self.validation_months or self.validation_steps or 0
+
+    @property
+    def test(self) -> int:
+        """Steps tested at the end of the scenario left out."""
+        return self.test_months or self.test_steps or 0
 
 
 class Digests(Part):
@@ -85,8 +145,8 @@ class Published(Part):
     """What the published copy of a data set holds.
 
     Attributes:
-        first_month: Such as ``2015-01``.
-        months: How many months there are.
+        first_month: The first step, such as ``2015-01``.
+        months: How many steps there are.
         members: Numbers of the members, in the order of the store.
         latitudes: First and last cell centre of the targets, degrees north, ascending and evenly spaced.
         longitudes: The same, degrees east.
@@ -131,7 +191,9 @@ class Card(Part):
         benchmark: Scores on stores of one benchmark stand in one ranking, if their values are the published ones.
         competition: What scores predictions: ``cse151b``, ``climx``, ``generic``, or one of an installed package.
         by_layout: Whether a store that does not name its card may be recognised as this one.
-        hidden: Scenario to the months that may be hidden by zeros: offsets from its end, or ``all``.
+        time: The step of the time axis: ``month``, ``day``, ``year``, or hours that divide a day (``6h``). All spans of
+            the card count these steps.
+        hidden: Scenario to the steps that may be hidden by zeros: offsets from its end, or ``all``.
         oddities: What a user should know before trusting the data, one sentence each.
         published: The values by which a store is known to hold this data set, not another of its layout. Without it
             only the layout is known.
@@ -146,6 +208,7 @@ class Card(Part):
     # Excluded from dumps: digests of cards are older than it. `emukit.runs.record.card_digest` adds it.
     competition: str = Field("generic", exclude=True)
     by_layout: bool = True
+    time: str = "month"
     scenarios: Annotated[list[str], Field(min_length=1)]
     targets: Annotated[dict[str, Variable], Field(min_length=1)]
     forcings: Annotated[dict[str, Variable], Field(min_length=1)]
@@ -156,6 +219,18 @@ class Card(Part):
     oddities: list[str] = Field(default_factory=list)
     # Excluded from dumps as `physics` is: it decides which data this is, not what is done with them.
     published: Published | None = Field(None, exclude=True)
+
+    @field_validator("time")
+    @classmethod
+    def _known_step(cls, step: str) -> str:
+        if problem := step_problem(step):
+            raise ValueError(problem)
+        return step
+
+    @model_serializer(mode="wrap")
+    def _time_where_it_matters(self, plain: SerializerFunctionWrapHandler) -> dict[str, object]:
+        # Cards of months are what they were before there was another step.
+        return {k: v for k, v in plain(self).items() if k != "time" or v != "month"}
 
     @model_validator(mode="before")
     @classmethod
@@ -185,9 +260,28 @@ class Card(Part):
         wrong += [f"targets.{v}.kind: targets are fields" for v, q in self.targets.items() if q.kind != "field"]
         wrong += [f"{v}.name: {q.name} is not its key" for v, q in self.quantities.items() if q.name != v]
         wrong += [f"forcings.{v}: also a target" for v in self.forcings if v in self.targets]
+        wrong += self._other_steps()
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
+
+    def _other_steps(self) -> list[str]:
+        """Spans in months where the time axis has other steps."""
+        if self.time == "month":
+            return []
+        spans: dict[str, object] = {
+            f"protocols.{name}.{kind}.{i}.months": span.months
+            for name, protocol in self.protocols.items()
+            for kind, of in (("validation", protocol.validation), ("test", protocol.test))
+            for i, span in enumerate(of)
+        }
+        spans |= {"loso.validation_months": self.loso.validation_months, "loso.test_months": self.loso.test_months}
+        return [
+            f"{place}: this card counts {in_words(self.time)}, so write "
+            + place.rpartition(".")[2].replace("month", "step")
+            for place, said in spans.items()
+            if said is not None
+        ]
 
     @property
     def deciding(self) -> str:
@@ -207,11 +301,11 @@ class Card(Part):
         """Targets and forcings by name."""
         return {**self.targets, **self.forcings}
 
-    def may_hide(self, scenario: str, months: int) -> slice:
-        """The months of a scenario of so many months that may be hidden; a shorter scenario has the last of them."""
+    def may_hide(self, scenario: str, steps: int) -> slice:
+        """The steps of a scenario of so many steps that may be hidden; a shorter scenario has the last of them."""
         declared = self.hidden.get(scenario, (0, 0))
-        start, stop = (-months, 0) if declared == "all" else declared
-        return slice(max(months + start, 0), max(months + stop, 0))
+        start, stop = (-steps, 0) if declared == "all" else declared
+        return slice(max(steps + start, 0), max(steps + stop, 0))
 
 
 def _with_names(tables: object) -> object:

@@ -7,27 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import cftime
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from emukit.data.archive import Archive, Months
+from emukit.data.archive import Archive
 from emukit.data.grid import Grid
+from emukit.data.time import TimeAxis
 from emukit.data.variable import Variable
 from emukit.errors import ProtocolError
 
 
-def noleap_times(months: Months) -> list[cftime.DatetimeNoLeap]:
-    """The 15th of each month in the noleap calendar, as the competition's store has it."""
-    years = months.astype("datetime64[Y]").astype(int) + 1970
-    calendar = months.astype("datetime64[M]").astype(int) % 12 + 1
-    return [cftime.DatetimeNoLeap(int(y), int(m), 15) for y, m in zip(years, calendar, strict=True)]
-
-
 def fields_to_dataset(
     fields: NDArray[np.floating],
-    months: Months,
+    time: TimeAxis,
     grid: Grid,
     variables: Sequence[Variable],
     scenario: str,
@@ -37,7 +30,8 @@ def fields_to_dataset(
 
     Args:
         fields: (T, V, Y, X) in physical units.
-        months: (T,) months.
+        time: Their T steps. Months are written as their 15th and years as 1 July, in the noleap calendar as the
+            competition's store has it; days and hours as their stamps, in their own.
         grid: Their grid.
         variables: What is along V.
         scenario: Name of the scenario.
@@ -46,7 +40,7 @@ def fields_to_dataset(
     return xr.Dataset(
         {v.name: (("time", "y", "x"), fields[:, i], v.attributes) for i, v in enumerate(variables)},
         coords={
-            "time": ("time", noleap_times(months), {"standard_name": "time", "axis": "T"}),
+            "time": ("time", time.cf_time(), {"standard_name": "time", "axis": "T"}),
             "y": ("y", grid.lat, {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
             "x": ("x", grid.lon, {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}),
         },
@@ -63,22 +57,21 @@ def truth_dataset(
         archive: An opened store.
         scenario: Name of the scenario.
         member: Ensemble member.
-        start: First month, such as ``2060-02``; the scenario's first when None.
-        stop: Last month, included; the scenario's last when None.
+        start: First step, such as ``2060-02``; the scenario's first when None.
+        stop: Last step, included; the scenario's last when None.
 
     Raises:
-        ProtocolError: No such scenario, member or month, or the months are hidden.
+        ProtocolError: No such scenario, member or step, or the steps are hidden.
     """
     chosen = archive[scenario]
     first = chosen.index(start) if start else 0
     last = chosen.index(stop) + 1 if stop else len(chosen)
     if first >= last:
-        raise ProtocolError(f"no months from {start} to {stop}", hint="name a first month before the last")
+        unit = chosen.time.unit
+        raise ProtocolError(f"no {unit}s from {start} to {stop}", hint=f"name a first {unit} before the last")
     fields = chosen.truth(member, first, last)
     source = {"source": f"{archive.card.name}, member {member}"}
-    return fields_to_dataset(
-        fields, chosen.months[first:last], archive.grid, archive.domain.described, scenario, source
-    )
+    return fields_to_dataset(fields, chosen.time[first:last], archive.grid, archive.domain.described, scenario, source)
 
 
 def forcings_dataset(archive: Archive, scenario: str) -> xr.Dataset:
@@ -96,7 +89,7 @@ def forcings_dataset(archive: Archive, scenario: str) -> xr.Dataset:
     """
     chosen = archive[scenario]
     empty = np.empty((len(chosen), 0, *archive.grid.shape), np.float32)
-    frame = fields_to_dataset(empty, chosen.months, archive.grid, (), scenario)
+    frame = fields_to_dataset(empty, chosen.time, archive.grid, (), scenario)
     fields = {
         name: (("time", "y", "x")[: values.ndim], values, {"units": archive.card.forcings[name].units})
         for name, values in chosen.forcings.items()

@@ -25,10 +25,10 @@ MOST_SEGMENTS = 1_000_000
 
 
 class SegmentSettings(Settings):
-    """How training months are cut into batches.
+    """How training months, or what else the time axis counts, are cut into batches.
 
     Attributes:
-        length: L, consecutive target months of a segment.
+        length: L, consecutive target steps of a segment.
         per_batch: S, segments of a batch; ``auto``: as many as fit into memory, resolved before training.
         members: What a segment's target is: the ensemble mean of the training members (``mean``), one member drawn at
             random (``random``), or every member in turn (``all``, as many times more steps an epoch).
@@ -106,14 +106,16 @@ class Cutting:
             if s.stop - max(s.start, first) >= settings.length
         )
         if not kept:
+            longest = max((s.stop - max(s.start, first) for s in spans), default=0)
             raise ProtocolError(
                 "no training span is as long as a segment",
                 found=", ".join(s.text(archive) for s in spans),
-                expected=f"{settings.length} months or more after month {first}",
-                hint="choose a shorter --set training.segments.length",
+                expected=f"{settings.length} {archive.time.unit}s or more after {archive.time.unit} {first}",
+                hint=f"--set training.segments.length={longest}" if longest > 0 else "use a longer record",
             )
         for span in kept:
-            window.frames(span.start, settings.length, len(archive[span.scenario]))  # refuses a window too long
+            scenario = archive[span.scenario]
+            window.frames(span.start, settings.length, len(scenario), scenario.time)  # refuses a window too long
         return cls(kept, settings)
 
     def steps(self) -> int:

@@ -1,4 +1,4 @@
-"""What a store's dimensions and coordinates mean: scenarios, months, members, the grid.
+"""What a store's dimensions and coordinates mean: scenarios, the time axis, members, the grid.
 
 Invariant: what has one meaning is read, whatever its spelling (calendar, direction, order of dimensions); what has
 more than one is refused by name. Mistakes are collected, so that `data check` shows all of them.
@@ -16,10 +16,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from emukit.data.archive import Months
 from emukit.data.card import Card, scenario_names, text_of
 from emukit.data.chunks import READ_ERRORS
 from emukit.data.grid import Grid
+from emukit.data.time import MONTH_LENGTHS, SAME, Months, TimeAxis
 from emukit.errors import StoreError
 
 # Role of a dimension by its name, in the order emukit holds them.
@@ -102,15 +102,95 @@ def role(dim: Hashable) -> str | None:
     return next((r for r, names in ROLES.items() if dim in names), None)
 
 
-def read_months(ds: xr.Dataset, findings: Findings) -> Months | None:
-    """Calendar-free months of the time coordinate, whatever its calendar.
+def read_time(ds: xr.Dataset, step: str, findings: Findings) -> TimeAxis | None:
+    """The time axis: calendar-free months or years, or days or hours in the store's calendar.
 
-    Where time has bounds (CF conventions, 7.1 and 7.4), each month is that in which the middle of its bounds lies: a
-    stamp may stand at either end of them. Without bounds it is the month in which the stamp lies.
+    Where time has bounds (CF conventions, 7.1 and 7.4), each step is that in which the middle of its bounds lies: a
+    stamp may stand at either end of them. Without bounds it is the step in which the stamp lies.
+
+    Args:
+        ds: The store.
+        step: Of its card: ``month``, ``year``, ``day``, ``6h``.
+        findings: Where problems go.
 
     Returns:
-        (T,) `datetime64[M]`, consecutive; None where it is refused.
+        None where it is refused.
     """
+    if step == "month":
+        months = _read_months(ds, findings)
+        return None if months is None else TimeAxis.monthly(months)
+    values = _read_stamps(ds, findings)
+    if values is None:
+        return None
+    if not _are_dates(values):
+        _refuse_no_calendar(values, findings)
+        return None
+    bounds = _bounds_of(ds)
+    if bounds is not None:
+        ends = _read_bounds(ds, bounds, findings)
+        if ends is None:
+            return None
+        values = ends[:, 0] + (ends[:, 1] - ends[:, 0]) // 2
+    return _years(values, findings) if step == "year" else _even_steps(values, step, read_calendar(ds), findings)
+
+
+def _years(values: NDArray[Any], findings: Findings) -> TimeAxis | None:
+    months = _months_of(values)
+    years = (np.zeros(0) if months is None else months).astype(np.int64) // 12 + 1970
+    steps = np.diff(years)
+    if (steps == 1).all():
+        return TimeAxis("year", int(years[0]), len(years))
+    i = int(np.flatnonzero(steps != 1)[0])
+    kind = "a year is double" if steps[i] == 0 else "years are out of order" if steps[i] < 0 else "years are missing"
+    findings.refuse(
+        f"the time coordinate is not one value per year: {kind}",
+        found=f"{years[i]} is followed by {years[i + 1]} at position {i + 1}",
+        expected='each year once, in order, none left out, as the card says time = "year"',
+        hint="sort, complete or average the data to years first, or say in the card what its steps are",
+    )
+    return None
+
+
+def _even_steps(values: NDArray[Any], step: str, calendar: str, findings: Findings) -> TimeAxis | None:
+    calendar = SAME.get(calendar, calendar)
+    if calendar not in ("standard", *MONTH_LENGTHS):
+        findings.refuse(
+            "days and hours cannot be counted in the calendar of time",
+            found=f"calendar {calendar}",
+            expected=", ".join(("standard", *MONTH_LENGTHS)),
+            hint="convert the time coordinate: ds.convert_calendar('noleap')",
+        )
+        return None
+    if np.issubdtype(values.dtype, np.datetime64):
+        minutes = values.astype("datetime64[m]").astype(np.int64)
+    else:
+        origin = "1970-01-01" if calendar == "standard" else "0000-01-01"
+        with_zero: dict[str, Any] = {} if calendar == "standard" else {"has_year_zero": True}
+        count = cftime.date2num(values, f"minutes since {origin}", calendar=calendar, **with_zero)
+        minutes = np.asarray(count, np.int64)
+    axis = TimeAxis(step, int(minutes[0]), len(minutes), calendar)
+    wrong = np.flatnonzero(np.diff(minutes) != axis.minutes)
+    if not len(wrong):
+        return axis
+    i = int(wrong[0])
+    apart = int(minutes[i + 1] - minutes[i])
+    kind = (
+        f"a {axis.unit} is double" if apart == 0
+        else f"{axis.unit}s are out of order" if apart < 0
+        else f"{axis.unit}s are missing" if apart % axis.minutes == 0
+        else "stamps lie between them"
+    )  # fmt: skip
+    findings.refuse(
+        f"the time coordinate is not one value every {step}: {kind}",
+        found=f"{values[i]} is followed by {values[i + 1]} at position {i + 1}",
+        expected=f'each step of the card\'s time = "{step}" once, in order, none left out',
+        hint="sort, complete or average the data first, or say in the card what its steps are",
+    )
+    return None
+
+
+def _read_stamps(ds: xr.Dataset, findings: Findings) -> NDArray[Any] | None:
+    """The (T,) values of the time coordinate, none of them missing; None where that is refused."""
     if "time" not in ds.coords or ds["time"].ndim != 1 or not ds.sizes["time"]:
         findings.refuse("the store has no time coordinate", found=f"coordinates {_names(ds.coords)}", expected="time")
         return None
@@ -118,16 +198,33 @@ def read_months(ds: xr.Dataset, findings: Findings) -> Months | None:
     if (missing := int(np.sum(xr.DataArray(values).isnull().values))) and _are_dates(values):
         findings.refuse("time holds missing values", found=f"{missing} of {len(values)}")
         return None
+    return np.asarray(values)
+
+
+def _refuse_no_calendar(values: NDArray[Any], findings: Findings) -> None:
+    findings.refuse(
+        "the time coordinate has no calendar",
+        found=f"{values.dtype} without decodable units: {values[:3]}",
+        expected="CF time, for example `days since 2015-01-15` with a calendar",
+        hint="give time the attributes units and calendar",
+    )
+
+
+def _bounds_of(ds: xr.Dataset) -> str | None:
+    """The name of the bounds of time, where there are some."""
+    return next((str(n) for k in ("bounds", "climatology") if (n := _attribute(ds["time"], k)) in ds.variables), None)
+
+
+def _read_months(ds: xr.Dataset, findings: Findings) -> Months | None:
+    """(T,) consecutive `datetime64[M]`; None where they are refused."""
+    values = _read_stamps(ds, findings)
+    if values is None:
+        return None
     months = _months_of(values)
     if months is None:
-        findings.refuse(
-            "the time coordinate has no calendar",
-            found=f"{values.dtype} without decodable units: {values[:3]}",
-            expected="CF time, for example `days since 2015-01-15` with a calendar",
-            hint="give time the attributes units and calendar",
-        )
+        _refuse_no_calendar(values, findings)
         return None
-    bounds = next((str(n) for k in ("bounds", "climatology") if (n := _attribute(ds["time"], k)) in ds.variables), None)
+    bounds = _bounds_of(ds)
     if bounds is None:
         _note_edges(values, months, findings)
     else:
@@ -160,13 +257,6 @@ def read_calendar(ds: xr.Dataset) -> str:
     return str(getattr(time.values.flat[0], "calendar", "") or time.encoding.get("calendar", "standard"))
 
 
-def month_days(months: Months, calendar: str) -> NDArray[np.float64]:
-    """(T,) days of each month in a calendar of CF."""
-    first = months.astype("datetime64[M]").astype(np.int64)
-    days = [cftime.datetime(m // 12 + 1970, m % 12 + 1, 1, calendar=calendar).daysinmonth for m in first.tolist()]
-    return np.array(days, np.float64)
-
-
 def _are_dates(values: NDArray[Any]) -> bool:
     if np.issubdtype(values.dtype, np.datetime64):
         return True
@@ -188,8 +278,8 @@ def _attribute(variable: xr.DataArray, name: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _months_by_bounds(ds: xr.Dataset, name: str, findings: Findings) -> Months | None:
-    """(T,) the months that the bounds of time enclose; None where they enclose none, or others than single months."""
+def _read_bounds(ds: xr.Dataset, name: str, findings: Findings) -> NDArray[Any] | None:
+    """(T, 2) the dates between which each step lies; None where they are refused."""
     bounds = ds[name]
     hint = f"correct {name}, or remove it and the attribute of time that names it"
     if bounds.dims[:1] != ("time",) or bounds.shape[1:] != (2,):
@@ -203,8 +293,17 @@ def _months_by_bounds(ds: xr.Dataset, name: str, findings: Findings) -> Months |
         return None
     if xr.DataArray(ends).isnull().any() or not _are_dates(ends):
         findings.refuse(
-            f"{name} does not bound time", found=f"{ends[0]}", expected="two dates for each month", hint=hint
+            f"{name} does not bound time", found=f"{ends[0]}", expected="two dates for each step", hint=hint
         )
+        return None
+    return np.asarray(ends)
+
+
+def _months_by_bounds(ds: xr.Dataset, name: str, findings: Findings) -> Months | None:
+    """(T,) the months that the bounds of time enclose; None where they enclose none, or others than single months."""
+    hint = f"correct {name}, or remove it and the attribute of time that names it"
+    ends = _read_bounds(ds, name, findings)
+    if ends is None:
         return None
     length = ends[:, 1] - ends[:, 0]
     days = np.array([v / timedelta(days=1) for v in length.astype("timedelta64[us]").astype(object)])

@@ -1,6 +1,6 @@
-"""Windows for use elsewhere: every frame once, and for every target month the positions of the frames it sees.
+"""Windows for use elsewhere: every frame once, and for every target step the positions of the frames it sees.
 
-Invariant: nothing is materialised twelve-fold. Target month w reads `frames[window_frames[w]]`, and its truth is
+Invariant: nothing is materialised twelve-fold. Target step w reads `frames[window_frames[w]]`, and its truth is
 `targets[target_frame[w]]`.
 """
 
@@ -49,11 +49,12 @@ def windows_dataset(archive: Archive, split: Split, encoder: FrameEncoder) -> xr
         start = max(span.start, window.first_target)
         if start >= span.stop:
             continue
-        index = window.frames(start, span.stop - start, len(archive[span.scenario])) + first[span.scenario]
+        scenario = archive[span.scenario]
+        index = window.frames(start, span.stop - start, len(scenario), scenario.time) + first[span.scenario]
         windows.append(np.lib.stride_tricks.sliding_window_view(index, window.history))
         at.append(np.arange(start, span.stop) + first[span.scenario])
         sets += [label] * (span.stop - start)
-    months = np.concatenate([archive[n].months for n in names]).astype(str)
+    steps = np.concatenate([archive[n].time.texts() for n in names])
     return xr.Dataset(
         {
             "frames": (("frame", "channel", "y", "x"), np.concatenate(frames)),
@@ -68,7 +69,7 @@ def windows_dataset(archive: Archive, split: Split, encoder: FrameEncoder) -> xr
             "y": archive.grid.lat,
             "x": archive.grid.lon,
             "scenario": ("frame", np.repeat(names, [len(archive[n]) for n in names])),
-            "month": ("frame", months),
+            archive.time.unit: ("frame", steps),
             "set": ("window", np.array(sets)),
         },
         attrs={

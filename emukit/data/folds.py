@@ -17,9 +17,7 @@ from emukit.errors import ProtocolError
 
 HELD_OUT = "held-out"
 # How `fold_split` names what it makes, so that a protocol of that name is made again.
-FOLD = re.compile(r"(.+) without (\S+)( scored)? from (\d{4}-\d{2})")
-# A fold that trains on less has not seen every calendar month.
-LEAST_MONTHS = 12
+FOLD = re.compile(r"(.+) without (\S+)( scored)? from (\d{4}(?:-\d{2}){0,2}(?:T\d{2}:\d{2})?)")
 
 
 def leave_out(archive: Archive, split: Split, scenario: str, start: int = 0) -> Split:
@@ -36,7 +34,7 @@ def leave_out(archive: Archive, split: Split, scenario: str, start: int = 0) -> 
     Raises:
         ProtocolError: Nothing is left to train on.
     """
-    length = archive.card.loso.validation_months
+    length = archive.card.loso.validation
     kept = [s for s in split.train if s.scenario != scenario or s.start < start]
     left = [replace(s, stop=min(s.stop, start)) if s.scenario == scenario else s for s in kept]
     last = {s.scenario: s.stop for s in left}
@@ -47,10 +45,10 @@ def leave_out(archive: Archive, split: Split, scenario: str, start: int = 0) -> 
         raise ProtocolError(
             f"protocol {split.protocol} leaves nothing to train on without {scenario}",
             found=", ".join(sorted({s.scenario for s in split.train})),
-            expected=f"another training scenario of more than {length} months",
+            expected=f"another training scenario of more than {length} {archive.time.unit}s",
             hint="a protocol with more training scenarios",
         )
-    name = f"{split.protocol} without {scenario}" + (f" from {archive[scenario].months[start]}" if start else "")
+    name = f"{split.protocol} without {scenario}" + (f" from {archive[scenario].time.text(start)}" if start else "")
     return Split(name, train, {"validation": validation})
 
 
@@ -83,7 +81,8 @@ def fold_split(archive: Archive, split: Split, scenario: str, start: int, *, who
         ProtocolError: It is no training month, or less than a year is left to train on.
     """
     last = max((s for s in split.train if s.scenario == scenario), key=lambda s: s.stop, default=None)
-    month = archive[scenario].months[start]
+    time = archive[scenario].time
+    unit, month = time.unit, time.text(start)
     if last is None or not last.start <= start < last.stop:
         raise ProtocolError(
             f"a fold of {split.protocol} cannot score {scenario} from {month} on",
@@ -95,16 +94,18 @@ def fold_split(archive: Archive, split: Split, scenario: str, start: int, *, who
     held_out = tuple(Span(scenario, start, stop, (m,)) for m in archive[scenario].members)
     name = f"{split.protocol} without {scenario}{' scored' if whole else ''} from {month}"
     trained, scored = sum(map(len, fold.train)), stop - start
-    if trained < LEAST_MONTHS:
+    # A fold that trains on less has not seen every season.
+    if trained < time.per_year:
+        each = ", one of each calendar month" if time.is_monthly else ": a year"
         raise ProtocolError(
-            f"the fold {name} is left {trained} months to train on",
+            f"the fold {name} is left {trained} {unit}s to train on",
             found=", ".join(s.text(archive) for s in fold.train),
-            expected=f"{LEAST_MONTHS} or more, one of each calendar month",
-            hint="score fewer months (emukit crossval --months), or take a store with a longer record",
+            expected=f"{time.per_year} or more{each}",
+            hint=f"score fewer {unit}s (emukit crossval --months), or take a store with a longer record",
         )
     notes = fold.notes
     if trained < scored:
-        short = f"{name}: trained on {trained} months, fewer than the {scored} that it scores"
+        short = f"{name}: trained on {trained} {unit}s, fewer than the {scored} that it scores"
         notes = (*notes, f"{short}; this says little of a training on all of them")
     return Split(name, fold.train, {**fold.scored, HELD_OUT: held_out}, notes)
 
@@ -125,8 +126,8 @@ def final_split(archive: Archive, split: Split) -> Split:
         train += [Span(name, a, b, members) for a, b in stretches(months)]
     scored = {name: spans for name, spans in split.scored.items() if name != "validation"}
     places = "; ".join(
-        f"{s.scenario} {archive[s.scenario].months[s.start]}..{archive[s.scenario].months[s.stop - 1]}"
+        f"{s.scenario} {archive[s.scenario].time.text(s.start)}..{archive[s.scenario].time.text(s.stop - 1)}"
         for s in split.validation
     )
-    note = f"final fit: trained on the validation months {places} too, which score nothing any more"
+    note = f"final fit: trained on the validation {archive.time.unit}s {places} too, which score nothing any more"
     return Split(split.protocol, tuple(train), scored, (*split.notes, note))

@@ -1,7 +1,7 @@
 """From forcings to the frames a network reads.
 
-Invariant: a frame depends on its own month's forcings, its calendar month and the grid, and on statistics fitted on
-training months alone; so a frame is encoded once, however many windows it stands in.
+Invariant: a frame depends on its own step's forcings, its position in the year and in the day and the grid, and on
+statistics fitted on training steps alone; so a frame is encoded once, however many windows it stands in.
 """
 
 from __future__ import annotations
@@ -21,10 +21,19 @@ from torch import Tensor
 from emukit.config import Settings, check
 from emukit.data.archive import Archive, Scenario
 from emukit.data.decode import Findings
-from emukit.data.encodings import SEASONAL, STATIC, place_fields, seasonal_fields
+from emukit.data.encodings import (
+    DAILY,
+    SEASONAL,
+    STATIC,
+    daily_fields,
+    place_fields,
+    seasonal_fields,
+    seasonal_positions,
+)
 from emukit.data.grid import Grid
 from emukit.data.split import Span
 from emukit.data.statics import file_statics
+from emukit.data.time import TimeAxis
 from emukit.data.window import Window
 from emukit.errors import ProtocolError, RecipeError
 
@@ -34,8 +43,10 @@ class InputSettings(Settings):
 
     Attributes:
         forcings: Names of forcings, in channel order.
-        window: Which months a target month sees.
-        seasonal: Names of seasonal encodings: month, month-latitude, published.
+        window: Which steps a target step sees.
+        seasonal: Names of seasonal encodings: month, month-latitude, published. They tell the position in the year of
+            months, days or hours, and nothing of years. Where steps are shorter than a day, hour (at Greenwich) and
+            local-hour (of the sun) tell that in the day; where neither is named, local-hour joins the others.
         statics: ``lat``, ``lon`` (sines and cosines), and fields of the store or of `static_file` such as ``land``.
         static_file: NetCDF file on the same grid that holds static fields the store does not have.
     """
@@ -57,8 +68,8 @@ class InputSettings(Settings):
     @classmethod
     def _known_encodings(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
-            if name not in SEASONAL:
-                raise ValueError(f"unknown seasonal encoding {name!r}; known: {', '.join(SEASONAL)}")
+            if name not in SEASONAL and name not in DAILY:
+                raise ValueError(f"unknown seasonal encoding {name!r}; known: {', '.join((*SEASONAL, *DAILY))}")
         return names
 
 
@@ -69,31 +80,36 @@ class EncodedScenario:
     Attributes:
         fields: (T, G, Y, X) gridded forcings.
         series: (T, K) global forcings.
-        month: (T,) calendar month, January 0.
-        season: (12, E, Y, X) seasonal encodings.
+        position: (T,) position in the year: the calendar month, January 0, or the day of the year.
+        season: (12, E, Y, X) seasonal encodings by position; 365 or so of days and hours, 1 of years.
         statics: (P, Y, X) static channels.
-        first_month: Calendar month of the first position; the others follow it.
+        first: Position of the first step.
+        of_day: (T,) step of the day; empty where steps are a day or longer.
+        day: (Q, D, Y, X) encodings of the time of the day by step.
     """
 
     fields: Tensor
     series: Tensor
-    month: Tensor
+    position: Tensor
     season: Tensor
     statics: Tensor
-    first_month: int
+    first: int
+    of_day: Tensor
+    day: Tensor
 
     def __len__(self) -> int:
-        return len(self.month)
+        return len(self.position)
 
 
 class FrameEncoder:
     """Normalises forcings and joins them with season and place into frames of C channels.
 
-    Channels stand in the order: gridded forcings, global forcings, seasonal encodings, statics.
+    Channels stand in the order: gridded forcings, global forcings, encodings of the year, of the day, statics.
 
     Attributes:
         settings: What goes into a frame.
         grid: The grid of every frame.
+        time: A time axis of the steps that are encoded.
         channels: Name of every channel.
     """
 
@@ -104,20 +120,23 @@ class FrameEncoder:
         statistics: Mapping[str, tuple[float, float, bool]],
         statics: NDArray[np.float32],
         static_channels: tuple[str, ...],
+        time: TimeAxis,
     ) -> None:
         self.settings = settings
         self.grid = grid
+        self.time = time
         self._statistics = dict(statistics)
         self._gridded = [n for n in settings.forcings if statistics[n][2]]
         self._global = [n for n in settings.forcings if not statistics[n][2]]
-        seasonal_channels, self._season = seasonal_fields(settings.seasonal, grid)
+        seasonal_channels, self._season = seasonal_fields(settings.seasonal, grid, time)
+        daily_channels, self._day = daily_fields(settings.seasonal, grid, time)
         self._statics = statics
         self._static_channels = static_channels
-        self.channels = (*self._gridded, *self._global, *seasonal_channels, *static_channels)
+        self.channels = (*self._gridded, *self._global, *seasonal_channels, *daily_channels, *static_channels)
 
     @classmethod
     def fit(cls, archive: Archive, spans: Sequence[Span], settings: InputSettings) -> FrameEncoder:
-        """Z-score statistics of every forcing over the training months (all cells of a field together).
+        """Z-score statistics of every forcing over the training steps (all cells of a field together).
 
         Raises:
             ProtocolError: A forcing is not in the store.
@@ -132,14 +151,25 @@ class FrameEncoder:
             # A forcing that never changes in training carries nothing to scale by: it becomes zero.
             statistics[name] = (mean, float(np.sqrt(variance)) or 1.0, parts[0].ndim == 3)
         channels, statics = static_fields(settings, archive)
-        return cls(settings, archive.grid, statistics, statics, channels)
+        return cls(settings, archive.grid, statistics, statics, channels, archive.time)
 
     def encode(self, scenario: Scenario, device: torch.device | str = "cpu") -> EncodedScenario:
         """Normalise one scenario's forcings and put them on a device.
 
         Raises:
-            ProtocolError: A forcing is missing, or is a field here and was a series in training, or is on another grid.
+            ProtocolError: A forcing is missing, or is a field here and was a series in training, or is on another grid
+                or time axis.
         """
+        time = scenario.time
+        if not time.same_steps(self.time):
+            raise ProtocolError(
+                f"the steps of {scenario.name} are not those of the training",
+                found=time.describe(),
+                expected=self.time.describe(),
+                hint="predict on the time axis of the training",
+            )
+        position = seasonal_positions(time)
+        of_day = time.step_of_day if time.per_day > 1 else np.zeros(0, np.int64)
         fields = np.empty((len(scenario), len(self._gridded), *self.grid.shape), np.float32)
         for i, name in enumerate(self._gridded):
             fields[:, i] = self._normalised(scenario, name)
@@ -149,28 +179,32 @@ class FrameEncoder:
         return EncodedScenario(
             torch.from_numpy(fields).to(device),
             torch.from_numpy(series).to(device),
-            torch.from_numpy(scenario.calendar_month).to(device),
+            torch.from_numpy(position).to(device),
             torch.from_numpy(self._season).to(device),
             torch.from_numpy(self._statics).to(device),
-            int(scenario.calendar_month[0]),
+            int(position[0]),
+            torch.from_numpy(of_day).to(device),
+            torch.from_numpy(self._day).to(device),
         )
 
-    def resident_bytes(self, months: int) -> int:
-        """Size of what `encode` makes of a scenario of that many months."""
+    def resident_bytes(self, steps: int) -> int:
+        """Size of what `encode` makes of a scenario of that many steps."""
         cells = self.grid.shape[0] * self.grid.shape[1]
-        fixed = self._season.nbytes + self._statics.nbytes
-        each: int = 4 * cells * len(self._gridded) + 4 * len(self._global) + 8
-        return int(fixed) + months * each
+        fixed = self._season.nbytes + self._day.nbytes + self._statics.nbytes
+        each: int = 4 * cells * len(self._gridded) + 4 * len(self._global) + 8 * (1 + (self.time.per_day > 1))
+        return int(fixed) + steps * each
 
     def gather(self, encoded: EncodedScenario, index: Tensor, out: Tensor | None = None) -> Tensor:
         """Frames at the given positions of one scenario, (F,) -> (F, C, Y, X), written into `out` where it is given."""
-        g, k, e = len(self._gridded), len(self._global), encoded.season.shape[1]
+        g, k, e, d = self._counts(encoded)
         if out is None:
             out = encoded.fields.new_empty(len(index), len(self.channels), *self.grid.shape)
         out[:, :g] = encoded.fields[index]
         out[:, g : g + k] = encoded.series[index][..., None, None]
-        out[:, g + k : g + k + e] = encoded.season[encoded.month[index]]
-        out[:, g + k + e :] = encoded.statics
+        out[:, g + k : g + k + e] = encoded.season[encoded.position[index]]
+        if d:
+            out[:, g + k + e : g + k + e + d] = encoded.day[encoded.of_day[index]]
+        out[:, g + k + e + d :] = encoded.statics
         return out
 
     def gather_run(self, encoded: EncodedScenario, start: int, out: Tensor) -> Tensor:
@@ -178,17 +212,26 @@ class FrameEncoder:
 
         Each value is moved once: an index would collect copies first, which takes three times as long on a CPU.
         """
-        g, k, e = len(self._gridded), len(self._global), encoded.season.shape[1]
+        g, k, e, d = self._counts(encoded)
         run = slice(start, start + len(out))
         out[:, :g] = encoded.fields[run]
         out[:, g : g + k] = encoded.series[run][..., None, None]
-        year = encoded.season.roll(-((encoded.first_month + start) % 12), 0)
-        whole = len(out) // 12 * 12
-        if whole:
-            out[:whole, g + k : g + k + e].view(whole // 12, 12, *year.shape[1:]).copy_(year)
-        out[whole:, g + k : g + k + e] = year[: len(out) - whole]
-        out[:, g + k + e :] = encoded.statics
+        if self.time.is_monthly:
+            year = encoded.season.roll(-((encoded.first + start) % 12), 0)
+            whole = len(out) // 12 * 12
+            if whole:
+                out[:whole, g + k : g + k + e].view(whole // 12, 12, *year.shape[1:]).copy_(year)
+            out[whole:, g + k : g + k + e] = year[: len(out) - whole]
+        elif e:
+            out[:, g + k : g + k + e] = encoded.season[encoded.position[run]]
+        if d:
+            out[:, g + k + e : g + k + e + d] = encoded.day[encoded.of_day[run]]
+        out[:, g + k + e + d :] = encoded.statics
         return out
+
+    def _counts(self, encoded: EncodedScenario) -> tuple[int, int, int, int]:
+        """Channels of gridded and global forcings, of the year and of the day."""
+        return len(self._gridded), len(self._global), encoded.season.shape[1], encoded.day.shape[1]
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Plain values and arrays from which `from_state` builds the same encoder."""
@@ -196,18 +239,21 @@ class FrameEncoder:
             "settings": self.settings.model_dump(mode="json"),
             "statistics": {k: list(v) for k, v in self._statistics.items()},
             "static_channels": list(self._static_channels),
+            **({} if self.time.is_monthly else {"time": {"step": self.time.step, "calendar": self.time.calendar}}),
         }
         return meta, {"statics": self._statics}
 
     @classmethod
     def from_state(cls, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]], grid: Grid) -> FrameEncoder:
         """The inverse of `state`."""
+        time = TimeAxis(**{"step": "month", **meta.get("time", {})}, first=0, length=0)
         return cls(
             check(InputSettings, meta["settings"], source="the saved emulator"),
             grid,
             {k: (float(v[0]), float(v[1]), bool(v[2])) for k, v in meta["statistics"].items()},
             np.asarray(arrays["statics"], np.float32),
             tuple(meta["static_channels"]),
+            time,
         )
 
     def _normalised(self, scenario: Scenario, name: str) -> NDArray[np.float32]:

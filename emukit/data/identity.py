@@ -97,7 +97,7 @@ def known_copies(ds: xr.Dataset, card: Card, named: bool, findings: Findings) ->
 def comparable(known: Known, layout: Layout, ds: xr.Dataset, converted: Collection[str] = ()) -> Mapping[str, Digests]:
     """The variables of a store that have the shape and type of the published ones, so that digests can be compared."""
     published = known.published
-    if len(layout.months) != published.months or layout.grid.shape != published.cells:
+    if len(layout.time) != published.months or layout.grid.shape != published.cells:
         return {}
     return {
         v: digests
@@ -162,8 +162,8 @@ def _compare(known: Known, layout: Layout, loaded: Loaded, variables: Mapping[st
             else:
                 out.other.append((v, name))
     published, lat, lon = known.published, layout.grid.lat, layout.grid.lon
-    if str(layout.months[0]) != published.first_month:
-        out.axes.append(f"time begins in {layout.months[0]}, not {published.first_month}")
+    if layout.time.text(0) != published.first_month:
+        out.axes.append(f"time begins in {layout.time.text(0)}, not {published.first_month}")
     for name, axis, ends in (("latitude", lat, published.latitudes), ("longitude", lon, published.longitudes)):
         if not np.allclose(axis, np.linspace(*ends, len(axis)), atol=_TOLERANCE):
             out.axes.append(f"{name} runs {axis[0]:.3f} .. {axis[-1]:.3f}, not {ends[0]:.3f} .. {ends[1]:.3f}")
@@ -209,8 +209,8 @@ def _sentence(found: _Comparison, layout: Layout, whole: bool) -> str:
 def digests_of(layout: Layout, loaded: Loaded, ds: xr.Dataset) -> Published:
     """What a card of one's own says under ``[published]`` for stores with these values."""
     return Published(
-        first_month=str(layout.months[0]),
-        months=len(layout.months),
+        first_month=layout.time.text(0),
+        months=len(layout.time),
         members=list(layout.members),
         latitudes=(float(layout.grid.lat[0]), float(layout.grid.lat[-1])),
         longitudes=(float(layout.grid.lon[0]), float(layout.grid.lon[-1])),

@@ -18,7 +18,9 @@ from emukit.data.decode import Findings, read_calendar
 from emukit.data.identity import digests_of
 from emukit.data.protocol import make_split, working_protocols
 from emukit.data.source import Source, open_source
+from emukit.data.split import stretches
 from emukit.data.store import Survey, archive_of, said_of, survey_store, visible_extremes
+from emukit.data.time import in_words
 from emukit.errors import ProtocolError, StoreError
 from emukit.progress import Reporter
 
@@ -40,10 +42,10 @@ class VariableReport:
 
 @dataclass(frozen=True)
 class ScenarioReport:
-    """One scenario: its months, its members, and the spans (first, last month) that are hidden."""
+    """One scenario: its steps, its members, and the spans (first, last step) that are hidden."""
 
     name: str
-    months: int
+    steps: int
     members: tuple[int, ...]
     hidden: tuple[tuple[str, str], ...]
 
@@ -60,7 +62,8 @@ class StoreReport:
             digests.
         digests: What a card of one's own would say of these values, where it was asked for.
         calendar: Of the time coordinate.
-        span: First and last month.
+        step: Of the time axis.
+        span: First and last step.
         grid: In words.
         bytes_on_disk: Size of the store.
         bytes_in_memory: Size of the arrays after loading.
@@ -76,6 +79,7 @@ class StoreReport:
     published: bool | None = None
     digests: Published | None = None
     calendar: str = ""
+    step: str = "month"
     span: tuple[str, str] = ("", "")
     grid: str = ""
     bytes_on_disk: int = 0
@@ -86,6 +90,11 @@ class StoreReport:
     untrainable: str = ""
     oddities: tuple[str, ...] = ()
     problems: tuple[StoreError, ...] = field(default=())
+
+    @property
+    def unit(self) -> str:
+        """What one step is called."""
+        return self.step if self.step in ("month", "year", "day") else "step"
 
     @property
     def usable(self) -> bool:
@@ -103,7 +112,8 @@ class StoreReport:
         yield f"{self.source}: {self.kind or 'not readable'}" + (f", {card} {self.card}" if self.card else "")
         if self.grid:
             disk, memory = self.bytes_on_disk / 1e6, self.bytes_in_memory / 1e6
-            yield f"  {self.grid}; {self.span[0]} .. {self.span[1]}, calendar {self.calendar}"
+            step = "" if self.step == "month" else f"{in_words(self.step)}, "
+            yield f"  {self.grid}; {self.span[0]} .. {self.span[1]}, {step}calendar {self.calendar}"
             yield f"  {disk:.0f} MB on disk, {memory:.0f} MB in memory"
         if self.variables:
             yield "variables"
@@ -117,7 +127,7 @@ class StoreReport:
             for s in self.scenarios:
                 members = ", ".join(map(str, s.members)) or "none"
                 hidden = "; ".join(f"{a} .. {b}" for a, b in s.hidden) or "nothing"
-                yield f"  {s.name}: {s.months} months, members {members}, hidden: {hidden}"
+                yield f"  {s.name}: {s.steps} {self.unit}s, members {members}, hidden: {hidden}"
         if self.scenarios and self.usable:
             yield "protocols"
             yield f"  {', '.join(self.protocols) or 'none'}"
@@ -185,7 +195,7 @@ def _report(source: Source, card: Card, survey: Survey | None, findings: Finding
         return found
     layout = survey.layout
     lat, lon = layout.grid.lat, layout.grid.lon
-    months = [str(m) for m in layout.months]
+    time = layout.time
     working: tuple[str, ...] = ()
     untrainable = ""
     if not found.problems:
@@ -196,7 +206,8 @@ def _report(source: Source, card: Card, survey: Survey | None, findings: Finding
         **{
             **found.__dict__,
             "calendar": read_calendar(source.ds),
-            "span": (months[0], months[-1]),
+            "step": time.step,
+            "span": (time.text(0), time.text(-1)),
             "grid": f"{len(lat)} x {len(lon)} cells, latitude {lat[0]:.2f} .. {lat[-1]:.2f}, "
             f"longitude {lon[0]:.2f} .. {lon[-1]:.2f}",
             "bytes_in_memory": _memory(survey),
@@ -207,9 +218,9 @@ def _report(source: Source, card: Card, survey: Survey | None, findings: Finding
             "scenarios": tuple(
                 ScenarioReport(
                     name,
-                    len(months),
+                    int(survey.held[s].sum()),
                     tuple(m for m, there in zip(layout.members, survey.present[s], strict=True) if there),
-                    tuple((months[a], months[b - 1]) for a, b in _runs(survey.hidden[s])),
+                    tuple((time.text(a), time.text(b - 1)) for a, b in stretches(survey.hidden[s])),
                 )
                 for s, name in enumerate(layout.names)
             ),
@@ -250,22 +261,19 @@ def _variables(source: Source, card: Card, survey: Survey) -> Iterator[VariableR
         )
 
 
-def _runs(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
-    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
-
-
 def _visible(survey: Survey, name: str) -> tuple[list[NDArray[np.floating]], float, float]:
     """The visible values of a variable, and their extremes, in the units they are held in now."""
     if name in survey.layout.forcings:
-        arrays = survey.loaded.forcings[name]
+        arrays = [
+            a[own] if not own.all() else a for a, own in zip(survey.loaded.forcings[name], survey.held, strict=True)
+        ]
     else:
         v = list(survey.layout.targets).index(name)
         arrays = [
             targets[m, start:stop, v]
             for s, targets in enumerate(survey.loaded.targets)
             for m in np.flatnonzero(survey.present[s])
-            for start, stop in _runs(~survey.hidden[s])
+            for start, stop in stretches(~survey.hidden[s] & survey.held[s])
         ]
     if not arrays or name in survey.loaded.broken or visible_extremes(survey, name) is None:
         return [], float("nan"), float("nan")

@@ -1,4 +1,4 @@
-"""The layout of a store: which of the card's variables it holds, over which scenarios, members, months and cells.
+"""The layout of a store: which of the card's variables it holds, over which scenarios, members, steps and cells.
 
 Invariant: a variable is usable, or there is a problem that names it.
 """
@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import xarray as xr
 
-from emukit.data.archive import Months
 from emukit.data.card import Card
-from emukit.data.decode import ROLES, Axes, Findings, read_axes, read_members, read_months, read_names, role
+from emukit.data.decode import ROLES, Axes, Findings, read_axes, read_members, read_names, read_time, role
 from emukit.data.grid import Grid
+from emukit.data.time import Months, TimeAxis
 from emukit.data.variable import Variable
 
 
@@ -24,7 +24,7 @@ class Layout:
     Attributes:
         names: Scenarios.
         members: Member numbers.
-        months: (T,) consecutive months.
+        time: The T steps of the store, which a scenario may hold a part of.
         grid: The targets' grid; of the forcing fields where there are no targets.
         targets: Usable target variables and their horizontal axes.
         forcings: Usable forcings and their horizontal axes, None for a global series.
@@ -32,10 +32,15 @@ class Layout:
 
     names: tuple[str, ...]
     members: tuple[int, ...]
-    months: Months
+    time: TimeAxis
     grid: Grid
     targets: Mapping[str, Axes]
     forcings: Mapping[str, Axes | None]
+
+    @property
+    def months(self) -> Months:
+        """(T,) `datetime64[M]` of a store of months."""
+        return self.time.months
 
 
 def read_layout(
@@ -44,7 +49,7 @@ def read_layout(
     """The meaning of the store's axes; problems go to `findings`, and None comes back where nothing can be read."""
     if _refuse_empty(ds, card, findings):
         return None
-    names, months = read_names(ds, card, findings, default_scenario), read_months(ds, findings)
+    names, time = read_names(ds, card, findings, default_scenario), read_time(ds, card.time, findings)
     members = read_members(ds, findings) if with_targets else ()
     wanted = card.quantities if with_targets else card.forcings
     usable = {v: q for v, q in wanted.items() if _has_dims(ds, v, q, card, findings)}
@@ -59,12 +64,12 @@ def read_layout(
         if read is not None:
             axes[v] = read[0]
             grid = grid or read[1]
-    if names is None or months is None or members is None or grid is None:
+    if names is None or time is None or members is None or grid is None:
         return None
-    _note_months(months, findings)
+    _note_rest(time, findings)
     _note_scenarios(names, card, findings)
     targets = {v: a for v in card.targets if (a := axes.get(v)) is not None}
-    return Layout(names, members, months, grid, targets, {v: axes[v] for v in card.forcings if v in axes})
+    return Layout(names, members, time, grid, targets, {v: axes[v] for v in card.forcings if v in axes})
 
 
 def _refuse_empty(ds: xr.Dataset, card: Card, findings: Findings) -> bool:
@@ -127,11 +132,13 @@ def _has_dims(ds: xr.Dataset, v: str, quantity: Variable, card: Card, findings: 
     return True
 
 
-def _note_months(months: Months, findings: Findings) -> None:
-    years, rest = divmod(len(months), 12)
-    if rest:
+def _note_rest(time: TimeAxis, findings: Findings) -> None:
+    # Years of the standard calendar differ in length.
+    years, rest = divmod(len(time), time.per_year)
+    if rest and not (time.minutes and time.calendar == "standard"):
         findings.note(
-            f"{len(months)} months = {years} * 12 + {rest}: {months[0]} .. {months[-1]} is not a whole number of years"
+            f"{len(time)} {time.unit}s = {years} * {time.per_year} + {rest}: {time.text(0)} .. {time.text(-1)} is not "
+            "a whole number of years"
         )
 
 

@@ -1,6 +1,6 @@
 """Loading a store's values: every block is read once, into its place in memory.
 
-Invariant: beside the values only each month's smallest and largest value is kept, and digests where they are asked for.
+Invariant: beside the values only each step's smallest and largest value is kept, and digests where they are asked for.
 The extremes tell NaN, hidden months and units without another pass over the data; this is what keeps loading near the
 cost of decompression.
 """
@@ -26,19 +26,21 @@ from emukit.progress import Reporter
 
 # zstd and lz4 release the interpreter lock; more than two threads wait for memory instead.
 THREADS = 2
+# Steps whose values are brought into the order of a digest at once.
+DIGEST_STEPS = 64
 
 Values = NDArray[np.floating]
 
 
 @dataclass
 class Loaded:
-    """Values as stored (units not converted) and their monthly extremes.
+    """Values as stored (units not converted) and the extremes of each step.
 
     Attributes:
         targets: Per scenario (M, T, V, Y, X) float32.
         forcings: Name to one array per scenario: (T, Y, X) float32 or (T,) float64. Scenarios whose values are the
             same share one array.
-        low: Variable to the smallest value of each month: (S, M, T) for targets, (S, T) for forcings. NaN if any is.
+        low: Variable to the smallest value of each step: (S, M, T) for targets, (S, T) for forcings. NaN if any is.
         high: The same for the largest value.
         broken: Variables of which some block could not be read; their values mean nothing.
         digests: Variable to the SHA-256 of each scenario's values as stored (see `emukit.data.card.Digests`), of those
@@ -65,7 +67,7 @@ def load(
         reporter: Where progress is shown.
         digests: Variables, float32 or float64 in the store, whose digests are taken.
     """
-    s, m, t = len(layout.names), len(layout.members), len(layout.months)
+    s, m, t = len(layout.names), len(layout.members), len(layout.time)
     shape = (m, t, len(layout.targets), *layout.grid.shape)
     loaded = Loaded([np.zeros(shape, np.float32) for _ in range(s if layout.targets else 0)], {})
     first: list[Task] = []
@@ -102,9 +104,8 @@ def _held_digest(layout: Layout, loaded: Loaded, name: str, s: int) -> str:
     if not (loaded.low[name][s].any() or loaded.high[name][s].any()):
         return zeros_digest(targets[:, :, v].size)
     digest = hashlib.sha256()
-    for month in range(targets.shape[1]):
-        for member in targets[:, month, v]:
-            digest.update(_little(member))
+    for first in range(0, targets.shape[1], DIGEST_STEPS):
+        digest.update(_little(targets[:, first : first + DIGEST_STEPS, v].swapaxes(0, 1)))
     return digest.hexdigest()
 
 
@@ -170,7 +171,7 @@ class _Field:
 
     def __init__(self, blocks: Blocks, layout: Layout, loaded: Loaded, digests: bool) -> None:
         self.blocks = blocks
-        s, t = len(layout.names), len(layout.months)
+        s, t = len(layout.names), len(layout.time)
         shape, dtype = ((t, *layout.grid.shape), np.float32) if blocks.axes else ((t,), np.float64)
         self._arrays: list[Values] = [np.empty(shape, dtype) for _ in range(s)]
         self._equal: list[list[slice]] = [[] for _ in range(s)]

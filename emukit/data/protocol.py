@@ -1,4 +1,4 @@
-"""Protocols by name: an archive cut into the months that train, that select, and that are scored.
+"""Protocols by name: an archive cut into the steps of its time axis that train, that select, and that are scored.
 
 Invariant: what is scored depends on the protocol and the archive alone, not on the members that are chosen to train.
 """
@@ -74,9 +74,9 @@ def _cut(archive: Archive, protocol: str, members: Sequence[int] | None) -> Spli
     scored["validation"] = _visible_only(archive, scored["validation"], notes)
     if not scored["validation"]:
         raise ProtocolError(
-            f"protocol {protocol} has no visible validation month in this store",
+            f"protocol {protocol} has no visible validation {archive.time.unit} in this store",
             found="; ".join(notes) or _visible_text(archive),
-            expected="validation months whose targets are in the store",
+            expected=f"validation {archive.time.unit}s whose targets are in the store",
             hint="use a store whose validation targets are visible",
         )
     for s in scored["validation"]:
@@ -85,10 +85,10 @@ def _cut(archive: Archive, protocol: str, members: Sequence[int] | None) -> Spli
     train = [s for name in train_names for s in _training_spans(archive, name, protocol, held_out, members, notes)]
     if not train:
         raise ProtocolError(
-            f"protocol {protocol} leaves no month to train on",
+            f"protocol {protocol} leaves no {archive.time.unit} to train on",
             found="; ".join(notes) or _visible_text(archive),
-            expected="visible months that are not scored",
-            hint="use a store with more visible months",
+            expected=f"visible {archive.time.unit}s that are not scored",
+            hint=f"use a store with more visible {archive.time.unit}s",
         )
     return Split(protocol, tuple(train), {k: tuple(v) for k, v in scored.items()}, tuple(notes))
 
@@ -144,23 +144,23 @@ def _loso(archive: Archive, protocol: str) -> tuple[list[str], dict[str, list[Sp
     lengths = archive.card.loso
     scored = {
         "validation": [
-            _resolve(archive, SpanSpec(scenario=n, member=0, months=(-lengths.validation_months, 0)), protocol)
-            for n in others
+            _resolve(archive, SpanSpec(scenario=n, member=0, steps=(-lengths.validation, 0)), protocol) for n in others
         ],
-        "test": [_resolve(archive, SpanSpec(scenario=left_out, member=0, months=(-lengths.test_months, 0)), protocol)],
+        "test": [_resolve(archive, SpanSpec(scenario=left_out, member=0, steps=(-lengths.test, 0)), protocol)],
         "test-all": [Span(left_out, 0, len(scenario), (0,))],
     }
     return others, scored
 
 
 def _resolve(archive: Archive, spec: SpanSpec, protocol: str) -> Span:
-    n = len(_scenario(archive, spec.scenario, protocol))
-    start, stop = n + spec.months[0], n + spec.months[1]
+    scenario = _scenario(archive, spec.scenario, protocol)
+    n, unit = len(scenario), scenario.time.unit
+    start, stop = n + spec.offsets[0], n + spec.offsets[1]
     if start < 0:
         raise ProtocolError(
-            f"protocol {protocol} needs more months than the store has",
-            found=f"{spec.scenario} with {n} months",
-            expected=f"at least {-spec.months[0]}",
+            f"protocol {protocol} needs more {unit}s than the store has",
+            found=f"{spec.scenario} with {n} {unit}s",
+            expected=f"at least {-spec.offsets[0]}",
             hint="use a longer store",
         )
     return Span(spec.scenario, start, stop, (spec.member,))
@@ -174,7 +174,8 @@ def _visible_only(archive: Archive, spans: Sequence[Span], notes: list[str]) -> 
         visible[span.start : span.stop] = ~scenario.hidden[span.start : span.stop]
         runs = stretches(visible)
         if runs != [(span.start, span.stop)]:
-            notes.append(f"validation {span.text(archive)}: hidden in this store, {int(visible.sum())} months left")
+            left = f"{int(visible.sum())} {scenario.time.unit}s left"
+            notes.append(f"validation {span.text(archive)}: hidden in this store, {left}")
         out += [Span(span.scenario, a, b, span.members) for a, b in runs]
     return out
 
@@ -195,7 +196,7 @@ def _training_spans(
     chosen = tuple(m for m in scenario.members if members is None or m in members)
     free = ~scenario.hidden
     if scenario.hidden.any():
-        notes.append(f"training {name}: {int(scenario.hidden.sum())} hidden months left out")
+        notes.append(f"training {name}: {int(scenario.hidden.sum())} hidden {scenario.time.unit}s left out")
     for h in held_out:
         if h.scenario == name:
             free[h.start : h.stop] = False

@@ -35,7 +35,7 @@ class SegmentSource:
 
     Attributes:
         settings: How.
-        window: Which months a target month sees.
+        window: Which steps a target step sees.
         spans: What is trained on.
         frame: (C, Y, X).
         variables: V.
@@ -147,8 +147,9 @@ class SegmentSource:
         for i, segment in enumerate(segments):
             span = self.spans[segment.span]
             encoded = self._encoded[span.scenario]
-            positions = self.window.frames(segment.start + first, last - first, len(encoded))
-            # From here on months follow each other; before, a scenario's missing past is made up of its first months.
+            time = self._archive[span.scenario].time
+            positions = self.window.frames(segment.start + first, last - first, len(encoded), time)
+            # From here on steps follow each other; before, a scenario's missing past is made up of its first steps.
             joints = np.flatnonzero(np.diff(positions) != 1)
             run = int(joints[-1]) + 1 if len(joints) else 0
             if run:
@@ -172,8 +173,8 @@ class SegmentSource:
 
     def _span_targets(self, span: Span, normalizer: TargetNormalizer) -> Tensor:
         scenario = self._archive[span.scenario]
-        month = scenario.calendar_month[span.start : span.stop]
-        fields = [normalizer.forward(scenario.truth(m, span.start, span.stop), month) for m in span.members]
+        season = scenario.time.season[span.start : span.stop]
+        fields = [normalizer.forward(scenario.truth(m, span.start, span.stop), season) for m in span.members]
         if self.settings.members == "mean":
             return torch.from_numpy(np.mean(fields, axis=0, dtype=np.float32, keepdims=True))
         return torch.from_numpy(np.stack(fields))

@@ -1,6 +1,6 @@
-"""Which months train, which select, which are scored.
+"""Which steps of the time axis train, which select, which are scored.
 
-Invariant: a month that is scored (validation or test) is in no member's training span. Two members of the same month
+Invariant: a step that is scored (validation or test) is in no member's training span. Two members of the same step
 share its forcing and most of its climate, so holding out one member alone would leak.
 """
 
@@ -18,7 +18,7 @@ from emukit.errors import ProtocolError
 
 @dataclass(frozen=True)
 class Span:
-    """Consecutive months of one scenario: [start, stop) of the given members."""
+    """Consecutive steps of one scenario: [start, stop) of the given members."""
 
     scenario: str
     start: int
@@ -30,9 +30,9 @@ class Span:
 
     def text(self, archive: Archive) -> str:
         """For people: `ssp370 2060-02..2070-01 members 0`."""
-        months = archive[self.scenario].months
+        time = archive[self.scenario].time
         members = f"member{'s' * (len(self.members) > 1)} {','.join(map(str, self.members))}"
-        return f"{self.scenario} {months[self.start]}..{months[self.stop - 1]} {members}"
+        return f"{self.scenario} {time.text(self.start)}..{time.text(self.stop - 1)} {members}"
 
 
 @dataclass(frozen=True)

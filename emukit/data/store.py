@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from emukit.data import checks
 from emukit.data.archive import Archive, Scenario
 from emukit.data.card import Card, identify_card, load_card
-from emukit.data.decode import Findings, month_days, read_calendar
+from emukit.data.decode import Findings, read_calendar
 from emukit.data.grid import Grid
 from emukit.data.identity import Identity, comparable, identify, known_copies
 from emukit.data.layout import Layout, read_layout
 from emukit.data.load import Loaded, load
 from emukit.data.physics import check_physics
 from emukit.data.source import Source, open_source
+from emukit.data.split import stretches
 from emukit.data.statics import store_statics
 from emukit.data.units import conversion
 from emukit.errors import StoreError
@@ -110,7 +111,7 @@ def scenario_from_dataset(
             hint="regrid them first",
         )
     forcings = {k: arrays[0] for k, arrays in survey.loaded.forcings.items()}
-    return Scenario(layout.names[0], layout.months, forcings, hidden=np.ones(len(layout.months), bool))
+    return Scenario(layout.names[0], layout.time, forcings, hidden=np.ones(len(layout.time), bool))
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,8 @@ class Survey:
         layout: What the axes mean.
         loaded: The values; in the card's units where there is no problem.
         present: (S, M) which members are there.
-        hidden: (S, T) which months are hidden.
+        hidden: (S, T) which steps are hidden.
+        held: (S, T) which steps each scenario has, a stretch of them.
         statics: Name to (Y, X) field that does not change in time.
         identity: What the values are known to be.
     """
@@ -130,6 +132,7 @@ class Survey:
     loaded: Loaded
     present: checks.Mask
     hidden: checks.Mask
+    held: checks.Mask
     statics: Mapping[str, NDArray[np.float32]]
     identity: Identity
 
@@ -175,22 +178,24 @@ def take_survey(
     copies = known_copies(source.ds, card, named, findings) if with_targets else []
     compared = {v for k in copies for v in comparable(k, layout, source.ds, convert)}
     loaded = load(source, layout, findings, reporter, [*layout.targets, *layout.forcings] if digests else compared)
-    present = checks.present_members(layout, loaded, findings)
-    hidden = checks.hidden_months(layout, loaded, present)
-    lost = checks.undeclared(card, layout, hidden)
-    loaded.broken |= checks.refuse_missing_chunks(card, source, layout, loaded, present, hidden & ~lost, findings)
-    checks.refuse_not_finite(layout, loaded, present, findings)
-    checks.refuse_lost(card, layout, lost, findings)
+    held = checks.held_steps(layout, loaded, findings)
+    present = checks.present_members(layout, loaded, held, findings)
+    hidden = checks.hidden_steps(layout, loaded, present)
+    lost = checks.undeclared(card, layout, hidden, held)
+    loaded.broken |= checks.refuse_missing_chunks(card, source, layout, loaded, present, hidden & ~lost, held, findings)
+    checks.refuse_not_finite(layout, loaded, present, held, findings)
+    checks.refuse_lost(card, layout, lost, held, findings)
     checks.refuse_partly_hidden(layout, loaded, present, hidden, findings)
     statics = store_statics(source, layout.grid, tuple(card.quantities), findings) if with_targets else {}
     identity = identify(card, copies, layout, loaded, source.ds, convert, findings)
-    survey = Survey(layout, loaded, present, hidden, statics, identity)
+    survey = Survey(layout, loaded, present, hidden, held, statics, identity)
     _check_units(source.ds, card, convert, survey, findings)
-    if not (identity.recognised or findings.problems):
+    # What is asked of the seasons is asked of months that every scenario has.
+    if layout.time.is_monthly and held.all() and not (identity.recognised or findings.problems):
         check_physics(card, layout, loaded, present, hidden, statics, findings)
     checks.note_negatives(card, layout, loaded, findings)
     checks.note_shared(layout, loaded, findings)
-    checks.note_same_members(layout, loaded, present, hidden, findings)
+    checks.note_same_members(layout, loaded, present, hidden | ~held, findings)
     return survey
 
 
@@ -212,7 +217,7 @@ def _check_units(ds: xr.Dataset, card: Card, convert: Mapping[str, str], survey:
             continue
         stated = str(ds[name].attrs.get("units", "")).strip()
         unstated += [] if stated else [name]
-        days = month_days(survey.layout.months, read_calendar(ds))
+        days = survey.layout.time.month_days(read_calendar(ds))
         factors = conversion(name, quantity, stated, *extremes, convert.get(name), findings, days)
         if factors is not None:
             _convert(survey, name, *factors)
@@ -224,12 +229,13 @@ def _convert(survey: Survey, name: str, scale: NDArray[np.float64], offset: floa
     if name in survey.layout.targets:
         v = list(survey.layout.targets).index(name)
         for targets, hidden in zip(survey.loaded.targets, survey.hidden, strict=True):
-            for t in np.flatnonzero(~hidden):  # hidden months stay zero; month by month, so that no copy is large
-                targets[:, t, v] = targets[:, t, v] * float(scale[t]) + offset
+            for start, stop in stretches(~hidden):  # hidden steps stay zero
+                part = targets[:, start:stop, v]
+                part *= scale[start:stop, None, None].astype(np.float32)
+                part += offset
         return
     for array in {id(a): a for a in survey.loaded.forcings[name]}.values():
-        for month, factor in enumerate(scale.tolist()):
-            array[month] *= factor
+        array *= scale.astype(array.dtype).reshape(-1, *[1] * (array.ndim - 1))
         array += offset
 
 
@@ -290,10 +296,13 @@ def archive_of(source: Source, card: Card, survey: Survey, notes: tuple[str, ...
 
 def _scenario(survey: Survey, s: int) -> Scenario:
     layout, present = survey.layout, survey.present[s]
-    forcings = {k: arrays[s] for k, arrays in survey.loaded.forcings.items()}
-    scenario = Scenario(layout.names[s], layout.months, forcings, hidden=survey.hidden[s])
+    ((start, stop),) = stretches(survey.held[s])
+    own, whole = slice(start, stop), stop - start == len(layout.time)
+    # Scenarios that share an array go on sharing it.
+    forcings = {k: arrays[s] if whole else arrays[s][own] for k, arrays in survey.loaded.forcings.items()}
+    scenario = Scenario(layout.names[s], layout.time[own], forcings, hidden=survey.hidden[s, own])
     if not present.any():
-        return replace(scenario, hidden=np.ones(len(layout.months), bool))
-    targets = survey.loaded.targets[s]
+        return replace(scenario, hidden=np.ones(len(scenario), bool))
+    targets = survey.loaded.targets[s][:, own]
     members = tuple(m for m, there in zip(layout.members, present, strict=True) if there)
     return replace(scenario, members=members, targets=targets if present.all() else targets[present])

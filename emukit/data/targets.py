@@ -22,6 +22,8 @@ Array = NDArray[np.float64]
 
 # Fitting Yeo-Johnson's exponent needs no more values than this; they are taken evenly over months and cells.
 YEO_JOHNSON_SAMPLE = 200_000
+# Steps that are normalised at once.
+PART_STEPS = 2048
 
 
 class TargetSettings(Settings):
@@ -31,7 +33,9 @@ class TargetSettings(Settings):
         transform: Pointwise function of the value: none, log1p, sqrt (both for what is never negative), yeo-johnson
             with its exponent fitted on training months, or what the data card says of the variable (``card``).
         climatology: What is subtracted: the training mean of all cells and months (``global``), of each cell
-            (``cell``), or of each cell and calendar month (``cell-month``).
+            (``cell``), or of each cell and calendar month (``cell-month``). Days share the group of their calendar
+            month, as 365 means of a few values each would be noise; hours that of their month and time of the day;
+            years are one group.
         scale: What anomalies are divided by: their standard deviation over the same kinds of groups.
     """
 
@@ -104,7 +108,8 @@ class TargetNormalizer:
     ) -> None:
         self.settings = dict(settings)
         self._pointwise = tuple(pointwise)
-        # (12, V, Y, X) each, whatever the grouping: one code path, and 1 MB on the competition's grid.
+        # (G, V, Y, X) each, for the G groups of `TimeAxis.season` (12 of months), whatever the grouping: one code path,
+        # and 1 MB on the competition's grid.
         self._center, self._scale = center, scale
 
     @classmethod
@@ -114,7 +119,7 @@ class TargetNormalizer:
         known = {v.name: settings.get(v.name, TargetSettings()).known(v) for v in archive.domain.described}
         for v, chosen in enumerate(known.values()):
             function = Pointwise(chosen.transform, _fit_exponent(archive, spans, v, chosen))
-            sums = _month_sums(archive, spans, v, function)
+            sums = _season_sums(archive, spans, v, function)
             center = _grouped_mean(sums[0], sums[1], chosen.climatology)
             # Second moment about that centre, from sums: E[(x-c)^2] = E[x^2] - 2cE[x] + c^2.
             about = sums[2] - 2 * center * sums[1] + sums[0] * center**2
@@ -129,20 +134,24 @@ class TargetNormalizer:
             np.stack(scales, 1),
         )
 
-    def forward(self, values: NDArray[np.floating], calendar_month: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Normalise (T, V, Y, X) fields of physical units; `calendar_month` is (T,), January 0."""
+    def forward(self, values: NDArray[np.floating], season: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Normalise (T, V, Y, X) fields of physical units; `season` is (T,), as `TimeAxis.season` has it."""
         out = np.empty(values.shape, np.float32)
-        for v, function in enumerate(self._pointwise):
-            x = function.forward(values[:, v].astype(np.float64))
-            out[:, v] = (x - self._center[calendar_month, v]) / self._scale[calendar_month, v]
+        for part in _parts(len(values)):
+            group = season[part]
+            for v, function in enumerate(self._pointwise):
+                x = function.forward(values[part, v].astype(np.float64))
+                out[part, v] = (x - self._center[group, v]) / self._scale[group, v]
         return out
 
-    def inverse(self, values: NDArray[np.floating], calendar_month: NDArray[np.int64]) -> Array:
+    def inverse(self, values: NDArray[np.floating], season: NDArray[np.int64]) -> Array:
         """Back to physical units, (T, V, Y, X) float64."""
         out = np.empty(values.shape, np.float64)
-        for v, function in enumerate(self._pointwise):
-            z = values[:, v].astype(np.float64) * self._scale[calendar_month, v] + self._center[calendar_month, v]
-            out[:, v] = function.inverse(z)
+        for part in _parts(len(values)):
+            group = season[part]
+            for v, function in enumerate(self._pointwise):
+                z = values[part, v].astype(np.float64) * self._scale[group, v] + self._center[group, v]
+                out[part, v] = function.inverse(z)
         return out
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -175,17 +184,23 @@ def _fit_exponent(archive: Archive, spans: Sequence[Span], variable: int, settin
     return float(PowerTransformer(method="yeo-johnson", standardize=False).fit(sample[:, None]).lambdas_[0])
 
 
-def _month_sums(
+def _parts(steps: int) -> list[slice]:
+    """Slices of the first axis, so that float64 copies are small beside the fields of long records."""
+    return [slice(a, a + PART_STEPS) for a in range(0, steps, PART_STEPS)]
+
+
+def _season_sums(
     archive: Archive, spans: Sequence[Span], variable: int, function: Pointwise
 ) -> tuple[Array, Array, Array]:
-    """Count (12, 1, 1), sum and sum of squares (12, Y, X) of transformed values by calendar month."""
-    n = np.zeros((12, 1, 1))
-    sums = np.zeros((2, 12, *archive.grid.shape))
+    """Count (G, 1, 1), sum and sum of squares (G, Y, X) of transformed values by `TimeAxis.season`."""
+    groups = archive.time.seasons
+    n = np.zeros((groups, 1, 1))
+    sums = np.zeros((2, groups, *archive.grid.shape))
     for span in spans:
-        month = archive[span.scenario].calendar_month[span.start : span.stop]
+        season = archive[span.scenario].time.season[span.start : span.stop]
         for truth in _truth(archive, span, variable):
-            for m in range(12):
-                x = function.forward(truth[month == m].astype(np.float64))
+            for m in np.unique(season):
+                x = function.forward(truth[season == m].astype(np.float64))
                 n[m] += len(x)
                 sums[0, m] += x.sum(0)
                 sums[1, m] += (x * x).sum(0)
@@ -193,10 +208,10 @@ def _month_sums(
 
 
 def _grouped_mean(n: Array, total: Array, group: str) -> Array:
-    """Mean over the groups named, spread back to (12, Y, X)."""
+    """Mean over the groups named, spread back to (G, Y, X)."""
     if group == "cell-month":
         if (n == 0).any():
-            # A calendar month that no training span holds: the cell's mean stands in for it.
+            # A season that no training span holds: the cell's mean stands in for it.
             cell = total.sum(0) / n.sum()
             return np.asarray(np.where(n > 0, total / np.maximum(n, 1), cell))
         return np.asarray(total / n)

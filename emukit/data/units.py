@@ -98,7 +98,7 @@ def conversion(
         high: Its largest.
         asked: The units that the user says it is in.
         findings: Where a mismatch is recorded.
-        days: (T,) days of each month in the store's calendar.
+        days: (T,) days of the month of each step in the store's calendar.
     """
     known = stated in quantity.spellings or same_units(stated, quantity.units)
     if asked is not None:

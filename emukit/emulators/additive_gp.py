@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -238,6 +238,7 @@ class AdditiveGP(Wrapper):
     """
 
     kind = "additive-gp"
+    steps: ClassVar[tuple[str, ...]] = ("month",)
 
     def __init__(
         self,

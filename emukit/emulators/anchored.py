@@ -53,6 +53,7 @@ class Anchored(Wrapper):
     """
 
     kind = "anchored"
+    steps: ClassVar[tuple[str, ...]] = ("month",)
     most_bases: ClassVar[int | None] = None
     least_bases: ClassVar[int] = 2
     cross_fitted: ClassVar[bool] = True

@@ -23,6 +23,7 @@ from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.cf import fields_to_dataset
 from emukit.data.grid import Grid
 from emukit.data.store import scenario_from_dataset
+from emukit.data.time import TimeAxis, in_words
 from emukit.emulators.forcing_space import FAR, ForcingSpace
 from emukit.errors import ProtocolError, RecipeError, RunError
 from emukit.files import atomic_path, check_regular, parse_json, read_text, sha256
@@ -39,6 +40,7 @@ class Emulator(ABC):
         kind: Name in the registry, by which a saved emulator finds its class.
         by_variable: Options of `fit` that are tables by variable, or lists of variables.
         domain: What it predicts, and where.
+        steps: The kinds of steps it knows, of ``month``, ``year``, ``day`` and ``hour``; empty: all.
         draws: Whether it draws realisations, each with variability as a run has, and not one answer.
         from_beginning: Whether it must run from a scenario's beginning, step by step, to reach a month: a trajectory.
             Work is then divided by scenario and realisation, never by months.
@@ -46,6 +48,7 @@ class Emulator(ABC):
     """
 
     kind: ClassVar[str]
+    steps: ClassVar[tuple[str, ...]] = ()
     by_variable: ClassVar[tuple[str, ...]] = ()
     from_beginning: ClassVar[bool] = False
 
@@ -65,7 +68,7 @@ class Emulator(ABC):
 
     @property
     def first_month(self) -> int:
-        """The first month of a scenario that can be predicted."""
+        """The first step of a scenario that can be predicted."""
         return 0
 
     @property
@@ -128,9 +131,26 @@ class Emulator(ABC):
         """
         return
 
+    @classmethod
+    def check_steps(cls, archive: Archive) -> None:
+        """Refuse a time axis that the emulator does not know.
+
+        Raises:
+            ProtocolError: Its steps are others than `steps`.
+        """
+        time = archive.time
+        kind = time.step if time.step in ("month", "year", "day") else "hour"
+        if cls.steps and kind not in cls.steps:
+            raise ProtocolError(
+                f"{cls.kind} does not know {in_words(time.step)}",
+                found=f"the time axis of {archive.source}: {time.describe()}",
+                expected=" or ".join(map(in_words, cls.steps)),
+                hint="average the data to those, or train linear, variance-matched or a network",
+            )
+
     @abstractmethod
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
-        """Predict months [start, stop) of a scenario from its forcings.
+        """Predict steps [start, stop) of a scenario from its forcings.
 
         Returns:
             (stop - start, V, Y, X) float32 in the card's units, within the bounds of the variables.
@@ -162,16 +182,17 @@ class Emulator(ABC):
 
         Args:
             forcings: A scenario of an opened store, or a dataset with the forcings on ``time`` (and ``y``, ``x``).
-            start: First month, such as ``2070-02``; the first that can be predicted when None.
-            stop: Last month, included; the scenario's last when None.
+            start: First step, such as ``2070-02``, or ``2070-02-01`` of days;
+                the first that can be predicted when None.
+            stop: Last step, included; the scenario's last when None.
 
         Returns:
             A dataset with the variables on (time, y, x), CF attributes and units. Its attribute `forcing_distance`
             says how far its forcings lie from the training at most, in standard deviations over the training years.
 
         Raises:
-            ProtocolError: A month is outside the scenario, a forcing is missing, or the forcings begin later than in
-                training, so that memories of the past would begin anew.
+            ProtocolError: A step is outside the scenario, the scenario has other steps, a forcing is missing, or the
+                forcings begin later than in training, so that memories of the past would begin anew.
             StoreError: The dataset's forcings are on another grid, in other units, or not finite.
         """
         scenario = (
@@ -182,18 +203,25 @@ class Emulator(ABC):
         first = scenario.index(start) if start else self.first_month
         last = scenario.index(stop) + 1 if stop else len(scenario)
         if first >= last:
-            raise ProtocolError(f"no months from {start} to {stop}", hint="name a first month before the last")
-        if scenario.months[0] > self.domain.first_month:
+            unit = scenario.time.unit
+            raise ProtocolError(f"no {unit}s from {start} to {stop}", hint=f"name a first {unit} before the last")
+        time, known = scenario.time, self.domain.time
+        if not time.same_steps(known):
+            raise ProtocolError(
+                f"the steps of {scenario.name} are not those of the training",
+                found=time.describe(),
+                expected=known.describe(),
+                hint="predict on the time axis of the training",
+            )
+        if time.first > known.first:
             raise ProtocolError(
                 f"the forcings of {scenario.name} begin too late for what the emulator remembers",
-                found=str(scenario.months[0]),
-                expected=f"{self.domain.first_month}, as in training",
-                hint="hand over the whole scenario, and choose months with start and stop",
+                found=time.text(0),
+                expected=f"{known.text(0)}, as in training",
+                hint=f"hand over the whole scenario, and choose {time.unit}s with start and stop",
             )
         fields = self.predict_fields(scenario, first, last)
-        dataset = fields_to_dataset(
-            fields, scenario.months[first:last], self.grid, self.domain.described, scenario.name
-        )
+        dataset = fields_to_dataset(fields, time[first:last], self.grid, self.domain.described, scenario.name)
         return dataset.assign_attrs(self.distance_attributes(scenario, first, last))
 
     def distance_attributes(self, scenario: Scenario, start: int, stop: int) -> dict[str, Any]:
@@ -204,7 +232,7 @@ class Emulator(ABC):
             return {}
         return {
             "forcing_distance": round(far[0], 3),
-            "forcing_distance_month": str(scenario.months[far[1]]),
+            f"forcing_distance_{scenario.time.unit}": scenario.time.text(far[1]),
             "forcing_distance_units": "standard deviations over the training years",
             "forcing_distance_comment": "largest distance of a year from the nearest training year, in the global "
             f"means of {', '.join(space.names)}",
@@ -217,8 +245,9 @@ class Emulator(ABC):
         if space is None or far is None or far[0] <= FAR:
             return ""
         return (
-            f"the forcings of {scenario.name} lie far outside the training: the year to {scenario.months[far[1]]} is "
-            f"{far[0]:.1f} times the spread of the training years ({', '.join(space.names)}) from the nearest of them"
+            f"the forcings of {scenario.name} lie far outside the training: the year to {scenario.time.text(far[1])} "
+            f"is {far[0]:.1f} times the spread of the training years ({', '.join(space.names)}) from the nearest of "
+            "them"
         )
 
     def save(self, folder: Path) -> None:
@@ -228,7 +257,7 @@ class Emulator(ABC):
             "format": FORMAT,
             "kind": self.kind,
             "variables": list(self.variables),
-            "first_month": str(self.domain.first_month),
+            **_time_head(self.domain.time),
             "card": self.domain.card.model_dump(mode="json"),
             "meta": meta,
             "trained_in": list(self.trained_in.names) if self.trained_in else [],
@@ -244,6 +273,19 @@ class Emulator(ABC):
             head["sha256"] = sha256(temporary / "arrays.safetensors")
             head["head_sha256"] = head_digest(head)
             (temporary / "emulator.json").write_text(json.dumps(head, indent=1), encoding="utf-8")
+
+
+def _time_head(time: TimeAxis) -> dict[str, Any]:
+    if time.is_monthly:
+        return {"first_month": time.text(0)}
+    return {"time": {"step": time.step, "calendar": time.calendar, "first": time.first}}
+
+
+def time_of(head: Mapping[str, Any]) -> TimeAxis:
+    """The beginning of the time axis that `Emulator.save` wrote."""
+    if "time" in head:
+        return TimeAxis(**head["time"], length=1)
+    return TimeAxis.monthly(np.array([head["first_month"]], "datetime64[M]"))
 
 
 def temperature_position(archive: Archive, setting: str) -> int:

@@ -1,4 +1,7 @@
-"""The climate that was: the mean of every cell and calendar month over the first training years, whatever the forcing.
+"""The climate that was: the mean of every cell and season over the first training years, whatever the forcing.
+
+Seasons are calendar months; of steps shorter than a day each time of the day has a mean of its own, and of years there
+is one (`TimeAxis.season`). Days and hours follow the cycle through the months (`emukit.emulators.annual_cycle`).
 
 Invariant: knows no forcing, so nothing that scores worse has learned anything from one.
 """
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Span, Split
+from emukit.emulators.annual_cycle import Cycle, fill_unseen
 from emukit.emulators.base import Emulator
 from emukit.errors import ProtocolError, RecipeError
 
@@ -29,35 +33,40 @@ class ClimatologyEmulator(Emulator):
 
     @classmethod
     def fit(cls, archive: Archive, split: Split, *, years: int = 20) -> Self:
-        """Average the training months of each calendar month.
+        """Average the training steps of each season.
 
         Args:
             archive: The data.
             split: Its training spans are used.
-            years: Length of the reference period, from each scenario's first month. Twenty years are the present
+            years: Length of the reference period, from each scenario's first step. Twenty years are the present
                 climate; a longer period holds the warming that is to be predicted.
 
         Raises:
             RecipeError: `years` is not positive.
-            ProtocolError: No training month of some calendar month lies in the reference period.
+            ProtocolError: No training month of some calendar month lies in the reference period. Of days and hours, of
+                which a record may be shorter than a year, such a season is given that of the nearest month.
         """
         if years < 1:
             raise RecipeError("model.years must be at least 1", found=str(years))
-        spans = [replace(s, stop=min(s.stop, 12 * years)) for s in split.train if s.start < 12 * years]
-        total, count = monthly_sums(archive, spans)
-        if (count == 0).any():
+        time, last = archive.time, archive.time.per_year * years
+        spans = [replace(s, stop=min(s.stop, last)) for s in split.train if s.start < last]
+        total, count = seasonal_sums(archive, spans)
+        if (count == 0).any() and (not time.minutes or not count.any()):
             raise ProtocolError(
-                f"the first {years} years hold no training month of some calendar month",
+                f"the first {years} years hold no training {time.unit}"
+                + (" of some calendar month" if time.is_monthly else ""),
                 hint="choose a longer reference period with --set model.years",
             )
-        return cls(archive.domain, (total / count[:, None, None, None]).astype(np.float32))
+        mean = total / np.maximum(count, 1)[:, None, None, None]
+        fill_unseen(mean, count > 0, time.per_day)
+        return cls(archive.domain, Cycle.of(time, 0, 0).knots(mean).astype(np.float32))
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
-        """(T, V, Y, X): each month's climatology."""
-        return self._mean[scenario.calendar_month[start:stop]]
+        """(T, V, Y, X): the climatology of each step's season."""
+        return np.asarray(Cycle.of(scenario.time, start, stop).at(self._mean), np.float32)
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """The twelve mean fields."""
+        """The mean fields."""
         return {}, {"mean": self._mean}
 
     @classmethod
@@ -66,20 +75,21 @@ class ClimatologyEmulator(Emulator):
         return cls(domain, np.asarray(arrays["mean"], np.float32))
 
 
-def monthly_sums(archive: Archive, spans: Sequence[Span]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Sums of all members' targets by calendar month.
+def seasonal_sums(archive: Archive, spans: Sequence[Span]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Sums of all members' targets by season.
 
     Returns:
-        (12, V, Y, X) sums in float64 and the (12,) number of fields in each.
+        (G, V, Y, X) sums in float64 and the (G,) number of fields in each, for the G groups of `TimeAxis.season`.
     """
-    total = np.zeros((12, len(archive.variables), *archive.grid.shape))
-    count = np.zeros(12, np.int64)
+    groups = archive.time.seasons
+    total = np.zeros((groups, len(archive.variables), *archive.grid.shape))
+    count = np.zeros(groups, np.int64)
     for span in spans:
         scenario = archive[span.scenario]
-        month = scenario.calendar_month[span.start : span.stop]
+        season = scenario.time.season[span.start : span.stop]
         for member in span.members:
             truth = scenario.truth(member, span.start, span.stop)
-            for m in range(12):
-                total[m] += truth[month == m].sum(0, dtype=np.float64)
-        count += len(span.members) * np.bincount(month, minlength=12)
+            for m in np.unique(season):
+                total[m] += truth[season == m].sum(0, dtype=np.float64)
+        count += len(span.members) * np.bincount(season, minlength=groups)
     return total, count

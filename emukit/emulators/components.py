@@ -17,7 +17,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +41,8 @@ class Basis:
         features: Names of the F forcing series.
         center: (F,) their means over the training years.
         scale: (F,) their standard deviations.
-        climate: (12, V, Y, X) mean of the training years, in physical units.
-        patterns: (V, K, 12, Y, X); orthonormal in the mean over area and months, so that an amount has the variable's
+        climate: (N, V, Y, X) mean of the training years (N = 12 months, or 1 where steps are years), in physical units.
+        patterns: (V, K, N, Y, X); orthonormal in the mean over area and months, so that an amount has the variable's
             units and the sum of squared amounts is the mean squared departure.
     """
 
@@ -75,6 +75,9 @@ class TrainingYears:
 
 class ComponentEmulator(Emulator):
     """Climatology plus patterns times amounts; amounts are a line in the features, plus what a subclass adds."""
+
+    # A pattern for each of 365 days would hold more noise than climate.
+    steps: ClassVar[tuple[str, ...]] = ("month", "year")
 
     def __init__(
         self, domain: Domain, basis: Basis, trend: Array, learned: Mapping[str, NDArray[Any]] | None = None
@@ -110,9 +113,9 @@ class ComponentEmulator(Emulator):
         """(T, V, Y, X): climatology plus patterns; within the bounds."""
         z = self.basis.standardised(scenario, self.domain, start, stop)
         amounts = np.einsum("tf,fvk->tvk", z, self.trend) + self.departure(z)
-        month = scenario.calendar_month[start:stop]
+        month = scenario.time.phase[start:stop]
         out = np.empty((stop - start, *self.basis.climate.shape[1:]), np.float32)
-        for m in range(12):
+        for m in range(len(self.basis.climate)):
             rows = month == m
             change = np.einsum("tvk,vkyx->tvyx", amounts[rows], self.basis.patterns[:, :, m], optimize=True)
             out[rows] = self.basis.climate[m] + change
@@ -163,7 +166,7 @@ def fit_basis(
     scale = np.sqrt(np.average((series - center) ** 2, axis=0, weights=weights))
     scale[scale == 0] = 1.0  # a forcing that never moved in training gets no response
     climate = np.average(fields, axis=0, weights=weights)
-    area = archive.grid.weights / 12
+    area = archive.grid.weights / archive.time.per_year
     patterns, amounts = [], []
     for v in range(fields.shape[2]):
         found = _principal(fields[:, :, v] - climate[:, v], area, weights, components)
@@ -204,26 +207,30 @@ def fit_trend(years: TrainingYears, ridge: float, detrend: Detrend = "linear") -
 
 
 def _years(archive: Archive, split: Split, features: tuple[str, ...]) -> tuple[Array, Array, NDArray[np.float32]]:
-    """All training years: features (N, F), members (N,), member means (N, 12, V, Y, X) with January first."""
+    """All training years: features (N, F), members (N,), member means (N, 12, V, Y, X) with January first.
+
+    Where steps are years, there is 1 in the place of 12.
+    """
     series, weights, fields = [], [], []
+    year = archive.time.per_year
     for span in split.train:
-        scenario, years = archive[span.scenario], len(span) // 12
-        stop = span.start + 12 * years
+        scenario, years = archive[span.scenario], len(span) // year
+        stop = span.start + year * years
         if not years:
             continue
         rows = np.stack([feature(n, scenario, archive.grid)[span.start : stop] for n in features], 1)
-        series.append(rows.reshape(years, 12, -1).mean(1))
+        series.append(rows.reshape(years, year, -1).mean(1))
         weights.append(np.full(years, float(len(span.members))))
         mean = scenario.truth(span.members[0], span.start, stop).astype(np.float32)
         for member in span.members[1:]:
             mean += scenario.truth(member, span.start, stop)
-        by_year = (mean / len(span.members)).reshape(years, 12, *mean.shape[1:])
-        fields.append(by_year[:, np.argsort(scenario.calendar_month[span.start : span.start + 12])])
+        by_year = (mean / len(span.members)).reshape(years, year, *mean.shape[1:])
+        fields.append(by_year[:, np.argsort(scenario.time.phase[span.start : span.start + year])])
     if not series:
         raise ProtocolError(
             f"protocol {split.protocol} holds no whole training year",
             found=", ".join(s.text(archive) for s in split.train),
-            hint="a protocol with a training span of twelve months or more",
+            hint=f"a protocol with a training span of {year} {archive.time.unit}s or more",
         )
     return np.concatenate(series), np.concatenate(weights), np.concatenate(fields)
 

@@ -120,10 +120,10 @@ class Ensemble(Wrapper):
 
     def _spread_lines(self, archive: Archive, spans: Sequence[Span]) -> Iterator[str]:
         for span in spans:
-            months = archive[span.scenario].months
+            time = archive[span.scenario].time
             spread = self.spread(archive[span.scenario], span.start, span.stop)
-            text = ", ".join(f"{v} {mean:.3f} (months {each:.3f})" for v, (mean, each) in spread.items())
-            place = f"{span.scenario} {months[span.start]}..{months[span.stop - 1]}"
+            text = ", ".join(f"{v} {mean:.3f} ({time.unit}s {each:.3f})" for v, (mean, each) in spread.items())
+            place = f"{span.scenario} {time.text(span.start)}..{time.text(span.stop - 1)}"
             yield f"standard deviation over {len(self.bases)} bases of the time mean, {place}: {text}"
 
 

@@ -1,6 +1,6 @@
 """Global series that a linear emulator regresses on, by name.
 
-Invariant: a feature of month t depends on the date and on the forcings of its own scenario up to month t alone.
+Invariant: a feature of step t depends on the date and on the forcings of its own scenario up to step t alone.
 
 A name is a forcing (``CO2``), optionally its area mean over a region (``SO2@europe``), optionally remembered over
 years (``CO2~10``: an exponential filter with an e-folding time of 10 years, the ocean's slow answer in one number).
@@ -56,7 +56,7 @@ def feature(name: str, scenario: Scenario, grid: Grid) -> NDArray[np.float64]:
         values = weighted_mean(held, weights / weights.sum())
     else:
         values = grid.mean(held) if held.ndim == 3 else held.astype(np.float64)
-    return remember(values, float(years)) if years else values
+    return remember(values, float(years), scenario.time.per_year) if years else values
 
 
 def check_feature(name: str, scenario: Scenario, grid: Grid) -> re.Match[str]:
@@ -108,12 +108,12 @@ def forcing_of(name: str) -> str:
     return match["forcing"] if match else ""
 
 
-def remember(series: NDArray[np.float64], years: float) -> NDArray[np.float64]:
-    """Exponential filter s[t] = s[t-1] + (x[t] - s[t-1]) / (12 years), starting at x[0].
+def remember(series: NDArray[np.float64], years: float, per_year: int = 12) -> NDArray[np.float64]:
+    """Exponential filter s[t] = s[t-1] + (x[t] - s[t-1]) / (n years) with n steps a year, starting at x[0].
 
-    Scenarios share the past before their first month, so a common start costs them the same.
+    Scenarios share the past before their first step, so a common start costs them the same.
     """
-    step = min(1.0, 1.0 / (12.0 * years)) if years > 0 else 1.0
+    step = min(1.0, 1.0 / (per_year * years)) if years > 0 else 1.0
     start = (1.0 - step) * series[0]
     filtered, _ = lfilter([step], [1.0, step - 1.0], series, zi=[start])
     return np.asarray(filtered, np.float64)
@@ -121,7 +121,9 @@ def remember(series: NDArray[np.float64], years: float) -> NDArray[np.float64]:
 
 def _passage(scenario: Scenario, year: int, width: float) -> NDArray[np.float64]:
     """Logistic function of time, from 12 to 88 percent within `width` years around the beginning of `year`."""
-    years = (scenario.months - np.datetime64(f"{year}-01", "M")).astype(np.float64) / 12.0
+    time = scenario.time
+    # Whole steps over steps of a year: exact for months.
+    years = ((time.year - year) * time.per_year + time.phase) / time.per_year
     return np.asarray(expit(4.0 * years / width), np.float64)
 
 

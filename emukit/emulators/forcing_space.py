@@ -21,7 +21,6 @@ from emukit.errors import ProtocolError, RecipeError
 
 Array = NDArray[np.float64]
 
-YEAR = 12
 # Of an axis, as a share of its mean.
 LEAST_SPREAD = 0.01
 # Beyond this a year is far outside the training. On the competition's data the scenarios that are predicted lie up to
@@ -29,9 +28,9 @@ LEAST_SPREAD = 0.01
 FAR = 2.0
 
 
-def years_of(start: int, stop: int) -> list[tuple[int, int]]:
-    """The whole years [a, b) of months [start, stop), counted from the end; a rest at the beginning is left out."""
-    return [(b - YEAR, b) for b in range(stop, start + YEAR - 1, -YEAR)][::-1]
+def years_of(start: int, stop: int, per_year: int = 12) -> list[tuple[int, int]]:
+    """The whole years [a, b) of steps [start, stop), counted from the end; a rest at the beginning is left out."""
+    return [(b - per_year, b) for b in range(stop, start + per_year - 1, -per_year)][::-1]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +62,13 @@ class ForcingSpace:
         years = []
         for span in spans:
             series = _series(archive[span.scenario], archive.grid, names)
-            years += [series[a:b].mean(0) for a, b in years_of(span.start, span.stop)]
+            years += [series[a:b].mean(0) for a, b in years_of(span.start, span.stop, archive.time.per_year)]
         if not years:
-            raise ProtocolError("the training months hold no whole year", expected="twelve months or more in a row")
+            time = archive.time
+            raise ProtocolError(
+                f"the training {time.unit}s hold no whole year",
+                expected=f"{time.per_year} {time.unit}s or more in a row",
+            )
         values = np.stack(years)
         scale = values.std(0)
         scale[scale == 0] = 1.0  # what never moved in training is no distance
@@ -84,13 +87,14 @@ class ForcingSpace:
         return cls(space.names, space.center, scale, space.points * space.scale / scale)
 
     def farthest(self, scenario: Scenario, grid: Grid, start: int, stop: int) -> tuple[float, int] | None:
-        """How far the years of months [start, stop) lie from the nearest training year each, at most.
+        """How far the years of steps [start, stop) lie from the nearest training year each, at most.
 
         Returns:
-            The distance of the farthest year, and its last month; None where there is no whole year up to `stop`. Of
-            less than a year it is that of the twelve months that end with it.
+            The distance of the farthest year, and its last step; None where there is no whole year up to `stop`. Of
+            less than a year it is that of the year that ends with it.
         """
-        years = years_of(start, stop) or years_of(max(0, stop - YEAR), stop)
+        year = scenario.time.per_year
+        years = years_of(start, stop, year) or years_of(max(0, stop - year), stop, year)
         if not years:
             return None
         series = self.of(scenario, grid)

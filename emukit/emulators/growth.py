@@ -30,11 +30,11 @@ class Decade:
     Attributes:
         scenario: Its name.
         warmth: Global mean temperature over them, in K.
-        variance: (12, V, Y, X) variance of a month about the forced response, by calendar month.
-        freedom: (12,) degrees of freedom of each.
-        said: (V, Y, X) variance over these months of what the base says.
-        forced: (V, Y, X) variance over these months of the members, less that of their departures.
-        mean: (12, V, Y, X) mean by calendar month of what the base says.
+        variance: (G, V, Y, X) variance of a step about the forced response, by season (`TimeAxis.season`).
+        freedom: (G,) degrees of freedom of each.
+        said: (V, Y, X) variance over these steps of what the base says.
+        forced: (V, Y, X) variance over these steps of the members, less that of their departures.
+        mean: (G, V, Y, X) mean by season of what the base says.
     """
 
     scenario: str
@@ -64,7 +64,7 @@ def change(slope: Array, warming: float) -> Array:
 
 
 def _slope(decades: Sequence[Decade]) -> Array:
-    """(12, V, Y, X) change of the logarithm of variance per K."""
+    """(G, V, Y, X) change of the logarithm of variance per K."""
     weight = np.stack([d.freedom for d in decades])
     warming = np.array([d.warmth for d in decades]) - warmth_range(decades)[0]
     mean = _average(np.stack([d.variance for d in decades]), weight)
@@ -79,25 +79,26 @@ def _slope(decades: Sequence[Decade]) -> Array:
 
 
 def level_at_middle(decades: Sequence[Decade], slope: Array) -> Array:
-    """(12, V, Y, X) variance at the mean warmth, given how it changes."""
+    """(G, V, Y, X) variance at the mean warmth, given how it changes."""
     middle = warmth_range(decades)[0]
     steady = np.stack([d.variance / change(slope, d.warmth - middle) for d in decades])
     return _average(steady, np.stack([d.freedom for d in decades]))
 
 
 def _average(values: Array, weight: Array) -> Array:
-    """Weighted mean over the first axis; (K, 12, V, Y, X) and (K, 12)."""
+    """Weighted mean over the first axis; (K, G, V, Y, X) and (K, G)."""
     total = np.maximum(weight.sum(0), 1.0)[:, None, None, None]
     return np.asarray(np.einsum("km,kmvyx->mvyx", weight, values) / total, np.float64)
 
 
 def _neighbours(values: Array) -> Array:
-    """Each calendar month with the one before and the one after."""
-    return np.asarray(values + np.roll(values, 1, 0) + np.roll(values, -1, 0), np.float64)
+    """Each season with the one of the month before and the one of the month after."""
+    month = max(len(values) // 12, 1)
+    return np.asarray(values + np.roll(values, month, 0) + np.roll(values, -month, 0), np.float64)
 
 
 def believed_slope(decades: Sequence[Decade], grid: Grid) -> Array:
-    """(12, V, Y, X) change of the logarithm of variance per K, as far as scenarios left out bear it out."""
+    """(G, V, Y, X) change of the logarithm of variance per K, as far as scenarios left out bear it out."""
     return _slope(decades) * _share(decades, grid)[:, None, None]
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,7 @@ class Kriging(Wrapper):
     """
 
     kind = "kriging"
+    steps: ClassVar[tuple[str, ...]] = ("month",)
     by_variable = ("noise",)
 
     def __init__(

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Split
+from emukit.emulators.annual_cycle import Cycle
 from emukit.emulators.base import Emulator, temperature_position
 from emukit.emulators.features import feature
 from emukit.emulators.idle import refuse_idle
-from emukit.emulators.seasonal_ridge import fit_harmonics, fit_months
+from emukit.emulators.seasonal_ridge import fit_harmonics, fit_seasons, season_basis
 from emukit.errors import RecipeError
 
 Array = NDArray[np.float64]
@@ -32,8 +33,9 @@ Array = NDArray[np.float64]
 WARMING = "warming"
 
 # Cells are fitted apart; so many at a time, a few times as much as their targets is needed in float64. All of the
-# competition's grid is one block.
+# competition's grid is one block; a record of days takes fewer cells at once.
 BLOCK_CELLS = 4096
+BLOCK_VALUES = 1 << 22
 
 
 class LinearEmulator(Emulator):
@@ -58,8 +60,9 @@ class LinearEmulator(Emulator):
             features: Names of the F forcing series.
             center: (F,) their training means.
             scale: (F,) their training standard deviations.
-            intercept: (12, V, Y, X) climate at the mean forcing, by calendar month.
-            response: (12, F, V, Y, X) change per standard deviation of each series, by calendar month.
+            intercept: (G, V, Y, X) climate at the mean forcing, by season (`TimeAxis.season`); of days and hours the
+                knots of `emukit.emulators.annual_cycle`.
+            response: (G, F, V, Y, X) change per standard deviation of each series, likewise.
         """
         super().__init__(domain)
         self._features = features
@@ -89,7 +92,9 @@ class LinearEmulator(Emulator):
             split: Its training spans are used.
             features: Forcing series, as `emukit.emulators.features` names them.
             season: How coefficients vary over the year: one for each calendar month (``month``), or a Fourier series
-                (``harmonics``), which shares data between neighbouring months.
+                (``harmonics``), which shares data between neighbouring months. Days and hours follow a
+                cycle through the months, for which there is the series alone; each time of the day has an intercept of
+                its own. Of years there is one season.
             harmonics: Waves a year of that series, 0 to 6.
             ridge: Penalty on the squared coefficients of standardised features, against the sum of squared errors over
                 all training months and members.
@@ -123,7 +128,8 @@ class LinearEmulator(Emulator):
         terms = (*features, WARMING) if warming else features
         penalties = _penalties(strength or {}, archive.variables, terms)
         names = tuple(dict.fromkeys((*features, *warming)))
-        series, month, weights, truth = _training_table(archive, split, names)
+        series, cycle, weights, truth = _training_table(archive, split, names)
+        groups, basis = archive.time.seasons, season_basis(harmonics, archive.time)
         center = np.average(series, axis=0, weights=weights)
         scale = np.sqrt(np.average((series - center) ** 2, axis=0, weights=weights))
         scale[scale == 0] = 1.0  # a forcing that never moved in training gets no response
@@ -132,24 +138,27 @@ class LinearEmulator(Emulator):
         if warming:
             # A sum of features is as linear in them as they are: what is kept in the end is a response to each.
             shares = _explained_temperature(
-                archive, z, month, weights, truth, [names.index(n) for n in warming], warming_ridge
+                archive, z, cycle, weights, truth, [names.index(n) for n in warming], warming_ridge
             )
             spread = float(np.sqrt(np.average((z @ shares) ** 2, weights=weights))) or 1.0
             columns = np.column_stack([columns, shares / spread])
         shape = truth.shape[1:]
-        intercept, response = np.empty((12, *shape)), np.empty((12, len(names), *shape))
+        intercept, response = np.empty((groups, *shape)), np.empty((groups, len(names), *shape))
 
         def regress(z: Array, truth: NDArray[np.floating]) -> tuple[Array, Array]:
             if season == "month":
-                return fit_months(z, month, weights, truth, ridge)
-            return fit_harmonics(z, month, weights, truth, ridge, harmonics)
+                return fit_seasons(z, cycle, weights, truth, ridge)
+            return fit_harmonics(z, cycle, weights, truth, ridge, basis)
 
         temperature = archive.domain.temperature
         for variables, factors in penalties:
             # Dividing a column by the root of a number is multiplying its penalty by that number.
             scaled = columns / np.sqrt(factors)
-            for first in range(0, shape[1], BLOCK_CELLS):
-                block = slice(first, min(first + BLOCK_CELLS, shape[1]))
+            at_once = BLOCK_CELLS
+            if archive.time.minutes:
+                at_once = min(at_once, max(1, BLOCK_VALUES // (len(truth) * len(variables))))
+            for first in range(0, shape[1], at_once):
+                block = slice(first, min(first + at_once, shape[1]))
                 size = block.stop - block.start
                 part = truth[:, variables, block].reshape(len(truth), -1)
                 base, coefficients = regress(z @ scaled, part)
@@ -158,19 +167,19 @@ class LinearEmulator(Emulator):
                     cells = slice(place * size, (place + 1) * size)
                     least = least_warming * spread * np.sqrt(factors[-1])
                     _hold_up(
-                        base[:, cells], coefficients[:, :, cells], least, z @ scaled, month, part[:, cells], regress
+                        base[:, cells], coefficients[:, :, cells], least, z @ scaled, cycle, part[:, cells], regress
                     )
                 by_feature = np.einsum("nk,mkc->mnc", scaled, coefficients)
-                intercept[:, variables, block] = base.reshape(12, len(variables), -1)
-                response[:, :, variables, block] = by_feature.reshape(12, len(names), len(variables), -1)
+                intercept[:, variables, block] = base.reshape(groups, len(variables), -1)
+                response[:, :, variables, block] = by_feature.reshape(groups, len(names), len(variables), -1)
         fields = (len(archive.variables), *archive.grid.shape)
         return cls(
             archive.domain,
             names,
             center,
             scale,
-            intercept.reshape(12, *fields).astype(np.float32),
-            _smoothed(response.reshape(12, len(names), *fields), smoothing).astype(np.float32),
+            intercept.reshape(groups, *fields).astype(np.float32),
+            _smoothed(response.reshape(groups, len(names), *fields), smoothing).astype(np.float32),
         )
 
     @classmethod
@@ -193,6 +202,15 @@ class LinearEmulator(Emulator):
                 "set model.season to 'harmonics'",
                 harmonics=given["harmonics"],
             )
+            if archive.time.minutes:
+                raise RecipeError(
+                    "model.season = 'month' needs steps of a month",
+                    found=archive.time.describe(),
+                    expected="harmonics",
+                    hint="leave model.season at its default",
+                )
+        elif archive.time.step == "year":
+            refuse_idle(cls.fit, "a year has no season", "take data of months", harmonics=given["harmonics"])
         if not 0 <= smoothing <= 1:
             raise RecipeError("model.smoothing is out of range", found=str(smoothing), expected="a share, 0 to 1")
         if warming:
@@ -211,11 +229,17 @@ class LinearEmulator(Emulator):
         """(T, V, Y, X): intercept plus response times features; within the bounds."""
         series = np.stack([feature(n, scenario, self.grid) for n in self._features], 1)[start:stop]
         z = ((series - self._center) / self._scale).astype(np.float32)
-        month = scenario.calendar_month[start:stop]
-        out = np.empty((stop - start, *self._intercept.shape[1:]), np.float32)
-        for m in range(12):
-            rows = month == m
-            out[rows] = self._intercept[m] + np.einsum("tf,fvyx->tvyx", z[rows], self._response[m])
+        cycle = Cycle.of(scenario.time, start, stop)
+        alone = len(cycle.parts) == 1
+        out = (np.empty if alone else np.zeros)((stop - start, *self._intercept.shape[1:]), np.float32)
+        for season, share in cycle.parts:
+            for m in np.unique(season):
+                rows = season == m
+                fields = self._intercept[m] + np.einsum("tf,fvyx->tvyx", z[rows], self._response[m])
+                if alone:
+                    out[rows] = fields
+                else:
+                    out[rows] += share[rows].astype(np.float32)[:, None, None, None] * fields
         self.clip_to_bounds(out)
         return out
 
@@ -277,7 +301,7 @@ def _hold_up(
     coefficients: Array,
     least: float,
     z: Array,
-    month: NDArray[np.int64],
+    cycle: Cycle,
     truth: NDArray[np.floating],
     regress: Callable[[Array, NDArray[np.floating]], tuple[Array, Array]],
 ) -> None:
@@ -287,14 +311,14 @@ def _hold_up(
         return
     raised = coefficients[:, -1, low]
     raised = raised + least - raised.mean(0)
-    intercept[:, low], coefficients[:, :-1, low] = regress(z[:, :-1], truth[:, low] - z[:, -1:] * raised[month])
+    intercept[:, low], coefficients[:, :-1, low] = regress(z[:, :-1], truth[:, low] - z[:, -1:] * cycle.at(raised))
     coefficients[:, -1, low] = raised
 
 
 def _explained_temperature(
     archive: Archive,
     z: Array,
-    month: NDArray[np.int64],
+    cycle: Cycle,
     weights: Array,
     truth: NDArray[np.float32],
     by: list[int],
@@ -304,15 +328,16 @@ def _explained_temperature(
     fields = truth.reshape(len(truth), len(archive.variables), *archive.grid.shape)
     temperature = archive.grid.mean(fields[:, temperature_position(archive, "model.warming")])
     shares = np.zeros(z.shape[1])
-    shares[by] = fit_harmonics(z[:, by], month, weights, temperature[:, None], ridge, 0)[1][0, :, 0]
+    basis = season_basis(0, archive.time)
+    shares[by] = fit_harmonics(z[:, by], cycle, weights, temperature[:, None], ridge, basis)[1][0, :, 0]
     return shares
 
 
 def _training_table(
     archive: Archive, split: Split, features: tuple[str, ...]
-) -> tuple[Array, NDArray[np.int64], Array, NDArray[np.float32]]:
-    """Rows of all training months: features (N, F), calendar month (N,), members (N,), their mean (N, V, Y*X)."""
-    series, month, weights = [], [], []
+) -> tuple[Array, Cycle, Array, NDArray[np.float32]]:
+    """Rows of all training steps: features (N, F), their place in the year, members (N,), their mean (N, V, Y*X)."""
+    series, cycles, weights = [], [], []
     # Filled in place: a list of parts, put together, would hold everything twice.
     truth = np.empty((sum(map(len, split.train)), len(archive.variables), archive.grid.weights.size), np.float32)
     row = 0
@@ -320,7 +345,7 @@ def _training_table(
         scenario = archive[span.scenario]
         rows = slice(span.start, span.stop)
         series.append(np.stack([feature(n, scenario, archive.grid)[rows] for n in features], 1))
-        month.append(scenario.calendar_month[rows])
+        cycles.append(Cycle.of(scenario.time, span.start, span.stop))
         weights.append(np.full(len(span), float(len(span.members))))
         mean = truth[row : row + len(span)]
         mean[:] = scenario.truth(span.members[0], span.start, span.stop).reshape(mean.shape)
@@ -328,4 +353,4 @@ def _training_table(
             mean += scenario.truth(member, span.start, span.stop).reshape(mean.shape)
         mean /= len(span.members)
         row += len(span)
-    return np.concatenate(series), np.concatenate(month), np.concatenate(weights), truth
+    return np.concatenate(series), Cycle.join(cycles), np.concatenate(weights), truth

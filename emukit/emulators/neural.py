@@ -113,7 +113,7 @@ class NeuralEmulator(Emulator):
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X) float32; within the bounds, except for a residual."""
-        window = self.encoder.settings.window
+        window, time = self.encoder.settings.window, scenario.time
         encoded = self.encoder.encode(scenario, self.device)
         training = self.network.training
         self.network.eval()
@@ -123,11 +123,11 @@ class NeuralEmulator(Emulator):
             with torch.inference_mode(), matmul_precision("fp32"):
                 for first in range(start, stop, BLOCK_MONTHS):
                     last = min(first + BLOCK_MONTHS, stop)
-                    positions = window.frames(first, last - first, len(scenario))
+                    positions = window.frames(first, last - first, len(scenario), time)
                     frames = self.encoder.gather(encoded, torch.from_numpy(positions).to(self.device))[None]
                     fields = self._objective.predict(self.network, frames, self._noise(positions))[0]
-                    month = scenario.calendar_month[first:last]
-                    out[first - start : last - start] = self.normalizer.inverse(fields.float().cpu().numpy(), month)
+                    season = time.season[first:last]
+                    out[first - start : last - start] = self.normalizer.inverse(fields.float().cpu().numpy(), season)
         finally:
             self.network.train(training)
         if not self.residual:

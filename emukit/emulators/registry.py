@@ -11,7 +11,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from numpy.typing import NDArray
 
 from emukit.errors import RunError, shortage
@@ -130,7 +129,7 @@ def load_emulator(folder: Path | str) -> Emulator:
     from emukit.data.archive import Domain
     from emukit.data.card import parse_card
     from emukit.data.grid import Grid
-    from emukit.emulators.base import SPACE, read_saved
+    from emukit.emulators.base import SPACE, read_saved, time_of
     from emukit.emulators.forcing_space import ForcingSpace
 
     folder = Path(folder)
@@ -139,8 +138,8 @@ def load_emulator(folder: Path | str) -> Emulator:
     head, arrays = read_saved(folder)
     try:
         grid = Grid(arrays.pop("grid.lat"), arrays.pop("grid.lon"))
-        first_month = np.datetime64(head["first_month"], "M")
-        domain = Domain(parse_card(head["card"], "the saved emulator"), grid, tuple(head["variables"]), first_month)
+        card = parse_card(head["card"], "the saved emulator")
+        domain = Domain(card, grid, tuple(head["variables"]), time_of(head))
         space = {k.removeprefix(SPACE): arrays.pop(k) for k in [*arrays] if k.startswith(SPACE)}
         emulator = build_emulator(head["kind"], domain, head["meta"], arrays)
         if head.get("trained_in"):

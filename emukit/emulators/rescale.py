@@ -16,25 +16,26 @@ Array = NDArray[np.float64]
 STEADY = 1e-6
 
 
-def trend(field: NDArray[np.floating]) -> Array:
+def trend(field: NDArray[np.floating], per_year: int = 12) -> Array:
     """The straight line through each cell's means of whole years.
 
-    Whole years, counted from the last month: a season that begins or ends within the months does not tilt the line.
+    Whole years, counted from the last step: a season that begins or ends within the steps does not tilt the line.
 
     Args:
-        field: (T, ...) months; computed with in float64.
+        field: (T, ...) steps; computed with in float64.
+        per_year: Steps of a year.
 
     Returns:
-        (T, ...) float64, with mean zero over the months. Zero where there are less than two whole years.
+        (T, ...) float64, with mean zero over the steps. Zero where there are less than two whole years.
     """
-    months = len(field)
-    years = months // 12
-    time = np.arange(months) - (months - 1) / 2
+    steps = len(field)
+    years = steps // per_year
+    time = np.arange(steps) - (steps - 1) / 2
     if years < 2:
         return np.zeros(field.shape)
-    whole = field[months - 12 * years :].astype(np.float64)
-    annual = whole.reshape(years, 12, -1).mean(1)
-    when = 12.0 * (np.arange(years) - (years - 1) / 2)
+    whole = field[steps - per_year * years :].astype(np.float64)
+    annual = whole.reshape(years, per_year, -1).mean(1)
+    when = float(per_year) * (np.arange(years) - (years - 1) / 2)
     slope = (when @ annual) / (when @ when)
     return np.asarray(time.reshape(-1, *(1,) * (field.ndim - 1)) * slope.reshape(field.shape[1:]), np.float64)
 

@@ -95,6 +95,7 @@ class Sampled(Wrapper):
     """
 
     kind = "sampled"
+    steps: ClassVar[tuple[str, ...]] = ("month",)
     varied: ClassVar[bool] = True
 
     def __init__(

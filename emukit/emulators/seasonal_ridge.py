@@ -1,10 +1,14 @@
 """Ridge regression whose coefficients follow the seasons.
 
-Invariant: every calendar month has an intercept of its own, free of the penalty. Of a Fourier series the mean over the
-year is penalised as a coefficient for each month would be, and the waves, whose basis has half its mean square, twice
+Invariant: every season has an intercept of its own, free of the penalty. Of a Fourier series the mean over the
+year is penalised as a coefficient for each season would be, and the waves, whose basis has half its mean square, twice
 as much.
 
-Letters: N months of training, K columns, C numbers predicted, each on its own.
+Seasons are the G groups of `TimeAxis.season`: of months the calendar months; of steps shorter than a day those of each
+time of the day, which share their waves; of years one, without waves. What is found for days and hours are the knots of
+a cycle through the months (`emukit.emulators.annual_cycle`).
+
+Letters: N steps of training, K columns, C numbers predicted, each on its own.
 """
 
 from __future__ import annotations
@@ -13,59 +17,72 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
 
+from emukit.data.time import TimeAxis
+from emukit.emulators.annual_cycle import Cycle
+
 Array = NDArray[np.float64]
 
 
-def fit_months(
-    z: Array, month: NDArray[np.int64], weights: Array, truth: NDArray[np.floating], ridge: float
+def fit_seasons(
+    z: Array, cycle: Cycle, weights: Array, truth: NDArray[np.floating], ridge: float
 ) -> tuple[Array, Array]:
-    """One regression for each calendar month.
+    """One regression for each season.
 
     Args:
         z: (N, K) what is regressed on.
-        month: (N,) calendar month, 0 to 11.
+        cycle: Where the N steps lie among the seasons, which are months or years.
         weights: (N,) of the squared errors.
         truth: (N, C).
-        ridge: Penalty of the squared coefficients of all months together.
+        ridge: Penalty of the squared coefficients of all seasons together.
 
     Returns:
-        (12, C) intercepts and (12, K, C) coefficients.
+        (G, C) intercepts and (G, K, C) coefficients.
     """
     intercept, response = [], []
-    for m in range(12):
-        rows = month == m
-        # Twelve fits share the penalty, so that it means the same whichever way the season is represented.
-        model = Ridge(alpha=max(ridge / 12, 1e-9)).fit(z[rows], truth[rows].astype(np.float64), weights[rows])
+    groups = cycle.time.seasons
+    for m in range(groups):
+        rows = cycle.season == m
+        # All fits share the penalty, so that it means the same whichever way the season is represented.
+        model = Ridge(alpha=max(ridge / groups, 1e-9)).fit(z[rows], truth[rows].astype(np.float64), weights[rows])
         intercept.append(np.atleast_1d(model.intercept_))
         response.append(np.atleast_2d(model.coef_).T)  # scikit-learn drops the axis of a single target
     return np.stack(intercept), np.stack(response)
 
 
 def fit_harmonics(
-    z: Array, month: NDArray[np.int64], weights: Array, truth: NDArray[np.floating], ridge: float, harmonics: int
+    z: Array, cycle: Cycle, weights: Array, truth: NDArray[np.floating], ridge: float, basis: Array
 ) -> tuple[Array, Array]:
-    """One regression for all months, each coefficient a Fourier series over the year; see `fit_months`.
+    """One regression for all seasons, each coefficient a Fourier series over the year; see `fit_seasons`.
 
     Args:
         z: (N, K) what is regressed on.
-        month: (N,) calendar month, 0 to 11.
+        cycle: Where the N steps lie among the seasons.
         weights: (N,) of the squared errors.
         truth: (N, C).
         ridge: Penalty of the squared Fourier coefficients.
-        harmonics: Waves a year, 0 to 6.
+        basis: (G, H) of that series, as `season_basis` makes it.
     """
-    basis = _fourier(harmonics)
-    design = (z[:, :, None] * basis[month][:, None, :]).reshape(len(z), -1)
-    # Month means leave both sides: every calendar month keeps an intercept of its own, free of the penalty.
-    design_mean = _month_means(design, month, weights)
-    truth_mean = _month_means(truth, month, weights)
-    target = truth - truth_mean[month]
+    design = (z[:, :, None] * cycle.at(basis)[:, None, :]).reshape(len(z), -1)
+    # Season means leave both sides: every season keeps an intercept of its own, free of the penalty.
+    design_mean = cycle.knots(cycle.means(design, weights))
+    truth_mean = cycle.knots(cycle.means(truth, weights))
+    target = truth - cycle.at(truth_mean)
     model = Ridge(alpha=max(ridge, 1e-9), fit_intercept=False)
-    model.fit(design - design_mean[month], target, weights)
+    model.fit(design - cycle.at(design_mean), target, weights)
     found = np.atleast_2d(model.coef_).T  # scikit-learn drops the axis of a single target
     response = np.einsum("fhc,mh->mfc", found.reshape(z.shape[1], basis.shape[1], -1), basis)
     intercept = truth_mean - design_mean @ found
     return intercept, response
+
+
+def season_basis(harmonics: int, time: TimeAxis) -> Array:
+    """(G, H) Fourier basis over the year by season: the same at all times of the day, constant where steps are years.
+
+    Args:
+        harmonics: Waves a year, 0 to 6.
+        time: Whose seasons.
+    """
+    return np.ones((1, 1)) if time.step == "year" else np.repeat(_fourier(harmonics), time.per_day, 0)
 
 
 def _fourier(harmonics: int) -> Array:
@@ -81,12 +98,3 @@ def orthonormal_season(harmonics: int) -> Array:
     """(12, H) the same basis, with a mean square of one and mean products of zero over the year."""
     basis = _fourier(harmonics)
     return np.asarray(basis / np.sqrt(np.mean(basis**2, 0)), np.float64)
-
-
-def _month_means(values: NDArray[np.floating], month: NDArray[np.int64], weights: Array) -> Array:
-    out = np.zeros((12, values.shape[1]))
-    for m in range(12):
-        rows = month == m
-        if rows.any():
-            out[m] = np.average(values[rows], axis=0, weights=weights[rows])
-    return out

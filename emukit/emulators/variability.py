@@ -25,7 +25,7 @@ Array = NDArray[np.float64]
 
 # Variability is taken as constant over ten years: long enough for ten values of each calendar month, short enough for
 # the warmest scenario to warm by about half a degree.
-STEP = 120
+STEADY_YEARS = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +33,9 @@ class Variability:
     """Variances of a single run about the forced response, in squared units of each variable.
 
     Attributes:
-        level: (12, V, Y, X) variance of a month by calendar month, where the global mean is `warmth[0]`.
-        slope: (12, V, Y, X) change of its logarithm per K of the global mean temperature, as far as it is
-            believed.
+        level: (G, V, Y, X) variance of a step by season (`TimeAxis.season`; 12 of months), where the global mean is
+            `warmth[0]`.
+        slope: (G, V, Y, X) change of its logarithm per K of the global mean temperature, as far as it is believed.
         warmth: (3,) the global mean temperature at which `level` holds, and the lowest and highest at which `slope`
             does.
         time_mean: (V, Y, X) variance of the mean over a period.
@@ -43,7 +43,7 @@ class Variability:
         forced: (V, Y, X) share of the base's variance over ten years that is forced: about one for a base that predicts
             the mean over members, less for one that was taught to vary as a single run does.
         from_members: Whether members were compared with each other; if not, one member with the base.
-        usual: (12, V, Y, X) mean of a month at which `level` holds, where variance is in proportion to the mean; zero
+        usual: (G, V, Y, X) mean of a step at which `level` holds, where variance is in proportion to the mean; zero
             elsewhere. None where it is nowhere.
     """
 
@@ -56,12 +56,12 @@ class Variability:
     from_members: bool
     usual: Array | None = None
 
-    def by_month(self, warmth: float, mean: Array | None = None) -> Array:
-        """(12, V, Y, X) variance of a month by calendar month.
+    def by_season(self, warmth: float, mean: Array | None = None) -> Array:
+        """(G, V, Y, X) variance of a step by season.
 
         Args:
             warmth: Global mean temperature, in K.
-            mean: (12, V, Y, X) mean of the forced response by calendar month; as in training when None.
+            mean: (G, V, Y, X) mean of the forced response by season; as in training when None.
         """
         at, low, high = self.warmth
         known = self.level * change(self.slope, min(max(warmth, low), high) - at)
@@ -91,16 +91,16 @@ def ratio(mean: Array, usual: Array) -> Array:
     return np.asarray(np.clip(wetter, 1 / LARGEST_CHANGE, LARGEST_CHANGE), np.float64)
 
 
-def month_means(fields: NDArray[np.floating], month: NDArray[np.int64]) -> Array:
-    """(12, V, Y, X) means by calendar month of (T, V, Y, X) fields; zero where a month is absent."""
-    out = np.zeros((12, *fields.shape[1:]))
-    for m in np.unique(month):
-        out[m] = fields[month == m].mean(0, dtype=np.float64)
+def season_means(fields: NDArray[np.floating], season: NDArray[np.int64], groups: int) -> Array:
+    """(G, V, Y, X) means by season of (T, V, Y, X) fields; zero where a season is absent."""
+    out = np.zeros((groups, *fields.shape[1:]))
+    for m in np.unique(season):
+        out[m] = fields[season == m].mean(0, dtype=np.float64)
     return out
 
 
 def whole_blocks(start: int, stop: int, months: int) -> list[tuple[int, int]]:
-    """Blocks [a, b) of exactly `months` months within [start, stop), counted from its end."""
+    """Blocks [a, b) of exactly `months` steps within [start, stop), counted from its end."""
     return [(b - months, b) for b in range(stop, start + months - 1, -months)][::-1]
 
 
@@ -139,7 +139,7 @@ def refuse_same_runs(archive: Archive, spans: Sequence[Span]) -> None:
                 kept = ",".join(str(m) for m in span.members if m != b)
                 raise ProtocolError(
                     f"members {a} and {b} of {span.scenario} are the same run, so that no run seems to vary",
-                    found=f"the same values in all months of {span.text(archive)}",
+                    found=f"the same values in all {scenario.time.unit}s of {span.text(archive)}",
                     expected="members that differ in their weather",
                     hint=f"train on others, --members {kept}, or take the copy out of the store",
                 )
@@ -163,7 +163,7 @@ def estimate_variability(
         archive: The data.
         spans: Training spans. Those of several members are used; if there are none, all of them.
         base: Predicts the forced response.
-        period: Months of a period.
+        period: Steps of a period.
         proportional: Variables whose variance is taken to be in proportion to their mean of the calendar month, as the
             base predicts it; a slope with warming is then of what that leaves.
 
@@ -176,11 +176,12 @@ def estimate_variability(
     spans = several or spans
     if not spans:
         raise ProtocolError(
-            "there is no training month to estimate variability from",
-            expected=f"some from month {base.first_month} of a scenario on, the first that the base predicts",
-            hint="a protocol with more training months",
+            f"there is no training {archive.time.unit} to estimate variability from",
+            expected=f"some from {archive.time.unit} {base.first_month} of a scenario on, the first that the base "
+            "predicts",
+            hint=f"a protocol with more training {archive.time.unit}s",
         )
-    decades = [_decade(archive, s, base) for span in spans for s in _cut(span, STEP)]
+    decades = [_decade(archive, s, base) for span in spans for s in _cut(span, STEADY_YEARS * archive.time.per_year)]
     usual = None
     if proportional:
         freedom = np.stack([d.freedom for d in decades])
@@ -221,21 +222,21 @@ def _departures(archive: Archive, span: Span, base: Emulator) -> tuple[NDArray[n
 def _decade(archive: Archive, span: Span, base: Emulator) -> Decade:
     runs, apart, gain = _departures(archive, span, base)
     scenario = archive[span.scenario]
-    month = scenario.calendar_month[span.start : span.stop]
+    season, groups = scenario.time.season[span.start : span.stop], scenario.time.seasons
     square = gain * np.mean(apart.astype(np.float64) ** 2, 0)
-    variance = np.zeros((12, *square.shape[1:]))
-    for m in np.unique(month):
-        variance[m] = square[month == m].mean(0)
+    variance = np.zeros((groups, *square.shape[1:]))
+    for m in np.unique(season):
+        variance[m] = square[season == m].mean(0)
     said = base.predict_fields(scenario, span.start, span.stop)
     whole = runs.var(1, dtype=np.float64).mean(0)
     return Decade(
         span.scenario,
         warmth_of(said, archive.domain),
         variance,
-        np.asarray(np.bincount(month, minlength=12) * max(1, len(span.members) - 1), np.float64),
+        np.asarray(np.bincount(season, minlength=groups) * max(1, len(span.members) - 1), np.float64),
         said.var(0, dtype=np.float64),
         whole - gain * apart.var(1, dtype=np.float64).mean(0),
-        month_means(said, month),
+        season_means(said, season, groups),
     )
 
 

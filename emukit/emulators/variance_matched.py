@@ -26,10 +26,11 @@ from numpy.typing import NDArray
 
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Split
+from emukit.data.time import TimeAxis
 from emukit.data.variable import Bounds
 from emukit.emulators.base import Emulator
 from emukit.emulators.rescale import stretch, trend
-from emukit.emulators.variability import Variability, blocks, estimate_variability, month_means, warmth_of
+from emukit.emulators.variability import Variability, blocks, estimate_variability, season_means, warmth_of
 from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import RecipeError
 
@@ -41,8 +42,8 @@ class VarianceMatched(Wrapper):
 
     Attributes:
         variability: What a run adds to the forced response.
-        period: Months over which the standard deviation is a real run's.
-        block: Months over which mean and trend are kept.
+        period: Months over which the standard deviation is a real run's, or as many steps as last as long.
+        block: The same, over which mean and trend are kept.
     """
 
     kind = "variance-matched"
@@ -76,7 +77,8 @@ class VarianceMatched(Wrapper):
             split: Its training spans are used.
             bases: One.
             folds: None.
-            period: Months over which the standard deviation is to be a real run's: as many as will be scored.
+            period: Months over which the standard deviation is to be a real run's: as many as will be scored. Where
+                steps are not months, this and `block` are as many steps as last as long.
             block: Months over which mean and trend are kept. Shorter than the period, so that what is no straight line
                 over it is not stretched with the seasons.
             warming: Whether variability may change with the global mean temperature, where the data support it; it
@@ -89,7 +91,8 @@ class VarianceMatched(Wrapper):
             ProtocolError: There is no training month that the base can predict.
         """
         cls.check(archive, period=period, block=block, proportional=proportional)
-        found = estimate_variability(archive, split.train, bases[0], period, proportional)
+        steps = _steps(period, archive.time)
+        found = estimate_variability(archive, split.train, bases[0], steps, proportional)
         if not warming:
             found = replace(found, slope=np.zeros_like(found.slope))
         return cls(archive.domain, bases, found, period, block)
@@ -114,7 +117,7 @@ class VarianceMatched(Wrapper):
         """(T, V, Y, X); within the bounds."""
         out = np.empty((stop - start, len(self.variables), *self.grid.shape), np.float32)
         # A month before the base's first goes to the base, which says what is wrong with it.
-        for a, b in blocks(min(start, self.first_month), len(scenario), self.block):
+        for a, b in blocks(min(start, self.first_month), len(scenario), _steps(self.block, scenario.time)):
             if a < stop and start < b:
                 # A block is always predicted whole: its mean and variance must not depend on the months asked for.
                 first, last = max(a, start), min(b, stop)
@@ -122,17 +125,18 @@ class VarianceMatched(Wrapper):
         return out
 
     def _matched(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
-        """(T, V, Y, X): the months of one block."""
+        """(T, V, Y, X): the steps of one block."""
         field = self.bases[0].predict_fields(scenario, start, stop)
-        month = scenario.calendar_month[start:stop]
+        time = scenario.time
+        season = time.season[start:stop]
         warmth = warmth_of(field, self.domain)
-        by_month = self.variability.by_month(warmth, month_means(field, month))
-        count = np.bincount(month, minlength=12)
-        internal = np.einsum("m,mvyx->vyx", count / count.sum(), by_month)
+        by_season = self.variability.by_season(warmth, season_means(field, season, time.seasons))
+        count = np.bincount(season, minlength=time.seasons)
+        internal = np.einsum("m,mvyx->vyx", count / count.sum(), by_season)
         std = self.aim(field.std(0, dtype=np.float64), internal)
         out = np.empty_like(field)
         for i, variable in enumerate(self.domain.described):
-            out[:, i] = _stretched(field[:, i], std[i], variable.bounds)
+            out[:, i] = _stretched(field[:, i], std[i], variable.bounds, time.per_year)
         # Of two bounds, the stretch keeps to one.
         self.clip_to_bounds(out)
         return out
@@ -175,9 +179,14 @@ class VarianceMatched(Wrapper):
         return cls(domain, bases, Variability.from_arrays(arrays), meta["period"], meta["block"])
 
 
-def _stretched(field: NDArray[np.floating], std: Array, bounds: Bounds) -> Array:
-    """(T, Y, X) months of one variable with a standard deviation; trend and bound, of two the lower, are kept to."""
-    line = trend(field)
+def _steps(months: int, time: TimeAxis) -> int:
+    """As many steps as last so many months; a multiple of a year's share, and one at least."""
+    return max(round(months * time.per_year / 12), 1)
+
+
+def _stretched(field: NDArray[np.floating], std: Array, bounds: Bounds, per_year: int) -> Array:
+    """(T, Y, X) steps of one variable with a standard deviation; trend and bound, of two the lower, are kept to."""
+    line = trend(field, per_year)
     if bounds.lower is not None:
         return bounds.lower + stretch(field - bounds.lower, std, keep=line, above_zero=True)
     if bounds.upper is not None:

@@ -1,4 +1,4 @@
-"""What a network is shown of a target month: the forcing months before it, and what it is told of the season."""
+"""What a network is shown of a target step: the forcing steps before it, and what it is told of the season."""
 
 from __future__ import annotations
 
@@ -57,5 +57,5 @@ def draw_window(
             axes[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
         every = max(1, len(shown) // 12)
         axes[-1].set_xticks(shown[::every], [steps[i] for i in shown[::every]], rotation=45, ha="right")
-        axes[-1].set_xlabel("shaded: the months that the network reads; line: the month that it predicts")
+        axes[-1].set_xlabel("shaded: the steps that the network reads; line: the step that it predicts")
     return figure

@@ -35,6 +35,8 @@ Names = tuple[str, ...]
 def fit_recipe(recipe: R, archive: Archive, split: Split, reporter: Reporter) -> R:
     """A recipe for the variables of the data, without the forcings of shipped recipes that they lack.
 
+    A recipe whose emulator does not know the steps of the data is refused first.
+
     Args:
         recipe: What is to be trained. Lists of forcings that are those of a shipped recipe lose what is missing, as
             long as something is left; lists that somebody chose are taken at their word.
@@ -44,9 +46,12 @@ def fit_recipe(recipe: R, archive: Archive, split: Split, reporter: Reporter) ->
 
     Raises:
         ProtocolError: Forcings that were chosen are missing, or nothing is left of a shipped list; all of them are
-            named, with settings that work.
+            named, with settings that work. Or an emulator of the recipe does not know the time axis of the data.
         RecipeError: As `fit_variables`.
     """
+    for leaf in _leaves(recipe):
+        if not isinstance(leaf, NetworkRecipe):
+            EMULATORS[leaf.emulator].load().check_steps(archive)
     recipe = fit_variables(recipe, archive, reporter)
     spans = [*split.train, *(s for spans in split.scored.values() for s in spans)]
     scenarios = tuple(dict.fromkeys(s.scenario for s in spans))

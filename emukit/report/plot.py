@@ -18,7 +18,7 @@ from PIL import Image, UnidentifiedImageError
 
 from emukit import provenance
 from emukit.data.archive import Archive
-from emukit.data.encodings import seasonal_fields
+from emukit.data.encodings import daily_fields, seasonal_fields, seasonal_positions
 from emukit.data.frames import FrameEncoder
 from emukit.data.grid import Grid
 from emukit.data.split import Span, Split, is_hidden
@@ -124,7 +124,7 @@ def _visible_sets(archive: Archive, split: Split, reporter: Reporter) -> dict[st
 def _place(archive: Archive, name: str, span: Span, spans: tuple[Span, ...]) -> str:
     """A folder name of its own for every span: with its first month where a scenario has several."""
     alone = sum(s.scenario == span.scenario for s in spans) == 1
-    return f"{name}-{span.scenario}" + ("" if alone else f"-{archive[span.scenario].months[span.start]}")
+    return f"{name}-{span.scenario}" + ("" if alone else f"-{archive[span.scenario].time.text(span.start)}")
 
 
 def _strange(folder: Path) -> str:
@@ -223,7 +223,7 @@ def check_window_place(out: Path, overwrite: bool) -> None:
 
 
 def plot_window(archive: Archive, split: Split, encoder: FrameEncoder, out: Path, overwrite: bool) -> None:
-    """Draw the window of the first validation month, with forcings and seasonal encodings, as PNG.
+    """Draw the window of the first validation step, with forcings and encodings of the season and the day, as PNG.
 
     Raises:
         EmukitError: The place is taken, or is not a ``.png``.
@@ -231,22 +231,26 @@ def plot_window(archive: Archive, split: Split, encoder: FrameEncoder, out: Path
     check_window_place(out, overwrite)
     window, span = encoder.settings.window, split.validation[0]
     scenario, target = archive[span.scenario], max(span.start, window.first_target)
-    channels, fields = seasonal_fields(encoder.settings.seasonal, archive.grid)
+    time = scenario.time
     rows = [int(abs(archive.grid.lat - lat).argmin()) for lat in (-45.0, 45.0)]
-    phase = scenario.calendar_month
-    encodings = {c: (fields[phase, e, rows[0], 0], fields[phase, e, rows[1], 0]) for e, c in enumerate(channels)}
+    encodings = {
+        c: (fields[at, e, rows[0], 0], fields[at, e, rows[1], 0])
+        for make, at in ((seasonal_fields, seasonal_positions(time)), (daily_fields, time.step_of_day))
+        for channels, fields in (make(encoder.settings.seasonal, archive.grid, time),)
+        for e, c in enumerate(channels)
+    }
     series = {name: _global_mean(scenario.forcings[name], archive.grid) for name in encoder.settings.forcings}
-    month = str(scenario.months[target])
+    step = time.text(target)
     figure = draw_window(
-        f"what a network sees of {scenario.name} {month}",
-        [str(m) for m in scenario.months],
-        window.frames(target, 1, len(scenario)),
+        f"what a network sees of {scenario.name} {step}",
+        time.texts(),
+        window.frames(target, 1, len(scenario), time),
         target,
         {f"{name}, {archive.card.forcings[name].units}": values for name, values in series.items()},
         encodings,
     )
     with new_output(out, WINDOW, overwrite) as temporary:
-        about = {"Title": f"{scenario.name} {month}", "Software": SOFTWARE, "Description": _WINDOW_TITLE}
+        about = {"Title": f"{scenario.name} {step}", "Software": SOFTWARE, "Description": _WINDOW_TITLE}
         write_png(figure, temporary, about)
 
 

@@ -212,13 +212,13 @@ def blocked_folds(archive: Archive, split: Split, *, months: int | None = None, 
     Args:
         archive: The data.
         split: Its training spans are divided; nothing else of it is used.
-        months: How many months a fold scores at most; default: as many as a protocol that leaves a scenario out.
+        months: How many steps a fold scores at most; default: as many as a protocol that leaves a scenario out.
         later: Not only folds without a scenario, but those without the later part of one as well.
 
     Raises:
         ProtocolError: There are not enough training months to leave some out, or a fold is left less than a year.
     """
-    months = archive.card.loso.test_months if months is None else months
+    months = archive.card.loso.test if months is None else months
     names = dict.fromkeys(s.scenario for s in split.train)
     last = {name: max((s for s in split.train if s.scenario == name), key=lambda s: s.stop) for name in names}
     folds = {}
@@ -229,13 +229,13 @@ def blocked_folds(archive: Archive, split: Split, *, months: int | None = None, 
             folds[f"without {name}"] = fold_split(archive, split, name, start, whole=True)
         start = max(span.start, span.stop - months)
         if later and start > span.start:
-            label = f"without {name} from {archive[name].months[start]}"
+            label = f"without {name} from {archive[name].time.text(start)}"
             folds[label] = fold_split(archive, split, name, start, whole=False)
     if not folds:
         raise ProtocolError(
-            f"protocol {split.protocol} trains on too few months to leave some out",
+            f"protocol {split.protocol} trains on too few {archive.time.unit}s to leave some out",
             found=", ".join(s.text(archive) for s in split.train),
-            expected=f"two scenarios, or one of more than {months} months",
+            expected=f"two scenarios, or one of more than {months} {archive.time.unit}s",
         )
     return folds
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
-from emukit.data.encodings import seasonal_fields
+from emukit.data.encodings import daily_fields, seasonal_fields
 from emukit.data.folds import leave_out
 from emukit.data.frames import FrameEncoder, static_fields
 from emukit.data.segments import SegmentSource
@@ -177,7 +177,8 @@ def _check_wrapper(archive: Archive, recipe: WrapperRecipe, split: Split) -> Non
 
 def _check_network(archive: Archive, recipe: NetworkRecipe) -> None:
     """Refuse what a network would refuse when its turn comes, without a statistic or a weight."""
-    channels = (*recipe.inputs.forcings, *seasonal_fields(recipe.inputs.seasonal, archive.grid)[0])
+    encodings = (f(recipe.inputs.seasonal, archive.grid, archive.time)[0] for f in (seasonal_fields, daily_fields))
+    channels = [*recipe.inputs.forcings, *(c for of in encodings for c in of)]
     statics, _ = static_fields(recipe.inputs, archive)
     count_parameters(
         recipe.emulator,

@@ -202,7 +202,7 @@ def _published_split(competition: Competition, protocol: str, part: str) -> str:
     assert table is not None
     card, end = load_card(table.card), np.datetime64(table.last_month, "M")
     spec = getattr(card.protocols[protocol], part)[0]
-    first, last = end + spec.months[0] + 1, end + spec.months[1]
+    first, last = end + spec.offsets[0] + 1, end + spec.offsets[1]
     months = f"{spec.scenario} {first}..{last} member {spec.member}"
     return split_name(f"{card.benchmark} {table.cells}", protocol, part, [months])
 

@@ -70,8 +70,8 @@ def predict_forcings(
 
 
 def scenario_digest(scenario: Scenario) -> str:
-    """SHA-256 of a scenario's months and forcings."""
-    sha = hashlib.sha256(f"{scenario.months[0]} {len(scenario)}".encode())
+    """SHA-256 of a scenario's steps and forcings."""
+    sha = hashlib.sha256(f"{scenario.time.text(0)} {len(scenario)}".encode())
     for name in sorted(scenario.forcings):
         sha.update(name.encode())
         sha.update(np.ascontiguousarray(scenario.forcings[name]).tobytes())

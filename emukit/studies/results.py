@@ -33,7 +33,7 @@ from emukit.studies import bootstrap as paired
 from emukit.studies.ablate import PlannedRun, StudyPlan
 from emukit.studies.search import validation_scores
 from emukit.studies.table import StudyTable, comma_separated, markdown
-from emukit.studies.year_sums import YEAR, load_years, save_years, year_moments
+from emukit.studies.year_sums import load_years, save_years, year_moments, years_in
 
 STUDY_FILE, TABLE_FILE, CSV_FILE = "study.json", "table.md", "table.csv"
 Array = NDArray[np.float64]
@@ -62,7 +62,7 @@ def study_result(plan: StudyPlan, archive: Archive, command: str, reporter: Repo
             runs = [r for r in plan.runs if r.protocol == protocol]
             for name in sets:
                 spans = scored_spans(archive, make_split(archive, protocol), name)
-                years = min(max(1, len(s) // 12) for s in spans)
+                years = min(years_in(s, archive) for s in spans)
                 found: Found = {v.name: [None] * len(plan.seeds[v.name]) for v in plan.variants}
                 for run in runs:
                     whole = finished[run.folder]
@@ -197,7 +197,7 @@ def _drawn(run: Run, archive: Archive, spans: Sequence[Span], name: str) -> Arra
 def _draws(kept: list[Array], run: Run, archive: Archive, spans: Sequence[Span], name: str) -> Array | None:
     """The numbers on draws of years that were kept; None where they are not those of this run."""
     fields = (6 + len(competition_of(archive).terms), len(archive.variables), *archive.grid.shape)
-    wanted = [(max(1, len(span) // YEAR), *fields) for span in spans]
+    wanted = [(years_in(span, archive), *fields) for span in spans]
     if [k.shape for k in kept] != wanted or not all(np.isfinite(k).all() for k in kept):
         return None
     found = _scores(kept, archive)

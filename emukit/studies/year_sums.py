@@ -19,8 +19,12 @@ from emukit.emulators.base import Emulator
 from emukit.files import atomic_path, open_regular
 from emukit.metrics import Competition
 
-YEAR = 12
 Array = NDArray[np.float64]
+
+
+def years_in(span: Span, archive: Archive) -> int:
+    """Into how many years the sums of a span are divided."""
+    return max(1, len(span) // archive[span.scenario].time.per_year)
 
 
 def year_moments(emulator: Emulator, archive: Archive, spans: Sequence[Span], competition: Competition) -> list[Array]:
@@ -34,14 +38,14 @@ def year_moments(emulator: Emulator, archive: Archive, spans: Sequence[Span], co
 
     Returns:
         For every span (N, 6, V, Y, X), packed moments of its years, with the further sums of the competition. They are
-        counted from the span's first month;
-        months that are left over belong to the last.
+        counted from the span's first step; steps that are left over belong to the last.
     """
     out = []
     for span in spans:
         prediction = emulator.predict_fields(archive[span.scenario], span.start, span.stop)
         truth = archive[span.scenario].truth(span.members[0], span.start, span.stop)
-        edges = [*range(0, max(1, len(span) // YEAR) * YEAR, YEAR), len(span)]
+        year = archive[span.scenario].time.per_year
+        edges = [*range(0, years_in(span, archive) * year, year), len(span)]
         out.append(np.stack([competition.moments(prediction[a:b], truth[a:b]).pack() for a, b in pairwise(edges)]))
     return out
 

@@ -37,7 +37,7 @@ def test_the_distance_is_that_of_the_farthest_year_in_training_spreads():
         assert span.start == 0
         whole = archive[span.scenario]
         cut = {k: v[: span.stop] for k, v in whole.forcings.items()}
-        train.append(yearly(replace(whole, months=whole.months[: span.stop], forcings=cut), archive.grid, space.names))
+        train.append(yearly(replace(whole, time=whole.time[: span.stop], forcings=cut), archive.grid, space.names))
     train = np.concatenate(train)
     spread = np.maximum(train.std(0), 0.01 * np.abs(train.mean(0)))
     wanted = yearly(archive["ssp585"], archive.grid, space.names)

@@ -12,11 +12,14 @@ from emukit.data.card import parse_card
 from emukit.data.frames import FrameEncoder
 from emukit.data.protocol import make_split
 from emukit.data.targets import TargetNormalizer
+from emukit.data.variable import Bounds
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.neural import NeuralEmulator
+from emukit.emulators.rescale import trend
 from emukit.emulators.residuals import training_residuals
 from emukit.emulators.sampled import Sampled
-from emukit.emulators.variance_matched import VarianceMatched
+from emukit.emulators.variability import warmth_of
+from emukit.emulators.variance_matched import VarianceMatched, _stretched
 from emukit.progress import silent_reporter
 from emukit.recipes.load import load_recipe
 from emukit.runs.run import train_run
@@ -134,3 +137,28 @@ def test_the_first_variable_is_taken_for_the_temperature(name, tmp_path):
         run, _ = train_run(data, load_recipe(name, None, words), tmp_path / str(i), reporter=silent_reporter())
         said.append(run.emulator(data).predict_fields(data["ssp585"], 60, 180))
     np.testing.assert_allclose(said[1][:, ::-1], said[0], rtol=1e-4, atol=1e-3)
+
+
+def test_least_warming_holds_for_the_first_variable_or_warmth_is_measured_by_it():
+    archive, split = bounded()
+    turned = replace(
+        archive,
+        variables=archive.variables[::-1],
+        scenarios={k: replace(s, targets=s.targets[:, :, ::-1]) for k, s in archive.items()},
+    )
+    options = {"warming": ("CO2", "SO2"), "features": ("SO2",), "least_warming": 1.5}
+    held, other = (LinearEmulator.fit(a, split, **options) for a in (archive, turned))
+    free = LinearEmulator.fit(archive, split, **{**options, "least_warming": None})
+    said, again, plain = (e.predict_fields(archive["ssp585"], 0, 180) for e in (held, other, free))
+    np.testing.assert_allclose(again[:, ::-1], said, rtol=1e-4, atol=1e-3)
+    assert np.abs(said[:, 0] - plain[:, 0]).max() > 0.1
+    np.testing.assert_allclose(said[:, 1], plain[:, 1], rtol=1e-4, atol=1e-4)
+    assert warmth_of(again, turned.domain) == pytest.approx(archive.grid.mean(said[:, 0]).mean(), abs=0.01)
+
+
+def test_a_stretch_below_an_upper_bound_turns_the_trend():
+    rng = np.random.default_rng(0)
+    field = 280 + 0.05 * np.arange(120)[:, None, None] + rng.normal(0, 1, (120, 2, 3))
+    out = _stretched(field, np.full((2, 3), 4.0), Bounds(upper=500.0))
+    np.testing.assert_allclose(out, _stretched(field, np.full((2, 3), 4.0), Bounds()), atol=1e-9)
+    np.testing.assert_allclose(trend(out), trend(field), atol=1e-9)

@@ -97,7 +97,7 @@ def test_regions_wrap_through_greenwich(climate):
     scenario, grid = archive["ssp126"], small_grid(36, 72)
     field = np.zeros((3, *grid.shape), np.float32)
     field[:, (grid.lat > 35) & (grid.lat < 70)] = ((grid.lon >= 350) | (grid.lon <= 40)).astype(np.float32)
-    fake = type(scenario)("x", scenario.months[:3], {"SO2": field})
+    fake = type(scenario)("x", scenario.time[:3], {"SO2": field})
     np.testing.assert_allclose(feature("SO2@europe", fake, grid), 1.0)
     assert feature("SO2@africa", fake, grid)[0] < 0.2
     assert all(len(box) == 4 for box in REGIONS.values())

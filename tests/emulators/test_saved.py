@@ -69,7 +69,7 @@ def test_month_depends_on_its_own_window_and_nothing_else(climate, target_month)
     for month in range(40, 60):
         forcings = {k: v.copy() for k, v in scenario.forcings.items()}
         forcings["SO2"][month] += 5.0
-        changed = type(scenario)(scenario.name, scenario.months, forcings)
+        changed = type(scenario)(scenario.name, scenario.time, forcings)
         after = emulator.predict_fields(changed, 0, 100)[target]
         assert (not np.allclose(after, before[target], atol=1e-6)) == (month in seen)
 

@@ -133,10 +133,10 @@ def test_change_with_warming_is_found_and_goes_on_a_little():
     found = estimate_variability(archive, spans(archive), without_weather(archive), 120)
     assert found.slope.mean() == pytest.approx(0.3, abs=0.04)
     at, low, high = found.warmth
-    ratio = found.by_month(at + 2.0) / found.by_month(at)
+    ratio = found.by_season(at + 2.0) / found.by_season(at)
     assert np.median(ratio) == pytest.approx(np.exp(0.6), rel=0.08)
-    np.testing.assert_array_equal(found.by_month(high), found.by_month(high + 50.0))
-    np.testing.assert_array_equal(found.by_month(low), found.by_month(low - 50.0))
+    np.testing.assert_array_equal(found.by_season(high), found.by_season(high + 50.0))
+    np.testing.assert_array_equal(found.by_season(low), found.by_season(low - 50.0))
 
 
 def test_a_drop_of_rain_where_other_scenarios_have_none_does_not_decide_about_all_slopes():
@@ -146,7 +146,7 @@ def test_a_drop_of_rain_where_other_scenarios_have_none_does_not_decide_about_al
     archive["ssp126"].targets[1, 100, 1, 2, 3] = 1.0
     found = estimate_variability(archive, spans(archive), without_weather(archive), 120)
     assert np.median(found.slope[:, 1]) == pytest.approx(0.3, abs=0.04)
-    assert np.isfinite(found.by_month(286.0)).all()
+    assert np.isfinite(found.by_season(286.0)).all()
 
 
 def test_change_with_warming_that_scenarios_do_not_agree_on_is_dropped():
@@ -187,7 +187,7 @@ def test_arrays_are_the_whole_of_it():
     archive = climate(2, 241)
     found = estimate_variability(archive, spans(archive), without_weather(archive), 120)
     again = Variability.from_arrays(found.arrays())
-    np.testing.assert_allclose(again.by_month(284.0), found.by_month(284.0), rtol=1e-5)
+    np.testing.assert_allclose(again.by_season(284.0), found.by_season(284.0), rtol=1e-5)
     assert again.from_members == found.from_members
     np.testing.assert_array_equal(again.warmth, found.warmth)
 
@@ -261,9 +261,9 @@ def test_variance_in_proportion_to_the_mean_follows_it() -> None:
     again = Variability.from_arrays(found.arrays())
     wet = np.full((12, 2, *archive.grid.shape), 24.0)
     for known in (found, again):
-        variance = known.by_month(known.warmth[0], wet)
+        variance = known.by_season(known.warmth[0], wet)
         ratio = variance[:, 1] / (24.0 * factor)
         assert ratio.mean() == pytest.approx(1.0, abs=0.03)
-        np.testing.assert_allclose(variance[:, 0], plain.by_month(plain.warmth[0], wet)[:, 0], rtol=1e-6)
+        np.testing.assert_allclose(variance[:, 0], plain.by_season(plain.warmth[0], wet)[:, 0], rtol=1e-6)
     # Without it the variance of wetter months is that of the usual ones.
-    assert (plain.by_month(plain.warmth[0], wet)[:, 1] / (24.0 * factor)).mean() < 0.9
+    assert (plain.by_season(plain.warmth[0], wet)[:, 1] / (24.0 * factor)).mean() < 0.9

@@ -9,6 +9,7 @@ import emukit as api
 from emukit.data.card import load_card
 from emukit.data.cf import fields_to_dataset
 from emukit.data.grid import Grid
+from emukit.data.time import TimeAxis
 from emukit.errors import EmukitError, SubmissionError
 from emukit.metrics import Moments
 from emukit.submission import write_submission
@@ -26,7 +27,9 @@ def fields(seed: int) -> np.ndarray:
 
 
 VARIABLES = tuple(load_card("cse151b-2025").targets.values())
-TRUTH, PREDICTION = (fields_to_dataset(fields(seed), MONTHS, GRID, VARIABLES, "ssp370") for seed in (0, 1))
+TRUTH, PREDICTION = (
+    fields_to_dataset(fields(seed), TimeAxis.monthly(MONTHS), GRID, VARIABLES, "ssp370") for seed in (0, 1)
+)
 SCORE = score_moments(Moments.of(fields(1), fields(0)), GRID.weights).value
 
 

@@ -134,6 +134,8 @@ def test_the_card_s_transform_is_not_taken_or_taken_where_values_are_negative():
     # What an anchor leaves is negative half of the time.
     (residual,) = networks_of(fitted("anchored", archive))
     assert residual.targets.of("pr").transform == "none"
+    first, second = networks_of(fitted("anchored", archive, "bases.0.recipe=cnn-gru"))
+    assert [n.targets.of("pr").transform for n in (first, second)] == ["sqrt", "none"]
     with pytest.raises(RecipeError, match=r"targets\.tas\.transform = log1p is for what is never negative"):
         fitted("cnn-gru", archive, "targets.tas.transform=log1p")
 

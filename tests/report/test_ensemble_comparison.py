@@ -113,7 +113,7 @@ def test_years_are_calendar_years_with_gaps_where_truth_is_hidden_or_nothing_pre
 def test_years_begin_in_january_whenever_the_scenario_begins():
     archive = coded_archive(months=121)
     later = {
-        name: replace(s, months=s.months[3:], targets=s.targets[:, 3:], hidden=s.hidden[3:])
+        name: replace(s, time=s.time[3:], targets=s.targets[:, 3:], hidden=s.hidden[3:])
         for name, s in archive.scenarios.items()
     }
     archive = replace(archive, scenarios=later)

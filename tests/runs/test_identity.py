@@ -61,7 +61,7 @@ def test_changed_names_months_and_grid_are_another_digest():
         *(
             replace(archive, scenarios={**archive.scenarios, "ssp370": s})
             for s in (
-                replace(scenario, months=scenario.months + 12),
+                replace(scenario, time=replace(scenario.time, first=scenario.time.first + 12)),
                 replace(scenario, members=(0, 2, 1)),
                 replace(scenario, forcings=forcings),
                 replace(scenario, forcings=renamed),
