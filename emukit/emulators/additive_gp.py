@@ -522,7 +522,7 @@ class AdditiveGP(Wrapper):
         )
 
     def _near(self, scenario: Scenario, start: int, stop: int) -> Array:
-        return self.space.nearness(scenario, self.grid, self.reach)[start:stop]
+        return self.space.kernel_similarity(scenario, self.grid, self.reach)[start:stop]
 
     def _asked(
         self, scenario: Scenario, start: int, stop: int

@@ -155,7 +155,7 @@ class Anchored(Wrapper):
                 weight = 1.0
                 if reach is not None:
                     space = ForcingSpace.fit(archive, fold.train, forcings)
-                    near = space.nearness(archive[span.scenario], archive.grid, reach)
+                    near = space.kernel_similarity(archive[span.scenario], archive.grid, reach)
                     weight = float(near[last.start : last.stop].mean())
                 said, left = _climates(archive, fold.bases, last)
                 product += weight * said * left
@@ -227,7 +227,7 @@ def _residual(
     said = [network.predict_fields(scenario, start, stop) for network in bases[1:]]
     mean: NDArray[np.float32] = np.mean(said, axis=0, dtype=np.float32)
     if reach is not None:
-        near = reach.space.nearness(scenario, bases[0].grid, reach.distance)[start:stop]
+        near = reach.space.kernel_similarity(scenario, bases[0].grid, reach.distance)[start:stop]
         mean *= near.astype(np.float32)[:, None, None, None]
     return mean
 

@@ -48,7 +48,7 @@ def feature(name: str, scenario: Scenario, grid: Grid) -> NDArray[np.float64]:
     """
     match = check_feature(name, scenario, grid)
     if match.re is _STEP:
-        return _passage(scenario, int(match["year"]), float(match["width"]))
+        return _logistic_ramp(scenario, int(match["year"]), float(match["width"]))
     region, years = match["region"], match["years"]
     held = scenario.forcings[match["forcing"]]
     if region is not None:
@@ -119,7 +119,7 @@ def remember(series: NDArray[np.float64], years: float, per_year: int = 12) -> N
     return np.asarray(filtered, np.float64)
 
 
-def _passage(scenario: Scenario, year: int, width: float) -> NDArray[np.float64]:
+def _logistic_ramp(scenario: Scenario, year: int, width: float) -> NDArray[np.float64]:
     """Logistic function of time, from 12 to 88 percent within `width` years around the beginning of `year`."""
     time = scenario.time
     # Whole steps over steps of a year: exact for months.

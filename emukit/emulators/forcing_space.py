@@ -116,7 +116,7 @@ class ForcingSpace:
         square = ((self.of(scenario, grid)[:, None] - self.points[None]) ** 2).sum(-1)
         return np.asarray(np.sqrt(square.min(1)), np.float64)
 
-    def nearness(self, scenario: Scenario, grid: Grid, reach: float) -> Array:
+    def kernel_similarity(self, scenario: Scenario, grid: Grid, reach: float) -> Array:
         """(T,) of all months of a scenario to the nearest training year, as `kernel` measures it."""
         return np.asarray(self.kernel(self.of(scenario, grid), reach).max(1), np.float64)
 
