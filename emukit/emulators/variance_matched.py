@@ -129,8 +129,8 @@ class VarianceMatched(Wrapper):
         field = self.bases[0].predict_fields(scenario, start, stop)
         time = scenario.time
         season = time.season[start:stop]
-        warmth = warmth_of(field, self.domain)
-        by_season = self.variability.by_season(warmth, season_means(field, season, time.seasons))
+        global_mean = warmth_of(field, self.domain)
+        by_season = self.variability.by_season(global_mean, season_means(field, season, time.seasons))
         count = np.bincount(season, minlength=time.seasons)
         internal = np.einsum("m,mvyx->vyx", count / count.sum(), by_season)
         std = self.aim(field.std(0, dtype=np.float64), internal)
