@@ -22,7 +22,7 @@ from emukit.data.split import Span, Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.features import feature
 from emukit.emulators.forcing_space import ForcingSpace
-from emukit.emulators.idle import refuse_idle
+from emukit.emulators.unused_options import refuse_unused
 from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import ProtocolError, RecipeError
 
@@ -180,7 +180,9 @@ class Anchored(Wrapper):
         if prior is not None and not (prior >= 0 and np.isfinite(prior)):
             raise RecipeError("model.prior is out of range", found=str(prior), expected="0 or more")
         if reach is None and "forcings" in options:
-            refuse_idle(cls.fit, "no distance is measured among them", "set model.reach", forcings=options["forcings"])
+            refuse_unused(
+                cls.fit, "no distance is measured among them", "set model.reach", forcings=options["forcings"]
+            )
         if reach is not None:
             for name in options.get("forcings", ()):
                 feature(name, next(iter(archive.values())), archive.grid)

@@ -24,8 +24,8 @@ from emukit.data.split import Split
 from emukit.emulators.annual_cycle import Cycle
 from emukit.emulators.base import Emulator, temperature_position
 from emukit.emulators.features import feature
-from emukit.emulators.idle import refuse_idle
 from emukit.emulators.seasonal_ridge import fit_harmonics, fit_seasons, season_basis
+from emukit.emulators.unused_options import refuse_unused
 from emukit.errors import RecipeError
 
 Array = NDArray[np.float64]
@@ -194,9 +194,9 @@ class LinearEmulator(Emulator):
         given = {**defaults, **options}
         features, warming, smoothing = given["features"], given["warming"], given["smoothing"]
         if not warming:
-            refuse_idle(cls.fit, "model.warming names no series", "name some", warming_ridge=given["warming_ridge"])
+            refuse_unused(cls.fit, "model.warming names no series", "name some", warming_ridge=given["warming_ridge"])
         if given["season"] == "month":
-            refuse_idle(
+            refuse_unused(
                 cls.fit,
                 "every calendar month is fitted alone",
                 "set model.season to 'harmonics'",
@@ -210,7 +210,7 @@ class LinearEmulator(Emulator):
                     hint="leave model.season at its default",
                 )
         elif archive.time.step == "year":
-            refuse_idle(cls.fit, "a year has no season", "take data of months", harmonics=given["harmonics"])
+            refuse_unused(cls.fit, "a year has no season", "take data of months", harmonics=given["harmonics"])
         if not 0 <= smoothing <= 1:
             raise RecipeError("model.smoothing is out of range", found=str(smoothing), expected="a share, 0 to 1")
         if warming:

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Split
 from emukit.emulators.base import Emulator
-from emukit.emulators.idle import refuse_idle
 from emukit.emulators.modes import Modes
 from emukit.emulators.residuals import Residuals, climatology_of, training_residuals
+from emukit.emulators.unused_options import refuse_unused
 from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import ProtocolError, RecipeError
 
@@ -190,9 +190,9 @@ class Sampled(Wrapper):
         """Refuse values out of their ranges, or without effect; arguments as for `fit`."""
         if options["weather"] == "eof":
             own = {name: options[name] for name in ("years", "similar")}
-            refuse_idle(cls.fit, "weather is made from patterns", "set model.weather to 'blocks'", **own)
+            refuse_unused(cls.fit, "weather is made from patterns", "set model.weather to 'blocks'", **own)
         else:
-            refuse_idle(
+            refuse_unused(
                 cls.fit, "weather comes in blocks of years", "set model.weather to 'eof'", modes=options["modes"]
             )
         for name in ("smooth", "years", "modes"):

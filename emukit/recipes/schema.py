@@ -164,9 +164,9 @@ class NetworkRecipe(Recipe):
             raise ValueError(f"loss.warmup_epochs and loss.ramp_epochs are of regression, not of {self.objective.name}")
         # The default counts where the recipe says it: elsewhere every variable may have a table of its own.
         said = loss.tables | ({"default": loss.default} if "default" in loss.model_fields_set else {})
-        idle = [f"loss.{v}.time_std" for v, terms in said.items() if terms.get("time_std")]
-        if idle and training.segments.length == 1:
-            raise ValueError(f"{' and '.join(idle)} cannot act on segments of one month, training.segments.length")
+        unused = [f"loss.{v}.time_std" for v, terms in said.items() if terms.get("time_std")]
+        if unused and training.segments.length == 1:
+            raise ValueError(f"{' and '.join(unused)} cannot act on segments of one month, training.segments.length")
         if loss.warmup_epochs >= training.epochs:
             raise ValueError(
                 f"loss.warmup_epochs {loss.warmup_epochs:g} leaves the loss none of training.epochs {training.epochs}"
