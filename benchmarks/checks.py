@@ -15,9 +15,9 @@ import torch
 
 from benchmarks.networks import Job, channels_of, made_up_archive, network_recipe
 from emukit.data.archive import Archive
-from emukit.data.cutting import Cutting
 from emukit.data.named import open_data
 from emukit.data.protocol import make_split
+from emukit.data.segment_addresses import SegmentAddresses
 from emukit.data.source import open_source
 from emukit.data.split import Span
 from emukit.errors import EmukitError, StoreError
@@ -80,7 +80,7 @@ def check_networks(jobs: Sequence[Job], archive: Archive | None = None) -> None:
             options=recipe.options,
         )
         if archive is not None:
-            Cutting.of(archive, months, recipe.inputs.window, recipe.training.segments)
+            SegmentAddresses.of(archive, months, recipe.inputs.window, recipe.training.segments)
 
 
 def check_store(path: str) -> None:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from emukit.data.archive import Archive
-from emukit.data.cutting import Cutting
 from emukit.data.frames import FrameEncoder
 from emukit.data.residency import place
-from emukit.data.segments import SegmentSource, resident_bytes
+from emukit.data.segment_addresses import SegmentAddresses
+from emukit.data.segments import SegmentSampler, resident_bytes
 from emukit.data.split import Split
 from emukit.data.targets import TargetNormalizer
 from emukit.errors import RecipeError
@@ -192,13 +192,13 @@ def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, report
     recipe = resolve_batch(recipe, archive, split, comm, reporter)
     training, history = recipe.training, recipe.inputs.window.history
     encoder = FrameEncoder.fit(archive, split.train, recipe.inputs)
-    cutting = Cutting.of(archive, split.train, recipe.inputs.window, training.segments)
-    steps = -(-cutting.steps() // training.accumulate)
+    addresses = SegmentAddresses.of(archive, split.train, recipe.inputs.window, training.segments)
+    steps = -(-addresses.steps() // training.accumulate)
     frame = (len(encoder.channels), *archive.grid.shape)
     state = count_state(recipe, archive, len(encoder.channels))
-    free, data = free_share(comm), resident_bytes(archive, cutting, encoder)
+    free, data = free_share(comm), resident_bytes(archive, addresses, encoder)
     if state.total > SAFE * free:
-        whole = largest_batch(cutting)
+        whole = largest_batch(addresses)
         segments, months = largest_share(whole, training.segments.length, comm.world)
         batch = batch_bytes(segments, months, frame, len(archive.variables), history)
         where = place("auto", data, max(0, free - state.total), comm.device.type)
@@ -208,7 +208,7 @@ def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, report
     targets = {v: recipe.targets.of(v) for v in archive.variables}
     normalizer = TargetNormalizer.fit(archive, split.train, targets)
     with reporter.step("measuring", 3) as bar, matmul_precision(training.precision):
-        source = SegmentSource(archive, split.train, encoder, normalizer, training.segments, comm.device)
+        source = SegmentSampler(archive, split.train, encoder, normalizer, training.segments, comm.device)
         network = build_for(recipe, archive, len(encoder.channels)).to(comm.device)
         bar.advance(note="data and network")
         memory = memory_plan(network, source, recipe, comm)
@@ -246,7 +246,7 @@ def _planning_segments(memory: MemoryPlan, months: int) -> int:
     return number
 
 
-def _time_steps(engine: Engine[Any], source: SegmentSource, accumulate: int, most: int) -> tuple[float, bool]:
+def _time_steps(engine: Engine[Any], source: SegmentSampler, accumulate: int, most: int) -> tuple[float, bool]:
     """Seconds of a real step, and whether all of it was timed.
 
     Parts of a batch are timed, one segment first and then four times as many, up to `most`, the whole or a part that

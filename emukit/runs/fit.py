@@ -18,7 +18,7 @@ from emukit.data.archive import Archive
 from emukit.data.encodings import daily_fields, seasonal_fields
 from emukit.data.folds import leave_out
 from emukit.data.frames import FrameEncoder, static_fields
-from emukit.data.segments import SegmentSource
+from emukit.data.segments import SegmentSampler
 from emukit.data.split import Split
 from emukit.data.targets import TargetNormalizer
 from emukit.emulators.anchored import Anchored, residual_archive
@@ -224,7 +224,7 @@ class Trainer:
         learned = archive if anchor is None else residual_archive(archive, anchor, split.train)
         targets = {v: recipe.targets.of(v) for v in archive.variables}
         normalizer = TargetNormalizer.fit(learned, split.train, targets)
-        source = SegmentSource(learned, split.train, encoder, normalizer, recipe.training.segments, comm.device)
+        source = SegmentSampler(learned, split.train, encoder, normalizer, recipe.training.segments, comm.device)
         self._track = execution.track
         self._keep: KeptWeights | None = None
         self._ramp: Callable[[float], float] = recipe.loss.ramp

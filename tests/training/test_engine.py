@@ -10,7 +10,7 @@ from torch import nn
 
 from emukit.data.frames import FrameEncoder, InputSettings
 from emukit.data.protocol import make_split
-from emukit.data.segments import SegmentSettings, SegmentSource
+from emukit.data.segments import SegmentSampler, SegmentSettings
 from emukit.data.targets import TargetNormalizer, TargetSettings
 from emukit.data.window import Window
 from emukit.errors import TrainingError
@@ -42,19 +42,19 @@ class Plain(nn.Module):
         return self.net(window.movedim(2, -1)).movedim(-1, 2)
 
 
-def make_source(per_batch: int = 4, length: int = 12) -> SegmentSource:
+def make_source(per_batch: int = 4, length: int = 12) -> SegmentSampler:
     archive = warming_archive()
     split = make_split(archive, "k360")
     encoder = FrameEncoder.fit(archive, split.train, InputSettings(window=Window(history=3)))
     settings = {v: TargetSettings(climatology="cell", scale="cell") for v in ("tas", "pr")}
     normalizer = TargetNormalizer.fit(archive, split.train, settings)
-    return SegmentSource(
+    return SegmentSampler(
         archive, split.train, encoder, normalizer, SegmentSettings(length=length, per_batch=per_batch, members="mean")
     )
 
 
 def make_engine(
-    source: SegmentSource, execution: Execution | None = None, network: type[Plain] = Plain, **settings: object
+    source: SegmentSampler, execution: Execution | None = None, network: type[Plain] = Plain, **settings: object
 ) -> Engine:
     torch.manual_seed(0)
     built = network(source.batch(source.epoch(0, 0)[0]).frames.shape[2], 3)

@@ -181,9 +181,9 @@ def test_early_stopping_stops_and_resume_does_not_start_again(tmp_path, monkeypa
 
 def test_not_finite_loss_names_the_batch_and_keeps_the_checkpoint(tmp_path, monkeypatch):
     archive = warming_archive()
-    from emukit.data.segments import SegmentSource
+    from emukit.data.segments import SegmentSampler
 
-    batch = SegmentSource.batch
+    batch = SegmentSampler.batch
     steps = []
 
     def poisoned(self, segments, months=None):
@@ -194,7 +194,7 @@ def test_not_finite_loss_names_the_batch_and_keeps_the_checkpoint(tmp_path, monk
             self.poisoned = self.address(segments)
         return out
 
-    monkeypatch.setattr(SegmentSource, "batch", poisoned)
+    monkeypatch.setattr(SegmentSampler, "batch", poisoned)
     with pytest.raises(TrainingError, match="epoch 2, step 2") as error:
         run(tmp_path / "run", archive=archive)
     assert "ssp" in str(error.value)

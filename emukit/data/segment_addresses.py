@@ -81,7 +81,7 @@ class Segment(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cutting:
+class SegmentAddresses:
     """Training spans and how they are cut.
 
     Attributes:
@@ -93,7 +93,7 @@ class Cutting:
     settings: SegmentSettings
 
     @classmethod
-    def of(cls, archive: Archive, spans: Sequence[Span], window: Window, settings: SegmentSettings) -> Cutting:
+    def of(cls, archive: Archive, spans: Sequence[Span], window: Window, settings: SegmentSettings) -> SegmentAddresses:
         """Keep what can be trained on.
 
         Raises:
