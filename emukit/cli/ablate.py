@@ -170,7 +170,7 @@ def ablate(
     if format == "json":
         echo(json.dumps(result, indent=1))
     elif format != "table":
-        echo({"md": tables.markdown, "csv": tables.comma_separated}[format](found), nl=False)
+        echo({"md": tables.markdown, "csv": tables.to_csv}[format](found), nl=False)
     else:
         console = open_console()
         for part in tables.tables(found):

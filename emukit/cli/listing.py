@@ -93,7 +93,7 @@ def markdown(runs: Sequence[RunSummary]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def comma_separated(runs: Sequence[RunSummary]) -> str:
+def to_csv(runs: Sequence[RunSummary]) -> str:
     """A CSV table of plain values."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, VALUES, extrasaction="ignore", lineterminator="\n")

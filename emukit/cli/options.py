@@ -152,7 +152,7 @@ def print_blocks(blocks: Sequence[Block], format: Formats, values: Any) -> None:
     elif format == "json":
         echo(json.dumps(values, indent=1))
     else:
-        render = {"md": validation.markdown, "csv": validation.comma_separated}[format]
+        render = {"md": validation.markdown, "csv": validation.to_csv}[format]
         echo(render(blocks), nl=False)
 
 

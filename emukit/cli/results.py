@@ -166,5 +166,5 @@ def leaderboard(
         for table in board.tables(rows):
             console.print(table)
     else:
-        render = {"md": board.markdown, "csv": board.comma_separated, "json": board.as_json}[format]
+        render = {"md": board.markdown, "csv": board.to_csv, "json": board.as_json}[format]
         echo(render(rows), nl=False)

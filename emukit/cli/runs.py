@@ -61,7 +61,7 @@ def list_(
 
     runs = list_runs(places or _here())
     if format != "table":
-        render = {"md": listing.markdown, "csv": listing.comma_separated, "json": listing.as_json}[format]
+        render = {"md": listing.markdown, "csv": listing.to_csv, "json": listing.as_json}[format]
         echo(render(runs), nl=False)
     else:
         console = open_console()

@@ -139,7 +139,7 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def comma_separated(rows: Sequence[Row]) -> str:
+def to_csv(rows: Sequence[Row]) -> str:
     """One CSV table of all rows, the split as a column."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

@@ -124,7 +124,7 @@ def markdown(blocks: Sequence[Block]) -> str:
     return "\n".join(lines)
 
 
-def comma_separated(blocks: Sequence[Block]) -> str:
+def to_csv(blocks: Sequence[Block]) -> str:
     """One CSV table of all blocks, the title as a column, with all digits."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

@@ -32,7 +32,7 @@ from emukit.runs.run import Run
 from emukit.studies import bootstrap as paired
 from emukit.studies.ablate import PlannedRun, StudyPlan
 from emukit.studies.search import validation_scores
-from emukit.studies.table import StudyTable, comma_separated, markdown
+from emukit.studies.table import StudyTable, markdown, to_csv
 from emukit.studies.year_sums import load_years, save_years, year_moments, years_in
 
 STUDY_FILE, TABLE_FILE, CSV_FILE = "study.json", "table.md", "table.csv"
@@ -152,7 +152,7 @@ def save_result(plan: StudyPlan, result: Mapping[str, Any]) -> list[StudyTable]:
     tables = tables_of(result)
     write_text(plan.folder / STUDY_FILE, json.dumps(result, indent=1))
     write_text(plan.folder / TABLE_FILE, markdown(tables))
-    write_text(plan.folder / CSV_FILE, comma_separated(tables))
+    write_text(plan.folder / CSV_FILE, to_csv(tables))
     return tables
 
 

@@ -84,7 +84,7 @@ def markdown(studies: Sequence[StudyTable]) -> str:
     return "\n".join(lines)
 
 
-def comma_separated(studies: Sequence[StudyTable]) -> str:
+def to_csv(studies: Sequence[StudyTable]) -> str:
     """One CSV table of all of them: a row for every number of every variant."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

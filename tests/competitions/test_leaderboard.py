@@ -7,7 +7,7 @@ import json
 from rich.console import Console
 
 from emukit.competitions.cse151b import cse151b
-from emukit.competitions.leaderboard import Row, as_json, comma_separated, markdown, ranked, tables
+from emukit.competitions.leaderboard import Row, as_json, markdown, ranked, tables, to_csv
 
 NUMBERS = {"tas.monthly_rmse": 1.0}
 ROWS = [
@@ -50,7 +50,7 @@ def test_terminal_shows_names_as_they_are_and_why_there_is_no_score():
 
 def test_csv_and_json_hold_every_row():
     assert [r["name"] for r in json.loads(as_json(ROWS))] == [
-        r["name"] for r in csv.DictReader(io.StringIO(comma_separated(ROWS)))
+        r["name"] for r in csv.DictReader(io.StringIO(to_csv(ROWS)))
     ]
     assert len(json.loads(as_json(ROWS))) == len(ROWS)
 
