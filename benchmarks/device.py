@@ -23,7 +23,7 @@ from benchmarks.networks import PUBLISHED, Job, channels_of, made_up_archive, ne
 from benchmarks.roofline import Cost, autocast, count_step, use_precision
 from emukit.data.split import Span
 from emukit.errors import EmukitError
-from emukit.models.registry import build_network, network_entry
+from emukit.models.registry import NETWORKS, build_network
 
 PRECISIONS = ("fp32", "tf32", "bf16", "bf16+compile")
 LENGTHS = (1, 12, 60)
@@ -164,7 +164,7 @@ def bench_device(
 
 def device_job(job: Job) -> Job:
     """The job at the size that a device bench is about: the network's large preset, where it has one."""
-    sizes = getattr(network_entry(network_recipe(job).emulator).load(), "SIZES", {})
+    sizes = getattr(NETWORKS.load(network_recipe(job).emulator), "SIZES", {})
     own = any(s.startswith("model.") for s in job.settings)
     settings = job.settings if own or "large" not in sizes else (*job.settings, LARGE)
     return replace(job, settings=settings, months=MONTHS[torch.device(job.device).type], years=4)

@@ -19,6 +19,7 @@ from emukit.data.store import archive_from_dataset
 from emukit.progress import default_reporter
 from emukit.recipes import load
 from emukit.recipes.names import recipe_names
+from emukit.recipes.plugins import REGISTRIES
 from emukit.recipes.schema import Recipe
 from emukit.runs.evaluate import Evaluation
 from emukit.runs.evaluate import evaluate as evaluate_emulator
@@ -125,12 +126,20 @@ def train(
     return run
 
 
-def load_run(folder: str | Path) -> Run:
+def load_run(folder: str | Path, *, trust: Sequence[str] = ()) -> Run:
     """Read a run folder.
+
+    Args:
+        folder: What `train` or `emukit train` wrote.
+        trust: Classes and functions outside emukit that the run may import, as ``module:Name``. Those that an installed
+            package registers, and those that this process has trained with, need no leave.
 
     Raises:
         RunError: There is no run, or it is damaged.
     """
+    for target in trust:
+        for registry in REGISTRIES.values():
+            registry.admit(target)
     return read_run(Path(folder))
 
 

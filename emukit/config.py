@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.errors import PydanticSchemaGenerationError
 
 from emukit.errors import RecipeError
 from emukit.files import read_text
@@ -189,15 +190,66 @@ def options_of(function: Callable[..., Any], context: Iterable[str] = ()) -> typ
     Args:
         function: A function or class whose keyword-only parameters have annotations and defaults.
         context: Parameters that emukit fills in and users cannot set.
+
+    Raises:
+        RecipeError: An option has no type or no default, as may be in somebody else's code.
     """
     target = function.__init__ if inspect.isclass(function) else function
-    hints = get_type_hints(target)
-    fields: dict[str, Any] = {
-        p.name: (hints[p.name], p.default)
+    name = getattr(function, "__qualname__", repr(function))
+    try:
+        hints = get_type_hints(target)
+    except (NameError, TypeError, AttributeError) as e:
+        raise RecipeError(f"the types of the options of {name} cannot be read", found=str(e)) from e
+    options = [
+        p
         for p in inspect.signature(target).parameters.values()
         if p.kind is inspect.Parameter.KEYWORD_ONLY and p.name not in set(context)
-    }
-    return create_model("Options", __base__=Settings, **fields)
+    ]
+    wrong = [p.name for p in options if p.name not in hints or p.default is p.empty]
+    if wrong:
+        raise RecipeError(
+            f"options of {name} have no type or no default",
+            found=", ".join(wrong),
+            expected="width: int = 16",
+            hint="every keyword after the star is a setting that users may leave out",
+        )
+    said = docstring_table(function, "Args") | docstring_table(target, "Args")
+    fields: dict[str, Any] = {p.name: (hints[p.name], Field(p.default, description=said.get(p.name))) for p in options}
+    try:
+        return create_model("Options", __base__=Settings, **fields)
+    except PydanticSchemaGenerationError as e:
+        raise RecipeError(
+            f"an option of {name} is of a type that no recipe can hold",
+            found=str(e).splitlines()[0],
+            expected="numbers, texts, truths, Literal choices, and tuples or tables of them",
+        ) from e
+
+
+def docstring_table(described: Any, section: str) -> dict[str, str]:
+    """What a Google style docstring says of each name in a section.
+
+    Args:
+        described: A class or function.
+        section: Such as ``Args`` or ``Attributes``.
+
+    Returns:
+        Name to description; a name that stands with others before one colon has theirs.
+    """
+    lines = (inspect.getdoc(described) or "").splitlines()
+    if f"{section}:" not in lines:
+        return {}
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in lines[lines.index(f"{section}:") + 1 :]:
+        if line and not line.startswith(" "):
+            break
+        head = re.match(r"    ([A-Za-z_][\w, ]*): (.*)", line)
+        if head:
+            names = [n.strip() for n in head[1].split(",")]
+            found |= dict.fromkeys(names, head[2].strip())
+        elif line.strip():
+            found |= {n: f"{found[n]} {line.strip()}" for n in names}
+    return found
 
 
 def toml_value(value: Any) -> str:

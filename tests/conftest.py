@@ -109,9 +109,11 @@ def climx_climate():
 def strange(monkeypatch):
     """The table of competitions with two of others."""
     from emukit.competitions import registry
+    from emukit.registry import Entry
 
     for name in ("with-mae", "skill"):
-        monkeypatch.setitem(registry.COMPETITIONS, name, f"tests.competitions.strangers:{name.replace('-', '_')}")
+        entry = Entry(f"tests.competitions.strangers:{name.replace('-', '_')}")
+        monkeypatch.setitem(registry.COMPETITIONS.built_in, name, entry)
     yield
     # What is built once would outlive the table.
     registry._build.cache_clear()

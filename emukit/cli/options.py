@@ -24,6 +24,12 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A name of `emukit models`, the path of a recipe file, or a class as module:Name."
+    ),
+]
 Data = Annotated[
     str | None,
     typer.Option(
@@ -241,6 +247,8 @@ def open_for_run(run: Run, named: str | None, card: str | None, convert: list[st
     archive = open_data(source, card=card or data.card_option, convert=kept, reporter=report)
     if archive.digest != data.digest:
         report.say("note: its values are not those that the run was trained on")
+    for line in run.other_versions():
+        report.say(f"note: {line}")
     return archive
 
 

@@ -19,7 +19,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def plan(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A network; `emukit models` lists it.")],
+    model: o.Model,
     data: o.Data = None,
     members: Annotated[
         str | None, typer.Option(help="Members to train on, such as 0,1,2. Default: all.", show_default=False)

@@ -49,7 +49,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def train(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="What to train; `emukit models` lists it.")],
+    model: o.Model,
     data: o.Data = None,
     members: Annotated[
         str | None, typer.Option(help="Members to train on, such as 0,1,2. Default: all.", show_default=False)
@@ -129,7 +129,7 @@ def train(
     from emukit.runs.record import RECORD_FILE, Opening
     from emukit.runs.run import FINAL, finished_run, read_run, run_name, train_run
     from emukit.training.engine import Execution
-    from emukit.training.tracking import LOOK, check_tracker
+    from emukit.training.tracking import check_tracker, how_to_look
 
     if refit and final:
         raise RecipeError("--refit and --final are two ways to the same end", hint="leave one of them out")
@@ -248,8 +248,8 @@ def train(
             else:
                 echo("final fit: trained on the validation months too, so they score nothing")
             echo(f"run {last}: {run.record.seconds:.0f} s. Next: emukit submit {last}")
-            if track:
-                report.say(f"to look at it: {LOOK[track].format(folder=last)}")
+            if track and (look := how_to_look(track, last)):
+                report.say(f"to look at it: {look}")
 
 
 def _refuse_for_closed_form(model: str, given: list[str]) -> None:
@@ -316,19 +316,35 @@ def _refuse_early(
 
 def models(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="One of them, in full.", show_default=False)
+        str | None,
+        typer.Argument(metavar="[NAME]", help="One of them, or a recipe file, in full.", show_default=False),
     ] = None,
+    toml: Annotated[bool, typer.Option("--toml", help="Print a recipe file of NAME, to edit and train.")] = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print a JSON schema of recipe files of NAME, for editors.")
+    ] = False,
     format: o.Format = "table",
     quiet: o.Quiet = False,
 ) -> None:
-    """List what can be trained, with size and what it is good for; with a NAME, every setting and its default."""
-    from emukit.cli.models import SIZES_NOTE, choice_lines, model_rows, setting_rows
-    from emukit.losses.named import loss_lines
+    """List what can be trained, with size and what it is good for; with a NAME, every setting and what it means."""
+    import json
 
-    headings = ("setting", "default") if name else ("name", "parameters", "what it is good for")
+    from emukit.cli.models import SIZES_NOTE, choice_lines, model_rows, plugin_lines, setting_rows
+    from emukit.errors import RecipeError
+    from emukit.losses.named import loss_lines
+    from emukit.recipes.describe import recipe_schema, recipe_toml
+
+    if (toml or schema) and (name is None or (toml and schema) or format != "table"):
+        raise RecipeError(
+            "--toml and --schema each print one thing, of one NAME", hint="emukit models cnn-gru --toml > mine.toml"
+        )
+    if toml or schema:
+        assert name is not None
+        echo(recipe_toml(name) if toml else json.dumps(recipe_schema(name), indent=1), nl=not toml)
+        return
+    headings = ("setting", "default", "form", "meaning") if name else ("name", "parameters", "what it is good for")
     o.print_rows(headings, setting_rows(name) if name else model_rows(), format)
     if format == "table" and not quiet:
-        for line in (
-            choice_lines(name) if name else (SIZES_NOTE, "losses for --loss:", *(f"  {x}" for x in loss_lines()))
-        ):
+        notes = (SIZES_NOTE, *plugin_lines(), "losses for --loss:", *(f"  {x}" for x in loss_lines()))
+        for line in choice_lines(name) if name else notes:
             echo(line)

@@ -34,7 +34,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def validate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="What to train; `emukit models` lists it.")],
+    model: o.Model,
     protocols: Annotated[
         str | None,
         typer.Option(
@@ -67,6 +67,7 @@ def validate(
     """
     from emukit.errors import RecipeError
     from emukit.recipes.load import fast_name, load_recipe
+    from emukit.recipes.names import model_label
     from emukit.recipes.schema import networks_of
     from emukit.runs.record import Opening
     from emukit.runs.validate import REPORT_FILE
@@ -82,7 +83,7 @@ def validate(
         if not networks_of(chosen):
             raise RecipeError(f"{model} is fitted in closed form: --track would do nothing", hint="leave it out")
         check_tracker(track)
-    folder = out or Path("runs") / f"validate-{model}"
+    folder = out or Path("runs") / f"validate-{model_label(model)}"
     reporter = o.reporter(quiet)
     with _alone("validate", folder) as comm:
         result = run_all(
@@ -113,7 +114,8 @@ def crossval(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL...", help="What to train, and what to compare with it; `emukit models` lists it."
+            metavar="MODEL...",
+            help="What to train, and what to compare with it: names of `emukit models`, recipe files, or module:Class.",
         ),
     ],
     protocol: o.Protocol = None,

@@ -5,23 +5,32 @@ Invariant: a name is looked up in the table; what a run folder or a card says is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from emukit.errors import EmukitError
 from emukit.metrics.competition import Competition
+from emukit.registry import Entry, Registry
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
 
-# Name to a function from variables with their units to a `Competition`.
-COMPETITIONS: dict[str, str] = {
-    "cse151b": "emukit.competitions.cse151b:competition",
-    "climx": "emukit.competitions.climx.score:competition",
-    "generic": "emukit.competitions.generic:competition",
-}
+Builder = Callable[[Mapping[str, str]], Competition]
+# Functions from variables with their units to a `Competition`.
+COMPETITIONS: Registry[Entry] = Registry(
+    "competition",
+    "emukit.competitions",
+    {
+        "cse151b": Entry("emukit.competitions.cse151b:competition"),
+        "climx": Entry("emukit.competitions.climx.score:competition"),
+        "generic": Entry("emukit.competitions.generic:competition"),
+    },
+    entry=Entry,
+    accepts=callable,
+    expected="a function from variables with their units to a Competition",
+    error=EmukitError,
+)
 
 
 def load_competition(name: str, units: Mapping[str, str]) -> Competition:
@@ -40,7 +49,7 @@ def load_competition(name: str, units: Mapping[str, str]) -> Competition:
             expected=f"one of {', '.join(COMPETITIONS)}",
             hint="name one of these in the data card, or install the package that brings it",
         )
-    return _build(name, COMPETITIONS[name], tuple(units.items()))
+    return _build(name, COMPETITIONS.load(name), tuple(units.items()))
 
 
 def competition_of(data: Archive) -> Competition:
@@ -61,10 +70,11 @@ def competition_of(data: Archive) -> Competition:
 
 
 @lru_cache(maxsize=64)
-def _build(name: str, target: str, units: tuple[tuple[str, str], ...]) -> Competition:
-    module, _, attribute = target.partition(":")
+def _build(
+    name: str, build: Callable[[Mapping[str, str]], Competition], units: tuple[tuple[str, str], ...]
+) -> Competition:
     given = dict(units)
-    built: Competition = getattr(import_module(module), attribute)(given)
+    built: Competition = build(given)
     missing = [v for v in built.units if v not in given]
     other = [f"{v} in {given[v]}" for v, u in built.units.items() if v in given and given[v] != u]
     if missing or other:

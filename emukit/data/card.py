@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -28,11 +29,11 @@ from emukit.data.time import in_words, step_problem
 from emukit.data.variable import Pair, Part, Role, Variable, as_tuple
 from emukit.errors import EmukitError, StoreError
 from emukit.files import shipped
+from emukit.registry import Entry, Registry
 
 if TYPE_CHECKING:
     import xarray as xr
 
-SHIPPED = ("cse151b-2025", "cse151b-k360", "demo")
 ATTRIBUTE = "emukit_card"
 DIGESTS_ATTRIBUTE = "emukit_published"
 
@@ -332,21 +333,50 @@ def parse_card(settings: Mapping[str, object], origin: str) -> Card:
         ) from e
 
 
+# Cards of installed packages; emukit's own lie in ``data_cards/``, and win where a name is both.
+CARDS: Registry[Entry] = Registry(
+    "data card",
+    "emukit.cards",
+    {},
+    entry=Entry,
+    accepts=lambda found: isinstance(found, str | Path | Mapping),
+    expected="the path of a TOML file, or its values",
+    error=StoreError,
+)
+
+
+@cache
+def shipped_cards() -> tuple[str, ...]:
+    """The names of emukit's own cards: every file in ``data_cards/``."""
+    return tuple(sorted(p.stem for p in shipped("data_cards", ".").glob("*.toml")))
+
+
+def card_names() -> tuple[str, ...]:
+    """emukit's own cards, then those of installed packages."""
+    return tuple(dict.fromkeys((*shipped_cards(), *CARDS)))
+
+
 def load_card(name_or_path: str | Path) -> Card:
-    """A shipped card by its name, or any card by the path of its TOML file.
+    """A card of emukit or of an installed package by its name, or any card by the path of its TOML file.
 
     Raises:
         StoreError: There is no such card, or it has mistakes (all of them listed).
     """
     text = str(name_or_path)
-    path = Path(text) if text.endswith(".toml") else _shipped_path(text)
+    if not text.endswith(".toml") and text not in shipped_cards() and text in CARDS.plugins:
+        found = CARDS.load(text)
+        if isinstance(found, Mapping):
+            return parse_card(found, CARDS.find(text).origin)
+        path = Path(found)
+    else:
+        path = Path(text) if text.endswith(".toml") else _shipped_path(text)
     try:
         settings = toml_values(path)
     except OSError as e:
         raise StoreError(
             f"cannot read the data card {path}",
             found=e.strerror or str(e),
-            expected=f"one of {', '.join(SHIPPED)}, or the path of a .toml file",
+            expected=f"one of {', '.join(card_names())}, or the path of a .toml file",
             hint="check the path: name the card with --card PATH",
         ) from e
     except ValueError as e:
@@ -355,10 +385,10 @@ def load_card(name_or_path: str | Path) -> Card:
 
 
 def _shipped_path(name: str) -> Path:
-    if name not in SHIPPED:
+    if name not in shipped_cards():
         raise StoreError(
             f"there is no data card {name}",
-            expected=f"one of {', '.join(SHIPPED)}, or the path of a .toml file",
+            expected=f"one of {', '.join(card_names())}, or the path of a .toml file",
             hint="choose one with --card",
         )
     try:
@@ -379,26 +409,29 @@ def identify_card(ds: xr.Dataset) -> Card:
     """
     if ATTRIBUTE in ds.attrs:
         return load_card(str(ds.attrs[ATTRIBUTE]))
-    cards = [c for c in map(load_card, SHIPPED) if c.by_layout]
-    scenarios = set(_scenarios(ds))
-    fitting = [c for c in cards if scenarios <= set(c.scenarios) and sum(v in ds for v in c.quantities) > 1]
-    if not fitting:
-        raise StoreError(
-            "no data card fits the store",
-            found=f"variables {', '.join(map(str, ds.data_vars)) or 'none'}; "
-            f"scenarios {', '.join(sorted(scenarios)) or 'none'}",
-            expected="; ".join(f"{c.name}: {', '.join(c.quantities)}" for c in cards),
-            hint="name the card with --card NAME or --card FILE.toml",
-        )
-    return max(fitting, key=lambda c: _hidden_months(ds, c))
+    cards: list[Card] = []
+    # Those of other packages are looked at where none of emukit's fits.
+    for names in (shipped_cards(), CARDS.plugins):
+        cards += [c for c in map(load_card, names) if c.by_layout and c not in cards]
+        scenarios = set(_scenarios(ds, cards))
+        fitting = [c for c in cards if scenarios <= set(c.scenarios) and sum(v in ds for v in c.quantities) > 1]
+        if fitting:
+            return max(fitting, key=lambda c: _hidden_months(ds, c))
+    raise StoreError(
+        "no data card fits the store",
+        found=f"variables {', '.join(map(str, ds.data_vars)) or 'none'}; "
+        f"scenarios {', '.join(sorted(scenarios)) or 'none'}",
+        expected="; ".join(f"{c.name}: {', '.join(c.quantities)}" for c in cards),
+        hint="name the card with --card NAME or --card FILE.toml",
+    )
 
 
-def _scenarios(ds: xr.Dataset) -> list[str]:
+def _scenarios(ds: xr.Dataset, cards: Iterable[Card]) -> list[str]:
     dim = next((d for d in ("ssp", "scenario") if d in ds.coords), None)
     if dim is None:
         return []
     written = [text_of(v) for v in np.atleast_1d(ds[dim].values).ravel().tolist()]
-    return list(scenario_names(written, [s for c in map(load_card, SHIPPED) for s in c.scenarios]))
+    return list(scenario_names(written, [s for c in cards for s in c.scenarios]))
 
 
 def text_of(value: object) -> str:
@@ -425,7 +458,7 @@ def _hidden_months(ds: xr.Dataset, card: Card) -> int:
     # One member's first and last month of each hidden span tell the cards apart, and cost a chunk each. Of a scenario
     # that may be hidden as a whole the last month is enough: copies differ in how much of it they hide.
     target = next((ds[v] for v in card.targets if v in ds), None)
-    names = _scenarios(ds)
+    names = _scenarios(ds, [card])
     if target is None or "time" not in target.dims or not target.size:
         return 0
     one: dict[str, int] = {d: 0 for d in ("member_id", "member") if d in target.dims}

@@ -22,8 +22,7 @@ from emukit.config import Settings, check
 from emukit.data.archive import Archive, Scenario
 from emukit.data.decode import Findings
 from emukit.data.encodings import (
-    DAILY,
-    SEASONAL,
+    CYCLES,
     STATIC,
     daily_fields,
     place_fields,
@@ -68,8 +67,8 @@ class InputSettings(Settings):
     @classmethod
     def _known_encodings(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
-            if name not in SEASONAL and name not in DAILY:
-                raise ValueError(f"unknown seasonal encoding {name!r}; known: {', '.join((*SEASONAL, *DAILY))}")
+            if name not in CYCLES:
+                raise ValueError(f"unknown seasonal encoding {name!r}; known: {', '.join(CYCLES)}")
         return names
 
 

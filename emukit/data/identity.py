@@ -15,7 +15,7 @@ import xarray as xr
 from pydantic import ValidationError
 
 from emukit.config import describe
-from emukit.data.card import DIGESTS_ATTRIBUTE, SHIPPED, Card, Digests, Published, load_card
+from emukit.data.card import DIGESTS_ATTRIBUTE, Card, Digests, Published, load_card, shipped_cards
 from emukit.data.decode import Findings
 from emukit.data.layout import Layout
 from emukit.data.load import Loaded, zeros_digest
@@ -79,7 +79,7 @@ def known_copies(ds: xr.Dataset, card: Card, named: bool, findings: Findings) ->
     """
     copies = []
     if card.published or not named:
-        cards = {c.name: c for c in (*map(load_card, SHIPPED), card)}
+        cards = {c.name: c for c in (*map(load_card, shipped_cards()), card)}
         copies += [Known(c.name, c.published, c) for c in cards.values() if c.published]
     if DIGESTS_ATTRIBUTE in ds.attrs:
         try:

@@ -10,6 +10,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -27,6 +28,7 @@ from emukit.data.time import TimeAxis, in_words
 from emukit.emulators.forcing_space import FAR, ForcingSpace
 from emukit.errors import ProtocolError, RecipeError, RunError
 from emukit.files import atomic_path, check_regular, parse_json, read_text, sha256
+from emukit.registry import Plugin
 
 FORMAT = 2
 # Before the names of the arrays of `trained_in`.
@@ -37,7 +39,8 @@ class Emulator(ABC):
     """Answers forcings with climate.
 
     Attributes:
-        kind: Name in the registry, by which a saved emulator finds its class.
+        kind: Name in the registry, by which a saved emulator finds its class. A class of another package need not
+            say it: an emulator is called as its recipe names it.
         by_variable: Options of `fit` that are tables by variable, or lists of variables.
         domain: What it predicts, and where.
         steps: The kinds of steps it knows, of ``month``, ``year``, ``day`` and ``hour``; empty: all.
@@ -45,9 +48,10 @@ class Emulator(ABC):
         from_beginning: Whether it must run from a scenario's beginning, step by step, to reach a month: a trajectory.
             Work is then divided by scenario and realisation, never by months.
         trained_in: The training years among the forcings that it reads; None where it reads none, or is older.
+        plugins: What it needs of other packages.
     """
 
-    kind: ClassVar[str]
+    kind: str
     steps: ClassVar[tuple[str, ...]] = ()
     by_variable: ClassVar[tuple[str, ...]] = ()
     from_beginning: ClassVar[bool] = False
@@ -55,6 +59,7 @@ class Emulator(ABC):
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
         self.trained_in: ForcingSpace | None = None
+        self.plugins: tuple[Plugin, ...] = ()
 
     @property
     def grid(self) -> Grid:
@@ -262,6 +267,8 @@ class Emulator(ABC):
             "meta": meta,
             "trained_in": list(self.trained_in.names) if self.trained_in else [],
         }
+        if self.plugins:
+            head["plugins"] = [asdict(plugin) for plugin in self.plugins]
         space = self.trained_in.arrays() if self.trained_in else {}
         arrays = {**arrays, **{f"{SPACE}{name}": array for name, array in space.items()}}
         grid = {"grid.lat": self.grid.lat, "grid.lon": self.grid.lon}

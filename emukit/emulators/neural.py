@@ -22,9 +22,9 @@ from emukit.data.targets import TargetNormalizer
 from emukit.emulators.base import Emulator
 from emukit.errors import RecipeError
 from emukit.models.precision import matmul_precision
-from emukit.models.registry import CONTEXT, build_network, network_entry
-from emukit.objectives.base import Noise
-from emukit.objectives.registry import REGRESSION, objective_class
+from emukit.models.registry import CONTEXT, NETWORKS, build_network
+from emukit.objectives.base import Noise, Objective
+from emukit.objectives.registry import OBJECTIVES, REGRESSION
 
 # Target months computed at once: enough to keep two cores busy, few enough that a 353 M-parameter network fits 8 GB.
 BLOCK_MONTHS = 60
@@ -69,7 +69,7 @@ class NeuralEmulator(Emulator):
         self.residual = residual
         self.objective_name, self.objective_options = objective, dict(objective_options or {})
         self.seed, self.number = seed, number
-        self._objective = objective_class(objective)(None, **self.objective_options)
+        self._objective: Objective = OBJECTIVES.load(objective)(None, **self.objective_options)
         self.network_name = network_name
         self.options = dict(options)
         self.network = network
@@ -157,7 +157,8 @@ class NeuralEmulator(Emulator):
         """The inverse of `state`.
 
         Raises:
-            ValueError: The network is unknown, or has no such options.
+            RecipeError: The network is unknown, or cannot be imported.
+            ValueError: It has no such options.
         """
 
         def part(name: str) -> dict[str, NDArray[Any]]:
@@ -165,11 +166,12 @@ class NeuralEmulator(Emulator):
 
         asked = meta.get("objective", {"name": REGRESSION, "options": {}, "seed": 0})
         encoder = FrameEncoder.from_state(meta["inputs"], part("inputs"), domain.grid)
+        network_class = NETWORKS.load(meta["network"])
         try:
-            kind = options_of(network_entry(meta["network"]).load(), CONTEXT)
+            kind = options_of(network_class, CONTEXT)
             # As strictly as in a recipe: a constructor takes an unknown word for its default.
             options = check(kind, meta["options"], source="the table of options").model_dump(exclude_unset=True)
-            chosen = objective_class(asked["name"])
+            chosen = OBJECTIVES.load(asked["name"])
             own = check(options_of(chosen), asked["options"], source="the table of options").model_dump()
             objective = chosen(None, **own)
             network = build_network(

@@ -1,122 +1,156 @@
 """Every emulator by name: one table, and the one way to load a saved one.
 
-Invariant: what `save` wrote, `load_emulator` finds by its kind; a new emulator is a file and a line here.
+Invariant: what `save` wrote, `load_emulator` finds by its kind. A new emulator is a file and a line here, or a package
+with an entry point in the group ``emukit.emulators`` (docs/plugins.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from numpy.typing import NDArray
 
-from emukit.errors import RunError, shortage
+from emukit.errors import RecipeError, RunError, shortage
+from emukit.registry import Entry, Plugin, Registry
 
 if TYPE_CHECKING:
     from emukit.data.archive import Domain
     from emukit.emulators.base import Emulator
 
 
+Made = Literal["closed-form", "stepwise", "wrapper"]
+
+
 @dataclass(frozen=True)
-class EmulatorEntry:
+class EmulatorEntry(Entry):
     """Where an emulator is, and what it is good for.
 
     Attributes:
-        target: ``module:Class``, imported when used.
-        summary: One line for `emukit models`.
-        made: How: in ``closed-form``, by its class's `fit(archive, split, **options)`; ``stepwise``, in a training
-            loop; or as a ``wrapper`` of others, by `fit(archive, split, bases, **options)`.
-        seeded: Whether `fit` takes the seed of the run too, as a keyword `seed` that is no option.
+        made_as: How: in ``closed-form``, by its class's `fit(archive, split, **options)`; ``stepwise``, in a training
+            loop; or as a ``wrapper`` of others, by `fit(archive, split, bases, folds, **options)`. None: its class
+            says so.
+        takes_seed: Whether `fit` takes the seed of the run too, as a keyword `seed` that is no option. Where
+            `made_as` is None, the signature says so.
     """
 
-    target: str
-    summary: str
-    made: Literal["closed-form", "stepwise", "wrapper"]
-    seeded: bool = False
+    made_as: Made | None = None
+    takes_seed: bool = False
 
-    def load(self) -> Any:
-        """The class."""
-        module, _, name = self.target.partition(":")
-        return getattr(import_module(module), name)
+    @property
+    def made(self) -> Made:
+        """How it is made; a class of another package is imported to see."""
+        if self.made_as is None:
+            from emukit.emulators.wrapper import Wrapper
+
+            return "wrapper" if issubclass(self.load(), Wrapper) else "closed-form"
+        return self.made_as
+
+    @property
+    def seeded(self) -> bool:
+        """Whether `fit` takes the seed of the run; a class of another package is imported to see."""
+        if self.made_as is None:
+            return "seed" in signature(self.load().fit).parameters
+        return self.takes_seed
 
 
-EMULATORS: dict[str, EmulatorEntry] = {
-    "climatology": EmulatorEntry(
-        "emukit.emulators.climatology:ClimatologyEmulator",
-        "mean of the first 20 training years by calendar month; a reference",
-        "closed-form",
-    ),
-    "linear": EmulatorEntry(
-        "emukit.emulators.linear:LinearEmulator", "ridge on forcing series, in seconds; the one to beat", "closed-form"
-    ),
-    "eof-regression": EmulatorEntry(
-        "emukit.emulators.eof_regression:EofRegression",
-        "principal components on straight lines in forcing series, in seconds",
-        "closed-form",
-    ),
-    "gaussian-process": EmulatorEntry(
-        "emukit.emulators.gaussian_process:GaussianProcess",
-        "a Gaussian process for each principal component, over a linear part",
-        "closed-form",
-    ),
-    "random-forest": EmulatorEntry(
-        "emukit.emulators.random_forest:RandomForest",
-        "a forest for the principal components, over a linear part, as it cannot extrapolate",
-        "closed-form",
-        seeded=True,
-    ),
-    "anchored": EmulatorEntry(
-        "emukit.emulators.anchored:Anchored",
-        "a trusted emulator, plus a share of networks trained on what it leaves",
-        "wrapper",
-    ),
-    "kriging": EmulatorEntry(
-        "emukit.emulators.kriging:Kriging",
-        "a trusted emulator, plus what it leaves in training years of like forcings, in seconds",
-        "wrapper",
-    ),
-    "additive-gp": EmulatorEntry(
-        "emukit.emulators.additive_gp:AdditiveGP",
-        "an additive Gaussian process of the forced response, with discrepancies of scenarios; seconds",
-        "wrapper",
-    ),
-    "ensemble": EmulatorEntry(
-        "emukit.emulators.ensemble:Ensemble",
-        "the mean of several emulators, weighted alike or on validation",
-        "wrapper",
-    ),
-    "variance-matched": EmulatorEntry(
-        "emukit.emulators.variance_matched:VarianceMatched",
-        "its base, stretched to vary as a single run does; for the score, not for its months",
-        "wrapper",
-    ),
-    "calibrated": EmulatorEntry(
-        "emukit.emulators.calibrated:Calibrated",
-        "variance-matched, drawn back to the least expected score",
-        "wrapper",
-    ),
-    "sampled": EmulatorEntry(
-        "emukit.emulators.sampled:Sampled",
-        "an emulator, with weather like a real run's; one realisation",
-        "wrapper",
-        seeded=True,
-    ),
-    "neural": EmulatorEntry("emukit.emulators.neural:NeuralEmulator", "any network of the network table", "stepwise"),
-}
+def _is_emulator(found: Any) -> bool:
+    from emukit.emulators.base import Emulator
+
+    return isinstance(found, type) and issubclass(found, Emulator)
+
+
+EMULATORS: Registry[EmulatorEntry] = Registry(
+    "emulator",
+    "emukit.emulators",
+    {
+        "climatology": EmulatorEntry(
+            "emukit.emulators.climatology:ClimatologyEmulator",
+            "mean of the first 20 training years by calendar month; a reference",
+            made_as="closed-form",
+        ),
+        "linear": EmulatorEntry(
+            "emukit.emulators.linear:LinearEmulator",
+            "ridge on forcing series, in seconds; the one to beat",
+            made_as="closed-form",
+        ),
+        "eof-regression": EmulatorEntry(
+            "emukit.emulators.eof_regression:EofRegression",
+            "principal components on straight lines in forcing series, in seconds",
+            made_as="closed-form",
+        ),
+        "gaussian-process": EmulatorEntry(
+            "emukit.emulators.gaussian_process:GaussianProcess",
+            "a Gaussian process for each principal component, over a linear part",
+            made_as="closed-form",
+        ),
+        "random-forest": EmulatorEntry(
+            "emukit.emulators.random_forest:RandomForest",
+            "a forest for the principal components, over a linear part, as it cannot extrapolate",
+            made_as="closed-form",
+            takes_seed=True,
+        ),
+        "anchored": EmulatorEntry(
+            "emukit.emulators.anchored:Anchored",
+            "a trusted emulator, plus a share of networks trained on what it leaves",
+            made_as="wrapper",
+        ),
+        "kriging": EmulatorEntry(
+            "emukit.emulators.kriging:Kriging",
+            "a trusted emulator, plus what it leaves in training years of like forcings, in seconds",
+            made_as="wrapper",
+        ),
+        "additive-gp": EmulatorEntry(
+            "emukit.emulators.additive_gp:AdditiveGP",
+            "an additive Gaussian process of the forced response, with discrepancies of scenarios; seconds",
+            made_as="wrapper",
+        ),
+        "ensemble": EmulatorEntry(
+            "emukit.emulators.ensemble:Ensemble",
+            "the mean of several emulators, weighted alike or on validation",
+            made_as="wrapper",
+        ),
+        "variance-matched": EmulatorEntry(
+            "emukit.emulators.variance_matched:VarianceMatched",
+            "its base, stretched to vary as a single run does; for the score, not for its months",
+            made_as="wrapper",
+        ),
+        "calibrated": EmulatorEntry(
+            "emukit.emulators.calibrated:Calibrated",
+            "variance-matched, drawn back to the least expected score",
+            made_as="wrapper",
+        ),
+        "sampled": EmulatorEntry(
+            "emukit.emulators.sampled:Sampled",
+            "an emulator, with weather like a real run's; one realisation",
+            made_as="wrapper",
+            takes_seed=True,
+        ),
+        "neural": EmulatorEntry(
+            "emukit.emulators.neural:NeuralEmulator", "any network of the network table", made_as="stepwise"
+        ),
+    },
+    entry=EmulatorEntry,
+    accepts=_is_emulator,
+    expected="a subclass of emukit.emulators.base.Emulator",
+)
 
 
 def build_emulator(kind: str, domain: Domain, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Emulator:
     """An emulator from what its `state` gave.
 
     Raises:
-        KeyError: There is no such kind, or a part of it is missing.
+        RecipeError: There is no such kind, or nobody but a file names it.
+        KeyError: A part of it is missing.
         ValueError: A part of it does not fit.
     """
-    cls: type[Emulator] = EMULATORS[kind].load()
-    return cls.from_state(domain, meta, arrays)
+    cls: type[Emulator] = EMULATORS.load(kind)
+    emulator = cls.from_state(domain, meta, arrays)
+    emulator.kind = kind
+    return emulator
 
 
 def load_emulator(folder: Path | str) -> Emulator:
@@ -128,9 +162,12 @@ def load_emulator(folder: Path | str) -> Emulator:
     # The table of names is read where nothing is loaded.
     from emukit.data.archive import Domain
     from emukit.data.card import parse_card
+    from emukit.data.encodings import CYCLES, STATIC
     from emukit.data.grid import Grid
     from emukit.emulators.base import SPACE, read_saved, time_of
     from emukit.emulators.forcing_space import ForcingSpace
+    from emukit.models.registry import NETWORKS
+    from emukit.objectives.registry import OBJECTIVES
 
     folder = Path(folder)
     if (folder / "emulator").is_dir():
@@ -141,10 +178,23 @@ def load_emulator(folder: Path | str) -> Emulator:
         card = parse_card(head["card"], "the saved emulator")
         domain = Domain(card, grid, tuple(head["variables"]), time_of(head))
         space = {k.removeprefix(SPACE): arrays.pop(k) for k in [*arrays] if k.startswith(SPACE)}
+        plugins = tuple(Plugin(**values) for values in head.get("plugins", ()))
+        # Losses are not needed any more.
+        for registry in (NETWORKS, EMULATORS, OBJECTIVES, CYCLES, STATIC):
+            for needed in (p for p in plugins if p.kind == registry.kind):
+                registry.check(needed, f"the emulator in {folder}")
         emulator = build_emulator(head["kind"], domain, head["meta"], arrays)
+        emulator.plugins = plugins
         if head.get("trained_in"):
             emulator.trained_in = ForcingSpace.from_arrays(head["trained_in"], space)
         return emulator
+    except RecipeError as e:
+        raise RunError(
+            f"the emulator in {folder} does not fit what is installed here",
+            found=f"{e.what}{f': {e.found}' if e.found else ''}",
+            expected=e.expected,
+            hint=e.hint or "install what it needs, use the version of emukit that wrote it, or train it again",
+        ) from e
     except (KeyError, IndexError, TypeError, AttributeError, RuntimeError, ValueError) as e:
         # RuntimeError is what torch raises for weights that do not fit the network they are said to belong to.
         raise shortage(e) or RunError(

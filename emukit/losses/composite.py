@@ -7,30 +7,13 @@ network's precision. A term is built once, however many variables and steps use 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
 
 import torch
 from torch import Tensor
 
 from emukit.errors import RecipeError
-from emukit.losses.grid_context import GridContext, LossTerm, Mean, local_mean
-
-# name -> module:function of GridContext that builds a LossTerm; a new term: a function and a line here.
-TERMS: dict[str, str] = {
-    "mse": "emukit.losses.pixel:mse",
-    "l1": "emukit.losses.pixel:l1",
-    "huber": "emukit.losses.pixel:huber",
-    "log_cosh": "emukit.losses.pixel:log_cosh",
-    "rmse": "emukit.losses.decade:rmse",
-    "time_mean": "emukit.losses.decade:time_mean",
-    "time_std": "emukit.losses.decade:time_std",
-    "dice": "emukit.losses.dice:dice",
-    "gabor": "emukit.losses.gabor:gabor",
-    "hessian": "emukit.losses.hessian:hessian",
-    "polar": "emukit.losses.polar:polar",
-    "sobel": "emukit.losses.structure:sobel",
-    "ssim": "emukit.losses.structure:ssim",
-}
+from emukit.losses.registry import TERMS
+from emukit.losses.grid_context import LossSpace, LossTerm, Mean, local_mean
 
 
 def build_term(name: str, context: GridContext) -> LossTerm:
@@ -39,11 +22,8 @@ def build_term(name: str, context: GridContext) -> LossTerm:
     Raises:
         RecipeError: There is none of that name, or the grid is too small for it.
     """
-    if name not in TERMS:
-        raise RecipeError(f"unknown loss term {name!r}", expected=", ".join(TERMS), hint="--set loss.default.mse=1.0")
-    module, _, function = TERMS[name].partition(":")
-    builder: Callable[[GridContext], LossTerm] = getattr(import_module(module), function)
-    return builder(context)
+    builder: Callable[[LossSpace], LossTerm] = TERMS.load(name)
+    return builder(space)
 
 
 class CompositeLoss:

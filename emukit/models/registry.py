@@ -1,17 +1,17 @@
 """Every network by name: one table.
 
-Invariant: a network is found by its name and built from plain values alone; a new one is a file and a line here.
+Invariant: a network is found by its name and built from plain values alone. A new one is a file and a line here, or a
+package with an entry point in the group ``emukit.networks`` (docs/plugins.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from emukit.errors import RecipeError
+from emukit.registry import Entry, Registry
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,61 +20,45 @@ if TYPE_CHECKING:
 CONTEXT = ("in_channels", "variables", "grid", "history")
 
 
-@dataclass(frozen=True)
-class NetworkEntry:
-    """Where a network is, and what it is good for.
+def _is_network(found: Any) -> bool:
+    from torch import nn
 
-    Attributes:
-        target: ``module:Class``, imported when the network is built.
-        summary: One line for `emukit models`.
-    """
-
-    target: str
-    summary: str
-
-    def load(self) -> Callable[..., nn.Module]:
-        """The class."""
-        module, _, name = self.target.partition(":")
-        return getattr(import_module(module), name)  # type: ignore[no-any-return]
+    return isinstance(found, type) and issubclass(found, nn.Module)
 
 
-NETWORKS: dict[str, NetworkEntry] = {
-    "cnn-gru": NetworkEntry(
-        "emukit.models.cnn_gru:CNNGRU",
-        "pooled convolutional encoder and GRU, separate tas and pr heads; trains on a laptop",
-    ),
-    "cnn-gru-published": NetworkEntry(
-        "emukit.models.cnn_gru_published:PublishedCNNGRU",
-        "the competition's third place as published, 353 M parameters at width 32; wants a GPU",
-    ),
-    "convlstm": NetworkEntry(
-        "emukit.models.convlstm:ConvLSTM",
-        "ConvLSTM over each window on a coarse map, linear path, head weights of each cell; trains on a laptop",
-    ),
-    "unet": NetworkEntry(
-        "emukit.models.unet:UNet",
-        "residual U-Net told of the window by FiLM or by channels, linear path; trains on a laptop",
-    ),
-    "simple-cnn": NetworkEntry(
-        "emukit.models.simple_cnn:SimpleCNN",
-        "the competition's starter kit as published, 10.7 M parameters, one month at a time; wants a GPU",
-    ),
-    "transformer": NetworkEntry(
-        "emukit.models.transformer:Transformer",
-        "patches of each frame read once, attention in space and over the window; trains on a laptop",
-    ),
-}
-
-
-def network_entry(name: str) -> NetworkEntry:
-    """Look a network up.
-
-    Raises:
-        RecipeError: There is none of that name.
-    """
-    if name not in NETWORKS:
-        raise RecipeError(f"unknown network {name!r}", expected=", ".join(NETWORKS), hint="`emukit models` lists them")
-    return NETWORKS[name]
+NETWORKS: Registry[Entry] = Registry(
+    "network",
+    "emukit.networks",
+    {
+        "cnn-gru": Entry(
+            "emukit.models.cnn_gru:CNNGRU",
+            "pooled convolutional encoder and GRU, separate tas and pr heads; trains on a laptop",
+        ),
+        "cnn-gru-published": Entry(
+            "emukit.models.cnn_gru_published:PublishedCNNGRU",
+            "the competition's third place as published, 353 M parameters at width 32; wants a GPU",
+        ),
+        "convlstm": Entry(
+            "emukit.models.convlstm:ConvLSTM",
+            "ConvLSTM over each window on a coarse map, linear path, head weights of each cell; trains on a laptop",
+        ),
+        "unet": Entry(
+            "emukit.models.unet:UNet",
+            "residual U-Net told of the window by FiLM or by channels, linear path; trains on a laptop",
+        ),
+        "simple-cnn": Entry(
+            "emukit.models.simple_cnn:SimpleCNN",
+            "the competition's starter kit as published, 10.7 M parameters, one month at a time; wants a GPU",
+        ),
+        "transformer": Entry(
+            "emukit.models.transformer:Transformer",
+            "patches of each frame read once, attention in space and over the window; trains on a laptop",
+        ),
+    },
+    entry=Entry,
+    accepts=_is_network,
+    expected="a subclass of torch.nn.Module",
+)
 
 
 def build_network(
@@ -102,12 +86,14 @@ def build_network(
     Raises:
         RecipeError: An option's value cannot be built, such as a width of zero or more halvings than cells.
     """
-    build = network_entry(name).load()
+    build = NETWORKS.load(name)
     try:
-        return build(in_channels=in_channels, variables=variables, grid=grid, history=history, **options)
+        return build(  # type: ignore[no-any-return]
+            in_channels=in_channels, variables=variables, grid=grid, history=history, **options
+        )
     except (ValueError, TypeError) as e:
         raise RecipeError(
-            f"cannot build {name} with these options", found=str(e).splitlines()[0], hint="mend --set model.*"
+            f"cannot build {name} with these options", found=str(e).splitlines()[0], hint="fix --set model.*"
         ) from e
     except RuntimeError as e:
         # torch cannot allocate a network of that size; counting it takes no memory, but may overflow.

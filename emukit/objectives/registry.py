@@ -1,37 +1,32 @@
-"""Every objective by name.
+"""Every objective by name: one table.
 
-Invariant: what a recipe names is found here; a new objective is a file and a line.
+Invariant: what a recipe names is found here. A new objective is a file and a line, or a package with an entry point in
+the group ``emukit.objectives``.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import Any
 
-from emukit.errors import RecipeError
-
-if TYPE_CHECKING:
-    from emukit.objectives.base import Objective
+from emukit.registry import Entry, Registry
 
 REGRESSION = "regression"
 
-# name -> module:Class.
-OBJECTIVES: dict[str, str] = {
-    REGRESSION: "emukit.objectives.regression:Regression",
-    "crps": "emukit.objectives.crps:Crps",
-}
+
+def _is_objective(found: Any) -> bool:
+    from emukit.objectives.base import Objective
+
+    return isinstance(found, type) and issubclass(found, Objective)
 
 
-def objective_class(name: str) -> type[Objective]:
-    """The class of an objective.
-
-    Raises:
-        RecipeError: There is none of that name.
-    """
-    if name not in OBJECTIVES:
-        raise RecipeError(
-            f"unknown objective {name!r}", expected=", ".join(OBJECTIVES), hint=f"--set objective.name={REGRESSION}"
-        )
-    module, _, attribute = OBJECTIVES[name].partition(":")
-    cls: type[Objective] = getattr(import_module(module), attribute)
-    return cls
+OBJECTIVES: Registry[Entry] = Registry(
+    "objective",
+    "emukit.objectives",
+    {
+        REGRESSION: Entry("emukit.objectives.regression:Regression", "one answer, by the loss of the recipe"),
+        "crps": Entry("emukit.objectives.crps:Crps", "realisations, by the fair CRPS of several at a time"),
+    },
+    entry=Entry,
+    accepts=_is_objective,
+    expected="a subclass of emukit.objectives.base.Objective",
+)

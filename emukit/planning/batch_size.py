@@ -63,7 +63,9 @@ def resolve_batch(
         if isinstance(recorded, WrapperRecipe) and len(recorded.bases) == len(before):
             before = recorded.bases
         bases = tuple(
-            base.model_copy(
+            base
+            if base.run
+            else base.model_copy(
                 update={
                     "recipe": resolve_batch(
                         base.recipe, archive, split, comm, reporter, old.recipe if old else None, shards=shards

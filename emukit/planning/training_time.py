@@ -70,10 +70,11 @@ def trainings(recipe: Recipe, scenarios: int) -> list[tuple[NetworkRecipe, int]]
         return [(recipe, 1)]
     if not isinstance(recipe, WrapperRecipe):
         return []
-    folds = 1 + (scenarios if EMULATORS[recipe.emulator].load().cross_fitted else 0)
+    folds = 1 + (scenarios if EMULATORS.load(recipe.emulator).cross_fitted else 0)
     return [
         (network, times * folds * base.copies)
         for base in recipe.bases
+        if not base.run
         for network, times in trainings(base.recipe, scenarios)
     ]
 

@@ -24,7 +24,7 @@ from emukit.errors import EmukitError, ProtocolError, RecipeError
 from emukit.losses.named import LOSSES
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
-from emukit.recipes.names import recipe_names
+from emukit.recipes.names import own_names
 from emukit.recipes.schema import NetworkRecipe, Recipe, TargetsSettings, WrapperRecipe, networks_of, recipe_class
 from emukit.training.settings import LossSettings
 
@@ -98,15 +98,18 @@ def _for_variables(recipe: R, prefix: str, archive: Archive, said: list[str], *,
     if isinstance(recipe, NetworkRecipe):
         return recipe.model_copy(update=_network_tables(recipe, prefix, archive, said, residual))
     if isinstance(recipe, WrapperRecipe):
-        apart = EMULATORS[recipe.emulator].load().residual
+        apart = EMULATORS.load(recipe.emulator).residual
         bases = []
         for i, base in enumerate(recipe.bases):
+            if base.run:
+                bases.append(base)
+                continue
             path = f"{prefix}bases.{i}.recipe."
             inner = _for_variables(base.recipe, path, archive, said, residual=apart and i > 0)
             bases.append(base.model_copy(update={"recipe": inner}))
         recipe = recipe.model_copy(update={"bases": tuple(bases)})
     options: dict[str, Any] = {}
-    for option in EMULATORS[recipe.emulator].load().by_variable:
+    for option in EMULATORS.load(recipe.emulator).by_variable:
         value = recipe.options[option]
         gone = [
             v
@@ -172,7 +175,7 @@ def _by_variable(value: Any) -> dict[str, Any]:
 def _shipped_losses() -> dict[str, list[dict[str, float]]]:
     """The tables that shipped recipes and losses have, by variable."""
     found: dict[str, list[dict[str, float]]] = {}
-    for name in recipe_names():
+    for name in own_names():
         for network in networks_of(load_recipe(name)):
             for v, terms in network.loss.tables.items():
                 found.setdefault(v, []).append(terms)
@@ -186,7 +189,7 @@ def _shipped_losses() -> dict[str, list[dict[str, float]]]:
 def _shipped_options(emulator: str, option: str) -> dict[str, list[Any]]:
     """What shipped recipes of an emulator say in an option, by variable."""
     found: dict[str, list[Any]] = {}
-    for leaf in (leaf for name in recipe_names() for leaf in _leaves(load_recipe(name)) if leaf.emulator == emulator):
+    for leaf in (leaf for name in own_names() for leaf in _leaves(load_recipe(name)) if leaf.emulator == emulator):
         for v, own in _by_variable(leaf.options[option]).items():
             found.setdefault(v, []).append(own)
     return found
@@ -226,7 +229,9 @@ def _fitted(
             missing[prefix + path] = names, wrong
     if isinstance(recipe, WrapperRecipe):
         bases = tuple(
-            base.model_copy(
+            base
+            if base.run
+            else base.model_copy(
                 update={
                     "recipe": _fitted(base.recipe, f"{prefix}bases.{i}.recipe.", archive, scenarios, missing, reporter)
                 }
@@ -241,7 +246,7 @@ def _lists(recipe: Recipe) -> dict[str, Names]:
     """The forcings or features that a recipe reads itself, by the path of the setting."""
     if isinstance(recipe, NetworkRecipe):
         return {"inputs.forcings": recipe.inputs.forcings}
-    read = EMULATORS[recipe.emulator].load().forcings_read(recipe.options)
+    read = EMULATORS.load(recipe.emulator).forcings_read(recipe.options)
     return {f"model.{option}": tuple(names) for option, names in read.items()}
 
 
@@ -278,7 +283,12 @@ def _changed(recipe: R, changed: Mapping[str, Names]) -> R:
 def _shipped_lists(emulator: str, path: str) -> frozenset[Names]:
     """What shipped recipes, and an emulator's defaults, read by a setting."""
     default = recipe_class(emulator).model_fields["model"].default
-    leaves = [leaf for name in recipe_names() for leaf in _leaves(load_recipe(name)) if leaf.emulator == emulator]
+    leaves = [
+        leaf
+        for name in dict.fromkeys((*own_names(), emulator))
+        for leaf in _leaves(load_recipe(name))
+        if leaf.emulator == emulator
+    ]
     lists = [_lists(leaf).get(path) for leaf in leaves]
     lists.append(getattr(default, path.removeprefix("model."), None))
     return frozenset(tuple(names) for names in lists if names)

@@ -1,6 +1,6 @@
-"""Recipes by name: the shipped values, with files, single settings and bases laid over them.
+"""Recipes by name or file, with files, single settings and bases laid over them.
 
-Invariant: what comes last wins, key by key, but for the tables of a loss, which replace each other; and nothing is
+Invariant: what comes last wins, key by key, except for the tables of a loss, which replace each other; and nothing is
 checked before everything is laid together, then all of it at once.
 """
 
@@ -11,12 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from emukit.config import merge, parse_assignments, read_toml
+from emukit.emulators.registry import EMULATORS
 from emukit.errors import RecipeError
-from emukit.files import shipped
+from emukit.files import parse_json, read_text, shipped
 from emukit.losses.named import named_loss
 from emukit.models.registry import NETWORKS
-from emukit.recipes.names import FAST, emulator_names, recipe_names, unknown_emulator
+from emukit.recipes.names import FAST, identity_digest, is_network, recipe_digest, recipe_names, unknown_emulator
+from emukit.recipes.plugins import admit
 from emukit.recipes.schema import Recipe, base_tables, network_paths, parse_recipe
+
+# How a MODEL that is a recipe file ends.
+TOML = ".toml"
+# The base of a recipe that says everything itself.
+NO_BASE = "none"
 
 
 def fast_name(name: str) -> str:
@@ -26,7 +33,7 @@ def fast_name(name: str) -> str:
         RecipeError: There is none, or nothing of that name at all.
     """
     names = recipe_names()
-    if name not in names:
+    if name not in names and not name.endswith(TOML):
         raise unknown_emulator(name)
     if f"{name}{FAST}" not in names:
         those = [n.removesuffix(FAST) for n in names if n.endswith(FAST)]
@@ -41,13 +48,17 @@ def fast_name(name: str) -> str:
 def load_recipe(
     name: str, file: Path | None = None, assignments: Iterable[str] = (), loss: str | None = None
 ) -> Recipe:
-    """The recipe of a name: the shipped one, overlaid with a named loss, a file, and single settings, in this order.
+    """The recipe of a MODEL, overlaid with a named loss, a file, and single settings, in this order.
+
+    A recipe file stands on the shipped recipe of its `emulator`, or on what it names as its `base`: a shipped recipe,
+    or another file, whose path is relative to its own.
 
     Each of the three may name a preset, `model.size`: its options are laid over the sources before and under the
     explicit ones of its own source.
 
     Args:
-        name: An emulator, or a shipped recipe of another name such as ``cnn-gru-published``.
+        name: An emulator, a shipped recipe of another name such as ``cnn-gru-published``, a recipe file ending in
+            ``.toml``, or a class as ``module:Name``.
         file: A TOML recipe; what it does not set keeps its default.
         assignments: ``a.b=c`` words.
         loss: A shipped loss, which replaces the shipped recipe's.
@@ -56,10 +67,10 @@ def load_recipe(
         RecipeError: Unknown name, a loss for what is not trained by one, unreadable file, another emulator in the file,
             an unknown size, or wrong settings.
     """
-    values, source = shipped_values(name), f"recipe {name}"
+    values, source = _values_of(name), f"recipe {name}"
     assignments = tuple(assignments)
     if loss is not None:
-        if values["emulator"] not in NETWORKS:
+        if not is_network(values["emulator"]):
             paths = network_paths(load_recipe(name, file, assignments))
             words = " ".join(
                 f"--set '{path}loss.{v}={{l1=1.0}}'"
@@ -73,6 +84,9 @@ def load_recipe(
         values["loss"], source = named_loss(loss), f"{source} with loss {loss}"
     if file is not None:
         over = read_toml(file)
+        admit(over)
+        if "base" in over:
+            over = _on_base(over, str(file), file.parent, ())
         if over.get("emulator", values["emulator"]) != values["emulator"]:
             raise RecipeError(
                 f"{file} is a recipe for another emulator",
@@ -82,7 +96,9 @@ def load_recipe(
             )
         # A loss table is a recipe for one variable: it replaces the default one rather than mixing with it.
         values, source = _lay_over(values, over), str(file)
-    changes = expand_size(parse_assignments(assignments), values["emulator"])
+    changes = parse_assignments(assignments)
+    admit(changes)
+    changes = expand_size(changes, values["emulator"])
     if changes.get("emulator", values["emulator"]) != values["emulator"]:
         raise RecipeError(
             f"{source} is of another emulator than --set names",
@@ -97,7 +113,8 @@ def load_recipe(
             whole = {v for v, table in tables.items() if path in ("loss", f"loss.{v}") and isinstance(table, Mapping)}
             values = {**values, "loss": {k: v for k, v in known.items() if k not in whole}}
     source = f"{source} with --set" if changes else source
-    single = changes.pop("bases", {})
+    # A whole list replaces the recipe's; a table is single settings of bases by their numbers.
+    single = {} if isinstance(changes.get("bases"), list) else changes.pop("bases", {})
     values = merge(values, changes)
     if "bases" in values:
         values["bases"] = _load_bases(base_tables(values, source), single, source)
@@ -116,6 +133,7 @@ def _lay_over(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, A
 def _load_bases(bases: list[dict[str, Any]], single: Any, source: str) -> list[dict[str, Any]]:
     """Bases with the whole recipe in the place of its name, or of a table over it; then single settings of theirs."""
     inner: dict[int, Mapping[str, Any]] = {}
+    bases = [_finished_run(base, f"{source}, bases.{i}") for i, base in enumerate(bases)]
     for key, change in single.items() if isinstance(single, Mapping) else [("", single)]:
         if key.isdecimal() and int(key) < len(bases) and not isinstance(change, Mapping):
             raise RecipeError(
@@ -131,6 +149,12 @@ def _load_bases(bases: list[dict[str, Any]], single: Any, source: str) -> list[d
                 hint="--set bases.0.recipe=linear",
             )
         base = bases[int(key)]
+        if base.get("run"):
+            raise RecipeError(
+                f"{source} sets something of bases.{key}, which is a finished run",
+                found=", ".join(change),
+                hint="leave it out, or name a recipe in the place of the run",
+            )
         named, over = base.get("recipe"), change.get("recipe")
         if isinstance(over, Mapping) and isinstance(over.get("bases"), Mapping):
             inner[int(key)] = over["bases"]
@@ -140,7 +164,7 @@ def _load_bases(bases: list[dict[str, Any]], single: Any, source: str) -> list[d
             base = {**base, "recipe": {"emulator": named}}
         bases[int(key)] = merge(base, change)
     return [
-        {**b, "recipe": _load_base(b.get("recipe"), inner.get(i, {}), f"{source}, bases.{i}")}
+        b if b.get("run") else {**b, "recipe": _load_base(b.get("recipe"), inner.get(i, {}), f"{source}, bases.{i}")}
         for i, b in enumerate(bases)
     ]
 
@@ -148,12 +172,15 @@ def _load_bases(bases: list[dict[str, Any]], single: Any, source: str) -> list[d
 def _load_base(recipe: Any, single: Mapping[str, Any], source: str) -> dict[str, Any]:
     """The plain values of a base's whole recipe, with single settings of its own bases."""
     over = {"emulator": recipe} if isinstance(recipe, str) else recipe
-    if not isinstance(over, Mapping) or not isinstance(over.get("emulator"), str):
+    if isinstance(over, Mapping) and "base" in over:
+        values = _on_base(over, source, Path(), ())
+    elif isinstance(over, Mapping) and isinstance(over.get("emulator"), str):
+        values = _values_of(over["emulator"])
+        values = _lay_over(values, {k: v for k, v in over.items() if k not in ("emulator", "bases")})
+    else:
         raise RecipeError(
-            f"{source} names no emulator", found=repr(recipe), expected="a name, or a table with a key emulator"
+            f"{source} names no emulator", found=repr(recipe), expected="a name, or a table with a key emulator or base"
         )
-    values = shipped_values(over["emulator"])
-    values = _lay_over(values, {k: v for k, v in over.items() if k not in ("emulator", "bases")})
     if "bases" in over:
         values["bases"] = over["bases"]
     if single and "bases" not in values:
@@ -167,8 +194,97 @@ def _load_base(recipe: Any, single: Mapping[str, Any], source: str) -> dict[str,
     return values
 
 
-def shipped_values(name: str) -> dict[str, Any]:
+def _finished_run(base: dict[str, Any], source: str) -> dict[str, Any]:
+    """A base that names a folder as its `run`, with the recipe and the identity of that run; any other as it is.
+
+    Raises:
+        RecipeError: There is no finished run, or the base names a recipe too.
+    """
+    folder = base.get("run")
+    if folder is None or isinstance(folder, Mapping):
+        return base
+    if "recipe" in base or not isinstance(folder, str):
+        raise RecipeError(
+            f"{source} does not name one finished run",
+            found=", ".join(f"{k} = {v!r}" for k, v in base.items())[:200],
+            expected='run = "FOLDER" alone, or a recipe',
+        )
+    path = Path(folder).expanduser().absolute()
+    try:
+        record = parse_json(read_text(path / "run.json"))
+        recipe, identity, state = record["recipe"], record["identity"], record["state"]
+        if recipe_digest(recipe) != identity["recipe"]:
+            raise ValueError("its recipe was edited")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+        raise RecipeError(
+            f"{source} names a run that cannot be read",
+            found=f"{path}: {getattr(e, 'strerror', None) or e}",
+            expected="the folder of a finished run",
+            hint="`emukit runs` lists them",
+        ) from e
+    if state != "finished":
+        raise RecipeError(f"{source} names a run that has not finished", found=str(path), hint="finish it first")
+    return {**base, "recipe": recipe, "run": {"folder": str(path), "identity": identity_digest(identity)}}
+
+
+def _values_of(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The plain values of a MODEL: a name, a recipe file, or a class as ``module:Name``.
+
+    Raises:
+        RecipeError: There is no such name or file, or files are the bases of each other.
+    """
+    if not name.endswith(TOML):
+        return shipped_values(name, seen)
+    path = Path(name)
+    over = read_toml(path)
+    admit(over)
+    if "base" in over:
+        return _on_base(over, name, path.parent, seen)
+    if not isinstance(over.get("emulator"), str):
+        raise RecipeError(
+            f"{name} names no emulator",
+            expected='emulator = "NAME", or base = "NAME"',
+            hint="`emukit models` lists them",
+        )
+    return _lay_over(shipped_values(over["emulator"], seen), {k: v for k, v in over.items() if k != "emulator"})
+
+
+def _on_base(over: Mapping[str, Any], source: str, folder: Path, seen: tuple[str, ...]) -> dict[str, Any]:
+    """The values of a recipe that names its `base`, laid over those of the base.
+
+    Args:
+        over: The values.
+        source: Where they come from, for the message.
+        folder: To which the path of a base is relative.
+        seen: The bases that led here.
+
+    Raises:
+        RecipeError: The base is none, or leads back to itself.
+    """
+    base = over["base"]
+    if not isinstance(base, str):
+        raise RecipeError(f"{source} has a base that is not a name", found=repr(base), expected='base = "cnn-gru"')
+    if base == NO_BASE and isinstance(over.get("emulator"), str):
+        return expand_size({k: v for k, v in over.items() if k != "base"})
+    if base.endswith(TOML):
+        base = str((folder / Path(base).expanduser()).absolute())
+    if base in seen:
+        raise RecipeError(f"{source} is its own base", found=" -> ".join((*seen, base)), hint="name another base")
+    values = _values_of(base, (*seen, base))
+    emulator = over.get("emulator", values["emulator"])
+    if emulator != values["emulator"]:
+        # Inputs, targets, loss and training are what networks have in common.
+        values = {k: v for k, v in values.items() if k not in ("model", "bases", "description")}
+        values["emulator"] = emulator
+    return _lay_over(values, {k: v for k, v in over.items() if k != "base"})
+
+
+def shipped_values(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     """The plain values of a shipped recipe, or of an emulator without one.
+
+    Args:
+        name: Of the recipe or emulator; a class as ``module:Name``, which may be imported from now on.
+        seen: The recipes whose base it is.
 
     Raises:
         RecipeError: There is no such name.
@@ -176,15 +292,19 @@ def shipped_values(name: str) -> dict[str, Any]:
     values: dict[str, Any] = {"emulator": name}
     path = shipped_recipe(name)
     if path is not None:
-        return expand_size(merge(values, read_toml(path)))
-    if name not in emulator_names():
+        own = read_toml(path)
+        if "base" in own:
+            return _on_base(own, str(path), path.parent, (*seen, name))
+        return expand_size(merge(values, own))
+    admit(values)
+    if not is_network(name) and (name not in EMULATORS or EMULATORS[name].made_as == "stepwise"):
         raise unknown_emulator(name)
     return values
 
 
 def sizes_of(emulator: str) -> dict[str, dict[str, Any]]:
     """Presets of an emulator's options by name; ``default`` sets nothing."""
-    presets = getattr(NETWORKS[emulator].load(), "SIZES", {}) if emulator in NETWORKS else {}
+    presets = getattr(NETWORKS.load(emulator), "SIZES", {}) if is_network(emulator) else {}
     return {"default": {}} | presets
 
 

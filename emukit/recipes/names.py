@@ -1,41 +1,78 @@
 """What can be trained, by name; and what the names in a record say.
 
-Invariant: nothing is imported here that trains or predicts, so that thousands of records are looked at in a second.
+Invariant: nothing of emukit is imported here that trains or predicts, so that thousands of records are looked at in a
+second.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from emukit.emulators.registry import EMULATORS
 from emukit.errors import RecipeError
 from emukit.files import shipped
 from emukit.models.registry import NETWORKS
+from emukit.registry import TARGET, Entry
 
 FAST = "-fast"
+# The objective that networks had before there were others, as recipes say it.
+REGRESSION = ({"name": "regression"}, "regression")
 
 
 def emulator_names() -> tuple[str, ...]:
-    """Everything `emukit train` can train."""
-    return (*(n for n, e in EMULATORS.items() if e.made != "stepwise"), *NETWORKS)
+    """Everything `emukit train` can train: emukit's own, and that of installed packages, of which none is imported."""
+    return (*(n for n, e in EMULATORS.items() if e.made_as != "stepwise"), *NETWORKS)
+
+
+def own_names() -> tuple[str, ...]:
+    """Every name of emukit itself: its emulators, networks and shipped recipes."""
+    fitted = (n for n, e in EMULATORS.built_in.items() if e.made_as != "stepwise")
+    return tuple(dict.fromkeys((*fitted, *NETWORKS.built_in, *shipped_names())))
+
+
+def is_network(name: str) -> bool:
+    """Whether a name is that of a network; emukit's own emulators keep their names, whatever packages call theirs."""
+    return name not in EMULATORS.built_in and name in NETWORKS
+
+
+def plugin_models() -> dict[str, Entry]:
+    """Networks and emulators of installed packages by name, without those whose names mean something of emukit."""
+    own = {*EMULATORS.built_in, *own_names()}
+    found: dict[str, Entry] = {**EMULATORS.plugins, **NETWORKS.plugins}
+    return {name: entry for name, entry in found.items() if name not in own}
+
+
+def recipe_names() -> tuple[str, ...]:
+    """Every name that a command takes: emulators, and shipped recipes of other names."""
+    return tuple(dict.fromkeys((*emulator_names(), *shipped_names())))
 
 
 @cache
-def recipe_names() -> tuple[str, ...]:
-    """Every name that a command takes: emulators, and shipped recipes of other names."""
-    files = sorted(p.stem for p in shipped("baselines", ".").glob("*.toml") if p.stem != "published")
-    return tuple(dict.fromkeys((*emulator_names(), *files)))
+def shipped_names() -> tuple[str, ...]:
+    """The recipes that emukit brings along: every file in ``baselines/``."""
+    return tuple(sorted(p.stem for p in shipped("baselines", ".").glob("*.toml") if p.stem != "published"))
 
 
 def unknown_emulator(name: str) -> RecipeError:
     """What is to be said of a name that no emulator and no shipped recipe has."""
+    if NETWORKS.may_import(name):
+        return RecipeError(
+            f"{name} is neither a network nor an emulator",
+            expected="a subclass of torch.nn.Module or of emukit.emulators.base.Emulator",
+            hint="name the class itself, as module:Name",
+        )
+    if TARGET.fullmatch(name):
+        error = NETWORKS.refusal(name)
+        return RecipeError(error.what, expected=error.expected, hint=error.hint)
     close = get_close_matches(name.lower(), recipe_names(), n=1)
     meant = f"did you mean {close[0]}? " if close else ""
     return RecipeError(
@@ -52,9 +89,15 @@ def is_random(recipe: Mapping[str, Any]) -> bool:
         recipe: Plain values.
     """
     name, bases = recipe.get("emulator"), recipe.get("bases")
-    if name in NETWORKS or (name in EMULATORS and EMULATORS[name].seeded):
+    if "training" in recipe or name in NETWORKS.built_in:
         return True
-    inner = [b.get("recipe") for b in bases if isinstance(b, Mapping)] if isinstance(bases, list | tuple) else []
+    # A package that is not installed any more, or is broken, must not hide all other runs.
+    with suppress(RecipeError):
+        if isinstance(name, str) and name in EMULATORS and EMULATORS[name].seeded:
+            return True
+    listed = [b for b in bases if isinstance(b, Mapping)] if isinstance(bases, list | tuple) else []
+    # A finished run is what it is.
+    inner = [b.get("recipe") for b in listed if not b.get("run")]
     return any(is_random(r) for r in inner if isinstance(r, Mapping))
 
 
@@ -75,25 +118,51 @@ def model_name(command: str, emulator: str) -> str:
     return emulator
 
 
-def _without_regression(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain values of a recipe and its bases, as they were before there were other objectives than regression."""
-    out = {k: v for k, v in values.items() if k != "objective" or v not in ({"name": "regression"}, "regression")}
-    if isinstance(out.get("bases"), list | tuple):
-        out["bases"] = [
-            {**b, "recipe": _without_regression(b["recipe"])}
-            if isinstance(b, Mapping) and isinstance(b.get("recipe"), Mapping)
-            else b
-            for b in out["bases"]
-        ]
-    return out
+def model_label(model: str) -> str:
+    """What runs of a MODEL are called: its name, that of a recipe file, or of a class without its module.
+
+    Args:
+        model: As a command names it.
+    """
+    name = Path(model).stem if model.endswith(".toml") else model.partition(":")[2] or model
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name)
+
+
+def identity_digest(identity: Mapping[str, Any]) -> str:
+    """SHA-256 of the plain values of the identity of a finished run, by which another one names it."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def recipe_digest(values: Mapping[str, Any]) -> str:
     """SHA-256 of everything in a recipe's plain values that decides the numbers."""
     # Where the arrays live changes no number: a run may go on where they have to live elsewhere.
-    deciding = _without_regression({k: v for k, v in values.items() if k != "description"})
+    deciding = {k: v for k, v in values.items() if k != "description"} | _bases_as_before(values)
+    # Regression was what a network was trained for before there were others.
+    if deciding.get("objective") in REGRESSION:
+        del deciding["objective"]
     training = deciding.get("training")
     if isinstance(training, Mapping) and isinstance(training.get("segments"), Mapping):
         segments = {k: v for k, v in training["segments"].items() if k != "residency"}
         deciding["training"] = {**training, "segments": segments}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+
+def _bases_as_before(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The bases of a recipe, where there are any, without what decides nothing.
+
+    Of a finished run its identity decides, wherever it lies.
+    """
+    bases = values.get("bases")
+    if not isinstance(bases, list | tuple):
+        return {}
+    kept = []
+    for base in bases:
+        if isinstance(base, Mapping) and isinstance(base.get("run"), Mapping):
+            base = {**base, "run": {k: v for k, v in base["run"].items() if k != "folder"}}
+        if isinstance(base, Mapping) and isinstance(base.get("recipe"), Mapping):
+            recipe = {**base["recipe"], **_bases_as_before(base["recipe"])}
+            if recipe.get("objective") in REGRESSION:
+                del recipe["objective"]
+            base = {**base, "recipe": recipe}
+        kept.append(base)
+    return {"bases": kept}

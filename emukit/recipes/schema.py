@@ -6,7 +6,7 @@ same checked recipe comes from the command line, from a TOML file and from the r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Annotated, Any
 
@@ -30,8 +30,8 @@ from emukit.errors import RecipeError
 from emukit.losses.composite import CompositeLoss
 from emukit.models.registry import CONTEXT, NETWORKS
 from emukit.objectives.base import Objective
-from emukit.objectives.registry import OBJECTIVES, REGRESSION, objective_class
-from emukit.recipes.names import emulator_names, recipe_digest, unknown_emulator
+from emukit.objectives.registry import OBJECTIVES, REGRESSION
+from emukit.recipes.names import emulator_names, is_network, recipe_digest, unknown_emulator
 from emukit.training.settings import LossSettings, TrainingSettings
 
 
@@ -116,7 +116,8 @@ class ObjectiveSettings(Settings):
         Raises:
             RecipeError: An option is out of its range.
         """
-        return objective_class(self.name)(loss, **self.options)
+        kind: type[Objective] = OBJECTIVES.load(self.name)
+        return kind(loss, **self.options)
 
 
 def _objective_settings(value: object) -> object:
@@ -130,7 +131,7 @@ def _objective_settings(value: object) -> object:
     if not isinstance(name, str):
         raise ValueError(f"objective.name must be one of {', '.join(OBJECTIVES)}, not {name!r}")
     try:
-        options = options_of(objective_class(name))
+        options = options_of(OBJECTIVES.load(name))
     except RecipeError as e:
         raise ValueError(f"{e.what}; known: {e.expected}") from e
     kind = create_model("ObjectiveSettings", __base__=(ObjectiveSettings, options))
@@ -174,16 +175,42 @@ class NetworkRecipe(Recipe):
         return self
 
 
+class FinishedRun(Settings):
+    """A run that is wrapped as it is.
+
+    Attributes:
+        folder: Where it lies; not a part of what decides the numbers.
+        identity: Digest of what decided its numbers.
+    """
+
+    folder: str
+    identity: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
 class Base(Settings):
     """What a wrapper wraps.
 
     Attributes:
         recipe: How it is trained. In a recipe file: a name, or a table that is laid over the recipe of its `emulator`.
         copies: How many of it, each with a seed of its own.
+        run: A finished run to take as it is, in the place of a recipe. In a recipe file: its folder.
     """
 
     recipe: SerializeAsAny[Recipe]
     copies: int = Field(1, ge=1, le=100)
+    run: FinishedRun | None = None
+
+    @model_validator(mode="after")
+    def _one_run(self) -> Base:
+        if self.run and self.copies > 1:
+            raise ValueError("a finished run is one: leave copies out")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Recipes without finished runs keep the digests that they had before there were any.
+        values: dict[str, Any] = dump(self)
+        return values if self.run else {k: v for k, v in values.items() if k != "run"}
 
 
 class WrapperRecipe(Recipe):
@@ -197,16 +224,27 @@ class WrapperRecipe(Recipe):
 
     @property
     def parts(self) -> list[tuple[Recipe, int]]:
-        """What is to be trained, copies one by one: recipe and what is added to the seed."""
+        """What it is made of, copies one by one: recipe and what is added to the seed."""
         return [(b.recipe, copy * seeds_within(b.recipe)) for b in self.bases for copy in range(b.copies)]
+
+    @property
+    def finished(self) -> dict[int, FinishedRun]:
+        """Those of its parts that are finished runs, by number."""
+        runs = [b.run for b in self.bases for _ in range(b.copies)]
+        return {number: run for number, run in enumerate(runs) if run}
 
     @model_validator(mode="after")
     def _takes_so_many(self) -> WrapperRecipe:
-        kind, number = EMULATORS[self.emulator].load(), sum(b.copies for b in self.bases)
+        kind, number = EMULATORS.load(self.emulator), sum(b.copies for b in self.bases)
         if kind.most_bases is not None and number > kind.most_bases:
             raise ValueError(f"{self.emulator} wraps {kind.most_bases}, not {number}, bases")
         if number < kind.least_bases:
             raise ValueError(f"{self.emulator} wraps {kind.least_bases} bases or more, not {number}")
+        finished = [i for i, b in enumerate(self.bases) if b.run]
+        if finished and kind.cross_fitted:
+            raise ValueError(f"{self.emulator} trains its bases again, without a scenario: none of them may be a run")
+        if kind.residual and any(finished[1:] if finished[:1] == [0] else finished):
+            raise ValueError(f"{self.emulator} trains networks on what its first base leaves: only that may be a run")
         if kind.residual and not all(isinstance(b.recipe, NetworkRecipe) for b in self.bases[1:]):
             raise ValueError(f"{self.emulator} trains networks on what its first base leaves: every other is a network")
         # What an anchor leaves is negative half of the time.
@@ -218,7 +256,7 @@ class WrapperRecipe(Recipe):
                 raise ValueError("targets.transform must take what is negative: none or yeo-johnson")
         for base in self.bases if kind.needs_mean else ():
             name = base.recipe.emulator
-            if name in EMULATORS and getattr(EMULATORS[name].load(), "varied", False):
+            if name in EMULATORS and getattr(EMULATORS.load(name), "varied", False):
                 raise ValueError(f"{self.emulator} wraps what says the mean over runs; {name} varies as a run does")
         return self
 
@@ -230,7 +268,8 @@ DEEPEST = 20
 def networks_of(recipe: Recipe) -> list[NetworkRecipe]:
     """The networks that a recipe trains."""
     if isinstance(recipe, WrapperRecipe):
-        return [network for part, _ in recipe.parts for network in networks_of(part)]
+        trained = [part for number, (part, _) in enumerate(recipe.parts) if number not in recipe.finished]
+        return [network for part in trained for network in networks_of(part)]
     return [recipe] if isinstance(recipe, NetworkRecipe) else []
 
 
@@ -240,6 +279,7 @@ def network_paths(recipe: Recipe) -> dict[str, NetworkRecipe]:
         return {
             f"bases.{i}.recipe.{path}": network
             for i, b in enumerate(recipe.bases)
+            if not b.run
             for path, network in network_paths(b.recipe).items()
         }
     return {"": recipe} if isinstance(recipe, NetworkRecipe) else {}
@@ -249,26 +289,32 @@ def seeds_within(recipe: Recipe) -> int:
     """How many seeds a run takes, from its own on: runs of seeds nearer than that share networks."""
     if not isinstance(recipe, WrapperRecipe):
         return 1
-    return max(base.copies * seeds_within(base.recipe) for base in recipe.bases)
+    return max(1 if base.run else base.copies * seeds_within(base.recipe) for base in recipe.bases)
 
 
-@cache
 def recipe_class(emulator: str) -> type[Recipe]:
     """The recipe class of one emulator, its `model` table made from the emulator's signature.
 
     Raises:
-        RecipeError: There is no emulator of that name.
+        RecipeError: There is no emulator of that name, it cannot be imported, or it has no method `fit`.
     """
-    base: type[Recipe]
-    if emulator in NETWORKS:
-        base, options = NetworkRecipe, options_of(NETWORKS[emulator].load(), CONTEXT)
-    elif emulator in EMULATORS and EMULATORS[emulator].made != "stepwise":
-        base = WrapperRecipe if EMULATORS[emulator].made == "wrapper" else Recipe
-        kind = EMULATORS[emulator].load()
+    if is_network(emulator):
+        return _recipe_class(NetworkRecipe, NETWORKS.load(emulator), CONTEXT)
+    if emulator in EMULATORS and EMULATORS[emulator].made_as != "stepwise":
+        kind, entry = EMULATORS.load(emulator), EMULATORS[emulator]
+        if not callable(getattr(kind, "fit", None)):
+            raise RecipeError(
+                f"{emulator} cannot be fitted", found=f"no `fit` in {entry.target}", expected="a class method `fit`"
+            )
+        base: type[Recipe] = WrapperRecipe if entry.made == "wrapper" else Recipe
         # The seed of a run is no part of its recipe.
-        options = options_of(kind.fit, ("seed",) if EMULATORS[emulator].seeded else ())
-    else:
-        raise unknown_emulator(emulator)
+        return _recipe_class(base, kind.fit, ("seed",) if entry.seeded else ())
+    raise unknown_emulator(emulator)
+
+
+@cache
+def _recipe_class(base: type[Recipe], function: Callable[..., Any], context: tuple[str, ...]) -> type[Recipe]:
+    options = options_of(function, context)
     return create_model(base.__name__, __base__=base, model=(options, options()))
 
 

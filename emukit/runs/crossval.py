@@ -33,6 +33,7 @@ from emukit.outputs import json_kind, new_output, refuse_taken
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.recipes.fitting import fit_variables
+from emukit.recipes.names import model_label
 from emukit.recipes.schema import Recipe, networks_of
 from emukit.runs.evaluate import another_run, estimated_limit, score_emulator
 from emukit.runs.record import Opening, Scoring
@@ -336,7 +337,7 @@ def compare(
         done += 1
         recipe = recipes[model]
         # Other settings of the same name have a folder of their own.
-        folder = out / f"{model}-{recipe.digest[:8]}" / run_name(model, fold.protocol, seed)
+        folder = out / f"{model_label(model)}-{recipe.digest[:8]}" / run_name(model, fold.protocol, seed)
         reporter.say(f"fold {done} of {total}: {model} {label}")
         run = trained(
             archive,

@@ -35,9 +35,11 @@ from emukit.objectives.registry import REGRESSION
 from emukit.parallel.comm import Comm
 from emukit.planning.memory import SAFE, free_share, memory_plan
 from emukit.progress import Reporter
+from emukit.recipes.names import model_label
 from emukit.recipes.schema import NetworkRecipe, Recipe, WrapperRecipe
 from emukit.runs.evaluate import score_emulator
-from emukit.runs.refit import RefitPolicy
+from emukit.runs.finished_base import finished_emulator
+from emukit.runs.refit import Selected
 from emukit.training.best import load_best
 from emukit.training.engine import Engine, Execution
 from emukit.training.footprint import State
@@ -81,7 +83,9 @@ def prepare(
     # In closed form every process fits the same; there is nothing to share.
     entry = EMULATORS[recipe.emulator]
     own = {"seed": seed} if entry.seeded else {}
-    fitted: Emulator = entry.load().fit(archive, split, **recipe.options, **own)
+    fitted: Emulator = EMULATORS.load(recipe.emulator).fit(archive, split, **recipe.options, **own)
+    # It is called as the recipe names it.
+    fitted.kind = recipe.emulator
     return lambda folder, reporter: (fitted, {})
 
 
@@ -101,8 +105,13 @@ class WrapperTrainer:
         self._archive, self._recipe, self._split = archive, recipe, split
         self._seed, self._comm, self._execution = seed, comm, execution
         self._selected = selected
-        self._class: type[Wrapper] = EMULATORS[recipe.emulator].load()
+        self._class: type[Wrapper] = EMULATORS.load(recipe.emulator)
         _check_wrapper(archive, recipe, split)
+        # Refused before others are trained.
+        self._finished = {
+            number: finished_emulator(run, recipe.parts[number][0], archive, split)
+            for number, run in recipe.finished.items()
+        }
 
     def train(self, folder: Path, reporter: Reporter) -> tuple[Emulator, dict[str, Any]]:
         """Train the bases, or go on; then fit the wrapper. The outcome is that of all networks together."""
@@ -124,6 +133,7 @@ class WrapperTrainer:
             fitted = self._selected.emulator.refit(self._archive, self._split, bases, folds, **options)
         else:
             fitted = self._class.fit(self._archive, self._split, bases, folds, **options)
+        fitted.kind = self._recipe.emulator
         findings = fitted.findings(self._archive, self._split)
         for line in findings:
             reporter.say(f"{self._recipe.emulator}: {line}")
@@ -137,7 +147,10 @@ class WrapperTrainer:
         bases: list[Emulator] = []
         outcomes: list[dict[str, Any]] = []
         for number, (recipe, copy) in enumerate(self._recipe.parts):
-            name = f"{number}-{recipe.emulator}"
+            if number in self._finished:
+                bases.append(self._finished[number])
+                continue
+            name = f"{number}-{model_label(recipe.emulator)}"
             place = folder / name
             place.mkdir(parents=True, exist_ok=True)
             seed, before = self._seed + copy, selected.base(number, name) if selected else None
@@ -156,7 +169,7 @@ class WrapperTrainer:
 
 def _check_wrapper(archive: Archive, recipe: WrapperRecipe, split: Split) -> None:
     """Refuse what a wrapper, or one that it wraps, would refuse after its bases were trained."""
-    kind = EMULATORS[recipe.emulator].load()
+    kind = EMULATORS.load(recipe.emulator)
     kind.check(archive, **recipe.options)
     if kind.varied:
         refuse_same_runs(archive, split.train)
@@ -166,13 +179,13 @@ def _check_wrapper(archive: Archive, recipe: WrapperRecipe, split: Split) -> Non
             found=", ".join(dict.fromkeys(s.scenario for s in split.train)),
             hint="a protocol that trains on two or more, or an emulator without folds, such as best-fast",
         )
-    for base in (b.recipe for b in recipe.bases):
+    for base in (b.recipe for b in recipe.bases if not b.run):
         if isinstance(base, WrapperRecipe):
             _check_wrapper(archive, base, split)
         elif isinstance(base, NetworkRecipe):
             _check_network(archive, base)
         else:
-            EMULATORS[base.emulator].load().check(archive, **base.options)
+            EMULATORS.load(base.emulator).check(archive, **base.options)
 
 
 def _check_network(archive: Archive, recipe: NetworkRecipe) -> None:

@@ -12,7 +12,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -20,12 +20,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from emukit import provenance
 from emukit.competitions.cse151b import NAME, UNITS
-from emukit.competitions.registry import competition_of, load_competition
+from emukit.competitions.registry import COMPETITIONS, competition_of, load_competition
 from emukit.config import describe
+from emukit.data.card import CARDS, shipped_cards
 from emukit.errors import RunError
 from emukit.files import below, parse_json, read_text, write_text
 from emukit.metrics import Competition
 from emukit.recipes.names import recipe_digest
+from emukit.recipes.plugins import plugins_of
+from emukit.registry import TARGET, Plugin
 from emukit.terminal import one_line
 from emukit.training.log import LOG, gaps, read_lines
 
@@ -38,7 +41,8 @@ if TYPE_CHECKING:
 RECORD_FILE = "run.json"
 # Beyond any score.
 MOST = 1e9
-MODEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+# A name, a class as module:Name, or a recipe file.
+MODEL = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]*|{TARGET.pattern}|[A-Za-z0-9_./~][A-Za-z0-9_./~ -]*\.toml", re.ASCII)
 # Options of `emukit train` that say what is trained and how, and write, start or send nothing elsewhere.
 VALUED = frozenset(
     f"--{name}"
@@ -156,6 +160,17 @@ class Session(_Part):
     machine: dict[str, str | int]
 
 
+class PluginRecord(_Part):
+    """Something of another package that a run needs, as `emukit.registry.Plugin` says it."""
+
+    kind: str = Field(pattern=r"^[a-z ]+$")
+    name: str = Field(pattern=r"^[A-Za-z0-9_.:-]+$")
+    target: str = Field(pattern=rf"^{TARGET.pattern}$")
+    # They are shown behind `pip install`.
+    distribution: str = Field(pattern=r"^([A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?)?$")
+    version: str = Field(pattern=r"^[A-Za-z0-9.!+_-]*$")
+
+
 class RunRecord(_Part):
     """`run.json`.
 
@@ -171,6 +186,7 @@ class RunRecord(_Part):
         best_average: Whether its weights are an average.
         findings: What fitting a wrapper found, in words.
         logs: Place of each log in the folder to its number of epochs, of a finished run.
+        needs: What it needs of other packages.
     """
 
     format: Literal[1] = 1
@@ -190,6 +206,12 @@ class RunRecord(_Part):
     best_average: bool | None = None
     findings: tuple[str, ...] = ()
     logs: dict[str, int] = {}
+    needs: tuple[PluginRecord, ...] = ()
+
+    @property
+    def plugins(self) -> tuple[Plugin, ...]:
+        """What it needs of other packages."""
+        return tuple(Plugin(**part.model_dump()) for part in self.needs)
 
     def write(self, folder: Path) -> None:
         """Write it into the run folder, atomically."""
@@ -215,10 +237,11 @@ def new_record(
         command: What begins it; the command of this process when None.
     """
     opening = opening or Opening()
+    values = recipe.model_dump(mode="json")
     return RunRecord(
         state="training",
         identity=identity,
-        recipe=recipe.model_dump(mode="json"),
+        recipe=values,
         data=DataRecord(
             # The demo climate is made in memory, and has a name instead of a place.
             source=archive.source if archive.source == "demo" else str(Path(archive.source).absolute()),
@@ -234,7 +257,16 @@ def new_record(
         notes=split.notes,
         command=command or _command(),
         sessions=(),
+        needs=tuple(PluginRecord(**asdict(p)) for p in (*plugins_of(values), *_card_plugin(archive, opening))),
     )
+
+
+def _card_plugin(archive: Archive, opening: Opening) -> list[Plugin]:
+    """The data card and its competition, where they are of another package."""
+    named_file = opening.card is not None and opening.card.endswith(".toml")
+    name = archive.card.name
+    own = CARDS.used([name]) if not named_file and name not in shipped_cards() and name in CARDS.plugins else []
+    return [*own, *COMPETITIONS.used([archive.card.competition])]
 
 
 def session_now(processes: int) -> Session:

@@ -35,6 +35,8 @@ from emukit.parallel.comm import Comm
 from emukit.planning.batch_size import resolve_batch
 from emukit.progress import Reporter, silent_reporter
 from emukit.recipes.fitting import fit_recipe, trained_in
+from emukit.recipes.names import model_label
+from emukit.recipes.plugins import check_plugins, other_versions, plugins_of
 from emukit.recipes.schema import NetworkRecipe, Recipe, parse_recipe
 from emukit.runs.evaluate import Evaluation, check_fits, evaluate
 from emukit.runs.fit import prepare
@@ -130,6 +132,10 @@ class Run:
     def go_on(self) -> str:
         """How to go on with it: a command, where the record holds one that can be trusted."""
         return _again(self.record, self.folder)
+
+    def other_versions(self) -> list[str]:
+        """What it needs of other packages and is installed in another version than it was trained with."""
+        return other_versions(self.record.plugins)
 
     def log_problems(self) -> list[str]:
         """What its logs lack, or what is wrong with them, in words."""
@@ -252,6 +258,7 @@ def train_run(
                 _withdraw(folder)
             raise
         emulator.trained_in = trained_in(recipe, archive, split)
+        emulator.plugins = plugins_of(recipe.model_dump(mode="json"))
         trained = time.monotonic()
         # Not divided: every process has the whole emulator now, and the references take longest.
         evaluation = None if final else evaluate(emulator, archive, split, "validation")
@@ -313,8 +320,10 @@ def checked_recipe(folder: Path, record: RunRecord) -> Recipe:
     """The recipe of the record of a run folder.
 
     Raises:
+        RunError: It needs a package that is not installed.
         RecipeError: It does not fit this version of emukit.
     """
+    check_plugins(record.plugins, f"the run {folder}")
     return parse_recipe(record.recipe, str(folder / RECORD_FILE))
 
 
@@ -324,7 +333,7 @@ FINAL = "-final"
 
 def run_name(model: str, protocol: str, seed: int) -> str:
     """How the folder of a run is named, where nobody names it."""
-    return f"{model}-{slug(protocol)}-s{seed}"
+    return f"{model_label(model)}-{slug(protocol)}-s{seed}"
 
 
 def save_evaluation(folder: Path, evaluation: Evaluation) -> None:

@@ -20,8 +20,9 @@ from emukit.config import Settings
 from emukit.data.archive import Archive
 from emukit.data.segments import SegmentSettings
 from emukit.errors import RecipeError
-from emukit.losses.composite import TERMS, CompositeLoss
-from emukit.losses.grid_context import GridContext, Padding
+from emukit.losses.composite import CompositeLoss
+from emukit.losses.registry import TERMS
+from emukit.losses.grid_context import LossSpace, Padding
 
 Weight = Annotated[float, Field(ge=0)]
 

@@ -4,7 +4,8 @@ Invariant: `metrics.jsonl` is the record, and a tracker mirrors it: every epoch 
 takes back from the record, or finds in it from before anybody tracked, is made good in the mirror.
 
 A tracker is one function, from the folder of a training, the lines of its log and what the training is to a context in
-which further lines are sent; and one line in the table.
+which further lines are sent; and one line in the table, or a package with an entry point in the group
+``emukit.trackers``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from typing import Any
 from emukit.distribution import install_hint
 from emukit.errors import RunError, TrainingError
 from emukit.files import inside, parse_json, read_text, write_text
+from emukit.registry import Entry, Registry
 from emukit.training.log import read_lines
 
 # How long wandb may take to say whether a key is good.
@@ -125,18 +128,49 @@ def _cannot_begin(error: Exception) -> TrainingError:
     )
 
 
-Tracker = Callable[[Path, Sequence[Line], Mapping[str, Any]], AbstractContextManager[Send]]
-TRACKERS: dict[str, Tracker] = {
-    "tensorboard": tensorboard,
-    "wandb": wandb,
-}
-# How what was sent is looked at, from the folder of the training.
-LOOK = {
-    "tensorboard": "tensorboard --logdir {folder}",
-    "wandb": "the page that wandb names, or after WANDB_MODE=offline: wandb sync {folder}/wandb/offline-run-*",
-}
-# What must be so before a tracker can begin, for those where something must.
-READY: dict[str, Callable[[], None]] = {"wandb": _wandb_login}
+@dataclass(frozen=True)
+class Tracker:
+    """A page for the record of a training.
+
+    Attributes:
+        mirror: From the folder of a training, the lines of its log and what is trained, as plain values, to a context
+            in which further lines are sent.
+        look: How what was sent is looked at, with ``{folder}`` in the place of the folder of the training.
+        package: The module that it needs; empty where it needs none.
+        ready: Refuses, by a `TrainingError`, what must be so before it can begin.
+    """
+
+    mirror: Callable[[Path, Sequence[Line], Mapping[str, Any]], AbstractContextManager[Send]]
+    look: str = ""
+    package: str = ""
+    ready: Callable[[], None] | None = None
+
+
+TENSORBOARD = Tracker(tensorboard, "tensorboard --logdir {folder}", "tensorboard")
+WANDB = Tracker(
+    wandb,
+    "the page that wandb names, or after WANDB_MODE=offline: wandb sync {folder}/wandb/offline-run-*",
+    "wandb",
+    _wandb_login,
+)
+TRACKERS: Registry[Entry] = Registry(
+    "tracker",
+    "emukit.trackers",
+    {
+        "tensorboard": Entry("emukit.training.tracking:TENSORBOARD", "event files beside the log"),
+        "wandb": Entry("emukit.training.tracking:WANDB", "a page at Weights & Biases"),
+    },
+    entry=Entry,
+    accepts=lambda found: isinstance(found, Tracker),
+    expected="an emukit.training.tracking.Tracker",
+    error=TrainingError,
+)
+
+
+def how_to_look(name: str, folder: Path) -> str:
+    """How what a tracker was sent is looked at; empty where it does not say."""
+    tracker: Tracker = TRACKERS.load(name)
+    return tracker.look.format(folder=folder)
 
 
 def check_tracker(name: str) -> None:
@@ -145,16 +179,17 @@ def check_tracker(name: str) -> None:
     Raises:
         TrainingError: There is none of that name, its package is missing, or it waits for a login.
     """
-    if name not in TRACKERS:
-        raise TrainingError(f"unknown tracker {name!r}", expected=", ".join(TRACKERS), hint="--track tensorboard")
-    if find_spec(name) is None:
+    # Only a command names a tracker.
+    TRACKERS.admit(name)
+    tracker: Tracker = TRACKERS.load(name)
+    if tracker.package and find_spec(tracker.package) is None:
         raise TrainingError(
             f"--track {name} needs a package that is not installed",
-            found=f"no module {name}",
-            hint=install_hint(name),
+            found=f"no module {tracker.package}",
+            hint=install_hint(name) if name in TRACKERS.built_in else f"install {tracker.package}",
         )
-    if name in READY:
-        READY[name]()
+    if tracker.ready:
+        tracker.ready()
 
 
 @contextmanager
@@ -173,7 +208,8 @@ def mirror(tracker: str | None, log: Path, about: Mapping[str, Any]) -> Iterator
         yield lambda line: None
         return
     check_tracker(tracker)
-    with TRACKERS[tracker](log.parent, read_lines(log), about) as send:
+    chosen: Tracker = TRACKERS.load(tracker)
+    with chosen.mirror(log.parent, read_lines(log), about) as send:
         yield send
 
 

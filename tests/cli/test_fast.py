@@ -23,9 +23,9 @@ def recipes(tmp_path, monkeypatch):
     for module in (recipe, names):
         monkeypatch.setattr(module, "shipped", lambda kind, name: folder / name)
     # The names are read once a process: those of this test are neither taken from another's nor left to one.
-    names.recipe_names.cache_clear()
+    names.shipped_names.cache_clear()
     yield
-    names.recipe_names.cache_clear()
+    names.shipped_names.cache_clear()
 
 
 def test_train_takes_the_fast_recipe(emukit, demo_store, recipes):

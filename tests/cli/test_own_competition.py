@@ -134,7 +134,7 @@ def test_a_card_that_changes_its_competition_refuses_the_runs_of_the_other(emuki
 def test_a_run_of_a_competition_that_is_not_installed_is_named(emukit, demo_store, strange, tmp_path, monkeypatch):
     card = own_card(tmp_path, "mine", "skill")
     assert emukit("train", "linear", "--data", demo_store, "--card", card, "--out", "runs/a", "-q").code == 0
-    monkeypatch.delitem(COMPETITIONS, "skill")
+    monkeypatch.delitem(COMPETITIONS.built_in, "skill")
     answer = emukit("leaderboard", "runs/a", "-q")
     assert answer.code == 2
     assert "there is no competition skill" in answer.err

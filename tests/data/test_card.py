@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from emukit.data.card import SHIPPED, identify_card, load_card, parse_card
+from emukit.data.card import identify_card, load_card, parse_card, shipped_cards
 from emukit.data.units import CONVERSIONS, same_units
 from emukit.errors import StoreError
 from emukit.files import shipped
 from tests.data.stores import coded_dataset, hide
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", shipped_cards())
 def test_shipped_cards_are_whole(name):
     card = load_card(name)
     assert card.name == name

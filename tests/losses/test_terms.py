@@ -8,8 +8,9 @@ import torch
 
 from emukit.errors import RecipeError
 from emukit.losses import gabor, polar
-from emukit.losses.composite import TERMS, CompositeLoss, build_term
-from emukit.losses.grid_context import GridContext, local_mean
+from emukit.losses.composite import CompositeLoss, build_term
+from emukit.losses.registry import TERMS
+from emukit.losses.grid_context import LossSpace, local_mean
 from tests.coded import small_grid
 from tests.losses.plain import PLAIN
 
@@ -28,7 +29,7 @@ def fields(segments=3, months=5, rows=4, columns=6):
 
 @pytest.mark.parametrize("grid", [(4, 6), (5, 7)])
 @pytest.mark.parametrize("padding", PADDINGS)
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", TERMS.built_in)
 def test_term_is_that_of_plain_numpy(name, padding, grid):
     p, t = fields(2, 3, *grid)
     ground = context(padding, *grid)
@@ -39,7 +40,7 @@ def test_term_is_that_of_plain_numpy(name, padding, grid):
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", TERMS.built_in)
 def test_gradients_are_those_of_the_values(name, padding):
     p, t = fields(2, 3)
     term = build_term(name, context(padding))
@@ -48,7 +49,7 @@ def test_gradients_are_those_of_the_values(name, padding):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("padding", PADDINGS)
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", TERMS.built_in)
 def test_perfect_prediction_costs_nothing_and_has_a_finite_gradient(name, padding, dtype):
     _, t = fields()
     term = build_term(name, context(padding, dtype=dtype))
@@ -60,7 +61,7 @@ def test_perfect_prediction_costs_nothing_and_has_a_finite_gradient(name, paddin
         assert torch.isfinite(p.grad).all()
 
 
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", TERMS.built_in)
 def test_parts_of_a_batch_on_two_processes_give_what_the_whole_gives(name):
     """Two uneven parts, each of which sees the other only through the means it takes."""
     p, t = fields(segments=5)
@@ -91,7 +92,7 @@ def test_parts_of_a_batch_on_two_processes_give_what_the_whole_gives(name):
     assert values[0] == values[1] == pytest.approx(whole, rel=1e-12)
 
 
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", TERMS.built_in)
 def test_dateline_is_no_seam(name):
     """Turning both fields turns no circular loss, wherever the map was cut. The polar warp is of the map."""
     p, t = fields(rows=8, columns=12)
@@ -101,7 +102,7 @@ def test_dateline_is_no_seam(name):
     assert same == (name != "polar")
 
 
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", TERMS.built_in)
 def test_errors_where_no_area_is_cost_nothing(name):
     """The northern half has no area: an error in its last row is beyond every stencil of a southern cell."""
     weights = torch.ones(12, 6, dtype=torch.float64)
@@ -115,7 +116,7 @@ def test_errors_where_no_area_is_cost_nothing(name):
     assert float(term(south, t, local_mean)) > 0.01
 
 
-@pytest.mark.parametrize("name", TERMS)
+@pytest.mark.parametrize("name", TERMS.built_in)
 @pytest.mark.parametrize(("built", "given"), [(torch.float32, torch.float64), (torch.float64, torch.float32)])
 def test_fields_of_another_precision_than_the_weights_keep_theirs(name, built, given):
     p, t = fields()

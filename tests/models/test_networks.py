@@ -41,7 +41,7 @@ def small(name: str, *, grid: tuple[int, int] = (8, 12), history: int = 4, **opt
     return build_network(name, in_channels=3, variables=2, grid=grid, history=history, options=chosen)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS.built_in)
 @pytest.mark.parametrize("grid", [(8, 12), (7, 11), (24, 36)])
 @pytest.mark.parametrize("history", [1, 5])
 def test_shapes_on_any_grid_and_history(name: str, grid: tuple[int, int], history: int) -> None:
@@ -51,7 +51,7 @@ def test_shapes_on_any_grid_and_history(name: str, grid: tuple[int, int], histor
     assert torch.isfinite(out).all()
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS.built_in)
 def test_a_month_changes_with_frames_of_its_window_and_no_other(name: str) -> None:
     history, months = 4, 3
     network = small(name, history=history).eval()
@@ -67,7 +67,7 @@ def test_a_month_changes_with_frames_of_its_window_and_no_other(name: str) -> No
             assert same is not inside, f"frame {frame}, month {month}"
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS.built_in)
 def test_a_prediction_does_not_depend_on_the_months_beside_it(name: str) -> None:
     network = small(name).eval()
     frames = torch.randn(2, 9, 3, 8, 12)
@@ -76,14 +76,14 @@ def test_a_prediction_does_not_depend_on_the_months_beside_it(name: str) -> None
         torch.testing.assert_close(network(frames[:, month : month + 4])[:, 0], whole[:, month])
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS.built_in)
 def test_segments_of_a_batch_do_not_mix(name: str) -> None:
     network = small(name).eval()
     frames = torch.randn(2, 6, 3, 8, 12)
     torch.testing.assert_close(network(frames)[1:], network(frames[1:]))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS.built_in)
 def test_every_weight_learns(name: str) -> None:
     network = small(name)
     network(torch.randn(2, 8, 3, 8, 12)).square().sum().backward()

@@ -12,6 +12,7 @@ from emukit.errors import RecipeError
 from emukit.models.heads import downsampled_grids
 from emukit.models.registry import NETWORKS, count_parameters
 from emukit.recipes.load import load_recipe
+from emukit.recipes.schema import recipe_class
 from tests.models.test_networks import small
 
 # Smallest value of every option that is a size.
@@ -32,8 +33,19 @@ SIZE_CASES = [(name, option, least) for name, sizes in SIZES.items() for option,
 HUGE = 10**14
 
 
-def test_every_network_has_its_sizes_tried() -> None:
-    assert SIZES.keys() == NETWORKS.keys()
+WHOLE = [
+    (name, option)
+    for name in NETWORKS.built_in
+    for option, field in recipe_class(name).model_fields["model"].annotation.model_fields.items()  # type: ignore[union-attr]
+    if field.annotation is int
+]
+
+
+@pytest.mark.parametrize(("name", "option"), WHOLE)
+def test_a_negative_size_of_any_network_is_refused_and_not_built(name: str, option: str) -> None:
+    """Of a network that is new here, too: its options are those of its signature."""
+    with pytest.raises(RecipeError, match=f"cannot build {name}"):
+        small(name, **{option: -2})
 
 
 @pytest.mark.parametrize(("name", "option", "least"), SIZE_CASES)
@@ -74,7 +86,7 @@ def test_a_grid_is_halved_as_long_as_there_are_two_cells(cells: int, most: int) 
         downsampled_grids((cells, 72), most + 1)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS.built_in)
 @pytest.mark.parametrize("months", [1, 3])
 def test_windows_of_one_frame_leave_no_weight_unused(name: str, months: int) -> None:
     """Processes that train together wait forever, or fail, for gradients that never come."""
@@ -86,7 +98,7 @@ def test_windows_of_one_frame_leave_no_weight_unused(name: str, months: int) -> 
         "simple-cnn": [{}],
         "transformer": [{}, {"linear": 0, "positions": "learned"}, {"trunks": "separate", "checkpoint": True}],
     }
-    for options in choices[name]:
+    for options in choices.get(name, [{}]):
         network = small(name, history=1, **options).train()
         network(torch.randn(2, months, 3, 8, 12)).square().sum().backward()
         unused = [label for label, parameter in network.named_parameters() if parameter.grad is None]
@@ -163,8 +175,12 @@ def test_dropout_between_the_published_recurrences_acts() -> None:
     assert not torch.equal(recurrence(features), recurrence(features))
 
 
-def test_every_network_with_dropout_is_tried() -> None:
-    assert {n for n in NETWORKS if "dropout" in load_recipe(n).options} == {name for name, _, _ in PLACES}
+@pytest.mark.parametrize("name", [n for n in NETWORKS.built_in if "dropout" in load_recipe(n).options])
+def test_dropout_of_any_network_acts_while_training_and_never_after(name: str) -> None:
+    frames, network = torch.randn(2, 6, 3, 8, 12), small(name, dropout=0.9).train()
+    assert not torch.equal(network(frames), network(frames))
+    network.eval()
+    assert torch.equal(network(frames), network(frames))
 
 
 def test_a_network_too_large_to_count_is_no_traceback() -> None:

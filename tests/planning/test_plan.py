@@ -249,7 +249,7 @@ def test_parts_of_a_step_hold_all_its_segments(archive, per_batch, advised):
     assert advised[0] * advised[1] == per_batch
 
 
-@pytest.mark.parametrize("name", [n for n in NETWORKS if "checkpoint" in load_recipe(n).options])
+@pytest.mark.parametrize("name", [n for n in NETWORKS.built_in if "checkpoint" in load_recipe(n).options])
 def test_every_network_that_can_compute_activations_again_is_advised_to(archive, name):
     made = planned(archive)
     for on in (False, True):

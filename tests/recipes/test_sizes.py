@@ -21,7 +21,7 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NETWORKS.built_in)
 def test_every_preset_of_every_network_is_a_valid_recipe_with_its_numbers(name: str) -> None:
     for size, options in sizes_of(name).items():
         recipe = load_recipe(name, assignments=(f"model.size={size}",))

@@ -219,7 +219,7 @@ def test_seeds_of_runs_share_no_network(tmp_path, monkeypatch):
     assert chosen_seeds(load_recipe("anchored"), 2) == (0, 1)
     assert chosen_seeds(load_recipe("linear"), 3) == (0,)
     # A wrapper that draws is given the seed of the run, whatever it wraps.
-    monkeypatch.setitem(EMULATORS, "ensemble", replace(EMULATORS["ensemble"], seeded=True))
+    monkeypatch.setitem(EMULATORS.built_in, "ensemble", replace(EMULATORS["ensemble"], takes_seed=True))
     assert chosen_seeds(load_recipe("ensemble", assignments=["bases.0.recipe=linear", "bases.0.copies=1"]), 2) == (0, 1)
     monkeypatch.undo()
     assert chosen_seeds(load_recipe("ensemble", assignments=["bases.0.recipe=linear", "bases.0.copies=1"]), 2) == (0,)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
@@ -12,11 +13,12 @@ import pytest
 from emukit.errors import RunError, TrainingError
 from emukit.progress import silent_reporter
 from emukit.recipes.load import load_recipe
+from emukit.registry import Entry
 from emukit.runs.run import train_run
 from emukit.training import loop, tracking
 from emukit.training.engine import Execution
 from emukit.training.log import read_lines
-from emukit.training.tracking import check_tracker, mirror, scalars
+from emukit.training.tracking import Tracker, check_tracker, mirror, scalars
 from tests.cli.conftest import TINY
 from tests.coded import warming_archive
 
@@ -177,21 +179,25 @@ def test_nothing_is_tracked_or_imported_unless_asked(archive, tmp_path, monkeypa
     assert not (tmp_path / "r" / "tensorboard").exists()
 
 
+SEEN = []
+
+
+@contextmanager
+def _seen(folder, lines, about):
+    SEEN.extend([{"step": about["seed"]}, *lines])
+    yield SEEN.append
+
+
+KEPT = Tracker(_seen)
+
+
 def test_third_tracker_is_one_function_and_one_line(tmp_path, monkeypatch):
-    from contextlib import contextmanager
-
-    seen = []
-
-    @contextmanager
-    def sqlite3(folder, lines, about):
-        seen.extend([{"step": about["seed"]}, *lines])
-        yield seen.append
-
-    monkeypatch.setitem(tracking.TRACKERS, "sqlite3", sqlite3)
+    monkeypatch.setattr(f"{__name__}.SEEN", [])
+    monkeypatch.setitem(tracking.TRACKERS.built_in, "kept", Entry(f"{__name__}:KEPT"))
     (tmp_path / "metrics.jsonl").write_text('{"epoch": 1, "step": 5}\n')
-    with mirror("sqlite3", tmp_path / "metrics.jsonl", {"seed": 3}) as send:
+    with mirror("kept", tmp_path / "metrics.jsonl", {"seed": 3}) as send:
         send({"epoch": 2, "step": 10})
-    assert [line["step"] for line in seen] == [3, 5, 10]
+    assert [line["step"] for line in SEEN] == [3, 5, 10]
 
 
 def test_damaged_memory_of_what_was_sent_is_refused(tmp_path):
