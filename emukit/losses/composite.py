@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from emukit.errors import RecipeError
-from emukit.losses.registry import TERMS
 from emukit.losses.grid_context import LossSpace, LossTerm, Mean, local_mean
+from emukit.losses.registry import TERMS
 
 
 def build_term(name: str, context: GridContext) -> LossTerm:
