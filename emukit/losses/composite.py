@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from emukit.errors import RecipeError
-from emukit.losses.grid_context import LossSpace, LossTerm, Mean, local_mean
+from emukit.losses.grid_context import GridContext, LossTerm, Mean, local_mean
 from emukit.losses.registry import TERMS
 
 
@@ -22,8 +22,8 @@ def build_term(name: str, context: GridContext) -> LossTerm:
     Raises:
         RecipeError: There is none of that name, or the grid is too small for it.
     """
-    builder: Callable[[LossSpace], LossTerm] = TERMS.load(name)
-    return builder(space)
+    builder: Callable[[GridContext], LossTerm] = TERMS.load(name)
+    return builder(context)
 
 
 class CompositeLoss:

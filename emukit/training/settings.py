@@ -21,7 +21,7 @@ from emukit.data.archive import Archive
 from emukit.data.segments import SegmentSettings
 from emukit.errors import RecipeError
 from emukit.losses.composite import CompositeLoss
-from emukit.losses.grid_context import LossSpace, Padding
+from emukit.losses.grid_context import GridContext, Padding
 from emukit.losses.registry import TERMS
 
 Weight = Annotated[float, Field(ge=0)]

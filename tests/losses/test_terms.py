@@ -9,7 +9,7 @@ import torch
 from emukit.errors import RecipeError
 from emukit.losses import gabor, polar
 from emukit.losses.composite import CompositeLoss, build_term
-from emukit.losses.grid_context import LossSpace, local_mean
+from emukit.losses.grid_context import GridContext, local_mean
 from emukit.losses.registry import TERMS
 from tests.coded import small_grid
 from tests.losses.plain import PLAIN
