@@ -39,7 +39,7 @@ from emukit.recipes.names import model_label
 from emukit.recipes.schema import NetworkRecipe, Recipe, WrapperRecipe
 from emukit.runs.evaluate import score_emulator
 from emukit.runs.finished_base import finished_emulator
-from emukit.runs.refit import Selected
+from emukit.runs.refit import RefitPolicy
 from emukit.training.best import load_best
 from emukit.training.engine import Engine, Execution
 from emukit.training.footprint import State
