@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 DEV    := $(VENV)/.dev
 
-.PHONY: demo test lint docs install clean
+.PHONY: demo test test-fast lint docs install clean
 
 install: $(DEV)
 
@@ -56,6 +56,11 @@ ORDER ?= $(shell date -u +%Y%m%d)
 # One thread a worker: the arrays are small, and two workers keep two cores busy.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --durations=8 --randomly-seed=$(ORDER)
+
+# What needs no process of its own, no training and no real store: under a minute, for while one writes.
+FAST = tests/data tests/losses tests/metrics tests/recipes tests/submission tests/competitions $(wildcard tests/test_*.py)
+test-fast: $(DEV)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow and not real" --randomly-seed=$(ORDER) $(FAST)
 
 # The environment alone: runs/ holds hours of training.
 clean:

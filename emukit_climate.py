@@ -19,7 +19,8 @@ def main() -> None:
     """Run the command line, or end with exit code 2 where `emukit` is the other project's."""
     try:
         package = import_module("emukit")
-        ours = hasattr(package, "open_data") and import_module("emukit.cli")
+        # The list of names: asking for a name itself would import what it stands for.
+        ours = "open_data" in dir(package) and import_module("emukit.cli")
     except ImportError as e:
         # A missing dependency of ours is another matter.
         if (e.name or "").partition(".")[0] != "emukit":

@@ -26,6 +26,17 @@ DEPTH = 100_000
 DIGITS = 5_000
 LARGE_BYTES = 64 << 20
 
+# What decoders obey, and what they may find there.
+_CF_ATTRIBUTES = (
+    *("units", "calendar", "scale_factor", "add_offset", "missing_value", "valid_range", "bounds"),
+    *("coordinates", "grid_mapping", "dtype", "axis", "standard_name", "_Unsigned", "flag_values"),
+)
+_ODD_ATTRIBUTES: tuple[Any, ...] = (
+    "", "x", "days since 0000-00-00", "months since 2015-01-01", "days since 9999-12-31", "360_day", "julian", "degC",
+    "kg m-2 s-1", "true", "x" * DIGITS, "\x1b[31m", 0, -1, 2**31 - 1, float("nan"), float("inf"), 1e300, 0.5,
+    np.array([1.0, 2.0, 3.0]), np.array([], np.int32),
+)  # fmt: skip
+
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?")
 _WORD = re.compile(r"[A-Za-z_]{3,}")
 
@@ -188,6 +199,8 @@ BYTES: Mapping[str, Damage] = {
     "not a file": _not_a_file,
     "64 MB long": _large,
 }
+# Of these, what a single file cannot meet.
+TWO_FILES = ("two files exchanged", "a file copied over another")
 TEXTS: Mapping[str, Damage] = {
     "a number changed": _of_one(_numbers),
     "a word changed": _of_one(_words),
@@ -226,6 +239,38 @@ def _metadata(random: Random, files: Sequence[Path]) -> None:
     }
     owner[name] = random.choice(others[name])
     _put(path, json.dumps(document).encode())
+
+
+def _attributes(random: Random, files: Sequence[Path]) -> None:
+    """An attribute of a NetCDF file that is lost, is not what it was, or was not there."""
+    import netCDF4
+
+    path = random.choice(files)
+    _put(path, path.read_bytes())
+    with netCDF4.Dataset(path, "a") as dataset:
+        owner: Any = random.choice([dataset, *dataset.variables.values()])
+        there = [name for name in owner.ncattrs() if name != "_FillValue"]
+        if there and random.random() < 0.2:
+            owner.delncattr(random.choice(there))
+            return
+        name = random.choice([*there, *_CF_ATTRIBUTES])
+        other = random.choice([*_ODD_ATTRIBUTES, *(owner.getncattr(n) for n in there)])
+        owner.setncattr(name, other)
+
+
+def _names(random: Random, files: Sequence[Path]) -> None:
+    """A variable or a dimension of a NetCDF file under another name."""
+    import netCDF4
+
+    path = random.choice(files)
+    _put(path, path.read_bytes())
+    with netCDF4.Dataset(path, "a") as dataset:
+        if random.random() < 0.5:
+            dataset.renameVariable(
+                random.choice(list(dataset.variables)), random.choice(["other", "tas2", "Time", "x_"])
+            )
+        else:
+            dataset.renameDimension(random.choice(list(dataset.dimensions)), random.choice(["other", "t2", "lev", "_"]))
 
 
 def _values(change: Callable[[Random, NDArray[np.float64]], None]) -> Damage:
@@ -291,6 +336,10 @@ def _holes(random: Random, values: NDArray[np.float64]) -> None:
     flat[random.sample(range(flat.size), min(20, flat.size))] = random.choice([np.nan, 1e20, np.inf])
 
 
+NETCDF: Mapping[str, Damage] = {
+    "attributes changed": _attributes,
+    "variables and dimensions renamed": _names,
+}
 STORES: Mapping[str, Damage] = {
     "metadata changed": _metadata,
     "rolled in longitude": _values(_roll),

@@ -20,7 +20,7 @@ from pathlib import Path
 from random import Random
 
 from benchmarks.cases import ALWAYS_BAD, COLUMNS, STORE, Tally, case_folder, column_of, expect_well, last_words, must
-from benchmarks.damage import BYTES, STORES, TEXTS, Damage, files_below, linked_copy
+from benchmarks.damage import BYTES, NETCDF, STORES, TEXTS, TWO_FILES, Damage, files_below, linked_copy
 from benchmarks.forked import command, in_fork, preload
 from benchmarks.kills import ABLATE, KILLS, NETWORK, counted, killed, trained, training
 from emukit.data.card import DIGESTS_ATTRIBUTE
@@ -145,17 +145,32 @@ def _make_whole(folder: Path, store: str | None) -> None:
         document = parse_json(read_text(path))
         del document.get("metadata", {".zattrs": document})[".zattrs"][DIGESTS_ATTRIBUTE]
         path.write_text(json.dumps(document))
+    expect_well(in_fork(_write_netcdf, folder))
     if store:
         linked_copy(Path(store), folder / "known.zarr")
 
 
+def _write_netcdf() -> None:
+    """The store once more, as one file."""
+    import xarray as xr
+
+    Path("netcdf").mkdir()
+    with xr.open_zarr(STORE, consolidated=True, decode_times=False) as dataset:
+        for variable in dataset.variables.values():
+            # Compressors of Zarr are none of NetCDF.
+            variable.encoding.clear()
+        dataset.to_netcdf("netcdf/store.nc", engine="netcdf4")
+
+
 def _damaged(store: str | None) -> list[Campaign]:
     texts, stores = {**BYTES, **TEXTS}, {**BYTES, **STORES}
+    one_file = {**{k: d for k, d in BYTES.items() if k not in TWO_FILES}, **NETCDF}
     known, unknown = "known.zarr", "unknown.zarr"
     return [
         Campaign("store", stores, STORE, _check_store(STORE), findings=True),
         *([Campaign("store, named", stores, known, _check_store(known), findings=True)] if store else ()),
         Campaign("store without digests", stores, unknown, _check_store(unknown), findings=True, bad=ALWAYS_BAD),
+        Campaign("NetCDF store", one_file, "netcdf", _check_store("netcdf/store.nc"), findings=True),
         Campaign("submission", texts, "csv", command("score", "csv/submission.csv", STORE, "-q"), compared=False),
         Campaign("entry, scored", texts, "entries/linear", _score_entry),
         Campaign("entry, listed", texts, "entries/linear", _list("entries")),

@@ -14,7 +14,7 @@ from benchmarks import Figure, measure
 from benchmarks.command import prepare_command
 from benchmarks.store import arrays_mb, prepare_load
 
-GROWTH = 1.5
+GROWTH = 1.2
 
 # (latitudes, longitudes, members): more cells, and more members of the competition's cells.
 SIZES = {

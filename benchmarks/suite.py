@@ -15,7 +15,7 @@ from rich import box
 from rich.table import Table
 
 from benchmarks import Figure, Row
-from benchmarks.command import bench_help, bench_linear
+from benchmarks.command import bench_commands, bench_help, bench_linear
 from benchmarks.memory import bench_memory
 from benchmarks.store import bench_store
 from benchmarks.submission import bench_submission_score, bench_submission_write
@@ -213,6 +213,7 @@ _FIGURES = _NETWORK | {"runs"}
 
 BENCHES: dict[str, Bench] = {
     "help": Bench(lambda choice: bench_help(choice.repeats)),
+    "commands": Bench(lambda choice: bench_commands(choice.repeats)),
     "write": Bench(lambda choice: bench_submission_write(runs=choice.repeats)),
     "score": Bench(lambda choice: bench_submission_score(runs=choice.repeats)),
     "store": Bench(lambda choice: bench_store(choice.store, choice.repeats), needs_store=True, check=_check_zarr_v2),

@@ -16,6 +16,9 @@ settings.load_profile("any machine")
 # wandb reads it once in a process: whichever test comes first, nobody is asked for a login.
 os.environ["WANDB_MODE"] = "offline"
 
+# Nothing is kept from one test to another, nor read from what the user has.
+os.environ["EMUKIT_CACHE"] = ""
+
 # What tests have tried to reach beyond this machine.
 reached: list[str] = []
 

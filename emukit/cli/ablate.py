@@ -87,16 +87,7 @@ def ablate(
 
     The runs are kept, shared by all studies; the same command goes on where it was stopped.
     """
-    from emukit.cli.watch import Watch
-    from emukit.data.named import data_source
     from emukit.errors import RecipeError
-    from emukit.files import exclusive
-    from emukit.studies import table as tables
-    from emukit.studies.ablate import Opened, make_study_plan, run_study, write_plan
-    from emukit.studies.results import STUDY_FILE, save_result, study_result
-    from emukit.studies.saved_plan import plan_exists
-    from emukit.studies.search import Search, search_study
-    from emukit.studies.study import load_study, seconds_of
 
     format = o.chosen_format(format, markdown)
     if show:
@@ -106,6 +97,17 @@ def ablate(
         return
     if study is None:
         raise RecipeError("no study is named", hint="`emukit ablate --list` shows those that are shipped")
+    # A list of studies needs none of these.
+    from emukit.cli.watch import Watch
+    from emukit.data.named import data_source
+    from emukit.files import exclusive
+    from emukit.studies import table as tables
+    from emukit.studies.ablate import Opened, make_study_plan, run_study, write_plan
+    from emukit.studies.results import STUDY_FILE, save_result, study_result
+    from emukit.studies.saved_plan import plan_exists
+    from emukit.studies.search import Search, search_study
+    from emukit.studies.study import load_study, seconds_of
+
     chosen = load_study(study)
     if chosen.trials:
         # Whether it can be searched is known before hours of training.

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from emukit.config import toml_value
-from emukit.data.encodings import CYCLES, STATIC, cycles_of
+from emukit.cache import find_answer, keep_answer
 from emukit.emulators.registry import EMULATORS
-from emukit.losses.named import LOSSES
-from emukit.losses.registry import TERMS
-from emukit.models.registry import NETWORKS, count_parameters
-from emukit.recipes.describe import settings_of
-from emukit.recipes.load import load_recipe, sizes_of
+from emukit.files import read_text
+from emukit.models.registry import NETWORKS
+from emukit.recipes.load import load_recipe, shipped_recipe
 from emukit.recipes.names import plugin_models, recipe_names
-from emukit.recipes.plugins import REGISTRIES
-from emukit.recipes.schema import NetworkRecipe, networks_of
+
+if TYPE_CHECKING:
+    from emukit.recipes.schema import NetworkRecipe
 
 # Sizes are those on the competition's grid; CO2 and CH4 are series there, which makes no difference to a channel count.
 GRID = (48, 72)
@@ -26,20 +25,40 @@ SIZES_NOTE = f"Parameters are those on the competition's grid of {GRID[0]} x {GR
 def model_rows() -> Iterator[tuple[str, str, str]]:
     """Name, size and use of every emulator and shipped recipe."""
     plugins = plugin_models()
-    for name in recipe_names():
-        if name in plugins:
-            # Nothing of a package is imported to list it.
-            yield name, "plug-in", plugins[name].problem or plugins[name].origin
-            continue
-        recipe = load_recipe(name)
-        networks = networks_of(recipe)
-        size = f"{sum(network_size(n) for n in networks):,}" if networks else "closed form"
-        entry = NETWORKS.get(recipe.emulator) or EMULATORS[recipe.emulator]
-        yield name, size, recipe.description or entry.summary
+    texts = {n: read_text(path) if (path := shipped_recipe(n)) else "" for n in recipe_names() if n not in plugins}
+    # To check the recipes and to count their networks takes torch and seconds.
+    key = {"recipes": hashlib.sha256(json.dumps(texts).encode()).hexdigest()}
+    rows = find_answer("models", key)
+    if not _are_rows(rows):
+        rows = [list(_model_row(name)) for name in texts]
+        keep_answer("models", key, rows)
+    yield from map(tuple, rows)
+    # Nothing of a package is imported to list it.
+    for name, entry in plugins.items():
+        yield name, "plug-in", entry.problem or entry.origin
+
+
+def _are_rows(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(row, list) and len(row) == 3 and all(isinstance(cell, str) for cell in row) for row in value
+    )
+
+
+def _model_row(name: str) -> tuple[str, str, str]:
+    from emukit.recipes.schema import networks_of
+
+    recipe = load_recipe(name)
+    networks = networks_of(recipe)
+    size = f"{sum(network_size(n) for n in networks):,}" if networks else "closed form"
+    entry = NETWORKS.get(recipe.emulator) or EMULATORS[recipe.emulator]
+    return name, size, recipe.description or entry.summary
 
 
 def network_size(recipe: NetworkRecipe) -> int:
     """Parameters of a recipe's network on the competition's grid, with its inputs."""
+    from emukit.data.encodings import STATIC, cycles_of
+    from emukit.models.registry import count_parameters
+
     inputs = recipe.inputs
     channels = len(inputs.forcings)
     channels += sum(len(cycle.channels) for cycle in cycles_of(inputs.seasonal, "year"))
@@ -56,6 +75,9 @@ def network_size(recipe: NetworkRecipe) -> int:
 
 def setting_rows(name: str) -> Iterator[tuple[str, str, str, str]]:
     """Every setting of a recipe by dotted path, with its value, what it may be, and what it means."""
+    from emukit.config import toml_value
+    from emukit.recipes.describe import settings_of
+
     for setting in settings_of(load_recipe(name)):
         value = "not set" if setting.value is None else toml_value(setting.value)
         yield setting.path, value, setting.form, setting.meaning
@@ -63,6 +85,8 @@ def setting_rows(name: str) -> Iterator[tuple[str, str, str, str]]:
 
 def plugin_lines() -> Iterator[str]:
     """Components of installed packages that are no model, and those that are not used."""
+    from emukit.recipes.plugins import REGISTRIES
+
     for registry in REGISTRIES.values():
         if registry not in (NETWORKS, EMULATORS) and registry.plugins:
             found = (f"{name} ({entry.problem or entry.origin})" for name, entry in registry.plugins.items())
@@ -76,6 +100,12 @@ def plugin_lines() -> Iterator[str]:
 
 def choice_lines(name: str) -> Iterator[str]:
     """What may be named in settings that hold names, and the sizes of a recipe's network."""
+    from emukit.data.encodings import CYCLES, STATIC
+    from emukit.losses.named import LOSSES
+    from emukit.losses.registry import TERMS
+    from emukit.recipes.load import sizes_of
+    from emukit.recipes.schema import NetworkRecipe
+
     sized = {s: load_recipe(name, assignments=(f"model.size={s}",)) for s in sizes_of(load_recipe(name).emulator)}
     sizes = [f"{s} ({network_size(r):,} parameters)" for s, r in sized.items() if isinstance(r, NetworkRecipe)]
     if sizes:

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
-import numpy as np
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from emukit.competitions.leaderboard import LIMIT
-from emukit.data.archive import Archive
-from emukit.data.card import Card
-from emukit.data.encodings import seasonal_fields
-from emukit.data.frames import FrameEncoder
-from emukit.data.split import Split, is_hidden
-from emukit.data.window import Window
 from emukit.metrics import Score
-from emukit.planning.plan import Bottleneck, Plan
-from emukit.runs.ensemble import EnsembleEvaluation
-from emukit.runs.evaluate import Evaluation
 from emukit.runs.validation_table import Block
 from emukit.terminal import duration
+
+if TYPE_CHECKING:
+    from emukit.data.archive import Archive
+    from emukit.data.card import Card
+    from emukit.data.frames import FrameEncoder
+    from emukit.data.split import Split
+    from emukit.data.window import Window
+    from emukit.planning.plan import Plan, Wall
+    from emukit.runs.ensemble import EnsembleEvaluation
+    from emukit.runs.evaluate import Evaluation
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 def span_table(archive: Archive, split: Split, window: Window) -> Table:
     """What trains and what is scored."""
+    from emukit.data.split import is_hidden
+
     title = f"protocol {split.protocol} on {archive.source}"
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     for heading in ("set", "scenario", f"{archive.time.unit}s", "members"):
@@ -71,6 +74,10 @@ def window_lines(archive: Archive, split: Split, encoder: FrameEncoder) -> Itera
 
 def encoding_table(encoder: FrameEncoder) -> Table:
     """Seasonal encodings at 45 degrees south and north, by calendar month; of days and hours on its first day."""
+    import numpy as np
+
+    from emukit.data.encodings import seasonal_fields
+
     channels, fields = seasonal_fields(encoder.settings.seasonal, encoder.grid, encoder.time)
     title = "seasonal encoding at 45S and 45N"
     table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)

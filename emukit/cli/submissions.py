@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from emukit.terminal import echo
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
+    from emukit.data.split import Split
     from emukit.metrics import Competition, Score
     from emukit.metrics.competition import SubmissionFormat
     from emukit.submission import Entry
@@ -77,14 +79,16 @@ def check_submission(
         _check_climx(csv, format)
         return
     from emukit.data.protocol import make_split
+    from emukit.emulators.climatology import seasonal_reference
     from emukit.files import sha256
-    from emukit.runs.submit import seasonal_reference
     from emukit.submission import ENTRY_FILE, Problem, entry_of
 
     report = o.reporter(quiet)
     archive = o.open_named(data, card, convert, report)
     entry = entry_of(csv)
     split = make_split(archive, _protocol_of(csv, entry, protocol))
+    if entry:
+        _refuse_other_benchmark(csv, entry, archive, split)
     reference = seasonal_reference(archive, split)
     competition, form = _submission_format(archive)
     reference = reference[:, competition.places(archive.variables)]
@@ -134,13 +138,10 @@ def score(
         _score_climx(csv, truth, format, save)
         return
     from emukit.cli.show import score_block
-    from emukit.data.named import span_truth
-    from emukit.data.protocol import make_split
     from emukit.errors import SubmissionError
     from emukit.files import sha256
     from emukit.runs import leaderboard as table
-    from emukit.runs.evaluate import yardstick
-    from emukit.runs.record import Scoring, benchmark_of
+    from emukit.runs.record import Scoring
     from emukit.submission import ENTRY_FILE, entry_of
 
     report = o.reporter(quiet)
@@ -164,6 +165,12 @@ def score(
         lines: dict[str, Score] = {}
         report.say("note: a solution holds one run: what a score is worth, a store says (--data STORE)")
     else:
+        # Two files are scored without what reads stores and emulators.
+        from emukit.data.named import span_truth
+        from emukit.data.protocol import make_split
+        from emukit.runs.evaluate import yardstick
+        from emukit.runs.record import benchmark_of
+
         archive = o.open_named(o.one_store(data, truth), card, convert, report)
         split = make_split(archive, _protocol_of(csv, entry, protocol))
         competition, form = _submission_format(archive)
@@ -265,3 +272,27 @@ def _protocol_of(csv: Path, entry: Entry | None, protocol: str | None) -> str | 
             hint="leave --protocol out",
         )
     return entry.protocol
+
+
+def _refuse_other_benchmark(csv: Path, entry: Entry, archive: Archive, split: Split) -> None:
+    """Refuse to check a submission against a grid and months that are not its own.
+
+    Raises:
+        SubmissionError: The entry beside the CSV is of another benchmark.
+    """
+    from emukit.errors import SubmissionError
+    from emukit.runs.leaderboard import split_name
+    from emukit.runs.record import benchmark_of
+    from emukit.submission import ENTRY_FILE
+
+    here = split_name(benchmark_of(archive), split.protocol, "test", [split.test.text(archive)])
+    # Stores that no card knows by digest have their own in the name: one that shows the hidden months has another.
+    mine, theirs = (re.sub(r" [0-9a-f]{8}(?= \S+ test: )", "", name) for name in (entry.split, here))
+    # What was submitted from other data than it was trained on is named after the training, with its own digest.
+    if mine != theirs and entry.data_digest != archive.digest:
+        raise SubmissionError(
+            f"{csv} is not of the store {archive.source}",
+            found=here,
+            expected=f"{entry.split}, as {csv.parent / ENTRY_FILE} says",
+            hint="name the store that it was written from with --data",
+        )

@@ -7,16 +7,18 @@ span can hold, and `inverse` maps every finite number to a finite one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.preprocessing import PowerTransformer
 
 from emukit.config import Settings, check
 from emukit.data.archive import Archive
 from emukit.data.split import Span
 from emukit.data.variable import Transform, Variable
+
+if TYPE_CHECKING:
+    from sklearn.preprocessing import PowerTransformer
 
 Array = NDArray[np.float64]
 
@@ -80,6 +82,9 @@ class Pointwise(NamedTuple):
 
 
 def _power_transformer(exponent: float) -> PowerTransformer:
+    # Takes a second to import, and one transform needs it.
+    from sklearn.preprocessing import PowerTransformer
+
     transformer = PowerTransformer(method="yeo-johnson", standardize=False)
     transformer.lambdas_ = np.array([exponent])
     transformer.n_features_in_ = 1
@@ -178,6 +183,8 @@ def _truth(archive: Archive, span: Span, variable: int) -> list[NDArray[np.float
 def _fit_exponent(archive: Archive, spans: Sequence[Span], variable: int, settings: TargetSettings) -> float:
     if settings.transform != "yeo-johnson":
         return 1.0
+    from sklearn.preprocessing import PowerTransformer
+
     values = [f.ravel() for s in spans for f in _truth(archive, s, variable)]
     step = max(1, sum(v.size for v in values) // YEO_JOHNSON_SAMPLE)
     sample = np.concatenate([v[::step] for v in values]).astype(np.float64)

@@ -75,6 +75,16 @@ class ClimatologyEmulator(Emulator):
         return cls(domain, np.asarray(arrays["mean"], np.float32))
 
 
+def seasonal_reference(archive: Archive, split: Split) -> NDArray[np.float32]:
+    """(12, V, Y, X) training climatology, beginning with the calendar month of the test span's first month.
+
+    A submission that is some months early or late does not fit its seasonal cycle.
+    """
+    climatology = ClimatologyEmulator.fit(archive, split)
+    span = split.test
+    return climatology.predict_fields(archive[span.scenario], span.start, span.start + 12)
+
+
 def seasonal_sums(archive: Archive, spans: Sequence[Span]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Sums of all members' targets by season.
 

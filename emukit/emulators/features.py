@@ -15,8 +15,6 @@ import re
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import lfilter
-from scipy.special import expit
 
 from emukit.data.archive import Scenario
 from emukit.data.grid import Grid, weighted_mean
@@ -114,13 +112,19 @@ def remember(series: NDArray[np.float64], years: float, per_year: int = 12) -> N
     Scenarios share the past before their first step, so a common start costs them the same.
     """
     step = min(1.0, 1.0 / (per_year * years)) if years > 0 else 1.0
-    start = (1.0 - step) * series[0]
-    filtered, _ = lfilter([step], [1.0, step - 1.0], series, zi=[start])
-    return np.asarray(filtered, np.float64)
+    kept, state = 1.0 - step, (1.0 - step) * series[0]
+    filtered = np.empty(len(series))
+    # A loop of a thousand additions: scipy.signal, which has the filter, takes most of a second to import.
+    for t, value in enumerate((step * series).tolist()):
+        filtered[t] = value + state
+        state = kept * filtered[t]
+    return filtered
 
 
 def _logistic_ramp(scenario: Scenario, year: int, width: float) -> NDArray[np.float64]:
     """Logistic function of time, from 12 to 88 percent within `width` years around the beginning of `year`."""
+    from scipy.special import expit
+
     time = scenario.time
     # Whole steps over steps of a year: exact for months.
     years = ((time.year - year) * time.per_year + time.phase) / time.per_year

@@ -13,6 +13,7 @@ does besides, by as little as a penalty of its own allows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from inspect import signature
 from typing import Any, Literal, Self
 
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.archive import Archive, Domain, Scenario
-from emukit.data.split import Split
+from emukit.data.split import Span, Split
 from emukit.emulators.annual_cycle import Cycle
 from emukit.emulators.base import Emulator, temperature_position
 from emukit.emulators.features import feature
@@ -32,10 +33,12 @@ Array = NDArray[np.float64]
 
 WARMING = "warming"
 
-# Cells are fitted apart; so many at a time, a few times as much as their targets is needed in float64. All of the
-# competition's grid is one block; a record of days takes fewer cells at once.
-BLOCK_CELLS = 4096
+# Cells are fitted apart, so many at a time: the means over members of a whole grid take a third of the store. A record
+# of days takes fewer cells at once.
+BLOCK_CELLS = 1024
 BLOCK_VALUES = 1 << 22
+# Steps whose area mean is taken at a time.
+SLAB_STEPS = 120
 
 
 class LinearEmulator(Emulator):
@@ -128,7 +131,7 @@ class LinearEmulator(Emulator):
         terms = (*features, WARMING) if warming else features
         penalties = _penalties(strength or {}, archive.variables, terms)
         names = tuple(dict.fromkeys((*features, *warming)))
-        series, cycle, weights, truth = _training_table(archive, split, names)
+        series, cycle, weights = _training_table(archive, split, names)
         groups, basis = archive.time.seasons, season_basis(harmonics, archive.time)
         center = np.average(series, axis=0, weights=weights)
         scale = np.sqrt(np.average((series - center) ** 2, axis=0, weights=weights))
@@ -137,12 +140,11 @@ class LinearEmulator(Emulator):
         columns, spread = np.eye(len(names))[:, : len(features)], 1.0
         if warming:
             # A sum of features is as linear in them as they are: what is kept in the end is a response to each.
-            shares = _explained_temperature(
-                archive, z, cycle, weights, truth, [names.index(n) for n in warming], warming_ridge
-            )
+            mean = _global_temperature(archive, split)
+            shares = _explained(archive, mean, z, cycle, weights, [names.index(n) for n in warming], warming_ridge)
             spread = float(np.sqrt(np.average((z @ shares) ** 2, weights=weights))) or 1.0
             columns = np.column_stack([columns, shares / spread])
-        shape = truth.shape[1:]
+        shape = (len(archive.variables), archive.grid.weights.size)
         intercept, response = np.empty((groups, *shape)), np.empty((groups, len(names), *shape))
 
         def regress(z: Array, truth: NDArray[np.floating]) -> tuple[Array, Array]:
@@ -156,11 +158,11 @@ class LinearEmulator(Emulator):
             scaled = columns / np.sqrt(factors)
             at_once = BLOCK_CELLS
             if archive.time.minutes:
-                at_once = min(at_once, max(1, BLOCK_VALUES // (len(truth) * len(variables))))
+                at_once = min(at_once, max(1, BLOCK_VALUES // (len(z) * len(variables))))
             for first in range(0, shape[1], at_once):
                 block = slice(first, min(first + at_once, shape[1]))
                 size = block.stop - block.start
-                part = truth[:, variables, block].reshape(len(truth), -1)
+                part = _member_means(archive, split, variables, block).reshape(len(z), -1)
                 base, coefficients = regress(z @ scaled, part)
                 if least_warming is not None and temperature is not None and temperature in variables:
                     place = variables.index(temperature)
@@ -315,42 +317,55 @@ def _hold_up(
     coefficients[:, -1, low] = raised
 
 
-def _explained_temperature(
-    archive: Archive,
-    z: Array,
-    cycle: Cycle,
-    weights: Array,
-    truth: NDArray[np.float32],
-    by: list[int],
-    ridge: float,
+def _global_temperature(archive: Archive, split: Split) -> Array:
+    """(N,) global mean temperature of all training steps, the mean over members."""
+    position = [temperature_position(archive, "model.warming")]
+    means = []
+    for span in split.train:
+        for start in range(span.start, span.stop, SLAB_STEPS):
+            slab = replace(span, start=start, stop=min(start + SLAB_STEPS, span.stop))
+            fields = _mean_of_span(archive, slab, position, slice(None)).reshape(len(slab), *archive.grid.shape)
+            means.append(archive.grid.mean(fields))
+    return np.concatenate(means)
+
+
+def _explained(
+    archive: Archive, temperature: Array, z: Array, cycle: Cycle, weights: Array, by: list[int], ridge: float
 ) -> Array:
     """(F,) change of the global mean temperature per standardised feature, in K; zero for what does not explain it."""
-    fields = truth.reshape(len(truth), len(archive.variables), *archive.grid.shape)
-    temperature = archive.grid.mean(fields[:, temperature_position(archive, "model.warming")])
     shares = np.zeros(z.shape[1])
     basis = season_basis(0, archive.time)
     shares[by] = fit_harmonics(z[:, by], cycle, weights, temperature[:, None], ridge, basis)[1][0, :, 0]
     return shares
 
 
-def _training_table(
-    archive: Archive, split: Split, features: tuple[str, ...]
-) -> tuple[Array, Cycle, Array, NDArray[np.float32]]:
-    """Rows of all training steps: features (N, F), their place in the year, members (N,), their mean (N, V, Y*X)."""
+def _training_table(archive: Archive, split: Split, features: tuple[str, ...]) -> tuple[Array, Cycle, Array]:
+    """Rows of all training steps: features (N, F), their place in the year, members (N,)."""
     series, cycles, weights = [], [], []
-    # Filled in place: a list of parts, put together, would hold everything twice.
-    truth = np.empty((sum(map(len, split.train)), len(archive.variables), archive.grid.weights.size), np.float32)
-    row = 0
     for span in split.train:
         scenario = archive[span.scenario]
         rows = slice(span.start, span.stop)
         series.append(np.stack([feature(n, scenario, archive.grid)[rows] for n in features], 1))
         cycles.append(Cycle.of(scenario.time, span.start, span.stop))
         weights.append(np.full(len(span), float(len(span.members))))
-        mean = truth[row : row + len(span)]
-        mean[:] = scenario.truth(span.members[0], span.start, span.stop).reshape(mean.shape)
-        for member in span.members[1:]:
-            mean += scenario.truth(member, span.start, span.stop).reshape(mean.shape)
-        mean /= len(span.members)
-        row += len(span)
-    return np.concatenate(series), Cycle.join(cycles), np.concatenate(weights), truth
+    return np.concatenate(series), Cycle.join(cycles), np.concatenate(weights)
+
+
+def _member_means(archive: Archive, split: Split, variables: list[int], cells: slice) -> NDArray[np.float32]:
+    """(N, V, C) means over members of some variables in some cells, of all training steps."""
+    return np.concatenate([_mean_of_span(archive, span, variables, cells) for span in split.train])
+
+
+def _mean_of_span(archive: Archive, span: Span, variables: list[int], cells: slice) -> NDArray[np.float32]:
+    """(T, V, C) means over the members of a span."""
+
+    def of_member(member: int) -> NDArray[np.float32]:
+        truth = archive[span.scenario].truth(member, span.start, span.stop)
+        return truth.reshape(*truth.shape[:2], -1)[:, variables, cells]
+
+    # A copy, as a list of variables makes one.
+    mean = of_member(span.members[0])
+    for member in span.members[1:]:
+        mean += of_member(member)
+    mean /= len(span.members)
+    return mean

@@ -6,7 +6,8 @@ computed (up to float32 rounding).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from copy import copy
 from typing import Any, Self
 
@@ -17,7 +18,7 @@ from torch import nn
 
 from emukit.config import check, options_of
 from emukit.data.archive import Domain, Scenario
-from emukit.data.frames import FrameEncoder
+from emukit.data.frames import EncodedScenario, FrameEncoder
 from emukit.data.targets import TargetNormalizer
 from emukit.emulators.base import Emulator
 from emukit.errors import RecipeError
@@ -34,6 +35,7 @@ class NeuralEmulator(Emulator):
     """Network, frame encoder and target normaliser as one."""
 
     kind = "neural"
+    _last: tuple[Scenario, EncodedScenario] | None
 
     def __init__(
         self,
@@ -75,6 +77,7 @@ class NeuralEmulator(Emulator):
         self.network = network
         self.encoder = encoder
         self.normalizer = normalizer
+        self._keeps, self._last = False, None
 
     @property
     def device(self) -> torch.device:
@@ -114,7 +117,7 @@ class NeuralEmulator(Emulator):
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X) float32; within the bounds, except for a residual."""
         window, time = self.encoder.settings.window, scenario.time
-        encoded = self.encoder.encode(scenario, self.device)
+        encoded = self._encode(scenario)
         training = self.network.training
         self.network.eval()
         out = np.empty((stop - start, len(self.variables), *self.grid.shape), np.float32)
@@ -133,6 +136,25 @@ class NeuralEmulator(Emulator):
         if not self.residual:
             self.clip_to_bounds(out)
         return out
+
+    @contextmanager
+    def keeping_frames(self) -> Iterator[None]:
+        """Inside, a scenario that is predicted again and again is encoded once; its forcings must stay as they are."""
+        self._keeps = True
+        try:
+            yield
+        finally:
+            self._keeps, self._last = False, None
+
+    def _encode(self, scenario: Scenario) -> EncodedScenario:
+        """The forcings of a scenario, normalised, on the network's device."""
+        if not self._keeps:
+            return self.encoder.encode(scenario, self.device)
+        if self._last is None or self._last[0] is not scenario or self._last[1].fields.device != self.device:
+            # The last one goes first: two scenarios at once may not fit.
+            self._last = None
+            self._last = (scenario, self.encoder.encode(scenario, self.device))
+        return self._last[1]
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Names and options; weights, statistics and climatologies."""

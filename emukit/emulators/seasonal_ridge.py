@@ -15,12 +15,15 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import Ridge
+from scipy.linalg import LinAlgError, solve
 
 from emukit.data.time import TimeAxis
 from emukit.emulators.annual_cycle import Cycle
 
 Array = NDArray[np.float64]
+
+# Columns whose errors are in float64 at a time: the targets of a whole grid are several times as large as the store.
+BLOCK_COLUMNS = 512
 
 
 def fit_seasons(
@@ -38,6 +41,9 @@ def fit_seasons(
     Returns:
         (G, C) intercepts and (G, K, C) coefficients.
     """
+    # Needs a second to import, and fits only this form.
+    from sklearn.linear_model import Ridge
+
     intercept, response = [], []
     groups = cycle.time.seasons
     for m in range(groups):
@@ -66,10 +72,13 @@ def fit_harmonics(
     # Season means leave both sides: every season keeps an intercept of its own, free of the penalty.
     design_mean = cycle.knots(cycle.means(design, weights))
     truth_mean = cycle.knots(cycle.means(truth, weights))
-    target = truth - cycle.at(truth_mean)
-    model = Ridge(alpha=max(ridge, 1e-9), fit_intercept=False)
-    model.fit(design - cycle.at(design_mean), target, weights)
-    found = np.atleast_2d(model.coef_).T  # scikit-learn drops the axis of a single target
+    root = np.sqrt(weights)[:, None]
+    scaled = (design - cycle.at(design_mean)) * root
+    product = np.empty((scaled.shape[1], truth.shape[1]))
+    for first in range(0, truth.shape[1], BLOCK_COLUMNS):
+        block = slice(first, first + BLOCK_COLUMNS)
+        product[:, block] = scaled.T @ ((truth[:, block] - cycle.at(truth_mean[:, block])) * root)
+    found = _solve_ridge(scaled, product, max(ridge, 1e-9))
     response = np.einsum("fhc,mh->mfc", found.reshape(z.shape[1], basis.shape[1], -1), basis)
     intercept = truth_mean - design_mean @ found
     return intercept, response
@@ -83,6 +92,23 @@ def season_basis(harmonics: int, time: TimeAxis) -> Array:
         time: Whose seasons.
     """
     return np.ones((1, 1)) if time.step == "year" else np.repeat(_fourier(harmonics), time.per_day, 0)
+
+
+def _solve_ridge(design: Array, product: Array, ridge: float) -> Array:
+    """(K, C) coefficients of a ridge regression from its normal equations.
+
+    Args:
+        design: (N, K) weighted columns.
+        product: (K, C) of the columns with the weighted targets.
+        ridge: Penalty of the squared coefficients.
+    """
+    normal = design.T @ design
+    normal.flat[:: len(normal) + 1] += ridge
+    try:
+        return np.asarray(solve(normal, product, assume_a="pos"), np.float64)
+    except LinAlgError:
+        # Columns that are the same up to rounding, and next to no penalty: the smallest coefficients that fit.
+        return np.asarray(np.linalg.pinv(normal, hermitian=True) @ product, np.float64)
 
 
 def _fourier(harmonics: int) -> Array:

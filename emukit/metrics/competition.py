@@ -373,6 +373,18 @@ class Score:
             groups.setdefault(group, {})[name] = value
         return groups
 
+    @classmethod
+    def from_dict(cls, competition: Competition, values: Mapping[str, Any]) -> Score:
+        """The inverse of `as_dict`.
+
+        Raises:
+            KeyError, TypeError, ValueError: A number is missing or is none, or they do not make the score.
+        """
+        score = cls(competition, competition.flatten(values), int(values["months"]))
+        if score.value != values["score"]:
+            raise ValueError(f"the numbers make {score.value}, not {values['score']}")
+        return score
+
 
 def mean_score(scores: Iterable[Score]) -> Score:
     """Mean of each number; the score, which is linear in them, is then the mean of the scores."""

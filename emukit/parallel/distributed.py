@@ -6,19 +6,21 @@ Gradients come out as the sum over processes of what each computed.
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from emukit.parallel.comm import Comm
+
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
 Strategy = Literal["ddp", "fsdp"]
 
@@ -45,6 +47,10 @@ class DistributedNetwork:
             network.to(comm.device)
             return
         if self.sharded:
+            # Nearly a second to import, and of use to several processes alone.
+            from torch.distributed.device_mesh import init_device_mesh
+            from torch.distributed.fsdp import fully_shard
+
             # Our networks never change in place what a block returns, a view or not.
             warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
             mesh = init_device_mesh(comm.device.type, (comm.world,))
@@ -72,7 +78,7 @@ class DistributedNetwork:
     def accumulating(self, last: bool) -> Iterator[None]:
         """Around forward and backward of one of several batches of a step: only the last speaks with the others."""
         if self.sharded:
-            sharded = cast(FSDPModule, self.network)
+            sharded = cast("FSDPModule", self.network)
             sharded.set_requires_gradient_sync(last)
             sharded.set_is_last_backward(last)
             yield
@@ -84,6 +90,8 @@ class DistributedNetwork:
     def reshard(self) -> None:
         """Give gathered parameters back: FSDP2 keeps the outermost ones after a forward without a backward."""
         if self.sharded:
+            from torch.distributed.fsdp import FSDPModule
+
             for module in self.network.modules():
                 if isinstance(module, FSDPModule):
                     module.reshard()
@@ -94,15 +102,23 @@ class DistributedNetwork:
         (loss * self.comm.world).backward()  # type: ignore[no-untyped-call]
 
 
+def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Whether a tensor is in shards on several processes; none is before torch's module of such tensors is imported."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
 def whole(tensor: Tensor) -> Tensor:
     """A tensor in full, gathered where it is sharded; every process must ask."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def fill(target: Tensor, values: Tensor) -> None:
     """Put full values into a tensor, each process its shard where it is sharded."""
     with torch.no_grad():
-        if isinstance(target, DTensor):
+        if is_sharded(target):
+            from torch.distributed.tensor import distribute_tensor
+
             full = values.to(target.device, target.dtype)
             target.copy_(distribute_tensor(full, target.device_mesh, target.placements, src_data_rank=None))
         else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emukit.config import merge, parse_assignments, read_toml
 from emukit.emulators.registry import EMULATORS
@@ -18,7 +18,9 @@ from emukit.losses.named import named_loss
 from emukit.models.registry import NETWORKS
 from emukit.recipes.names import FAST, identity_digest, is_network, recipe_digest, recipe_names, unknown_emulator
 from emukit.recipes.plugins import admit
-from emukit.recipes.schema import Recipe, base_tables, network_paths, parse_recipe
+
+if TYPE_CHECKING:
+    from emukit.recipes.schema import Recipe
 
 # How a MODEL that is a recipe file ends.
 TOML = ".toml"
@@ -67,6 +69,9 @@ def load_recipe(
         RecipeError: Unknown name, a loss for what is not trained by one, unreadable file, another emulator in the file,
             an unknown size, or wrong settings.
     """
+    # The schema knows every setting of a training, and imports torch; the names and files of recipes need none of it.
+    from emukit.recipes.schema import base_tables, network_paths, parse_recipe
+
     values, source = _values_of(name), f"recipe {name}"
     assignments = tuple(assignments)
     if loss is not None:
@@ -171,6 +176,8 @@ def _load_bases(bases: list[dict[str, Any]], single: Any, source: str) -> list[d
 
 def _load_base(recipe: Any, single: Mapping[str, Any], source: str) -> dict[str, Any]:
     """The plain values of a base's whole recipe, with single settings of its own bases."""
+    from emukit.recipes.schema import base_tables
+
     over = {"emulator": recipe} if isinstance(recipe, str) else recipe
     if isinstance(over, Mapping) and "base" in over:
         values = _on_base(over, source, Path(), ())

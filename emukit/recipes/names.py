@@ -26,6 +26,8 @@ from emukit.registry import TARGET, Entry
 FAST = "-fast"
 # The objective that networks had before there were others, as recipes say it.
 REGRESSION = ({"name": "regression"}, "regression")
+# A command line without quotes, escapes, and blanks other than spaces.
+_PLAIN = re.compile(r"[\w ./:,=@%+~-]*", re.ASCII)
 
 
 def emulator_names() -> tuple[str, ...]:
@@ -109,8 +111,12 @@ def model_name(command: str, emulator: str) -> str:
         emulator: What it is called where the command names no shipped recipe.
     """
     words: list[str] = []
-    with suppress(ValueError):
-        words = shlex.split(command)
+    if _PLAIN.fullmatch(command):
+        # Without quotes the words are what stands between spaces; shlex reads sign by sign, which thousands notice.
+        words = command.split()
+    else:
+        with suppress(ValueError):
+            words = shlex.split(command)
     if "train" in words[:2] and words[-1] != "train":
         name = words[words.index("train") + 1] + (FAST if "--fast" in words else "")
         if name in recipe_names():

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emukit.cache import find_answer, keep_answer
 from emukit.competitions.leaderboard import ANOTHER_RUN, LIMIT
 from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
@@ -27,6 +28,7 @@ from emukit.emulators.neural import BLOCK_MONTHS
 from emukit.errors import ProtocolError
 from emukit.metrics import Moments, Score, mean_score
 from emukit.parallel.comm import Comm
+from emukit.runs.record import card_digest
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,42 @@ def evaluate(emulator: Emulator, archive: Archive, split: Split, name: str = "va
         ProtocolError: There is no such set, its targets are hidden, or the emulator has another grid.
     """
     spans = scored_spans(archive, split, name)
+    check_fits(emulator, archive)
+    references, limit = lines_beside(archive, split.protocol, spans)
+    members = score_members(emulator, archive, spans)
+    # Where the protocol scores one member, its score is among them.
+    (first, *rest) = {s.members[0] for s in spans}
+    score = score_emulator(emulator, archive, spans) if rest or first not in members else members[first]
+    texts = tuple(s.text(archive) for s in spans)
+    return Evaluation(name, texts, score, references, limit, members)
+
+
+def lines_beside(archive: Archive, protocol: str, spans: tuple[Span, ...]) -> tuple[dict[str, Score], Score | None]:
+    """What every score on spans is compared with: the references by name, and the limit.
+
+    They follow from the data, its card, the protocol and the spans, and are computed once for these: see
+    `emukit.cache`.
+    """
+    key = {
+        "data": archive.digest,
+        "card": card_digest(archive.card),
+        "protocol": protocol,
+        "spans": [[s.scenario, s.start, s.stop, list(s.members)] for s in spans],
+    }
+    with suppress(KeyError, TypeError, ValueError, AttributeError):
+        kept = find_answer("references", key)
+        competition, limit = competition_of(archive), kept["limit"]
+        scores = {n: Score.from_dict(competition, s) for n, s in kept["references"].items()}
+        return scores, limit and Score.from_dict(competition, limit)
+    references, limit = _compute_lines(archive, protocol, spans)
+    answer = {n: s.as_dict() for n, s in references.items()}
+    keep_answer("references", key, {"references": answer, "limit": limit and limit.as_dict()})
+    return references, limit
+
+
+def _compute_lines(archive: Archive, protocol: str, spans: tuple[Span, ...]) -> tuple[dict[str, Score], Score | None]:
     # References do not depend on the members that somebody chose to train on.
-    everything = make_split(archive, split.protocol)
+    everything = make_split(archive, protocol)
     references: dict[str, Score] = {}
     wanted = competition_of(archive).references
     # Too few training months for a climatology, or a store without the default features, leave out a line; that is no
@@ -88,13 +124,7 @@ def evaluate(emulator: Emulator, archive: Archive, split: Split, name: str = "va
     with suppress(ProtocolError):
         if "linear" in wanted:
             references["linear"] = score_emulator(LinearEmulator.fit(archive, everything), archive, spans)
-    check_fits(emulator, archive)
-    members = score_members(emulator, archive, spans)
-    # Where the protocol scores one member, its score is among them.
-    (first, *rest) = {s.members[0] for s in spans}
-    score = score_emulator(emulator, archive, spans) if rest or first not in members else members[first]
-    texts = tuple(s.text(archive) for s in spans)
-    return Evaluation(name, texts, score, references, estimated_limit(archive, spans), members)
+    return references, estimated_limit(archive, spans)
 
 
 def scored_spans(archive: Archive, split: Split, name: str) -> tuple[Span, ...]:

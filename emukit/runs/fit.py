@@ -291,7 +291,7 @@ class Trainer:
             options = ", ".join(f"{k} {v}" for k, v in objective.options.items())
             reporter.say(f"objective: {objective.name}{f' ({options})' if options else ''}")
         reporter.say(self._memory.line())
-        with matmul_precision(settings.precision):
+        with matmul_precision(settings.precision), emulator.keeping_frames():
             result = train(
                 self._engine,
                 self._source,

@@ -9,14 +9,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from emukit import provenance
 from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
 from emukit.data.split import Split
-from emukit.emulators.climatology import ClimatologyEmulator
+from emukit.emulators.climatology import seasonal_reference
 from emukit.errors import SubmissionError
 from emukit.files import sha256
 from emukit.metrics import Competition
@@ -93,16 +90,6 @@ def submit_run(
             write_entry(temporary, entry)
             step.advance(note="checked")
     return entry
-
-
-def seasonal_reference(archive: Archive, split: Split) -> NDArray[np.float32]:
-    """(12, V, Y, X) training climatology, beginning with the calendar month of the test span's first month.
-
-    A submission that is some months early or late does not fit its seasonal cycle.
-    """
-    climatology = ClimatologyEmulator.fit(archive, split)
-    span = split.test
-    return climatology.predict_fields(archive[span.scenario], span.start, span.start + 12)
 
 
 def _entry(

@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -24,7 +24,9 @@ from emukit.config import Settings, check, read_toml, toml_value
 from emukit.errors import RecipeError
 from emukit.files import shipped
 from emukit.recipes.load import load_recipe
-from emukit.recipes.schema import Recipe, network_paths
+
+if TYPE_CHECKING:
+    from emukit.recipes.schema import Recipe
 
 FOLDER = "ablations"
 # What the first variant is called where a study does not name it.
@@ -337,6 +339,8 @@ def train_words(variant: Variant, data: Sequence[str], epochs: int | None, proto
 
 def epoch_paths(recipe: Recipe) -> list[str]:
     """Where a recipe says how long each network of it trains; none where nothing is trained by epochs."""
+    from emukit.recipes.schema import network_paths
+
     return [f"{path}training.epochs" for path in network_paths(recipe)]
 
 

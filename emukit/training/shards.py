@@ -18,10 +18,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from emukit.files import atomic_path, inside, sha256
 from emukit.parallel.comm import Comm
+from emukit.parallel.spread import is_sharded
 from emukit.training.state import TrainingState
 
 FOLDER = re.compile(r"last-\d{4,}-\d{6,}")
@@ -40,7 +40,7 @@ def save_shard(folder: Path, tensors: dict[str, Tensor], comm: Comm) -> list[str
     """
     mine = {}
     for name, tensor in tensors.items():
-        if isinstance(tensor, DTensor):
+        if is_sharded(tensor):
             mine[f"rows/{name}"] = tensor.to_local().detach().cpu().contiguous()
         elif comm.main:
             mine[f"whole/{name}"] = tensor.detach().cpu().contiguous()

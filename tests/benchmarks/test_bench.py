@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable
@@ -139,3 +140,41 @@ def test_the_bench_climate_has_the_competition_s_size() -> None:
     climate = noise_climate(2, seed=0)
     assert climate.shape == (2, 2, 48, 72)
     assert climate.dtype == np.float32
+
+
+def test_a_long_list_is_of_runs_and_entries_that_differ(tmp_path: Path) -> None:
+    """Copies that are one line of a leaderboard, or are one run, would make the list short."""
+    from benchmarks.command import copy_folders
+
+    for path, text in (
+        ("one/run.json", '{"identity": {"seed": 0, "protocol": "k360"}}'),
+        ("one/scores/validation.json", "{}"),
+        ("one/emulator/arrays.safetensors", "large"),
+        ("entry/entry.toml", 'name = "entry"\ncsv = "submission.csv"\n'),
+        ("entry/submission.csv", "large"),
+        ("entry/score.json", "{}"),
+    ):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    copy_folders(tmp_path, 3, 2)
+    records = [json.loads(p.read_text())["identity"] for p in tmp_path.glob("runs/*/run.json")]
+    assert sorted(r["seed"] for r in records) == [0, 1, 2]
+    assert len(list(tmp_path.glob("runs/*/scores/validation.json"))) == 3
+    assert {p.read_text().splitlines()[0] for p in tmp_path.glob("entries/*/entry.toml")} == {
+        'name = "entry 0"',
+        'name = "entry 1"',
+    }
+    assert len(list(tmp_path.glob("entries/*/score.json"))) == 2
+    assert not [*tmp_path.glob("runs/**/*.safetensors"), *tmp_path.glob("entries/**/*.csv")]
+
+
+def test_a_command_is_timed_by_the_processor_s_time_and_refused_where_it_fails(tmp_path: Path) -> None:
+    from benchmarks.command import _cpu_seconds
+
+    loop = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
+    assert 0.3 <= _cpu_seconds(["-c", loop], 0, tmp_path) < 1.0
+    # Waiting costs nothing.
+    assert _cpu_seconds(["-c", "import time; time.sleep(0.5)"], 0, tmp_path) < 0.3
+    assert _cpu_seconds(["-c", "import os, sys; sys.exit(os.getcwd() != sys.argv[1])", str(tmp_path)], 0, tmp_path) < 1
+    with pytest.raises(EmukitError, match="no such run"):
+        _cpu_seconds(["-c", "import sys; sys.exit('no such run {}'.format(sys.argv[1]))", "{run}"], 7, tmp_path)

@@ -10,11 +10,14 @@ import time
 from pathlib import Path
 from random import Random
 
+import netCDF4
+import numpy as np
 import pytest
+import xarray as xr
 
 from benchmarks import forked
 from benchmarks.cases import Tally, column_of
-from benchmarks.damage import BYTES, STORES, TEXTS, files_below, linked_copy
+from benchmarks.damage import BYTES, NETCDF, STORES, TEXTS, files_below, linked_copy
 from benchmarks.faults import check_campaigns
 from benchmarks.forked import Ended, in_fork
 from emukit.errors import EmukitError
@@ -147,6 +150,24 @@ def test_damage_of_a_store_changes_nothing_or_reaches_the_original(demo_store, t
     STORES[kind](Random(kind), files_below(tmp_path / "copy.zarr"))
     assert seen(demo_store) == before
     assert seen(tmp_path / "copy.zarr") != before
+
+
+@pytest.mark.parametrize("kind", [*NETCDF])
+def test_damage_of_netcdf_metadata_leaves_a_file_that_opens(tmp_path, kind):
+    (tmp_path / "whole").mkdir()
+    fields = {"tas": (("time", "y"), np.arange(6.0).reshape(3, 2), {"units": "K"})}
+    xr.Dataset(fields, {"time": [0, 1, 2]}, {"title": "small"}).to_netcdf(tmp_path / "whole" / "store.nc")
+    before, described = seen(tmp_path / "whole"), set()
+    for number in range(12):
+        copy = tmp_path / f"copy-{number}"
+        linked_copy(tmp_path / "whole", copy)
+        NETCDF[kind](Random(f"{kind} {number}"), files_below(copy))
+        with netCDF4.Dataset(copy / "store.nc") as dataset:
+            dataset.set_auto_maskandscale(False)
+            described.add(repr([dataset, *dataset.variables.values(), *dataset.dimensions]))
+            assert sorted(v[:].size for v in dataset.variables.values()) == [3, 6]
+    assert seen(tmp_path / "whole") == before
+    assert len(described) > 4
 
 
 def test_a_campaign_that_there_is_not_runs_none(tmp_path):

@@ -41,7 +41,14 @@ def test_a_report_is_measured_that_draws_what_is_kept_or_fills_the_disk(
     monkeypatch.setattr(report, "load_recipe", lambda *words: load_recipe("linear"))
     monkeypatch.setattr(report, "DRAWN", 1)
     monkeypatch.setattr(report, "FOLDER_MB", room)
-    (figure,) = report.bench_report(entries=2, runs=1)
+
+    def time_command(name: str, words: list[str], plain: list[str], runs: int, bound: float, place: str) -> Figure:
+        assert len(list(Path(place, words[1]).glob("*/run.json"))) == 3
+        return Figure(name, 1.0, "s", 2.0, 2.0, 1.0, f"under {bound:g} s", True)
+
+    monkeypatch.setattr(report, "time_command", time_command)
+    figure, whole = report.bench_report(entries=2, runs=1, many=3)
+    assert (whole.name, whole.bound) == ("emukit report, 3 runs", "under 60 s")
     assert figure.name == "report of 2 runs"
     assert figure.bound.startswith(f"under 2 s, under {room:g} MB on disk (0.")
     assert figure.within is holds

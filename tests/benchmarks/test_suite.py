@@ -35,10 +35,10 @@ def called(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_the_long_ones_run_only_by_name(called: list[str]) -> None:
     run_suite((), Choice(), QUIET)
-    assert called == ["help", "write", "score", "report", "predict", "input"]
+    assert called == ["help", "commands", "write", "score", "report", "predict", "input"]
     called.clear()
     run_suite((), Choice("a.zarr"), QUIET)
-    assert called == ["help", "write", "score", "store", "linear", "report", "predict", "input"]
+    assert called == ["help", "commands", "write", "score", "store", "linear", "report", "predict", "input"]
     called.clear()
     run_suite(("device", "segments"), Choice(), QUIET)
     assert called == ["device", "segments"]

@@ -72,3 +72,16 @@ def test_an_entry_that_lost_its_file_is_passed_over(emukit, linear_run, demo_sto
     assert answer.code == 0, answer.err
     assert [row["name"] for row in json.loads(answer.out) if row["kind"] == "submission"] == ["whole"]
     assert "entries/lost/entry.toml" in answer.err
+
+
+def test_submission_is_not_checked_against_the_grid_of_another_benchmark(emukit, demo_store, linear_run, tmp_path):
+    """Without --data the demo climate would find every ID of a submission wrong, one after the other."""
+    assert emukit("submit", linear_run, "--out", "mine", "--data", demo_store, "-q").code == 0
+    answer = emukit("check-submission", "mine/submission.csv", "-q")
+    assert answer.code == 2
+    assert "mine/submission.csv is not of the store demo" in answer.err
+    assert "8x12" in answer.err
+    assert "--data" in answer.err
+    # The same climate with its months shown is the same benchmark, though its digest is another.
+    assert emukit("data", "demo", "open.zarr", "--grid", "8x12", "--members", "2", "--reveal", "-q").code == 0
+    assert emukit("check-submission", "mine/submission.csv", "--data", "open.zarr", "-q").code == 0

@@ -32,6 +32,7 @@ def lite(seed=0):
     return made
 
 
+@pytest.mark.slow
 def test_a_submission_that_does_not_read_back(tmp_path):
     indices = lite()
     assert write_submission(tmp_path / "s.parquet", indices) == ROWS

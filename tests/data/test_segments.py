@@ -130,6 +130,23 @@ def test_statistics_see_training_months_only():
     assert frames[0] == FrameEncoder.fit(archive, split.train, InputSettings()).state()[0]
 
 
+def test_forcings_are_normalised_by_all_training_spans_together():
+    """Against plain numpy; scenarios differ by thousands, so that any one of them has another mean."""
+    archive = coded_archive()
+    split = make_split(archive, "k360")
+    encoder = FrameEncoder.fit(archive, split.train, InputSettings())
+    at = {c: i for i, c in enumerate(encoder.channels)}
+    frames = {n: encoder.gather(encoder.encode(s), torch.arange(len(s))).numpy() for n, s in archive.items()}
+    for name in ("CO2", "SO2"):
+        held = [archive[s.scenario].forcings[name][s.start : s.stop] for s in split.train]
+        known = np.concatenate([np.asarray(h, np.float64).ravel() for h in held])
+        for scenario, own in frames.items():
+            values = np.asarray(archive[scenario].forcings[name], np.float64)
+            wanted = (values - known.mean()) / known.std()
+            wanted = wanted if wanted.ndim == 3 else wanted[:, None, None]
+            np.testing.assert_allclose(own[:, at[name]], np.broadcast_to(wanted, own[:, 0].shape), rtol=1e-5, atol=1e-5)
+
+
 def test_frames_hold_season_and_place():
     archive = coded_archive()
     split = make_split(archive, "k360")

@@ -64,6 +64,27 @@ def test_cell_that_never_varies_does_not_divide_by_zero():
     assert np.abs(out[:, 1, 0, 0]).max() == 0
 
 
+@pytest.mark.parametrize("amplitude", [0.0, 1e-9, 1e-4])
+def test_a_desert_cell_counts_a_thousand_times_at_most(amplitude):
+    """Rain that hardly varies in training is divided by a thousandth of the typical scale, not by its own."""
+    archive = warming_archive()
+    for scenario in archive.values():
+        noise = np.random.default_rng(0).normal(size=scenario.targets.shape[:2])
+        scenario.targets[:, :, 1, 0, 0] = amplitude * noise
+    split = make_split(archive, "k360")
+    normalizer = TargetNormalizer.fit(archive, split.train, {"pr": TargetSettings(climatology="cell", scale="cell")})
+    values = np.concatenate(
+        [archive[s.scenario].targets[m, s.start : s.stop, 1] for s in split.train for m in s.members]
+    )
+    typical = np.median(np.std(values.astype(np.float64), axis=0))
+    center = np.mean(values[:, 0, 0], dtype=np.float64)
+    fields = np.zeros((1, 2, *archive.grid.shape))
+    # A millimetre a day in a cell where it never rains.
+    fields[0, 1, 0, 0] = 1.0
+    out = normalizer.forward(fields, np.zeros(1, np.int64))
+    assert out[0, 1, 0, 0] == pytest.approx((1.0 - center) / max(1e-3 * typical, amplitude), rel=0.1)
+
+
 def test_saved_normalizer_is_the_same(climate):
     archive, split = climate
     settings = {"pr": TargetSettings(transform="yeo-johnson"), "tas": TargetSettings(scale="global")}

@@ -6,7 +6,7 @@ import cftime
 import numpy as np
 import pytest
 
-from emukit.data.card import SHIPPED, load_card, parse_card
+from emukit.data.card import load_card, parse_card
 from emukit.data.time import TimeAxis, step_problem
 from emukit.errors import ProtocolError, StoreError
 from tests.other_steps import card_text
@@ -183,6 +183,6 @@ def test_a_dumped_card_is_the_card(step):
     assert parse_card(card.model_dump(mode="json"), "again") == card
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", ["cse151b-2025", "cse151b-k360", "demo"])
 def test_shipped_cards_decide_as_before_there_were_other_steps(name):
     assert hashlib.sha256(load_card(name).deciding.encode()).hexdigest() == DUMPS[name]

@@ -159,6 +159,6 @@ def test_least_warming_holds_for_the_first_variable_or_warmth_is_measured_by_it(
 def test_a_stretch_below_an_upper_bound_turns_the_trend():
     rng = np.random.default_rng(0)
     field = 280 + 0.05 * np.arange(120)[:, None, None] + rng.normal(0, 1, (120, 2, 3))
-    out = _stretched(field, np.full((2, 3), 4.0), Bounds(upper=500.0))
-    np.testing.assert_allclose(out, _stretched(field, np.full((2, 3), 4.0), Bounds()), atol=1e-9)
+    out = _stretched(field, np.full((2, 3), 4.0), Bounds(upper=500.0), 12)
+    np.testing.assert_allclose(out, _stretched(field, np.full((2, 3), 4.0), Bounds(), 12), atol=1e-9)
     np.testing.assert_allclose(trend(out), trend(field), atol=1e-9)

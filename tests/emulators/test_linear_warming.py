@@ -131,6 +131,30 @@ def test_a_cell_that_a_step_cools_is_not_cooled_on_and_on(season):
     assert after == pytest.approx(before, abs=0.1)
 
 
+@pytest.mark.parametrize("season", ["harmonics", "month"])
+def test_the_least_warming_is_that_of_the_year_not_of_its_warmest_month(season):
+    """Two cells warm in January and cool in July: one on the mean over the year too little, one enough."""
+    archive = warming_archive()
+    cells = {(0, 1): 0.2, (3, 4): 1.2}
+    for scenario in archive.values():
+        warmth = (scenario.forcings["CO2"] - 1500) / 1000
+        wave = 2.0 * np.cos(2 * np.pi * scenario.calendar_month / 12)
+        scenario.targets[:, :, 0] = 280 + warmth[:, None, None]
+        for cell, mean in cells.items():
+            scenario.targets[(slice(None), slice(None), 0, *cell)] = 280 + (mean + wave) * warmth
+    split = make_split(archive, "loso:ssp585")
+    options = {"features": ("SO2",), "warming": ("CO2",), "warming_ridge": 0.0, "ridge": 1e-3, "season": season}
+    held = LinearEmulator.fit(archive, split, **options, least_warming=0.75)
+    scenario = archive["ssp126"]
+    warmer = replace(scenario, forcings={**scenario.forcings, "CO2": scenario.forcings["CO2"] + 1000})
+    change = (held.predict_fields(warmer, 0, 12) - held.predict_fields(scenario, 0, 12))[:, 0]
+    globe = archive.grid.mean(change.mean(0))
+    assert change[:, 0, 1].max() > 1.5 * globe
+    assert change[:, 0, 1].mean() == pytest.approx(0.75 * globe, rel=0.05)
+    assert change[:, 3, 4].min() < 0
+    assert change[:, 3, 4].mean() == pytest.approx(1.2, rel=0.05)
+
+
 def test_a_step_is_a_passage_in_time_and_nothing_else(climate):
     archive, _ = climate
     a, b = (feature("step:2020:6", archive[n], archive.grid) for n in ("ssp126", "ssp585"))

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 
 from emukit.data.frames import FrameEncoder, InputSettings
@@ -72,6 +73,40 @@ def test_month_depends_on_its_own_window_and_nothing_else(climate, target_month)
         changed = type(scenario)(scenario.name, scenario.time, forcings)
         after = emulator.predict_fields(changed, 0, 100)[target]
         assert (not np.allclose(after, before[target], atol=1e-6)) == (month in seen)
+
+
+def test_rain_that_a_network_says_is_never_negative(climate):
+    """Without a transform nothing else bounds it; what is a residual may be negative."""
+    archive, split = climate
+    emulator = neural(archive, split)
+    emulator.normalizer = TargetNormalizer.fit(archive, split.train, {})
+    with torch.no_grad():
+        for parameter in emulator.network.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    emulator.residual = True
+    free = emulator.predict_fields(archive["ssp245"], 0, 60)
+    assert free[:, 1].min() < -1
+    emulator.residual = False
+    held = emulator.predict_fields(archive["ssp245"], 0, 60)
+    np.testing.assert_array_equal(held[:, 1], np.maximum(free[:, 1], 0))
+    np.testing.assert_array_equal(held[:, 0], free[:, 0])
+
+
+def test_a_scenario_is_encoded_once_while_it_stays_as_it_is(climate, monkeypatch):
+    archive, split = climate
+    emulator = neural(archive, split)
+    seen = []
+    encode = emulator.encoder.encode
+    monkeypatch.setattr(emulator.encoder, "encode", lambda s, *device: seen.append(s.name) or encode(s, *device))
+    plain = emulator.predict_fields(archive["ssp245"], 0, 20)
+    with emulator.keeping_frames():
+        for _ in range(3):
+            np.testing.assert_array_equal(emulator.predict_fields(archive["ssp245"], 0, 20), plain)
+        emulator.predict_fields(archive["ssp126"], 0, 20)
+    assert seen == ["ssp245", "ssp245", "ssp126"]
+    # Afterwards nobody promises that forcings are not edited in place.
+    emulator.predict_fields(archive["ssp126"], 0, 20)
+    assert seen[3:] == ["ssp126"]
 
 
 def test_prediction_does_not_depend_on_how_many_months_are_asked_for(climate):

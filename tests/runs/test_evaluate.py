@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
 
 import numpy as np
@@ -306,3 +307,45 @@ def test_a_stored_evaluation_that_is_no_number_is_refused(tmp_path: Path, wrong:
     path.write_text(json.dumps({**json.loads(path.read_text()), **wrong}))
     with pytest.raises(RunError, match="damaged"):
         run.evaluation("validation")
+
+
+def test_references_are_computed_once_and_are_the_same_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("EMUKIT_CACHE", str(tmp_path))
+    archive = warming_archive()
+    split = make_split(archive, "k360")
+    emulator = Arbitrary(archive.domain)
+    fitted = []
+    fit = LinearEmulator.fit.__func__
+
+    @wraps(fit)
+    def counted(*arguments, **options):
+        fitted.append(1)
+        return fit(*arguments, **options)
+
+    monkeypatch.setattr(LinearEmulator, "fit", classmethod(counted))
+    first = evaluate(emulator, archive, split)
+    assert len(fitted) == 1
+    again = evaluate(emulator, archive, split)
+    assert len(fitted) == 1
+    assert again == first
+    assert {"climatology", "linear"} <= set(first.references)
+    # Other months, or other values by one bit, are another matter.
+    evaluate(emulator, archive, make_split(archive, "official"))
+    assert len(fitted) == 2
+    assert evaluate(emulator, archive, split, "test").references != first.references
+    assert len(fitted) == 3
+    changed = warming_archive()
+    changed["ssp126"].targets[0, 0, 0, 0, 0] += 1e-3
+    assert evaluate(emulator, changed, make_split(changed, "k360")).references != first.references
+    assert len(fitted) == 4
+
+
+@pytest.mark.parametrize("kept", [3, {}, {"references": {"linear": {"score": 0.0}}, "limit": None}])
+def test_a_kept_reference_that_is_no_score_is_computed_again(monkeypatch, kept):
+    from emukit.runs import evaluate as module
+
+    archive = warming_archive()
+    split = make_split(archive, "k360")
+    wanted = evaluate(Arbitrary(archive.domain), archive, split)
+    monkeypatch.setattr(module, "find_answer", lambda kind, key: kept)
+    assert evaluate(Arbitrary(archive.domain), archive, split) == wanted
