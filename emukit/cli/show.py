@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from emukit.data.frames import FrameEncoder
     from emukit.data.split import Split
     from emukit.data.window import Window
-    from emukit.planning.plan import Plan, Wall
+    from emukit.planning.plan import Bottleneck, Plan
     from emukit.runs.ensemble import EnsembleEvaluation
     from emukit.runs.evaluate import Evaluation
 
