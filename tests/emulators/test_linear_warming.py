@@ -137,11 +137,11 @@ def test_the_least_warming_is_that_of_the_year_not_of_its_warmest_month(season):
     archive = warming_archive()
     cells = {(0, 1): 0.2, (3, 4): 1.2}
     for scenario in archive.values():
-        warmth = (scenario.forcings["CO2"] - 1500) / 1000
+        global_mean = (scenario.forcings["CO2"] - 1500) / 1000
         wave = 2.0 * np.cos(2 * np.pi * scenario.calendar_month / 12)
-        scenario.targets[:, :, 0] = 280 + warmth[:, None, None]
+        scenario.targets[:, :, 0] = 280 + global_mean[:, None, None]
         for cell, mean in cells.items():
-            scenario.targets[(slice(None), slice(None), 0, *cell)] = 280 + (mean + wave) * warmth
+            scenario.targets[(slice(None), slice(None), 0, *cell)] = 280 + (mean + wave) * global_mean
     split = make_split(archive, "loso:ssp585")
     options = {"features": ("SO2",), "warming": ("CO2",), "warming_ridge": 0.0, "ridge": 1e-3, "season": season}
     held = LinearEmulator.fit(archive, split, **options, least_warming=0.75)
