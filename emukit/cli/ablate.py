@@ -102,7 +102,7 @@ def ablate(
     from emukit.data.named import data_source
     from emukit.files import exclusive
     from emukit.studies import table as tables
-    from emukit.studies.ablate import Opened, make_study_plan, run_study, write_plan
+    from emukit.studies.ablate import StudyData, make_study_plan, run_study, write_plan
     from emukit.studies.results import STUDY_FILE, save_result, study_result
     from emukit.studies.saved_plan import plan_exists
     from emukit.studies.search import Search, search_study
@@ -123,7 +123,7 @@ def ablate(
         words += [word for value in values for word in (name, value)]
     # A command that repeats this one elsewhere too: what the environment, or a default, said of the data is said in it.
     given = [] if data else words[:2]
-    opened, command = Opened(archive, tuple(words)), shlex.join(["emukit", *sys.argv[1:], *given])
+    opened, command = StudyData(archive, tuple(words)), shlex.join(["emukit", *sys.argv[1:], *given])
     with _places(on, jobs) as (execute, workers, environments):
         make = partial(
             make_study_plan,

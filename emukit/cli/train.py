@@ -126,7 +126,7 @@ def train(
     from emukit.parallel.launch import inside_torchrun, relaunch
     from emukit.recipes.load import fast_name, load_recipe
     from emukit.recipes.schema import NetworkRecipe, network_paths, networks_of
-    from emukit.runs.record import RECORD_FILE, Opening
+    from emukit.runs.record import RECORD_FILE, DataArguments
     from emukit.runs.run import FINAL, finished_run, read_run, run_name, train_run
     from emukit.training.engine import Execution
     from emukit.training.tracking import check_tracker, how_to_look
@@ -186,9 +186,9 @@ def train(
             archive = o.open_for_run(before, data, card, convert, report)
         else:
             archive = o.open_named(data, card, convert, report)
-        opening = Opening(card, o.conversions(convert))
+        data_arguments = DataArguments(card, o.conversions(convert))
         if before and not (data or card or convert):
-            opening = Opening(before.record.data.card_option, before.record.data.convert)
+            data_arguments = DataArguments(before.record.data.card_option, before.record.data.convert)
         # A final fit is one of the protocol and members that were selected for, unless others are named and refused.
         chosen_members = o.member_list(members)
         if before:
@@ -206,7 +206,7 @@ def train(
                 members=chosen_members,
                 seed=seed,
                 resume=resume,
-                opening=opening,
+                data_arguments=data_arguments,
                 comm=comm,
                 execution=execution,
                 final=before,

@@ -69,7 +69,7 @@ def validate(
     from emukit.recipes.load import fast_name, load_recipe
     from emukit.recipes.names import model_label
     from emukit.recipes.schema import networks_of
-    from emukit.runs.record import Opening
+    from emukit.runs.record import DataArguments
     from emukit.runs.validate import REPORT_FILE
     from emukit.runs.validate import validate as run_all
     from emukit.runs.validation_table import summary_markdown, summary_table
@@ -93,7 +93,7 @@ def validate(
             folder,
             protocols=protocols,
             seeds=seeds,
-            opening=Opening(card, o.conversions(convert)),
+            data_arguments=DataArguments(card, o.conversions(convert)),
             comm=comm,
             execution=Execution(track=track),
             command=_train_command(model, data, recipe, settings, card, convert),
@@ -159,7 +159,7 @@ def crossval(
     from emukit.errors import RecipeError
     from emukit.recipes.load import fast_name, load_recipe
     from emukit.runs.crossval import REPORT_FILE, compare
-    from emukit.runs.record import Opening
+    from emukit.runs.record import DataArguments
 
     format = o.chosen_format(format, markdown)
     if len(models) > 1 and (recipe or settings):
@@ -182,7 +182,7 @@ def crossval(
             months=months,
             seed=seed,
             bound=bound,
-            opening=Opening(card, o.conversions(convert)),
+            data_arguments=DataArguments(card, o.conversions(convert)),
             comm=comm,
             commands={m: _train_command(m, data, recipe, settings, card, convert) for m in names},
             reporter=reporter,

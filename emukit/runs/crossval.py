@@ -36,7 +36,7 @@ from emukit.recipes.fitting import fit_variables
 from emukit.recipes.names import model_label
 from emukit.recipes.schema import Recipe, networks_of
 from emukit.runs.evaluate import another_run, estimated_limit, score_emulator
-from emukit.runs.record import Opening, Scoring
+from emukit.runs.record import DataArguments, Scoring
 from emukit.runs.run import run_name
 from emukit.runs.validate import trained
 from emukit.runs.validation_table import Block
@@ -294,7 +294,7 @@ def compare(
     months: int | None = None,
     seed: int = 0,
     bound: float = BOUND,
-    opening: Opening | None = None,
+    data_arguments: DataArguments | None = None,
     comm: Comm | None = None,
     commands: Mapping[str, str] | None = None,
     reporter: Reporter,
@@ -312,7 +312,7 @@ def compare(
         months: How many months a fold scores at most; default: as many as a protocol that leaves a scenario out.
         seed: Of all runs.
         bound: Folds up to this many training spreads from their training ask for interpolation.
-        opening: How the archive was opened, kept in the runs.
+        data_arguments: How the archive was opened, kept in the runs.
         comm: This process, which computes alone.
         commands: What trains a recipe, but for protocol and seed, for the records of the runs.
         reporter: Shows progress.
@@ -345,7 +345,7 @@ def compare(
             folder,
             protocol=fold.protocol,
             seed=seed,
-            opening=opening,
+            data_arguments=data_arguments,
             comm=comm,
             command=(commands or {}).get(model),
             reporter=reporter,

@@ -42,8 +42,8 @@ from emukit.runs.evaluate import Evaluation, check_fits, evaluate
 from emukit.runs.fit import prepare
 from emukit.runs.record import (
     RECORD_FILE,
+    DataArguments,
     Identity,
-    Opening,
     RunRecord,
     card_digest,
     checked_command,
@@ -162,7 +162,7 @@ def train_run(
     members: Sequence[int] | None = None,
     seed: int = 0,
     resume: bool = False,
-    opening: Opening | None = None,
+    data_arguments: DataArguments | None = None,
     comm: Comm | None = None,
     execution: Execution | None = None,
     command: str | None = None,
@@ -180,7 +180,7 @@ def train_run(
         members: Members to train on; all when None.
         seed: Of initial weights, dropout and batch order.
         resume: Go on with an interrupted run.
-        opening: How the archive was opened, kept for later commands.
+        data_arguments: How the archive was opened, kept for later commands.
         comm: The processes that train together, each of which makes this call; one alone, on the CPU, when None.
         execution: How training is run on the hardware.
         command: What trains the same, for the record; the command line of this process when None.
@@ -240,7 +240,7 @@ def train_run(
             # Another process has finished it while this one prepared.
             done = read_run(folder)
             return done, None if final else evaluate(done.emulator(archive), archive, split, "validation")
-        record = known or new_record(archive, recipe, split, identity, opening, command)
+        record = known or new_record(archive, recipe, split, identity, data_arguments, command)
         sessions = (*record.sessions, session_now(comm.world))
         record = record.model_copy(update={"state": "training", "sessions": sessions})
         if comm.main:

@@ -28,7 +28,7 @@ from emukit.recipes.fitting import fit_variables
 from emukit.recipes.names import is_random
 from emukit.recipes.schema import Recipe, seeds_within
 from emukit.runs.evaluate import another_run, estimated_limit, evaluate, scored_spans
-from emukit.runs.record import Opening, Scoring
+from emukit.runs.record import DataArguments, Scoring
 from emukit.runs.run import Run, finished_run, run_name, save_evaluation, train_run
 from emukit.runs.validation_table import Block, Summary
 from emukit.training.engine import Execution
@@ -222,7 +222,7 @@ def validate(
     *,
     protocols: str | None = None,
     seeds: int = 3,
-    opening: Opening | None = None,
+    data_arguments: DataArguments | None = None,
     comm: Comm | None = None,
     execution: Execution | None = None,
     command: str | None = None,
@@ -239,7 +239,7 @@ def validate(
         out: Folder of the run folders, and of `validation.json`.
         protocols: As for `named_protocols`.
         seeds: Runs under each protocol, of a recipe with anything random in it.
-        opening: How the archive was opened, kept in the runs.
+        data_arguments: How the archive was opened, kept in the runs.
         comm: This process, which computes alone.
         execution: How training is run.
         command: What trains the recipe, but for protocol and seed, for the records of the runs.
@@ -276,7 +276,7 @@ def validate(
                 folder,
                 protocol=protocol,
                 seed=seed,
-                opening=opening,
+                data_arguments=data_arguments,
                 comm=comm,
                 execution=execution,
                 command=command,
@@ -304,7 +304,7 @@ def trained(
     *,
     protocol: str,
     seed: int,
-    opening: Opening | None,
+    data_arguments: DataArguments | None,
     comm: Comm | None,
     execution: Execution | None = None,
     command: str | None,
@@ -327,7 +327,7 @@ def trained(
             protocol=protocol,
             seed=seed,
             resume=True,
-            opening=opening,
+            data_arguments=data_arguments,
             comm=comm,
             execution=execution,
             command=words,

@@ -47,7 +47,7 @@ RUNS = "runs"
 
 
 @dataclass(frozen=True)
-class Opened:
+class StudyData:
     """The data, and the options of a command that open it so again."""
 
     archive: Archive
@@ -165,7 +165,7 @@ class StudyPlan:
 
 
 def make_study_plan(
-    opened: Opened,
+    opened: StudyData,
     study: Study,
     root: Path,
     environments: Sequence[Mapping[str, str]],
@@ -315,7 +315,7 @@ def environments_of(jobs: int | None) -> list[dict[str, str]]:
     return slots(jobs, visible_gpus(), os.cpu_count() or 1)
 
 
-def _with_runs(plan: StudyPlan, opened: Opened, root: Path) -> StudyPlan:
+def _with_runs(plan: StudyPlan, opened: StudyData, root: Path) -> StudyPlan:
     """The plan with its runs, which follow from the rest of it."""
     archive = opened.archive
     recipes = {v.name: recipe_of(v, plan.epochs[v.name]) for v in plan.variants}

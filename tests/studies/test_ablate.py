@@ -19,7 +19,7 @@ from emukit.runs.evaluate import score_emulator
 from emukit.runs.run import train_run
 from emukit.studies import costs
 from emukit.studies import results as findings
-from emukit.studies.ablate import Opened, make_study_plan, run_study, write_plan
+from emukit.studies.ablate import StudyData, make_study_plan, run_study, write_plan
 from emukit.studies.results import save_result, study_result
 from emukit.studies.study import Study, recipe_of
 from emukit.studies.year_sums import load_years, save_years
@@ -41,7 +41,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def opened():
-    return Opened(warming_archive(), ("--data", "warming"))
+    return StudyData(warming_archive(), ("--data", "warming"))
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +130,7 @@ def test_epochs_are_fitted_once_and_kept(opened, tmp_path):
         plan_of(opened, changed, tmp_path)
     assert "another base, match or search: changed: 'base'" in error.value.text()
     assert (again.saved.budget, again.saved.runs) == ("60s", {"base": 2, "linear": 1})
-    other = Opened(warming_archive(seed=1), opened.words)
+    other = StudyData(warming_archive(seed=1), opened.words)
     with pytest.raises(RunError) as error:
         plan_of(other, asked, tmp_path)
     assert "another data" in error.value.text()

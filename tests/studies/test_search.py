@@ -9,7 +9,7 @@ from emukit.errors import EmukitError, RecipeError, RunError
 from emukit.progress import silent_reporter
 from emukit.studies import costs
 from emukit.studies import search as search_module
-from emukit.studies.ablate import Opened, write_plan
+from emukit.studies.ablate import StudyData, write_plan
 from emukit.studies.results import save_result, study_result
 from emukit.studies.search import Search, search_study, validation_scores
 from emukit.studies.study import Axis, recipe_of
@@ -30,7 +30,7 @@ RANGES = {
 
 @pytest.fixture(scope="module")
 def opened():
-    return Opened(warming_archive(), ("--data", "warming"))
+    return StudyData(warming_archive(), ("--data", "warming"))
 
 
 @pytest.fixture(autouse=True)
