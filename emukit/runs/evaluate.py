@@ -124,7 +124,7 @@ def _compute_lines(archive: Archive, protocol: str, spans: tuple[Span, ...]) -> 
     with suppress(ProtocolError):
         if "linear" in wanted:
             references["linear"] = score_emulator(LinearEmulator.fit(archive, everything), archive, spans)
-    return references, estimated_limit(archive, spans)
+    return references, noise_ceiling(archive, spans)
 
 
 def scored_spans(archive: Archive, split: Split, name: str) -> tuple[Span, ...]:
@@ -249,7 +249,7 @@ def another_run(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
     return mean_score([mean_score(runs) for runs in each]) if all(each) else None
 
 
-def estimated_limit(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
+def noise_ceiling(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
     """What a perfect emulator would score on spans, from all runs of their months.
 
     None where there is a single run, or nobody knows the noise ceiling of a number of the score.
@@ -281,7 +281,7 @@ def yardstick(archive: Archive, spans: tuple[Span, ...]) -> dict[str, Score]:
     """
     if any(is_hidden(archive, span) for span in spans):
         return {}
-    lines = {ANOTHER_RUN: another_run(archive, spans), LIMIT: estimated_limit(archive, spans)}
+    lines = {ANOTHER_RUN: another_run(archive, spans), LIMIT: noise_ceiling(archive, spans)}
     return {name: score for name, score in lines.items() if score}
 
 

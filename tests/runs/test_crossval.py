@@ -25,7 +25,7 @@ from emukit.runs.crossval import (
     forcing_distance,
     validation_fold,
 )
-from emukit.runs.evaluate import estimated_limit, evaluate, score_emulator
+from emukit.runs.evaluate import evaluate, noise_ceiling, score_emulator
 from emukit.runs.run import read_run, train_run
 from emukit.runs.submit import submit_run
 from emukit.runs.validate import named_protocols
@@ -230,7 +230,7 @@ def test_every_number_is_of_its_recipe_and_fold(compared):
         spans = fold.scored[HELD_OUT]
         expected = score_emulator(LinearEmulator.fit(archive, fold, features=FEATURES), archive, spans)
         assert result.found["linear"].folds[label].line() == pytest.approx(expected.line())
-        assert result.limit.folds[label].line() == pytest.approx(estimated_limit(archive, spans).line())
+        assert result.limit.folds[label].line() == pytest.approx(noise_ceiling(archive, spans).line())
         (span, *_) = spans
         fields = [archive[span.scenario].truth(m, span.start, span.stop) for m in range(3)]
         each = [score_moments(Moments.of(a, b), archive.grid.weights).line() for a, b in permutations(fields, 2)]

@@ -21,7 +21,7 @@ from emukit.emulators.registry import load_emulator
 from emukit.errors import RunError
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
-from emukit.runs.evaluate import estimated_limit, evaluate, score_emulator
+from emukit.runs.evaluate import evaluate, noise_ceiling, score_emulator
 from emukit.runs.leaderboard import collect_rows, published_rows
 from emukit.runs.run import save_evaluation, train_run
 from emukit.runs.submit import submit_run
@@ -173,7 +173,7 @@ def test_leaderboard_shows_floors_and_the_limit_beside_runs(tmp_path):
     assert kinds == lines | {(n, "run") for n in ("linear", "climatology", "variance-matched")}
     assert len(rows) == len(kinds)
     (limit,) = [r for r in rows if r.kind == "limit"]
-    expected = estimated_limit(archive, make_split(archive, "k360").validation)
+    expected = noise_ceiling(archive, make_split(archive, "k360").validation)
     assert limit.score == expected.value
     assert limit.numbers["pr.time_stddev_mae"] == expected["pr.time_stddev_mae"]
     # Runs that an earlier version scored have none, and a damaged one is named.

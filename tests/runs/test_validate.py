@@ -16,7 +16,7 @@ from emukit.metrics import Score
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
 from emukit.runs import validate as module
-from emukit.runs.evaluate import estimated_limit, other_runs, score_emulator
+from emukit.runs.evaluate import noise_ceiling, other_runs, score_emulator
 from emukit.runs.run import read_run, train_run
 from emukit.runs.validate import Scored, Validation, chosen_seeds, named_protocols, validate
 from emukit.runs.validation_table import markdown, summary_markdown
@@ -94,7 +94,7 @@ def test_every_number_is_that_of_its_protocol_and_months(archive, linear):
         floors = [flat(s) for s in other_runs(archive, spans).values()]
         assert len(floors) == 2
         assert lines["reference: another run"] == pytest.approx(mean_of(floors))
-        assert lines["estimated limit"] == pytest.approx(flat(estimated_limit(archive, spans)))
+        assert lines["estimated limit"] == pytest.approx(flat(noise_ceiling(archive, spans)))
 
 
 def test_all_left_out_is_the_mean_over_scenarios(linear):
