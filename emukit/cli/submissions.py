@@ -168,7 +168,7 @@ def score(
         # Two files are scored without what reads stores and emulators.
         from emukit.data.named import span_truth
         from emukit.data.protocol import make_split
-        from emukit.runs.evaluate import yardstick
+        from emukit.runs.evaluate import reference_scores
         from emukit.runs.record import benchmark_of
 
         archive = o.open_named(o.one_store(data, truth), card, convert, report)
@@ -177,7 +177,7 @@ def score(
         fields = span_truth(archive, split.test)[:, competition.places(archive.variables)]
         result = form.score_fields(csv, fields, archive.grid)
         split_name = table.split_name(benchmark_of(archive), split.protocol, "test", [split.test.text(archive)])
-        lines = yardstick(archive, (split.test,))
+        lines = reference_scores(archive, (split.test,))
     scores = {csv.name: result, **lines}
     values = {"split": split_name, "scores": {name: s.as_dict() for name, s in scores.items()}}
     o.print_blocks([score_block(split_name, scores)], format, values)

@@ -1,7 +1,7 @@
 """What weather looks like, in numbers: to tell sampled fields from a climate model's.
 
 Invariant: every number is a function of one run's fields alone, so that runs are compared with runs by the same rule;
-real runs among each other are the yardstick.
+real runs among each other are the reference.
 """
 
 from __future__ import annotations

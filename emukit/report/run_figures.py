@@ -91,7 +91,7 @@ class RunFigures:
         grid: Of the errors.
         earth: Whether the coasts are those of the Earth.
         fields: Errors by quantity, ``tas.mean`` and so on.
-        yardstick: The same of another member of the climate model; empty where there is none.
+        ensemble_member: The same of another member of the climate model; empty where there is none.
         drawn: Pictures that need no shared scale.
     """
 
@@ -102,7 +102,7 @@ class RunFigures:
     grid: Grid
     earth: bool
     fields: Mapping[str, Field]
-    yardstick: Mapping[str, Field]
+    ensemble_member: Mapping[str, Field]
     drawn: Mapping[str, Drawn]
 
 
@@ -128,7 +128,7 @@ def run_figures_of(run: Run, set_name: str, root: Path, archive: Callable[[], Ar
 
 
 def in_scale(kept: RunFigures, scales: Mapping[str, float]) -> dict[str, Drawn]:
-    """Maps and zonal means of the figures of a run, and the maps of its yardstick, in scales that all share."""
+    """Maps and zonal means of the figures of a run, and the maps of its reference, in scales that all share."""
     mark = hashlib.sha256(repr(sorted(scales.items())).encode()).hexdigest()[:8]
     out = {
         "maps": _scaled(
@@ -144,12 +144,12 @@ def in_scale(kept: RunFigures, scales: Mapping[str, float]) -> dict[str, Drawn]:
             "Zonal means of the same errors over latitude, beside those of other members. " + _words(kept.fields),
         ),
     }
-    if kept.yardstick:
+    if kept.ensemble_member:
         out["yardstick"] = _scaled(
             kept,
             f"yardstick-{mark}.webp",
-            lambda: draw_error_maps(kept.yardstick, kept.grid, scales, _title(kept), earth=kept.earth),
-            f"The same maps of another member of the climate model. {_words(kept.yardstick)}",
+            lambda: draw_error_maps(kept.ensemble_member, kept.grid, scales, _title(kept), earth=kept.earth),
+            f"The same maps of another member of the climate model. {_words(kept.ensemble_member)}",
         )
     return out
 
@@ -235,14 +235,14 @@ def _read(folder: Path, key: str) -> RunFigures | None:
             name: Field(colours, label, about["numbers"][name], numbers["errors"][i], numbers["members"][:, i])
             for i, (name, (colours, label)) in enumerate(words.items())
         }
-        yardstick = {
+        ensemble_member = {
             name: Field(colours, label, about["yardstick"][name], numbers["yardstick"][i], numbers["members"][:0, i])
             for i, (name, (colours, label)) in enumerate(words.items())
             if "yardstick" in numbers
         }
         grid = Grid(numbers["lat"], numbers["lon"])
         return RunFigures(
-            folder, about["set"], about["span"], about["span_key"], grid, about["earth"], fields, yardstick, drawn
+            folder, about["set"], about["span"], about["span_key"], grid, about["earth"], fields, ensemble_member, drawn
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, SafetensorError):
         # Whatever is wrong with what is kept, it can be made again.

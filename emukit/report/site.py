@@ -223,7 +223,7 @@ def _entry(
             source.run.record.data.scoring.competition,
         )
     pictures = [
-        # The yardstick is one for all entries of a span.
+        # The other member is the same for all entries of a span.
         _picture(name, drawn[name], shown.span_key if shown and name == "yardstick" else entry.id)
         for name in CAPTIONS
         if name in drawn

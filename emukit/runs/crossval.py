@@ -35,7 +35,7 @@ from emukit.progress import Reporter
 from emukit.recipes.fitting import fit_variables
 from emukit.recipes.names import model_label
 from emukit.recipes.schema import Recipe, networks_of
-from emukit.runs.evaluate import another_run, noise_ceiling, score_emulator
+from emukit.runs.evaluate import ensemble_member, noise_ceiling, score_emulator
 from emukit.runs.record import DataArguments, Scoring
 from emukit.runs.run import run_name
 from emukit.runs.validate import trained
@@ -362,7 +362,7 @@ def compare(
         _distances(archive, folds),
         bound,
         {m: cross_validate(archive, folds, partial(fit, m)) for m in recipes},
-        _line(folds, lambda fold: another_run(archive, fold.scored[HELD_OUT])),
+        _line(folds, lambda fold: ensemble_member(archive, fold.scored[HELD_OUT])),
         _line(folds, lambda fold: noise_ceiling(archive, fold.scored[HELD_OUT])),
         (*(note for fold in folds.values() for note in fold.notes), *_selecting(recipes)),
     )

@@ -119,7 +119,7 @@ def _compute_lines(archive: Archive, protocol: str, spans: tuple[Span, ...]) -> 
     if "runs" in wanted:
         others = other_runs(archive, spans)
         # Where every member is scored, each stands beside all others.
-        mean = None if others else another_run(archive, spans)
+        mean = None if others else ensemble_member(archive, spans)
         references |= {**others, **({"another run": mean} if mean else {})}
     with suppress(ProtocolError):
         if "linear" in wanted:
@@ -240,7 +240,7 @@ def other_runs(archive: Archive, spans: tuple[Span, ...]) -> dict[str, Score]:
     }
 
 
-def another_run(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
+def ensemble_member(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
     """What a run of the climate model scores on average, over the other runs of each span.
 
     None where a span has no other.
@@ -274,14 +274,14 @@ def _given(fields: NDArray[np.float32], span: Span) -> NDArray[np.float32]:
     return fields
 
 
-def yardstick(archive: Archive, spans: tuple[Span, ...]) -> dict[str, Score]:
+def reference_scores(archive: Archive, spans: tuple[Span, ...]) -> dict[str, Score]:
     """What a score on spans is worth, by name: that of another run, and the estimated limit.
 
     Each where there are other runs of these months; neither where the store hides them.
     """
     if any(is_hidden(archive, span) for span in spans):
         return {}
-    lines = {ANOTHER_RUN: another_run(archive, spans), LIMIT: noise_ceiling(archive, spans)}
+    lines = {ANOTHER_RUN: ensemble_member(archive, spans), LIMIT: noise_ceiling(archive, spans)}
     return {name: score for name, score in lines.items() if score}
 
 

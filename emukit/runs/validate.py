@@ -27,7 +27,7 @@ from emukit.progress import Reporter
 from emukit.recipes.fitting import fit_variables
 from emukit.recipes.names import is_random
 from emukit.recipes.schema import Recipe, seeds_within
-from emukit.runs.evaluate import another_run, evaluate, noise_ceiling, scored_spans
+from emukit.runs.evaluate import ensemble_member, evaluate, noise_ceiling, scored_spans
 from emukit.runs.record import DataArguments, Scoring
 from emukit.runs.run import Run, finished_run, run_name, save_evaluation, train_run
 from emukit.runs.validation_table import Block, Summary
@@ -389,7 +389,9 @@ def _with_lines(
 ) -> Scored:
     spans = scored_spans(archive, make_split(archive, protocol), name)
     months = tuple(s.text(archive) for s in spans)
-    return Scored(protocol, name, months, scores, another_run(archive, spans), noise_ceiling(archive, spans), members)
+    return Scored(
+        protocol, name, months, scores, ensemble_member(archive, spans), noise_ceiling(archive, spans), members
+    )
 
 
 def _mean(parts: Sequence[Scored]) -> Scored:

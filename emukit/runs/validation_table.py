@@ -60,7 +60,7 @@ class Summary:
         seeds: How many runs.
         score: Their mean.
         spread: Sample standard deviation over seeds; None of a single run.
-        another_run: What another run of the climate model scores; None where there is none.
+        ensemble_member: What another run of the climate model scores; None where there is none.
         limit: Of a perfect emulator; None where it cannot be estimated.
     """
 
@@ -68,12 +68,12 @@ class Summary:
     seeds: int
     score: float
     spread: float | None
-    another_run: float | None
+    ensemble_member: float | None
     limit: float | None
 
     def cells(self) -> tuple[str, ...]:
         """As a line of a table, in the order of `SUMMARY_HEADINGS`."""
-        known = (self.score, self.spread, self.another_run, self.limit)
+        known = (self.score, self.spread, self.ensemble_member, self.limit)
         return (self.what, str(self.seeds), *("" if x is None else f"{x:.4f}" for x in known))
 
 

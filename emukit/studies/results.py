@@ -26,7 +26,7 @@ from emukit.files import write_text
 from emukit.metrics import Competition, Score, mean_score
 from emukit.progress import Reporter
 from emukit.recipes.names import is_random
-from emukit.runs.evaluate import another_run, noise_ceiling, scored_spans
+from emukit.runs.evaluate import ensemble_member, noise_ceiling, scored_spans
 from emukit.runs.record import Scoring, benchmark_of
 from emukit.runs.run import Run
 from emukit.studies import bootstrap as paired
@@ -72,7 +72,7 @@ def study_result(plan: StudyPlan, archive: Archive, command: str, reporter: Repo
                     if name == sets[0]:
                         bar.advance(note=run.folder.name)
                 months = [s.text(archive) for s in spans]
-                lines = {"floor": another_run(archive, spans), "limit": noise_ceiling(archive, spans)}
+                lines = {"floor": ensemble_member(archive, spans), "limit": noise_ceiling(archive, spans)}
                 result = _result(plan, competition, protocol, name, months, lines, found, years)
                 results.append(result)
                 if protocol.startswith(LOSO) and name == "test":

@@ -85,7 +85,7 @@ def test_maps_are_of_the_scored_months_and_member_with_the_numbers_of_the_score(
         title = f"prediction less member 2: RMSE {score[f'{name}.time_mean_rmse']:.3f}, bias {bias:+.3f}"
         assert mean.panels[0].title == title
         assert f"MAE {score[f'{name}.time_stddev_mae']:.3f}, bias " in std.panels[0].title
-        # The yardstick: here another member than 1 would have another title.
+        # The reference: here another member than 1 would have another title.
         assert mean.panels[1].title.startswith("member 0 less member 2: ")
     late = error_rows(collect(Late(archive), archive, Span("ssp370", 121, 181, (0,))))
     np.testing.assert_array_equal(late[0].panels[0].error, late[0].panels[1].error)

@@ -117,7 +117,7 @@ def test_kept_errors_are_those_of_the_scored_months_and_member(drawn, archive):
     kept = run_figures.run_figures_of(run, "validation", run.folder / "report", lambda: pytest.fail("opened"))
     span = run.split(archive).scored["validation"][0]
     shown = collect(run.emulator(archive), archive, span)
-    for row, field, other in zip(error_rows(shown), kept.fields.values(), kept.yardstick.values(), strict=True):
+    for row, field, other in zip(error_rows(shown), kept.fields.values(), kept.ensemble_member.values(), strict=True):
         np.testing.assert_allclose(field.error, row.panels[0].error, atol=1e-4)
         np.testing.assert_allclose(other.error, row.panels[1].error, atol=1e-4)
         assert row.panels[0].title.endswith(field.numbers)

@@ -113,7 +113,7 @@ def test_summary_has_a_line_for_each_set_with_its_mean_and_references(linear):
         lines = scored.lines()
         assert (line.seeds, line.spread) == (1, None)
         assert line.score == pytest.approx(lines["one run"]["score"])
-        assert (line.another_run, line.limit) == tuple(lines[name]["score"] for name in LINES)
+        assert (line.ensemble_member, line.limit) == tuple(lines[name]["score"] for name in LINES)
     text = summary_markdown("title", result.summary())
     assert (
         "| protocol and set | seeds | mean score | sd over seeds | reference: another run | estimated limit |" in text
