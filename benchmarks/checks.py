@@ -28,7 +28,7 @@ def check_device(device: str | None) -> str:
     """The device to measure on: the one named, else the accelerator where there is one.
 
     Raises:
-        EmukitError: It is no device, or not here.
+        EmukitError: It is not a device, or not here.
     """
     there = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     if device is None:
@@ -51,7 +51,7 @@ def check_budget(seconds: float) -> float:
     """
     if not (math.isfinite(seconds) and seconds > 0):
         raise EmukitError(
-            "--budget is no time to train in", found=f"{seconds:g} s", expected="a number of seconds above zero"
+            "--budget is not a time to train in", found=f"{seconds:g} s", expected="a number of seconds above zero"
         )
     return seconds
 

@@ -108,7 +108,7 @@ def sections() -> Iterator[str]:
 
 
 def written(page: str) -> str:
-    """A page with its tables made anew."""
+    """A page with its tables made again."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n" + "\n\n".join(sections()) + f"\n\n{END}{after}"

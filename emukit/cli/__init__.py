@@ -87,7 +87,7 @@ def main() -> None:
             raise
         _refuse(e)
     except BrokenPipeError:
-        # The reader of a pipe (`| head`) has gone: that is no error, and Python must not complain on exit either.
+        # The reader of a pipe (`| head`) has gone: that is not an error, and Python must not complain on exit either.
         sys.stderr.close()
         sys.exit(0)
     except OSError as e:

@@ -85,7 +85,7 @@ def ablate(
 ) -> None:
     """Train variants of a recipe with several seeds, and say which differ from the base, and how surely.
 
-    The runs are kept, shared by all studies; the same command goes on where it was stopped.
+    The runs are kept, shared by all studies; the same command continues where it was stopped.
     """
     from emukit.errors import RecipeError
 
@@ -143,7 +143,7 @@ def ablate(
             return
         with exclusive(plan.folder):
             if plan_exists(plan.folder):
-                # Another process may have begun the study while this one measured: its epochs are the study's.
+                # Another process may have started the study while this one measured: its epochs are the study's.
                 plan = make()
             write_plan(plan, archive, budget, command)
 
@@ -165,7 +165,7 @@ def ablate(
             try:
                 plan = search_study(chosen, archive, train, plan.folder) if chosen.trials else train()
             except (KeyboardInterrupt, SystemExit) as stop:
-                echo("stopped; runs are saved. Go on with the same command", err=True)
+                echo("stopped; runs are saved. Continue with the same command", err=True)
                 raise typer.Exit(int(stop.code or 0) if isinstance(stop, SystemExit) else 130) from None
             result = study_result(plan, archive, command, reporter)
             found = save_result(plan, result)
@@ -183,7 +183,7 @@ def ablate(
         echo(f"failed: {run.variant}, {run.protocol}, seed {run.seed}: {run.log}\n{run.error()}", err=True)
     if failed:
         echo(
-            f"{len(failed)} of {len(plan.distinct())} runs failed; mend the study's file and repeat the command, or "
+            f"{len(failed)} of {len(plan.distinct())} runs failed; fix the study's file and repeat the command, or "
             "try them again as they are: --retry",
             err=True,
         )
@@ -251,13 +251,15 @@ def _say_plan(
         f"{', '.join(plan.protocols)}: {_count(len(runs), 'run')}, {len(done)} done, {len(failed)} failed before"
     )
     if plan.saved and plan.saved.changes:
-        say(f"note: since the study was begun: {plan.saved.changes}")
+        say(f"note: since the study was started: {plan.saved.changes}")
     if plan.saved and plan.saved.untimed:
         trained = ", and train as many epochs" if any(plan.saved.epochs.values()) else ""
         say(f"note: not timed: {', '.join(plan.saved.untimed)}; they are taken to cost what the base does{trained}")
     if plan.saved and plan.saved.budget:
         many = sum(plan.saved.runs.values())
-        say(f"note: epochs are those that were fitted to {plan.saved.budget} and {many} runs when the study was begun")
+        say(
+            f"note: epochs are those that were fitted to {plan.saved.budget} and {many} runs when the study was started"
+        )
     if seeds and max(map(len, plan.seeds.values())) < seeds:
         say("note: one seed: nothing here is random, so that another one gives the same")
     if plan.not_timed:

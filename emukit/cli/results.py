@@ -48,7 +48,7 @@ def evaluate(
     format: o.Format = "table",
     quiet: o.Quiet = False,
 ) -> None:
-    """Score a run: the score and its numbers, with references and the estimated limit beside them."""
+    """Score a run: the score and its numbers, with references and the estimated limit next to them."""
     import json
 
     from emukit.cli.show import ENSEMBLE_HEADINGS, ensemble_rows, evaluation_block
@@ -153,7 +153,7 @@ def leaderboard(
     format: o.Format = "table",
     quiet: o.Quiet = False,
 ) -> None:
-    """Rank runs and submissions beside published results and references, each only against the same months."""
+    """Rank runs and submissions next to published results and references, each only against the same months."""
 
     from emukit.competitions import leaderboard as board
     from emukit.runs.leaderboard import collect_rows

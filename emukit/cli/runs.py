@@ -121,7 +121,7 @@ def rm(
         if not typer.confirm(f"remove {_count(removal)}?"):
             echo("nothing was removed")
             return
-        # Whoever was asked took their time: something may have begun to need a run meanwhile.
+        # Whoever was asked took their time: something may have started to need a run meanwhile.
         shown, now = {run.folder for run in removal.runs}, chosen()
         for run in removal.runs:
             if run.folder in now.kept:

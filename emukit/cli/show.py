@@ -166,7 +166,7 @@ ENSEMBLE_HEADINGS = ("ensemble", "number", "emulator", "climate model")
 
 
 def ensemble_rows(found: EnsembleEvaluation, card: Card) -> Iterator[tuple[str, str, str, str]]:
-    """What an ensemble scores, beside the climate model's own members; ranks as shares, lowest first."""
+    """What an ensemble scores, next to the climate model's own members; ranks as shares, lowest first."""
 
     def number(value: float | None) -> str:
         return "" if value is None else f"{value:.3f}"

@@ -120,7 +120,7 @@ def score(
     ] = None,
     data: o.Data = None,
     protocol: o.Protocol = None,
-    save: Annotated[bool, typer.Option("--save", help="Keep score.json beside the CSV, for the leaderboard.")] = False,
+    save: Annotated[bool, typer.Option("--save", help="Keep score.json next to the CSV, for the leaderboard.")] = False,
     overwrite: o.Overwrite = False,
     card: o.Card = None,
     convert: o.Convert = None,
@@ -158,7 +158,7 @@ def score(
             raise SubmissionError(
                 "the truth is named twice", found=f"{truth} and --data {data}", hint="leave one of them out"
             )
-        # A solution says nothing of the card; the entry beside the CSV does.
+        # A solution says nothing of the card; the entry next to the CSV does.
         named = Scoring(name=entry.competition, units=entry.units) if entry and entry.units else Scoring()
         form = _format_of(named.competition)
         result, split_name = form.score_files(csv, Path(truth)), f"solution {Path(truth).name} {sha256(truth)[:8]}"
@@ -253,7 +253,7 @@ def _score_climx(path: Path, solution: str | None, format: o.Formats, save: bool
 
 
 def _protocol_of(csv: Path, entry: Entry | None, protocol: str | None) -> str | None:
-    """The protocol of the entry beside a CSV, where there is one: the months of another would fit its rows as well.
+    """The protocol of the entry next to a CSV, where there is one: the months of another would fit its rows as well.
 
     Raises:
         SubmissionError: Another is named.
@@ -278,7 +278,7 @@ def _refuse_other_benchmark(csv: Path, entry: Entry, archive: Archive, split: Sp
     """Refuse to check a submission against a grid and months that are not its own.
 
     Raises:
-        SubmissionError: The entry beside the CSV is of another benchmark.
+        SubmissionError: The entry next to the CSV is of another benchmark.
     """
     from emukit.errors import SubmissionError
     from emukit.runs.leaderboard import split_name

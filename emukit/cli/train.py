@@ -82,7 +82,7 @@ def train(
         Path | None, typer.Option(help="Run folder. Default: runs/MODEL-PROTOCOL-sSEED.", show_default=False)
     ] = None,
     fast: o.Fast = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     final: Annotated[
         Path | None,
         typer.Option(
@@ -236,7 +236,7 @@ def train(
             if comm.main:
                 saved = (folder / RECORD_FILE).exists()
                 echo(
-                    f"stopped; {folder} is saved. Go on with the same command and --resume --out {folder}"
+                    f"stopped; {folder} is saved. Continue with the same command and --resume --out {folder}"
                     if saved
                     else "stopped before anything was saved",
                     err=True,
@@ -302,7 +302,7 @@ def _refuse_early(
             with torch.device("meta"):
                 network = build_network(
                     recipe.emulator,
-                    # The numbers of channels and variables show with the data; what can be built hangs on the grid.
+                    # The numbers of channels and variables show with the data; what can be built depends on the grid.
                     in_channels=8,
                     variables=2,
                     grid=grid,

@@ -63,7 +63,7 @@ def validate(
 ) -> None:
     """Train under several protocols and seeds, and show scores, their spread, and what they are worth.
 
-    The runs are kept, with everything printed in validation.json; the same command goes on where it was stopped.
+    The runs are kept, with everything printed in validation.json; the same command continues where it was stopped.
     """
     from emukit.errors import RecipeError
     from emukit.recipes.load import fast_name, load_recipe
@@ -209,7 +209,7 @@ def _alone(verb: str, folder: Path) -> Iterator[Comm]:
         try:
             yield comm
         except KeyboardInterrupt:
-            echo(f"stopped; what is in {folder} is kept. Go on with the same command", err=True)
+            echo(f"stopped; what is in {folder} is kept. Continue with the same command", err=True)
             raise typer.Exit(130) from None
 
 
@@ -221,7 +221,7 @@ def _train_command(
     card: str | None,
     convert: list[str] | None,
 ) -> str:
-    """What trains the same recipe on the same data, but for protocol and seed."""
+    """What trains the same recipe on the same data, except for protocol and seed."""
     words = ["emukit", "train", model]
     for name, value in (("--data", data), ("--recipe", recipe), ("--card", card)):
         words += [name, str(value)] if value else []

@@ -1,4 +1,4 @@
-"""The leaderboard: what stands beside what, and on which months.
+"""The leaderboard: what stands next to what, and on which months.
 
 Invariant: scores of different months never share a ranking. Rows are grouped by split and set, and what is ranked
 together was scored on the same months of the same truth.
@@ -37,7 +37,7 @@ class Row:
             regression scored elsewhere; ``reference`` and ``limit``, lines to compare with that take no place: what
             another run of the climate model, the climatology or a plain regression scores on the same months, and
             what a perfect emulator would.
-        split: What was scored: rows are ranked only beside rows of the same split.
+        split: What was scored: rows are ranked only next to rows of the same split.
         score: None where a publication gave none on these months.
         numbers: By key of the competition's metrics; fewer where a publication gave fewer.
         seed: Of the training, where there is one.

@@ -329,7 +329,7 @@ def parse_card(settings: Mapping[str, object], origin: str) -> Card:
         raise StoreError(
             f"the data card {origin} has {len(mistakes)} mistake{'s' * (len(mistakes) > 1)}",
             found="\n            ".join(mistakes),
-            hint="mend the card; the shipped cards show the form",
+            hint="fix the card; the shipped cards show the form",
         ) from e
 
 

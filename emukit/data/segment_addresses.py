@@ -125,7 +125,7 @@ class SegmentAddresses:
         return -(-sum(self._pieces(i, 1) for i in range(len(self.spans))) // self.settings.batch_size)
 
     def epoch(self, epoch: int, seed: int) -> list[list[Segment]]:
-        """Addresses of an epoch's batches; where segments begin is drawn anew every epoch."""
+        """Addresses of an epoch's batches; where segments begin is drawn again every epoch."""
         rng = np.random.default_rng([seed, epoch])
         if self.settings.mix == "scenario":
             stretches = [piece for i in range(len(self.spans)) for piece in self._draw(rng, i, self._stretch(i))]

@@ -91,7 +91,7 @@ class SegmentSampler:
     def epoch(self, epoch: int, seed: int) -> list[list[Segment]]:
         """Addresses of an epoch's batches, a function of seed and epoch alone.
 
-        Every training month is in at least one segment of every epoch; where segments begin is drawn anew.
+        Every training month is in at least one segment of every epoch; where segments begin is drawn again.
         """
         return self._addresses.epoch(epoch, seed)
 
@@ -161,7 +161,7 @@ class SegmentSampler:
         return Sample(frames, targets)
 
     def _stream(self, key: _Key) -> tuple[Sample, torch.cuda.Event | None]:
-        """Read a batch from host memory and send it to the device, beside what the device computes."""
+        """Read a batch from host memory and send it to the device, next to what the device computes."""
         batch = self._read(key)
         if self._device.type != "cuda":
             return Sample(batch.frames.to(self._device), batch.targets.to(self._device)), None

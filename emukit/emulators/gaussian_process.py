@@ -4,8 +4,8 @@ Invariant: what is kept is the training inputs, one vector of weights and the ke
 prediction is a sum of kernels in plain numpy and equals scikit-learn's.
 
 Far from every training year a process returns to its mean. With `detrend` ``linear`` that mean is a straight line in
-the forcings, so that it goes on warming as a linear emulator does; with ``none`` it is the training climatology, and a
-scenario beyond the training forcings would cool back to it.
+the forcings, so that it continues warming as a linear emulator does; with ``none`` it is the training climatology, and
+a scenario beyond the training forcings would cool back to it.
 
 After ClimateBench (Watson-Parris et al. 2022, doi:10.1029/2021MS002954), whose Gaussian process has Matern kernels of
 smoothness 1.5 and a length scale for each forcing too, but predicts annual fields.

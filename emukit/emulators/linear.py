@@ -106,7 +106,7 @@ class LinearEmulator(Emulator):
             warming_ridge: Penalty of that explanation, in the measure of `ridge`.
             least_warming: Least response of a cell's annual mean temperature to the global mean, K per K. A cell
                 that seems to warm less is taken to have been held back by what `features` explain, a circulation that
-                declines, rather than to go on cooling for as long as the globe warms. None: no such bound.
+                declines, rather than to continue cooling for as long as the globe warms. None: no such bound.
             strength: Variable to feature to a multiple of `ridge`, 1 where nothing is said; ``warming`` is the name of
                 the global mean temperature's own.
             smoothing: Share of every cell's response that is the mean over it and the eight cells around it. Weather
@@ -291,7 +291,7 @@ def _penalties(
 
 
 def _smoothed(fields: Array, share: float) -> Array:
-    """(..., Y, X) fields, a share of which is the mean over nine cells; beyond a pole lies the row beside it again."""
+    """(..., Y, X) fields, a share of which is the mean over nine cells; beyond a pole lies the row next to it again."""
     rows = np.pad(fields, [(0, 0)] * (fields.ndim - 2) + [(1, 1), (0, 0)], mode="edge")
     three = rows[..., :-2, :] + rows[..., 1:-1, :] + rows[..., 2:, :]
     nine = three + np.roll(three, 1, -1) + np.roll(three, -1, -1)

@@ -4,7 +4,7 @@ Invariant: what is kept is the trees as plain arrays; walking through them equal
 
 A forest answers every forcing with a mean of training years: beyond the training forcings it stands still, and an
 unseen stronger scenario stops warming where the training scenarios stopped. With `detrend` ``linear`` the forest
-learns what a straight line in the forcings leaves, and the line goes on.
+learns what a straight line in the forcings leaves, and the line continues.
 
 After ClimateBench (Watson-Parris et al. 2022, doi:10.1029/2021MS002954), whose forest predicts annual fields.
 """

@@ -124,7 +124,7 @@ def climatology_of(archive: Archive, spans: Sequence[Span], v: int) -> NDArray[n
 def smoother(count: int, years: int) -> Array:
     """(count, count) matrix that smooths a yearly series by straight lines through the `years` nearest years.
 
-    At the ends of the series the line of the outermost `years` years goes on.
+    At the ends of the series the line of the outermost `years` years continues.
     """
     width = min(years, count)
     out = np.zeros((count, count))

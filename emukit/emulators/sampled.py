@@ -257,7 +257,7 @@ class Sampled(Wrapper):
             bases: What is given weather.
             folds: None.
             seed: Of realisations: that of the run.
-            weather: From blocks of years of training runs, or made anew from their patterns.
+            weather: From blocks of years of training runs, or made again from their patterns.
             smooth: Years over which the mean of the members is smoothed to tell a training run's forced response
                 from its weather; 1: not at all.
             years: Length of a block (``blocks``).

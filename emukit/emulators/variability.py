@@ -75,7 +75,7 @@ class Variability:
         return np.asarray(known if self.usual is None or mean is None else known * ratio(mean, self.usual), np.float64)
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """All of it by name, as float32 but for the three temperatures."""
+        """All of it by name, as float32 except for the three temperatures."""
         fields = {n: getattr(self, n).astype(np.float32) for n in _FIELDS}
         usual = {} if self.usual is None else {"usual": self.usual.astype(np.float32)}
         return {**fields, **usual, "warmth": self.global_mean, "from_members": np.array([self.from_members], np.uint8)}

@@ -79,8 +79,8 @@ class VarianceMatched(Wrapper):
             folds: None.
             period: Months over which the standard deviation is to be a real run's: as many as will be scored. Where
                 steps are not months, this and `block` are as many steps as last as long.
-            block: Months over which mean and trend are kept. Shorter than the period, so that what is no straight line
-                over it is not stretched with the seasons.
+            block: Months over which mean and trend are kept. Shorter than the period, so that what is not a straight
+                line over it is not stretched with the seasons.
             warming: Whether variability may change with the global mean temperature, where the data support it; it
                 does not where no variable is the near-surface temperature.
             proportional: Variables whose variance is in proportion to their predicted mean of decade and calendar

@@ -16,7 +16,8 @@ from emukit.data.grid import Grid
 
 Array = NDArray[np.float64]
 
-# Beyond what training showed, variance goes on changing for half of the warmings seen, and never by more than fourfold.
+# Beyond what training showed, variance continues changing for half of the warmings seen, and never by more than
+# fourfold.
 BEYOND = 0.5
 LARGEST_CHANGE = 4.0
 # How much of a slope is believed: one of these, by variable.

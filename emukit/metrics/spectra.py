@@ -42,7 +42,7 @@ def spectra(anomaly: NDArray[np.floating], grid: Grid) -> dict[Kind, Spectrum]:
 
     Args:
         anomaly: (T, V, Y, X) of consecutive months, as `emukit.metrics.variability.anomalies` gives them. Years are
-            counted from the first month; what is left of the last is no year.
+            counted from the first month; what is left of the last is not a year.
         grid: Where.
 
     Returns:

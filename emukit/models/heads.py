@@ -89,7 +89,7 @@ class LinearResponse(nn.Module):
     """A state, numbers that follow the forcing linearly, and those numbers multiplied by gates that the state sets.
 
     To first order climate change is a fixed pattern for each season times the forcing: the mean forcing of the window,
-    mapped linearly, and its products with gates (season above all) are offered to the heads beside the state.
+    mapped linearly, and its products with gates (season above all) are offered to the heads next to the state.
 
     Attributes:
         numbers: R = state + 2 P, width of the result.

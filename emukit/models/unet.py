@@ -38,7 +38,7 @@ GROUPS = 4
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions beside a skip, scaled and shifted by a state in between, (B, C, Y, X) -> (B, out, Y, X)."""
+    """Two convolutions next to a skip, scaled and shifted by a state in between, (B, C, Y, X) -> (B, out, Y, X)."""
 
     def __init__(self, in_channels: int, out_channels: int, *, state: int, dropout: float, poles: Poles) -> None:
         """Fresh weights.

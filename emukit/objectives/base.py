@@ -29,7 +29,7 @@ class Objective(ABC):
     Attributes:
         draws: Whether its network draws realisations: another answer for every noise.
         divisible: Whether a sample's steps may be computed apart, on several processes, and joined before the loss.
-        single_runs: Whether its targets must be single runs: the spread of a mean of runs is no run's.
+        single_runs: Whether its targets must be single runs: the spread of a mean of runs is not that of a run.
     """
 
     draws: ClassVar[bool] = False

@@ -49,7 +49,7 @@ class Crps(Objective):
         Args:
             loss: The composite loss, of which grid, variables and the weight of each variable are taken.
             realisations: How many a step draws.
-            noise: Channels of noise beside those of a frame, standard normal, drawn anew for every cell and step.
+            noise: Channels of noise next to those of a frame, standard normal, drawn again for every cell and step.
 
         Raises:
             RecipeError: Fewer than two realisations, or no channel of noise.

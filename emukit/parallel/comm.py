@@ -69,7 +69,7 @@ class Comm:
         return bool(self.sum(np.array([float(flag)]))[0] > 0) if self.world > 1 else flag
 
     def main_only(self, act: Callable[[], T]) -> T | None:
-        """What the first process alone does, while the others wait; if it refuses, none goes on.
+        """What the first process alone does, while the others wait; if it refuses, none continues.
 
         Returns:
             The result on the first process, None on the others.

@@ -1,7 +1,7 @@
 """Putting a number in the place of an automatic batch size.
 
 Invariant: the number is settled before a run's identity is, and is part of the run from then on: a resumed run cuts the
-batches it began with, on whatever machine it goes on.
+batches it began with, on whatever machine it continues.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def resolve_batch(
     """Put a number in the place of an automatic batch size; any other recipe comes back as it is.
 
     The number is the largest power of two of segments that fits into memory and leaves an epoch enough steps. It
-    becomes part of the recipe, and so of the run: on another machine the run goes on with the same batches.
+    becomes part of the recipe, and so of the run: on another machine the run continues with the same batches.
 
     Args:
         recipe: What is to be trained.

@@ -97,7 +97,7 @@ class Recipe(Settings):
 
 
 class ObjectiveSettings(Settings):
-    """What a network is trained for; the options of the objective named stand beside its name.
+    """What a network is trained for; the options of the objective named stand next to its name.
 
     Attributes:
         name: Such as ``regression``.
@@ -307,7 +307,7 @@ def recipe_class(emulator: str) -> type[Recipe]:
                 f"{emulator} cannot be fitted", found=f"no `fit` in {entry.target}", expected="a class method `fit`"
             )
         base: type[Recipe] = WrapperRecipe if entry.made == "wrapper" else Recipe
-        # The seed of a run is no part of its recipe.
+        # The seed of a run is not part of its recipe.
         return _recipe_class(base, kind.fit, ("seed",) if entry.seeded else ())
     raise unknown_emulator(emulator)
 

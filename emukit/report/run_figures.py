@@ -1,7 +1,7 @@
 """What a page shows of one run: errors as arrays, and pictures, kept in the run folder so that no page waits for them.
 
 Invariant: what is kept belongs to one run, one training of it, one set and one way of drawing, by a key; anything else
-is made anew. It is drawn only from the data that the run was trained on.
+is made again. It is drawn only from the data that the run was trained on.
 
     RUN/report/SET/about.json           key, words, sizes of pictures
     RUN/report/SET/numbers.safetensors  errors of the time mean and of the standard deviation, zonal means of members
@@ -141,7 +141,7 @@ def in_scale(kept: RunFigures, scales: Mapping[str, float]) -> dict[str, Drawn]:
             kept,
             f"zonal-{mark}.webp",
             lambda: draw_zonal(kept.fields, kept.grid, scales, _title(kept)),
-            "Zonal means of the same errors over latitude, beside those of other members. " + _words(kept.fields),
+            "Zonal means of the same errors over latitude, next to those of other members. " + _words(kept.fields),
         ),
     }
     if kept.ensemble_member:

@@ -1,7 +1,7 @@
 """How like the climate model's own the weather of a prediction is, in numbers.
 
 Invariant: every difference of the prediction from a member is taken as that of a member from another is, which stands
-beside it.
+next to it.
 """
 
 from __future__ import annotations

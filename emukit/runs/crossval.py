@@ -5,7 +5,7 @@ the end of a scenario that is left out: they may select.
 
 A year held out at random is no question: its neighbours answer it. The folds leave out what a competition leaves out: a
 scenario as a whole, and, in turn, the later part of each while its earlier part and the others stay; and the validation
-months, against all members. How far the forcings of a fold lie from those of its training is said beside its scores:
+months, against all members. How far the forcings of a fold lie from those of its training is said next to its scores:
 recipes that extrapolate best are not those that interpolate best, so the two are averaged and ranked apart.
 """
 
@@ -302,7 +302,7 @@ def compare(
     """Train recipes on the same folds, and score each fold where it was not shown.
 
     A fold of a recipe is a run folder. What is in `out` from before is kept: a finished run of the same configuration
-    is read, an interrupted one goes on.
+    is read, an interrupted one continues.
 
     Args:
         archive: The data.
@@ -314,7 +314,7 @@ def compare(
         bound: Folds up to this many training spreads from their training ask for interpolation.
         data_arguments: How the archive was opened, kept in the runs.
         comm: This process, which computes alone.
-        commands: What trains a recipe, but for protocol and seed, for the records of the runs.
+        commands: What trains a recipe, except for protocol and seed, for the records of the runs.
         reporter: Shows progress.
 
     Raises:

@@ -118,7 +118,7 @@ def _compute_lines(archive: Archive, protocol: str, spans: tuple[Span, ...]) -> 
             references["climatology"] = score_emulator(ClimatologyEmulator.fit(archive, everything), archive, spans)
     if "runs" in wanted:
         others = other_runs(archive, spans)
-        # Where every member is scored, each stands beside all others.
+        # Where every member is scored, each stands next to all others.
         mean = None if others else ensemble_member(archive, spans)
         references |= {**others, **({"another run": mean} if mean else {})}
     with suppress(ProtocolError):

@@ -114,7 +114,7 @@ class WrapperTrainer:
         }
 
     def train(self, folder: Path, reporter: Reporter) -> tuple[Emulator, dict[str, Any]]:
-        """Train the bases, or go on; then fit the wrapper. The outcome is that of all networks together."""
+        """Train the bases, or continue; then fit the wrapper. The outcome is that of all networks together."""
         bases, outcomes = self._bases(self._split, folder / "bases", reporter, self._selected)
         parameters = sum(o.get("parameters", 0) for o in outcomes)
         folds = []
@@ -276,7 +276,7 @@ class Trainer:
             torch.manual_seed((seed * comm.world + comm.rank + 1) % 2**63)
 
     def train(self, folder: Path, reporter: Reporter) -> tuple[NeuralEmulator, dict[str, Any]]:
-        """Train, or go on; the emulator with its best weights, and what the record keeps of how it went."""
+        """Train, or continue; the emulator with its best weights, and what the record keeps of how it went."""
         settings, comm, emulator = self._recipe.training, self._comm, self._emulator
         where = comm.device.type if comm.world == 1 else f"{comm.world} x {comm.device.type}"
         epochs = self._keep.epoch if self._keep else settings.epochs

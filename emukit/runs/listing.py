@@ -34,7 +34,7 @@ class RunSummary:
 
     Attributes:
         folder: Where it is.
-        state: ``interrupted`` is a training that no live process on this machine goes on with; ``failed``, one that a
+        state: ``interrupted`` is a training that no live process on this machine continues; ``failed``, one that a
             study gave up.
         size: Bytes on disk, those of its bases included.
         held: Whether a live process on this machine writes it.
@@ -80,7 +80,7 @@ def find_runs(places: Iterable[Path]) -> list[Path]:
     """Every run folder at or below the places, once; what lies within a run, as its bases do, belongs to it.
 
     Raises:
-        RunError: A place is no folder.
+        RunError: A place is not a folder.
     """
     return _found(places)[0]
 
@@ -89,13 +89,13 @@ def _found(places: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     """Every run folder at or below the places, and every file that says why a run failed; each once.
 
     Raises:
-        RunError: A place is no folder.
+        RunError: A place is not a folder.
     """
     runs: dict[str, Path] = {}
     failures: dict[str, Path] = {}
     for place in places:
         if not place.is_dir():
-            raise RunError(f"{place} is no folder", hint="name a run, or a folder of runs")
+            raise RunError(f"{place} is not a folder", hint="name a run, or a folder of runs")
         for path in _below_place(place):
             # Unlike Path.resolve, which raises where links lead in a circle.
             (failures if path.name.endswith(FAILED) else runs).setdefault(os.path.realpath(path), path)

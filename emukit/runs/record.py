@@ -346,7 +346,7 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        RunError: It cannot be read, or is no object.
+        RunError: It cannot be read, or is not an object.
     """
     try:
         value = parse_json(read_text(path))
@@ -410,7 +410,7 @@ def check_score(score: Any, competition: Competition, path: Path, remedy: str) -
     if not found or not all(type(n) in (int, float) and lowest[key] <= n <= MOST for key, n in found.items()):
         raise RunError(
             f"{path} is damaged",
-            found="scores that are no numbers, or negative, or beyond any",
+            found="scores that are not numbers, or negative, or beyond any",
             expected="the score and its numbers, finite, and errors not negative",
             hint=remedy,
         )

@@ -74,7 +74,7 @@ class Run:
     record: RunRecord
 
     def split(self, archive: Archive) -> Split:
-        """The split it was trained on, made anew on an archive.
+        """The split it was trained on, made again on an archive.
 
         Raises:
             RunError: The archive's card is another, so that what the run trained on might be scored.
@@ -130,7 +130,7 @@ class Run:
             )
 
     def go_on(self) -> str:
-        """How to go on with it: a command, where the record holds one that can be trusted."""
+        """How to continue it: a command, where the record holds one that can be trusted."""
         return _again(self.record, self.folder)
 
     def other_versions(self) -> list[str]:
@@ -179,7 +179,7 @@ def train_run(
         protocol: Split; the card's default when None.
         members: Members to train on; all when None.
         seed: Of initial weights, dropout and batch order.
-        resume: Go on with an interrupted run.
+        resume: Continue an interrupted run.
         data_arguments: How the archive was opened, kept for later commands.
         comm: The processes that train together, each of which makes this call; one alone, on the CPU, when None.
         execution: How training is run on the hardware.
@@ -360,7 +360,7 @@ def identity_of(archive: Archive, recipe: Recipe, split: Split, members: Sequenc
 
 
 def _again(record: RunRecord, folder: Path) -> str:
-    """How to go on with a run; of the second training of --refit, the command names the folder of the first."""
+    """How to continue a run; of the second training of --refit, the command names the folder of the first."""
     command = checked_command(record.command)
     refitted = record.identity.final and "--refit" in shlex.split(command)
     place = shlex.quote(str(folder.with_name(folder.name.removesuffix(FINAL)) if refitted else folder))

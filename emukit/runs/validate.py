@@ -230,7 +230,8 @@ def validate(
 ) -> Validation:
     """Train a recipe under every protocol with every seed, and score each run where its protocol lets it be scored.
 
-    What is in `out` from before is kept: a finished run of the same configuration is read, an interrupted one goes on.
+    What is in `out` from before is kept: a finished run of the same configuration is read, an interrupted one
+    continues.
 
     Args:
         archive: The data.
@@ -242,7 +243,7 @@ def validate(
         data_arguments: How the archive was opened, kept in the runs.
         comm: This process, which computes alone.
         execution: How training is run.
-        command: What trains the recipe, but for protocol and seed, for the records of the runs.
+        command: What trains the recipe, except for protocol and seed, for the records of the runs.
         reporter: Shows progress.
 
     Raises:
@@ -310,7 +311,7 @@ def trained(
     command: str | None,
     reporter: Reporter,
 ) -> Run:
-    """The run of a folder: read where it is finished; begun, or gone on with, where it is not.
+    """The run of a folder: read where it is finished; started, or continued, where it is not.
 
     Raises:
         ProtocolError: The split cannot be made on this archive.

@@ -117,10 +117,10 @@ class StudyPlan:
         protocols: Name to the sets that are scored.
         not_scored: Protocol to the reason why its test months are not.
         seeds: By name of the variant.
-        runs: In the order in which they are begun: every variant once before any has a second seed.
-        costs: By name of the variant, measured on this machine before the study was begun.
+        runs: In the order in which they are started: every variant once before any has a second seed.
+        costs: By name of the variant, measured on this machine before the study was started.
         not_timed: Variants whose epochs could not be timed here: what they take is not in any estimate.
-        saved: What the study was begun with; None where this begins it.
+        saved: What the study was started with; None where this begins it.
     """
 
     study: Study
@@ -148,7 +148,7 @@ class StudyPlan:
         return list(first.values())
 
     def to_do(self, archive: Archive, retry: bool, tried: Container[Path] = ()) -> list[PlannedRun]:
-        """The runs that are not finished, but for those that failed and are not to be tried again.
+        """The runs that are not finished, except for those that failed and are not to be tried again.
 
         Args:
             archive: The data.
@@ -186,9 +186,9 @@ def make_study_plan(
         environments: Of the processes that run at the same time on this machine, where costs are measured.
         seeds: In the place of the study's.
         protocols: In the place of the study's.
-        budget: In the place of the study's. A study that was begun keeps the epochs that were fitted then.
+        budget: In the place of the study's. A study that was started keeps the epochs that were fitted then.
         workers: Runs at a time, where it is not as many as there are environments.
-        trials: Variants that were searched for until now, of a study that was begun; they are taken to cost what the
+        trials: Variants that were searched for until now, of a study that was started; they are taken to cost what the
             base does, and train as many epochs.
         reporter: Shows progress.
 
@@ -287,13 +287,13 @@ def run_study(
     def keep(number: int, error: str) -> None:
         run = to_do[number]
         if error:
-            # Where it cannot be kept, the run is tried again when the study goes on.
+            # Where it cannot be kept, the run is tried again when the study continues.
             with suppress(EmukitError, OSError):
                 write_text(run.failure, error)
         ended(run, error)
 
     def begin(number: int) -> None:
-        # What has not been begun again has still failed.
+        # What has not been started again has still failed.
         to_do[number].failure.unlink(missing_ok=True)
         began(to_do[number])
 
@@ -301,7 +301,7 @@ def run_study(
 
 
 def write_plan(plan: StudyPlan, archive: Archive, budget: str | None, command: str) -> None:
-    """Keep the plan, before the first run: one that goes on trains the same epochs."""
+    """Keep the plan, before the first run: one that continues trains the same epochs."""
     for place in {run.folder.parent for run in plan.runs}:
         # A killed study leaves parts next to its runs, and may have no run left to train that would sweep them.
         sweep(place)
@@ -356,7 +356,7 @@ def _refuse_members(archive: Archive, protocol: str, variants: Sequence[Variant]
             make_split(archive, protocol, variant.members)
         except ProtocolError as e:
             raise ProtocolError(
-                f"variant {variant.name!r}: {e.what}", found=e.found, expected=e.expected, hint="mend the study's file"
+                f"variant {variant.name!r}: {e.what}", found=e.found, expected=e.expected, hint="fix the study's file"
             ) from e
 
 
@@ -372,7 +372,7 @@ def _recipes(variants: Sequence[Variant]) -> dict[str, Recipe]:
         raise RecipeError(
             f"{len(wrong)} of {len(variants)} variants are wrong",
             found="; ".join(f"{e.what}: {e.found}" for e in wrong),
-            hint="mend the study's file; `emukit models NAME` shows every setting of a recipe",
+            hint="fix the study's file; `emukit models NAME` shows every setting of a recipe",
         )
     for error in wrong:
         raise error

@@ -31,7 +31,7 @@ MAY_GO = "it may go once that folder is removed"
 
 @dataclass(frozen=True)
 class Removal:
-    """What would go, and what would have gone but for a reason.
+    """What would go, and what would have gone except for a reason.
 
     Attributes:
         runs: To be removed.
@@ -51,7 +51,7 @@ def named_removal(folders: Sequence[Path]) -> Removal:
     """The removal of runs that were named.
 
     Raises:
-        RunError: One is no run or a damaged one, is being written, or something that stays refers to it.
+        RunError: One is not a run or a damaged one, is being written, or something that stays refers to it.
     """
     for folder in folders:
         if folder.is_symlink():
@@ -60,7 +60,7 @@ def named_removal(folders: Sequence[Path]) -> Removal:
             )
         if not (folder / RECORD_FILE).exists() and not never_started(folder):
             raise RunError(
-                f"{folder} is no run",
+                f"{folder} is not a run",
                 found=f"no {RECORD_FILE} in it" if folder.is_dir() else "no such folder",
                 expected="a folder that `emukit train` wrote",
                 hint="`emukit runs` lists what there is; nothing was removed",
@@ -83,7 +83,7 @@ def all_but_best(places: Sequence[Path], keep: int) -> Removal:
     Runs without a score are in no ranking, and stay; so does what is being written, or referred to by what stays.
 
     Raises:
-        RunError: A place is no folder.
+        RunError: A place is not a folder.
     """
     kinds: dict[tuple[str, str], list[RunSummary]] = {}
     for run in list_runs(places):
@@ -103,7 +103,7 @@ def remove(run: RunSummary) -> None:
     """
     folder = run.folder.resolve()
     if not folder.is_dir():
-        # There never was one, or another removal was faster; to take its lock would make the folder anew.
+        # There never was one, or another removal was faster; to take its lock would make the folder again.
         remove_traces(folder)
         return
     with exclusive(folder):
@@ -122,7 +122,7 @@ def _reasons_to_stay(runs: Sequence[RunSummary], places: Sequence[Path]) -> dict
 
     Args:
         runs: About to be removed together.
-        places: Where what might refer to them is looked for; beside them, and here, their submissions.
+        places: Where what might refer to them is looked for; next to them, and here, their submissions.
     """
     going = {run.folder.resolve() for run in runs}
     finals = dict(_final_fits(f for f in find_runs(dict.fromkeys(places)) if f.resolve() not in going))
@@ -189,7 +189,7 @@ def _is_of(entry: Entry, record: RunRecord) -> bool:
 def _studies_of(places: Iterable[Path]) -> tuple[dict[Path, Path], list[Path]]:
     """Run folder to the results of a study that names it; and the studies of which nothing is known.
 
-    Looked for below the places, and beside them. A study that has not ended has a plan, and no results yet.
+    Looked for below the places, and next to them. A study that has not ended has a plan, and no results yet.
     """
     near = [path for p in places for path in (p, p.parent)]
     folders = dict.fromkeys(

@@ -1,6 +1,7 @@
 """What came of a study: means, spreads and paired differences of its runs, and a sentence for each variant.
 
-Invariant: every number is that of finished run folders named beside it; what has not finished, or failed, is named too.
+Invariant: every number is that of finished run folders named next to it; what has not finished, or failed, is named
+too.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def study_result(plan: StudyPlan, archive: Archive, command: str, reporter: Repo
     Args:
         plan: Its runs.
         archive: The data.
-        command: What goes on with it.
+        command: What continues it.
         reporter: Shows progress.
 
     Raises:
@@ -183,7 +184,7 @@ def _run(plan: StudyPlan, run: PlannedRun, finished: Run | None) -> dict[str, An
 
 
 def _drawn(run: Run, archive: Archive, spans: Sequence[Span], name: str) -> Array:
-    """(1 + draws, C) numbers of a run on a set, the mean over spans; its years are kept beside its scores."""
+    """(1 + draws, C) numbers of a run on a set, the mean over spans; its years are kept next to its scores."""
     path = run.folder / "scores" / f"{name}-years.npz"
     kept = load_years(path)
     found = _draws(kept, run, archive, spans, name) if kept else None
@@ -277,7 +278,7 @@ def _row(plan: StudyPlan, competition: Competition, name: str, found: Found, yea
 
 
 def _pairs(variant: Sequence[Array | None], base: Sequence[Array | None]) -> list[tuple[Array, Array]]:
-    """Runs of the same seeds; where no seed decides anything, the one run stands beside each of the other's."""
+    """Runs of the same seeds; where no seed decides anything, the one run stands next to each of the other's."""
     number = max(len(variant), len(base))
     variant = [*variant] * number if len(variant) == 1 else [*variant]
     base = [*base] * number if len(base) == 1 else [*base]

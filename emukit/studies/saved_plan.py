@@ -1,7 +1,7 @@
-"""What a study was begun with, in `plan.json`: it goes on with the same base, data and epochs.
+"""What a study was started with, in `plan.json`: it continues with the same base, data and epochs.
 
 Invariant: the file is there before the first run, and is never written again. Other variants than the base may be
-mended, added or left out in between: each is compared with the base alone, over the same epochs.
+fixed, added or left out in between: each is compared with the base alone, over the same epochs.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ WORDS = {
 
 @dataclass(frozen=True)
 class SavedPlan:
-    """What was decided when a study was begun.
+    """What was decided when a study was started.
 
     Attributes:
         epochs: By name of the variant; None where they are the recipe's own.
         costs: By name of the variant, as they were measured then.
         budget: To which epochs were fitted; None where they were not.
         runs: How many of each variant the budget was for.
-        changes: How the variants differ from those it was begun with, in words.
+        changes: How the variants differ from those it was started with, in words.
         untimed: Those that were not there then, or were others.
     """
 
@@ -53,7 +53,7 @@ class SavedPlan:
 
 
 def plan_exists(folder: Path) -> bool:
-    """Whether a study was begun in a folder."""
+    """Whether a study was started in a folder."""
     return (folder / PLAN_FILE).exists()
 
 
@@ -86,7 +86,7 @@ def write_saved_plan(folder: Path, saved: SavedPlan, study: Study, archive: Arch
 
 
 def read_saved_plan(folder: Path, study: Study, archive: Archive, budget: str | None) -> SavedPlan | None:
-    """What a study was begun with in a folder; None where none was.
+    """What a study was started with in a folder; None where none was.
 
     A variant that has come to it, or is another now, trains as many epochs as the others, and is taken to cost what the
     base does.
@@ -111,7 +111,7 @@ def read_saved_plan(folder: Path, study: Study, archive: Archive, budget: str | 
             found=(f"another {', '.join(different)}" if different else f"a damaged {PLAN_FILE}")
             + (f": {_told(changes)}" if changes else ""),
             expected="the study that it holds",
-            hint=f"another name in the study's file, or remove {folder}: its runs lie beside it, and are found again",
+            hint=f"another name in the study's file, or remove {folder}: its runs lie next to it, and are found again",
         )
     return saved
 
@@ -121,7 +121,7 @@ def _key(study: Study, archive: Archive) -> dict[str, str | int]:
 
 
 def _unfitted(changes: Mapping[str, Sequence[str]], kept: Mapping[str, Any], study: Study) -> list[str]:
-    """What of a changed study was not fitted when it was begun, and cannot be now."""
+    """What of a changed study was not fitted when it was started, and cannot be now."""
     if study.match == "cost":
         return ["cost to be matched"]
     networks = [v.name for v in study.all_variants() if v.name in _untimed(changes) and epoch_paths(recipe_of(v))]

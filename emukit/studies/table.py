@@ -1,6 +1,6 @@
 """How a study is printed: for every set of months a table of its variants, and a sentence for each.
 
-Invariant: the base comes first and a difference is to it; a mean stands beside how many seeds it is over.
+Invariant: the base comes first and a difference is to it; a mean stands next to how many seeds it is over.
 """
 
 from __future__ import annotations

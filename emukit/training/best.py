@@ -99,6 +99,6 @@ def _no_best(path: Path, error: Exception) -> RunError:
     return RunError(
         f"the best weights {path} cannot be used",
         found=first_line(error),
-        expected="the whole file that the checkpoint beside it names",
+        expected="the whole file that the checkpoint next to it names",
         hint="restore the file, or remove the run folder and train again",
     )

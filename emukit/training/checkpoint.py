@@ -1,8 +1,8 @@
-"""What training needs to go on as if it had never stopped.
+"""What training needs to continue as if it had never stopped.
 
 Invariant: `last.pt` is whole and holds, or names the shards that hold, everything the loop's future depends on; loading
 it runs no code from the file. Tensors are kept by the network's parameter names and in full shape (shards by rows), so
-a training goes on with another number of processes, or another strategy, than it began with.
+a training continues with another number of processes, or another strategy, than it began with.
 
     last.pt                               state, random states and, unless sharded, all tensors
     last-EPOCH-STEP/rank-R.safetensors    with fsdp: each process's rows of every tensor, see `emukit.training.shards`
@@ -120,7 +120,7 @@ def load_checkpoint(folder: Path, engine: Engine[Any], steps_per_epoch: int) -> 
     Args:
         folder: The run folder.
         engine: What is restored.
-        steps_per_epoch: Optimiser steps of the training to go on with.
+        steps_per_epoch: Optimiser steps of the training to continue.
 
     Raises:
         RunError: It is damaged, or belongs to another network or training; or the best weights that it names are
@@ -238,8 +238,8 @@ def _restore_random(content: _Content, comm: Comm) -> None:
         if cuda:
             torch.cuda.set_rng_state(content.cuda_rng[comm.rank], comm.device)
         return
-    # Another number of processes, or devices of another kind: dropout cannot go on as before, but must not begin again,
-    # and must differ between processes.
+    # Another number of processes, or devices of another kind: dropout cannot continue as before, but must not begin
+    # again, and must differ between processes.
     state = content.state
     seed = int.from_bytes(bytes(content.rng[0][:8].tolist()), "little")
     torch.manual_seed((seed + 1_000_003 * state.epoch + 1009 * state.step + comm.rank) % 2**63)

@@ -137,7 +137,7 @@ class Engine(Generic[A]):
         return numbers
 
     def not_finite(self, numbers: Mapping[str, float]) -> dict[str, float]:
-        """Those of a step's numbers that mean that training cannot go on."""
+        """Those of a step's numbers that mean that training cannot continue."""
         wrong = {k: v for k, v in numbers.items() if not math.isfinite(v)}
         if self.scaler.is_enabled() and self.scaler.get_scale() >= SMALLEST_SCALE:
             # In fp16 gradients overflow now and then: the scaler leaves such a step out and scales less from then on.

@@ -1,7 +1,7 @@
 """The training loop, readable from top to bottom.
 
 Invariant: the weights after k epochs are a function of settings, seed and data alone, whatever the number of processes
-(up to rounding, and but for dropout, whose masks they draw apart). Stopping anywhere, by Ctrl-C or `kill -9`, and
+(up to rounding, and except for dropout, whose masks they draw apart). Stopping anywhere, by Ctrl-C or `kill -9`, and
 resuming gives on one CPU the same bits as never having stopped.
 """
 
@@ -82,7 +82,7 @@ def train(
     track: str | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> TrainingResult:
-    """Train a network, or go on with the training whose checkpoint is in `folder`.
+    """Train a network, or continue with the training whose checkpoint is in `folder`.
 
     Args:
         engine: Takes the steps; its network holds the best weights in the end.

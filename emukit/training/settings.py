@@ -134,7 +134,7 @@ class OptimizerSettings(Settings):
 
 
 class AverageSettings(Settings):
-    """Averages of weights, scored beside the weights themselves at every validation; the better one counts.
+    """Averages of weights, scored next to the weights themselves at every validation; the better one counts.
 
     Attributes:
         kind: Exponential over steps (``ema``), equal over the last epochs (``swa``), or ``none``.

@@ -10,7 +10,7 @@ from benchmarks import Figure, report
 from emukit.recipes.load import load_recipe
 from emukit.report import run_figures as run_figures_of
 
-PICTURES = 6  # of a linear emulator, beside the reference's
+PICTURES = 6  # of a linear emulator, next to the reference's
 
 
 @pytest.mark.parametrize(("room", "holds"), [(30.0, True), (0.1, False)])

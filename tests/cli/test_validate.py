@@ -123,7 +123,7 @@ def test_refit_selects_and_fits_once_more_in_one_command(emukit, demo_store):
     both = emukit(*words, "--final", "runs/a")
     assert both.code == 2
     assert "two ways" in both.err
-    # Interrupted after the first training, it goes on with the second.
+    # Interrupted after the first training, it continues with the second.
     shutil.rmtree("runs/a-final")
     again = emukit(*words, "--resume")
     assert again.code == 0, again.err

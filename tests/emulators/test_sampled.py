@@ -1,4 +1,4 @@
-"""Samples that are no weather, change with the months asked for, or know the months that are scored."""
+"""Samples that are not weather, change with the months asked for, or know the months that are scored."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Several processes that do not give what one gives, hang, or cannot go on where others stopped."""
+"""Several processes that do not give what one gives, hang, or cannot continue where others stopped."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         jobs.append(
             {"do": "score", "emulator": emulator, "spans": SPANS, "out": str(folder / f"score-{processes}.json")}
         )
-        # Begun by two with shards, gone on with by three with copies, ended by one: a relay of interruptions.
+        # Begun by two with shards, continued by three with copies, ended by one: a relay of interruptions.
         relay = {"do": "train", **CASES["accumulated"], "out": str(folder / "relay")}
         jobs += {
             1: [],
@@ -148,7 +148,7 @@ def test_a_run_goes_on_with_other_processes_than_it_began_with(trained: Path) ->
 
 
 def test_dropout_begins_anew_when_as_many_processes_go_on(trained: Path) -> None:
-    """Each of them must go on with its own random numbers: the same bits as if never interrupted."""
+    """Each of them must continue with its own random numbers: the same bits as if never interrupted."""
     whole, resumed = trained / "dropout", trained / "dropout-resumed"
     for rank in (0, 1):
         drawn = [(folder / f"random-{rank}.txt").read_text().splitlines() for folder in (whole, resumed)]
@@ -206,7 +206,7 @@ def test_a_batch_that_is_not_the_last_of_its_step_waits_for_the_others(distribut
 
 
 def test_a_sharded_network_is_in_full_on_every_process(distributed: list[dict]) -> None:
-    """While a block computes, it alone is, beside what is in none; after a validation nothing."""
+    """While a block computes, it alone is, next to what is in none; after a validation nothing."""
     for noted in distributed:
         assert noted["fsdp"]["full"] == [["scale", f"blocks.{i}.weight"] for i in range(3)]
         assert noted["fsdp"]["kept"] == []

@@ -125,7 +125,7 @@ class Block(nn.Linear):
 
 
 class Blocks(nn.Module):
-    """Three blocks and a weight beside them."""
+    """Three blocks and a weight next to them."""
 
     BLOCKS = (Block,)
 

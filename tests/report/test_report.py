@@ -241,7 +241,7 @@ def test_unfinished_run_has_no_page_and_is_named_with_the_state_that_emukit_runs
     index = (tmp_path / "r" / "index.html").read_text()
     assert "<strong>net</strong>: interrupted" in index
     assert "2 entries" in index
-    # Alone it is no leaderboard, and no error.
+    # Alone it is not a leaderboard, and no error.
     assert (
         write_report([runs / "net"], tmp_path / "alone", unopened, QUIET, published=False, overwrite=True).entries == 0
     )

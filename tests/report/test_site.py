@@ -242,8 +242,8 @@ def test_unfinished_runs_are_named_on_the_first_page_with_how_to_go_on(tmp_path)
     text = dict(render(replace(site(tmp_path), unfinished=runs)))["index.html"]
     part = text[text.index("Not finished") :].split("</section>")[0]
     assert EVIL not in text
-    assert "interrupted; to go on: <code>emukit train x --resume</code>" in part
-    # What is being trained goes on by itself.
+    assert "interrupted; to continue: <code>emukit train x --resume</code>" in part
+    # What is being trained continues by itself.
     assert "train y" not in part
     assert "4 entries" in text
 

@@ -159,7 +159,7 @@ def test_what_lies_in_a_run_belongs_to_it_and_what_lies_in_a_folder_is_found(run
     assert set(names(list_runs([runs]))) == expected
     assert len(find_runs([runs, runs / "r1", runs / ".." / "runs"])) == len(expected)
     assert summarise_run(runs / "r0").size > summarise_run(runs / "r1").size
-    with pytest.raises(RunError, match="no folder"):
+    with pytest.raises(RunError, match="not a folder"):
         find_runs([runs / "nowhere"])
 
 
@@ -319,7 +319,7 @@ def test_a_run_that_another_removal_took_does_not_come_back_empty(runs):
 def test_what_is_no_run_or_a_damaged_one_is_not_touched(runs, tmp_path):
     (tmp_path / "data").mkdir()
     for folder in (tmp_path / "data", tmp_path / "nowhere", runs):
-        with pytest.raises(RunError, match="is no run"):
+        with pytest.raises(RunError, match="is not a run"):
             named_removal([runs / "r0", folder])
     (runs / "r2" / "run.json").write_text("{}")
     with pytest.raises(RunError, match="not removed"):

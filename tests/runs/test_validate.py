@@ -189,7 +189,7 @@ def test_finished_runs_are_read_interrupted_ones_go_on(archive, tmp_path, monkey
     again = validate(archive, recipe, "cnn-gru", tmp_path, **words)
     assert len(trained) == 5
     assert again.as_dict() == result.as_dict()
-    # A record that was never finished is of a run that goes on, whatever else is in its folder.
+    # A record that was never finished is of a run that continues, whatever else is in its folder.
     read_run(tmp_path / names[2]).record.model_copy(update={"state": "training"}).write(tmp_path / names[2])
     assert validate(archive, recipe, "cnn-gru", tmp_path, **words).as_dict() == result.as_dict()
     assert trained[5:] == [names[2]]

@@ -140,7 +140,7 @@ def test_the_minimum_is_sought():
 
 
 def test_settings_that_do_not_go_together_are_a_failed_trial(opened, tmp_path):
-    """Each passes alone; the search goes on."""
+    """Each passes alone; the search continues."""
     axes = [{"path": "training.validate_every", "values": [1, 5]}, {"path": "training.epochs", "values": [5, 3]}]
     asked = study("v", base="cnn-gru", settings=TINY, trials=6, together=2, axes=axes)
     plans = []
@@ -313,7 +313,7 @@ def test_trials_train_as_long_as_the_base_within_the_budget(opened, tmp_path):
         ({"trials": 3, "axes": [{"path": "a", "low": -1.7e308, "high": 1.7e308}]}, "up to 1e+15"),
         ({"trials": 3, "axes": [{"path": "a", "low": 1, "high": 2, "label": "a\nb"}]}, "one line"),
         ({"trials": 3, "axes": [{"path": "a", "values": ["\x1b[31m"]}]}, "one line"),
-        ({"trials": 3, "axes": [{"path": "a=5 #", "values": [1]}]}, "no dotted path"),
+        ({"trials": 3, "axes": [{"path": "a=5 #", "values": [1]}]}, "not a dotted path"),
         ({"trials": 200, "axes": [{"path": "a", "values": [1]}]}, "less than 200"),
     ],
 )
