@@ -61,7 +61,9 @@ def _version(show: bool) -> None:
 @app.callback()
 def common_options(
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error; may stand anywhere.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Climate emulation from emission forcings to a scored submission."""
 
@@ -109,7 +111,7 @@ def main() -> None:
             _refuse(short)
         _let_the_first_speak()
         # The edge of the program: whatever is not an EmukitError is a mistake of emukit, and is said to be one.
-        echo(f"emukit failed in a way it should not: {type(e).__name__}: {e}\n--debug shows where.", err=True)
+        echo(f"internal error: {type(e).__name__}: {e}\n--debug shows where.", err=True)
         sys.exit(1)
     finally:
         # Nothing is left to clean up; raising in what Python itself does at its end would only make a noise.

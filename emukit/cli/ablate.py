@@ -74,16 +74,16 @@ def ablate(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the studies, and of the runs they share.")] = Path("ablations"),
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be trained and how long, and stop.")
+        bool, typer.Option("--dry-run", help="Print what would be trained and how long it would take, then stop.")
     ] = False,
-    retry: Annotated[bool, typer.Option("--retry", help="Try again what failed before.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Try failed runs again.")] = False,
     format: o.Format = "table",
     markdown: o.Markdown = False,
     card: o.Card = None,
     convert: o.Convert = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Train variants of a recipe with several seeds, and say which differ from the base, and how surely.
+    """Train variants of a recipe with several seeds; show which differ from the base, and how sure that is.
 
     The runs are kept, shared by all studies; the same command continues where it was stopped.
     """
@@ -254,7 +254,7 @@ def _say_plan(
         say(f"note: since the study was started: {plan.saved.changes}")
     if plan.saved and plan.saved.untimed:
         trained = ", and train as many epochs" if any(plan.saved.epochs.values()) else ""
-        say(f"note: not timed: {', '.join(plan.saved.untimed)}; they are taken to cost what the base does{trained}")
+        say(f"note: not timed: {', '.join(plan.saved.untimed)}; they are assumed to cost what the base does{trained}")
     if plan.saved and plan.saved.budget:
         many = sum(plan.saved.runs.values())
         say(

@@ -31,7 +31,7 @@ def check(
     ] = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Say what is in a store, what is odd, what is hidden; exit 1 if nothing can be trained on it."""
+    """Check a store: what is in it, what is odd, what is hidden; exit with 1 if nothing can be trained on it."""
     from emukit.data.inspect import inspect_store
     from emukit.data.named import DEMO, data_source
 
@@ -57,9 +57,9 @@ def check(
 def demo(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder, such as demo.zarr.")],
     grid: Annotated[str, typer.Option(help="Latitude x longitude cells.")] = "24x36",
-    years: Annotated[int, typer.Option(help="From 2015; the competition's store has 85, and one month.")] = 85,
-    members: Annotated[int, typer.Option(help="Runs that differ in their weather alone.")] = 3,
-    seed: Annotated[int, typer.Option(help="Another seed is another planet.")] = 0,
+    years: Annotated[int, typer.Option(help="Years from 2015 on; the competition's store has 85, and one month.")] = 85,
+    members: Annotated[int, typer.Option(help="Runs that differ only in their weather.")] = 3,
+    seed: Annotated[int, typer.Option(help="Another seed makes another planet.")] = 0,
     overwrite: o.Overwrite = False,
     reveal: Annotated[bool, typer.Option("--reveal", help="Write the hidden test targets too.")] = False,
     quiet: o.Quiet = False,

@@ -57,7 +57,7 @@ Convert = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only: no progress, no notes.")]
-Fast = Annotated[bool, typer.Option("--fast", help="Take the shipped recipe MODEL-fast, which needs less time.")]
+Fast = Annotated[bool, typer.Option("--fast", help="Use the shipped recipe MODEL-fast, which takes less time.")]
 Track = Annotated[
     str | None,
     typer.Option(
@@ -238,7 +238,7 @@ def open_for_run(run: Run, named: str | None, card: str | None, convert: list[st
         source, why = os.environ.get(ENVIRONMENT, ""), f" (from ${ENVIRONMENT}; {data.source} is gone)"
         if not source:
             raise StoreError(
-                f"the store that {run.folder} was trained on is not there any more",
+                f"the store that {run.folder} was trained on is no longer there",
                 found=f"nothing at {data.source}",
                 hint=f"name it with --data PATH, or set {ENVIRONMENT} to its path",
             )

@@ -36,7 +36,7 @@ def evaluate(
     members: Annotated[
         int | None,
         typer.Option(
-            help="Draw so many realisations and score them as an ensemble, if the run can draw them.",
+            help="Draw this many realisations and score them as an ensemble, if the run can draw them.",
             min=2,
             metavar="N",
             show_default=False,
@@ -102,7 +102,7 @@ def predict(
     members: Annotated[
         int | None,
         typer.Option(
-            help="Write so many realisations, along a dimension `member`, if the run can draw them.",
+            help="Write this many realisations, along a dimension `member`, if the run can draw them.",
             min=1,
             metavar="N",
             show_default=False,

@@ -68,7 +68,7 @@ def check_submission(
     format: o.Format = "table",
     quiet: o.Quiet = False,
 ) -> None:
-    """Name every way in which a submission is wrong, with line numbers; exit 1 if there is one.
+    """List every problem of a submission, with line numbers; exit with 1 if there is one.
 
     A ClimX submission (Parquet, or a CSV that begins with row_id) is recognised, and needs no store.
     """

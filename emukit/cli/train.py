@@ -71,7 +71,7 @@ def train(
     seed: Annotated[
         int | None,
         typer.Option(
-            help="Of weights, dropout and batch order. Default: 0, or that of --final.",
+            help="Seed of weights, dropout and batch order. Default: 0, or that of --final.",
             min=0,
             max=2**63 - 1,
             metavar="N",
@@ -97,12 +97,13 @@ def train(
         typer.Option("--refit", help="Train twice: to select, then once more as --final does, in a folder RUN-final."),
     ] = False,
     devices: Annotated[
-        int, typer.Option(help="Processes to train with: one a GPU, or CPU cores where there is none.", min=1)
+        int, typer.Option(help="Number of processes: one per GPU, or one per CPU core without GPUs.", min=1)
     ] = 1,
     strategy: Annotated[
         Strategy | None,
         typer.Option(
-            help="Several processes: a copy of the network each, or a shard of it. Default: ddp.", show_default=False
+            help="With several processes, each holds a copy of the network (ddp) or a shard (fsdp). Default: ddp.",
+            show_default=False,
         ),
     ] = None,
     precision: Annotated[

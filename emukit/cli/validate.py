@@ -45,7 +45,7 @@ def validate(
         ),
     ] = None,
     seeds: Annotated[
-        int, typer.Option(help="Runs under each protocol, where a seed decides anything.", min=1, max=1000)
+        int, typer.Option(help="Runs under each protocol, where the seed changes anything.", min=1, max=1000)
     ] = 3,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the runs. Default: runs/validate-MODEL.", show_default=False)
@@ -61,7 +61,7 @@ def validate(
     convert: o.Convert = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Train under several protocols and seeds, and show scores, their spread, and what they are worth.
+    """Train under several protocols and seeds; show the scores, their spread, and the reference lines.
 
     The runs are kept, with everything printed in validation.json; the same command continues where it was stopped.
     """
@@ -128,7 +128,7 @@ def crossval(
             show_default=False,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of all runs.", min=0, max=2**63 - 1, metavar="N")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all runs.", min=0, max=2**63 - 1, metavar="N")] = 0,
     bound: Annotated[
         float,
         typer.Option(
@@ -149,10 +149,10 @@ def crossval(
     convert: o.Convert = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Score recipes on scenarios left out, on later parts left out, and on validation months: to select by.
+    """Score recipes on scenarios left out, on later parts left out, and on validation months: for selection.
 
     Every score is the mean over members; the distance of a fold is that of its forcings from its training, in training
-    spreads. Interpolation and extrapolation are averaged and ranked apart. Test months are not looked at. The runs are
+    spreads. Interpolation and extrapolation are averaged and ranked apart. Test months are never used. The runs are
     kept, with all scores in crossval.json; the same command continues where it was stopped. Of several recipes it shows
     the means, and the differences to the first.
     """

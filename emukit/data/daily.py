@@ -135,7 +135,7 @@ def open_daily(paths: Sequence[Path | str], stack: ExitStack) -> DailyStore:
     first = _first_day(*opened[0])
     grid = _grid(*opened[0])
     if first % DAYS:
-        raise StoreError(f"{opened[0][1]} does not begin on 1 January", hint="hand over whole years")
+        raise StoreError(f"{opened[0][1]} does not begin on 1 January", hint="pass whole years")
     for ds, name in opened:
         begin, days = _first_day(ds, name) - first, ds.sizes["time"]
         expected = sum(part.days for part in parts)
@@ -143,7 +143,7 @@ def open_daily(paths: Sequence[Path | str], stack: ExitStack) -> DailyStore:
             raise StoreError(
                 f"{name} does not follow the days before it",
                 found=f"its first day is {begin - expected:+d} days from where they end",
-                hint="hand over files without gaps or overlaps",
+                hint="pass files without gaps or overlaps",
             )
         if _grid(ds, name) != grid:
             raise StoreError(f"{name} is on another grid than {opened[0][1]}")

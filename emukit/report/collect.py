@@ -101,7 +101,7 @@ def collect_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
                 if (folder / run.folder / RECORD_FILE).exists():
                     add(folder / run.folder, False)
                 else:
-                    found.left_out.append(f"the run {run.folder} of the study {study.name} is not there any more")
+                    found.left_out.append(f"the run {run.folder} of the study {study.name} is no longer there")
     return found
 
 

@@ -64,7 +64,7 @@ def prepare(
         archive: The data.
         recipe: What to train.
         split: Its months.
-        seed: Of weights, dropout and batch order.
+        seed: Seed of weights, dropout and batch order.
         comm: The processes.
         execution: How to run.
         selected: What was selected before, for a final fit, whose split has no validation.
@@ -223,7 +223,7 @@ class Trainer:
             archive: The data.
             recipe: What to train.
             split: Its training spans train, its validation spans select.
-            seed: Of weights, dropout and batch order.
+            seed: Seed of weights, dropout and batch order.
             comm: The processes.
             execution: How to run.
             anchor: The network is to learn what this emulator leaves, and is scored together with it.

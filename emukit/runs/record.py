@@ -130,7 +130,7 @@ class Identity(_Part):
         recipe: Digest of the recipe.
         protocol: The split.
         members: Training members; None for all.
-        seed: Of weights, dropout and batch order.
+        seed: Seed of weights, dropout and batch order.
         data: Digest of the values.
         card: Digest of the card, whose protocols cut the split.
         final: Of a final fit, which trains on the validation months too: digest of the identity of the run that

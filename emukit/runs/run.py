@@ -1,7 +1,7 @@
 """One run: an emulator trained by a recipe on a split, kept in a folder with everything that made it.
 
 Invariant: a run folder belongs to one configuration. It says in `run.json` what it is and how far it came; it is never
-written over, and resumed only by the configuration that began it.
+written over, and resumed only by the configuration that started it.
 
     run.json                  what, from what, with what, how far
     metrics.jsonl             one line an epoch
@@ -402,7 +402,7 @@ def _existing(folder: Path, identity: Identity, resume: bool) -> RunRecord | Non
         raise RunError(
             f"the run {folder} belongs to another configuration",
             found=f"another {', '.join(different)}",
-            expected="the configuration that began it",
+            expected="the configuration that started it",
             hint=f"resume with: {_again(record, folder)}; or choose another --out",
         )
     return record

@@ -79,7 +79,7 @@ class _Content(BaseModel):
         wrong = [r for r in (*self.rng, *self.cuda_rng) if r.dtype != torch.uint8 or r.ndim != 1]
         wrong += [r for r in self.rng if r.shape != torch.get_rng_state().shape]
         if wrong or len(self.cuda_rng) not in (0, len(self.rng)):
-            raise ValueError("random states that are none")
+            raise ValueError("values that are not random states")
         if (self.tensors is None) == (self.shards is None) or self.shards not in (None, shard_folder(state)):
             raise ValueError(f"shards {self.shards!r}")
         if len(self.digests) != (0 if self.shards is None else len(self.rng)):
@@ -142,7 +142,7 @@ def load_checkpoint(folder: Path, engine: Engine[Any], steps_per_epoch: int) -> 
         raise shortage(e) or RunError(
             f"the checkpoint {path} cannot be used",
             found=first_line(e),
-            expected="a whole checkpoint of this very training",
+            expected="a complete checkpoint of this training",
             hint="remove the run folder and train again",
         ) from e
     if state.best_epoch:

@@ -66,7 +66,7 @@ def wandb(folder: Path, lines: Sequence[Line], about: Mapping[str, Any]) -> Iter
     What was sent cannot be taken back: an epoch that is trained again after a crash is not sent again.
 
     Raises:
-        TrainingError: wandb cannot begin: nobody is logged in, or there is no network.
+        TrainingError: wandb cannot start: nobody is logged in, or there is no network.
         RunError: The folder `wandb` is a link.
     """
     import wandb as package
@@ -121,7 +121,7 @@ def _wandb_login() -> None:
 
 def _cannot_begin(error: Exception) -> TrainingError:
     return TrainingError(
-        "wandb cannot begin",
+        "wandb cannot start",
         found=" ".join(str(error).split()),
         expected="a login and a network, or neither with WANDB_MODE=offline",
         hint="wandb login; or WANDB_MODE=offline now, and `wandb sync` later",

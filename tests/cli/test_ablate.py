@@ -93,7 +93,7 @@ def test_from_a_file_to_a_table(emukit, demo_store, file):
     mended = emukit(*words)
     assert mended.code == 0, mended.err
     assert "note: since the study was started: new: 'two features'; gone: 'no such feature'\n" in mended.err
-    assert "note: not timed: two features; they are taken to cost what the base does\n" in mended.err
+    assert "note: not timed: two features; they are assumed to cost what the base does\n" in mended.err
     kept = json.loads(Path("ablations/stiff/study.json").read_text())
     assert [v["name"] for v in kept["variants"]] == ["base", "nothing learned", "two features", "ridge=300"]
     assert {r["state"] for v in kept["variants"] for r in v["runs"]} == {"finished"}

@@ -154,7 +154,7 @@ def test_a_tracker_that_cannot_begin_leaves_a_run_behind(tmp_path, mode):
         check=False,
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("error: wandb cannot begin\n")
+    assert done.stderr.startswith("error: wandb cannot start\n")
     assert "WANDB_MODE=offline now" in done.stderr
     assert not (tmp_path / "run").exists()
 
