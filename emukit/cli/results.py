@@ -48,7 +48,7 @@ def evaluate(
     format: o.Format = "table",
     quiet: o.Quiet = False,
 ) -> None:
-    """Score a run: the score and its numbers, with references and the estimated limit next to them."""
+    """Score a run: the score and its numbers, with references and the noise ceiling next to them."""
     import json
 
     from emukit.cli.show import ENSEMBLE_HEADINGS, ensemble_rows, evaluation_block

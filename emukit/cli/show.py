@@ -100,7 +100,7 @@ def score_block(title: str, scores: Mapping[str, Score]) -> Block:
 
 
 def evaluation_block(name: str, evaluation: Evaluation) -> Block:
-    """An evaluation with its references and the estimated limit."""
+    """An evaluation with its references and the noise ceiling."""
     title = f"{evaluation.name}: {'; '.join(evaluation.spans)}"
     references = dict(sorted(evaluation.references.items(), key=lambda kv: kv[1].cost))
     limit = {LIMIT: evaluation.limit} if evaluation.limit else {}

@@ -23,7 +23,7 @@ from emukit.terminal import markdown_text
 
 LINES = ("reference", "limit")
 # What another run of the climate model scores in the place of a prediction, and what a perfect emulator would.
-ANOTHER_RUN, LIMIT = "reference: another run", "estimated limit"
+ANOTHER_RUN, LIMIT = "reference: another run", "noise ceiling"
 Format = Literal["table", "md", "csv", "json"]
 
 

@@ -275,7 +275,7 @@ def _given(fields: NDArray[np.float32], span: Span) -> NDArray[np.float32]:
 
 
 def reference_scores(archive: Archive, spans: tuple[Span, ...]) -> dict[str, Score]:
-    """What a score on spans is worth, by name: that of another run, and the estimated limit.
+    """What a score on spans is worth, by name: that of another run, and the noise ceiling.
 
     Each where there are other runs of these months; neither where the store hides them.
     """

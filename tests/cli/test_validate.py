@@ -12,7 +12,7 @@ def test_from_recipe_to_table(emukit, demo_store):
     answer = emukit(*words, "--set", "model.ridge=30.0")
     assert answer.code == 0, answer.err
     assert "one run is enough" in answer.err
-    assert "estimated limit" in answer.out
+    assert "noise ceiling" in answer.out
     assert "not scored: loso:ssp245 test" in answer.out
     kept = json.loads(Path("v/validation.json").read_text())
     together = next(s for s in kept["scored"] if s["protocol"] == "loso:all")

@@ -34,7 +34,7 @@ from tests.coded import coded_archive, score_moments, warming_archive
 
 FEATURES = ("CO2", "SO2")
 QUIET = Reporter(quiet=True)
-LINES = ("reference: another run", "estimated limit")
+LINES = ("reference: another run", "noise ceiling")
 
 
 def months(spans, name):
@@ -264,7 +264,7 @@ def test_several_recipes_are_compared_fold_by_fold(compared):
     assert kept == json.loads(json.dumps(result.as_dict()))
     assert kept["recipes"]["linear"]["digest"] == recipes["linear"].digest
     assert kept["recipes"]["linear"]["mean"]["score"] == means.lines["linear"]["score"]
-    assert kept["limit"]["mean"]["score"] == means.lines["estimated limit"]["score"]
+    assert kept["limit"]["mean"]["score"] == means.lines["noise ceiling"]["score"]
 
 
 def test_distance_is_that_of_forcings_and_the_bound_divides_the_folds(compared):

@@ -168,7 +168,7 @@ def test_leaderboard_shows_floors_and_the_limit_beside_runs(tmp_path):
     lines = {
         ("another run (member 1)", "reference"),
         ("another run (member 2)", "reference"),
-        ("estimated limit", "limit"),
+        ("noise ceiling", "limit"),
     }
     assert kinds == lines | {(n, "run") for n in ("linear", "climatology", "variance-matched")}
     assert len(rows) == len(kinds)
@@ -211,7 +211,7 @@ def test_mean_over_scenarios_left_out_is_of_one_recipe_and_ranked_beside_the_sam
         ("climatology", "reference"),
         ("another run (member 1)", "reference"),
         ("another run (member 2)", "reference"),
-        ("estimated limit", "limit"),
+        ("noise ceiling", "limit"),
     }
     assert {r.name for r in means if third in r.split and r.kind == "run"} == {"a + b"}
     assert all(third in r.split or r.split.endswith(both) for r in means)

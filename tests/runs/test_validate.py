@@ -26,7 +26,7 @@ from tests.runs.test_evaluate import partly_hidden
 
 QUIET = Reporter(quiet=True)
 TINY_NETWORK = [word.removeprefix("--set=") for word in TINY]
-LINES = ("reference: another run", "estimated limit")
+LINES = ("reference: another run", "noise ceiling")
 MEMBERS = ("mean over 3 members as truth", "standard deviation over members")
 
 
@@ -94,7 +94,7 @@ def test_every_number_is_that_of_its_protocol_and_months(archive, linear):
         floors = [flat(s) for s in other_runs(archive, spans).values()]
         assert len(floors) == 2
         assert lines["reference: another run"] == pytest.approx(mean_of(floors))
-        assert lines["estimated limit"] == pytest.approx(flat(noise_ceiling(archive, spans)))
+        assert lines["noise ceiling"] == pytest.approx(flat(noise_ceiling(archive, spans)))
 
 
 def test_all_left_out_is_the_mean_over_scenarios(linear):
@@ -115,9 +115,7 @@ def test_summary_has_a_line_for_each_set_with_its_mean_and_references(linear):
         assert line.score == pytest.approx(lines["one run"]["score"])
         assert (line.ensemble_member, line.limit) == tuple(lines[name]["score"] for name in LINES)
     text = summary_markdown("title", result.summary())
-    assert (
-        "| protocol and set | seeds | mean score | sd over seeds | reference: another run | estimated limit |" in text
-    )
+    assert "| protocol and set | seeds | mean score | sd over seeds | reference: another run | noise ceiling |" in text
     assert f"| k360 validation | 1 | {result.summary()[0].score:.4f} |  |" in text
 
 
