@@ -54,7 +54,7 @@ def feature(name: str, scenario: Scenario, grid: Grid) -> NDArray[np.float64]:
         values = weighted_mean(held, weights / weights.sum())
     else:
         values = grid.mean(held) if held.ndim == 3 else held.astype(np.float64)
-    return remember(values, float(years), scenario.time.per_year) if years else values
+    return exponential_memory(values, float(years), scenario.time.per_year) if years else values
 
 
 def check_feature(name: str, scenario: Scenario, grid: Grid) -> re.Match[str]:
@@ -106,7 +106,7 @@ def forcing_of(name: str) -> str:
     return match["forcing"] if match else ""
 
 
-def remember(series: NDArray[np.float64], years: float, per_year: int = 12) -> NDArray[np.float64]:
+def exponential_memory(series: NDArray[np.float64], years: float, per_year: int = 12) -> NDArray[np.float64]:
     """Exponential filter s[t] = s[t-1] + (x[t] - s[t-1]) / (n years) with n steps a year, starting at x[0].
 
     Scenarios share the past before their first step, so a common start costs them the same.

@@ -30,7 +30,7 @@ MAY_GO = "it may go once that folder is removed"
 
 
 @dataclass(frozen=True)
-class Removal:
+class PrunePlan:
     """What would go, and what would have gone except for a reason.
 
     Attributes:
@@ -47,7 +47,7 @@ class Removal:
         return sum(run.size for run in self.runs)
 
 
-def named_removal(folders: Sequence[Path]) -> Removal:
+def prune_named(folders: Sequence[Path]) -> PrunePlan:
     """The removal of runs that were named.
 
     Raises:
@@ -74,10 +74,10 @@ def named_removal(folders: Sequence[Path]) -> Removal:
             raise RunError(
                 f"{run.folder} is not removed", found=reasons[run.folder], hint="leave it out; nothing was removed"
             )
-    return Removal(tuple(listed), {})
+    return PrunePlan(tuple(listed), {})
 
 
-def all_but_best(places: Sequence[Path], keep: int) -> Removal:
+def prune_all_but_best(places: Sequence[Path], keep: int) -> PrunePlan:
     """The removal of all finished runs but the best of each kind: the same model, scored on the same months.
 
     Runs without a score are in no ranking, and stay; so does what is being written, or referred to by what stays.
@@ -91,7 +91,7 @@ def all_but_best(places: Sequence[Path], keep: int) -> Removal:
             kinds.setdefault(run.kind, []).append(run)
     behind = [run for group in kinds.values() for run in group[keep:]]
     reasons = _reasons_to_stay(behind, [place.resolve() for place in places])
-    return Removal(tuple(run for run in behind if run.folder not in reasons), reasons)
+    return PrunePlan(tuple(run for run in behind if run.folder not in reasons), reasons)
 
 
 def remove(run: RunSummary) -> None:

@@ -30,7 +30,7 @@ from emukit.recipes.names import is_random
 from emukit.runs.evaluate import ensemble_member, noise_ceiling, scored_spans
 from emukit.runs.record import Scoring, benchmark_of
 from emukit.runs.run import Run
-from emukit.studies import bootstrap as paired
+from emukit.studies import bootstrap
 from emukit.studies.ablate import PlannedRun, StudyPlan
 from emukit.studies.search import validation_scores
 from emukit.studies.table import StudyTable, markdown, to_csv
@@ -210,7 +210,9 @@ def _scores(kept: Sequence[Array], archive: Archive) -> Array:
     """(1 + draws, C) numbers, the mean over spans."""
     weights, competition = archive.grid.weights, competition_of(archive)
     each = [
-        paired.scores_of(years, paired.resample_years(len(years), seed=i), weights, archive.variables, competition)
+        bootstrap.scores_of(
+            years, bootstrap.resample_years(len(years), seed=i), weights, archive.variables, competition
+        )
         for i, years in enumerate(kept)
     ]
     return np.asarray(np.mean(each, axis=0))
@@ -271,10 +273,10 @@ def _row(plan: StudyPlan, competition: Competition, name: str, found: Found, yea
     pairs = list(_pairs(found[name], found[base]))
     if not pairs:
         return row | {"sentence": "no run of the base to compare with has finished"}
-    differences = paired.difference([v for v, _ in pairs], [b for _, b in pairs], years, names)
+    differences = bootstrap.difference([v for v, _ in pairs], [b for _, b in pairs], years, names)
     drawn = is_random(plan.recipes[name].model_dump()) or is_random(plan.recipes[base].model_dump())
     row["difference"] = {k: asdict(d) for k, d in differences.items()}
-    return row | {"sentence": paired.sentence(differences, competition, len(pairs), drawn, years)}
+    return row | {"sentence": bootstrap.sentence(differences, competition, len(pairs), drawn, years)}
 
 
 def _pairs(variant: Sequence[Array | None], base: Sequence[Array | None]) -> list[tuple[Array, Array]]:
