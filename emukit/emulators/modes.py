@@ -1,4 +1,4 @@
-"""Weather made again: patterns of variability whose strengths follow the seasons and remember the month before.
+"""Generated weather: patterns of variability whose amplitudes follow the seasons and remember the month before.
 
 Invariant: at every cell and calendar month what is drawn has the distribution that the residuals have there, up to the
 spacing of its quantiles; all variables come from the same patterns, so that they belong together.
