@@ -333,13 +333,14 @@ def models(
     from emukit.cli.models import SIZES_NOTE, choice_lines, model_rows, plugin_lines, setting_rows
     from emukit.errors import RecipeError
     from emukit.losses.named import loss_lines
-    from emukit.recipes.describe import recipe_schema, recipe_toml
 
     if (toml or schema) and (name is None or (toml and schema) or format != "table"):
         raise RecipeError(
             "--toml and --schema each print one thing, of one NAME", hint="emukit models cnn-gru --toml > mine.toml"
         )
     if toml or schema:
+        from emukit.recipes.describe import recipe_schema, recipe_toml
+
         assert name is not None
         echo(recipe_toml(name) if toml else json.dumps(recipe_schema(name), indent=1), nl=not toml)
         return
