@@ -75,7 +75,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         jobs.append(
             {"do": "score", "emulator": emulator, "spans": SPANS, "out": str(folder / f"score-{processes}.json")}
         )
-        # Begun by two with shards, continued by three with copies, ended by one: a relay of interruptions.
+        # Started by two with shards, continued by three with copies, ended by one: a relay of interruptions.
         relay = {"do": "train", **CASES["accumulated"], "out": str(folder / "relay")}
         jobs += {
             1: [],

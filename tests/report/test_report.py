@@ -315,7 +315,7 @@ def test_study_brings_its_runs_and_names_those_that_are_gone(runs, tmp_path):
     out = tmp_path / "r"
     written = write_report([folder], out, unopened, QUIET, published=False, overwrite=True)
     assert (written.entries, written.studies) == (1, 1)
-    assert "runs/gone of the study loss-weights is not there" in written.left_out[0]
+    assert "runs/gone of the study loss-weights is no longer there" in written.left_out[0]
     (text,) = (p.read_text() for p in (out / "studies").iterdir())
     assert f"../entries/{next((out / 'entries').iterdir()).name}" in text
     assert "/0-intervals.webp" in text
