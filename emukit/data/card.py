@@ -220,7 +220,8 @@ class Card(Part):
             the card count these steps.
         hidden: Scenario to the steps that may be hidden by zeros: offsets from its end, or ``all``.
         oddities: What a user should know before trusting the data, one sentence each.
-        daily: Where and what the files are, for data that come as a folder of daily files; without it they are one store.
+        daily: Where and what the files are, for data that come as a folder of daily files; without it they are one
+            store.
         published: The values by which a store is known to hold this data set, not another of its layout. Without it
             only the layout is known.
     """
