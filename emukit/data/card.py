@@ -128,7 +128,7 @@ class Loso(_Counted):
 
 
 class DailyFiles(Part):
-    """Of data that come as a folder of daily files: how they are named, and what they hold beside fields.
+    """Of data that come as a folder of daily files: how they are named, and what they hold next to fields.
 
     Attributes:
         cells: (Y, X).
@@ -291,7 +291,7 @@ class Card(Part):
         wrong += self._other_steps()
         if self.daily is not None:
             wrong += [] if self.time == "day" else [f"time: {self.time}, where files are daily"]
-            wrong += [f"daily.carried: {v} is no target" for v in self.daily.carried if v not in self.targets]
+            wrong += [f"daily.carried: {v} is not a target" for v in self.daily.carried if v not in self.targets]
         if wrong:
             raise ValueError("; ".join(wrong))
         return self

@@ -233,7 +233,7 @@ class DailyStore:
             _named(array.dims, ("time",))
         except KeyError as e:
             raise StoreError(
-                f"{variable} of {self.source} is no daily field",
+                f"{variable} of {self.source} is not a daily field",
                 found=f"dimensions {', '.join(map(str, array.dims))}",
                 expected="time, lat and lon",
             ) from e
