@@ -402,13 +402,13 @@ def test_years_are_drawn_from_as_many_as_the_shortest_span_has(opened, tmp_path,
     """More would make the interval narrower than the months allow."""
     plan = plan_of(opened, study(), tmp_path)
     train(opened, plan.runs[:2])
-    seen, known = [], findings.paired.difference
+    seen, known = [], findings.bootstrap.difference
 
     def difference(variant, base, years, names):
         seen.append(years)
         return known(variant, base, years, names)
 
-    monkeypatch.setattr(findings.paired, "difference", difference)
+    monkeypatch.setattr(findings.bootstrap, "difference", difference)
     spans = [Span("ssp370", 24, 24 + months, (0,)) for months in (36, 24, 48)]
     monkeypatch.setattr(findings, "scored_spans", lambda archive, split, name: spans)
     result_of(opened, plan)
