@@ -37,7 +37,9 @@ def submit(
     out: Annotated[
         Path | None, typer.Option(help="Entry folder. Default: submissions/RUN.", show_default=False)
     ] = None,
-    pack: Annotated[str, typer.Option(help="csv, csv.gz or zip.")] = "csv",
+    pack: Annotated[
+        str, typer.Option(help="csv, csv.gz or zip; parquet or csv for ClimX. Default: the first.", show_default=False)
+    ] = "",
     overwrite: o.Overwrite = False,
     data: o.TrainedData = None,
     card: o.Card = None,
@@ -199,10 +201,11 @@ def _submission_format(archive: Archive) -> tuple[Competition, SubmissionFormat]
 
 def _format_of(competition: Competition) -> SubmissionFormat:
     from emukit.errors import SubmissionError
+    from emukit.metrics.competition import SubmissionFormat
 
-    if competition.submission is None:
+    if not isinstance(competition.submission, SubmissionFormat):
         raise SubmissionError(
-            f"the competition {competition.name} takes no submissions",
+            f"the competition {competition.name} takes no such file",
             expected="data of a card whose competition has a submission format",
             hint="name other data with --data, or another card with --card",
         )

@@ -129,6 +129,17 @@ EMULATORS: Registry[EmulatorEntry] = Registry(
             made_as="wrapper",
             takes_seed=True,
         ),
+        "typical-year": EmulatorEntry(
+            "emukit.emulators.typical_year:TypicalYear",
+            "daily fields whose sorted days are where they are expected, on the days of one training year",
+            made_as="closed-form",
+        ),
+        "delta-change": EmulatorEntry(
+            "emukit.emulators.delta_change:DeltaChange",
+            "daily training years, moved to the mean of the year that is asked for; realisations",
+            made_as="closed-form",
+            takes_seed=True,
+        ),
         "neural": EmulatorEntry(
             "emukit.emulators.neural:NeuralEmulator", "any network of the network table", made_as="stepwise"
         ),

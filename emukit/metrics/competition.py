@@ -110,6 +110,20 @@ class SubmissionFormat:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoreFormat:
+    """The file of a competition that wants it computed from predicted fields, which are kept with it.
+
+    Attributes:
+        packings: Suffixes that can be written, the default first.
+        write: (store of predicted fields, the data, path of the file) to the number of rows written; refuses what the
+            competition would refuse.
+    """
+
+    packings: tuple[str, ...]
+    write: Callable[[Path, Any, Path], int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class PublishedTable:
     """Where the results of others are, and what they were scored on.
 
@@ -146,6 +160,9 @@ class Competition:
         references: What stands next to a score: ``climatology``, ``runs`` (other members of the climate model) and
             ``linear``.
         fits: Says what is wrong with a grid, nothing where it can be scored on; None: every grid can.
+        derive: Of what is scored by numbers of whole years, such as annual extremes of days: from an archive and the
+            place (scenario, first step, step after the last) to a function from (T, V, Y, X) fields of these steps to
+            (N, W, Y, X), the scored variables of each year. None: fields are scored as they are.
         published: Results of others; None where there are none.
         submission: Format of what is handed in; None where nothing is.
     """
@@ -163,8 +180,9 @@ class Competition:
     never_zero: tuple[str, ...] = ()
     references: tuple[str, ...] = ("climatology", "runs", "linear")
     fits: Callable[[Grid], str] | None = None
+    derive: Callable[[Any, str, int, int], Callable[[NDArray[np.floating]], NDArray[np.floating]]] | None = None
     published: PublishedTable | None = None
-    submission: SubmissionFormat | None = None
+    submission: SubmissionFormat | StoreFormat | None = None
 
     def __post_init__(self) -> None:
         """Refuse a competition that could not be computed, kept or read again."""

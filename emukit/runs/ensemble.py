@@ -79,6 +79,11 @@ def evaluate_ensemble(
         emulator.member(0)  # says what is wrong
     if members < 2:
         raise ProtocolError("an ensemble has two realisations or more", found=str(members), hint="--members 20")
+    if competition_of(archive).derive:
+        raise ProtocolError(
+            f"{competition_of(archive).name} scores what it derives from years, and an ensemble is scored as fields",
+            hint="leave --members out",
+        )
     places: dict[tuple[str, int, int], list[Span]] = {}
     for span in spans:
         places.setdefault((span.scenario, span.start, span.stop), []).append(span)

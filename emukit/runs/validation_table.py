@@ -17,7 +17,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from emukit.competitions.leaderboard import ANOTHER_RUN, LIMIT, add_number_columns, all_keys, legends
+from emukit.competitions.leaderboard import ANOTHER_RUN, LIMIT, MOST_COLUMNS, add_number_columns, all_keys, legends
 from emukit.metrics import Competition
 from emukit.terminal import markdown_text
 
@@ -100,6 +100,9 @@ def tables(blocks: Sequence[Block]) -> list[RenderableType]:
     out: list[RenderableType] = []
     for block in blocks:
         table = Table(title=Text(block.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0)
+        if len(block.competition.columns) > MOST_COLUMNS:
+            out.append(_turned(table, block))
+            continue
         table.add_column("", overflow="fold")
         add_number_columns(table, block.competition)
         if block.column:
@@ -108,6 +111,17 @@ def tables(blocks: Sequence[Block]) -> list[RenderableType]:
             table.add_row(Text(name), *block.cells(name))
         out.append(table)
     return out + legends(block.competition for block in blocks)
+
+
+def _turned(table: Table, block: Block) -> Table:
+    """A line for each number, where there are more of them than a terminal has room for side by side."""
+    table.add_column("")
+    for name in block.lines:
+        table.add_column(Text(name), justify="right", overflow="fold")
+    cells = [block.cells(name) for name in block.lines]
+    for i, heading in enumerate(block.headings):
+        table.add_row(Text(heading), *(line[i] for line in cells))
+    return table
 
 
 def markdown(blocks: Sequence[Block]) -> str:

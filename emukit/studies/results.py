@@ -27,7 +27,7 @@ from emukit.files import write_text
 from emukit.metrics import Competition, Score, mean_score
 from emukit.progress import Reporter
 from emukit.recipes.names import is_random
-from emukit.runs.evaluate import ensemble_member, noise_ceiling, scored_spans
+from emukit.runs.evaluate import another_run, estimated_limit, scored_spans, scored_variables
 from emukit.runs.record import Scoring, benchmark_of
 from emukit.runs.run import Run
 from emukit.studies import bootstrap
@@ -197,7 +197,7 @@ def _drawn(run: Run, archive: Archive, spans: Sequence[Span], name: str) -> Arra
 
 def _draws(kept: list[Array], run: Run, archive: Archive, spans: Sequence[Span], name: str) -> Array | None:
     """The numbers on draws of years that were kept; None where they are not those of this run."""
-    fields = (6 + len(competition_of(archive).terms), len(archive.variables), *archive.grid.shape)
+    fields = (6 + len(competition_of(archive).terms), len(scored_variables(archive)), *archive.grid.shape)
     wanted = [(years_in(span, archive), *fields) for span in spans]
     if [k.shape for k in kept] != wanted or not all(np.isfinite(k).all() for k in kept):
         return None
@@ -210,9 +210,7 @@ def _scores(kept: Sequence[Array], archive: Archive) -> Array:
     """(1 + draws, C) numbers, the mean over spans."""
     weights, competition = archive.grid.weights, competition_of(archive)
     each = [
-        bootstrap.scores_of(
-            years, bootstrap.resample_years(len(years), seed=i), weights, archive.variables, competition
-        )
+        bootstrap.scores_of(years, bootstrap.draw_years(len(years), seed=i), weights, scored_variables(archive), competition)
         for i, years in enumerate(kept)
     ]
     return np.asarray(np.mean(each, axis=0))
