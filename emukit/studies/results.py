@@ -210,7 +210,9 @@ def _scores(kept: Sequence[Array], archive: Archive) -> Array:
     """(1 + draws, C) numbers, the mean over spans."""
     weights, competition = archive.grid.weights, competition_of(archive)
     each = [
-        bootstrap.scores_of(years, bootstrap.draw_years(len(years), seed=i), weights, scored_variables(archive), competition)
+        bootstrap.scores_of(
+            years, bootstrap.draw_years(len(years), seed=i), weights, scored_variables(archive), competition
+        )
         for i, years in enumerate(kept)
     ]
     return np.asarray(np.mean(each, axis=0))
