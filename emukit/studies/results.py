@@ -211,7 +211,7 @@ def _scores(kept: Sequence[Array], archive: Archive) -> Array:
     weights, competition = archive.grid.weights, competition_of(archive)
     each = [
         bootstrap.scores_of(
-            years, bootstrap.draw_years(len(years), seed=i), weights, scored_variables(archive), competition
+            years, bootstrap.resample_years(len(years), seed=i), weights, scored_variables(archive), competition
         )
         for i, years in enumerate(kept)
     ]
