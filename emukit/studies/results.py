@@ -27,7 +27,7 @@ from emukit.files import write_text
 from emukit.metrics import Competition, Score, mean_score
 from emukit.progress import Reporter
 from emukit.recipes.names import is_random
-from emukit.runs.evaluate import ensemble_member, estimated_limit, scored_spans, scored_variables
+from emukit.runs.evaluate import ensemble_member, noise_ceiling, scored_spans, scored_variables
 from emukit.runs.record import Scoring, benchmark_of
 from emukit.runs.run import Run
 from emukit.studies import bootstrap
