@@ -63,7 +63,7 @@ def feature(name: str, scenario: Scenario, grid: Grid) -> NDArray[np.float64]:
                 hint="leave out log:",
             )
         values = np.log(values)
-    return remember(values, float(years), scenario.time.per_year) if years else values
+    return exponential_memory(values, float(years), scenario.time.per_year) if years else values
 
 
 def check_feature(name: str, scenario: Scenario, grid: Grid) -> re.Match[str]:
