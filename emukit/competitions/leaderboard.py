@@ -1,4 +1,4 @@
-"""The leaderboard: what stands beside what, and on which months.
+"""The leaderboard: what stands next to what, and on which months.
 
 Invariant: scores of different months never share a ranking. Rows are grouped by split and set, and what is ranked
 together was scored on the same months of the same truth.
@@ -22,10 +22,10 @@ from emukit.metrics.competition import Column, Competition
 from emukit.terminal import markdown_text
 
 LINES = ("reference", "limit")
-# What another run of the climate model scores in the place of a prediction, and what a perfect emulator would.
 # With more numbers than the score and seven metrics a table is wider than a terminal.
 MOST_COLUMNS = 8
-ANOTHER_RUN, LIMIT = "reference: another run", "estimated limit"
+# What another run of the climate model scores in the place of a prediction, and what a perfect emulator would.
+ANOTHER_RUN, LIMIT = "reference: another run", "noise ceiling"
 Format = Literal["table", "md", "csv", "json"]
 
 
@@ -39,7 +39,7 @@ class Row:
             regression scored elsewhere; ``reference`` and ``limit``, lines to compare with that take no place: what
             another run of the climate model, the climatology or a plain regression scores on the same months, and
             what a perfect emulator would.
-        split: What was scored: rows are ranked only beside rows of the same split.
+        split: What was scored: rows are ranked only next to rows of the same split.
         score: None where a publication gave none on these months.
         numbers: By key of the competition's metrics; fewer where a publication gave fewer.
         seed: Of the training, where there is one.
@@ -150,7 +150,7 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def comma_separated(rows: Sequence[Row]) -> str:
+def to_csv(rows: Sequence[Row]) -> str:
     """One CSV table of all rows, the split as a column."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

@@ -57,7 +57,7 @@ def span_truth(archive: Archive, span: Span) -> NDArray[np.float32]:
     """(T, V, Y, X) truth of a span; a demo climate's hidden months come from its generator.
 
     Raises:
-        ProtocolError: The months are hidden, and the store is no demo climate.
+        ProtocolError: The months are hidden, and the store is not a demo climate.
     """
     scenario = archive[span.scenario]
     if not is_hidden(archive, span):
@@ -80,7 +80,7 @@ def span_truth(archive: Archive, span: Span) -> NDArray[np.float32]:
         raise ProtocolError(
             f"{archive.source} is not the demo climate it says it is: it was cut or regridded",
             expected="the grid and months of its demo_settings",
-            hint="write it anew with `emukit data demo`",
+            hint="write it again with `emukit data demo`",
         )
     if span.members[0] >= climate.members:
         raise ProtocolError(f"the demo climate has no member {span.members[0]}")

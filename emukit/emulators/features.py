@@ -47,7 +47,7 @@ def feature(name: str, scenario: Scenario, grid: Grid) -> NDArray[np.float64]:
     """
     match = check_feature(name, scenario, grid)
     if match.re is _STEP:
-        return _passage(scenario, int(match["year"]), float(match["width"]))
+        return _logistic_ramp(scenario, int(match["year"]), float(match["width"]))
     region, years = match["region"], match["years"]
     held = scenario.forcings[match["forcing"]]
     if region is not None:
@@ -63,7 +63,7 @@ def feature(name: str, scenario: Scenario, grid: Grid) -> NDArray[np.float64]:
                 hint="leave out log:",
             )
         values = np.log(values)
-    return remember(values, float(years), scenario.time.per_year) if years else values
+    return exponential_memory(values, float(years), scenario.time.per_year) if years else values
 
 
 def check_feature(name: str, scenario: Scenario, grid: Grid) -> re.Match[str]:
@@ -115,7 +115,7 @@ def forcing_of(name: str) -> str:
     return match["forcing"] if match else ""
 
 
-def remember(series: NDArray[np.float64], years: float, per_year: int = 12) -> NDArray[np.float64]:
+def exponential_memory(series: NDArray[np.float64], years: float, per_year: int = 12) -> NDArray[np.float64]:
     """Exponential filter s[t] = s[t-1] + (x[t] - s[t-1]) / (n years) with n steps a year, starting at x[0].
 
     Scenarios share the past before their first step, so a common start costs them the same.
@@ -130,7 +130,7 @@ def remember(series: NDArray[np.float64], years: float, per_year: int = 12) -> N
     return filtered
 
 
-def _passage(scenario: Scenario, year: int, width: float) -> NDArray[np.float64]:
+def _logistic_ramp(scenario: Scenario, year: int, width: float) -> NDArray[np.float64]:
     """Logistic function of time, from 12 to 88 percent within `width` years around the beginning of `year`."""
     from scipy.special import expit
 

@@ -33,7 +33,7 @@ class EmulatorEntry(Entry):
         made_as: How: in ``closed-form``, by its class's `fit(archive, split, **options)`; ``stepwise``, in a training
             loop; or as a ``wrapper`` of others, by `fit(archive, split, bases, folds, **options)`. None: its class
             says so.
-        takes_seed: Whether `fit` takes the seed of the run too, as a keyword `seed` that is no option. Where
+        takes_seed: Whether `fit` takes the seed of the run too, as a keyword `seed` that is not an option. Where
             `made_as` is None, the signature says so.
     """
 

@@ -34,7 +34,7 @@ Array = NDArray[np.float64]
 Field = NDArray[np.float32]
 
 DAYS = 365
-# Rows of a year that are sorted together: their copies stay small beside the year itself.
+# Rows of a year that are sorted together: their copies stay small next to the year itself.
 ROWS = 8
 FEATURES = ("CO2", "CO2~30", "SO2", "BC")
 

@@ -21,7 +21,7 @@ from emukit.metrics.limit import Ceiling, ceilings_of
 from emukit.metrics.moments import Field, Moments, Term
 
 Better = Literal["lower", "higher", "neither"]
-# What a file of scores says beside the groups of its numbers.
+# What a file of scores says next to the groups of its numbers.
 RESERVED = ("score", "months", "set", "spans", "floors", "limit", "members", "competition", "split", "csv_sha256")
 
 
@@ -157,7 +157,7 @@ class Competition:
         legend: What the short headings mean, in a line under a table.
         long_names: Variable to what it is, in words, of those that a reader may not know by their name.
         never_zero: Variables that cannot be zero in every cell: a month in which one is holds no truth.
-        references: What stands beside a score: ``climatology``, ``runs`` (other members of the climate model) and
+        references: What stands next to a score: ``climatology``, ``runs`` (other members of the climate model) and
             ``linear``.
         fits: Says what is wrong with a grid, nothing where it can be scored on; None: every grid can.
         derive: Of what is scored by numbers of whole years, such as annual extremes of days: from an archive and the
@@ -339,7 +339,7 @@ class Competition:
         """The numbers of a score's plain values by key, those that are there.
 
         Raises:
-            KeyError, TypeError, ValueError: A number that the score needs is missing, or is no number.
+            KeyError, TypeError, ValueError: A number that the score needs is missing, or is not a number.
         """
         found = {}
         for key in self.keys:

@@ -1,6 +1,6 @@
-"""Scoring the realisations of a run as an ensemble, beside what the climate model's own runs score so.
+"""Scoring the realisations of a run as an ensemble, next to what the climate model's own runs score so.
 
-Invariant: a real member stands beside the run in the same numbers: each member in turn is the truth of the others. The
+Invariant: a real member stands next to the run in the same numbers: each member in turn is the truth of the others. The
 fair CRPS and the corrected spread do not favour the larger ensemble.
 """
 
@@ -125,7 +125,7 @@ def evaluate_ensemble(
 
 
 def save_ensemble(folder: Path, name: str, found: EnsembleEvaluation) -> None:
-    """Keep the scores of a set in the run folder, beside those of its one answer.
+    """Keep the scores of a set in the run folder, next to those of its one answer.
 
     Raises:
         EmukitError: They cannot be written, or the folder of the scores is a link.

@@ -118,13 +118,13 @@ def _compute_lines(archive: Archive, protocol: str, spans: tuple[Span, ...]) -> 
             references["climatology"] = score_emulator(ClimatologyEmulator.fit(archive, everything), archive, spans)
     if "runs" in wanted:
         others = other_runs(archive, spans)
-        # Where every member is scored, each stands beside all others.
-        mean = None if others else another_run(archive, spans)
+        # Where every member is scored, each stands next to all others.
+        mean = None if others else ensemble_member(archive, spans)
         references |= {**others, **({"another run": mean} if mean else {})}
     with suppress(ProtocolError):
         if "linear" in wanted:
             references["linear"] = score_emulator(LinearEmulator.fit(archive, everything), archive, spans)
-    return references, estimated_limit(archive, spans)
+    return references, noise_ceiling(archive, spans)
 
 
 def scored_spans(archive: Archive, split: Split, name: str) -> tuple[Span, ...]:
@@ -219,7 +219,7 @@ def _shared_score(emulator: Emulator, archive: Archive, span: Span, comm: Comm) 
     terms = tuple(competition.terms)
     moments = Moments.zero((len(archive.variables), *archive.grid.shape), terms)
     blocks = [(a, min(a + BLOCK_MONTHS, span.stop)) for a in range(span.start, span.stop, BLOCK_MONTHS)]
-    for (start, stop), counts in comm.rounds(blocks):
+    for (start, stop), counts in comm.padded_rounds(blocks):
         prediction = emulator.predict_fields(scenario, start, stop)
         if counts:
             moments += competition.moments(prediction, scenario.truth(span.members[0], start, stop))
@@ -232,7 +232,7 @@ def _shared_by_span(emulator: Emulator, archive: Archive, spans: tuple[Span, ...
     competition, variables = competition_of(archive), scored_variables(archive)
     shape, terms = (len(variables), *archive.grid.shape), tuple(competition.terms)
     moments = [Moments.zero(shape, terms) for _ in spans]
-    for (i, span), counts in comm.rounds(list(enumerate(spans))):
+    for (i, span), counts in comm.padded_rounds(list(enumerate(spans))):
         prediction = emulator.predict_fields(archive[span.scenario], span.start, span.stop)
         if counts:
             truth = archive[span.scenario].truth(span.members[0], span.start, span.stop)
@@ -265,7 +265,7 @@ def other_runs(archive: Archive, spans: tuple[Span, ...]) -> dict[str, Score]:
     }
 
 
-def another_run(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
+def ensemble_member(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
     """What a run of the climate model scores on average, over the other runs of each span.
 
     None where a span has no other.
@@ -274,7 +274,7 @@ def another_run(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
     return mean_score([mean_score(runs) for runs in each]) if all(each) else None
 
 
-def estimated_limit(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
+def noise_ceiling(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
     """What a perfect emulator would score on spans, from all runs of their months.
 
     None where there is a single run, or nobody knows the noise ceiling of a number of the score.
@@ -300,14 +300,14 @@ def _given(fields: NDArray[np.float32], span: Span) -> NDArray[np.float32]:
     return fields
 
 
-def yardstick(archive: Archive, spans: tuple[Span, ...]) -> dict[str, Score]:
-    """What a score on spans is worth, by name: that of another run, and the estimated limit.
+def reference_scores(archive: Archive, spans: tuple[Span, ...]) -> dict[str, Score]:
+    """What a score on spans is worth, by name: that of another run, and the noise ceiling.
 
     Each where there are other runs of these months; neither where the store hides them.
     """
     if any(is_hidden(archive, span) for span in spans):
         return {}
-    lines = {ANOTHER_RUN: another_run(archive, spans), LIMIT: estimated_limit(archive, spans)}
+    lines = {ANOTHER_RUN: ensemble_member(archive, spans), LIMIT: noise_ceiling(archive, spans)}
     return {name: score for name, score in lines.items() if score}
 
 

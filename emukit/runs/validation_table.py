@@ -1,4 +1,5 @@
-"""How a validation is printed: for every set of months a table, with a reference and the limit beside what was reached.
+"""How a validation is printed: for every set of months a table, with a reference and the limit next to what was
+reached.
 
 Invariant: a line is shown under the months it was reached on, or names its fold; scores of different months share no
 table but as means, or as differences, over the same folds.
@@ -60,7 +61,7 @@ class Summary:
         seeds: How many runs.
         score: Their mean.
         spread: Sample standard deviation over seeds; None of a single run.
-        another_run: What another run of the climate model scores; None where there is none.
+        ensemble_member: What another run of the climate model scores; None where there is none.
         limit: Of a perfect emulator; None where it cannot be estimated.
     """
 
@@ -68,12 +69,12 @@ class Summary:
     seeds: int
     score: float
     spread: float | None
-    another_run: float | None
+    ensemble_member: float | None
     limit: float | None
 
     def cells(self) -> tuple[str, ...]:
         """As a line of a table, in the order of `SUMMARY_HEADINGS`."""
-        known = (self.score, self.spread, self.another_run, self.limit)
+        known = (self.score, self.spread, self.ensemble_member, self.limit)
         return (self.what, str(self.seeds), *("" if x is None else f"{x:.4f}" for x in known))
 
 
@@ -138,7 +139,7 @@ def markdown(blocks: Sequence[Block]) -> str:
     return "\n".join(lines)
 
 
-def comma_separated(blocks: Sequence[Block]) -> str:
+def to_csv(blocks: Sequence[Block]) -> str:
     """One CSV table of all blocks, the title as a column, with all digits."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

@@ -1,6 +1,6 @@
 """How a study is printed: for every set of months a table of its variants, and a sentence for each.
 
-Invariant: the base comes first and a difference is to it; a mean stands beside how many seeds it is over.
+Invariant: the base comes first and a difference is to it; a mean stands next to how many seeds it is over.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def markdown(studies: Sequence[StudyTable]) -> str:
     return "\n".join(lines)
 
 
-def comma_separated(studies: Sequence[StudyTable]) -> str:
+def to_csv(studies: Sequence[StudyTable]) -> str:
     """One CSV table of all of them: a row for every number of every variant."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

@@ -93,7 +93,7 @@ def test_sorted_days_follow_the_straight_line_of_each_rank(archive, fitted):
     said = fitted.predict_fields(archive["low"], 365, 730)
     wanted = (plain[0] + plain[1] * (level + slope * 301.0)).reshape(365, 4, *GRID.shape)
     wanted = np.maximum.accumulate(wanted, axis=0)
-    for v in (0, 3):  # minimum and maximum are kept beside the mean, day by day
+    for v in (0, 3):  # minimum and maximum are kept next to the mean, day by day
         np.testing.assert_allclose(np.sort(said[:, v], axis=0), np.maximum(wanted[:, v], 0), rtol=2e-4, atol=1e-8)
 
 

@@ -85,7 +85,7 @@ def derive_indices(
         From (T, V, Y, X) fields of the archive's variables to (N, 15, Y, X).
 
     Raises:
-        ProtocolError: The steps are no whole years.
+        ProtocolError: The steps are not whole years.
     """
     time, places = archive[scenario].time, [archive.variables.index(v) for v in VARIABLES]
     years, firsts = np.unique(time.year[start:stop], return_index=True)
