@@ -26,7 +26,7 @@ from emukit.data.grid import Grid
 from emukit.data.split import Span, Split
 from emukit.emulators.base import Emulator, temperature_position
 from emukit.emulators.features import check_feature, feature
-from emukit.emulators.idle import refuse_idle
+from emukit.emulators.unused_options import refuse_unused
 from emukit.emulators.year_templates import cells_of_blocks, choose_templates
 from emukit.errors import ProtocolError, RecipeError
 
@@ -213,7 +213,7 @@ class TypicalYear(Emulator):
                 hint="--set model.block=45",
             )
         if "template" in options and options["template"] != "block":
-            refuse_idle(cls.fit, "only blocks have a size", "set model.template to 'block'", block=options["block"])
+            refuse_unused(cls.fit, "only blocks have a size", "set model.template to 'block'", block=options["block"])
 
     @classmethod
     def fit(

@@ -14,7 +14,7 @@ from emukit.data.split import Span
 from emukit.emulators.base import Emulator
 from emukit.losses.composite import CompositeLoss
 from emukit.losses.grid_context import GridContext
-from emukit.metrics import Parts, Score
+from emukit.metrics import Score, VariableMetrics
 from emukit.objectives.regression import Regression
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
@@ -89,7 +89,7 @@ def test_network_learns_from_blocks_of_a_map(tmp_path):
 
     def validate():
         wrong = abs(float(network.weight.detach()) - 2)
-        return Score({v: Parts(wrong, wrong, wrong) for v in ("tas", "pr")}, 1)
+        return Score({v: VariableMetrics(wrong, wrong, wrong) for v in ("tas", "pr")}, 1)
 
     result = train(
         engine,
