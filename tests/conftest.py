@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-# A machine that does something else as well is slow; that is no failure of what is tested.
+# A machine that does something else as well is slow; that is not a failure of what is tested.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
@@ -98,6 +98,25 @@ def demo_store(tmp_path_factory):
     from emukit.data.demo import DemoClimate, write_demo
 
     return write_demo(DemoClimate(lat_cells=8, lon_cells=12, members=2), tmp_path_factory.mktemp("demo") / "demo.zarr")
+
+
+@pytest.fixture(scope="session")
+def climx_tiny():
+    """A generated daily climate that starts where the base period of the percentiles does."""
+    from emukit.data.demo.daily import DailyClimate
+
+    return DailyClimate(lat_cells=4, lon_cells=6, first_year=1961, years=3, seed=5)
+
+
+@pytest.fixture(scope="session")
+def climx_folder(climx_tiny, tmp_path_factory):
+    """Its files in the layout of ClimX, and the folder of the hidden truth. Not to be changed."""
+    from emukit.data.demo.climx import write_climx_demo
+    from emukit.progress import silent_reporter
+
+    place = tmp_path_factory.mktemp("climx-tiny")
+    write_climx_demo(climx_tiny, place / "lite", place / "truth", silent_reporter())
+    return place / "lite", place / "truth"
 
 
 @pytest.fixture(scope="session")

@@ -80,7 +80,7 @@ def _seeds(pair: Pair) -> str:
 def _cells(pair: Pair, full: bool) -> list[tuple[str, ...]]:
     from emukit.studies.table import both_ends
 
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for row in pair.rows:
         d = row.difference
         ends = "" if d.low is None or d.high is None else " to ".join(both_ends(d.low, d.high))

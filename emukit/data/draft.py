@@ -366,15 +366,16 @@ def _protocols(survey: Survey) -> Iterator[str]:
         )
     last = trained[-1]
     # Validation ends where the visible steps of the last scenario end.
-    stop = lengths[last] if hidden[last] is None else hidden[last][0] or lengths[last]
+    own = hidden[last]
+    stop = lengths[last] if own is None else own[0] or lengths[last]
     scored = _whole(stop // SHARE, time, MOST_YEARS)
-    tested = next((s for s, h in enumerate(hidden) if h is not None), last)
-    if hidden[tested] is None:
-        test = (stop - scored, stop)
-        stop -= scored
+    tested, test = last, (stop - scored, stop)
+    for s, hides in enumerate(hidden):
+        if hides is not None:
+            tested, test = s, (max(hides[0], hides[1] - time.per_year * TEST_YEARS), hides[1])
+            break
     else:
-        first, end, _ = hidden[tested]
-        test = (max(first, end - time.per_year * TEST_YEARS), end)
+        stop -= scored
     names, unit = layout.names, "months" if time.is_monthly else "steps"
 
     def span(s: int, start: int, end: int) -> str:

@@ -1,6 +1,7 @@
 """What came of a study: means, spreads and paired differences of its runs, and a sentence for each variant.
 
-Invariant: every number is that of finished run folders named beside it; what has not finished, or failed, is named too.
+Invariant: every number is that of finished run folders named next to it; what has not finished, or failed, is named
+too.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from emukit.files import write_text
 from emukit.metrics import Competition, Score, mean_score
 from emukit.progress import Reporter
 from emukit.recipes.names import is_random
-from emukit.runs.evaluate import another_run, estimated_limit, scored_spans
+from emukit.runs.evaluate import ensemble_member, noise_ceiling, scored_spans
 from emukit.runs.record import Scoring, benchmark_of
 from emukit.runs.run import Run
-from emukit.studies import bootstrap as paired
+from emukit.studies import bootstrap
 from emukit.studies.ablate import PlannedRun, StudyPlan
 from emukit.studies.search import validation_scores
-from emukit.studies.table import StudyTable, comma_separated, markdown
+from emukit.studies.table import StudyTable, markdown, to_csv
 from emukit.studies.year_sums import numbers_on_years, years_in
 
 STUDY_FILE, TABLE_FILE, CSV_FILE = "study.json", "table.md", "table.csv"
@@ -45,7 +46,7 @@ def study_result(plan: StudyPlan, archive: Archive, command: str, reporter: Repo
     Args:
         plan: Its runs.
         archive: The data.
-        command: What goes on with it.
+        command: What continues it.
         reporter: Shows progress.
 
     Raises:
@@ -70,7 +71,7 @@ def study_result(plan: StudyPlan, archive: Archive, command: str, reporter: Repo
                     if name == sets[0]:
                         bar.advance(note=run.folder.name)
                 months = [s.text(archive) for s in spans]
-                lines = {"floor": another_run(archive, spans), "limit": estimated_limit(archive, spans)}
+                lines = {"floor": ensemble_member(archive, spans), "limit": noise_ceiling(archive, spans)}
                 result = _result(plan, competition, protocol, name, months, lines, found, years)
                 results.append(result)
                 if protocol.startswith(LOSO) and name == "test":
@@ -150,7 +151,7 @@ def save_result(plan: StudyPlan, result: Mapping[str, Any]) -> list[StudyTable]:
     tables = tables_of(result)
     write_text(plan.folder / STUDY_FILE, json.dumps(result, indent=1))
     write_text(plan.folder / TABLE_FILE, markdown(tables))
-    write_text(plan.folder / CSV_FILE, comma_separated(tables))
+    write_text(plan.folder / CSV_FILE, to_csv(tables))
     return tables
 
 
@@ -235,14 +236,14 @@ def _row(plan: StudyPlan, competition: Competition, name: str, found: Found, yea
     pairs = list(_pairs(found[name], found[base]))
     if not pairs:
         return row | {"sentence": "no run of the base to compare with has finished"}
-    differences = paired.difference([v for v, _ in pairs], [b for _, b in pairs], years, names)
+    differences = bootstrap.difference([v for v, _ in pairs], [b for _, b in pairs], years, names)
     drawn = is_random(plan.recipes[name].model_dump()) or is_random(plan.recipes[base].model_dump())
     row["difference"] = {k: asdict(d) for k, d in differences.items()}
-    return row | {"sentence": paired.sentence(differences, competition, len(pairs), drawn, years)}
+    return row | {"sentence": bootstrap.sentence(differences, competition, len(pairs), drawn, years)}
 
 
 def _pairs(variant: Sequence[Array | None], base: Sequence[Array | None]) -> list[tuple[Array, Array]]:
-    """Runs of the same seeds; where no seed decides anything, the one run stands beside each of the other's."""
+    """Runs of the same seeds; where no seed decides anything, the one run stands next to each of the other's."""
     number = max(len(variant), len(base))
     variant = [*variant] * number if len(variant) == 1 else [*variant]
     base = [*base] * number if len(base) == 1 else [*base]

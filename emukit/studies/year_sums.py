@@ -20,15 +20,19 @@ from emukit.data.split import Span
 from emukit.emulators.base import Emulator
 from emukit.files import atomic_path, open_regular
 from emukit.metrics import Competition
+from emukit.runs.evaluate import scored_variables
 from emukit.runs.run import Run
-from emukit.studies.bootstrap import draw_years, scores_of
+from emukit.studies.bootstrap import resample_years, scores_of
 
 Array = NDArray[np.float64]
 
 
 def years_in(span: Span, archive: Archive) -> int:
     """Into how many years the sums of a span are divided."""
-    return max(1, len(span) // archive[span.scenario].time.per_year)
+    time = archive[span.scenario].time
+    if competition_of(archive).derive:
+        return len(np.unique(time.year[span.start : span.stop]))
+    return max(1, len(span) // time.per_year)
 
 
 def year_moments(emulator: Emulator, archive: Archive, spans: Sequence[Span], competition: Competition) -> list[Array]:
@@ -48,6 +52,12 @@ def year_moments(emulator: Emulator, archive: Archive, spans: Sequence[Span], co
     for span in spans:
         prediction = emulator.predict_fields(archive[span.scenario], span.start, span.stop)
         truth = archive[span.scenario].truth(span.members[0], span.start, span.stop)
+        if competition.derive:
+            derive = competition.derive(archive, span.scenario, span.start, span.stop)
+            prediction, truth = derive(prediction), derive(truth)
+            edges = [*range(len(truth) + 1)]
+            out.append(np.stack([competition.moments(prediction[a:b], truth[a:b]).pack() for a, b in pairwise(edges)]))
+            continue
         year = archive[span.scenario].time.per_year
         edges = [*range(0, years_in(span, archive) * year, year), len(span)]
         out.append(np.stack([competition.moments(prediction[a:b], truth[a:b]).pack() for a, b in pairwise(edges)]))
@@ -100,7 +110,7 @@ def numbers_on_years(run: Run, archive: Archive, spans: Sequence[Span], name: st
 
 def _numbers_if_own(kept: list[Array], run: Run, archive: Archive, spans: Sequence[Span], name: str) -> Array | None:
     """The numbers that kept sums make; None where they are not those of this run."""
-    fields = (6 + len(competition_of(archive).terms), len(archive.variables), *archive.grid.shape)
+    fields = (6 + len(competition_of(archive).terms), len(scored_variables(archive)), *archive.grid.shape)
     wanted = [(years_in(span, archive), *fields) for span in spans]
     if [k.shape for k in kept] != wanted or not all(np.isfinite(k).all() for k in kept):
         return None
@@ -113,7 +123,7 @@ def _numbers(kept: Sequence[Array], archive: Archive) -> Array:
     """(1 + draws, C) numbers, the mean over spans."""
     weights, competition = archive.grid.weights, competition_of(archive)
     each = [
-        scores_of(years, draw_years(len(years), seed=i), weights, archive.variables, competition)
+        scores_of(years, resample_years(len(years), seed=i), weights, scored_variables(archive), competition)
         for i, years in enumerate(kept)
     ]
     return np.asarray(np.mean(each, axis=0))

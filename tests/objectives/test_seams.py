@@ -13,8 +13,8 @@ from emukit.data.sampler import Sample
 from emukit.data.split import Span
 from emukit.emulators.base import Emulator
 from emukit.losses.composite import CompositeLoss
-from emukit.losses.space import LossSpace
-from emukit.metrics import Parts, Score
+from emukit.losses.grid_context import GridContext
+from emukit.metrics import Score, VariableMetrics
 from emukit.objectives.regression import Regression
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
@@ -81,7 +81,7 @@ def test_network_learns_from_blocks_of_a_map(tmp_path):
             return self.weight * frames
 
     network = Scale()
-    loss = CompositeLoss({"tas": {"mse": 1.0}}, ("tas",), LossSpace(torch.full((2, 3), 1 / 6)))
+    loss = CompositeLoss({"tas": {"mse": 1.0}}, ("tas",), GridContext(torch.full((2, 3), 1 / 6)))
     settings = TrainingSettings.model_validate(
         {"epochs": 8, "optimizer": {"learning_rate": 0.2, "warmup_steps": 0, "weight_decay": 0.0}}
     )
@@ -89,7 +89,7 @@ def test_network_learns_from_blocks_of_a_map(tmp_path):
 
     def validate():
         wrong = abs(float(network.weight.detach()) - 2)
-        return Score({v: Parts(wrong, wrong, wrong) for v in ("tas", "pr")}, 1)
+        return Score({v: VariableMetrics(wrong, wrong, wrong) for v in ("tas", "pr")}, 1)
 
     result = train(
         engine,
