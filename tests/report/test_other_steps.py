@@ -9,7 +9,7 @@ import pytest
 
 from emukit.data.protocol import make_split
 from emukit.data.store import open_store
-from emukit.emulators.linear import LinearEmulator
+from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.report import ensemble_comparison as pictures
 from emukit.report.ensemble_comparison import collect
 from tests.cli.conftest import emukit  # noqa: F401
@@ -28,7 +28,7 @@ def shown(store):
     _, place, card = store
     archive = open_store(place, card=str(card))
     split = make_split(archive)
-    return collect(LinearEmulator.fit(archive, split), archive, split.scored["validation"][0])
+    return collect(ClimatologyEmulator.fit(archive, split), archive, split.scored["validation"][0])
 
 
 def test_annual_means_are_of_whole_calendar_years(store, shown):
