@@ -15,6 +15,7 @@ from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
 from emukit.studies.ablate import PlannedRun, StudyPlan
 from emukit.studies.study import Study
+from tests.coded import coded_archive
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def watch_of(plan, monkeypatch, terminal):
     monkeypatch.setattr(watch, "REFRESH_SECONDS", 0.0)
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=120)
-    return Watch(plan, None, plan.runs, 2, Reporter(console=console)), out
+    return Watch(plan, coded_archive(), plan.runs, 2, Reporter(console=console)), out
 
 
 @pytest.mark.parametrize("terminal", [True, False])
