@@ -131,7 +131,7 @@ def test_what_failed_before_and_is_not_tried_again_is_not_left(plan, monkeypatch
 
 def test_quiet_is_quiet(plan, monkeypatch):
     shown, out = watch_of(plan, monkeypatch, True)
-    quiet = Watch(plan, None, plan.runs, 2, replace(shown._reporter, quiet=True))
+    quiet = Watch(plan, coded_archive(), plan.runs, 2, replace(shown._reporter, quiet=True))
     with quiet:
         quiet.began(plan.runs[0])
         quiet.look()
