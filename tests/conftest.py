@@ -101,6 +101,25 @@ def demo_store(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def climx_tiny():
+    """A generated daily climate that starts where the base period of the percentiles does."""
+    from emukit.data.demo.daily import DailyClimate
+
+    return DailyClimate(lat_cells=4, lon_cells=6, first_year=1961, years=3, seed=5)
+
+
+@pytest.fixture(scope="session")
+def climx_folder(climx_tiny, tmp_path_factory):
+    """Its files in the layout of ClimX, and the folder of the hidden truth. Not to be changed."""
+    from emukit.data.demo.climx import write_climx_demo
+    from emukit.progress import silent_reporter
+
+    place = tmp_path_factory.mktemp("climx-tiny")
+    write_climx_demo(climx_tiny, place / "lite", place / "truth", silent_reporter())
+    return place / "lite", place / "truth"
+
+
+@pytest.fixture(scope="session")
 def climx_climate():
     """The seeded daily climate of the ClimX golden numbers; seconds to make, so made once."""
     from tests.golden import climx_fields

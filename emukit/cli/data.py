@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from emukit.cli import commands
 from emukit.cli import options as o
 from emukit.terminal import echo, open_console
+
+if TYPE_CHECKING:
+    from emukit.progress import Reporter
+
+
+class Like(StrEnum):
+    """Layouts of other competitions that the demo climate is written in."""
+
+    LITE = "climx-lite"
+    TINY = "climx-tiny"
+
 
 app = o.App(
     cls=commands.Group, help="Check stores, write the demo climate, show forcing windows.", no_args_is_help=True
@@ -32,10 +44,14 @@ def check(
     quiet: o.Quiet = False,
 ) -> None:
     """Say what is in a store, what is odd, what is hidden; exit 1 if nothing can be trained on it."""
+    from emukit.data.daily_folder import is_daily_folder
     from emukit.data.inspect import inspect_store
     from emukit.data.named import DEMO, data_source
 
     source = data_source(o.one_store(data, store))
+    if is_daily_folder(source):
+        _check_folder(source, card, convert, digests, quiet)
+        return
     if source == DEMO:
         # The demo climate is made again whenever it is opened; what can be checked is what it writes.
         with TemporaryDirectory() as folder:
@@ -54,27 +70,124 @@ def check(
         raise typer.Exit(1)
 
 
+def _check_folder(source: str, card: str | None, convert: list[str] | None, digests: bool, quiet: bool) -> None:
+    from emukit.data.daily_report import inspect_folder
+    from emukit.errors import EmukitError
+
+    if convert or digests:
+        raise EmukitError(
+            f"{source} is a folder of daily files, to which {'--convert' if convert else '--digests'} does not apply",
+            hint="leave it out; units are read from the files",
+        )
+    report = inspect_folder(source, card, o.reporter(quiet))
+    for line in report.verdict() if quiet else report.lines():
+        echo(line)
+    if not report.trainable:
+        raise typer.Exit(1)
+
+
 def demo(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder, such as demo.zarr.")],
-    grid: Annotated[str, typer.Option(help="Latitude x longitude cells.")] = "24x36",
-    years: Annotated[int, typer.Option(help="From 2015; the competition's store has 85, and one month.")] = 85,
-    members: Annotated[int, typer.Option(help="Runs that differ in their weather alone.")] = 3,
+    like: Annotated[
+        Like | None,
+        typer.Option(help="A daily climate in the layout of ClimX; tiny is for a first try.", show_default=False),
+    ] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option(help="Latitude x longitude cells; 24x36, climx-lite 12x18, climx-tiny 4x6.", show_default=False),
+    ] = None,
+    years: Annotated[
+        int | None,
+        typer.Option(help="From 2015; 85 and one month, climx-lite 86, climx-tiny 10.", show_default=False),
+    ] = None,
+    members: Annotated[
+        int | None, typer.Option(help="Runs that differ in their weather alone; 3. ClimX has one.", show_default=False)
+    ] = None,
+    first_year: Annotated[
+        int | None,
+        typer.Option(help="Of the historical run of --like: climx-lite 1850, climx-tiny 1959.", show_default=False),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Another seed is another planet.")] = 0,
     overwrite: o.Overwrite = False,
     reveal: Annotated[bool, typer.Option("--reveal", help="Write the hidden test targets too.")] = False,
+    truth: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="With --like: write the hidden test targets there.", show_default=False),
+    ] = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Write the demo climate as a Zarr store of the competition's layout, its test scenario hidden by zeros."""
+    """Write the demo climate as a Zarr store of the competition's layout, its test scenario hidden by zeros.
+
+    With --like climx-lite it is a daily climate in a folder of NetCDF files as the ClimX competition hands them out.
+    """
+    from emukit.errors import EmukitError
+
+    cells = _cells(grid) if grid is not None else None
+    if like is None:
+        wrong = {"--truth": truth, "--first-year": first_year}
+    else:
+        wrong = {"--members": members, "--reveal": reveal or None}
+    given = [name for name, value in wrong.items() if value is not None]
+    if given:
+        raise EmukitError(
+            f"{', '.join(given)} {'needs' if like is None else 'cannot be used with'} --like",
+            hint="--like climx-lite" if like is None else "there is one member; --truth FOLDER writes hidden targets",
+        )
+    report = o.reporter(quiet)
+    if like is not None:
+        _daily_demo(out, like, cells, years, first_year, seed, truth, overwrite, report)
+        return
     from emukit.data.demo import DemoClimate, write_demo
+
+    lat, lon = cells or (24, 36)
+    climate = DemoClimate(lat_cells=lat, lon_cells=lon, years=_or(years, 85), members=_or(members, 3), seed=seed)
+    write_demo(climate, out, hidden=not reveal, reporter=report, overwrite=overwrite)
+    echo(f"wrote {out}: 4 scenarios, {climate.months} months, {climate.members} members, {lat} x {lon} cells")
+
+
+def _daily_demo(
+    out: Path,
+    like: Like,
+    cells: tuple[int, int] | None,
+    years: int | None,
+    first_year: int | None,
+    seed: int,
+    truth: Path | None,
+    overwrite: bool,
+    report: Reporter,
+) -> None:
+    from emukit.data.demo.climx import write_climx_demo
+    from emukit.data.demo.daily import DailyClimate
+
+    tiny = like is Like.TINY
+    lat, lon = cells or ((4, 6) if tiny else (12, 18))
+    climate = DailyClimate(
+        lat_cells=lat,
+        lon_cells=lon,
+        first_year=_or(first_year, 1959 if tiny else 1850),
+        years=_or(years, 10 if tiny else 86),
+        seed=seed,
+    )
+    files = write_climx_demo(climate, out, truth, report, overwrite=overwrite)
+    past, future = climate.span("historical"), climate.span("ssp245")
+    echo(
+        f"wrote {out}: {len(files)} files, historical {past[0]}-{past[-1]}, 4 scenarios {future[0]}-{future[-1]}, "
+        f"{lat} x {lon} cells; the targets of ssp245 are {f'in {truth}' if truth else 'not written (--truth FOLDER)'}"
+    )
+
+
+def _cells(grid: str) -> tuple[int, int]:
     from emukit.errors import EmukitError
 
     try:
         lat, lon = (int(n) for n in grid.lower().split("x"))
     except ValueError:
         raise EmukitError(f"cannot read --grid {grid!r}", expected="LATxLON", hint="--grid 24x36") from None
-    climate = DemoClimate(lat_cells=lat, lon_cells=lon, years=years, members=members, seed=seed)
-    write_demo(climate, out, hidden=not reveal, reporter=o.reporter(quiet), overwrite=overwrite)
-    echo(f"wrote {out}: 4 scenarios, {climate.months} months, {members} members, {lat} x {lon} cells")
+    return lat, lon
+
+
+def _or(given: int | None, otherwise: int) -> int:
+    return otherwise if given is None else given
 
 
 def windows(
@@ -136,5 +249,10 @@ def windows(
 
 
 commands.add(app, check, "emukit data check --data demo")
-commands.add(app, demo, "emukit data demo demo.zarr --grid 12x18 --reveal")
+commands.add(
+    app,
+    demo,
+    "emukit data demo demo.zarr --grid 12x18 --reveal",
+    "emukit data demo climx-demo --like climx-lite --truth climx-truth",
+)
 commands.add(app, windows, "emukit data windows --data demo --members 0")

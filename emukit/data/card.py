@@ -107,6 +107,30 @@ class Loso(_Counted):
         return self.test_months or self.test_steps or 0
 
 
+class DailyFiles(Part):
+    """Of data that come as a folder of daily files: how they are named, and what they hold beside fields.
+
+    Attributes:
+        cells: (Y, X).
+        train: Patterns of the names of files with targets; a file says itself which scenario it holds.
+        forcings_only: Patterns of the names of files of scenarios whose targets are hidden.
+        year_axis: The dimension of forcings with a value a year.
+        month_axis: The dimension of forcings with a value a month.
+        missing_days: Days missing at the end of a scenario's last year.
+        base_period: First and last year of the percentiles of indices.
+        carried: Targets that no score uses.
+    """
+
+    cells: Whole
+    train: Annotated[list[str], Field(min_length=1)]
+    forcings_only: list[str] = Field(default_factory=list)
+    year_axis: str = "time_year"
+    month_axis: str = "time_month"
+    missing_days: Annotated[int, Field(ge=0, lt=365)] = 0
+    base_period: Whole
+    carried: list[str] = Field(default_factory=list)
+
+
 class Digests(Part):
     """One variable of a published copy: the type it is stored in, and scenario to SHA-256 of its values.
 
@@ -161,6 +185,7 @@ class Card(Part):
             the card count these steps.
         hidden: Scenario to the steps that may be hidden by zeros: offsets from its end, or ``all``.
         oddities: What a user should know before trusting the data, one sentence each.
+        daily: Of data that come as a folder of daily files, where and what they are. None: they are one store.
         published: By which values a store is known to hold this data set, not another of its layout. None: nothing
             but the layout is known of it.
     """
@@ -183,7 +208,8 @@ class Card(Part):
     protocols: Annotated[dict[str, CardProtocol], Field(min_length=1)]
     loso: Loso
     oddities: list[str] = Field(default_factory=list)
-    # Excluded from dumps as `physics` is: it decides which data this is, not what is done with them.
+    # Excluded from dumps as `physics` is: they decide which data this is, not what is done with them.
+    daily: DailyFiles | None = Field(None, exclude=True)
     published: Published | None = Field(None, exclude=True)
 
     @field_validator("time")
@@ -227,6 +253,9 @@ class Card(Part):
         wrong += [f"{v}.name: {q.name} is not its key" for v, q in self.quantities.items() if q.name != v]
         wrong += [f"forcings.{v}: also a target" for v in self.forcings if v in self.targets]
         wrong += self._other_steps()
+        if self.daily is not None:
+            wrong += [] if self.time == "day" else [f"time: {self.time}, where files are daily"]
+            wrong += [f"daily.carried: {v} is no target" for v in self.daily.carried if v not in self.targets]
         if wrong:
             raise ValueError("; ".join(wrong))
         return self

@@ -131,12 +131,12 @@ class StoreReport:
         if self.scenarios and self.usable:
             yield "protocols"
             yield f"  {', '.join(self.protocols) or 'none'}"
-        yield from _numbered("odd", self.oddities)
+        yield from numbered("odd", self.oddities)
         yield from self.verdict()
 
     def verdict(self) -> Iterator[str]:
         """Why the store cannot be used or trained on, or that it can."""
-        yield from _numbered("problems", [p.text() for p in self.problems])
+        yield from numbered("problems", [p.text() for p in self.problems])
         if not self.usable:
             yield f"cannot be used: {len(self.problems)} problem(s)"
         elif not self.protocols:
@@ -145,7 +145,7 @@ class StoreReport:
             yield "usable"
 
 
-def _numbered(title: str, entries: Sequence[str]) -> Iterator[str]:
+def numbered(title: str, entries: Sequence[str]) -> Iterator[str]:
     """Entries below a title; nothing where there are none."""
     if entries:
         yield title

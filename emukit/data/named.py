@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from emukit.data.archive import Archive
 from emukit.data.card import ATTRIBUTE
+from emukit.data.daily_folder import is_daily_folder
 from emukit.data.demo import DemoClimate, demo_from_attrs
 from emukit.data.source import open_source
 from emukit.data.split import Span, is_hidden
 from emukit.data.store import archive_from_dataset, open_store
-from emukit.errors import ProtocolError
+from emukit.errors import ProtocolError, StoreError
 from emukit.progress import Reporter
 
 DEMO = "demo"
@@ -41,6 +42,12 @@ def open_data(
     Raises:
         StoreError: The store cannot be read, or is ambiguous.
     """
+    if is_daily_folder(source):
+        raise StoreError(
+            f"{source} is a folder of daily files, and nothing trains on it yet",
+            expected="a store that fits in memory",
+            hint=f"`emukit data check --data {source}` says what is in it, `emukit indices` computes from it",
+        )
     if source == DEMO:
         climate = DemoClimate()
         # The competition's layout has no place for static fields, so a demo store on disk goes without them.

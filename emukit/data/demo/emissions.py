@@ -99,12 +99,22 @@ def emissions(scenario: str, years: int) -> Emissions:
     )
 
 
-def _regional(name: str, monthly: Array, anchors: tuple[float, ...]) -> Array:
+def region_shares(name: str, years: Array) -> Array:
+    """(T, R) the share of each region in the global total of ``SO2`` or ``BC``; before 2015 that of 2015.
+
+    Args:
+        name: Of the species.
+        years: (T,) decimal years.
+    """
     start, end = (np.array(share) for share in _SHARES[name])
+    progress = np.clip((years - FIRST_YEAR) / (LAST_YEAR - FIRST_YEAR), 0, 1)[:, None]
+    return np.asarray(start + (end - start) * progress, np.float64)
+
+
+def _regional(name: str, monthly: Array, anchors: tuple[float, ...]) -> Array:
     # Yearly shares of yearly totals, so that a region's series too is linear between Januaries.
     yearly = np.arange(FIRST_YEAR, LAST_YEAR + 1, dtype=float)
-    progress = ((yearly - FIRST_YEAR) / (LAST_YEAR - FIRST_YEAR))[:, None]
-    regions = np.interp(yearly, _ANCHORS, anchors)[:, None] * (start + (end - start) * progress)
+    regions = np.interp(yearly, _ANCHORS, anchors)[:, None] * region_shares(name, yearly)
     return np.stack([np.interp(monthly, yearly, series) for series in regions.T], axis=1)
 
 

@@ -1,0 +1,91 @@
+"""`emukit data demo --like` and `emukit data check` on what it writes, and on the way to indices of extremes."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from emukit.metrics.extremes import INDICES
+
+SMALL = ["--like", "climx-tiny", "--grid", "4x4", "--years", "2", "--first-year", "1961", "-q"]
+
+
+def test_from_a_generated_folder_to_the_indices_of_its_hidden_truth(emukit, tmp_path):
+    made = emukit("data", "demo", "lite", *SMALL, "--truth", "truth")
+    assert made.code == 0, made.err
+    assert "historical 1961-2014, 4 scenarios 2015-2016, 4 x 4 cells" in made.out
+    assert "in truth" in made.out
+    checked = emukit("data", "check", "--data", "lite")
+    assert checked.code == 0, checked.err
+    for words in (
+        "in the layout of climx-lite",
+        "targets hidden: 729 days to predict",
+        "loso:ssp370",
+        "usable",
+        "in no score",
+    ):
+        assert words in checked.out, words
+    assert emukit("data", "check", "lite", "-q").out == "usable\n"
+    base = [f"--base=lite/climx_demo_hist_train_{i}.nc" for i in (1, 2)]
+    done = emukit("indices", "truth/climx_demo_test_targets_ssp245.nc", *base, "--out", "indices.nc", "-q")
+    assert done.code == 0, done.err
+    with xr.open_dataset(tmp_path / "indices.nc") as indices:
+        assert indices.sizes == {"year": 2, "lat": 4, "lon": 4}
+        assert all(np.isfinite(indices[name]).all() for name in INDICES)
+        assert (indices.CDD[1] <= 364).all()
+
+
+def test_another_demo_where_one_is_and_the_same_where_it_may_be_replaced(emukit, tmp_path):
+    assert "not written (--truth FOLDER)" in emukit("data", "demo", "lite", *SMALL).out
+    assert emukit("data", "demo", "lite", *SMALL).code == 2
+    assert emukit("data", "demo", "lite", *SMALL, "--overwrite", "--seed", "1").code == 0
+    (tmp_path / "lite" / "mine.txt").write_text("mine")
+    refused = emukit("data", "demo", "lite", *SMALL, "--overwrite")
+    assert refused.code == 2
+    assert "mine.txt" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--like", "climx-tiny", "--members", "2"], "--members cannot be used with --like"),
+        (["--like", "climx-tiny", "--reveal"], "--reveal cannot be used with --like"),
+        (["--truth", "t"], "--truth needs --like"),
+        (["--first-year", "1900"], "--first-year needs --like"),
+        (["--like", "climx-tiny", "--first-year", "1999"], "first_year = 1999"),
+        (["--like", "climx-tiny", "--years", "99"], "years = 99"),
+        (["--like", "climx-tiny", "--truth", "out/truth"], "among the files that hide it"),
+        (["--like", "era5"], "era5"),
+    ],
+)
+def test_options_that_would_do_nothing(emukit, tmp_path, words, message):
+    answer = emukit("data", "demo", "out", *words)
+    assert answer.code == 2
+    assert message in answer.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_damaged_folder_is_told_with_the_exit_code_of_a_store_that_cannot_be_used(emukit, climx_folder, tmp_path):
+    (tmp_path / "lite").mkdir()
+    (tmp_path / "lite" / "ssp126_train.nc").write_bytes(b"no file")
+    answer = emukit("data", "check", "lite")
+    assert answer.code == 1
+    assert "cannot be used: 1 problem(s)" in answer.out
+    for option in ("--convert=pr=mm/day", "--digests"):
+        refused = emukit("data", "check", "--data", climx_folder[0], option)
+        assert refused.code == 2
+        assert "does not apply" in refused.err
+
+
+def test_a_model_that_seems_to_train_on_daily_files(emukit, climx_folder):
+    answer = emukit("train", "linear", "--data", climx_folder[0], "--out", "run")
+    assert answer.code == 2
+    assert "nothing trains on it yet" in answer.err
+
+
+def test_a_folder_without_the_scenarios_of_any_protocol_is_no_use_for_training(emukit, climx_folder, tmp_path):
+    (tmp_path / "lite").mkdir()
+    name = "climx_demo_ssp126_train.nc"
+    (tmp_path / "lite" / name).symlink_to(climx_folder[0] / name)
+    answer = emukit("data", "check", "lite")
+    assert answer.code == 1
+    assert "no protocol finds all its scenarios" in answer.out
