@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 DEV    := $(VENV)/.dev
 
-.PHONY: demo test test-fast lint install clean
+.PHONY: demo test test-fast lint docs install clean
 
 install: $(DEV)
 
@@ -43,6 +43,12 @@ lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The pages of docs/ that are made from the code.
+docs: $(DEV)
+	$(BIN)/python docs/make_commands.py
+	$(BIN)/python docs/make_cards.py
+	$(BIN)/python docs/make_architecture.py
 
 # The order of the tests: another every day, so that tests that lean on others are found, and a red day can be repeated.
 ORDER ?= $(shell date -u +%Y%m%d)

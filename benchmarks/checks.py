@@ -15,9 +15,9 @@ import torch
 
 from benchmarks.networks import Job, channels_of, made_up_archive, network_recipe
 from emukit.data.archive import Archive
-from emukit.data.cutting import Cutting
 from emukit.data.named import open_data
 from emukit.data.protocol import make_split
+from emukit.data.segment_addresses import SegmentAddresses
 from emukit.data.source import open_source
 from emukit.data.split import Span
 from emukit.errors import EmukitError, StoreError
@@ -28,7 +28,7 @@ def check_device(device: str | None) -> str:
     """The device to measure on: the one named, else the accelerator where there is one.
 
     Raises:
-        EmukitError: It is no device, or not here.
+        EmukitError: It is not a device, or not here.
     """
     there = ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     if device is None:
@@ -51,7 +51,7 @@ def check_budget(seconds: float) -> float:
     """
     if not (math.isfinite(seconds) and seconds > 0):
         raise EmukitError(
-            "--budget is no time to train in", found=f"{seconds:g} s", expected="a number of seconds above zero"
+            "--budget is not a time to train in", found=f"{seconds:g} s", expected="a number of seconds above zero"
         )
     return seconds
 
@@ -80,7 +80,7 @@ def check_networks(jobs: Sequence[Job], archive: Archive | None = None) -> None:
             options=recipe.options,
         )
         if archive is not None:
-            Cutting.of(archive, months, recipe.inputs.window, recipe.training.segments)
+            SegmentAddresses.of(archive, months, recipe.inputs.window, recipe.training.segments)
 
 
 def check_store(path: str) -> None:

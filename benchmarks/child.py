@@ -20,7 +20,7 @@ def peak_mb() -> float:
     """Highest resident memory of this process so far, in 1e6 bytes."""
     status = Path("/proc/self/status")
     if status.exists():
-        # Linux carries ru_maxrss over from the parent through fork and exec; VmHWM starts anew.
+        # Linux carries ru_maxrss over from the parent through fork and exec; VmHWM starts again.
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) * 1024 / 1e6
     # ru_maxrss counts bytes on macOS, kibibytes elsewhere.

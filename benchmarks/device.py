@@ -245,7 +245,7 @@ def _network(job: Job, channels: int) -> nn.Module:
 def _shapes(job: Job) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Frames (S, L+H-1, C, Y, X) and targets (S, L, V, Y, X) of a step."""
     if job.months % job.length:
-        raise EmukitError(f"{job.months} months are no whole number of segments of {job.length}")
+        raise EmukitError(f"{job.months} months are not a whole number of segments of {job.length}")
     recipe = network_recipe(job)
     channels = channels_of(recipe, made_up_archive(replace(job, years=1)), [Span("ssp126", 0, 12, (0,))])
     segments, history = job.months // job.length, recipe.inputs.window.history

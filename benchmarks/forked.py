@@ -77,7 +77,7 @@ class Ended:
     @property
     def broken(self) -> bool:
         """Whether it ended otherwise than well or with a reason: by a traceback, a mistake of its own, or a signal."""
-        failed = "Traceback (most" in self.err or "in a way it should not" in self.err
+        failed = "Traceback (most" in self.err or "internal error: " in self.err
         return not self.hung and (failed or self.code not in (0, 1, 2) or (self.code != 0 and not self.out + self.err))
 
 

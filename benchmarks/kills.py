@@ -1,4 +1,4 @@
-"""Commands that are killed, and gone on with: at random moments, and before everything that they do to files.
+"""Commands that are killed, and continued: at random moments, and before everything that they do to files.
 
 Invariant: nothing of emukit's own is made for it. A fork watches the audit events of its interpreter, and ends itself.
 """
@@ -129,12 +129,12 @@ ABLATE = ("ablate", "study/study.toml", "--data", STORE, "--out", "ablations", "
 
 @dataclass(frozen=True)
 class Killing:
-    """A command that is killed, and gone on with.
+    """A command that is killed, and continued.
 
     Attributes:
         name: What is killed.
         words: The command.
-        more: What is added to go on.
+        more: What is added to continue.
         folder: Where it writes.
         left: What it left there, except times.
     """
@@ -173,7 +173,7 @@ class Killing:
                 if kind == "twice":
                     again = random.randrange(1, events)
                     in_fork(killed((*self.words, *self.more), self.folder, again), place)
-                    what += f", going on before event {again}"
+                    what += f", continuing before event {again}"
                 ended = self._go_on(place)
                 column = column_of(ended, unkilled, ended.code != 0 or self._end(place) == expected)
                 if column in ("silent", "said"):
@@ -188,7 +188,7 @@ class Killing:
         return [Tally(self.name, k, counts[k], bad, tuple(examples[k])) for k in kinds]
 
     def _go_on(self, place: Path) -> Ended:
-        """As a user would: go on, or begin where there is nothing to go on with."""
+        """As a user would: continue, or begin where there is nothing to continue."""
         ended = in_fork(killed((*self.words, *self.more), self.folder, 0), place)
         if ended.code == 2 and self.more and not (place / self.folder / "run.json").exists():
             ended = in_fork(killed(self.words, self.folder, 0), place)

@@ -213,11 +213,11 @@ def network_recipe(job: Job) -> NetworkRecipe:
     """The recipe of a job's network.
 
     Raises:
-        RecipeError: It is no network, or its settings are wrong.
+        RecipeError: It is not a network, or its settings are wrong.
     """
     recipe = load_recipe(job.model, None, job.settings)
     if not isinstance(recipe, NetworkRecipe):
-        raise RecipeError(f"{job.model} is no network", expected=", ".join(NETWORKS))
+        raise RecipeError(f"{job.model} is not a network", expected=", ".join(NETWORKS))
     return recipe
 
 

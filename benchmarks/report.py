@@ -1,7 +1,7 @@
 """How fast the pages of many runs are written, and how much room they take.
 
 Invariant: every entry is a run of its own with all its pictures; what is timed reads and writes all of them. The
-reference draws the pictures anew, as it is without those that run folders keep.
+reference draws the pictures again, as it is without those that run folders keep.
 """
 
 from __future__ import annotations
@@ -83,6 +83,6 @@ def _write(runs: Path, out: Path, archive: Archive) -> Report:
 
 
 def _pictures(report: Report) -> float:
-    """How many pictures an entry has, beside the one that all have together: another run of the climate model."""
+    """How many pictures an entry has, next to the one that all have together: another run of the climate model."""
     own = [p for p in report.folder.glob("pictures/*/*.webp") if p.stem != "yardstick"]
     return len(own) / report.entries

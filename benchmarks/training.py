@@ -23,7 +23,7 @@ from emukit.data.archive import Archive
 from emukit.data.frames import FrameEncoder
 from emukit.data.named import open_data
 from emukit.data.protocol import make_split
-from emukit.data.segments import SegmentSource
+from emukit.data.segments import SegmentSampler
 from emukit.data.targets import TargetNormalizer
 from emukit.errors import EmukitError
 from emukit.parallel.comm import Comm
@@ -243,12 +243,12 @@ def _months_per_step(recipe: NetworkRecipe) -> int:
     return segments.length * segments.batch_size * recipe.training.accumulate
 
 
-def _source(archive: Archive, recipe: NetworkRecipe, device: str) -> SegmentSource:
+def _source(archive: Archive, recipe: NetworkRecipe, device: str) -> SegmentSampler:
     """The batches that the training reads, made once more."""
     spans = make_split(archive).train
     encoder = FrameEncoder.fit(archive, spans, recipe.inputs)
     normalizer = TargetNormalizer.fit(archive, spans, {v: recipe.targets.of(v) for v in archive.variables})
-    return SegmentSource(archive, spans, encoder, normalizer, recipe.training.segments, device)
+    return SegmentSampler(archive, spans, encoder, normalizer, recipe.training.segments, device)
 
 
 def _rate(measured: Measured) -> float:

@@ -101,7 +101,7 @@ def train(
         settings: As for `load_recipe`, where `recipe` is a name.
         protocol: What trains and what is held out; the data card's default when None.
         members: Training members; all when None.
-        seed: Of weights, dropout and batch order.
+        seed: Seed of weights, dropout and batch order.
         resume: Continue an interrupted run.
         verbose: Show progress and notes.
 
@@ -112,7 +112,7 @@ def train(
     if isinstance(recipe, str):
         recipe = load_recipe(recipe, settings=settings)
     elif settings:
-        raise ValueError("settings belong to a recipe's name; hand them to load_recipe")
+        raise ValueError("settings belong to a recipe's name; pass them to load_recipe")
     run, _ = train_run(
         archive,
         recipe,

@@ -1,7 +1,7 @@
 """Settings: frozen, strict, and wrong ones reported all at once with their dotted paths.
 
 Invariant: a settings object exists only if every value in it was checked. Nothing is coerced (`"3"` is not 3) and no
-unknown key passes. What the settings of a component are is written beside that component; this module knows none.
+unknown key passes. What the settings of a component are is written next to that component; this module knows none.
 """
 
 from __future__ import annotations

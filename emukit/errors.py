@@ -64,7 +64,7 @@ class SubmissionError(EmukitError):
 
 
 class TrainingError(EmukitError):
-    """Training that cannot go on: a loss that is not finite."""
+    """Training that cannot continue: a loss that is not finite."""
 
 
 class ShortageError(EmukitError):

@@ -427,7 +427,7 @@ def _remove(path: Path) -> None:
 def shipped(kind: Literal["baselines", "data_cards"], name: str) -> Path:
     """A file or folder that emukit brings along.
 
-    In an installed wheel it lies inside the package under ``shipped``; in a checkout, beside the package.
+    In an installed wheel it lies inside the package under ``shipped``; in a checkout, next to the package.
 
     Args:
         kind: Which of the two folders.

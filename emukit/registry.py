@@ -243,7 +243,7 @@ class Registry(Mapping[str, E], Generic[E]):
         ]
 
     def check(self, needed: Plugin, where: str) -> None:
-        """Refuse to go on where a component that a file needs is missing, or another one has its name.
+        """Refuse to continue where a component that a file needs is missing, or another one has its name.
 
         Args:
             needed: What the file says.

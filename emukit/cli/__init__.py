@@ -31,7 +31,7 @@ from emukit.cli import (
 from emukit.cli import options as o
 from emukit.distribution import VERSION
 from emukit.errors import EmukitError, shortage
-from emukit.parallel.launch import LeftAloneError, SaidByFirstError, follow_parent, speaks
+from emukit.parallel.launch import PeerLostError, ReportedByMainError, follow_parent, is_main
 from emukit.parallel.threads import spare_threads
 from emukit.terminal import echo
 
@@ -61,7 +61,9 @@ def _version(show: bool) -> None:
 @app.callback()
 def common_options(
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback with an error; may stand anywhere.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     """Climate emulation from emission forcings to a scored submission."""
 
@@ -87,7 +89,7 @@ def main() -> None:
             raise
         _refuse(e)
     except BrokenPipeError:
-        # The reader of a pipe (`| head`) has gone: that is no error, and Python must not complain on exit either.
+        # The reader of a pipe (`| head`) has gone: that is not an error, and Python must not complain on exit either.
         sys.stderr.close()
         sys.exit(0)
     except OSError as e:
@@ -109,7 +111,7 @@ def main() -> None:
             _refuse(short)
         _let_the_first_speak()
         # The edge of the program: whatever is not an EmukitError is a mistake of emukit, and is said to be one.
-        echo(f"emukit failed in a way it should not: {type(e).__name__}: {e}\n--debug shows where.", err=True)
+        echo(f"internal error: {type(e).__name__}: {e}\n--debug shows where.", err=True)
         sys.exit(1)
     finally:
         # Nothing is left to clean up; raising in what Python itself does at its end would only make a noise.
@@ -118,8 +120,8 @@ def main() -> None:
 
 def _refuse(error: EmukitError) -> NoReturn:
     """Say what is wrong, and end as after a user's mistake."""
-    _let_the_first_speak(first=not isinstance(error, LeftAloneError))
-    if not isinstance(error, SaidByFirstError):
+    _let_the_first_speak(first=not isinstance(error, PeerLostError))
+    if not isinstance(error, ReportedByMainError):
         typer.secho("error: ", fg="red", bold=True, nl=False, err=True)
         echo(error.text(), err=True)
     sys.exit(2)
@@ -134,6 +136,6 @@ def _let_the_first_speak(first: bool = True) -> None:
     Args:
         first: Whether the first may speak at once; where another has ended, torchrun ends the first too as it waits.
     """
-    if not (first and speaks()):
+    if not (first and is_main()):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         time.sleep(SPEAK_AFTER_SECONDS * (1 if first else 2))

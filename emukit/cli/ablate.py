@@ -74,18 +74,18 @@ def ablate(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of the studies, and of the runs they share.")] = Path("ablations"),
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be trained and how long, and stop.")
+        bool, typer.Option("--dry-run", help="Print what would be trained and how long it would take, then stop.")
     ] = False,
-    retry: Annotated[bool, typer.Option("--retry", help="Try again what failed before.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Try failed runs again.")] = False,
     format: o.Format = "table",
     markdown: o.Markdown = False,
     card: o.Card = None,
     convert: o.Convert = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Train variants of a recipe with several seeds, and say which differ from the base, and how surely.
+    """Train variants of a recipe with several seeds; show which differ from the base, and how sure that is.
 
-    The runs are kept, shared by all studies; the same command goes on where it was stopped.
+    The runs are kept, shared by all studies; the same command continues where it was stopped.
     """
     from emukit.errors import RecipeError
 
@@ -102,7 +102,7 @@ def ablate(
     from emukit.data.named import data_source
     from emukit.files import exclusive
     from emukit.studies import table as tables
-    from emukit.studies.ablate import Opened, make_study_plan, run_study, write_plan
+    from emukit.studies.ablate import StudyData, make_study_plan, run_study, write_plan
     from emukit.studies.results import STUDY_FILE, save_result, study_result
     from emukit.studies.saved_plan import plan_exists
     from emukit.studies.search import Search, search_study
@@ -123,7 +123,7 @@ def ablate(
         words += [word for value in values for word in (name, value)]
     # A command that repeats this one elsewhere too: what the environment, or a default, said of the data is said in it.
     given = [] if data else words[:2]
-    opened, command = Opened(archive, tuple(words)), shlex.join(["emukit", *sys.argv[1:], *given])
+    opened, command = StudyData(archive, tuple(words)), shlex.join(["emukit", *sys.argv[1:], *given])
     with _places(on, jobs) as (execute, workers, environments):
         make = partial(
             make_study_plan,
@@ -143,7 +143,7 @@ def ablate(
             return
         with exclusive(plan.folder):
             if plan_exists(plan.folder):
-                # Another process may have begun the study while this one measured: its epochs are the study's.
+                # Another process may have started the study while this one measured: its epochs are the study's.
                 plan = make()
             write_plan(plan, archive, budget, command)
 
@@ -165,14 +165,14 @@ def ablate(
             try:
                 plan = search_study(chosen, archive, train, plan.folder) if chosen.trials else train()
             except (KeyboardInterrupt, SystemExit) as stop:
-                echo("stopped; runs are saved. Go on with the same command", err=True)
+                echo("stopped; runs are saved. Continue with the same command", err=True)
                 raise typer.Exit(int(stop.code or 0) if isinstance(stop, SystemExit) else 130) from None
             result = study_result(plan, archive, command, reporter)
             found = save_result(plan, result)
     if format == "json":
         echo(json.dumps(result, indent=1))
     elif format != "table":
-        echo({"md": tables.markdown, "csv": tables.comma_separated}[format](found), nl=False)
+        echo({"md": tables.markdown, "csv": tables.to_csv}[format](found), nl=False)
     else:
         console = open_console()
         for part in tables.tables(found):
@@ -183,7 +183,7 @@ def ablate(
         echo(f"failed: {run.variant}, {run.protocol}, seed {run.seed}: {run.log}\n{run.error()}", err=True)
     if failed:
         echo(
-            f"{len(failed)} of {len(plan.distinct())} runs failed; mend the study's file and repeat the command, or "
+            f"{len(failed)} of {len(plan.distinct())} runs failed; fix the study's file and repeat the command, or "
             "try them again as they are: --retry",
             err=True,
         )
@@ -250,14 +250,16 @@ def _say_plan(
         f"{plan.study.name}: {_count(len(plan.variants), 'variant')}, {_count(many, 'seed')}, "
         f"{', '.join(plan.protocols)}: {_count(len(runs), 'run')}, {len(done)} done, {len(failed)} failed before"
     )
-    if plan.begun and plan.begun.changes:
-        say(f"note: since the study was begun: {plan.begun.changes}")
-    if plan.begun and plan.begun.untimed:
-        trained = ", and train as many epochs" if any(plan.begun.epochs.values()) else ""
-        say(f"note: not timed: {', '.join(plan.begun.untimed)}; they are taken to cost what the base does{trained}")
-    if plan.begun and plan.begun.budget:
-        many = sum(plan.begun.runs.values())
-        say(f"note: epochs are those that were fitted to {plan.begun.budget} and {many} runs when the study was begun")
+    if plan.saved and plan.saved.changes:
+        say(f"note: since the study was started: {plan.saved.changes}")
+    if plan.saved and plan.saved.untimed:
+        trained = ", and train as many epochs" if any(plan.saved.epochs.values()) else ""
+        say(f"note: not timed: {', '.join(plan.saved.untimed)}; they are assumed to cost what the base does{trained}")
+    if plan.saved and plan.saved.budget:
+        many = sum(plan.saved.runs.values())
+        say(
+            f"note: epochs are those that were fitted to {plan.saved.budget} and {many} runs when the study was started"
+        )
     if seeds and max(map(len, plan.seeds.values())) < seeds:
         say("note: one seed: nothing here is random, so that another one gives the same")
     if plan.not_timed:

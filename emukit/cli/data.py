@@ -43,7 +43,7 @@ def check(
     ] = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Say what is in a store, what is odd, what is hidden; exit 1 if nothing can be trained on it."""
+    """Check a store: what is in it, what is odd, what is hidden; exit with 1 if nothing can be trained on it."""
     from emukit.data.daily_folder import is_daily_folder
     from emukit.data.inspect import inspect_store
     from emukit.data.named import DEMO, data_source
@@ -98,16 +98,16 @@ def demo(
     ] = None,
     years: Annotated[
         int | None,
-        typer.Option(help="From 2015; 85 and one month, climx-lite 86, climx-tiny 10.", show_default=False),
+        typer.Option(help="Years from 2015 on; 85 and one month, climx-lite 86, climx-tiny 10.", show_default=False),
     ] = None,
     members: Annotated[
-        int | None, typer.Option(help="Runs that differ in their weather alone; 3. ClimX has one.", show_default=False)
+        int | None, typer.Option(help="Runs that differ only in their weather; 3. ClimX has one.", show_default=False)
     ] = None,
     first_year: Annotated[
         int | None,
         typer.Option(help="Of the historical run of --like: climx-lite 1850, climx-tiny 1959.", show_default=False),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Another seed is another planet.")] = 0,
+    seed: Annotated[int, typer.Option(help="Another seed makes another planet.")] = 0,
     overwrite: o.Overwrite = False,
     reveal: Annotated[bool, typer.Option("--reveal", help="Write the hidden test targets too.")] = False,
     truth: Annotated[
@@ -118,7 +118,7 @@ def demo(
 ) -> None:
     """Write the demo climate as a Zarr store of the competition's layout, its test scenario hidden by zeros.
 
-    With --like climx-lite it is a daily climate in a folder of NetCDF files as the ClimX competition hands them out.
+    With --like climx-lite it is a daily climate in a folder of NetCDF files as the ClimX competition distributes them.
     """
     from emukit.errors import EmukitError
 

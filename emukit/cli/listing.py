@@ -13,7 +13,7 @@ from typing import Any
 from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.text import Text
 
-from emukit.runs.listing import Listed
+from emukit.runs.listing import RunSummary
 from emukit.terminal import duration, markdown_text, one_line, size
 
 HEADINGS = ("run", "state", "model", "protocol", "seed", "score", "set", "epoch", "time", "size")
@@ -44,7 +44,7 @@ VALUES = (
 )
 
 
-def tables(runs: Sequence[Listed], width: int) -> list[Text]:
+def tables(runs: Sequence[RunSummary], width: int) -> list[Text]:
     """One table for all that can be compared, and for what has no score; one line a run.
 
     Args:
@@ -54,7 +54,7 @@ def tables(runs: Sequence[Listed], width: int) -> list[Text]:
     return [_table(title, list(group), width) for title, group in groupby(runs, _title)]
 
 
-def _table(title: str, runs: Sequence[Listed], width: int) -> Text:
+def _table(title: str, runs: Sequence[RunSummary], width: int) -> Text:
     # A table of rich takes a millisecond a row, and there may be thousands.
     shown = [HEADINGS.index(heading) for heading in ("run", *NARROW)]
     rows = [[one_line(cells[i]) for i in shown] for cells in map(_cells, runs)]
@@ -77,7 +77,7 @@ def _table(title: str, runs: Sequence[Listed], width: int) -> Text:
     return text
 
 
-def _title(run: Listed) -> str:
+def _title(run: RunSummary) -> str:
     if run.record is None:
         return "failed before anything was trained" if run.state == "failed" else "damaged"
     if run.state != "finished":
@@ -86,14 +86,14 @@ def _title(run: Listed) -> str:
     return f"{run.months[ranked[0]]} (lower is better)" if ranked else f"{run.record.identity.protocol}, no score"
 
 
-def markdown(runs: Sequence[Listed]) -> str:
+def markdown(runs: Sequence[RunSummary]) -> str:
     """A Markdown table."""
     lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "".join("--:|" if h in RIGHT else "---|" for h in HEADINGS)]
     lines += ["| " + " | ".join(markdown_text(cell) for cell in _cells(run)) + " |" for run in runs]
     return "\n".join(lines) + "\n"
 
 
-def comma_separated(runs: Sequence[Listed]) -> str:
+def to_csv(runs: Sequence[RunSummary]) -> str:
     """A CSV table of plain values."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, VALUES, extrasaction="ignore", lineterminator="\n")
@@ -102,22 +102,22 @@ def comma_separated(runs: Sequence[Listed]) -> str:
     return stream.getvalue()
 
 
-def as_json(runs: Sequence[Listed]) -> str:
+def as_json(runs: Sequence[RunSummary]) -> str:
     """Plain values, with the score of every set."""
     return json.dumps([_values(run) | {"scores": run.scores} for run in runs], indent=1) + "\n"
 
 
-def together(runs: Sequence[Listed]) -> str:
+def together(runs: Sequence[RunSummary]) -> str:
     """How many, and what they take on disk."""
     return f"{len(runs)} run{'s' if len(runs) != 1 else ''}, {size(sum(run.size for run in runs))}"
 
 
-def problem_lines(runs: Sequence[Listed]) -> list[str]:
+def problem_lines(runs: Sequence[RunSummary]) -> list[str]:
     """What is wrong with folders that are damaged, or failed."""
     return [f"{run.state}: {run.folder}: {run.problem}" for run in runs if run.problem]
 
 
-def _values(run: Listed) -> dict[str, Any]:
+def _values(run: RunSummary) -> dict[str, Any]:
     record, ranked = (run.record), run.ranked_by
     return {
         "folder": str(run.folder),
@@ -139,7 +139,7 @@ def _values(run: Listed) -> dict[str, Any]:
     }
 
 
-def _cells(run: Listed) -> tuple[str, ...]:
+def _cells(run: RunSummary) -> tuple[str, ...]:
     values = _values(run)
     state = run.state + (", in use" if run.held and run.state != "training" else "")
     name = f"{run.folder}{' (final fit)' if values['final'] else ''}"

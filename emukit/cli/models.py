@@ -84,7 +84,7 @@ def setting_rows(name: str) -> Iterator[tuple[str, str, str, str]]:
 
 
 def plugin_lines() -> Iterator[str]:
-    """Components of installed packages that are no model, and those that are not used."""
+    """Components of installed packages that are not models, and those that are not used."""
     from emukit.recipes.plugins import REGISTRIES
 
     for registry in REGISTRIES.values():

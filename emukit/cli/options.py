@@ -57,7 +57,7 @@ Convert = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only: no progress, no notes.")]
-Fast = Annotated[bool, typer.Option("--fast", help="Take the shipped recipe MODEL-fast, which needs less time.")]
+Fast = Annotated[bool, typer.Option("--fast", help="Use the shipped recipe MODEL-fast, which takes less time.")]
 Track = Annotated[
     str | None,
     typer.Option(
@@ -158,7 +158,7 @@ def print_blocks(blocks: Sequence[Block], format: Formats, values: Any) -> None:
     elif format == "json":
         echo(json.dumps(values, indent=1))
     else:
-        render = {"md": validation.markdown, "csv": validation.comma_separated}[format]
+        render = {"md": validation.markdown, "csv": validation.to_csv}[format]
         echo(render(blocks), nl=False)
 
 
@@ -238,7 +238,7 @@ def open_for_run(run: Run, named: str | None, card: str | None, convert: list[st
         source, why = os.environ.get(ENVIRONMENT, ""), f" (from ${ENVIRONMENT}; {data.source} is gone)"
         if not source:
             raise StoreError(
-                f"the store that {run.folder} was trained on is not there any more",
+                f"the store that {run.folder} was trained on is no longer there",
                 found=f"nothing at {data.source}",
                 hint=f"name it with --data PATH, or set {ENVIRONMENT} to its path",
             )

@@ -37,7 +37,7 @@ def plan(
     convert: o.Convert = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Say what training will cost here in memory and time, which limit it meets first, and what to switch on."""
+    """Show what a training will cost here in memory and time, which bottleneck comes first, and what to switch on."""
     from emukit.cli.show import plan_tables
     from emukit.data.protocol import make_split
     from emukit.parallel.comm import open_comm

@@ -36,7 +36,7 @@ def evaluate(
     members: Annotated[
         int | None,
         typer.Option(
-            help="Draw so many realisations and score them as an ensemble, if the run can draw them.",
+            help="Draw this many realisations and score them as an ensemble, if the run can draw them.",
             min=2,
             metavar="N",
             show_default=False,
@@ -48,7 +48,7 @@ def evaluate(
     format: o.Format = "table",
     quiet: o.Quiet = False,
 ) -> None:
-    """Score a run: the score and its numbers, with references and the estimated limit beside them."""
+    """Score a run: the score and its numbers, with references and the noise ceiling next to them."""
     import json
 
     from emukit.cli.show import ENSEMBLE_HEADINGS, ensemble_rows, evaluation_block
@@ -102,7 +102,7 @@ def predict(
     members: Annotated[
         int | None,
         typer.Option(
-            help="Write so many realisations, along a dimension `member`, if the run can draw them.",
+            help="Write this many realisations, along a dimension `member`, if the run can draw them.",
             min=1,
             metavar="N",
             show_default=False,
@@ -153,7 +153,7 @@ def leaderboard(
     format: o.Format = "table",
     quiet: o.Quiet = False,
 ) -> None:
-    """Rank runs and submissions beside published results and references, each only against the same months."""
+    """Rank runs and submissions next to published results and references, each only against the same months."""
 
     from emukit.competitions import leaderboard as board
     from emukit.runs.leaderboard import collect_rows
@@ -166,5 +166,5 @@ def leaderboard(
         for table in board.tables(rows):
             console.print(table)
     else:
-        render = {"md": board.markdown, "csv": board.comma_separated, "json": board.as_json}[format]
+        render = {"md": board.markdown, "csv": board.to_csv, "json": board.as_json}[format]
         echo(render(rows), nl=False)

@@ -14,7 +14,7 @@ from emukit.cli import options as o
 from emukit.terminal import echo, open_console, size
 
 if TYPE_CHECKING:
-    from emukit.studies.prune import Removal
+    from emukit.studies.prune import PrunePlan
 
 KEEP_BEST = "--keep-best"
 # Wider than any table of runs.
@@ -61,7 +61,7 @@ def list_(
 
     runs = list_runs(places or _here())
     if format != "table":
-        render = {"md": listing.markdown, "csv": listing.comma_separated, "json": listing.as_json}[format]
+        render = {"md": listing.markdown, "csv": listing.to_csv, "json": listing.as_json}[format]
         echo(render(runs), nl=False)
     else:
         console = open_console()
@@ -95,41 +95,41 @@ def rm(
             show_default=False,
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be removed, then stop.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     quiet: o.Quiet = False,
 ) -> None:
     """Remove runs; not one that is being written, or that a final fit, a submission or a study refers to."""
     from emukit.errors import RunError
-    from emukit.studies.prune import Removal, all_but_best, named_removal, remove
+    from emukit.studies.prune import PrunePlan, prune_all_but_best, prune_named, remove
 
     if keep_best is None and not places:
         raise RunError("emukit runs rm needs runs, or --keep-best", hint="`emukit runs` lists them")
 
-    def chosen() -> Removal:
-        return named_removal(places or ()) if keep_best is None else all_but_best(places or _here(), keep_best)
+    def chosen() -> PrunePlan:
+        return prune_named(places or ()) if keep_best is None else prune_all_but_best(places or _here(), keep_best)
 
-    removal = chosen()
+    plan = chosen()
     asks = not (dry_run or yes or sys.stdin.isatty())
     if dry_run or asks or not quiet:
-        _say(removal, "would remove" if dry_run or asks else "remove")
-    if dry_run or not removal.runs:
+        _say(plan, "would remove" if dry_run or asks else "remove")
+    if dry_run or not plan.runs:
         return
     if not yes:
         if asks:
             raise RunError("emukit runs rm asks before it removes, and there is no terminal", hint="--yes or --dry-run")
-        if not typer.confirm(f"remove {_count(removal)}?"):
+        if not typer.confirm(f"remove {_count(plan)}?"):
             echo("nothing was removed")
             return
-        # Whoever was asked took their time: something may have begun to need a run meanwhile.
-        shown, now = {run.folder for run in removal.runs}, chosen()
-        for run in removal.runs:
+        # Whoever was asked took their time: something may have started to need a run meanwhile.
+        shown, now = {run.folder for run in plan.runs}, chosen()
+        for run in plan.runs:
             if run.folder in now.kept:
                 echo(f"keep   {run.folder}: {now.kept[run.folder]}")
-        removal = Removal(tuple(run for run in now.runs if run.folder in shown), now.kept)
-    for run in removal.runs:
+        plan = PrunePlan(tuple(run for run in now.runs if run.folder in shown), now.kept)
+    for run in plan.runs:
         remove(run)
-    echo(f"removed {_count(removal)}, {size(removal.size)}")
+    echo(f"removed {_count(plan)}, {size(plan.size)}")
 
 
 def _here() -> list[Path]:
@@ -137,22 +137,22 @@ def _here() -> list[Path]:
     return [p for p in (Path("runs"), Path("ablations")) if p.is_dir()]
 
 
-def _say(removal: Removal, verb: str) -> None:
+def _say(plan: PrunePlan, verb: str) -> None:
     """What goes with its size, and what stays though it is behind."""
 
-    for run in removal.runs:
+    for run in plan.runs:
         score = f", {run.ranked_by[0]} {run.ranked_by[1]:.4f}" if run.ranked_by else ""
         echo(f"{verb} {run.folder}: {run.state}{score}, {size(run.size)}")
-    for folder, why in removal.kept.items():
+    for folder, why in plan.kept.items():
         echo(f"keep   {folder}: {why}")
-    if removal.runs:
-        echo(f"together {_count(removal)}, {size(removal.size)}")
+    if plan.runs:
+        echo(f"together {_count(plan)}, {size(plan.size)}")
     else:
         echo("nothing to remove")
 
 
-def _count(removal: Removal) -> str:
-    return f"{len(removal.runs)} run{'s' if len(removal.runs) != 1 else ''}"
+def _count(plan: PrunePlan) -> str:
+    return f"{len(plan.runs)} run{'s' if len(plan.runs) != 1 else ''}"
 
 
 commands.add(app, list_, "emukit runs", "emukit runs runs --format json", name="list")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from emukit.data.frames import FrameEncoder
     from emukit.data.split import Split
     from emukit.data.window import Window
-    from emukit.planning.plan import Plan, Wall
+    from emukit.planning.plan import Bottleneck, Plan
     from emukit.runs.ensemble import EnsembleEvaluation
     from emukit.runs.evaluate import Evaluation
 
@@ -100,7 +100,7 @@ def score_block(title: str, scores: Mapping[str, Score]) -> Block:
 
 
 def evaluation_block(name: str, evaluation: Evaluation) -> Block:
-    """An evaluation with its references and the estimated limit."""
+    """An evaluation with its references and the noise ceiling."""
     title = f"{evaluation.name}: {'; '.join(evaluation.spans)}"
     references = dict(sorted(evaluation.references.items(), key=lambda kv: kv[1].cost))
     limit = {LIMIT: evaluation.limit} if evaluation.limit else {}
@@ -110,7 +110,7 @@ def evaluation_block(name: str, evaluation: Evaluation) -> Block:
 
 
 def plan_tables(name: str, plan: Plan) -> Iterator[Table | Text]:
-    """Memory, time and walls of a training, and what to do about the nearest wall."""
+    """Memory, time and bottlenecks of a training, and what to do about the nearest bottleneck."""
     memory = _cost_table(f"{name}: memory on the {plan.memory.device}")
     for row in plan.memory.rows():
         memory.add_row(*row)
@@ -127,21 +127,21 @@ def plan_tables(name: str, plan: Plan) -> Iterator[Table | Text]:
         "training", _known(plan.seconds), f"{training.epochs} epochs of {plan.steps} steps, without validation"
     )
     yield cost
-    walls = _cost_table("walls, the nearest first")
-    for wall in plan.walls():
-        walls.add_row(wall.name, _part(wall.reached), wall.what)
-    yield walls
-    yield from _verdict(plan.walls())
+    bottlenecks = _cost_table("bottlenecks, the nearest first")
+    for bottleneck in plan.bottlenecks():
+        bottlenecks.add_row(bottleneck.name, _part(bottleneck.reached), bottleneck.what)
+    yield bottlenecks
+    yield from _verdict(plan.bottlenecks())
 
 
-def _verdict(walls: tuple[Wall, ...]) -> Iterator[Text]:
-    hit = [w for w in walls if w.reached is not None and w.reached >= 1]
-    for wall in hit:
-        yield Text(f"{wall.name}: this wall is hit. Switch on, in this order:")
-        for advice in wall.advice:
+def _verdict(bottlenecks: tuple[Bottleneck, ...]) -> Iterator[Text]:
+    hit = [w for w in bottlenecks if w.reached is not None and w.reached >= 1]
+    for bottleneck in hit:
+        yield Text(f"{bottleneck.name}: this bottleneck is reached. Switch on, in this order:")
+        for advice in bottleneck.advice:
             yield Text(f"  {advice}")
     if not hit:
-        yield Text(f"No wall is hit; the nearest is {walls[0].name}.")
+        yield Text(f"No bottleneck is reached; the nearest is {bottlenecks[0].name}.")
 
 
 def _part(reached: float | None) -> str:
@@ -166,7 +166,7 @@ ENSEMBLE_HEADINGS = ("ensemble", "number", "emulator", "climate model")
 
 
 def ensemble_rows(found: EnsembleEvaluation, card: Card) -> Iterator[tuple[str, str, str, str]]:
-    """What an ensemble scores, beside the climate model's own members; ranks as shares, lowest first."""
+    """What an ensemble scores, next to the climate model's own members; ranks as shares, lowest first."""
 
     def number(value: float | None) -> str:
         return "" if value is None else f"{value:.3f}"

@@ -37,7 +37,9 @@ def submit(
     out: Annotated[
         Path | None, typer.Option(help="Entry folder. Default: submissions/RUN.", show_default=False)
     ] = None,
-    pack: Annotated[str, typer.Option(help="csv, csv.gz or zip.")] = "csv",
+    pack: Annotated[
+        str, typer.Option(help="csv, csv.gz or zip; parquet or csv for ClimX. Default: the first.", show_default=False)
+    ] = "",
     overwrite: o.Overwrite = False,
     data: o.TrainedData = None,
     card: o.Card = None,
@@ -68,7 +70,7 @@ def check_submission(
     format: o.Format = "table",
     quiet: o.Quiet = False,
 ) -> None:
-    """Name every way in which a submission is wrong, with line numbers; exit 1 if there is one.
+    """List every problem of a submission, with line numbers; exit with 1 if there is one.
 
     A ClimX submission (Parquet, or a CSV that begins with row_id) is recognised, and needs no store.
     """
@@ -120,7 +122,7 @@ def score(
     ] = None,
     data: o.Data = None,
     protocol: o.Protocol = None,
-    save: Annotated[bool, typer.Option("--save", help="Keep score.json beside the CSV, for the leaderboard.")] = False,
+    save: Annotated[bool, typer.Option("--save", help="Keep score.json next to the CSV, for the leaderboard.")] = False,
     overwrite: o.Overwrite = False,
     card: o.Card = None,
     convert: o.Convert = None,
@@ -158,7 +160,7 @@ def score(
             raise SubmissionError(
                 "the truth is named twice", found=f"{truth} and --data {data}", hint="leave one of them out"
             )
-        # A solution says nothing of the card; the entry beside the CSV does.
+        # A solution says nothing of the card; the entry next to the CSV does.
         named = Scoring(name=entry.competition, units=entry.units) if entry and entry.units else Scoring()
         form = _format_of(named.competition)
         result, split_name = form.score_files(csv, Path(truth)), f"solution {Path(truth).name} {sha256(truth)[:8]}"
@@ -168,7 +170,7 @@ def score(
         # Two files are scored without what reads stores and emulators.
         from emukit.data.named import span_truth
         from emukit.data.protocol import make_split
-        from emukit.runs.evaluate import yardstick
+        from emukit.runs.evaluate import reference_scores
         from emukit.runs.record import benchmark_of
 
         archive = o.open_named(o.one_store(data, truth), card, convert, report)
@@ -177,7 +179,7 @@ def score(
         fields = span_truth(archive, split.test)[:, competition.places(archive.variables)]
         result = form.score_fields(csv, fields, archive.grid)
         split_name = table.split_name(benchmark_of(archive), split.protocol, "test", [split.test.text(archive)])
-        lines = yardstick(archive, (split.test,))
+        lines = reference_scores(archive, (split.test,))
     scores = {csv.name: result, **lines}
     values = {"split": split_name, "scores": {name: s.as_dict() for name, s in scores.items()}}
     o.print_blocks([score_block(split_name, scores)], format, values)
@@ -199,10 +201,11 @@ def _submission_format(archive: Archive) -> tuple[Competition, SubmissionFormat]
 
 def _format_of(competition: Competition) -> SubmissionFormat:
     from emukit.errors import SubmissionError
+    from emukit.metrics.competition import SubmissionFormat
 
-    if competition.submission is None:
+    if not isinstance(competition.submission, SubmissionFormat):
         raise SubmissionError(
-            f"the competition {competition.name} takes no submissions",
+            f"the competition {competition.name} takes no such file",
             expected="data of a card whose competition has a submission format",
             hint="name other data with --data, or another card with --card",
         )
@@ -253,7 +256,7 @@ def _score_climx(path: Path, solution: str | None, format: o.Formats, save: bool
 
 
 def _protocol_of(csv: Path, entry: Entry | None, protocol: str | None) -> str | None:
-    """The protocol of the entry beside a CSV, where there is one: the months of another would fit its rows as well.
+    """The protocol of the entry next to a CSV, where there is one: the months of another would fit its rows as well.
 
     Raises:
         SubmissionError: Another is named.
@@ -278,7 +281,7 @@ def _refuse_other_benchmark(csv: Path, entry: Entry, archive: Archive, split: Sp
     """Refuse to check a submission against a grid and months that are not its own.
 
     Raises:
-        SubmissionError: The entry beside the CSV is of another benchmark.
+        SubmissionError: The entry next to the CSV is of another benchmark.
     """
     from emukit.errors import SubmissionError
     from emukit.runs.leaderboard import split_name

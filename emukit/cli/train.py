@@ -71,7 +71,7 @@ def train(
     seed: Annotated[
         int | None,
         typer.Option(
-            help="Of weights, dropout and batch order. Default: 0, or that of --final.",
+            help="Seed of weights, dropout and batch order. Default: 0, or that of --final.",
             min=0,
             max=2**63 - 1,
             metavar="N",
@@ -82,7 +82,7 @@ def train(
         Path | None, typer.Option(help="Run folder. Default: runs/MODEL-PROTOCOL-sSEED.", show_default=False)
     ] = None,
     fast: o.Fast = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")] = False,
     final: Annotated[
         Path | None,
         typer.Option(
@@ -97,12 +97,13 @@ def train(
         typer.Option("--refit", help="Train twice: to select, then once more as --final does, in a folder RUN-final."),
     ] = False,
     devices: Annotated[
-        int, typer.Option(help="Processes to train with: one a GPU, or CPU cores where there is none.", min=1)
+        int, typer.Option(help="Number of processes: one per GPU, or one per CPU core without GPUs.", min=1)
     ] = 1,
     strategy: Annotated[
         Strategy | None,
         typer.Option(
-            help="Several processes: a copy of the network each, or a shard of it. Default: ddp.", show_default=False
+            help="With several processes, each holds a copy of the network (ddp) or a shard (fsdp). Default: ddp.",
+            show_default=False,
         ),
     ] = None,
     precision: Annotated[
@@ -126,7 +127,7 @@ def train(
     from emukit.parallel.launch import inside_torchrun, relaunch
     from emukit.recipes.load import fast_name, load_recipe
     from emukit.recipes.schema import NetworkRecipe, network_paths, networks_of
-    from emukit.runs.record import RECORD_FILE, Opening
+    from emukit.runs.record import RECORD_FILE, DataArguments
     from emukit.runs.run import FINAL, finished_run, read_run, run_name, train_run
     from emukit.training.engine import Execution
     from emukit.training.tracking import check_tracker, how_to_look
@@ -186,9 +187,9 @@ def train(
             archive = o.open_for_run(before, data, card, convert, report)
         else:
             archive = o.open_named(data, card, convert, report)
-        opening = Opening(card, o.conversions(convert))
+        data_arguments = DataArguments(card, o.conversions(convert))
         if before and not (data or card or convert):
-            opening = Opening(before.record.data.card_option, before.record.data.convert)
+            data_arguments = DataArguments(before.record.data.card_option, before.record.data.convert)
         # A final fit is one of the protocol and members that were selected for, unless others are named and refused.
         chosen_members = o.member_list(members)
         if before:
@@ -206,7 +207,7 @@ def train(
                 members=chosen_members,
                 seed=seed,
                 resume=resume,
-                opening=opening,
+                data_arguments=data_arguments,
                 comm=comm,
                 execution=execution,
                 final=before,
@@ -236,7 +237,7 @@ def train(
             if comm.main:
                 saved = (folder / RECORD_FILE).exists()
                 echo(
-                    f"stopped; {folder} is saved. Go on with the same command and --resume --out {folder}"
+                    f"stopped; {folder} is saved. Continue with the same command and --resume --out {folder}"
                     if saved
                     else "stopped before anything was saved",
                     err=True,
@@ -302,7 +303,7 @@ def _refuse_early(
             with torch.device("meta"):
                 network = build_network(
                     recipe.emulator,
-                    # The numbers of channels and variables show with the data; what can be built hangs on the grid.
+                    # The numbers of channels and variables show with the data; what can be built depends on the grid.
                     in_channels=8,
                     variables=2,
                     grid=grid,

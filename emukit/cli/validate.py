@@ -45,7 +45,7 @@ def validate(
         ),
     ] = None,
     seeds: Annotated[
-        int, typer.Option(help="Runs under each protocol, where a seed decides anything.", min=1, max=1000)
+        int, typer.Option(help="Runs under each protocol, where the seed changes anything.", min=1, max=1000)
     ] = 3,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the runs. Default: runs/validate-MODEL.", show_default=False)
@@ -61,15 +61,15 @@ def validate(
     convert: o.Convert = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Train under several protocols and seeds, and show scores, their spread, and what they are worth.
+    """Train under several protocols and seeds; show the scores, their spread, and the reference lines.
 
-    The runs are kept, with everything printed in validation.json; the same command goes on where it was stopped.
+    The runs are kept, with everything printed in validation.json; the same command continues where it was stopped.
     """
     from emukit.errors import RecipeError
     from emukit.recipes.load import fast_name, load_recipe
     from emukit.recipes.names import model_label
     from emukit.recipes.schema import networks_of
-    from emukit.runs.record import Opening
+    from emukit.runs.record import DataArguments
     from emukit.runs.validate import REPORT_FILE
     from emukit.runs.validate import validate as run_all
     from emukit.runs.validation_table import summary_markdown, summary_table
@@ -93,7 +93,7 @@ def validate(
             folder,
             protocols=protocols,
             seeds=seeds,
-            opening=Opening(card, o.conversions(convert)),
+            data_arguments=DataArguments(card, o.conversions(convert)),
             comm=comm,
             execution=Execution(track=track),
             command=_train_command(model, data, recipe, settings, card, convert),
@@ -128,7 +128,7 @@ def crossval(
             show_default=False,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of all runs.", min=0, max=2**63 - 1, metavar="N")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all runs.", min=0, max=2**63 - 1, metavar="N")] = 0,
     bound: Annotated[
         float,
         typer.Option(
@@ -149,17 +149,17 @@ def crossval(
     convert: o.Convert = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Score recipes on scenarios left out, on later parts left out, and on validation months: to select by.
+    """Score recipes on scenarios left out, on later parts left out, and on validation months: for selection.
 
     Every score is the mean over members; the distance of a fold is that of its forcings from its training, in training
-    spreads. Interpolation and extrapolation are averaged and ranked apart. Test months are not looked at. The runs are
+    spreads. Interpolation and extrapolation are averaged and ranked apart. Test months are never used. The runs are
     kept, with all scores in crossval.json; the same command continues where it was stopped. Of several recipes it shows
     the means, and the differences to the first.
     """
     from emukit.errors import RecipeError
     from emukit.recipes.load import fast_name, load_recipe
     from emukit.runs.crossval import REPORT_FILE, compare
-    from emukit.runs.record import Opening
+    from emukit.runs.record import DataArguments
 
     format = o.chosen_format(format, markdown)
     if len(models) > 1 and (recipe or settings):
@@ -182,7 +182,7 @@ def crossval(
             months=months,
             seed=seed,
             bound=bound,
-            opening=Opening(card, o.conversions(convert)),
+            data_arguments=DataArguments(card, o.conversions(convert)),
             comm=comm,
             commands={m: _train_command(m, data, recipe, settings, card, convert) for m in names},
             reporter=reporter,
@@ -209,7 +209,7 @@ def _alone(verb: str, folder: Path) -> Iterator[Comm]:
         try:
             yield comm
         except KeyboardInterrupt:
-            echo(f"stopped; what is in {folder} is kept. Go on with the same command", err=True)
+            echo(f"stopped; what is in {folder} is kept. Continue with the same command", err=True)
             raise typer.Exit(130) from None
 
 
@@ -221,7 +221,7 @@ def _train_command(
     card: str | None,
     convert: list[str] | None,
 ) -> str:
-    """What trains the same recipe on the same data, but for protocol and seed."""
+    """What trains the same recipe on the same data, except for protocol and seed."""
     words = ["emukit", "train", model]
     for name, value in (("--data", data), ("--recipe", recipe), ("--card", card)):
         words += [name, str(value)] if value else []

@@ -34,7 +34,7 @@ class Watch:
     def __init__(
         self, plan: StudyPlan, archive: Archive, to_do: Sequence[PlannedRun], workers: int, reporter: Reporter
     ) -> None:
-        """Count what is done before anything is begun.
+        """Count what is done before anything is started.
 
         Args:
             plan: The study.
@@ -47,7 +47,7 @@ class Watch:
         self._all, self._to_do = plan.distinct(), to_do
         self._done = {r.folder: "" for r in self._all if r.finished(archive)}
         self._cost = competition_of(archive).cost
-        # When it was begun, and after which epoch.
+        # When it was started, and after which epoch.
         self._running: dict[PlannedRun, tuple[float, int]] = {}
         self._ended: list[tuple[PlannedRun, str]] = []
         self._taken = self._planned = 0.0
@@ -65,7 +65,7 @@ class Watch:
             self._live.__exit__(kind, error, at)
 
     def began(self, run: PlannedRun) -> None:
-        """A run has begun."""
+        """A run has started."""
         self._running[run] = time.monotonic(), progress_of(run, self._cost)[0]
 
     def ended(self, run: PlannedRun, error: str) -> None:

@@ -1,4 +1,4 @@
-"""The leaderboard: what stands beside what, and on which months.
+"""The leaderboard: what stands next to what, and on which months.
 
 Invariant: scores of different months never share a ranking. Rows are grouped by split and set, and what is ranked
 together was scored on the same months of the same truth.
@@ -18,12 +18,14 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from emukit.metrics.competition import Competition
+from emukit.metrics.competition import Column, Competition
 from emukit.terminal import markdown_text
 
 LINES = ("reference", "limit")
+# With more numbers than the score and seven metrics a table is wider than a terminal.
+MOST_COLUMNS = 8
 # What another run of the climate model scores in the place of a prediction, and what a perfect emulator would.
-ANOTHER_RUN, LIMIT = "reference: another run", "estimated limit"
+ANOTHER_RUN, LIMIT = "reference: another run", "noise ceiling"
 Format = Literal["table", "md", "csv", "json"]
 
 
@@ -37,7 +39,7 @@ class Row:
             regression scored elsewhere; ``reference`` and ``limit``, lines to compare with that take no place: what
             another run of the climate model, the climatology or a plain regression scores on the same months, and
             what a perfect emulator would.
-        split: What was scored: rows are ranked only beside rows of the same split.
+        split: What was scored: rows are ranked only next to rows of the same split.
         score: None where a publication gave none on these months.
         numbers: By key of the competition's metrics; fewer where a publication gave fewer.
         seed: Of the training, where there is one.
@@ -99,10 +101,13 @@ def tables(rows: Sequence[Row]) -> list[RenderableType]:
         for place, row in places(group):
             # Text, not markup: a run's name may hold brackets.
             style = "dim" if row.kind in LINES else "cyan" if row.kind in ("published", "measured") else ""
-            table.add_row(*(Text(c) for c in (place, _terminal_label(row), *_cells(row))), style=style)
-        if any(row.note for row in group):
-            table.caption = "sources and caveats of the rows: --format md"
-            table.caption_justify = "left"
+            shown = _cells(row)[: len(shown_columns(row.competition))]
+            table.add_row(*(Text(c) for c in (place, _terminal_label(row), *shown)), style=style)
+        captions = ["sources and caveats of the rows: --format md"] if any(row.note for row in group) else []
+        if len(group[0].competition.columns) > MOST_COLUMNS:
+            captions.append(f"the {len(group[0].competition.metrics)} numbers of each score: --format csv")
+        if captions:
+            table.caption, table.caption_justify = "; ".join(captions), "left"
         out.append(table)
     return out + legends(row.competition for row in rows)
 
@@ -113,6 +118,12 @@ def legends(competitions: Iterable[Competition]) -> list[RenderableType]:
     return [Text(text, style="dim") for text in texts]
 
 
+def shown_columns(competition: Competition) -> tuple[Column, ...]:
+    """The columns of a table in a terminal: of a competition with many metrics the score alone."""
+    columns = competition.columns
+    return columns if len(columns) <= MOST_COLUMNS else columns[:1]
+
+
 def add_number_columns(table: Table, competition: Competition) -> None:
     """Add the columns of the score and the metrics: what each is, how it is measured, and its unit.
 
@@ -120,7 +131,7 @@ def add_number_columns(table: Table, competition: Competition) -> None:
         table: One for a terminal, which has lines for these but no width.
         competition: Whose numbers they are.
     """
-    for column in competition.columns:
+    for column in shown_columns(competition):
         lines = [*column.heading.split(), column.measure, column.units]
         table.add_column("\n".join(filter(None, lines)), justify="right", no_wrap=True)
 
@@ -139,7 +150,7 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def comma_separated(rows: Sequence[Row]) -> str:
+def to_csv(rows: Sequence[Row]) -> str:
     """One CSV table of all rows, the split as a column."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

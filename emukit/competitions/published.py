@@ -1,6 +1,6 @@
 """Results that others published, and the lines of reference, as a TOML file of a competition keeps them.
 
-Invariant: no result is without a source and the span it was scored on, and a score that stands beside its numbers
+Invariant: no result is without a source and the span it was scored on, and a score that stands next to its numbers
 agrees with them.
 """
 
@@ -134,6 +134,6 @@ def load_published(competition: Competition, path: Path | str | None = None) -> 
         raise RecipeError(f"cannot read {path}", found=e.strerror or str(e)) from e
     except ValidationError as e:
         found = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in e.errors())
-        raise RecipeError(f"{path} holds wrong results", found=found, hint="mend these keys") from e
+        raise RecipeError(f"{path} holds wrong results", found=found, hint="fix these keys") from e
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise RecipeError(f"{path} is no TOML", found=str(e)) from e
+        raise RecipeError(f"{path} is not TOML", found=str(e)) from e

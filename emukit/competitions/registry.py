@@ -75,7 +75,8 @@ def _build(
 ) -> Competition:
     given = dict(units)
     built: Competition = build(given)
-    missing = [v for v in built.units if v not in given]
+    # Derived variables are computed from those that are given.
+    missing = [] if built.derive else [v for v in built.units if v not in given]
     other = [f"{v} in {given[v]}" for v, u in built.units.items() if v in given and given[v] != u]
     if missing or other:
         raise EmukitError(

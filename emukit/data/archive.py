@@ -55,7 +55,7 @@ class Scenario:
         """(T,) `datetime64[M]` of a scenario of months.
 
         Raises:
-            ProtocolError: Its steps are no months.
+            ProtocolError: Its steps are not months.
         """
         return self.time.months
 
@@ -64,7 +64,7 @@ class Scenario:
         """(T,) 0 for January .. 11 for December, of a scenario of months.
 
         Raises:
-            ProtocolError: Its steps are no months.
+            ProtocolError: Its steps are not months.
         """
         return self.months.astype(np.int64) % 12
 
@@ -135,7 +135,7 @@ class Domain:
         """The first step of an axis of months.
 
         Raises:
-            ProtocolError: Its steps are no months.
+            ProtocolError: Its steps are not months.
         """
         return np.datetime64(self.time[:1].months[0])
 

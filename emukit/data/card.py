@@ -51,7 +51,14 @@ class _Counted(Part):
 
 
 class SpanSpec(_Counted):
-    """Steps held out of training: offsets from the scenario's end, half open, 0 = the end."""
+    """Steps held out of training: offsets from the scenario's end, half open, 0 = the end.
+
+    Attributes:
+        scenario: Whose steps.
+        member: The member that is scored.
+        months: First and last offset of a card of months, such as ``[-120, 0]``; either this or `steps`.
+        steps: The same in steps of any time axis.
+    """
 
     scenario: str
     member: int = 0
@@ -74,7 +81,13 @@ class SpanSpec(_Counted):
 
 
 class CardProtocol(Part):
-    """A named split. Training is every visible month of `train` that is not held out here."""
+    """A named split. Training is every visible month of `train` that is not held out here.
+
+    Attributes:
+        train: The scenarios that train.
+        validation: What selects epochs, settings and recipes.
+        test: What is predicted for the submission; it selects nothing.
+    """
 
     train: list[str]
     validation: list[SpanSpec]
@@ -82,7 +95,14 @@ class CardProtocol(Part):
 
 
 class Loso(_Counted):
-    """Leave one scenario out: steps validated in the others, and tested in the one left out."""
+    """Leave one scenario out: steps validated in the others, and tested in the one left out.
+
+    Attributes:
+        validation_months: Months validated at the end of each scenario that trains; either this or `validation_steps`.
+        test_months: Months tested at the end of the scenario left out; either this or `test_steps`.
+        validation_steps: As `validation_months`, in steps of any time axis.
+        test_steps: As `test_months`, in steps of any time axis.
+    """
 
     validation_months: Annotated[int, Field(gt=0)] | None = None
     test_months: Annotated[int, Field(gt=0)] | None = None
@@ -108,7 +128,7 @@ class Loso(_Counted):
 
 
 class DailyFiles(Part):
-    """Of data that come as a folder of daily files: how they are named, and what they hold beside fields.
+    """Of data that come as a folder of daily files: how they are named, and what they hold next to fields.
 
     Attributes:
         cells: (Y, X).
@@ -136,6 +156,10 @@ class Digests(Part):
 
     The values are those of one scenario in the order time, member, y, x (time, y, x of a forcing field; time of a
     series), little-endian, latitude and longitude ascending from 0 E.
+
+    Attributes:
+        dtype: How the values are stored: 4 or 8 bytes.
+        scenarios: Scenario to the digest.
     """
 
     dtype: Literal["<f4", "<f8"]
@@ -147,11 +171,11 @@ class Published(Part):
 
     Attributes:
         first_month: The first step, such as ``2015-01``.
-        months: T, steps of the time axis.
-        members: In the order of the store.
+        months: How many steps there are.
+        members: Numbers of the members, in the order of the store.
         latitudes: First and last cell centre of the targets, degrees north, ascending and evenly spaced.
         longitudes: The same, degrees east.
-        cells: (Y, X).
+        cells: Number of latitudes and longitudes of the targets.
         digests: Variable to the digests of its values.
     """
 
@@ -178,16 +202,28 @@ class Card(Part):
     """A data set's card.
 
     Attributes:
+        name: By which `--card` and records name it.
+        title: What the data set is, for people.
+        source: Where the data come from: model, members, processing.
+        licence: Under which terms they may be used.
+        url: Where to get them.
+        scenarios: Names of the scenarios, in the order of the store.
+        targets: What is predicted, by the names of the variables in the store.
+        forcings: What drives it, likewise.
+        default_protocol: The protocol that commands use without `--protocol`.
+        protocols: The splits, by name.
+        loso: How a scenario is left out, under the protocols ``loso:SCENARIO``.
         benchmark: Scores on stores of one benchmark stand in one ranking, if their values are the published ones.
-        competition: What predictions are scored by (`emukit.competitions.registry`).
+        competition: What scores predictions: ``cse151b``, ``climx``, ``generic``, or one of an installed package.
         by_layout: Whether a store that does not name its card may be recognised as this one.
         time: The step of the time axis: ``month``, ``day``, ``year``, or hours that divide a day (``6h``). All spans of
             the card count these steps.
         hidden: Scenario to the steps that may be hidden by zeros: offsets from its end, or ``all``.
         oddities: What a user should know before trusting the data, one sentence each.
-        daily: Of data that come as a folder of daily files, where and what they are. None: they are one store.
-        published: By which values a store is known to hold this data set, not another of its layout. None: nothing
-            but the layout is known of it.
+        daily: Where and what the files are, for data that come as a folder of daily files; without it they are one
+            store.
+        published: The values by which a store is known to hold this data set, not another of its layout. Without it
+            only the layout is known.
     """
 
     name: str
@@ -255,7 +291,7 @@ class Card(Part):
         wrong += self._other_steps()
         if self.daily is not None:
             wrong += [] if self.time == "day" else [f"time: {self.time}, where files are daily"]
-            wrong += [f"daily.carried: {v} is no target" for v in self.daily.carried if v not in self.targets]
+            wrong += [f"daily.carried: {v} is not a target" for v in self.daily.carried if v not in self.targets]
         if wrong:
             raise ValueError("; ".join(wrong))
         return self
@@ -323,7 +359,7 @@ def parse_card(settings: Mapping[str, object], origin: str) -> Card:
         raise StoreError(
             f"the data card {origin} has {len(mistakes)} mistake{'s' * (len(mistakes) > 1)}",
             found="\n            ".join(mistakes),
-            hint="mend the card; the shipped cards show the form",
+            hint="fix the card; the shipped cards show the form",
         ) from e
 
 

@@ -23,7 +23,7 @@ Mask: TypeAlias = NDArray[np.bool_]
 
 
 def held_steps(layout: Layout, loaded: Loaded, findings: Findings) -> Mask:
-    """(S, T) False where a scenario has not begun or has ended: every variable of it is NaN from there to the edge.
+    """(S, T) False where a scenario has not started or has ended: every variable of it is NaN from there to the edge.
 
     So scenarios of different lengths, such as a historical one and what follows it, stand in one store.
     """

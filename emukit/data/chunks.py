@@ -141,7 +141,7 @@ def read_problem(what: str, error: BaseException, found: str = "") -> StoreError
     system = next((e for e in _causes(error) if isinstance(e, OSError) and e.errno and e.errno > 0), None)
     if isinstance(system, PermissionError):
         return StoreError(
-            what, found=f"no right to read {system.filename or 'it'}", hint="`chmod -R u+rX`, or ask its owner"
+            what, found=f"no permission to read {system.filename or 'it'}", hint="`chmod -R u+rX`, or ask its owner"
         )
     if system is not None and not isinstance(system, FileNotFoundError | NotADirectoryError | IsADirectoryError):
         return StoreError(

@@ -233,7 +233,7 @@ class DailyStore:
             _named(array.dims, ("time",))
         except KeyError as e:
             raise StoreError(
-                f"{variable} of {self.source} is no daily field",
+                f"{variable} of {self.source} is not a daily field",
                 found=f"dimensions {', '.join(map(str, array.dims))}",
                 expected="time, lat and lon",
             ) from e
@@ -297,7 +297,7 @@ def join_days(files: Sequence[tuple[xr.Dataset, str]]) -> DailyStore:
     first, _, first_name = opened[0]
     grid = read_grid(*opened[0][1:])
     if first % DAYS:
-        raise StoreError(f"{first_name} does not begin on 1 January", hint="hand over whole years")
+        raise StoreError(f"{first_name} does not begin on 1 January", hint="pass whole years")
     parts: list[_Part] = []
     for day, ds, name in opened:
         begin, expected = day - first, sum(part.days for part in parts)
@@ -305,7 +305,7 @@ def join_days(files: Sequence[tuple[xr.Dataset, str]]) -> DailyStore:
             raise StoreError(
                 f"{name} does not follow the days before it",
                 found=f"its first day is {begin - expected:+d} days from where they end",
-                hint="hand over files without gaps or overlaps",
+                hint="pass files without gaps or overlaps",
             )
         if read_grid(ds, name) != grid:
             raise StoreError(f"{name} is on another grid than {first_name}")

@@ -78,7 +78,7 @@ def fold_split(archive: Archive, split: Split, scenario: str, start: int, *, who
         whole: Leave out the earlier months too.
 
     Raises:
-        ProtocolError: It is no training month, or less than a year is left to train on.
+        ProtocolError: It is not a training month, or less than a year is left to train on.
     """
     last = max((s for s in split.train if s.scenario == scenario), key=lambda s: s.stop, default=None)
     time = archive[scenario].time

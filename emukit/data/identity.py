@@ -1,6 +1,6 @@
 """Whether a store's values are those of a published data set, told by digests.
 
-Invariant: a layout is no identity. Only a store all of whose visible targets have the published digests is the data
+Invariant: a layout is not an identity. Only a store all of whose visible targets have the published digests is the data
 set; one that holds most of it and something else is refused, by variable and scenario; any other is a store in its
 layout, of which nothing is said that was not measured.
 """
@@ -74,7 +74,7 @@ def known_copies(ds: xr.Dataset, card: Card, named: bool, findings: Findings) ->
     Args:
         ds: The store; its attribute `emukit_published` holds its own digests where emukit wrote it.
         card: Its card.
-        named: Whether the user named the card: one without digests then says that the data are no published ones.
+        named: Whether the user named the card: one without digests then says that the data are not the published ones.
         findings: Where it goes that the attribute is damaged.
     """
     copies = []

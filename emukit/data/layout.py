@@ -119,7 +119,7 @@ def _has_dims(ds: xr.Dataset, v: str, quantity: Variable, card: Card, findings: 
         if mine is not None and mine != meant:
             findings.refuse(
                 f"{v} has another {r} dimension than the store",
-                found=f"{mine} of {v}, and {meant} beside it",
+                found=f"{mine} of {v}, and {meant} next to it",
                 expected=f"one {r} dimension",
                 hint=f"rename or drop one of them: ds.rename({mine}={meant!r})",
             )

@@ -1,6 +1,6 @@
 """Loading a store's values: every block is read once, into its place in memory.
 
-Invariant: beside the values only each step's smallest and largest value is kept, and digests where they are asked for.
+Invariant: next to the values only each step's smallest and largest value is kept, and digests where they are asked for.
 The extremes tell NaN, hidden months and units without another pass over the data; this is what keeps loading near the
 cost of decompression.
 """

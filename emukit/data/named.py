@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from emukit.data.archive import Archive
 from emukit.data.card import ATTRIBUTE
+from emukit.data.daily_archive import archive_from_folder
 from emukit.data.daily_folder import is_daily_folder
 from emukit.data.demo import DemoClimate, demo_from_attrs
 from emukit.data.source import open_source
 from emukit.data.split import Span, is_hidden
 from emukit.data.store import archive_from_dataset, open_store
-from emukit.errors import ProtocolError, StoreError
+from emukit.errors import ProtocolError
 from emukit.progress import Reporter
 
 DEMO = "demo"
@@ -43,11 +44,7 @@ def open_data(
         StoreError: The store cannot be read, or is ambiguous.
     """
     if is_daily_folder(source):
-        raise StoreError(
-            f"{source} is a folder of daily files, and nothing trains on it yet",
-            expected="a store that fits in memory",
-            hint=f"`emukit data check --data {source}` says what is in it, `emukit indices` computes from it",
-        )
+        return archive_from_folder(source, card, reporter or Reporter(quiet=True))
     if source == DEMO:
         climate = DemoClimate()
         # The competition's layout has no place for static fields, so a demo store on disk goes without them.
@@ -60,7 +57,7 @@ def span_truth(archive: Archive, span: Span) -> NDArray[np.float32]:
     """(T, V, Y, X) truth of a span; a demo climate's hidden months come from its generator.
 
     Raises:
-        ProtocolError: The months are hidden, and the store is no demo climate.
+        ProtocolError: The months are hidden, and the store is not a demo climate.
     """
     scenario = archive[span.scenario]
     if not is_hidden(archive, span):
@@ -83,7 +80,7 @@ def span_truth(archive: Archive, span: Span) -> NDArray[np.float32]:
         raise ProtocolError(
             f"{archive.source} is not the demo climate it says it is: it was cut or regridded",
             expected="the grid and months of its demo_settings",
-            hint="write it anew with `emukit data demo`",
+            hint="write it again with `emukit data demo`",
         )
     if span.members[0] >= climate.members:
         raise ProtocolError(f"the demo climate has no member {span.members[0]}")

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from emukit.data.archive import Archive
-from emukit.data.cutting import Cutting, Segment, SegmentSettings
 from emukit.data.frames import EncodedScenario, FrameEncoder
 from emukit.data.residency import free_memory, place
 from emukit.data.sampler import Sample
+from emukit.data.segment_addresses import Segment, SegmentAddresses, SegmentSettings
 from emukit.data.split import Span
 from emukit.data.targets import TargetNormalizer
 
-__all__ = ["Segment", "SegmentSettings", "SegmentSource"]
+__all__ = ["Segment", "SegmentSampler", "SegmentSettings"]
 
 # Batches read ahead at most: the one under way and the next.
 AHEAD = 2
@@ -30,7 +30,7 @@ AHEAD = 2
 _Key = tuple[tuple[Segment, ...], int, int]
 
 
-class SegmentSource:
+class SegmentSampler:
     """The sampler of segments: cuts the training spans of an archive into batches.
 
     Attributes:
@@ -62,13 +62,13 @@ class SegmentSource:
         self.window = encoder.settings.window
         self._encoder = encoder
         self._archive = archive
-        self._cutting = Cutting.of(archive, spans, self.window, settings)
-        self.spans = self._cutting.spans
+        self._addresses = SegmentAddresses.of(archive, spans, self.window, settings)
+        self.spans = self._addresses.spans
         self.frame = (len(encoder.channels), *encoder.grid.shape)
         self.variables = len(archive.variables)
         self._device = torch.device(device)
         scenarios = tuple(dict.fromkeys(s.scenario for s in self.spans))
-        self.resident_bytes = resident_bytes(archive, self._cutting, encoder)
+        self.resident_bytes = resident_bytes(archive, self._addresses, encoder)
         free = free_memory(self._device)
         self.residency = place(settings.residency, self.resident_bytes, free, self._device.type)
         self._streamed = self.residency == "host" and self._device.type != "cpu"
@@ -86,14 +86,14 @@ class SegmentSource:
     @property
     def steps_per_epoch(self) -> int:
         """Batches of an epoch; the same for every epoch."""
-        return self._cutting.steps()
+        return self._addresses.steps()
 
     def epoch(self, epoch: int, seed: int) -> list[list[Segment]]:
         """Addresses of an epoch's batches, a function of seed and epoch alone.
 
-        Every training month is in at least one segment of every epoch; where segments begin is drawn anew.
+        Every training month is in at least one segment of every epoch; where segments begin is drawn again.
         """
-        return self._cutting.epoch(epoch, seed)
+        return self._addresses.epoch(epoch, seed)
 
     def prefetch(self, segments: Sequence[Segment], months: slice | None = None) -> None:
         """Begin to read a batch that will be asked for next, with the same arguments, where batches are streamed."""
@@ -161,7 +161,7 @@ class SegmentSource:
         return Sample(frames, targets)
 
     def _stream(self, key: _Key) -> tuple[Sample, torch.cuda.Event | None]:
-        """Read a batch from host memory and send it to the device, beside what the device computes."""
+        """Read a batch from host memory and send it to the device, next to what the device computes."""
         batch = self._read(key)
         if self._device.type != "cuda":
             return Sample(batch.frames.to(self._device), batch.targets.to(self._device)), None
@@ -180,10 +180,10 @@ class SegmentSource:
         return torch.from_numpy(np.stack(fields))
 
 
-def resident_bytes(archive: Archive, cutting: Cutting, encoder: FrameEncoder) -> int:
+def resident_bytes(archive: Archive, addresses: SegmentAddresses, encoder: FrameEncoder) -> int:
     """Size of the arrays that batches are read from, known before they are made."""
     cells = archive.grid.shape[0] * archive.grid.shape[1]
-    scenarios = {s.scenario for s in cutting.spans}
+    scenarios = {s.scenario for s in addresses.spans}
     forcings = sum(encoder.resident_bytes(len(archive[name])) for name in scenarios)
-    kept = sum(len(s) * (1 if cutting.settings.members == "mean" else len(s.members)) for s in cutting.spans)
+    kept = sum(len(s) * (1 if addresses.settings.members == "mean" else len(s.members)) for s in addresses.spans)
     return forcings + 4 * kept * len(archive.variables) * cells

@@ -1,4 +1,4 @@
-"""Fields that do not change in time, such as land and orography, read from a store or a file beside it.
+"""Fields that do not change in time, such as land and orography, read from a store or a file next to it.
 
 Invariant: a field is joined to the grid by its own coordinates, both of them, never by its shape alone.
 """
@@ -45,7 +45,7 @@ def store_statics(
     Args:
         source: The store.
         grid: The targets' grid.
-        quantities: The card's variables, which are no static fields.
+        quantities: The card's variables, which are not static fields.
         findings: Where the notes go.
 
     Returns:

@@ -116,7 +116,7 @@ def scenario_from_dataset(
 
 @dataclass(frozen=True)
 class Survey:
-    """A store's layout and values, and what the checks found beside problems.
+    """A store's layout and values, and what the checks found next to problems.
 
     Attributes:
         layout: What the axes mean.
@@ -168,7 +168,7 @@ def take_survey(
     for v in convert:
         if v not in card.quantities:
             findings.refuse(
-                f"--convert names {v}, which is no variable", expected=f"one of {', '.join(card.quantities)}"
+                f"--convert names {v}, which is not a variable", expected=f"one of {', '.join(card.quantities)}"
             )
     for sentence in source.notes:
         findings.note(sentence)
@@ -298,7 +298,7 @@ def _scenario(survey: Survey, s: int) -> Scenario:
     layout, present = survey.layout, survey.present[s]
     ((start, stop),) = stretches(survey.held[s])
     own, whole = slice(start, stop), stop - start == len(layout.time)
-    # Scenarios that share an array go on sharing it.
+    # Scenarios that share an array continue sharing it.
     forcings = {k: arrays[s] if whole else arrays[s][own] for k, arrays in survey.loaded.forcings.items()}
     scenario = Scenario(layout.names[s], layout.time[own], forcings, hidden=survey.hidden[s, own])
     if not present.any():

@@ -192,7 +192,7 @@ def _fit_exponent(archive: Archive, spans: Sequence[Span], variable: int, settin
 
 
 def _parts(steps: int) -> list[slice]:
-    """Slices of the first axis, so that float64 copies are small beside the fields of long records."""
+    """Slices of the first axis, so that float64 copies are small next to the fields of long records."""
     return [slice(a, a + PART_STEPS) for a in range(0, steps, PART_STEPS)]
 
 

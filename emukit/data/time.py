@@ -131,7 +131,7 @@ class TimeAxis:
         """(T,) `datetime64[M]` of an axis of months.
 
         Raises:
-            ProtocolError: Its steps are no months.
+            ProtocolError: Its steps are not months.
         """
         if not self.is_monthly:
             raise ProtocolError(

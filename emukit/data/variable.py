@@ -85,11 +85,11 @@ class Part(BaseModel):
 
 
 class Bounds(Part):
-    """Values that a variable cannot leave, in its units; predictions are clipped to them.
+    """The range that a variable cannot leave, in its units; predictions are clipped to it.
 
     Attributes:
-        lower: The least; None: there is none.
-        upper: The largest; None: there is none.
+        lower: The smallest possible value; without it there is none.
+        upper: The largest possible value; without it there is none.
     """
 
     lower: float | None = Field(None, allow_inf_nan=False)
@@ -108,8 +108,8 @@ class Variable(Part):
     What a card leaves out of the keys from `bounds` on is what `KNOWN` says of the name, if it is there.
 
     Attributes:
-        name: Its key in the card.
-        units: The units emukit works in.
+        name: The name of its table; it need not be written.
+        units: The units that emukit works in.
         spellings: Other spellings of the same units.
         range: Every visible value lies inside, in `units`.
         largest: The largest visible value lies inside: this tells kg m-2 s-1 from mm/day.
@@ -118,9 +118,9 @@ class Variable(Part):
         physics: What its values must look like on Earth, where the store's values are not known by digest
             (`emukit.data.physics`); empty: nothing is asked.
         bounds: What predictions are clipped to. A variable whose lower bound is zero varies in proportion to its mean.
-        standard_name: That of the CF conventions; it decides the variable's `role`.
-        long_name: For files; `what` where there is none.
-        cell_methods: Those of the CF conventions.
+        standard_name: The CF standard name. ``air_temperature`` marks the variable that measures warming.
+        long_name: The CF long name in files; `what` without it.
+        cell_methods: The CF cell methods.
         colours: A diverging colour map of matplotlib, for maps of errors and of changes.
         transform: How networks see it where their recipe does not choose: see `emukit.data.targets`.
     """

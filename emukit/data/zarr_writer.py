@@ -44,7 +44,7 @@ class _StoppableStore(LocalStore):
     """A folder whose pending writes can be called off.
 
     Zarr writes chunks from an event loop of its own, which knows nothing of an exception in the thread that waits for
-    it, such as Ctrl-C, and goes on.
+    it, such as Ctrl-C, and continues.
     """
 
     def __init__(self, root: Path | str, *, read_only: bool = False) -> None:

@@ -287,7 +287,7 @@ class AdditiveGP(Wrapper):
             bases: One, which predicts the mean over runs, and is believed far away.
             folds: None.
             warming: Forcing series that explain global mean and indices, as `emukit.emulators.features` names them.
-            indices: Names of climate indices in which the response is linear beside the warming: ``hemispheres``,
+            indices: Names of climate indices in which the response is linear next to the warming: ``hemispheres``,
                 ``north-atlantic``, ``rain-belt``. One whose variable is not predicted, or that has no cell on the grid,
                 is left out.
             features: Forcing series in which the response is linear.
@@ -522,7 +522,7 @@ class AdditiveGP(Wrapper):
         )
 
     def _near(self, scenario: Scenario, start: int, stop: int) -> Array:
-        return self.space.nearness(scenario, self.grid, self.reach)[start:stop]
+        return self.space.kernel_similarity(scenario, self.grid, self.reach)[start:stop]
 
     def _asked(
         self, scenario: Scenario, start: int, stop: int

@@ -22,7 +22,7 @@ from emukit.data.split import Span, Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.features import feature
 from emukit.emulators.forcing_space import ForcingSpace
-from emukit.emulators.idle import refuse_idle
+from emukit.emulators.unused_options import refuse_unused
 from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import ProtocolError, RecipeError
 
@@ -155,7 +155,7 @@ class Anchored(Wrapper):
                 weight = 1.0
                 if reach is not None:
                     space = ForcingSpace.fit(archive, fold.train, forcings)
-                    near = space.nearness(archive[span.scenario], archive.grid, reach)
+                    near = space.kernel_similarity(archive[span.scenario], archive.grid, reach)
                     weight = float(near[last.start : last.stop].mean())
                 said, left = _climates(archive, fold.bases, last)
                 product += weight * said * left
@@ -180,7 +180,9 @@ class Anchored(Wrapper):
         if prior is not None and not (prior >= 0 and np.isfinite(prior)):
             raise RecipeError("model.prior is out of range", found=str(prior), expected="0 or more")
         if reach is None and "forcings" in options:
-            refuse_idle(cls.fit, "no distance is measured among them", "set model.reach", forcings=options["forcings"])
+            refuse_unused(
+                cls.fit, "no distance is measured among them", "set model.reach", forcings=options["forcings"]
+            )
         if reach is not None:
             for name in options.get("forcings", ()):
                 feature(name, next(iter(archive.values())), archive.grid)
@@ -227,7 +229,7 @@ def _residual(
     said = [network.predict_fields(scenario, start, stop) for network in bases[1:]]
     mean: NDArray[np.float32] = np.mean(said, axis=0, dtype=np.float32)
     if reach is not None:
-        near = reach.space.nearness(scenario, bases[0].grid, reach.distance)[start:stop]
+        near = reach.space.kernel_similarity(scenario, bases[0].grid, reach.distance)[start:stop]
         mean *= near.astype(np.float32)[:, None, None, None]
     return mean
 

@@ -197,7 +197,7 @@ class Emulator(ABC):
 
         Raises:
             ProtocolError: A step is outside the scenario, the scenario has other steps, a forcing is missing, or the
-                forcings begin later than in training, so that memories of the past would begin anew.
+                forcings begin later than in training, so that memories of the past would begin again.
             StoreError: The dataset's forcings are on another grid, in other units, or not finite.
         """
         scenario = (

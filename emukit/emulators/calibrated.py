@@ -20,8 +20,8 @@ equation of its own,
     a (p - f) / R + w (2 Phi((p - t0) / s) - 1) = 0,
 
 whose left side rises in p, from below nought at f to above it at t0; all cells share the one number R. S is convex in
-all p together, so that finding p for a given R, then R for that p, and so on, can only go to its one minimum: begun at
-p = t0, R falls in every step.
+all p together, so that finding p for a given R, then R for that p, and so on, can only go to its one minimum: started
+at p = t0, R falls in every step.
 
 How far p stays below t0 thus grows with the spread s between runs, and with how calm the base is; as a is a tenth of w
 or little more, it is not far. Where rain is cut off at zero, the squared error grows a little faster than (p - f)^2.

@@ -107,7 +107,7 @@ class ComponentEmulator(Emulator):
 
     @abstractmethod
     def departure(self, z: Array) -> Array:
-        """(T, F) standardised features -> (T, V, K) amounts beside the linear part."""
+        """(T, F) standardised features -> (T, V, K) amounts next to the linear part."""
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X): climatology plus patterns; within the bounds."""

@@ -132,7 +132,7 @@ def simplex_weights(products: Array) -> Array:
 
     For u = s w with w of sum one, |A u|^2 + (sum(u) - 1)^2 = s^2 q(w) + (s - 1)^2 with q(w) = |A w|^2; the best s
     leaves q / (1 + q), which grows with q. So the non-negative least squares of A with a row of ones below it, against
-    zeros and a one, is the minimum sought, but for its sum: found exactly, in finitely many steps (Lawson and Hanson
+    zeros and a one, is the minimum sought, except for its sum: found exactly, in finitely many steps (Lawson and Hanson
     1974, chapter 23), where a general solver would stop at a tolerance.
 
     Args:
@@ -145,7 +145,9 @@ def simplex_weights(products: Array) -> Array:
         RecipeError: A product is not finite: a base predicts none.
     """
     if not np.isfinite(products).all():
-        raise RecipeError("a base of the ensemble predicts what is no finite number", hint="look at its own training")
+        raise RecipeError(
+            "a base of the ensemble predicts what is not a finite number", hint="look at its own training"
+        )
     # In units of the mean error, so that neither part of the sum is lost to rounding.
     scale = float(np.trace(products)) / len(products)
     if scale == 0.0:

@@ -1,7 +1,7 @@
 """Principal components of the climate as straight lines in forcing series.
 
 Invariant: closed-form; the same patterns and the same regression as under the other classical emulators, so that what
-they add to it can be told from it. Beyond the training forcings it goes on along its lines.
+they add to it can be told from it. Beyond the training forcings it continues along its lines.
 """
 
 from __future__ import annotations
@@ -48,5 +48,5 @@ class EofRegression(ComponentEmulator):
         return cls(archive.domain, basis, fit_trend(years, ridge))
 
     def departure(self, z: Array) -> Array:
-        """(T, V, K) zeros: there is nothing beside the lines."""
+        """(T, V, K) zeros: there is nothing next to the lines."""
         return np.zeros((len(z), *self.trend.shape[1:]))

@@ -4,6 +4,7 @@ Invariant: a feature of step t depends on the date and on the forcings of its ow
 
 A name is a forcing (``CO2``), optionally its area mean over a region (``SO2@europe``), optionally remembered over
 years (``CO2~10``: an exponential filter with an e-folding time of 10 years, the ocean's slow answer in one number).
+Its logarithm is taken first where the name says so (``log:CO2_LBC~10``): the forcing of a concentration.
 Or it is a passage from 0 to 1 that all scenarios share (``step:2045:20``: half way at the beginning of 2045, from 12 to
 88 percent within 20 years): for what a climate model does at about the same time whatever is emitted, such as the
 decline of the Atlantic's overturning. It is bounded, so it cannot run away beyond the training years.
@@ -34,7 +35,7 @@ REGIONS: dict[str, tuple[float, float, float, float]] = {
 }
 
 _STEP = re.compile(r"step:(?P<year>[0-9]{4}):(?P<width>[0-9]+(\.[0-9]+)?)")
-_NAME = re.compile(r"(?P<forcing>[^@~:]+)(@(?P<region>[^@~]+))?(~(?P<years>[0-9]+(\.[0-9]+)?))?")
+_NAME = re.compile(r"(?P<log>log:)?(?P<forcing>[^@~:]+)(@(?P<region>[^@~]+))?(~(?P<years>[0-9]+(\.[0-9]+)?))?")
 
 
 def feature(name: str, scenario: Scenario, grid: Grid) -> NDArray[np.float64]:
@@ -46,7 +47,7 @@ def feature(name: str, scenario: Scenario, grid: Grid) -> NDArray[np.float64]:
     """
     match = check_feature(name, scenario, grid)
     if match.re is _STEP:
-        return _passage(scenario, int(match["year"]), float(match["width"]))
+        return _logistic_ramp(scenario, int(match["year"]), float(match["width"]))
     region, years = match["region"], match["years"]
     held = scenario.forcings[match["forcing"]]
     if region is not None:
@@ -54,7 +55,15 @@ def feature(name: str, scenario: Scenario, grid: Grid) -> NDArray[np.float64]:
         values = weighted_mean(held, weights / weights.sum())
     else:
         values = grid.mean(held) if held.ndim == 3 else held.astype(np.float64)
-    return remember(values, float(years), scenario.time.per_year) if years else values
+    if match["log"]:
+        if not (values > 0).all():
+            raise ProtocolError(
+                f"the feature {name!r} needs a forcing above zero",
+                found=f"{values.min():.4g} in scenario {scenario.name}",
+                hint="leave out log:",
+            )
+        values = np.log(values)
+    return exponential_memory(values, float(years), scenario.time.per_year) if years else values
 
 
 def check_feature(name: str, scenario: Scenario, grid: Grid) -> re.Match[str]:
@@ -74,7 +83,7 @@ def check_feature(name: str, scenario: Scenario, grid: Grid) -> re.Match[str]:
     if match is None:
         raise RecipeError(
             f"cannot read the feature {name!r}",
-            expected="FORCING, FORCING@REGION, FORCING~YEARS or both; or step:YEAR:WIDTH",
+            expected="FORCING, FORCING@REGION, FORCING~YEARS or both, log: before it; or step:YEAR:WIDTH",
         )
     forcing, region = match["forcing"], match["region"]
     if forcing not in scenario.forcings:
@@ -106,7 +115,7 @@ def forcing_of(name: str) -> str:
     return match["forcing"] if match else ""
 
 
-def remember(series: NDArray[np.float64], years: float, per_year: int = 12) -> NDArray[np.float64]:
+def exponential_memory(series: NDArray[np.float64], years: float, per_year: int = 12) -> NDArray[np.float64]:
     """Exponential filter s[t] = s[t-1] + (x[t] - s[t-1]) / (n years) with n steps a year, starting at x[0].
 
     Scenarios share the past before their first step, so a common start costs them the same.
@@ -121,7 +130,7 @@ def remember(series: NDArray[np.float64], years: float, per_year: int = 12) -> N
     return filtered
 
 
-def _passage(scenario: Scenario, year: int, width: float) -> NDArray[np.float64]:
+def _logistic_ramp(scenario: Scenario, year: int, width: float) -> NDArray[np.float64]:
     """Logistic function of time, from 12 to 88 percent within `width` years around the beginning of `year`."""
     from scipy.special import expit
 

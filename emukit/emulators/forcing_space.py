@@ -71,7 +71,7 @@ class ForcingSpace:
             )
         values = np.stack(years)
         scale = values.std(0)
-        scale[scale == 0] = 1.0  # what never moved in training is no distance
+        scale[scale == 0] = 1.0  # what never moved in training is not a distance
         center = values.mean(0)
         return cls(tuple(names), center, scale, (values - center) / scale)
 
@@ -116,12 +116,12 @@ class ForcingSpace:
         square = ((self.of(scenario, grid)[:, None] - self.points[None]) ** 2).sum(-1)
         return np.asarray(np.sqrt(square.min(1)), np.float64)
 
-    def nearness(self, scenario: Scenario, grid: Grid, reach: float) -> Array:
+    def kernel_similarity(self, scenario: Scenario, grid: Grid, reach: float) -> Array:
         """(T,) of all months of a scenario to the nearest training year, as `kernel` measures it."""
         return np.asarray(self.kernel(self.of(scenario, grid), reach).max(1), np.float64)
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """All of it by name, but for the names of the series."""
+        """All of it by name, except for the names of the series."""
         return {"center": self.center, "scale": self.scale, "points": self.points}
 
     @classmethod

@@ -4,8 +4,8 @@ Invariant: what is kept is the training inputs, one vector of weights and the ke
 prediction is a sum of kernels in plain numpy and equals scikit-learn's.
 
 Far from every training year a process returns to its mean. With `detrend` ``linear`` that mean is a straight line in
-the forcings, so that it goes on warming as a linear emulator does; with ``none`` it is the training climatology, and a
-scenario beyond the training forcings would cool back to it.
+the forcings, so that it continues warming as a linear emulator does; with ``none`` it is the training climatology, and
+a scenario beyond the training forcings would cool back to it.
 
 After ClimateBench (Watson-Parris et al. 2022, doi:10.1029/2021MS002954), whose Gaussian process has Matern kernels of
 smoothness 1.5 and a length scale for each forcing too, but predicts annual fields.
@@ -25,7 +25,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from emukit.data.archive import Archive
 from emukit.data.split import Split
 from emukit.emulators.components import Array, ComponentEmulator, Detrend, fit_basis, fit_trend
-from emukit.emulators.idle import refuse_idle
+from emukit.emulators.unused_options import refuse_unused
 from emukit.errors import RecipeError
 
 # In standard deviations of a feature over the training years. Weather that persists for some years (the member mean
@@ -68,7 +68,7 @@ class GaussianProcess(ComponentEmulator):
         if restarts < 0:
             raise RecipeError("model.restarts is negative", found=str(restarts), expected="0 or more")
         if detrend == "none":
-            refuse_idle(cls.fit, "there is no line", "set model.detrend to 'linear'", ridge=ridge)
+            refuse_unused(cls.fit, "there is no line", "set model.detrend to 'linear'", ridge=ridge)
         basis, years = fit_basis(archive, split, features, components)
         trend = fit_trend(years, ridge, detrend)
         left = years.amounts - np.einsum("nf,fvk->nvk", years.z, trend)

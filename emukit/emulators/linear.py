@@ -25,8 +25,8 @@ from emukit.data.split import Span, Split
 from emukit.emulators.annual_cycle import Cycle
 from emukit.emulators.base import Emulator, temperature_position
 from emukit.emulators.features import feature
-from emukit.emulators.idle import refuse_idle
 from emukit.emulators.seasonal_ridge import fit_harmonics, fit_seasons, season_basis
+from emukit.emulators.unused_options import refuse_unused
 from emukit.errors import RecipeError
 
 Array = NDArray[np.float64]
@@ -106,7 +106,7 @@ class LinearEmulator(Emulator):
             warming_ridge: Penalty of that explanation, in the measure of `ridge`.
             least_warming: Least response of a cell's annual mean temperature to the global mean, K per K. A cell
                 that seems to warm less is taken to have been held back by what `features` explain, a circulation that
-                declines, rather than to go on cooling for as long as the globe warms. None: no such bound.
+                declines, rather than to continue cooling for as long as the globe warms. None: no such bound.
             strength: Variable to feature to a multiple of `ridge`, 1 where nothing is said; ``warming`` is the name of
                 the global mean temperature's own.
             smoothing: Share of every cell's response that is the mean over it and the eight cells around it. Weather
@@ -196,9 +196,9 @@ class LinearEmulator(Emulator):
         given = {**defaults, **options}
         features, warming, smoothing = given["features"], given["warming"], given["smoothing"]
         if not warming:
-            refuse_idle(cls.fit, "model.warming names no series", "name some", warming_ridge=given["warming_ridge"])
+            refuse_unused(cls.fit, "model.warming names no series", "name some", warming_ridge=given["warming_ridge"])
         if given["season"] == "month":
-            refuse_idle(
+            refuse_unused(
                 cls.fit,
                 "every calendar month is fitted alone",
                 "set model.season to 'harmonics'",
@@ -212,7 +212,7 @@ class LinearEmulator(Emulator):
                     hint="leave model.season at its default",
                 )
         elif archive.time.step == "year":
-            refuse_idle(cls.fit, "a year has no season", "take data of months", harmonics=given["harmonics"])
+            refuse_unused(cls.fit, "a year has no season", "take data of months", harmonics=given["harmonics"])
         if not 0 <= smoothing <= 1:
             raise RecipeError("model.smoothing is out of range", found=str(smoothing), expected="a share, 0 to 1")
         if warming:
@@ -291,7 +291,7 @@ def _penalties(
 
 
 def _smoothed(fields: Array, share: float) -> Array:
-    """(..., Y, X) fields, a share of which is the mean over nine cells; beyond a pole lies the row beside it again."""
+    """(..., Y, X) fields, a share of which is the mean over nine cells; beyond a pole lies the row next to it again."""
     rows = np.pad(fields, [(0, 0)] * (fields.ndim - 2) + [(1, 1), (0, 0)], mode="edge")
     three = rows[..., :-2, :] + rows[..., 1:-1, :] + rows[..., 2:, :]
     nine = three + np.roll(three, 1, -1) + np.roll(three, -1, -1)

@@ -1,4 +1,4 @@
-"""Weather made anew: patterns of variability whose strengths follow the seasons and remember the month before.
+"""Generated weather: patterns of variability whose amplitudes follow the seasons and remember the month before.
 
 Invariant: at every cell and calendar month what is drawn has the distribution that the residuals have there, up to the
 spacing of its quantiles; all variables come from the same patterns, so that they belong together.
@@ -6,7 +6,7 @@ spacing of its quantiles; all variables come from the same patterns, so that the
 Residuals are mapped to a standard normal distribution by their ranks, cell by cell and calendar month by calendar month
 (a Gaussian copula), and back through their own quantiles, so that no month is drier than dry.
 The patterns' amplitudes are one first-order autoregressive process, in which each remembers all: what remembers long
-(an ocean) and what forgets (the land beside it) share patterns, and with a memory for each pattern alone both would
+(an ocean) and what forgets (the land next to it) share patterns, and with a memory for each pattern alone both would
 remember alike. What the patterns leave is noise of each cell alone, with a memory of its own.
 """
 
@@ -49,7 +49,7 @@ class Modes:
         fresh: (K, K) factor that gives white noise the covariance of what that leaves.
         local: (12, V, Y, X) float16, standard deviation of what the patterns leave.
         local_memory: (V, Y, X) its correlation from one month to the next.
-        spread: (12, V, Y, X) float16, standard deviation of both together: one, but for what the process simplifies.
+        spread: (12, V, Y, X) float16, standard deviation of both together: one, except for what the process simplifies.
         quantiles: (12, len(NODES), V, Y, X) float16, residuals at the normal scores `NODES`.
         seed: Of the noise.
     """
@@ -142,7 +142,7 @@ class Modes:
         return out
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """What `from_arrays` needs beside the seed."""
+        """What `from_arrays` needs next to the seed."""
         return {name: getattr(self, name) for name in ARRAYS}
 
     @classmethod

@@ -4,7 +4,7 @@ Invariant: what is kept is the trees as plain arrays; walking through them equal
 
 A forest answers every forcing with a mean of training years: beyond the training forcings it stands still, and an
 unseen stronger scenario stops warming where the training scenarios stopped. With `detrend` ``linear`` the forest
-learns what a straight line in the forcings leaves, and the line goes on.
+learns what a straight line in the forcings leaves, and the line continues.
 
 After ClimateBench (Watson-Parris et al. 2022, doi:10.1029/2021MS002954), whose forest predicts annual fields.
 """
@@ -21,7 +21,7 @@ from sklearn.ensemble import RandomForestRegressor
 from emukit.data.archive import Archive
 from emukit.data.split import Split
 from emukit.emulators.components import Array, ComponentEmulator, Detrend, fit_basis, fit_trend
-from emukit.emulators.idle import refuse_idle
+from emukit.emulators.unused_options import refuse_unused
 from emukit.errors import RecipeError
 
 
@@ -69,7 +69,7 @@ class RandomForest(ComponentEmulator):
         """
         _check_options(trees, leaf, tried, seed)
         if detrend == "none":
-            refuse_idle(cls.fit, "there is no line", "set model.detrend to 'linear'", ridge=ridge)
+            refuse_unused(cls.fit, "there is no line", "set model.detrend to 'linear'", ridge=ridge)
         basis, years = fit_basis(archive, split, features, components)
         trend = fit_trend(years, ridge, detrend)
         left = years.amounts - np.einsum("nf,fvk->nvk", years.z, trend)

@@ -33,7 +33,7 @@ class EmulatorEntry(Entry):
         made_as: How: in ``closed-form``, by its class's `fit(archive, split, **options)`; ``stepwise``, in a training
             loop; or as a ``wrapper`` of others, by `fit(archive, split, bases, folds, **options)`. None: its class
             says so.
-        takes_seed: Whether `fit` takes the seed of the run too, as a keyword `seed` that is no option. Where
+        takes_seed: Whether `fit` takes the seed of the run too, as a keyword `seed` that is not an option. Where
             `made_as` is None, the signature says so.
     """
 
@@ -127,6 +127,17 @@ EMULATORS: Registry[EmulatorEntry] = Registry(
             "emukit.emulators.sampled:Sampled",
             "an emulator, with weather like a real run's; one realisation",
             made_as="wrapper",
+            takes_seed=True,
+        ),
+        "typical-year": EmulatorEntry(
+            "emukit.emulators.typical_year:TypicalYear",
+            "daily fields whose sorted days are where they are expected, on the days of one training year",
+            made_as="closed-form",
+        ),
+        "delta-change": EmulatorEntry(
+            "emukit.emulators.delta_change:DeltaChange",
+            "daily training years, moved to the mean of the year that is asked for; realisations",
+            made_as="closed-form",
             takes_seed=True,
         ),
         "neural": EmulatorEntry(

@@ -2,7 +2,7 @@
 
 Invariant: mean and standard deviation over the months are exactly those asked for, also where nothing may be negative.
 Of all fields with that mean and standard deviation a plain stretch is the nearest to the field it began with; to keep a
-trend as well costs little of that, as what is left beside it hardly correlates with it.
+trend as well costs little of that, as what is left next to it hardly correlates with it.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def trend(field: NDArray[np.floating], per_year: int = 12) -> Array:
 def stretch(
     field: NDArray[np.floating], std: Array, *, keep: NDArray[np.floating] | None = None, above_zero: bool = False
 ) -> Array:
-    """Scale what is left of each cell's months beside its mean over time and a part to keep.
+    """Scale what is left of each cell's months next to its mean over time and a part to keep.
 
     The result is c + keep + k a with the anomaly a = field - mean - keep, and, above zero, max(0, that). With n months
     not at zero, c keeps the mean and k solves a quadratic equation for the standard deviation. Months that become

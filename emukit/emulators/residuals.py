@@ -42,14 +42,14 @@ class Residuals:
             where the variable is relative.
         first: (R,) row at which each run begins; runs follow each other.
         month: (N,) calendar month, January 0.
-        warmth: (N,) global mean of the smoothed temperature of the run over the year round that month, K; zeros where
-            no variable is the temperature.
+        global_mean: (N,) global mean of the smoothed temperature of the run over the year round that month, K; zeros
+            where no variable is the temperature.
     """
 
     values: NDArray[np.float16]
     first: NDArray[np.int64]
     month: NDArray[np.int64]
-    warmth: NDArray[np.float32]
+    global_mean: NDArray[np.float32]
 
     @property
     def runs(self) -> list[slice]:
@@ -65,7 +65,7 @@ class Residuals:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What `from_arrays` needs."""
-        return {"values": self.values, "first": self.first, "month": self.month, "warmth": self.warmth}
+        return {"values": self.values, "first": self.first, "month": self.month, "warmth": self.global_mean}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Residuals:
@@ -103,8 +103,8 @@ def training_residuals(archive: Archive, spans: Sequence[Span], smooth: int) -> 
         if of_month.size:
             weather = np.concatenate([_weather(archive, s, m, smooth) for s in usable])
             values[of_month] = _centred(weather, archive.domain.relative)
-    warmth = [np.tile(_warmth(archive, s, smooth), len(s.members)) for s in usable]
-    return Residuals(values, first, month, np.concatenate(warmth).astype(np.float32))
+    global_mean = [np.tile(_global_mean(archive, s, smooth), len(s.members)) for s in usable]
+    return Residuals(values, first, month, np.concatenate(global_mean).astype(np.float32))
 
 
 def climatology_of(archive: Archive, spans: Sequence[Span], v: int) -> NDArray[np.float32]:
@@ -124,7 +124,7 @@ def climatology_of(archive: Archive, spans: Sequence[Span], v: int) -> NDArray[n
 def smoother(count: int, years: int) -> Array:
     """(count, count) matrix that smooths a yearly series by straight lines through the `years` nearest years.
 
-    At the ends of the series the line of the outermost `years` years goes on.
+    At the ends of the series the line of the outermost `years` years continues.
     """
     width = min(years, count)
     out = np.zeros((count, count))
@@ -169,7 +169,7 @@ def _centred(weather: NDArray[np.float32], relative: Sequence[bool]) -> NDArray[
     return weather
 
 
-def _warmth(archive: Archive, span: Span, smooth: int) -> Array:
+def _global_mean(archive: Archive, span: Span, smooth: int) -> Array:
     """(T,) smoothed global mean temperature over the year round each month of a span; zeros without a temperature."""
     scenario, v = archive[span.scenario], archive.domain.temperature
     if v is None:

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Split
 from emukit.emulators.base import Emulator
-from emukit.emulators.idle import refuse_idle
 from emukit.emulators.modes import Modes
 from emukit.emulators.residuals import Residuals, climatology_of, training_residuals
+from emukit.emulators.unused_options import refuse_unused
 from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import ProtocolError, RecipeError
 
@@ -44,7 +44,7 @@ class Blocks:
     seed: int
 
     def sample(
-        self, scenario: Scenario, number: int, start: int, stop: int, warmth: Callable[[int, int], float]
+        self, scenario: Scenario, number: int, start: int, stop: int, global_mean: Callable[[int, int], float]
     ) -> NDArray[np.float32]:
         """(T, V, Y, X) residuals of months [start, stop) of a realisation.
 
@@ -56,18 +56,18 @@ class Blocks:
             number: Of the realisation.
             start: First month.
             stop: Month after the last.
-            warmth: Global mean temperature of the months [first, last) of the forced response, K.
+            global_mean: Global mean temperature of the months [first, last) of the forced response, K.
         """
         end, length = len(scenario), 12 * self.years
         out = np.empty((stop - start, *self.residuals.values.shape[1:]), np.float32)
         for block in range((end - stop) // length, (end - start - 1) // length + 1):
             first = end - (block + 1) * length
-            row = self._draw(scenario, number, block, warmth)
+            row = self._draw(scenario, number, block, global_mean)
             low, high = max(first, start), min(first + length, stop)
             out[low - start : high - start] = self.residuals.values[row + low - first : row + high - first]
         return out
 
-    def _draw(self, scenario: Scenario, number: int, block: int, warmth: Callable[[int, int], float]) -> int:
+    def _draw(self, scenario: Scenario, number: int, block: int, global_mean: Callable[[int, int], float]) -> int:
         """The row of the residuals with which a block begins."""
         length = 12 * self.years
         first = len(scenario) - (block + 1) * length
@@ -75,8 +75,8 @@ class Blocks:
         if self.similar < 1:
             # Whole years, or a season would pass for a climate; of the first block there may be less than one.
             begin = max(first, 0)
-            wanted = warmth(begin, begin + 12 * max((first + length - begin) // 12, 1))
-            sums = np.cumsum([0.0, *self.residuals.warmth])
+            wanted = global_mean(begin, begin + 12 * max((first + length - begin) // 12, 1))
+            sums = np.cumsum([0.0, *self.residuals.global_mean])
             of_block = (sums[rows + length] - sums[rows]) / length
             nearest = np.argsort(np.abs(of_block - wanted), kind="stable")
             rows = rows[nearest[: max(1, round(self.similar * len(rows)))]]
@@ -177,22 +177,22 @@ class Sampled(Wrapper):
             # Blocks are drawn from all of them: `check` has refused anything else.
             return lambda first, last: 0.0
 
-        def warmth(first: int, last: int) -> float:
+        def global_mean(first: int, last: int) -> float:
             # Where the base cannot go so far back, or the scenario ends before, the nearest months it can say.
             last = min(max(last, self.first_month + 12), len(scenario))
             fields = self.bases[0].predict_fields(scenario, max(first, self.first_month), last)
             return float(self.grid.mean(fields[:, v]).mean())
 
-        return warmth
+        return global_mean
 
     @classmethod
     def check(cls, archive: Archive, **options: Any) -> None:
         """Refuse values out of their ranges, or without effect; arguments as for `fit`."""
         if options["weather"] == "eof":
             own = {name: options[name] for name in ("years", "similar")}
-            refuse_idle(cls.fit, "weather is made from patterns", "set model.weather to 'blocks'", **own)
+            refuse_unused(cls.fit, "weather is made from patterns", "set model.weather to 'blocks'", **own)
         else:
-            refuse_idle(
+            refuse_unused(
                 cls.fit, "weather comes in blocks of years", "set model.weather to 'eof'", modes=options["modes"]
             )
         for name in ("smooth", "years", "modes"):
@@ -257,7 +257,7 @@ class Sampled(Wrapper):
             bases: What is given weather.
             folds: None.
             seed: Of realisations: that of the run.
-            weather: From blocks of years of training runs, or made anew from their patterns.
+            weather: From blocks of years of training runs, or made again from their patterns.
             smooth: Years over which the mean of the members is smoothed to tell a training run's forced response
                 from its weather; 1: not at all.
             years: Length of a block (``blocks``).

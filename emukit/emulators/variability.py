@@ -18,7 +18,14 @@ from numpy.typing import NDArray
 from emukit.data.archive import Archive, Domain
 from emukit.data.split import Span
 from emukit.emulators.base import Emulator
-from emukit.emulators.growth import LARGEST_CHANGE, Decade, believed_slope, change, level_at_middle, warmth_range
+from emukit.emulators.variance_trend import (
+    LARGEST_CHANGE,
+    Decade,
+    believed_slope,
+    change,
+    global_mean_range,
+    level_at_middle,
+)
 from emukit.errors import ProtocolError
 
 Array = NDArray[np.float64]
@@ -34,10 +41,10 @@ class Variability:
 
     Attributes:
         level: (G, V, Y, X) variance of a step by season (`TimeAxis.season`; 12 of months), where the global mean is
-            `warmth[0]`.
+            `global_mean[0]`.
         slope: (G, V, Y, X) change of its logarithm per K of the global mean temperature, as far as it is believed.
-        warmth: (3,) the global mean temperature at which `level` holds, and the lowest and highest at which `slope`
-            does.
+        global_mean: (3,) the global mean temperature at which `level` holds, and the lowest and highest at which
+            `slope` does.
         time_mean: (V, Y, X) variance of the mean over a period.
         time_std: (V, Y, X) variance of the standard deviation over a period, from run to run.
         forced: (V, Y, X) share of the base's variance over ten years that is forced: about one for a base that predicts
@@ -49,37 +56,37 @@ class Variability:
 
     level: Array
     slope: Array
-    warmth: Array
+    global_mean: Array
     time_mean: Array
     time_std: Array
     forced: Array
     from_members: bool
     usual: Array | None = None
 
-    def by_season(self, warmth: float, mean: Array | None = None) -> Array:
+    def by_season(self, global_mean: float, mean: Array | None = None) -> Array:
         """(G, V, Y, X) variance of a step by season.
 
         Args:
-            warmth: Global mean temperature, in K.
+            global_mean: Global mean temperature, in K.
             mean: (G, V, Y, X) mean of the forced response by season; as in training when None.
         """
-        at, low, high = self.warmth
-        known = self.level * change(self.slope, min(max(warmth, low), high) - at)
+        at, low, high = self.global_mean
+        known = self.level * change(self.slope, min(max(global_mean, low), high) - at)
         return np.asarray(known if self.usual is None or mean is None else known * ratio(mean, self.usual), np.float64)
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """All of it by name, as float32 but for the three temperatures."""
+        """All of it by name, as float32 except for the three temperatures."""
         fields = {n: getattr(self, n).astype(np.float32) for n in _FIELDS}
         usual = {} if self.usual is None else {"usual": self.usual.astype(np.float32)}
-        return {**fields, **usual, "warmth": self.warmth, "from_members": np.array([self.from_members], np.uint8)}
+        return {**fields, **usual, "warmth": self.global_mean, "from_members": np.array([self.from_members], np.uint8)}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[np.generic]]) -> Self:
         """The inverse of `arrays`."""
         fields = {n: np.asarray(arrays[n], np.float64) for n in _FIELDS}
         usual = np.asarray(arrays["usual"], np.float64) if "usual" in arrays else None
-        warmth = np.asarray(arrays["warmth"], np.float64)
-        return cls(**fields, warmth=warmth, from_members=bool(arrays["from_members"]), usual=usual)
+        global_mean = np.asarray(arrays["warmth"], np.float64)
+        return cls(**fields, global_mean=global_mean, from_members=bool(arrays["from_members"]), usual=usual)
 
 
 _FIELDS = ("level", "slope", "time_mean", "time_std", "forced")
@@ -196,7 +203,7 @@ def estimate_variability(
     return Variability(
         level_at_middle(decades, slope),
         slope,
-        warmth_range(decades),
+        global_mean_range(decades),
         time_mean,
         time_std,
         np.clip(np.divide(forced, said, out=np.ones_like(said), where=said > 0), 0.0, 2.0),

@@ -79,8 +79,8 @@ class VarianceMatched(Wrapper):
             folds: None.
             period: Months over which the standard deviation is to be a real run's: as many as will be scored. Where
                 steps are not months, this and `block` are as many steps as last as long.
-            block: Months over which mean and trend are kept. Shorter than the period, so that what is no straight line
-                over it is not stretched with the seasons.
+            block: Months over which mean and trend are kept. Shorter than the period, so that what is not a straight
+                line over it is not stretched with the seasons.
             warming: Whether variability may change with the global mean temperature, where the data support it; it
                 does not where no variable is the near-surface temperature.
             proportional: Variables whose variance is in proportion to their predicted mean of decade and calendar
@@ -129,8 +129,8 @@ class VarianceMatched(Wrapper):
         field = self.bases[0].predict_fields(scenario, start, stop)
         time = scenario.time
         season = time.season[start:stop]
-        warmth = warmth_of(field, self.domain)
-        by_season = self.variability.by_season(warmth, season_means(field, season, time.seasons))
+        global_mean = warmth_of(field, self.domain)
+        by_season = self.variability.by_season(global_mean, season_means(field, season, time.seasons))
         count = np.bincount(season, minlength=time.seasons)
         internal = np.einsum("m,mvyx->vyx", count / count.sum(), by_season)
         std = self.aim(field.std(0, dtype=np.float64), internal)

@@ -75,7 +75,7 @@ class Wrapper(Emulator):
     def refit(
         self, archive: Archive, split: Split, bases: Sequence[Emulator], folds: Sequence[Fold], **options: Any
     ) -> Self:
-        """Fit it anew on training spans that hold the validation months, for a final fit.
+        """Fit it again on training spans that hold the validation months, for a final fit.
 
         What was selected on validation cannot be selected again: a class that does so takes it over from itself.
         """
@@ -110,7 +110,7 @@ class Wrapper(Emulator):
 
     @abstractmethod
     def own_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """What `from_own_state` needs beside the bases; names of arrays hold no slash."""
+        """What `from_own_state` needs next to the bases; names of arrays hold no slash."""
 
     @classmethod
     @abstractmethod

@@ -1,7 +1,8 @@
 """Where the Earth's coasts are, to read maps by.
 
 Invariant: lines run from 0 to 360 degrees east like the maps, and none crosses the prime meridian, where a map ends.
-The lines are those of Natural Earth (public domain); the file beside this module says which edition and how simplified.
+The lines are those of Natural Earth (public domain); the file next to this module says which edition and how
+simplified.
 """
 
 from __future__ import annotations

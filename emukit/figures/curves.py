@@ -20,7 +20,7 @@ from emukit.figures.figure import MEMBERS, PREDICTION, REALISATIONS, SCORED, TRU
 Array = NDArray[np.float64]
 
 MONTHS = "JFMAMJJASOND"
-# A prediction without weather has next to no power; it shall not press the members into a line.
+# A prediction without weather has next to no power; it must not press the members into a line.
 LEAST_OF_MEMBERS = 1e-2
 # From the top of an axis of power to its bottom, so that it has two powers of ten to read it by.
 LEAST_RANGE = 100.0

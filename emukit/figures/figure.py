@@ -18,7 +18,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
-# Vermilion, sky blue, orange and blue of Okabe and Ito (2008), beside greys: they differ in lightness too.
+# Vermilion, sky blue, orange and blue of Okabe and Ito (2008), next to greys: they differ in lightness too.
 PREDICTION = "#D55E00"
 BETTER, WORSE = "#0072B2", PREDICTION
 REALISATIONS = "#F5C396"
@@ -52,7 +52,7 @@ def drawing() -> Iterator[None]:
 def sheet(title: str, width: float, height: float) -> Figure:
     """An empty figure with its title, in inches; what is put on it is laid out without overlaps."""
     figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
-    # A title may hold the name of a folder, in which two dollar signs are no formula.
+    # A title may hold the name of a folder, in which two dollar signs are not a formula.
     figure.suptitle(title, x=0.01, ha="left", parse_math=False)
     return figure
 

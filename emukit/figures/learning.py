@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 STYLES = ("-", "--", ":", "-.")
 MOST_LINES = len(COLOURS) * len(STYLES)
-# Columns of a log that are no terms of the loss.
+# Columns of a log that are not terms of the loss.
 OTHERS = ("epoch", "step", "learning_rate", "loss", "gradient_norm", "validation", "validation_average", "seconds")
 
 
@@ -54,7 +54,7 @@ def draw_learning(logs: Mapping[str, Log], title: str, direction: str) -> Figure
         if len(score.lines) > 1:
             named = sum(str(line.get_label())[:1] not in ("", "_") for line in score.lines)
             legend = score.legend(frameon=False, fontsize=8 if named <= 8 else 6, ncols=1 + (named - 1) // 8)
-            # It may be larger than the axes, which shall not shrink for it.
+            # It may be larger than the axes, which must not shrink for it.
             legend.set_in_layout(False)
     return figure
 

@@ -1,4 +1,4 @@
-"""Maps of what a prediction has wrong, beside what another member of the climate model has.
+"""Maps of what a prediction has wrong, next to what another member of the climate model has.
 
 Invariant: panels of one quantity share one scale, symmetric about zero, so that equal colours are equal errors. North
 is up; longitudes run eastward from 0, the prime meridian at both ends.
@@ -47,7 +47,7 @@ class Row:
         colours: A diverging colour map of matplotlib, which the data card says of its variable.
         label: What is shown, with its unit.
         panels: Side by side, in one scale.
-        apart: Beside them, in a scale of its own.
+        apart: Next to them, in a scale of its own.
     """
 
     colours: str

@@ -58,7 +58,7 @@ def draw_coordinates(
             heights = [_height(costs[name][c.key], scales[c.key]) for c in columns]
             axes.plot(places, heights, style, color=colour, lw=2.2 if black else 1.4, marker="o", ms=4)
             axes.plot([], [], style, color=colour, lw=2.2 if black else 1.4, label=_label(name, shown[name], black))
-            # Beside each other where they are equal.
+            # Next to each other where they are equal.
             aside = 0.018 * (i - len(shown) / 2)
             for x, key in zip(places, scales, strict=True):
                 spread = spreads.get(name, {}).get(key)

@@ -1,6 +1,6 @@
-"""The weather of a prediction beside that of members of the climate model's ensemble, as a table.
+"""The weather of a prediction next to that of members of the climate model's ensemble, as a table.
 
-Invariant: beside every difference stands that between two members, without which it says nothing.
+Invariant: next to every difference stands that between two members, without which it says nothing.
 """
 
 from __future__ import annotations

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from emukit.errors import RecipeError
+from emukit.losses.grid_context import GridContext, LossTerm, Mean, local_mean
 from emukit.losses.registry import TERMS
-from emukit.losses.space import LossSpace, LossTerm, Mean, local_mean
 
 
-def build_term(name: str, space: LossSpace) -> LossTerm:
+def build_term(name: str, context: GridContext) -> LossTerm:
     """Build a term by its name.
 
     Raises:
         RecipeError: There is none of that name, or the grid is too small for it.
     """
-    builder: Callable[[LossSpace], LossTerm] = TERMS.load(name)
-    return builder(space)
+    builder: Callable[[GridContext], LossTerm] = TERMS.load(name)
+    return builder(context)
 
 
 class CompositeLoss:
@@ -31,16 +31,18 @@ class CompositeLoss:
 
     Attributes:
         variables: Names along the V axis of predictions.
-        space: Area weights and padding.
+        context: Area weights and padding.
     """
 
-    def __init__(self, terms: Mapping[str, Mapping[str, float]], variables: tuple[str, ...], space: LossSpace) -> None:
+    def __init__(
+        self, terms: Mapping[str, Mapping[str, float]], variables: tuple[str, ...], context: GridContext
+    ) -> None:
         """Build the terms.
 
         Args:
             terms: Variable to term name to weight.
             variables: Names along the V axis of predictions.
-            space: Area weights and padding.
+            context: Area weights and padding.
 
         Raises:
             RecipeError: An unknown variable or term, no term at all, or a grid too small for one.
@@ -51,11 +53,11 @@ class CompositeLoss:
         wanted = [(v, name, weight) for v, named in terms.items() for name, weight in named.items() if weight != 0]
         if not wanted:
             raise RecipeError("the loss has no term", hint="--set loss.default.mse=1.0")
-        built = {name: build_term(name, space) for name in dict.fromkeys(name for _, name, _ in wanted)}
+        built = {name: build_term(name, context) for name in dict.fromkeys(name for _, name, _ in wanted)}
         self._terms = [(f"{v}.{name}", variables.index(v), built[name], weight) for v, name, weight in wanted]
         self._warmup = [(f"{v}.warmup", variables.index(v)) for v in dict.fromkeys(v for v, _, _ in wanted)]
-        self.variables, self.space = variables, space
-        self._l1 = build_term("l1", space)
+        self.variables, self.context = variables, context
+        self._l1 = build_term("l1", context)
 
     def __call__(
         self, prediction: Tensor, target: Tensor, *, ramp: float = 1.0, mean: Mean = local_mean

@@ -12,36 +12,36 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from emukit.losses.space import LossSpace, LossTerm, Mean, root
+from emukit.losses.grid_context import GridContext, LossTerm, Mean, root
 
 # Variance below which the standard deviation is flattened: the derivative of a square root at zero is infinite.
 VARIANCE_FLOOR = 1e-6
 
 
-def rmse(space: LossSpace) -> LossTerm:
+def rmse(context: GridContext) -> LossTerm:
     """Root of each segment's squared error, averaged over months and area."""
 
     def term(prediction: Tensor, target: Tensor, mean: Mean) -> Tensor:
-        return mean(root(space.segment_mean((prediction - target).square())))
+        return mean(root(context.segment_mean((prediction - target).square())))
 
     return term
 
 
-def time_mean(space: LossSpace) -> LossTerm:
+def time_mean(context: GridContext) -> LossTerm:
     """Root of the area-mean squared error of each segment's time mean."""
 
     def term(prediction: Tensor, target: Tensor, mean: Mean) -> Tensor:
         error = prediction.mean(1) - target.mean(1)
-        return mean(root(space.area_mean(error.square())))
+        return mean(root(context.area_mean(error.square())))
 
     return term
 
 
-def time_std(space: LossSpace) -> LossTerm:
+def time_std(context: GridContext) -> LossTerm:
     """Area mean of the absolute error of each segment's standard deviation over time."""
 
     def term(prediction: Tensor, target: Tensor, mean: Mean) -> Tensor:
-        return mean(space.area_mean((_std(prediction) - _std(target)).abs()))
+        return mean(context.area_mean((_std(prediction) - _std(target)).abs()))
 
     return term
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from emukit.losses.space import FLOOR, LossSpace, LossTerm, Mean
+from emukit.losses.grid_context import FLOOR, GridContext, LossTerm, Mean
 
 
-def dice(space: LossSpace) -> LossTerm:
+def dice(context: GridContext) -> LossTerm:
     """One minus the Dice coefficient of real-valued fields, 2 <x, y> / (|x|^2 + |y|^2).
 
     The overlap is that of V-Net (Milletari et al. 2016, arXiv:1606.04797). Written as |x - y|^2 / (|x|^2 + |y|^2), the
@@ -20,8 +20,8 @@ def dice(space: LossSpace) -> LossTerm:
     """
 
     def term(prediction: Tensor, target: Tensor, mean: Mean) -> Tensor:
-        apart = mean(space.segment_mean((prediction - target).square()))
-        size = mean(space.segment_mean(prediction.square() + target.square()))
+        apart = mean(context.segment_mean((prediction - target).square()))
+        size = mean(context.segment_mean(prediction.square() + target.square()))
         return apart / (size + FLOOR)
 
     return term

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emukit.losses.space import LossSpace, LossTerm, Mean
+from emukit.losses.grid_context import GridContext, LossTerm, Mean
 
 # The bank of the competition's third place: 7 x 7 cells, 2 widths x 2 wavelengths x 8 orientations.
 RADIUS = 3
@@ -25,10 +25,10 @@ ASPECT_RATIO = 0.5
 CHUNK = 15
 
 
-def gabor(space: LossSpace) -> LossTerm:
+def gabor(context: GridContext) -> LossTerm:
     """Mean absolute difference of the 32 filters' responses; a response counts with the area of its central cell."""
-    pad = space.padder(RADIUS)
-    kernels = space.constant(gabor_bank().flatten(1))
+    pad = context.padder(RADIUS)
+    kernels = context.constant(gabor_bank().flatten(1))
 
     def term(prediction: Tensor, target: Tensor, mean: Mean) -> Tensor:
         error = prediction - target
@@ -36,7 +36,7 @@ def gabor(space: LossSpace) -> LossTerm:
         bank = kernels.to(error.dtype)
         months = torch.split(pad(error).flatten(0, 1)[:, None], CHUNK)
         responses = torch.cat([(bank @ F.unfold(m, 2 * RADIUS + 1)).abs().mean(1) for m in months])
-        return mean(space.segment_mean(responses.view_as(error)))
+        return mean(context.segment_mean(responses.view_as(error)))
 
     return term
 

@@ -11,19 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emukit.losses.space import LossSpace, LossTerm, Mean
+from emukit.losses.grid_context import GridContext, LossTerm, Mean
 
 
-def polar(space: LossSpace) -> LossTerm:
+def polar(context: GridContext) -> LossTerm:
     """Mean absolute difference of both fields warped to polar coordinates about the middle of the map.
 
     The error near the middle counts more than at the corners. The loss is that of the competition's third place and has
     no meaning on a sphere: it alone changes when both fields are turned in longitude. Beyond the edges the outermost
     cells are repeated, whatever the padding. A warped cell counts with the warped area weights.
     """
-    rows, columns = space.weights.shape
-    grid = space.constant(polar_grid(rows, columns))[None]
-    weights = _warp(space.weights[None, None], grid)[0, 0]
+    rows, columns = context.weights.shape
+    grid = context.constant(polar_grid(rows, columns))[None]
+    weights = _warp(context.weights[None, None], grid)[0, 0]
     weights = weights / weights.sum()
 
     def term(prediction: Tensor, target: Tensor, mean: Mean) -> Tensor:

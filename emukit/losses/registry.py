@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from emukit.registry import Entry, Registry
 
-# Each a function of LossSpace that builds a LossTerm. A new term is a function and a line here, or a package with an
+# Each a function of GridContext that builds a LossTerm. A new term is a function and a line here, or a package with an
 # entry point in the group ``emukit.losses`` (docs/plugins.md).
 TERMS: Registry[Entry] = Registry(
     "loss term",
@@ -31,5 +31,5 @@ TERMS: Registry[Entry] = Registry(
     },
     entry=Entry,
     accepts=callable,
-    expected="a function of LossSpace that gives a LossTerm",
+    expected="a function of GridContext that gives a LossTerm",
 )

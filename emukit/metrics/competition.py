@@ -21,7 +21,7 @@ from emukit.metrics.limit import Ceiling, ceilings_of
 from emukit.metrics.moments import Field, Moments, Term
 
 Better = Literal["lower", "higher", "neither"]
-# What a file of scores says beside the groups of its numbers.
+# What a file of scores says next to the groups of its numbers.
 RESERVED = ("score", "months", "set", "spans", "floors", "limit", "members", "competition", "split", "csv_sha256")
 
 
@@ -110,6 +110,20 @@ class SubmissionFormat:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoreFormat:
+    """The file of a competition that wants it computed from predicted fields, which are kept with it.
+
+    Attributes:
+        packings: Suffixes that can be written, the default first.
+        write: (store of predicted fields, the data, path of the file) to the number of rows written; refuses what the
+            competition would refuse.
+    """
+
+    packings: tuple[str, ...]
+    write: Callable[[Path, Any, Path], int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class PublishedTable:
     """Where the results of others are, and what they were scored on.
 
@@ -143,9 +157,12 @@ class Competition:
         legend: What the short headings mean, in a line under a table.
         long_names: Variable to what it is, in words, of those that a reader may not know by their name.
         never_zero: Variables that cannot be zero in every cell: a month in which one is holds no truth.
-        references: What stands beside a score: ``climatology``, ``runs`` (other members of the climate model) and
+        references: What stands next to a score: ``climatology``, ``runs`` (other members of the climate model) and
             ``linear``.
         fits: Says what is wrong with a grid, nothing where it can be scored on; None: every grid can.
+        derive: Of what is scored by numbers of whole years, such as annual extremes of days: from an archive and the
+            place (scenario, first step, step after the last) to a function from (T, V, Y, X) fields of these steps to
+            (N, W, Y, X), the scored variables of each year. None: fields are scored as they are.
         published: Results of others; None where there are none.
         submission: Format of what is handed in; None where nothing is.
     """
@@ -163,8 +180,9 @@ class Competition:
     never_zero: tuple[str, ...] = ()
     references: tuple[str, ...] = ("climatology", "runs", "linear")
     fits: Callable[[Grid], str] | None = None
+    derive: Callable[[Any, str, int, int], Callable[[NDArray[np.floating]], NDArray[np.floating]]] | None = None
     published: PublishedTable | None = None
-    submission: SubmissionFormat | None = None
+    submission: SubmissionFormat | StoreFormat | None = None
 
     def __post_init__(self) -> None:
         """Refuse a competition that could not be computed, kept or read again."""
@@ -321,7 +339,7 @@ class Competition:
         """The numbers of a score's plain values by key, those that are there.
 
         Raises:
-            KeyError, TypeError, ValueError: A number that the score needs is missing, or is no number.
+            KeyError, TypeError, ValueError: A number that the score needs is missing, or is not a number.
         """
         found = {}
         for key in self.keys:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-# Steps looked at together: pairs of realisations of so many fit into memory beside the fields themselves.
+# Steps looked at together: pairs of realisations of so many fit into memory next to the fields themselves.
 _STEPS = 12
 
 

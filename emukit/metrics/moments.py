@@ -57,7 +57,7 @@ class Moments:
         if p.shape != t.shape or p.ndim != 4:
             raise ValueError(f"prediction {p.shape} and truth {t.shape} must both be (T, V, Y, X)")
         total = cls.zero(p.shape[1:], tuple(terms))
-        # Slices of twelve months keep the float64 copies small beside the fields themselves.
+        # Slices of twelve months keep the float64 copies small next to the fields themselves.
         for i in range(0, len(p), 12):
             a, b = p[i : i + 12].astype(np.float64), t[i : i + 12].astype(np.float64)
             more = {name: term(a, b).sum(0) for name, term in terms.items()}

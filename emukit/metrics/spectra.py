@@ -41,8 +41,8 @@ def spectra(anomaly: NDArray[np.floating], grid: Grid) -> dict[Kind, Spectrum]:
     """Spectra of monthly anomalies and of their annual means: of the global mean, and the area mean of the cells' own.
 
     Args:
-        anomaly: (T, V, Y, X) of consecutive months, as `emukit.metrics.weather.anomalies` gives them. Years are counted
-            from the first month; what is left of the last is no year.
+        anomaly: (T, V, Y, X) of consecutive months, as `emukit.metrics.variability.anomalies` gives them. Years are
+            counted from the first month; what is left of the last is not a year.
         grid: Where.
 
     Returns:

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emukit.models.heads import squash
-from emukit.models.layers import AttentionPooling, GlobeConv2d, Poles, SqueezeExcitation, WindowGRU, halve
+from emukit.models.heads import soft_clip
+from emukit.models.layers import AttentionPooling, GlobeConv2d, Poles, SqueezeExcitation, WindowGRU, downsample
 from emukit.models.sizes import check_halvings, check_sizes
 
 
@@ -48,10 +48,10 @@ class FrameFeatures(nn.Module):
 
     def maps(self, fields: Tensor) -> Tensor:
         """The last maps, (B, C, Y, X) -> (B, width 2**(stages-1), ceil(Y/2**stages), ceil(X/2**stages))."""
-        fields = squash(fields)
+        fields = soft_clip(fields)
         for stage in self.stages:
             # Halved before the stencil: forcings are smooth, and stencils on the finest grid would cost most.
-            fields = F.gelu(stage(halve(fields)))
+            fields = F.gelu(stage(downsample(fields)))
         return fields if self.excite is None else self.excite(fields)
 
     def forward(self, fields: Tensor) -> Tensor:

@@ -23,9 +23,9 @@ from emukit.models.heads import (
     Trunks,
     VariableHead,
     branch_sizes,
-    enlarge,
-    halved,
-    squash,
+    downsampled_grids,
+    soft_clip,
+    upsample,
 )
 from emukit.models.layers import GlobeConv2d, Poles
 from emukit.models.sizes import check_sizes
@@ -117,7 +117,7 @@ class ConvLSTM(nn.Module):
         check_sizes(1, pool_rows=pool_rows, pool_columns=pool_columns)
         check_sizes(0, linear=linear)
         check_sizes(1, 3, layers=layers)
-        grids = halved(grid, stages)
+        grids = downsampled_grids(grid, stages)
         self.branches = nn.ModuleList(
             _Branch(
                 in_channels,
@@ -178,14 +178,14 @@ class _Branch(nn.Module):
         self.heads = nn.ModuleList(VariableHead(hidden, numbers, grids[0], local=local) for _ in range(served))
 
     def forward(self, frames: Tensor) -> Tensor:
-        maps = self.dropout(self.states(squash(frames)))
+        maps = self.dropout(self.states(soft_clip(frames)))
         months = frames.shape[1] - self.history + 1
         numbers = None
         if self.response is not None:
             zonal = F.adaptive_avg_pool2d(maps, (self.bands, 1)).reshape(-1, months, self.response.gates.in_features)
             numbers = self.response(frames, zonal).flatten(0, 1)
         for grid in reversed(self.grids[:-1]):
-            maps = enlarge(maps, grid)
+            maps = upsample(maps, grid)
         fields = torch.stack([head(maps, numbers) for head in self.heads], 1)
         return fields.reshape(-1, months, *fields.shape[1:])
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emukit.models.layers import GlobeConv2d, Poles, halve, pad_globe
+from emukit.models.layers import GlobeConv2d, Poles, downsample, pad_globe
 from emukit.models.sizes import check_halvings
 
 Trunks = Literal["shared", "separate"]
@@ -25,13 +25,13 @@ Trunks = Literal["shared", "separate"]
 SQUASH_AT = 3.0
 
 
-def squash(fields: Tensor) -> Tensor:
+def soft_clip(fields: Tensor) -> Tensor:
     """Bound values smoothly to +-3; small ones stay as they are. Any shape."""
     return SQUASH_AT * torch.tanh(fields / SQUASH_AT)
 
 
-def enlarge(fields: Tensor, size: tuple[int, int]) -> Tensor:
-    """Twice as many cells each way, linearly between cell centres, across dateline and poles: undoes `halve`.
+def upsample(fields: Tensor, size: tuple[int, int]) -> Tensor:
+    """Twice as many cells each way, linearly between cell centres, across dateline and poles: undoes `downsample`.
 
     Args:
         fields: (B, C, ceil(Y/2), ceil(X/2)).
@@ -44,7 +44,7 @@ def enlarge(fields: Tensor, size: tuple[int, int]) -> Tensor:
     return fine[..., 2 : 2 + size[0], 2 : 2 + size[1]]
 
 
-def halved(grid: tuple[int, int], times: int) -> list[tuple[int, int]]:
+def downsampled_grids(grid: tuple[int, int], times: int) -> list[tuple[int, int]]:
     """The grid, and the grid after each of some halvings.
 
     Raises:
@@ -81,7 +81,7 @@ class FrameMaps(nn.Module):
     def forward(self, fields: Tensor) -> Tensor:
         """The last maps. Nothing is normalised: a forcing that is the same in every cell, such as CO2, survives."""
         for stage in self.stages:
-            fields = F.gelu(stage(halve(fields) if self.coarsen else fields))
+            fields = F.gelu(stage(downsample(fields) if self.coarsen else fields))
         return fields
 
 
@@ -89,7 +89,7 @@ class LinearResponse(nn.Module):
     """A state, numbers that follow the forcing linearly, and those numbers multiplied by gates that the state sets.
 
     To first order climate change is a fixed pattern for each season times the forcing: the mean forcing of the window,
-    mapped linearly, and its products with gates (season above all) are offered to the heads beside the state.
+    mapped linearly, and its products with gates (season above all) are offered to the heads next to the state.
 
     Attributes:
         numbers: R = state + 2 P, width of the result.

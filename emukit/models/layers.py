@@ -69,7 +69,7 @@ class GlobeConv2d(nn.Module):
         return self.conv(pad_globe(fields, self.conv.kernel_size[0] // 2, self.poles))  # type: ignore[no-any-return]
 
 
-def halve(fields: Tensor) -> Tensor:
+def downsample(fields: Tensor) -> Tensor:
     """Mean of 2 x 2 cells, (B, C, Y, X) -> (B, C, ceil(Y/2), ceil(X/2)).
 
     The merged cells stay centred between the poles, which a strided stencil on an even grid does not. An odd last row

@@ -23,7 +23,7 @@ DEEPEST = 16
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions beside a skip, all at full resolution, (B, C, Y, X) -> (B, out, Y, X)."""
+    """Two convolutions next to a skip, all at full resolution, (B, C, Y, X) -> (B, out, Y, X)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from emukit.models.attention import FrameBlock, TimeBlock, Turn, harmonics, patch_centres, space_turn
-from emukit.models.heads import Trunks, squash
+from emukit.models.heads import Trunks, soft_clip
 from emukit.models.layers import half_turn
 from emukit.models.sizes import MOST_BLOCKS, check_sizes
 
@@ -72,7 +72,7 @@ class Trunk(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         """(S, L+H-1, C, Y, X) -> (S, L, N, D)."""
-        fields = squash(frames.flatten(0, 1))
+        fields = soft_clip(frames.flatten(0, 1))
         place, turn = self._positions(fields)
         maps = self.embed(pad_to_patches(fields, self.patch)).flatten(2).transpose(1, 2) + place
         for block in self.frames:

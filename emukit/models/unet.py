@@ -24,11 +24,11 @@ from emukit.models.heads import (
     Trunks,
     VariableHead,
     branch_sizes,
-    enlarge,
-    halved,
-    squash,
+    downsampled_grids,
+    soft_clip,
+    upsample,
 )
-from emukit.models.layers import GlobeConv2d, Poles, halve
+from emukit.models.layers import GlobeConv2d, Poles, downsample
 from emukit.models.sizes import check_sizes
 
 WindowMode = Literal["film", "channels"]
@@ -38,7 +38,7 @@ GROUPS = 4
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions beside a skip, scaled and shifted by a state in between, (B, C, Y, X) -> (B, out, Y, X)."""
+    """Two convolutions next to a skip, scaled and shifted by a state in between, (B, C, Y, X) -> (B, out, Y, X)."""
 
     def __init__(self, in_channels: int, out_channels: int, *, state: int, dropout: float, poles: Poles) -> None:
         """Fresh weights.
@@ -129,7 +129,7 @@ class UNet(nn.Module):
         check_sizes(1, width=width, depth=depth, features=features, hidden=hidden, bands=bands)
         check_sizes(1, pool_rows=pool_rows, pool_columns=pool_columns)
         check_sizes(0, linear=linear, coarsen=coarsen)
-        grids = halved(grid, coarsen + depth)[: coarsen + 1]
+        grids = downsampled_grids(grid, coarsen + depth)[: coarsen + 1]
         self.branches = nn.ModuleList(
             _Branch(
                 in_channels,
@@ -194,12 +194,12 @@ class _Branch(nn.Module):
 
     def forward(self, frames: Tensor) -> Tensor:
         months = frames.shape[1] - self.history + 1
-        maps, state = self.maps(squash(frames))
+        maps, state = self.maps(soft_clip(frames))
         numbers = None
         if self.response is not None and state is not None:
             numbers = self.response(frames, state).flatten(0, 1)
         for grid in reversed(self.grids[:-1]):
-            maps = enlarge(maps, grid)
+            maps = upsample(maps, grid)
         fields = torch.stack([head(maps, numbers) for head in self.heads], 1)
         return fields.reshape(-1, months, *fields.shape[1:])
 
@@ -242,10 +242,10 @@ class _Pyramid(nn.Module):
         for block in self.down:
             fields = block(fields, state)
             levels.append(fields)
-            fields = halve(fields)
+            fields = downsample(fields)
         fields = self.bottom(fields, state)
         for block, level in zip(self.up, reversed(levels), strict=True):
-            fields = block(torch.cat((enlarge(fields, (level.shape[-2], level.shape[-1])), level), 1), state)
+            fields = block(torch.cat((upsample(fields, (level.shape[-2], level.shape[-1])), level), 1), state)
         return fields
 
 

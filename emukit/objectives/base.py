@@ -14,7 +14,7 @@ from torch import Tensor
 
 from emukit.data.sampler import Sample
 from emukit.losses.composite import CompositeLoss
-from emukit.losses.space import Mean, local_mean
+from emukit.losses.grid_context import Mean, local_mean
 
 # (S, L+H-1, C, Y, X) frames -> (S, L, V, Y, X) normalised fields: the network on the hardware at hand.
 Forward = Callable[[Tensor], Tensor]
@@ -29,7 +29,7 @@ class Objective(ABC):
     Attributes:
         draws: Whether its network draws realisations: another answer for every noise.
         divisible: Whether a sample's steps may be computed apart, on several processes, and joined before the loss.
-        single_runs: Whether its targets must be single runs: the spread of a mean of runs is no run's.
+        single_runs: Whether its targets must be single runs: the spread of a mean of runs is not that of a run.
     """
 
     draws: ClassVar[bool] = False

@@ -13,7 +13,7 @@ from torch import Tensor
 from emukit.data.sampler import Sample
 from emukit.errors import RecipeError
 from emukit.losses.composite import CompositeLoss
-from emukit.losses.space import Mean, local_mean
+from emukit.losses.grid_context import Mean, local_mean
 from emukit.objectives.base import Forward, Noise, Objective
 
 
@@ -49,7 +49,7 @@ class Crps(Objective):
         Args:
             loss: The composite loss, of which grid, variables and the weight of each variable are taken.
             realisations: How many a step draws.
-            noise: Channels of noise beside those of a frame, standard normal, drawn anew for every cell and step.
+            noise: Channels of noise next to those of a frame, standard normal, drawn again for every cell and step.
 
         Raises:
             RecipeError: Fewer than two realisations, or no channel of noise.
@@ -85,7 +85,7 @@ class Crps(Objective):
             score = fair_crps(torch.stack(drawn).float(), sample.targets.float())
             values = {}
             for v, name in enumerate(self.composite.variables):
-                values[f"{name}.crps"] = mean(self.composite.space.segment_mean(score[:, :, v]))
+                values[f"{name}.crps"] = mean(self.composite.context.segment_mean(score[:, :, v]))
             total = torch.stack(list(values.values())).mean()
         return total, {k: x.detach() for k, x in values.items()}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from emukit.data.sampler import Sample
-from emukit.losses.space import Mean, local_mean
+from emukit.losses.grid_context import Mean, local_mean
 from emukit.objectives.base import Forward, Objective
 
 

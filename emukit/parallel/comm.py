@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emukit.errors import EmukitError, TrainingError
-from emukit.parallel.launch import LeftAloneError, SaidByFirstError, inside_torchrun, torchrun_place
-from emukit.parallel.meeting import meet
+from emukit.parallel.launch import PeerLostError, ReportedByMainError, inside_torchrun, torchrun_place
+from emukit.parallel.rendezvous import join_group
 
 T = TypeVar("T")
 
@@ -38,13 +38,13 @@ class Comm:
         rank: From zero.
         world: How many there are.
         device: Where this process computes.
-        parting: What is done before the processes part, by whoever holds something of the group that lasts.
+        on_close: What is done before the processes part, by whoever holds something of the group that lasts.
     """
 
     rank: int = 0
     world: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    parting: ExitStack = field(default_factory=ExitStack, compare=False, repr=False)
+    on_close: ExitStack = field(default_factory=ExitStack, compare=False, repr=False)
 
     @property
     def main(self) -> bool:
@@ -69,15 +69,15 @@ class Comm:
         """Whether the flag is set on some process."""
         return bool(self.sum(np.array([float(flag)]))[0] > 0) if self.world > 1 else flag
 
-    def first(self, act: Callable[[], T]) -> T | None:
-        """What the first process alone does, while the others wait; if it refuses, none goes on.
+    def main_only(self, act: Callable[[], T]) -> T | None:
+        """What the first process alone does, while the others wait; if it refuses, none continues.
 
         Returns:
             The result on the first process, None on the others.
 
         Raises:
             EmukitError: The first's refusal, there.
-            SaidByFirstError: Instead, on the others.
+            ReportedByMainError: Instead, on the others.
         """
         result: T | None = None
         refusal: EmukitError | None = None
@@ -86,7 +86,7 @@ class Comm:
         except EmukitError as e:
             refusal = e
         if self.any(refusal is not None):
-            raise refusal or SaidByFirstError
+            raise refusal or ReportedByMainError
         return result
 
     def gather_bytes(self, values: Tensor) -> list[Tensor]:
@@ -98,12 +98,12 @@ class Comm:
         dist.all_gather(all_of_them, mine)
         return [v.cpu() for v in all_of_them]
 
-    def share(self, items: Sequence[T]) -> list[T]:
+    def shard(self, items: Sequence[T]) -> list[T]:
         """This process's contiguous part of a sequence; parts differ in length by one at most."""
         n = len(items)
         return list(items[n * self.rank // self.world : n * (self.rank + 1) // self.world])
 
-    def rounds(self, items: Sequence[T]) -> Iterator[tuple[T, bool]]:
+    def padded_rounds(self, items: Sequence[T]) -> Iterator[tuple[T, bool]]:
         """Work dealt out in turns, with as many turns for every process.
 
         A network that is sharded can only be evaluated by all processes together, so a process whose turn brings
@@ -183,12 +183,12 @@ def open_comm() -> Iterator[Comm]:
     Raises:
         TrainingError: There are fewer GPUs than processes on this machine, the environment names a place that cannot
             be, or the processes do not meet.
-        LeftAloneError: Another process has ended while this one was speaking with it.
+        PeerLostError: Another process has ended while this one was speaking with it.
     """
     cuda = torch.cuda.is_available()
     if not inside_torchrun():
         alone = Comm(device=torch.device("cuda" if cuda else "cpu"))
-        with alone.parting:
+        with alone.on_close:
             yield alone
         return
     place = torchrun_place()
@@ -205,20 +205,20 @@ def open_comm() -> Iterator[Comm]:
     # Torch's functions of a group have the group of that moment as a default, which would be held for good: whatever
     # imports them later, such as the first step of an optimiser, must find them imported before there is a group.
     import_module("torch.distributed.nn")
-    meet(place, "nccl" if cuda else "gloo")
+    join_group(place, "nccl" if cuda else "gloo")
     comm = Comm(place.rank, place.world, device)
     try:
         yield comm
     except BaseException as e:
         _let_go(e)
         if isinstance(e, RuntimeError) and any(words in str(e) for words in GONE):
-            raise LeftAloneError(e) from e
+            raise PeerLostError(e) from e
         raise
     finally:
         # Whatever still holds the group, such as a sharded network in a cycle of references, keeps its threads running
         # until the interpreter ends under them: now and then that aborts the process, and all the others with it.
         try:
-            comm.parting.close()
+            comm.on_close.close()
         finally:
             gc.collect()
             dist.destroy_process_group()

@@ -28,12 +28,12 @@ SPEAKING = (1, 2)
 # Names to a process the one that started it, by its process id.
 PARENT = "EMUKIT_PARENT"
 # Names to the processes of one machine the file through which they find each other.
-MEETING_FILE = "EMUKIT_MEETING_FILE"
+RENDEZVOUS_FILE = "EMUKIT_RENDEZVOUS_FILE"
 # A process whose parent has gone has this long to save where it stands: several times what a large checkpoint takes.
 GRACE_SECONDS = 60.0
 
 
-class LeftAloneError(EmukitError):
+class PeerLostError(EmukitError):
     """Another process has ended in the middle of what all do together; what it met is for that one to say."""
 
     def __init__(self, error: Exception) -> None:
@@ -45,7 +45,7 @@ class LeftAloneError(EmukitError):
         )
 
 
-class SaidByFirstError(EmukitError):
+class ReportedByMainError(EmukitError):
     """The first of several processes refused, and says why; the others end without a word."""
 
     def __init__(self) -> None:
@@ -105,10 +105,10 @@ def torchrun_place() -> Place:
             hint=f"start it with torchrun or --devices; to train with one process: unset {' '.join(TORCHRUN)}",
         )
     one_machine = os.environ.get("LOCAL_WORLD_SIZE") == found["WORLD_SIZE"]
-    return Place(rank, world, local, found["MASTER_ADDR"], port, one_machine, os.environ.get(MEETING_FILE, ""))
+    return Place(rank, world, local, found["MASTER_ADDR"], port, one_machine, os.environ.get(RENDEZVOUS_FILE, ""))
 
 
-def speaks() -> bool:
+def is_main() -> bool:
     """Whether this process is the one that says what all of them met; alone where the environment is wrong."""
     try:
         return not inside_torchrun() or torchrun_place().rank == 0
@@ -191,20 +191,20 @@ def relaunch(arguments: Sequence[str], devices: int) -> int:
     engine.propagate = False
     try:
         # It is made for this user alone; the engine's notes of failures go there too, and are removed with it.
-        with tempfile.TemporaryDirectory(prefix="emukit-", ignore_cleanup_errors=True) as meeting:
-            environment[MEETING_FILE] = str(Path(meeting, "processes"))
+        with tempfile.TemporaryDirectory(prefix="emukit-", ignore_cleanup_errors=True) as rendezvous_folder:
+            environment[RENDEZVOUS_FILE] = str(Path(rendezvous_folder, "processes"))
             config = LaunchConfig(
                 min_nodes=1,
                 max_nodes=1,
                 nproc_per_node=devices,
                 run_id=f"emukit-{os.getpid()}",
                 rdzv_backend="c10d",
-                rdzv_endpoint=str(Path(meeting, "engine")),
+                rdzv_endpoint=str(Path(rendezvous_folder, "engine")),
                 rdzv_configs={"store_type": "file"},
                 local_addr="localhost",
                 max_restarts=0,
                 monitor_interval=0.2,
-                logs_specs=DefaultLogsSpecs(log_dir=meeting),
+                logs_specs=DefaultLogsSpecs(log_dir=rendezvous_folder),
             )
             with _environment(environment):
                 elastic_launch(config, sys.executable)("-m", "emukit", *arguments)

@@ -1,7 +1,7 @@
 """Putting a number in the place of an automatic batch size.
 
 Invariant: the number is settled before a run's identity is, and is part of the run from then on: a resumed run cuts the
-batches it began with, on whatever machine it goes on.
+batches it began with, on whatever machine it continues.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from emukit.data.archive import Archive
-from emukit.data.cutting import Cutting
 from emukit.data.frames import FrameEncoder
 from emukit.data.residency import place
+from emukit.data.segment_addresses import SegmentAddresses
 from emukit.data.segments import resident_bytes
 from emukit.data.split import Split
 from emukit.errors import RecipeError
@@ -43,7 +43,7 @@ def resolve_batch(
     """Put a number in the place of an automatic batch size; any other recipe comes back as it is.
 
     The number is the largest power of two of segments that fits into memory and leaves an epoch enough steps. It
-    becomes part of the recipe, and so of the run: on another machine the run goes on with the same batches.
+    becomes part of the recipe, and so of the run: on another machine the run continues with the same batches.
 
     Args:
         recipe: What is to be trained.
@@ -94,7 +94,7 @@ def resolve_batch(
 
 def _refuse_endless_steps(recipe: NetworkRecipe, archive: Archive, split: Split) -> None:
     training = recipe.training
-    batches = Cutting.of(archive, split.train, recipe.inputs.window, training.segments).steps()
+    batches = SegmentAddresses.of(archive, split.train, recipe.inputs.window, training.segments).steps()
     if training.accumulate > batches:
         raise RecipeError(
             "a step takes more batches than an epoch has",
@@ -122,10 +122,10 @@ def _largest_batch(recipe: NetworkRecipe, archive: Archive, split: Split, comm: 
 
     def acceptable(number: int) -> bool:
         sized = _with_batch(recipe, number).training.segments
-        cutting = Cutting.of(archive, split.train, window, sized)
-        if -(-cutting.steps() // training.accumulate) < FEWEST_STEPS:
+        addresses = SegmentAddresses.of(archive, split.train, window, sized)
+        if -(-addresses.steps() // training.accumulate) < FEWEST_STEPS:
             return False
-        data = resident_bytes(archive, cutting, encoder)
+        data = resident_bytes(archive, addresses, encoder)
         streamed = place(sized.residency, data, available, comm.device.type) == "host" and comm.device.type != "cpu"
         segments, months = largest_share(number, length, comm.world)
         batch = batch_bytes(segments, months, frame, len(archive.variables), window.history)

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from emukit.data.archive import Archive
-from emukit.data.cutting import Cutting
 from emukit.data.residency import free_memory
-from emukit.data.segments import SegmentSource
+from emukit.data.segment_addresses import SegmentAddresses
+from emukit.data.segments import SegmentSampler
 from emukit.models.registry import build_network
 from emukit.parallel.comm import Comm
 from emukit.recipes.schema import NetworkRecipe
@@ -102,7 +102,7 @@ class MemoryPlan:
 
 
 def memory_plan(
-    network: nn.Module, source: SegmentSource, recipe: NetworkRecipe, comm: Comm, *, sharded: bool = False
+    network: nn.Module, source: SegmentSampler, recipe: NetworkRecipe, comm: Comm, *, sharded: bool = False
 ) -> MemoryPlan:
     """What training this network on this source will keep in memory.
 
@@ -144,7 +144,7 @@ def memory_plan(
     )
 
 
-def largest_batch(source: SegmentSource | Cutting) -> int:
+def largest_batch(source: SegmentSampler | SegmentAddresses) -> int:
     """Segments of the largest batch of an epoch, which may have fewer than a batch could hold."""
     return max(map(len, source.epoch(0, 0)))
 

@@ -1,4 +1,4 @@
-"""What a training will cost, before it begins: memory, operations, time, and which wall it meets first.
+"""What a training will cost, before it begins: memory, operations, time, and which bottleneck it meets first.
 
 Invariant: a plan is made with what training itself would allocate, or less: a model that does not fit is counted, never
 built.
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from emukit.data.archive import Archive
-from emukit.data.cutting import Cutting
 from emukit.data.frames import FrameEncoder
 from emukit.data.residency import place
-from emukit.data.segments import SegmentSource, resident_bytes
+from emukit.data.segment_addresses import SegmentAddresses
+from emukit.data.segments import SegmentSampler, resident_bytes
 from emukit.data.split import Split
 from emukit.data.targets import TargetNormalizer
 from emukit.errors import RecipeError
@@ -41,7 +41,7 @@ from emukit.training.engine import Engine, Execution
 from emukit.training.footprint import forward_rate
 from emukit.training.settings import composite_loss
 
-# Longer than a night is the wall of time.
+# Longer than a night is the bottleneck of time.
 PATIENCE_SECONDS = 12 * 3600.0
 # A part of a step that takes this long is not followed by a larger one, and a quick one is timed so often.
 SLOW_SECONDS, REPEATS = 4.0, 3
@@ -51,12 +51,12 @@ PLANNING_SHARE, PLANNING_SECONDS, RATE_SECONDS = 1 / 3, 30.0, 2.0
 
 
 @dataclass(frozen=True)
-class Wall:
+class Bottleneck:
     """A limit.
 
     Attributes:
         name: ``time``, ``activations`` or ``model``.
-        reached: Part of it that the training takes: 1 is at the wall; None where it is not known.
+        reached: Part of it that the training takes: 1 is at the bottleneck; None where it is not known.
         what: In words.
         advice: What to switch on to stay away from it.
     """
@@ -93,33 +93,33 @@ class Plan:
         each = self.step_seconds
         return None if each is None else each * self.steps * self.recipe.training.epochs
 
-    def walls(self) -> tuple[Wall, ...]:
+    def bottlenecks(self) -> tuple[Bottleneck, ...]:
         """The three, the nearest first; one whose distance is unknown comes last."""
         m, safe = self.memory, SAFE * self.memory.available
         room = safe - (m.on_device - m.batch - (m.activations or 0))
         known = m.activations is not None
         needed = m.batch + (m.activations or 0)
-        walls = (
-            Wall(
+        bottlenecks = (
+            Bottleneck(
                 "time",
                 None if self.seconds is None else self.seconds / PATIENCE_SECONDS,
                 f"{'?' if self.seconds is None else duration(self.seconds)} of {duration(PATIENCE_SECONDS)}, a night",
                 tuple(self._faster()),
             ),
-            Wall(
+            Bottleneck(
                 "activations",
                 (needed / room if room > 0 else float("inf")) if known else None,
                 f"{size(needed) if known else '?'} of {size(max(0.0, room))}, what model and data leave of {SAFE:.0%}",
                 tuple(self._fewer_activations()),
             ),
-            Wall(
+            Bottleneck(
                 "model",
                 m.own_state / safe if safe > 0 else float("inf"),
                 f"{size(m.own_state)} of {size(safe)}, {SAFE:.0%} of memory",
                 tuple(self._smaller_state()),
             ),
         )
-        return tuple(sorted(walls, key=lambda w: -1.0 if w.reached is None else w.reached, reverse=True))
+        return tuple(sorted(bottlenecks, key=lambda w: -1.0 if w.reached is None else w.reached, reverse=True))
 
     def _faster(self) -> Iterator[str]:
         cuda = self.memory.device == "cuda"
@@ -192,13 +192,13 @@ def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, report
     recipe = resolve_batch(recipe, archive, split, comm, reporter)
     training, history = recipe.training, recipe.inputs.window.history
     encoder = FrameEncoder.fit(archive, split.train, recipe.inputs)
-    cutting = Cutting.of(archive, split.train, recipe.inputs.window, training.segments)
-    steps = -(-cutting.steps() // training.accumulate)
+    addresses = SegmentAddresses.of(archive, split.train, recipe.inputs.window, training.segments)
+    steps = -(-addresses.steps() // training.accumulate)
     frame = (len(encoder.channels), *archive.grid.shape)
     state = count_state(recipe, archive, len(encoder.channels))
-    free, data = free_share(comm), resident_bytes(archive, cutting, encoder)
+    free, data = free_share(comm), resident_bytes(archive, addresses, encoder)
     if state.total > SAFE * free:
-        whole = largest_batch(cutting)
+        whole = largest_batch(addresses)
         segments, months = largest_share(whole, training.segments.length, comm.world)
         batch = batch_bytes(segments, months, frame, len(archive.variables), history)
         where = place("auto", data, max(0, free - state.total), comm.device.type)
@@ -208,7 +208,7 @@ def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, report
     targets = {v: recipe.targets.of(v) for v in archive.variables}
     normalizer = TargetNormalizer.fit(archive, split.train, targets)
     with reporter.step("measuring", 3) as bar, matmul_precision(training.precision):
-        source = SegmentSource(archive, split.train, encoder, normalizer, training.segments, comm.device)
+        source = SegmentSampler(archive, split.train, encoder, normalizer, training.segments, comm.device)
         network = build_for(recipe, archive, len(encoder.channels)).to(comm.device)
         bar.advance(note="data and network")
         memory = memory_plan(network, source, recipe, comm)
@@ -246,7 +246,7 @@ def _planning_segments(memory: MemoryPlan, months: int) -> int:
     return number
 
 
-def _time_steps(engine: Engine[Any], source: SegmentSource, accumulate: int, most: int) -> tuple[float, bool]:
+def _time_steps(engine: Engine[Any], source: SegmentSampler, accumulate: int, most: int) -> tuple[float, bool]:
     """Seconds of a real step, and whether all of it was timed.
 
     Parts of a batch are timed, one segment first and then four times as many, up to `most`, the whole or a part that

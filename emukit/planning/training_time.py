@@ -1,8 +1,8 @@
 """How long trainings take, and how many epochs fit into a time.
 
 Invariant: seconds of epochs come from steps of the recipe itself, timed on this machine under the first protocol, and
-those of a start from short runs. Steps are timed alone; how much longer they take beside other trainings is measured on
-the quickest network, where an epoch of it is short. What is counted on top of the steps is said where it is counted.
+those of a start from short runs. Steps are timed alone; how much longer they take next to other trainings is measured
+on the quickest network, where an epoch of it is short. What is counted on top of the steps is said where it is counted.
 What is fitted in closed form is not timed: it counts as a start alone.
 """
 
@@ -38,7 +38,7 @@ from emukit.training.log import LOG, read_lines
 VALIDATION_SHARE = 1 / 3
 # What is fitted in seconds, to see what a run costs besides its epochs: a process, imports, the store, the references.
 SHORT_RECIPE = "climatology"
-# Epochs are tried beside each other where one takes no longer than this.
+# Epochs are tried next to each other where one takes no longer than this.
 TRIED_SECONDS = 20.0
 EMUKIT = (sys.executable, "-m", "emukit")
 

@@ -117,7 +117,7 @@ def recipe_schema(name: str) -> dict[str, Any]:
         table.pop("required", None)
     schema["properties"]["base"] = {
         "type": "string",
-        "description": "A recipe by name, or a file beside this one: what is not set here is as there.",
+        "description": "A recipe by name, or a file next to this one: what is not set here is as there.",
     }
     options = definitions.get("Options")
     if options:

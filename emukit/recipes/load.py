@@ -142,7 +142,7 @@ def _load_bases(bases: list[dict[str, Any]], single: Any, source: str) -> list[d
     for key, change in single.items() if isinstance(single, Mapping) else [("", single)]:
         if key.isdecimal() and int(key) < len(bases) and not isinstance(change, Mapping):
             raise RecipeError(
-                f"{source} sets bases.{key} to what is no table",
+                f"{source} sets bases.{key} to what is not a table",
                 found=repr(change),
                 expected=f"bases.{key}.recipe=NAME, or another setting of it",
             )

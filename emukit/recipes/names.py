@@ -141,7 +141,7 @@ def identity_digest(identity: Mapping[str, Any]) -> str:
 
 def recipe_digest(values: Mapping[str, Any]) -> str:
     """SHA-256 of everything in a recipe's plain values that decides the numbers."""
-    # Where the arrays live changes no number: a run may go on where they have to live elsewhere.
+    # Where the arrays live changes no number: a run may continue where they have to live elsewhere.
     deciding = {k: v for k, v in values.items() if k != "description"} | _bases_as_before(values)
     # Regression was what a network was trained for before there were others.
     if deciding.get("objective") in REGRESSION:

@@ -52,7 +52,7 @@ def plugins_of(values: Mapping[str, Any]) -> tuple[Plugin, ...]:
 
 
 def check_plugins(plugins: Iterable[Plugin], where: str) -> None:
-    """Refuse to go on where something that a file needs is missing, or is of another package.
+    """Refuse to continue where something that a file needs is missing, or is of another package.
 
     Raises:
         RunError: It is; the message says what to install.

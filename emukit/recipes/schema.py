@@ -97,7 +97,7 @@ class Recipe(Settings):
 
 
 class ObjectiveSettings(Settings):
-    """What a network is trained for; the options of the objective named stand beside its name.
+    """What a network is trained for; the options of the objective named stand next to its name.
 
     Attributes:
         name: Such as ``regression``.
@@ -165,9 +165,9 @@ class NetworkRecipe(Recipe):
             raise ValueError(f"loss.warmup_epochs and loss.ramp_epochs are of regression, not of {self.objective.name}")
         # The default counts where the recipe says it: elsewhere every variable may have a table of its own.
         said = loss.tables | ({"default": loss.default} if "default" in loss.model_fields_set else {})
-        idle = [f"loss.{v}.time_std" for v, terms in said.items() if terms.get("time_std")]
-        if idle and training.segments.length == 1:
-            raise ValueError(f"{' and '.join(idle)} cannot act on segments of one month, training.segments.length")
+        unused = [f"loss.{v}.time_std" for v, terms in said.items() if terms.get("time_std")]
+        if unused and training.segments.length == 1:
+            raise ValueError(f"{' and '.join(unused)} cannot act on segments of one month, training.segments.length")
         if loss.warmup_epochs >= training.epochs:
             raise ValueError(
                 f"loss.warmup_epochs {loss.warmup_epochs:g} leaves the loss none of training.epochs {training.epochs}"
@@ -307,7 +307,7 @@ def recipe_class(emulator: str) -> type[Recipe]:
                 f"{emulator} cannot be fitted", found=f"no `fit` in {entry.target}", expected="a class method `fit`"
             )
         base: type[Recipe] = WrapperRecipe if entry.made == "wrapper" else Recipe
-        # The seed of a run is no part of its recipe.
+        # The seed of a run is not part of its recipe.
         return _recipe_class(base, kind.fit, ("seed",) if entry.seeded else ())
     raise unknown_emulator(emulator)
 

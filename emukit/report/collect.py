@@ -16,7 +16,7 @@ from emukit.errors import EmukitError, RunError
 from emukit.report.pages.model import Unfinished
 from emukit.report.pages.study import STUDY_FILE, Study, read_study
 from emukit.runs.leaderboard import Source, entry_folders, folders_in, read_source
-from emukit.runs.listing import look_at
+from emukit.runs.listing import summarise_run
 from emukit.runs.record import RECORD_FILE
 
 
@@ -37,7 +37,7 @@ class Findings:
     left_out: list[str] = field(default_factory=list)
 
 
-def gather_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
+def collect_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
     """Read everything that has a page.
 
     Args:
@@ -65,7 +65,7 @@ def gather_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
             found.left_out.append(reason(e))
             return
         if run and run.record.state != "finished":
-            found.unfinished.append(Unfinished(folder.name, look_at(folder).state, run.go_on()))
+            found.unfinished.append(Unfinished(folder.name, summarise_run(folder).state, run.go_on()))
         else:
             found.sources.append(source)
 
@@ -101,7 +101,7 @@ def gather_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
                 if (folder / run.folder / RECORD_FILE).exists():
                     add(folder / run.folder, False)
                 else:
-                    found.left_out.append(f"the run {run.folder} of the study {study.name} is not there any more")
+                    found.left_out.append(f"the run {run.folder} of the study {study.name} is no longer there")
     return found
 
 

@@ -21,7 +21,7 @@ from emukit.figures.curves import Curves, Power, Season, Years
 from emukit.figures.maps import Panel, Row
 from emukit.figures.ranks import Ranks
 from emukit.metrics.spectra import Spectrum, spectra
-from emukit.metrics.weather import anomalies, chance_of_ranks, rank_histogram
+from emukit.metrics.variability import anomalies, chance_of_ranks, rank_histogram
 
 Array = NDArray[np.float64]
 Fields = NDArray[np.float32]
@@ -109,7 +109,7 @@ class Shown:
         return f"{variable} ({self.archive.card.targets[variable].units})"
 
 
-def gather(emulator: Emulator, archive: Archive, span: Span) -> Shown:
+def collect(emulator: Emulator, archive: Archive, span: Span) -> Shown:
     """Predict what is shown of a span.
 
     Args:

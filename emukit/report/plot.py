@@ -32,8 +32,8 @@ from emukit.files import inside, open_regular, parse_json, read_text
 from emukit.outputs import Kind, new_output, refuse_taken
 from emukit.progress import Reporter
 from emukit.report import ensemble_comparison as pictures
-from emukit.report.ensemble_comparison import LEAST_MONTHS, REALISATIONS, Shown, gather
-from emukit.report.variability import Likeness, likeness
+from emukit.report.ensemble_comparison import LEAST_MONTHS, REALISATIONS, Shown, collect
+from emukit.report.variability import VariabilityComparison, compare_variability
 from emukit.runs.evaluate import scored_spans
 from emukit.runs.run import Run
 
@@ -61,7 +61,7 @@ class Album:
     title: str
     files: tuple[str, ...]
     left_out: Mapping[str, str]
-    weather: Likeness | None
+    weather: VariabilityComparison | None
 
 
 def plot_run(
@@ -99,7 +99,7 @@ def plot_run(
     with reporter.step("plot", len(folders)) as step:
         for folder, (set_name, span) in folders.items():
             title = f"{run.folder.resolve().name}, {set_name}: {span.text(archive)}"
-            shown = gather(emulator, archive, span)
+            shown = collect(emulator, archive, span)
             albums.append(_write(shown, run, archive, folder, title, overwrite))
             step.advance(note=str(folder))
     return albums
@@ -152,7 +152,7 @@ KIND = Kind("pictures of `emukit plot`", _strange)
 
 def _write(shown: Shown, run: Run, archive: Archive, folder: Path, title: str, overwrite: bool) -> Album:
     figures, left_out = draw(shown, title)
-    weather = None if "spectra" in left_out else likeness(shown)
+    weather = None if "spectra" in left_out else compare_variability(shown)
     about = {"Title": title, "Software": SOFTWARE, "Description": f"data {archive.digest}, recipe {run.recipe.digest}"}
     with new_output(folder, KIND, overwrite) as temporary:
         temporary.mkdir()

@@ -1,7 +1,7 @@
 """What a page shows of one run: errors as arrays, and pictures, kept in the run folder so that no page waits for them.
 
 Invariant: what is kept belongs to one run, one training of it, one set and one way of drawing, by a key; anything else
-is made anew. It is drawn only from the data that the run was trained on.
+is made again. It is drawn only from the data that the run was trained on.
 
     RUN/report/SET/about.json           key, words, sizes of pictures
     RUN/report/SET/numbers.safetensors  errors of the time mean and of the standard deviation, zonal means of members
@@ -33,7 +33,7 @@ from emukit.figures.figure import line_colours, write_webp
 from emukit.figures.ranks import draw_ranks
 from emukit.files import atomic_path, check_regular, open_regular, parse_json, read_text, sha256
 from emukit.report import ensemble_comparison as pictures
-from emukit.report.ensemble_comparison import LEAST_MONTHS, REALISATIONS, Shown, gather
+from emukit.report.ensemble_comparison import LEAST_MONTHS, REALISATIONS, Shown, collect
 from emukit.runs.evaluate import scored_spans
 from emukit.runs.run import Run
 
@@ -80,7 +80,7 @@ class Drawn:
 
 
 @dataclass(frozen=True, eq=False)
-class Portrait:
+class RunFigures:
     """What is kept of a run and a set.
 
     Attributes:
@@ -91,7 +91,7 @@ class Portrait:
         grid: Of the errors.
         earth: Whether the coasts are those of the Earth.
         fields: Errors by quantity, ``tas.mean`` and so on.
-        yardstick: The same of another member of the climate model; empty where there is none.
+        ensemble_member: The same of another member of the climate model; empty where there is none.
         drawn: Pictures that need no shared scale.
     """
 
@@ -102,11 +102,11 @@ class Portrait:
     grid: Grid
     earth: bool
     fields: Mapping[str, Field]
-    yardstick: Mapping[str, Field]
+    ensemble_member: Mapping[str, Field]
     drawn: Mapping[str, Drawn]
 
 
-def portrait(run: Run, set_name: str, root: Path, archive: Callable[[], Archive]) -> Portrait:
+def run_figures_of(run: Run, set_name: str, root: Path, archive: Callable[[], Archive]) -> RunFigures:
     """The portrait that is kept, or a new one.
 
     Args:
@@ -127,8 +127,8 @@ def portrait(run: Run, set_name: str, root: Path, archive: Callable[[], Archive]
     return kept
 
 
-def in_scale(kept: Portrait, scales: Mapping[str, float]) -> dict[str, Drawn]:
-    """Maps and zonal means of a portrait, and the maps of its yardstick, in scales that all share."""
+def in_scale(kept: RunFigures, scales: Mapping[str, float]) -> dict[str, Drawn]:
+    """Maps and zonal means of the figures of a run, and the maps of its reference, in scales that all share."""
     mark = hashlib.sha256(repr(sorted(scales.items())).encode()).hexdigest()[:8]
     out = {
         "maps": _scaled(
@@ -141,15 +141,15 @@ def in_scale(kept: Portrait, scales: Mapping[str, float]) -> dict[str, Drawn]:
             kept,
             f"zonal-{mark}.webp",
             lambda: draw_zonal(kept.fields, kept.grid, scales, _title(kept)),
-            "Zonal means of the same errors over latitude, beside those of other members. " + _words(kept.fields),
+            "Zonal means of the same errors over latitude, next to those of other members. " + _words(kept.fields),
         ),
     }
-    if kept.yardstick:
+    if kept.ensemble_member:
         out["yardstick"] = _scaled(
             kept,
             f"yardstick-{mark}.webp",
-            lambda: draw_error_maps(kept.yardstick, kept.grid, scales, _title(kept), earth=kept.earth),
-            f"The same maps of another member of the climate model. {_words(kept.yardstick)}",
+            lambda: draw_error_maps(kept.ensemble_member, kept.grid, scales, _title(kept), earth=kept.earth),
+            f"The same maps of another member of the climate model. {_words(kept.ensemble_member)}",
         )
     return out
 
@@ -172,7 +172,7 @@ def save(figure: Figure, path: Path, kind: str, about: str, maps: Iterable[str] 
     return write_webp(figure, path, about, width=width, height=height, colours=colours)
 
 
-def _title(kept: Portrait) -> str:
+def _title(kept: RunFigures) -> str:
     return f"{kept.set_name}: {kept.span}"
 
 
@@ -180,7 +180,7 @@ def _words(fields: Mapping[str, Field]) -> str:
     return "; ".join(f"{f.label}: {f.numbers}" for f in fields.values()) + "."
 
 
-def _scaled(kept: Portrait, name: str, draw: Callable[[], Figure], alt: str) -> Drawn:
+def _scaled(kept: RunFigures, name: str, draw: Callable[[], Figure], alt: str) -> Drawn:
     path = kept.folder / name
     size = picture_size(path)
     if size is None:
@@ -216,7 +216,7 @@ def _key(run: Run, set_name: str) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _read(folder: Path, key: str) -> Portrait | None:
+def _read(folder: Path, key: str) -> RunFigures | None:
     """What is kept; None where there is nothing whole of this key."""
     try:
         about = parse_json(read_text(folder / ABOUT_FILE))
@@ -235,14 +235,14 @@ def _read(folder: Path, key: str) -> Portrait | None:
             name: Field(colours, label, about["numbers"][name], numbers["errors"][i], numbers["members"][:, i])
             for i, (name, (colours, label)) in enumerate(words.items())
         }
-        yardstick = {
+        ensemble_member = {
             name: Field(colours, label, about["yardstick"][name], numbers["yardstick"][i], numbers["members"][:0, i])
             for i, (name, (colours, label)) in enumerate(words.items())
             if "yardstick" in numbers
         }
         grid = Grid(numbers["lat"], numbers["lon"])
-        return Portrait(
-            folder, about["set"], about["span"], about["span_key"], grid, about["earth"], fields, yardstick, drawn
+        return RunFigures(
+            folder, about["set"], about["span"], about["span_key"], grid, about["earth"], fields, ensemble_member, drawn
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, SafetensorError):
         # Whatever is wrong with what is kept, it can be made again.
@@ -258,7 +258,7 @@ def _draw(run: Run, set_name: str, folder: Path, key: str, archive: Archive) -> 
             hint="name it with --data",
         )
     span = scored_spans(archive, run.split(archive), set_name)[0]
-    shown = gather(run.emulator(archive), archive, span)
+    shown = collect(run.emulator(archive), archive, span)
     numbers, about = _numbers(shown)
     title = f"{set_name}: {span.text(archive)}"
     with atomic_path(folder) as temporary:

@@ -26,11 +26,11 @@ from emukit.files import parse_json, read_text
 from emukit.outputs import Kind, new_output, refuse_taken
 from emukit.progress import Reporter
 from emukit.report import run_figures as kept
-from emukit.report.collect import Findings, gather_places, named_means, named_source, reason, study_names
+from emukit.report.collect import Findings, collect_places, named_means, named_source, reason, study_names
 from emukit.report.entry_page import run_entry, submission_entry, training_pictures
 from emukit.report.pages.model import Entry, Errors, Picture, Site, identifier
 from emukit.report.pages.render import render
-from emukit.report.run_figures import Drawn, Portrait, in_scale, portrait
+from emukit.report.run_figures import Drawn, RunFigures, in_scale, run_figures_of
 from emukit.report.study_page import study_page
 from emukit.runs.leaderboard import Source, combine
 from emukit.runs.run import Run
@@ -120,7 +120,7 @@ def write_report(
     target = out.resolve()
     _refuse_around(target)
     refuse_taken(target, KIND, overwrite)
-    found = gather_places(places, study_runs)
+    found = collect_places(places, study_runs)
     for why in found.left_out:
         reporter.say(f"note: left out: {why}")
     with ExitStack() as stack:
@@ -139,21 +139,21 @@ def _site(found: Findings, opener: Opener, reporter: Reporter, scratch: Path, pu
     names = study_names(found.studies)
     sources = [named_source(source, names) for source in found.sources]
     rows = named_means(combine(sources, published), names)
-    portraits: dict[Path, Portrait] = {}
+    figures_of_runs: dict[Path, RunFigures] = {}
     missing: dict[Path, list[str]] = {}
     with reporter.step("report", len(found.sources)) as step:
         for source in found.sources:
             if source.run:
                 try:
-                    portraits[source.folder] = _portrait(source.run, opener, scratch)
+                    figures_of_runs[source.folder] = _run_figures(source.run, opener, scratch)
                 except EmukitError as e:
                     missing.setdefault(source.folder, []).append(f"{NOT_DRAWN}{reason(e)}")
             step.advance(note=source.folder.name)
-    scales = shared_scales(portraits.values())
+    scales = shared_scales(figures_of_runs.values())
     entries: list[Entry] = []
     links: dict[tuple[object, ...], str] = {}
     for source in sources:
-        entry = _entry(source, portraits.get(source.folder), scales, missing.get(source.folder, []), scratch)
+        entry = _entry(source, figures_of_runs.get(source.folder), scales, missing.get(source.folder, []), scratch)
         entry = replace(entry, name=names.get(Path(os.path.realpath(source.folder)), entry.name))
         entries.append(entry)
         own = [r for r in source.rows if r.kind in ("run", "submission")]
@@ -165,24 +165,24 @@ def _site(found: Findings, opener: Opener, reporter: Reporter, scratch: Path, pu
     return Site(title, written, rows, links, entries, studies, scales, found.left_out, found.unfinished)
 
 
-def shared_scales(portraits: Iterable[Portrait]) -> dict[str, float]:
+def shared_scales(figures_of_runs: Iterable[RunFigures]) -> dict[str, float]:
     """The limit of the scale of each quantity, from all errors of all entries."""
     values: dict[str, list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]] = {}
     areas: dict[str, list[np.ndarray[tuple[int, ...], np.dtype[np.float64]]]] = {}
-    for one in portraits:
+    for one in figures_of_runs:
         for name, f in one.fields.items():
             values.setdefault(name, []).append(f.error.ravel())
             areas.setdefault(name, []).append(one.grid.weights.ravel())
     return {name: round_limit(np.concatenate(v), np.concatenate(areas[name])) for name, v in values.items()}
 
 
-def _portrait(run: Run, opener: Opener, scratch: Path) -> Portrait:
+def _run_figures(run: Run, opener: Opener, scratch: Path) -> RunFigures:
     sets = [s for s in SETS if (run.folder / "scores" / f"{s}.json").exists()]
     if not sets:
         raise RunError(
             "it was not evaluated where the truth is known", hint=f"emukit evaluate {run.folder} --split SET"
         )
-    return portrait(run, sets[0], _keep(run, scratch), lambda: opener(run))
+    return run_figures_of(run, sets[0], _keep(run, scratch), lambda: opener(run))
 
 
 def _keep(run: Run, scratch: Path) -> Path:
@@ -193,7 +193,7 @@ def _keep(run: Run, scratch: Path) -> Path:
 
 
 def _entry(
-    source: Source, shown: Portrait | None, scales: Mapping[str, float], missing: list[str], scratch: Path
+    source: Source, shown: RunFigures | None, scales: Mapping[str, float], missing: list[str], scratch: Path
 ) -> Entry:
     if source.run is None:
         return submission_entry(source)
@@ -223,7 +223,7 @@ def _entry(
             source.run.record.data.scoring.competition,
         )
     pictures = [
-        # The yardstick is one for all entries of a span.
+        # The other member is the same for all entries of a span.
         _picture(name, drawn[name], shown.span_key if shown and name == "yardstick" else entry.id)
         for name in CAPTIONS
         if name in drawn

@@ -1,7 +1,7 @@
 """How like the climate model's own the weather of a prediction is, in numbers.
 
 Invariant: every difference of the prediction from a member is taken as that of a member from another is, which stands
-beside it.
+next to it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from emukit.data.grid import Grid
 from emukit.figures.variability import Line, beyond
-from emukit.metrics.weather import Weather
+from emukit.metrics.variability import VariabilityStatistics
 from emukit.report.ensemble_comparison import Shown
 
 Array = NDArray[np.float64]
 
-# Of `Weather.differences`: in words, and whether it is a share of what the member has.
+# Of `VariabilityStatistics.differences`: in words, and whether it is a share of what the member has.
 DIFFERENCES = {
     "total_std": ("std", True),
     "std": ("std, cell by cell", True),
@@ -34,7 +34,7 @@ SIGNED = ("total_std", "length")
 
 
 @dataclass(frozen=True, eq=False)
-class Likeness:
+class VariabilityComparison:
     """The weather of a prediction, of members, and how far apart they are.
 
     Attributes:
@@ -43,7 +43,8 @@ class Likeness:
         measured_km: How far correlations are looked at: a length that is infinite is more than that.
         prediction: Numbers by name, (V,), or (V - 1,) of what is between the first variable and another.
         members: The same of each member.
-        difference: Of the prediction from a member, by the names of `Weather.differences`; the mean over members.
+        difference: Of the prediction from a member, by the names of `VariabilityStatistics.differences`; the mean over
+            members.
         between_members: Of a member from another, the mean size over pairs; None of a single one.
     """
 
@@ -112,13 +113,13 @@ class Likeness:
         return float(number) if np.isfinite(number) else beyond(self.measured_km)
 
 
-def likeness(shown: Shown) -> Likeness:
+def compare_variability(shown: Shown) -> VariabilityComparison:
     """Compare the prediction (of an ensemble, its first realisation) with every member, and them with each other."""
     grid, month = shown.archive.grid, shown.calendar_month
-    prediction = Weather.of(shown.predictions[0], month, grid)
-    members = {m: Weather.of(fields, month, grid) for m, fields in shown.members.items()}
+    prediction = VariabilityStatistics.of(shown.predictions[0], month, grid)
+    members = {m: VariabilityStatistics.of(fields, month, grid) for m, fields in shown.members.items()}
     pairs = [a.differences(b, grid) for a, b in permutations(members.values(), 2)]
-    return Likeness(
+    return VariabilityComparison(
         shown.archive.variables,
         tuple(shown.archive.card.targets[v].units for v in shown.archive.variables),
         prediction.measured_km,
@@ -129,7 +130,7 @@ def likeness(shown: Shown) -> Likeness:
     )
 
 
-def _numbers(weather: Weather, grid: Grid) -> dict[str, Array]:
+def _numbers(weather: VariabilityStatistics, grid: Grid) -> dict[str, Array]:
     """Area means, under the name of the difference that goes with each."""
     return {
         "total_std": grid.mean(weather.std),

@@ -5,7 +5,7 @@ the end of a scenario that is left out: they may select.
 
 A year held out at random is no question: its neighbours answer it. The folds leave out what a competition leaves out: a
 scenario as a whole, and, in turn, the later part of each while its earlier part and the others stay; and the validation
-months, against all members. How far the forcings of a fold lie from those of its training is said beside its scores:
+months, against all members. How far the forcings of a fold lie from those of its training is said next to its scores:
 recipes that extrapolate best are not those that interpolate best, so the two are averaged and ranked apart.
 """
 
@@ -35,8 +35,8 @@ from emukit.progress import Reporter
 from emukit.recipes.fitting import fit_variables
 from emukit.recipes.names import model_label
 from emukit.recipes.schema import Recipe, networks_of
-from emukit.runs.evaluate import another_run, estimated_limit, score_emulator
-from emukit.runs.record import Opening, Scoring
+from emukit.runs.evaluate import ensemble_member, noise_ceiling, score_emulator
+from emukit.runs.record import DataArguments, Scoring
 from emukit.runs.run import run_name
 from emukit.runs.validate import trained
 from emukit.runs.validation_table import Block
@@ -294,7 +294,7 @@ def compare(
     months: int | None = None,
     seed: int = 0,
     bound: float = BOUND,
-    opening: Opening | None = None,
+    data_arguments: DataArguments | None = None,
     comm: Comm | None = None,
     commands: Mapping[str, str] | None = None,
     reporter: Reporter,
@@ -302,7 +302,7 @@ def compare(
     """Train recipes on the same folds, and score each fold where it was not shown.
 
     A fold of a recipe is a run folder. What is in `out` from before is kept: a finished run of the same configuration
-    is read, an interrupted one goes on.
+    is read, an interrupted one continues.
 
     Args:
         archive: The data.
@@ -312,9 +312,9 @@ def compare(
         months: How many months a fold scores at most; default: as many as a protocol that leaves a scenario out.
         seed: Of all runs.
         bound: Folds up to this many training spreads from their training ask for interpolation.
-        opening: How the archive was opened, kept in the runs.
+        data_arguments: How the archive was opened, kept in the runs.
         comm: This process, which computes alone.
-        commands: What trains a recipe, but for protocol and seed, for the records of the runs.
+        commands: What trains a recipe, except for protocol and seed, for the records of the runs.
         reporter: Shows progress.
 
     Raises:
@@ -345,7 +345,7 @@ def compare(
             folder,
             protocol=fold.protocol,
             seed=seed,
-            opening=opening,
+            data_arguments=data_arguments,
             comm=comm,
             command=(commands or {}).get(model),
             reporter=reporter,
@@ -362,8 +362,8 @@ def compare(
         _distances(archive, folds),
         bound,
         {m: cross_validate(archive, folds, partial(fit, m)) for m in recipes},
-        _line(folds, lambda fold: another_run(archive, fold.scored[HELD_OUT])),
-        _line(folds, lambda fold: estimated_limit(archive, fold.scored[HELD_OUT])),
+        _line(folds, lambda fold: ensemble_member(archive, fold.scored[HELD_OUT])),
+        _line(folds, lambda fold: noise_ceiling(archive, fold.scored[HELD_OUT])),
         (*(note for fold in folds.values() for note in fold.notes), *_selecting(recipes)),
     )
     with new_output(out / REPORT_FILE, REPORT, overwrite=True) as temporary:

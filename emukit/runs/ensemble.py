@@ -1,6 +1,6 @@
-"""Scoring the realisations of a run as an ensemble, beside what the climate model's own runs score so.
+"""Scoring the realisations of a run as an ensemble, next to what the climate model's own runs score so.
 
-Invariant: a real member stands beside the run in the same numbers: each member in turn is the truth of the others. The
+Invariant: a real member stands next to the run in the same numbers: each member in turn is the truth of the others. The
 fair CRPS and the corrected spread do not favour the larger ensemble.
 """
 
@@ -79,6 +79,11 @@ def evaluate_ensemble(
         emulator.member(0)  # says what is wrong
     if members < 2:
         raise ProtocolError("an ensemble has two realisations or more", found=str(members), hint="--members 20")
+    if competition_of(archive).derive:
+        raise ProtocolError(
+            f"{competition_of(archive).name} scores what it derives from years, and an ensemble is scored as fields",
+            hint="leave --members out",
+        )
     places: dict[tuple[str, int, int], list[Span]] = {}
     for span in spans:
         places.setdefault((span.scenario, span.start, span.stop), []).append(span)
@@ -120,7 +125,7 @@ def evaluate_ensemble(
 
 
 def save_ensemble(folder: Path, name: str, found: EnsembleEvaluation) -> None:
-    """Keep the scores of a set in the run folder, beside those of its one answer.
+    """Keep the scores of a set in the run folder, next to those of its one answer.
 
     Raises:
         EmukitError: They cannot be written, or the folder of the scores is a link.

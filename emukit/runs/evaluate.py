@@ -118,13 +118,13 @@ def _compute_lines(archive: Archive, protocol: str, spans: tuple[Span, ...]) -> 
             references["climatology"] = score_emulator(ClimatologyEmulator.fit(archive, everything), archive, spans)
     if "runs" in wanted:
         others = other_runs(archive, spans)
-        # Where every member is scored, each stands beside all others.
-        mean = None if others else another_run(archive, spans)
+        # Where every member is scored, each stands next to all others.
+        mean = None if others else ensemble_member(archive, spans)
         references |= {**others, **({"another run": mean} if mean else {})}
     with suppress(ProtocolError):
         if "linear" in wanted:
             references["linear"] = score_emulator(LinearEmulator.fit(archive, everything), archive, spans)
-    return references, estimated_limit(archive, spans)
+    return references, noise_ceiling(archive, spans)
 
 
 def scored_spans(archive: Archive, split: Split, name: str) -> tuple[Span, ...]:
@@ -168,7 +168,8 @@ def score_emulator(emulator: Emulator, archive: Archive, spans: tuple[Span, ...]
         # Spans of the same months, one after the other, are of several members: one prediction for all of them.
         predict = lru_cache(1)(lambda name, start, stop: emulator.predict_fields(archive[name], start, stop))
         return _score(archive, spans, lambda s: predict(s.scenario, s.start, s.stop))
-    if emulator.from_beginning:
+    # What is derived from whole years cannot be divided within one.
+    if emulator.from_beginning or competition_of(archive).derive:
         return mean_score(_shared_by_span(emulator, archive, spans, comm))
     return mean_score([_shared_score(emulator, archive, span, comm) for span in spans])
 
@@ -188,13 +189,37 @@ def score_members(emulator: Emulator, archive: Archive, spans: tuple[Span, ...])
     return {member: mean_score(found) for member, found in scores.items()}
 
 
+def scored_variables(archive: Archive) -> tuple[str, ...]:
+    """Names along the V axis of what is scored: the archive's variables, or what the competition derives from them."""
+    competition = competition_of(archive)
+    return competition.variables if competition.derive else archive.variables
+
+
+def span_moments(
+    archive: Archive, span: Span, prediction: NDArray[np.floating], truth: NDArray[np.floating]
+) -> Moments:
+    """The sums of a span, of its fields or of what the competition derives from them.
+
+    Args:
+        archive: The data.
+        span: Whose steps the fields are.
+        prediction: (T, V, Y, X).
+        truth: Likewise.
+    """
+    competition = competition_of(archive)
+    if competition.derive:
+        derive = competition.derive(archive, span.scenario, span.start, span.stop)
+        prediction, truth = derive(prediction), derive(truth)
+    return competition.moments(prediction, truth)
+
+
 def _shared_score(emulator: Emulator, archive: Archive, span: Span, comm: Comm) -> Score:
     """Score of one span whose months the processes predict in turns, in the blocks that one alone would compute."""
     scenario, competition = archive[span.scenario], competition_of(archive)
     terms = tuple(competition.terms)
     moments = Moments.zero((len(archive.variables), *archive.grid.shape), terms)
     blocks = [(a, min(a + BLOCK_MONTHS, span.stop)) for a in range(span.start, span.stop, BLOCK_MONTHS)]
-    for (start, stop), counts in comm.rounds(blocks):
+    for (start, stop), counts in comm.padded_rounds(blocks):
         prediction = emulator.predict_fields(scenario, start, stop)
         if counts:
             moments += competition.moments(prediction, scenario.truth(span.members[0], start, stop))
@@ -204,16 +229,16 @@ def _shared_score(emulator: Emulator, archive: Archive, span: Span, comm: Comm) 
 
 def _shared_by_span(emulator: Emulator, archive: Archive, spans: tuple[Span, ...], comm: Comm) -> list[Score]:
     """Scores of spans that the processes take in turns, each whole: what runs from a beginning cannot begin within."""
-    shape, competition = (len(archive.variables), *archive.grid.shape), competition_of(archive)
-    terms = tuple(competition.terms)
+    competition, variables = competition_of(archive), scored_variables(archive)
+    shape, terms = (len(variables), *archive.grid.shape), tuple(competition.terms)
     moments = [Moments.zero(shape, terms) for _ in spans]
-    for (i, span), counts in comm.rounds(list(enumerate(spans))):
+    for (i, span), counts in comm.padded_rounds(list(enumerate(spans))):
         prediction = emulator.predict_fields(archive[span.scenario], span.start, span.stop)
         if counts:
             truth = archive[span.scenario].truth(span.members[0], span.start, span.stop)
-            moments[i] = competition.moments(prediction, truth)
+            moments[i] = span_moments(archive, span, prediction, truth)
     whole = [Moments.unpack(comm.sum(m.pack()), terms) for m in moments]
-    return [competition.score(m, archive.grid.weights, archive.variables) for m in whole]
+    return [competition.score(m, archive.grid.weights, variables) for m in whole]
 
 
 def check_fits(emulator: Emulator, archive: Archive) -> None:
@@ -240,7 +265,7 @@ def other_runs(archive: Archive, spans: tuple[Span, ...]) -> dict[str, Score]:
     }
 
 
-def another_run(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
+def ensemble_member(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
     """What a run of the climate model scores on average, over the other runs of each span.
 
     None where a span has no other.
@@ -249,7 +274,7 @@ def another_run(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
     return mean_score([mean_score(runs) for runs in each]) if all(each) else None
 
 
-def estimated_limit(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
+def noise_ceiling(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
     """What a perfect emulator would score on spans, from all runs of their months.
 
     None where there is a single run, or nobody knows the noise ceiling of a number of the score.
@@ -263,7 +288,8 @@ def estimated_limit(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
         runs = [archive[name].truth(m, start, stop) for m in archive[name].members]
         return competition_of(archive).limit(runs, archive.grid.weights, archive.variables)
 
-    if any(len(archive[s.scenario].members) < 2 for s in spans):
+    # How much of a derived number is noise, nobody knows.
+    if competition_of(archive).derive or any(len(archive[s.scenario].members) < 2 for s in spans):
         return None
     limits = [limit(s.scenario, s.start, s.stop) for s in spans]
     known = [score for score in limits if score]
@@ -274,14 +300,14 @@ def _given(fields: NDArray[np.float32], span: Span) -> NDArray[np.float32]:
     return fields
 
 
-def yardstick(archive: Archive, spans: tuple[Span, ...]) -> dict[str, Score]:
-    """What a score on spans is worth, by name: that of another run, and the estimated limit.
+def reference_scores(archive: Archive, spans: tuple[Span, ...]) -> dict[str, Score]:
+    """What a score on spans is worth, by name: that of another run, and the noise ceiling.
 
     Each where there are other runs of these months; neither where the store hides them.
     """
     if any(is_hidden(archive, span) for span in spans):
         return {}
-    lines = {ANOTHER_RUN: another_run(archive, spans), LIMIT: estimated_limit(archive, spans)}
+    lines = {ANOTHER_RUN: ensemble_member(archive, spans), LIMIT: noise_ceiling(archive, spans)}
     return {name: score for name, score in lines.items() if score}
 
 
@@ -293,6 +319,6 @@ def _score(archive: Archive, spans: tuple[Span, ...], predict: Callable[[Span], 
     scores, competition = [], competition_of(archive)
     for span in spans:
         truth = archive[span.scenario].truth(span.members[0], span.start, span.stop)
-        moments = competition.moments(predict(span), truth)
-        scores.append(competition.score(moments, archive.grid.weights, archive.variables))
+        moments = span_moments(archive, span, predict(span), truth)
+        scores.append(competition.score(moments, archive.grid.weights, scored_variables(archive)))
     return mean_score(scores)

@@ -18,7 +18,7 @@ from emukit.data.archive import Archive
 from emukit.data.encodings import daily_fields, seasonal_fields
 from emukit.data.folds import leave_out
 from emukit.data.frames import FrameEncoder, static_fields
-from emukit.data.segments import SegmentSource
+from emukit.data.segments import SegmentSampler
 from emukit.data.split import Split
 from emukit.data.targets import TargetNormalizer
 from emukit.emulators.anchored import Anchored, residual_archive
@@ -39,11 +39,11 @@ from emukit.recipes.names import model_label
 from emukit.recipes.schema import NetworkRecipe, Recipe, WrapperRecipe
 from emukit.runs.evaluate import score_emulator
 from emukit.runs.finished_base import finished_emulator
-from emukit.runs.refit import Selected
+from emukit.runs.refit import RefitPolicy
 from emukit.training.best import load_best
 from emukit.training.engine import Engine, Execution
 from emukit.training.footprint import State
-from emukit.training.loop import Keep, train
+from emukit.training.loop import KeptWeights, train
 from emukit.training.settings import composite_loss
 
 Finish = Callable[[Path, Reporter], tuple[Emulator, dict[str, Any]]]
@@ -56,7 +56,7 @@ def prepare(
     seed: int,
     comm: Comm,
     execution: Execution,
-    selected: Selected | None = None,
+    selected: RefitPolicy | None = None,
 ) -> Finish:
     """Check recipe and data against each other, and make everything ready.
 
@@ -64,7 +64,7 @@ def prepare(
         archive: The data.
         recipe: What to train.
         split: Its months.
-        seed: Of weights, dropout and batch order.
+        seed: Seed of weights, dropout and batch order.
         comm: The processes.
         execution: How to run.
         selected: What was selected before, for a final fit, whose split has no validation.
@@ -100,7 +100,7 @@ class WrapperTrainer:
         seed: int,
         comm: Comm,
         execution: Execution,
-        selected: Selected | None = None,
+        selected: RefitPolicy | None = None,
     ) -> None:
         self._archive, self._recipe, self._split = archive, recipe, split
         self._seed, self._comm, self._execution = seed, comm, execution
@@ -114,7 +114,7 @@ class WrapperTrainer:
         }
 
     def train(self, folder: Path, reporter: Reporter) -> tuple[Emulator, dict[str, Any]]:
-        """Train the bases, or go on; then fit the wrapper. The outcome is that of all networks together."""
+        """Train the bases, or continue; then fit the wrapper. The outcome is that of all networks together."""
         bases, outcomes = self._bases(self._split, folder / "bases", reporter, self._selected)
         parameters = sum(o.get("parameters", 0) for o in outcomes)
         folds = []
@@ -142,7 +142,7 @@ class WrapperTrainer:
         return fitted, outcome | ({"parameters": parameters} if parameters else {})
 
     def _bases(
-        self, split: Split, folder: Path, reporter: Reporter, selected: Selected | None = None
+        self, split: Split, folder: Path, reporter: Reporter, selected: RefitPolicy | None = None
     ) -> tuple[tuple[Emulator, ...], list[dict[str, Any]]]:
         bases: list[Emulator] = []
         outcomes: list[dict[str, Any]] = []
@@ -215,7 +215,7 @@ class Trainer:
         comm: Comm,
         execution: Execution,
         anchor: Emulator | None = None,
-        selected: Selected | None = None,
+        selected: RefitPolicy | None = None,
     ) -> None:
         """Make everything ready.
 
@@ -223,7 +223,7 @@ class Trainer:
             archive: The data.
             recipe: What to train.
             split: Its training spans train, its validation spans select.
-            seed: Of weights, dropout and batch order.
+            seed: Seed of weights, dropout and batch order.
             comm: The processes.
             execution: How to run.
             anchor: The network is to learn what this emulator leaves, and is scored together with it.
@@ -237,9 +237,9 @@ class Trainer:
         learned = archive if anchor is None else residual_archive(archive, anchor, split.train)
         targets = {v: recipe.targets.of(v) for v in archive.variables}
         normalizer = TargetNormalizer.fit(learned, split.train, targets)
-        source = SegmentSource(learned, split.train, encoder, normalizer, recipe.training.segments, comm.device)
+        source = SegmentSampler(learned, split.train, encoder, normalizer, recipe.training.segments, comm.device)
         self._track = execution.track
-        self._keep: Keep | None = None
+        self._keep: KeptWeights | None = None
         self._ramp: Callable[[float], float] = recipe.loss.ramp
         if selected:
             steps = -(-source.steps_per_epoch // recipe.training.accumulate)
@@ -276,7 +276,7 @@ class Trainer:
             torch.manual_seed((seed * comm.world + comm.rank + 1) % 2**63)
 
     def train(self, folder: Path, reporter: Reporter) -> tuple[NeuralEmulator, dict[str, Any]]:
-        """Train, or go on; the emulator with its best weights, and what the record keeps of how it went."""
+        """Train, or continue; the emulator with its best weights, and what the record keeps of how it went."""
         settings, comm, emulator = self._recipe.training, self._comm, self._emulator
         where = comm.device.type if comm.world == 1 else f"{comm.world} x {comm.device.type}"
         epochs = self._keep.epoch if self._keep else settings.epochs

@@ -29,12 +29,12 @@ SETS = ("validation", "held-out", "test", "test-all")
 
 
 @dataclass(frozen=True)
-class Listed:
+class RunSummary:
     """A run folder, as far as it can be read.
 
     Attributes:
         folder: Where it is.
-        state: ``interrupted`` is a training that no live process on this machine goes on with; ``failed``, one that a
+        state: ``interrupted`` is a training that no live process on this machine continues; ``failed``, one that a
             study gave up.
         size: Bytes on disk, those of its bases included.
         held: Whether a live process on this machine writes it.
@@ -80,7 +80,7 @@ def find_runs(places: Iterable[Path]) -> list[Path]:
     """Every run folder at or below the places, once; what lies within a run, as its bases do, belongs to it.
 
     Raises:
-        RunError: A place is no folder.
+        RunError: A place is not a folder.
     """
     return _found(places)[0]
 
@@ -89,13 +89,13 @@ def _found(places: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     """Every run folder at or below the places, and every file that says why a run failed; each once.
 
     Raises:
-        RunError: A place is no folder.
+        RunError: A place is not a folder.
     """
     runs: dict[str, Path] = {}
     failures: dict[str, Path] = {}
     for place in places:
         if not place.is_dir():
-            raise RunError(f"{place} is no folder", hint="name a run, or a folder of runs")
+            raise RunError(f"{place} is not a folder", hint="name a run, or a folder of runs")
         for path in _below_place(place):
             # Unlike Path.resolve, which raises where links lead in a circle.
             (failures if path.name.endswith(FAILED) else runs).setdefault(os.path.realpath(path), path)
@@ -123,24 +123,24 @@ def _below_place(place: Path) -> Iterator[Path]:
             yield place / entry.name
 
 
-def list_runs(places: Iterable[Path]) -> list[Listed]:
+def list_runs(places: Iterable[Path]) -> list[RunSummary]:
     """Every run, those under way first, then by what their scores can be compared with, best first."""
     folders, failures = _found(places)
-    listed = [look_at(folder) for folder in folders]
+    listed = [summarise_run(folder) for folder in folders]
     # A study's runs that failed before there was anything of them to read.
-    listed += [run for path in failures if (run := never_begun(path.with_suffix("")))]
+    listed += [run for path in failures if (run := never_started(path.with_suffix("")))]
     return sorted(listed, key=_order)
 
 
-def never_begun(folder: Path) -> Listed | None:
+def never_started(folder: Path) -> RunSummary | None:
     """A study's run that failed before there was anything of it to read; None where it is something else."""
     failure = failure_of(folder) if is_study_run(folder) and not (folder / RECORD_FILE).exists() else ""
     if not failure:
         return None
-    return Listed(folder, "failed", folder_size(folder), is_held(folder), problem=failure.splitlines()[0])
+    return RunSummary(folder, "failed", folder_size(folder), is_held(folder), problem=failure.splitlines()[0])
 
 
-def _order(listed: Listed) -> tuple[int, bool, str, float, str]:
+def _order(listed: RunSummary) -> tuple[int, bool, str, float, str]:
     ranked = listed.ranked_by
     protocol = listed.record.identity.protocol if listed.record else ""
     months, cost = protocol, 0.0
@@ -149,7 +149,7 @@ def _order(listed: Listed) -> tuple[int, bool, str, float, str]:
     return STATES.index(listed.state), not ranked, months, cost, str(listed.folder)
 
 
-def look_at(folder: Path) -> Listed:
+def summarise_run(folder: Path) -> RunSummary:
     """A run folder; what is wrong in it is said, not raised."""
     inside, held = _below(folder), is_held(folder)
     size = inside.size
@@ -163,16 +163,16 @@ def look_at(folder: Path) -> Listed:
         epoch, seconds = _progress(inside.logs, logs)
     except EmukitError as e:
         found = e.found.splitlines()[0].strip() if e.found else ""
-        return Listed(folder, "damaged", size, held, problem=f"{e.what} ({found})" if found else e.what)
+        return RunSummary(folder, "damaged", size, held, problem=f"{e.what} ({found})" if found else e.what)
     except (TypeError, ValueError, OverflowError, OSError) as e:
-        return Listed(folder, "damaged", size, held, problem=f"the scores or the log of {folder} are damaged ({e})")
+        return RunSummary(folder, "damaged", size, held, problem=f"the scores or the log of {folder} are damaged ({e})")
     if state == "finished":
         epoch, seconds = record.epochs if epoch is None else epoch, record.seconds
     training = record.recipe.get("training")
     epochs = training.get("epochs") if isinstance(training, Mapping) else None
     problem = failure.splitlines()[0] if state == "failed" else ""
     problem = "; ".join([problem] * bool(problem) + log_gaps(record, logs))
-    return Listed(folder, state, size, held, record, problem, scores, months, epoch, epochs, seconds)
+    return RunSummary(folder, state, size, held, record, problem, scores, months, epoch, epochs, seconds)
 
 
 def _scores(folder: Path, record: RunRecord, names: Iterable[str]) -> tuple[dict[str, float], dict[str, str]]:

@@ -64,7 +64,7 @@ FLAGS = frozenset(["--fast", "--refit", "--compile", "--channels-last", "--quiet
 
 
 @dataclass(frozen=True)
-class Opening:
+class DataArguments:
     """How the data was opened, so that it can be opened so again: --card and --convert."""
 
     card: str | None = None
@@ -130,7 +130,7 @@ class Identity(_Part):
         recipe: Digest of the recipe.
         protocol: The split.
         members: Training members; None for all.
-        seed: Of weights, dropout and batch order.
+        seed: Seed of weights, dropout and batch order.
         data: Digest of the values.
         card: Digest of the card, whose protocols cut the split.
         final: Of a final fit, which trains on the validation months too: digest of the identity of the run that
@@ -223,7 +223,7 @@ def new_record(
     recipe: Recipe,
     split: Split,
     identity: Identity,
-    opening: Opening | None,
+    data_arguments: DataArguments | None,
     command: str | None,
 ) -> RunRecord:
     """The record of a run that begins; its sessions are added as they begin.
@@ -233,10 +233,10 @@ def new_record(
         recipe: What is trained.
         split: On which months.
         identity: What decides the numbers.
-        opening: How the data was opened.
+        data_arguments: How the data was opened.
         command: What begins it; the command of this process when None.
     """
-    opening = opening or Opening()
+    data_arguments = data_arguments or DataArguments()
     values = recipe.model_dump(mode="json")
     return RunRecord(
         state="training",
@@ -246,8 +246,8 @@ def new_record(
             # The demo climate is made in memory, and has a name instead of a place.
             source=archive.source if archive.source == "demo" else str(Path(archive.source).absolute()),
             card=archive.card.name,
-            card_option=_placed(opening.card),
-            convert=dict(opening.convert or {}),
+            card_option=_placed(data_arguments.card),
+            convert=dict(data_arguments.convert or {}),
             benchmark=benchmark_of(archive),
             digest=archive.digest,
             scoring=Scoring.of(competition_of(archive)),
@@ -257,13 +257,13 @@ def new_record(
         notes=split.notes,
         command=command or _command(),
         sessions=(),
-        needs=tuple(PluginRecord(**asdict(p)) for p in (*plugins_of(values), *_card_plugin(archive, opening))),
+        needs=tuple(PluginRecord(**asdict(p)) for p in (*plugins_of(values), *_card_plugin(archive, data_arguments))),
     )
 
 
-def _card_plugin(archive: Archive, opening: Opening) -> list[Plugin]:
+def _card_plugin(archive: Archive, data_arguments: DataArguments) -> list[Plugin]:
     """The data card and its competition, where they are of another package."""
-    named_file = opening.card is not None and opening.card.endswith(".toml")
+    named_file = data_arguments.card is not None and data_arguments.card.endswith(".toml")
     name = archive.card.name
     own = CARDS.used([name]) if not named_file and name not in shipped_cards() and name in CARDS.plugins else []
     return [*own, *COMPETITIONS.used([archive.card.competition])]
@@ -346,7 +346,7 @@ def read_json(path: Path, remedy: str) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        RunError: It cannot be read, or is no object.
+        RunError: It cannot be read, or is not an object.
     """
     try:
         value = parse_json(read_text(path))
@@ -410,7 +410,7 @@ def check_score(score: Any, competition: Competition, path: Path, remedy: str) -
     if not found or not all(type(n) in (int, float) and lowest[key] <= n <= MOST for key, n in found.items()):
         raise RunError(
             f"{path} is damaged",
-            found="scores that are no numbers, or negative, or beyond any",
+            found="scores that are not numbers, or negative, or beyond any",
             expected="the score and its numbers, finite, and errors not negative",
             hint=remedy,
         )

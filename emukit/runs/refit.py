@@ -15,12 +15,12 @@ from emukit.emulators.wrapper import Wrapper
 from emukit.errors import RunError
 from emukit.runs.record import Identity
 from emukit.training.log import LOG, gaps, read_lines
-from emukit.training.loop import Keep
+from emukit.training.loop import KeptWeights
 from emukit.training.settings import TrainingSettings
 
 
 @dataclass(frozen=True)
-class Length:
+class RefitLength:
     """How long a network is trained in a final fit.
 
     Attributes:
@@ -30,12 +30,12 @@ class Length:
     """
 
     epochs: int
-    keep: Keep
+    keep: KeptWeights
     stretch: float
 
 
 @dataclass(frozen=True)
-class Selected:
+class RefitPolicy:
     """What a finished run, or a base in one, selected.
 
     Attributes:
@@ -46,12 +46,12 @@ class Selected:
     folder: Path
     emulator: Emulator
 
-    def base(self, number: int, place: str) -> Selected:
+    def base(self, number: int, place: str) -> RefitPolicy:
         """That of a base of a wrapper, trained in a folder of its own."""
         assert isinstance(self.emulator, Wrapper)
-        return Selected(self.folder / "bases" / place, self.emulator.bases[number])
+        return RefitPolicy(self.folder / "bases" / place, self.emulator.bases[number])
 
-    def length(self, settings: TrainingSettings, steps_per_epoch: int, cost: Callable[[float], float]) -> Length:
+    def length(self, settings: TrainingSettings, steps_per_epoch: int, cost: Callable[[float], float]) -> RefitLength:
         """As many optimiser steps as the best weights had behind them, in epochs that have more steps.
 
         Args:
@@ -74,7 +74,7 @@ class Selected:
             for key, averaged in (("validation", False), ("validation_average", True)):
                 score = (line.get(key) or {}).get("score")
                 if isinstance(score, float) and cost(score) < best:
-                    best, keep, before = cost(score), Keep(line["epoch"], averaged), line["step"] / line["epoch"]
+                    best, keep, before = cost(score), KeptWeights(line["epoch"], averaged), line["step"] / line["epoch"]
         if keep is None:
             raise RunError(
                 f"the log of {self.folder} does not say which epoch was best",
@@ -83,7 +83,9 @@ class Selected:
             )
         stretch = steps_per_epoch / before
         epochs = max(1, round(settings.epochs / stretch))
-        return Length(epochs, Keep(min(epochs, max(1, round(keep.epoch / stretch))), keep.averaged), stretch)
+        return RefitLength(
+            epochs, KeptWeights(min(epochs, max(1, round(keep.epoch / stretch))), keep.averaged), stretch
+        )
 
 
 def check_selected(folder: Path, before: Identity, now: Identity) -> None:

@@ -1,7 +1,7 @@
 """One run: an emulator trained by a recipe on a split, kept in a folder with everything that made it.
 
 Invariant: a run folder belongs to one configuration. It says in `run.json` what it is and how far it came; it is never
-written over, and resumed only by the configuration that began it.
+written over, and resumed only by the configuration that started it.
 
     run.json                  what, from what, with what, how far
     metrics.jsonl             one line an epoch
@@ -42,8 +42,8 @@ from emukit.runs.evaluate import Evaluation, check_fits, evaluate
 from emukit.runs.fit import prepare
 from emukit.runs.record import (
     RECORD_FILE,
+    DataArguments,
     Identity,
-    Opening,
     RunRecord,
     card_digest,
     checked_command,
@@ -55,7 +55,7 @@ from emukit.runs.record import (
     session_now,
     slug,
 )
-from emukit.runs.refit import Selected, check_selected
+from emukit.runs.refit import RefitPolicy, check_selected
 from emukit.training.engine import Execution
 
 
@@ -74,7 +74,7 @@ class Run:
     record: RunRecord
 
     def split(self, archive: Archive) -> Split:
-        """The split it was trained on, made anew on an archive.
+        """The split it was trained on, made again on an archive.
 
         Raises:
             RunError: The archive's card is another, so that what the run trained on might be scored.
@@ -130,7 +130,7 @@ class Run:
             )
 
     def go_on(self) -> str:
-        """How to go on with it: a command, where the record holds one that can be trusted."""
+        """How to continue it: a command, where the record holds one that can be trusted."""
         return _again(self.record, self.folder)
 
     def other_versions(self) -> list[str]:
@@ -162,7 +162,7 @@ def train_run(
     members: Sequence[int] | None = None,
     seed: int = 0,
     resume: bool = False,
-    opening: Opening | None = None,
+    data_arguments: DataArguments | None = None,
     comm: Comm | None = None,
     execution: Execution | None = None,
     command: str | None = None,
@@ -179,8 +179,8 @@ def train_run(
         protocol: Split; the card's default when None.
         members: Members to train on; all when None.
         seed: Of initial weights, dropout and batch order.
-        resume: Go on with an interrupted run.
-        opening: How the archive was opened, kept for later commands.
+        resume: Continue an interrupted run.
+        data_arguments: How the archive was opened, kept for later commands.
         comm: The processes that train together, each of which makes this call; one alone, on the CPU, when None.
         execution: How training is run on the hardware.
         command: What trains the same, for the record; the command line of this process when None.
@@ -201,7 +201,7 @@ def train_run(
     comm = comm or Comm()
     if not resume:
         # Trained by this very command before, perhaps as the first part of another one: it is what is wanted.
-        done = comm.first(
+        done = comm.main_only(
             lambda: finished_run(archive, recipe, folder, protocol=protocol, members=members, seed=seed, final=final)
         )
         if comm.any(done is not None):
@@ -215,15 +215,15 @@ def train_run(
     recipe = fit_recipe(recipe, archive, split, reporter)
     recipe = resolve_batch(recipe, archive, split, comm, reporter, recorded, shards=shards)
     identity = identity_of(archive, recipe, split, members, seed)
-    selected: Selected | None = None
+    selected: RefitPolicy | None = None
     if final:
         check_selected(final.folder, final.record.identity, identity)
         identity = identity.model_copy(update={"final": final.record.identity.digest})
-        selected = Selected(final.folder, final.emulator(archive))
+        selected = RefitPolicy(final.folder, final.emulator(archive))
         split = final_split(archive, split)
         split = replace(split, notes=(*split.notes, f"selected by: {final.record.command} --out {final.folder}"))
     # One process looks after the folder; the others wait for it, and end with it if it refuses.
-    before = comm.first(lambda: _existing(folder, identity, resume))
+    before = comm.main_only(lambda: _existing(folder, identity, resume))
     for note in split.notes:
         reporter.say(f"note: {note}")
     # Everything that can be wrong with recipe and data shows in the preparation, before the folder is made.
@@ -235,12 +235,12 @@ def train_run(
             held.enter_context(exclusive(folder))
             return _existing(folder, identity, resume)
 
-        known = comm.first(hold)
+        known = comm.main_only(hold)
         if known and known.state == "finished" and not (before and before.state == "finished"):
             # Another process has finished it while this one prepared.
             done = read_run(folder)
             return done, None if final else evaluate(done.emulator(archive), archive, split, "validation")
-        record = known or new_record(archive, recipe, split, identity, opening, command)
+        record = known or new_record(archive, recipe, split, identity, data_arguments, command)
         sessions = (*record.sessions, session_now(comm.world))
         record = record.model_copy(update={"state": "training", "sessions": sessions})
         if comm.main:
@@ -360,7 +360,7 @@ def identity_of(archive: Archive, recipe: Recipe, split: Split, members: Sequenc
 
 
 def _again(record: RunRecord, folder: Path) -> str:
-    """How to go on with a run; of the second training of --refit, the command names the folder of the first."""
+    """How to continue a run; of the second training of --refit, the command names the folder of the first."""
     command = checked_command(record.command)
     refitted = record.identity.final and "--refit" in shlex.split(command)
     place = shlex.quote(str(folder.with_name(folder.name.removesuffix(FINAL)) if refitted else folder))
@@ -402,7 +402,7 @@ def _existing(folder: Path, identity: Identity, resume: bool) -> RunRecord | Non
         raise RunError(
             f"the run {folder} belongs to another configuration",
             found=f"another {', '.join(different)}",
-            expected="the configuration that began it",
+            expected="the configuration that started it",
             hint=f"resume with: {_again(record, folder)}; or choose another --out",
         )
     return record

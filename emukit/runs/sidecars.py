@@ -1,6 +1,6 @@
-"""What a study keeps of a run in the run's folder's name and beside it: how it is called, what it said, why it failed.
+"""What a study keeps of a run in the run's folder's name and next to it: how it is called, what it said, why it failed.
 
-Invariant: whatever lies beside a run folder goes with it, and what is called otherwise is no run of a study.
+Invariant: whatever lies next to a run folder goes with it, and what is called otherwise is not a run of a study.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from emukit.runs.record import read_record
 
 # Of the digest of a run's identity: enough to tell millions of runs apart.
 HASH_DIGITS = 12
-# What is beside a run folder that says why it failed, and how much of that is read.
+# What is next to a run folder that says why it failed, and how much of that is read.
 FAILED = ".failed"
 FAILURE_BYTES = 100_000
 
@@ -28,7 +28,7 @@ def failure_of(folder: Path) -> str:
         with open_regular(path) as f:
             return f.read(FAILURE_BYTES).decode(errors="replace").strip() or "it failed without a word"
     except FileNotFoundError:
-        # It has just been begun again.
+        # It has just been started again.
         return ""
     except OSError as e:
         return f"it failed, and {path} cannot be read ({e.strerror})"
@@ -40,7 +40,7 @@ def is_study_run(folder: Path) -> bool:
 
 
 def remove_traces(folder: Path) -> None:
-    """Remove what a study wrote beside the folder of one of its runs."""
+    """Remove what a study wrote next to the folder of one of its runs."""
     if is_study_run(folder):
         for path in (failure_path(folder), log_path(folder)):
             path.unlink(missing_ok=True)

@@ -12,14 +12,17 @@ from pathlib import Path
 from emukit import provenance
 from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
+from emukit.data.protocol import make_split
 from emukit.data.split import Split
 from emukit.emulators.climatology import seasonal_reference
 from emukit.errors import SubmissionError
 from emukit.files import sha256
 from emukit.metrics import Competition
-from emukit.outputs import Kind, new_output, refuse_taken
+from emukit.metrics.competition import StoreFormat
+from emukit.outputs import Kind, marked, new_output, refuse_taken, zarr_kind
 from emukit.progress import Reporter
 from emukit.runs.leaderboard import SCORE_FILE, split_name
+from emukit.runs.predict import PREDICTION, predict_scenario, write_prediction
 from emukit.runs.run import Run
 from emukit.submission import ENTRY_FILE, Entry, read_entry, write_entry
 
@@ -27,12 +30,20 @@ from emukit.submission import ENTRY_FILE, Entry, read_entry, write_entry
 def _strange(folder: Path) -> str:
     """What in a folder no submission holds."""
     try:
-        own = {ENTRY_FILE, SCORE_FILE, read_entry(folder).csv}
+        file = read_entry(folder).csv
+        own = {ENTRY_FILE, SCORE_FILE, file, f"{file}.json"}
     except SubmissionError as e:
         return e.what
-    return ", ".join(sorted(p.name for p in folder.iterdir() if p.name not in own or not p.is_file())[:5])
+    strange = [p.name for p in folder.iterdir() if not (p.name in own and p.is_file()) and not _is_store(p)]
+    return ", ".join(sorted(strange)[:5])
 
 
+def _is_store(path: Path) -> bool:
+    return path.name == STORE and not zarr_kind(STORE, marked(PREDICTION)).strange(path)
+
+
+# The fields that a file was computed from.
+STORE = "daily.zarr"
 KIND = Kind("a submission of `emukit submit`", _strange)
 
 
@@ -55,12 +66,15 @@ def submit_run(
             expected="a competition with a submission format",
             hint="`emukit predict RUN --scenario NAME --out FILE.nc` writes the fields themselves",
         )
+    packing = packing or form.packings[0]
     if packing not in form.packings:
         raise SubmissionError(
             f"cannot pack as {packing!r}", expected=", ".join(form.packings), hint=f"--pack {form.packings[0]}"
         )
     refuse_taken(folder, KIND, overwrite)
     split = run.split(archive)
+    if isinstance(form, StoreFormat):
+        return _submit_store(run, archive, folder, form, packing, reporter, overwrite)
     span = split.test
     emulator = run.emulator(archive)
     if archive.digest != run.record.data.digest:
@@ -92,11 +106,37 @@ def submit_run(
     return entry
 
 
+def _submit_store(
+    run: Run, archive: Archive, folder: Path, form: StoreFormat, packing: str, reporter: Reporter, overwrite: bool
+) -> Entry:
+    """Predict the scenario that the competition hides, keep the fields, and write what is computed from them."""
+    competition, emulator = competition_of(archive), run.emulator(archive)
+    # Whatever a run held out to be judged by, what is handed in is the card's own test.
+    split = make_split(archive, archive.card.default_protocol)
+    span = split.test
+    with reporter.step("submission", 3) as step:
+        dataset = predict_scenario(run, archive, span.scenario, reporter=reporter)
+        step.advance(note="predicted")
+        with new_output(folder, KIND, overwrite) as temporary:
+            temporary.mkdir()
+            write_prediction(dataset, temporary / STORE)
+            step.advance(note="fields written")
+            path = temporary / f"submission.{packing}"
+            rows = form.write(temporary / STORE, archive, path)
+            entry = _entry(run, archive, split, competition, folder.name, path, rows)
+            write_entry(temporary, entry)
+            step.advance(note="file written and checked")
+    far = emulator.warning_of(archive[span.scenario], span.start, span.stop)
+    if far:
+        reporter.say(f"note: {far}")
+    return entry
+
+
 def _entry(
     run: Run, archive: Archive, split: Split, competition: Competition, name: str, path: Path, rows: int
 ) -> Entry:
     span = split.test
-    months = archive[span.scenario].months
+    time = archive[span.scenario].time
     record = run.record
     # A final fit trained on the validation months: no score of them says anything.
     evaluation = None if record.identity.final else run.evaluation("validation")
@@ -105,10 +145,10 @@ def _entry(
         created=provenance.now(),
         emulator=run.recipe.emulator,
         recipe=json.dumps(record.recipe, sort_keys=True),
-        protocol=split.protocol,
+        protocol=record.identity.protocol,
         scenario=span.scenario,
-        first_month=str(months[span.start]),
-        last_month=str(months[span.stop - 1]),
+        first_month=time.text(span.start)[:7],
+        last_month=time.text(span.stop - 1)[:7],
         seed=record.identity.seed,
         command=record.command,
         split=split_name(record.data.benchmark, split.protocol, "test", [span.text(archive)]),

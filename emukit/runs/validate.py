@@ -27,8 +27,8 @@ from emukit.progress import Reporter
 from emukit.recipes.fitting import fit_variables
 from emukit.recipes.names import is_random
 from emukit.recipes.schema import Recipe, seeds_within
-from emukit.runs.evaluate import another_run, estimated_limit, evaluate, scored_spans
-from emukit.runs.record import Opening, Scoring
+from emukit.runs.evaluate import ensemble_member, evaluate, noise_ceiling, scored_spans
+from emukit.runs.record import DataArguments, Scoring
 from emukit.runs.run import Run, finished_run, run_name, save_evaluation, train_run
 from emukit.runs.validation_table import Block, Summary
 from emukit.training.engine import Execution
@@ -222,7 +222,7 @@ def validate(
     *,
     protocols: str | None = None,
     seeds: int = 3,
-    opening: Opening | None = None,
+    data_arguments: DataArguments | None = None,
     comm: Comm | None = None,
     execution: Execution | None = None,
     command: str | None = None,
@@ -230,7 +230,8 @@ def validate(
 ) -> Validation:
     """Train a recipe under every protocol with every seed, and score each run where its protocol lets it be scored.
 
-    What is in `out` from before is kept: a finished run of the same configuration is read, an interrupted one goes on.
+    What is in `out` from before is kept: a finished run of the same configuration is read, an interrupted one
+    continues.
 
     Args:
         archive: The data.
@@ -239,10 +240,10 @@ def validate(
         out: Folder of the run folders, and of `validation.json`.
         protocols: As for `named_protocols`.
         seeds: Runs under each protocol, of a recipe with anything random in it.
-        opening: How the archive was opened, kept in the runs.
+        data_arguments: How the archive was opened, kept in the runs.
         comm: This process, which computes alone.
         execution: How training is run.
-        command: What trains the recipe, but for protocol and seed, for the records of the runs.
+        command: What trains the recipe, except for protocol and seed, for the records of the runs.
         reporter: Shows progress.
 
     Raises:
@@ -276,7 +277,7 @@ def validate(
                 folder,
                 protocol=protocol,
                 seed=seed,
-                opening=opening,
+                data_arguments=data_arguments,
                 comm=comm,
                 execution=execution,
                 command=command,
@@ -304,13 +305,13 @@ def trained(
     *,
     protocol: str,
     seed: int,
-    opening: Opening | None,
+    data_arguments: DataArguments | None,
     comm: Comm | None,
     execution: Execution | None = None,
     command: str | None,
     reporter: Reporter,
 ) -> Run:
-    """The run of a folder: read where it is finished; begun, or gone on with, where it is not.
+    """The run of a folder: read where it is finished; started, or continued, where it is not.
 
     Raises:
         ProtocolError: The split cannot be made on this archive.
@@ -327,7 +328,7 @@ def trained(
             protocol=protocol,
             seed=seed,
             resume=True,
-            opening=opening,
+            data_arguments=data_arguments,
             comm=comm,
             execution=execution,
             command=words,
@@ -389,7 +390,9 @@ def _with_lines(
 ) -> Scored:
     spans = scored_spans(archive, make_split(archive, protocol), name)
     months = tuple(s.text(archive) for s in spans)
-    return Scored(protocol, name, months, scores, another_run(archive, spans), estimated_limit(archive, spans), members)
+    return Scored(
+        protocol, name, months, scores, ensemble_member(archive, spans), noise_ceiling(archive, spans), members
+    )
 
 
 def _mean(parts: Sequence[Scored]) -> Scored:

@@ -1,4 +1,5 @@
-"""How a validation is printed: for every set of months a table, with a reference and the limit beside what was reached.
+"""How a validation is printed: for every set of months a table, with a reference and the limit next to what was
+reached.
 
 Invariant: a line is shown under the months it was reached on, or names its fold; scores of different months share no
 table but as means, or as differences, over the same folds.
@@ -16,7 +17,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from emukit.competitions.leaderboard import ANOTHER_RUN, LIMIT, add_number_columns, all_keys, legends
+from emukit.competitions.leaderboard import ANOTHER_RUN, LIMIT, MOST_COLUMNS, add_number_columns, all_keys, legends
 from emukit.metrics import Competition
 from emukit.terminal import markdown_text
 
@@ -60,7 +61,7 @@ class Summary:
         seeds: How many runs.
         score: Their mean.
         spread: Sample standard deviation over seeds; None of a single run.
-        another_run: What another run of the climate model scores; None where there is none.
+        ensemble_member: What another run of the climate model scores; None where there is none.
         limit: Of a perfect emulator; None where it cannot be estimated.
     """
 
@@ -68,12 +69,12 @@ class Summary:
     seeds: int
     score: float
     spread: float | None
-    another_run: float | None
+    ensemble_member: float | None
     limit: float | None
 
     def cells(self) -> tuple[str, ...]:
         """As a line of a table, in the order of `SUMMARY_HEADINGS`."""
-        known = (self.score, self.spread, self.another_run, self.limit)
+        known = (self.score, self.spread, self.ensemble_member, self.limit)
         return (self.what, str(self.seeds), *("" if x is None else f"{x:.4f}" for x in known))
 
 
@@ -99,6 +100,9 @@ def tables(blocks: Sequence[Block]) -> list[RenderableType]:
     out: list[RenderableType] = []
     for block in blocks:
         table = Table(title=Text(block.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0)
+        if len(block.competition.columns) > MOST_COLUMNS:
+            out.append(_turned(table, block))
+            continue
         table.add_column("", overflow="fold")
         add_number_columns(table, block.competition)
         if block.column:
@@ -107,6 +111,17 @@ def tables(blocks: Sequence[Block]) -> list[RenderableType]:
             table.add_row(Text(name), *block.cells(name))
         out.append(table)
     return out + legends(block.competition for block in blocks)
+
+
+def _turned(table: Table, block: Block) -> Table:
+    """A line for each number, where there are more of them than a terminal has room for side by side."""
+    table.add_column("")
+    for name in block.lines:
+        table.add_column(Text(name), justify="right", overflow="fold")
+    cells = [block.cells(name) for name in block.lines]
+    for i, heading in enumerate(block.headings):
+        table.add_row(Text(heading), *(line[i] for line in cells))
+    return table
 
 
 def markdown(blocks: Sequence[Block]) -> str:
@@ -124,7 +139,7 @@ def markdown(blocks: Sequence[Block]) -> str:
     return "\n".join(lines)
 
 
-def comma_separated(blocks: Sequence[Block]) -> str:
+def to_csv(blocks: Sequence[Block]) -> str:
     """One CSV table of all blocks, the title as a column, with all digits."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

@@ -32,7 +32,7 @@ from emukit.runs.sidecars import HASH_DIGITS, failure_of, failure_path, is_finis
 from emukit.runs.validate import chosen_seeds, named_protocols
 from emukit.studies.costs import measure_costs
 from emukit.studies.jobs import Job, slots, visible_gpus
-from emukit.studies.saved_plan import Begun, read_begun, write_begun
+from emukit.studies.saved_plan import SavedPlan, read_saved_plan, write_saved_plan
 from emukit.studies.study import (
     Study,
     Variant,
@@ -47,7 +47,7 @@ RUNS = "runs"
 
 
 @dataclass(frozen=True)
-class Opened:
+class StudyData:
     """The data, and the options of a command that open it so again."""
 
     archive: Archive
@@ -117,10 +117,10 @@ class StudyPlan:
         protocols: Name to the sets that are scored.
         not_scored: Protocol to the reason why its test months are not.
         seeds: By name of the variant.
-        runs: In the order in which they are begun: every variant once before any has a second seed.
-        costs: By name of the variant, measured on this machine before the study was begun.
+        runs: In the order in which they are started: every variant once before any has a second seed.
+        costs: By name of the variant, measured on this machine before the study was started.
         not_timed: Variants whose epochs could not be timed here: what they take is not in any estimate.
-        begun: What the study was begun with; None where this begins it.
+        saved: What the study was started with; None where this begins it.
     """
 
     study: Study
@@ -134,7 +134,7 @@ class StudyPlan:
     runs: tuple[PlannedRun, ...]
     costs: Mapping[str, Cost]
     not_timed: tuple[str, ...] = ()
-    begun: Begun | None = None
+    saved: SavedPlan | None = None
 
     def folders(self, variant: str) -> set[Path]:
         """Where the runs of a variant are; the same as another's where the two differ in their names alone."""
@@ -148,7 +148,7 @@ class StudyPlan:
         return list(first.values())
 
     def to_do(self, archive: Archive, retry: bool, tried: Container[Path] = ()) -> list[PlannedRun]:
-        """The runs that are not finished, but for those that failed and are not to be tried again.
+        """The runs that are not finished, except for those that failed and are not to be tried again.
 
         Args:
             archive: The data.
@@ -165,7 +165,7 @@ class StudyPlan:
 
 
 def make_study_plan(
-    opened: Opened,
+    opened: StudyData,
     study: Study,
     root: Path,
     environments: Sequence[Mapping[str, str]],
@@ -186,9 +186,9 @@ def make_study_plan(
         environments: Of the processes that run at the same time on this machine, where costs are measured.
         seeds: In the place of the study's.
         protocols: In the place of the study's.
-        budget: In the place of the study's. A study that was begun keeps the epochs that were fitted then.
+        budget: In the place of the study's. A study that was started keeps the epochs that were fitted then.
         workers: Runs at a time, where it is not as many as there are environments.
-        trials: Variants that were searched for until now, of a study that was begun; they are taken to cost what the
+        trials: Variants that were searched for until now, of a study that was started; they are taken to cost what the
             base does, and train as many epochs.
         reporter: Shows progress.
 
@@ -202,7 +202,7 @@ def make_study_plan(
     refuse_untrainable(study)
     _recipes(study.all_variants())
     budget = budget or study.budget
-    begun = read_begun(folder, study, archive, budget)
+    saved = read_saved_plan(folder, study, archive, budget)
     named = study.protocols if protocols is None else protocols
     sets, not_scored = named_protocols(archive, archive.default_protocol if named is None else named)
     if study.trials and len(sets) > 1:
@@ -216,17 +216,17 @@ def make_study_plan(
     _refuse_members(archive, next(iter(sets)), variants)
     recipes = _recipes(variants)
     chosen = {v.name: chosen_seeds(recipes[v.name], seeds or study.seeds) for v in variants}
-    epochs: Mapping[str, int | None] = begun.epochs if begun else dict.fromkeys(recipes)
-    costs: Mapping[str, Cost] = begun.costs if begun else {}
+    epochs: Mapping[str, int | None] = saved.epochs if saved else dict.fromkeys(recipes)
+    costs: Mapping[str, Cost] = saved.costs if saved else {}
     if trials:
         alike = [trial.name for trial in trials]
         epochs = {**epochs, **dict.fromkeys(alike, epochs[study.base_name])}
         costs = {**costs, **dict.fromkeys(alike, costs[study.base_name])}
     plan = StudyPlan(study, folder, tuple(variants), recipes, epochs, sets, not_scored, chosen, (), costs)
-    if begun:
-        if begun.budget or study.match == "cost":
+    if saved:
+        if saved.budget or study.match == "cost":
             _refuse_own_epochs(study, recipes)
-        return _with_runs(replace(plan, begun=begun), opened, root)
+        return _with_runs(replace(plan, saved=saved), opened, root)
     costs, not_timed = measure_costs(
         archive, plan.variants, recipes, next(iter(sets)), opened.words, environments, reporter
     )
@@ -287,13 +287,13 @@ def run_study(
     def keep(number: int, error: str) -> None:
         run = to_do[number]
         if error:
-            # Where it cannot be kept, the run is tried again when the study goes on.
+            # Where it cannot be kept, the run is tried again when the study continues.
             with suppress(EmukitError, OSError):
                 write_text(run.failure, error)
         ended(run, error)
 
     def begin(number: int) -> None:
-        # What has not been begun again has still failed.
+        # What has not been started again has still failed.
         to_do[number].failure.unlink(missing_ok=True)
         began(to_do[number])
 
@@ -301,13 +301,13 @@ def run_study(
 
 
 def write_plan(plan: StudyPlan, archive: Archive, budget: str | None, command: str) -> None:
-    """Keep the plan, before the first run: one that goes on trains the same epochs."""
+    """Keep the plan, before the first run: one that continues trains the same epochs."""
     for place in {run.folder.parent for run in plan.runs}:
         # A killed study leaves parts next to its runs, and may have no run left to train that would sweep them.
         sweep(place)
     runs = _number_of_runs(plan.study, plan.seeds, plan.protocols)
-    begun = Begun(plan.epochs, plan.costs, budget or plan.study.budget, runs)
-    write_begun(plan.folder, begun, plan.study, archive, command)
+    saved = SavedPlan(plan.epochs, plan.costs, budget or plan.study.budget, runs)
+    write_saved_plan(plan.folder, saved, plan.study, archive, command)
 
 
 def environments_of(jobs: int | None) -> list[dict[str, str]]:
@@ -315,7 +315,7 @@ def environments_of(jobs: int | None) -> list[dict[str, str]]:
     return slots(jobs, visible_gpus(), os.cpu_count() or 1)
 
 
-def _with_runs(plan: StudyPlan, opened: Opened, root: Path) -> StudyPlan:
+def _with_runs(plan: StudyPlan, opened: StudyData, root: Path) -> StudyPlan:
     """The plan with its runs, which follow from the rest of it."""
     archive = opened.archive
     recipes = {v.name: recipe_of(v, plan.epochs[v.name]) for v in plan.variants}
@@ -356,7 +356,7 @@ def _refuse_members(archive: Archive, protocol: str, variants: Sequence[Variant]
             make_split(archive, protocol, variant.members)
         except ProtocolError as e:
             raise ProtocolError(
-                f"variant {variant.name!r}: {e.what}", found=e.found, expected=e.expected, hint="mend the study's file"
+                f"variant {variant.name!r}: {e.what}", found=e.found, expected=e.expected, hint="fix the study's file"
             ) from e
 
 
@@ -372,7 +372,7 @@ def _recipes(variants: Sequence[Variant]) -> dict[str, Recipe]:
         raise RecipeError(
             f"{len(wrong)} of {len(variants)} variants are wrong",
             found="; ".join(f"{e.what}: {e.found}" for e in wrong),
-            hint="mend the study's file; `emukit models NAME` shows every setting of a recipe",
+            hint="fix the study's file; `emukit models NAME` shows every setting of a recipe",
         )
     for error in wrong:
         raise error

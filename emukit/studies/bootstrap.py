@@ -9,7 +9,7 @@ A score is uncertain for two reasons. *Seeds*: another initial draw would have g
 is one run of a climate model, and other years of the same climate would have had other weather. The interval here holds
 both:
 
-- Years are drawn with replacement, a whole year at a time, the same for all runs, and the scores are reckoned anew.
+- Years are drawn with replacement, a whole year at a time, the same for all runs, and the scores are reckoned again.
   Whole years keep the seasonal cycle, and truth and prediction are drawn together, so a month is always compared with
   the same month. The time mean and the standard deviation over time of what was drawn are those of a period that could
   have been, with repeated years in place of others; its trend counts as scatter, in truth and prediction alike. A drawn
@@ -67,7 +67,7 @@ class Difference:
         return -1 if self.high < 0 else 1 if self.low > 0 else 0
 
 
-def draw_years(number: int, draws: int = DRAWS, seed: int = SEED) -> NDArray[np.int64]:
+def resample_years(number: int, draws: int = DRAWS, seed: int = SEED) -> NDArray[np.int64]:
     """(1 + draws, number) how often each year counts: once each in the first, drawn with replacement in the others."""
     random = np.random.default_rng([seed, number])
     drawn = random.integers(number, size=(draws, number))

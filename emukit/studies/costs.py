@@ -1,4 +1,4 @@
-"""What the runs of a study take on this machine, measured before any is begun."""
+"""What the runs of a study take on this machine, measured before any is started."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ def run_jobs(
         try:
             return run_job(jobs[number], environment, stop, lambda: started.put(number))
         except (EmukitError, OSError) as e:
-            # A folder or a log that cannot be used: the other jobs go on.
+            # A folder or a log that cannot be used: the other jobs continue.
             return e.text() if isinstance(e, EmukitError) else str(e)
         finally:
             free.put(environment)
@@ -136,7 +136,7 @@ def run_job(job: Job, environment: Mapping[str, str], stop: threading.Event, beg
         What it said last, where it failed; else nothing.
     """
     while not stop.is_set():
-        # A process that a killed study left behind saves and ends within seconds; one of another study may go on.
+        # A process that a killed study left behind saves and ends within seconds; one of another study may continue.
         if not _held(job.folder):
             if job.done(job.folder):
                 return ""

@@ -15,7 +15,7 @@ from pathlib import Path
 from emukit.errors import EmukitError, RunError
 from emukit.files import below, exclusive, parse_json, read_text, remove_folder, sweep
 from emukit.runs import crossval, validate
-from emukit.runs.listing import Listed, find_runs, list_runs, look_at, never_begun
+from emukit.runs.listing import RunSummary, find_runs, list_runs, never_started, summarise_run
 from emukit.runs.record import RECORD_FILE, RunRecord, read_record
 from emukit.runs.sidecars import remove_traces
 from emukit.studies.saved_plan import PLAN_FILE
@@ -30,15 +30,15 @@ MAY_GO = "it may go once that folder is removed"
 
 
 @dataclass(frozen=True)
-class Removal:
-    """What would go, and what would have gone but for a reason.
+class PrunePlan:
+    """What would go, and what would have gone except for a reason.
 
     Attributes:
         runs: To be removed.
         kept: Folder to why it stays.
     """
 
-    runs: tuple[Listed, ...]
+    runs: tuple[RunSummary, ...]
     kept: dict[Path, str]
 
     @property
@@ -47,26 +47,26 @@ class Removal:
         return sum(run.size for run in self.runs)
 
 
-def named_removal(folders: Sequence[Path]) -> Removal:
+def prune_named(folders: Sequence[Path]) -> PrunePlan:
     """The removal of runs that were named.
 
     Raises:
-        RunError: One is no run or a damaged one, is being written, or something that stays refers to it.
+        RunError: One is not a run or a damaged one, is being written, or something that stays refers to it.
     """
     for folder in folders:
         if folder.is_symlink():
             raise RunError(
                 f"{folder} is a link", hint=f"name what it points to, {folder.resolve()}; nothing was removed"
             )
-        if not (folder / RECORD_FILE).exists() and not never_begun(folder):
+        if not (folder / RECORD_FILE).exists() and not never_started(folder):
             raise RunError(
-                f"{folder} is no run",
+                f"{folder} is not a run",
                 found=f"no {RECORD_FILE} in it" if folder.is_dir() else "no such folder",
                 expected="a folder that `emukit train` wrote",
                 hint="`emukit runs` lists what there is; nothing was removed",
             )
-    listed = [look_at(folder) for folder in find_runs(f for f in folders if (f / RECORD_FILE).exists())]
-    failed = {f.resolve(): run for f in folders if (run := never_begun(f))}
+    listed = [summarise_run(folder) for folder in find_runs(f for f in folders if (f / RECORD_FILE).exists())]
+    failed = {f.resolve(): run for f in folders if (run := never_started(f))}
     listed += failed.values()
     reasons = _reasons_to_stay(listed, [run.folder.resolve().parent for run in listed])
     for run in listed:
@@ -74,27 +74,27 @@ def named_removal(folders: Sequence[Path]) -> Removal:
             raise RunError(
                 f"{run.folder} is not removed", found=reasons[run.folder], hint="leave it out; nothing was removed"
             )
-    return Removal(tuple(listed), {})
+    return PrunePlan(tuple(listed), {})
 
 
-def all_but_best(places: Sequence[Path], keep: int) -> Removal:
+def prune_all_but_best(places: Sequence[Path], keep: int) -> PrunePlan:
     """The removal of all finished runs but the best of each kind: the same model, scored on the same months.
 
     Runs without a score are in no ranking, and stay; so does what is being written, or referred to by what stays.
 
     Raises:
-        RunError: A place is no folder.
+        RunError: A place is not a folder.
     """
-    kinds: dict[tuple[str, str], list[Listed]] = {}
+    kinds: dict[tuple[str, str], list[RunSummary]] = {}
     for run in list_runs(places):
         if run.state == "finished" and run.kind:
             kinds.setdefault(run.kind, []).append(run)
     behind = [run for group in kinds.values() for run in group[keep:]]
     reasons = _reasons_to_stay(behind, [place.resolve() for place in places])
-    return Removal(tuple(run for run in behind if run.folder not in reasons), reasons)
+    return PrunePlan(tuple(run for run in behind if run.folder not in reasons), reasons)
 
 
-def remove(run: Listed) -> None:
+def remove(run: RunSummary) -> None:
     """Remove a run: it steps aside under a name that nothing lists, and is then deleted.
 
     Raises:
@@ -103,7 +103,7 @@ def remove(run: Listed) -> None:
     """
     folder = run.folder.resolve()
     if not folder.is_dir():
-        # There never was one, or another removal was faster; to take its lock would make the folder anew.
+        # There never was one, or another removal was faster; to take its lock would make the folder again.
         remove_traces(folder)
         return
     with exclusive(folder):
@@ -117,12 +117,12 @@ def remove(run: Listed) -> None:
     sweep(folder.parent)
 
 
-def _reasons_to_stay(runs: Sequence[Listed], places: Sequence[Path]) -> dict[Path, str]:
+def _reasons_to_stay(runs: Sequence[RunSummary], places: Sequence[Path]) -> dict[Path, str]:
     """Which of these runs must stay, and why.
 
     Args:
         runs: About to be removed together.
-        places: Where what might refer to them is looked for; beside them, and here, their submissions.
+        places: Where what might refer to them is looked for; next to them, and here, their submissions.
     """
     going = {run.folder.resolve() for run in runs}
     finals = dict(_final_fits(f for f in find_runs(dict.fromkeys(places)) if f.resolve() not in going))
@@ -189,7 +189,7 @@ def _is_of(entry: Entry, record: RunRecord) -> bool:
 def _studies_of(places: Iterable[Path]) -> tuple[dict[Path, Path], list[Path]]:
     """Run folder to the results of a study that names it; and the studies of which nothing is known.
 
-    Looked for below the places, and beside them. A study that has not ended has a plan, and no results yet.
+    Looked for below the places, and next to them. A study that has not ended has a plan, and no results yet.
     """
     near = [path for p in places for path in (p, p.parent)]
     folders = dict.fromkeys(

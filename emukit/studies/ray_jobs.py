@@ -1,7 +1,7 @@
 """Jobs as tasks of a Ray cluster.
 
 Invariant: a job is run by the same function as on one machine, and leaves what it leaves there; Ray only says where and
-when. A job whose node dies is begun again on another, where it goes on from what it had saved.
+when. A job whose node dies is started again on another, where it continues from what it had saved.
 
 The folders of the jobs, and the data, lie where every node sees them under the same path.
 """
@@ -25,7 +25,7 @@ from emukit.studies.jobs import LOOK_SECONDS, Job, run_job
 
 # What an address begins with; alone, it is the cluster that RAY_ADDRESS names, or that runs on this machine.
 RAY = "ray"
-# A job is begun again so often when its node, or Ray's own process there, dies.
+# A job is started again so often when its node, or Ray's own process there, dies.
 RETRIES = 10
 
 
@@ -59,7 +59,7 @@ class Cluster:
         here = str(Path.cwd())
         task = self.ray.remote(num_cpus=1, num_gpus=self.gpus, max_retries=RETRIES)(_work)
         running = {task.remote(job, here): i for i, job in enumerate(jobs)}
-        # A job is begun where its log has grown.
+        # A job is started where its log has grown.
         waiting = {i: _length(job) for i, job in enumerate(jobs)}
         try:
             while running:

@@ -1,6 +1,7 @@
 """What came of a study: means, spreads and paired differences of its runs, and a sentence for each variant.
 
-Invariant: every number is that of finished run folders named beside it; what has not finished, or failed, is named too.
+Invariant: every number is that of finished run folders named next to it; what has not finished, or failed, is named
+too.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from emukit.files import write_text
 from emukit.metrics import Competition, Score, mean_score
 from emukit.progress import Reporter
 from emukit.recipes.names import is_random
-from emukit.runs.evaluate import another_run, estimated_limit, scored_spans
+from emukit.runs.evaluate import ensemble_member, noise_ceiling, scored_spans, scored_variables
 from emukit.runs.record import Scoring, benchmark_of
 from emukit.runs.run import Run
-from emukit.studies import bootstrap as paired
+from emukit.studies import bootstrap
 from emukit.studies.ablate import PlannedRun, StudyPlan
 from emukit.studies.search import validation_scores
-from emukit.studies.table import StudyTable, comma_separated, markdown
+from emukit.studies.table import StudyTable, markdown, to_csv
 from emukit.studies.year_sums import load_years, save_years, year_moments, years_in
 
 STUDY_FILE, TABLE_FILE, CSV_FILE = "study.json", "table.md", "table.csv"
@@ -47,7 +48,7 @@ def study_result(plan: StudyPlan, archive: Archive, command: str, reporter: Repo
     Args:
         plan: Its runs.
         archive: The data.
-        command: What goes on with it.
+        command: What continues it.
         reporter: Shows progress.
 
     Raises:
@@ -72,7 +73,7 @@ def study_result(plan: StudyPlan, archive: Archive, command: str, reporter: Repo
                     if name == sets[0]:
                         bar.advance(note=run.folder.name)
                 months = [s.text(archive) for s in spans]
-                lines = {"floor": another_run(archive, spans), "limit": estimated_limit(archive, spans)}
+                lines = {"floor": ensemble_member(archive, spans), "limit": noise_ceiling(archive, spans)}
                 result = _result(plan, competition, protocol, name, months, lines, found, years)
                 results.append(result)
                 if protocol.startswith(LOSO) and name == "test":
@@ -152,7 +153,7 @@ def save_result(plan: StudyPlan, result: Mapping[str, Any]) -> list[StudyTable]:
     tables = tables_of(result)
     write_text(plan.folder / STUDY_FILE, json.dumps(result, indent=1))
     write_text(plan.folder / TABLE_FILE, markdown(tables))
-    write_text(plan.folder / CSV_FILE, comma_separated(tables))
+    write_text(plan.folder / CSV_FILE, to_csv(tables))
     return tables
 
 
@@ -183,7 +184,7 @@ def _run(plan: StudyPlan, run: PlannedRun, finished: Run | None) -> dict[str, An
 
 
 def _drawn(run: Run, archive: Archive, spans: Sequence[Span], name: str) -> Array:
-    """(1 + draws, C) numbers of a run on a set, the mean over spans; its years are kept beside its scores."""
+    """(1 + draws, C) numbers of a run on a set, the mean over spans; its years are kept next to its scores."""
     path = run.folder / "scores" / f"{name}-years.npz"
     kept = load_years(path)
     found = _draws(kept, run, archive, spans, name) if kept else None
@@ -196,7 +197,7 @@ def _drawn(run: Run, archive: Archive, spans: Sequence[Span], name: str) -> Arra
 
 def _draws(kept: list[Array], run: Run, archive: Archive, spans: Sequence[Span], name: str) -> Array | None:
     """The numbers on draws of years that were kept; None where they are not those of this run."""
-    fields = (6 + len(competition_of(archive).terms), len(archive.variables), *archive.grid.shape)
+    fields = (6 + len(competition_of(archive).terms), len(scored_variables(archive)), *archive.grid.shape)
     wanted = [(years_in(span, archive), *fields) for span in spans]
     if [k.shape for k in kept] != wanted or not all(np.isfinite(k).all() for k in kept):
         return None
@@ -209,7 +210,9 @@ def _scores(kept: Sequence[Array], archive: Archive) -> Array:
     """(1 + draws, C) numbers, the mean over spans."""
     weights, competition = archive.grid.weights, competition_of(archive)
     each = [
-        paired.scores_of(years, paired.draw_years(len(years), seed=i), weights, archive.variables, competition)
+        bootstrap.scores_of(
+            years, bootstrap.resample_years(len(years), seed=i), weights, scored_variables(archive), competition
+        )
         for i, years in enumerate(kept)
     ]
     return np.asarray(np.mean(each, axis=0))
@@ -270,14 +273,14 @@ def _row(plan: StudyPlan, competition: Competition, name: str, found: Found, yea
     pairs = list(_pairs(found[name], found[base]))
     if not pairs:
         return row | {"sentence": "no run of the base to compare with has finished"}
-    differences = paired.difference([v for v, _ in pairs], [b for _, b in pairs], years, names)
+    differences = bootstrap.difference([v for v, _ in pairs], [b for _, b in pairs], years, names)
     drawn = is_random(plan.recipes[name].model_dump()) or is_random(plan.recipes[base].model_dump())
     row["difference"] = {k: asdict(d) for k, d in differences.items()}
-    return row | {"sentence": paired.sentence(differences, competition, len(pairs), drawn, years)}
+    return row | {"sentence": bootstrap.sentence(differences, competition, len(pairs), drawn, years)}
 
 
 def _pairs(variant: Sequence[Array | None], base: Sequence[Array | None]) -> list[tuple[Array, Array]]:
-    """Runs of the same seeds; where no seed decides anything, the one run stands beside each of the other's."""
+    """Runs of the same seeds; where no seed decides anything, the one run stands next to each of the other's."""
     number = max(len(variant), len(base))
     variant = [*variant] * number if len(variant) == 1 else [*variant]
     base = [*base] * number if len(base) == 1 else [*base]

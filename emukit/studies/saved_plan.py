@@ -1,7 +1,7 @@
-"""What a study was begun with, in `plan.json`: it goes on with the same base, data and epochs.
+"""What a study was started with, in `plan.json`: it continues with the same base, data and epochs.
 
 Invariant: the file is there before the first run, and is never written again. Other variants than the base may be
-mended, added or left out in between: each is compared with the base alone, over the same epochs.
+fixed, added or left out in between: each is compared with the base alone, over the same epochs.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ WORDS = {
 
 
 @dataclass(frozen=True)
-class Begun:
-    """What was decided when a study was begun.
+class SavedPlan:
+    """What was decided when a study was started.
 
     Attributes:
         epochs: By name of the variant; None where they are the recipe's own.
         costs: By name of the variant, as they were measured then.
         budget: To which epochs were fitted; None where they were not.
         runs: How many of each variant the budget was for.
-        changes: How the variants differ from those it was begun with, in words.
+        changes: How the variants differ from those it was started with, in words.
         untimed: Those that were not there then, or were others.
     """
 
@@ -53,16 +53,16 @@ class Begun:
 
 
 def plan_exists(folder: Path) -> bool:
-    """Whether a study was begun in a folder."""
+    """Whether a study was started in a folder."""
     return (folder / PLAN_FILE).exists()
 
 
-def write_begun(folder: Path, begun: Begun, study: Study, archive: Archive, command: str) -> None:
+def write_saved_plan(folder: Path, saved: SavedPlan, study: Study, archive: Archive, command: str) -> None:
     """Keep it, where nothing is kept yet.
 
     Args:
         folder: Of the study's results.
-        begun: What was decided.
+        saved: What was decided.
         study: What is asked.
         archive: The data.
         command: What began it.
@@ -80,13 +80,13 @@ def write_begun(folder: Path, begun: Begun, study: Study, archive: Archive, comm
                 expected="a new or empty folder: results are written there",
                 hint="another --out, or another name in the study's file",
             )
-        decided = {name: value for name, value in asdict(begun).items() if name not in ("changes", "untimed")}
+        decided = {name: value for name, value in asdict(saved).items() if name not in ("changes", "untimed")}
         kept = _key(study, archive) | decided | {"variants": _variants(study), "command": command}
         write_text(folder / PLAN_FILE, json.dumps(kept, indent=1))
 
 
-def read_begun(folder: Path, study: Study, archive: Archive, budget: str | None) -> Begun | None:
-    """What a study was begun with in a folder; None where none was.
+def read_saved_plan(folder: Path, study: Study, archive: Archive, budget: str | None) -> SavedPlan | None:
+    """What a study was started with in a folder; None where none was.
 
     A variant that has come to it, or is another now, trains as many epochs as the others, and is taken to cost what the
     base does.
@@ -104,16 +104,16 @@ def read_begun(folder: Path, study: Study, archive: Archive, budget: str | None)
     changes = _changes(kept.get("variants"), study)
     if changes and not different:
         different = _unfitted(changes, kept, study)
-    begun = None if different or changes is None else _parsed(kept, study, changes)
-    if begun is None:
+    saved = None if different or changes is None else _parsed(kept, study, changes)
+    if saved is None:
         raise RunError(
             f"{folder} holds another study of this name",
             found=(f"another {', '.join(different)}" if different else f"a damaged {PLAN_FILE}")
             + (f": {_told(changes)}" if changes else ""),
             expected="the study that it holds",
-            hint=f"another name in the study's file, or remove {folder}: its runs lie beside it, and are found again",
+            hint=f"another name in the study's file, or remove {folder}: its runs lie next to it, and are found again",
         )
-    return begun
+    return saved
 
 
 def _key(study: Study, archive: Archive) -> dict[str, str | int]:
@@ -121,7 +121,7 @@ def _key(study: Study, archive: Archive) -> dict[str, str | int]:
 
 
 def _unfitted(changes: Mapping[str, Sequence[str]], kept: Mapping[str, Any], study: Study) -> list[str]:
-    """What of a changed study was not fitted when it was begun, and cannot be now."""
+    """What of a changed study was not fitted when it was started, and cannot be now."""
     if study.match == "cost":
         return ["cost to be matched"]
     networks = [v.name for v in study.all_variants() if v.name in _untimed(changes) and epoch_paths(recipe_of(v))]
@@ -134,7 +134,7 @@ def _untimed(changes: Mapping[str, Sequence[str]]) -> list[str]:
     return [name for word, names in changes.items() if word != "gone" for name in names]
 
 
-def _parsed(kept: Mapping[str, Any], study: Study, changes: Mapping[str, Sequence[str]]) -> Begun | None:
+def _parsed(kept: Mapping[str, Any], study: Study, changes: Mapping[str, Sequence[str]]) -> SavedPlan | None:
     """None where something is missing or of another kind."""
     variants, others = study.all_variants(), _untimed(changes)
     same = [v.name for v in variants if v.name not in others]
@@ -162,7 +162,7 @@ def _parsed(kept: Mapping[str, Any], study: Study, changes: Mapping[str, Sequenc
     known = all(type(n) in (int, float) and 0 <= n <= MOST for n in numbers)
     if not (whole and known and runs.keys() >= set(same)):
         return None
-    return Begun(epochs, costs, budget, runs, _told(changes), others)
+    return SavedPlan(epochs, costs, budget, runs, _told(changes), others)
 
 
 def _like(trained: bool, epochs: int | None, base: Cost) -> tuple[int | None, Cost]:

@@ -2,7 +2,7 @@
 
 Invariant: what is asked for next follows from the study and from what was told before. What was told stands in
 `search.json`, a round after the other, and is never told otherwise: a search that was stopped asks for the same trials
-again, finds their runs done and goes on. A run that is tried again later, or more seeds, change tables and no trial.
+again, finds their runs done and continues. A run that is tried again later, or more seeds, change tables and no trial.
 
 Validation scores select, under the one protocol that a search has. Trials are asked for several at a time, as many as
 the study says and not as many as this machine trains at once, so that a search is the same on every machine.
@@ -116,7 +116,7 @@ def search_study(
     Args:
         study: With trials.
         archive: The data.
-        train: Trains the study with all trials until now, but for what is trained already.
+        train: Trains the study with all trials until now, except for what is trained already.
         folder: Of the study's results, where what was told is kept.
 
     Returns:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 FOLDER = "ablations"
 # What the first variant is called where a study does not name it.
 BASE = "base"
-# Of a folder beside that of the runs.
+# Of a folder next to that of the runs.
 NAME_WORDS = "up to 60 letters, digits, dots, dashes and underscores, no dot first, and not runs"
 NAME = r"^(?!\.)(?!runs$)[\w.-]{1,60}$"
 # Of a setting, as `--set` takes it.
@@ -46,7 +46,7 @@ MOST_SECONDS = 366 * 86400
 def _dotted(settings: dict[str, Any]) -> dict[str, Any]:
     for path, value in settings.items():
         if not PATH.fullmatch(path):
-            raise ValueError(f"{path!r} is no dotted path, such as training.epochs")
+            raise ValueError(f"{path!r} is not a dotted path, such as training.epochs")
         if "." not in path and isinstance(value, Mapping):
             raise ValueError(
                 f'a path is one key, in quotes: "{path}.{next(iter(value), "")}" = ..., and tables no settings'
@@ -102,7 +102,7 @@ class Axis(Settings):
     @model_validator(mode="after")
     def _values_or_a_range(self) -> Axis:
         if not PATH.fullmatch(self.path):
-            raise ValueError(f"{self.path!r} is no dotted path, such as training.epochs")
+            raise ValueError(f"{self.path!r} is not a dotted path, such as training.epochs")
         ends = (self.low, self.high)
         if (self.values is None) == (ends == (None, None)):
             raise ValueError("an axis has values, or low and high")
@@ -283,7 +283,7 @@ def load_study(named: str) -> Study:
             expected=NAME_WORDS,
             hint='give it a name in the file: name = "mine"',
         )
-    hint = "mend the keys named above; the files of shipped studies in baselines/ablations/ show what may stand there"
+    hint = "fix the keys named above; the files of shipped studies in baselines/ablations/ show what may stand there"
     return check(Study, {"name": path.stem} | values, source=str(path), hint=hint)
 
 
@@ -303,7 +303,7 @@ def recipe_of(variant: Variant, epochs: int | None = None) -> Recipe:
         return load_recipe(name, None, assignments(variant, epochs))
     except RecipeError as e:
         raise RecipeError(
-            f"variant {variant.name!r}: {e.what}", found=e.found, expected=e.expected, hint="mend the study's file"
+            f"variant {variant.name!r}: {e.what}", found=e.found, expected=e.expected, hint="fix the study's file"
         ) from e
 
 
@@ -353,7 +353,7 @@ def seconds_of(text: str) -> float:
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([smhd])\s*", text)
     seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else 0.0
     if not 0 < seconds <= MOST_SECONDS:
-        raise ValueError(f"{text!r} is no time of up to a year; 90s, 30m, 1.5h and 2d are")
+        raise ValueError(f"{text!r} is not a time of up to a year; 90s, 30m, 1.5h and 2d are")
     return seconds
 
 

@@ -1,6 +1,6 @@
 """How a study is printed: for every set of months a table of its variants, and a sentence for each.
 
-Invariant: the base comes first and a difference is to it; a mean stands beside how many seeds it is over.
+Invariant: the base comes first and a difference is to it; a mean stands next to how many seeds it is over.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from emukit.competitions.leaderboard import add_number_columns, legends
+from emukit.competitions.leaderboard import add_number_columns, legends, shown_columns
 from emukit.metrics import Competition
 from emukit.terminal import markdown_text
 
@@ -51,12 +51,14 @@ def tables(studies: Sequence[StudyTable]) -> list[RenderableType]:
         table.add_column("", overflow="fold")
         table.add_column("seeds", justify="right", no_wrap=True)
         add_number_columns(table, study.competition)
+        shown = len(shown_columns(study.competition))
         table.add_column(DIFFERENCE.replace(" ", "\n"), justify="right", no_wrap=True)
         for row in study.rows:
             cells = _cells(row, study.competition)
+            cells = [*cells[: 1 + shown], *cells[-1:]]
             table.add_row(Text(row["variant"]), *(_two_lines(text, under) for text, under in cells))
         for name, values in study.lines.items():
-            table.add_row(Text(name), "", *_numbers(values, study.competition), "", style="dim")
+            table.add_row(Text(name), "", *_numbers(values, study.competition)[:shown], "", style="dim")
         out += [table, *(Text(f"{row['variant']}: {row['sentence']}") for row in study.rows[1:]), Text("")]
     return out + legends(study.competition for study in studies)
 
@@ -84,7 +86,7 @@ def markdown(studies: Sequence[StudyTable]) -> str:
     return "\n".join(lines)
 
 
-def comma_separated(studies: Sequence[StudyTable]) -> str:
+def to_csv(studies: Sequence[StudyTable]) -> str:
     """One CSV table of all of them: a row for every number of every variant."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

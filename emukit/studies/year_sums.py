@@ -13,6 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
 from emukit.data.split import Span
 from emukit.emulators.base import Emulator
@@ -24,7 +25,10 @@ Array = NDArray[np.float64]
 
 def years_in(span: Span, archive: Archive) -> int:
     """Into how many years the sums of a span are divided."""
-    return max(1, len(span) // archive[span.scenario].time.per_year)
+    time = archive[span.scenario].time
+    if competition_of(archive).derive:
+        return len(np.unique(time.year[span.start : span.stop]))
+    return max(1, len(span) // time.per_year)
 
 
 def year_moments(emulator: Emulator, archive: Archive, spans: Sequence[Span], competition: Competition) -> list[Array]:
@@ -44,6 +48,12 @@ def year_moments(emulator: Emulator, archive: Archive, spans: Sequence[Span], co
     for span in spans:
         prediction = emulator.predict_fields(archive[span.scenario], span.start, span.stop)
         truth = archive[span.scenario].truth(span.members[0], span.start, span.stop)
+        if competition.derive:
+            derive = competition.derive(archive, span.scenario, span.start, span.stop)
+            prediction, truth = derive(prediction), derive(truth)
+            edges = [*range(len(truth) + 1)]
+            out.append(np.stack([competition.moments(prediction[a:b], truth[a:b]).pack() for a, b in pairwise(edges)]))
+            continue
         year = archive[span.scenario].time.per_year
         edges = [*range(0, years_in(span, archive) * year, year), len(span)]
         out.append(np.stack([competition.moments(prediction[a:b], truth[a:b]).pack() for a, b in pairwise(edges)]))

@@ -1,4 +1,4 @@
-"""What an entry says of itself: the file ``entry.toml`` beside a submission.
+"""What an entry says of itself: the file ``entry.toml`` next to a submission.
 
 Invariant: an entry names all that is needed to make its CSV again (recipe, data, seed, command, versions), and the
 CSV by its digest, since the CSV itself is too large to be kept under version control.
@@ -98,13 +98,13 @@ def read_entry(folder: Path | str) -> Entry:
     except OSError as e:
         raise SubmissionError(f"cannot read {path}", found=e.strerror or str(e), expected=expected) from e
     except ValidationError as e:
-        raise SubmissionError(f"{path} is no entry", found="\n".join(describe(e)[:10]), expected=expected) from e
+        raise SubmissionError(f"{path} is not an entry", found="\n".join(describe(e)[:10]), expected=expected) from e
     except ValueError as e:
-        raise SubmissionError(f"{path} is no TOML", found=str(e), expected=expected) from e
+        raise SubmissionError(f"{path} is not TOML", found=str(e), expected=expected) from e
 
 
 def entry_of(csv: Path) -> Entry | None:
-    """What the entry beside a submission's CSV says of it; None where there is none, or it is of another file.
+    """What the entry next to a submission's CSV says of it; None where there is none, or it is of another file.
 
     Raises:
         SubmissionError: The entry is damaged.
@@ -137,5 +137,5 @@ def _text(value: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    # Strings of JSON are strings of TOML but for DEL, which TOML wants escaped.
+    # Strings of JSON are strings of TOML except for DEL, which TOML wants escaped.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -73,7 +73,7 @@ class Layout:
         The cells are those of one month; `positions` tells whether the other months have the same.
 
         Raises:
-            SubmissionError: The IDs have another form, or are no full months x variables x cells.
+            SubmissionError: The IDs have another form, or are not full months x variables x cells.
         """
         if len(ids) == 0:
             raise SubmissionError("there are no rows", expected="one row for every month, variable and cell")
@@ -104,7 +104,7 @@ class Layout:
         if len(ids) != layout.size:
             v, y, x = layout.shape[1:]
             raise SubmissionError(
-                "the rows are no full block of months, variables and cells",
+                "the rows are not a full block of months, variables and cells",
                 found=f"{len(ids)} rows",
                 expected=f"{layout.months} months x {v} variables x {y} x {x} cells = {layout.size} rows",
             )
@@ -138,7 +138,7 @@ class Layout:
         starts = np.frombuffer(offsets, np.int32)[: len(first)]
         chunks = []
         for t in range(self.months):
-            # Months differ in three digits only: copying the first and setting these is 5x faster than joining anew.
+            # Months differ in three digits only: copying the first and setting these is 5x faster than joining again.
             letters = np.frombuffer(text, np.uint8).copy()
             for place, digit in enumerate(month_name(t).encode()):
                 letters[starts + place] = digit

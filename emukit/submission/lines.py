@@ -63,7 +63,7 @@ def examine(stream: IO[bytes], layout: Layout) -> Examined:
         SubmissionError: By the stream, when a packed file turns out to be cut or damaged.
     """
     examination = _Examination(layout)
-    # Bytes that are no UTF-8 become lone surrogates, which mark the row that holds them.
+    # Bytes that are not UTF-8 become lone surrogates, which mark the row that holds them.
     text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
     reader = csv.reader(_lines(text))
     try:
@@ -150,7 +150,7 @@ class _Examination:
         self.strange_months: set[str] = set()
         self.strange_cells: set[str] = set()
         self.whole: list[Problem] = []
-        self.encoding = Tally("encoding", "rows hold bytes that are no UTF-8")
+        self.encoding = Tally("encoding", "rows hold bytes that are not UTF-8")
         self.malformed = Tally("malformed", "rows have another number of columns than the header")
         self.unknown = Tally("unknown", "rows have an ID that the submission does not have")
         self.duplicate = Tally("duplicate", "rows repeat an ID of an earlier row")

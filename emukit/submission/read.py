@@ -222,7 +222,7 @@ def _require_columns(path: Path, names: list[str]) -> None:
 
 
 def _only_csv(path: Path, archive: zipfile.ZipFile) -> str:
-    # Archives made by hand on a Mac carry a shadow folder __MACOSX beside the file.
+    # Archives made by hand on a Mac carry a shadow folder __MACOSX next to the file.
     names = [n for n in archive.namelist() if not n.endswith("/") and not n.startswith("__MACOSX/")]
     if len(names) != 1 or not names[0].lower().endswith(".csv"):
         raise SubmissionError(

@@ -74,7 +74,7 @@ def packing_of(path: Path) -> str:
         if name.endswith(ending):
             return packing
     raise SubmissionError(
-        f"{path.name} is no name for a submission",
+        f"{path.name} is not a name for a submission",
         expected="a name that ends in .csv, .csv.gz or .zip",
         hint="rename it",
     )

@@ -18,7 +18,7 @@ from torch import nn
 from emukit.errors import RunError, shortage
 from emukit.files import atomic_path, check_regular, sha256
 from emukit.parallel.comm import Comm
-from emukit.parallel.spread import fill, whole
+from emukit.parallel.distributed import fill, whole
 
 BEST = re.compile(r"best-\d{4,}\.safetensors")
 
@@ -99,6 +99,6 @@ def _no_best(path: Path, error: Exception) -> RunError:
     return RunError(
         f"the best weights {path} cannot be used",
         found=first_line(error),
-        expected="the whole file that the checkpoint beside it names",
+        expected="the whole file that the checkpoint next to it names",
         hint="restore the file, or remove the run folder and train again",
     )

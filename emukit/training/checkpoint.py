@@ -1,8 +1,8 @@
-"""What training needs to go on as if it had never stopped.
+"""What training needs to continue as if it had never stopped.
 
 Invariant: `last.pt` is whole and holds, or names the shards that hold, everything the loop's future depends on; loading
 it runs no code from the file. Tensors are kept by the network's parameter names and in full shape (shards by rows), so
-a training goes on with another number of processes, or another strategy, than it began with.
+a training continues with another number of processes, or another strategy, than it began with.
 
     last.pt                               state, random states and, unless sharded, all tensors
     last-EPOCH-STEP/rank-R.safetensors    with fsdp: each process's rows of every tensor, see `emukit.training.shards`
@@ -29,7 +29,7 @@ from emukit.config import describe
 from emukit.errors import RunError, shortage
 from emukit.files import atomic_path, check_regular
 from emukit.parallel.comm import Comm
-from emukit.parallel.spread import fill
+from emukit.parallel.distributed import fill
 from emukit.training.best import check_best, drop_older_best, first_line
 from emukit.training.engine import Engine
 from emukit.training.shards import drop_older_shards, save_shard, shard_folder, shard_reader
@@ -79,7 +79,7 @@ class _Content(BaseModel):
         wrong = [r for r in (*self.rng, *self.cuda_rng) if r.dtype != torch.uint8 or r.ndim != 1]
         wrong += [r for r in self.rng if r.shape != torch.get_rng_state().shape]
         if wrong or len(self.cuda_rng) not in (0, len(self.rng)):
-            raise ValueError("random states that are none")
+            raise ValueError("values that are not random states")
         if (self.tensors is None) == (self.shards is None) or self.shards not in (None, shard_folder(state)):
             raise ValueError(f"shards {self.shards!r}")
         if len(self.digests) != (0 if self.shards is None else len(self.rng)):
@@ -101,7 +101,7 @@ def save_checkpoint(folder: Path, state: TrainingState, engine: Engine[Any]) -> 
         "rng": comm.gather_bytes(torch.get_rng_state()),
         "cuda_rng": comm.gather_bytes(torch.cuda.get_rng_state(comm.device)) if comm.device.type == "cuda" else [],
     }
-    if engine.spread.sharded:
+    if engine.distributed.sharded:
         content["shards"] = name = shard_folder(state)
         content["digests"] = save_shard(folder / name, tensors, comm)
     else:
@@ -120,7 +120,7 @@ def load_checkpoint(folder: Path, engine: Engine[Any], steps_per_epoch: int) -> 
     Args:
         folder: The run folder.
         engine: What is restored.
-        steps_per_epoch: Optimiser steps of the training to go on with.
+        steps_per_epoch: Optimiser steps of the training to continue.
 
     Raises:
         RunError: It is damaged, or belongs to another network or training; or the best weights that it names are
@@ -142,7 +142,7 @@ def load_checkpoint(folder: Path, engine: Engine[Any], steps_per_epoch: int) -> 
         raise shortage(e) or RunError(
             f"the checkpoint {path} cannot be used",
             found=first_line(e),
-            expected="a whole checkpoint of this very training",
+            expected="a complete checkpoint of this training",
             hint="remove the run folder and train again",
         ) from e
     if state.best_epoch:
@@ -238,8 +238,8 @@ def _restore_random(content: _Content, comm: Comm) -> None:
         if cuda:
             torch.cuda.set_rng_state(content.cuda_rng[comm.rank], comm.device)
         return
-    # Another number of processes, or devices of another kind: dropout cannot go on as before, but must not begin again,
-    # and must differ between processes.
+    # Another number of processes, or devices of another kind: dropout cannot continue as before, but must not begin
+    # again, and must differ between processes.
     state = content.state
     seed = int.from_bytes(bytes(content.rng[0][:8].tolist()), "little")
     torch.manual_seed((seed + 1_000_003 * state.epoch + 1009 * state.step + comm.rank) % 2**63)

@@ -22,7 +22,7 @@ from emukit.errors import TrainingError
 from emukit.objectives.base import Objective
 from emukit.parallel.batchnorm import replicated, synchronise
 from emukit.parallel.comm import Comm
-from emukit.parallel.spread import Spread, Strategy, whole
+from emukit.parallel.distributed import DistributedNetwork, Strategy, whole
 from emukit.training import optim
 from emukit.training.average import WeightAverage
 from emukit.training.settings import TrainingSettings
@@ -83,7 +83,7 @@ class Engine(Generic[A]):
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if execution.compile:
             _compile(network, by_block=execution.strategy == "fsdp" and comm.world > 1)
-        self.spread = Spread(network, comm, execution.strategy)
+        self.distributed = DistributedNetwork(network, comm, execution.strategy)
         self.optimizer = optim.make_optimizer(network, settings.optimizer)
         self.average = WeightAverage(network, settings.average, settings.epochs)
         self.scaler = torch.amp.GradScaler(comm.device.type, enabled=settings.precision == "fp16")
@@ -114,9 +114,9 @@ class Engine(Generic[A]):
             coming = following[number - 1]
             if coming:
                 self._sampler.prefetch(*self._share(coming))
-            with self.spread.accumulating(last=number == len(batches)):
+            with self.distributed.accumulating(last=number == len(batches)):
                 total, terms = self._batch_loss(batch, ramp)
-                self.spread.backward(self.scaler.scale(total * share))
+                self.distributed.backward(self.scaler.scale(total * share))
             for name, value in {"loss": total.detach(), **terms}.items():
                 sums[name] = sums.get(name, 0.0) + share * value
         self.scaler.unscale_(self.optimizer)
@@ -137,7 +137,7 @@ class Engine(Generic[A]):
         return numbers
 
     def not_finite(self, numbers: Mapping[str, float]) -> dict[str, float]:
-        """Those of a step's numbers that mean that training cannot go on."""
+        """Those of a step's numbers that mean that training cannot continue."""
         wrong = {k: v for k, v in numbers.items() if not math.isfinite(v)}
         if self.scaler.is_enabled() and self.scaler.get_scale() >= SMALLEST_SCALE:
             # In fp16 gradients overflow now and then: the scaler leaves such a step out and scales less from then on.
@@ -147,7 +147,7 @@ class Engine(Generic[A]):
     def _predict(self, frames: Tensor) -> Tensor:
         dtype = AUTOCAST.get(self.settings.precision)
         with torch.autocast(self.comm.device.type, dtype, enabled=dtype is not None):
-            return self.spread(frames).float()
+            return self.distributed(frames).float()
 
     def _batch_loss(self, addresses: Sequence[A], ramp: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch of which every process computes a part.
@@ -164,7 +164,7 @@ class Engine(Generic[A]):
             return self._objective.loss(self._predict, sample, ramp=ramp)
         if steps is not None:
             length = self._sampler.length
-            parts = [len(Comm(r, comm.world).share(range(length))) for r in range(comm.world)]
+            parts = [len(Comm(r, comm.world).shard(range(length))) for r in range(comm.world)]
 
             def joined(frames: Tensor) -> Tensor:
                 return comm.gather_months(self._predict(frames), parts)
@@ -182,9 +182,9 @@ class Engine(Generic[A]):
         """This process's part of a batch: which samples, and which of their steps (all when None)."""
         comm, length = self.comm, self._sampler.length
         if len(addresses) >= comm.world:
-            return comm.share(addresses), None
+            return comm.shard(addresses), None
         if length >= comm.world and not self._batchnorm and self._objective.divisible:
-            mine = comm.share(range(length))
+            mine = comm.shard(range(length))
             return addresses, slice(mine[0], mine[-1] + 1)
         return addresses, None
 

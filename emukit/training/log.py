@@ -74,7 +74,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def recovered(path: Path, kept: Sequence[str] | None, epochs: int) -> tuple[list[str], str]:
-    """The lines to go on from, and what was wrong with the log, in words; empty where nothing was.
+    """The lines to continue from, and what was wrong with the log, in words; empty where nothing was.
 
     Args:
         path: The log, which may be lost or damaged.
@@ -135,5 +135,5 @@ def _damaged(path: Path, found: str) -> RunError:
         f"the log {path} is damaged",
         found=found,
         expected="a line of JSON for every epoch",
-        hint="restore it; --resume writes it again, where the checkpoint beside it is of this version of emukit",
+        hint="restore it; --resume writes it again, where the checkpoint next to it is of this version of emukit",
     )

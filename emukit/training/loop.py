@@ -1,7 +1,7 @@
 """The training loop, readable from top to bottom.
 
 Invariant: the weights after k epochs are a function of settings, seed and data alone, whatever the number of processes
-(up to rounding, and but for dropout, whose masks they draw apart). Stopping anywhere, by Ctrl-C or `kill -9`, and
+(up to rounding, and except for dropout, whose masks they draw apart). Stopping anywhere, by Ctrl-C or `kill -9`, and
 resuming gives on one CPU the same bits as never having stopped.
 """
 
@@ -38,7 +38,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 @dataclass(frozen=True)
-class Keep:
+class KeptWeights:
     """Which weights are kept where no validation says which are best.
 
     Attributes:
@@ -78,11 +78,11 @@ def train(
     validate: Callable[[], Score],
     folder: Path,
     reporter: Reporter,
-    keep: Keep | None = None,
+    keep: KeptWeights | None = None,
     track: str | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> TrainingResult:
-    """Train a network, or go on with the training whose checkpoint is in `folder`.
+    """Train a network, or continue with the training whose checkpoint is in `folder`.
 
     Args:
         engine: Takes the steps; its network holds the best weights in the end.
@@ -107,7 +107,7 @@ def train(
         reporter.say(f"there is no {LAST} in {folder}: training starts from the beginning")
     per_epoch = -(-sampler.steps_per_epoch // settings.accumulate)
     state = load_checkpoint(folder, engine, per_epoch) if resumed else TrainingState(log=[])
-    log = comm.first(lambda: _log_of(folder, state, reporter))
+    log = comm.main_only(lambda: _log_of(folder, state, reporter))
     steps = settings.epochs * per_epoch
     epochs = keep.epoch if keep else settings.epochs
     clock = time.monotonic()
@@ -120,7 +120,7 @@ def train(
 
     def score() -> Score:
         value = validate()
-        engine.spread.reshard()
+        engine.distributed.reshard()
         return value
 
     def judge(score: Score, averaged: bool) -> tuple[dict[str, object], bool]:

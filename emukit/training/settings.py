@@ -21,8 +21,8 @@ from emukit.data.archive import Archive
 from emukit.data.segments import SegmentSettings
 from emukit.errors import RecipeError
 from emukit.losses.composite import CompositeLoss
+from emukit.losses.grid_context import GridContext, Padding
 from emukit.losses.registry import TERMS
-from emukit.losses.space import LossSpace, Padding
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -134,7 +134,7 @@ class OptimizerSettings(Settings):
 
 
 class AverageSettings(Settings):
-    """Averages of weights, scored beside the weights themselves at every validation; the better one counts.
+    """Averages of weights, scored next to the weights themselves at every validation; the better one counts.
 
     Attributes:
         kind: Exponential over steps (``ema``), equal over the last epochs (``swa``), or ``none``.
@@ -193,6 +193,6 @@ def composite_loss(settings: LossSettings, archive: Archive, device: torch.devic
     """
     grid = archive.grid
     weights = grid.weights if settings.area_weighted else np.full(grid.shape, 1.0 / np.prod(grid.shape))
-    space = LossSpace(torch.as_tensor(weights, dtype=torch.float32, device=device), settings.padding)
+    space = GridContext(torch.as_tensor(weights, dtype=torch.float32, device=device), settings.padding)
     terms = settings.for_variables(archive.variables).tables
     return CompositeLoss(settings.tables | terms, archive.variables, space)

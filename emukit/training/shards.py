@@ -21,7 +21,7 @@ from torch import Tensor
 
 from emukit.files import atomic_path, inside, sha256
 from emukit.parallel.comm import Comm
-from emukit.parallel.spread import is_sharded
+from emukit.parallel.distributed import is_sharded
 from emukit.training.state import TrainingState
 
 FOLDER = re.compile(r"last-\d{4,}-\d{6,}")

@@ -35,7 +35,7 @@ Send = Callable[[Line], None]
 
 @contextmanager
 def tensorboard(folder: Path, lines: Sequence[Line], about: Mapping[str, Any]) -> Iterator[Send]:
-    """Event files in `tensorboard/`, made anew from the log whenever a training goes on.
+    """Event files in `tensorboard/`, made again from the log whenever a training continues.
 
     So there are no events of epochs that a resume took back; `tensorboard --logdir runs` shows all trainings.
     """
@@ -46,7 +46,7 @@ def tensorboard(folder: Path, lines: Sequence[Line], about: Mapping[str, Any]) -
     for old in place.glob("events.out.tfevents.*"):
         old.unlink()
     with SummaryWriter(str(place)) as writer:
-        # As code: what is no Markdown must not be read as such.
+        # As code: what is not Markdown must not be read as such.
         writer.add_text("about", "    " + json.dumps(about, indent=1).replace("\n", "\n    "))
 
         def send(line: Line) -> None:
@@ -61,12 +61,12 @@ def tensorboard(folder: Path, lines: Sequence[Line], about: Mapping[str, Any]) -
 
 @contextmanager
 def wandb(folder: Path, lines: Sequence[Line], about: Mapping[str, Any]) -> Iterator[Send]:
-    """A run of the project `emukit` in `wandb/`, which goes on under its id; WANDB_MODE=offline needs no network.
+    """A run of the project `emukit` in `wandb/`, which continues under its id; WANDB_MODE=offline needs no network.
 
     What was sent cannot be taken back: an epoch that is trained again after a crash is not sent again.
 
     Raises:
-        TrainingError: wandb cannot begin: nobody is logged in, or there is no network.
+        TrainingError: wandb cannot start: nobody is logged in, or there is no network.
         RunError: The folder `wandb` is a link.
     """
     import wandb as package
@@ -121,7 +121,7 @@ def _wandb_login() -> None:
 
 def _cannot_begin(error: Exception) -> TrainingError:
     return TrainingError(
-        "wandb cannot begin",
+        "wandb cannot start",
         found=" ".join(str(error).split()),
         expected="a login and a network, or neither with WANDB_MODE=offline",
         hint="wandb login; or WANDB_MODE=offline now, and `wandb sync` later",
@@ -157,7 +157,7 @@ TRACKERS: Registry[Entry] = Registry(
     "tracker",
     "emukit.trackers",
     {
-        "tensorboard": Entry("emukit.training.tracking:TENSORBOARD", "event files beside the log"),
+        "tensorboard": Entry("emukit.training.tracking:TENSORBOARD", "event files next to the log"),
         "wandb": Entry("emukit.training.tracking:WANDB", "a page at Weights & Biases"),
     },
     entry=Entry,

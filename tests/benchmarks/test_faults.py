@@ -38,7 +38,7 @@ GOOD = Ended(0, "a table\n", "note: usual\n", 1.0, 1 << 28, False)
         (Ended(2, "", "error: a\n", 1.0, 1 << 28, False), False, "refused"),
         (Ended(1, "not usable\n", "", 1.0, 1 << 28, False), False, "refused"),
         (Ended(1, "", "", 1.0, 1 << 28, False), True, "broken"),
-        (Ended(1, "", "emukit failed in a way it should not: KeyError: 'a'\n", 1.0, 1 << 28, False), False, "broken"),
+        (Ended(1, "", "internal error: KeyError: 'a'\n", 1.0, 1 << 28, False), False, "broken"),
         (Ended(0, "", "Traceback (most recent call last):\n", 1.0, 1 << 28, False), True, "broken"),
         (Ended(-11, "", "", 1.0, 1 << 28, False), True, "broken"),
         (Ended(-9, "", "", 99.0, 1 << 28, True), True, "hung"),

@@ -182,7 +182,7 @@ def test_a_job_survives_the_command_line() -> None:
 
 
 def test_what_is_no_network_is_refused() -> None:
-    with pytest.raises(RecipeError, match="linear is no network"):
+    with pytest.raises(RecipeError, match="linear is not a network"):
         networks.prepare_predict(*Job("linear", grid=(8, 12), years=1).words)
 
 

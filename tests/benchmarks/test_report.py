@@ -8,9 +8,9 @@ import pytest
 
 from benchmarks import Figure, report
 from emukit.recipes.load import load_recipe
-from emukit.report import run_figures as portrait
+from emukit.report import run_figures as run_figures_of
 
-PICTURES = 6  # of a linear emulator, beside the yardstick's
+PICTURES = 6  # of a linear emulator, next to the reference's
 
 
 @pytest.mark.parametrize(("room", "holds"), [(30.0, True), (0.1, False)])
@@ -19,7 +19,7 @@ def test_a_report_is_measured_that_draws_what_is_kept_or_fills_the_disk(
 ) -> None:
     """Both sides in this process, with a quick recipe."""
     drawn: list[str] = []
-    save = portrait.save
+    save = run_figures_of.save
 
     def saving(figure: object, path: Path, *words: object) -> object:
         drawn.append(path.stem)
@@ -36,7 +36,7 @@ def test_a_report_is_measured_that_draws_what_is_kept_or_fills_the_disk(
         assert bounds == {"runs": 1, "seconds": 2.0, "scale": 2.0}
         return Figure(name, 1.0, "s", 2.0, 2.0, 1.0, "under 2 s", True)
 
-    monkeypatch.setattr(portrait, "save", saving)
+    monkeypatch.setattr(run_figures_of, "save", saving)
     monkeypatch.setattr(report, "compare", compare)
     monkeypatch.setattr(report, "load_recipe", lambda *words: load_recipe("linear"))
     monkeypatch.setattr(report, "DRAWN", 1)

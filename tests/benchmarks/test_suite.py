@@ -74,7 +74,7 @@ def test_an_option_that_does_nothing_is_refused(
 # Runs of the command itself, to the exit code.
 REFUSED = [
     (("predict", "--model", "cnn-grr"), "unknown emulator 'cnn-grr'"),
-    (("predict", "--model", "linear"), "linear is no network"),
+    (("predict", "--model", "linear"), "linear is not a network"),
     (("input", "--set", "model.wdith=3"), "wdith"),
     (("train", "--model", "cnn-gru", "--set", "model.width=0"), "cannot build cnn-gru"),
     (("device", "--model", "cnn-gru", "--set", "inputs.forcings=CO2,N2O"), "N2O"),
@@ -84,10 +84,10 @@ REFUSED = [
     (("linear", "--data", "nowhere.zarr"), "nowhere.zarr"),
     (("reach", "--data", "nowhere.zarr"), "nowhere.zarr"),
     (("reach", "--data", "nowhere.zarr", "--model", "cnn-grr"), "unknown emulator 'cnn-grr'"),
-    (("reach", "--data", "nowhere.zarr", "--budget", "0"), "no time to train in"),
-    (("reach", "--data", "nowhere.zarr", "--budget", "-3"), "no time to train in"),
-    (("reach", "--data", "nowhere.zarr", "--budget", "nan"), "no time to train in"),
-    (("reach", "--data", "nowhere.zarr", "--budget", "inf"), "no time to train in"),
+    (("reach", "--data", "nowhere.zarr", "--budget", "0"), "not a time to train in"),
+    (("reach", "--data", "nowhere.zarr", "--budget", "-3"), "not a time to train in"),
+    (("reach", "--data", "nowhere.zarr", "--budget", "nan"), "not a time to train in"),
+    (("reach", "--data", "nowhere.zarr", "--budget", "inf"), "not a time to train in"),
 ]
 
 

@@ -12,7 +12,7 @@ import torch
 
 from benchmarks import Measured, training
 from benchmarks.networks import Job
-from emukit.data.segments import SegmentSource
+from emukit.data.segments import SegmentSampler
 from emukit.errors import EmukitError
 from tests.benchmarks.test_networks import SMALL, in_this_process, made_once  # noqa: F401
 
@@ -59,13 +59,13 @@ def test_months_in_a_second_are_held_against_the_starter_s(monkeypatch: pytest.M
 
 def test_a_slow_input_path_shows_and_breaks_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     (quick,) = training.bench_input(JOB, 1)
-    batch = SegmentSource.batch
+    batch = SegmentSampler.batch
 
-    def slow(self: SegmentSource, *args: Any, **options: Any) -> Any:
+    def slow(self: SegmentSampler, *args: Any, **options: Any) -> Any:
         time.sleep(0.2)
         return batch(self, *args, **options)
 
-    monkeypatch.setattr(SegmentSource, "batch", slow)
+    monkeypatch.setattr(SegmentSampler, "batch", slow)
     (figure,) = training.bench_input(JOB, 1)
     # Nearly all of a step; other work on the machine takes its part of it.
     assert 20 < figure.value < 150
@@ -95,13 +95,13 @@ def small_store(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small_store")
 def test_training_ends_with_the_first_score_that_is_low_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     epochs: set[int] = set()
-    epoch = SegmentSource.epoch
+    epoch = SegmentSampler.epoch
 
-    def count(self: SegmentSource, number: int, seed: int) -> Any:
+    def count(self: SegmentSampler, number: int, seed: int) -> Any:
         epochs.add(number)
         return epoch(self, number, seed)
 
-    monkeypatch.setattr(SegmentSource, "epoch", count)
+    monkeypatch.setattr(SegmentSampler, "epoch", count)
     best = training.prepare_reach(*JOB.words, "store", "60", "50")()
     assert 0.1 < best <= 50
     assert epochs == {0, 1}  # the score of the first is seen with the next step

@@ -19,7 +19,7 @@ def names(page, section=FIRST):
     return [re.sub(r"\s+", " ", text).strip() for text in rows.locator("th").all_inner_texts()]
 
 
-RANKED = ["estimated limit", "best", "place 1: a team", re.sub(r"\s+", " ", EVIL).strip(), "third", "climatology"]
+RANKED = ["noise ceiling", "best", "place 1: a team", re.sub(r"\s+", " ", EVIL).strip(), "third", "climatology"]
 BY_SCORE = [*RANKED, "unscored"]
 
 
@@ -74,7 +74,7 @@ def test_headings_sort_by_mouse_and_keyboard_and_say_so(visit, site):
 def test_rows_are_filtered_by_months_and_words_and_lines_stay(visit, site):
     page = visit(site / "index.html")
     page.get_by_label("Text").fill("TEAM report")
-    assert names(page) == ["estimated limit", "place 1: a team", "climatology"]
+    assert names(page) == ["noise ceiling", "place 1: a team", "climatology"]
     assert page.locator("section.months:visible").count() == 1
     assert page.locator("#shown").inner_text() == "1 row shown"
     page.get_by_label("Text").fill("nobody")

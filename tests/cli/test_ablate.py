@@ -1,4 +1,4 @@
-"""`emukit ablate` from a file to a table; what is killed goes on, and what is done is not done again."""
+"""`emukit ablate` from a file to a table; what is killed continues, and what is done is not done again."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def test_from_a_file_to_a_table(emukit, demo_store, file):
     answer = emukit(*words)
     # One of them cannot be trained: the others are, and it is said.
     assert answer.code == 1, answer.err
-    assert "1 of 4 runs failed; mend the study's file and repeat the command" in answer.err
+    assert "1 of 4 runs failed; fix the study's file and repeat the command" in answer.err
     assert "Next: emukit report ablations/stiff" in answer.err
     assert "forcing dust of the feature 'dust'" in answer.err
     kept = json.loads(Path("ablations/stiff/study.json").read_text())
@@ -88,12 +88,12 @@ def test_from_a_file_to_a_table(emukit, demo_store, file):
     assert "4 runs, 3 done, 1 failed before" in shown.err
     assert "1 to train" not in shown.err
     assert "1 to train" in emukit(*words, "--dry-run", "--retry").err
-    # What failed is mended in the file, and the study goes on with what it has.
+    # What failed is fixed in the file, and the study continues with what it has.
     Path(file).write_text(STUDY.replace('"dust"', '"BC"').replace("no such feature", "two features"))
     mended = emukit(*words)
     assert mended.code == 0, mended.err
-    assert "note: since the study was begun: new: 'two features'; gone: 'no such feature'\n" in mended.err
-    assert "note: not timed: two features; they are taken to cost what the base does\n" in mended.err
+    assert "note: since the study was started: new: 'two features'; gone: 'no such feature'\n" in mended.err
+    assert "note: not timed: two features; they are assumed to cost what the base does\n" in mended.err
     kept = json.loads(Path("ablations/stiff/study.json").read_text())
     assert [v["name"] for v in kept["variants"]] == ["base", "nothing learned", "two features", "ridge=300"]
     assert {r["state"] for v in kept["variants"] for r in v["runs"]} == {"finished"}
@@ -125,8 +125,8 @@ def test_mistakes_are_told_before_anything_is_trained(emukit, demo_store, file):
         (("anchor", "--list"), "--list shows all studies"),
         (("--markdown", "--format", "csv"), "two formats"),
         (("nothing",), "there is no study 'nothing'"),
-        ((file, "--budget", "soon"), "no time"),
-        ((file, "--budget", ""), "no time"),
+        ((file, "--budget", "soon"), "not a time"),
+        ((file, "--budget", ""), "not a time"),
         ((file, "--protocols", "nowhere"), "nowhere"),
         ((file, "--protocols", ""), "empty name"),
         (("none.toml",), "cannot read"),
@@ -142,7 +142,7 @@ def test_mistakes_are_told_before_anything_is_trained(emukit, demo_store, file):
 
 
 def test_a_killed_study_goes_on_and_trains_nothing_twice(emukit, demo_store):
-    """The training that it leaves behind saves and ends; the one that is begun again waits for it."""
+    """The training that it leaves behind saves and ends; the one that is started again waits for it."""
     tiny = {
         "model.hidden": 4,
         "model.features": 3,

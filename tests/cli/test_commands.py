@@ -62,7 +62,7 @@ def test_from_store_to_leaderboard(emukit, demo_store, tmp_path):
     assert submit.code == 0, submit.err
     assert "69,120 rows" in submit.out
     assert emukit("check-submission", "submissions/lin/submission.csv.gz", "--data", demo_store).code == 0
-    # The months of another protocol have as many rows: only the entry beside the CSV knows which it is for.
+    # The months of another protocol have as many rows: only the entry next to the CSV knows which it is for.
     for command in (("check-submission", "CSV", "--data", demo_store), ("score", "CSV", demo_store, "--save")):
         words = ["submissions/lin/submission.csv.gz" if w == "CSV" else w for w in command]
         refused = emukit(*words, "--protocol", "k360")

@@ -76,10 +76,11 @@ def test_a_damaged_folder_is_told_with_the_exit_code_of_a_store_that_cannot_be_u
         assert "does not apply" in refused.err
 
 
-def test_a_model_that_seems_to_train_on_daily_files(emukit, climx_folder):
-    answer = emukit("train", "linear", "--data", climx_folder[0], "--out", "run")
+def test_a_model_that_seems_to_train_on_too_few_days(emukit, climx_folder, tmp_path):
+    answer = emukit("train", "typical-year", "--data", climx_folder[0], "--out", "run")
     assert answer.code == 2
-    assert "nothing trains on it yet" in answer.err
+    assert "needs more days than the store has" in answer.err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_without_the_scenarios_of_any_protocol_is_no_use_for_training(emukit, climx_folder, tmp_path):

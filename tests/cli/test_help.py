@@ -128,8 +128,8 @@ def test_lone_score_has_its_yardstick(emukit, demo_store, linear_run):
     scored = emukit("score", "entry/submission.csv", "--data", "open.zarr", "-q", "--format", "json")
     assert scored.code == 0, scored.err
     scores = json.loads(scored.out)["scores"]
-    assert list(scores) == ["submission.csv", "reference: another run", "estimated limit"]
-    assert scores["estimated limit"]["score"] < scores["reference: another run"]["score"]
+    assert list(scores) == ["submission.csv", "reference: another run", "noise ceiling"]
+    assert scores["noise ceiling"]["score"] < scores["reference: another run"]["score"]
 
 
 def test_rows_in_another_order_are_a_note(emukit, demo_store, linear_run):

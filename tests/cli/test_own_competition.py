@@ -16,7 +16,7 @@ from emukit.progress import silent_reporter
 from emukit.runs.listing import list_runs
 from emukit.runs.run import train_run
 from emukit.studies import costs
-from emukit.studies.ablate import Opened, make_study_plan
+from emukit.studies.ablate import StudyData, make_study_plan
 from emukit.studies.results import save_result, study_result
 from emukit.studies.study import Study
 
@@ -39,7 +39,7 @@ STUDY = {"name": "ridges", "question": "?", "base": "linear", "protocols": "k360
 def study_of(archive, folder):
     """A study of two ridges, trained in this process: another would not know the competition of a test."""
     asked = check(Study, STUDY | {"axes": [{"path": "model.ridge", "values": [3000.0]}]}, source="test")
-    opened = Opened(archive, ("--data", "store"))
+    opened = StudyData(archive, ("--data", "store"))
     plan = make_study_plan(opened, asked, folder, [{}], reporter=silent_reporter())
     for run in plan.distinct():
         train_run(archive, run.recipe, run.folder, protocol="k360", seed=run.seed, reporter=silent_reporter())

@@ -16,7 +16,7 @@ def test_a_plan_says_what_training_costs(emukit, demo_store, monkeypatch, column
     lines = answer.out.splitlines()
     for words in ("weights", "gradients", "optimiser", "data", "batch", "activations", "together", "a step", "time"):
         assert any(line.startswith(words) for line in lines), words
-    assert lines[-1].startswith("No wall is hit; the nearest is ")
+    assert lines[-1].startswith("No bottleneck is reached; the nearest is ")
     assert max(map(len, lines)) <= columns
     assert "\u2026" not in answer.out
     assert not Path("runs").exists()

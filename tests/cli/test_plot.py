@@ -186,11 +186,11 @@ def test_numbers_on_the_maps_are_those_of_the_evaluation(emukit, real_store):
     words = ("train", "linear", "-q", "--data", real_store, "--protocol", "k360", "--out", "r")
     assert emukit(*words).code == 0
     from emukit.data.store import open_store
-    from emukit.report.ensemble_comparison import error_rows, gather
+    from emukit.report.ensemble_comparison import collect, error_rows
     from emukit.runs.run import read_run
 
     run, archive = read_run(Path("r")), open_store(real_store)
-    shown = gather(run.emulator(archive), archive, run.split(archive).validation[0])
+    shown = collect(run.emulator(archive), archive, run.split(archive).validation[0])
     scores = json.loads(Path("r/scores/validation.json").read_text())
     found = [row.panels[0].title.partition(": ")[2].partition(",")[0] for row in error_rows(shown)]
     assert found == [

@@ -95,7 +95,7 @@ def test_a_place_without_runs_and_none_at_all(emukit):
     assert emukit("runs").out == "0 runs, 0 B\n"
     answer = emukit("runs", "nowhere")
     assert answer.code == 2
-    assert "nowhere is no folder" in answer.err
+    assert "nowhere is not a folder" in answer.err
 
 
 def test_removal_is_said_asked_for_and_only_then_done(runs, monkeypatch):

@@ -12,7 +12,7 @@ def test_from_recipe_to_table(emukit, demo_store):
     answer = emukit(*words, "--set", "model.ridge=30.0")
     assert answer.code == 0, answer.err
     assert "one run is enough" in answer.err
-    assert "estimated limit" in answer.out
+    assert "noise ceiling" in answer.out
     assert "not scored: loso:ssp245 test" in answer.out
     kept = json.loads(Path("v/validation.json").read_text())
     together = next(s for s in kept["scored"] if s["protocol"] == "loso:all")
@@ -123,7 +123,7 @@ def test_refit_selects_and_fits_once_more_in_one_command(emukit, demo_store):
     both = emukit(*words, "--final", "runs/a")
     assert both.code == 2
     assert "two ways" in both.err
-    # Interrupted after the first training, it goes on with the second.
+    # Interrupted after the first training, it continues with the second.
     shutil.rmtree("runs/a-final")
     again = emukit(*words, "--resume")
     assert again.code == 0, again.err

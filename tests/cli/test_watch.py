@@ -50,7 +50,7 @@ def test_counts_and_time_left(plan, monkeypatch, terminal):
         shown.began(b)
         shown.ended(base, "")
         assert "base, k360, seed 0: score 0.4321 (1 of 3 done, 1 running" in out.getvalue()
-        shown.ended(b, "error: it is broken\n  do: mend it")
+        shown.ended(b, "error: it is broken\n  do: fix it")
         assert "b, k360, seed 0: failed: error: it is broken (1 of 3 done, 0 running, 1 failed" in out.getvalue()
         shown.began(c)
         c.folder.mkdir(parents=True)
@@ -68,7 +68,7 @@ def test_counts_and_time_left(plan, monkeypatch, terminal):
 def test_time_left_is_what_is_planned_for_what_is_left(plan, monkeypatch):
     shown, out = watch_of(plan, monkeypatch, False)
     base, *_ = plan.runs
-    # Ended without having begun here: another study trained it, which says nothing of the pace.
+    # Ended without having started here: another study trained it, which says nothing of the pace.
     shown.ended(base, "")
     # Two runs of a minute on two places.
     assert "60 s left" in out.getvalue()

@@ -209,7 +209,7 @@ def test_the_competition_of_the_docs_is_one():
 
 
 def test_a_search_and_a_final_fit_look_for_the_best_and_not_the_lowest(strange, tmp_path):
-    from emukit.runs.refit import Selected
+    from emukit.runs.refit import RefitPolicy
     from emukit.studies.search import _costs
     from emukit.training.settings import TrainingSettings
 
@@ -219,6 +219,6 @@ def test_a_search_and_a_final_fit_look_for_the_best_and_not_the_lowest(strange, 
     assert _costs({"a": 0.5, "b": None}, other) == {"a": -0.5, "b": None}
     lines = [{"epoch": e, "step": 10 * e, "validation": {"score": s}} for e, s in ((1, 0.1), (2, 0.9), (3, 0.2))]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    of = Selected(tmp_path, None).length
+    of = RefitPolicy(tmp_path, None).length
     settings = TrainingSettings(epochs=3)
     assert [of(settings, 10, competition_of(a).cost).keep.epoch for a in (archive, other)] == [1, 2]

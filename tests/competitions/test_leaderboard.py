@@ -7,7 +7,7 @@ import json
 from rich.console import Console
 
 from emukit.competitions.cse151b import cse151b
-from emukit.competitions.leaderboard import Row, as_json, comma_separated, markdown, ranked, tables
+from emukit.competitions.leaderboard import Row, as_json, markdown, ranked, tables, to_csv
 
 NUMBERS = {"tas.monthly_rmse": 1.0}
 ROWS = [
@@ -16,21 +16,21 @@ ROWS = [
     Row("worse [bold]", "run", "c split", 0.9, NUMBERS, 1, competition=cse151b()),
     Row("floor", "reference", "c split", 0.5, NUMBERS, competition=cse151b()),
     Row("better", "run", "c split", 0.4, NUMBERS, 0, model="cnn-gru", competition=cse151b()),
-    Row("estimated limit", "limit", "c split", 0.3, NUMBERS, competition=cse151b()),
+    Row("noise ceiling", "limit", "c split", 0.3, NUMBERS, competition=cse151b()),
 ]
 
 
 def test_own_scored_splits_come_first_and_are_ranked_apart():
     groups = ranked(ROWS)
     assert list(groups) == ["c split", "b split", "a split"]
-    assert [r.name for r in groups["c split"]] == ["estimated limit", "better", "floor", "worse [bold]"]
+    assert [r.name for r in groups["c split"]] == ["noise ceiling", "better", "floor", "worse [bold]"]
 
 
 def test_floors_limits_and_unscored_rows_take_no_place():
     text = markdown(ROWS)
     assert "| 1 | better (cnn-gru, seed 0) | run | 0.4000 | 1.000 |" in text
     assert "|  | floor | reference |" in text
-    assert "|  | estimated limit | limit | 0.3000 |" in text
+    assert "|  | noise ceiling | limit | 0.3000 |" in text
     assert "| 2 | worse \\[bold\\] (seed 1) |" in text
     assert "|  | unscored (seed 0) | submission |  |" in text
     assert "source \\| here" in text
@@ -44,13 +44,13 @@ def test_terminal_shows_names_as_they_are_and_why_there_is_no_score():
     assert "worse [bold] (seed 1)" in shown
     assert "unscored (seed 0) (not scored here)" in shown
     assert "reference: floor" in shown
-    assert "   estimated limit" in shown
+    assert "   noise ceiling" in shown
     assert "--format md" in shown
 
 
 def test_csv_and_json_hold_every_row():
     assert [r["name"] for r in json.loads(as_json(ROWS))] == [
-        r["name"] for r in csv.DictReader(io.StringIO(comma_separated(ROWS)))
+        r["name"] for r in csv.DictReader(io.StringIO(to_csv(ROWS)))
     ]
     assert len(json.loads(as_json(ROWS))) == len(ROWS)
 

@@ -69,7 +69,7 @@ def test_spans_are_those_of_the_protocols() -> None:
         ("score = 0.553\ncomputed = true\n", "", "neither a score"),
         ("1.152", "nan", "finite"),
         ("monthly_rmse = 1.152", "montly_rmse = 1.152", "no numbers of cse151b: tas.montly_rmse"),
-        ('part = "validation"', "part = ", "no TOML"),
+        ('part = "validation"', "part = ", "not TOML"),
     ],
 )
 def test_a_wrong_row_is_refused_by_name(tmp_path: Path, old: str, new: str, message: str) -> None:

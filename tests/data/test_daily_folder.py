@@ -223,7 +223,7 @@ def test_a_base_period_that_ends_in_a_year_without_its_last_day(copied):
     # Until 30 December 1990.
     rewritten(place, HIST[1], lambda ds: ds.isel(time=slice(0, 3 * DAYS - 1)))
     report = inspect_folder(place)
-    assert report.problems  # the forcings go on
+    assert report.problems  # the forcings continue
     for name in HIST:
         rewritten(place, name, lambda ds: ds.isel(time_year=slice(0, 30), time_month=slice(0, 360)))
     report = inspect_folder(place)
@@ -454,7 +454,7 @@ def test_a_card_of_daily_files_that_counts_months():
     with pytest.raises(StoreError) as e:
         parse_card({**settings, "time": "year", "daily": files}, "mine.toml")
     assert "time: year, where files are daily" in e.value.found
-    assert "hurs is no target" in e.value.found
+    assert "hurs is not a target" in e.value.found
 
 
 @pytest.mark.parametrize("name", ["climx", "climx-lite"])

@@ -9,7 +9,7 @@ from emukit.data import segments as module
 from emukit.data.frames import FrameEncoder, InputSettings
 from emukit.data.protocol import make_split
 from emukit.data.residency import free_memory, host_free, place
-from emukit.data.segments import Segment, SegmentSettings, SegmentSource
+from emukit.data.segments import Segment, SegmentSampler, SegmentSettings
 from emukit.data.targets import TargetNormalizer
 from emukit.data.window import Window
 from emukit.errors import EmukitError
@@ -27,12 +27,12 @@ def make_source(
     if free is not None:
         monkeypatch.setattr(module, "free_memory", lambda device: free)
     settings = SegmentSettings(length=7, per_batch=3, members=members, residency=residency)
-    return SegmentSource(archive, split.train, encoder, normalizer, settings, device)
+    return SegmentSampler(archive, split.train, encoder, normalizer, settings, device)
 
 
 def streamed_twin(source):
     """The same source, streaming as on a GPU."""
-    twin = object.__new__(SegmentSource)
+    twin = object.__new__(SegmentSampler)
     twin.__dict__ = {**source.__dict__, "_ahead": module.OrderedDict()}
     twin._reader = module.ThreadPoolExecutor(1)
     return twin
@@ -124,9 +124,9 @@ def test_frames_read_as_runs_are_those_read_by_index(lead_in, seasonal):
 def test_the_next_batch_is_read_while_this_one_is_used(monkeypatch):
     twin = streamed_twin(make_source())
     readers = []
-    read = SegmentSource._read
+    read = SegmentSampler._read
     monkeypatch.setattr(
-        SegmentSource,
+        SegmentSampler,
         "_read",
         lambda self, key: (readers.append((threading.current_thread(), key)), read(self, key))[1],
     )

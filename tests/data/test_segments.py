@@ -6,7 +6,7 @@ import torch
 
 from emukit.data.frames import FrameEncoder, InputSettings
 from emukit.data.protocol import make_split
-from emukit.data.segments import SegmentSettings, SegmentSource
+from emukit.data.segments import SegmentSampler, SegmentSettings
 from emukit.data.targets import TargetNormalizer, TargetSettings
 from emukit.data.window import Window
 from emukit.errors import ProtocolError
@@ -20,7 +20,7 @@ def make_source(members="random", length=7, window=None, protocol="k360", hidden
     encoder = FrameEncoder.fit(archive, split.train, InputSettings(window=window))
     normalizer = TargetNormalizer.fit(archive, split.train, {})
     settings = SegmentSettings(length=length, per_batch=3, members=members)
-    return archive, split, encoder, normalizer, SegmentSource(archive, split.train, encoder, normalizer, settings)
+    return archive, split, encoder, normalizer, SegmentSampler(archive, split.train, encoder, normalizer, settings)
 
 
 def physical(source, encoder, normalizer, archive, segment, batch, i):

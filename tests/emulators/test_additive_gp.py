@@ -211,7 +211,7 @@ def test_far_from_all_training_years_the_base_speaks_alone(archive, split, base)
     scenario = archive["ssp370"]
     far = replace(scenario, forcings={**scenario.forcings, "CO2": scenario.forcings["CO2"] + 1e5})
     np.testing.assert_array_equal(emulator.predict_fields(far, 0, 60), base.predict_fields(far, 0, 60))
-    near = emulator.space.nearness(scenario, archive.grid, 3.0)[100:110, None, None, None]
+    near = emulator.space.kernel_similarity(scenario, archive.grid, 3.0)[100:110, None, None, None]
     expected = near * emulator.response(scenario, 100, 110) + (1 - near) * base.predict_fields(scenario, 100, 110)
     np.testing.assert_allclose(emulator.predict_fields(scenario, 100, 110)[:, 0], expected[:, 0], rtol=1e-5)
 

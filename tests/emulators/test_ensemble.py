@@ -1,4 +1,4 @@
-"""Ensembles whose weights come from the wrong months, or that are no average at all."""
+"""Ensembles whose weights come from the wrong months, or that are not an average at all."""
 
 from dataclasses import replace
 from itertools import product

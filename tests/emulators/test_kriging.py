@@ -119,7 +119,7 @@ def test_points_are_whole_years_of_training_in_units_of_their_spread(archive, sp
     assert years[0][1:] == (1, 13)  # 181 months: fifteen years counted from the end, and one month
     raw = np.array([archive[s.scenario].forcings["CO2"][a:b].mean() for s, a, b in years])
     np.testing.assert_allclose(space.points[:, 0], (raw - raw.mean()) / raw.std())
-    near = space.nearness(archive["ssp126"], archive.grid, 0.5)
+    near = space.kernel_similarity(archive["ssp126"], archive.grid, 0.5)
     at = space.of(archive["ssp126"], archive.grid)
     nearest = np.sqrt(((at[:, None] - space.points) ** 2).sum(-1)).min(1)
     np.testing.assert_allclose(near, np.exp(-0.5 * (nearest / 0.5) ** 2))

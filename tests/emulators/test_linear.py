@@ -5,7 +5,7 @@ import pytest
 
 from emukit.data.protocol import make_split
 from emukit.emulators.climatology import ClimatologyEmulator
-from emukit.emulators.features import REGIONS, feature, remember
+from emukit.emulators.features import REGIONS, exponential_memory, feature
 from emukit.emulators.linear import LinearEmulator
 from emukit.errors import ProtocolError, RecipeError
 from emukit.runs.evaluate import score_emulator
@@ -86,10 +86,10 @@ def test_memory_is_the_exponential_filter_and_never_the_future():
     for value in x:
         state = state + (value - state) / 24.0
         out.append(state)
-    np.testing.assert_allclose(remember(x, 2.0), out)
+    np.testing.assert_allclose(exponential_memory(x, 2.0), out)
     y = x.copy()
     y[30:] += 9
-    np.testing.assert_array_equal(remember(y, 2.0)[:30], remember(x, 2.0)[:30])
+    np.testing.assert_array_equal(exponential_memory(y, 2.0)[:30], exponential_memory(x, 2.0)[:30])
 
 
 def test_regions_wrap_through_greenwich(climate):

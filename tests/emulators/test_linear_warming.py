@@ -103,8 +103,8 @@ def test_a_cell_that_a_step_cools_is_not_cooled_on_and_on(season):
     """Every cell warms with CO2; one is cooled by a step as well, and the warming must not be given the blame."""
     archive = warming_archive()
     for scenario in archive.values():
-        warmth = (scenario.forcings["CO2"] - 1500) / 1000
-        scenario.targets[:, :, 0] = 280 + warmth[:, None, None]
+        global_mean = (scenario.forcings["CO2"] - 1500) / 1000
+        scenario.targets[:, :, 0] = 280 + global_mean[:, None, None]
         scenario.targets[:, :, 0, 1, 2] -= 3 * feature("step:2022:4", scenario, archive.grid)
     split = make_split(archive, "loso:ssp585")
     options = {"features": ("step:2022:4",), "warming": ("CO2",), "warming_ridge": 0.0, "ridge": 1.0, "season": season}
@@ -137,11 +137,11 @@ def test_the_least_warming_is_that_of_the_year_not_of_its_warmest_month(season):
     archive = warming_archive()
     cells = {(0, 1): 0.2, (3, 4): 1.2}
     for scenario in archive.values():
-        warmth = (scenario.forcings["CO2"] - 1500) / 1000
+        global_mean = (scenario.forcings["CO2"] - 1500) / 1000
         wave = 2.0 * np.cos(2 * np.pi * scenario.calendar_month / 12)
-        scenario.targets[:, :, 0] = 280 + warmth[:, None, None]
+        scenario.targets[:, :, 0] = 280 + global_mean[:, None, None]
         for cell, mean in cells.items():
-            scenario.targets[(slice(None), slice(None), 0, *cell)] = 280 + (mean + wave) * warmth
+            scenario.targets[(slice(None), slice(None), 0, *cell)] = 280 + (mean + wave) * global_mean
     split = make_split(archive, "loso:ssp585")
     options = {"features": ("SO2",), "warming": ("CO2",), "warming_ridge": 0.0, "ridge": 1e-3, "season": season}
     held = LinearEmulator.fit(archive, split, **options, least_warming=0.75)
@@ -170,11 +170,11 @@ def test_forcings_beyond_training_warm_in_proportion(climate):
     emulator = LinearEmulator.fit(archive, split, **anchor_options())
     scenario = archive["ssp585"]
 
-    def warmth(factor):
+    def global_mean(factor):
         more = replace(scenario, forcings={**scenario.forcings, "CO2": scenario.forcings["CO2"] * factor})
         return archive.grid.mean(emulator.predict_fields(more, 120, 181)[:, 0]).mean()
 
-    one, two, four, eight = (warmth(f) for f in (1, 2, 4, 8))
+    one, two, four, eight = (global_mean(f) for f in (1, 2, 4, 8))
     assert four - two == pytest.approx(2 * (two - one), rel=1e-3)
     assert eight - four == pytest.approx(4 * (two - one), rel=1e-3)
     assert two > one

@@ -1,4 +1,4 @@
-"""Samples that are no weather, change with the months asked for, or know the months that are scored."""
+"""Samples that are not weather, change with the months asked for, or know the months that are scored."""
 
 from dataclasses import replace
 
@@ -13,10 +13,10 @@ from emukit.emulators.base import Emulator
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.modes import NODES, Modes
 from emukit.emulators.registry import load_emulator
-from emukit.emulators.residuals import Residuals, _warmth, smoother, training_residuals
+from emukit.emulators.residuals import Residuals, _global_mean, smoother, training_residuals
 from emukit.emulators.sampled import Blocks, Sampled
 from emukit.errors import ProtocolError, RecipeError
-from emukit.metrics.weather import Weather, rank_histogram
+from emukit.metrics.variability import VariabilityStatistics, rank_histogram
 from tests.coded import coded_archive, small_grid, warming_archive
 
 FEATURES = ("CO2", "SO2")
@@ -211,12 +211,12 @@ def test_blocks_of_similar_warmth_are_drawn():
     blocks = Blocks(residuals, years=2, similar=0.1, seed=0)
     asked = []
 
-    def warmth(first, last):
+    def global_mean(first, last):
         asked.append((first, last))
         return 200.0
 
     for number in range(20):
-        rows = blocks.sample(scenario, number, 0, 121, warmth)[:, 0, 0, 0]
+        rows = blocks.sample(scenario, number, 0, 121, global_mean)[:, 0, 0, 0]
         assert abs(rows[-24:].mean() - 200) <= 24
     assert (97, 121) in asked
     assert (0, 12) in asked  # the first block holds one month: its year is compared, not its season
@@ -260,9 +260,9 @@ def test_warmth_is_the_smoothed_global_temperature(demo):
     found = training_residuals(archive, [span], 21)
     expected = archive.grid.mean(made.forced_response("ssp585")[:, 0])
     yearly = expected[: 12 * 85].reshape(85, 12).mean(1)
-    warmth = found.warmth[: len(span)]
-    assert np.abs(warmth[6 : 12 * 85 : 12] - yearly).max() < 0.25
-    np.testing.assert_array_equal(found.warmth[len(span) : 2 * len(span)], warmth)
+    global_mean = found.global_mean[: len(span)]
+    assert np.abs(global_mean[6 : 12 * 85 : 12] - yearly).max() < 0.25
+    np.testing.assert_array_equal(found.global_mean[len(span) : 2 * len(span)], global_mean)
 
 
 @pytest.mark.parametrize(
@@ -282,9 +282,9 @@ def test_sampled_weather_is_not_to_be_told_from_a_run(demo, options, length):
     start, stop = 661, 1021
     month = scenario.calendar_month[start:stop]
     real = made.truth("ssp245")[:, start:stop]
-    runs = [Weather.of(r, month, grid) for r in real]
+    runs = [VariabilityStatistics.of(r, month, grid) for r in real]
     samples = [emulator.member(i).predict_fields(scenario, start, stop) for i in range(5)]
-    found = [Weather.of(s, month, grid) for s in samples]
+    found = [VariabilityStatistics.of(s, month, grid) for s in samples]
     among = [runs[0].differences(run, grid) for run in runs[1:]]
     yardstick = {name: np.maximum(*(np.abs(d[name]) for d in among)) for name in among[0]}
     for one in found[:2]:
@@ -346,8 +346,8 @@ def test_sampled_run_of_the_real_climate_model_is_not_to_be_told_from_its_member
     span, grid = split.validation[0], real_archive.grid
     scenario = real_archive[span.scenario]
     month = scenario.calendar_month[span.start : span.stop]
-    runs = [Weather.of(scenario.truth(m, span.start, span.stop), month, grid) for m in range(3)]
-    one = Weather.of(emulator.predict_fields(scenario, span.start, span.stop), month, grid)
+    runs = [VariabilityStatistics.of(scenario.truth(m, span.start, span.stop), month, grid) for m in range(3)]
+    one = VariabilityStatistics.of(emulator.predict_fields(scenario, span.start, span.stop), month, grid)
     among = [runs[0].differences(run, grid) for run in runs[1:]]
     found = runs[0].differences(one, grid)
     for name, value in found.items():
@@ -365,8 +365,8 @@ def test_patterns_keep_distribution_memory_and_mean_of_what_they_were_fitted_to(
     month = np.arange(months) % 12
     values = np.where(month < 6, 2.0, 1.0)[:, None, None, None] * red
     values[:, 1] = np.exp(1.2 * red[:, 1] - 0.72)  # mean one
-    first, warmth = np.array([0]), np.zeros(months, np.float32)
-    residuals = Residuals(values.astype(np.float16), first, month, warmth)
+    first, global_mean = np.array([0]), np.zeros(months, np.float32)
+    residuals = Residuals(values.astype(np.float16), first, month, global_mean)
     modes = Modes.fit(residuals, grid, (False, True), modes=1, seed=0)
     scenario = coded_archive(months=121)["ssp245"]
     drawn = np.stack([modes.sample(scenario, k, 0, 121) for k in range(60)])
@@ -413,6 +413,6 @@ def test_warmth_of_a_month_is_of_the_year_around_it():
     steady[:, :, 0] = np.arange(len(scenario), dtype=np.float32)[:, None, None]
     steady = replace(archive, scenarios={**archive.scenarios, "ssp126": replace(scenario, targets=steady)})
     for smooth in (1, 5):
-        found = _warmth(steady, Span("ssp126", 12, 132, (0, 1, 2)), smooth)
+        found = _global_mean(steady, Span("ssp126", 12, 132, (0, 1, 2)), smooth)
         # Before the middle of the first year, and after that of the last, nothing is known but those years.
         np.testing.assert_allclose(found, 12 + np.clip(np.arange(120), 5.5, 113.5), rtol=1e-5)

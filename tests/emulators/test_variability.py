@@ -18,7 +18,7 @@ from tests.coded import warming_archive
 SEASON = 1 + 0.5 * np.cos(2 * np.pi * np.arange(12) / 12)
 
 
-def climate(members=3, months=961, memory=0.0, growth=0.0, weather=1.0, seed=1):
+def climate(members=3, months=961, memory=0.0, variance_trend=0.0, weather=1.0, seed=1):
     """A climate that warms from decade to decade, with weather of variance SEASON^2 exp(growth (warmth - 283 K))."""
     archive = warming_archive(months, members, noise=0.0)
     rng = np.random.default_rng(seed)
@@ -26,12 +26,12 @@ def climate(members=3, months=961, memory=0.0, growth=0.0, weather=1.0, seed=1):
     for number, (name, s) in enumerate(archive.scenarios.items()):
         fields = s.targets.astype(np.float64)
         fields[:, :, 1] += 20.0
-        warmth = 281.0 + 0.15 * (1 + number) * (np.arange(months) // 120)
-        fields[:, :, 0] += (warmth - archive.grid.mean(fields[0, :, 0]))[None, :, None, None]
+        global_mean = 281.0 + 0.15 * (1 + number) * (np.arange(months) // 120)
+        fields[:, :, 0] += (global_mean - archive.grid.mean(fields[0, :, 0]))[None, :, None, None]
         noise = rng.normal(size=fields.shape)
         for t in range(1, months):
             noise[:, t] = memory * noise[:, t - 1] + np.sqrt(1 - memory**2) * noise[:, t]
-        size = weather * SEASON[s.calendar_month] * np.exp(0.5 * growth * (warmth - 283.0))
+        size = weather * SEASON[s.calendar_month] * np.exp(0.5 * variance_trend * (global_mean - 283.0))
         fields += size[None, :, None, None, None] * noise
         scenarios[name] = replace(s, targets=fields.astype(np.float32))
     return replace(archive, scenarios=scenarios)
@@ -129,10 +129,10 @@ def test_a_period_longer_than_any_training_span_varies_less():
 
 
 def test_change_with_warming_is_found_and_goes_on_a_little():
-    archive = climate(3, growth=0.3)
+    archive = climate(3, variance_trend=0.3)
     found = estimate_variability(archive, spans(archive), without_weather(archive), 120)
     assert found.slope.mean() == pytest.approx(0.3, abs=0.04)
-    at, low, high = found.warmth
+    at, low, high = found.global_mean
     ratio = found.by_season(at + 2.0) / found.by_season(at)
     assert np.median(ratio) == pytest.approx(np.exp(0.6), rel=0.08)
     np.testing.assert_array_equal(found.by_season(high), found.by_season(high + 50.0))
@@ -140,7 +140,7 @@ def test_change_with_warming_is_found_and_goes_on_a_little():
 
 
 def test_a_drop_of_rain_where_other_scenarios_have_none_does_not_decide_about_all_slopes():
-    archive = climate(3, growth=0.3)
+    archive = climate(3, variance_trend=0.3)
     for s in archive.values():
         s.targets[:, :, 1, 2, 3] = 0.0
     archive["ssp126"].targets[1, 100, 1, 2, 3] = 1.0
@@ -189,7 +189,7 @@ def test_arrays_are_the_whole_of_it():
     again = Variability.from_arrays(found.arrays())
     np.testing.assert_allclose(again.by_season(284.0), found.by_season(284.0), rtol=1e-5)
     assert again.from_members == found.from_members
-    np.testing.assert_array_equal(again.warmth, found.warmth)
+    np.testing.assert_array_equal(again.global_mean, found.global_mean)
 
 
 @pytest.mark.parametrize("length", [1, 59, 60, 61, 119, 120, 179, 180, 181, 1021])
@@ -261,9 +261,9 @@ def test_variance_in_proportion_to_the_mean_follows_it() -> None:
     again = Variability.from_arrays(found.arrays())
     wet = np.full((12, 2, *archive.grid.shape), 24.0)
     for known in (found, again):
-        variance = known.by_season(known.warmth[0], wet)
+        variance = known.by_season(known.global_mean[0], wet)
         ratio = variance[:, 1] / (24.0 * factor)
         assert ratio.mean() == pytest.approx(1.0, abs=0.03)
-        np.testing.assert_allclose(variance[:, 0], plain.by_season(plain.warmth[0], wet)[:, 0], rtol=1e-6)
+        np.testing.assert_allclose(variance[:, 0], plain.by_season(plain.global_mean[0], wet)[:, 0], rtol=1e-6)
     # Without it the variance of wetter months is that of the usual ones.
-    assert (plain.by_season(plain.warmth[0], wet)[:, 1] / (24.0 * factor)).mean() < 0.9
+    assert (plain.by_season(plain.global_mean[0], wet)[:, 1] / (24.0 * factor)).mean() < 0.9

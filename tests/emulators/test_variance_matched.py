@@ -72,9 +72,9 @@ def test_a_block_varies_as_its_own_months_and_warmth_say(climate):
     rng = np.random.default_rng(3)
     shape = (2, *archive.grid.shape)
     level, slope = rng.uniform(20, 90, (12, *shape)), rng.uniform(-0.3, 0.3, (12, *shape))
-    warmth, forced = np.array([279.0, 270.0, 290.0]), rng.uniform(0.3, 1.0, shape)
+    global_mean, forced = np.array([279.0, 270.0, 290.0]), rng.uniform(0.3, 1.0, shape)
     mean, std = rng.uniform(0, 0.5, shape), rng.uniform(0, 0.5, shape)
-    known = Variability(level, slope, warmth, mean, std, forced, from_members=True)
+    known = Variability(level, slope, global_mean, mean, std, forced, from_members=True)
     scenario = archive["ssp370"]
     said = base.predict_fields(scenario, 103, 121).astype(float)
     out = VarianceMatched(archive.domain, (base,), known, 60, 18).predict_fields(scenario, 103, 121)

@@ -10,12 +10,12 @@ import torch
 from emukit.errors import RecipeError
 from emukit.losses.composite import CompositeLoss, build_term
 from emukit.losses.gabor import gabor_bank
+from emukit.losses.grid_context import GridContext, local_mean
 from emukit.losses.named import LOSSES
-from emukit.losses.space import LossSpace, local_mean
 from tests.coded import small_grid
 
 GRID = small_grid()
-SPACE = LossSpace(torch.as_tensor(GRID.weights, dtype=torch.float64))
+SPACE = GridContext(torch.as_tensor(GRID.weights, dtype=torch.float64))
 VARIABLES = ("tas", "pr")
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "losses.json").read_text())
 
@@ -31,7 +31,7 @@ def golden_fields():
     """The inputs of the golden values: two segments of one month, no area weights, zero padding."""
     rng = np.random.default_rng(7)
     p, t = (torch.as_tensor(rng.standard_normal((2, 2, 48, 72)))[:, None] for _ in range(2))
-    return p, t, LossSpace(torch.full((48, 72), 1 / (48 * 72), dtype=torch.float64), "zero")
+    return p, t, GridContext(torch.full((48, 72), 1 / (48 * 72), dtype=torch.float64), "zero")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 
 from emukit.data.protocol import make_split
 from emukit.metrics import Moments
-from emukit.runs.evaluate import estimated_limit
+from emukit.runs.evaluate import noise_ceiling
 from tests.coded import limit_score, score_moments
 
 MONTHS, CELLS = 60, (10, 30)
@@ -69,8 +69,8 @@ def test_one_run_gives_none(climate):
 @pytest.mark.real
 def test_real_limits_are_the_published_ones(real_archive):
     """0.44 on ten years, 0.31 to 0.33 on thirty, as found with other code."""
-    decade = estimated_limit(real_archive, make_split(real_archive, "k360").validation)
+    decade = noise_ceiling(real_archive, make_split(real_archive, "k360").validation)
     assert decade.value == pytest.approx(0.44, abs=0.03)
     for scenario in ("ssp126", "ssp585"):
         split = make_split(real_archive, f"loso:{scenario}")
-        assert 0.28 < estimated_limit(real_archive, split.scored["test"]).value < 0.40
+        assert 0.28 < noise_ceiling(real_archive, split.scored["test"]).value < 0.40

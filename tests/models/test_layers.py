@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from emukit.models.layers import GlobeConv2d, SqueezeExcitation, WindowGRU, half_turn, halve, pad_globe
+from emukit.models.layers import GlobeConv2d, SqueezeExcitation, WindowGRU, downsample, half_turn, pad_globe
 
 
 def coded(rows: int, columns: int) -> torch.Tensor:
@@ -66,13 +66,13 @@ def test_an_even_stencil_is_refused() -> None:
 
 
 def test_halving_averages_and_keeps_an_odd_edge_unmixed_with_zeros() -> None:
-    out = halve(coded(3, 5)[None, None])[0, 0]
+    out = downsample(coded(3, 5)[None, None])[0, 0]
     assert out.tolist() == [[50.5, 52.5, 54.0], [200.5, 202.5, 204.0]]
 
 
 def test_halving_commutes_with_rolls_by_two() -> None:
     fields = torch.randn(1, 2, 4, 12)
-    torch.testing.assert_close(halve(fields.roll(2, -1)), halve(fields).roll(1, -1))
+    torch.testing.assert_close(downsample(fields.roll(2, -1)), downsample(fields).roll(1, -1))
 
 
 def test_squeeze_excitation_scales_channels_by_numbers_of_their_own() -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from emukit.errors import RecipeError
-from emukit.models.heads import halved
+from emukit.models.heads import downsampled_grids
 from emukit.models.registry import NETWORKS, count_parameters
 from emukit.recipes.load import load_recipe
 from emukit.recipes.schema import recipe_class
@@ -80,10 +80,10 @@ def test_huge_numbers_of_layers_are_refused_at_once(name: str, option: str) -> N
 
 @pytest.mark.parametrize(("cells", "most"), [(1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (8, 3), (9, 4), (48, 6)])
 def test_a_grid_is_halved_as_long_as_there_are_two_cells(cells: int, most: int) -> None:
-    sides = halved((cells, 72), most)
+    sides = downsampled_grids((cells, 72), most)
     assert min(side[0] for side in sides[:-1] or [(2, 2)]) >= 2
     with pytest.raises(ValueError, match=f"cannot be halved {most + 1} times"):
-        halved((cells, 72), most + 1)
+        downsampled_grids((cells, 72), most + 1)
 
 
 @pytest.mark.parametrize("name", NETWORKS.built_in)

@@ -8,7 +8,7 @@ from emukit.data.sampler import Sample
 from emukit.emulators.registry import load_emulator
 from emukit.errors import RecipeError
 from emukit.losses.composite import CompositeLoss
-from emukit.losses.space import LossSpace
+from emukit.losses.grid_context import GridContext
 from emukit.objectives.base import Objective
 from emukit.objectives.crps import Crps, fair_crps
 from emukit.progress import Reporter
@@ -16,7 +16,7 @@ from emukit.recipes.load import load_recipe
 from emukit.runs.run import train_run
 from tests.coded import warming_archive
 
-SPACE = LossSpace(torch.full((2, 3), 1 / 6))
+SPACE = GridContext(torch.full((2, 3), 1 / 6))
 LOSS = CompositeLoss({"tas": {"mse": 1.0}, "pr": {"mse": 1.0}}, ("tas", "pr"), SPACE)
 SETTINGS = (
     "objective.name=crps",

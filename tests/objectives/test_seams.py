@@ -14,7 +14,7 @@ from emukit.data.sampler import Sample
 from emukit.data.split import Span
 from emukit.emulators.base import Emulator
 from emukit.losses.composite import CompositeLoss
-from emukit.losses.space import LossSpace
+from emukit.losses.grid_context import GridContext
 from emukit.metrics import Score
 from emukit.objectives.regression import Regression
 from emukit.parallel.comm import Comm
@@ -82,7 +82,7 @@ def test_network_learns_from_blocks_of_a_map(tmp_path):
             return self.weight * frames
 
     network = Scale()
-    loss = CompositeLoss({"tas": {"mse": 1.0}}, ("tas",), LossSpace(torch.full((2, 3), 1 / 6)))
+    loss = CompositeLoss({"tas": {"mse": 1.0}}, ("tas",), GridContext(torch.full((2, 3), 1 / 6)))
     settings = TrainingSettings.model_validate(
         {"epochs": 8, "optimizer": {"learning_rate": 0.2, "warmup_steps": 0, "weight_decay": 0.0}}
     )

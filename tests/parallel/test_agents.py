@@ -24,11 +24,11 @@ SETTINGS = [*(word.removeprefix("--set=") for word in TINY), "training.epochs=1"
 def agent(rank: int, port: int, folder: Path, store: Path) -> subprocess.Popen[str]:
     """As on a cluster, each with one process; both write into the same run folder."""
     place = ["--nnodes", "2", "--node-rank", str(rank), "--nproc-per-node", "1", "--local-addr", "localhost"]
-    meeting = ["--master-addr", "localhost", "--master-port", str(port)]
+    rendezvous = ["--master-addr", "localhost", "--master-port", str(port)]
     words = ["train", "cnn-gru", "--data", str(store), "--out", "run", *(f"--set={s}" for s in SETTINGS)]
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *place, *meeting, "-m", "emukit", *words],
+        [sys.executable, "-m", "torch.distributed.run", *place, *rendezvous, "-m", "emukit", *words],
         cwd=folder,
         env=environment | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,

@@ -60,7 +60,7 @@ def saved(run: subprocess.Popen[str], checkpoint: Path, after: int = 0) -> None:
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes through /proc")
 def test_a_killed_process_leaves_the_others_waiting(tmp_path: Path, demo_store: Path) -> None:
-    """It must end all within a minute, say which was killed and how to go on; one process alone can go on.
+    """It must end all within a minute, say which was killed and how to continue; one process alone can continue.
 
     That one saves and ends when its terminal is closed.
     """
@@ -108,8 +108,8 @@ def test_the_network_reaches_a_training_of_one_machine(tmp_path: Path, demo_stor
     try:
         saved(run, tmp_path / "run" / "last.pt")
         found = listeners(run.pid)
-        (meeting,) = (tmp_path / "temporary").glob("emukit-*")
-        assert stat.S_IMODE(meeting.stat().st_mode) == 0o700
+        (rendezvous,) = (tmp_path / "temporary").glob("emukit-*")
+        assert stat.S_IMODE(rendezvous.stat().st_mode) == 0o700
     finally:
         run.terminate()
         run.communicate(timeout=60)

@@ -19,9 +19,9 @@ from torch.distributed import launcher
 from torch.distributed.elastic.multiprocessing.api import SignalException
 
 from emukit.errors import TrainingError
-from emukit.parallel import meeting
+from emukit.parallel import rendezvous
 from emukit.parallel.comm import open_comm
-from emukit.parallel.launch import MEETING_FILE, PARENT, TORCHRUN, relaunch, speaks, torchrun_place
+from emukit.parallel.launch import PARENT, RENDEZVOUS_FILE, TORCHRUN, is_main, relaunch, torchrun_place
 from tests.parallel.worker import threads
 
 ALONE = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29400"}
@@ -34,9 +34,9 @@ def environment(monkeypatch):
     def put(**other: str) -> None:
         for name, value in (ALONE | other).items():
             monkeypatch.setenv(name, value)
-        for name in ("TORCHELASTIC_USE_AGENT_STORE", "LOCAL_WORLD_SIZE", MEETING_FILE):
+        for name in ("TORCHELASTIC_USE_AGENT_STORE", "LOCAL_WORLD_SIZE", RENDEZVOUS_FILE):
             monkeypatch.delenv(name, raising=False)
-        monkeypatch.setattr(meeting, "MEETING", timedelta(seconds=1))
+        monkeypatch.setattr(rendezvous, "RENDEZVOUS_TIMEOUT", timedelta(seconds=1))
 
     return put
 
@@ -68,13 +68,13 @@ def test_a_place_that_cannot_be_is_a_crash_or_a_wait(environment, name, value):
         pass
     assert refused.value.expected.endswith(f"wrong: {name}")
     assert "unset RANK" in refused.value.hint
-    assert speaks()
+    assert is_main()
 
 
 def test_a_name_that_nobody_knows_is_waited_for(environment, monkeypatch):
     environment(MASTER_ADDR="nowhere.invalid")
-    monkeypatch.setattr(meeting, "rendezvous", None)
-    with pytest.raises(TrainingError, match=r"do not meet[^$]*MASTER_ADDR=nowhere\.invalid"), open_comm():
+    monkeypatch.setattr(rendezvous, "rendezvous", None)
+    with pytest.raises(TrainingError, match=r"could not connect[^$]*MASTER_ADDR=nowhere\.invalid"), open_comm():
         pass
 
 
@@ -83,7 +83,7 @@ def test_a_port_in_use_is_a_crash(environment):
         taken.bind(("localhost", 0))
         taken.listen()
         environment(MASTER_PORT=str(taken.getsockname()[1]))
-        with pytest.raises(TrainingError, match="do not meet"), open_comm():
+        with pytest.raises(TrainingError, match="could not connect"), open_comm():
             pass
 
 
@@ -92,14 +92,14 @@ def test_others_that_do_not_come_are_waited_for_without_end(environment, rank):
     environment(MASTER_PORT=str(free_port()), RANK=rank)
     with pytest.raises(TrainingError, match=f"as process {rank} of 2"), open_comm():
         pass
-    assert speaks() == (rank == "0")
+    assert is_main() == (rank == "0")
 
 
 def test_one_that_hangs_is_waited_for_without_end(environment, monkeypatch):
     environment(WORLD_SIZE="1", MASTER_PORT=str(free_port()))
     formed = []
-    monkeypatch.setattr(meeting.dist, "init_process_group", lambda *names, **options: formed.append(options))
-    meeting.meet(torchrun_place(), "gloo")
+    monkeypatch.setattr(rendezvous.dist, "init_process_group", lambda *names, **options: formed.append(options))
+    rendezvous.join_group(torchrun_place(), "gloo")
     assert timedelta(minutes=1) < formed[0]["timeout"] < timedelta(hours=1)
 
 
@@ -153,7 +153,7 @@ def test_a_rank_without_torchrun_is_taken_for_one_of_several(monkeypatch):
     for name in TORCHRUN:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RANK", "1")
-    assert speaks()
+    assert is_main()
     with open_comm() as comm:
         assert (comm.rank, comm.world) == (0, 1)
 

@@ -1,4 +1,4 @@
-"""Several processes that do not give what one gives, hang, or cannot go on where others stopped."""
+"""Several processes that do not give what one gives, hang, or cannot continue where others stopped."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         jobs.append(
             {"do": "score", "emulator": emulator, "spans": SPANS, "out": str(folder / f"score-{processes}.json")}
         )
-        # Begun by two with shards, gone on with by three with copies, ended by one: a relay of interruptions.
+        # Started by two with shards, continued by three with copies, ended by one: a relay of interruptions.
         relay = {"do": "train", **CASES["accumulated"], "out": str(folder / "relay")}
         jobs += {
             1: [],
@@ -148,7 +148,7 @@ def test_a_run_goes_on_with_other_processes_than_it_began_with(trained: Path) ->
 
 
 def test_dropout_begins_anew_when_as_many_processes_go_on(trained: Path) -> None:
-    """Each of them must go on with its own random numbers: the same bits as if never interrupted."""
+    """Each of them must continue with its own random numbers: the same bits as if never interrupted."""
     whole, resumed = trained / "dropout", trained / "dropout-resumed"
     for rank in (0, 1):
         drawn = [(folder / f"random-{rank}.txt").read_text().splitlines() for folder in (whole, resumed)]
@@ -189,25 +189,25 @@ def test_a_refusal_of_the_first_leaves_the_others_waiting(trained: Path) -> None
 
 
 @pytest.fixture(scope="module")
-def spread(trained: Path) -> list[dict]:
+def distributed(trained: Path) -> list[dict]:
     """By rank: what each of two processes holds while it computes a step of two batches, and after a validation."""
     return [json.loads((trained / f"spread-{rank}.json").read_text()) for rank in (0, 1)]
 
 
-def test_a_batch_that_is_not_the_last_of_its_step_waits_for_the_others(spread: list[dict]) -> None:
+def test_a_batch_that_is_not_the_last_of_its_step_waits_for_the_others(distributed: list[dict]) -> None:
     """Its gradient is only this process's, whose data are one and two times the same; after the last it is the sum."""
-    (first, summed), (other, too) = (np.array(noted["ddp"]["gradients"]) for noted in spread)
+    (first, summed), (other, too) = (np.array(noted["ddp"]["gradients"]) for noted in distributed)
     np.testing.assert_allclose(other, 2 * first, rtol=1e-5)
     np.testing.assert_allclose([summed, too], [3 * first, 3 * first], rtol=1e-5)
-    for noted in spread:
+    for noted in distributed:
         none, sharded = noted["fsdp"]["gradients"]
         assert none is None
         np.testing.assert_allclose(sharded, summed, rtol=1e-5)
 
 
-def test_a_sharded_network_is_in_full_on_every_process(spread: list[dict]) -> None:
-    """While a block computes, it alone is, beside what is in none; after a validation nothing."""
-    for noted in spread:
+def test_a_sharded_network_is_in_full_on_every_process(distributed: list[dict]) -> None:
+    """While a block computes, it alone is, next to what is in none; after a validation nothing."""
+    for noted in distributed:
         assert noted["fsdp"]["full"] == [["scale", f"blocks.{i}.weight"] for i in range(3)]
         assert noted["fsdp"]["kept"] == []
         assert len(noted["ddp"]["kept"]) == 4

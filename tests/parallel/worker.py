@@ -22,7 +22,7 @@ from emukit.emulators.registry import load_emulator
 from emukit.errors import EmukitError
 from emukit.files import exclusive
 from emukit.parallel.comm import Comm, open_comm
-from emukit.parallel.spread import Spread, whole
+from emukit.parallel.distributed import DistributedNetwork, whole
 from emukit.progress import silent_reporter
 from emukit.recipes.load import load_recipe
 from emukit.runs.evaluate import score_emulator
@@ -125,7 +125,7 @@ class Block(nn.Linear):
 
 
 class Blocks(nn.Module):
-    """Three blocks and a weight beside them."""
+    """Three blocks and a weight next to them."""
 
     BLOCKS = (Block,)
 
@@ -145,23 +145,23 @@ class Blocks(nn.Module):
         return values * self.scale
 
 
-def spread(job: dict, comm: Comm) -> None:
+def distributed(job: dict, comm: Comm) -> None:
     """Two batches of one step, the data of every process its own; each notes what it holds of gradients and weights."""
     noted: dict[str, object] = {}
     for strategy in ("ddp", "fsdp"):
         torch.manual_seed(0)
         network = Blocks()
-        spread = Spread(network, comm, strategy)
+        distributed = DistributedNetwork(network, comm, strategy)
         gradients = []
         for last in (False, True):
-            with spread.accumulating(last=last):
-                spread.backward(spread(torch.full((1, 4), 1.0 + comm.rank)).sum())
+            with distributed.accumulating(last=last):
+                distributed.backward(distributed(torch.full((1, 4), 1.0 + comm.rank)).sum())
             held = [None if p.grad is None else whole(p.grad) for p in network.parameters()]
             gradients.append(None if held[0] is None else held[0].tolist())
         noted[strategy] = {"gradients": gradients, "full": [block.full for block in network.blocks]}
         with torch.inference_mode():
-            spread(torch.ones(1, 4))
-        spread.reshard()
+            distributed(torch.ones(1, 4))
+        distributed.reshard()
         noted[strategy] |= {"kept": network.in_full()}
     (Path(job["out"]) / f"spread-{comm.rank}.json").write_text(json.dumps(noted))
 
@@ -179,7 +179,7 @@ def main(path: str) -> None:
     torch.set_num_threads(1)
     with open_comm() as comm:
         for job in json.loads(Path(path).read_text()):
-            {"train": train, "score": score, "refuse": refuse, "spread": spread}[job["do"]](job, comm)
+            {"train": train, "score": score, "refuse": refuse, "spread": distributed}[job["do"]](job, comm)
     Path(f"{path}-threads-{comm.rank}").write_text(json.dumps(threads()))
 
 

@@ -71,7 +71,7 @@ def test_a_plan_counts_what_training_has(archive):
     assert made.timed
     assert made.steps == -(-sum(-(-len(s) // 6) + 1 for s in make_split(archive, "k360").train) // 1)
     assert made.seconds == made.step_seconds * made.steps
-    assert [w.name for w in made.walls() if w.reached >= 1] == []
+    assert [w.name for w in made.bottlenecks() if w.reached >= 1] == []
 
 
 def test_accumulated_batches_are_counted_as_one_step(archive):
@@ -95,7 +95,7 @@ def test_a_model_that_does_not_fit_is_counted_and_not_built(archive, monkeypatch
     monkeypatch.setattr(plan, "build_for", build)
     made = planned(archive)
     assert (made.memory.activations, made.seconds) == (None, None)
-    nearest = made.walls()[0]
+    nearest = made.bottlenecks()[0]
     assert nearest.name == "model"
     assert nearest.reached > 1
     assert any("--strategy fsdp --devices 2" in a for a in nearest.advice)
@@ -109,7 +109,7 @@ def test_activations_that_do_not_fit_are_the_wall_and_no_step_is_taken(archive, 
     monkeypatch.setattr(plan, "_time_steps", lambda *a: pytest.fail("took a step that does not fit"))
     monkeypatch.setattr(plan, "count_state", lambda *a: replace(m.state, weights=0, gradients=0, optimizer=0))
     made = planned(archive, *settings)
-    nearest = made.walls()[0]
+    nearest = made.bottlenecks()[0]
     assert nearest.name == "activations"
     assert 1 < nearest.reached < 4
     assert any("per_batch=8 --set training.accumulate=2" in a for a in nearest.advice)
@@ -121,15 +121,15 @@ def test_activations_that_do_not_fit_are_the_wall_and_no_step_is_taken(archive, 
 def test_a_night_is_the_wall_of_time(archive):
     made = planned(archive)
     slow = replace(made, step_seconds=1.1 * plan.PATIENCE_SECONDS / made.steps)
-    assert slow.walls()[0].name == "time"
-    assert slow.walls()[0].reached == pytest.approx(1.1)
-    assert any("GPU" in a for a in slow.walls()[0].advice)
+    assert slow.bottlenecks()[0].name == "time"
+    assert slow.bottlenecks()[0].reached == pytest.approx(1.1)
+    assert any("GPU" in a for a in slow.bottlenecks()[0].advice)
 
 
 def test_advice_names_only_what_there_is(archive):
     advice = {
         w.name: " ".join(w.advice)
-        for w in planned(archive, "training.precision=bf16", "training.average.kind=none").walls()
+        for w in planned(archive, "training.precision=bf16", "training.average.kind=none").bottlenecks()
     }
     assert "bf16" not in advice["activations"]
     assert "checkpoint" not in advice["activations"]
@@ -236,16 +236,16 @@ def test_a_slow_step_is_extrapolated_from_its_parts(monkeypatch, per_segment, wh
 def test_a_plan_without_free_memory_is_a_plan(archive, monkeypatch):
     with_memory(monkeypatch, 0)
     made = planned(archive)
-    assert {w.name: w.reached for w in made.walls()}["model"] == float("inf")
+    assert {w.name: w.reached for w in made.bottlenecks()}["model"] == float("inf")
     assert ("together", "of none there are on this machine") in [(row[0], row[2]) for row in made.memory.rows()]
-    assert not any("--devices 0" in a for w in made.walls() for a in w.advice)
+    assert not any("--devices 0" in a for w in made.bottlenecks() for a in w.advice)
 
 
 @pytest.mark.parametrize(("per_batch", "advised"), [(3, (1, 3)), (4, (2, 2)), (9, (3, 3)), (5, (1, 5))])
 def test_parts_of_a_step_hold_all_its_segments(archive, per_batch, advised):
     made = planned(archive, f"training.segments.per_batch={per_batch}")
     wanted = "--set training.segments.per_batch={} --set training.accumulate={}:".format(*advised)
-    assert any(wanted in a for w in made.walls() for a in w.advice)
+    assert any(wanted in a for w in made.bottlenecks() for a in w.advice)
     assert advised[0] * advised[1] == per_batch
 
 
@@ -254,7 +254,7 @@ def test_every_network_that_can_compute_activations_again_is_advised_to(archive,
     made = planned(archive)
     for on in (False, True):
         chosen = load_recipe(name, None, [f"model.checkpoint={str(on).lower()}"])
-        advice = {w.name: " ".join(w.advice) for w in replace(made, recipe=chosen).walls()}
+        advice = {w.name: " ".join(w.advice) for w in replace(made, recipe=chosen).bottlenecks()}
         assert ("model.checkpoint=true" in advice["activations"]) is not on
 
 

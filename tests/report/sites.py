@@ -132,7 +132,7 @@ def site(folder: Path) -> Site:
         entry("other", 0.25, folder, OTHER_SPLIT),
     ]
     rows = [r for e in entries for r in e.rows]
-    rows += [row("climatology", 1.5, "reference"), row("estimated limit", 0.4, "limit")]
+    rows += [row("climatology", 1.5, "reference"), row("noise ceiling", 0.4, "limit")]
     rows += [row("place 1: a team", 0.625, "published", note=f"source: their report {EVIL}")]
     rows += [row("unscored", None, "submission", note="not scored here")]
     page = StudyPage(identifier("loss-weights", folder), study(), {}, {"runs/a": entries[0].id})

@@ -17,12 +17,12 @@ from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.sampled import Sampled
 from emukit.errors import ProtocolError
 from emukit.figures.variability import weather_table
-from emukit.metrics.weather import Weather, rank_histogram
+from emukit.metrics.variability import VariabilityStatistics, rank_histogram
 from emukit.progress import silent_reporter
 from emukit.report.ensemble_comparison import (
     annual_means,
+    collect,
     error_rows,
-    gather,
     hidden_years,
     mean_years,
     power,
@@ -30,7 +30,7 @@ from emukit.report.ensemble_comparison import (
     year_of,
 )
 from emukit.report.plot import _place, _visible_sets, draw
-from emukit.report.variability import likeness
+from emukit.report.variability import compare_variability
 from emukit.runs.evaluate import score_emulator
 from tests.coded import coded_archive, warming_archive
 
@@ -66,7 +66,7 @@ def warming():
     archive = warming_archive()
     span = Span("ssp370", 121, 181, (2,))
     emulator = LinearEmulator.fit(archive, make_split(archive, "k360"))
-    return archive, emulator, span, gather(emulator, archive, span)
+    return archive, emulator, span, collect(emulator, archive, span)
 
 
 def test_maps_are_of_the_scored_months_and_member_with_the_numbers_of_the_score(warming):
@@ -85,16 +85,16 @@ def test_maps_are_of_the_scored_months_and_member_with_the_numbers_of_the_score(
         title = f"prediction less member 2: RMSE {score[f'{name}.time_mean_rmse']:.3f}, bias {bias:+.3f}"
         assert mean.panels[0].title == title
         assert f"MAE {score[f'{name}.time_stddev_mae']:.3f}, bias " in std.panels[0].title
-        # The yardstick: here another member than 1 would have another title.
+        # The reference: here another member than 1 would have another title.
         assert mean.panels[1].title.startswith("member 0 less member 2: ")
-    late = error_rows(gather(Late(archive), archive, Span("ssp370", 121, 181, (0,))))
+    late = error_rows(collect(Late(archive), archive, Span("ssp370", 121, 181, (0,))))
     np.testing.assert_array_equal(late[0].panels[0].error, late[0].panels[1].error)
     assert f"RMSE {other['tas.time_mean_rmse']:.3f}" not in late[0].panels[1].title
 
 
 def test_years_are_calendar_years_with_gaps_where_truth_is_hidden_or_nothing_predicted():
     archive = coded_archive(months=121, hidden={"ssp370": (95, 121)})
-    shown = gather(Late(archive), archive, Span("ssp370", 60, 95, (0,)))
+    shown = collect(Late(archive), archive, Span("ssp370", 60, 95, (0,)))
     tas, pr = annual_means(shown)
     assert tas.label == "tas (K), global"
     np.testing.assert_allclose(tas.curves.x, 2015.5 + np.arange(10))
@@ -117,7 +117,7 @@ def test_years_begin_in_january_whenever_the_scenario_begins():
         for name, s in archive.scenarios.items()
     }
     archive = replace(archive, scenarios=later)
-    tas, _ = annual_means(gather(Late(archive), archive, Span("ssp126", 60, 110, (0,))))
+    tas, _ = annual_means(collect(Late(archive), archive, Span("ssp126", 60, 110, (0,))))
     assert tas.curves.x[0] == 2016.5
     assert len(tas.curves.x) == 9
     np.testing.assert_allclose(tas.curves.members[0, 0], archive.grid.mean(later["ssp126"].targets[0, 9:21, 0]).mean())
@@ -146,8 +146,13 @@ def test_spectra_are_of_anomalies_and_carry_the_unit_of_power(warming):
     *_, shown = warming
     (tas, _) = power(shown)
     assert [p.what for p in tas] == ["monthly, global mean", "monthly, area mean of cells"]
+<<<<<<< HEAD
     assert tas[0].label == "tas (K² year)"
     # Seasons of eight degrees are no weather: the noise has a standard deviation of 0.3.
+=======
+    assert tas[0].label == "tas ((1)² year)"
+    # Seasons of eight degrees are not weather: the noise has a standard deviation of 0.3.
+>>>>>>> main
     width = tas[1].curves.x[1] - tas[1].curves.x[0]
     np.testing.assert_allclose(tas[1].curves.members.sum(1) * width, 0.09, rtol=0.3)
     assert tas[1].curves.predictions.shape == (1, len(tas[1].curves.x))
@@ -163,7 +168,7 @@ def sampled(warming):
 
 def test_ensemble_is_ten_realisations_of_which_the_first_is_the_prediction(sampled):
     archive, emulator, span = sampled
-    shown = gather(emulator, archive, span)
+    shown = collect(emulator, archive, span)
     scenario = archive["ssp370"]
     np.testing.assert_array_equal(shown.predictions[0], emulator.predict_fields(scenario, 121, 181))
     assert len(shown.ensemble) == 10
@@ -190,9 +195,9 @@ def test_ensemble_is_ten_realisations_of_which_the_first_is_the_prediction(sampl
 def test_weather_is_compared_as_members_are_with_each_other(warming):
     archive, _, _, shown = warming
     grid, month = archive.grid, archive["ssp370"].calendar_month[121:181]
-    members = [Weather.of(archive["ssp370"].targets[m, 121:181], month, grid) for m in range(3)]
-    prediction = Weather.of(shown.predictions[0], month, grid)
-    found = likeness(shown)
+    members = [VariabilityStatistics.of(archive["ssp370"].targets[m, 121:181], month, grid) for m in range(3)]
+    prediction = VariabilityStatistics.of(shown.predictions[0], month, grid)
+    found = compare_variability(shown)
     mean = np.mean([m.differences(prediction, grid)["memory"] for m in members], axis=0)
     np.testing.assert_allclose(found.difference["memory"], mean)
     std = np.mean([grid.mean(prediction.std) / grid.mean(m.std) - 1 for m in members], axis=0)
@@ -219,7 +224,7 @@ def test_length_beyond_what_is_measured_is_no_number(warming):
     # One series for all cells: the correlation falls nowhere.
     same = np.random.default_rng(3).normal(size=(*shown.predictions[0].shape[:2], 1, 1)).astype(np.float32)
     flat = replace(shown, predictions=[np.broadcast_to(same + 9, shown.predictions[0].shape)])
-    found = likeness(flat)
+    found = compare_variability(flat)
     assert np.isinf(found.prediction["length"]).all()
     assert 5000 < found.measured_km <= 6000
     plain = json.loads(json.dumps(found.as_dict(), allow_nan=False))
@@ -238,13 +243,13 @@ def test_one_member_has_no_yardstick_and_no_second_map():
     archive = warming_archive(members=1)
     split = make_split(archive, "k360")
     emulator = LinearEmulator.fit(archive, split)
-    shown = gather(emulator, archive, split.validation[0])
+    shown = collect(emulator, archive, split.validation[0])
     assert all(len(row.panels) == 1 for row in error_rows(shown))
     figures, left_out = draw(shown, "title")
     assert set(figures) == {"maps", "change", "years", "seasons"}
     assert "24 months are too few" in left_out["spectra"]
     assert "one answer" in left_out["ranks"]
-    longer = likeness(gather(emulator, archive, Span("ssp370", 0, 120, (0,))))
+    longer = compare_variability(collect(emulator, archive, Span("ssp370", 0, 120, (0,))))
     assert longer.between_members is None
     assert longer.as_dict()["difference between two members"] is None
     assert {line.between_members for line in longer.lines()} == {None}

@@ -14,10 +14,9 @@ from emukit.errors import EmukitError, RunError
 from emukit.files import write_text
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
-from emukit.report import entry_page, site, study_page
-from emukit.report import run_figures as portrait
-from emukit.report.collect import gather_places, named_means, study_names
-from emukit.report.ensemble_comparison import distribution, error_rows, gather
+from emukit.report import entry_page, run_figures, site, study_page
+from emukit.report.collect import collect_places, named_means, study_names
+from emukit.report.ensemble_comparison import collect, distribution, error_rows
 from emukit.report.site import MANIFEST, write_report
 from emukit.runs.run import read_run, train_run
 from tests.cli.conftest import TINY
@@ -39,9 +38,9 @@ def blank(figure, path, about, **shape):
 def quick():
     """No time is spent on drawing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(portrait, "write_webp", blank)
-        for name in [n for n in vars(portrait) if n.startswith("draw_")]:
-            patch.setattr(portrait, name, lambda *a, **k: Figure((1, 1)))
+        patch.setattr(run_figures, "write_webp", blank)
+        for name in [n for n in vars(run_figures) if n.startswith("draw_")]:
+            patch.setattr(run_figures, name, lambda *a, **k: Figure((1, 1)))
         for name in ("draw_learning", "draw_terms"):
             patch.setattr(entry_page, name, lambda *a, **k: Figure((1, 1)))
         yield
@@ -104,7 +103,7 @@ def test_report_is_whole_and_the_next_draws_nothing(drawn, archive, monkeypatch,
         assert {"maps", "zonal", "years", "seasons", "rain"} <= kept
         assert ({"learning", "terms"} <= kept) == entry.name.startswith("net")
     assert len([f for f in files if f.endswith("yardstick.webp")]) == 1
-    monkeypatch.setattr(portrait, "write_webp", lambda *a, **k: pytest.fail("drawn again"))
+    monkeypatch.setattr(run_figures, "write_webp", lambda *a, **k: pytest.fail("drawn again"))
     again = write_report([runs], tmp_path / "again", unopened, QUIET, published=False, overwrite=True)
     assert again.entries == 3
     changed = {f for f, content in contents(tmp_path / "again").items() if content != files[f]}
@@ -115,10 +114,10 @@ def test_report_is_whole_and_the_next_draws_nothing(drawn, archive, monkeypatch,
 def test_kept_errors_are_those_of_the_scored_months_and_member(drawn, archive):
     runs, _, _ = drawn
     run = read_run(runs / "line")
-    kept = portrait.portrait(run, "validation", run.folder / "report", lambda: pytest.fail("opened"))
+    kept = run_figures.run_figures_of(run, "validation", run.folder / "report", lambda: pytest.fail("opened"))
     span = run.split(archive).scored["validation"][0]
-    shown = gather(run.emulator(archive), archive, span)
-    for row, field, other in zip(error_rows(shown), kept.fields.values(), kept.yardstick.values(), strict=True):
+    shown = collect(run.emulator(archive), archive, span)
+    for row, field, other in zip(error_rows(shown), kept.fields.values(), kept.ensemble_member.values(), strict=True):
         np.testing.assert_allclose(field.error, row.panels[0].error, atol=1e-4)
         np.testing.assert_allclose(other.error, row.panels[1].error, atol=1e-4)
         assert row.panels[0].title.endswith(field.numbers)
@@ -131,7 +130,7 @@ def test_kept_errors_are_those_of_the_scored_months_and_member(drawn, archive):
 
 def test_distribution_counts_all_months_and_cells_by_area(archive, trained):
     run = read_run(trained / "line")
-    shown = gather(run.emulator(archive), archive, run.split(archive).scored["validation"][0])
+    shown = collect(run.emulator(archive), archive, run.split(archive).scored["validation"][0])
     curves = distribution(shown, "pr")
     width = np.log(curves.x[1] / curves.x[0])
     weights = archive.grid.weights
@@ -177,21 +176,21 @@ def test_damaged_pictures_are_made_again(runs, archive, damage, tmp_path):
 
 
 def test_another_training_in_the_same_folder_is_drawn_anew(runs):
-    before = portrait._key(read_run(runs / "line"), "validation")
+    before = run_figures._key(read_run(runs / "line"), "validation")
     record = json.loads((runs / "line" / "run.json").read_text())
     record["sessions"][0]["started"] = "2031-01-01T00:00:00Z"
     (runs / "line" / "run.json").write_text(json.dumps(record))
-    again = portrait._key(read_run(runs / "line"), "validation")
+    again = run_figures._key(read_run(runs / "line"), "validation")
     assert before != again
-    assert portrait._key(read_run(runs / "line"), "test") != again
+    assert run_figures._key(read_run(runs / "line"), "test") != again
     (runs / "line" / "emulator" / "emulator.json").write_text("{}")
-    assert portrait._key(read_run(runs / "line"), "validation") != again
+    assert run_figures._key(read_run(runs / "line"), "validation") != again
 
 
 def test_all_maps_are_in_one_scale_whichever_entries_there_are(runs, archive, tmp_path):
-    everything = site._site(gather_places([runs]), unopened, QUIET, tmp_path, False)
+    everything = site._site(collect_places([runs]), unopened, QUIET, tmp_path, False)
     (map_of_line,) = (runs / "line" / "report" / "validation").glob("maps-*.webp")
-    alone = site._site(gather_places([runs / "line"]), unopened, QUIET, tmp_path, False)
+    alone = site._site(collect_places([runs / "line"]), unopened, QUIET, tmp_path, False)
     assert alone.scales["tas.mean"] < everything.scales["tas.mean"]
     (again,) = (runs / "line" / "report" / "validation").glob("maps-*.webp")
     assert again.name != map_of_line.name
@@ -235,14 +234,14 @@ def test_unfinished_run_has_no_page_and_is_named_with_the_state_that_emukit_runs
     written = write_report([runs], tmp_path / "r", unopened, QUIET, published=False, overwrite=True)
     assert written.entries == 2
     assert not [*(tmp_path / "r" / "entries").glob("net*")]
-    (one,) = gather_places([runs]).unfinished
+    (one,) = collect_places([runs]).unfinished
     assert (one.name, one.state) == ("net", "interrupted")
     assert one.command == read_run(runs / "net").go_on()
     assert f"--resume --out {runs / 'net'}" in one.command
     index = (tmp_path / "r" / "index.html").read_text()
     assert "<strong>net</strong>: interrupted" in index
     assert "2 entries" in index
-    # Alone it is no leaderboard, and no error.
+    # Alone it is not a leaderboard, and no error.
     assert (
         write_report([runs / "net"], tmp_path / "alone", unopened, QUIET, published=False, overwrite=True).entries == 0
     )
@@ -316,7 +315,7 @@ def test_study_brings_its_runs_and_names_those_that_are_gone(runs, tmp_path):
     out = tmp_path / "r"
     written = write_report([folder], out, unopened, QUIET, published=False, overwrite=True)
     assert (written.entries, written.studies) == (1, 1)
-    assert "runs/gone of the study loss-weights is not there" in written.left_out[0]
+    assert "runs/gone of the study loss-weights is no longer there" in written.left_out[0]
     (text,) = (p.read_text() for p in (out / "studies").iterdir())
     assert f"../entries/{next((out / 'entries').iterdir()).name}" in text
     assert "/0-intervals.webp" in text
@@ -382,7 +381,7 @@ def test_variant_whose_runs_are_the_base_s_is_not_drawn_over_it(tmp_path, monkey
 
 def test_page_says_what_the_record_says(drawn):
     run = read_run(drawn[0] / "net")
-    source = next(s for s in gather_places([drawn[0]]).sources if s.run and s.run.folder.name == "net")
+    source = next(s for s in collect_places([drawn[0]]).sources if s.run and s.run.folder.name == "net")
     entry = entry_page.run_entry(run, source)
     assert entry.facts["parameters"] == f"{run.record.parameters:,}"
     assert entry.facts["epochs"].startswith("2, the best ")

@@ -125,7 +125,7 @@ def test_leaderboard_ranks_within_the_same_months_and_lines_take_no_place(files)
     lines = [[c.strip() for c in line] for line in index.rows]
     found = [(line[0], line[1], line[3]) for line in lines if line[2] not in ("kind", "")]
     assert found[:7] == [
-        ("", "estimated limit", "0.4000"),
+        ("", "noise ceiling", "0.4000"),
         ("1", "best", "0.5000"),
         ("2", "place 1: a team", "0.6250"),
         ("3", EVIL.strip(), "0.7500"),
@@ -144,7 +144,7 @@ def test_page_of_an_entry_shows_its_months_alone_with_lines_and_place(files):
     made, texts = files
     third = Page(texts[f"entries/{made.entries[2].id}.html"])
     names = [line[0] for line in third.rows[1:]]
-    assert names == ["estimated limit", "place 1: a team", "third", "climatology"]
+    assert names == ["noise ceiling", "place 1: a team", "third", "climatology"]
     assert [a["class"].split() for t, a in third.tags if t == "tr" and "own" in a.get("class", "")] == [["run", "own"]]
     assert "place 4 of 4" in texts[f"entries/{made.entries[2].id}.html"]
     assert "nothing of third" in texts[f"entries/{made.entries[2].id}.html"]
@@ -190,7 +190,7 @@ def test_a_colleague_is_told_units_lines_and_intervals(files):
     legend = text[text.index("<details") : text.index("</details>")]
     for words in ("Near-surface air temperature, in K", "mm/day", "no unit", "95 %", "seeds", "years"):
         assert words in legend
-    for term in ("tas month", "pr mean", "tas std", "score", "reference: another run", "estimated limit"):
+    for term in ("tas month", "pr mean", "tas std", "score", "reference: another run", "noise ceiling"):
         assert f"<dt>{term}</dt>" in legend
     assert any(r[0] == "reference: another run" for r in page.rows)
 
@@ -242,8 +242,8 @@ def test_unfinished_runs_are_named_on_the_first_page_with_how_to_go_on(tmp_path)
     text = dict(render(replace(site(tmp_path), unfinished=runs)))["index.html"]
     part = text[text.index("Not finished") :].split("</section>")[0]
     assert EVIL not in text
-    assert "interrupted; to go on: <code>emukit train x --resume</code>" in part
-    # What is being trained goes on by itself.
+    assert "interrupted; to continue: <code>emukit train x --resume</code>" in part
+    # What is being trained continues by itself.
     assert "train y" not in part
     assert "4 entries" in text
 

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from emukit.competitions.cse151b import cse151b
-from emukit.studies.table import DIFFERENCE, StudyTable, comma_separated, markdown, tables
+from emukit.studies.table import DIFFERENCE, StudyTable, markdown, tables, to_csv
 
 COLUMNS = ("score", *cse151b().keys)
 # Every mean and spread tells its column.
@@ -79,7 +79,7 @@ def test_a_name_means_nothing_in_markdown():
 
 @pytest.mark.parametrize("number", cse151b().keys)
 def test_csv_has_every_number_with_spread_and_interval(number):
-    (line,) = [x for x in comma_separated(STUDIES).splitlines() if f"a|b`*,{number}," in x]
+    (line,) = [x for x in to_csv(STUDIES).splitlines() if f"a|b`*,{number}," in x]
     assert line.split(",")[-6:] == ["2", str(MEAN[number]), str(SD[number]), "", "", ""]
-    (line,) = [x for x in comma_separated(STUDIES).splitlines() if f"[red]x,{number}," in x]
+    (line,) = [x for x in to_csv(STUDIES).splitlines() if f"[red]x,{number}," in x]
     assert line.split(",")[-6:] == ["1", str(MEAN[number]), "", "-0.02", "-0.03", "-0.01"]

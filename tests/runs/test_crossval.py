@@ -25,7 +25,7 @@ from emukit.runs.crossval import (
     forcing_distance,
     validation_fold,
 )
-from emukit.runs.evaluate import estimated_limit, evaluate, score_emulator
+from emukit.runs.evaluate import evaluate, noise_ceiling, score_emulator
 from emukit.runs.run import read_run, train_run
 from emukit.runs.submit import submit_run
 from emukit.runs.validate import named_protocols
@@ -34,7 +34,7 @@ from tests.coded import coded_archive, score_moments, warming_archive
 
 FEATURES = ("CO2", "SO2")
 QUIET = Reporter(quiet=True)
-LINES = ("reference: another run", "estimated limit")
+LINES = ("reference: another run", "noise ceiling")
 
 
 def months(spans, name):
@@ -230,7 +230,7 @@ def test_every_number_is_of_its_recipe_and_fold(compared):
         spans = fold.scored[HELD_OUT]
         expected = score_emulator(LinearEmulator.fit(archive, fold, features=FEATURES), archive, spans)
         assert result.found["linear"].folds[label].line() == pytest.approx(expected.line())
-        assert result.limit.folds[label].line() == pytest.approx(estimated_limit(archive, spans).line())
+        assert result.limit.folds[label].line() == pytest.approx(noise_ceiling(archive, spans).line())
         (span, *_) = spans
         fields = [archive[span.scenario].truth(m, span.start, span.stop) for m in range(3)]
         each = [score_moments(Moments.of(a, b), archive.grid.weights).line() for a, b in permutations(fields, 2)]
@@ -264,7 +264,7 @@ def test_several_recipes_are_compared_fold_by_fold(compared):
     assert kept == json.loads(json.dumps(result.as_dict()))
     assert kept["recipes"]["linear"]["digest"] == recipes["linear"].digest
     assert kept["recipes"]["linear"]["mean"]["score"] == means.lines["linear"]["score"]
-    assert kept["limit"]["mean"]["score"] == means.lines["estimated limit"]["score"]
+    assert kept["limit"]["mean"]["score"] == means.lines["noise ceiling"]["score"]
 
 
 def test_distance_is_that_of_forcings_and_the_bound_divides_the_folds(compared):

@@ -21,7 +21,7 @@ from emukit.emulators.registry import load_emulator
 from emukit.errors import RunError
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
-from emukit.runs.evaluate import estimated_limit, evaluate, score_emulator
+from emukit.runs.evaluate import evaluate, noise_ceiling, score_emulator
 from emukit.runs.leaderboard import collect_rows, published_rows
 from emukit.runs.run import save_evaluation, train_run
 from emukit.runs.submit import submit_run
@@ -168,12 +168,12 @@ def test_leaderboard_shows_floors_and_the_limit_beside_runs(tmp_path):
     lines = {
         ("another run (member 1)", "reference"),
         ("another run (member 2)", "reference"),
-        ("estimated limit", "limit"),
+        ("noise ceiling", "limit"),
     }
     assert kinds == lines | {(n, "run") for n in ("linear", "climatology", "variance-matched")}
     assert len(rows) == len(kinds)
     (limit,) = [r for r in rows if r.kind == "limit"]
-    expected = estimated_limit(archive, make_split(archive, "k360").validation)
+    expected = noise_ceiling(archive, make_split(archive, "k360").validation)
     assert limit.score == expected.value
     assert limit.numbers["pr.time_stddev_mae"] == expected["pr.time_stddev_mae"]
     # Runs that an earlier version scored have none, and a damaged one is named.
@@ -211,7 +211,7 @@ def test_mean_over_scenarios_left_out_is_of_one_recipe_and_ranked_beside_the_sam
         ("climatology", "reference"),
         ("another run (member 1)", "reference"),
         ("another run (member 2)", "reference"),
-        ("estimated limit", "limit"),
+        ("noise ceiling", "limit"),
     }
     assert {r.name for r in means if third in r.split and r.kind == "run"} == {"a + b"}
     assert all(third in r.split or r.split.endswith(both) for r in means)

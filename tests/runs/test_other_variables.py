@@ -16,7 +16,7 @@ from emukit.figures.maps import draw_maps
 from emukit.progress import silent_reporter
 from emukit.recipes.load import load_recipe
 from emukit.report.ensemble_comparison import error_rows, gather
-from emukit.report.variability import likeness
+from emukit.report.variability import compare_variability
 from emukit.runs.run import read_run, train_run
 from tests.cli.conftest import TINY, emukit  # noqa: F401
 from tests.climates import climate_of
@@ -109,7 +109,7 @@ def test_pictures_are_in_the_colours_or_of_the_pairs_of_other_variables(archive)
     rows = error_rows(shown)
     assert [r.colours for r in rows[::2]] == [v.colours for v in archive.domain.described]
     assert draw_maps(rows, archive.grid, "title", earth=False).axes
-    found = likeness(shown)
+    found = compare_variability(shown)
     pairs = [line.name for line in found.lines() if "correlation" in line.name]
     assert pairs == [f"tas with {v} correlation" for v in archive.variables[1:]]
     plain = found.as_dict()["prediction"]["together"]

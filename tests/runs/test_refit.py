@@ -17,10 +17,10 @@ from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
 from emukit.runs.evaluate import evaluate
 from emukit.runs.leaderboard import collect_rows
-from emukit.runs.refit import Selected
+from emukit.runs.refit import RefitPolicy
 from emukit.runs.run import read_run, save_evaluation, train_run
 from emukit.runs.submit import submit_run
-from emukit.training.loop import Keep
+from emukit.training.loop import KeptWeights
 from emukit.training.settings import TrainingSettings
 from tests.cli.conftest import TINY
 from tests.coded import warming_archive
@@ -77,13 +77,13 @@ def test_steps_are_those_of_the_best_weights(tmp_path):
             score, of_average = scores[line["epoch"]]
             line |= {"validation": {"score": score}, "validation_average": {"score": of_average}}
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    length = Selected(tmp_path, None).length(TrainingSettings(epochs=40), steps_per_epoch=25, cost=float)
+    length = RefitPolicy(tmp_path, None).length(TrainingSettings(epochs=40), steps_per_epoch=25, cost=float)
     # 300 of 800 steps, in epochs of 25.
-    assert (length.epochs, length.keep) == (32, Keep(12, True))
+    assert (length.epochs, length.keep) == (32, KeptWeights(12, True))
     assert length.stretch == pytest.approx(1.25)
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(RunError, match="which epoch was best"):
-        Selected(tmp_path, None).length(TrainingSettings(), 25, float)
+        RefitPolicy(tmp_path, None).length(TrainingSettings(), 25, float)
 
 
 def test_network_keeps_the_epoch_that_was_selected_and_validates_nothing(archive, network, tmp_path):
@@ -93,8 +93,8 @@ def test_network_keeps_the_epoch_that_was_selected_and_validates_nothing(archive
     selected = [json.loads(line) for line in (network.folder / "metrics.jsonl").read_text().splitlines()]
     assert lines[0]["step"] > selected[0]["step"]
     assert not [line for line in lines if "validation" in line or "validation_average" in line]
-    length = Selected(network.folder, None).length(network.recipe.training, lines[0]["step"], float)
-    assert length.keep == Keep(2, False)
+    length = RefitPolicy(network.folder, None).length(network.recipe.training, lines[0]["step"], float)
+    assert length.keep == KeptWeights(2, False)
     assert run.record.epochs == run.record.best_epoch == len(lines) == length.keep.epoch
     # The schedule is that of all epochs, cut off: the rate has not come down to its end.
     assert lines[-1]["learning_rate"] > 1e-5
@@ -202,7 +202,7 @@ def test_ensemble_keeps_its_weights_and_each_base_its_epoch(archive, tmp_path):
     base = "bases/0-cnn-gru"
     assert not np.array_equal(old.bases[1].state()[1]["intercept"], new.bases[1].state()[1]["intercept"])
     lines = [json.loads(line) for line in (run.folder / base / "metrics.jsonl").read_text().splitlines()]
-    length = Selected(before.folder / base, None).length(recipe.parts[0][0].training, lines[0]["step"], float)
+    length = RefitPolicy(before.folder / base, None).length(recipe.parts[0][0].training, lines[0]["step"], float)
     assert len(lines) == length.keep.epoch
 
 

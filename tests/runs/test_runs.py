@@ -13,10 +13,10 @@ from emukit.errors import EmukitError, RunError
 from emukit.files import LOCK_FILE, exclusive, is_held
 from emukit.progress import silent_reporter
 from emukit.recipes.load import load_recipe
-from emukit.runs.listing import find_runs, list_runs, look_at
+from emukit.runs.listing import find_runs, list_runs, summarise_run
 from emukit.runs.run import read_run, train_run
 from emukit.studies import prune as removal
-from emukit.studies.prune import all_but_best, named_removal, remove
+from emukit.studies.prune import prune_all_but_best, prune_named, remove
 from emukit.submission import Entry, write_entry
 from tests.coded import warming_archive
 
@@ -158,15 +158,15 @@ def test_what_lies_in_a_run_belongs_to_it_and_what_lies_in_a_folder_is_found(run
     expected = {"r0", "r1", "r2", "other", "fitted", "linear-k360-s0"}
     assert set(names(list_runs([runs]))) == expected
     assert len(find_runs([runs, runs / "r1", runs / ".." / "runs"])) == len(expected)
-    assert look_at(runs / "r0").size > look_at(runs / "r1").size
-    with pytest.raises(RunError, match="no folder"):
+    assert summarise_run(runs / "r0").size > summarise_run(runs / "r1").size
+    with pytest.raises(RunError, match="not a folder"):
         find_runs([runs / "nowhere"])
 
 
 def test_size_is_what_lies_on_the_disk(runs):
-    before = look_at(runs / "r0").size
+    before = summarise_run(runs / "r0").size
     (runs / "r0" / "more").write_bytes(bytes(3 << 20))
-    assert look_at(runs / "r0").size - before == pytest.approx(3 << 20, rel=0.01)
+    assert summarise_run(runs / "r0").size - before == pytest.approx(3 << 20, rel=0.01)
 
 
 def test_how_far_an_interrupted_training_came_is_read_from_the_newest_log(runs):
@@ -178,7 +178,7 @@ def test_how_far_an_interrupted_training_came_is_read_from_the_newest_log(runs):
         lines = [{"epoch": e + 1, "step": 10 * e, "seconds": 2.0} for e in range(epochs)]
         log.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"epo')
         time.sleep(0.02)
-    found = look_at(folder)
+    found = summarise_run(folder)
     assert (found.epoch, found.epochs, found.seconds) == (3, None, 16.0)
 
 
@@ -194,49 +194,49 @@ def test_looking_never_keeps_a_training_from_its_folder(runs, monkeypatch):
 
 
 def test_the_best_of_each_model_and_months_stay(runs):
-    found = all_but_best([runs], 1)
+    found = prune_all_but_best([runs], 1)
     assert names(found.runs) == ["r2"]
     assert found.kept == {runs / "r1": f"it selected the final fit {runs / 'fitted'}"}
-    assert found.size == look_at(runs / "r2").size
-    assert all_but_best([runs], 3).runs == ()
+    assert found.size == summarise_run(runs / "r2").size
+    assert prune_all_but_best([runs], 3).runs == ()
     # Without its final fit, nothing needs the second best.
     shutil.rmtree(runs / "fitted")
-    assert names(all_but_best([runs], 1).runs) == ["r1", "r2"]
-    assert names(all_but_best([runs], 2).runs) == ["r2"]
+    assert names(prune_all_but_best([runs], 1).runs) == ["r1", "r2"]
+    assert names(prune_all_but_best([runs], 2).runs) == ["r2"]
 
 
 def test_other_models_and_unfinished_runs_are_in_no_ranking_with_these(runs):
     shutil.rmtree(runs / "fitted")
     edit(runs / "r2", command="emukit train anchor --data demo")
     edit(runs / "r1", state="training")
-    assert all_but_best([runs], 1).runs == ()
+    assert prune_all_but_best([runs], 1).runs == ()
     edit(runs / "r2", command="emukit train linear --fast")
-    assert look_at(runs / "r2").model == "linear"
+    assert summarise_run(runs / "r2").model == "linear"
     edit(runs / "r2", command="emukit train best --fast")
-    assert look_at(runs / "r2").model == "best-fast"
+    assert summarise_run(runs / "r2").model == "best-fast"
     edit(runs / "r2", command="python train.py")
-    assert look_at(runs / "r2").model == "linear"
+    assert summarise_run(runs / "r2").model == "linear"
 
 
 def test_a_run_that_is_written_is_not_removed(runs):
     with exclusive(runs / "r2"):
-        assert all_but_best([runs], 1).kept[runs / "r2"] == "another process is writing it"
+        assert prune_all_but_best([runs], 1).kept[runs / "r2"] == "another process is writing it"
         with pytest.raises(RunError, match="r2 is not removed") as caught:
-            named_removal([runs / "r0", runs / "r2"])
+            prune_named([runs / "r0", runs / "r2"])
         assert caught.value.found == "another process is writing it"
         with pytest.raises(RunError, match="another process"):
-            remove(look_at(runs / "r2"))
+            remove(summarise_run(runs / "r2"))
     assert (runs / "r2" / "run.json").exists()
 
 
 def test_what_selected_a_final_fit_goes_with_it_or_not_at_all(runs):
     with pytest.raises(RunError) as caught:
-        named_removal([runs / "r1"])
+        prune_named([runs / "r1"])
     assert caught.value.found == f"it selected the final fit {runs / 'fitted'}"
-    assert names(named_removal([runs / "r1", runs / "fitted"]).runs) == ["r1", "fitted"]
+    assert names(prune_named([runs / "r1", runs / "fitted"]).runs) == ["r1", "fitted"]
     # A damaged neighbour refers to nothing, and keeps nobody from removing another.
     (runs / "other" / "run.json").write_text("")
-    assert names(named_removal([runs / "r0"]).runs) == ["r0"]
+    assert names(prune_named([runs / "r0"]).runs) == ["r0"]
 
 
 def entry_of(run, **changes):
@@ -259,20 +259,20 @@ def test_what_was_submitted_is_not_removed(runs, tmp_path, monkeypatch, place):
     folder = folders[place] / "mine"
     folder.mkdir(parents=True)
     write_entry(folder, entry_of(read_run(runs / "r2"), seed=1))
-    assert names(all_but_best([runs], 1).runs) == ["r2"]
+    assert names(prune_all_but_best([runs], 1).runs) == ["r2"]
     write_entry(folder, entry_of(read_run(runs / "r2")))
-    assert all_but_best([runs], 1).kept[runs / "r2"] == f"the submission {folder} is of it"
+    assert prune_all_but_best([runs], 1).kept[runs / "r2"] == f"the submission {folder} is of it"
     with pytest.raises(RunError, match="r2 is not removed"):
-        named_removal([runs / "r2"])
+        prune_named([runs / "r2"])
 
 
 @pytest.mark.parametrize("report", ["validation.json", "crossval.json", "study.json"])
 def test_what_is_scored_together_stays_together(runs, report):
     (runs / report).write_text("{}")
     for run in (runs / "r1", runs / "r2"):
-        assert all_but_best([runs], 1).kept[run]
+        assert prune_all_but_best([runs], 1).kept[run]
     with pytest.raises(RunError) as caught:
-        named_removal([runs / "r0"])
+        prune_named([runs / "r0"])
     assert caught.value.found == f"{runs / report} is about it and others together; {removal.MAY_GO}"
 
 
@@ -280,7 +280,9 @@ def test_runs_that_a_study_beside_them_names_stay(runs, tmp_path):
     study = tmp_path / "weights" / "study.json"
     study.parent.mkdir()
     study.write_text(json.dumps({"variants": [{"runs": [{"folder": "../runs/r2"}]}]}))
-    assert all_but_best([runs], 1).kept[runs / "r2"] == f"{study} is about it and others together; {removal.MAY_GO}"
+    assert (
+        prune_all_but_best([runs], 1).kept[runs / "r2"] == f"{study} is about it and others together; {removal.MAY_GO}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -291,10 +293,10 @@ def test_runs_stay_while_a_study_cannot_tell_which_are_its_own(runs, tmp_path, n
     study = tmp_path / "weights"
     study.mkdir()
     (study / name).write_text(text)
-    assert f"the study {study} is about cannot be told" in all_but_best([runs], 1).kept[runs / "r2"]
+    assert f"the study {study} is about cannot be told" in prune_all_but_best([runs], 1).kept[runs / "r2"]
     elsewhere = tmp_path / "elsewhere" / "runs"
     shutil.copytree(runs, elsewhere)
-    assert "r2" in names(all_but_best([elsewhere], 1).runs)
+    assert "r2" in names(prune_all_but_best([elsewhere], 1).runs)
 
 
 def test_what_is_removed_was_named(runs, tmp_path):
@@ -302,15 +304,15 @@ def test_what_is_removed_was_named(runs, tmp_path):
     link = tmp_path / "link"
     link.symlink_to(runs / "r2")
     with pytest.raises(RunError, match="is a link"):
-        named_removal([link])
+        prune_named([link])
     shutil.copytree(runs / "r1", runs / "r2" / "mine" / "r1")
     with pytest.raises(RunError, match="not removed") as caught:
-        named_removal([runs / "r2"])
+        prune_named([runs / "r2"])
     assert "another run is in it" in caught.value.found
 
 
 def test_a_run_that_another_removal_took_does_not_come_back_empty(runs):
-    (victim,) = named_removal([runs / "r2"]).runs
+    (victim,) = prune_named([runs / "r2"]).runs
     shutil.rmtree(runs / "r2")
     remove(victim)
     assert not (runs / "r2").exists()
@@ -319,15 +321,15 @@ def test_a_run_that_another_removal_took_does_not_come_back_empty(runs):
 def test_what_is_no_run_or_a_damaged_one_is_not_touched(runs, tmp_path):
     (tmp_path / "data").mkdir()
     for folder in (tmp_path / "data", tmp_path / "nowhere", runs):
-        with pytest.raises(RunError, match="is no run"):
-            named_removal([runs / "r0", folder])
+        with pytest.raises(RunError, match="is not a run"):
+            prune_named([runs / "r0", folder])
     (runs / "r2" / "run.json").write_text("{}")
     with pytest.raises(RunError, match="not removed"):
-        named_removal([runs / "r2"])
+        prune_named([runs / "r2"])
 
 
 def test_an_interrupted_removal_leaves_no_half_run(runs, monkeypatch):
-    (victim,) = named_removal([runs / "r2"]).runs
+    (victim,) = prune_named([runs / "r2"]).runs
 
     def interrupted(*words, **options):
         raise KeyboardInterrupt
@@ -341,12 +343,12 @@ def test_an_interrupted_removal_leaves_no_half_run(runs, monkeypatch):
     assert (left / "r2" / "emulator").exists()
     # A name of somebody else's stays.
     (runs / ".mine.part").mkdir()
-    remove(named_removal([runs / "other"]).runs[0])
+    remove(prune_named([runs / "other"]).runs[0])
     assert {p.name for p in runs.iterdir()} == {"r0", "r1", "fitted", ".mine.part"}
 
 
 def test_a_removal_that_is_forbidden_leaves_the_run_whole(runs, monkeypatch):
-    (victim,) = named_removal([runs / "r2"]).runs
+    (victim,) = prune_named([runs / "r2"]).runs
     before = sorted(p.name for p in (runs / "r2").rglob("*"))
 
     def forbidden(self, target):

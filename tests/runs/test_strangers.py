@@ -15,7 +15,7 @@ from emukit.errors import EmukitError, RunError
 from emukit.progress import silent_reporter
 from emukit.recipes.load import load_recipe
 from emukit.recipes.names import is_random
-from emukit.report.collect import gather_places
+from emukit.report.collect import collect_places
 from emukit.report.pages.model import identifier
 from emukit.runs.leaderboard import collect_rows
 from emukit.runs.listing import list_runs
@@ -136,7 +136,7 @@ def test_one_damaged_file_stops_no_listing(place: Path, file: str, what: str) ->
     assert len({r.kind for r in rows} & {"run", "submission"}) == 1
     assert len(why) == 1
     assert file.partition("/")[2] in why[0]
-    found = gather_places([place])
+    found = collect_places([place])
     assert len(found.left_out) == len(found.sources) == 1
     assert len(list_runs([place])) == 1
     with pytest.raises(EmukitError):

@@ -1,10 +1,11 @@
 """Fitted numbers that know a target which scores them: of validation, which may only select, or of test.
 
-Over every emulator and every shipped recipe that is no network: with all targets outside the training months scrambled,
-hidden or not, what is fitted stays the same to the last bit; with one training month scrambled it does not.
+Over every emulator and every shipped recipe that is not a network: with all targets outside the training months
+scrambled, hidden or not, what is fitted stays the same to the last bit; with one training month scrambled it does not.
 
 By design a network's weights are those of the epoch that was best on validation, and the weights of an ensemble may be
-chosen there too. What is made with them is held against scrambled test targets alone, but for normalisers and shares.
+chosen there too. What is made with them is held against scrambled test targets alone, except for normalisers and
+shares.
 """
 
 import re
@@ -100,7 +101,7 @@ def fitted(archive, recipe, split, folder):
 
 
 def clean(name):
-    """Whether an array hangs on no network that was selected: normalisers, and the share of an anchored one."""
+    """Whether an array depends on no network that was selected: normalisers, and the share of an anchored one."""
     return re.search(r"(^|/)(inputs\.|targets\.|share$)", name) is not None
 
 

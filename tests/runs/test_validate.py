@@ -16,7 +16,7 @@ from emukit.metrics import Score
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
 from emukit.runs import validate as module
-from emukit.runs.evaluate import estimated_limit, other_runs, score_emulator
+from emukit.runs.evaluate import noise_ceiling, other_runs, score_emulator
 from emukit.runs.run import read_run, train_run
 from emukit.runs.validate import Scored, Validation, chosen_seeds, named_protocols, validate
 from emukit.runs.validation_table import markdown, summary_markdown
@@ -26,7 +26,7 @@ from tests.runs.test_evaluate import partly_hidden
 
 QUIET = Reporter(quiet=True)
 TINY_NETWORK = [word.removeprefix("--set=") for word in TINY]
-LINES = ("reference: another run", "estimated limit")
+LINES = ("reference: another run", "noise ceiling")
 MEMBERS = ("mean over 3 members as truth", "standard deviation over members")
 
 
@@ -94,7 +94,7 @@ def test_every_number_is_that_of_its_protocol_and_months(archive, linear):
         floors = [flat(s) for s in other_runs(archive, spans).values()]
         assert len(floors) == 2
         assert lines["reference: another run"] == pytest.approx(mean_of(floors))
-        assert lines["estimated limit"] == pytest.approx(flat(estimated_limit(archive, spans)))
+        assert lines["noise ceiling"] == pytest.approx(flat(noise_ceiling(archive, spans)))
 
 
 def test_all_left_out_is_the_mean_over_scenarios(linear):
@@ -113,11 +113,9 @@ def test_summary_has_a_line_for_each_set_with_its_mean_and_references(linear):
         lines = scored.lines()
         assert (line.seeds, line.spread) == (1, None)
         assert line.score == pytest.approx(lines["one run"]["score"])
-        assert (line.another_run, line.limit) == tuple(lines[name]["score"] for name in LINES)
+        assert (line.ensemble_member, line.limit) == tuple(lines[name]["score"] for name in LINES)
     text = summary_markdown("title", result.summary())
-    assert (
-        "| protocol and set | seeds | mean score | sd over seeds | reference: another run | estimated limit |" in text
-    )
+    assert "| protocol and set | seeds | mean score | sd over seeds | reference: another run | noise ceiling |" in text
     assert f"| k360 validation | 1 | {result.summary()[0].score:.4f} |  |" in text
 
 
@@ -189,7 +187,7 @@ def test_finished_runs_are_read_interrupted_ones_go_on(archive, tmp_path, monkey
     again = validate(archive, recipe, "cnn-gru", tmp_path, **words)
     assert len(trained) == 5
     assert again.as_dict() == result.as_dict()
-    # A record that was never finished is of a run that goes on, whatever else is in its folder.
+    # A record that was never finished is of a run that continues, whatever else is in its folder.
     read_run(tmp_path / names[2]).record.model_copy(update={"state": "training"}).write(tmp_path / names[2])
     assert validate(archive, recipe, "cnn-gru", tmp_path, **words).as_dict() == result.as_dict()
     assert trained[5:] == [names[2]]

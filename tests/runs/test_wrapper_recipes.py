@@ -85,7 +85,7 @@ def test_a_recorded_recipe_is_read_as_it_was(tmp_path: Path) -> None:
         (("bases.2.recipe=linear",), "no base 2"),
         (("bases.x.recipe=linear",), "no base x"),
         (("bases=linear",), "no base 'linear'"),
-        (("bases.0=linear",), "bases.0 to what is no table"),
+        (("bases.0=linear",), "bases.0 to what is not a table"),
         (("bases.0.recipe=3",), "names no emulator"),
         (("bases.0.recipe=nothing",), "unknown emulator 'nothing'"),
         (("bases.0.copies=0",), "wrong setting"),

@@ -19,7 +19,7 @@ from emukit.runs.evaluate import score_emulator
 from emukit.runs.run import train_run
 from emukit.studies import costs
 from emukit.studies import results as findings
-from emukit.studies.ablate import Opened, make_study_plan, run_study, write_plan
+from emukit.studies.ablate import StudyData, make_study_plan, run_study, write_plan
 from emukit.studies.results import save_result, study_result
 from emukit.studies.study import Study, recipe_of
 from emukit.studies.year_sums import load_years, save_years
@@ -41,7 +41,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def opened():
-    return Opened(warming_archive(), ("--data", "warming"))
+    return StudyData(warming_archive(), ("--data", "warming"))
 
 
 @pytest.fixture(autouse=True)
@@ -129,8 +129,8 @@ def test_epochs_are_fitted_once_and_kept(opened, tmp_path):
     with pytest.raises(RunError) as error:
         plan_of(opened, changed, tmp_path)
     assert "another base, match or search: changed: 'base'" in error.value.text()
-    assert (again.begun.budget, again.begun.runs) == ("60s", {"base": 2, "linear": 1})
-    other = Opened(warming_archive(seed=1), opened.words)
+    assert (again.saved.budget, again.saved.runs) == ("60s", {"base": 2, "linear": 1})
+    other = StudyData(warming_archive(seed=1), opened.words)
     with pytest.raises(RunError) as error:
         plan_of(other, asked, tmp_path)
     assert "another data" in error.value.text()
@@ -167,7 +167,7 @@ def test_epochs_are_fitted_once_and_kept(opened, tmp_path):
 
 
 def test_a_variant_that_failed_cannot_be_mended(opened, tmp_path):
-    """What comes to a study, or is another now, trains the epochs that were fitted when it was begun."""
+    """What comes to a study, or is another now, trains the epochs that were fitted when it was started."""
     variants = [{"name": "wide", "settings": {"model.hidden": 5}}, {"name": "linear", "recipe": "linear"}]
     plan = plan_of(opened, study(base="cnn-gru", settings=TINY, variants=variants), tmp_path, budget="60s")
     write_plan(plan, opened.archive, "60s", "emukit ablate x --budget 60s")
@@ -181,14 +181,14 @@ def test_a_variant_that_failed_cannot_be_mended(opened, tmp_path):
     assert again.recipes["wide"].options["hidden"] == 6
     assert again.costs["deep"] == plan.costs["base"]
     assert again.costs["climatology"] == Cost(10.0, 0.0, None, 0.0)
-    assert again.begun.changes == "new: 'climatology', 'deep'; gone: 'linear'; changed: 'wide'"
-    assert again.begun.untimed == ["climatology", "deep", "wide"]
+    assert again.saved.changes == "new: 'climatology', 'deep'; gone: 'linear'; changed: 'wide'"
+    assert again.saved.untimed == ["climatology", "deep", "wide"]
     members = plan_of(
         opened,
         study(base="cnn-gru", settings=TINY, variants=[{"name": "linear", "recipe": "linear", "members": [0]}]),
         tmp_path,
     )
-    assert members.begun.untimed == ["linear"]
+    assert members.saved.untimed == ["linear"]
     own = study(base="cnn-gru", settings=TINY, variants=[{"name": "long", "settings": {"training.epochs": 99}}])
     with pytest.raises(RecipeError, match="a variant sets its own"):
         plan_of(opened, own, tmp_path)
@@ -322,7 +322,7 @@ def test_members_are_timed_apart_and_those_that_are_not_there_refused(opened, tm
     assert {v: c.epoch for v, c in plan_of(opened, asked, tmp_path).costs.items()} == {"base": 3.0, "one": 1.0}
     with pytest.raises(ProtocolError, match="variant 'far'") as error:
         plan_of(opened, study(base="linear", variants=[{"name": "far", "members": [99]}]), tmp_path)
-    assert "mend the study's file" in error.value.text()
+    assert "fix the study's file" in error.value.text()
 
 
 def test_cost_is_matched_to_the_base_without_a_budget(opened, tmp_path, monkeypatch):
@@ -360,7 +360,7 @@ def test_numbers_are_those_of_the_runs_and_differences_of_seeds_that_both_have(o
         assert base["mean"] == pytest.approx({k: (scores[0][k] + scores[2][k]) / 2 for k in scores[0]})
         assert linear["mean"] == pytest.approx(scores[1])
         assert linear["sd"] is None
-        # The one run of what no seed decides stands beside each seed of the base.
+        # The one run of what no seed decides stands next to each seed of the base.
         difference = linear["difference"]["score"]
         assert difference["mean"] == pytest.approx(linear["mean"]["score"] - base["mean"]["score"])
         assert difference["sd"] == pytest.approx(abs(scores[0]["score"] - scores[2]["score"]) / 2**0.5)
@@ -402,13 +402,13 @@ def test_years_are_drawn_from_as_many_as_the_shortest_span_has(opened, tmp_path,
     """More would make the interval narrower than the months allow."""
     plan = plan_of(opened, study(), tmp_path)
     train(opened, plan.runs[:2])
-    seen, known = [], findings.paired.difference
+    seen, known = [], findings.bootstrap.difference
 
     def difference(variant, base, years, names):
         seen.append(years)
         return known(variant, base, years, names)
 
-    monkeypatch.setattr(findings.paired, "difference", difference)
+    monkeypatch.setattr(findings.bootstrap, "difference", difference)
     spans = [Span("ssp370", 24, 24 + months, (0,)) for months in (36, 24, 48)]
     monkeypatch.setattr(findings, "scored_spans", lambda archive, split, name: spans)
     result_of(opened, plan)
@@ -455,7 +455,7 @@ def test_a_failed_run_is_shown_and_tried_again_only_when_asked(opened, tmp_path)
     tried.clear()
     assert [v["runs"][0]["state"] for v in go()] == ["finished", "failed", "finished"]
     assert tried == []
-    # What is stopped before it is begun again has still failed.
+    # What is stopped before it is started again has still failed.
     to_do = plan.to_do(opened.archive, True)
     run_study(to_do, lambda jobs, **_: None, began=print, ended=print, look=print)
     assert plan.runs[1].error() == "error: too steep\n  do:       less"
@@ -478,7 +478,7 @@ def test_a_job_is_the_command_that_the_record_names(opened, tmp_path):
 
 
 def test_a_variant_that_is_the_base_is_said_to_be_it(opened, tmp_path):
-    """An axis with the base's own value among its values: a difference of nothing is no finding."""
+    """An axis with the base's own value among its values: a difference of nothing is not a finding."""
     asked = study(
         base="linear", axes=[], variants=[{"name": "again"}, {"name": "other", "settings": {"model.ridge": 7}}]
     )

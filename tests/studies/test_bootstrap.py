@@ -6,7 +6,7 @@ from scipy import stats
 
 from emukit.competitions.cse151b import cse151b
 from emukit.metrics import Moments
-from emukit.studies import bootstrap as paired
+from emukit.studies import bootstrap
 from emukit.studies.year_sums import load_years, save_years, year_moments
 from tests.coded import score_moments, warming_archive
 
@@ -30,11 +30,11 @@ def years_of(prediction, truth):
 
 
 def scores_of(years, counts, weights, variables=("tas", "pr")):
-    return paired.scores_of(years, counts, weights, variables, cse151b())
+    return bootstrap.scores_of(years, counts, weights, variables, cse151b())
 
 
 def differences(variant, base, years):
-    return paired.difference(variant, base, years, NAMES)
+    return bootstrap.difference(variant, base, years, NAMES)
 
 
 def numbers(score):
@@ -60,20 +60,20 @@ def test_a_draw_is_the_score_of_the_years_drawn_and_order_of_variables_is_kept()
 
 def test_many_draws_are_each_their_own():
     years = years_of(*fields_of(np.random.default_rng(2), 3, 0.1))
-    counts = paired.draw_years(3, 150)
+    counts = bootstrap.resample_years(3, 150)
     together = scores_of(years, counts, WEIGHTS)
     for i in (0, 63, 64, 150):
         np.testing.assert_allclose(together[i], scores_of(years, counts[i : i + 1], WEIGHTS)[0])
 
 
 def test_draws_are_the_same_every_time_and_of_as_many_years():
-    counts = paired.draw_years(10, 300)
+    counts = bootstrap.resample_years(10, 300)
     assert (counts[0] == 1).all()
     assert (counts.sum(1) == 10).all()
-    assert (counts == paired.draw_years(10, 300)).all()
+    assert (counts == bootstrap.resample_years(10, 300)).all()
     # With replacement, a third of the years is left out.
     assert 0.3 < (counts[1:] == 0).mean() < 0.4
-    assert (counts != paired.draw_years(10, 300, seed=1)).any()
+    assert (counts != bootstrap.resample_years(10, 300, seed=1)).any()
 
 
 def test_years_add_up_and_months_left_over_belong_to_the_last(tmp_path):
@@ -110,7 +110,7 @@ def runs_of(rng, years, pairs, counts, bias, spread):
 
 @pytest.mark.parametrize(("pairs", "bias", "spread"), [(3, 0.3, 0.1), (3, 0.0, 0.1), (1, 0.3, 0.0)])
 def test_the_interval_holds_the_true_difference_as_often_as_it_says(pairs, bias, spread):
-    years, counts = 10, paired.draw_years(10, 300)
+    years, counts = 10, bootstrap.resample_years(10, 300)
     rng = np.random.default_rng(5)
     worlds = [runs_of(rng, years, 1, counts[:1], bias, spread) for _ in range(800)]
     truth = np.mean([v[0][0, 0] - b[0][0, 0] for b, v in worlds])
@@ -127,7 +127,7 @@ def test_the_interval_holds_the_true_difference_as_often_as_it_says(pairs, bias,
 
 def test_seeds_are_paired_not_mixed():
     rng = np.random.default_rng(3)
-    counts = paired.draw_years(6, 200)
+    counts = bootstrap.resample_years(6, 200)
     base = [scores_of(years_of(*fields_of(np.random.default_rng(9), 6, b)), counts, WEIGHTS) for b in (0.2, 0.5, 0.9)]
     variant = [run + 0.01 + 0.001 * rng.normal() for run in base]
     found = differences(variant, base, 6)["score"]
@@ -141,7 +141,7 @@ def test_seeds_are_paired_not_mixed():
 
 
 def test_a_recipe_is_indistinguishable_from_itself():
-    counts = paired.draw_years(6, 200)
+    counts = bootstrap.resample_years(6, 200)
     runs = [scores_of(years_of(*fields_of(np.random.default_rng(s), 6, 0.1)), counts, WEIGHTS) for s in range(3)]
     found = differences(runs, runs, 6)
     assert all((d.mean, d.low, d.high, d.sd, d.sign) == (0, 0, 0, 0, 0) for d in found.values())
@@ -172,11 +172,11 @@ def test_the_interval_lies_about_the_difference_that_was_seen():
 
 
 def sentence(low, mean, high, seeds=3, drawn=True, years=10, pr_std=0):
-    of = {name: paired.Difference(0.0, -1.0, 1.0, 0.1) for name in NAMES}
-    of["score"] = paired.Difference(mean, low, high, 0.1)
+    of = {name: bootstrap.Difference(0.0, -1.0, 1.0, 0.1) for name in NAMES}
+    of["score"] = bootstrap.Difference(mean, low, high, 0.1)
     if pr_std:
-        of["pr.time_stddev_mae"] = paired.Difference(pr_std, pr_std - 0.01, pr_std + 0.01, 0.1)
-    return paired.sentence(of, cse151b(), seeds, drawn, years)
+        of["pr.time_stddev_mae"] = bootstrap.Difference(pr_std, pr_std - 0.01, pr_std + 0.01, 0.1)
+    return bootstrap.sentence(of, cse151b(), seeds, drawn, years)
 
 
 def test_sentences():

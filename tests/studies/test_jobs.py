@@ -49,14 +49,14 @@ def run_all(wanted, environments=({},), look=lambda: None):
 def test_a_failure_stops_no_other_and_its_words_are_kept(tmp_path):
     codes = [
         "print('fine')",
-        "import sys; print('noise'); sys.exit('error: no such feature\\n  do:       mend it')",
+        "import sys; print('noise'); sys.exit('error: no such feature\\n  do:       fix it')",
         "import os; os.kill(os.getpid(), 9)",
         "import sys; sys.exit(3)",
     ]
     began, ended = run_all([job(tmp_path / str(i), code) for i, code in enumerate(codes)])
     assert began == [0, 1, 2, 3]
     assert ended[0] == ""
-    assert ended[1] == "error: no such feature\n  do:       mend it"
+    assert ended[1] == "error: no such feature\n  do:       fix it"
     assert "killed by signal 9" in ended[2]
     assert ended[3] == "exit code 3, without a word"
     assert (tmp_path / "0.log").read_text().endswith("\nfine\n")

@@ -15,7 +15,7 @@ from emukit.errors import EmukitError
 from emukit.studies.jobs import Job
 from emukit.studies.ray_jobs import open_cluster
 
-# Counts to twenty in a file, five numbers a second, and goes on where the count stands; ends with who began it.
+# Counts to twenty in a file, five numbers a second, and continues where the count stands; ends with who began it.
 COUNT = """
 import fcntl, os, pathlib, sys, time
 parent = os.getppid()
@@ -135,7 +135,7 @@ def test_a_node_that_dies_loses_nothing_and_nothing_is_run_twice(tmp_path, monke
     assert sorted(began) == [0, 1, 2, 3]
     assert ended == {0: "", 1: "", 2: "", 3: "error: it is broken"}
     for folder in counted:
-        # The one that was lost went on where it stood; no other was begun twice.
+        # The one that was lost went on where it stood; no other was started twice.
         assert _sessions(folder) == (["second", "head"] if folder in killed else _sessions(folder)[:1])
         assert (folder / "count").read_text().split() == [str(i) for i in range(20)]
 

@@ -9,7 +9,7 @@ from emukit.errors import EmukitError, RecipeError, RunError
 from emukit.progress import silent_reporter
 from emukit.studies import costs
 from emukit.studies import search as search_module
-from emukit.studies.ablate import Opened, write_plan
+from emukit.studies.ablate import StudyData, write_plan
 from emukit.studies.results import save_result, study_result
 from emukit.studies.search import Search, search_study, validation_scores
 from emukit.studies.study import Axis, recipe_of
@@ -30,7 +30,7 @@ RANGES = {
 
 @pytest.fixture(scope="module")
 def opened():
-    return Opened(warming_archive(), ("--data", "warming"))
+    return StudyData(warming_archive(), ("--data", "warming"))
 
 
 @pytest.fixture(autouse=True)
@@ -140,7 +140,7 @@ def test_the_minimum_is_sought():
 
 
 def test_settings_that_do_not_go_together_are_a_failed_trial(opened, tmp_path):
-    """Each passes alone; the search goes on."""
+    """Each passes alone; the search continues."""
     axes = [{"path": "training.validate_every", "values": [1, 5]}, {"path": "training.epochs", "values": [5, 3]}]
     asked = study("v", base="cnn-gru", settings=TINY, trials=6, together=2, axes=axes)
     plans = []
@@ -289,7 +289,7 @@ def test_trials_train_as_long_as_the_base_within_the_budget(opened, tmp_path):
     # Eight runs of 10 s and 2 s an epoch on two places.
     assert plan.epochs == {"base": (1200 - 80) // 16}
     write_plan(plan, opened.archive, "10m", "emukit ablate n")
-    assert plan_of(opened, asked, tmp_path, seeds=2).begun.runs == {"base": 8}
+    assert plan_of(opened, asked, tmp_path, seeds=2).saved.runs == {"base": 8}
     # One trial after the other, with one seed, on many places: no more than one run at a time.
     alone = asked.model_copy(update={"together": 1, "name": "alone"})
     assert plan_of(opened, alone, tmp_path, seeds=1, budget="10m", workers=8).epochs == {"base": (600 - 40) // 8}
@@ -313,7 +313,7 @@ def test_trials_train_as_long_as_the_base_within_the_budget(opened, tmp_path):
         ({"trials": 3, "axes": [{"path": "a", "low": -1.7e308, "high": 1.7e308}]}, "up to 1e+15"),
         ({"trials": 3, "axes": [{"path": "a", "low": 1, "high": 2, "label": "a\nb"}]}, "one line"),
         ({"trials": 3, "axes": [{"path": "a", "values": ["\x1b[31m"]}]}, "one line"),
-        ({"trials": 3, "axes": [{"path": "a=5 #", "values": [1]}]}, "no dotted path"),
+        ({"trials": 3, "axes": [{"path": "a=5 #", "values": [1]}]}, "not a dotted path"),
         ({"trials": 200, "axes": [{"path": "a", "values": [1]}]}, "less than 200"),
     ],
 )

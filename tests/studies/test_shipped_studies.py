@@ -9,7 +9,7 @@ from emukit.data.store import open_store
 from emukit.progress import silent_reporter
 from emukit.runs.run import train_run
 from emukit.studies import costs
-from emukit.studies.ablate import Opened, make_study_plan
+from emukit.studies.ablate import StudyData, make_study_plan
 from emukit.studies.results import save_result, study_result
 from emukit.studies.study import load_study
 
@@ -28,7 +28,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "studies_demo.json"
 
 def table_on_the_demo_climate(name, store, root):
     """Variant to score, and to the difference from the base with its interval."""
-    opened = Opened(open_store(store), ("--data", "demo"))
+    opened = StudyData(open_store(store), ("--data", "demo"))
     asked = load_study(name)
     asked = asked.model_copy(update={"settings": asked.settings | SMALL})
     plan = make_study_plan(opened, asked, root, [{"OMP_NUM_THREADS": "1"}], seeds=1, reporter=silent_reporter())

@@ -88,13 +88,13 @@ def test_settings_of_the_study_are_for_its_base_alone():
         ({"variants": [{"name": "a", "members": [0, 0]}]}, "each once"),
         ({"variants": [{"name": "a\nb"}]}, "one line"),
         ({"settings": {"model": {"ridge": 1.0}}}, '"model.ridge" ='),
-        ({"variants": [{"name": "a", "settings": {"training. epochs": 7}}]}, "no dotted path"),
-        ({"axes": [{"path": "model.ridge ", "values": [1]}]}, "no dotted path"),
+        ({"variants": [{"name": "a", "settings": {"training. epochs": 7}}]}, "not a dotted path"),
+        ({"axes": [{"path": "model.ridge ", "values": [1]}]}, "not a dotted path"),
         ({"name": ".x", "variants": [{"name": "a"}]}, "no dot first"),
         ({"axes": [{"path": "a", "values": ["\x00"]}]}, "one line"),
         ({"axes": [{"path": "a", "values": []}]}, "axes.0.values"),
         ({"axes": [{"path": "a", "values": [*range(15)]}, {"path": "b", "values": [*range(15)]}]}, "225 variants"),
-        ({"variants": [{"name": "a"}], "budget": "soon"}, "no time"),
+        ({"variants": [{"name": "a"}], "budget": "soon"}, "not a time"),
         ({"variants": [{"name": "a"}], "name": "../escape"}, "name"),
         ({"variants": [{"name": "a"}], "seeds": 0}, "seeds"),
     ],
@@ -157,7 +157,7 @@ def test_a_value_comes_back_from_its_word(value):
 def test_times():
     assert [seconds_of(t) for t in ("90s", "30m", "1.5h", "2d")] == [90, 1800, 5400, 172800]
     for wrong in ("", "30", "0m", "-1h", "1y"):
-        with pytest.raises(ValueError, match="is no time"):
+        with pytest.raises(ValueError, match="is not a time"):
             seconds_of(wrong)
 
 

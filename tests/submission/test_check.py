@@ -268,7 +268,7 @@ def test_gzip_of_any_writer_is_read(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_or_has_no_known_name_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SubmissionError, match="no submission"):
         check(tmp_path / "a.csv")
-    with pytest.raises(SubmissionError, match="no name"):
+    with pytest.raises(SubmissionError, match="not a name"):
         check(save(tmp_path / "a.txt", lines_of(coded())))
 
 

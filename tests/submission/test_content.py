@@ -141,7 +141,7 @@ def test_a_prediction_without_seasons_is_constant_and_no_shift() -> None:
 
 def test_south_for_north_is_named() -> None:
     own = coded()
-    own[:, :, 0] += 1.0 * np.cos(2 * np.pi * np.arange(MONTHS) / 12)[:, None, None]  # hemispheres that are no mirrors
+    own[:, :, 0] += 1.0 * np.cos(2 * np.pi * np.arange(MONTHS) / 12)[:, None, None]  # hemispheres that are not mirrors
     assert problems_of(own, own) == []
     problems = problems_of(own[:, :, ::-1], own)
     assert kinds(problems) == ["upside_down", "upside_down"]

@@ -82,7 +82,7 @@ def test_all_mistakes_of_an_entry_are_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"name = ", b"\xff\xfe"])
 def test_a_damaged_entry_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
     (tmp_path / ENTRY_FILE).write_bytes(content)
-    with pytest.raises(SubmissionError, match="no TOML"):
+    with pytest.raises(SubmissionError, match="not TOML"):
         read_entry(tmp_path)
 
 

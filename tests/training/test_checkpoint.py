@@ -273,7 +273,8 @@ def test_a_checkpoint_with_wrong_content_is_believed_or_crashes(copy: Path, chan
 
 
 def test_random_numbers_begin_again_or_are_alike_where_other_processes_go_on(copy: Path) -> None:
-    """One has stopped, two go on: what they draw depends on the seed, on where that was, and on which of them it is."""
+    """One has stopped, two continue: what they draw depends on the seed, on where that was, and on which of them it
+    is."""
 
     def drawn() -> list[float]:
         first = []

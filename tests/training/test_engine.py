@@ -10,12 +10,12 @@ from torch import nn
 
 from emukit.data.frames import FrameEncoder, InputSettings
 from emukit.data.protocol import make_split
-from emukit.data.segments import SegmentSettings, SegmentSource
+from emukit.data.segments import SegmentSampler, SegmentSettings
 from emukit.data.targets import TargetNormalizer, TargetSettings
 from emukit.data.window import Window
 from emukit.errors import TrainingError
 from emukit.losses.composite import CompositeLoss
-from emukit.losses.space import LossSpace
+from emukit.losses.grid_context import GridContext
 from emukit.models.precision import matmul_precision
 from emukit.objectives.regression import Regression
 from emukit.parallel.comm import Comm
@@ -42,24 +42,24 @@ class Plain(nn.Module):
         return self.net(window.movedim(2, -1)).movedim(-1, 2)
 
 
-def make_source(per_batch: int = 4, length: int = 12) -> SegmentSource:
+def make_source(per_batch: int = 4, length: int = 12) -> SegmentSampler:
     archive = warming_archive()
     split = make_split(archive, "k360")
     encoder = FrameEncoder.fit(archive, split.train, InputSettings(window=Window(history=3)))
     settings = {v: TargetSettings(climatology="cell", scale="cell") for v in ("tas", "pr")}
     normalizer = TargetNormalizer.fit(archive, split.train, settings)
-    return SegmentSource(
+    return SegmentSampler(
         archive, split.train, encoder, normalizer, SegmentSettings(length=length, per_batch=per_batch, members="mean")
     )
 
 
 def make_engine(
-    source: SegmentSource, execution: Execution | None = None, network: type[Plain] = Plain, **settings: object
+    source: SegmentSampler, execution: Execution | None = None, network: type[Plain] = Plain, **settings: object
 ) -> Engine:
     torch.manual_seed(0)
     built = network(source.batch(source.epoch(0, 0)[0]).frames.shape[2], 3)
     weights = torch.full((4, 6), 1 / 24)
-    loss = CompositeLoss({"tas": {"mse": 1.0}, "pr": {"l1": 1.0}}, ("tas", "pr"), LossSpace(weights))
+    loss = CompositeLoss({"tas": {"mse": 1.0}, "pr": {"l1": 1.0}}, ("tas", "pr"), GridContext(weights))
     chosen = TrainingSettings(segments=source.settings, **{"average": AverageSettings(), **settings})
     return Engine(built, source, Regression(loss), chosen, Comm(), execution or Execution())
 

@@ -67,7 +67,7 @@ def weights(folder):
 
 
 def numbers(folder):
-    """The record of every epoch, but for the time it took."""
+    """The record of every epoch, except for the time it took."""
     return [{k: v for k, v in line.items() if k != "seconds"} for line in read_lines(folder / "metrics.jsonl")]
 
 
@@ -181,9 +181,9 @@ def test_early_stopping_stops_and_resume_does_not_start_again(tmp_path, monkeypa
 
 def test_not_finite_loss_names_the_batch_and_keeps_the_checkpoint(tmp_path, monkeypatch):
     archive = warming_archive()
-    from emukit.data.segments import SegmentSource
+    from emukit.data.segments import SegmentSampler
 
-    batch = SegmentSource.batch
+    batch = SegmentSampler.batch
     steps = []
 
     def poisoned(self, segments, months=None):
@@ -194,7 +194,7 @@ def test_not_finite_loss_names_the_batch_and_keeps_the_checkpoint(tmp_path, monk
             self.poisoned = self.address(segments)
         return out
 
-    monkeypatch.setattr(SegmentSource, "batch", poisoned)
+    monkeypatch.setattr(SegmentSampler, "batch", poisoned)
     with pytest.raises(TrainingError, match="epoch 2, step 2") as error:
         run(tmp_path / "run", archive=archive)
     assert "ssp" in str(error.value)
@@ -332,7 +332,7 @@ def test_hours_of_an_epoch_are_lost_to_a_crash(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_a_stop_request_during_validation_is_forgotten(tmp_path, epoch):
-    """Of an epoch within and of the last: all is saved, and what goes on has nothing of it to do again."""
+    """Of an epoch within and of the last: all is saved, and what continues has nothing of it to do again."""
     engine, validate, calls = make_engine(SOURCE, epochs=2), scores(9, 8), []
 
     def signalled():
@@ -352,7 +352,7 @@ def test_a_stop_request_during_validation_is_forgotten(tmp_path, epoch):
 
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_a_stop_request_at_the_last_step_waits_for_the_validation(tmp_path, epoch):
-    """A validation can take long; it is done when the training goes on."""
+    """A validation can take long; it is done when the training continues."""
     engine = make_engine(SOURCE, epochs=2)
     interrupt_after(engine, epoch * STEPS)
     given = scores(9, 8)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from emukit.data.segments import SegmentSource
+from emukit.data.segments import SegmentSampler
 from emukit.errors import TrainingError
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
@@ -87,7 +87,7 @@ def test_gradient_within_the_limit_is_left_as_it_is(tmp_path, steps):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_batch_that_is_not_finite_leaves_the_weights_of_the_step_before(tmp_path, steps, monkeypatch, value):
-    batch, read = SegmentSource.batch, []
+    batch, read = SegmentSampler.batch, []
 
     def poisoned(self, segments, months=None):
         out = batch(self, segments, months)
@@ -96,7 +96,7 @@ def test_batch_that_is_not_finite_leaves_the_weights_of_the_step_before(tmp_path
             out.targets[0, 0, 0, 0, 0] = value
         return out
 
-    monkeypatch.setattr(SegmentSource, "batch", poisoned)
+    monkeypatch.setattr(SegmentSampler, "batch", poisoned)
     with pytest.raises(TrainingError, match="epoch 1, step 4"):
         run(tmp_path / "run")
     assert_weights_of_step(steps, 3)

@@ -37,7 +37,7 @@ def archive():
 
 
 def tracked(archive, folder, monkeypatch, tracker, *, untracked_first=False):
-    """A training that crashes in its third epoch, and goes on."""
+    """A training that crashes in its third epoch, and continues."""
     recipe, calls, save = load_recipe("cnn-gru", assignments=NETWORK), [], loop.save_checkpoint
 
     def run(**words):
@@ -119,7 +119,7 @@ def test_wandb_goes_on_with_the_same_run_and_sends_no_epoch_twice(archive, tmp_p
     assert len({run for run, _, _ in found}) == 1
     assert [step for _, step, _ in found] == [line["step"] for line in lines]
     for (_, _, numbers), line in zip(found, lines, strict=True):
-        # The third epoch was sent before the crash; on one CPU it is the same again, but for the time it took.
+        # The third epoch was sent before the crash; on one CPU it is the same again, except for the time it took.
         own = scalars(line)
         assert {k: v for k, v in numbers.items() if k != "seconds"} == {k: v for k, v in own.items() if k != "seconds"}
     assert json.loads((tmp_path / "run" / "wandb.json").read_text())["epochs"] == 4
@@ -154,7 +154,7 @@ def test_a_tracker_that_cannot_begin_leaves_a_run_behind(tmp_path, mode):
         check=False,
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("error: wandb cannot begin\n")
+    assert done.stderr.startswith("error: wandb cannot start\n")
     assert "WANDB_MODE=offline now" in done.stderr
     assert not (tmp_path / "run").exists()
 

@@ -16,7 +16,9 @@ import numpy as np
 import xarray as xr
 
 from emukit import provenance
-from emukit.competitions.climx.submission import FIRST_YEAR, LAST_YEAR, write_submission
+from emukit.competitions.climx.derive import base_percentiles
+from emukit.competitions.climx.submission import FIRST_YEAR, LAST_YEAR, ROWS, write_submission
+from emukit.data.archive import Archive
 from emukit.data.daily import DAYS, open_daily
 from emukit.data.grid import Grid
 from emukit.errors import EmukitError, StoreError
@@ -220,6 +222,27 @@ def compute_indices(paths: Sequence[Path], percentiles: Percentiles, report: Rep
             "base_period": list(percentiles.period),
         },
     )
+
+
+def submission_from_store(store: Path, archive: Archive, out: Path) -> int:
+    """Write the submission of a daily store that was predicted, with percentiles of the data it was trained on.
+
+    Args:
+        store: Daily fields of 2015 to 2100.
+        archive: The training data, with the base period of the historical run.
+        out: ``.parquet`` or ``.csv``.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        EmukitError: The years are others, or the competition would refuse the content.
+    """
+    values, period, digest = base_percentiles(archive)
+    report = Reporter(quiet=True)
+    indices = compute_indices([store], Percentiles(values, archive.grid, period, digest), report)
+    write_indices(indices, out)
+    return ROWS
 
 
 def write_indices(indices: xr.Dataset, out: Path, overwrite: bool = False) -> str:

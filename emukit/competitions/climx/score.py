@@ -16,14 +16,18 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from emukit.competitions.climx.derive import derive_indices
 from emukit.data.grid import Grid
 from emukit.files import shipped
 from emukit.metrics import Competition, Metric, Moments
-from emukit.metrics.extremes import UNITS
+from emukit.metrics.competition import StoreFormat
+from emukit.metrics.extremes import UNITS, VARIABLES
 
 SHAPE = (192, 288)
 LAT = np.asarray(np.linspace(-90.0, 90.0, SHAPE[0]), np.float64)
@@ -93,18 +97,19 @@ class ClimXScore:
 
 
 def competition(units: Mapping[str, str]) -> Competition:
-    """The competition for stores of annual indices on its grid, each of whose time steps is a year.
+    """The competition for daily stores, whose annual indices are scored, and for stores of these indices by year.
 
     Files of a submission are told by their layout and scored part by part: `emukit.competitions.climx.files`.
 
     Args:
         units: Target variable to its units; the indices among them are scored.
     """
+    scored = {name: u for name, u in units.items() if name in UNITS}
     # Without any, what is missing is told by all of them.
-    return _climx({name: u for name, u in units.items() if name in UNITS} or UNITS)
+    return _climx(scored or UNITS, derived=not scored and set(VARIABLES) <= set(units))
 
 
-def _climx(scored: Mapping[str, str]) -> Competition:
+def _climx(scored: Mapping[str, str], derived: bool = False) -> Competition:
     return Competition(
         name="climx",
         title="ClimX",
@@ -117,7 +122,16 @@ def _climx(scored: Mapping[str, str]) -> Competition:
         description="mean over the indices of the normalised Nash-Sutcliffe efficiency",
         legend="nNSE: normalised Nash-Sutcliffe efficiency; 1 is exact, 0 the mean of the truth, -1 the limit",
         fits=_misfit,
+        derive=derive_indices if derived else None,
+        submission=StoreFormat(packings=("parquet", "csv"), write=_write) if derived else None,
     )
+
+
+def _write(store: Path, archive: Any, out: Path) -> int:
+    # Reads and writes files, which the score of arrays does not need.
+    from emukit.competitions.climx.indices import submission_from_store
+
+    return submission_from_store(store, archive, out)
 
 
 def _metric(index: str) -> Metric:

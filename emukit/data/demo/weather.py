@@ -1,7 +1,7 @@
 """Internal variability: random fields that are smooth on the sphere and remember the month before.
 
 Invariant: at every cell and month the noise is Gaussian with mean zero and variance one, exactly, so that what it
-modulates keeps its expected value; longitude is a circle, so the dateline is no seam.
+modulates keeps its expected value; longitude is a circle, so the dateline is not a seam.
 """
 
 from __future__ import annotations

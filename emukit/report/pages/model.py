@@ -134,7 +134,7 @@ class Unfinished:
     Attributes:
         name: Of its folder.
         state: As `emukit runs` says it.
-        command: How to go on with it.
+        command: How to continue it.
     """
 
     name: str

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emukit.metrics.weather import Weather, anomalies, chance_of_ranks, rank_histogram
+from emukit.metrics.variability import VariabilityStatistics, anomalies, chance_of_ranks, rank_histogram
 from tests.coded import small_grid
 
 MONTH = np.arange(480) % 12
@@ -27,7 +27,7 @@ def noise():
 
 def test_strength_season_memory_and_correlation_are_those_put_in(noise):
     fields, grid = noise
-    found = Weather.of(fields, MONTH, grid)
+    found = VariabilityStatistics.of(fields, MONTH, grid)
     assert grid.mean(found.std) == pytest.approx([np.sqrt(2.5), 1.0], rel=0.03)
     np.testing.assert_allclose(found.seasonal_std[:6, 0], 2.0, rtol=0.1)
     np.testing.assert_allclose(found.seasonal_std[6:, 0], 1.0, rtol=0.1)
@@ -44,7 +44,7 @@ def test_correlation_length_is_that_of_the_generator():
     lengths = []
     for km in (800.0, 1600.0):
         field = weather(np.random.default_rng(1), 480, grid, np.full(grid.shape, 0.2), km, km)
-        lengths.append(Weather.of(np.stack([field, field], 1), MONTH, grid).length_km[0])
+        lengths.append(VariabilityStatistics.of(np.stack([field, field], 1), MONTH, grid).length_km[0])
     # A correlation of exp(-d^2 / 2 L^2) falls to 1/e at L sqrt(2); near the poles the generator's is shorter.
     assert lengths[0] == pytest.approx(800 * np.sqrt(2), rel=0.15)
     assert lengths[1] == pytest.approx(1600 * np.sqrt(2), rel=0.15)
@@ -60,11 +60,11 @@ def test_anomalies_know_neither_season_nor_trend(noise):
 
 def test_differences_are_zero_for_the_same_run_and_name_what_differs(noise):
     fields, grid = noise
-    one = Weather.of(fields, MONTH, grid)
+    one = VariabilityStatistics.of(fields, MONTH, grid)
     assert all(not value.any() for value in one.differences(one, grid).values())
     wide = fields.copy()
     wide[:, 0] = 280 + 1.5 * (wide[:, 0] - 280)
-    found = one.differences(Weather.of(wide, MONTH, grid), grid)
+    found = one.differences(VariabilityStatistics.of(wide, MONTH, grid), grid)
     np.testing.assert_allclose(found["std"], [0.5, 0.0], atol=1e-9)
     np.testing.assert_allclose(found["total_std"], [0.5, 0.0], atol=1e-9)
     np.testing.assert_allclose(found["seasonal_std"], [0.5, 0.0], atol=1e-9)

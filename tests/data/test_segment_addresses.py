@@ -5,23 +5,23 @@ import itertools
 import pytest
 
 from emukit.config import check
-from emukit.data.cutting import Cutting, Segment, SegmentSettings
 from emukit.data.protocol import make_split
+from emukit.data.segment_addresses import Segment, SegmentAddresses, SegmentSettings
 from emukit.data.split import Span
 from emukit.data.window import Window
 from emukit.errors import RecipeError
 from tests.coded import coded_archive
 
 
-def cutting(hidden=None, **settings):
+def addresses(hidden=None, **settings):
     archive = coded_archive(hidden=hidden)
     spans = make_split(archive, "k360").train
-    return Cutting.of(archive, spans, Window(history=5), SegmentSettings(**settings))
+    return SegmentAddresses.of(archive, spans, Window(history=5), SegmentSettings(**settings))
 
 
 def test_the_default_cutting_draws_what_it_always_drew():
     """Runs recorded before neighbours existed must resume to the same batches."""
-    first = cutting(length=7, per_batch=3, members="random").epoch(3, seed=11)
+    first = addresses(length=7, per_batch=3, members="random").epoch(3, seed=11)
     assert first[:2] == [
         [Segment(1, 2, 31), Segment(2, 0, 49), Segment(1, 1, 45)],
         [Segment(0, 0, 63), Segment(2, 0, 0), Segment(2, 2, 114)],
@@ -30,7 +30,7 @@ def test_the_default_cutting_draws_what_it_always_drew():
 
 @pytest.mark.parametrize("members", ["mean", "random", "all"])
 def test_neighbours_touch_in_one_span(members):
-    cut = cutting(length=7, per_batch=4, members=members, mix="scenario", hidden={"ssp126": (30, 40)})
+    cut = addresses(length=7, per_batch=4, members=members, mix="scenario", hidden={"ssp126": (30, 40)})
     drawn = set()
     for batch in itertools.chain.from_iterable(cut.epoch(e, seed=1) for e in range(6)):
         assert len({s.span for s in batch}) == 1
@@ -46,7 +46,7 @@ def test_neighbours_touch_in_one_span(members):
 
 @pytest.mark.parametrize("members", ["mean", "random", "all"])
 def test_an_epoch_of_neighbours_holds_every_training_month_and_member(members):
-    cut = cutting(length=7, per_batch=4, members=members, mix="scenario", hidden={"ssp126": (30, 40)})
+    cut = addresses(length=7, per_batch=4, members=members, mix="scenario", hidden={"ssp126": (30, 40)})
     for epoch in range(6):
         batches = cut.epoch(epoch, seed=2)
         assert len(batches) == cut.steps()
@@ -62,7 +62,7 @@ def test_an_epoch_of_neighbours_holds_every_training_month_and_member(members):
 
 
 def test_neighbours_begin_elsewhere_every_epoch_and_in_another_order():
-    cut = cutting(length=7, per_batch=3, mix="scenario")
+    cut = addresses(length=7, per_batch=3, mix="scenario")
     assert cut.epoch(0, 0) == cut.epoch(0, 0)
     starts = [{b[0].start for b in cut.epoch(e, 0)} for e in range(3)]
     assert starts[0] != starts[1] != starts[2]
@@ -71,7 +71,9 @@ def test_neighbours_begin_elsewhere_every_epoch_and_in_another_order():
 
 def test_a_span_shorter_than_a_stretch_is_still_trained_on():
     spans = (Span("ssp126", 0, 20, (0,)), Span("ssp585", 0, 100, (0,)))
-    cut = Cutting.of(coded_archive(), spans, Window(history=5), SegmentSettings(length=7, per_batch=8, mix="scenario"))
+    cut = SegmentAddresses.of(
+        coded_archive(), spans, Window(history=5), SegmentSettings(length=7, per_batch=8, mix="scenario")
+    )
     assert {len(b) for b in cut.epoch(0, 0) if b[0].span == 0} == {2}
     assert {len(b) for b in cut.epoch(0, 0) if b[0].span == 1} == {8}
 
@@ -84,4 +86,4 @@ def test_a_batch_of_nothing_is_refused(wrong):
 
 def test_an_automatic_batch_size_is_no_number_until_resolved():
     with pytest.raises(RecipeError, match="not a number yet"):
-        cutting(per_batch="auto").steps()
+        addresses(per_batch="auto").steps()

@@ -12,7 +12,7 @@ from typing import Any
 from emukit.errors import RecipeError
 
 
-def refuse_idle(fit: Callable[..., Any], why: str, hint: str, **options: Any) -> None:
+def refuse_unused(fit: Callable[..., Any], why: str, hint: str, **options: Any) -> None:
     """Refuse options that would do nothing.
 
     Args:

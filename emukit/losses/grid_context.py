@@ -43,7 +43,7 @@ def root(square: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class LossSpace:
+class GridContext:
     """The grid as terms see it.
 
     Attributes:

@@ -16,7 +16,8 @@ from emukit.data.grid import Grid
 
 Array = NDArray[np.float64]
 
-# Beyond what training showed, variance goes on changing for half of the warmings seen, and never by more than fourfold.
+# Beyond what training showed, variance continues changing for half of the warmings seen, and never by more than
+# fourfold.
 BEYOND = 0.5
 LARGEST_CHANGE = 4.0
 # How much of a slope is believed: one of these, by variable.
@@ -29,7 +30,7 @@ class Decade:
 
     Attributes:
         scenario: Its name.
-        warmth: Global mean temperature over them, in K.
+        global_mean: Global mean temperature over them, in K.
         variance: (G, V, Y, X) variance of a step about the forced response, by season (`TimeAxis.season`).
         freedom: (G,) degrees of freedom of each.
         said: (V, Y, X) variance over these steps of what the base says.
@@ -38,7 +39,7 @@ class Decade:
     """
 
     scenario: str
-    warmth: float
+    global_mean: float
     variance: Array
     freedom: Array
     said: Array
@@ -49,9 +50,9 @@ class Decade:
         return int(self.freedom.sum())
 
 
-def warmth_range(decades: Sequence[Decade]) -> Array:
+def global_mean_range(decades: Sequence[Decade]) -> Array:
     """(3,) mean warmth of the decades, and the lowest and highest at which they say how variance changes."""
-    seen = np.array([d.warmth for d in decades])
+    seen = np.array([d.global_mean for d in decades])
     more = BEYOND * np.ptp(seen)
     middle = np.average(seen, weights=[len(d) for d in decades])
     return np.array([middle, seen.min() - more, seen.max() + more])
@@ -66,7 +67,7 @@ def change(slope: Array, warming: float) -> Array:
 def _slope(decades: Sequence[Decade]) -> Array:
     """(G, V, Y, X) change of the logarithm of variance per K."""
     weight = np.stack([d.freedom for d in decades])
-    warming = np.array([d.warmth for d in decades]) - warmth_range(decades)[0]
+    warming = np.array([d.global_mean for d in decades]) - global_mean_range(decades)[0]
     mean = _average(np.stack([d.variance for d in decades]), weight)
     # A month without any variance, as in a desert, must not make its logarithm the only one that counts.
     least = np.maximum(1e-3 * mean, np.finfo(np.float64).tiny)
@@ -80,8 +81,8 @@ def _slope(decades: Sequence[Decade]) -> Array:
 
 def level_at_middle(decades: Sequence[Decade], slope: Array) -> Array:
     """(G, V, Y, X) variance at the mean warmth, given how it changes."""
-    middle = warmth_range(decades)[0]
-    steady = np.stack([d.variance / change(slope, d.warmth - middle) for d in decades])
+    middle = global_mean_range(decades)[0]
+    steady = np.stack([d.variance / change(slope, d.global_mean - middle) for d in decades])
     return _average(steady, np.stack([d.freedom for d in decades]))
 
 
@@ -111,14 +112,14 @@ def _share(decades: Sequence[Decade], grid: Grid) -> Array:
     names = dict.fromkeys(d.scenario for d in decades)
     for name in names if len(names) > 1 else ():
         others = [d for d in decades if d.scenario != name]
-        slope, (middle, low, high) = _slope(others), warmth_range(others)
+        slope, (middle, low, high) = _slope(others), global_mean_range(others)
         for i, share in enumerate(SHARES):
             level = level_at_middle(others, share * slope)
             # A month that is always dry in the others must not make one drop of rain the only one that counts.
             least = np.maximum(1e-3 * level.mean((0, 2, 3), keepdims=True), np.finfo(np.float64).tiny)
             level = np.maximum(level, least)
             for d in (d for d in decades if d.scenario == name):
-                expected = level * change(share * slope, min(max(d.warmth, low), high) - middle)
+                expected = level * change(share * slope, min(max(d.global_mean, low), high) - middle)
                 each = np.log(expected) + d.variance / expected
                 deviance[i] += np.einsum("m,mvyx,yx->v", d.freedom, each, grid.weights)
     return np.asarray(np.take(SHARES, deviance.argmin(0)), np.float64)

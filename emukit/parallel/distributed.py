@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Strategy = Literal["ddp", "fsdp"]
 
 
-class Spread:
+class DistributedNetwork:
     """A network on its processes.
 
     Attributes:
@@ -55,7 +55,7 @@ class Spread:
             warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
             mesh = init_device_mesh(comm.device.type, (comm.world,))
             # torch caches every mesh for good, and a mesh of recent versions holds its groups, by a name of its own.
-            comm.parting.callback(getattr(mesh, "_pg_registry", {}).clear)
+            comm.on_close.callback(getattr(mesh, "_pg_registry", {}).clear)
             # Blocks are gathered one after another, so that never the whole network is on one device at once.
             blocks = getattr(network, "BLOCKS", ())
             for module in network.modules():

@@ -22,15 +22,15 @@ from emukit.errors import TrainingError
 from emukit.parallel.launch import TORCHRUN, Place
 
 # How long they wait for each other at the start: machines of a cluster are not handed out at the same second.
-MEETING = timedelta(minutes=5)
+RENDEZVOUS_TIMEOUT = timedelta(minutes=5)
 # How long a process waits for the others before it gives up on them. A process that dies is noticed at once by
 # torchrun, which ends the rest; this is for one that hangs, and must outlast the slowest thing one does alone.
-PATIENCE = timedelta(minutes=10)
+COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 # What Linux and macOS call the interface that no other machine reaches.
 LOOPBACK = ("lo", "lo0")
 
 
-def meet(place: Place, backend: str) -> None:
+def join_group(place: Place, backend: str) -> None:
     """Wait for the other processes, and form a group with them.
 
     Raises:
@@ -46,15 +46,17 @@ def meet(place: Place, backend: str) -> None:
             store = _store(place)
             # All are awaited here, for the group would wait for them with the patience of later sums.
             store.set(f"emukit/{place.rank}", "here")
-            store.wait([f"emukit/{r}" for r in range(place.world)], MEETING)
-            dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.world, timeout=PATIENCE)
+            store.wait([f"emukit/{r}" for r in range(place.world)], RENDEZVOUS_TIMEOUT)
+            dist.init_process_group(
+                backend, store=store, rank=place.rank, world_size=place.world, timeout=COLLECTIVE_TIMEOUT
+            )
     except (OSError, RuntimeError, UnicodeError) as e:
         raise TrainingError(
-            "the processes that should train together do not meet",
+            "the processes that should train together could not connect",
             found=f"{next(iter(str(e).splitlines()), type(e).__name__)} at "
             + (place.file or f"MASTER_ADDR={place.address} MASTER_PORT={place.port}")
             + f", as process {place.rank} of {place.world}",
-            expected=f"WORLD_SIZE={place.world} processes that reach that place within {MEETING.seconds} s",
+            expected=f"WORLD_SIZE={place.world} processes that reach that place within {RENDEZVOUS_TIMEOUT.seconds} s",
             hint=f"start all of them, and correct address and port; to train with one: unset {' '.join(TORCHRUN)}",
         ) from e
 
@@ -63,7 +65,7 @@ def _store(place: Place) -> Any:
     """Where the processes leave word for each other."""
     if place.file:
         return dist.FileStore(place.file, place.world)  # type: ignore[attr-defined]
-    return next(rendezvous("env://", place.rank, place.world, timeout=MEETING))[0]
+    return next(rendezvous("env://", place.rank, place.world, timeout=RENDEZVOUS_TIMEOUT))[0]
 
 
 def _stay_on_loopback() -> None:

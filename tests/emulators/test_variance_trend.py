@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from emukit.emulators.growth import (
+from emukit.emulators.variance_trend import (
     Decade,
     _slope,
     believed_slope,
     change,
+    global_mean_range,
     level_at_middle,
-    warmth_range,
 )
 from tests.coded import small_grid
 
@@ -22,15 +22,15 @@ LEVEL = 1.0 + np.arange(12) / 6
 RATE = 0.1 + 0.03 * np.arange(12)
 
 
-def decade(warmth, variance, freedom=20.0, scenario="a"):
+def decade(global_mean, variance, freedom=20.0, scenario="a"):
     """A decade whose every variable and cell has the same (12,) variance."""
     fields = np.broadcast_to(np.asarray(variance, float)[:, None, None, None], (12, *SHAPE)).copy()
     one = np.ones(SHAPE)
-    return Decade(scenario, warmth, fields, np.full(12, freedom), one, one, fields)
+    return Decade(scenario, global_mean, fields, np.full(12, freedom), one, one, fields)
 
 
 def test_range_is_half_of_the_warmings_wider_and_its_middle_counts_years():
-    found = warmth_range([decade(280.0, LEVEL, 20.0), decade(284.0, LEVEL, 10.0)])
+    found = global_mean_range([decade(280.0, LEVEL, 20.0), decade(284.0, LEVEL, 10.0)])
     np.testing.assert_allclose(found, [(2 * 280 + 284) / 3, 278.0, 286.0])
 
 
@@ -110,7 +110,7 @@ def test_variables_are_believed_one_by_one():
     rates = np.full(12, 0.3)
     decades = [*warming("a", rates), *warming("b", rates)]
     for d in decades[4:]:
-        d.variance[:, 1] = (LEVEL * np.exp(-0.3 * (d.warmth - 282.0)))[:, None, None]
+        d.variance[:, 1] = (LEVEL * np.exp(-0.3 * (d.global_mean - 282.0)))[:, None, None]
     found = believed_slope(decades, GRID)
     np.testing.assert_allclose(found[:, 0], 0.3)
     np.testing.assert_allclose(found[:, 1], 0.0, atol=1e-12)

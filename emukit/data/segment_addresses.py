@@ -81,7 +81,7 @@ class Segment(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Cutting:
+class SegmentAddresses:
     """Training spans and how they are cut.
 
     Attributes:
@@ -93,7 +93,7 @@ class Cutting:
     settings: SegmentSettings
 
     @classmethod
-    def of(cls, archive: Archive, spans: Sequence[Span], window: Window, settings: SegmentSettings) -> Cutting:
+    def of(cls, archive: Archive, spans: Sequence[Span], window: Window, settings: SegmentSettings) -> SegmentAddresses:
         """Keep what can be trained on.
 
         Raises:
@@ -125,7 +125,7 @@ class Cutting:
         return -(-sum(self._pieces(i, 1) for i in range(len(self.spans))) // self.settings.batch_size)
 
     def epoch(self, epoch: int, seed: int) -> list[list[Segment]]:
-        """Addresses of an epoch's batches; where segments begin is drawn anew every epoch."""
+        """Addresses of an epoch's batches; where segments begin is drawn again every epoch."""
         rng = np.random.default_rng([seed, epoch])
         if self.settings.mix == "scenario":
             stretches = [piece for i in range(len(self.spans)) for piece in self._draw(rng, i, self._stretch(i))]

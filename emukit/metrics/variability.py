@@ -1,7 +1,7 @@
 """What weather looks like, in numbers: to tell sampled fields from a climate model's.
 
 Invariant: every number is a function of one run's fields alone, so that runs are compared with runs by the same rule;
-real runs among each other are the yardstick.
+real runs among each other are the reference.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FARTHEST_KM = 6000.0
 
 
 @dataclass(frozen=True, eq=False)
-class Weather:
+class VariabilityStatistics:
     """How one run varies about its own climate.
 
     Attributes:
@@ -45,7 +45,7 @@ class Weather:
     measured_km: float
 
     @classmethod
-    def of(cls, fields: NDArray[np.floating], month: NDArray[np.int64], grid: Grid) -> Weather:
+    def of(cls, fields: NDArray[np.floating], month: NDArray[np.int64], grid: Grid) -> VariabilityStatistics:
         """Describe consecutive months of one run.
 
         Args:
@@ -67,7 +67,7 @@ class Weather:
             min(measured),
         )
 
-    def differences(self, other: Weather, grid: Grid) -> dict[str, Array]:
+    def differences(self, other: VariabilityStatistics, grid: Grid) -> dict[str, Array]:
         """How far another run is from this one.
 
         Returns:

@@ -1,0 +1,98 @@
+"""Indices of other years or other thresholds than the files', spans that cut a year, a folder that is read wrongly."""
+
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+
+from emukit.competitions.climx.derive import base_percentiles, derive_indices
+from emukit.competitions.climx.indices import compute_indices, compute_percentiles
+from emukit.competitions.registry import competition_of
+from emukit.data.daily import open_daily
+from emukit.data.named import open_data
+from emukit.data.split import Span, Split
+from emukit.emulators.typical_year import TypicalYear
+from emukit.errors import ProtocolError
+from emukit.metrics.extremes import INDICES
+from emukit.progress import Reporter
+from emukit.runs.evaluate import score_emulator
+
+QUIET = Reporter(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def opened(climx_folder):
+    return open_data(str(climx_folder[0])), climx_folder[0]
+
+
+def files(folder, pattern):
+    return sorted(folder.glob(pattern))
+
+
+def test_archive_holds_what_the_files_hold(opened):
+    archive, folder = opened
+    assert archive.time.step == "day"
+    with ExitStack() as stack:
+        store = open_daily(files(folder, "*hist_train*"), stack)
+        days = store.read("tasmax", 0, store.days)
+    v = archive.variables.index("tasmax")
+    np.testing.assert_array_equal(archive["historical"].truth(0, 0, len(days))[:, v], days)
+    assert archive["historical"].time.text(0) == f"{store.first_year}-01-01"
+    hidden = archive["ssp245"]
+    assert hidden.hidden.all()
+    with pytest.raises(ProtocolError, match="not known"):
+        hidden.truth(0, 0, 365)
+
+
+def test_forcing_of_a_year_or_a_month_is_that_of_its_days(opened):
+    scenario = opened[0]["ssp585"]
+    co2, sulphur = scenario.forcings["CO2_LBC"], scenario.forcings["SO2"]
+    for values, groups in ((co2, scenario.time.year), (sulphur, scenario.time.year * 12 + scenario.time.month)):
+        changes = np.flatnonzero(np.diff(groups))
+        inside = np.setdiff1d(np.arange(len(values) - 1), changes)
+        assert (values[inside + 1] == values[inside]).all()
+        assert (values[changes + 1] != values[changes]).reshape(len(changes), -1).any(1).all()
+
+
+def test_derived_indices_are_those_of_the_files(opened):
+    """The same fields by way of the archive, and by way of `emukit indices`."""
+    archive, folder = opened
+    period = archive.card.daily.base_period
+    percentiles = compute_percentiles(files(folder, "*hist_train*"), tuple(period), QUIET)
+    plain = compute_indices(files(folder, "*ssp370*"), percentiles, QUIET)
+    scenario = archive["ssp370"]
+    derive = derive_indices(archive, "ssp370", 0, len(scenario))
+    found = derive(scenario.truth(0, 0, len(scenario)))
+    assert found.shape == (len(plain.year), 15, *archive.grid.shape)
+    for i, name in enumerate(INDICES):
+        np.testing.assert_array_equal(found[:, i], plain[name].to_numpy(), err_msg=name)
+    assert base_percentiles(archive)[1] == tuple(period)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(1, 365), (0, 364), (0, 366)])
+def test_span_that_cuts_a_year_is_refused(opened, start, stop):
+    with pytest.raises(ProtocolError, match="whole years"):
+        derive_indices(opened[0], "ssp370", start, stop)
+
+
+def test_score_of_an_emulator_is_that_of_its_indices(opened):
+    archive, _ = opened
+    whole = {name: Span(name, 0, len(archive[name]), (0,)) for name in ("historical", "ssp126", "ssp370")}
+    span = whole["ssp370"]
+    split = Split("own", (whole["historical"], whole["ssp126"]), {"test": (span,)})
+    emulator = TypicalYear.fit(archive, split, features=("log:CO2_LBC",))
+    found = score_emulator(emulator, archive, (span,))
+    assert found.competition.name == "climx"
+    assert set(found.numbers) <= {f"{name}.nnse" for name in INDICES}
+    competition = competition_of(archive)
+    derive = derive_indices(archive, "ssp370", span.start, span.stop)
+    truth = archive["ssp370"].truth(0, span.start, span.stop)
+    said = emulator.predict_fields(archive["ssp370"], span.start, span.stop)
+    moments = competition.moments(derive(said), derive(truth))
+    plain = competition.score(moments, archive.grid.weights, competition.variables)
+    assert found.value == pytest.approx(plain.value)
+    assert found.months == len(np.unique(archive["ssp370"].time.year[span.start : span.stop]))
+    perfect = competition.score(
+        competition.moments(derive(truth), derive(truth)), archive.grid.weights, competition.variables
+    )
+    assert perfect.value == pytest.approx(1)
