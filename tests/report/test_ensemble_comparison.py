@@ -146,13 +146,8 @@ def test_spectra_are_of_anomalies_and_carry_the_unit_of_power(warming):
     *_, shown = warming
     (tas, _) = power(shown)
     assert [p.what for p in tas] == ["monthly, global mean", "monthly, area mean of cells"]
-<<<<<<< HEAD
     assert tas[0].label == "tas (K² year)"
-    # Seasons of eight degrees are no weather: the noise has a standard deviation of 0.3.
-=======
-    assert tas[0].label == "tas ((1)² year)"
     # Seasons of eight degrees are not weather: the noise has a standard deviation of 0.3.
->>>>>>> main
     width = tas[1].curves.x[1] - tas[1].curves.x[0]
     np.testing.assert_allclose(tas[1].curves.members.sum(1) * width, 0.09, rtol=0.3)
     assert tas[1].curves.predictions.shape == (1, len(tas[1].curves.x))
