@@ -1,0 +1,66 @@
+"""A submission that is not of the fields next to it, of another scenario than the hidden one, or not whole."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from emukit.competitions.climx.submission import read_submission
+from emukit.data.demo.climx import write_climx_demo
+from emukit.data.demo.daily import DailyClimate
+from emukit.progress import silent_reporter
+from emukit.submission import read_entry
+
+
+@pytest.fixture(scope="module")
+def century(tmp_path_factory):
+    """Files of 2015 to 2100 on few cells, and the hidden truth."""
+    place = tmp_path_factory.mktemp("climx-century")
+    climate = DailyClimate(lat_cells=4, lon_cells=6, first_year=1961, years=86, seed=2)
+    write_climx_demo(climate, place / "lite", place / "truth", silent_reporter())
+    return place
+
+
+@pytest.mark.slow
+def test_submission_is_of_the_daily_fields_next_to_it(emukit, century, tmp_path):
+    words = (
+        "train",
+        "typical-year",
+        "--data",
+        century / "lite",
+        "--protocol",
+        "ssp370-2015-2070",
+        "--out",
+        "run",
+        "-q",
+    )
+    trained = emukit(*words)
+    assert trained.code == 0, trained.err
+    assert "WSDI nNSE" in trained.out
+    answer = emukit("submit", "run", "--out", "sub", "-q")
+    assert answer.code == 0, answer.err
+    folder = Path("sub")
+    assert {p.name for p in folder.iterdir()} == {
+        "daily.zarr",
+        "entry.toml",
+        "submission.parquet",
+        "submission.parquet.json",
+    }
+    entry = read_entry(folder)
+    assert (entry.scenario, entry.first_month, entry.last_month) == ("ssp245", "2015-01", "2100-12")
+    assert (entry.protocol, entry.competition, entry.rows) == ("ssp370-2015-2070", "climx", 86 * 192 * 288)
+    with xr.open_zarr(folder / "daily.zarr", chunks=None) as daily:
+        hottest = daily.tasmax.groupby("time.year").max().to_numpy()
+    found = read_submission(folder / "submission.parquet")["TXx"].reshape(86, 4, 48, 6, 48)
+    np.testing.assert_allclose(found[:, :, 0, :, 0], hottest, rtol=1e-6)
+    assert (found == found[:, :, :1, :, :1]).all()
+    # Written once more only where the user says so, and only over what it wrote.
+    assert emukit("submit", "run", "--out", "sub", "-q").code == 2
+    (folder / "daily.zarr" / "notes.txt").write_text("mine")
+    refused = emukit("submit", "run", "--out", "sub", "--overwrite", "-q")
+    assert refused.code == 2
+    assert (folder / "daily.zarr" / "notes.txt").exists()
+    kept = json.loads((folder / "submission.parquet.json").read_text())
+    assert kept["base_period"] == [1961, 1990]
