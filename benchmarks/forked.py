@@ -39,8 +39,12 @@ _IMPORTS = (
     "emukit.studies.results",
     "emukit.submission.score",
     "netCDF4",
+    "pyarrow.pandas_compat",
+    "pyarrow.parquet",
     "scipy.special",
     "torch",
+    # Imported by the first step of an optimiser.
+    "torch._dynamo",
     "xarray",
 )
 

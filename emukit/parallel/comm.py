@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, TypeVar
 
 import numpy as np
@@ -201,6 +202,9 @@ def open_comm() -> Iterator[Comm]:
     device = torch.device("cuda", place.local) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
+    # Torch's functions of a group have the group of that moment as a default, which would be held for good: whatever
+    # imports them later, such as the first step of an optimiser, must find them imported before there is a group.
+    import_module("torch.distributed.nn")
     join_group(place, "nccl" if cuda else "gloo")
     comm = Comm(place.rank, place.world, device)
     try:

@@ -151,7 +151,7 @@ def test_a_killed_study_goes_on_and_trains_nothing_twice(emukit, demo_store):
         "model.pool_rows": 1,
         "model.pool_columns": 2,
         "inputs.window.history": 2,
-        "training.epochs": 25,
+        "training.epochs": 12,
     }
     settings = "\n".join(f'"{k}" = {v}' for k, v in tiny.items())
     Path("k.toml").write_text(
@@ -183,7 +183,7 @@ main()
     record = json.loads(path.read_text())
     assert (record["state"], len(record["sessions"])) == ("finished", 2)
     epochs = [json.loads(line)["epoch"] for line in (path.parent / "metrics.jsonl").read_text().splitlines()]
-    assert epochs == [*range(1, 26)]
+    assert epochs == [*range(1, 13)]
     assert len([*log.glob("*/run.json")]) == 2
 
 

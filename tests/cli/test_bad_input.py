@@ -174,9 +174,9 @@ def test_wrong_submission_is_named_and_exits_1(emukit, good_csv, demo_store, spo
 
 
 def test_failed_submission_leaves_no_folder(emukit, linear_run, demo_store, monkeypatch):
-    from emukit.runs import submit
+    from emukit import submission
 
-    monkeypatch.setattr(submit, "check_submission", lambda *a: ["made up"])
+    monkeypatch.setattr(submission, "check_submission", lambda *a: ["made up"])
     answer = emukit("submit", linear_run, "--data", demo_store, "--out", "entry")
     assert answer.code == 2
     assert "made up" in answer.err

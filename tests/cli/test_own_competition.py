@@ -92,7 +92,7 @@ def test_a_stranger_s_number_goes_the_whole_way(
     assert loose["difference"]["score"]["mean"] == pytest.approx(other - base)
     assert ("better" in loose["sentence"].split(";")[0]) == ((other > base) == (name == "skill"))
 
-    answer = emukit("report", "runs", folder, "--no-published", "--out", "site", "-q")
+    answer = emukit("report", "runs/r1", folder, "--no-published", "--out", "site", "-q")
     assert answer.code == 0, answer.err
     column = competition_column(name, heading)
     page = Path("site/index.html").read_text()

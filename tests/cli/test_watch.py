@@ -15,6 +15,7 @@ from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
 from emukit.studies.ablate import PlannedRun, StudyPlan
 from emukit.studies.study import Study
+from tests.coded import coded_archive
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def watch_of(plan, monkeypatch, terminal):
     monkeypatch.setattr(watch, "REFRESH_SECONDS", 0.0)
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=120)
-    return Watch(plan, None, plan.runs, 2, Reporter(console=console)), out
+    return Watch(plan, coded_archive(), plan.runs, 2, Reporter(console=console)), out
 
 
 @pytest.mark.parametrize("terminal", [True, False])
@@ -130,7 +131,7 @@ def test_what_failed_before_and_is_not_tried_again_is_not_left(plan, monkeypatch
 
 def test_quiet_is_quiet(plan, monkeypatch):
     shown, out = watch_of(plan, monkeypatch, True)
-    quiet = Watch(plan, None, plan.runs, 2, replace(shown._reporter, quiet=True))
+    quiet = Watch(plan, coded_archive(), plan.runs, 2, replace(shown._reporter, quiet=True))
     with quiet:
         quiet.began(plan.runs[0])
         quiet.look()

@@ -185,7 +185,7 @@ def test_threads_of_the_group_outlive_it_and_abort_an_ending_process(trained: Pa
 
 def test_a_refusal_of_the_first_leaves_the_others_waiting(trained: Path) -> None:
     ends = [json.loads((trained / "refused" / f"ends-{rank}.json").read_text()) for rank in (0, 1)]
-    assert ends == [["RunError"] * 2, ["SaidByFirstError"] * 2]
+    assert ends == [["RunError"] * 2, ["ReportedByMainError"] * 2]
 
 
 @pytest.fixture(scope="module")

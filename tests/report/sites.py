@@ -45,6 +45,7 @@ def entry(name: str, score: float | None, folder: Path, split: str = SPLIT, pict
         grid.lon,
         fields,
         {q: f"{q.partition('.')[0]} (1), {q}" for q in QUANTITIES},
+        {q: "RdBu_r" if q.startswith("tas") else "BrBG" for q in QUANTITIES},
         dict.fromkeys(QUANTITIES, "RMSE 1.000, bias -0.500"),
         {} if score is None else {"score": score, **numbers(score)},
         cse151b(),

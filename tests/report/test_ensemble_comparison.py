@@ -96,7 +96,7 @@ def test_years_are_calendar_years_with_gaps_where_truth_is_hidden_or_nothing_pre
     archive = coded_archive(months=121, hidden={"ssp370": (95, 121)})
     shown = collect(Late(archive), archive, Span("ssp370", 60, 95, (0,)))
     tas, pr = annual_means(shown)
-    assert tas.label == "tas (1), global"
+    assert tas.label == "tas (K), global"
     np.testing.assert_allclose(tas.curves.x, 2015.5 + np.arange(10))
     targets = archive["ssp370"].targets
     expected = archive.grid.mean(targets)[:, :120].reshape(3, 10, 12, 2).mean(2)
@@ -146,7 +146,7 @@ def test_spectra_are_of_anomalies_and_carry_the_unit_of_power(warming):
     *_, shown = warming
     (tas, _) = power(shown)
     assert [p.what for p in tas] == ["monthly, global mean", "monthly, area mean of cells"]
-    assert tas[0].label == "tas ((1)² year)"
+    assert tas[0].label == "tas (K² year)"
     # Seasons of eight degrees are not weather: the noise has a standard deviation of 0.3.
     width = tas[1].curves.x[1] - tas[1].curves.x[0]
     np.testing.assert_allclose(tas[1].curves.members.sum(1) * width, 0.09, rtol=0.3)

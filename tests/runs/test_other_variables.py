@@ -15,7 +15,7 @@ from emukit.errors import RecipeError
 from emukit.figures.maps import draw_maps
 from emukit.progress import silent_reporter
 from emukit.recipes.load import load_recipe
-from emukit.report.ensemble_comparison import error_rows, gather
+from emukit.report.ensemble_comparison import collect, error_rows
 from emukit.report.variability import compare_variability
 from emukit.runs.run import read_run, train_run
 from tests.cli.conftest import TINY, emukit  # noqa: F401
@@ -105,7 +105,7 @@ def test_a_command_of_the_whole_way_needs_the_competition_s_variables(emukit, cl
 
 def test_pictures_are_in_the_colours_or_of_the_pairs_of_other_variables(archive):
     emulator = LinearEmulator.fit(archive, make_split(archive))
-    shown = gather(emulator, archive, Span("ssp585", 420, 480, (0,)))
+    shown = collect(emulator, archive, Span("ssp585", 420, 480, (0,)))
     rows = error_rows(shown)
     assert [r.colours for r in rows[::2]] == [v.colours for v in archive.domain.described]
     assert draw_maps(rows, archive.grid, "title", earth=False).axes

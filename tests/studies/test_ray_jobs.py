@@ -15,7 +15,7 @@ from emukit.errors import EmukitError
 from emukit.studies.jobs import Job
 from emukit.studies.ray_jobs import open_cluster
 
-# Counts to twenty in a file, a number every half second, and continues where the count stands; ends with who began it.
+# Counts to twenty in a file, five numbers a second, and continues where the count stands; ends with who began it.
 COUNT = """
 import fcntl, os, pathlib, sys, time
 parent = os.getppid()
@@ -31,7 +31,7 @@ for number in range(done, 20):
         sys.exit(143)
     with count.open('a') as f:
         f.write(f'{number}\\n')
-    time.sleep(0.5)
+    time.sleep(0.2)
 (here / 'done').touch()
 """
 
