@@ -62,6 +62,7 @@ def test_forcings_are_those_of_the_archive(notebook):
     assert forcings.CO2.attrs["units"] == archive.card.forcings["CO2"].units
     whole = emukit.predict(run, archive["ssp585"])
     xr.testing.assert_allclose(emukit.predict(run, forcings).drop_attrs(), whole.drop_attrs())
+    assert emukit.predict(run, forcings).attrs["scenario"] == "ssp585"
     part = emukit.predict(run, forcings, start="2040-01", stop="2040-12")
     np.testing.assert_array_equal(part.tas, whole.tas.sel(time="2040"))
     with pytest.raises(ProtocolError, match="ssp999"):

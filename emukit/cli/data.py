@@ -112,7 +112,10 @@ def demo(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder, such as demo.zarr.")],
     like: Annotated[
         Like | None,
-        typer.Option(help="A daily climate in the layout of ClimX; tiny is for a first try.", show_default=False),
+        typer.Option(
+            help="A daily climate in the layout of ClimX; tiny is for a first look, and can be trained on with --years 86.",
+            show_default=False,
+        ),
     ] = None,
     grid: Annotated[
         str | None,

@@ -83,7 +83,9 @@ def _title(run: RunSummary) -> str:
     if run.state != "finished":
         return f"{run.record.identity.protocol}, not finished"
     ranked = run.ranked_by
-    return f"{run.months[ranked[0]]} (lower is better)" if ranked else f"{run.record.identity.protocol}, no score"
+    if ranked is None:
+        return f"{run.record.identity.protocol}, no score"
+    return f"{run.months[ranked[0]]} ({run.record.data.scoring.competition.direction})"
 
 
 def markdown(runs: Sequence[RunSummary]) -> str:

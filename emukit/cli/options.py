@@ -45,7 +45,11 @@ TrainedData = Annotated[
 ]
 Protocol = Annotated[
     str | None,
-    typer.Option("--protocol", help="official, k360 or loso:SCENARIO. Default: the data card's.", show_default=False),
+    typer.Option(
+        "--protocol",
+        help="One of the data card (`emukit data check` lists them) or loso:SCENARIO. Default: the card's.",
+        show_default=False,
+    ),
 ]
 Card = Annotated[
     str | None, typer.Option("--card", help="Data card by name or TOML path. Default: recognised.", show_default=False)

@@ -122,6 +122,7 @@ def train(
     from functools import partial
 
     from emukit.cli.show import evaluation_block
+    from emukit.competitions.registry import competition_of
     from emukit.errors import RecipeError, RunError
     from emukit.parallel.comm import open_comm
     from emukit.parallel.launch import inside_torchrun, relaunch
@@ -248,7 +249,8 @@ def train(
                 o.print_blocks([evaluation_block(last.name, evaluation)], "table", None)
             else:
                 echo("final fit: trained on the validation months too, so they score nothing")
-            echo(f"run {last}: {run.record.seconds:.0f} s. Next: emukit submit {last}")
+            verb = "submit" if competition_of(archive).submission else "evaluate"
+            echo(f"run {last}: {run.record.seconds:.0f} s. Next: emukit {verb} {last}")
             if track and (look := how_to_look(track, last)):
                 report.say(f"to look at it: {look}")
 

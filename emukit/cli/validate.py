@@ -100,7 +100,7 @@ def validate(
             reporter=reporter,
         )
     o.print_blocks(result.blocks(), format, result.as_dict())
-    title = f"{result.model}: summary (lower is better)"
+    title = f"{result.model}: summary ({result.competition.direction})"
     if format == "md":
         echo(summary_markdown(title, result.summary()))
     if format == "table":

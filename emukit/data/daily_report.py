@@ -59,7 +59,7 @@ class FolderReport:
         targets: Variable to the extremes of the first and last years.
         forcings: Likewise.
         reading: How the targets are read: some years, or a band of rows.
-        protocols: Splits whose scenarios are all there.
+        protocols: Splits whose scenarios are all there, and long enough.
         oddities: What is odd, measured first, then from the card.
         problems: Why it cannot be used; empty where it can.
     """
@@ -120,7 +120,7 @@ class FolderReport:
         if self.problems:
             yield f"cannot be used: {len(self.problems)} problem(s)"
         elif not self.protocols:
-            yield "cannot be trained on: no protocol finds all its scenarios"
+            yield "cannot be trained on: no protocol finds all its scenarios, or they are too short"
         else:
             yield "usable"
 
@@ -278,6 +278,9 @@ def working_protocols(folder: DailyFolder) -> tuple[str, ...]:
         if set(protocol.train) <= visible
         and all(-span.offsets[0] <= days.get(span.scenario, 0) for span in protocol.validation)
     ]
-    if len(visible) > 1:
-        working += [f"loso:{name}" for name in folder.scenarios if name in visible and name != "historical"]
+    lengths = folder.card.loso
+    for name in days if len(days) > 1 else ():
+        others = [n for other, n in days.items() if other != name]
+        if name != "historical" and days[name] >= lengths.test and min(others) >= lengths.validation:
+            working.append(f"loso:{name}")
     return tuple(working)

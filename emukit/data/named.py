@@ -49,7 +49,7 @@ def open_data(
         climate = DemoClimate()
         # The competition's layout has no place for static fields, so a demo store on disk goes without them.
         statics = {name: (("y", "x"), field) for name, field in climate.statics().items()}
-        return archive_from_dataset(climate.dataset().assign(statics), source=DEMO)
+        return archive_from_dataset(climate.dataset().assign(statics), source=DEMO, card=card, convert=convert)
     return open_store(source, card=card, convert=convert, reporter=reporter)
 
 

@@ -78,7 +78,7 @@ def scenario_from_dataset(
     *,
     card: Card | str,
     grid: Grid | None = None,
-    name: str = "scenario",
+    name: str | None = None,
     convert: Mapping[str, str] | None = None,
 ) -> Scenario:
     """One scenario's forcings as a `Scenario` without targets: what prediction needs.
@@ -87,7 +87,7 @@ def scenario_from_dataset(
         ds: The card's forcings with dimensions time, y, x (or time), with or without a scenario dimension of size one.
         card: What the forcings are.
         grid: The grid they must be on; any when None.
-        name: The scenario's name where the dataset has none.
+        name: The scenario's name where no dimension has it; the dataset's attribute `scenario` when None.
         convert: As `open_store`.
 
     Raises:
@@ -95,6 +95,7 @@ def scenario_from_dataset(
     """
     findings = Findings()
     card = load_card(card) if isinstance(card, str) else card
+    name = name or str(ds.attrs.get("scenario", "")) or "scenario"
     survey = take_survey(
         Source(ds, "the dataset"), card, convert or {}, findings, QUIET, with_targets=False, scenario=name
     )

@@ -199,6 +199,10 @@ class Competition:
         if wrong:
             raise ValueError(f"the competition {self.name} is wrong: {'; '.join(wrong)}")
 
+    def __repr__(self) -> str:
+        """Short: every score holds a competition, and a notebook shows scores."""
+        return f"Competition({self.name!r})"
+
     @property
     def variables(self) -> tuple[str, ...]:
         """The variables that are scored."""

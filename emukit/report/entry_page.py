@@ -92,7 +92,7 @@ def submission_entry(source: Source) -> Entry:
         "to be scored on": entry.split,
         "data digest": entry.data_digest,
         "code": f"emukit {entry.emukit_version}" + (f", commit {entry.git_commit}" if entry.git_commit else ""),
-        "CSV": f"{entry.csv}, SHA-256 {entry.csv_sha256}",
+        "file": f"{entry.csv}, SHA-256 {entry.csv_sha256}",
     }
     return Entry(
         identifier(entry.name, source.folder),

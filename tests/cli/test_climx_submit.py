@@ -39,6 +39,7 @@ def test_submission_is_of_the_daily_fields_next_to_it(emukit, century, tmp_path)
     trained = emukit(*words)
     assert trained.code == 0, trained.err
     assert "WSDI nNSE" in trained.out
+    assert "Next: emukit submit run" in trained.out
     answer = emukit("submit", "run", "--out", "sub", "-q")
     assert answer.code == 0, answer.err
     folder = Path("sub")

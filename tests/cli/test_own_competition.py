@@ -70,6 +70,7 @@ def test_a_stranger_s_number_goes_the_whole_way(
     assert json.loads(Path("runs/r1/run.json").read_text())["data"]["scoring"]["name"] == (name or "generic")
     answer = emukit("validate", "linear", *data, "--protocols", "k360", "--seeds", "1", "--out", "v", "-q")
     assert answer.code == 0, answer.err
+    assert f"summary ({direction}" in answer.out
     line = json.loads(Path("v/validation.json").read_text())["scored"][0]["lines"]["one run"]
     assert heading in line
 
@@ -79,6 +80,7 @@ def test_a_stranger_s_number_goes_the_whole_way(
     scores = [float(r["score"]) for r in rows if r["kind"] == "run"]
     assert len(scores) == 2
     assert scores == sorted(scores, reverse=name == "skill")
+    assert direction in emukit("runs", "runs").out
     # What `runs rm --keep-best` keeps comes first.
     ranked = [run.folder.name for run in list_runs([Path("runs")])]
     assert ranked == [r["name"] for r in rows if r["kind"] == "run"]
@@ -113,7 +115,9 @@ def competition_column(name, heading):
 def test_a_competition_without_a_format_takes_no_submission(emukit, demo_store, tmp_path):
     card = own_card(tmp_path, "mine", "")
     data = ("--data", demo_store, "--card", card)
-    assert emukit("train", "linear", *data, "--out", "runs/a", "-q").code == 0
+    trained = emukit("train", "linear", *data, "--out", "runs/a", "-q")
+    assert trained.code == 0
+    assert "Next: emukit evaluate runs/a" in trained.out
     answer = emukit("submit", "runs/a", "-q")
     assert answer.code == 2
     assert "the competition generic takes no submissions" in answer.err

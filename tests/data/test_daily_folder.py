@@ -466,9 +466,15 @@ def test_pages_say_what_is_a_guess_and_under_which_licence(name):
 
 
 def test_protocols_of_a_full_folder_are_those_of_its_card(climx_folder):
-    """Of three years a span of 56 cannot be cut; of 86 it can."""
+    """Of three years no span of 20 or 56 can be cut, and nothing may be promised to whoever trains; of 86 all can."""
     report = inspect_folder(climx_folder[0])
-    assert report.protocols == ("loso:ssp126", "loso:ssp370", "loso:ssp585")
+    assert report.protocols == ()
+    assert not report.trainable
     folder = report.folder
     whole = {name: replace(held, days=86 * DAYS - 1) for name, held in folder.scenarios.items()}
-    assert working_protocols(replace(folder, scenarios=whole)) == ("official", "ssp370-2015-2070", *report.protocols)
+    loso = ("loso:ssp126", "loso:ssp370", "loso:ssp585")
+    assert working_protocols(replace(folder, scenarios=whole)) == ("official", "ssp370-2015-2070", *loso)
+    cut = whole | {"ssp126": replace(whole["ssp126"], days=20 * DAYS)}
+    assert working_protocols(replace(folder, scenarios=cut)) == ("official", "ssp370-2015-2070", *loso[1:])
+    cut["ssp585"] = replace(whole["ssp585"], days=19 * DAYS)
+    assert working_protocols(replace(folder, scenarios=cut)) == ("official",)

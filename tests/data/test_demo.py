@@ -12,12 +12,14 @@ import xarray as xr
 from zarr.storage import LocalStore
 
 import emukit.data.demo.climate as climate_module
+from emukit.data import named
 from emukit.data.demo import HIDDEN, SCENARIOS, DemoClimate, demo_from_attrs, write_demo
 from emukit.data.demo.emissions import MT_PER_YEAR, region_patterns
 from emukit.data.demo.planet import Planet
 from emukit.data.demo.response import forcing, warming
 from emukit.data.demo.weather import weather
 from emukit.errors import EmukitError, ProtocolError, StoreError
+from emukit.files import shipped
 from emukit.metrics.moments import Moments
 from emukit.progress import Reporter
 from tests.coded import score_moments
@@ -449,3 +451,19 @@ def test_insolation_is_the_orbits(small: DemoClimate) -> None:
     assert (year * np.cos(lat)).sum() / np.cos(lat).sum() == pytest.approx(1360.75 / 4, rel=2e-3)
     # Perihelion in early January: the south's summer is brighter than the north's.
     assert rsdt[0, 11, 0, 0] > 1.05 * rsdt[0, 5, -1, 0]
+
+
+def test_demo_is_opened_by_the_card_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small) -> None:
+    """A card was ignored without a word, so a run was scored by another competition than its owner asked for."""
+    monkeypatch.setattr(named, "DemoClimate", lambda: small)
+    own = tmp_path / "mine.toml"
+    text = shipped("data_cards", "demo.toml").read_text(encoding="utf-8")
+    own.write_text(text.replace('name = "demo"', 'name = "mine"').replace('competition = "cse151b"', ""))
+    archive = named.open_data("demo", card=str(own))
+    assert (archive.card.name, archive.card.competition) == ("mine", "generic")
+    assert named.open_data("demo").card.name == "demo"
+    with pytest.raises(EmukitError, match="nowhere.toml"):
+        named.open_data("demo", card="nowhere.toml")
+    # The demo holds K: a conversion that says otherwise is not passed over either.
+    with pytest.raises(EmukitError, match="tas"):
+        named.open_data("demo", convert={"tas": "degC"})

@@ -70,6 +70,14 @@ def test_float32_fields_are_summed_in_float64():
     assert score["tas.time_stddev_mae"] == pytest.approx(spread[0], rel=1e-6)
 
 
+def test_a_notebook_that_shows_a_score_shows_its_numbers_and_not_every_function_of_its_competition():
+    fields = np.ones((3, 2, 4, 6))
+    shown = repr(score_moments(Moments.of(fields, fields), small_grid().weights[:4, :6]))
+    assert "Competition('cse151b')" in shown
+    assert "tas.time_mean_rmse" in shown
+    assert len(shown) < 500
+
+
 def test_no_months_is_no_score():
     with pytest.raises(ValueError, match="no months"):
         score_moments(Moments.zero((2, 4, 6)), small_grid().weights)
