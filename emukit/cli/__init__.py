@@ -17,6 +17,7 @@ import typer
 from emukit.cli import (
     ablate,
     commands,
+    compare,
     data,
     indices,
     plan,
@@ -46,7 +47,7 @@ app = o.App(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for register in (train, validate, ablate, plan, results, plot, report, submissions, indices):
+for register in (train, validate, ablate, plan, results, compare, plot, report, submissions, indices):
     register.add_commands(app)
 app.add_typer(runs.app, name="runs", rich_help_panel=commands.LOOK)
 app.add_typer(data.app, name="data", rich_help_panel=commands.DATA)

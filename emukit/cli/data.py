@@ -70,6 +70,28 @@ def check(
         raise typer.Exit(1)
 
 
+def card(
+    store: Positional = None,
+    data: o.Data = None,
+    name: Annotated[str | None, typer.Option(help="Of the card. Default: after the store.", show_default=False)] = None,
+    quiet: o.Quiet = False,
+) -> None:
+    """Print a draft of a data card for a store: `> mine.toml`, look at what it guessed, then `--card mine.toml`."""
+    from emukit.data.draft import draft_card
+    from emukit.data.named import DEMO, data_source
+
+    report = o.reporter(quiet)
+    source = data_source(o.one_store(data, store))
+    if source != DEMO:
+        echo(draft_card(source, report, name), nl=False)
+        return
+    from emukit.data.demo import DemoClimate, write_demo
+
+    with TemporaryDirectory() as folder:
+        written = write_demo(DemoClimate(), Path(folder) / "demo.zarr")
+        echo(draft_card(written, report, name), nl=False)
+
+
 def _check_folder(source: str, card: str | None, convert: list[str] | None, digests: bool, quiet: bool) -> None:
     from emukit.data.daily_report import inspect_folder
     from emukit.errors import EmukitError
@@ -249,6 +271,7 @@ def windows(
 
 
 commands.add(app, check, "emukit data check --data demo")
+commands.add(app, card, "emukit data card --data demo")
 commands.add(
     app,
     demo,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import textwrap
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from emukit.config import Settings, docstring_table, toml_value
 from emukit.recipes.load import NO_BASE, load_recipe, sizes_of
-from emukit.recipes.schema import Recipe, WrapperRecipe
+from emukit.recipes.schema import Base, Recipe, WrapperRecipe
 
 # What a table of a variable means that the docstring cannot name.
 VARIABLE = "As default, for this variable alone."
@@ -71,9 +71,23 @@ def recipe_toml(name: str) -> str:
     return "\n".join([title, *_table(recipe, "")]) + "\n"
 
 
-def _table(settings: Settings, path: str) -> Iterator[str]:
+def recipe_text(recipe: Recipe, place: Callable[[str], str] = str) -> str:
+    """A recipe file that trains exactly this recipe, without comments.
+
+    Args:
+        recipe: The recipe.
+        place: From the folder of a finished run that is a base to how the file names it; it must be there when the
+            file is read.
+    """
+    return "\n".join(_table(recipe, "", comments=False, place=place)) + "\n"
+
+
+def _table(settings: Settings, path: str, comments: bool = True, place: Callable[[str], str] = str) -> Iterator[str]:
     """The lines of a table: its own values first, then the tables in it."""
     said = _meanings(type(settings))
+    if isinstance(settings, Base) and settings.run:
+        yield f"run = {toml_value(place(settings.run.folder))}"
+        return
     if isinstance(settings, Recipe):
         yield f'base = "{NO_BASE}"'
     inner: list[tuple[str, Settings | tuple[Settings, ...]]] = []
@@ -85,16 +99,18 @@ def _table(settings: Settings, path: str) -> Iterator[str]:
         elif not (name == "run" and value is None):
             meaning = said.get(name, VARIABLE if field is None else "")
             words = f"{meaning} [{_form(value, field)}]".strip()
-            yield from (
-                f"# {line}" for line in textwrap.wrap(words, WIDTH, break_long_words=False, break_on_hyphens=False)
-            )
-            yield f"# {name} is not set" if value is None else f"{name} = {toml_value(_plain(value))}"
+            if comments:
+                yield from (
+                    f"# {line}" for line in textwrap.wrap(words, WIDTH, break_long_words=False, break_on_hyphens=False)
+                )
+            if comments or value is not None:
+                yield f"# {name} is not set" if value is None else f"{name} = {toml_value(_plain(value))}"
     for name, value in inner:
-        place = f"{path}.{name}" if path else name
+        inside = f"{path}.{name}" if path else name
         for part in value if isinstance(value, tuple) else (value,):
             yield ""
-            yield f"[[{place}]]" if isinstance(value, tuple) else f"[{place}]"
-            yield from _table(part, place)
+            yield f"[[{inside}]]" if isinstance(value, tuple) else f"[{inside}]"
+            yield from _table(part, inside, comments, place)
 
 
 def recipe_schema(name: str) -> dict[str, Any]:

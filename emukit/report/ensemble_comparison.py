@@ -16,6 +16,7 @@ from emukit.data.archive import Archive, Scenario
 from emukit.data.grid import Grid
 from emukit.data.named import DEMO
 from emukit.data.split import Span
+from emukit.data.time import in_words
 from emukit.emulators.base import Emulator
 from emukit.figures.curves import Curves, Power, Season, Years
 from emukit.figures.maps import Panel, Row
@@ -37,11 +38,14 @@ SERIES = {
 }
 # Anomalies lose a straight line of each calendar month; of two years nothing would be left.
 LEAST_MONTHS = 36
+# Why curves are left out of the pictures.
+NO_SEASONS = "steps of a year have no seasons"
+NO_SPECTRA = "spectra and the comparison of variability are made of months"
 # Of monthly precipitation, in mm/day: from deserts to the wettest months of the tropics.
 SIZES = (0.01, 60.0)
 SIZE_CLASSES = 48
 # Twenty years, in which weather comes near to its mean.
-CHANGE_MONTHS = 240
+CHANGE_YEARS = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,8 +100,8 @@ class Shown:
 
     @property
     def calendar_month(self) -> NDArray[np.int64]:
-        """(T,) of the span, January 0."""
-        return self.scenario.calendar_month[self.span.start : self.span.stop]
+        """(T,) of the span, January 0; 0 throughout of years."""
+        return self.scenario.time.month[self.span.start : self.span.stop]
 
     @property
     def ensemble(self) -> list[Fields]:
@@ -141,8 +145,9 @@ def collect(emulator: Emulator, archive: Archive, span: Span) -> Shown:
 
 def _change(scenario: Scenario, span: Span, whole: Fields, first: int) -> Change | None:
     """The change of a prediction of all months from `first` on, and of the truth; None where one is not known."""
-    late = span.stop - min(CHANGE_MONTHS, len(span) // 12 * 12), span.stop
-    early = first, min(first + CHANGE_MONTHS, first + (late[0] - first) // 12 * 12)
+    year = scenario.time.per_year
+    late = span.stop - min(CHANGE_YEARS * year, len(span) // year * year), span.stop
+    early = first, min(first + CHANGE_YEARS * year, first + (late[0] - first) // year * year)
     if late[0] == late[1] or early[1] <= early[0] or scenario.hidden[slice(*early)].any():
         return None
     truth = [time_mean(scenario.truth(span.members[0], *months)) for months in (early, late)]
@@ -165,9 +170,9 @@ def change_rows(shown: Shown, change: Change) -> list[Row]:
 
 
 def change_words(shown: Shown, change: Change) -> str:
-    """Between which months it is, for people."""
-    months = shown.scenario.months
-    early, late = (f"{months[a]}..{months[b - 1]}" for a, b in (change.early, change.late))
+    """Between which steps it is, for people."""
+    time = shown.scenario.time
+    early, late = (f"{time.text(a)}..{time.text(b - 1)}" for a, b in (change.early, change.late))
     return f"change of the mean from {early} to {late}"
 
 
@@ -195,15 +200,15 @@ def area_means(error: Array, grid: Grid, *, squared: bool) -> str:
 
 
 def annual_means(shown: Shown) -> list[Years]:
-    """Global means of every calendar year of the scenario, a gap where a month of it is not known."""
-    scenario = shown.scenario
-    first = int(-scenario.calendar_month[0] % 12)
-    years = (len(scenario) - first) // 12
-    whole = slice(first, first + 12 * years)
+    """Global means of every whole calendar year of the scenario, a gap where a step of it is not known."""
+    time = shown.scenario.time
+    numbers, begin, count = np.unique(time.year, return_index=True, return_counts=True)
+    whole = [(int(y), slice(i, i + n)) for y, i, n in zip(numbers, begin, count, strict=True) if n >= time.per_year]
     # At the middle of each year, on an axis where a year begins at its number.
-    x = year_of(scenario, first) + 0.5 + np.arange(years, dtype=np.float64)
+    x = np.array([y + 0.5 for y, _ in whole])
+    shape = (0, len(shown.archive.variables))
     members, predictions = (
-        np.mean(g[:, whole].reshape(len(g), years, 12, -1), axis=2)
+        np.stack([g[:, year].mean(1) for _, year in whole], axis=1) if whole else np.empty((len(g), *shape))
         for g in (shown.global_members, shown.global_predictions)
     )
     return [
@@ -212,9 +217,10 @@ def annual_means(shown: Shown) -> list[Years]:
     ]
 
 
-def year_of(scenario: Scenario, month: int) -> float:
-    """Where a month begins, in years with fractions."""
-    return 1970 + (int(scenario.months[0].astype(np.int64)) + month) / 12
+def year_of(scenario: Scenario, step: int) -> float:
+    """Where a step begins, in years with fractions; one after the last is where that ends."""
+    years, last = scenario.time.decimal_years(), len(scenario) - 1
+    return float(years[min(step, last)]) + max(step - last, 0) / scenario.time.per_year
 
 
 def hidden_years(scenario: Scenario) -> list[tuple[float, float]]:
@@ -243,6 +249,14 @@ def mean_years(shown: Shown) -> list[list[Season]]:
             errors = Curves(x, m[1:, :, v] - m[0, :, v], p[..., v] - m[0, :, v])
             out[v].append(Season(shown.label(name), place, cycle, errors))
     return out
+
+
+def why_no_spectra(shown: Shown) -> str:
+    """Why there are no spectra and no comparison of variability; empty where there are."""
+    if not shown.scenario.time.is_monthly:
+        return f"{NO_SPECTRA}, not of {in_words(shown.scenario.time.step)}"
+    months = len(shown.span)
+    return f"{months} months are too few to tell weather from climate" if months < LEAST_MONTHS else ""
 
 
 def power(shown: Shown) -> list[list[Power]]:

@@ -85,7 +85,7 @@ def submission_entry(source: Source) -> Entry:
     facts = {"emulator": entry.emulator, "validation": validation, "rows": f"{entry.rows:,}"}
     provenance = {
         "written": entry.created,
-        "command": entry.command,
+        "command": "\n".join(entry.commands) or entry.command,
         "protocol": entry.protocol,
         "seed": str(entry.seed),
         "predicts": f"{entry.scenario} {entry.first_month}..{entry.last_month}",

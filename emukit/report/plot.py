@@ -22,6 +22,7 @@ from emukit.data.encodings import daily_fields, seasonal_fields, seasonal_positi
 from emukit.data.frames import FrameEncoder
 from emukit.data.grid import Grid
 from emukit.data.split import Span, Split, is_hidden
+from emukit.data.time import in_words
 from emukit.errors import EmukitError, ProtocolError
 from emukit.figures.curves import draw_seasons, draw_spectra, draw_years
 from emukit.figures.figure import write_png
@@ -32,7 +33,7 @@ from emukit.files import inside, open_regular, parse_json, read_text
 from emukit.outputs import Kind, new_output, refuse_taken
 from emukit.progress import Reporter
 from emukit.report import ensemble_comparison as pictures
-from emukit.report.ensemble_comparison import LEAST_MONTHS, REALISATIONS, Shown, collect
+from emukit.report.ensemble_comparison import REALISATIONS, Shown, collect
 from emukit.report.variability import VariabilityComparison, compare_variability
 from emukit.runs.evaluate import scored_spans
 from emukit.runs.run import Run
@@ -177,16 +178,21 @@ def draw(shown: Shown, title: str) -> tuple[dict[str, Figure], dict[str, str]]:
         "years": draw_years(
             pictures.annual_means(shown), scored, pictures.hidden_years(scenario), f"{title}\nannual means"
         ),
-        "seasons": draw_seasons(pictures.mean_years(shown), f"{title}\nmean year of the scored months"),
     }
     left_out = {}
+    if scenario.time.step == "year":
+        left_out["seasons"] = pictures.NO_SEASONS
+    else:
+        figures["seasons"] = draw_seasons(
+            pictures.mean_years(shown), f"{title}\nmean year of the scored {in_words(scenario.time.step)}"
+        )
     if shown.change:
         rows, words = pictures.change_rows(shown, shown.change), pictures.change_words(shown, shown.change)
         figures["change"] = draw_maps(rows, shown.archive.grid, f"{title}\n{words}", earth=shown.earth)
     else:
         left_out["change"] = "no years before the scored ones are visible to begin from"
-    if len(span) < LEAST_MONTHS:
-        left_out["spectra"] = f"{len(span)} months are too few to tell weather from climate"
+    if why := pictures.why_no_spectra(shown):
+        left_out["spectra"] = why
     else:
         figures["spectra"] = draw_spectra(
             pictures.power(shown), f"{title}\nspectra of anomalies from a straight line of each calendar month"

@@ -33,7 +33,7 @@ from emukit.figures.figure import line_colours, write_webp
 from emukit.figures.ranks import draw_ranks
 from emukit.files import atomic_path, check_regular, open_regular, parse_json, read_text, sha256
 from emukit.report import ensemble_comparison as pictures
-from emukit.report.ensemble_comparison import LEAST_MONTHS, REALISATIONS, Shown, collect
+from emukit.report.ensemble_comparison import REALISATIONS, Shown, collect
 from emukit.runs.evaluate import scored_spans
 from emukit.runs.run import Run
 
@@ -58,6 +58,8 @@ SHAPES = {
 }
 # Lines of many hues, of which so many colours are kept; elsewhere colours mean something, and none is left out.
 MANY = {"learning": 16, "terms": 16, "coordinates": 64, "intervals": 32}
+# What a mean over a step is called.
+ADJECTIVES = {"month": "monthly", "day": "daily", "year": "annual"}
 # Of what a cell sees: a page has no room for the globe's and for years, which `emukit plot` draws.
 POWER = "monthly, area mean of cells"
 MAPS = ("maps", "yardstick")
@@ -319,7 +321,7 @@ def _numbers(shown: Shown) -> tuple[dict[str, NDArray[np.float32]], dict[str, An
 
 def _figures(shown: Shown, title: str) -> dict[str, tuple[Figure, str]]:
     """Pictures that need no shared scale, with what they show in words."""
-    span, scenario = shown.span, shown.scenario
+    span, scenario, time = shown.span, shown.scenario, shown.scenario.time
     scored = pictures.year_of(scenario, span.start), pictures.year_of(scenario, span.stop)
     beside = f"the prediction and {len(shown.members)} members of the climate model"
     years = draw_years(pictures.annual_means(shown), scored, pictures.hidden_years(scenario), title)
@@ -329,18 +331,21 @@ def _figures(shown: Shown, title: str) -> dict[str, tuple[Figure, str]]:
         return [s for s in line if s.place in pictures.BANDS] or line
 
     out = {
-        "years": (years, f"Annual global means of {beside}, {scenario.months[0]} to {scenario.months[-1]}."),
-        "seasons": (
+        "years": (years, f"Annual global means of {beside}, {time.text(0)} to {time.text(-1)}."),
+    }
+    if time.step != "year":
+        out["seasons"] = (
             draw_seasons([bands(line) for line in pictures.mean_years(shown)], title),
             f"The mean year of bands of latitude: {beside}, and their errors.",
-        ),
-    }
+        )
     rain = shown.archive.card.position("precipitation", shown.archive.variables)
     if rain is not None:
         name = shown.archive.variables[rain]
-        amounts = draw_distribution(pictures.distribution(shown, name), f"{shown.label(name)}, mean of a month", title)
-        out["rain"] = amounts, f"How often a cell has which monthly precipitation: {beside}."
-    if len(span) >= LEAST_MONTHS:
+        label = f"{shown.label(name)}, mean of a {time.unit}"
+        amounts = draw_distribution(pictures.distribution(shown, name), label, title)
+        adjective = ADJECTIVES.get(time.step, f"{time.step} mean")
+        out["rain"] = amounts, f"How often a cell has which {adjective} precipitation: {beside}."
+    if not pictures.why_no_spectra(shown):
         powers = [[p for line in pictures.power(shown) for p in line if p.what == POWER]]
         words = f"Power spectra of anomalies in cells of {beside}."
         out["spectra"] = draw_spectra(powers, title), words

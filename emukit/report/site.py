@@ -27,6 +27,7 @@ from emukit.outputs import Kind, new_output, refuse_taken
 from emukit.progress import Reporter
 from emukit.report import run_figures as kept
 from emukit.report.collect import Findings, collect_places, named_means, named_source, reason, study_names
+from emukit.report.ensemble_comparison import LEAST_MONTHS, NO_SEASONS, NO_SPECTRA
 from emukit.report.entry_page import run_entry, submission_entry, training_pictures
 from emukit.report.pages.model import Entry, Errors, Picture, Site, identifier
 from emukit.report.pages.render import render
@@ -192,6 +193,10 @@ def _keep(run: Run, scratch: Path) -> Path:
     return scratch / identifier(run.folder.name, run.folder)
 
 
+# What a run has no picture of where its data do not allow one.
+LEFT_OUT = {"seasons": NO_SEASONS, "spectra": f"{NO_SPECTRA}, {LEAST_MONTHS} or more"}
+
+
 def _entry(
     source: Source, shown: RunFigures | None, scales: Mapping[str, float], missing: list[str], scratch: Path
 ) -> Entry:
@@ -208,6 +213,7 @@ def _entry(
     errors = None
     if shown:
         drawn |= {**in_scale(shown, scales), **shown.drawn}
+        missing = [*missing, *(f"no {name}: {why}" for name, why in LEFT_OUT.items() if name not in shown.drawn)]
         own = [r for r in entry.rows if f" {shown.set_name}: " in r.split and r.score is not None]
         errors = Errors(
             shown.span,

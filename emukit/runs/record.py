@@ -52,6 +52,7 @@ VALUED = frozenset(
         "protocol",
         "recipe",
         "loss",
+        "objective",
         "set",
         "seed",
         "final",

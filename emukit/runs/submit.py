@@ -6,7 +6,7 @@ it is not there.
 
 from __future__ import annotations
 
-import json
+import shlex
 from pathlib import Path
 
 from emukit import provenance
@@ -21,8 +21,11 @@ from emukit.metrics import Competition
 from emukit.metrics.competition import StoreFormat
 from emukit.outputs import Kind, marked, new_output, refuse_taken, zarr_kind
 from emukit.progress import Reporter
+from emukit.recipes.describe import recipe_text
+from emukit.recipes.names import identity_digest
 from emukit.runs.leaderboard import SCORE_FILE, split_name
 from emukit.runs.predict import PREDICTION, predict_scenario, write_prediction
+from emukit.runs.repeat import place, submit_command, training_commands
 from emukit.runs.run import Run
 from emukit.submission import ENTRY_FILE, Entry, read_entry, write_entry
 
@@ -64,7 +67,8 @@ def submit_run(
             f"the competition {competition.name} takes no submissions",
             found=f"the data card {archive.card.name}",
             expected="a competition with a submission format",
-            hint="`emukit predict RUN --scenario NAME --out FILE.nc` writes the fields themselves",
+            hint=f"`emukit predict {shlex.quote(str(run.folder))} --scenario NAME --out FILE.nc` writes the fields "
+            "themselves",
         )
     packing = packing or form.packings[0]
     if packing not in form.packings:
@@ -100,7 +104,7 @@ def submit_run(
                     expected="a prediction that looks like a climate",
                     hint=f"look at the run with `emukit evaluate {run.folder}`",
                 )
-            entry = _entry(run, archive, split, competition, folder.name, path, rows)
+            entry = _entry(run, archive, split, competition, folder, path, rows)
             write_entry(temporary, entry)
             step.advance(note="checked")
     return entry
@@ -123,7 +127,7 @@ def _submit_store(
             step.advance(note="fields written")
             path = temporary / f"submission.{packing}"
             rows = form.write(temporary / STORE, archive, path)
-            entry = _entry(run, archive, split, competition, folder.name, path, rows)
+            entry = _entry(run, archive, split, competition, folder, path, rows)
             write_entry(temporary, entry)
             step.advance(note="file written and checked")
     far = emulator.warning_of(archive[span.scenario], span.start, span.stop)
@@ -133,24 +137,30 @@ def _submit_store(
 
 
 def _entry(
-    run: Run, archive: Archive, split: Split, competition: Competition, name: str, path: Path, rows: int
+    run: Run, archive: Archive, split: Split, competition: Competition, folder: Path, path: Path, rows: int
 ) -> Entry:
     span = split.test
     time = archive[span.scenario].time
-    record = run.record
+    record, form = run.record, competition.submission
+    packing = path.name.partition(".")[2]
+    options = [] if form and packing == form.packings[0] else ["--pack", packing]
+    if archive.digest != record.data.digest:
+        options += ["--data", archive.source]
     # A final fit trained on the validation months: no score of them says anything.
     evaluation = None if record.identity.final else run.evaluation("validation")
     return Entry(
-        name=name,
+        name=folder.name,
         created=provenance.now(),
         emulator=run.recipe.emulator,
-        recipe=json.dumps(record.recipe, sort_keys=True),
+        recipe=recipe_text(run.recipe, place),
         protocol=record.identity.protocol,
         scenario=span.scenario,
         first_month=time.text(span.start)[:7],
         last_month=time.text(span.stop - 1)[:7],
         seed=record.identity.seed,
         command=record.command,
+        commands=[*training_commands(record, run.folder, run.recipe), submit_command(run, folder, options)],
+        run=identity_digest(record.identity.model_dump(mode="json")),
         split=split_name(record.data.benchmark, split.protocol, "test", [span.text(archive)]),
         data_digest=archive.digest,
         emukit_version=provenance.versions()["emukit"],

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from emukit.errors import EmukitError, RunError
 from emukit.files import below, exclusive, parse_json, read_text, remove_folder, sweep
+from emukit.recipes.names import identity_digest
 from emukit.runs import crossval, validate
 from emukit.runs.listing import RunSummary, find_runs, list_runs, never_started, summarise_run
 from emukit.runs.record import RECORD_FILE, RunRecord, read_record
@@ -181,6 +182,8 @@ def _is_of(entry: Entry, record: RunRecord) -> bool:
     """Whether an entry was written from this run, or from one that is the same in all that an entry tells."""
     with suppress(ValueError):
         identity = record.identity
+        if entry.run:
+            return entry.run == identity_digest(identity.model_dump(mode="json"))
         known = (entry.protocol, entry.seed, entry.command) == (identity.protocol, identity.seed, record.command)
         return known and parse_json(entry.recipe) == record.recipe
     return False

@@ -7,7 +7,6 @@ too.
 from __future__ import annotations
 
 import json
-import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -22,19 +21,18 @@ from emukit.competitions.leaderboard import ANOTHER_RUN, LIMIT
 from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
 from emukit.data.protocol import ALL, LOSO, make_split
-from emukit.data.split import Span
 from emukit.files import write_text
 from emukit.metrics import Competition, Score, mean_score
 from emukit.progress import Reporter
 from emukit.recipes.names import is_random
-from emukit.runs.evaluate import ensemble_member, noise_ceiling, scored_spans, scored_variables
+from emukit.runs.evaluate import ensemble_member, noise_ceiling, scored_spans
 from emukit.runs.record import Scoring, benchmark_of
 from emukit.runs.run import Run
 from emukit.studies import bootstrap
 from emukit.studies.ablate import PlannedRun, StudyPlan
 from emukit.studies.search import validation_scores
 from emukit.studies.table import StudyTable, markdown, to_csv
-from emukit.studies.year_sums import load_years, save_years, year_moments, years_in
+from emukit.studies.year_sums import numbers_on_years, years_in
 
 STUDY_FILE, TABLE_FILE, CSV_FILE = "study.json", "table.md", "table.csv"
 Array = NDArray[np.float64]
@@ -69,7 +67,7 @@ def study_result(plan: StudyPlan, archive: Archive, command: str, reporter: Repo
                     whole = finished[run.folder]
                     if whole:
                         place = plan.seeds[run.variant].index(run.seed)
-                        found[run.variant][place] = _drawn(whole, archive, spans, name)
+                        found[run.variant][place] = numbers_on_years(whole, archive, spans, name)
                     if name == sets[0]:
                         bar.advance(note=run.folder.name)
                 months = [s.text(archive) for s in spans]
@@ -181,41 +179,6 @@ def _run(plan: StudyPlan, run: PlannedRun, finished: Run | None) -> dict[str, An
         "error": error,
         "command": run.command,
     }
-
-
-def _drawn(run: Run, archive: Archive, spans: Sequence[Span], name: str) -> Array:
-    """(1 + draws, C) numbers of a run on a set, the mean over spans; its years are kept next to its scores."""
-    path = run.folder / "scores" / f"{name}-years.npz"
-    kept = load_years(path)
-    found = _draws(kept, run, archive, spans, name) if kept else None
-    if found is None:
-        kept = year_moments(run.emulator(archive), archive, spans, competition_of(archive))
-        save_years(path, kept)
-        found = _scores(kept, archive)
-    return found
-
-
-def _draws(kept: list[Array], run: Run, archive: Archive, spans: Sequence[Span], name: str) -> Array | None:
-    """The numbers on draws of years that were kept; None where they are not those of this run."""
-    fields = (6 + len(competition_of(archive).terms), len(scored_variables(archive)), *archive.grid.shape)
-    wanted = [(years_in(span, archive), *fields) for span in spans]
-    if [k.shape for k in kept] != wanted or not all(np.isfinite(k).all() for k in kept):
-        return None
-    found = _scores(kept, archive)
-    score = run.evaluation(name)["score"] if (run.folder / "scores" / f"{name}.json").exists() else None
-    return found if score is None or math.isclose(found[0, 0], score, abs_tol=1e-4) else None
-
-
-def _scores(kept: Sequence[Array], archive: Archive) -> Array:
-    """(1 + draws, C) numbers, the mean over spans."""
-    weights, competition = archive.grid.weights, competition_of(archive)
-    each = [
-        bootstrap.scores_of(
-            years, bootstrap.resample_years(len(years), seed=i), weights, scored_variables(archive), competition
-        )
-        for i, years in enumerate(kept)
-    ]
-    return np.asarray(np.mean(each, axis=0))
 
 
 def _result(

@@ -5,6 +5,7 @@ Invariant: the years of a span add up to the moments of the span, so that a scor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,9 @@ from emukit.data.split import Span
 from emukit.emulators.base import Emulator
 from emukit.files import atomic_path, open_regular
 from emukit.metrics import Competition
+from emukit.runs.evaluate import scored_variables
+from emukit.runs.run import Run
+from emukit.studies.bootstrap import resample_years, scores_of
 
 Array = NDArray[np.float64]
 
@@ -77,3 +81,49 @@ def load_years(path: Path) -> list[Array] | None:
             return [np.asarray(kept[f"arr_{i}"], np.float64) for i in range(len(kept.files))]
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
+
+
+def numbers_on_years(run: Run, archive: Archive, spans: Sequence[Span], name: str) -> Array:
+    """The numbers of a run on a set and on draws of its years, whose sums are kept beside the scores of the run.
+
+    Args:
+        run: A finished one.
+        archive: The data that it was trained on.
+        spans: What the set scores.
+        name: Of the set.
+
+    Returns:
+        (1 + draws, C) columns of the competition, the mean over spans: first on the years as they are.
+
+    Raises:
+        EmukitError: The run is damaged, or its folder cannot be written.
+    """
+    path = run.folder / "scores" / f"{name}-years.npz"
+    kept = load_years(path)
+    found = _numbers_if_own(kept, run, archive, spans, name) if kept else None
+    if found is None:
+        kept = year_moments(run.emulator(archive), archive, spans, competition_of(archive))
+        save_years(path, kept)
+        found = _numbers(kept, archive)
+    return found
+
+
+def _numbers_if_own(kept: list[Array], run: Run, archive: Archive, spans: Sequence[Span], name: str) -> Array | None:
+    """The numbers that kept sums make; None where they are not those of this run."""
+    fields = (6 + len(competition_of(archive).terms), len(scored_variables(archive)), *archive.grid.shape)
+    wanted = [(years_in(span, archive), *fields) for span in spans]
+    if [k.shape for k in kept] != wanted or not all(np.isfinite(k).all() for k in kept):
+        return None
+    found = _numbers(kept, archive)
+    score = run.evaluation(name)["score"] if (run.folder / "scores" / f"{name}.json").exists() else None
+    return found if score is None or math.isclose(found[0, 0], score, abs_tol=1e-4) else None
+
+
+def _numbers(kept: Sequence[Array], archive: Archive) -> Array:
+    """(1 + draws, C) numbers, the mean over spans."""
+    weights, competition = archive.grid.weights, competition_of(archive)
+    each = [
+        scores_of(years, resample_years(len(years), seed=i), weights, scored_variables(archive), competition)
+        for i, years in enumerate(kept)
+    ]
+    return np.asarray(np.mean(each, axis=0))

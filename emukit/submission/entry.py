@@ -1,6 +1,6 @@
 """What an entry says of itself: the file ``entry.toml`` next to a submission.
 
-Invariant: an entry names all that is needed to make its CSV again (recipe, data, seed, command, versions), and the
+Invariant: an entry names all that is needed to make its CSV again (recipe, data, seed, commands, versions), and the
 CSV by its digest, since the CSV itself is too large to be kept under version control.
 """
 
@@ -29,13 +29,17 @@ class Entry(BaseModel):
         name: The entry's name, that of its folder.
         created: When, in ISO 8601.
         emulator: What made it, for example ``cnn-gru``.
-        recipe: The settings it was trained with: the text of a recipe file.
+        recipe: The settings it was trained with: the text of a recipe file. JSON in entries of earlier versions.
         protocol: The split it was trained under, for example ``k360``.
         scenario: What it predicts.
         first_month: ``t000``, as ``2070-02``.
         last_month: The last month.
         seed: The seed of the training.
-        command: The command line that wrote it.
+        command: The command line that trained it, as the run has it.
+        commands: The command lines that make the CSV again, in this order: what is trained before, the run itself,
+            and the submission. Each is complete, except for where the data is, if a variable of the environment says
+            it. Empty in entries of earlier versions.
+        run: Digest of the identity of the run. Empty in entries of earlier versions.
         split: What is to be scored, as the leaderboard names it.
         data_digest: Which data its forcings are from.
         emukit_version: What wrote it.
@@ -61,6 +65,8 @@ class Entry(BaseModel):
     last_month: Month
     seed: int
     command: str
+    commands: list[str] = Field(default_factory=list)
+    run: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
     split: Text
     data_digest: str
     emukit_version: str
@@ -78,7 +84,8 @@ def write_entry(folder: Path | str, entry: Entry) -> Path:
     path = Path(folder) / ENTRY_FILE
     values: dict[str, Any] = entry.model_dump()
     tables = {key: values.pop(key) for key in [k for k, v in values.items() if isinstance(v, dict)]}
-    lines = [_line(key, value) for key, value in values.items()]
+    # What earlier versions did not have is left out where nothing is said.
+    lines = [_line(key, value) for key, value in values.items() if key not in ("commands", "run") or value]
     for key, table in ((k, t) for k, t in tables.items() if t):
         lines += ["", f"[{key}]", *(_line(k, v) for k, v in table.items())]
     write_text(path, "\n".join(lines) + "\n")
@@ -115,7 +122,9 @@ def entry_of(csv: Path) -> Entry | None:
     return entry if entry.csv == csv.name else None
 
 
-def _line(key: str, value: str | float) -> str:
+def _line(key: str, value: str | float | list[str]) -> str:
+    if isinstance(value, list):
+        return f"{_quoted(key)} = [\n{''.join(f'    {_escaped(text)},{chr(10)}' for text in value)}]"
     return f"{_quoted(key)} = {_text(value) if isinstance(value, str) else _number(value)}"
 
 
@@ -132,6 +141,9 @@ def _quoted(key: str) -> str:
 def _text(value: str) -> str:
     if "\n" not in value:
         return _escaped(value)
+    literal = value.replace("\n", "")
+    if literal.isprintable() and "'''" not in value and not value.endswith("'"):
+        return f"'''\n{value}'''"
     # A recipe stays readable: one line of the file for each of its lines. TOML drops the line end behind the quotes.
     return '"""\n' + "\n".join(_escaped(line)[1:-1] for line in value.split("\n")) + '"""'
 
