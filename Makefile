@@ -55,7 +55,7 @@ ORDER ?= $(shell date -u +%Y%m%d)
 
 # One thread a worker: the arrays are small, and two workers keep two cores busy.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --durations=8 --randomly-seed=$(ORDER)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup --durations=8 --randomly-seed=$(ORDER)
 
 # What needs no process of its own, no training and no real store: under a minute, for while one writes.
 FAST = tests/data tests/losses tests/metrics tests/recipes tests/submission tests/competitions $(wildcard tests/test_*.py)
