@@ -113,7 +113,7 @@ def demo(
     like: Annotated[
         Like | None,
         typer.Option(
-            help="A daily climate in the layout of ClimX; tiny is for a first look, and can be trained on with --years 86.",
+            help="A daily climate in the layout of ClimX; tiny is for a first look, and trains with --years 86.",
             show_default=False,
         ),
     ] = None,

@@ -462,7 +462,7 @@ def test_demo_is_opened_by_the_card_that_is_named(tmp_path: Path, monkeypatch: p
     archive = named.open_data("demo", card=str(own))
     assert (archive.card.name, archive.card.competition) == ("mine", "generic")
     assert named.open_data("demo").card.name == "demo"
-    with pytest.raises(EmukitError, match="nowhere.toml"):
+    with pytest.raises(EmukitError, match=r"nowhere\.toml"):
         named.open_data("demo", card="nowhere.toml")
     # The demo holds K: a conversion that says otherwise is not passed over either.
     with pytest.raises(EmukitError, match="tas"):
