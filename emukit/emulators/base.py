@@ -150,7 +150,7 @@ class Emulator(ABC):
                 f"{cls.kind} does not know {in_words(time.step)}",
                 found=f"the time axis of {archive.source}: {time.describe()}",
                 expected=" or ".join(map(in_words, cls.steps)),
-                hint="average the data to those, or train linear, variance-matched or a network",
+                hint="use data of such steps, or train linear, variance-matched or a network",
             )
 
     @abstractmethod

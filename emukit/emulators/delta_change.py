@@ -41,6 +41,7 @@ class DeltaChange(Emulator):
     """Training years with the expected change of their monthly means."""
 
     kind = "delta-change"
+    steps = ("day",)
 
     def __init__(
         self,

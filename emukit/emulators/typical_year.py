@@ -158,6 +158,7 @@ class TypicalYear(Emulator):
     """Expected order statistics of a year, on the days of a template."""
 
     kind = "typical-year"
+    steps = ("day",)
 
     def __init__(
         self, domain: Domain, warming: Warming, level: Field, slope: Field, ranks: NDArray[np.uint16], template: str

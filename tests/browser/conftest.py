@@ -17,7 +17,8 @@ def chromium():
     return os.environ.get("EMUKIT_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
-@pytest.fixture(scope="session")
+# Not for the session: while it is open, the event loop of its thread is taken for a running one by other tests.
+@pytest.fixture(scope="module")
 def browser():
     """Chromium, driven by Playwright."""
     path = chromium()
