@@ -150,8 +150,9 @@ def combine(sources: Iterable[Source], published: bool) -> list[Row]:
     rows += _mean_rows((source.folder, source.record) for source in sources if source.record)
     if published:
         measured = {r.split for r in rows if r.kind == "reference"}
-        # The shipped competition's results are there to be read before anything was trained.
-        competitions = {c.name: c for c in (cse151b(), *(row.competition for row in rows))}
+        # The shipped competition's results are there to be read before anything was trained; next to entries of other
+        # competitions they would only be in the way.
+        competitions = {row.competition.name: row.competition for row in rows} or {cse151b().name: cse151b()}
         found = [row for competition in competitions.values() for row in published_rows(competition)]
         rows += [r for r in found if r.kind != "reference" or r.split not in measured]
     # A reference that is one of the runs (the default linear emulator) needs no second line.

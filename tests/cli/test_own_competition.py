@@ -75,6 +75,8 @@ def test_a_stranger_s_number_goes_the_whole_way(
     assert heading in line
 
     board = emukit("leaderboard", "runs", "--no-published", "--format", "csv", "-q").out
+    # Results of another competition are not shown next to it.
+    assert emukit("leaderboard", "runs", "--format", "csv", "-q").out == board
     rows = list(csv.DictReader(io.StringIO(board)))
     assert all(r[heading] for r in rows if r["kind"] == "run")
     scores = [float(r["score"]) for r in rows if r["kind"] == "run"]
