@@ -302,9 +302,11 @@ def run_study(
 
 def write_plan(plan: StudyPlan, archive: Archive, budget: str | None, command: str) -> None:
     """Keep the plan, before the first run: one that continues trains the same epochs."""
-    for place in {run.folder.parent for run in plan.runs}:
-        # A killed study leaves parts next to its runs, and may have no run left to train that would sweep them.
-        sweep(place)
+    for run in plan.runs:
+        # A killed study leaves parts next to its runs and in them, and may have nothing left to write that would sweep
+        # them.
+        for place in (run.folder.parent, run.folder, run.folder / "scores"):
+            sweep(place)
     runs = _number_of_runs(plan.study, plan.seeds, plan.protocols)
     saved = SavedPlan(plan.epochs, plan.costs, budget or plan.study.budget, runs)
     write_saved_plan(plan.folder, saved, plan.study, archive, command)

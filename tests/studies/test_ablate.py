@@ -1,6 +1,7 @@
 """Studies that train twice, compare what is not the same, or forget what failed."""
 
 import json
+import socket
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -576,3 +577,14 @@ def test_what_another_process_finished_meanwhile_is_not_trained_again(opened, tm
     assert len(run.record.sessions) == 1
     assert run.record == others[1][0].record
     assert evaluation.score == others[1][1].score
+
+
+@pytest.mark.parametrize("inside", ["..", ".", "scores"])
+def test_parts_that_a_killed_study_left_are_swept_where_nothing_is_written_again(opened, tmp_path, inside):
+    plan = plan_of(opened, study(), tmp_path)
+    (folder, *_) = [r.folder for r in plan.runs]
+    part = folder / inside / ".emukit-0123456789abcdef.part"
+    part.mkdir(parents=True, mode=0o700)
+    (part / ".owner").write_text(socket.gethostname())
+    write_plan(plan, opened.archive, None, "emukit ablate x")
+    assert not part.exists()
