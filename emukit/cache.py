@@ -30,7 +30,7 @@ MOST_BYTES = 1 << 20
 
 
 def find_answer(kind: str, key: Mapping[str, Any]) -> Any:
-    """The answer that was kept under a key; None where there is none that can be trusted.
+    """The answer that was kept under a key; None if no answer can be trusted.
 
     Args:
         kind: What is asked, a word.

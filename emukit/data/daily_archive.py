@@ -22,7 +22,7 @@ from emukit.terminal import size
 
 CALENDAR = "noleap"
 DAYS = 365
-# Of the free memory: a training needs room besides.
+# Share of the free memory that the fields may take: training needs room too.
 SHARE = 0.5
 
 

@@ -88,8 +88,8 @@ class Bounds(Part):
     """The range that a variable cannot leave, in its units; predictions are clipped to it.
 
     Attributes:
-        lower: The smallest possible value; without it there is none.
-        upper: The largest possible value; without it there is none.
+        lower: The smallest possible value; None if there is no such bound.
+        upper: The largest possible value; None if there is no such bound.
     """
 
     lower: float | None = Field(None, allow_inf_nan=False)

@@ -66,7 +66,7 @@ class Column:
         return f"{self.title}, {self.units}" if self.units else self.title
 
     def text(self, value: float | None) -> str:
-        """A value as it is printed; empty where there is none."""
+        """A value as it is printed; empty if there is no value."""
         return "" if value is None or math.isnan(value) else f"{value:.{self.digits}f}"
 
 

@@ -17,25 +17,34 @@ Array = NDArray[np.float64]
 _STEPS = 12
 
 
-def fair_crps(realisations: NDArray[np.floating], truth: NDArray[np.floating]) -> Array:
-    """The fair continuous ranked probability score of every value (Ferro 2014, doi:10.1002/qj.2270).
+def crps(realisations: NDArray[np.floating], truth: NDArray[np.floating], *, fair: bool = False) -> Array:
+    """Continuous ranked probability score of an ensemble, in the unit of both.
 
     Args:
         realisations: (E, ...).
-        truth: (...).
+        truth: (...) what happened.
+        fair: Score the distribution that the realisations are drawn from: pairs of a realisation with itself do not
+            count (Ferro 2014, doi:10.1002/qj.2270).
 
     Returns:
-        (...), float64: mean |x - y| minus half the mean |x - x'| over pairs of different realisations; of a single
-        realisation the absolute error.
+        (...), float64: mean |x - y| minus half the mean |x - x'| over pairs.
+
+    Raises:
+        ValueError: Fair, with a single realisation.
     """
     number = len(realisations)
+    if fair and number < 2:
+        raise ValueError("the fair score needs two members")
     ordered = np.sort(realisations.astype(np.float64), axis=0)
-    error = np.abs(ordered - truth).mean(0)
-    if number == 1:
-        return np.asarray(error)
     # The sum of |x - x'| over pairs follows from the order: the k-th smallest is subtracted from all larger ones.
-    rank = (2 * np.arange(number) - number + 1).reshape(-1, *(1,) * (ordered.ndim - 1))
-    return np.asarray(error - (rank * ordered).sum(0) / (number * (number - 1)))
+    rank = (2 * np.arange(number) - number + 1).astype(np.float64)
+    pairs = np.tensordot(rank, ordered, 1)
+    return np.asarray(np.abs(ordered - truth).mean(0) - pairs / (number * (number - 1 if fair else number)))
+
+
+def fair_crps(realisations: NDArray[np.floating], truth: NDArray[np.floating]) -> Array:
+    """The fair score of (E, ...) realisations; of a single one, whose spread is unknown, the absolute error."""
+    return crps(realisations, truth, fair=len(realisations) > 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """An ensemble that is none, or that an emulator without weather pretends to have."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -113,3 +114,47 @@ def test_folder_without_permission_is_refused_before_anything_is_read(emukit, mo
     answer = emukit("predict", "nowhere", "--scenario", "ssp245", "--out", "locked/new/p.nc")
     assert answer.code == 2
     assert "locked is not writable" in answer.err
+
+
+def test_ensemble_is_scored_from_the_command_line_beside_the_climate_model(emukit, sampled_run):
+    answer = emukit("evaluate", sampled_run, "--members", "3", "--format", "json", "-q")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    assert json.loads((Path(sampled_run) / "ensembles" / "validation.json").read_text()) == found["ensemble"]
+    assert found["ensemble"]["realisations"] == 3
+    assert found["ensemble"]["one_realisation"]["score"] == pytest.approx(found["score"])
+    shown = " ".join(emukit("evaluate", sampled_run, "--members", "3", "-q").out.split())
+    for variable, unit in (("tas", "K"), ("pr", "mm/day")):
+        own, real = (found["ensemble"][part][variable]["crps"] for part in ("ensemble", "climate_model"))
+        assert f"{variable} fair CRPS, {unit} {own:.3f} {real:.3f}" in shown
+
+
+def test_ensemble_score_of_one_answer_is_refused(emukit, linear_run):
+    answer = emukit("evaluate", linear_run, "--members", "3", "-q")
+    assert answer.code == 2
+    assert "one answer" in answer.err
+    assert emukit("evaluate", linear_run, "--members", "1").code == 2
+
+
+def test_objective_reaches_a_network_and_nothing_else(emukit, demo_store):
+    refused = emukit("train", "linear", "--objective", "crps", "--data", demo_store)
+    assert refused.code == 2
+    assert "--objective" in refused.err
+    words = (
+        "train",
+        "simple-cnn",
+        "--data",
+        demo_store,
+        "--objective",
+        "crps",
+        "--set",
+        "training.segments.members=all",
+    )
+    small = ("model.width=4", "model.depth=1", "training.epochs=1", "training.segments.length=60")
+    answer = emukit(*words, *(f"--set={s}" for s in (*small, "inputs.window.history=2")), "--out", "runs/crps")
+    assert answer.code == 0, answer.err
+    assert "objective: crps (realisations 2, noise 4)" in answer.err
+    assert json.loads(Path("runs/crps/run.json").read_text())["recipe"]["objective"]["name"] == "crps"
+    assert emukit("predict", "runs/crps", "--scenario", "ssp245", "--members", "2", "--out", "e.nc", "-q").code == 0
+    with xr.open_dataset("e.nc") as ds:
+        assert float(np.abs(ds.tas[0] - ds.tas[1]).mean()) > 0

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emukit.competitions.climx.score import ClimXScore, crps, crps_efficiency, expand, regions, score_index
+from emukit.competitions.climx.score import ClimXScore, crps_efficiency, expand, regions, score_index
+from emukit.metrics.ensemble import crps
 from tests.golden import climx_fields
 
 CASE = json.loads((Path(__file__).parents[1] / "golden" / "climx.json").read_text())["cases"][0]

@@ -18,7 +18,7 @@ from emukit.errors import ProtocolError
 from emukit.metrics.extremes import INDICES, VARIABLES, Thresholds, annual_indices
 
 HISTORICAL = "historical"
-# Of the years of CMIP6's percentiles where a card says nothing else.
+# The base period of the percentiles if the card does not name one.
 BASE_PERIOD = (1961, 1990)
 DAYS = 365
 

@@ -27,6 +27,7 @@ from emukit.data.grid import Grid
 from emukit.files import shipped
 from emukit.metrics import Competition, Metric, Moments
 from emukit.metrics.competition import StoreFormat
+from emukit.metrics.ensemble import crps
 from emukit.metrics.extremes import UNITS, VARIABLES
 
 SHAPE = (192, 288)
@@ -201,27 +202,6 @@ def crps_efficiency(truth: NDArray[np.floating], members: NDArray[np.floating], 
         skill = 1 - score / reference
         efficiency = skill / (2 - skill)
     return _index_score(efficiency, g.var(0))
-
-
-def crps(members: Field, truth: Field, *, fair: bool = False) -> Field:
-    """Continuous ranked probability score of an ensemble, (E, ...) against (...), in the unit of both.
-
-    Args:
-        members: (E, ...) realisations.
-        truth: (...) what happened.
-        fair: Divide the mean difference of members by E (E - 1) instead of E squared (Ferro, 2014).
-
-    Raises:
-        ValueError: Fair, with a single member.
-    """
-    count = len(members)
-    if fair and count < 2:
-        raise ValueError("the fair score needs two members")
-    error = np.abs(members - truth).mean(0)
-    # The sum of |x_i - x_j| over all ordered pairs, from the sorted members.
-    ranks = 2 * np.arange(1, count + 1) - count - 1
-    pairs = 2 * np.tensordot(ranks.astype(np.float64), np.sort(members, axis=0), 1)
-    return np.asarray(error - pairs / (2 * count * (count - 1 if fair else count)))
 
 
 def expand(field: NDArray[np.floating]) -> NDArray[np.floating]:
