@@ -432,7 +432,7 @@ def identify_card(ds: xr.Dataset) -> Card:
 
     Cards of one layout differ in what they hide: of those whose hidden months are in the store and all zero, the one
     that hides most of it is taken. Whether the values are those of the card's data set is another question, which
-    `emukit.data.identity` answers.
+    `emukit.data.published_copy` answers.
 
     Raises:
         StoreError: No card fits.

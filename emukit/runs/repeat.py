@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from emukit.errors import EmukitError
-from emukit.recipes.names import identity_digest
+from emukit.recipes.catalogue import identity_digest
 from emukit.recipes.schema import FinishedRun, Recipe, WrapperRecipe
 from emukit.runs.record import RunRecord, checked_command, read_record
 from emukit.runs.run import FINAL, Run, checked_recipe

@@ -21,8 +21,8 @@ from emukit.metrics import Competition
 from emukit.metrics.competition import StoreFormat
 from emukit.outputs import Kind, marked, new_output, refuse_taken, zarr_kind
 from emukit.progress import Reporter
+from emukit.recipes.catalogue import identity_digest
 from emukit.recipes.describe import recipe_text
-from emukit.recipes.names import identity_digest
 from emukit.runs.leaderboard import SCORE_FILE, split_name
 from emukit.runs.predict import PREDICTION, predict_scenario, write_prediction
 from emukit.runs.repeat import place, submit_command, training_commands
