@@ -17,8 +17,8 @@ from emukit.recipes.describe import recipe_text
 from emukit.recipes.fitting import fit_recipe
 from emukit.recipes.load import load_recipe
 from emukit.runs.record import checked_command, read_record
-from emukit.runs.repeat import training_commands
 from emukit.runs.run import read_run
+from emukit.runs.submit import training_commands
 from emukit.studies.prune import _is_of
 from emukit.submission import read_entry
 from tests.cli.conftest import TINY
