@@ -11,7 +11,7 @@ from rich.text import Text
 
 from emukit.competitions.ranking import LIMIT
 from emukit.metrics import Score
-from emukit.runs.validation_table import Block
+from emukit.runs.score_tables import Block
 from emukit.terminal import duration
 
 if TYPE_CHECKING:
