@@ -25,7 +25,7 @@ from emukit.config import Settings, check, options_of
 from emukit.data.frames import InputSettings
 from emukit.data.targets import TargetSettings
 from emukit.data.variable import ROOTS
-from emukit.emulators.registry import EMULATORS
+from emukit.emulators.registry import EMULATORS, with_present_names
 from emukit.errors import RecipeError
 from emukit.losses.composite import CompositeLoss
 from emukit.models.registry import CONTEXT, NETWORKS
@@ -324,6 +324,7 @@ def parse_recipe(values: Mapping[str, Any], source: str) -> Recipe:
     Raises:
         RecipeError: No or an unknown emulator, unknown or mistyped keys (all of them listed).
     """
+    values = with_present_names(values)
     name = values.get("emulator")
     if not isinstance(name, str):
         raise RecipeError(f"{source} names no emulator", expected=f"emulator = one of {', '.join(emulator_names())}")

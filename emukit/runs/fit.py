@@ -21,10 +21,10 @@ from emukit.data.frames import FrameEncoder, static_fields
 from emukit.data.segments import SegmentSampler
 from emukit.data.split import Split
 from emukit.data.targets import TargetNormalizer
-from emukit.emulators.anchored import Anchored, residual_archive
 from emukit.emulators.base import Emulator
 from emukit.emulators.neural import NeuralEmulator
 from emukit.emulators.registry import EMULATORS
+from emukit.emulators.residual_correction import ResidualCorrection, residual_archive
 from emukit.emulators.variability import refuse_same_runs
 from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import ProtocolError
@@ -260,7 +260,9 @@ class Trainer:
             seed=seed,
         )
         self._emulator = network_only
-        self._scored: Emulator = network_only if anchor is None else Anchored(archive.domain, (anchor, network_only))
+        self._scored: Emulator = (
+            network_only if anchor is None else ResidualCorrection(archive.domain, (anchor, network_only))
+        )
         self._source = source
         network = self._emulator.network
         self._parameters = sum(p.numel() for p in network.parameters())
