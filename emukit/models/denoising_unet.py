@@ -17,9 +17,10 @@ from emukit.models.layers import GlobeConv2d, Poles
 from emukit.models.level import LevelEmbedding, asked, stacked_windows
 from emukit.models.sizes import MOST_BLOCKS, check_sizes
 from emukit.models.unet import Pyramid, ResidualBlock
+from emukit.sphere import OnSphere
 
 
-class DenoisingUNet(nn.Module):
+class DenoisingUNet(OnSphere):
     """Frames, noisy fields and their levels to fields, (S, L+H-1, C, Y, X) -> (S, L, V, Y, X)."""
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {"large": {"width": 64, "depth": 3, "hidden": 256}}
@@ -52,7 +53,7 @@ class DenoisingUNet(nn.Module):
             hidden: Features of the noise's level, which scale and shift every block.
             local: Whether every cell has an input bias and head weights of its own.
             dropout: Inside the blocks, while training.
-            poles: What convolutions see beyond the poles, see `emukit.models.layers.pad_globe`.
+            poles: What convolutions see beyond the poles, see `emukit.sphere.Edges`.
 
         Raises:
             ValueError: A size is out of range, or the grid cannot be halved so often.
@@ -72,13 +73,13 @@ class DenoisingUNet(nn.Module):
         windows, fields, levels = asked(frames, self.history, self.variables, noisy, level)
         maps = self.encode(torch.cat((windows, fields), 1))
         if self.place is not None:
-            maps = maps + self.place
+            maps = maps + self.sphere.own(self.place, -2, maps.shape[-1])
         maps = self.pyramid(maps, self.level(levels))
         out = torch.stack([head(maps, None) for head in self.heads], 1)
         return out.reshape(len(frames), -1, *out.shape[1:])
 
 
-class LocalCNN(nn.Module):
+class LocalCNN(OnSphere):
     """Frames to fields by convolutions on their own grid alone, (S, L+H-1, C, Y, X) -> (S, L, V, Y, X)."""
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {"large": {"width": 64, "blocks": 4}}
@@ -108,7 +109,7 @@ class LocalCNN(nn.Module):
             blocks: Residual blocks; a cell sees 2 `blocks` + 1 cells each way.
             local: Whether every cell has an input bias and head weights of its own.
             dropout: Inside the blocks, while training.
-            poles: What convolutions see beyond the poles, see `emukit.models.layers.pad_globe`.
+            poles: What convolutions see beyond the poles, see `emukit.sphere.Edges`.
 
         Raises:
             ValueError: A size is out of range.
@@ -128,7 +129,7 @@ class LocalCNN(nn.Module):
         """(S, L+H-1, C, Y, X) -> (S, L, V, Y, X)."""
         maps = self.encode(stacked_windows(frames, self.history))
         if self.place is not None:
-            maps = maps + self.place
+            maps = maps + self.sphere.own(self.place, -2, maps.shape[-1])
         for block in self.blocks:
             maps = block(maps, None)
         out = torch.stack([head(maps, None) for head in self.heads], 1)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from emukit.models.attention import FeedForward, SpaceAttention, Turn, patch_centres, space_turn
 from emukit.models.level import LevelEmbedding, asked, modulated
 from emukit.models.sizes import MOST_BLOCKS, check_sizes
-from emukit.models.transformer import PatchHead, pad_to_patches, tiling
+from emukit.models.transformer import PatchHead, tiling
+from emukit.sphere import OnSphere
 
 
 class LevelBlock(nn.Module):
@@ -42,7 +43,7 @@ class LevelBlock(nn.Module):
         return out
 
 
-class DiT(nn.Module):
+class DiT(OnSphere):
     """Frames, noisy fields and their levels to fields, (S, L+H-1, C, Y, X) -> (S, L, V, Y, X)."""
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {"large": {"dim": 256, "heads": 8, "blocks": 8}}
@@ -111,11 +112,13 @@ class DiT(nn.Module):
     def forward(self, frames: Tensor, noisy: Tensor | None = None, level: Tensor | None = None) -> Tensor:
         """(S, L+H-1, C, Y, X), and with noise (S, L, V, Y, X) and (S, L) -> (S, L, V, Y, X)."""
         windows, fields, levels = asked(frames, self.history, self.variables, noisy, level)
-        maps = self.condition(pad_to_patches(windows, self.patch)) + self.noisy(pad_to_patches(fields, self.patch))
+        tiles = (self.sphere.to_tiles(each, self.patch) for each in (windows, fields))
+        maps = self.condition(next(tiles)) + self.noisy(next(tiles))
         place = self.place.weight if self.local else self.place.weight.repeat_interleave(self.tiles[1], 0)
-        patches = maps.flatten(2).transpose(1, 2) + place
+        patches = maps.flatten(2).transpose(1, 2) + self.sphere.own_tiles(place, 0, self.tiles)
         known = nn.functional.silu(self.level(levels))
-        turn = space_turn(*patch_centres(self.tiles, self.patch, self.grid, maps.device), self.pairs, self.tiles)
+        centres = patch_centres(self.tiles, self.patch, self.grid, maps.device)
+        turn = space_turn(*(self.sphere.own_tiles(c, 0, self.tiles) for c in centres), self.pairs, self.tiles)
         for block in self.blocks:
             patches = block(patches, known, turn)
         patches = modulated(patches, *self.modulation(known).chunk(2, -1))
@@ -123,7 +126,7 @@ class DiT(nn.Module):
         return torch.stack([head(read) for head in self.heads], 2)
 
 
-class _SharedHead(nn.Module):
+class _SharedHead(OnSphere):
     """Features of a patch to its cells, with the same weights for every patch, (S, L, N, D) -> (S, L, Y, X)."""
 
     def __init__(self, features: int, grid: tuple[int, int], patch: tuple[int, int]) -> None:
@@ -132,8 +135,6 @@ class _SharedHead(nn.Module):
         self.cells = nn.Linear(features, patch[0] * patch[1])
 
     def forward(self, read: Tensor) -> Tensor:
-        rows, columns = self.patch
-        cells = self.cells(read).reshape(*read.shape[:2], *self.tiles, rows, columns).transpose(3, 4)
-        fields: Tensor = cells.reshape(*read.shape[:2], self.tiles[0] * rows, self.tiles[1] * columns)
-        first = (fields.shape[-2] - self.grid[0]) // 2
-        return fields[..., first : first + self.grid[0], : self.grid[1]]
+        fields = self.cells(read).unflatten(2, (-1, self.tiles[1])).unflatten(-1, self.patch).transpose(3, 4)
+        fields = fields.flatten(4, 5).flatten(2, 3)
+        return self.sphere.from_tiles(fields, self.grid, self.patch)
