@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from emukit.competitions.leaderboard import LIMIT
+from emukit.competitions.ranking import LIMIT
 from emukit.metrics import Score
 from emukit.runs.validation_table import Block
 from emukit.terminal import duration
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from emukit.data.window import Window
     from emukit.metrics.deviations import Statistic
     from emukit.planning.plan import Bottleneck, Plan
-    from emukit.runs.ensemble import EnsembleEvaluation, RegionalScores
+    from emukit.runs.ensemble_scores import EnsembleEvaluation, RegionalScores
     from emukit.runs.evaluate import Evaluation
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

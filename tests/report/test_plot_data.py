@@ -21,7 +21,8 @@ from emukit.figures.maps import draw_maps
 from emukit.figures.variability import weather_table
 from emukit.metrics.variability import VariabilityStatistics, rank_histogram
 from emukit.progress import silent_reporter
-from emukit.report.ensemble_comparison import (
+from emukit.report.plot import _place, _visible_sets, draw
+from emukit.report.plot_data import (
     annual_means,
     collect,
     error_rows,
@@ -32,7 +33,6 @@ from emukit.report.ensemble_comparison import (
     spread_rows,
     year_of,
 )
-from emukit.report.plot import _place, _visible_sets, draw
 from emukit.report.variability import compare_variability
 from emukit.runs.evaluate import score_emulator
 from tests.coded import coded_archive, warming_archive

@@ -18,7 +18,7 @@ from emukit.metrics.ensemble import EnsembleSums, score_ensemble
 from emukit.metrics.regional import RankCounts, Regions, energy_score
 from emukit.metrics.two_sample import two_sample_test
 from emukit.progress import Reporter
-from emukit.runs.ensemble import evaluate_ensemble, save_ensemble
+from emukit.runs.ensemble_scores import evaluate_ensemble, save_ensemble
 from tests.coded import score_moments, warming_archive
 
 QUIET = Reporter(quiet=True)
