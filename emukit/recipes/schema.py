@@ -161,6 +161,12 @@ class NetworkRecipe(Recipe):
                 f"objective.name {self.objective.name} learns from single runs: "
                 "training.segments.members must be all or random, not mean"
             )
+        if objective.levels and not getattr(NETWORKS.load(self.emulator), "takes_level", False):
+            able = [name for name in NETWORKS.built_in if getattr(NETWORKS.load(name), "takes_level", False)]
+            raise ValueError(
+                f"objective.name {self.objective.name} needs a network that takes a noisy field and its level, such as "
+                f"{' or '.join(able)}; {self.emulator} does not"
+            )
         if self.objective.name != REGRESSION and loss.warmup_epochs + loss.ramp_epochs:
             raise ValueError(f"loss.warmup_epochs and loss.ramp_epochs are of regression, not of {self.objective.name}")
         # The default counts where the recipe says it: elsewhere every variable may have a table of its own.
