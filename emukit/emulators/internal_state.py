@@ -217,7 +217,19 @@ class StateSeries:
         unit = np.ones((len(relative), *coarse), np.float32)
         warming = (float(residuals.global_mean.mean()), float(residuals.global_mean.std()) or 1.0)
         space = StateSpace(
-            center, scale, weights, size, unit, unit, unit, center[0], scale[0], warming, history, memory, tuple(relative)
+            center,
+            scale,
+            weights,
+            size,
+            unit,
+            unit,
+            unit,
+            center[0],
+            scale[0],
+            warming,
+            history,
+            memory,
+            tuple(relative),
         )
         states = np.empty(values.shape, np.float16)
         for m in range(12):
