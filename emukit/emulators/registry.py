@@ -129,6 +129,12 @@ EMULATORS: Registry[EmulatorEntry] = Registry(
             made_as="wrapper",
             takes_seed=True,
         ),
+        "atlas": EmulatorEntry(
+            "emukit.emulators.atlas:Atlas",
+            "an emulator, with variability that networks draw month by month; realisations of any length",
+            made_as="wrapper",
+            takes_seed=True,
+        ),
         "typical-year": EmulatorEntry(
             "emukit.emulators.typical_year:TypicalYear",
             "daily fields whose sorted days are where they are expected, on the days of one training year",
