@@ -138,7 +138,7 @@ class LinearEmulator(Emulator):
         columns, spread = np.eye(len(names))[:, : len(features)], 1.0
         if warming:
             # A sum of features is as linear in them as they are: what is kept in the end is a response to each.
-            mean = _global_temperature(archive, split)
+            mean = global_temperature(archive, split)
             by = [names.index(n) for n in warming]
             shares = _explained(archive, mean, table.z, table.cycle, table.weights, by, warming_ridge)
             spread = float(np.sqrt(np.average((table.z @ shares) ** 2, weights=table.weights))) or 1.0
@@ -386,7 +386,7 @@ def _hold_up(
     coefficients[:, -1, low] = raised
 
 
-def _global_temperature(archive: Archive, split: Split) -> Array:
+def global_temperature(archive: Archive, split: Split) -> Array:
     """(N,) global mean temperature of all training steps, the mean over members."""
     position = [temperature_position(archive, "model.warming")]
     means = []

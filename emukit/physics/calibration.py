@@ -138,12 +138,11 @@ def calibrate(
                 parts.append(flux / run.flux_error)
         return torch.cat(parts) if fit_level else torch.cat([*parts, x[-1:]])
 
-    first = np.append(middle.numpy(), np.mean([np.mean(r.surface) for r in runs]) if fit_level else 0.0)
-    jacobian = torch.func.jacfwd(residuals)
+    seen = np.concatenate([r.surface[r.skipped :] for r in runs])
+    first = np.append(middle.numpy(), seen.mean() if fit_level else 0.0)
     found = least_squares(
         lambda x: residuals(torch.as_tensor(x)).numpy(),
         first,
-        jac=lambda x: jacobian(torch.as_tensor(x)).numpy(),
         x_scale="jac",
         max_nfev=200,
     )

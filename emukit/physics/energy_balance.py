@@ -20,6 +20,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+# Rows of a convolution's matrix that are held at a time.
+BLOCK_STEPS = 1024
 # W m-2 per natural logarithm of a ratio of CO2 concentrations (Myhre et al. 1998, doi:10.1029/98GL01908).
 CO2_FORCING = 5.35
 # Of twice the CO2.
@@ -182,9 +184,8 @@ class EnergyBalance:
 def convolved(kernel: Tensor, forcing: Tensor) -> Tensor:
     """(N, L) sums over s <= t of kernel[t - s] forcing[s], for an (N, L) kernel and (N,) forcing."""
     n = len(forcing)
-    apart = torch.arange(n)[:, None] - torch.arange(n)
-    shifted = torch.where(apart >= 0, forcing[apart.clamp(min=0)], 0.0)
-    return shifted @ kernel
+    windows = torch.cat([forcing.new_zeros(n - 1), forcing]).unfold(0, n, 1)
+    return torch.cat([windows[first : first + BLOCK_STEPS] @ kernel.flip(0) for first in range(0, n, BLOCK_STEPS)])
 
 
 def co2_forcing(ratio: Tensor) -> Tensor:

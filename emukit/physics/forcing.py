@@ -1,7 +1,7 @@
 """What emissions and concentrations do to the radiation at the top of the atmosphere.
 
 Invariant: pure functions of series, without parameters that training could fit. A step is a function of the steps
-before it alone. Before the first, emissions are taken to have grown exponentially.
+before it alone. Before the first, fossil emissions are taken to have grown exponentially.
 
 Concentrations of CO2 follow the four pools of Joos et al. (2013, doi:10.5194/acp-13-2793-2013), whose time scales
 lengthen as sinks fill and the climate warms (FaIR: Millar et al. 2017, doi:10.5194/acp-17-7213-2017; in the closed
@@ -32,13 +32,15 @@ GTCO2_OF_GTC = 3.664
 # Shares and time scales, years, of the pools; Joos et al. (2013). The first keeps its CO2 for as long as matters here.
 POOL_SHARE = np.array([0.2173, 0.2240, 0.2824, 0.2763])
 POOL_YEARS = np.array([1e6, 394.4, 36.54, 4.304])
-# Integrated airborne fraction of a hundred years: at first, per GtC taken up, and per K; Millar et al. (2017), and
-# its largest value, below which time scales stay finite.
-AIRBORNE, AIRBORNE_UPTAKE, AIRBORNE_WARMTH, AIRBORNE_MOST = 32.4, 0.019, 4.165, 97.0
+# Integrated airborne fraction of a hundred years: at first, per GtC taken up, and per K (Smith et al. 2018,
+# doi:10.5194/gmd-11-2273-2018); and the largest, below which time scales stay finite.
+AIRBORNE, AIRBORNE_UPTAKE, AIRBORNE_WARMTH, AIRBORNE_MOST = 35.0, 0.019, 4.165, 97.0
 # Warming per GtC emitted, K (IPCC 2021, AR6 WG1 chapter 5: 1.65 K per 1000 GtC).
 WARMTH_OF_EMISSION = 1.65e-3
-# Years of the exponential past that are run through.
-PAST_YEARS = 300
+# Years of the past that are run through, and those of them in which land use emitted, at a constant rate.
+PAST_YEARS, LAND_USE_YEARS = 300, 165
+# Years in which emissions from land use fall to 1/e after the first step; no store holds them.
+LAND_USE_FADES = 50.0
 
 # Mt of a ppb of CH4, and its lifetime in years (Prather et al. 2012, doi:10.1029/2012GL051440).
 MT_OF_PPB = 2.75
@@ -70,22 +72,23 @@ class _Carbon:
         return CO2_1850 + float(self.pools.sum()) / GTC_OF_PPM
 
 
-def _carbon_of_past(emission: float, cumulative: float, factor: float) -> tuple[_Carbon, float]:
-    """The pools after an exponential past, its emissions multiplied by a factor, and their concentration."""
+def _carbon_of_past(emission: float, cumulative: float, land_use: float) -> tuple[_Carbon, float]:
+    """The pools after an exponential past and a constant emission from land use, and their concentration."""
     carbon, ppm = _Carbon(), CO2_1850
     for year in range(-PAST_YEARS, 0):
-        ppm = carbon.step(factor * emission * float(np.exp((year + 0.5) * emission / cumulative)), 1.0)
+        fossil = emission * float(np.exp((year + 0.5) * emission / cumulative))
+        ppm = carbon.step(fossil + (land_use if year >= -LAND_USE_YEARS else 0.0), 1.0)
     return carbon, ppm
 
 
 def co2_concentration(cumulative: Array, per_year: int, start: float = CO2_2015) -> Array:
     """Concentration of CO2 from cumulative fossil emissions.
 
-    Before the first step emissions grew exponentially, so that they add up to what has been emitted by then. They are
-    multiplied by what brings the concentration to `start`: fossil emissions are not all that there were.
+    Before the first step fossil emissions grew exponentially, so that they add up to what has been emitted by then.
+    What is in the air besides is from land use, which has emitted at a constant rate and fades after the first step.
 
     Args:
-        cumulative: (T,) GtCO2 emitted by each step, not decreasing at the beginning.
+        cumulative: (T,) GtCO2 emitted by each step.
         per_year: Steps a year.
         start: Concentration at the first step, ppm.
 
@@ -93,28 +96,29 @@ def co2_concentration(cumulative: Array, per_year: int, start: float = CO2_2015)
         (T,) ppm.
 
     Raises:
-        ProtocolError: At the first step nothing has been emitted, or nothing is.
+        ProtocolError: At the first step nothing has been emitted, or nothing is, or too much for `start`.
     """
     from scipy.optimize import brentq
 
     carbon_emitted = np.asarray(cumulative, np.float64) / GTCO2_OF_GTC
     emission = np.diff(carbon_emitted) * per_year
     past, now = float(carbon_emitted[0]), float(emission[:per_year].mean()) if len(emission) else 0.0
-    low, high = (_carbon_of_past(now, past, f)[1] for f in (0.1, 10.0)) if now > 0 and past > 0 else (start, start)
+    # Land use that took up more than a tenth of what fossil fuels emit is no land use.
+    most = 10.0 * now
+    low, high = (_carbon_of_past(now, past, f)[1] for f in (-now / 10, most)) if now > 0 < past else (start, start)
     if not low < start < high:
         raise ProtocolError(
-            "no exponential growth of emissions leads to what is in the air at the first step",
+            "no past of emissions leads to what is in the air at the first step",
             found=f"{past:.4g} GtC emitted by then, and {now:.4g} GtC a year",
             expected=f"cumulative emissions in GtCO2 that bring CO2 to about {start:.0f} ppm",
             hint="name the forcing that holds cumulative emissions of CO2",
         )
-    emission = np.concatenate([[now], emission])
-    factor = brentq(lambda f: _carbon_of_past(now, past, f)[1] - start, 0.1, 10.0, xtol=1e-6)
-    carbon, ppm = _carbon_of_past(now, past, float(factor))
-    values = np.empty(len(emission))
+    land_use = float(brentq(lambda rate: _carbon_of_past(now, past, rate)[1] - start, -now / 10, most, xtol=1e-8))
+    carbon, ppm = _carbon_of_past(now, past, land_use)
+    values = np.empty(len(carbon_emitted))
     values[0] = ppm
-    for t, amount in enumerate(emission[1:].tolist(), 1):
-        values[t] = carbon.step(amount, 1.0 / per_year)
+    for t, amount in enumerate(emission.tolist(), 1):
+        values[t] = carbon.step(amount + land_use * float(np.exp(-t / per_year / LAND_USE_FADES)), 1.0 / per_year)
     return values
 
 
