@@ -77,6 +77,11 @@ EMULATORS: Registry[EmulatorEntry] = Registry(
             "ridge on forcing series, in seconds; the one to beat",
             made_as="closed-form",
         ),
+        "energy-balance": EmulatorEntry(
+            "emukit.emulators.energy_balance:EnergyBalanceEmulator",
+            "pattern scaling on the warming of a two-layer energy balance, in seconds",
+            made_as="closed-form",
+        ),
         "eof-regression": EmulatorEntry(
             "emukit.emulators.components:EofRegression",
             "principal components on straight lines in forcing series, in seconds",
