@@ -36,6 +36,7 @@ class BlockSettings(Settings):
         size: Rows and columns of a block.
         per_time: Blocks cut from each time step that is read.
         times: Time steps of a batch, which then holds times x per_time blocks.
+        share: Share of the training steps that an epoch reads, drawn anew for each.
         weights: How cells count in the loss: ``corrected``: with their area over how often they are in a block, so that
             the loss is that of the globe; ``area``: with their area alone; ``none``: all alike.
     """
@@ -43,6 +44,7 @@ class BlockSettings(Settings):
     size: tuple[int, int] = (24, 36)
     per_time: int = Field(2, ge=1, le=10_000)
     times: int = Field(8, ge=1, le=10_000)
+    share: float = Field(1.0, gt=0, le=1)
     weights: Literal["corrected", "area", "none"] = "corrected"
 
     @field_validator("size", mode="before")
@@ -150,8 +152,6 @@ class BlockSampler:
         frames: BlockFrames,
         settings: BlockSettings,
         device: torch.device | str = "cpu",
-        *,
-        share: float = 1.0,
     ) -> None:
         """Coarsen the training fields; fine ones are read out of the archive block by block.
 
@@ -162,7 +162,6 @@ class BlockSampler:
             frames: Makes what the network is shown.
             settings: How.
             device: Where batches are put.
-            share: Share of the training steps that an epoch reads, drawn anew for each.
 
         Raises:
             RecipeError: A block is larger than the map.
@@ -183,7 +182,7 @@ class BlockSampler:
                 for i, s in enumerate(self.spans)
             ]
         )
-        self._read = max(1, round(share * len(self._times)))
+        self._read = max(1, round(settings.share * len(self._times)))
         self._weights = cell_weights(archive.grid, settings)
 
     @property

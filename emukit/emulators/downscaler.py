@@ -11,7 +11,7 @@ the variables.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -344,17 +344,22 @@ def _neighbours(group: int, groups: int, per_day: int) -> list[int]:
     return sorted({(month + d) % 12 * per_day + hour for d in (-1, 0, 1)})
 
 
-def regression_transforms(domain: Domain, settings: Mapping[str, TargetSettings]) -> tuple[str, ...]:
-    """How a regression sees each variable: as the settings say; what never falls below zero by its root by default.
+def known_targets(domain: Domain, settings: Callable[[str], TargetSettings]) -> dict[str, TargetSettings]:
+    """How each variable is normalised: as the settings say; what never falls below zero by its root by default.
 
-    Rain is skewed; the root of it is close to being as likely above as below its mean.
+    Rain is skewed: its root is nearly as likely above as below its mean.
+
+    Args:
+        domain: Of the variables.
+        settings: From a name to what is said of it.
     """
-    out = []
+    out = {}
     for variable in domain.described:
-        chosen = settings.get(variable.name, TargetSettings()).known(variable).transform
-        root = chosen == "none" and variable.never_negative and variable.relative
-        out.append("sqrt" if root else "none" if chosen == "yeo-johnson" else chosen)
-    return tuple(out)
+        said = settings(variable.name)
+        chosen = said.known(variable)
+        root = said.transform == "card" and chosen.transform == "none" and variable.relative
+        out[variable.name] = chosen.model_copy(update={"transform": "sqrt"}) if root else chosen
+    return out
 
 
 BASELINES: tuple[type[Downscaler], ...] = (Interpolation, SeasonalResidual, CellLine)

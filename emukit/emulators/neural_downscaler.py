@@ -35,7 +35,6 @@ from emukit.emulators.downscaler import (
     Downscaler,
     Interpolation,
     Neighbourhood,
-    regression_transforms,
 )
 from emukit.errors import RecipeError
 from emukit.models.block_unet import BlockUNet
@@ -148,7 +147,8 @@ def fit_frames(
     passed = TargetNormalizer.fit(archive, spans, targets, through=coarsening.down_up)
     base = None
     if conditions.base == "regression":
-        transforms = regression_transforms(archive.domain, targets)
+        # A regression has no use for a fitted exponent.
+        transforms = ["none" if t.transform == "yeo-johnson" else t.transform for t in targets.values()]
         width, penalty = conditions.width, conditions.penalty
         if width % 2 == 0:
             raise RecipeError("conditions.width is even", found=str(width), expected="an odd number of coarse cells")
