@@ -19,6 +19,7 @@ from emukit.cli import (
     commands,
     compare,
     data,
+    downscale,
     indices,
     plan,
     plot,
@@ -47,7 +48,7 @@ app = o.App(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for register in (train, validate, ablate, plan, results, compare, plot, report, submissions, indices):
+for register in (train, validate, ablate, plan, results, compare, plot, report, submissions, downscale, indices):
     register.add_commands(app)
 app.add_typer(runs.app, name="runs", rich_help_panel=commands.LOOK)
 app.add_typer(data.app, name="data", rich_help_panel=commands.DATA)

@@ -85,13 +85,11 @@ class BlockFrames(Protocol):
     channels: tuple[str, ...]
 
     def block(
-        self, coarse: Array, time: TimeAxis, rows: Cells, columns: Cells
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells
+    ) -> tuple[NDArray[np.float32], Array]:
         """(T, C, y, x) frames of some steps of a block, and (T, V, y, x) what the network's answer is added to."""
 
-    def normalised(
-        self, fine: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells
-    ) -> NDArray[np.float32]:
+    def normalised(self, fine: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells) -> Array:
         """(T, V, y, x) the truth of the block, in the units of the answer."""
 
 

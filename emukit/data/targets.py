@@ -161,12 +161,23 @@ class TargetNormalizer:
     def forward(self, values: NDArray[np.floating], season: NDArray[np.int64]) -> NDArray[np.float32]:
         """Normalise (T, V, Y, X) fields of physical units; `season` is (T,), as `TimeAxis.season` has it."""
         out = np.empty(values.shape, np.float32)
+        self._normalise(values, season, out)
+        return out
+
+    def forward_exactly(self, values: NDArray[np.floating], season: NDArray[np.int64]) -> Array:
+        """As `forward`, in float64: for differences of normalised fields, which rounding would spoil."""
+        out = np.empty(values.shape, np.float64)
+        self._normalise(values, season, out)
+        return out
+
+    def _normalise(
+        self, values: NDArray[np.floating], season: NDArray[np.int64], out: NDArray[np.float32] | Array
+    ) -> None:
         for part in _parts(len(values)):
             group = season[part]
             for v, function in enumerate(self._pointwise):
                 x = function.forward(values[part, v].astype(np.float64))
                 out[part, v] = (x - self._center[group, v]) / self._scale[group, v]
-        return out
 
     def inverse(self, values: NDArray[np.floating], season: NDArray[np.int64]) -> Array:
         """Back to physical units, (T, V, Y, X) float64."""

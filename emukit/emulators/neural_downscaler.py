@@ -101,9 +101,10 @@ class ResidualFrames:
 
     def block(
         self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    ) -> tuple[NDArray[np.float32], Array]:
         """(T, C, y, x) frames of some steps of a block, and (T, V, y, x) what the answer is added to, normalised."""
-        passed = self.passed.window(rows, columns).forward(self.coarsening.up(coarse, rows, columns), time.season)
+        up = self.coarsening.up(coarse, rows, columns)
+        passed = self.passed.window(rows, columns).forward_exactly(up, time.season)
         base = passed
         if self.base is not None:
             base = self.normalised(self.base.fields(coarse, time, rows, columns), time, rows, columns)
@@ -115,13 +116,11 @@ class ResidualFrames:
         statics = self.statics[:, rows][..., columns]
         parts += [passed, *([base] if self.base is not None else [])]
         parts.append(np.broadcast_to(statics, (len(time), *statics.shape)))
-        return np.concatenate(parts, 1), base
+        return np.concatenate(parts, 1, dtype=np.float32), base
 
-    def normalised(
-        self, fine: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells
-    ) -> NDArray[np.float32]:
+    def normalised(self, fine: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells) -> Array:
         """(T, V, y, x) fine fields in the units of the answer."""
-        return self.fine.window(rows, columns).forward(fine, time.season)
+        return self.fine.window(rows, columns).forward_exactly(fine, time.season)
 
     def reconstructed(
         self, residual: NDArray[np.floating], base: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells

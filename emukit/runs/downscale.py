@@ -219,8 +219,13 @@ def train_downscaler(
         write_text(folder / RECORD, json.dumps(record, indent=1))
         outcome = trainer.train(folder, reporter)
         save_downscaler(trainer.downscaler, folder / "emulator")
-        scores = score_downscalers(archive, split.validation, trainer.downscaler, trainer.baselines)
-        record |= {**outcome, "state": "finished", "scores": {"validation": scores}}
+        scored = {
+            name: score_downscalers(archive, spans, trainer.downscaler, trainer.baselines)
+            for name, spans in split.scored.items()
+            # Of the whole of a scenario the last decades say enough.
+            if name in ("validation", "test") and not any(is_hidden(archive, s) for s in spans)
+        }
+        record |= {**outcome, "state": "finished", "scores": scored}
         record["seconds"] = round(time.monotonic() - started, 1)
         write_text(folder / RECORD, json.dumps(record, indent=1))
     return read_downscale_run(folder)
@@ -373,7 +378,7 @@ def score_downscalers(
     spans: Sequence[Span],
     downscaler: Downscaler,
     baselines: Sequence[Downscaler],
-    members: int = MEMBERS,
+    members: int | None = None,
 ) -> dict[str, Any]:
     """All scores of a downscaler and of the baselines on the same steps.
 
@@ -383,7 +388,7 @@ def score_downscalers(
         downscaler: The network. Where it draws realisations, errors are those of their mean; tails and spectra those
             of the first.
         baselines: The three.
-        members: Realisations, where it draws any.
+        members: Realisations, where it draws any; ten when None.
 
     Returns:
         By label, the numbers by ``VARIABLE.NAME``: ``mae``, ``nmae``, ``rmse``, ``r2``, ``correlation``, ``bias``;
@@ -395,7 +400,7 @@ def score_downscalers(
     scored = competition({v.name: v.units for v in archive.domain.described}, best)
     out: dict[str, Any] = {}
     for one in (*baselines, downscaler):
-        found = [_numbers(archive, s, one, scored, members) for s in spans]
+        found = [_numbers(archive, s, one, scored, members or MEMBERS) for s in spans]
         out[one.label] = {k: float(np.mean([f[k] for f in found])) for k in found[0]}
     out["gain"] = {v: 1 - out[downscaler.label][f"{v}.mae"] / best[v] for v in archive.variables}
     return out
