@@ -18,17 +18,16 @@ from emukit.cli import (
     ablate,
     commands,
     compare,
+    crossval,
     data,
     downscale,
     indices,
     plan,
-    plot,
     report,
     results,
     runs,
     submissions,
     train,
-    validate,
 )
 from emukit.cli import options as o
 from emukit.distribution import VERSION
@@ -48,7 +47,7 @@ app = o.App(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for register in (train, validate, ablate, plan, results, compare, plot, report, submissions, downscale, indices):
+for register in (train, crossval, ablate, plan, results, compare, report, submissions, downscale, indices):
     register.add_commands(app)
 app.add_typer(runs.app, name="runs", rich_help_panel=commands.LOOK)
 app.add_typer(data.app, name="data", rich_help_panel=commands.DATA)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from emukit.data.archive import Archive
     from emukit.progress import Reporter
     from emukit.runs.run import Run
-    from emukit.runs.validation_table import Block
+    from emukit.runs.score_tables import Block
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -154,15 +154,15 @@ def one_store(named: str | None, positional: str | None) -> str | None:
 
 def print_blocks(blocks: Sequence[Block], format: Formats, values: Any) -> None:
     """Print tables of scores; as JSON, the values that they are made of."""
-    from emukit.runs import validation_table as validation
+    from emukit.runs import score_tables
 
     if format == "table":
-        for table in validation.tables(blocks):
+        for table in score_tables.tables(blocks):
             open_console().print(table)
     elif format == "json":
         echo(json.dumps(values, indent=1))
     else:
-        render = {"md": validation.markdown, "csv": validation.to_csv}[format]
+        render = {"md": score_tables.markdown, "csv": score_tables.to_csv}[format]
         echo(render(blocks), nl=False)
 
 
@@ -196,7 +196,7 @@ def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]], format: F
 
 def open_named(named: str | None, card: str | None, convert: list[str] | None, report: Reporter) -> Archive:
     """Open the store that a command names, and say which it is."""
-    from emukit.data.named import ENVIRONMENT, data_source, open_data
+    from emukit.data.opening import ENVIRONMENT, data_source, open_data
 
     source = data_source(named)
     why = "" if named else f" (from ${ENVIRONMENT})" if source != "demo" else " (no --data, no $EMUKIT_DATA)"
@@ -214,9 +214,9 @@ def grid_shape(named: str | None, card: str | None) -> tuple[int, int] | None:
     from emukit.data.card import identify_card, load_card
     from emukit.data.decode import Findings
     from emukit.data.demo import DemoClimate
-    from emukit.data.layout import read_layout
-    from emukit.data.named import DEMO, data_source
+    from emukit.data.opening import DEMO, data_source
     from emukit.data.source import open_source
+    from emukit.data.store_layout import read_layout
 
     source = data_source(named)
     if source == DEMO:
@@ -234,7 +234,7 @@ def open_for_run(run: Run, named: str | None, card: str | None, convert: list[st
     Raises:
         StoreError: There is no such store, or it cannot be read.
     """
-    from emukit.data.named import DEMO, ENVIRONMENT, open_data
+    from emukit.data.opening import DEMO, ENVIRONMENT, open_data
 
     data = run.record.data
     source, why = named or data.source, "" if named else " (recorded in the run)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from emukit.cli import commands
 from emukit.cli import options as o
+from emukit.cli.crossval import Protocols, RecipeFile, Seeds, Setting, evaluate_recipe
 from emukit.terminal import echo, open_console
 
 
@@ -19,6 +21,7 @@ def add_commands(app: typer.Typer) -> None:
         evaluate,
         "emukit evaluate runs/linear",
         "emukit evaluate runs/linear --format json",
+        "emukit evaluate linear --data demo --protocols official,loso:all",
         group=commands.LOOK,
     )
     commands.add(
@@ -31,8 +34,19 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def evaluate(
-    run: o.RunFolder,
-    split: Annotated[str, typer.Option(help="validation, test, or test-all under loso.")] = "validation",
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|MODEL",
+            help="Run folder, as `emukit train` wrote it; or a recipe, as for `emukit train`.",
+        ),
+    ],
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a RUN: validation, test, or test-all under loso. Default: validation.", show_default=False
+        ),
+    ] = None,
     members: Annotated[
         int | None,
         typer.Option(
@@ -42,17 +56,59 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    data: o.TrainedData = None,
+    protocols: Protocols = None,
+    seeds: Seeds = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the runs of a MODEL. Default: runs/evaluate-MODEL.", show_default=False),
+    ] = None,
+    recipe: RecipeFile = None,
+    settings: Setting = None,
+    fast: o.Fast = False,
+    track: o.Track = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STORE",
+            help="Default: the store a RUN was trained on; for a MODEL $EMUKIT_DATA, else the demo climate.",
+            show_default=False,
+        ),
+    ] = None,
     card: o.Card = None,
     convert: o.Convert = None,
     format: o.Format = "table",
     quiet: o.Quiet = False,
 ) -> None:
-    """Score a run: the score and its numbers, with references and the noise ceiling next to them."""
+    """Score a run; or, with --protocols or --seeds, train a recipe under several of them and score every run.
+
+    Of a run it shows the score and its numbers, with references and the noise ceiling next to them. Of a recipe it
+    shows every protocol, and how far seeds are apart. The runs are kept, with everything printed in validation.json;
+    the same command continues where it was stopped.
+    """
     import json
 
+    of_model = {"--out": out, "--recipe": recipe, "--set": settings, "--fast": fast, "--track": track}
+    asked = {"--protocols": protocols, "--seeds": seeds}
+    if _is_recipe(what, asked, of_model, {"--split": split, "--members": members}):
+        evaluate_recipe(
+            what,
+            protocols=protocols,
+            seeds=seeds,
+            out=out,
+            data=data,
+            recipe=recipe,
+            settings=settings,
+            fast=fast,
+            format=format,
+            track=track,
+            card=card,
+            convert=convert,
+            quiet=quiet,
+        )
+        return
+    run, split = Path(what), split or "validation"
     from emukit.cli.show import ENSEMBLE_HEADINGS, ensemble_rows, evaluation_block
-    from emukit.runs.ensemble import evaluate_ensemble, save_ensemble
+    from emukit.runs.ensemble_scores import evaluate_ensemble, save_ensemble
     from emukit.runs.evaluate import evaluate as score
     from emukit.runs.evaluate import scored_spans
     from emukit.runs.run import read_run, save_evaluation
@@ -85,6 +141,51 @@ def evaluate(
         return
     o.print_blocks([evaluation_block(run.name, evaluation)], format, None)
     o.print_rows(ENSEMBLE_HEADINGS, ensemble_rows(ensemble, archive.card), format)
+
+
+def _is_recipe(
+    what: str, asked: Mapping[str, object], of_model: Mapping[str, object], of_run: Mapping[str, object]
+) -> bool:
+    """Whether a recipe is to be trained and scored, not a finished run scored.
+
+    Args:
+        what: The argument.
+        asked: Options, by name, without one of which nothing is trained: a misspelt run folder must not cost hours.
+        of_model: Further options of a recipe.
+        of_run: Options of a run.
+
+    Raises:
+        EmukitError: Options of the one were given with the other, or a recipe is named alone.
+    """
+    from emukit.errors import EmukitError
+    from emukit.runs.record import RECORD_FILE
+
+    def given(options: Mapping[str, object]) -> list[str]:
+        return [name for name, value in options.items() if value is not None and value is not False and value != []]
+
+    is_run = (Path(what) / RECORD_FILE).exists()
+    if is_run or not given(asked):
+        from emukit.recipes.catalogue import recipe_names
+
+        idle = given({**asked, **of_model})
+        if is_run and idle:
+            raise EmukitError(
+                f"{', '.join(idle)} would do nothing: {what} is a run, already trained", hint="leave it out"
+            )
+        named = what.removesuffix("-fast") in recipe_names() or what.endswith(".toml") or ":" in what
+        if not is_run and (idle or (named and not Path(what).is_dir())):
+            raise EmukitError(
+                f"{what} is not a run folder, but may be trained",
+                expected="a run folder; or --protocols or --seeds, under which a recipe is trained and scored",
+                hint=f"emukit evaluate {what} --protocols official,loso:all",
+            )
+        return False
+    if idle := given(of_run):
+        raise EmukitError(
+            f"{', '.join(idle)} would do nothing: {what} is trained under each protocol, and scored where it can be",
+            hint="leave it out; or `emukit evaluate RUN` with one of the runs that this makes",
+        )
+    return True
 
 
 def predict(
@@ -155,7 +256,7 @@ def leaderboard(
 ) -> None:
     """Rank runs and submissions next to published results and references, each only against the same months."""
 
-    from emukit.competitions import leaderboard as board
+    from emukit.competitions import ranking as board
     from emukit.runs.leaderboard import collect_rows
 
     report = o.reporter(quiet)

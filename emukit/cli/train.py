@@ -62,7 +62,8 @@ def train(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Short for --set objective.name=...: regression (one answer), crps (realisations from noise).",
+            help="Short for --set objective.name=...: regression (one answer), crps, interpolant or diffusion "
+            "(realisations).",
             show_default=False,
         ),
     ] = None,

@@ -9,10 +9,9 @@ field wherever the network sees no edge of a block.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -39,13 +38,13 @@ from emukit.emulators.downscaler import (
 from emukit.errors import RecipeError
 from emukit.models.block_unet import BlockUNet
 from emukit.models.precision import matmul_precision
-from emukit.objectives.base import Noise, Objective
+from emukit.objectives.base import AddressedNoise, Objective
 from emukit.objectives.registry import OBJECTIVES, REGRESSION
 
 Array = NDArray[np.float64]
 
 # What emukit fills in of the network's constructor.
-CONTEXT = ("in_channels", "variables", "uniform")
+CONTEXT = ("in_channels", "variables", "uniform", "levels")
 # Steps of a block that are computed together.
 _STEPS = 8
 
@@ -164,6 +163,39 @@ def fit_frames(
     return ResidualFrames(coarsening, fine, passed, base, fields, channels, archive.time)
 
 
+class SharedNoise:
+    """Noise of some steps of the globe, of which blocks take their part: where two overlap it is the same.
+
+    Args:
+        whole: Of the globe, a function of seed, realisation and stamp.
+    """
+
+    def __init__(self, whole: AddressedNoise) -> None:
+        self._whole = whole
+        self._made: dict[tuple[str, int], torch.Tensor] = {}
+        self._at: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def of(self, rows: Cells, columns: Cells) -> SharedNoise:
+        """The same for a block."""
+        one = copy(self)
+        one._at = torch.from_numpy(rows), torch.from_numpy(columns)
+        return one
+
+    def __call__(self, channels: int) -> torch.Tensor:
+        """(T, 1, channels, y, x)."""
+        return self._cut(("frame", channels), lambda: self._whole(channels))
+
+    def answer(self, draw: int) -> torch.Tensor:
+        """(T, 1, V, y, x)."""
+        return self._cut(("answer", draw), lambda: self._whole.answer(draw))
+
+    def _cut(self, key: tuple[str, int], make: Callable[[], torch.Tensor]) -> torch.Tensor:
+        if key not in self._made:
+            self._made[key] = make()
+        whole = self._made[key]
+        return whole if self._at is None else whole[..., self._at[0], :][..., self._at[1]]
+
+
 class NeuralDownscaler(Downscaler):
     """Network, frames and objective as one."""
 
@@ -238,11 +270,8 @@ class NeuralDownscaler(Downscaler):
         for tile in tiling.tiles(rows, columns):
             shown, _ = self.frames.block(coarse, time, tile.rows, tile.columns)
             frames = torch.from_numpy(shown).to(self._device)[:, None]
-
-            def own_noise(channels: int, tile: Tile = tile) -> torch.Tensor:
-                return noise(channels)[:, :, :, torch.from_numpy(tile.rows)][..., torch.from_numpy(tile.columns)]
-
-            found = self._objective.predict(self.network, frames, own_noise)[:, 0].double().cpu().numpy()
+            own = noise.of(tile.rows, tile.columns)
+            found = self._objective.predict(self.network, frames, own)[:, 0].double().cpu().numpy()
             inner = found[:, :, tile.from_rows][..., tile.from_columns]
             weights = tile.weights[tile.from_rows][:, tile.from_columns]
             at = np.ix_(tile.to_rows, tile.to_columns)
@@ -255,21 +284,10 @@ class NeuralDownscaler(Downscaler):
     def _device(self) -> torch.device:
         return next(self.network.parameters()).device
 
-    def _noise(self, time: TimeAxis, member: int) -> Noise:
-        """Noise of a realisation, of each step and cell a function of seed, number and stamp: blocks share it."""
-        made: dict[int, torch.Tensor] = {}
-
-        def noise(channels: int) -> torch.Tensor:
-            if channels not in made:
-                out = np.empty((len(time), channels, *self.domain.grid.shape), np.float32)
-                for i in range(len(time)):
-                    stamp = time.first + i * (time.minutes or 1)
-                    sequence = np.random.SeedSequence(self.seed, spawn_key=(member, stamp % 2**32))
-                    out[i] = np.random.default_rng(sequence).standard_normal(out.shape[1:], np.float32)
-                made[channels] = torch.from_numpy(out)[:, None]
-            return made[channels]
-
-        return noise
+    def _noise(self, time: TimeAxis, member: int) -> SharedNoise:
+        steps = [[(time.first + i * (time.minutes or 1)) % 2**32] for i in range(len(time))]
+        fields = (1, len(self.domain.variables), *self.domain.grid.shape)
+        return SharedNoise(AddressedNoise(self.seed, [member] * len(time), steps, fields))
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Names and options; weights, statistics and the base."""
@@ -343,7 +361,9 @@ def build_block_network(
     """
     channels = len(frames.channels) + objective.noise_channels
     try:
-        return BlockUNet(in_channels=channels, variables=variables, uniform=frames.uniform, **options)
+        return BlockUNet(
+            in_channels=channels, variables=variables, uniform=frames.uniform, levels=objective.levels, **options
+        )
     except ValueError as e:
         raise RecipeError("cannot build the network with these options", found=str(e), hint="fix --set model.*") from e
 

@@ -12,11 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from emukit.errors import RecipeError
+from emukit.sphere import WHOLE, Sphere
 
 Padding = Literal["circular", "zero"]
 
@@ -47,12 +46,15 @@ class GridContext:
     """The grid as terms see it.
 
     Attributes:
-        weights: (Y, X) area weights, sum one. Their dtype and device are those a term's own arrays are built in.
+        weights: (Y, X) area weights of the whole grid, sum one. Their dtype and device are those a term's own arrays
+            are built in.
         padding: What stencils see beyond the edges: the other side of the globe (``circular``) or zeros (``zero``).
+        sphere: Which rows of the fields this process has, and how it reaches those of others.
     """
 
     weights: Tensor
     padding: Padding = "circular"
+    sphere: Sphere = WHOLE
 
     def constant(self, values: Tensor) -> Tensor:
         """An array of a term, computed in float64, where and as precise as the weights are."""
@@ -60,8 +62,9 @@ class GridContext:
 
     def area_mean(self, values: Tensor) -> Tensor:
         """Area mean, (..., Y, X) -> (...)."""
-        mean: Tensor = (values * self.weights.to(values.dtype)).sum((-2, -1))
-        return mean
+        weights = self.sphere.own(self.weights, -2, self.weights.shape[-1])
+        mean: Tensor = (values * weights.to(values.dtype)).sum((-2, -1))
+        return self.sphere.sum(mean)
 
     def segment_mean(self, values: Tensor) -> Tensor:
         """Mean over months and area, (S, L, Y, X) -> (S,)."""
@@ -78,7 +81,7 @@ class GridContext:
             RecipeError: The grid is narrower than the padding.
         """
         if self.padding == "zero":
-            return lambda fields: F.pad(fields, (width, width, width, width))
+            return lambda fields: self.sphere.pad(fields, width, "zero")
         if min(self.weights.shape) < width:
             raise RecipeError(
                 "the grid is too small for this loss",
@@ -86,19 +89,4 @@ class GridContext:
                 expected=f"at least {width} each way",
                 hint="--set loss.padding=zero",
             )
-
-        def pad(fields: Tensor) -> Tensor:
-            south = _half_turn(fields[..., :width, :].flip(-2))
-            north = _half_turn(fields[..., -width:, :].flip(-2))
-            tall = torch.cat((south, fields, north), -2)
-            return torch.cat((tall[..., -width:], tall, tall[..., :width]), -1)
-
-        return pad
-
-
-def _half_turn(rows: Tensor) -> Tensor:
-    # With an odd number of cells, the mean of the two nearest turns.
-    half = rows.shape[-1] // 2
-    if rows.shape[-1] % 2 == 0:
-        return rows.roll(half, -1)
-    return 0.5 * (rows.roll(half, -1) + rows.roll(half + 1, -1))
+        return lambda fields: self.sphere.pad(fields, width)

@@ -22,16 +22,27 @@ def polar(context: GridContext) -> LossTerm:
     cells are repeated, whatever the padding. A warped cell counts with the warped area weights.
     """
     rows, columns = context.weights.shape
-    grid = context.constant(polar_grid(rows, columns))[None]
-    weights = _warp(context.weights[None, None], grid)[0, 0]
+    points = polar_grid(rows, columns)
+    whole = context.constant(points)[None]
+    weights = _warp(context.weights[None, None], whole)[0, 0]
     weights = weights / weights.sum()
+    sphere = context.sphere
+    grid = whole
+    if sphere.divided:
+        # A process warps what is sampled between its own rows and the first one of the next process.
+        own = sphere.rows(rows, columns)
+        place = ((points[..., 1] + 1) / 2 * (rows - 1)).clamp(0, rows - 1)
+        mine = (place >= own.start) & (place < own.stop)
+        within = 2 * (place - own.start) / (own.stop - own.start) - 1
+        grid = context.constant(torch.stack((points[..., 0], within), -1)[mine])[None, None]
+        weights = weights[mine.to(weights.device)][None]
 
     def term(prediction: Tensor, target: Tensor, mean: Mean) -> Tensor:
-        error = prediction - target
         # All months as channels of one image: the grid is the same for all.
-        warped = _warp(error.flatten(0, 1)[None], grid.to(error.dtype))[0].abs()
-        months = (warped * weights.to(error.dtype)).sum((-2, -1))
-        return mean(months.view(error.shape[:2]).mean(1))
+        error = sphere.with_next_row((prediction - target).flatten(0, 1))
+        warped = _warp(error[None], grid.to(error.dtype))[0].abs()
+        months = sphere.sum((warped * weights.to(error.dtype)).sum((-2, -1)))
+        return mean(months.view(prediction.shape[:2]).mean(1))
 
     return term
 

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emukit.sphere import OnSphere
+
 # Cosines and sines of a rotation for every position, each (positions, features of a head / 2).
 Turn = tuple[Tensor, Tensor]
 
@@ -79,7 +81,7 @@ def harmonics(polar: Tensor, longitude: Tensor) -> Tensor:
     return (north[:, :, None] * east[:, None, :]).flatten(1)
 
 
-class SpaceAttention(nn.Module):
+class SpaceAttention(OnSphere):
     """Attention among the patches of one map, (B, N, D) -> (B, N, D)."""
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -93,6 +95,7 @@ class SpaceAttention(nn.Module):
         query, key, value = self.project(maps).reshape(*maps.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         if turn is not None:
             query, key = rotate(query, turn), rotate(key, turn)
+        key, value = self.sphere.all_tiles(key), self.sphere.all_tiles(value)
         read = F.scaled_dot_product_attention(query, key, value)
         return self.out(read.transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emukit.models.level import LevelEmbedding
 from emukit.models.sizes import check_sizes
 
 
@@ -69,6 +70,8 @@ class Residual(nn.Module):
 class BlockUNet(nn.Module):
     """Frames of a block to fields, (S, 1, C, Y, X) -> (S, 1, V, Y, X).
 
+    With `levels` it reads a noisy field (S, 1, V, Y, X) and its level (S, 1) too.
+
     The first `uniform` channels, such as the time of year, have one value in all cells; they become an embedding that
     scales and shifts every block of layers. The last layer begins at zero: an untrained network adds nothing.
     """
@@ -79,6 +82,7 @@ class BlockUNet(nn.Module):
         "published-92m": {"width": 150, "depth": 3, "blocks": 2, "embedding": 256},
     }
     BLOCKS: ClassVar[tuple[type[nn.Module], ...]] = (Residual,)
+    takes_level: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -86,6 +90,7 @@ class BlockUNet(nn.Module):
         in_channels: int,
         variables: int,
         uniform: int,
+        levels: bool = False,
         width: int = 32,
         depth: int = 2,
         blocks: int = 1,
@@ -98,6 +103,7 @@ class BlockUNet(nn.Module):
             in_channels: C.
             variables: V.
             uniform: How many of the channels, the first ones, have one value in all cells.
+            levels: Whether it is given a noisy field and its level, as for diffusion.
             width: Channels of the finest level; each deeper one has twice as many.
             depth: Halvings.
             blocks: Residual blocks of each level, on the way down and on the way up.
@@ -114,9 +120,10 @@ class BlockUNet(nn.Module):
             raise ValueError(f"{uniform} of {in_channels} channels are uniform: there must be a map")
         self.uniform, self.depth, self.blocks = uniform, depth, blocks
         self.embed = nn.Sequential(nn.Linear(uniform, embedding), nn.GELU()) if uniform else None
-        state = embedding if uniform else 0
+        self.level = LevelEmbedding(embedding) if levels else None
+        state = embedding if uniform or levels else 0
         widths = [width * 2**level for level in range(depth + 1)]
-        self.stem = EdgeConv2d(in_channels - uniform, width)
+        self.stem = EdgeConv2d(in_channels - uniform + (variables if levels else 0), width)
 
         def level(first: int, out: int) -> nn.ModuleList:
             return nn.ModuleList(Residual(first if i == 0 else out, out, state, dropout) for i in range(blocks))
@@ -142,11 +149,18 @@ class BlockUNet(nn.Module):
         # Each mean of two cells, and its way back, may add one cell of its level.
         return total + convolutions * 2**self.depth + 2 * (2**self.depth - 1)
 
-    def forward(self, frames: Tensor) -> Tensor:
-        """(S, 1, C, Y, X) -> (S, 1, V, Y, X)."""
+    def forward(self, frames: Tensor, noisy: Tensor | None = None, level: Tensor | None = None) -> Tensor:
+        """(S, 1, C, Y, X), and with `levels` (S, 1, V, Y, X) and (S, 1) -> (S, 1, V, Y, X)."""
         fields = frames[:, -1]
         state = self.embed(fields[:, : self.uniform, 0, 0]) if self.embed is not None else None
-        x = self.stem(fields[:, self.uniform :])
+        maps = fields[:, self.uniform :]
+        if self.level is not None:
+            if noisy is None or level is None:
+                raise ValueError("the network needs a noisy field and its level")
+            maps = torch.cat((maps, noisy[:, -1]), 1)
+            told = self.level(level[:, -1])
+            state = told if state is None else state + told
+        x = self.stem(maps)
         skips: list[Tensor] = []
         for number, level in enumerate(self.down):
             if number:

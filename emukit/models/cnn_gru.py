@@ -21,11 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emukit.models.heads import soft_clip
-from emukit.models.layers import AttentionPooling, GlobeConv2d, Poles, SqueezeExcitation, WindowGRU, downsample
+from emukit.models.layers import AttentionPooling, GlobeConv2d, Poles, SqueezeExcitation, WindowGRU
 from emukit.models.sizes import check_halvings, check_sizes
+from emukit.sphere import OnSphere
 
 
-class FrameFeatures(nn.Module):
+class FrameFeatures(OnSphere):
     """What a frame says, as one vector, (B, C, Y, X) -> (B, features)."""
 
     def __init__(
@@ -51,16 +52,16 @@ class FrameFeatures(nn.Module):
         fields = soft_clip(fields)
         for stage in self.stages:
             # Halved before the stencil: forcings are smooth, and stencils on the finest grid would cost most.
-            fields = F.gelu(stage(downsample(fields)))
+            fields = F.gelu(stage(self.sphere.downsample(fields)))
         return fields if self.excite is None else self.excite(fields)
 
     def forward(self, fields: Tensor) -> Tensor:
         # No normalisation of maps anywhere: a forcing that is the same in every cell, such as CO2, would be lost to it.
-        regions = F.adaptive_avg_pool2d(self.maps(fields), self.pool)
+        regions = self.sphere.region_means(self.maps(fields), self.pool)
         return self.project(regions.flatten(1))  # type: ignore[no-any-return]
 
 
-class Reading(nn.Module):
+class Reading(OnSphere):
     """All that stands before the heads, (S, L+H-1, C, Y, X) -> (S, L, hidden + 2 linear)."""
 
     def __init__(
@@ -116,7 +117,7 @@ class Reading(nn.Module):
 
     def _window_mean(self, frames: Tensor) -> Tensor:
         """Regional means of every channel over each window, (S, L+H-1, C, Y, X) -> (S, L, C * regions)."""
-        regions = F.adaptive_avg_pool2d(frames.flatten(0, 1), self.pool)
+        regions = self.sphere.region_means(frames.flatten(0, 1), self.pool)
         return regions.reshape(*frames.shape[:2], -1).unfold(1, self.history, 1).mean(-1)
 
 
@@ -172,7 +173,7 @@ class CNNGRU(Reading):
             hidden: Width of the recurrent state.
             linear: Patterns of the linear path; 0 leaves it out.
             dropout: On the recurrent state that the heads read, while training.
-            poles: What convolutions see beyond the poles, see `emukit.models.layers.pad_globe`.
+            poles: What convolutions see beyond the poles, see `emukit.sphere.Edges`.
             attention: Read all recurrent states of the window, weighted by learned scores, not the last state alone.
             squeeze_excitation: Scale the channels of the last maps by numbers drawn from their means.
             trunks: All before the heads once for all variables (``shared``) or once for each (``separate``).
@@ -197,5 +198,5 @@ class CNNGRU(Reading):
     def forward(self, frames: Tensor) -> Tensor:
         """(S, L+H-1, C, Y, X) -> (S, L, V, Y, X)."""
         known = [self.read(frames), *(other(frames) for other in self.others)]
-        fields = torch.stack([head(known[v % len(known)]) for v, head in enumerate(self.heads)], 2)
-        return fields.reshape(*fields.shape[:3], *self.grid)
+        to_cells = self.sphere.to_cells
+        return torch.stack([to_cells(known[v % len(known)], head, self.grid) for v, head in enumerate(self.heads)], 2)

@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils import checkpoint as recompute
 
@@ -25,10 +24,10 @@ from emukit.models.heads import (
     branch_sizes,
     downsampled_grids,
     soft_clip,
-    upsample,
 )
 from emukit.models.layers import GlobeConv2d, Poles
 from emukit.models.sizes import check_sizes
+from emukit.sphere import OnSphere
 
 # Hidden state and memory of one layer, (B, hidden, Y, X) each; None before the first step.
 State = tuple[Tensor, Tensor] | None
@@ -107,7 +106,7 @@ class ConvLSTM(nn.Module):
             dropout: On the state that the heads read, while training.
             checkpoint: Keep each step's states alone for the gradient and compute its gates again: less memory,
                 about a third more time.
-            poles: What convolutions see beyond the poles, see `emukit.models.layers.pad_globe`.
+            poles: What convolutions see beyond the poles, see `emukit.sphere.Edges`.
 
         Raises:
             ValueError: A size is out of range, or the grid cannot be halved so often.
@@ -143,7 +142,7 @@ class ConvLSTM(nn.Module):
         return torch.cat([branch(frames) for branch in self.branches], 2)
 
 
-class _Branch(nn.Module):
+class _Branch(OnSphere):
     """One trunk with the heads it serves, (S, L+H-1, C, Y, X) -> (S, L, served, Y, X)."""
 
     def __init__(
@@ -182,10 +181,10 @@ class _Branch(nn.Module):
         months = frames.shape[1] - self.history + 1
         numbers = None
         if self.response is not None:
-            zonal = F.adaptive_avg_pool2d(maps, (self.bands, 1)).reshape(-1, months, self.response.gates.in_features)
+            zonal = self.sphere.region_means(maps, (self.bands, 1)).reshape(-1, months, self.response.gates.in_features)
             numbers = self.response(frames, zonal).flatten(0, 1)
         for grid in reversed(self.grids[:-1]):
-            maps = upsample(maps, grid)
+            maps = self.sphere.upsample(maps, grid)
         fields = torch.stack([head(maps, numbers) for head in self.heads], 1)
         return fields.reshape(-1, months, *fields.shape[1:])
 

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emukit.models.layers import GlobeConv2d, Poles, downsample, pad_globe
+from emukit.models.layers import GlobeConv2d, Poles
 from emukit.models.sizes import check_halvings
+from emukit.sphere import OnSphere
 
 Trunks = Literal["shared", "separate"]
 
@@ -28,20 +29,6 @@ SQUASH_AT = 3.0
 def soft_clip(fields: Tensor) -> Tensor:
     """Bound values smoothly to +-3; small ones stay as they are. Any shape."""
     return SQUASH_AT * torch.tanh(fields / SQUASH_AT)
-
-
-def upsample(fields: Tensor, size: tuple[int, int]) -> Tensor:
-    """Twice as many cells each way, linearly between cell centres, across dateline and poles: undoes `downsample`.
-
-    Args:
-        fields: (B, C, ceil(Y/2), ceil(X/2)).
-        size: (Y, X); of an odd side the last half cell is dropped.
-
-    Returns:
-        (B, C, Y, X).
-    """
-    fine = F.interpolate(pad_globe(fields, 1), scale_factor=2, mode="bilinear", align_corners=False)
-    return fine[..., 2 : 2 + size[0], 2 : 2 + size[1]]
 
 
 def downsampled_grids(grid: tuple[int, int], times: int) -> list[tuple[int, int]]:
@@ -62,7 +49,7 @@ def branch_sizes(trunks: Trunks, variables: int) -> list[int]:
     return [variables] if trunks == "shared" else [1] * variables
 
 
-class FrameMaps(nn.Module):
+class FrameMaps(OnSphere):
     """Maps of single frames on a coarser grid, (B, C, Y, X) -> (B, widths[-1], about Y/2**n, about X/2**n)."""
 
     def __init__(self, in_channels: int, widths: list[int], *, coarsen: bool = True, poles: Poles = "reflect") -> None:
@@ -72,7 +59,7 @@ class FrameMaps(nn.Module):
             in_channels: C.
             widths: Channels after each convolution.
             coarsen: Whether each convolution works on a grid half as fine as the one before.
-            poles: See `emukit.models.layers.pad_globe`.
+            poles: See `emukit.sphere.Edges`.
         """
         super().__init__()
         self.coarsen = coarsen
@@ -81,11 +68,11 @@ class FrameMaps(nn.Module):
     def forward(self, fields: Tensor) -> Tensor:
         """The last maps. Nothing is normalised: a forcing that is the same in every cell, such as CO2, survives."""
         for stage in self.stages:
-            fields = F.gelu(stage(downsample(fields) if self.coarsen else fields))
+            fields = F.gelu(stage(self.sphere.downsample(fields) if self.coarsen else fields))
         return fields
 
 
-class LinearResponse(nn.Module):
+class LinearResponse(OnSphere):
     """A state, numbers that follow the forcing linearly, and those numbers multiplied by gates that the state sets.
 
     To first order climate change is a fixed pattern for each season times the forcing: the mean forcing of the window,
@@ -112,12 +99,12 @@ class LinearResponse(nn.Module):
 
     def forward(self, frames: Tensor, state: Tensor) -> Tensor:
         """(S, L+H-1, C, Y, X) and (S, L, state) -> (S, L, R)."""
-        regions = F.adaptive_avg_pool2d(frames.flatten(0, 1), self.pool).reshape(*frames.shape[:2], -1)
+        regions = self.sphere.region_means(frames.flatten(0, 1), self.pool).reshape(*frames.shape[:2], -1)
         linear = self.patterns(regions.unfold(1, self.history, 1).mean(-1))
         return torch.cat((state, linear, linear * self.gates(state)), -1)
 
 
-class CellHead(nn.Module):
+class CellHead(OnSphere):
     """A linear map of K features to one number with weights of its own in every cell, (B, K, Y, X) -> (B, Y, X).
 
     A cell's climate depends on where it lies, which shared weights can only learn from static channels.
@@ -136,10 +123,11 @@ class CellHead(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, K, Y, X) -> (B, Y, X)."""
-        return (maps * self.weight).sum(1) + self.bias
+        weight, bias = (self.sphere.own(p, -2, maps.shape[-1]) for p in (self.weight, self.bias))
+        return (maps * weight).sum(1) + bias
 
 
-class VariableHead(nn.Module):
+class VariableHead(OnSphere):
     """One variable's field from maps and from numbers that hold for the whole globe."""
 
     def __init__(self, features: int, numbers: int, grid: tuple[int, int], *, local: bool) -> None:
@@ -158,7 +146,7 @@ class VariableHead(nn.Module):
 
     def forward(self, maps: Tensor, numbers: Tensor | None) -> Tensor:
         """(B, K, Y, X) and (B, R) -> (B, Y, X)."""
-        field: Tensor = self.cells(maps).reshape(-1, *self.grid)
+        field: Tensor = self.cells(maps).reshape(-1, *maps.shape[-2:])
         if self.maps is not None and numbers is not None:
-            field = field + self.maps(numbers).reshape(-1, *self.grid)
+            field = field + self.sphere.to_cells(numbers, self.maps, self.grid)
         return field

@@ -12,41 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emukit.sphere import OnSphere
+
 Poles = Literal["reflect", "replicate"]
 
 
-def pad_globe(fields: Tensor, width: int, poles: Poles = "reflect") -> Tensor:
-    """Continue fields past their edges: round in longitude, over the poles in latitude.
-
-    Args:
-        fields: (..., Y, X).
-        width: Cells to add on every side, at most Y and X.
-        poles: What lies beyond the last row: the meridian on the other side of the pole (``reflect``: rows mirrored
-            and turned by half a circle, as cells lie on a sphere), or the last row again (``replicate``).
-
-    Returns:
-        (..., Y + 2 width, X + 2 width).
-    """
-    south, north = fields[..., :width, :].flip(-2), fields[..., -width:, :].flip(-2)
-    if poles == "reflect":
-        south, north = half_turn(south), half_turn(north)
-    else:
-        south = fields[..., :1, :].expand_as(south)
-        north = fields[..., -1:, :].expand_as(north)
-    tall = torch.cat((south, fields, north), -2)
-    return torch.cat((tall[..., -width:], tall, tall[..., :width]), -1)
-
-
-def half_turn(fields: Tensor) -> Tensor:
-    """Turn by 180 degrees of longitude; with an odd number of cells, the mean of the two nearest turns."""
-    half = fields.shape[-1] // 2
-    turned = fields.roll(half, -1)
-    if fields.shape[-1] % 2 == 0:
-        return turned
-    return 0.5 * (turned + fields.roll(half + 1, -1))
-
-
-class GlobeConv2d(nn.Module):
+class GlobeConv2d(OnSphere):
     """Convolution on the sphere, (B, C, Y, X) -> (B, out, Y, X)."""
 
     def __init__(self, in_channels: int, out_channels: int, *, kernel: int = 3, poles: Poles = "reflect") -> None:
@@ -56,7 +27,7 @@ class GlobeConv2d(nn.Module):
             in_channels: C.
             out_channels: Channels of the result.
             kernel: Odd width of the stencil.
-            poles: See `pad_globe`.
+            poles: What lies beyond the last row, see `emukit.sphere.Edges`.
         """
         super().__init__()
         if kernel % 2 == 0:
@@ -66,19 +37,10 @@ class GlobeConv2d(nn.Module):
 
     def forward(self, fields: Tensor) -> Tensor:
         """(B, C, Y, X) -> (B, out, Y, X)."""
-        return self.conv(pad_globe(fields, self.conv.kernel_size[0] // 2, self.poles))  # type: ignore[no-any-return]
+        return self.conv(self.sphere.pad(fields, self.conv.kernel_size[0] // 2, self.poles))  # type: ignore[no-any-return]
 
 
-def downsample(fields: Tensor) -> Tensor:
-    """Mean of 2 x 2 cells, (B, C, Y, X) -> (B, C, ceil(Y/2), ceil(X/2)).
-
-    The merged cells stay centred between the poles, which a strided stencil on an even grid does not. An odd last row
-    or column is merged with itself.
-    """
-    return F.avg_pool2d(fields, 2, ceil_mode=True)
-
-
-class SqueezeExcitation(nn.Module):
+class SqueezeExcitation(OnSphere):
     """Scale each channel by a number drawn from all channels' means (Hu et al. 2018, arXiv:1709.01507)."""
 
     def __init__(self, channels: int, reduction: int = 16) -> None:
@@ -89,7 +51,7 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, fields: Tensor) -> Tensor:
         """(B, C, Y, X) -> the same shape."""
-        scale = torch.sigmoid(self.excite(F.relu(self.squeeze(fields.mean((-2, -1))))))
+        scale = torch.sigmoid(self.excite(F.relu(self.squeeze(self.sphere.cell_mean(fields)))))
         return fields * scale[..., None, None]
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from emukit.sphere import OnSphere
 
-class NormalisedConv2d(nn.Conv2d):
+
+class NormalisedConv2d(nn.Conv2d, OnSphere):
     """`nn.Conv2d` before `nn.BatchNorm2d`: while training, the gradient of the bias is zero, not nearly zero."""
 
     def forward(self, fields: Tensor) -> Tensor:
@@ -19,7 +21,7 @@ class NormalisedConv2d(nn.Conv2d):
         if self.training and bias is not None:
             # Not detached alone: a parameter without any gradient stops processes that wait for all of them.
             bias = bias.detach() + 0.0 * bias
-        return self._conv_forward(fields, self.weight, bias)  # type: ignore[no-any-return]
+        return self.sphere.convolve(fields, self, bias)
 
 
 def normalised_convolution(in_channels: int, out_channels: int, *, kernel: int = 3, stride: int = 1) -> list[nn.Module]:

@@ -16,14 +16,13 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from emukit.models.attention import FrameBlock, TimeBlock, Turn, harmonics, patch_centres, space_turn
 from emukit.models.heads import Trunks, soft_clip
-from emukit.models.layers import half_turn
 from emukit.models.sizes import MOST_BLOCKS, check_sizes
+from emukit.sphere import OnSphere
 
 Positions = Literal["rotary", "learned"]
 
@@ -31,7 +30,7 @@ Positions = Literal["rotary", "learned"]
 REGIONS = (3, 6)
 
 
-class Trunk(nn.Module):
+class Trunk(OnSphere):
     """Frames to what the heads read of each month and patch, (S, L+H-1, C, Y, X) -> (S, L, N, D)."""
 
     def __init__(
@@ -74,7 +73,7 @@ class Trunk(nn.Module):
         """(S, L+H-1, C, Y, X) -> (S, L, N, D)."""
         fields = soft_clip(frames.flatten(0, 1))
         place, turn = self._positions(fields)
-        maps = self.embed(pad_to_patches(fields, self.patch)).flatten(2).transpose(1, 2) + place
+        maps = self.embed(self.sphere.to_tiles(fields, self.patch)).flatten(2).transpose(1, 2) + place
         for block in self.frames:
             maps = self._run(block, maps, turn)
         memory = maps.reshape(*frames.shape[:2], *maps.shape[1:])
@@ -86,11 +85,13 @@ class Trunk(nn.Module):
 
     def _positions(self, like: Tensor) -> tuple[Tensor, Turn | None]:
         """What is added to every patch, (N, D), and what its queries and keys are turned by."""
-        polar, longitude = patch_centres(self.tiles, self.patch, self.grid, like.device)
+        centres = patch_centres(self.tiles, self.patch, self.grid, like.device)
+        polar, longitude = (self.sphere.own_tiles(c, 0, self.tiles) for c in centres)
         if self.positions == "learned":
             return self.place(harmonics(polar, longitude).to(self.place.weight.dtype)), None
         turn = space_turn(polar, longitude, self.pairs, self.tiles)
-        return self.place.weight.repeat_interleave(self.tiles[1], 0), turn
+        place: Tensor = self.place.weight.repeat_interleave(self.tiles[1], 0)
+        return self.sphere.own_tiles(place, 0, self.tiles), turn
 
     def _run(self, block: nn.Module, *inputs: Any) -> Tensor:
         if self.recompute and self.training:
@@ -98,7 +99,7 @@ class Trunk(nn.Module):
         return block(*inputs)  # type: ignore[no-any-return]
 
 
-class PatchHead(nn.Module):
+class PatchHead(OnSphere):
     """Features of a patch to its cells, with weights of its own for every cell, (S, L, N, F) -> (S, L, Y, X)."""
 
     def __init__(self, features: int, grid: tuple[int, int], patch: tuple[int, int]) -> None:
@@ -110,15 +111,14 @@ class PatchHead(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Cells that padding added are computed and dropped."""
-        cells = torch.baddbmm(self.bias, patches.flatten(0, 1).transpose(0, 1), self.weight)
-        fields = cells.reshape(*self.tiles, -1, *self.patch).permute(2, 0, 3, 1, 4)
-        fields = fields.flatten(3, 4).flatten(1, 2)
-        south = (fields.shape[-2] - self.grid[0]) // 2
-        fields = fields[..., south : south + self.grid[0], : self.grid[1]]
-        return fields.reshape(*patches.shape[:2], *self.grid)
+        weight, bias = (self.sphere.own_tiles(p, 0, self.tiles) for p in (self.weight, self.bias))
+        cells = torch.baddbmm(bias, patches.flatten(0, 1).transpose(0, 1), weight)
+        fields = cells.reshape(-1, self.tiles[1], cells.shape[1], *self.patch).permute(2, 0, 3, 1, 4)
+        fields = self.sphere.from_tiles(fields.flatten(3, 4).flatten(1, 2), self.grid, self.patch)
+        return fields.reshape(*patches.shape[:2], *fields.shape[-2:])
 
 
-class Branch(nn.Module):
+class Branch(OnSphere):
     """A trunk with its linear path, (S, L+H-1, C, Y, X) -> (S, L, N, features)."""
 
     def __init__(self, trunk: Trunk, in_channels: int, dim: int, linear: int) -> None:
@@ -131,7 +131,7 @@ class Branch(nn.Module):
         patches = self.trunk(frames)
         if self.patterns is None or self.gates is None:
             return patches  # type: ignore[no-any-return]
-        regions = F.adaptive_avg_pool2d(frames.flatten(0, 1), REGIONS).reshape(*frames.shape[:2], -1)
+        regions = self.sphere.region_means(frames.flatten(0, 1), REGIONS).reshape(*frames.shape[:2], -1)
         mean = regions.unfold(1, self.trunk.history, 1).mean(-1)
         linear = self.patterns(mean)[:, :, None].expand(*patches.shape[:3], -1)
         return torch.cat((patches, linear, linear * self.gates(patches)), -1)
@@ -229,14 +229,3 @@ class Transformer(nn.Module):
 def tiling(grid: tuple[int, int], patch: tuple[int, int]) -> tuple[int, int]:
     """Patches that cover a grid, along latitude and longitude."""
     return -(-grid[0] // patch[0]), -(-grid[1] // patch[1])
-
-
-def pad_to_patches(fields: Tensor, patch: tuple[int, int]) -> Tensor:
-    """Continue fields until patches divide them: over both poles alike in latitude, round the circle in longitude."""
-    rows, columns = -fields.shape[-2] % patch[0], -fields.shape[-1] % patch[1]
-    if rows:
-        south, north = rows // 2, rows - rows // 2
-        beyond = half_turn(fields).flip(-2)
-        parts = (beyond[..., fields.shape[-2] - south :, :], fields, beyond[..., :north, :])
-        fields = torch.cat(parts, -2)
-    return torch.cat((fields, fields[..., :columns]), -1) if columns else fields

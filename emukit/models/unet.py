@@ -26,10 +26,10 @@ from emukit.models.heads import (
     branch_sizes,
     downsampled_grids,
     soft_clip,
-    upsample,
 )
-from emukit.models.layers import GlobeConv2d, Poles, downsample
+from emukit.models.layers import GlobeConv2d, Poles
 from emukit.models.sizes import check_sizes
+from emukit.sphere import OnSphere
 
 WindowMode = Literal["film", "channels"]
 
@@ -48,7 +48,7 @@ class ResidualBlock(nn.Module):
             out_channels: Channels of the result.
             state: Width of the state; 0 for none.
             dropout: Between the convolutions, while training.
-            poles: See `emukit.models.layers.pad_globe`.
+            poles: See `emukit.sphere.Edges`.
         """
         super().__init__()
         self.norms = nn.ModuleList(nn.GroupNorm(_groups(n), n) for n in (in_channels, out_channels))
@@ -120,7 +120,7 @@ class UNet(nn.Module):
             trunks: One trunk for all variables, or one for each.
             local: Whether every cell has head weights of its own.
             dropout: Inside the blocks, while training.
-            poles: What convolutions see beyond the poles, see `emukit.models.layers.pad_globe`.
+            poles: What convolutions see beyond the poles, see `emukit.sphere.Edges`.
 
         Raises:
             ValueError: A size is out of range, or the grid cannot be halved so often.
@@ -156,7 +156,7 @@ class UNet(nn.Module):
         return torch.cat([branch(frames) for branch in self.branches], 2)
 
 
-class _Branch(nn.Module):
+class _Branch(OnSphere):
     """One trunk with the heads it serves, (S, L+H-1, C, Y, X) -> (S, L, served, Y, X)."""
 
     def __init__(
@@ -187,7 +187,7 @@ class _Branch(nn.Module):
         self.summary = nn.Linear(width * bands, features) if stateful else None
         self.state = nn.Linear(features * history, hidden) if stateful else None
         self.stack = None if self.film else nn.Conv2d(history * width, width, 1)
-        self.pyramid = _Pyramid(width, depth, state=hidden if self.film else 0, dropout=dropout, poles=poles)
+        self.pyramid = Pyramid(width, depth, state=hidden if self.film else 0, dropout=dropout, poles=poles)
         self.response = LinearResponse(in_channels, hidden, linear, pool=pool, history=history) if linear else None
         numbers = self.response.numbers if self.response is not None else 0
         self.heads = nn.ModuleList(VariableHead(width, numbers, grids[0], local=local) for _ in range(served))
@@ -199,7 +199,7 @@ class _Branch(nn.Module):
         if self.response is not None and state is not None:
             numbers = self.response(frames, state).flatten(0, 1)
         for grid in reversed(self.grids[:-1]):
-            maps = upsample(maps, grid)
+            maps = self.sphere.upsample(maps, grid)
         fields = torch.stack([head(maps, numbers) for head in self.heads], 1)
         return fields.reshape(-1, months, *fields.shape[1:])
 
@@ -211,7 +211,7 @@ class _Branch(nn.Module):
         own = self.encoder(frames.flatten(0, 1))
         state = None
         if self.summary is not None and self.state is not None:
-            zonal = F.adaptive_avg_pool2d(own, (self.bands, 1)).flatten(1)
+            zonal = self.sphere.region_means(own, (self.bands, 1)).flatten(1)
             summaries = F.gelu(self.summary(zonal)).reshape(*frames.shape[:2], -1)
             state = F.gelu(self.state(summaries.unfold(1, self.history, 1).flatten(2)))
         own = own.reshape(*frames.shape[:2], *own.shape[1:])
@@ -223,7 +223,7 @@ class _Branch(nn.Module):
         return self.pyramid(shown, known), state
 
 
-class _Pyramid(nn.Module):
+class Pyramid(OnSphere):
     """The U-Net proper, (B, width, Y, X) and (B, state) -> (B, width, Y, X)."""
 
     def __init__(self, width: int, depth: int, *, state: int, dropout: float, poles: Poles) -> None:
@@ -242,10 +242,11 @@ class _Pyramid(nn.Module):
         for block in self.down:
             fields = block(fields, state)
             levels.append(fields)
-            fields = downsample(fields)
+            fields = self.sphere.downsample(fields)
         fields = self.bottom(fields, state)
         for block, level in zip(self.up, reversed(levels), strict=True):
-            fields = block(torch.cat((upsample(fields, (level.shape[-2], level.shape[-1])), level), 1), state)
+            risen = self.sphere.upsample(fields, (level.shape[-2], level.shape[-1]))
+            fields = block(torch.cat((risen, level), 1), state)
         return fields
 
 

@@ -67,6 +67,6 @@ class OnBlocks(Objective):
         self._inner.composite = CompositeLoss(self._terms, self._variables, context)
         return self._inner.loss(forward, sample, ramp=ramp, mean=mean)
 
-    def predict(self, forward: Forward, frames: Tensor, noise: Noise) -> Tensor:
+    def predict(self, forward: Forward, frames: Tensor, noise: Noise, source: Tensor | None = None) -> Tensor:
         """That of the objective."""
-        return self._inner.predict(forward, frames, noise)
+        return self._inner.predict(forward, frames, noise, source)

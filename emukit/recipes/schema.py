@@ -31,7 +31,7 @@ from emukit.losses.composite import CompositeLoss
 from emukit.models.registry import CONTEXT, NETWORKS
 from emukit.objectives.base import Objective
 from emukit.objectives.registry import OBJECTIVES, REGRESSION
-from emukit.recipes.names import emulator_names, is_network, recipe_digest, unknown_emulator
+from emukit.recipes.catalogue import emulator_names, is_network, recipe_digest, unknown_emulator
 from emukit.training.settings import LossSettings, TrainingSettings
 
 
@@ -160,6 +160,12 @@ class NetworkRecipe(Recipe):
             raise ValueError(
                 f"objective.name {self.objective.name} learns from single runs: "
                 "training.segments.members must be all or random, not mean"
+            )
+        if objective.levels and not getattr(NETWORKS.load(self.emulator), "takes_level", False):
+            able = [name for name in NETWORKS.built_in if getattr(NETWORKS.load(name), "takes_level", False)]
+            raise ValueError(
+                f"objective.name {self.objective.name} needs a network that takes a noisy field and its level, such as "
+                f"{' or '.join(able)}; {self.emulator} does not"
             )
         if self.objective.name != REGRESSION and loss.warmup_epochs + loss.ramp_epochs:
             raise ValueError(f"loss.warmup_epochs and loss.ramp_epochs are of regression, not of {self.objective.name}")

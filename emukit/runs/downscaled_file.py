@@ -20,7 +20,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from emukit.data.chunks import READ_ERRORS, read_problem
+from emukit.data.chunk_files import READ_ERRORS, read_problem
 from emukit.data.decode import Axes, Findings, read_axes, read_time
 from emukit.data.source import open_source
 from emukit.data.time import TimeAxis

@@ -54,6 +54,7 @@ def test_all_pictures_of_realisations_are_whole(emukit, demo_store):
         "seasons.png",
         "spectra.png",
         "ranks.png",
+        "spread.png",
         "weather.json",
     }
     for picture in folder.glob("*.png"):
@@ -186,7 +187,7 @@ def test_numbers_on_the_maps_are_those_of_the_evaluation(emukit, real_store):
     words = ("train", "linear", "-q", "--data", real_store, "--protocol", "k360", "--out", "r")
     assert emukit(*words).code == 0
     from emukit.data.store import open_store
-    from emukit.report.ensemble_comparison import collect, error_rows
+    from emukit.report.plot_data import collect, error_rows
     from emukit.runs.run import read_run
 
     run, archive = read_run(Path("r")), open_store(real_store)

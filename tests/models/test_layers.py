@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from emukit.models.layers import GlobeConv2d, SqueezeExcitation, WindowGRU, downsample, half_turn, pad_globe
+from emukit.models.layers import GlobeConv2d, SqueezeExcitation, WindowGRU
+from emukit.sphere import WHOLE, half_turn
 
 
 def coded(rows: int, columns: int) -> torch.Tensor:
@@ -15,7 +16,7 @@ def coded(rows: int, columns: int) -> torch.Tensor:
 
 
 def test_padding_continues_over_the_pole_on_the_opposite_meridian() -> None:
-    padded = pad_globe(coded(4, 6), 1)
+    padded = WHOLE.pad(coded(4, 6), 1)
     # Beyond row 0 lies row 0 itself, half a circle on; then one more column each way, round the circle.
     assert padded[0].tolist() == [2, 3, 4, 5, 0, 1, 2, 3]
     assert padded[-1].tolist() == [302, 303, 304, 305, 300, 301, 302, 303]
@@ -23,13 +24,13 @@ def test_padding_continues_over_the_pole_on_the_opposite_meridian() -> None:
 
 
 def test_two_rows_over_the_pole_come_in_mirrored_order() -> None:
-    padded = pad_globe(coded(4, 6), 2)
+    padded = WHOLE.pad(coded(4, 6), 2)
     assert padded[:3, 2].tolist() == [103, 3, 0]
     assert padded[-3:, 2].tolist() == [300, 303, 203]
 
 
 def test_replicate_repeats_the_last_row_without_turning_it() -> None:
-    padded = pad_globe(coded(4, 6), 2, "replicate")
+    padded = WHOLE.pad(coded(4, 6), 2, "replicate")
     assert padded[0, 2:-2].tolist() == padded[1, 2:-2].tolist() == [0, 1, 2, 3, 4, 5]
     assert padded[-1, 2:-2].tolist() == [300, 301, 302, 303, 304, 305]
 
@@ -66,13 +67,13 @@ def test_an_even_stencil_is_refused() -> None:
 
 
 def test_halving_averages_and_keeps_an_odd_edge_unmixed_with_zeros() -> None:
-    out = downsample(coded(3, 5)[None, None])[0, 0]
+    out = WHOLE.downsample(coded(3, 5)[None, None])[0, 0]
     assert out.tolist() == [[50.5, 52.5, 54.0], [200.5, 202.5, 204.0]]
 
 
 def test_halving_commutes_with_rolls_by_two() -> None:
     fields = torch.randn(1, 2, 4, 12)
-    torch.testing.assert_close(downsample(fields.roll(2, -1)), downsample(fields).roll(1, -1))
+    torch.testing.assert_close(WHOLE.downsample(fields.roll(2, -1)), WHOLE.downsample(fields).roll(1, -1))
 
 
 def test_squeeze_excitation_scales_channels_by_numbers_of_their_own() -> None:

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emukit.errors import RecipeError
-from emukit.models.heads import CellHead, LinearResponse, downsampled_grids, soft_clip, upsample
-from emukit.models.layers import downsample
+from emukit.models.heads import CellHead, LinearResponse, downsampled_grids, soft_clip
 from emukit.models.registry import build_network, count_parameters
 from emukit.models.unet import ResidualBlock
+from emukit.sphere import WHOLE
 
 MAPS = ("convlstm", "unet")
 SMALL: dict[str, dict[str, Any]] = {
@@ -67,7 +67,7 @@ def test_one_block_does_not_carry_the_north_to_the_south(poles: str) -> None:
 
 def test_enlarging_is_linear_between_centres_across_the_dateline_and_the_pole() -> None:
     coarse = torch.tensor([[0.0, 4, 8, 4], [8, 0, 0, 0]])[None, None]
-    fine = upsample(coarse, (4, 8))[0, 0]
+    fine = WHOLE.upsample(coarse, (4, 8))[0, 0]
     # Row 0 lies a quarter of a coarse cell beyond its centre; past the pole comes the same row, half a circle on.
     along = torch.tensor([1.0, 1, 3, 5, 7, 7, 5, 3])
     assert torch.allclose(fine[0], 0.75 * along + 0.25 * along.roll(4))
@@ -77,13 +77,13 @@ def test_enlarging_is_linear_between_centres_across_the_dateline_and_the_pole() 
 @pytest.mark.parametrize("grid", [(6, 8), (7, 8), (5, 9)])
 def test_enlarging_undoes_the_shape_of_halving_and_keeps_a_constant(grid: tuple[int, int]) -> None:
     fields = torch.full((1, 2, *grid), 3.0)
-    out = upsample(downsample(fields), grid)
+    out = WHOLE.upsample(WHOLE.downsample(fields), grid)
     torch.testing.assert_close(out, fields)
 
 
 def test_enlarging_rolls_with_the_coarse_cells() -> None:
     coarse = torch.randn(1, 2, 4, 6)
-    torch.testing.assert_close(upsample(coarse.roll(1, -1), (8, 12)), upsample(coarse, (8, 12)).roll(2, -1))
+    torch.testing.assert_close(WHOLE.upsample(coarse.roll(1, -1), (8, 12)), WHOLE.upsample(coarse, (8, 12)).roll(2, -1))
 
 
 def test_halvings_beyond_a_single_cell_are_refused() -> None:

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emukit.models.heads import upsample
 from emukit.models.registry import build_network, count_parameters
 from emukit.recipes.fitting import fit_variables
 from emukit.recipes.load import load_recipe
+from emukit.sphere import WHOLE
 from tests.coded import warming_archive
 
 # An odd side, and sides that differ: a stride or a reshape in the wrong place shows.
@@ -266,8 +266,8 @@ def test_the_published_unet_skips_elsewhere_or_below_full_resolution() -> None:
             half = lower(F.avg_pool2d(fine, 2), None)
             quarter = bottom(F.avg_pool2d(half, 2), None)
             assert [fine.shape[1:], half.shape[1:], quarter.shape[1:]] == [(4, 8, 12), (8, 4, 6), (16, 2, 3)]
-            risen = from_lower(torch.cat((upsample(quarter, (4, 6)), half), 1), None)
-            risen = from_upper(torch.cat((upsample(risen, grid), fine), 1), None)
+            risen = from_lower(torch.cat((WHOLE.upsample(quarter, (4, 6)), half), 1), None)
+            risen = from_upper(torch.cat((WHOLE.upsample(risen, grid), fine), 1), None)
             for variable, head in enumerate(branch.heads):
                 expected = head.cells(risen)[0, 0]
                 torch.testing.assert_close(out[segment, month, variable], expected, rtol=1e-9, atol=1e-9)

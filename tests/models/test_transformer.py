@@ -12,7 +12,8 @@ from torch import nn
 from emukit.errors import RecipeError
 from emukit.models.attention import SpaceAttention, TimeAttention, patch_centres, rotate, space_turn, time_turn
 from emukit.models.registry import build_network, count_parameters
-from emukit.models.transformer import PatchHead, Transformer, pad_to_patches
+from emukit.models.transformer import PatchHead, Transformer
+from emukit.sphere import WHOLE
 
 SMALL: dict[str, Any] = {"patch_rows": 2, "patch_columns": 3, "dim": 16, "heads": 2, "frame_blocks": 1, "linear": 4}
 
@@ -179,7 +180,7 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
 
 def test_padding_goes_over_the_poles_and_round_the_circle() -> None:
     fields = torch.arange(5)[:, None] * 100.0 + torch.arange(8)
-    padded = pad_to_patches(fields, (8, 3))
+    padded = WHOLE.to_tiles(fields, (8, 3))
     assert padded.shape == (8, 9)
     # Three rows: one before the first, two after the last, mirrored and half a circle on; one column round the circle.
     assert padded[:, 0].tolist() == [4, 0, 100, 200, 300, 400, 404, 304]
@@ -190,7 +191,7 @@ def test_cells_come_back_where_their_patches_were_cut() -> None:
     grid, patch = (7, 11), (3, 3)
     head = PatchHead(9, grid, patch)
     fields = torch.arange(7)[:, None] * 100.0 + torch.arange(11)
-    cut = pad_to_patches(fields, patch).reshape(3, 3, 4, 3).transpose(1, 2).reshape(1, 1, 12, 9)
+    cut = WHOLE.to_tiles(fields, patch).reshape(3, 3, 4, 3).transpose(1, 2).reshape(1, 1, 12, 9)
     with torch.no_grad():
         head.bias.zero_()
         head.weight.copy_(torch.eye(9).expand(12, 9, 9))
