@@ -77,6 +77,11 @@ EMULATORS: Registry[EmulatorEntry] = Registry(
             "ridge on forcing series, in seconds; the one to beat",
             made_as="closed-form",
         ),
+        "energy-balance": EmulatorEntry(
+            "emukit.emulators.energy_balance:EnergyBalanceEmulator",
+            "pattern scaling on the warming of a two-layer energy balance, in seconds",
+            made_as="closed-form",
+        ),
         "eof-regression": EmulatorEntry(
             "emukit.emulators.components:EofRegression",
             "principal components on straight lines in forcing series, in seconds",
@@ -126,6 +131,12 @@ EMULATORS: Registry[EmulatorEntry] = Registry(
         "sampled": EmulatorEntry(
             "emukit.emulators.sampled:Sampled",
             "an emulator, with weather like a real run's; one realisation",
+            made_as="wrapper",
+            takes_seed=True,
+        ),
+        "atlas": EmulatorEntry(
+            "emukit.emulators.atlas:Atlas",
+            "an emulator, with variability that networks draw month by month; realisations of any length",
             made_as="wrapper",
             takes_seed=True,
         ),

@@ -36,9 +36,10 @@ from emukit.parallel.comm import Comm
 from emukit.planning.memory import SAFE, free_share, memory_plan
 from emukit.progress import Reporter
 from emukit.recipes.catalogue import model_label
-from emukit.recipes.schema import NetworkRecipe, Recipe, WrapperRecipe
+from emukit.recipes.schema import GeneratorRecipe, NetworkRecipe, Recipe, WrapperRecipe
 from emukit.runs.evaluate import score_emulator
 from emukit.runs.finished_base import finished_emulator
+from emukit.runs.generator import PartTrainer
 from emukit.runs.refit import RefitPolicy
 from emukit.training.best import load_best
 from emukit.training.engine import Engine, Execution
@@ -128,6 +129,10 @@ class WrapperTrainer:
             folds.append(Fold(held_out, fold, without.train))
             outcomes += more
         options = self._recipe.options | ({"seed": self._seed} if EMULATORS[self._recipe.emulator].seeded else {})
+        parts: PartTrainer | None = None
+        if isinstance(self._recipe, GeneratorRecipe):
+            parts = PartTrainer(self._recipe, self._archive, self._seed, self._comm, folder / "parts", reporter)
+            options["train"] = parts
         if self._selected:
             assert isinstance(self._selected.emulator, self._class)
             fitted = self._selected.emulator.refit(self._archive, self._split, bases, folds, **options)
@@ -138,6 +143,9 @@ class WrapperTrainer:
         for line in findings:
             reporter.say(f"{self._recipe.emulator}: {line}")
         outcome = {"seconds": sum(o.get("seconds", 0.0) for o in outcomes), "findings": findings}
+        if parts:
+            outcome["seconds"] += parts.outcome["seconds"]
+            parameters += parts.outcome["parameters"]
         # No network has no number of parameters, not zero.
         return fitted, outcome | ({"parameters": parameters} if parameters else {})
 
