@@ -193,9 +193,9 @@ def thresholds_of(store: DailyStore, first_year: int, last_year: int, rows_at_on
             base[name] = values.reshape(stop - start, -1)
             digest.update(np.ascontiguousarray(values).data)
         band = Thresholds.of(base)
-        for name, values in out.items():
+        for name, whole in out.items():
             found = getattr(band, name)
-            values[:, row * columns : row * columns + found.shape[1]] = found
+            whole[:, row * columns : row * columns + found.shape[1]] = found
     return Thresholds(**out), digest.hexdigest()
 
 
