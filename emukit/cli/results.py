@@ -218,7 +218,7 @@ def predict(
     """Write the prediction of a whole scenario with CF attributes, units and provenance."""
     from emukit.data.source import open_source
     from emukit.errors import EmukitError
-    from emukit.runs.predict import check_place, predict_forcings, predict_scenario, write_prediction
+    from emukit.runs.predict import check_place, predict_forcings, write_prediction, write_scenario
     from emukit.runs.run import read_run
 
     if (scenario is None) == (forcings is None):
@@ -237,12 +237,13 @@ def predict(
         if idle:
             raise EmukitError(f"{' and '.join(idle)} would do nothing: --forcings needs no store", hint="leave it out")
         with open_source(str(forcings)) as opened:
-            predicted = predict_forcings(chosen, opened.ds, str(forcings), members, reporter=report)
+            write_prediction(
+                predict_forcings(chosen, opened.ds, str(forcings), members, reporter=report), out, overwrite
+            )
     else:
         assert scenario is not None
         archive = o.open_for_run(chosen, data, card, convert, report)
-        predicted = predict_scenario(chosen, archive, scenario, members, reporter=report)
-    write_prediction(predicted, out, overwrite)
+        write_scenario(chosen, archive, scenario, out, overwrite, members=members, reporter=report)
     echo(f"wrote {out}")
 
 

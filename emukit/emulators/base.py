@@ -45,6 +45,8 @@ class Emulator(ABC):
         domain: What it predicts, and where.
         steps: The kinds of steps it knows, of ``month``, ``year``, ``day`` and ``hour``; empty: all.
         draws: Whether it draws realisations, each with variability as a run has, and not one answer.
+        streams: Whether it is fitted from targets on disk, a year or a band of rows at a time, and predicts a year in
+            the memory of a year.
         from_beginning: Whether it must run from a scenario's beginning, step by step, to reach a month: a trajectory.
             Work is then divided by scenario and realisation, never by months.
         trained_in: The training years among the forcings that it reads; None where it reads none, or is older.
@@ -55,6 +57,7 @@ class Emulator(ABC):
     steps: ClassVar[tuple[str, ...]] = ()
     by_variable: ClassVar[tuple[str, ...]] = ()
     from_beginning: ClassVar[bool] = False
+    streams: ClassVar[bool] = False
 
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
