@@ -197,7 +197,7 @@ def prepare_train_memory(folder: str) -> Work:
 
 def _train(folder: str) -> Work:
     def work() -> float:
-        from emukit.data.named import open_data
+        from emukit.data.opening import open_data
         from emukit.data.split import Span, Split
         from emukit.emulators.typical_year import TypicalYear
 
