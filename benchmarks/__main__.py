@@ -14,7 +14,7 @@ from benchmarks import suite
 from benchmarks.cases import Tally
 from emukit.cli import commands
 from emukit.cli import options as o
-from emukit.data.named import data_source
+from emukit.data.opening import data_source
 from emukit.errors import EmukitError
 from emukit.provenance import machine
 from emukit.terminal import echo, open_console

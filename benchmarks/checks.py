@@ -15,7 +15,7 @@ import torch
 
 from benchmarks.networks import Job, channels_of, made_up_archive, network_recipe
 from emukit.data.archive import Archive
-from emukit.data.named import open_data
+from emukit.data.opening import open_data
 from emukit.data.protocol import make_split
 from emukit.data.segment_addresses import SegmentAddresses
 from emukit.data.source import open_source

@@ -27,7 +27,7 @@ _LOOK_SECONDS = 0.01
 _IMPORTS = (
     "emukit.cli",
     "emukit.cli.show",
-    "emukit.data.named",
+    "emukit.data.opening",
     "emukit.emulators.registry",
     "emukit.runs.evaluate",
     "emukit.planning.plan",

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks import Figure, Work, compare
 from benchmarks.command import time_command
 from emukit.data.archive import Archive
-from emukit.data.named import DEMO, open_data
+from emukit.data.opening import DEMO, open_data
 from emukit.progress import silent_reporter
 from emukit.recipes.load import load_recipe
 from emukit.report.run_figures import FOLDER

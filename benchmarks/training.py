@@ -21,7 +21,7 @@ from benchmarks import Figure, Measured, Work, measure
 from benchmarks.networks import STARTER, Job, made_up_archive, network_recipe, read_job, wait
 from emukit.data.archive import Archive
 from emukit.data.frames import FrameEncoder
-from emukit.data.named import open_data
+from emukit.data.opening import open_data
 from emukit.data.protocol import make_split
 from emukit.data.segments import SegmentSampler
 from emukit.data.targets import TargetNormalizer

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from emukit.api import evaluate, list_recipes, load_recipe, load_run, open_data, predict, submit, train
-    from emukit.competitions.datasets import score_datasets as score
+    from emukit.competitions.xarray_scores import score_datasets as score
     from emukit.data.cf import forcings_dataset as forcings
     from emukit.data.cf import truth_dataset as truth
     from emukit.data.store import open_store
@@ -33,7 +33,7 @@ _NAMES = {
     "forcings": "emukit.data.cf:forcings_dataset",
     "load_emulator": "emukit.emulators.registry:load_emulator",
     "open_store": "emukit.data.store:open_store",
-    "score": "emukit.competitions.datasets:score_datasets",
+    "score": "emukit.competitions.xarray_scores:score_datasets",
     "truth": "emukit.data.cf:truth_dataset",
 }
 

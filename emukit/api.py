@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import xarray as xr
 
 from emukit.config import toml_value
-from emukit.data import named
+from emukit.data import opening
 from emukit.data.archive import Archive, Scenario
 from emukit.data.store import archive_from_dataset
 from emukit.progress import default_reporter
 from emukit.recipes import load
-from emukit.recipes.names import recipe_names
+from emukit.recipes.catalogue import recipe_names
 from emukit.recipes.plugins import REGISTRIES
 from emukit.recipes.schema import Recipe
 from emukit.runs.evaluate import Evaluation
@@ -34,7 +34,7 @@ IN_MEMORY = "a dataset in memory"
 
 
 def open_data(
-    source: str | Path | xr.Dataset = named.DEMO,
+    source: str | Path | xr.Dataset = opening.DEMO,
     *,
     card: str | None = None,
     convert: Mapping[str, str] | None = None,
@@ -54,7 +54,7 @@ def open_data(
     """
     if isinstance(source, xr.Dataset):
         return archive_from_dataset(source, source=IN_MEMORY, card=card, convert=convert)
-    return named.open_data(str(source), card=card, convert=convert, reporter=default_reporter(not verbose))
+    return opening.open_data(str(source), card=card, convert=convert, reporter=default_reporter(not verbose))
 
 
 def list_recipes() -> tuple[str, ...]:

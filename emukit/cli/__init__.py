@@ -21,7 +21,6 @@ from emukit.cli import (
     data,
     indices,
     plan,
-    plot,
     report,
     results,
     runs,
@@ -47,7 +46,7 @@ app = o.App(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for register in (train, validate, ablate, plan, results, compare, plot, report, submissions, indices):
+for register in (train, validate, ablate, plan, results, compare, report, submissions, indices):
     register.add_commands(app)
 app.add_typer(runs.app, name="runs", rich_help_panel=commands.LOOK)
 app.add_typer(data.app, name="data", rich_help_panel=commands.DATA)

@@ -99,7 +99,7 @@ def ablate(
         raise RecipeError("no study is named", hint="`emukit ablate --list` shows those that are shipped")
     # A list of studies needs none of these.
     from emukit.cli.watch import Watch
-    from emukit.data.named import data_source
+    from emukit.data.opening import data_source
     from emukit.files import exclusive
     from emukit.studies import table as tables
     from emukit.studies.ablate import StudyData, make_study_plan, run_study, write_plan

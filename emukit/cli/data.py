@@ -44,9 +44,9 @@ def check(
     quiet: o.Quiet = False,
 ) -> None:
     """Check a store: what is in it, what is odd, what is hidden; exit with 1 if nothing can be trained on it."""
+    from emukit.data.check_report import inspect_store
     from emukit.data.daily_folder import is_daily_folder
-    from emukit.data.inspect import inspect_store
-    from emukit.data.named import DEMO, data_source
+    from emukit.data.opening import DEMO, data_source
 
     source = data_source(o.one_store(data, store))
     if is_daily_folder(source):
@@ -78,7 +78,7 @@ def card(
 ) -> None:
     """Print a draft of a data card for a store: `> mine.toml`, look at what it guessed, then `--card mine.toml`."""
     from emukit.data.draft import draft_card
-    from emukit.data.named import DEMO, data_source
+    from emukit.data.opening import DEMO, data_source
 
     report = o.reporter(quiet)
     source = data_source(o.one_store(data, store))

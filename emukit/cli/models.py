@@ -11,8 +11,8 @@ from emukit.cache import find_answer, keep_answer
 from emukit.emulators.registry import EMULATORS
 from emukit.files import read_text
 from emukit.models.registry import NETWORKS
+from emukit.recipes.catalogue import plugin_models, recipe_names
 from emukit.recipes.load import load_recipe, shipped_recipe
-from emukit.recipes.names import plugin_models, recipe_names
 
 if TYPE_CHECKING:
     from emukit.recipes.schema import NetworkRecipe

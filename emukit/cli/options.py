@@ -196,7 +196,7 @@ def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]], format: F
 
 def open_named(named: str | None, card: str | None, convert: list[str] | None, report: Reporter) -> Archive:
     """Open the store that a command names, and say which it is."""
-    from emukit.data.named import ENVIRONMENT, data_source, open_data
+    from emukit.data.opening import ENVIRONMENT, data_source, open_data
 
     source = data_source(named)
     why = "" if named else f" (from ${ENVIRONMENT})" if source != "demo" else " (no --data, no $EMUKIT_DATA)"
@@ -214,9 +214,9 @@ def grid_shape(named: str | None, card: str | None) -> tuple[int, int] | None:
     from emukit.data.card import identify_card, load_card
     from emukit.data.decode import Findings
     from emukit.data.demo import DemoClimate
-    from emukit.data.layout import read_layout
-    from emukit.data.named import DEMO, data_source
+    from emukit.data.opening import DEMO, data_source
     from emukit.data.source import open_source
+    from emukit.data.store_layout import read_layout
 
     source = data_source(named)
     if source == DEMO:
@@ -234,7 +234,7 @@ def open_for_run(run: Run, named: str | None, card: str | None, convert: list[st
     Raises:
         StoreError: There is no such store, or it cannot be read.
     """
-    from emukit.data.named import DEMO, ENVIRONMENT, open_data
+    from emukit.data.opening import DEMO, ENVIRONMENT, open_data
 
     data = run.record.data
     source, why = named or data.source, "" if named else " (recorded in the run)"

@@ -52,7 +52,7 @@ def evaluate(
     import json
 
     from emukit.cli.show import ENSEMBLE_HEADINGS, ensemble_rows, evaluation_block
-    from emukit.runs.ensemble import evaluate_ensemble, save_ensemble
+    from emukit.runs.ensemble_scores import evaluate_ensemble, save_ensemble
     from emukit.runs.evaluate import evaluate as score
     from emukit.runs.evaluate import scored_spans
     from emukit.runs.run import read_run, save_evaluation
@@ -155,7 +155,7 @@ def leaderboard(
 ) -> None:
     """Rank runs and submissions next to published results and references, each only against the same months."""
 
-    from emukit.competitions import leaderboard as board
+    from emukit.competitions import ranking as board
     from emukit.runs.leaderboard import collect_rows
 
     report = o.reporter(quiet)

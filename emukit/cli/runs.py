@@ -56,23 +56,23 @@ def list_(
     quiet: o.Quiet = False,
 ) -> None:
     """List runs: those under way first, then by what their scores can be compared with, best first."""
-    from emukit.cli import listing
+    from emukit.cli import runs_table
     from emukit.runs.listing import list_runs
 
     runs = list_runs(places or _here())
     if format != "table":
-        render = {"md": listing.markdown, "csv": listing.to_csv, "json": listing.as_json}[format]
+        render = {"md": runs_table.markdown, "csv": runs_table.to_csv, "json": runs_table.as_json}[format]
         echo(render(runs), nl=False)
     else:
         console = open_console()
         if not console.is_terminal and "COLUMNS" not in os.environ:
             # Into a pipe or a file names go whole, so that they can be copied.
             console = open_console(width=PIPE_COLUMNS)
-        for table in listing.tables(runs, console.width):
+        for table in runs_table.tables(runs, console.width):
             console.print(table, highlight=False, soft_wrap=True)
         if not quiet:
-            echo(listing.together(runs))
-    for line in listing.problem_lines(runs):
+            echo(runs_table.together(runs))
+    for line in runs_table.problem_lines(runs):
         echo(line, err=True)
 
 

@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from emukit.competitions.leaderboard import LIMIT
+from emukit.competitions.ranking import LIMIT
 from emukit.metrics import Score
 from emukit.runs.validation_table import Block
 from emukit.terminal import duration
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from emukit.data.split import Split
     from emukit.data.window import Window
     from emukit.planning.plan import Bottleneck, Plan
-    from emukit.runs.ensemble import EnsembleEvaluation
+    from emukit.runs.ensemble_scores import EnsembleEvaluation
     from emukit.runs.evaluate import Evaluation
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")

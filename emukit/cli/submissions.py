@@ -168,7 +168,7 @@ def score(
         report.say("note: a solution holds one run: what a score is worth, a store says (--data STORE)")
     else:
         # Two files are scored without what reads stores and emulators.
-        from emukit.data.named import span_truth
+        from emukit.data.opening import span_truth
         from emukit.data.protocol import make_split
         from emukit.runs.evaluate import reference_scores
         from emukit.runs.record import benchmark_of

@@ -66,8 +66,8 @@ def validate(
     The runs are kept, with everything printed in validation.json; the same command continues where it was stopped.
     """
     from emukit.errors import RecipeError
+    from emukit.recipes.catalogue import model_label
     from emukit.recipes.load import fast_name, load_recipe
-    from emukit.recipes.names import model_label
     from emukit.recipes.schema import networks_of
     from emukit.runs.record import DataArguments
     from emukit.runs.validate import REPORT_FILE

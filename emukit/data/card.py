@@ -432,7 +432,7 @@ def identify_card(ds: xr.Dataset) -> Card:
 
     Cards of one layout differ in what they hide: of those whose hidden months are in the store and all zero, the one
     that hides most of it is taken. Whether the values are those of the card's data set is another question, which
-    `emukit.data.identity` answers.
+    `emukit.data.published_copy` answers.
 
     Raises:
         StoreError: No card fits.
@@ -483,7 +483,7 @@ def _letters(name: str) -> str:
 def _hidden_months(ds: xr.Dataset, card: Card) -> int:
     """How many of the months that a card hides are hidden in the store; -1 where one of them is visible."""
     # Heavy, and not needed to read a card.
-    from emukit.data.chunks import READ_ERRORS
+    from emukit.data.chunk_files import READ_ERRORS
 
     # One member's first and last month of each hidden span tell the cards apart, and cost a chunk each. Of a scenario
     # that may be hidden as a whole the last month is enough: copies differ in how much of it they hide.

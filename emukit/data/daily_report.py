@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.card import Card
+from emukit.data.check_report import numbered
 from emukit.data.daily import DAYS, DailyStore
 from emukit.data.daily_folder import DailyFolder, DailyScenario, Survey, survey_folder
-from emukit.data.inspect import numbered
 from emukit.data.variable import Variable
 from emukit.errors import StoreError
 from emukit.progress import Reporter

@@ -17,7 +17,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from emukit.data.card import Card, scenario_names, text_of
-from emukit.data.chunks import READ_ERRORS
+from emukit.data.chunk_files import READ_ERRORS
 from emukit.data.grid import Grid
 from emukit.data.time import MONTH_LENGTHS, SAME, Months, TimeAxis
 from emukit.errors import StoreError

@@ -19,7 +19,7 @@ import xarray as xr
 
 from emukit.config import toml_value
 from emukit.data.card import Card, card_names, load_card, parse_card, scenario_names, shipped_cards, text_of
-from emukit.data.checks import Mask
+from emukit.data.completeness import Mask
 from emukit.data.decode import ROLES, Findings, read_time, role
 from emukit.data.source import Source, open_source
 from emukit.data.store import Survey, take_survey, visible_extremes

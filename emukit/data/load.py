@@ -16,10 +16,10 @@ from functools import cache, partial
 import numpy as np
 from numpy.typing import NDArray
 
-from emukit.data.blocks import Blocks, Region
 from emukit.data.decode import Findings
-from emukit.data.layout import Layout
+from emukit.data.read_blocks import Blocks, Region
 from emukit.data.source import Source
+from emukit.data.store_layout import Layout
 from emukit.errors import StoreError
 from emukit.parallel.threads import open_pool
 from emukit.progress import Reporter

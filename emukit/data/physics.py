@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from emukit.data.card import Card
 from emukit.data.decode import Findings
-from emukit.data.demo.insolation import monthly_insolation
-from emukit.data.layout import Layout
+from emukit.data.demo.planet import monthly_insolation
 from emukit.data.load import Loaded
+from emukit.data.store_layout import Layout
 
 Array = NDArray[np.float64]
 

@@ -23,9 +23,9 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from emukit.data.blocks import Blocks
-from emukit.data.chunks import READ_ERRORS, REPAIR, ChunkedArray, read_problem
+from emukit.data.chunk_files import READ_ERRORS, REPAIR, ChunkedArray, read_problem
 from emukit.data.decode import Axes
+from emukit.data.read_blocks import Blocks
 from emukit.errors import StoreError
 
 NETCDF = (".nc", ".nc4", ".netcdf", ".cdf", ".h5")

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from emukit.data.chunks import READ_ERRORS
+from emukit.data.chunk_files import READ_ERRORS
 from emukit.data.decode import Findings, read_axes, role
 from emukit.data.grid import Grid
 from emukit.data.source import Source

@@ -14,18 +14,18 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from emukit.data import checks
+from emukit.data import completeness
 from emukit.data.archive import Archive, Scenario
 from emukit.data.card import Card, identify_card, load_card
 from emukit.data.decode import Findings, read_calendar
 from emukit.data.grid import Grid
-from emukit.data.identity import Identity, comparable, identify, known_copies
-from emukit.data.layout import Layout, read_layout
 from emukit.data.load import Loaded, load
 from emukit.data.physics import check_physics
+from emukit.data.published_copy import Identity, comparable, identify, known_copies
 from emukit.data.source import Source, open_source
 from emukit.data.split import stretches
 from emukit.data.statics import store_statics
+from emukit.data.store_layout import Layout, read_layout
 from emukit.data.units import conversion
 from emukit.errors import StoreError
 from emukit.progress import Reporter
@@ -131,9 +131,9 @@ class Survey:
 
     layout: Layout
     loaded: Loaded
-    present: checks.Mask
-    hidden: checks.Mask
-    held: checks.Mask
+    present: completeness.Mask
+    hidden: completeness.Mask
+    held: completeness.Mask
     statics: Mapping[str, NDArray[np.float32]]
     identity: Identity
 
@@ -179,14 +179,16 @@ def take_survey(
     copies = known_copies(source.ds, card, named, findings) if with_targets else []
     compared = {v for k in copies for v in comparable(k, layout, source.ds, convert)}
     loaded = load(source, layout, findings, reporter, [*layout.targets, *layout.forcings] if digests else compared)
-    held = checks.held_steps(layout, loaded, findings)
-    present = checks.present_members(layout, loaded, held, findings)
-    hidden = checks.hidden_steps(layout, loaded, present)
-    lost = checks.undeclared(card, layout, hidden, held)
-    loaded.broken |= checks.refuse_missing_chunks(card, source, layout, loaded, present, hidden & ~lost, held, findings)
-    checks.refuse_not_finite(layout, loaded, present, held, findings)
-    checks.refuse_lost(card, layout, lost, held, findings)
-    checks.refuse_partly_hidden(layout, loaded, present, hidden, findings)
+    held = completeness.held_steps(layout, loaded, findings)
+    present = completeness.present_members(layout, loaded, held, findings)
+    hidden = completeness.hidden_steps(layout, loaded, present)
+    lost = completeness.undeclared(card, layout, hidden, held)
+    loaded.broken |= completeness.refuse_missing_chunks(
+        card, source, layout, loaded, present, hidden & ~lost, held, findings
+    )
+    completeness.refuse_not_finite(layout, loaded, present, held, findings)
+    completeness.refuse_lost(card, layout, lost, held, findings)
+    completeness.refuse_partly_hidden(layout, loaded, present, hidden, findings)
     statics = store_statics(source, layout.grid, tuple(card.quantities), findings) if with_targets else {}
     identity = identify(card, copies, layout, loaded, source.ds, convert, findings)
     survey = Survey(layout, loaded, present, hidden, held, statics, identity)
@@ -194,9 +196,9 @@ def take_survey(
     # What is asked of the seasons is asked of months that every scenario has.
     if layout.time.is_monthly and held.all() and not (identity.recognised or findings.problems):
         check_physics(card, layout, loaded, present, hidden, statics, findings)
-    checks.note_negatives(card, layout, loaded, findings)
-    checks.note_shared(layout, loaded, findings)
-    checks.note_same_members(layout, loaded, present, hidden | ~held, findings)
+    completeness.note_negatives(card, layout, loaded, findings)
+    completeness.note_shared(layout, loaded, findings)
+    completeness.note_same_members(layout, loaded, present, hidden | ~held, findings)
     return survey
 
 

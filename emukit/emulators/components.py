@@ -8,6 +8,10 @@ month. Patterns span all twelve months, so each carries its own seasonal cycle (
 and a few hundred rows are left where months would be thousands. A month is predicted from its own features, which
 stand for its year's: half a year of warming apart at most, 0.02 K where a century brings 4 K.
 
+`EofRegression` has straight lines in forcing series for the amounts: closed-form, with the same patterns and the same
+regression as under the other classical emulators, so that what they add to it can be told from it. Beyond the training
+forcings it continues along its lines.
+
 Area weighted principal components after Hannachi et al. (2007, doi:10.1002/joc.1499); the emulators on them after
 ClimateBench (Watson-Parris et al. 2022, doi:10.1029/2021MS002954).
 """
@@ -247,3 +251,40 @@ def _principal(departures: NDArray[np.floating], area: Array, weights: Array, co
     inverse = np.divide(1.0, size, out=np.zeros_like(size), where=size > 0)
     patterns = (root * left * inverse).T @ flat
     return patterns.reshape(components, *departures.shape[1:]), (flat * cells) @ patterns.T
+
+
+class EofRegression(ComponentEmulator):
+    """Ridge regression of principal components on forcing features."""
+
+    kind = "eof-regression"
+
+    @classmethod
+    def fit(
+        cls,
+        archive: Archive,
+        split: Split,
+        *,
+        features: tuple[str, ...] = ("CO2", "CO2~30", "SO2", "BC"),
+        components: int = 10,
+        ridge: float = 1.0,
+    ) -> Self:
+        """Fit by ridge regression.
+
+        Args:
+            archive: The data.
+            split: Its training spans are used, in whole years.
+            features: Forcing series, as `emukit.emulators.features` names them.
+            components: Patterns kept for each variable; what the others hold is left at its training mean.
+            ridge: Penalty on the squared coefficients of standardised features, against the sum of squared errors over
+                all training years and members.
+
+        Raises:
+            RecipeError: No features, a bad name, or a value outside its range.
+            ProtocolError: A forcing is not in the store, or no training span holds a whole year.
+        """
+        basis, years = fit_basis(archive, split, features, components)
+        return cls(archive.domain, basis, fit_trend(years, ridge))
+
+    def departure(self, z: Array) -> Array:
+        """(T, V, K) zeros: there is nothing next to the lines."""
+        return np.zeros((len(z), *self.trend.shape[1:]))

@@ -78,7 +78,7 @@ EMULATORS: Registry[EmulatorEntry] = Registry(
             made_as="closed-form",
         ),
         "eof-regression": EmulatorEntry(
-            "emukit.emulators.eof_regression:EofRegression",
+            "emukit.emulators.components:EofRegression",
             "principal components on straight lines in forcing series, in seconds",
             made_as="closed-form",
         ),

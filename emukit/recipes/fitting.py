@@ -23,8 +23,8 @@ from emukit.emulators.registry import EMULATORS
 from emukit.errors import EmukitError, ProtocolError, RecipeError
 from emukit.losses.named import LOSSES
 from emukit.progress import Reporter
+from emukit.recipes.catalogue import own_names
 from emukit.recipes.load import load_recipe
-from emukit.recipes.names import own_names
 from emukit.recipes.schema import NetworkRecipe, Recipe, TargetsSettings, WrapperRecipe, networks_of, recipe_class
 from emukit.training.settings import LossSettings
 

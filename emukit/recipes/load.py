@@ -16,7 +16,7 @@ from emukit.errors import RecipeError
 from emukit.files import parse_json, read_text, shipped
 from emukit.losses.named import named_loss
 from emukit.models.registry import NETWORKS
-from emukit.recipes.names import FAST, identity_digest, is_network, recipe_digest, recipe_names, unknown_emulator
+from emukit.recipes.catalogue import FAST, identity_digest, is_network, recipe_digest, recipe_names, unknown_emulator
 from emukit.recipes.plugins import admit
 
 if TYPE_CHECKING:

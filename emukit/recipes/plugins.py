@@ -16,7 +16,7 @@ from emukit.errors import RunError
 from emukit.losses.registry import TERMS
 from emukit.models.registry import NETWORKS
 from emukit.objectives.registry import OBJECTIVES
-from emukit.recipes.names import is_network
+from emukit.recipes.catalogue import is_network
 from emukit.registry import Plugin, Registry
 
 REGISTRIES: Mapping[str, Registry[Any]] = {

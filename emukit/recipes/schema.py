@@ -31,7 +31,7 @@ from emukit.losses.composite import CompositeLoss
 from emukit.models.registry import CONTEXT, NETWORKS
 from emukit.objectives.base import Objective
 from emukit.objectives.registry import OBJECTIVES, REGRESSION
-from emukit.recipes.names import emulator_names, is_network, recipe_digest, unknown_emulator
+from emukit.recipes.catalogue import emulator_names, is_network, recipe_digest, unknown_emulator
 from emukit.training.settings import LossSettings, TrainingSettings
 
 

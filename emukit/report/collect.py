@@ -10,11 +10,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from emukit.competitions.leaderboard import Row
+from emukit.competitions.ranking import Row
 from emukit.data.protocol import ALL, LOSO
 from emukit.errors import EmukitError, RunError
 from emukit.report.pages.model import Unfinished
-from emukit.report.pages.study import STUDY_FILE, Study, read_study
+from emukit.report.study_file import STUDY_FILE, Study, read_study
 from emukit.runs.leaderboard import Source, entry_folders, folders_in, read_source
 from emukit.runs.listing import summarise_run
 from emukit.runs.record import RECORD_FILE

@@ -32,8 +32,8 @@ from emukit.figures.windows import draw_window
 from emukit.files import inside, open_regular, parse_json, read_text
 from emukit.outputs import Kind, new_output, refuse_taken
 from emukit.progress import Reporter
-from emukit.report import ensemble_comparison as pictures
-from emukit.report.ensemble_comparison import REALISATIONS, Shown, collect
+from emukit.report import plot_data as pictures
+from emukit.report.plot_data import REALISATIONS, Shown, collect
 from emukit.report.variability import VariabilityComparison, compare_variability
 from emukit.runs.evaluate import scored_spans
 from emukit.runs.run import Run

@@ -32,8 +32,8 @@ from emukit.figures.error_maps import Field, draw_distribution, draw_error_maps,
 from emukit.figures.figure import line_colours, write_webp
 from emukit.figures.ranks import draw_ranks
 from emukit.files import atomic_path, check_regular, open_regular, parse_json, read_text, sha256
-from emukit.report import ensemble_comparison as pictures
-from emukit.report.ensemble_comparison import REALISATIONS, Shown, collect
+from emukit.report import plot_data as pictures
+from emukit.report.plot_data import REALISATIONS, Shown, collect
 from emukit.runs.evaluate import scored_spans
 from emukit.runs.run import Run
 

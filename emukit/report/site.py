@@ -27,10 +27,10 @@ from emukit.outputs import Kind, new_output, refuse_taken
 from emukit.progress import Reporter
 from emukit.report import run_figures as kept
 from emukit.report.collect import Findings, collect_places, named_means, named_source, reason, study_names
-from emukit.report.ensemble_comparison import LEAST_MONTHS, NO_SEASONS, NO_SPECTRA
 from emukit.report.entry_page import run_entry, submission_entry, training_pictures
 from emukit.report.pages.model import Entry, Errors, Picture, Site, identifier
 from emukit.report.pages.render import render
+from emukit.report.plot_data import LEAST_MONTHS, NO_SEASONS, NO_SPECTRA
 from emukit.report.run_figures import Drawn, RunFigures, in_scale, run_figures_of
 from emukit.report.study_page import study_page
 from emukit.runs.leaderboard import Source, combine

@@ -12,8 +12,8 @@ from pathlib import Path
 from emukit.figures.intervals import Difference, draw_intervals
 from emukit.figures.parallel_coordinates import MOST_VARIANTS, draw_coordinates
 from emukit.report.pages.model import Picture, StudyPage, identifier
-from emukit.report.pages.study import Study, StudyResult
 from emukit.report.run_figures import Drawn, save
+from emukit.report.study_file import Study, StudyResult
 from emukit.runs.record import checked_command
 
 CAPTION_OF_INTERVALS = (

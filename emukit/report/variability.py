@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from emukit.data.grid import Grid
 from emukit.figures.variability import Line, beyond
 from emukit.metrics.variability import VariabilityStatistics
-from emukit.report.ensemble_comparison import Shown
+from emukit.report.plot_data import Shown
 
 Array = NDArray[np.float64]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from emukit.competitions.leaderboard import ANOTHER_RUN, LIMIT
+from emukit.competitions.ranking import ANOTHER_RUN, LIMIT
 from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
 from emukit.data.folds import HELD_OUT, fold_split, last_scored
@@ -32,8 +32,8 @@ from emukit.metrics import Competition, Score, mean_score
 from emukit.outputs import json_kind, new_output, refuse_taken
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
+from emukit.recipes.catalogue import model_label
 from emukit.recipes.fitting import fit_variables
-from emukit.recipes.names import model_label
 from emukit.recipes.schema import Recipe, networks_of
 from emukit.runs.evaluate import ensemble_member, noise_ceiling, score_emulator
 from emukit.runs.record import DataArguments, Scoring

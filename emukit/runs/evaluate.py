@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.cache import find_answer, keep_answer
-from emukit.competitions.leaderboard import ANOTHER_RUN, LIMIT
+from emukit.competitions.ranking import ANOTHER_RUN, LIMIT
 from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
 from emukit.data.protocol import make_split

@@ -16,7 +16,7 @@ from emukit.data.split import Span, Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.registry import load_emulator
 from emukit.errors import RunError
-from emukit.recipes.names import identity_digest
+from emukit.recipes.catalogue import identity_digest
 from emukit.recipes.plugins import check_plugins
 from emukit.recipes.schema import FinishedRun, NetworkRecipe, Recipe
 from emukit.runs.evaluate import check_fits

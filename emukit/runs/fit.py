@@ -35,7 +35,7 @@ from emukit.objectives.registry import REGRESSION
 from emukit.parallel.comm import Comm
 from emukit.planning.memory import SAFE, free_share, memory_plan
 from emukit.progress import Reporter
-from emukit.recipes.names import model_label
+from emukit.recipes.catalogue import model_label
 from emukit.recipes.schema import NetworkRecipe, Recipe, WrapperRecipe
 from emukit.runs.evaluate import score_emulator
 from emukit.runs.finished_base import finished_emulator

@@ -19,8 +19,8 @@ import numpy as np
 from pydantic import ValidationError
 
 from emukit.competitions.cse151b import UNITS, cse151b
-from emukit.competitions.leaderboard import LIMIT, Row
 from emukit.competitions.published import load_published
+from emukit.competitions.ranking import LIMIT, Row
 from emukit.config import describe
 from emukit.data.card import load_card
 from emukit.data.protocol import ALL, LOSO
@@ -28,7 +28,7 @@ from emukit.errors import EmukitError, RunError, SubmissionError
 from emukit.files import read_text
 from emukit.metrics import Competition
 from emukit.outputs import json_kind, new_output
-from emukit.recipes.names import is_random, model_name
+from emukit.recipes.catalogue import is_random, model_name
 from emukit.runs.record import (
     RECORD_FILE,
     Identity,

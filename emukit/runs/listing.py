@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 from emukit.errors import EmukitError, RunError
 from emukit.files import is_held
-from emukit.recipes.names import model_name
+from emukit.recipes.catalogue import model_name
 from emukit.runs.leaderboard import split_name
 from emukit.runs.record import RECORD_FILE, RunRecord, log_gaps, read_evaluation, read_record
-from emukit.runs.sidecars import FAILED, failure_of, is_study_run
+from emukit.runs.study_files import FAILED, failure_of, is_study_run
 from emukit.training.log import LOG, read_lines
 
 State = Literal["training", "interrupted", "failed", "finished", "damaged"]

@@ -26,7 +26,7 @@ from emukit.data.card import CARDS, shipped_cards
 from emukit.errors import RunError
 from emukit.files import below, parse_json, read_text, write_text
 from emukit.metrics import Competition
-from emukit.recipes.names import recipe_digest
+from emukit.recipes.catalogue import recipe_digest
 from emukit.recipes.plugins import plugins_of
 from emukit.registry import TARGET, Plugin
 from emukit.terminal import one_line
@@ -428,8 +428,9 @@ def check_score(score: Any, competition: Competition, path: Path, remedy: str) -
 def benchmark_of(archive: Archive) -> str:
     """The name under which scores on this archive's truth are ranked together.
 
-    Stores with the published values of a card's data set (`emukit.data.identity`) hold the same climate, if rounded
-    differently, on the grid named. Of any other store nothing is known but its values, so their digest is in the name.
+    Stores with the published values of a card's data set (`emukit.data.published_copy`) hold the same climate, if
+    rounded differently, on the grid named. Of any other store nothing is known but its values, so their digest is in
+    the name.
     """
     card = archive.card
     cells = f"{archive.grid.shape[0]}x{archive.grid.shape[1]}"

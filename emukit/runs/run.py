@@ -34,8 +34,8 @@ from emukit.files import LOCK_FILE, PART, exclusive, inside, write_text
 from emukit.parallel.comm import Comm
 from emukit.planning.batch_size import resolve_batch
 from emukit.progress import Reporter, silent_reporter
+from emukit.recipes.catalogue import model_label
 from emukit.recipes.fitting import fit_recipe, trained_in
-from emukit.recipes.names import model_label
 from emukit.recipes.plugins import check_plugins, other_versions, plugins_of
 from emukit.recipes.schema import NetworkRecipe, Recipe, parse_recipe
 from emukit.runs.evaluate import Evaluation, check_fits, evaluate

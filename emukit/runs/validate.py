@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from emukit.competitions.leaderboard import ANOTHER_RUN, LIMIT
+from emukit.competitions.ranking import ANOTHER_RUN, LIMIT
 from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
 from emukit.data.protocol import ALL, LOSO, make_split
@@ -24,8 +24,8 @@ from emukit.metrics import Competition, Score, mean_score
 from emukit.outputs import json_kind, new_output, refuse_taken
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
+from emukit.recipes.catalogue import is_random
 from emukit.recipes.fitting import fit_variables
-from emukit.recipes.names import is_random
 from emukit.recipes.schema import Recipe, seeds_within
 from emukit.runs.evaluate import ensemble_member, evaluate, noise_ceiling, scored_spans
 from emukit.runs.record import DataArguments, Scoring

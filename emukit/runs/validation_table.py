@@ -17,7 +17,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from emukit.competitions.leaderboard import ANOTHER_RUN, LIMIT, MOST_COLUMNS, add_number_columns, all_keys, legends
+from emukit.competitions.ranking import ANOTHER_RUN, LIMIT, MOST_COLUMNS, add_number_columns, all_keys, legends
 from emukit.metrics import Competition
 from emukit.terminal import markdown_text
 

@@ -28,7 +28,7 @@ from emukit.progress import Reporter
 from emukit.recipes.fitting import fit_variables
 from emukit.recipes.schema import Recipe
 from emukit.runs.run import Run, finished_run, identity_of
-from emukit.runs.sidecars import HASH_DIGITS, failure_of, failure_path, is_finished, log_path
+from emukit.runs.study_files import HASH_DIGITS, failure_of, failure_path, is_finished, log_path
 from emukit.runs.validate import chosen_seeds, named_protocols
 from emukit.studies.costs import measure_costs
 from emukit.studies.jobs import Job, slots, visible_gpus

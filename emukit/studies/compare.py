@@ -24,7 +24,7 @@ from emukit.errors import RunError
 from emukit.metrics import Competition
 from emukit.metrics.competition import Column
 from emukit.progress import Reporter
-from emukit.recipes.names import is_random, model_name
+from emukit.recipes.catalogue import is_random, model_name
 from emukit.recipes.schema import networks_of
 from emukit.runs.evaluate import scored_spans
 from emukit.runs.run import Run

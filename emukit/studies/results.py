@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit import provenance
-from emukit.competitions.leaderboard import ANOTHER_RUN, LIMIT
+from emukit.competitions.ranking import ANOTHER_RUN, LIMIT
 from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
 from emukit.data.protocol import ALL, LOSO, make_split
 from emukit.files import write_text
 from emukit.metrics import Competition, Score, mean_score
 from emukit.progress import Reporter
-from emukit.recipes.names import is_random
+from emukit.recipes.catalogue import is_random
 from emukit.runs.evaluate import ensemble_member, noise_ceiling, scored_spans
 from emukit.runs.record import Scoring, benchmark_of
 from emukit.runs.run import Run

@@ -16,7 +16,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from emukit.competitions.leaderboard import add_number_columns, legends, shown_columns
+from emukit.competitions.ranking import add_number_columns, legends, shown_columns
 from emukit.metrics import Competition
 from emukit.terminal import markdown_text
 

@@ -12,13 +12,13 @@ from emukit.data.protocol import make_split
 from emukit.data.store import open_store
 from emukit.files import sha256
 from emukit.progress import silent_reporter
+from emukit.recipes.catalogue import recipe_names
 from emukit.recipes.describe import recipe_text
 from emukit.recipes.fitting import fit_recipe
 from emukit.recipes.load import load_recipe
-from emukit.recipes.names import recipe_names
 from emukit.runs.record import checked_command, read_record
-from emukit.runs.repeat import training_commands
 from emukit.runs.run import read_run
+from emukit.runs.submit import training_commands
 from emukit.studies.prune import _is_of
 from emukit.submission import read_entry
 from tests.cli.conftest import TINY

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from emukit.files import shipped
+from emukit.recipes import catalogue
 from emukit.recipes import load as recipe
-from emukit.recipes import names
 
 
 @pytest.fixture
@@ -20,12 +20,12 @@ def recipes(tmp_path, monkeypatch):
     (folder / "mine-fast.toml").write_text(
         'emulator = "linear"\ndescription = "mine in seconds"\n[model]\nridge = 7.0\n'
     )
-    for module in (recipe, names):
+    for module in (recipe, catalogue):
         monkeypatch.setattr(module, "shipped", lambda kind, name: folder / name)
     # The names are read once a process: those of this test are neither taken from another's nor left to one.
-    names.shipped_names.cache_clear()
+    catalogue.shipped_names.cache_clear()
     yield
-    names.shipped_names.cache_clear()
+    catalogue.shipped_names.cache_clear()
 
 
 def test_train_takes_the_fast_recipe(emukit, demo_store, recipes):

@@ -186,7 +186,7 @@ def test_numbers_on_the_maps_are_those_of_the_evaluation(emukit, real_store):
     words = ("train", "linear", "-q", "--data", real_store, "--protocol", "k360", "--out", "r")
     assert emukit(*words).code == 0
     from emukit.data.store import open_store
-    from emukit.report.ensemble_comparison import collect, error_rows
+    from emukit.report.plot_data import collect, error_rows
     from emukit.runs.run import read_run
 
     run, archive = read_run(Path("r")), open_store(real_store)

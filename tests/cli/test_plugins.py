@@ -20,8 +20,8 @@ from emukit.errors import RecipeError, RunError, StoreError
 from emukit.files import shipped
 from emukit.losses.registry import TERMS
 from emukit.models.registry import NETWORKS
+from emukit.recipes.catalogue import emulator_names, is_random
 from emukit.recipes.load import load_recipe
-from emukit.recipes.names import emulator_names, is_random
 from emukit.recipes.plugins import plugins_of
 from emukit.registry import Registry
 from emukit.runs.record import read_record
@@ -326,7 +326,7 @@ def test_another_version_is_noted(outside, emukit, demo_store):
 def test_listing_names_stays_cheap():
     """A process of its own: another test has imported everything."""
     code = (
-        "import sys\nfrom emukit.recipes.names import recipe_names\nrecipe_names()\n"
+        "import sys\nfrom emukit.recipes.catalogue import recipe_names\nrecipe_names()\n"
         "sys.exit(any(m in sys.modules for m in ('torch', 'sklearn', 'xarray')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

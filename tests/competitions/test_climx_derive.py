@@ -9,7 +9,7 @@ from emukit.competitions.climx.derive import base_percentiles, derive_indices
 from emukit.competitions.climx.indices import compute_indices, compute_percentiles
 from emukit.competitions.registry import competition_of
 from emukit.data.daily import open_daily
-from emukit.data.named import open_data
+from emukit.data.opening import open_data
 from emukit.data.split import Span, Split
 from emukit.emulators.typical_year import TypicalYear
 from emukit.errors import ProtocolError

@@ -153,7 +153,7 @@ def test_climx_on_a_store_of_indices_is_its_own_score():
 
 
 def test_higher_is_better_in_ranking_and_in_the_best_epoch(strange):
-    from emukit.competitions.leaderboard import Row, ranked
+    from emukit.competitions.ranking import Row, ranked
 
     competition = load_competition("skill", UNITS)
     rows = [Row(str(x), "run", "s", x, {}, competition=competition) for x in (0.1, -0.5, 0.9)]
@@ -180,14 +180,14 @@ def test_a_sentence_and_colours_follow_the_direction(strange):
     assert [axes.lines[1].get_color() for axes in figure.axes] == [BETTER, WORSE]
     assert "right is better" in figure.axes[0].get_title(loc="left")
 
-    from emukit.competitions.leaderboard import Row
+    from emukit.competitions.ranking import Row
 
     rows = [Row(str(x), "run", "s", x, {}, competition=competition) for x in (0.1, -0.5, 0.9)]
     assert [m.name for m in marks(rows)] == ["0.9", "0.1", "-0.5"]
 
 
 def test_files_of_before_competitions_are_those_of_the_shipped_one():
-    from emukit.report.pages.study import Study
+    from emukit.report.study_file import Study
     from emukit.runs.record import Scoring
     from emukit.studies.results import tables_of
 

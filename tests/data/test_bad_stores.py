@@ -11,7 +11,7 @@ import pytest
 import xarray as xr
 import zarr
 
-from emukit.data.inspect import inspect_store
+from emukit.data.check_report import inspect_store
 from emukit.data.store import archive_from_dataset, open_store, scenario_from_dataset
 from emukit.errors import StoreError
 from tests.data.stores import FORCINGS, TARGETS, coded_card, coded_dataset, hide, times

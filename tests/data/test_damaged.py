@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import zarr
 
-from emukit.data.inspect import inspect_store
+from emukit.data.check_report import inspect_store
 from emukit.data.store import open_store
 from emukit.errors import StoreError, SubmissionError
 from emukit.submission.read import read_submission

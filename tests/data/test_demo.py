@@ -12,7 +12,7 @@ import xarray as xr
 from zarr.storage import LocalStore
 
 import emukit.data.demo.climate as climate_module
-from emukit.data import named
+from emukit.data import opening
 from emukit.data.demo import HIDDEN, SCENARIOS, DemoClimate, demo_from_attrs, write_demo
 from emukit.data.demo.emissions import MT_PER_YEAR, region_patterns
 from emukit.data.demo.planet import Planet
@@ -455,15 +455,15 @@ def test_insolation_is_the_orbits(small: DemoClimate) -> None:
 
 def test_demo_is_opened_by_the_card_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small) -> None:
     """A card was ignored without a word, so a run was scored by another competition than its owner asked for."""
-    monkeypatch.setattr(named, "DemoClimate", lambda: small)
+    monkeypatch.setattr(opening, "DemoClimate", lambda: small)
     own = tmp_path / "mine.toml"
     text = shipped("data_cards", "demo.toml").read_text(encoding="utf-8")
     own.write_text(text.replace('name = "demo"', 'name = "mine"').replace('competition = "cse151b"', ""))
-    archive = named.open_data("demo", card=str(own))
+    archive = opening.open_data("demo", card=str(own))
     assert (archive.card.name, archive.card.competition) == ("mine", "generic")
-    assert named.open_data("demo").card.name == "demo"
+    assert opening.open_data("demo").card.name == "demo"
     with pytest.raises(EmukitError, match=r"nowhere\.toml"):
-        named.open_data("demo", card="nowhere.toml")
+        opening.open_data("demo", card="nowhere.toml")
     # The demo holds K: a conversion that says otherwise is not passed over either.
     with pytest.raises(EmukitError, match="tas"):
-        named.open_data("demo", convert={"tas": "degC"})
+        opening.open_data("demo", convert={"tas": "degC"})

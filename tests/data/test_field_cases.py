@@ -14,7 +14,7 @@ import xarray as xr
 
 from emukit.config import read_toml
 from emukit.data.card import load_card
-from emukit.data.inspect import StoreReport, inspect_store
+from emukit.data.check_report import StoreReport, inspect_store
 from emukit.data.store import archive_from_dataset, open_store
 from emukit.errors import RecipeError, StoreError
 from emukit.files import shipped

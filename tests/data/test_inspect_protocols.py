@@ -1,7 +1,7 @@
 """A report that promises a split which cannot be made, or hides one that can."""
 
+from emukit.data.check_report import inspect_store
 from emukit.data.demo import DemoClimate, write_demo
-from emukit.data.inspect import inspect_store
 from emukit.data.protocol import working_protocols
 from emukit.data.store import open_store
 from emukit.progress import Reporter

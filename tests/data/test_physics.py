@@ -8,7 +8,7 @@ import xarray as xr
 
 from emukit.data import store
 from emukit.data.demo import DemoClimate
-from emukit.data.demo.insolation import monthly_insolation
+from emukit.data.demo.planet import monthly_insolation
 from emukit.data.physics import season_fit, warmest_month
 from emukit.data.store import archive_from_dataset, open_store
 from emukit.errors import StoreError

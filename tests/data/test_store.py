@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from emukit.data import named
+from emukit.data import opening
 from emukit.data.archive import Archive
 from emukit.data.card import identify_card
+from emukit.data.check_report import inspect_store
 from emukit.data.demo import DemoClimate
-from emukit.data.inspect import inspect_store
 from emukit.data.store import archive_from_dataset, open_store, scenario_from_dataset
 from tests.data.stores import (
     FORCINGS,
@@ -343,8 +343,8 @@ def test_a_static_field_that_is_damaged_is_left_out_and_noted(coded_store):
 
 def test_the_demo_has_its_land_and_orography(monkeypatch):
     climate = DemoClimate(lat_cells=8, lon_cells=12, years=1, members=1)
-    monkeypatch.setattr(named, "DemoClimate", lambda: climate)
-    archive = named.open_data("demo")
+    monkeypatch.setattr(opening, "DemoClimate", lambda: climate)
+    archive = opening.open_data("demo")
     assert sorted(archive.statics) == ["land", "orography"]
     np.testing.assert_array_equal(archive.statics["land"], climate.statics()["land"])
     assert archive["ssp245"].hidden.all()

@@ -15,11 +15,10 @@ from emukit.data.targets import TargetNormalizer
 from emukit.data.variable import Bounds
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.neural import NeuralEmulator
-from emukit.emulators.rescale import trend
 from emukit.emulators.residuals import training_residuals
 from emukit.emulators.sampled import Sampled
 from emukit.emulators.variability import warmth_of
-from emukit.emulators.variance_matched import VarianceMatched, _stretched
+from emukit.emulators.variance_matched import VarianceMatched, _stretched, trend
 from emukit.progress import silent_reporter
 from emukit.recipes.load import load_recipe
 from emukit.runs.run import train_run

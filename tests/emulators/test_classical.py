@@ -10,8 +10,7 @@ from sklearn.gaussian_process import GaussianProcessRegressor
 from emukit.data.protocol import make_split
 from emukit.data.split import Span, Split
 from emukit.emulators import gaussian_process, random_forest
-from emukit.emulators.components import fit_basis
-from emukit.emulators.eof_regression import EofRegression
+from emukit.emulators.components import EofRegression, fit_basis
 from emukit.emulators.gaussian_process import GaussianProcess, _fit_one
 from emukit.emulators.random_forest import RandomForest, forest_arrays, walk
 from emukit.emulators.registry import EMULATORS, load_emulator

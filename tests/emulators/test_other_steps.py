@@ -24,9 +24,8 @@ from emukit.emulators.features import feature
 from emukit.emulators.forcing_space import ForcingSpace
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import EMULATORS, load_emulator
-from emukit.emulators.rescale import trend
-from emukit.emulators.variance_matched import VarianceMatched
-from emukit.emulators.variance_trend import _neighbours
+from emukit.emulators.variability import _neighbours
+from emukit.emulators.variance_matched import VarianceMatched, trend
 from emukit.errors import ProtocolError, RecipeError
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe

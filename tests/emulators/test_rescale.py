@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from emukit.emulators.rescale import stretch, trend
+from emukit.emulators.variance_matched import stretch, trend
 
 stretch_above_zero = partial(stretch, above_zero=True)
 

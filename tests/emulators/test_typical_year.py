@@ -6,7 +6,7 @@ import pytest
 from emukit.competitions.climx.derive import thresholds_of_archive
 from emukit.data.archive import Archive, Scenario
 from emukit.data.card import parse_card
-from emukit.data.named import open_data
+from emukit.data.opening import open_data
 from emukit.data.protocol import make_split
 from emukit.data.split import Span, Split
 from emukit.data.time import DAY_MINUTES, TimeAxis

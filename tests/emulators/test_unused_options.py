@@ -9,8 +9,8 @@ from emukit.emulators.registry import EMULATORS
 from emukit.errors import RecipeError
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
+from emukit.recipes.catalogue import recipe_digest, recipe_names
 from emukit.recipes.load import load_recipe
-from emukit.recipes.names import recipe_digest, recipe_names
 from emukit.recipes.schema import WrapperRecipe
 from emukit.runs.fit import prepare
 from emukit.runs.run import read_run, train_run

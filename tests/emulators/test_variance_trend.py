@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from emukit.emulators.variance_trend import (
+from emukit.emulators.variability import (
     Decade,
     _slope,
     believed_slope,

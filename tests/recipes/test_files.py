@@ -13,9 +13,9 @@ from emukit.data.protocol import make_split
 from emukit.data.split import Split
 from emukit.errors import RecipeError, RunError
 from emukit.progress import silent_reporter
+from emukit.recipes.catalogue import is_random, model_label, recipe_names
 from emukit.recipes.describe import form_of, recipe_schema, recipe_toml, settings_of
 from emukit.recipes.load import load_recipe
-from emukit.recipes.names import is_random, model_label, recipe_names
 from emukit.recipes.schema import networks_of, seeds_within
 from emukit.runs.finished_base import finished_emulator
 from emukit.runs.run import read_run, train_run

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from emukit.errors import RecipeError
+from emukit.recipes.catalogue import recipe_names
 from emukit.recipes.load import load_recipe
-from emukit.recipes.names import recipe_names
 from emukit.recipes.schema import NetworkRecipe
 
 

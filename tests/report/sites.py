@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from emukit.competitions.cse151b import cse151b
-from emukit.competitions.leaderboard import Row
+from emukit.competitions.ranking import Row
 from emukit.report.pages.model import Entry, Errors, Picture, Site, StudyPage, identifier
-from emukit.report.pages.study import Study
+from emukit.report.study_file import Study
 from tests.coded import small_grid
 
 MONTHS = "ssp370 2060-02..2070-01 member 0"

@@ -10,8 +10,8 @@ import pytest
 from emukit.data.protocol import make_split
 from emukit.data.store import open_store
 from emukit.emulators.climatology import ClimatologyEmulator
-from emukit.report import ensemble_comparison as pictures
-from emukit.report.ensemble_comparison import collect
+from emukit.report import plot_data as pictures
+from emukit.report.plot_data import collect
 from tests.cli.conftest import emukit  # noqa: F401
 from tests.other_steps import even_dataset, written, yearly_dataset
 

@@ -16,7 +16,7 @@ from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
 from emukit.report import entry_page, run_figures, site, study_page
 from emukit.report.collect import collect_places, named_means, study_names
-from emukit.report.ensemble_comparison import collect, distribution, error_rows
+from emukit.report.plot_data import collect, distribution, error_rows
 from emukit.report.site import MANIFEST, write_report
 from emukit.runs.run import read_run, train_run
 from tests.cli.conftest import TINY

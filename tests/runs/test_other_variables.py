@@ -15,7 +15,7 @@ from emukit.errors import RecipeError
 from emukit.figures.maps import draw_maps
 from emukit.progress import silent_reporter
 from emukit.recipes.load import load_recipe
-from emukit.report.ensemble_comparison import collect, error_rows
+from emukit.report.plot_data import collect, error_rows
 from emukit.report.variability import compare_variability
 from emukit.runs.run import read_run, train_run
 from tests.cli.conftest import TINY, emukit  # noqa: F401

@@ -13,8 +13,8 @@ import pytest
 from emukit.data.store import open_store
 from emukit.errors import EmukitError, RunError
 from emukit.progress import silent_reporter
+from emukit.recipes.catalogue import is_random
 from emukit.recipes.load import load_recipe
-from emukit.recipes.names import is_random
 from emukit.report.collect import collect_places
 from emukit.report.pages.model import identifier
 from emukit.runs.leaderboard import collect_rows

@@ -19,8 +19,8 @@ from emukit.data.protocol import make_split
 from emukit.emulators.registry import EMULATORS
 from emukit.parallel.comm import Comm
 from emukit.progress import silent_reporter
+from emukit.recipes.catalogue import recipe_names
 from emukit.recipes.load import load_recipe
-from emukit.recipes.names import recipe_names
 from emukit.recipes.schema import NetworkRecipe, WrapperRecipe, networks_of, parse_recipe
 from emukit.runs import fit as trainer
 from emukit.training.engine import Execution

@@ -16,8 +16,8 @@ from emukit.emulators.anchored import Anchored
 from emukit.errors import ProtocolError, RecipeError
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
+from emukit.recipes.catalogue import is_random
 from emukit.recipes.load import load_recipe
-from emukit.recipes.names import is_random
 from emukit.recipes.schema import NetworkRecipe, WrapperRecipe, networks_of, parse_recipe
 from emukit.runs.fit import prepare
 from emukit.runs.run import read_run, train_run

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from emukit.data.grid import Grid
 from emukit.submission import Layout, Problem, check_submission, write_submission
-from emukit.submission.content import content_problems
+from emukit.submission.check import content_problems
 from tests.submission.cases import GRID, MONTHS, coded, lines_of, save
 
 

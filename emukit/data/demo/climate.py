@@ -19,6 +19,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from emukit.data.demo.dataset import Fields, competition_dataset
 from emukit.data.demo.emissions import (
     FIRST_YEAR,
     LAST_YEAR,
@@ -28,7 +29,6 @@ from emukit.data.demo.emissions import (
     emissions,
     region_patterns,
 )
-from emukit.data.demo.layout import Fields, competition_dataset
 from emukit.data.demo.planet import Planet
 from emukit.data.demo.response import Climate, make_climate
 from emukit.data.demo.weather import weather

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from emukit.competitions.leaderboard import Row
+from emukit.competitions.ranking import Row
 from emukit.metrics import Competition
-from emukit.report.pages.study import Study
+from emukit.report.study_file import Study
 
 LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 LONGEST = 60

@@ -13,7 +13,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from emukit.competitions.leaderboard import (
+from emukit.competitions.ranking import (
     ANOTHER_RUN,
     LIMIT,
     LINES,
@@ -25,7 +25,7 @@ from emukit.metrics.competition import Column
 from emukit.report.pages.fields import entry_script, site_script
 from emukit.report.pages.model import Entry, Site, StudyPage
 from emukit.report.pages.strip import LINE_Y, WIDTH, marks
-from emukit.report.pages.study import Interval, Study, StudyResult, Variant
+from emukit.report.study_file import Interval, Study, StudyResult, Variant
 from emukit.studies.table import DIFFERENCE, both_ends
 
 HERE = Path(__file__).parent

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from emukit.competitions.leaderboard import LINES, Row
+from emukit.competitions.ranking import LINES, Row
 
 WIDTH, LINE_Y = 720.0, 46.0
 MARGIN = 14.0

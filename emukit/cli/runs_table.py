@@ -1,4 +1,4 @@
-"""Runs as a table, Markdown, CSV or JSON."""
+"""How `emukit runs` shows runs: as a table, Markdown, CSV or JSON."""
 
 from __future__ import annotations
 

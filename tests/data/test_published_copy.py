@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from emukit.data import identity, named
+from emukit.data import opening, published_copy
 from emukit.data.card import DIGESTS_ATTRIBUTE, load_card, parse_card
+from emukit.data.check_report import inspect_store
 from emukit.data.demo import DemoClimate
-from emukit.data.inspect import inspect_store
 from emukit.data.store import archive_from_dataset, open_store
 from emukit.errors import StoreError
 from emukit.runs.record import benchmark_of, card_digest
@@ -61,7 +61,7 @@ def card(monkeypatch):
         "oddities": ["a claim"],
     }
     card = parse_card(json.loads(json.dumps(settings)), "tests")
-    monkeypatch.setattr(identity, "shipped_cards", tuple)
+    monkeypatch.setattr(published_copy, "shipped_cards", tuple)
     return card
 
 
@@ -216,8 +216,8 @@ def test_damaged_digests_are_named(demo_store):
 
 def test_the_demo_in_memory_is_never_refused(monkeypatch):
     climate = DemoClimate(lat_cells=4, lon_cells=4, years=1, members=1)
-    monkeypatch.setattr(named, "DemoClimate", lambda: climate)
-    assert named.open_data("demo").card.name == "demo"
+    monkeypatch.setattr(opening, "DemoClimate", lambda: climate)
+    assert opening.open_data("demo").card.name == "demo"
 
 
 # --- the competition's own

@@ -7,7 +7,7 @@ import json
 from rich.console import Console
 
 from emukit.competitions.cse151b import cse151b
-from emukit.competitions.leaderboard import Row, as_json, markdown, ranked, tables, to_csv
+from emukit.competitions.ranking import Row, as_json, markdown, ranked, tables, to_csv
 
 NUMBERS = {"tas.monthly_rmse": 1.0}
 ROWS = [

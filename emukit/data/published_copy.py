@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from emukit.config import describe
 from emukit.data.card import DIGESTS_ATTRIBUTE, Card, Digests, Published, load_card, shipped_cards
 from emukit.data.decode import Findings
-from emukit.data.layout import Layout
 from emukit.data.load import Loaded, zeros_digest
+from emukit.data.store_layout import Layout
 
 # Degrees: far less than a cell, more than the rounding of single precision.
 _TOLERANCE = 1e-3

@@ -13,7 +13,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from emukit.data.chunks import READ_ERRORS, ChunkedArray, read_problem
+from emukit.data.chunk_files import READ_ERRORS, ChunkedArray, read_problem
 from emukit.data.decode import ROLES, Axes, role
 
 # Where chunks do not say how much to read at once: a few megabytes, which stay in the cache.

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from emukit.data.archive import Archive
 from emukit.data.card import Card, Published
 from emukit.data.decode import Findings, read_calendar
-from emukit.data.identity import digests_of
 from emukit.data.protocol import make_split, working_protocols
+from emukit.data.published_copy import digests_of
 from emukit.data.source import Source, open_source
 from emukit.data.split import stretches
 from emukit.data.store import Survey, archive_of, said_of, survey_store, visible_extremes

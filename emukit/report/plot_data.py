@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from emukit.data.archive import Archive, Scenario
 from emukit.data.grid import Grid
-from emukit.data.named import DEMO
+from emukit.data.opening import DEMO
 from emukit.data.split import Span
 from emukit.data.time import in_words
 from emukit.emulators.base import Emulator

@@ -19,7 +19,8 @@ from emukit.errors import ProtocolError
 from emukit.figures.variability import weather_table
 from emukit.metrics.variability import VariabilityStatistics, rank_histogram
 from emukit.progress import silent_reporter
-from emukit.report.ensemble_comparison import (
+from emukit.report.plot import _place, _visible_sets, draw
+from emukit.report.plot_data import (
     annual_means,
     collect,
     error_rows,
@@ -29,7 +30,6 @@ from emukit.report.ensemble_comparison import (
     ranks,
     year_of,
 )
-from emukit.report.plot import _place, _visible_sets, draw
 from emukit.report.variability import compare_variability
 from emukit.runs.evaluate import score_emulator
 from tests.coded import coded_archive, warming_archive

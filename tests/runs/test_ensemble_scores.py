@@ -15,7 +15,7 @@ from emukit.errors import ProtocolError, RunError
 from emukit.metrics import Moments
 from emukit.metrics.ensemble import EnsembleSums, score_ensemble
 from emukit.progress import Reporter
-from emukit.runs.ensemble import evaluate_ensemble, save_ensemble
+from emukit.runs.ensemble_scores import evaluate_ensemble, save_ensemble
 from tests.coded import score_moments, warming_archive
 
 QUIET = Reporter(quiet=True)

@@ -11,13 +11,13 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from emukit.data.blocks import Blocks
 from emukit.data.card import Card
-from emukit.data.chunks import REPAIR, Chunk
+from emukit.data.chunk_files import REPAIR, Chunk
 from emukit.data.decode import Findings
-from emukit.data.layout import Layout
 from emukit.data.load import Loaded
+from emukit.data.read_blocks import Blocks
 from emukit.data.source import Source
+from emukit.data.store_layout import Layout
 
 Mask: TypeAlias = NDArray[np.bool_]
 

@@ -1,4 +1,4 @@
-"""What a study keeps of a run in the run's folder's name and next to it: how it is called, what it said, why it failed.
+"""The files that a study keeps next to a run folder, and how it names that folder: what was printed, why it failed.
 
 Invariant: whatever lies next to a run folder goes with it, and what is called otherwise is not a run of a study.
 """
