@@ -99,6 +99,7 @@ def train(
     devices: Annotated[
         int, typer.Option(help="Number of processes: one per GPU, or one per CPU core without GPUs.", min=1)
     ] = 1,
+    domain: o.Domain = 1,
     strategy: Annotated[
         Strategy | None,
         typer.Option(
@@ -148,11 +149,14 @@ def train(
                 hint=f"name the recipe of the run: emukit train {before.recipe.emulator} --final {final}",
             )
         chosen = before.recipe
-    execution = Execution(strategy.value if strategy else "ddp", compile, channels_last, track)
+    if devices == 1 and not inside_torchrun():
+        devices = domain
+    execution = Execution(strategy.value if strategy else "ddp", compile, channels_last, track, domain)
     networks = networks_of(chosen)
     if not networks:
         given = {
-            "--devices": devices > 1,
+            "--devices": devices > domain,
+            "--domain": domain > 1,
             "--strategy": strategy,
             "--precision": precision,
             "--objective": objective,
@@ -183,6 +187,7 @@ def train(
         if devices > 1 and not inside_torchrun():
             raise typer.Exit(relaunch(sys.argv[1:], devices))
     with open_comm() as comm:
+        comm = comm.divided(domain)
         report = o.reporter(quiet, silent=not comm.main)
         if before:
             archive = o.open_for_run(before, data, card, convert, report)
@@ -284,7 +289,9 @@ def _refuse_early(
     from torch import nn
 
     from emukit.errors import TrainingError
-    from emukit.models.registry import build_network
+    from emukit.models.registry import NETWORKS, build_network
+    from emukit.parallel.comm import check_groups
+    from emukit.parallel.domain import check_divisible
     from emukit.parallel.launch import check_devices, inside_torchrun, torchrun_place
     from emukit.training.engine import check_execution
 
@@ -313,6 +320,9 @@ def _refuse_early(
                     options=recipe.options,
                 )
             batchnorm = any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+    if execution.domain > 1:
+        check_groups(world, execution.domain)
+        check_divisible(recipe.emulator, NETWORKS.load(recipe.emulator))
     device_type = "cuda" if torch.cuda.is_available() else "cpu"
     check_execution(recipe.training, execution, world, device_type, batchnorm)
 

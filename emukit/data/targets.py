@@ -139,14 +139,22 @@ class TargetNormalizer:
             np.stack(scales, 1),
         )
 
-    def forward(self, values: NDArray[np.floating], season: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Normalise (T, V, Y, X) fields of physical units; `season` is (T,), as `TimeAxis.season` has it."""
+    def forward(
+        self, values: NDArray[np.floating], season: NDArray[np.int64], rows: slice = slice(None)
+    ) -> NDArray[np.float32]:
+        """Normalise (T, V, Y, X) fields of physical units.
+
+        Args:
+            values: Of some rows of the grid.
+            season: (T,), as `TimeAxis.season` has it.
+            rows: Which rows they are.
+        """
         out = np.empty(values.shape, np.float32)
         for part in _parts(len(values)):
             group = season[part]
             for v, function in enumerate(self._pointwise):
                 x = function.forward(values[part, v].astype(np.float64))
-                out[part, v] = (x - self._center[group, v]) / self._scale[group, v]
+                out[part, v] = (x - self._center[group, v, rows]) / self._scale[group, v, rows]
         return out
 
     def inverse(self, values: NDArray[np.floating], season: NDArray[np.int64]) -> Array:

@@ -90,13 +90,7 @@ class Comm:
         Raises:
             TrainingError: The number of processes is not a multiple.
         """
-        if self.world % domain:
-            raise TrainingError(
-                f"{self.world} processes cannot share globes in groups of {domain}",
-                found=f"--domain {domain} and {self.world} processes",
-                expected="a number of processes that is a multiple of --domain",
-                hint=f"--devices {-(-self.world // domain) * domain}",
-            )
+        check_groups(self.world, domain)
         if domain == 1:
             return self
         # Neighbours in latitude, who speak most, are neighbours in rank: on one machine where possible.
@@ -205,6 +199,21 @@ class Comm:
             (S, sum of lengths, ...), the same on every process.
         """
         return _Gather.apply(part, tuple(lengths), self.rank, self.handle)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def check_groups(world: int, domain: int) -> None:
+    """Refuse processes that cannot be put into groups of some size.
+
+    Raises:
+        TrainingError: Their number is not a multiple.
+    """
+    if world % domain:
+        raise TrainingError(
+            f"{world} processes cannot share globes in groups of {domain}",
+            found=f"--domain {domain} and {world} processes",
+            expected="a number of processes that is a multiple of --domain",
+            hint=f"--devices {-(-world // domain) * domain}",
+        )
 
 
 class _Sum(torch.autograd.Function):

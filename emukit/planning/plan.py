@@ -199,7 +199,7 @@ def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, report
     free, data = free_share(comm), resident_bytes(archive, addresses, encoder)
     if state.total > SAFE * free:
         whole = largest_batch(addresses)
-        segments, months = largest_share(whole, training.segments.length, comm.world)
+        segments, months = largest_share(whole, training.segments.length, comm.data.world)
         batch = batch_bytes(segments, months, frame, len(archive.variables), history)
         where = place("auto", data, max(0, free - state.total), comm.device.type)
         wanted = training.segments.batch_size
