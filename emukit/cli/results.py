@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -108,6 +109,7 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    domain: o.Domain = 1,
     overwrite: o.Overwrite = False,
     data: o.TrainedData = None,
     card: o.Card = None,
@@ -117,6 +119,8 @@ def predict(
     """Write the prediction of a whole scenario with CF attributes, units and provenance."""
     from emukit.data.source import open_source
     from emukit.errors import EmukitError
+    from emukit.parallel.comm import open_comm
+    from emukit.parallel.launch import check_devices, inside_torchrun, relaunch
     from emukit.runs.predict import check_place, predict_forcings, predict_scenario, write_prediction
     from emukit.runs.run import read_run
 
@@ -126,23 +130,29 @@ def predict(
             found="both" if scenario else "neither",
             hint="--scenario ssp245, or --forcings FILE.nc",
         )
-    report = o.reporter(quiet)
     check_place(out, overwrite)
     chosen = read_run(run)
     chosen.refuse_unfinished()
-    if forcings is not None:
-        given = {"--data": data, "--card": card, "--convert": convert}
-        idle = [name for name, value in given.items() if value]
-        if idle:
-            raise EmukitError(f"{' and '.join(idle)} would do nothing: --forcings needs no store", hint="leave it out")
-        with open_source(str(forcings)) as opened:
-            predicted = predict_forcings(chosen, opened.ds, str(forcings), members, reporter=report)
-    else:
-        assert scenario is not None
-        archive = o.open_for_run(chosen, data, card, convert, report)
-        predicted = predict_scenario(chosen, archive, scenario, members, reporter=report)
-    write_prediction(predicted, out, overwrite)
-    echo(f"wrote {out}")
+    given = {"--data": data, "--card": card, "--convert": convert}
+    idle = [name for name, value in given.items() if value]
+    if forcings is not None and idle:
+        raise EmukitError(f"{' and '.join(idle)} would do nothing: --forcings needs no store", hint="leave it out")
+    if domain > 1 and not inside_torchrun():
+        check_devices(domain)
+        raise typer.Exit(relaunch(sys.argv[1:], domain))
+    with open_comm() as alone:
+        comm = alone.divided(domain)
+        report = o.reporter(quiet, silent=not comm.main)
+        if forcings is not None:
+            with open_source(str(forcings)) as opened:
+                predicted = predict_forcings(chosen, opened.ds, str(forcings), members, comm=comm, reporter=report)
+        else:
+            assert scenario is not None
+            archive = o.open_for_run(chosen, data, card, convert, report)
+            predicted = predict_scenario(chosen, archive, scenario, members, comm=comm, reporter=report)
+        comm.main_only(lambda: write_prediction(predicted, out, overwrite))
+        if comm.main:
+            echo(f"wrote {out}")
 
 
 def leaderboard(

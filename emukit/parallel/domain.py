@@ -25,12 +25,15 @@ from emukit.sphere import Edges, Sphere, fill_columns, half_turn, place
 # First and last row plus one, of every process in the order of ranks.
 Bounds = tuple[tuple[int, int], ...]
 
-# Rows are dealt out by so many where that is even: halvings then cut no pair of rows.
-COARSEST = 16
+# Rows are dealt out by so many where that is even: halvings then cut no pair of rows. How much larger than the mean the
+# largest part may become by it.
+COARSEST, UNEVEN = 16, 1.1
 
 
 class DividedSphere(Sphere):
     """A part of the rows of one globe.
+
+    On the meta device nothing is sent, but all is counted: so a plan is made without other processes.
 
     The number of columns, which no process divides, says how often a field has been halved, and so which of its rows
     are whose.
@@ -88,6 +91,8 @@ class DividedSphere(Sphere):
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over the processes that share the globe, in float32 at least."""
+        if values.is_meta:
+            return values
         wide = values.to(torch.promote_types(values.dtype, torch.float32))
         summed: Tensor = SumBoth.apply(wide, self.comm.handle)  # type: ignore[no-untyped-call]
         return summed.to(values.dtype)
@@ -303,13 +308,13 @@ def _exchange(
     comm = sphere.comm
     ranks = comm.group.ranks if comm.group else tuple(range(comm.world))
     shape = (fields.shape[:-2], fields.shape[-1])
-    requests, buffers, kept = [], [], []
+    requests: list[tuple[Any, Tensor, int]] = []
+    buffers: list[tuple[tuple[int, int], Tensor]] = []
     for rank, (a, b) in enumerate(send):
         if rank != comm.rank and b > a:
             part = fields[..., a - own[0] : b - own[0], :].contiguous()
             sphere.sent += part.nbytes
-            kept.append(part)
-            requests.append(dist.P2POp(dist.isend, part, ranks[rank], comm.handle))
+            requests.append((dist.isend, part, ranks[rank]))
     for rank, (a, b) in enumerate(receive):
         if b <= a:
             continue
@@ -318,9 +323,9 @@ def _exchange(
             continue
         buffer = fields.new_empty((*shape[0], b - a, shape[1]))
         buffers.append(((a, b), buffer))
-        requests.append(dist.P2POp(dist.irecv, buffer, ranks[rank], comm.handle))
-    if requests:
-        for request in dist.batch_isend_irecv(requests):
+        requests.append((dist.irecv, buffer, ranks[rank]))
+    if requests and not fields.is_meta:
+        for request in dist.batch_isend_irecv([dist.P2POp(*request, comm.handle) for request in requests]):
             request.wait()
     return buffers
 
@@ -349,7 +354,7 @@ def levels(grid: tuple[int, int], parts: int) -> dict[int, Bounds]:
     """
     rows, columns = grid
     unit = COARSEST
-    while unit > 1 and -(-rows // unit) % parts:
+    while unit > 1 and (-(-rows // unit) % parts or -(-rows // unit) * unit > UNEVEN * rows):
         unit //= 2
     bounds = tuple((min(a * unit, rows), min(b * unit, rows)) for a, b in shares(-(-rows // unit), parts))
     found = {columns: bounds}

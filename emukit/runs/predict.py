@@ -17,8 +17,12 @@ from emukit.data.residency import host_free
 from emukit.data.store import scenario_from_dataset
 from emukit.data.zarr_writer import write_zarr
 from emukit.emulators.base import Emulator
+from emukit.emulators.neural import NeuralEmulator
+from emukit.emulators.wrapper import Wrapper
 from emukit.errors import RunError
 from emukit.outputs import MARK, Kind, marked, netcdf_kind, new_output, refuse_taken, zarr_kind
+from emukit.parallel.comm import Comm
+from emukit.parallel.domain import DividedSphere, check_divisible, divide
 from emukit.planning.memory import SAFE
 from emukit.progress import Reporter
 from emukit.runs.run import Run
@@ -29,7 +33,13 @@ NAME = "a prediction of `emukit predict`"
 
 
 def predict_scenario(
-    run: Run, archive: Archive, scenario: str, members: int | None = None, *, reporter: Reporter
+    run: Run,
+    archive: Archive,
+    scenario: str,
+    members: int | None = None,
+    *,
+    comm: Comm | None = None,
+    reporter: Reporter,
 ) -> xr.Dataset:
     """Predict every month of a scenario that the run's window can reach.
 
@@ -38,17 +48,29 @@ def predict_scenario(
         archive: Its forcings are predicted from.
         scenario: A scenario of the archive.
         members: How many realisations, along a dimension ``member``; None: one prediction, without that dimension.
+        comm: The processes that share a globe, each of which makes this call and gets the whole; None: this one alone.
         reporter: Is told of forcings far outside the training.
 
     Raises:
         ProtocolError: The scenario is not there, or lacks a forcing.
-        RunError: Realisations were asked of an emulator that has one answer, or more of them than memory holds.
+        RunError: Realisations were asked of an emulator that has one answer, or more of them than memory holds; or no
+            network is to be divided.
+        TrainingError: A network cannot be divided.
     """
-    return _predicted(run, run.emulator(archive), archive[scenario], members, archive.digest, reporter)
+    emulator = run.emulator(archive)
+    if comm:
+        share_globe(emulator, comm)
+    return _predicted(run, emulator, archive[scenario], members, archive.digest, reporter)
 
 
 def predict_forcings(
-    run: Run, forcings: xr.Dataset, source: str, members: int | None = None, *, reporter: Reporter
+    run: Run,
+    forcings: xr.Dataset,
+    source: str,
+    members: int | None = None,
+    *,
+    comm: Comm | None = None,
+    reporter: Reporter,
 ) -> xr.Dataset:
     """Predict from forcings of one's own, without the store that the run was trained on.
 
@@ -57,6 +79,7 @@ def predict_forcings(
         forcings: The forcings that the run's data card names, on (time) or (time, y, x) of the run's grid.
         source: Where they are from, for the attributes.
         members: As for `predict_scenario`.
+        comm: Likewise.
         reporter: Likewise.
 
     Raises:
@@ -66,7 +89,36 @@ def predict_forcings(
     emulator = run.emulator()
     name = str(forcings.attrs.get("scenario", "")) or Path(source).stem
     scenario = scenario_from_dataset(forcings, card=emulator.domain.card, grid=emulator.grid, name=name)
+    if comm:
+        share_globe(emulator, comm)
     return _predicted(run, emulator, scenario, members, f"{source} ({scenario_digest(scenario)})", reporter)
+
+
+def share_globe(emulator: Emulator, comm: Comm) -> None:
+    """Divide the globe of every network of an emulator over processes that hold the same emulator.
+
+    Raises:
+        RunError: It has no network.
+        TrainingError: A network cannot be divided, or has too few rows.
+    """
+    if comm.domain.world == 1:
+        return
+    networks = _networks(emulator)
+    if not networks:
+        raise RunError(
+            f"--domain would do nothing: {emulator.kind} has no network whose fields could be divided",
+            hint="leave it out",
+        )
+    for part in networks:
+        check_divisible(part.network_name, type(part.network))
+        part.sphere = sphere = DividedSphere(comm.domain, part.grid.shape)
+        divide(part.network, sphere)
+
+
+def _networks(emulator: Emulator) -> list[NeuralEmulator]:
+    if isinstance(emulator, Wrapper):
+        return [part for base in emulator.bases for part in _networks(base)]
+    return [emulator] if isinstance(emulator, NeuralEmulator) else []
 
 
 def scenario_digest(scenario: Scenario) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,10 @@ from torch import Tensor, nn
 
 from emukit.losses.composite import CompositeLoss
 from emukit.losses.grid_context import GridContext
-from emukit.losses.registry import TERMS
 from emukit.models.registry import build_network
+from emukit.parallel import domain as divided
 from emukit.parallel.batchnorm import synchronise
-from emukit.parallel.comm import Comm, open_comm
+from emukit.parallel.comm import Comm, _Sum, open_comm
 from emukit.parallel.distributed import DistributedNetwork
 from emukit.parallel.domain import DividedSphere, divide
 from emukit.sphere import Sphere
@@ -57,6 +59,45 @@ def network_of(case: dict[str, Any]) -> nn.Module:
         history=case.get("history", 2),
         options=case.get("options", {}),
     ).double()
+
+
+@contextmanager
+def broken(how: str | None) -> Iterator[None]:
+    """Inside, the exchange has one of the faults that the comparison must see."""
+    window, both, taken = DividedSphere._window, divided.SumBoth, divided._Rows.backward
+
+    def no_halo(self: DividedSphere, fields: Tensor, have: Any, want: Any, edges: Any) -> Tensor:
+        start, stop = have[self.comm.rank]
+        first, last = (want[self.comm.rank][0] - start, want[self.comm.rank][1] - start)
+        places = torch.arange(first, last).clamp(0, stop - start - 1)
+        return fields[..., places, :]
+
+    def short_halo(self: DividedSphere, fields: Tensor, have: Any, want: Any, edges: Any) -> Tensor:
+        less = [(a + (r > 0), b) for r, (a, b) in enumerate(want)]
+        tall = window(self, fields, have, less, edges)
+        return torch.cat((tall[..., :1, :], tall), -2) if self.comm.rank else tall
+
+    def kept(ctx: Any, gradient: Tensor) -> Any:
+        own, mine = ctx.have[ctx.sphere.comm.rank], ctx.want[ctx.sphere.comm.rank]
+        out = gradient.new_zeros((*gradient.shape[:-2], own[1] - own[0], gradient.shape[-1]))
+        a, b = max(own[0], mine[0]), min(own[1], mine[1])
+        out[..., a - own[0] : b - own[0], :] = gradient[..., a - mine[0] : b - mine[0], :]
+        return out, None, None, None
+
+    if how == "no halo":
+        DividedSphere._window = no_halo  # type: ignore[method-assign]
+    elif how == "a halo one row short":
+        DividedSphere._window = short_halo  # type: ignore[method-assign]
+    elif how == "a plain all_reduce":
+        divided.SumBoth = _Sum  # type: ignore[misc, assignment]
+    elif how == "gradients of the halo kept":
+        divided._Rows.backward = staticmethod(kept)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        DividedSphere._window = window  # type: ignore[method-assign]
+        divided.SumBoth = both  # type: ignore[misc]
+        divided._Rows.backward = staticmethod(taken)  # type: ignore[method-assign]
 
 
 def train(case: dict[str, Any], comm: Comm) -> dict[str, float]:
@@ -114,13 +155,13 @@ def train(case: dict[str, Any], comm: Comm) -> dict[str, float]:
         for name, parameter in network.named_parameters():
             gradient = parameter.grad.full_tensor() if hasattr(parameter.grad, "full_tensor") else parameter.grad
             apart = float((gradient - expected[3][name]).abs().max())
-            if case.get("verbose") and apart / largest > 1e-12:
-                out[f"{when}{name}"] = apart / largest
             note(when + "gradient", apart / largest)
         optimizer.step()
+    expected_weights = dict(whole.named_parameters())
+    heaviest = max(float(p.abs().max()) for p in whole.parameters())
     for name, parameter in network.named_parameters():
         found = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
-        note("weights", difference(found.detach(), dict(whole.named_parameters())[name].detach()))
+        note("weights", float((found - expected_weights[name]).abs().max().detach()) / heaviest)
     buffers = dict(whole.named_buffers())
     for name, buffer in network.named_buffers():
         note("buffers", difference(buffer.double(), buffers[name].double()))
@@ -131,26 +172,76 @@ def train(case: dict[str, Any], comm: Comm) -> dict[str, float]:
     return out
 
 
+def measure(case: dict[str, Any], comm: Comm) -> dict[str, float]:
+    """Bytes of a step that are sent, and of tensors that are kept for its gradient, here and by one process."""
+    grid, frames = tuple(case["grid"]), case.get("history", 2) + 2
+    torch.manual_seed(1)
+    given = torch.randn(1, frames, 3, *grid, dtype=torch.float64)
+
+    def kept(network: nn.Module, values: Tensor) -> float:
+        own = {t.untyped_storage().data_ptr() for t in (values, *network.parameters())}
+        storages: dict[int, Tensor] = {}
+
+        def keep(tensor: Tensor) -> Tensor:
+            if tensor.untyped_storage().data_ptr() not in own:
+                storages[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            total = network(values).square().mean()
+        size = sum(t.untyped_storage().nbytes() for t in storages.values())
+        total.backward()
+        return float(size)
+
+    sphere, network = DividedSphere(comm.domain, grid), network_of(case)
+    whole = kept(network_of(case), given)
+    divide(network, sphere)
+    mine = kept(network, sphere.own(given, -2, grid[1]).clone().requires_grad_())
+    # What a plan counts, without any process.
+    counted = DividedSphere(Comm(comm.domain.rank, comm.domain.world), grid)
+    shell = network_of(case).to("meta")
+    divide(shell, counted)
+    own = counted.own(given, -2, grid[1]).to("meta").requires_grad_()
+    shell(own).square().mean().backward()
+    rows = sphere.rows(*grid)
+    return {
+        "sent": float(sphere.sent),
+        "counted": float(counted.sent),
+        "kept": mine,
+        "whole": whole,
+        "rows": float(rows.stop - rows.start),
+    }
+
+
+def halo(case: dict[str, Any], comm: Comm) -> dict[str, float]:
+    """What a coded field looks like across the edges, whose values spell their row and column."""
+    grid, width = tuple(case["grid"]), case["width"]
+    sphere = DividedSphere(comm.domain, grid)
+    coded = torch.arange(grid[0])[:, None] * 1000.0 + torch.arange(grid[1])
+    expected = Sphere().pad(coded, width, case["edges"])
+    rows = sphere.rows(*grid)
+    found = sphere.pad(coded[rows], width, case["edges"])
+    wrong = float((found != expected[rows.start : rows.stop + 2 * width]).sum())
+    values = sphere.own(coded, -2, grid[1]).expand(2, 3, -1, -1).clone().requires_grad_()
+    sphere.sent = 0
+    sphere.pad(values, width, case["edges"]).sum().backward()
+    return {"wrong": wrong, "sent": float(sphere.sent), "rows": float(rows.stop - rows.start)}
+
+
+DO = {"train": train, "measure": measure, "halo": halo}
+
+
 def main(path: str) -> None:
     torch.set_num_threads(1)
     job = json.loads(Path(path).read_text())
-    with open_comm() as comm:
-        comm = comm.divided(job["domain"])
+    with open_comm() as alone:
+        comm = alone.divided(job["domain"])
         results = {}
         for name, case in job["cases"].items():
-            try:
-                found = {"train": train}[case.get("do", "train")](case, comm)
-            except Exception as e:
-                import traceback
-
-                traceback.print_exc()
-                found = {"error": f"{type(e).__name__}: {e}"}
-                results[name] = found
-                break
-            results[name] = found
+            with broken(case.get("broken")):
+                results[name] = DO[case.get("do", "train")](case, comm)
         Path(f"{path}-{comm.rank}").write_text(json.dumps(results))
 
 
 if __name__ == "__main__":
-    assert TERMS
     main(sys.argv[1])
