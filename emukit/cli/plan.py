@@ -33,6 +33,7 @@ def plan(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="a.b=c", help="One setting, repeatable: training.epochs=5.")
     ] = None,
+    domain: o.Domain = 1,
     card: o.Card = None,
     convert: o.Convert = None,
     quiet: o.Quiet = False,
@@ -50,7 +51,7 @@ def plan(
     archive = o.open_named(data, card, convert, report)
     split = make_split(archive, protocol, o.member_list(members))
     with open_comm() as comm:
-        made = make_plan(archive, chosen, split, comm, report)
+        made = make_plan(archive, chosen, split, comm, report, domain)
     console = open_console()
     for part in plan_tables(model, made):
         console.print(part, highlight=False)

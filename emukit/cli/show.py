@@ -12,7 +12,7 @@ from rich.text import Text
 from emukit.competitions.ranking import LIMIT
 from emukit.metrics import Score
 from emukit.runs.validation_table import Block
-from emukit.terminal import duration
+from emukit.terminal import duration, size
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from emukit.data.frames import FrameEncoder
     from emukit.data.split import Split
     from emukit.data.window import Window
+    from emukit.planning.divided import DividedCost
+    from emukit.planning.memory import MemoryPlan
     from emukit.planning.plan import Bottleneck, Plan
     from emukit.runs.ensemble_scores import EnsembleEvaluation
     from emukit.runs.evaluate import Evaluation
@@ -116,6 +118,8 @@ def plan_tables(name: str, plan: Plan) -> Iterator[Table | Text]:
         memory.add_row(*row)
     yield memory
     training, segments = plan.recipe.training, plan.recipe.training.segments
+    if plan.divided:
+        yield _divided_table(name, plan.memory, plan.divided)
     cost = _cost_table(f"{name}: time")
     batch = f"{segments.batch_size} x {segments.length} months, {training.precision}"
     cost.add_row(
@@ -132,6 +136,18 @@ def plan_tables(name: str, plan: Plan) -> Iterator[Table | Text]:
         bottlenecks.add_row(bottleneck.name, _part(bottleneck.reached), bottleneck.what)
     yield bottlenecks
     yield from _verdict(plan.bottlenecks())
+
+
+def _divided_table(name: str, memory: MemoryPlan, cost: DividedCost) -> Table:
+    """What the busiest of several processes takes that share a globe."""
+    from emukit.planning.divided import on_device
+
+    table = _cost_table(f"{name}: one field over {cost.processes} processes, the busiest of them")
+    table.add_row("rows", str(cost.rows), f"of {cost.whole}")
+    table.add_row("activations", size(cost.kept), "kept for the backward pass, counted; halos included")
+    table.add_row("together", size(on_device(memory, cost)), f"with model and data, of {size(memory.available)}")
+    table.add_row("sent", size(cost.sent), "rows for the neighbours in a step, forward and backward")
+    return table
 
 
 def _verdict(bottlenecks: tuple[Bottleneck, ...]) -> Iterator[Text]:

@@ -139,6 +139,8 @@ class DividedSphere(Sphere):
 
     def convolve(self, fields: Tensor, convolution: nn.Conv2d, bias: Tensor | None) -> Tensor:
         """With zeros beyond the poles alone; rows of others where the map goes on."""
+        if convolution.padding == (0, 0) and max(convolution.stride) == 1:
+            return super().convolve(fields, convolution, bias)
         (kernel, wide), (stride, stride_x) = convolution.kernel_size, convolution.stride
         (dilation, dilation_x), padding = convolution.dilation, convolution.padding
         reach = dilation * (kernel - 1)
@@ -382,20 +384,64 @@ class DividedGroupNorm(nn.GroupNorm):
 
     def forward(self, fields: Tensor) -> Tensor:
         """(B, C, own Y, X) -> the same shape."""
+        total = self.num_channels // self.num_groups * self.sphere.total_rows(fields) * fields.shape[-1]
+        normal = _GroupNorm.apply(fields, self.weight, self.bias, self.num_groups, self.eps, total, self.sphere)  # type: ignore[no-untyped-call]
+        return normal  # type: ignore[no-any-return]
+
+
+class _GroupNorm(torch.autograd.Function):
+    """Normalised by the mean and variance of all rows; kept for the gradient are the fields alone, as torch does.
+
+    With x the normalised fields, g the gradient times the weight and n the values of a group on all processes, the
+    gradient is (g - sum(g) / n - x sum(g x) / n) / sigma: both sums are over all rows, too. A sum in the forward pass
+    alone would leave out what this process's rows do to the statistics of the others'.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        fields: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        groups: int,
+        eps: float,
+        total: int,
+        sphere: DividedSphere,
+    ) -> Tensor:
         wide = fields.to(torch.promote_types(fields.dtype, torch.float32))
-        grouped = wide.reshape(len(fields), self.num_groups, -1)
-        count = grouped.shape[-1]
+        grouped = wide.reshape(len(fields), groups, -1)
         variance, mean = (v.double() for v in torch.var_mean(grouped, -1, correction=0))
+        count = grouped.shape[-1]
         # In float64, because the variance is a difference of two sums.
-        summed = self.sphere.sum(torch.stack((count * mean, count * (variance + mean.square()))))
-        total = count // fields.shape[-2] * self.sphere.total_rows(fields)
-        mean = summed[0] / total
-        variance = (summed[1] / total - mean.square()).clamp_min(0)
-        scale = torch.rsqrt(variance + self.eps)
-        normal = ((grouped - mean.to(wide.dtype)[..., None]) * scale.to(wide.dtype)[..., None]).reshape(wide.shape)
-        if self.affine:
-            normal = torch.addcmul(self.bias[:, None, None], normal, self.weight[:, None, None])
+        summed = sphere.sum(torch.stack((count * mean, count * (variance + mean.square())))) / total
+        scale = torch.rsqrt((summed[1] - summed[0].square()).clamp_min(0) + eps).to(wide.dtype)
+        mean = summed[0].to(wide.dtype)
+        ctx.groups, ctx.total, ctx.sphere = groups, total, sphere
+        ctx.save_for_backward(fields, weight, mean, scale)
+        normal = _normalised(wide, groups, mean, scale)
+        if weight is not None and bias is not None:
+            normal = torch.addcmul(bias[:, None, None], normal, weight[:, None, None])
         return normal.to(fields.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        fields, weight, mean, scale = ctx.saved_tensors
+        wide = fields.to(mean.dtype)
+        normal, given = _normalised(wide, ctx.groups, mean, scale), gradient.to(mean.dtype)
+        of_weight = of_bias = None
+        if weight is not None:
+            of_weight, of_bias = (given * normal).sum((0, 2, 3)).to(weight.dtype), given.sum((0, 2, 3)).to(weight.dtype)
+            given = given * weight[:, None, None].to(mean.dtype)
+        shape = (len(fields), ctx.groups, -1)
+        grouped, given = normal.reshape(shape), given.reshape(shape)
+        sums = ctx.sphere.sum(torch.stack((given.sum(-1), (given * grouped).sum(-1)))) / ctx.total
+        own = (given - sums[0, ..., None] - grouped * sums[1, ..., None]) * scale[..., None]
+        return own.reshape(fields.shape).to(fields.dtype), of_weight, of_bias, None, None, None, None
+
+
+def _normalised(wide: Tensor, groups: int, mean: Tensor, scale: Tensor) -> Tensor:
+    grouped = wide.reshape(len(wide), groups, -1)
+    return ((grouped - mean[..., None]) * scale[..., None]).reshape(wide.shape)
 
 
 class DividedDropout(nn.Dropout):

@@ -64,7 +64,8 @@ def network_of(case: dict[str, Any]) -> nn.Module:
 @contextmanager
 def broken(how: str | None) -> Iterator[None]:
     """Inside, the exchange has one of the faults that the comparison must see."""
-    window, both, taken = DividedSphere._window, divided.SumBoth, divided._Rows.backward
+    window, both = DividedSphere._window, divided.SumBoth
+    taken, norm = divided._Rows.backward, divided._GroupNorm.backward
 
     def no_halo(self: DividedSphere, fields: Tensor, have: Any, want: Any, edges: Any) -> Tensor:
         start, stop = have[self.comm.rank]
@@ -84,12 +85,21 @@ def broken(how: str | None) -> Iterator[None]:
         out[..., a - own[0] : b - own[0], :] = gradient[..., a - mine[0] : b - mine[0], :]
         return out, None, None, None
 
+    def of_a_part(ctx: Any, gradient: Tensor) -> Any:
+        class Alone:
+            sum = staticmethod(lambda values: values)
+
+        ctx.sphere = Alone
+        return norm(ctx, gradient)
+
     if how == "no halo":
         DividedSphere._window = no_halo  # type: ignore[method-assign]
     elif how == "a halo one row short":
         DividedSphere._window = short_halo  # type: ignore[method-assign]
     elif how == "a plain all_reduce":
         divided.SumBoth = _Sum  # type: ignore[misc, assignment]
+    elif how == "a norm whose gradient sums a part":
+        divided._GroupNorm.backward = staticmethod(of_a_part)  # type: ignore[method-assign]
     elif how == "gradients of the halo kept":
         divided._Rows.backward = staticmethod(kept)  # type: ignore[method-assign]
     try:
@@ -98,6 +108,7 @@ def broken(how: str | None) -> Iterator[None]:
         DividedSphere._window = window  # type: ignore[method-assign]
         divided.SumBoth = both  # type: ignore[misc]
         divided._Rows.backward = staticmethod(taken)  # type: ignore[method-assign]
+        divided._GroupNorm.backward = staticmethod(norm)  # type: ignore[method-assign]
 
 
 def train(case: dict[str, Any], comm: Comm) -> dict[str, float]:
@@ -158,7 +169,7 @@ def train(case: dict[str, Any], comm: Comm) -> dict[str, float]:
             note(when + "gradient", apart / largest)
         optimizer.step()
     expected_weights = dict(whole.named_parameters())
-    heaviest = max(float(p.abs().max()) for p in whole.parameters())
+    heaviest = max(float(p.detach().abs().max()) for p in whole.parameters())
     for name, parameter in network.named_parameters():
         found = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
         note("weights", float((found - expected_weights[name]).abs().max().detach()) / heaviest)
