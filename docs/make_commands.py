@@ -27,12 +27,14 @@ line, shows a traceback with an error. `emukit --install-completion` completes c
 
 
 def commands(command: Any, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """The commands below one that have none below themselves, each with its words."""
+    """The commands below one that have none below themselves and are not hidden, each with its words."""
     if not isinstance(command, TyperGroup):
         yield words, command
         return
     for name, below in command.commands.items():
-        yield from commands(below, (*words, name))
+        # Hidden are the spellings of earlier versions.
+        if not below.hidden:
+            yield from commands(below, (*words, name))
 
 
 def cell(text: str) -> str:

@@ -85,6 +85,12 @@ def real_store() -> Path:
 
 
 @pytest.fixture(scope="session")
+def real_data(real_store) -> Path:
+    """The folder of real data in which the competition's store is."""
+    return real_store.parent
+
+
+@pytest.fixture(scope="session")
 def real_archive(real_store):
     """The competition's store in memory, read once for all tests."""
     from emukit.data.store import open_store

@@ -50,7 +50,7 @@ def ablate(
     protocols: Annotated[
         str | None,
         typer.Option(
-            help="With commas, as for `emukit validate`. Default: the study's, else the data card's.",
+            help="With commas, as for `emukit evaluate`. Default: the study's, else the data card's.",
             metavar="NAME,...",
             show_default=False,
         ),

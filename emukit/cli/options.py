@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from emukit.data.archive import Archive
     from emukit.progress import Reporter
     from emukit.runs.run import Run
-    from emukit.runs.validation_table import Block
+    from emukit.runs.score_tables import Block
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -164,15 +164,15 @@ def one_store(named: str | None, positional: str | None) -> str | None:
 
 def print_blocks(blocks: Sequence[Block], format: Formats, values: Any) -> None:
     """Print tables of scores; as JSON, the values that they are made of."""
-    from emukit.runs import validation_table as validation
+    from emukit.runs import score_tables
 
     if format == "table":
-        for table in validation.tables(blocks):
+        for table in score_tables.tables(blocks):
             open_console().print(table)
     elif format == "json":
         echo(json.dumps(values, indent=1))
     else:
-        render = {"md": validation.markdown, "csv": validation.to_csv}[format]
+        render = {"md": score_tables.markdown, "csv": score_tables.to_csv}[format]
         echo(render(blocks), nl=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 
 from emukit.cli import commands
 from emukit.cli import options as o
+from emukit.cli.crossval import Protocols, RecipeFile, Seeds, Setting, evaluate_recipe
 from emukit.terminal import echo, open_console
 
 
@@ -20,6 +22,7 @@ def add_commands(app: typer.Typer) -> None:
         evaluate,
         "emukit evaluate runs/linear",
         "emukit evaluate runs/linear --format json",
+        "emukit evaluate linear --data demo --protocols official,loso:all",
         group=commands.LOOK,
     )
     commands.add(
@@ -32,8 +35,19 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def evaluate(
-    run: o.RunFolder,
-    split: Annotated[str, typer.Option(help="validation, test, or test-all under loso.")] = "validation",
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|MODEL",
+            help="Run folder, as `emukit train` wrote it; or a recipe, as for `emukit train`.",
+        ),
+    ],
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a RUN: validation, test, or test-all under loso. Default: validation.", show_default=False
+        ),
+    ] = None,
     members: Annotated[
         int | None,
         typer.Option(
@@ -43,15 +57,57 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    data: o.TrainedData = None,
+    protocols: Protocols = None,
+    seeds: Seeds = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the runs of a MODEL. Default: runs/evaluate-MODEL.", show_default=False),
+    ] = None,
+    recipe: RecipeFile = None,
+    settings: Setting = None,
+    fast: o.Fast = False,
+    track: o.Track = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STORE",
+            help="Default: the store a RUN was trained on; for a MODEL $EMUKIT_DATA, else the demo climate.",
+            show_default=False,
+        ),
+    ] = None,
     card: o.Card = None,
     convert: o.Convert = None,
     format: o.Format = "table",
     quiet: o.Quiet = False,
 ) -> None:
-    """Score a run: the score and its numbers, with references and the noise ceiling next to them."""
+    """Score a run; or, with --protocols or --seeds, train a recipe under several of them and score every run.
+
+    Of a run it shows the score and its numbers, with references and the noise ceiling next to them. Of a recipe it
+    shows every protocol, and how far seeds are apart. The runs are kept, with everything printed in validation.json;
+    the same command continues where it was stopped.
+    """
     import json
 
+    of_model = {"--out": out, "--recipe": recipe, "--set": settings, "--fast": fast, "--track": track}
+    asked = {"--protocols": protocols, "--seeds": seeds}
+    if _is_recipe(what, asked, of_model, {"--split": split, "--members": members}):
+        evaluate_recipe(
+            what,
+            protocols=protocols,
+            seeds=seeds,
+            out=out,
+            data=data,
+            recipe=recipe,
+            settings=settings,
+            fast=fast,
+            format=format,
+            track=track,
+            card=card,
+            convert=convert,
+            quiet=quiet,
+        )
+        return
+    run, split = Path(what), split or "validation"
     from emukit.cli.show import ENSEMBLE_HEADINGS, ensemble_rows, evaluation_block
     from emukit.runs.ensemble_scores import evaluate_ensemble, save_ensemble
     from emukit.runs.evaluate import evaluate as score
@@ -88,6 +144,51 @@ def evaluate(
     o.print_rows(ENSEMBLE_HEADINGS, ensemble_rows(ensemble, archive.card), format)
 
 
+def _is_recipe(
+    what: str, asked: Mapping[str, object], of_model: Mapping[str, object], of_run: Mapping[str, object]
+) -> bool:
+    """Whether a recipe is to be trained and scored, not a finished run scored.
+
+    Args:
+        what: The argument.
+        asked: Options, by name, without one of which nothing is trained: a misspelt run folder must not cost hours.
+        of_model: Further options of a recipe.
+        of_run: Options of a run.
+
+    Raises:
+        EmukitError: Options of the one were given with the other, or a recipe is named alone.
+    """
+    from emukit.errors import EmukitError
+    from emukit.runs.record import RECORD_FILE
+
+    def given(options: Mapping[str, object]) -> list[str]:
+        return [name for name, value in options.items() if value is not None and value is not False and value != []]
+
+    is_run = (Path(what) / RECORD_FILE).exists()
+    if is_run or not given(asked):
+        from emukit.recipes.catalogue import recipe_names
+
+        idle = given({**asked, **of_model})
+        if is_run and idle:
+            raise EmukitError(
+                f"{', '.join(idle)} would do nothing: {what} is a run, already trained", hint="leave it out"
+            )
+        named = what.removesuffix("-fast") in recipe_names() or what.endswith(".toml") or ":" in what
+        if not is_run and (idle or (named and not Path(what).is_dir())):
+            raise EmukitError(
+                f"{what} is not a run folder, but may be trained",
+                expected="a run folder; or --protocols or --seeds, under which a recipe is trained and scored",
+                hint=f"emukit evaluate {what} --protocols official,loso:all",
+            )
+        return False
+    if idle := given(of_run):
+        raise EmukitError(
+            f"{', '.join(idle)} would do nothing: {what} is trained under each protocol, and scored where it can be",
+            hint="leave it out; or `emukit evaluate RUN` with one of the runs that this makes",
+        )
+    return True
+
+
 def predict(
     run: o.RunFolder,
     out: Annotated[Path, typer.Option(help="FILE.nc or FOLDER.zarr.")],
@@ -121,7 +222,7 @@ def predict(
     from emukit.errors import EmukitError
     from emukit.parallel.comm import open_comm
     from emukit.parallel.launch import check_devices, inside_torchrun, relaunch
-    from emukit.runs.predict import check_place, predict_forcings, predict_scenario, write_prediction
+    from emukit.runs.predict import check_place, predict_forcings, write_prediction, write_scenario
     from emukit.runs.run import read_run
 
     if (scenario is None) == (forcings is None):
@@ -146,11 +247,11 @@ def predict(
         if forcings is not None:
             with open_source(str(forcings)) as opened:
                 predicted = predict_forcings(chosen, opened.ds, str(forcings), members, comm=comm, reporter=report)
+            comm.main_only(lambda: write_prediction(predicted, out, overwrite))
         else:
             assert scenario is not None
             archive = o.open_for_run(chosen, data, card, convert, report)
-            predicted = predict_scenario(chosen, archive, scenario, members, comm=comm, reporter=report)
-        comm.main_only(lambda: write_prediction(predicted, out, overwrite))
+            write_scenario(chosen, archive, scenario, out, overwrite, members=members, comm=comm, reporter=report)
         if comm.main:
             echo(f"wrote {out}")
 

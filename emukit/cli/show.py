@@ -11,7 +11,7 @@ from rich.text import Text
 
 from emukit.competitions.ranking import LIMIT
 from emukit.metrics import Score
-from emukit.runs.validation_table import Block
+from emukit.runs.score_tables import Block
 from emukit.terminal import duration, size
 
 if TYPE_CHECKING:
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from emukit.data.frames import FrameEncoder
     from emukit.data.split import Split
     from emukit.data.window import Window
+    from emukit.metrics.deviations import Statistic
     from emukit.planning.divided import DividedCost
     from emukit.planning.memory import MemoryPlan
     from emukit.planning.plan import Bottleneck, Plan
-    from emukit.runs.ensemble_scores import EnsembleEvaluation
+    from emukit.runs.ensemble_scores import EnsembleEvaluation, RegionalScores
     from emukit.runs.evaluate import Evaluation
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -187,15 +188,58 @@ def ensemble_rows(found: EnsembleEvaluation, card: Card) -> Iterator[tuple[str, 
     def number(value: float | None) -> str:
         return "" if value is None else f"{value:.3f}"
 
+    def several(value: Statistic | None) -> str:
+        if value is None:
+            return ""
+        digits = 3 if value.mean >= 0.01 else 5
+        return f"{value.mean:.{digits}f} ({value.low:.{digits}f}..{value.high:.{digits}f})"
+
     for name, part in found.parts.items():
-        real = found.real[name] if found.real else None
-        yield name, f"fair CRPS, {card.targets[name].units}", number(part.crps), number(real.crps if real else None)
-        spread = real.spread_over_error if real else None
-        yield name, "spread over error", number(part.spread_over_error), number(spread)
-        below, above = part.ranks[0], part.ranks[-1]
-        beyond = real.ranks[0] + real.ranks[-1] if real else None
-        expected = 2 / len(part.ranks)
-        said = "" if beyond is None or real is None else f"{beyond:.3f} ({2 / len(real.ranks):.3f} if flat)"
-        yield name, "truth beyond all realisations", f"{below + above:.3f} ({expected:.3f} if flat)", said
+        real, unit = found.real[name] if found.real else None, card.targets[name].units
+        cells, regional = part.cells, part.regional
+        yield name, f"fair CRPS, {unit}", number(cells.crps), number(real.cells.crps if real else None)
+        spread = real.cells.spread_over_error if real else None
+        yield name, "spread over error", number(cells.spread_over_error), number(spread)
+        beyond = f"{cells.ranks[0] + cells.ranks[-1]:.3f} ({2 / len(cells.ranks):.3f} if flat)"
+        yield name, "truth beyond all realisations", beyond, ""
+        yield (
+            name,
+            f"energy score of regions, {unit}",
+            number(regional.energy),
+            number(real.regional.energy if real else None),
+        )
+        yield name, "regional ranks flat: p", flatness_text(regional), flatness_text(real.regional) if real else ""
+        rejected = real.regional.flatness.rejected if real else None
+        yield name, "regions not flat (0.05 by chance)", number(regional.flatness.rejected), number(rejected)
+        both = [p.variability.numbers() if p and p.variability else {} for p in (part, real)]
+        for key, what in VARIABILITY.items():
+            if key in both[0]:
+                of = what.format(unit=unit, first=next(iter(found.parts)))
+                yield name, of, several(both[0][key]), several(both[1].get(key))
+    tests = [
+        f"{t.accuracy:.3f} ({t.low:.3f}..{t.high:.3f})" if t else "" for t in (found.two_sample, found.two_sample_real)
+    ]
+    if any(tests):
+        yield "all", "told from a member by a classifier", tests[0], tests[1]
     yield "all", "score of the mean of realisations", number(found.mean.value), ""
     yield "all", "score of one realisation", number(found.one.value), ""
+
+
+# Numbers of several runs by name: the mean over runs, then the smallest and the largest.
+VARIABILITY = {
+    "std": "std of regional means, {unit}",
+    "memory": "memory of regional means",
+    "correlation": "correlation of regional means with {first}",
+    "annual_variance": "variance of annual global means, ({unit})²",
+    "regional_spectrum": "spectrum of regions: rms of log10 ratio",
+    "zonal_spectrum": "zonal wavenumbers: rms of log10 ratio",
+}
+
+
+def flatness_text(regional: RegionalScores) -> str:
+    """The p-value, with what the counts are worth, and the smallest and largest with one member as truth."""
+    if regional.flatness.p is None:
+        return "too few steps"
+    known = [p for p in regional.by_member if p is not None]
+    each = f", by member {min(known):.2f}..{max(known):.2f}" if len(known) > 1 else ""
+    return f"{regional.flatness.p:.3f} (n {regional.flatness.effective:.0f}{each})"

@@ -43,6 +43,7 @@ def add_commands(app: typer.Typer) -> None:
         train,
         "emukit train linear --data demo --out runs/linear",
         "emukit train cnn-gru --data demo --set training.epochs=2 --out runs/mine",
+        "emukit train downscale --data demo --set coarse=6,9 --set training.epochs=1 --out runs/fine",
         group=commands.TRAIN,
     )
     commands.add(app, models, "emukit models", "emukit models cnn-gru", group=commands.TRAIN)
@@ -61,7 +62,8 @@ def train(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Short for --set objective.name=...: regression (one answer), crps (realisations from noise).",
+            help="Short for --set objective.name=...: regression (one answer), crps, interpolant or diffusion "
+            "(realisations).",
             show_default=False,
         ),
     ] = None,
@@ -120,6 +122,36 @@ def train(
     quiet: o.Quiet = False,
 ) -> None:
     """Train an emulator, score it on validation, and keep the run."""
+    if model == "downscale":
+        from emukit.cli.downscale import train_downscale
+
+        train_downscale(
+            given={
+                "--loss": loss,
+                "--fast": fast,
+                "--final": final,
+                "--refit": refit,
+                "--devices": devices > 1,
+                "--strategy": strategy,
+                "--precision": precision,
+                "--compile": compile,
+                "--channels-last": channels_last,
+                "--track": track,
+            },
+            data=data,
+            members=members,
+            protocol=protocol,
+            recipe=recipe,
+            objective=objective,
+            settings=settings,
+            seed=seed,
+            out=out,
+            resume=resume,
+            card=card,
+            convert=convert,
+            quiet=quiet,
+        )
+        return
     from functools import partial
 
     from emukit.cli.show import evaluation_block

@@ -187,9 +187,10 @@ class SegmentSampler:
     def _span_targets(self, span: Span, normalizer: TargetNormalizer) -> Tensor:
         scenario = self._archive[span.scenario]
         season = scenario.time.season[span.start : span.stop]
+        rows, columns = np.arange(self.grid[0])[self._rows], np.arange(self.grid[1])
+        own = normalizer.window(rows, columns)
         fields = [
-            normalizer.forward(scenario.truth(m, span.start, span.stop)[..., self._rows, :], season, self._rows)
-            for m in span.members
+            own.forward(scenario.truth(m, span.start, span.stop)[..., self._rows, :], season) for m in span.members
         ]
         if self.settings.members == "mean":
             return torch.from_numpy(np.mean(fields, axis=0, dtype=np.float32, keepdims=True))

@@ -24,7 +24,7 @@ from emukit.emulators.base import Emulator
 from emukit.errors import RecipeError
 from emukit.models.precision import matmul_precision
 from emukit.models.registry import CONTEXT, NETWORKS, build_network
-from emukit.objectives.base import Noise, Objective
+from emukit.objectives.base import AddressedNoise, Objective
 from emukit.objectives.registry import OBJECTIVES, REGRESSION
 from emukit.sphere import WHOLE, Sphere
 
@@ -101,18 +101,6 @@ class NeuralEmulator(Emulator):
         one.number = number
         return one
 
-    def _noise(self, positions: NDArray[np.int64]) -> Noise:
-        """Noise of this realisation for the frames of some months: of each a function of seed, number and month."""
-
-        def noise(channels: int) -> torch.Tensor:
-            out = np.empty((len(positions), channels, *self.grid.shape), np.float32)
-            for i, position in enumerate(positions.tolist()):
-                sequence = np.random.SeedSequence(self.seed, spawn_key=(self.number, position))
-                out[i] = np.random.default_rng(sequence).standard_normal(out.shape[1:], np.float32)
-            return self.sphere.own(torch.from_numpy(out)[None], -2, self.grid.shape[1])
-
-        return noise
-
     @property
     def first_month(self) -> int:
         """The first month whose window the scenario, or the lead-in rule, can fill."""
@@ -121,6 +109,7 @@ class NeuralEmulator(Emulator):
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X) float32; within the bounds, except for a residual."""
         window, time = self.encoder.settings.window, scenario.time
+        rows = self.sphere.rows(*self.grid.shape)
         encoded = self._encode(scenario)
         training = self.network.training
         self.network.eval()
@@ -132,7 +121,9 @@ class NeuralEmulator(Emulator):
                     last = min(first + BLOCK_MONTHS, stop)
                     positions = window.frames(first, last - first, len(scenario), time)
                     frames = self.encoder.gather(encoded, torch.from_numpy(positions).to(self.device))[None]
-                    fields = self._objective.predict(self.network, frames, self._noise(positions))[0]
+                    shape = (last - first, *out.shape[1:])
+                    noise = AddressedNoise(self.seed, [self.number], [positions.tolist()], shape, rows)
+                    fields = self._objective.predict(self.network, frames, noise)[0]
                     fields = self.sphere.gather(fields)
                     season = time.season[first:last]
                     out[first - start : last - start] = self.normalizer.inverse(fields.float().cpu().numpy(), season)

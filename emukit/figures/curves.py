@@ -1,7 +1,8 @@
 """Curves of a prediction among the members of the climate model's ensemble: years, seasons and spectra.
 
-Invariant: what is not known is a gap, never a zero. Every member is a line of its own; realisations are the band
-between their smallest and their largest, with the one that is scored as the line.
+Invariant: what is not known is a gap, never a zero. Every member is a line of its own; realisations are a fan:
+the band between their smallest and their largest, in it the one that holds half of them, and the one that is scored as
+the line.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from numpy.typing import NDArray
 
-from emukit.figures.figure import MEMBERS, PREDICTION, REALISATIONS, SCORED, TRUTH, drawing, legend_below, sheet
+from emukit.figures.figure import HALF, MEMBERS, PREDICTION, REALISATIONS, SCORED, TRUTH, drawing, legend_below, sheet
 
 Array = NDArray[np.float64]
 
 MONTHS = "JFMAMJJASOND"
 # A prediction without weather has next to no power; it must not press the members into a line.
 LEAST_OF_MEMBERS = 1e-2
+# Fewer realisations have no quartiles.
+LEAST_OF_A_FAN = 8
 # From the top of an axis of power to its bottom, so that it has two powers of ten to read it by.
 LEAST_RANGE = 100.0
 
@@ -167,6 +170,9 @@ def draw_curves(axes: Axes, curves: Curves) -> None:
         low, high = curves.predictions.min(0), curves.predictions.max(0)
         label = f"all {len(curves.predictions)} realisations"
         axes.fill_between(curves.x, low, high, color=REALISATIONS, lw=0, zorder=2, label=label)
+    if len(curves.predictions) >= LEAST_OF_A_FAN:
+        low, high = np.quantile(curves.predictions, (0.25, 0.75), axis=0)
+        axes.fill_between(curves.x, low, high, color=HALF, lw=0, zorder=2.5, label="half of them")
     label = "prediction" if len(curves.predictions) == 1 else "prediction: the first of them"
     axes.plot(curves.x, curves.predictions[0], color=PREDICTION, lw=1.8, zorder=4, label=label)
 

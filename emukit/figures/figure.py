@@ -22,6 +22,7 @@ from PIL import Image
 PREDICTION = "#D55E00"
 BETTER, WORSE = "#0072B2", PREDICTION
 REALISATIONS = "#F5C396"
+HALF = "#EBA26B"
 MEMBERS = "#777777"
 TRUTH = "#000000"
 SCORED = "#CFE8F7"
@@ -84,7 +85,7 @@ def write_png(figure: Figure, path: Path, about: Mapping[str, str]) -> None:
 
 def line_colours() -> list[str]:
     """Colours of lines and bands, and what is between them and the paper."""
-    inks = [to_rgb(c) for c in (PREDICTION, MEMBERS, REALISATIONS, SCORED, TRUTH)]
+    inks = [to_rgb(c) for c in (PREDICTION, MEMBERS, REALISATIONS, HALF, SCORED, TRUTH)]
     mixed = [tuple(1 + share * (x - 1) for x in ink) for ink in inks for share in (1.0, 0.7, 0.35)]
     return [*(to_hex((r, g, b)) for r, g, b in mixed), "#ffffff"]
 

@@ -1,7 +1,7 @@
 """Maps of what a prediction has wrong, next to what another member of the climate model has.
 
-Invariant: panels of one quantity share one scale, symmetric about zero, so that equal colours are equal errors. North
-is up; longitudes run eastward from 0, the prime meridian at both ends.
+Invariant: panels of one quantity share one scale, so that equal colours are equal errors: symmetric about zero, or from
+zero of what is never negative. North is up; longitudes run eastward from 0, the prime meridian at both ends.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ Array = NDArray[np.float64]
 
 # So much of the area is inside the scale; one cell of an ice edge would make everything else pale.
 INSIDE = 0.98
+# Of what is never negative.
+SEQUENTIAL = "viridis"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,12 +50,14 @@ class Row:
         label: What is shown, with its unit.
         panels: Side by side, in one scale.
         apart: Next to them, in a scale of its own.
+        positive: Whether the panels are never negative: from zero, in a sequential colour map.
     """
 
     colours: str
     label: str
     panels: Sequence[Panel]
     apart: Panel | None = None
+    positive: bool = False
 
 
 def draw_maps(rows: Sequence[Row], grid: Grid, title: str, *, earth: bool) -> Figure:
@@ -77,13 +81,16 @@ def draw_maps(rows: Sequence[Row], grid: Grid, title: str, *, earth: bool) -> Fi
             ):
                 limit = scale([p.error for p in panels], grid) if panels else 1.0
                 for axes, panel in zip(beside, panels, strict=True):
-                    mesh = draw_map(axes, grid, panel.error, limit, row.colours)
+                    low = 0.0 if row.positive and panels is row.panels else None
+                    colours = row.colours if low is None else SEQUENTIAL
+                    mesh = draw_map(axes, grid, panel.error, limit, colours, low)
                     axes.set_title(panel.title, loc="left")
                     if earth:
                         draw_coast(axes)
                 if panels:
                     label = row.label if panels is row.panels else "difference"
-                    figure.colorbar(mesh, ax=beside, label=label, extend="both", aspect=14, pad=0.01)
+                    extend = "max" if row.positive and panels is row.panels else "both"
+                    figure.colorbar(mesh, ax=beside, label=label, extend=extend, aspect=14, pad=0.01)
         for axes in cells[:, 1:].flat:
             axes.tick_params(labelleft=False)
         for axes in cells[:-1].flat:
@@ -91,7 +98,14 @@ def draw_maps(rows: Sequence[Row], grid: Grid, title: str, *, earth: bool) -> Fi
     return figure
 
 
-def draw_map(axes: Axes, grid: Grid, field: NDArray[np.floating], limit: float, colours: str | Colormap) -> QuadMesh:
+def draw_map(
+    axes: Axes,
+    grid: Grid,
+    field: NDArray[np.floating],
+    limit: float,
+    colours: str | Colormap,
+    low: float | None = None,
+) -> QuadMesh:
     """One field on its grid, from -limit to limit: the one place where maps are drawn.
 
     Args:
@@ -100,6 +114,7 @@ def draw_map(axes: Axes, grid: Grid, field: NDArray[np.floating], limit: float, 
         field: (Y, X).
         limit: Of the scale.
         colours: A diverging colour map, or its name.
+        low: Where the scale begins, if not at -limit.
     """
     lon, lat = edges(grid.lon), np.clip(edges(grid.lat), -90.0, 90.0)
     west, east = lon[0], lon[-1]
@@ -108,7 +123,7 @@ def draw_map(axes: Axes, grid: Grid, field: NDArray[np.floating], limit: float, 
         lon = np.concatenate([[lon[-2] - 360.0], lon, [lon[1] + 360.0]])
         field = np.concatenate([field[:, -1:], field, field[:, :1]], axis=1)
         west, east = 0.0, 360.0
-    mesh = axes.pcolormesh(lon, lat, field, cmap=colours, vmin=-limit, vmax=limit)
+    mesh = axes.pcolormesh(lon, lat, field, cmap=colours, vmin=-limit if low is None else low, vmax=limit)
     axes.set_xticks(np.arange(0, 361, 60), [f"{x}°" for x in range(0, 361, 60)])
     axes.set_yticks(np.arange(-60, 61, 30), ["60°S", "30°S", "0°", "30°N", "60°N"])
     axes.set(xlim=(west, east), ylim=(lat[0], lat[-1]))

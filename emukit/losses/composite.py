@@ -91,3 +91,16 @@ class CompositeLoss:
                     values[name] = (1 - ramp) * self._l1(prediction[:, :, v], target[:, :, v], mean)
                     total = total + values[name]
         return total, {k: x.detach() for k, x in values.items()}
+
+    def means(self, values: Tensor, name: str, mean: Mean = local_mean) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean over variables of numbers of every cell, such as a score, each variable's its area mean.
+
+        Args:
+            values: (S, L, V, Y, X).
+            name: Under which the mean of a variable is logged, after that of the variable.
+            mean: As for the loss.
+        """
+        by_name = {
+            f"{v}.{name}": mean(self.context.segment_mean(values[:, :, i])) for i, v in enumerate(self.variables)
+        }
+        return torch.stack(list(by_name.values())).mean(), {k: x.detach() for k, x in by_name.items()}

@@ -58,6 +58,18 @@ NETWORKS: Registry[Entry] = Registry(
             "emukit.models.transformer:Transformer",
             "patches of each frame read once, attention in space and over the window; trains on a laptop",
         ),
+        "dit": Entry(
+            "emukit.models.dit:DiT",
+            "diffusion transformer, global attention of patches; takes noise of any level",
+        ),
+        "denoising-unet": Entry(
+            "emukit.models.denoising_unet:DenoisingUNet",
+            "residual U-Net on the full grid; takes noise of any level",
+        ),
+        "local-cnn": Entry(
+            "emukit.models.denoising_unet:LocalCNN",
+            "convolutions on the full grid, of few cells; adds local detail",
+        ),
     },
     entry=Entry,
     accepts=_is_network,

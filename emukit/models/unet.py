@@ -188,7 +188,7 @@ class _Branch(OnSphere):
         self.summary = nn.Linear(width * bands, features) if stateful else None
         self.state = nn.Linear(features * history, hidden) if stateful else None
         self.stack = None if self.film else nn.Conv2d(history * width, width, 1)
-        self.pyramid = _Pyramid(width, depth, state=hidden if self.film else 0, dropout=dropout, poles=poles)
+        self.pyramid = Pyramid(width, depth, state=hidden if self.film else 0, dropout=dropout, poles=poles)
         self.response = LinearResponse(in_channels, hidden, linear, pool=pool, history=history) if linear else None
         numbers = self.response.numbers if self.response is not None else 0
         self.heads = nn.ModuleList(VariableHead(width, numbers, grids[0], local=local) for _ in range(served))
@@ -224,7 +224,7 @@ class _Branch(OnSphere):
         return self.pyramid(shown, known), state
 
 
-class _Pyramid(OnSphere):
+class Pyramid(OnSphere):
     """The U-Net proper, (B, width, Y, X) and (B, state) -> (B, width, Y, X)."""
 
     def __init__(self, width: int, depth: int, *, state: int, dropout: float, poles: Poles) -> None:

@@ -7,20 +7,67 @@ objective adds to a network's input, it adds in training and in prediction alike
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from emukit.data.sampler import Sample
 from emukit.losses.composite import CompositeLoss
 from emukit.losses.grid_context import Mean, local_mean
 
-# (S, L+H-1, C, Y, X) frames -> (S, L, V, Y, X) normalised fields: the network on the hardware at hand.
-Forward = Callable[[Tensor], Tensor]
+# (S, L+H-1, C, Y, X) frames -> (S, L, V, Y, X) normalised fields: the network on the hardware at hand. A network that
+# `takes_level` is also given a noisy field (S, L, V, Y, X) and its level (S, L).
+Forward = Callable[..., Tensor]
 
-# channels -> (S, L+H-1, channels, Y, X) standard normal numbers for the frames of a prediction.
-Noise = Callable[[int], Tensor]
+
+class Noise(Protocol):
+    """Standard normal numbers of a realisation, a function of its address and of each field's own step."""
+
+    def __call__(self, channels: int) -> Tensor:
+        """(S, L+H-1, channels, Y, X) next to the frames of a prediction."""
+
+    def answer(self, draw: int) -> Tensor:
+        """(S, L, V, Y, X) in the shape of the answer: one of many independent draws, numbered from 0."""
+
+
+@dataclass(frozen=True)
+class AddressedNoise:
+    """Numbers that depend on their address alone, whatever else is computed, and where.
+
+    Attributes:
+        seed: Of the run.
+        realisations: (S,) number of each sample's realisation.
+        steps: (S, L+H-1) of each frame.
+        fields: (L, V, Y, X) of an answer.
+        rows: Rows of them that are wanted, where a globe is divided.
+    """
+
+    seed: int
+    realisations: Sequence[int]
+    steps: Sequence[Sequence[int]]
+    fields: tuple[int, int, int, int]
+    rows: slice = slice(None)
+
+    def __call__(self, channels: int) -> Tensor:
+        """Those of each frame: of seed, realisation and step."""
+        return self._drawn(0, (), (channels, *self.fields[2:]))
+
+    def answer(self, draw: int) -> Tensor:
+        """Those of each target step: of seed, realisation, step and draw."""
+        return self._drawn(-self.fields[0], (draw,), self.fields[1:])
+
+    def _drawn(self, first: int, draw: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
+        def field(number: int, step: int) -> NDArray[np.float32]:
+            sequence = np.random.SeedSequence(self.seed, spawn_key=(number, step, *draw))
+            return np.random.default_rng(sequence).standard_normal(shape, np.float32)[..., self.rows, :]
+
+        samples = zip(self.realisations, self.steps, strict=True)
+        return torch.from_numpy(np.stack([[field(n, step) for step in steps[first:]] for n, steps in samples]))
 
 
 class Objective(ABC):
@@ -30,11 +77,13 @@ class Objective(ABC):
         draws: Whether its network draws realisations: another answer for every noise.
         divisible: Whether a sample's steps may be computed apart, on several processes, and joined before the loss.
         single_runs: Whether its targets must be single runs: the spread of a mean of runs is not that of a run.
+        levels: Whether its network is given a noisy field and the level of its noise next to the frames.
     """
 
     draws: ClassVar[bool] = False
     divisible: ClassVar[bool] = True
     single_runs: ClassVar[bool] = False
+    levels: ClassVar[bool] = False
 
     def __init__(self, loss: CompositeLoss | None) -> None:
         """An objective; its own options are keyword arguments of subclasses.
@@ -70,13 +119,14 @@ class Objective(ABC):
             The total, and by name what is logged.
         """
 
-    def predict(self, forward: Forward, frames: Tensor, noise: Noise) -> Tensor:
+    def predict(self, forward: Forward, frames: Tensor, noise: Noise, source: Tensor | None = None) -> Tensor:
         """Ask the network.
 
         Args:
             forward: The network.
             frames: (S, L+H-1, C, Y, X).
-            noise: Standard normal numbers for the frames, a function of the realisation and of each frame's own step.
+            noise: Standard normal numbers of the realisation.
+            source: (S, L, V, Y, X) where a path to the answer begins, the tensor `source` of a sample; zeros when None.
 
         Returns:
             (S, L, V, Y, X) normalised.

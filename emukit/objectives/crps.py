@@ -83,12 +83,8 @@ class Crps(Objective):
         ]
         with torch.autocast(frames.device.type, enabled=False):
             score = fair_crps(torch.stack(drawn).float(), sample.targets.float())
-            values = {}
-            for v, name in enumerate(self.composite.variables):
-                values[f"{name}.crps"] = mean(self.composite.context.segment_mean(score[:, :, v]))
-            total = torch.stack(list(values.values())).mean()
-        return total, {k: x.detach() for k, x in values.items()}
+            return self.composite.means(score, "crps", mean)
 
-    def predict(self, forward: Forward, frames: Tensor, noise: Noise) -> Tensor:
+    def predict(self, forward: Forward, frames: Tensor, noise: Noise, source: Tensor | None = None) -> Tensor:
         """One realisation."""
         return forward(torch.cat((frames, noise(self.noise).to(frames)), 2))

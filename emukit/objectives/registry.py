@@ -25,6 +25,10 @@ OBJECTIVES: Registry[Entry] = Registry(
     {
         REGRESSION: Entry("emukit.objectives.regression:Regression", "one answer, by the loss of the recipe"),
         "crps": Entry("emukit.objectives.crps:Crps", "realisations, by the fair CRPS of several at a time"),
+        "interpolant": Entry(
+            "emukit.objectives.interpolant:Interpolant", "realisations, by the drift of random paths to the target"
+        ),
+        "diffusion": Entry("emukit.objectives.diffusion:Diffusion", "realisations, by removing noise of any level"),
     },
     entry=Entry,
     accepts=_is_objective,

@@ -70,9 +70,9 @@ class DistributedNetwork:
             gradient_as_bucket_view=True,
         )
 
-    def __call__(self, frames: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> Tensor:
         """The network's forward."""
-        return self._call(frames)  # type: ignore[no-any-return]
+        return self._call(*inputs)  # type: ignore[no-any-return]
 
     @contextmanager
     def accumulating(self, last: bool) -> Iterator[None]:

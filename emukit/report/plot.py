@@ -42,7 +42,7 @@ FOLDER = "plots"
 WEATHER_FILE = "weather.json"
 # As PNG names the program that wrote a file.
 SOFTWARE = "emukit"
-PICTURES = ("maps", "change", "years", "seasons", "spectra", "ranks")
+PICTURES = ("maps", "change", "years", "seasons", "spectra", "ranks", "spread")
 DEFAULT_SETS = ("validation", "test")
 
 
@@ -200,8 +200,16 @@ def draw(shown: Shown, title: str) -> tuple[dict[str, Figure], dict[str, str]]:
     histograms = pictures.ranks(shown)
     if histograms:
         figures["ranks"] = draw_ranks(histograms, f"{title}\nmembers among {REALISATIONS} realisations")
+        spread = pictures.spread_rows(shown)
+        if spread:
+            words = "spread of realisations and of members, each about the mean of all of them"
+            figures["spread"] = draw_maps(spread, shown.archive.grid, f"{title}\n{words}", earth=shown.earth)
+        else:
+            left_out["spread"] = "a single member has none to compare with"
     else:
-        left_out["ranks"] = "the emulator has one answer to a scenario; `emukit train sampled` makes realisations"
+        left_out["ranks"] = left_out["spread"] = (
+            "the emulator has one answer to a scenario; `emukit train sampled` makes realisations"
+        )
     return figures, left_out
 
 

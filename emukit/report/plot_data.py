@@ -199,6 +199,33 @@ def area_means(error: Array, grid: Grid, *, squared: bool) -> str:
     return f"{size}, bias {float(grid.mean(error)):+.3f}"
 
 
+def spread_rows(shown: Shown) -> list[Row]:
+    """Maps of the spread of realisations and of members, each about their own mean; none without two of both."""
+    if len(shown.predictions) <= REALISATIONS or len(shown.members) < 2:
+        return []
+    grid, rows = shown.archive.grid, []
+    own, real = (_spread(fields) for fields in (shown.ensemble, list(shown.members.values())))
+    for v, variable in enumerate(shown.archive.variables):
+        means = [f"root area mean {np.sqrt(grid.mean(s[v] ** 2)):.3f}" for s in (own, real)]
+        panels = [
+            Panel(f"{REALISATIONS} realisations: {means[0]}", own[v]),
+            Panel(f"{len(shown.members)} members: {means[1]}", real[v]),
+        ]
+        apart = Panel(
+            f"realisations less members: {area_means(own[v] - real[v], grid, squared=False)}", own[v] - real[v]
+        )
+        colours = shown.archive.card.targets[variable].colours
+        rows.append(Row(colours, f"spread of {shown.label(variable)}", panels, apart, positive=True))
+    return rows
+
+
+def _spread(runs: Sequence[Fields]) -> Array:
+    """(V, Y, X) root of the mean over time of the variance between runs."""
+    mean = sum(run.astype(np.float64) for run in runs) / len(runs)
+    square = sum(((run - mean) ** 2).mean(0) for run in runs)
+    return np.asarray(np.sqrt(square / (len(runs) - 1)), np.float64)
+
+
 def annual_means(shown: Shown) -> list[Years]:
     """Global means of every whole calendar year of the scenario, a gap where a step of it is not known."""
     time = shown.scenario.time

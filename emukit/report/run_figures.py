@@ -30,6 +30,7 @@ from emukit.errors import ProtocolError
 from emukit.figures.curves import Season, draw_seasons, draw_spectra, draw_years
 from emukit.figures.error_maps import Field, draw_distribution, draw_error_maps, draw_zonal, map_colours
 from emukit.figures.figure import line_colours, write_webp
+from emukit.figures.maps import SEQUENTIAL, draw_maps
 from emukit.figures.ranks import draw_ranks
 from emukit.files import atomic_path, check_regular, open_regular, parse_json, read_text, sha256
 from emukit.report import plot_data as pictures
@@ -42,7 +43,7 @@ Array = NDArray[np.float64]
 FOLDER = "report"
 ABOUT_FILE, NUMBERS_FILE = "about.json", "numbers.safetensors"
 # Raised with every change of what is kept or drawn.
-VERSION = 5
+VERSION = 6
 # Of every picture, in inches: on a page they are as wide as its text, and their letters are of one size.
 SHAPES = {
     "maps": (8.6, 4.5),
@@ -53,6 +54,7 @@ SHAPES = {
     "spectra": (7.0, 2.7),
     "rain": (6.0, 2.9),
     "ranks": (8.6, 3.6),
+    "spread": (12.9, 4.6),
     "learning": (8.6, 2.8),
     "terms": (8.6, 2.8),
 }
@@ -267,7 +269,8 @@ def _draw(run: Run, set_name: str, folder: Path, key: str, archive: Archive) -> 
         temporary.mkdir(parents=True)
         drawn = {}
         for name, (figure, alt) in _figures(shown, title).items():
-            drawn[name] = (*save(figure, temporary / f"{name}.webp", name, title), alt)
+            maps = _spread_colours(shown) if name == "spread" else ()
+            drawn[name] = (*save(figure, temporary / f"{name}.webp", name, title, maps), alt)
         save_file(numbers, temporary / NUMBERS_FILE)
         about |= {
             "key": key,
@@ -278,6 +281,10 @@ def _draw(run: Run, set_name: str, folder: Path, key: str, archive: Archive) -> 
             "pictures": drawn,
         }
         (temporary / ABOUT_FILE).write_text(json.dumps(about, indent=1), encoding="utf-8")
+
+
+def _spread_colours(shown: Shown) -> list[str]:
+    return [SEQUENTIAL, *dict.fromkeys(shown.archive.card.targets[v].colours for v in shown.archive.variables)]
 
 
 def _numbers(shown: Shown) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
@@ -353,4 +360,10 @@ def _figures(shown: Shown, title: str) -> dict[str, tuple[Figure, str]]:
     if histograms:
         words = f"Ranks of members of the climate model among {REALISATIONS} realisations."
         out["ranks"] = draw_ranks(histograms, title), words
+    spread = pictures.spread_rows(shown)
+    if spread:
+        words = (
+            f"Maps of the spread of {REALISATIONS} realisations, of {len(shown.members)} members, and the difference."
+        )
+        out["spread"] = draw_maps(spread, shown.archive.grid, title, earth=shown.earth), words
     return out

@@ -67,6 +67,10 @@ CAPTIONS = {
         "Of anomalies from a straight line of each calendar month: how much variance has which period, in cells.",
     ),
     "ranks": ("Ranks", "How often a run of the climate model has each rank among the realisations."),
+    "spread": (
+        "Spread",
+        "Of realisations and of runs of the climate model, each about the mean of all of them, and the difference.",
+    ),
     "learning": ("Learning curves", "Training loss, and the score on the validation months that selected the weights."),
     "terms": ("Terms of the loss", "Each before its weight."),
 }

@@ -36,10 +36,10 @@ from emukit.recipes.catalogue import model_label
 from emukit.recipes.fitting import fit_variables
 from emukit.recipes.schema import Recipe, networks_of
 from emukit.runs.evaluate import ensemble_member, noise_ceiling, score_emulator
+from emukit.runs.protocols import trained
 from emukit.runs.record import DataArguments, Scoring
 from emukit.runs.run import run_name
-from emukit.runs.validate import trained
-from emukit.runs.validation_table import Block
+from emukit.runs.score_tables import Block
 
 REPORT_FILE = "crossval.json"
 REPORT = json_kind("the results of `emukit crossval`", ("protocol", "months", "recipes", "limit"))

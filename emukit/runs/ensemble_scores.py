@@ -7,12 +7,15 @@ fair CRPS and the corrected spread do not favour the larger ensemble.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
@@ -21,12 +24,53 @@ from emukit.emulators.base import Emulator
 from emukit.errors import ProtocolError
 from emukit.files import inside, write_text
 from emukit.metrics import Moments, Score, mean_score
+from emukit.metrics.deviations import Deviations, RunStatistics, ZonalPower
 from emukit.metrics.ensemble import EnsembleParts, EnsembleSums, score_ensemble
+from emukit.metrics.regional import Flatness, RankCounts, Regions, energy_score, time_blocks
+from emukit.metrics.two_sample import LEAST_BLOCKS, TwoSample, mean_test, two_sample_test
 from emukit.progress import Reporter
 from emukit.runs.evaluate import score_emulator
 
+Array = NDArray[np.float64]
+
 # Steps of an ensemble that are in memory together.
 STEPS = 60
+
+
+@dataclass(frozen=True)
+class RegionalScores:
+    """What is said of the regional means of one variable.
+
+    Attributes:
+        energy: Energy score over regions, in the variable's unit; lower is better.
+        flatness: Of the ranks of all truths; of the climate model, of the member that the protocol scores among the
+            others, as all members together are flat by construction.
+        by_member: The p-value with each member alone as truth.
+    """
+
+    energy: float
+    flatness: Flatness
+    by_member: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class VariableScores:
+    """Everything that is said of one variable.
+
+    Attributes:
+        cells: Of the fields.
+        regional: Of the means of regions.
+        variability: How the realisations vary about the mean of the others; None of a single one.
+    """
+
+    cells: EnsembleParts
+    regional: RegionalScores
+    variability: RunStatistics | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; the numbers of the fields at the top."""
+        variability = {n: asdict(s) for n, s in self.variability.numbers().items()} if self.variability else None
+        return {**asdict(self.cells), "regional": asdict(self.regional), "variability": variability}
 
 
 @dataclass(frozen=True)
@@ -38,13 +82,17 @@ class EnsembleEvaluation:
         parts: By variable, over all members of the climate model's ensemble as truth.
         real: The same of the climate model's members: each in turn the truth, the others the ensemble. None where
             there are fewer than two.
+        two_sample: How well realisations are told from members; None of too few steps.
+        two_sample_real: How well members are told from each other.
         mean: The competition's score of the mean of the realisations, against the members that the protocol scores.
         one: That of the first realisation.
     """
 
     realisations: int
-    parts: Mapping[str, EnsembleParts]
-    real: Mapping[str, EnsembleParts] | None
+    parts: Mapping[str, VariableScores]
+    real: Mapping[str, VariableScores] | None
+    two_sample: TwoSample | None
+    two_sample_real: TwoSample | None
     mean: Score
     one: Score
 
@@ -52,11 +100,36 @@ class EnsembleEvaluation:
         """Plain values for JSON."""
         return {
             "realisations": self.realisations,
-            "ensemble": {v: asdict(p) for v, p in self.parts.items()},
-            "climate_model": {v: asdict(p) for v, p in self.real.items()} if self.real else None,
+            "ensemble": {v: p.as_dict() for v, p in self.parts.items()},
+            "climate_model": {v: p.as_dict() for v, p in self.real.items()} if self.real else None,
+            "two_sample": asdict(self.two_sample) if self.two_sample else None,
+            "two_sample_climate_model": asdict(self.two_sample_real) if self.two_sample_real else None,
             "mean_of_realisations": self.mean.as_dict(),
             "one_realisation": self.one.as_dict(),
         }
+
+
+@dataclass(frozen=True, eq=False)
+class Period:
+    """The sums and regional means of an ensemble, and of the members it is compared with, in one period.
+
+    Attributes:
+        regional: (E, T, V, R).
+        truth: (M, T, V, R) of the members.
+        zonal: Of the realisations.
+        zonal_real: Of the members; None of a single one.
+        season: (T,).
+        per_year: Steps of a year.
+        scored: Position of the member that the protocol scores.
+    """
+
+    regional: Array
+    truth: Array
+    zonal: ZonalPower
+    zonal_real: ZonalPower | None
+    season: NDArray[np.int64]
+    per_year: int
+    scored: int
 
 
 def evaluate_ensemble(
@@ -88,18 +161,24 @@ def evaluate_ensemble(
     for span in spans:
         places.setdefault((span.scenario, span.start, span.stop), []).append(span)
     shape, competition = (len(archive.variables), *archive.grid.shape), competition_of(archive)
-    drawn = [emulator.member(i) for i in range(members)]
+    drawn, regions = [emulator.member(i) for i in range(members)], Regions.of(archive.grid)
     # Scenarios may have different numbers of members; sums are of ensembles of one size.
     others = min(len(archive[name].members) for name, _, _ in places) - 1
     sums, real = EnsembleSums.zero(members, shape), EnsembleSums.zero(max(others, 1), shape)
     means: list[Score] = []
-    work = sum(-(-(stop - start) // STEPS) for _, start, stop in places)
+    periods: list[Period] = []
+    # What runs from a beginning is asked once for a whole span.
+    lengths = {place: place[2] - place[1] if emulator.from_beginning else STEPS for place in places}
+    work = sum(-(-(place[2] - place[1]) // length) for place, length in lengths.items())
     with reporter.step("drawing realisations", members * work) as bar:
         for (name, start, stop), own in places.items():
             scenario = archive[name]
             moments = [Moments.zero(shape, tuple(competition.terms)) for _ in own]
-            for first in range(start, stop, STEPS):
-                last = min(first + STEPS, stop)
+            chosen = scenario.members[: others + 1]
+            zonal, zonal_real = (ZonalPower.zero(n, shape[0], archive.grid) for n in (members, len(chosen)))
+            regional: tuple[list[Array], list[Array]] = [], []
+            for first in range(start, stop, lengths[name, start, stop]):
+                last = min(first + lengths[name, start, stop], stop)
                 fields = []
                 for one in drawn:
                     fields.append(one.predict_fields(scenario, first, last))
@@ -114,14 +193,99 @@ def evaluate_ensemble(
                 average = ensemble.mean(0)
                 for i, span in enumerate(own):
                     moments[i] += competition.moments(average, truths[span.members[0]])
+                runs = np.stack([truths[m] for m in chosen])
+                zonal += ZonalPower.of(ensemble, archive.grid)
+                zonal_real = zonal_real + ZonalPower.of(runs, archive.grid) if others > 0 else zonal_real
+                for kept, run in zip(regional, (ensemble, runs), strict=True):
+                    kept.append(regions.means(run))
             means += [competition.score(m, archive.grid.weights, archive.variables) for m in moments]
+            scored = own[0].members[0]
+            periods.append(
+                Period(
+                    np.concatenate(regional[0], axis=1),
+                    np.concatenate(regional[1], axis=1),
+                    zonal,
+                    zonal_real if others > 0 else None,
+                    scenario.time.season[start:stop],
+                    scenario.time.per_year,
+                    chosen.index(scored) if scored in chosen else 0,
+                )
+            )
+    cells = score_ensemble(sums, archive.grid.weights, archive.variables)
+    cells_real = score_ensemble(real, archive.grid.weights, archive.variables) if others > 0 else None
+    varied, varied_real = _deviations(periods, regions)
+    parts, parts_real = {}, {}
+    for v, name in enumerate(archive.variables):
+        parts[name] = VariableScores(
+            cells[name], _regional(periods, regions, v), varied.statistics(v, varied_real, own=False)
+        )
+        if cells_real:
+            statistics = varied_real.statistics(v, varied_real, own=True) if varied_real else None
+            parts_real[name] = VariableScores(cells_real[name], _regional_real(periods, regions, v), statistics)
     return EnsembleEvaluation(
         members,
-        score_ensemble(sums, archive.grid.weights, archive.variables),
-        score_ensemble(real, archive.grid.weights, archive.variables) if others > 0 else None,
+        parts,
+        parts_real or None,
+        _two_sample(periods, _realisation_pairs),
+        _two_sample(periods, _member_pairs),
         mean_score(means),
         score_emulator(emulator, archive, spans),
     )
+
+
+def _regional(periods: Sequence[Period], regions: Regions, v: int) -> RegionalScores:
+    """Of the realisations, with all members as truth."""
+    truths = [[m[:, v] for m in g.truth] for g in periods]
+    energy = [
+        energy_score(g.regional[:, :, v], t, regions.area) for g, own in zip(periods, truths, strict=True) for t in own
+    ]
+    together = _flatness([(g.regional[:, :, v], own, g.per_year) for g, own in zip(periods, truths, strict=True)])
+    fewest = min(len(own) for own in truths)
+    each = [
+        _flatness([(g.regional[:, :, v], own[m : m + 1], g.per_year) for g, own in zip(periods, truths, strict=True)])
+        for m in range(fewest)
+    ]
+    return RegionalScores(float(np.concatenate(energy).mean()), together, tuple(f.p for f in each))
+
+
+def _regional_real(periods: Sequence[Period], regions: Regions, v: int) -> RegionalScores:
+    """Of the members, each in turn the truth among the others."""
+    energy, each = [], []
+    for m in range(len(periods[0].truth)):
+        own = [(np.delete(g.truth[:, :, v], m, 0), g.truth[m, :, v]) for g in periods]
+        energy += [energy_score(rest, truth, regions.area) for rest, truth in own]
+        each.append(_flatness([(r, [t], g.per_year) for (r, t), g in zip(own, periods, strict=True)]))
+    return RegionalScores(float(np.concatenate(energy).mean()), each[periods[0].scored], tuple(flat.p for flat in each))
+
+
+def _flatness(periods: Sequence[tuple[Array, Sequence[Array], int]]) -> Flatness:
+    """Of (E, T, R) realisations, some (T, R) truths and the steps of a year, of each period."""
+    counts = [RankCounts.of(x, truths, time_blocks(x.shape[1], per_year)) for x, truths, per_year in periods]
+    return reduce(add, counts).flatness()
+
+
+def _deviations(periods: Sequence[Period], regions: Regions) -> tuple[Deviations, Deviations | None]:
+    """Of the realisations and of the members, the mean over periods."""
+    own = [Deviations.of(g.regional, regions.area, g.per_year, g.zonal) for g in periods]
+    real = [Deviations.of(g.truth, regions.area, g.per_year, g.zonal_real) for g in periods if g.zonal_real]
+    return Deviations.mean(own), Deviations.mean(real) if real else None
+
+
+def _realisation_pairs(g: Period) -> list[tuple[Array, Array]]:
+    """Each member with a realisation of its own, as far as there are any."""
+    return list(zip(g.truth, g.regional, strict=False))
+
+
+def _member_pairs(g: Period) -> list[tuple[Array, Array]]:
+    """Each member with the next, around: as many pairs as members, of two a single one."""
+    number = len(g.truth)
+    return [(g.truth[i], g.truth[(i + 1) % number]) for i in range(number if number > 2 else number - 1)]
+
+
+def _two_sample(periods: Sequence[Period], pairs: Callable[[Period], list[tuple[Array, Array]]]) -> TwoSample | None:
+    if any(len(g.season) < 2 * LEAST_BLOCKS or not pairs(g) for g in periods):
+        return None
+    return mean_test([two_sample_test(pairs(g), g.season, g.per_year) for g in periods])
 
 
 def save_ensemble(folder: Path, name: str, found: EnsembleEvaluation) -> None:

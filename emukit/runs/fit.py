@@ -21,10 +21,10 @@ from emukit.data.frames import FrameEncoder, static_fields
 from emukit.data.segments import SegmentSampler
 from emukit.data.split import Split
 from emukit.data.targets import TargetNormalizer
-from emukit.emulators.anchored import Anchored, residual_archive
 from emukit.emulators.base import Emulator
 from emukit.emulators.neural import NeuralEmulator
 from emukit.emulators.registry import EMULATORS
+from emukit.emulators.residual_correction import ResidualCorrection, residual_archive
 from emukit.emulators.variability import refuse_same_runs
 from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import ProtocolError
@@ -37,9 +37,10 @@ from emukit.parallel.domain import DividedSphere, check_divisible, divide
 from emukit.planning.memory import SAFE, free_share, memory_plan
 from emukit.progress import Reporter
 from emukit.recipes.catalogue import model_label
-from emukit.recipes.schema import NetworkRecipe, Recipe, WrapperRecipe
+from emukit.recipes.schema import GeneratorRecipe, NetworkRecipe, Recipe, WrapperRecipe
 from emukit.runs.evaluate import score_emulator
 from emukit.runs.finished_base import finished_emulator
+from emukit.runs.generator import PartTrainer
 from emukit.runs.refit import RefitPolicy
 from emukit.sphere import WHOLE, Sphere
 from emukit.training.best import load_best
@@ -130,6 +131,10 @@ class WrapperTrainer:
             folds.append(Fold(held_out, fold, without.train))
             outcomes += more
         options = self._recipe.options | ({"seed": self._seed} if EMULATORS[self._recipe.emulator].seeded else {})
+        parts: PartTrainer | None = None
+        if isinstance(self._recipe, GeneratorRecipe):
+            parts = PartTrainer(self._recipe, self._archive, self._seed, self._comm, folder / "parts", reporter)
+            options["train"] = parts
         if self._selected:
             assert isinstance(self._selected.emulator, self._class)
             fitted = self._selected.emulator.refit(self._archive, self._split, bases, folds, **options)
@@ -140,6 +145,9 @@ class WrapperTrainer:
         for line in findings:
             reporter.say(f"{self._recipe.emulator}: {line}")
         outcome = {"seconds": sum(o.get("seconds", 0.0) for o in outcomes), "findings": findings}
+        if parts:
+            outcome["seconds"] += parts.outcome["seconds"]
+            parameters += parts.outcome["parameters"]
         # No network has no number of parameters, not zero.
         return fitted, outcome | ({"parameters": parameters} if parameters else {})
 
@@ -267,7 +275,9 @@ class Trainer:
             seed=seed,
         )
         self._emulator = network_only
-        self._scored: Emulator = network_only if anchor is None else Anchored(archive.domain, (anchor, network_only))
+        self._scored: Emulator = (
+            network_only if anchor is None else ResidualCorrection(archive.domain, (anchor, network_only))
+        )
         self._source = source
         network = self._emulator.network
         self._parameters = sum(p.numel() for p in network.parameters())

@@ -223,7 +223,8 @@ def _set_rows(folder: Path, record: RunRecord, part: str) -> list[Row]:
     competition, seed = record.data.scoring.competition, record.identity.seed
     score, numbers = float(evaluation["score"]), competition.flatten(evaluation)
     model = model_name(record.command, str(record.recipe["emulator"]))
-    own = Row(name, "run", split, score, numbers, seed, record.parameters, competition=competition)
+    note = _ensemble_note(folder, part)
+    own = Row(name, "run", split, score, numbers, seed, record.parameters, note, competition=competition)
     rows = [replace(own, model=model, random=is_random(record.recipe))]
     for reference, scored in evaluation["floors"].items():
         values = competition.flatten(scored)
@@ -233,6 +234,30 @@ def _set_rows(folder: Path, record: RunRecord, part: str) -> list[Row]:
         values = competition.flatten(limit)
         rows.append(Row(LIMIT, "limit", split, float(limit["score"]), values, competition=competition))
     return rows
+
+
+def _ensemble_note(folder: Path, part: str) -> str:
+    """What `emukit evaluate --members` found on a set, next to the same of the climate model; empty where it did not.
+
+    Raises:
+        RunError: It is damaged.
+    """
+    path = folder / "ensembles" / f"{part}.json"
+    if not path.exists():
+        return ""
+    remedy = f"emukit evaluate {folder} --split {part} --members 20"
+    found = read_json(path, remedy)
+    try:
+        real = found["climate_model"] or {}
+        words = []
+        for name, own in found["ensemble"].items():
+            beside = f" (members {real[name]['crps']:.3f})" if name in real else ""
+            spread = own["spread_over_error"]
+            over = "" if spread is None else f", spread over error {spread:.2f}"
+            words.append(f"{name} {own['crps']:.3f}{beside}{over}")
+        return f"ensemble of {found['realisations']}: fair CRPS {'; '.join(words)}"
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise RunError(f"{path} is damaged", found=repr(e), hint=remedy) from e
 
 
 def _mean_rows(runs: Iterable[tuple[Path, RunRecord]]) -> list[Row]:

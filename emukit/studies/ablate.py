@@ -27,9 +27,9 @@ from emukit.planning.training_time import EMUKIT, Cost, fit_epochs
 from emukit.progress import Reporter
 from emukit.recipes.fitting import fit_variables
 from emukit.recipes.schema import Recipe
+from emukit.runs.protocols import chosen_seeds, named_protocols
 from emukit.runs.run import Run, finished_run, identity_of
 from emukit.runs.study_files import HASH_DIGITS, failure_of, failure_path, is_finished, log_path
-from emukit.runs.validate import chosen_seeds, named_protocols
 from emukit.studies.costs import measure_costs
 from emukit.studies.jobs import Job, slots, visible_gpus
 from emukit.studies.saved_plan import SavedPlan, read_saved_plan, write_saved_plan
@@ -210,7 +210,7 @@ def make_study_plan(
             "a search has one protocol: the months that select under one may be those that another tests",
             found=", ".join(sets),
             expected="one of them",
-            hint="search under one, then `emukit validate` what was found under the others",
+            hint="search under one, then `emukit evaluate MODEL --protocols ...` what was found under the others",
         )
     variants = [*study.all_variants(), *trials]
     _refuse_members(archive, next(iter(sets)), variants)

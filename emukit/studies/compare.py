@@ -286,7 +286,7 @@ def _by_seed(runs: Sequence[Run]) -> list[Compared]:
             "the runs differ in their seed alone",
             found=compared[0].name,
             expected="runs of two recipes at least",
-            hint="`emukit validate MODEL --seeds N` says how far seeds of one recipe differ",
+            hint="`emukit evaluate MODEL --seeds N` says how far seeds of one recipe differ",
         )
     return compared
 

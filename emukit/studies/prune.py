@@ -15,7 +15,7 @@ from pathlib import Path
 from emukit.errors import EmukitError, RunError
 from emukit.files import below, exclusive, parse_json, read_text, remove_folder, sweep
 from emukit.recipes.catalogue import identity_digest
-from emukit.runs import crossval, validate
+from emukit.runs import crossval, protocols
 from emukit.runs.listing import RunSummary, find_runs, list_runs, never_started, summarise_run
 from emukit.runs.record import RECORD_FILE, RunRecord, read_record
 from emukit.runs.study_files import remove_traces
@@ -25,7 +25,7 @@ from emukit.submission import ENTRY_FILE, Entry, read_entry
 SUBMISSIONS = "submissions"
 # Results over several runs, in a folder that holds these.
 STUDY_FILE = "study.json"
-TOGETHER = (validate.REPORT_FILE, crossval.REPORT_FILE, STUDY_FILE)
+TOGETHER = (protocols.REPORT_FILE, crossval.REPORT_FILE, STUDY_FILE)
 BEING_WRITTEN = "another process is writing it"
 MAY_GO = "it may go once that folder is removed"
 

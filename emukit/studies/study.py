@@ -149,7 +149,7 @@ class Study(Settings):
             combinations, where these are fewer; none when None.
         together: Trials that are asked for before the scores of any of them are known.
         seeds: Runs of each variant under each protocol, where a seed decides anything.
-        protocols: As for `emukit validate --protocols`; the card's default when None.
+        protocols: As for `emukit evaluate --protocols`; the card's default when None.
         match: With a budget, all variants train the same number of ``epochs``, or epochs of the same ``cost``.
         budget: Time that all runs together may take, such as 30m; epochs are those of the recipes when None.
     """

@@ -147,10 +147,10 @@ class Engine(Generic[A]):
             wrong.pop("gradient_norm", None)
         return wrong
 
-    def _predict(self, frames: Tensor) -> Tensor:
+    def _predict(self, *inputs: Tensor) -> Tensor:
         dtype = AUTOCAST.get(self.settings.precision)
         with torch.autocast(self.comm.device.type, dtype, enabled=dtype is not None):
-            return self.distributed(frames).float()
+            return self.distributed(*inputs).float()
 
     def _batch_loss(self, addresses: Sequence[A], ramp: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss of a batch of which every process computes a part.
@@ -175,9 +175,9 @@ class Engine(Generic[A]):
             return self._objective.loss(joined, sample, ramp=ramp)
         copies = 1 if len(addresses) >= comm.world else comm.world
 
-        def predict(frames: Tensor) -> Tensor:
+        def predict(*inputs: Tensor) -> Tensor:
             with replicated(self.network, copies):
-                return self._predict(frames)
+                return self._predict(*inputs)
 
         return self._objective.loss(predict, sample, ramp=ramp, mean=comm.mean(copies * len(addresses)))
 

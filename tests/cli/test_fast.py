@@ -37,11 +37,11 @@ def test_train_takes_the_fast_recipe(emukit, demo_store, recipes):
     assert record["command"].startswith("emukit train mine --fast ")
 
 
-def test_validate_and_crossval_take_the_fast_recipe(emukit, demo_store, recipes):
-    answer = emukit("validate", "mine", "--fast", "--data", demo_store, "--protocols", "official", "-q")
+def test_evaluate_and_crossval_take_the_fast_recipe(emukit, demo_store, recipes):
+    answer = emukit("evaluate", "mine", "--fast", "--data", demo_store, "--protocols", "official", "-q")
     assert answer.code == 0, answer.err
     assert "mine-fast, official validation" in " ".join(answer.out.split())
-    record = json.loads(Path("runs/validate-mine-fast/mine-fast-official-s0/run.json").read_text())
+    record = json.loads(Path("runs/evaluate-mine-fast/mine-fast-official-s0/run.json").read_text())
     assert record["recipe"]["model"]["ridge"] == 7.0
     assert record["command"].startswith("emukit train mine-fast ")
     words = ("crossval", "mine", "--fast", "--data", demo_store, "--months", "900", "-q")
@@ -52,14 +52,15 @@ def test_validate_and_crossval_take_the_fast_recipe(emukit, demo_store, recipes)
     assert kept["recipes"]["mine-fast"]["digest"] == record["identity"]["recipe"]
 
 
-@pytest.mark.parametrize("verb", ["train", "validate", "crossval"])
+@pytest.mark.parametrize("verb", ["train", "evaluate", "crossval"])
 def test_what_has_no_fast_recipe_is_refused_with_those_that_have(emukit, demo_store, recipes, verb):
-    answer = emukit(verb, "linear", "--fast", "--data", demo_store)
+    more = ("--seeds", "1") if verb == "evaluate" else ()
+    answer = emukit(verb, "linear", "--fast", "--data", demo_store, *more)
     assert answer.code == 2
     assert "no fast recipe of linear" in answer.err
     assert "one that has one: mine\n" in answer.err
     assert not Path("runs").exists()
-    answer = emukit(verb, "nothing", "--fast", "--data", demo_store)
+    answer = emukit(verb, "nothing", "--fast", "--data", demo_store, *more)
     assert answer.code == 2
     assert "unknown emulator 'nothing'" in answer.err
 

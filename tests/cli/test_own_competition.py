@@ -68,7 +68,7 @@ def test_a_stranger_s_number_goes_the_whole_way(
     group, _, part = heading.partition(".")
     assert np.isfinite(kept[group][part])
     assert json.loads(Path("runs/r1/run.json").read_text())["data"]["scoring"]["name"] == (name or "generic")
-    answer = emukit("validate", "linear", *data, "--protocols", "k360", "--seeds", "1", "--out", "v", "-q")
+    answer = emukit("evaluate", "linear", *data, "--protocols", "k360", "--seeds", "1", "--out", "v", "-q")
     assert answer.code == 0, answer.err
     assert f"summary ({direction}" in answer.out
     line = json.loads(Path("v/validation.json").read_text())["scored"][0]["lines"]["one run"]

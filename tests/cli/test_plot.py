@@ -54,6 +54,7 @@ def test_all_pictures_of_realisations_are_whole(emukit, demo_store):
         "seasons.png",
         "spectra.png",
         "ranks.png",
+        "spread.png",
         "weather.json",
     }
     for picture in folder.glob("*.png"):

@@ -129,6 +129,22 @@ def test_ensemble_is_scored_from_the_command_line_beside_the_climate_model(emuki
         assert f"{variable} fair CRPS, {unit} {own:.3f} {real:.3f}" in shown
 
 
+def test_leaderboard_says_what_the_ensemble_scored_and_refuses_a_damaged_one(emukit, sampled_run):
+    assert emukit("evaluate", sampled_run, "--members", "3", "-q").code == 0
+    path = Path(sampled_run) / "ensembles" / "validation.json"
+    found = json.loads(path.read_text())
+    rows = json.loads(emukit("leaderboard", sampled_run, "--no-published", "--format", "json").out)
+    (own,) = (row for row in rows if row["kind"] == "run" and "validation" in row["split"])
+    crps, real = (found[part]["tas"]["crps"] for part in ("ensemble", "climate_model"))
+    assert own["note"].startswith(f"ensemble of 3: fair CRPS tas {crps:.3f} (members {real:.3f}), spread over error ")
+    del found["ensemble"]["pr"]["crps"]
+    path.write_text(json.dumps(found))
+    answer = emukit("leaderboard", sampled_run)
+    assert answer.code == 2
+    assert "ensembles/validation.json is damaged" in answer.err
+    path.unlink()
+
+
 def test_ensemble_score_of_one_answer_is_refused(emukit, linear_run):
     answer = emukit("evaluate", linear_run, "--members", "3", "-q")
     assert answer.code == 2

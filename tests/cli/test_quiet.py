@@ -15,7 +15,7 @@ from tests.cli.conftest import TINY
         "predict RUN --scenario ssp245 --out p.nc",
         "plan simple-cnn --data STORE --set training.segments.per_batch=2",
         "submit RUN --out entry",
-        "validate climatology --protocols official --data STORE --out v",
+        "evaluate climatology --protocols official --data STORE --out v",
         "crossval climatology --data STORE --out c",
         "data windows STORE",
         "data demo d.zarr --grid 4x6 --years 85",

@@ -35,9 +35,9 @@ def test_a_printed_file_trains_with_its_change_and_its_run_is_called_after_it(em
 
 
 def test_validate_crossval_and_models_take_a_file(emukit, demo_store, mine):
-    answer = emukit("validate", mine, "--data", demo_store, "--protocols", "official", "-q")
+    answer = emukit("evaluate", mine, "--data", demo_store, "--protocols", "official", "-q")
     assert answer.code == 0, answer.err
-    record = read_record(Path("runs/validate-mine/mine-official-s0"))
+    record = read_record(Path("runs/evaluate-mine/mine-official-s0"))
     assert record.recipe["model"]["ridge"] == 3.0
     answer = emukit("crossval", mine, "linear", "--data", demo_store, "--months", "900", "-q")
     assert answer.code == 0, answer.err

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 
-from emukit.metrics.ensemble import EnsembleSums, fair_crps, score_ensemble
+from emukit.metrics.ensemble import EnsembleSums, crps, fair_crps, score_ensemble
 
 RNG = np.random.default_rng(5)
 WEIGHTS = np.array([[1.0, 1.0, 1.0], [3.0, 3.0, 3.0]])
@@ -83,3 +84,14 @@ def test_single_realisation_has_an_absolute_error_and_no_spread():
     part = scored(x, y)["tas"]
     assert part.spread_over_error is None
     assert part.crps == pytest.approx((np.abs(x[0, :, 0] - y[:, 0]).mean(0) * WEIGHTS).sum() / WEIGHTS.sum())
+
+
+def test_scores_of_a_gaussian_are_the_exact_ones():
+    """CRPS of N(0, 1) and 0.6: y (2 Phi(y) - 1) + 2 phi(y) - 1 / sqrt(pi), whatever the number of realisations."""
+    y = 0.6
+    exact = y * (2 * norm.cdf(y) - 1) + 2 * norm.pdf(y) - 1 / np.pi**0.5
+    assert exact == pytest.approx(0.373156, abs=1e-6)
+    x = np.random.default_rng(7).normal(size=(5, 200_000))
+    assert fair_crps(x, np.full(200_000, y)).mean() == pytest.approx(exact, abs=0.002)
+    # Pairs of a realisation with itself make five realisations look worse than they are: by half of E|x - x'| / 5.
+    assert crps(x, np.full(200_000, y)).mean() == pytest.approx(exact + 1 / np.pi**0.5 / 5, abs=0.002)

@@ -28,6 +28,9 @@ SIZES: dict[str, dict[str, int]] = {
         ("patch_rows", "patch_columns", "dim", "heads", "frame_blocks", "month_blocks", "mlp_ratio"), 1
     )
     | {"linear": 0},
+    "dit": dict.fromkeys(("patch_rows", "patch_columns", "dim", "heads", "blocks", "mlp_ratio"), 1),
+    "denoising-unet": dict.fromkeys(("width", "depth", "hidden"), 1),
+    "local-cnn": dict.fromkeys(("width", "blocks"), 1),
 }
 SIZE_CASES = [(name, option, least) for name, sizes in SIZES.items() for option, least in sizes.items()]
 HUGE = 10**14

@@ -127,6 +127,15 @@ def test_realisations_are_a_band_with_the_first_as_its_line():
     np.testing.assert_array_equal(drawn(axes)["prediction: the first of them"], 2.0)
 
 
+def test_many_realisations_are_a_fan_whose_inner_band_holds_half_of_them():
+    x, many = np.arange(3.0), np.arange(9.0)[:, None] * np.ones(3)
+    (axes,) = draw_years([Years("tas", Curves(x, np.zeros((1, 3)), many))], (0.0, 1.0), [], "title").axes
+    outer, inner = (c for c in axes.collections if isinstance(c, PolyCollection))
+    assert (outer.get_paths()[0].vertices[:, 1].min(), outer.get_paths()[0].vertices[:, 1].max()) == (0, 8)
+    assert (inner.get_paths()[0].vertices[:, 1].min(), inner.get_paths()[0].vertices[:, 1].max()) == (2, 6)
+    assert inner.get_label() == "half of them"
+
+
 def test_the_truth_stands_out_among_the_members():
     x = np.arange(3.0)
     members = np.array([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0], [3.0, 3.0, 3.0]])

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.collections import QuadMesh
 from rich.console import Console
 
 from emukit.data.archive import Archive
@@ -16,6 +17,7 @@ from emukit.emulators.base import Emulator
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.sampled import Sampled
 from emukit.errors import ProtocolError
+from emukit.figures.maps import draw_maps
 from emukit.figures.variability import weather_table
 from emukit.metrics.variability import VariabilityStatistics, rank_histogram
 from emukit.progress import silent_reporter
@@ -28,6 +30,7 @@ from emukit.report.plot_data import (
     mean_years,
     power,
     ranks,
+    spread_rows,
     year_of,
 )
 from emukit.report.variability import compare_variability
@@ -183,8 +186,29 @@ def test_ensemble_is_ten_realisations_of_which_the_first_is_the_prediction(sampl
     assert mean_years(shown)[0][0].cycle.predictions.shape == (10, 12)
     assert power(shown)[0][0].curves.predictions.shape[0] == 10
     figures, left_out = draw(shown, "title")
-    assert set(figures) == {"maps", "change", "years", "seasons", "spectra", "ranks"}
+    assert set(figures) == {"maps", "change", "years", "seasons", "spectra", "ranks", "spread"}
     assert left_out == {}
+
+
+def test_maps_of_spread_are_of_realisations_and_members_about_their_own_means(sampled):
+    archive, emulator, span = sampled
+    shown = collect(emulator, archive, span)
+    tas, pr = spread_rows(shown)
+    assert (tas.positive, tas.label, pr.label) == (True, "spread of tas (K)", "spread of pr (mm/day)")
+    members = archive["ssp370"].targets[:, 121:181].astype(float)
+    expected = np.sqrt(members.var(0, ddof=1).mean(0))
+    own = np.sqrt(np.stack(shown.ensemble).astype(float).var(0, ddof=1).mean(0))
+    for v, row in enumerate((tas, pr)):
+        np.testing.assert_allclose(row.panels[0].error, own[v], rtol=1e-6)
+        np.testing.assert_allclose(row.panels[1].error, expected[v], rtol=1e-6)
+        np.testing.assert_allclose(row.apart.error, own[v] - expected[v], atol=1e-6)
+    assert f"{np.sqrt(archive.grid.mean(expected[0] ** 2)):.3f}" in tas.panels[1].title
+    figure = draw_maps([tas, pr], archive.grid, "title", earth=False)
+    scales = [mesh.norm for axes in figure.axes for mesh in axes.collections if isinstance(mesh, QuadMesh)][:3]
+    assert [s.vmin for s in scales] == [0, 0, -scales[2].vmax]
+    one = replace(shown, members={2: shown.members[2]})
+    assert spread_rows(one) == []
+    assert "single member" in draw(one, "title")[1]["spread"]
 
 
 def test_weather_is_compared_as_members_are_with_each_other(warming):
@@ -244,6 +268,7 @@ def test_one_member_has_no_yardstick_and_no_second_map():
     assert set(figures) == {"maps", "change", "years", "seasons"}
     assert "24 months are too few" in left_out["spectra"]
     assert "one answer" in left_out["ranks"]
+    assert "one answer" in left_out["spread"]
     longer = compare_variability(collect(emulator, archive, Span("ssp370", 0, 120, (0,))))
     assert longer.between_members is None
     assert longer.as_dict()["difference between two members"] is None

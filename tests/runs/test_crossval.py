@@ -16,7 +16,7 @@ from emukit.errors import ProtocolError, RunError
 from emukit.metrics import Moments
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
-from emukit.runs import validate as module
+from emukit.runs import protocols as module
 from emukit.runs.crossval import (
     VALIDATION,
     blocked_folds,
@@ -26,9 +26,9 @@ from emukit.runs.crossval import (
     validation_fold,
 )
 from emukit.runs.evaluate import evaluate, noise_ceiling, score_emulator
+from emukit.runs.protocols import named_protocols
 from emukit.runs.run import read_run, train_run
 from emukit.runs.submit import submit_run
-from emukit.runs.validate import named_protocols
 from tests.cli.conftest import TINY
 from tests.coded import coded_archive, score_moments, warming_archive
 

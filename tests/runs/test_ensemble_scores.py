@@ -13,7 +13,10 @@ from emukit.emulators.variance_matched import VarianceMatched
 from emukit.emulators.wrapper import Wrapper
 from emukit.errors import ProtocolError, RunError
 from emukit.metrics import Moments
+from emukit.metrics.deviations import Deviations, ZonalPower
 from emukit.metrics.ensemble import EnsembleSums, score_ensemble
+from emukit.metrics.regional import RankCounts, Regions, energy_score
+from emukit.metrics.two_sample import two_sample_test
 from emukit.progress import Reporter
 from emukit.runs.ensemble_scores import evaluate_ensemble, save_ensemble
 from tests.coded import score_moments, warming_archive
@@ -41,21 +44,77 @@ def test_scores_are_those_of_all_realisations_against_all_members(made, tmp_path
     plain = score_ensemble(sums, archive.grid.weights, archive.variables)
     assert found.realisations == 4
     for v in archive.variables:
-        assert found.parts[v].crps == pytest.approx(plain[v].crps, rel=1e-6)
-        assert found.parts[v].ranks == pytest.approx(plain[v].ranks)
+        assert found.parts[v].cells.crps == pytest.approx(plain[v].crps, rel=1e-6)
+        assert found.parts[v].cells.ranks == pytest.approx(plain[v].ranks)
     real = EnsembleSums.zero(2, truths[0].shape[1:])
     for m in range(3):
         real += EnsembleSums.of(np.stack([t for k, t in enumerate(truths) if k != m]), truths[m])
     plain = score_ensemble(real, archive.grid.weights, archive.variables)
-    assert found.real["pr"].crps == pytest.approx(plain["pr"].crps)
+    assert found.real["pr"].cells.crps == pytest.approx(plain["pr"].crps)
     own = truths[span.members[0]]
     mean = score_moments(Moments.of(x.mean(0), own), archive.grid.weights)
     assert found.mean.value == pytest.approx(mean.value, rel=1e-6)
     assert found.one.value == pytest.approx(score_moments(Moments.of(x[0], own), archive.grid.weights).value, rel=1e-6)
     save_ensemble(tmp_path, "validation", found)
     kept = json.loads((tmp_path / "ensembles" / "validation.json").read_text())
-    assert kept["ensemble"]["tas"]["crps"] == found.parts["tas"].crps
+    assert kept["ensemble"]["tas"]["crps"] == found.parts["tas"].cells.crps
     assert kept["mean_of_realisations"]["score"] == found.mean.value
+
+
+def test_regional_numbers_are_of_all_members_and_of_the_members_each_among_the_others(made):
+    archive, _, _, sampled = made
+    found = evaluate_ensemble(sampled, archive, (Span("ssp126", 60, 120, (2,)),), 4, QUIET)
+    regions, scenario = Regions.of(archive.grid), archive["ssp126"]
+    x = np.stack([regions.means(sampled.member(i).predict_fields(scenario, 60, 120)) for i in range(4)])
+    y = np.stack([regions.means(scenario.truth(m, 60, 120)) for m in scenario.members])
+    own, real = found.parts["pr"].regional, found.real["pr"].regional
+    plain = np.mean([energy_score(x[:, :, 1], t[:, 1], regions.area).mean() for t in y])
+    assert own.energy == pytest.approx(plain, rel=1e-6)
+    plain = [energy_score(np.delete(y[:, :, 1], m, 0), y[m, :, 1], regions.area).mean() for m in range(3)]
+    assert real.energy == pytest.approx(np.mean(plain), rel=1e-6)
+    block = np.arange(60) // 6
+    assert own.flatness == RankCounts.of(x[:, :, 1], list(y[:, :, 1]), block).flatness()
+    assert own.by_member[1] == RankCounts.of(x[:, :, 1], [y[1, :, 1]], block).flatness().p
+    # All members together would be flat by construction: the one that is scored stands for them.
+    assert real.flatness == RankCounts.of(y[:2, :, 1], [y[2, :, 1]], block).flatness()
+    assert real.by_member[2] == real.flatness.p
+    assert len(set(real.by_member)) == 3
+    described = Deviations.of(x, regions.area, 12, ZonalPower.zero(4, 2, archive.grid) + _zonal(sampled, scenario))
+    assert found.parts["pr"].variability.memory.mean == pytest.approx(described.memory[:, 1].mean(), rel=1e-5)
+    assert found.parts["pr"].variability.annual_variance.low == pytest.approx(
+        described.annual_variance[:, 1].min(), rel=1e-5
+    )
+    truths = np.stack([scenario.truth(m, 60, 120) for m in scenario.members])
+    members = Deviations.of(y, regions.area, 12, ZonalPower.of(truths, archive.grid))
+    assert found.real["pr"].variability == members.statistics(1, members, own=True)
+    assert found.parts["pr"].variability.zonal_spectrum.mean == pytest.approx(
+        described.statistics(1, members).zonal_spectrum.mean, rel=1e-5
+    )
+    pairs = list(zip(y, x[:3], strict=True))
+    assert found.two_sample == two_sample_test(pairs, scenario.time.season[60:120], 12)
+    assert found.two_sample_real == two_sample_test(
+        [(y[0], y[1]), (y[1], y[2]), (y[2], y[0])], scenario.time.season[60:120], 12
+    )
+
+
+def _zonal(emulator, scenario):
+    fields = np.stack([emulator.member(i).predict_fields(scenario, 60, 120) for i in range(4)])
+    return ZonalPower.of(fields, emulator.grid)
+
+
+def test_what_runs_from_a_beginning_is_asked_once_for_a_span(made, monkeypatch):
+    archive, _, _, sampled = made
+    asked = []
+    predict = Sampled.predict_fields
+
+    def noted(self, scenario, start, stop):
+        asked.append((start, stop))
+        return predict(self, scenario, start, stop)
+
+    monkeypatch.setattr(Sampled, "predict_fields", noted)
+    monkeypatch.setattr(Sampled, "from_beginning", True)
+    evaluate_ensemble(sampled, archive, (Span("ssp126", 30, 120, (0,)),), 2, QUIET)
+    assert set(asked) == {(30, 120)}
 
 
 def test_spans_of_several_members_are_drawn_once_and_scored_each(made):

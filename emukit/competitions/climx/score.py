@@ -173,8 +173,13 @@ def score_index(truth: NDArray[np.floating], prediction: NDArray[np.floating]) -
         ValueError: The shapes differ or do not fit the grid, or a value is not finite.
     """
     g, p = _checked(truth, prediction)
-    variance = g.var(0)
-    error = ((g - p) ** 2).mean(0)
+    departure = g - g.mean(0)
+    variance = _mean_square(departure)
+    np.subtract(g, p, out=departure)
+    error = _mean_square(departure)
+    # One value that is not finite shows in the sums of its cell.
+    if not (np.isfinite(variance).all() and np.isfinite(error).all()):
+        raise ValueError("a value is not finite")
     with np.errstate(invalid="ignore"):
         efficiency = (variance - error) / (variance + error)
     return _index_score(efficiency, variance)
@@ -196,6 +201,8 @@ def crps_efficiency(truth: NDArray[np.floating], members: NDArray[np.floating], 
         ValueError: As in `score_index`.
     """
     g, _ = _checked(truth, members[0])
+    if not (np.isfinite(g).all() and np.isfinite(members).all()):
+        raise ValueError("a value is not finite")
     reference = np.abs(g[:, None] - g[None]).mean((0, 1)) / 2
     score = crps(members.astype(np.float64), g, fair=fair).mean(0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -221,10 +228,12 @@ def expand(field: NDArray[np.floating]) -> NDArray[np.floating]:
 def _checked(truth: NDArray[np.floating], prediction: NDArray[np.floating]) -> tuple[Field, Field]:
     if truth.shape != prediction.shape or truth.ndim != 3:
         raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} must both be (K, Y, X)")
-    g, p = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
-    if not (np.isfinite(g).all() and np.isfinite(p).all()):
-        raise ValueError("a value is not finite")
-    return g, p
+    return np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
+
+
+def _mean_square(values: Field) -> Field:
+    """(Y, X) of (K, Y, X), without their squares in memory."""
+    return np.asarray(np.einsum("kyx,kyx->yx", values, values) / len(values))
 
 
 def _by_region(efficiency: Field, variance: Field) -> tuple[Field, Field]:

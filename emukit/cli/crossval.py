@@ -1,4 +1,4 @@
-"""`emukit validate` and `emukit crossval`: scores that choose among recipes, and what they are worth."""
+"""`emukit crossval`, and `emukit evaluate` of a recipe: scores that choose among recipes, and what they are worth."""
 
 from __future__ import annotations
 
@@ -24,32 +24,42 @@ Setting = Annotated[
     list[str] | None, typer.Option("--set", metavar="a.b=c", help="One setting, repeatable: training.epochs=5.")
 ]
 
+Protocols = Annotated[
+    str | None,
+    typer.Option(
+        "--protocols",
+        help="Train a MODEL under these, with commas: official, k360, loso:SCENARIO, and loso:all, every scenario that "
+        "can be left out and scored. Default: the data card's, and loso:all.",
+        metavar="NAME,...",
+        show_default=False,
+    ),
+]
+# Two say nothing of how far seeds are apart.
+SEEDS = 3
+Seeds = Annotated[
+    int | None,
+    typer.Option(
+        "--seeds",
+        help=f"Runs of a MODEL under each protocol, where the seed changes anything. Default: {SEEDS}.",
+        metavar="N",
+        min=1,
+        max=1000,
+        show_default=False,
+    ),
+]
+
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    commands.add(
-        app, validate, "emukit validate linear --data demo --protocols official,loso:all", group=commands.TRAIN
-    )
+    app.command(hidden=True, cls=commands.Command)(validate)
     commands.add(app, crossval, "emukit crossval linear climatology --data demo", group=commands.TRAIN)
 
 
 def validate(
     model: o.Model,
-    protocols: Annotated[
-        str | None,
-        typer.Option(
-            help="With commas: official, k360, loso:SCENARIO, and loso:all, every scenario that can be left out and "
-            "scored. Default: the data card's, and loso:all.",
-            metavar="NAME,...",
-            show_default=False,
-        ),
-    ] = None,
-    seeds: Annotated[
-        int, typer.Option(help="Runs under each protocol, where the seed changes anything.", min=1, max=1000)
-    ] = 3,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the runs. Default: runs/validate-MODEL.", show_default=False)
-    ] = None,
+    protocols: Protocols = None,
+    seeds: Seeds = None,
+    out: Annotated[Path | None, typer.Option(show_default=False)] = None,
     data: o.Data = None,
     recipe: RecipeFile = None,
     settings: Setting = None,
@@ -61,38 +71,73 @@ def validate(
     convert: o.Convert = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Train under several protocols and seeds; show the scores, their spread, and the reference lines.
+    """The earlier spelling of `emukit evaluate MODEL --protocols ...`."""
+    from emukit.recipes.catalogue import model_label
+    from emukit.recipes.load import fast_name
 
-    The runs are kept, with everything printed in validation.json; the same command continues where it was stopped.
-    """
+    o.reporter(quiet).say("note: `emukit validate` is now `emukit evaluate MODEL --protocols ...`")
+    evaluate_recipe(
+        model,
+        protocols=protocols,
+        seeds=seeds,
+        # Where it always wrote: the same command continues what it began.
+        out=out or Path("runs") / f"validate-{model_label(fast_name(model) if fast else model)}",
+        data=data,
+        recipe=recipe,
+        settings=settings,
+        fast=fast,
+        format=o.chosen_format(format, markdown),
+        track=track,
+        card=card,
+        convert=convert,
+        quiet=quiet,
+    )
+
+
+def evaluate_recipe(
+    model: str,
+    *,
+    protocols: str | None,
+    seeds: int | None,
+    out: Path | None,
+    data: str | None,
+    recipe: Path | None,
+    settings: list[str] | None,
+    fast: bool,
+    format: o.Formats,
+    track: str | None,
+    card: str | None,
+    convert: list[str] | None,
+    quiet: bool,
+) -> None:
+    """Train a recipe under several protocols and seeds, and show the scores: `emukit evaluate MODEL`."""
     from emukit.errors import RecipeError
     from emukit.recipes.catalogue import model_label
     from emukit.recipes.load import fast_name, load_recipe
     from emukit.recipes.schema import networks_of
+    from emukit.runs.protocols import REPORT_FILE
+    from emukit.runs.protocols import evaluate_recipe as run_all
     from emukit.runs.record import DataArguments
-    from emukit.runs.validate import REPORT_FILE
-    from emukit.runs.validate import validate as run_all
-    from emukit.runs.validation_table import summary_markdown, summary_table
+    from emukit.runs.score_tables import summary_markdown, summary_table
     from emukit.training.engine import Execution
     from emukit.training.tracking import check_tracker
 
-    format = o.chosen_format(format, markdown)
     model = fast_name(model) if fast else model
     chosen = load_recipe(model, recipe, settings or ())
     if track is not None:
         if not networks_of(chosen):
             raise RecipeError(f"{model} is fitted in closed form: --track would do nothing", hint="leave it out")
         check_tracker(track)
-    folder = out or Path("runs") / f"validate-{model_label(model)}"
+    folder = out or Path("runs") / f"evaluate-{model_label(model)}"
     reporter = o.reporter(quiet)
-    with _alone("validate", folder) as comm:
+    with _alone("evaluate", folder) as comm:
         result = run_all(
             o.open_named(data, card, convert, reporter),
             chosen,
             model,
             folder,
             protocols=protocols,
-            seeds=seeds,
+            seeds=SEEDS if seeds is None else seeds,
             data_arguments=DataArguments(card, o.conversions(convert)),
             comm=comm,
             execution=Execution(track=track),

@@ -1,5 +1,5 @@
-"""How a validation is printed: for every set of months a table, with a reference and the limit next to what was
-reached.
+"""How scores of a run or a recipe are printed: for every set of months a table, with a reference and the limit next to
+what was reached.
 
 Invariant: a line is shown under the months it was reached on, or names its fold; scores of different months share no
 table but as means, or as differences, over the same folds.

@@ -1,4 +1,4 @@
-"""`emukit validate` that prints other tables than it keeps."""
+"""`emukit evaluate MODEL` and `emukit crossval` that print other tables than they keep, or train unasked."""
 
 import json
 import shutil
@@ -8,7 +8,7 @@ import pytest
 
 
 def test_from_recipe_to_table(emukit, demo_store):
-    words = ("validate", "linear", "--data", demo_store, "--protocols", "official,loso:all", "--out", "v")
+    words = ("evaluate", "linear", "--data", demo_store, "--protocols", "official,loso:all", "--out", "v")
     answer = emukit(*words, "--set", "model.ridge=30.0")
     assert answer.code == 0, answer.err
     assert "one run is enough" in answer.err
@@ -23,7 +23,7 @@ def test_from_recipe_to_table(emukit, demo_store):
     assert record["command"] == (
         f"emukit train linear --data {demo_store} --set model.ridge=30.0 --protocol loso:ssp126 --seed 0"
     )
-    again = emukit(*words, "--set", "model.ridge=30.0", "--markdown")
+    again = emukit(*words, "--set", "model.ridge=30.0", "--format", "md")
     assert f"| one run | {together['lines']['one run']['score']:.4f} |" in again.out
     assert again.err.count("\nrun ") == len(kept["runs"])
     other = emukit(*words)
@@ -31,23 +31,77 @@ def test_from_recipe_to_table(emukit, demo_store):
     assert "another configuration" in other.err
 
 
+def test_the_earlier_spelling_continues_what_it_began(emukit, demo_store):
+    words = ("climatology", "--data", demo_store, "--protocols", "official", "--seeds", "1")
+    old = emukit("validate", *words)
+    assert old.code == 0, old.err
+    assert "is now `emukit evaluate MODEL" in old.err
+    folder = Path("runs/validate-climatology/climatology-official-s0")
+    before = (folder / "run.json").read_bytes()
+    again = emukit("validate", *words, "--markdown", "-q")
+    assert "| one run | " in again.out
+    assert again.err == ""
+    new = emukit("evaluate", *words, "--out", "runs/validate-climatology", "--format", "json", "-q")
+    assert json.loads(new.out) == json.loads(Path("runs/validate-climatology/validation.json").read_text())
+    assert (folder / "run.json").read_bytes() == before
+    assert emukit("--help").out.count("validate") == 0
+
+
+def test_a_recipe_that_is_named_alone_is_not_trained(emukit, demo_store):
+    """A misspelt run folder must not cost hours."""
+    for what in ("linear", "cnn-gru-fast", "mine.toml", "module:Name"):
+        answer = emukit("evaluate", what, "--data", demo_store)
+        assert answer.code == 2
+        assert f"emukit evaluate {what} --protocols" in answer.err
+    assert "--set" not in emukit("evaluate", "runs/lienar", "--data", demo_store).err
+    answer = emukit("evaluate", "linear", "--data", demo_store, "--set", "model.ridge=1.0")
+    assert (answer.code, "--protocols or --seeds" in answer.err) == (2, True)
+    assert not Path("runs").exists()
+
+
+def test_options_of_a_recipe_do_nothing_for_a_run_and_are_refused(emukit, linear_run):
+    for words in (
+        ("--protocols", "k360"),
+        ("--seeds", "2"),
+        ("--out", "o"),
+        ("--set", "model.ridge=1.0"),
+        ("--recipe", "a.toml"),
+        ("--fast",),
+        ("--track", "wandb"),
+    ):
+        answer = emukit("evaluate", linear_run, *words)
+        assert answer.code == 2
+        assert f"{words[0]} would do nothing" in answer.err
+    for words in (("--split", "test"), ("--members", "4")):
+        answer = emukit("evaluate", "linear", "--protocols", "official", *words)
+        assert answer.code == 2
+        assert f"{words[0]} would do nothing" in answer.err
+
+
+def test_a_run_folder_of_a_recipes_name_is_a_run(emukit, linear_run):
+    shutil.copytree(linear_run, "linear")
+    answer = emukit("evaluate", "linear", "-q")
+    assert answer.code == 0, answer.err
+    assert "validation" in answer.out
+
+
 def test_mistakes_are_said_before_anything_is_trained(emukit, demo_store):
-    answer = emukit("validate", "linear", "--data", demo_store, "--protocols", "official,loso:nowhere", "--out", "v")
+    answer = emukit("evaluate", "linear", "--data", demo_store, "--protocols", "official,loso:nowhere", "--out", "v")
     assert answer.code == 2
     assert "loso:nowhere" in answer.err
     assert not Path("v").exists()
-    assert emukit("validate", "linear", "--data", demo_store, "--seeds", "0", "--out", "v").code == 2
+    assert emukit("evaluate", "linear", "--data", demo_store, "--seeds", "0", "--out", "v").code == 2
 
 
 def test_precision_that_would_reach_no_network_is_refused(emukit, demo_store):
-    answer = emukit("train", "anchored", "--precision", "bf16", "--data", demo_store)
+    answer = emukit("train", "residual-correction", "--precision", "bf16", "--data", demo_store)
     assert answer.code == 2
-    assert "does not reach the networks in anchored" in answer.err
+    assert "does not reach the networks in residual-correction" in answer.err
 
 
 @pytest.mark.parametrize("words", ["", "k360,,loso:all", ","])
 def test_empty_name_of_a_protocol_is_not_the_default(emukit, demo_store, words):
-    answer = emukit("validate", "linear", "--data", demo_store, "--protocols", words, "--out", "v")
+    answer = emukit("evaluate", "linear", "--data", demo_store, "--protocols", words, "--out", "v")
     assert answer.code == 2
     assert "empty name" in answer.err
 

@@ -30,11 +30,11 @@ from emukit.recipes.schema import Recipe, seeds_within
 from emukit.runs.evaluate import ensemble_member, evaluate, noise_ceiling, scored_spans
 from emukit.runs.record import DataArguments, Scoring
 from emukit.runs.run import Run, finished_run, run_name, save_evaluation, train_run
-from emukit.runs.validation_table import Block, Summary
+from emukit.runs.score_tables import Block, Summary
 from emukit.training.engine import Execution
 
 REPORT_FILE = "validation.json"
-REPORT = json_kind("the results of `emukit validate`", ("model", "recipe", "scored", "runs"))
+REPORT = json_kind("the results of `emukit evaluate MODEL`", ("model", "recipe", "scored", "runs"))
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Validation:
-    """All that `validate` found.
+class RecipeEvaluation:
+    """What `evaluate_recipe` found.
 
     Attributes:
         model: Name of the recipe.
@@ -214,7 +214,7 @@ def chosen_seeds(recipe: Recipe, number: int) -> tuple[int, ...]:
     return tuple(range(0, number * reach, reach)) if is_random(recipe.model_dump()) else (0,)
 
 
-def validate(
+def evaluate_recipe(
     archive: Archive,
     recipe: Recipe,
     model: str,
@@ -227,7 +227,7 @@ def validate(
     execution: Execution | None = None,
     command: str | None = None,
     reporter: Reporter,
-) -> Validation:
+) -> RecipeEvaluation:
     """Train a recipe under every protocol with every seed, and score each run where its protocol lets it be scored.
 
     What is in `out` from before is kept: a finished run of the same configuration is read, an interrupted one
@@ -292,7 +292,7 @@ def validate(
         scored.append(_mean(left_out))
     competition = competition_of(archive)
     digests = recipe.digest, archive.digest
-    result = Validation(model, *digests, chosen, competition, tuple(scored), not_scored, tuple(runs))
+    result = RecipeEvaluation(model, *digests, chosen, competition, tuple(scored), not_scored, tuple(runs))
     with new_output(out / REPORT_FILE, REPORT, overwrite=True) as temporary:
         temporary.write_text(json.dumps(result.as_dict(), indent=1), encoding="utf-8")
     return result

@@ -15,11 +15,11 @@ from emukit.errors import ProtocolError, RecipeError, RunError
 from emukit.metrics import Score
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
-from emukit.runs import validate as module
+from emukit.runs import protocols as module
 from emukit.runs.evaluate import noise_ceiling, other_runs, score_emulator
+from emukit.runs.protocols import RecipeEvaluation, Scored, chosen_seeds, evaluate_recipe, named_protocols
 from emukit.runs.run import read_run, train_run
-from emukit.runs.validate import Scored, Validation, chosen_seeds, named_protocols, validate
-from emukit.runs.validation_table import markdown, summary_markdown
+from emukit.runs.score_tables import markdown, summary_markdown
 from tests.cli.conftest import TINY
 from tests.coded import warming_archive
 from tests.runs.test_evaluate import partly_hidden
@@ -51,7 +51,7 @@ def archive():
 def linear(archive, tmp_path_factory):
     reporter = Listening()
     out = tmp_path_factory.mktemp("validate")
-    return validate(
+    return evaluate_recipe(
         archive, load_recipe("linear"), "linear", out, reporter=reporter, protocols="k360,loso:all"
     ), reporter
 
@@ -126,7 +126,7 @@ def test_summary_says_how_far_seeds_are_apart():
     }
     values = [s.value for s in scores.values()]
     scored = Scored("k360", "validation", ("m",), scores, None, None)
-    (line,) = Validation("m", "r", "d", (0, 1), cse151b(), (scored,), {}, ()).summary()
+    (line,) = RecipeEvaluation("m", "r", "d", (0, 1), cse151b(), (scored,), {}, ()).summary()
     assert (line.seeds, line.score) == (2, pytest.approx(np.mean(values)))
     assert line.spread == pytest.approx(np.std(values, ddof=1))
     assert line.cells()[-2:] == ("", "")
@@ -179,17 +179,17 @@ def test_finished_runs_are_read_interrupted_ones_go_on(archive, tmp_path, monkey
     monkeypatch.setattr(module, "train_run", counting)
     words = {"protocols": "k360,loso:ssp585", "seeds": 2, "reporter": QUIET, "command": "emukit train cnn-gru"}
     with pytest.raises(KeyboardInterrupt):
-        validate(archive, recipe, "cnn-gru", tmp_path, **words)
-    result = validate(archive, recipe, "cnn-gru", tmp_path, **words)
+        evaluate_recipe(archive, recipe, "cnn-gru", tmp_path, **words)
+    result = evaluate_recipe(archive, recipe, "cnn-gru", tmp_path, **words)
     names = [f"cnn-gru-{p}-s{s}" for p in ("k360", "loso-ssp585") for s in (0, 1)]
     assert trained == [names[0], names[1], *names[1:]]
     assert [Path(r).name for r in result.runs] == names
-    again = validate(archive, recipe, "cnn-gru", tmp_path, **words)
+    again = evaluate_recipe(archive, recipe, "cnn-gru", tmp_path, **words)
     assert len(trained) == 5
     assert again.as_dict() == result.as_dict()
     # A record that was never finished is of a run that continues, whatever else is in its folder.
     read_run(tmp_path / names[2]).record.model_copy(update={"state": "training"}).write(tmp_path / names[2])
-    assert validate(archive, recipe, "cnn-gru", tmp_path, **words).as_dict() == result.as_dict()
+    assert evaluate_recipe(archive, recipe, "cnn-gru", tmp_path, **words).as_dict() == result.as_dict()
     assert trained[5:] == [names[2]]
     # The record says what trains this run, not what trains them all.
     assert read_run(tmp_path / names[3]).record.command == "emukit train cnn-gru --protocol loso:ssp585 --seed 1"
@@ -208,13 +208,13 @@ def test_finished_runs_are_read_interrupted_ones_go_on(archive, tmp_path, monkey
 
     other = load_recipe("cnn-gru", assignments=[*TINY_NETWORK, "training.segments.length=30"])
     with pytest.raises(RunError, match="another configuration"):
-        validate(archive, other, "cnn-gru", tmp_path, **words)
+        evaluate_recipe(archive, other, "cnn-gru", tmp_path, **words)
 
 
 def test_seeds_of_runs_share_no_network(tmp_path, monkeypatch):
     assert chosen_seeds(load_recipe("cnn-gru"), 3) == (0, 1, 2)
     assert chosen_seeds(load_recipe("ensemble"), 3) == (0, 3, 6)
-    assert chosen_seeds(load_recipe("anchored"), 2) == (0, 1)
+    assert chosen_seeds(load_recipe("residual-correction"), 2) == (0, 1)
     assert chosen_seeds(load_recipe("linear"), 3) == (0,)
     # A wrapper that draws is given the seed of the run, whatever it wraps.
     monkeypatch.setitem(EMULATORS.built_in, "ensemble", replace(EMULATORS["ensemble"], takes_seed=True))
