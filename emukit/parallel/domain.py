@@ -456,18 +456,21 @@ class DividedDropout(nn.Dropout):
         return values * self.sphere.mask(values, 1 - self.p)
 
 
-def check_divisible(name: str, network: type[nn.Module]) -> None:
-    """Refuse a network that does not say that it looks at fields through `emukit.sphere` alone.
+def check_divisible(name: str, part: Any) -> None:
+    """Refuse a network or loss term that does not say that it looks at fields through `emukit.sphere` alone.
+
+    Args:
+        name: Of it, for people.
+        part: A network's class, or what builds a loss term.
 
     Raises:
         TrainingError: It cannot be divided, or nobody knows.
     """
-    divides = getattr(network, "DIVIDES", False)
+    divides = getattr(part, "DIVIDES", part.__module__.startswith("emukit.losses."))
     if divides is not True:
         raise TrainingError(
             f"{name} cannot be divided in space",
-            found=divides
-            or "a network that does not say DIVIDES = True: that it looks beyond a cell through emukit.sphere alone",
+            found=divides or "it does not say DIVIDES = True: that it looks beyond a cell through emukit.sphere alone",
             hint="leave --domain out; --strategy fsdp divides the model, --devices the batch",
         )
 

@@ -29,6 +29,7 @@ from emukit.emulators.variability import refuse_same_runs
 from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import ProtocolError
 from emukit.losses.named import loss_terms
+from emukit.losses.registry import TERMS
 from emukit.models.precision import matmul_precision
 from emukit.models.registry import NETWORKS, build_network, count_parameters
 from emukit.objectives.registry import REGRESSION
@@ -251,6 +252,9 @@ class Trainer:
         if comm.domain.world > 1:
             sphere = DividedSphere(comm.domain, archive.grid.shape)
             check_divisible(recipe.emulator, NETWORKS.load(recipe.emulator))
+            tables = recipe.loss.for_variables(archive.variables).tables.values()
+            for term in {name for table in tables for name in table}:
+                check_divisible(f"the loss term {term}", TERMS.load(term))
         rows = sphere.rows(*archive.grid.shape)
         source = SegmentSampler(learned, split.train, encoder, normalizer, recipe.training.segments, comm.device, rows)
         self._track = execution.track

@@ -30,6 +30,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "cnn-gru": {"width": 4, "stages": 2, "features": 4, "hidden": 8, "linear": 4, "squeeze_excitation": True},
     "convlstm": {"width": 4, "stages": 1, "hidden": 4, "linear": 4, "layers": 2, "checkpoint": True, "dropout": 0.2},
     "plain-unet": {"width": 4, "depth": 2},
+    "dit": {"patch_rows": 4, "patch_columns": 4, "dim": 16, "heads": 2, "blocks": 2},
+    "denoising-unet": {"width": 8, "depth": 1, "hidden": 8},
     "simple-cnn": {"width": 4, "depth": 2, "dropout": 0.0},
     "transformer": {"patch_rows": 4, "patch_columns": 4, "dim": 16, "heads": 2, "linear": 4, "dropout": 0.2},
 }
@@ -178,6 +180,15 @@ def test_a_network_that_does_not_say_so_is_divided() -> None:
 
     with pytest.raises(TrainingError, match="foreign:Net cannot be divided"):
         check_divisible("foreign:Net", Foreign)
+
+
+def test_a_loss_term_that_does_not_say_so_is_divided() -> None:
+    def term(context: object) -> None: ...
+
+    with pytest.raises(TrainingError, match="the loss term mine cannot be divided"):
+        check_divisible("the loss term mine", term)
+    for name in TERMS:
+        check_divisible(name, TERMS.load(name))
 
 
 def test_processes_that_do_not_fill_their_groups_train() -> None:
