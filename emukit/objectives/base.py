@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -51,7 +51,7 @@ class AddressedNoise:
     realisations: Sequence[int]
     steps: Sequence[Sequence[int]]
     fields: tuple[int, int, int, int]
-    rows: slice = slice(None)
+    rows: slice = field(default_factory=lambda: slice(None))
 
     def __call__(self, channels: int) -> Tensor:
         """Those of each frame: of seed, realisation and step."""

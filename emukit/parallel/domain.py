@@ -482,12 +482,12 @@ def divide(network: nn.Module, sphere: DividedSphere) -> None:
     """
     for module in list(network.modules()):
         for name, child in list(module.named_children()):
-            kind = type(child)
-            if kind is nn.GroupNorm:
-                norm = DividedGroupNorm(child.num_groups, child.num_channels, child.eps, child.affine, device="meta")
-                norm.weight, norm.bias = child.weight, child.bias
-                new: Any = norm
-            elif kind is nn.Dropout:
+            new: DividedGroupNorm | DividedDropout
+            # Their subclasses are what this or another module has put there, and know what they do.
+            if isinstance(child, nn.GroupNorm) and type(child) is nn.GroupNorm:
+                new = DividedGroupNorm(child.num_groups, child.num_channels, child.eps, child.affine, device="meta")
+                new.weight, new.bias = child.weight, child.bias
+            elif isinstance(child, nn.Dropout) and type(child) is nn.Dropout:
                 new = DividedDropout(child.p)
             else:
                 continue
