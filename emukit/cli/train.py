@@ -160,7 +160,7 @@ def train(
     from emukit.parallel.comm import open_comm
     from emukit.parallel.launch import inside_torchrun, relaunch
     from emukit.recipes.load import fast_name, load_recipe
-    from emukit.recipes.schema import NetworkRecipe, network_paths, networks_of
+    from emukit.recipes.schema import GeneratorRecipe, NetworkRecipe, network_paths, networks_of
     from emukit.runs.record import RECORD_FILE, DataArguments
     from emukit.runs.run import FINAL, finished_run, read_run, run_name, train_run
     from emukit.training.engine import Execution
@@ -185,6 +185,9 @@ def train(
         devices = domain
     execution = Execution(strategy.value if strategy else "ddp", compile, channels_last, track, domain)
     networks = networks_of(chosen)
+    if isinstance(chosen, GeneratorRecipe) and objective:
+        chosen = load_recipe(model, recipe, [*(settings or ()), f"predictor.objective.name={objective}"], loss)
+        objective = None
     if not networks:
         given = {
             "--devices": devices > domain,
@@ -196,7 +199,10 @@ def train(
             "--channels-last": channels_last,
             "--track": track,
         }
-        _refuse_for_closed_form(model, [name for name, value in given.items() if value])
+        why = (
+            "trains its networks in one process" if isinstance(chosen, GeneratorRecipe) else "is fitted in closed form"
+        )
+        _refuse_without_networks(model, [name for name, value in given.items() if value], why)
     else:
         if track is not None:
             check_tracker(track)
@@ -292,8 +298,8 @@ def train(
                 report.say(f"to look at it: {look}")
 
 
-def _refuse_for_closed_form(model: str, given: list[str]) -> None:
-    """Refuse options that only the training of networks has.
+def _refuse_without_networks(model: str, given: list[str], why: str) -> None:
+    """Refuse options that only the training of networks of their own has.
 
     Raises:
         RecipeError: There are some.
@@ -302,7 +308,7 @@ def _refuse_for_closed_form(model: str, given: list[str]) -> None:
 
     if given:
         raise RecipeError(
-            f"{model} is fitted in closed form: {' and '.join(given)} would do nothing",
+            f"{model} {why}: {' and '.join(given)} would do nothing",
             hint=f"emukit train {model}, without",
         )
 

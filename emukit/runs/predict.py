@@ -264,9 +264,7 @@ def predict_ensemble(
             expected=f"up to {size(room)}, most of what is free on this machine",
             hint=f"--members {room // (2 * one)}" if room >= 2 * one else "end other programs, or use a larger machine",
         )
-    number = xr.Variable("member", range(members), {"standard_name": "realization"})
-    realisations = [emulator.member(i).predict(forcings, start, stop) for i in range(members)]
-    return xr.concat(realisations, number, combine_attrs="identical")
+    return emulator.predict(forcings, start, stop, members)
 
 
 def check_place(out: Path, overwrite: bool = False) -> None:
