@@ -7,7 +7,10 @@ import pytest
 
 from emukit.data.protocol import make_split
 from emukit.data.store import open_store
-from emukit.emulators.energy_balance import CORE, EnergyBalanceEmulator, Forced
+from emukit.emulators.energy_balance import EnergyBalanceEmulator
+from emukit.emulators.features import check_feature, feature, forcing_of
+from emukit.emulators.forced_balance import CORE, PARAMETERS, Forced
+from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import load_emulator
 from emukit.errors import ProtocolError, RecipeError
 from emukit.physics.calibration import Calibration
@@ -157,3 +160,24 @@ def test_given_parameters_of_one_layer_work(archive, split):
     emulator = EnergyBalanceEmulator.fit(archive, split, capacity=(20.0,), exchange=())
     assert emulator.forced.calibration.balance.layers == 1
     assert np.isfinite(emulator.predict_fields(archive["ssp245"], 0, 12)).all()
+
+
+def test_the_warming_is_a_feature_of_other_emulators(archive, split):
+    """Two scenarios that end apart: what linear explains the global mean by is the default energy balance's warming."""
+    s = archive["ssp585"]
+    warming = feature(CORE, s, archive.grid)
+    forced = Forced.at(s, archive.grid, ("CO2", "CH4", "SO2"), Calibration.of(PARAMETERS))
+    np.testing.assert_array_equal(warming, forced.course(s, archive.grid).surface.numpy())
+    assert warming[-1] - warming[0] > 1.5 > feature(CORE, archive["ssp126"], archive.grid)[-1] - warming[0]
+    assert forcing_of(CORE) == ""
+    emulator = LinearEmulator.fit(archive, split, features=(), warming=(CORE,), harmonics=0)
+    globe = archive.grid.mean(emulator.predict_fields(s, 0, 1020)[:, 0]).reshape(85, 12).mean(1)
+    core = warming[:1020].reshape(85, 12).mean(1)
+    assert np.corrcoef(globe, core)[0, 1] > 1 - 1e-6
+
+
+def test_the_feature_says_which_forcing_is_missing(archive):
+    s = archive["ssp585"]
+    bare = replace(s, forcings={k: v for k, v in s.forcings.items() if k != "CH4"})
+    with pytest.raises(ProtocolError, match="forcing CH4 of the feature 'energy-balance'"):
+        check_feature(CORE, bare, archive.grid)
