@@ -208,6 +208,19 @@ class EnergyBalanceEmulator(LinearEmulator):
         """(T,) the warming of the energy balance, or a feature."""
         return _series(self.forced, name, scenario, self.grid)
 
+    def budget(self, scenario: Scenario) -> dict[str, dict[str, NDArray[np.float64]]]:
+        """Forcings, what a warmer surface sends back, the net flux, and the temperatures of the layers."""
+        forced = self.forced
+        terms = forced.forcing(scenario, self.grid) * forced.calibration.factors.numpy()[:, None]
+        course = forced.course(scenario, self.grid)
+        fluxes = {name: term for name, term in zip(forced.names, terms, strict=True) if name}
+        net = course.flux.numpy()
+        layers = ("surface", *(f"layer {i}" for i in range(2, course.mean.shape[1] + 1)))
+        return {
+            "W m-2": {**fluxes, "sent back": net - terms.sum(0), "net": net},
+            "K": {name: course.mean[:, i].numpy() for i, name in enumerate(layers)},
+        }
+
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """As `LinearEmulator.state`, with the energy balance."""
         meta, arrays = super().state()
