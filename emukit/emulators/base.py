@@ -167,6 +167,14 @@ class Emulator(ABC):
             ProtocolError: A forcing that the emulator needs is missing, or has another shape.
         """
 
+    def budget(self, scenario: Scenario) -> dict[str, dict[str, NDArray[np.float64]]]:
+        """The energy budget that its answer to a scenario rests on; empty where it rests on none.
+
+        Returns:
+            Unit to the (T,) series of all steps in it, by name.
+        """
+        return {}
+
     def clip_to_bounds(self, fields: NDArray[np.floating]) -> None:
         """Put the nearest bound of its variable in the place of what lies beyond, in the (T, V, Y, X) fields."""
         for v, variable in enumerate(self.domain.described):
