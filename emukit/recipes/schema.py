@@ -138,10 +138,14 @@ def _objective_settings(value: object) -> object:
     return kind.model_validate(dict(table))
 
 
+# Any objective, with its own options.
+AnyObjective = Annotated[SerializeAsAny[ObjectiveSettings], BeforeValidator(_objective_settings)]
+
+
 class NetworkRecipe(Recipe):
     """A network, what it reads, what it is asked for, and how it is trained."""
 
-    objective: Annotated[SerializeAsAny[ObjectiveSettings], BeforeValidator(_objective_settings)] = ObjectiveSettings()
+    objective: AnyObjective = ObjectiveSettings()
 
     inputs: InputSettings = InputSettings()
     targets: TargetsSettings = TargetsSettings()
