@@ -151,6 +151,11 @@ EMULATORS: Registry[EmulatorEntry] = Registry(
             made_as="closed-form",
             takes_seed=True,
         ),
+        "downscaled": EmulatorEntry(
+            "emukit.emulators.downscaled:Downscaled",
+            "a coarse emulator, trained on the coarsened data, with a downscaling run behind it",
+            made_as="wrapper",
+        ),
         "neural": EmulatorEntry(
             "emukit.emulators.neural:NeuralEmulator", "any network of the network table", made_as="stepwise"
         ),

@@ -111,9 +111,10 @@ class WrapperTrainer:
         self._selected = selected
         self._class: type[Wrapper] = EMULATORS.load(recipe.emulator)
         _check_wrapper(archive, recipe, split)
+        self._base_archive = self._class.base_archive(archive, **recipe.options)
         # Refused before others are trained.
         self._finished = {
-            number: finished_emulator(run, recipe.parts[number][0], archive, split)
+            number: finished_emulator(run, recipe.parts[number][0], self._base_archive, split)
             for number, run in recipe.finished.items()
         }
 
@@ -167,11 +168,13 @@ class WrapperTrainer:
             seed, before = self._seed + copy, selected.base(number, name) if selected else None
             if self._class.residual and bases:
                 assert isinstance(recipe, NetworkRecipe)  # the recipe's own check
-                trainer = Trainer(self._archive, recipe, split, seed, self._comm, self._execution, bases[0], before)
+                trainer = Trainer(
+                    self._base_archive, recipe, split, seed, self._comm, self._execution, bases[0], before
+                )
                 trained: Emulator
                 trained, outcome = trainer.train(place, reporter)
             else:
-                finish = prepare(self._archive, recipe, split, seed, self._comm, self._execution, before)
+                finish = prepare(self._base_archive, recipe, split, seed, self._comm, self._execution, before)
                 trained, outcome = finish(place, reporter)
             bases.append(trained)
             outcomes.append(outcome)
@@ -182,6 +185,8 @@ def _check_wrapper(archive: Archive, recipe: WrapperRecipe, split: Split) -> Non
     """Refuse what a wrapper, or one that it wraps, would refuse after its bases were trained."""
     kind = EMULATORS.load(recipe.emulator)
     kind.check(archive, **recipe.options)
+    # Its bases are checked on the data that they are trained on.
+    archive = kind.base_archive(archive, **recipe.options)
     if kind.varied:
         refuse_same_runs(archive, split.train)
     if kind.cross_fitted and len({s.scenario for s in split.train}) < 2:
