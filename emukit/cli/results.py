@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from emukit.cli import commands
 from emukit.cli import options as o
 from emukit.terminal import echo, open_console
+
+if TYPE_CHECKING:
+    from emukit.metrics.competition import Detail
+    from emukit.runs.evaluate import Evaluation
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -52,6 +58,8 @@ def evaluate(
     import json
 
     from emukit.cli.show import ENSEMBLE_HEADINGS, ensemble_rows, evaluation_block
+    from emukit.competitions.registry import competition_of
+    from emukit.runs.derived import detail_tables, ensemble_tables
     from emukit.runs.ensemble import evaluate_ensemble, save_ensemble
     from emukit.runs.evaluate import evaluate as score
     from emukit.runs.evaluate import scored_spans
@@ -74,6 +82,13 @@ def evaluate(
         save_evaluation(run, evaluation)
     else:
         report.say("note: other data than it was trained on; the score is shown, not kept in the run")
+    derived = competition_of(archive).derive is not None
+    if derived:
+        tables = detail_tables(emulator, archive, spans) if format in ("table", "json") else []
+        if members is not None:
+            tables += ensemble_tables(emulator, archive, spans, members, report)
+        _print_derived(run.name, evaluation, tables, format)
+        return
     if members is None:
         o.print_blocks([evaluation_block(run.name, evaluation)], format, evaluation.as_dict())
         return
@@ -85,6 +100,23 @@ def evaluate(
         return
     o.print_blocks([evaluation_block(run.name, evaluation)], format, None)
     o.print_rows(ENSEMBLE_HEADINGS, ensemble_rows(ensemble, archive.card), format)
+
+
+def _print_derived(name: str, evaluation: Evaluation, tables: Sequence[tuple[str, Detail]], format: o.Formats) -> None:
+    """A score of what is derived from years, and further tables; these are shown, not kept."""
+    import json
+
+    from emukit.cli.show import evaluation_block
+
+    if format == "json":
+        further = [{"span": span, **asdict(table)} for span, table in tables]
+        echo(json.dumps({**evaluation.as_dict(), "tables": further}, indent=1))
+        return
+    o.print_blocks([evaluation_block(name, evaluation)], format, None)
+    for span, table in tables:
+        if format == "table":
+            echo(span)
+        o.print_rows(table.headings, table.rows[: table.most or None], format)
 
 
 def predict(
