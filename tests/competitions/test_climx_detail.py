@@ -74,7 +74,7 @@ def test_regions_are_sorted_by_the_mean_of_their_indices(fields):
 
 
 def test_realisations_are_scored_together_and_alone(fields):
-    warming, truth, said = fields
+    _warming, truth, said = fields
     members = np.stack([said, said + 1, said - 1])
     table = ensemble_table(members, truth)
     row = table.rows[1]
