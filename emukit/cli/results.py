@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +14,10 @@ from emukit.cli import commands
 from emukit.cli import options as o
 from emukit.cli.crossval import Protocols, RecipeFile, Seeds, Setting, evaluate_recipe
 from emukit.terminal import echo, open_console
+
+if TYPE_CHECKING:
+    from emukit.metrics.competition import Detail
+    from emukit.runs.evaluate import Evaluation
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -109,6 +114,8 @@ def evaluate(
         return
     run, split = Path(what), split or "validation"
     from emukit.cli.show import ENSEMBLE_HEADINGS, ensemble_rows, evaluation_block
+    from emukit.competitions.registry import competition_of
+    from emukit.runs.derived import detail_tables, ensemble_tables
     from emukit.runs.ensemble_scores import evaluate_ensemble, save_ensemble
     from emukit.runs.evaluate import evaluate as score
     from emukit.runs.evaluate import scored_spans
@@ -131,6 +138,13 @@ def evaluate(
         save_evaluation(run, evaluation)
     else:
         report.say("note: other data than it was trained on; the score is shown, not kept in the run")
+    derived = competition_of(archive).derive is not None
+    if derived:
+        tables = detail_tables(emulator, archive, spans) if format in ("table", "json") else []
+        if members is not None:
+            tables += ensemble_tables(emulator, archive, spans, members, report)
+        _print_derived(run.name, evaluation, tables, format)
+        return
     if members is None:
         o.print_blocks([evaluation_block(run.name, evaluation)], format, evaluation.as_dict())
         return
@@ -187,6 +201,23 @@ def _is_recipe(
             hint="leave it out; or `emukit evaluate RUN` with one of the runs that this makes",
         )
     return True
+
+
+def _print_derived(name: str, evaluation: Evaluation, tables: Sequence[tuple[str, Detail]], format: o.Formats) -> None:
+    """A score of what is derived from years, and further tables; these are shown, not kept."""
+    import json
+
+    from emukit.cli.show import evaluation_block
+
+    if format == "json":
+        further = [{"span": span, **asdict(table)} for span, table in tables]
+        echo(json.dumps({**evaluation.as_dict(), "tables": further}, indent=1))
+        return
+    o.print_blocks([evaluation_block(name, evaluation)], format, None)
+    for span, table in tables:
+        if format == "table":
+            echo(span)
+        o.print_rows(table.headings, table.rows[: table.most or None], format)
 
 
 def predict(

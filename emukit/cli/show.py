@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -169,6 +169,14 @@ def _part(reached: float | None) -> str:
 
 def _known(seconds: float | None) -> str:
     return "?" if seconds is None else duration(seconds)
+
+
+def cost_table(title: str, rows: Iterable[tuple[str, str, str]]) -> Table:
+    """What, how much, and a remark, a line each."""
+    table = _cost_table(title)
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def _cost_table(title: str) -> Table:
