@@ -44,8 +44,7 @@ def bench_climx(runs: int = 3) -> list[Figure]:
             measure(f"{here}:prepare_write", (str(place / f"{seed}.parquet"), str(seed)))
         for ending in ("parquet", "csv"):
             path = str(place / f"written.{ending}")
-            prepare = f"{here}:prepare_write"
-            out.append(_alone(f"ClimX write {ending}", prepare, runs, FILE_SECONDS, SCORE_MB, path, "0"))
+            out.append(
                 _alone(f"ClimX write {ending}", f"{here}:prepare_write", runs, FILE_SECONDS, SCORE_MB, path, "0")
             )
             out.append(_alone(f"ClimX check {ending}", f"{here}:prepare_check", runs, FILE_SECONDS, SCORE_MB, path))
