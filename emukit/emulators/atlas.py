@@ -402,7 +402,7 @@ class Atlas(Wrapper):
     def own_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Statistics and networks."""
         arrays = {f"space.{name}": values for name, values in self.space.arrays().items()}
-        own: dict[str, Any] = {"seed": self.seed, "space": self.space.numbers()}
+        own: dict[str, Any] = {"seed": self.seed, "number": self.number, "space": self.space.numbers()}
         for name, part in ((PREDICTOR, self.predictor), (PROJECTOR, self.projector)):
             own[name] = part.plain()
             arrays |= {f"{name}.{k}": v.detach().cpu().numpy() for k, v in part.network.state_dict().items()}
@@ -425,7 +425,8 @@ class Atlas(Wrapper):
             projector = Part.from_plain(meta[PROJECTOR], part(PROJECTOR), count, domain.grid.shape)
         except RecipeError as e:
             raise ValueError(f"{e.what}: {e.found or e.expected}") from e
-        return cls(domain, bases, space, predictor, projector, arrays["climatology"], int(meta["seed"]))
+        seed, number = int(meta["seed"]), int(meta["number"])
+        return cls(domain, bases, space, predictor, projector, arrays["climatology"], seed, number)
 
 
 def _source(space: StateSpace, past: Tensor) -> Tensor:

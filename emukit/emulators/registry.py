@@ -151,6 +151,21 @@ EMULATORS: Registry[EmulatorEntry] = Registry(
             made_as="closed-form",
             takes_seed=True,
         ),
+        "downscaled": EmulatorEntry(
+            "emukit.emulators.downscaled:Downscaled",
+            "a coarse emulator, trained on the coarsened data, with a downscaling run behind it",
+            made_as="wrapper",
+        ),
+        "climx-climatology": EmulatorEntry(
+            "emukit.emulators.climx_baselines:ClimxClimatology",
+            "a baseline of the ClimX organisers: monthly means of the historical run, half a month early",
+            made_as="closed-form",
+        ),
+        "climx-lps": EmulatorEntry(
+            "emukit.emulators.climx_baselines:ClimxPatternScaling",
+            "a baseline of the ClimX organisers: straight lines in CO2 and in the global mean temperature",
+            made_as="closed-form",
+        ),
         "neural": EmulatorEntry(
             "emukit.emulators.neural:NeuralEmulator", "any network of the network table", made_as="stepwise"
         ),

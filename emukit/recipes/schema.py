@@ -138,6 +138,10 @@ def _objective_settings(value: object) -> object:
     return kind.model_validate(dict(table))
 
 
+# Any objective, with its own options.
+AnyObjective = Annotated[SerializeAsAny[ObjectiveSettings], BeforeValidator(_objective_settings)]
+
+
 def check_levels(objective: ObjectiveSettings, network: str) -> None:
     """Refuse an objective that needs more of a network than it can.
 
@@ -155,7 +159,7 @@ def check_levels(objective: ObjectiveSettings, network: str) -> None:
 class NetworkRecipe(Recipe):
     """A network, what it reads, what it is asked for, and how it is trained."""
 
-    objective: Annotated[SerializeAsAny[ObjectiveSettings], BeforeValidator(_objective_settings)] = ObjectiveSettings()
+    objective: AnyObjective = ObjectiveSettings()
 
     inputs: InputSettings = InputSettings()
     targets: TargetsSettings = TargetsSettings()

@@ -242,9 +242,10 @@ def _shared_score(emulator: Emulator, archive: Archive, span: Span, comm: Comm) 
     terms = tuple(competition.terms)
     moments = Moments.zero((len(archive.variables), *archive.grid.shape), terms)
     blocks = [(a, min(a + BLOCK_MONTHS, span.stop)) for a in range(span.start, span.stop, BLOCK_MONTHS)]
-    for (start, stop), counts in comm.padded_rounds(blocks):
+    # Processes that share a globe predict together, and have the whole of it; one of them scores.
+    for (start, stop), counts in comm.data.padded_rounds(blocks):
         prediction = emulator.predict_fields(scenario, start, stop)
-        if counts:
+        if counts and comm.domain.main:
             moments += competition.moments(prediction, scenario.truth(span.members[0], start, stop))
     whole = Moments.unpack(comm.sum(moments.pack()), terms)
     return competition.score(whole, archive.grid.weights, archive.variables)
@@ -255,9 +256,9 @@ def _shared_by_span(emulator: Emulator, archive: Archive, spans: tuple[Span, ...
     competition, variables = competition_of(archive), scored_variables(archive)
     shape, terms = (len(variables), *archive.grid.shape), tuple(competition.terms)
     moments = [Moments.zero(shape, terms) for _ in spans]
-    for (i, span), counts in comm.padded_rounds(list(enumerate(spans))):
+    for (i, span), counts in comm.data.padded_rounds(list(enumerate(spans))):
         prediction = emulator.predict_fields(archive[span.scenario], span.start, span.stop)
-        if counts:
+        if counts and comm.domain.main:
             truth = archive[span.scenario].truth(span.members[0], span.start, span.stop)
             moments[i] = span_moments(archive, span, prediction, truth)
     whole = [Moments.unpack(comm.sum(m.pack()), terms) for m in moments]

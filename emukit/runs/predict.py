@@ -20,8 +20,12 @@ from emukit.data.residency import host_free
 from emukit.data.store import scenario_from_dataset
 from emukit.data.zarr_writer import append_zarr, write_zarr
 from emukit.emulators.base import Emulator
+from emukit.emulators.neural import NeuralEmulator
+from emukit.emulators.wrapper import Wrapper
 from emukit.errors import RunError
 from emukit.outputs import MARK, Kind, marked, netcdf_kind, new_output, refuse_taken, zarr_kind
+from emukit.parallel.comm import Comm
+from emukit.parallel.domain import DividedSphere, check_divisible, divide
 from emukit.planning.memory import SAFE
 from emukit.progress import Reporter
 from emukit.runs.run import Run
@@ -32,7 +36,13 @@ NAME = "a prediction of `emukit predict`"
 
 
 def predict_scenario(
-    run: Run, archive: Archive, scenario: str, members: int | None = None, *, reporter: Reporter
+    run: Run,
+    archive: Archive,
+    scenario: str,
+    members: int | None = None,
+    *,
+    comm: Comm | None = None,
+    reporter: Reporter,
 ) -> xr.Dataset:
     """Predict every month of a scenario that the run's window can reach.
 
@@ -41,17 +51,29 @@ def predict_scenario(
         archive: Its forcings are predicted from.
         scenario: A scenario of the archive.
         members: How many realisations, along a dimension ``member``; None: one prediction, without that dimension.
+        comm: The processes that share a globe, each of which makes this call and gets the whole; None: this one alone.
         reporter: Is told of forcings far outside the training.
 
     Raises:
         ProtocolError: The scenario is not there, or lacks a forcing.
-        RunError: Realisations were asked of an emulator that has one answer, or more of them than memory holds.
+        RunError: Realisations were asked of an emulator that has one answer, or more of them than memory holds; or no
+            network is to be divided.
+        TrainingError: A network cannot be divided.
     """
-    return _predicted(run, run.emulator(archive), archive[scenario], members, archive.digest, reporter)
+    emulator = run.emulator(archive)
+    if comm:
+        share_globe(emulator, comm)
+    return _predicted(run, emulator, archive[scenario], members, archive.digest, reporter)
 
 
 def predict_forcings(
-    run: Run, forcings: xr.Dataset, source: str, members: int | None = None, *, reporter: Reporter
+    run: Run,
+    forcings: xr.Dataset,
+    source: str,
+    members: int | None = None,
+    *,
+    comm: Comm | None = None,
+    reporter: Reporter,
 ) -> xr.Dataset:
     """Predict from forcings of one's own, without the store that the run was trained on.
 
@@ -60,6 +82,7 @@ def predict_forcings(
         forcings: The forcings that the run's data card names, on (time) or (time, y, x) of the run's grid.
         source: Where they are from, for the attributes.
         members: As for `predict_scenario`.
+        comm: Likewise.
         reporter: Likewise.
 
     Raises:
@@ -69,7 +92,36 @@ def predict_forcings(
     emulator = run.emulator()
     name = str(forcings.attrs.get("scenario", "")) or Path(source).stem
     scenario = scenario_from_dataset(forcings, card=emulator.domain.card, grid=emulator.grid, name=name)
+    if comm:
+        share_globe(emulator, comm)
     return _predicted(run, emulator, scenario, members, f"{source} ({scenario_digest(scenario)})", reporter)
+
+
+def share_globe(emulator: Emulator, comm: Comm) -> None:
+    """Divide the globe of every network of an emulator over processes that hold the same emulator.
+
+    Raises:
+        RunError: It has no network.
+        TrainingError: A network cannot be divided, or has too few rows.
+    """
+    if comm.domain.world == 1:
+        return
+    networks = _networks(emulator)
+    if not networks:
+        raise RunError(
+            f"--domain would do nothing: {emulator.kind} has no network whose fields could be divided",
+            hint="leave it out",
+        )
+    for part in networks:
+        check_divisible(part.network_name, type(part.network))
+        part.sphere = sphere = DividedSphere(comm.domain, part.grid.shape)
+        divide(part.network, sphere)
+
+
+def _networks(emulator: Emulator) -> list[NeuralEmulator]:
+    if isinstance(emulator, Wrapper):
+        return [part for base in emulator.bases for part in _networks(base)]
+    return [emulator] if isinstance(emulator, NeuralEmulator) else []
 
 
 def scenario_digest(scenario: Scenario) -> str:
@@ -114,6 +166,7 @@ def write_scenario(
     overwrite: bool = False,
     *,
     members: int | None = None,
+    comm: Comm | None = None,
     reporter: Reporter,
 ) -> None:
     """Predict a scenario and write it; of an archive on disk, each calendar year before the next is predicted.
@@ -125,6 +178,7 @@ def write_scenario(
         out: As for `write_prediction`; of an archive on disk a ``.zarr`` folder, with a year in each chunk.
         overwrite: Whether an earlier prediction there may be replaced.
         members: As for `predict_scenario`.
+        comm: Likewise; the first process writes. An archive on disk is predicted by one process alone.
         reporter: Shows the years, and is told of forcings far outside the training.
 
     Raises:
@@ -132,8 +186,16 @@ def write_scenario(
         EmukitError: As `check_place`, or it cannot be written.
     """
     if not archive.on_disk:
-        write_prediction(predict_scenario(run, archive, scenario, members, reporter=reporter), out, overwrite)
+        comm = comm or Comm()
+        predicted = predict_scenario(run, archive, scenario, members, comm=comm, reporter=reporter)
+        comm.main_only(lambda: write_prediction(predicted, out, overwrite))
         return
+    if comm and comm.world > 1:
+        raise RunError(
+            "an archive on disk is predicted by one process, a year at a time",
+            found=f"{comm.world} processes",
+            hint="leave --domain out",
+        )
     if out.suffix != ".zarr":
         raise RunError(
             f"{out.name} would be written whole, and does not fit into memory",
@@ -202,9 +264,7 @@ def predict_ensemble(
             expected=f"up to {size(room)}, most of what is free on this machine",
             hint=f"--members {room // (2 * one)}" if room >= 2 * one else "end other programs, or use a larger machine",
         )
-    number = xr.Variable("member", range(members), {"standard_name": "realization"})
-    realisations = [emulator.member(i).predict(forcings, start, stop) for i in range(members)]
-    return xr.concat(realisations, number, combine_attrs="identical")
+    return emulator.predict(forcings, start, stop, members)
 
 
 def check_place(out: Path, overwrite: bool = False) -> None:
