@@ -88,7 +88,7 @@ class Crps(Objective):
         frames = sample.frames
         shape = (*frames.shape[:2], self.noise, *frames.shape[-2:])
         drawn = [
-            forward(torch.cat((frames, torch.randn(shape, dtype=frames.dtype, device=frames.device)), 2))
+            forward(torch.cat((frames, self.composite.context.sphere.randn(shape, frames)), 2))
             for _ in range(self.realisations)
         ]
         with torch.autocast(frames.device.type, enabled=False):

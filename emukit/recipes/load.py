@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emukit.config import merge, parse_assignments, read_toml
-from emukit.emulators.registry import EMULATORS
+from emukit.emulators.registry import EMULATORS, present_name, with_present_names
 from emukit.errors import RecipeError
 from emukit.files import parse_json, read_text, shipped
 from emukit.losses.named import named_loss
@@ -36,7 +36,7 @@ def fast_name(name: str) -> str:
     Raises:
         RecipeError: There is none, or nothing of that name at all.
     """
-    names = recipe_names()
+    name, names = present_name(name), recipe_names()
     if name not in names and not name.endswith(TOML):
         raise unknown_emulator(name)
     if f"{name}{FAST}" not in names:
@@ -90,7 +90,7 @@ def load_recipe(
             )
         values["loss"], source = named_loss(loss), f"{source} with loss {loss}"
     if file is not None:
-        over = read_toml(file)
+        over = with_present_names(read_toml(file))
         admit(over)
         if "base" in over:
             over = _on_base(over, str(file), file.parent, ())
@@ -103,7 +103,7 @@ def load_recipe(
             )
         # A loss table is a recipe for one variable: it replaces the default one rather than mixing with it.
         values, source = _lay_over(values, over), str(file)
-    changes = parse_assignments(assignments)
+    changes = with_present_names(parse_assignments(assignments))
     admit(changes)
     changes = _with_base(expand_size(changes, values["emulator"]), values)
     if changes.get("emulator", values["emulator"]) != values["emulator"]:
@@ -210,6 +210,7 @@ def _load_base(recipe: Any, single: Mapping[str, Any], source: str) -> dict[str,
     from emukit.recipes.schema import base_tables
 
     over = {"emulator": recipe} if isinstance(recipe, str) else recipe
+    over = with_present_names(over) if isinstance(over, Mapping) else over
     if isinstance(over, Mapping) and "base" in over:
         values = _on_base(over, source, Path(), ())
     elif isinstance(over, Mapping) and isinstance(over.get("emulator"), str):
@@ -274,7 +275,7 @@ def _values_of(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     if not name.endswith(TOML):
         return shipped_values(name, seen)
     path = Path(name)
-    over = read_toml(path)
+    over = with_present_names(read_toml(path))
     admit(over)
     if "base" in over:
         return _on_base(over, name, path.parent, seen)
@@ -327,6 +328,7 @@ def shipped_values(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     Raises:
         RecipeError: There is no such name.
     """
+    name = present_name(name)
     values: dict[str, Any] = {"emulator": name}
     path = shipped_recipe(name)
     if path is not None:

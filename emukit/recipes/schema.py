@@ -25,7 +25,7 @@ from emukit.config import Settings, check, options_of
 from emukit.data.frames import InputSettings
 from emukit.data.targets import TargetSettings
 from emukit.data.variable import ROOTS
-from emukit.emulators.registry import EMULATORS
+from emukit.emulators.registry import EMULATORS, with_present_names
 from emukit.errors import RecipeError
 from emukit.losses.composite import CompositeLoss
 from emukit.models.registry import CONTEXT, NETWORKS
@@ -138,6 +138,10 @@ def _objective_settings(value: object) -> object:
     return kind.model_validate(dict(table))
 
 
+# Any objective, with its own options.
+AnyObjective = Annotated[SerializeAsAny[ObjectiveSettings], BeforeValidator(_objective_settings)]
+
+
 def check_levels(objective: ObjectiveSettings, network: str) -> None:
     """Refuse an objective that needs more of a network than it can.
 
@@ -155,7 +159,7 @@ def check_levels(objective: ObjectiveSettings, network: str) -> None:
 class NetworkRecipe(Recipe):
     """A network, what it reads, what it is asked for, and how it is trained."""
 
-    objective: Annotated[SerializeAsAny[ObjectiveSettings], BeforeValidator(_objective_settings)] = ObjectiveSettings()
+    objective: AnyObjective = ObjectiveSettings()
 
     inputs: InputSettings = InputSettings()
     targets: TargetsSettings = TargetsSettings()
@@ -424,6 +428,7 @@ def parse_recipe(values: Mapping[str, Any], source: str) -> Recipe:
     Raises:
         RecipeError: No or an unknown emulator, unknown or mistyped keys (all of them listed).
     """
+    values = with_present_names(values)
     name = values.get("emulator")
     if not isinstance(name, str):
         raise RecipeError(f"{source} names no emulator", expected=f"emulator = one of {', '.join(emulator_names())}")
