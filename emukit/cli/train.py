@@ -159,7 +159,7 @@ def train(
     from emukit.errors import RecipeError, RunError
     from emukit.parallel.comm import open_comm
     from emukit.parallel.launch import inside_torchrun, relaunch
-    from emukit.recipes.load import fast_name, load_recipe
+    from emukit.recipes.load import PARTS, fast_name, load_recipe
     from emukit.recipes.schema import GeneratorRecipe, NetworkRecipe, network_paths, networks_of
     from emukit.runs.record import RECORD_FILE, DataArguments
     from emukit.runs.run import FINAL, finished_run, read_run, run_name, train_run
@@ -185,9 +185,10 @@ def train(
         devices = domain
     execution = Execution(strategy.value if strategy else "ddp", compile, channels_last, track, domain)
     networks = networks_of(chosen)
-    if isinstance(chosen, GeneratorRecipe) and objective:
-        chosen = load_recipe(model, recipe, [*(settings or ()), f"predictor.objective.name={objective}"], loss)
-        objective = None
+    if isinstance(chosen, GeneratorRecipe) and (objective or precision):
+        words = [f"predictor.objective.name={objective}"] if objective else []
+        words += [f"{part}.training.precision={precision.value}" for part in PARTS] if precision else []
+        chosen, objective, precision = load_recipe(model, recipe, [*(settings or ()), *words], loss), None, None
     if not networks:
         given = {
             "--devices": devices > domain,

@@ -135,7 +135,7 @@ class WrapperTrainer:
         options = self._recipe.options | ({"seed": self._seed} if EMULATORS[self._recipe.emulator].seeded else {})
         parts: PartTrainer | None = None
         if isinstance(self._recipe, GeneratorRecipe):
-            parts = PartTrainer(self._recipe, self._archive, self._seed, self._comm, folder / "parts", reporter)
+            parts = PartTrainer(self._recipe, self._archive, self._seed, self._comm, folder / "bases", reporter)
             options["train"] = parts
         if self._selected:
             assert isinstance(self._selected.emulator, self._class)
