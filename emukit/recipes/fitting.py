@@ -222,7 +222,8 @@ def _fitted(
         left = tuple(n for n in names if n not in wrong)
         if not wrong:
             continue
-        if left and names in _shipped_lists(recipe.emulator, path):
+        with_states = isinstance(recipe, NetworkRecipe) and recipe.inputs.states
+        if (left or with_states) and names in _shipped_lists(recipe.emulator, path):
             changed[path] = left
             reporter.say(f"note: {prefix}{path} without {', '.join(wrong)}: {'; '.join(wrong.values())}")
         else:

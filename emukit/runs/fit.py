@@ -18,13 +18,14 @@ from emukit.data.archive import Archive
 from emukit.data.encodings import daily_fields, seasonal_fields
 from emukit.data.folds import leave_out
 from emukit.data.frames import FrameEncoder, static_fields
-from emukit.data.segments import SegmentSampler
 from emukit.data.split import Split
+from emukit.data.states import RolloutSampler, sampler_kind
 from emukit.data.targets import TargetNormalizer
 from emukit.emulators.anchored import Anchored, residual_archive
 from emukit.emulators.base import Emulator
 from emukit.emulators.neural import NeuralEmulator
 from emukit.emulators.registry import EMULATORS
+from emukit.emulators.trajectory import TrajectoryNetwork
 from emukit.emulators.variability import refuse_same_runs
 from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import ProtocolError
@@ -191,7 +192,7 @@ def _check_wrapper(archive: Archive, recipe: WrapperRecipe, split: Split) -> Non
 def _check_network(archive: Archive, recipe: NetworkRecipe) -> None:
     """Refuse what a network would refuse when its turn comes, without a statistic or a weight."""
     encodings = (f(recipe.inputs.seasonal, archive.grid, archive.time)[0] for f in (seasonal_fields, daily_fields))
-    channels = [*recipe.inputs.forcings, *(c for of in encodings for c in of)]
+    channels = [*recipe.inputs.forcings, *recipe.inputs.states, *(c for of in encodings for c in of)]
     statics, _ = static_fields(recipe.inputs, archive)
     count_parameters(
         recipe.emulator,
@@ -237,7 +238,8 @@ class Trainer:
         learned = archive if anchor is None else residual_archive(archive, anchor, split.train)
         targets = {v: recipe.targets.of(v) for v in archive.variables}
         normalizer = TargetNormalizer.fit(learned, split.train, targets)
-        source = SegmentSampler(learned, split.train, encoder, normalizer, recipe.training.segments, comm.device)
+        sampler = sampler_kind(recipe.inputs)
+        source = sampler(learned, split.train, encoder, normalizer, recipe.training.segments, comm.device)
         self._track = execution.track
         self._keep: KeptWeights | None = None
         self._ramp: Callable[[float], float] = recipe.loss.ramp
@@ -247,7 +249,10 @@ class Trainer:
             training = recipe.training.model_copy(update={"epochs": length.epochs})
             self._recipe = recipe = recipe.model_copy(update={"training": training})
             self._keep, self._ramp = length.keep, lambda done: recipe.loss.ramp(done * length.stretch)
-        network_only = NeuralEmulator(
+        kind, more = NeuralEmulator, {}
+        if isinstance(source, RolloutSampler):
+            kind, more = TrajectoryNetwork, {"states": source.states}
+        network_only = kind(
             archive.domain,
             recipe.emulator,
             recipe.options,
@@ -258,6 +263,7 @@ class Trainer:
             objective=recipe.objective.name,
             objective_options=recipe.objective.options,
             seed=seed,
+            **more,
         )
         self._emulator = network_only
         self._scored: Emulator = network_only if anchor is None else Anchored(archive.domain, (anchor, network_only))
