@@ -107,10 +107,17 @@ def evaluate(
         )
         return
     run, split = Path(what), split or "validation"
-    from emukit.cli.show import ENSEMBLE_HEADINGS, ensemble_rows, evaluation_block
+    from emukit.cli.show import (
+        ENSEMBLE_HEADINGS,
+        FORECAST_HEADINGS,
+        ensemble_rows,
+        evaluation_block,
+        forecast_rows,
+    )
     from emukit.runs.ensemble_scores import evaluate_ensemble, save_ensemble
     from emukit.runs.evaluate import evaluate as score
     from emukit.runs.evaluate import scored_spans
+    from emukit.runs.forecasts import evaluate_forecasts, save_forecasts
     from emukit.runs.run import read_run, save_evaluation
 
     report = o.reporter(quiet)
@@ -130,17 +137,24 @@ def evaluate(
         save_evaluation(run, evaluation)
     else:
         report.say("note: other data than it was trained on; the score is shown, not kept in the run")
-    if members is None:
-        o.print_blocks([evaluation_block(run.name, evaluation)], format, evaluation.as_dict())
-        return
-    ensemble = evaluate_ensemble(emulator, archive, spans, members, report)
-    if same:
+    forecasts = ensemble = None
+    if emulator.from_beginning:
+        forecasts = evaluate_forecasts(emulator, archive, months, spans, members, report)
+    if members is not None:
+        ensemble = evaluate_ensemble(emulator, archive, spans, members, report)
+    if same and forecasts:
+        save_forecasts(run, evaluation.name, forecasts)
+    if same and ensemble:
         save_ensemble(run, evaluation.name, ensemble)
     if format == "json":
-        echo(json.dumps({**evaluation.as_dict(), "ensemble": ensemble.as_dict()}, indent=1))
+        more = {"ensemble": ensemble, "forecasts": forecasts}
+        echo(json.dumps(evaluation.as_dict() | {k: v.as_dict() for k, v in more.items() if v}, indent=1))
         return
     o.print_blocks([evaluation_block(run.name, evaluation)], format, None)
-    o.print_rows(ENSEMBLE_HEADINGS, ensemble_rows(ensemble, archive.card), format)
+    if forecasts:
+        o.print_rows(FORECAST_HEADINGS, forecast_rows(forecasts, archive.card), format)
+    if ensemble:
+        o.print_rows(ENSEMBLE_HEADINGS, ensemble_rows(ensemble, archive.card), format)
 
 
 def _is_recipe(
@@ -209,6 +223,23 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    begin: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STEP",
+            help="First step of a trajectory, such as 2000-06-29T06. Default: the first test step, or the one after "
+            "--initial.",
+            show_default=False,
+        ),
+    ] = None,
+    initial: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.nc",
+            help="Fields that a trajectory begins from, such as an earlier prediction, which it continues.",
+            show_default=False,
+        ),
+    ] = None,
     overwrite: o.Overwrite = False,
     data: o.TrainedData = None,
     card: o.Card = None,
@@ -216,6 +247,8 @@ def predict(
     quiet: o.Quiet = False,
 ) -> None:
     """Write the prediction of a whole scenario with CF attributes, units and provenance."""
+    from contextlib import ExitStack
+
     from emukit.data.source import open_source
     from emukit.errors import EmukitError
     from emukit.runs.predict import check_place, predict_forcings, predict_scenario, write_prediction
@@ -232,7 +265,7 @@ def predict(
     chosen = read_run(run)
     chosen.refuse_unfinished()
     if forcings is not None:
-        given = {"--data": data, "--card": card, "--convert": convert}
+        given = {"--data": data, "--card": card, "--convert": convert, "--begin": begin, "--initial": initial}
         idle = [name for name, value in given.items() if value]
         if idle:
             raise EmukitError(f"{' and '.join(idle)} would do nothing: --forcings needs no store", hint="leave it out")
@@ -241,7 +274,11 @@ def predict(
     else:
         assert scenario is not None
         archive = o.open_for_run(chosen, data, card, convert, report)
-        predicted = predict_scenario(chosen, archive, scenario, members, reporter=report)
+        with ExitStack() as opened_files:
+            fields = opened_files.enter_context(open_source(str(initial))).ds if initial else None
+            predicted = predict_scenario(
+                chosen, archive, scenario, members, begin=begin, initial=fields, reporter=report
+            )
     write_prediction(predicted, out, overwrite)
     echo(f"wrote {out}")
 

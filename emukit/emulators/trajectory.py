@@ -88,7 +88,7 @@ class Trajectory(Emulator):
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> Fields:
         """The trajectory that begins at `start`."""
-        return self.forecast(scenario, [start], stop - start)[0]
+        return np.asarray(self.forecast(scenario, [start], stop - start)[0])
 
     def states_before(self, scenario: Scenario, start: int) -> Fields:
         """(begins, V, Y, X) the fields that the trajectory from `start` begins from.
@@ -157,7 +157,8 @@ class TrajectoryNetwork(NeuralEmulator, Trajectory):
     @property
     def first_month(self) -> int:
         """The first step that has a beginning, and a full window."""
-        return max(Trajectory.first_month.fget(self), NeuralEmulator.first_month.fget(self))  # type: ignore[attr-defined]
+        own = 0 if self.beginning is not None else self.begins
+        return max(own, self.encoder.settings.window.first_target)
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> Fields:
         """The trajectory that begins at `start`."""

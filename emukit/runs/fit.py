@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -249,9 +250,9 @@ class Trainer:
             training = recipe.training.model_copy(update={"epochs": length.epochs})
             self._recipe = recipe = recipe.model_copy(update={"training": training})
             self._keep, self._ramp = length.keep, lambda done: recipe.loss.ramp(done * length.stretch)
-        kind, more = NeuralEmulator, {}
+        kind: Callable[..., NeuralEmulator] = NeuralEmulator
         if isinstance(source, RolloutSampler):
-            kind, more = TrajectoryNetwork, {"states": source.states}
+            kind = partial(TrajectoryNetwork, states=source.states)
         network_only = kind(
             archive.domain,
             recipe.emulator,
@@ -263,7 +264,6 @@ class Trainer:
             objective=recipe.objective.name,
             objective_options=recipe.objective.options,
             seed=seed,
-            **more,
         )
         self._emulator = network_only
         self._scored: Emulator = network_only if anchor is None else Anchored(archive.domain, (anchor, network_only))

@@ -13,11 +13,15 @@ import xarray as xr
 
 from emukit import provenance
 from emukit.data.archive import Archive, Scenario
+from emukit.data.decode import Findings, read_time
+from emukit.data.grid import Grid
 from emukit.data.residency import host_free
 from emukit.data.store import scenario_from_dataset
+from emukit.data.units import same_units
 from emukit.data.zarr_writer import write_zarr
 from emukit.emulators.base import Emulator
-from emukit.errors import RunError
+from emukit.emulators.trajectory import Trajectory
+from emukit.errors import EmukitError, ProtocolError, RunError
 from emukit.outputs import MARK, Kind, marked, netcdf_kind, new_output, refuse_taken, zarr_kind
 from emukit.planning.memory import SAFE
 from emukit.progress import Reporter
@@ -29,22 +33,87 @@ NAME = "a prediction of `emukit predict`"
 
 
 def predict_scenario(
-    run: Run, archive: Archive, scenario: str, members: int | None = None, *, reporter: Reporter
+    run: Run,
+    archive: Archive,
+    scenario: str,
+    members: int | None = None,
+    *,
+    begin: str | None = None,
+    initial: xr.Dataset | None = None,
+    reporter: Reporter,
 ) -> xr.Dataset:
-    """Predict every month of a scenario that the run's window can reach.
+    """Predict every month of a scenario that the run's window can reach; or a trajectory, from where it begins.
 
     Args:
         run: A finished run.
         archive: Its forcings are predicted from.
         scenario: A scenario of the archive.
         members: How many realisations, along a dimension ``member``; None: one prediction, without that dimension.
+        begin: The first step of a trajectory. None: the step after `initial`, or else the first test step of the run's
+            protocol in this scenario, or the first that has states before it.
+        initial: Fields of the steps before, such as an earlier prediction; those of the scenario when None.
         reporter: Is told of forcings far outside the training.
 
     Raises:
-        ProtocolError: The scenario is not there, or lacks a forcing.
+        ProtocolError: The scenario is not there, or lacks a forcing; or a trajectory cannot begin there.
         RunError: Realisations were asked of an emulator that has one answer, or more of them than memory holds.
+        EmukitError: A beginning for an emulator that has none.
     """
-    return _predicted(run, run.emulator(archive), archive[scenario], members, archive.digest, reporter)
+    emulator, wanted = run.emulator(archive), archive[scenario]
+    if isinstance(emulator, Trajectory):
+        if initial is not None:
+            emulator, begin = _restarted(emulator, wanted, initial, begin)
+        tested = [s.start for s in run.split(archive).scored.get("test", ()) if s.scenario == scenario]
+        begin = begin or wanted.time.text(tested[0] if tested else emulator.first_month)
+        reporter.say(f"note: the trajectory begins at {begin}")
+    elif begin is not None or initial is not None:
+        raise EmukitError(
+            f"a {emulator.kind} emulator does not run from a beginning",
+            found="--begin or --initial",
+            hint="leave them out: the whole scenario is predicted",
+        )
+    return _predicted(run, emulator, wanted, members, archive.digest, reporter, begin)
+
+
+def _restarted(
+    emulator: Trajectory, scenario: Scenario, initial: xr.Dataset, begin: str | None
+) -> tuple[Trajectory, str]:
+    """The emulator with the last fields of a dataset before a step as its beginning, and that step."""
+    findings, card = Findings(), emulator.domain.card
+    missing = [v for v in emulator.variables if v not in initial]
+    if missing:
+        raise ProtocolError(
+            "the initial fields do not have all variables",
+            found=f"no {', '.join(missing)}",
+            expected=", ".join(emulator.variables),
+        )
+    time = read_time(initial, card.time, findings)
+    findings.check()
+    assert time is not None  # what is wrong with it was refused
+    fields = [initial[v].squeeze(drop=True) for v in emulator.variables]
+    for field in fields:
+        units = str(field.attrs.get("units", ""))
+        if set(field.dims) != {"time", "y", "x"} or Grid(field.y.values, field.x.values) != emulator.grid:
+            found = f"{field.name} over {', '.join(f'{d} {n}' for d, n in field.sizes.items())}"
+            raise ProtocolError(
+                "the initial fields are on another grid", found=found, expected="time, y and x of the run"
+            )
+        if units and not same_units(units, card.targets[str(field.name)].units):
+            expected = card.targets[str(field.name)].units
+            raise ProtocolError(f"the initial {field.name} has other units", found=units, expected=expected)
+    offset = (time.first - scenario.time.first) // (scenario.time.minutes or 1)
+    start = scenario.index(begin) if begin else offset + len(time)
+    last = start - offset
+    if not emulator.begins <= last <= len(time) or start >= len(scenario):
+        raise ProtocolError(
+            "the initial fields do not reach to the step before the trajectory",
+            found=f"{time.text(0)} to {time.text(-1)}",
+            expected=f"{emulator.begins} {time.unit}s before {begin or 'a step of the scenario'}, "
+            f"which ends at {scenario.time.text(-1)}",
+            hint="another --begin",
+        )
+    values = np.stack([f.transpose("time", "y", "x").values[last - emulator.begins : last] for f in fields], axis=1)
+    return emulator.starting_from(values), scenario.time.text(start)
 
 
 def predict_forcings(
@@ -79,9 +148,15 @@ def scenario_digest(scenario: Scenario) -> str:
 
 
 def _predicted(
-    run: Run, emulator: Emulator, wanted: Scenario, members: int | None, data: str, reporter: Reporter
+    run: Run,
+    emulator: Emulator,
+    wanted: Scenario,
+    members: int | None,
+    data: str,
+    reporter: Reporter,
+    start: str | None = None,
 ) -> xr.Dataset:
-    dataset = emulator.predict(wanted) if members is None else predict_ensemble(emulator, wanted, members)
+    dataset = emulator.predict(wanted, start) if members is None else predict_ensemble(emulator, wanted, members, start)
     far = emulator.warning_of(wanted, emulator.first_month, len(wanted))
     if far:
         reporter.say(f"note: {far}")
