@@ -133,6 +133,7 @@ class RolloutSampler(SegmentSampler):
         normalizer: TargetNormalizer,
         settings: SegmentSettings,
         device: torch.device | str = "cpu",
+        rows: slice = slice(None),
     ) -> None:
         """As `SegmentSampler`, with the states that the encoder names.
 
@@ -141,7 +142,7 @@ class RolloutSampler(SegmentSampler):
             RecipeError: A state is none.
             EmukitError: The arrays are wanted on the device and do not fit.
         """
-        super().__init__(archive, spans, encoder, normalizer, settings, device)
+        super().__init__(archive, spans, encoder, normalizer, settings, device, rows)
         self.states = States.fit(archive, spans, normalizer, encoder.settings.states)
 
     def _read(self, key: tuple[tuple[Segment, ...], int, int]) -> Sample:

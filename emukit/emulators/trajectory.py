@@ -35,10 +35,13 @@ class Trajectory(Emulator):
         begins: Steps of which the fields are known before the first that is predicted.
         beginning: (begins, V, Y, X) the fields that every trajectory begins from; those of the first member of the
             scenario when None.
+        begin: The first step that is predicted of a scenario, unless another is asked for; the first that has a
+            beginning when None.
     """
 
     from_beginning = True
     beginning: Fields | None = None
+    begin: int | None = None
 
     @property
     def begins(self) -> int:
@@ -47,8 +50,16 @@ class Trajectory(Emulator):
 
     @property
     def first_month(self) -> int:
-        """The first step that has a beginning in the scenario."""
+        """Where it begins."""
+        if self.begin is not None:
+            return self.begin
         return 0 if self.beginning is not None else self.begins
+
+    def starting_at(self, begin: int) -> Self:
+        """The same, which begins at a step where nothing else is asked for."""
+        one = copy(self)
+        one.begin = begin
+        return one
 
     def starting_from(self, beginning: Fields) -> Self:
         """The same, with a beginning of one's own.
@@ -156,7 +167,9 @@ class TrajectoryNetwork(NeuralEmulator, Trajectory):
 
     @property
     def first_month(self) -> int:
-        """The first step that has a beginning, and a full window."""
+        """Where it begins: there it has a beginning, and a full window."""
+        if self.begin is not None:
+            return self.begin
         own = 0 if self.beginning is not None else self.begins
         return max(own, self.encoder.settings.window.first_target)
 

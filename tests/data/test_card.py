@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from emukit.data.card import identify_card, load_card, parse_card, shipped_cards
+from emukit.data.protocol import make_split
+from emukit.data.store import open_store
 from emukit.data.units import CONVERSIONS, same_units
 from emukit.errors import StoreError
 from emukit.files import shipped
