@@ -13,7 +13,7 @@ STITCHED_GB = 4.0
 
 
 def bench_downscaling(runs: int) -> list[Figure]:
-    """Blocks a second against rolling and cropping whole fields; peaks of a training step; 721 x 1440 cells stitched."""
+    """Blocks against rolling and cropping whole fields; peaks of a training step; 721 x 1440 cells stitched."""
     blocks = BATCHES * TIMES * PER_TIME
     loader = compare(
         f"{blocks} training blocks of 24 x 36 cells",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -12,7 +12,7 @@ from rich.text import Text
 from emukit.competitions.ranking import LIMIT
 from emukit.metrics import Score
 from emukit.runs.score_tables import Block
-from emukit.terminal import duration
+from emukit.terminal import duration, size
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from emukit.data.split import Split
     from emukit.data.window import Window
     from emukit.metrics.deviations import Statistic
+    from emukit.planning.divided import DividedCost
+    from emukit.planning.memory import MemoryPlan
     from emukit.planning.plan import Bottleneck, Plan
     from emukit.runs.ensemble_scores import EnsembleEvaluation, RegionalScores
     from emukit.runs.evaluate import Evaluation
@@ -117,6 +119,8 @@ def plan_tables(name: str, plan: Plan) -> Iterator[Table | Text]:
         memory.add_row(*row)
     yield memory
     training, segments = plan.recipe.training, plan.recipe.training.segments
+    if plan.divided:
+        yield _divided_table(name, plan.memory, plan.divided)
     cost = _cost_table(f"{name}: time")
     batch = f"{segments.batch_size} x {segments.length} months, {training.precision}"
     cost.add_row(
@@ -133,6 +137,18 @@ def plan_tables(name: str, plan: Plan) -> Iterator[Table | Text]:
         bottlenecks.add_row(bottleneck.name, _part(bottleneck.reached), bottleneck.what)
     yield bottlenecks
     yield from _verdict(plan.bottlenecks())
+
+
+def _divided_table(name: str, memory: MemoryPlan, cost: DividedCost) -> Table:
+    """What the busiest of several processes takes that share a globe."""
+    from emukit.planning.divided import on_device
+
+    table = _cost_table(f"{name}: one field over {cost.processes} processes, the busiest of them")
+    table.add_row("rows", str(cost.rows), f"of {cost.whole}")
+    table.add_row("activations", size(cost.kept), "kept for the backward pass, counted; halos included")
+    table.add_row("together", size(on_device(memory, cost)), f"with model and data, of {size(memory.available)}")
+    table.add_row("sent", size(cost.sent), "rows for the neighbours in a step, forward and backward")
+    return table
 
 
 def _verdict(bottlenecks: tuple[Bottleneck, ...]) -> Iterator[Text]:
@@ -153,6 +169,14 @@ def _part(reached: float | None) -> str:
 
 def _known(seconds: float | None) -> str:
     return "?" if seconds is None else duration(seconds)
+
+
+def cost_table(title: str, rows: Iterable[tuple[str, str, str]]) -> Table:
+    """What, how much, and a remark, a line each."""
+    table = _cost_table(title)
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def _cost_table(title: str) -> Table:

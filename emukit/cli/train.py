@@ -101,6 +101,7 @@ def train(
     devices: Annotated[
         int, typer.Option(help="Number of processes: one per GPU, or one per CPU core without GPUs.", min=1)
     ] = 1,
+    domain: o.Domain = 1,
     strategy: Annotated[
         Strategy | None,
         typer.Option(
@@ -159,7 +160,7 @@ def train(
     from emukit.parallel.comm import open_comm
     from emukit.parallel.launch import inside_torchrun, relaunch
     from emukit.recipes.load import fast_name, load_recipe
-    from emukit.recipes.schema import NetworkRecipe, network_paths, networks_of
+    from emukit.recipes.schema import GeneratorRecipe, NetworkRecipe, network_paths, networks_of
     from emukit.runs.record import RECORD_FILE, DataArguments
     from emukit.runs.run import FINAL, finished_run, read_run, run_name, train_run
     from emukit.training.engine import Execution
@@ -180,11 +181,17 @@ def train(
                 hint=f"name the recipe of the run: emukit train {before.recipe.emulator} --final {final}",
             )
         chosen = before.recipe
-    execution = Execution(strategy.value if strategy else "ddp", compile, channels_last, track)
+    if devices == 1 and not inside_torchrun():
+        devices = domain
+    execution = Execution(strategy.value if strategy else "ddp", compile, channels_last, track, domain)
     networks = networks_of(chosen)
+    if isinstance(chosen, GeneratorRecipe) and objective:
+        chosen = load_recipe(model, recipe, [*(settings or ()), f"predictor.objective.name={objective}"], loss)
+        objective = None
     if not networks:
         given = {
-            "--devices": devices > 1,
+            "--devices": devices > domain,
+            "--domain": domain > 1,
             "--strategy": strategy,
             "--precision": precision,
             "--objective": objective,
@@ -192,7 +199,10 @@ def train(
             "--channels-last": channels_last,
             "--track": track,
         }
-        _refuse_for_closed_form(model, [name for name, value in given.items() if value])
+        why = (
+            "trains its networks in one process" if isinstance(chosen, GeneratorRecipe) else "is fitted in closed form"
+        )
+        _refuse_without_networks(model, [name for name, value in given.items() if value], why)
     else:
         if track is not None:
             check_tracker(track)
@@ -215,6 +225,7 @@ def train(
         if devices > 1 and not inside_torchrun():
             raise typer.Exit(relaunch(sys.argv[1:], devices))
     with open_comm() as comm:
+        comm = comm.divided(domain)
         report = o.reporter(quiet, silent=not comm.main)
         if before:
             archive = o.open_for_run(before, data, card, convert, report)
@@ -287,8 +298,8 @@ def train(
                 report.say(f"to look at it: {look}")
 
 
-def _refuse_for_closed_form(model: str, given: list[str]) -> None:
-    """Refuse options that only the training of networks has.
+def _refuse_without_networks(model: str, given: list[str], why: str) -> None:
+    """Refuse options that only the training of networks of their own has.
 
     Raises:
         RecipeError: There are some.
@@ -297,7 +308,7 @@ def _refuse_for_closed_form(model: str, given: list[str]) -> None:
 
     if given:
         raise RecipeError(
-            f"{model} is fitted in closed form: {' and '.join(given)} would do nothing",
+            f"{model} {why}: {' and '.join(given)} would do nothing",
             hint=f"emukit train {model}, without",
         )
 
@@ -316,7 +327,9 @@ def _refuse_early(
     from torch import nn
 
     from emukit.errors import TrainingError
-    from emukit.models.registry import build_network
+    from emukit.models.registry import NETWORKS, build_network
+    from emukit.parallel.comm import check_groups
+    from emukit.parallel.domain import check_divisible
     from emukit.parallel.launch import check_devices, inside_torchrun, torchrun_place
     from emukit.training.engine import check_execution
 
@@ -345,6 +358,9 @@ def _refuse_early(
                     options=recipe.options,
                 )
             batchnorm = any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+    if execution.domain > 1:
+        check_groups(world, execution.domain)
+        check_divisible(recipe.emulator, NETWORKS.load(recipe.emulator))
     device_type = "cuda" if torch.cuda.is_available() else "cpu"
     check_execution(recipe.training, execution, world, device_type, batchnorm)
 

@@ -152,8 +152,15 @@ class FrameEncoder:
         channels, statics = static_fields(settings, archive)
         return cls(settings, archive.grid, statistics, statics, channels, archive.time)
 
-    def encode(self, scenario: Scenario, device: torch.device | str = "cpu") -> EncodedScenario:
+    def encode(
+        self, scenario: Scenario, device: torch.device | str = "cpu", rows: slice = slice(None)
+    ) -> EncodedScenario:
         """Normalise one scenario's forcings and put them on a device.
+
+        Args:
+            scenario: Whose forcings.
+            device: Where they are to be.
+            rows: Rows of the grid that are kept, where a globe is divided.
 
         Raises:
             ProtocolError: A forcing is missing, or is a field here and was a series in training, or is on another grid
@@ -169,9 +176,10 @@ class FrameEncoder:
             )
         position = seasonal_positions(time)
         of_day = time.step_of_day if time.per_day > 1 else np.zeros(0, np.int64)
-        fields = np.empty((len(scenario), len(self._gridded), *self.grid.shape), np.float32)
+        kept = len(range(*rows.indices(self.grid.shape[0]))), self.grid.shape[1]
+        fields = np.empty((len(scenario), len(self._gridded), *kept), np.float32)
         for i, name in enumerate(self._gridded):
-            fields[:, i] = self._normalised(scenario, name)
+            fields[:, i] = self._normalised(scenario, name, rows)
         series = np.empty((len(scenario), len(self._global)), np.float32)
         for i, name in enumerate(self._global):
             series[:, i] = self._normalised(scenario, name)
@@ -179,11 +187,11 @@ class FrameEncoder:
             torch.from_numpy(fields).to(device),
             torch.from_numpy(series).to(device),
             torch.from_numpy(position).to(device),
-            torch.from_numpy(self._season).to(device),
-            torch.from_numpy(self._statics).to(device),
+            torch.from_numpy(self._season[..., rows, :]).to(device),
+            torch.from_numpy(self._statics[..., rows, :]).to(device),
             int(position[0]),
             torch.from_numpy(of_day).to(device),
-            torch.from_numpy(self._day).to(device),
+            torch.from_numpy(self._day[..., rows, :]).to(device),
         )
 
     def resident_bytes(self, steps: int) -> int:
@@ -197,7 +205,7 @@ class FrameEncoder:
         """Frames at the given positions of one scenario, (F,) -> (F, C, Y, X), written into `out` where it is given."""
         g, k, e, d = self._counts(encoded)
         if out is None:
-            out = encoded.fields.new_empty(len(index), len(self.channels), *self.grid.shape)
+            out = encoded.fields.new_empty(len(index), len(self.channels), *encoded.fields.shape[-2:])
         out[:, :g] = encoded.fields[index]
         out[:, g : g + k] = encoded.series[index][..., None, None]
         out[:, g + k : g + k + e] = encoded.season[encoded.position[index]]
@@ -255,7 +263,7 @@ class FrameEncoder:
             time,
         )
 
-    def _normalised(self, scenario: Scenario, name: str) -> NDArray[np.float32]:
+    def _normalised(self, scenario: Scenario, name: str, rows: slice = slice(None)) -> NDArray[np.float32]:
         mean, std, gridded = self._statistics[name]
         values = _forcing(scenario, name)
         expected = (len(scenario), *self.grid.shape) if gridded else (len(scenario),)
@@ -266,7 +274,8 @@ class FrameEncoder:
                 expected=str(expected),
                 hint="predict on the grid and with the kind of forcing used in training",
             )
-        return ((values - mean) / std).astype(np.float32)
+        kept = values[:, rows] if gridded else values
+        return ((kept - mean) / std).astype(np.float32)
 
 
 def _forcing(scenario: Scenario, name: str) -> NDArray[np.floating]:

@@ -37,7 +37,8 @@ class SegmentSampler:
         settings: How.
         window: Which steps a target step sees.
         spans: What is trained on.
-        frame: (C, Y, X).
+        frame: (C, Y, X), of the rows that are kept.
+        grid: (Y, X) of the whole grid.
         variables: V.
         resident_bytes: Size of the arrays that batches are read from.
         residency: Where they live: ``device`` or ``host``.
@@ -51,8 +52,18 @@ class SegmentSampler:
         normalizer: TargetNormalizer,
         settings: SegmentSettings,
         device: torch.device | str = "cpu",
+        rows: slice = slice(None),
     ) -> None:
         """Normalise the training months and put them where they are to live.
+
+        Args:
+            archive: The data.
+            spans: What is trained on.
+            encoder: Makes frames.
+            normalizer: Normalises targets.
+            settings: How spans are cut.
+            device: Where batches are wanted.
+            rows: Rows of the grid that this process reads and keeps, where a globe is divided.
 
         Raises:
             ProtocolError: No training span is as long as a segment.
@@ -64,16 +75,18 @@ class SegmentSampler:
         self._archive = archive
         self._addresses = SegmentAddresses.of(archive, spans, self.window, settings)
         self.spans = self._addresses.spans
-        self.frame = (len(encoder.channels), *encoder.grid.shape)
+        self._rows, self.grid = rows, encoder.grid.shape
+        kept = len(range(*rows.indices(encoder.grid.shape[0])))
+        self.frame = (len(encoder.channels), kept, encoder.grid.shape[1])
         self.variables = len(archive.variables)
         self._device = torch.device(device)
         scenarios = tuple(dict.fromkeys(s.scenario for s in self.spans))
-        self.resident_bytes = resident_bytes(archive, self._addresses, encoder)
+        self.resident_bytes = resident_bytes(archive, self._addresses, encoder) * kept // encoder.grid.shape[0]
         free = free_memory(self._device)
         self.residency = place(settings.residency, self.resident_bytes, free, self._device.type)
         self._streamed = self.residency == "host" and self._device.type != "cpu"
         home = torch.device("cpu") if self._streamed else self._device
-        self._encoded: dict[str, EncodedScenario] = {n: encoder.encode(archive[n], home) for n in scenarios}
+        self._encoded: dict[str, EncodedScenario] = {n: encoder.encode(archive[n], home, rows) for n in scenarios}
         self._targets = [self._span_targets(s, normalizer).to(home) for s in self.spans]
         self._reader = ThreadPoolExecutor(1, "batches") if self._streamed else None
         self._ahead: OrderedDict[_Key, Future[tuple[Sample, torch.cuda.Event | None]]] = OrderedDict()
@@ -174,7 +187,11 @@ class SegmentSampler:
     def _span_targets(self, span: Span, normalizer: TargetNormalizer) -> Tensor:
         scenario = self._archive[span.scenario]
         season = scenario.time.season[span.start : span.stop]
-        fields = [normalizer.forward(scenario.truth(m, span.start, span.stop), season) for m in span.members]
+        rows, columns = np.arange(self.grid[0])[self._rows], np.arange(self.grid[1])
+        own = normalizer.window(rows, columns)
+        fields = [
+            own.forward(scenario.truth(m, span.start, span.stop)[..., self._rows, :], season) for m in span.members
+        ]
         if self.settings.members == "mean":
             return torch.from_numpy(np.mean(fields, axis=0, dtype=np.float32, keepdims=True))
         return torch.from_numpy(np.stack(fields))

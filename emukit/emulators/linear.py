@@ -13,7 +13,7 @@ does besides, by as little as a penalty of its own allows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from inspect import signature
 from typing import Any, Literal, Self
 
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.archive import Archive, Domain, Scenario
+from emukit.data.grid import Grid
 from emukit.data.split import Span, Split
 from emukit.emulators.annual_cycle import Cycle
 from emukit.emulators.base import Emulator, temperature_position
@@ -30,6 +31,8 @@ from emukit.emulators.unused_options import refuse_unused
 from emukit.errors import RecipeError
 
 Array = NDArray[np.float64]
+# The (T,) series of a name, as `emukit.emulators.features.feature` gives it.
+SeriesOf = Callable[[str, Scenario, Grid], Array]
 
 WARMING = "warming"
 
@@ -129,60 +132,21 @@ class LinearEmulator(Emulator):
             smoothing=smoothing,
         )
         terms = (*features, WARMING) if warming else features
-        penalties = _penalties(strength or {}, archive.variables, terms)
+        penalties = penalties_of(strength or {}, archive.variables, terms)
         names = tuple(dict.fromkeys((*features, *warming)))
-        series, cycle, weights = _training_table(archive, split, names)
-        groups, basis = archive.time.seasons, season_basis(harmonics, archive.time)
-        center = np.average(series, axis=0, weights=weights)
-        scale = np.sqrt(np.average((series - center) ** 2, axis=0, weights=weights))
-        scale[scale == 0] = 1.0  # a forcing that never moved in training gets no response
-        z = (series - center) / scale
+        table = Table.of(archive, split, names, feature)
         columns, spread = np.eye(len(names))[:, : len(features)], 1.0
         if warming:
             # A sum of features is as linear in them as they are: what is kept in the end is a response to each.
-            mean = _global_temperature(archive, split)
-            shares = _explained(archive, mean, z, cycle, weights, [names.index(n) for n in warming], warming_ridge)
-            spread = float(np.sqrt(np.average((z @ shares) ** 2, weights=weights))) or 1.0
+            mean = global_temperature(archive, split)
+            by = [names.index(n) for n in warming]
+            shares = _explained(archive, mean, table.z, table.cycle, table.weights, by, warming_ridge)
+            spread = float(np.sqrt(np.average((table.z @ shares) ** 2, weights=table.weights))) or 1.0
             columns = np.column_stack([columns, shares / spread])
-        shape = (len(archive.variables), archive.grid.weights.size)
-        intercept, response = np.empty((groups, *shape)), np.empty((groups, len(names), *shape))
-
-        def regress(z: Array, truth: NDArray[np.floating]) -> tuple[Array, Array]:
-            if season == "month":
-                return fit_seasons(z, cycle, weights, truth, ridge)
-            return fit_harmonics(z, cycle, weights, truth, ridge, basis)
-
-        temperature = archive.domain.temperature
-        for variables, factors in penalties:
-            # Dividing a column by the root of a number is multiplying its penalty by that number.
-            scaled = columns / np.sqrt(factors)
-            at_once = BLOCK_CELLS
-            if archive.time.minutes:
-                at_once = min(at_once, max(1, BLOCK_VALUES // (len(z) * len(variables))))
-            for first in range(0, shape[1], at_once):
-                block = slice(first, min(first + at_once, shape[1]))
-                size = block.stop - block.start
-                part = _member_means(archive, split, variables, block).reshape(len(z), -1)
-                base, coefficients = regress(z @ scaled, part)
-                if least_warming is not None and temperature is not None and temperature in variables:
-                    place = variables.index(temperature)
-                    cells = slice(place * size, (place + 1) * size)
-                    least = least_warming * spread * np.sqrt(factors[-1])
-                    _hold_up(
-                        base[:, cells], coefficients[:, :, cells], least, z @ scaled, cycle, part[:, cells], regress
-                    )
-                by_feature = np.einsum("nk,mkc->mnc", scaled, coefficients)
-                intercept[:, variables, block] = base.reshape(groups, len(variables), -1)
-                response[:, :, variables, block] = by_feature.reshape(groups, len(names), len(variables), -1)
-        fields = (len(archive.variables), *archive.grid.shape)
-        return cls(
-            archive.domain,
-            names,
-            center,
-            scale,
-            intercept.reshape(groups, *fields).astype(np.float32),
-            _smoothed(response.reshape(groups, len(names), *fields), smoothing).astype(np.float32),
+        intercept, response = fit_cells(
+            archive, split, table, columns, penalties, season, harmonics, ridge, least_warming, spread, smoothing
         )
+        return cls(archive.domain, names, table.center, table.scale, intercept, response)
 
     @classmethod
     def forcings_read(cls, options: Mapping[str, Any]) -> dict[str, Sequence[str]]:
@@ -225,11 +189,15 @@ class LinearEmulator(Emulator):
                 found=f"{len(warming)} series for model.warming, {len(features)} for model.features",
                 expected="both: features take what the warming may not",
             )
-        _penalties(given["strength"] or {}, archive.variables, terms)
+        penalties_of(given["strength"] or {}, archive.variables, terms)
+
+    def series(self, name: str, scenario: Scenario) -> Array:
+        """(T,) one of the series that it is linear in, of a whole scenario."""
+        return feature(name, scenario, self.grid)
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X): intercept plus response times features; within the bounds."""
-        series = np.stack([feature(n, scenario, self.grid) for n in self._features], 1)[start:stop]
+        series = np.stack([self.series(n, scenario) for n in self._features], 1)[start:stop]
         z = ((series - self._center) / self._scale).astype(np.float32)
         cycle = Cycle.of(scenario.time, start, stop)
         alone = len(cycle.parts) == 1
@@ -257,6 +225,103 @@ class LinearEmulator(Emulator):
         return cls(domain, tuple(meta["features"]), *(arrays[n] for n in names))
 
 
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows of all N training steps.
+
+    Attributes:
+        z: (N, F) standardised series.
+        center: (F,) their means.
+        scale: (F,) their standard deviations.
+        cycle: Where the steps lie among the seasons.
+        weights: (N,) members.
+    """
+
+    z: Array
+    center: Array
+    scale: Array
+    cycle: Cycle
+    weights: Array
+
+    @classmethod
+    def of(cls, archive: Archive, split: Split, names: tuple[str, ...], series_of: SeriesOf) -> Self:
+        """From the (T,) series of each name, of every training scenario."""
+        series, cycle, weights = _training_table(archive, split, names, series_of)
+        center = np.average(series, axis=0, weights=weights)
+        scale = np.sqrt(np.average((series - center) ** 2, axis=0, weights=weights))
+        scale[scale == 0] = 1.0  # a forcing that never moved in training gets no response
+        return cls((series - center) / scale, center, scale, cycle, weights)
+
+
+def fit_cells(
+    archive: Archive,
+    split: Split,
+    table: Table,
+    columns: Array,
+    penalties: Sequence[tuple[list[int], Array]],
+    season: Literal["month", "harmonics"],
+    harmonics: int,
+    ridge: float,
+    least_warming: float | None,
+    spread: float,
+    smoothing: float,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Regress every cell on sums of the series; see `LinearEmulator.fit`.
+
+    Args:
+        archive: The data.
+        split: Its training spans.
+        table: The standardised series of the training steps.
+        columns: (F, K) sums of them that are regressed on.
+        penalties: As `penalties_of` gives them.
+        season: As for `LinearEmulator.fit`, like what follows.
+        harmonics: See there.
+        ridge: See there.
+        least_warming: Bound of the last column's coefficient, per K of the global mean.
+        spread: K of the global mean that the last column's unit is.
+        smoothing: See there.
+
+    Returns:
+        (G, V, Y, X) intercepts and (G, F, V, Y, X) responses to the series.
+    """
+    z, cycle, weights = table.z, table.cycle, table.weights
+    groups, basis = archive.time.seasons, season_basis(harmonics, archive.time)
+    names = z.shape[1]
+    shape = (len(archive.variables), archive.grid.weights.size)
+    intercept, response = np.empty((groups, *shape)), np.empty((groups, names, *shape))
+
+    def regress(z: Array, truth: NDArray[np.floating]) -> tuple[Array, Array]:
+        if season == "month":
+            return fit_seasons(z, cycle, weights, truth, ridge)
+        return fit_harmonics(z, cycle, weights, truth, ridge, basis)
+
+    temperature = archive.domain.temperature
+    for variables, factors in penalties:
+        # Dividing a column by the root of a number is multiplying its penalty by that number.
+        scaled = columns / np.sqrt(factors)
+        at_once = BLOCK_CELLS
+        if archive.time.minutes:
+            at_once = min(at_once, max(1, BLOCK_VALUES // (len(z) * len(variables))))
+        for first in range(0, shape[1], at_once):
+            block = slice(first, min(first + at_once, shape[1]))
+            size = block.stop - block.start
+            part = _member_means(archive, split, variables, block).reshape(len(z), -1)
+            base, coefficients = regress(z @ scaled, part)
+            if least_warming is not None and temperature is not None and temperature in variables:
+                place = variables.index(temperature)
+                cells = slice(place * size, (place + 1) * size)
+                least = least_warming * spread * np.sqrt(factors[-1])
+                _hold_up(base[:, cells], coefficients[:, :, cells], least, z @ scaled, cycle, part[:, cells], regress)
+            by_feature = np.einsum("nk,mkc->mnc", scaled, coefficients)
+            intercept[:, variables, block] = base.reshape(groups, len(variables), -1)
+            response[:, :, variables, block] = by_feature.reshape(groups, names, len(variables), -1)
+    fields = (len(archive.variables), *archive.grid.shape)
+    return (
+        intercept.reshape(groups, *fields).astype(np.float32),
+        _smoothed(response.reshape(groups, names, *fields), smoothing).astype(np.float32),
+    )
+
+
 def _check_options(terms: tuple[str, ...], warming: tuple[str, ...], harmonics: int, ridge: float) -> None:
     if not terms:
         raise RecipeError("the linear emulator needs a feature", hint='--set \'model.features=["CO2~10", "SO2"]\'')
@@ -269,10 +334,14 @@ def _check_options(terms: tuple[str, ...], warming: tuple[str, ...], harmonics: 
         raise RecipeError("a ridge of the model is negative", found=str(ridge), expected="0 or more")
 
 
-def _penalties(
+def penalties_of(
     strength: Mapping[str, Mapping[str, float]], variables: tuple[str, ...], terms: tuple[str, ...]
 ) -> list[tuple[list[int], Array]]:
-    """Variables that share their penalties, by number, with the (K,) factors of the penalty."""
+    """Variables that share their penalties, by number, with the (K,) factors of the penalty.
+
+    Raises:
+        RecipeError: A name that there is not, or a factor that is not positive.
+    """
     unknown = [v for v in strength if v not in variables]
     unknown += [f"{v}.{t}" for v, own in strength.items() for t in own if t not in terms]
     if unknown:
@@ -317,7 +386,7 @@ def _hold_up(
     coefficients[:, -1, low] = raised
 
 
-def _global_temperature(archive: Archive, split: Split) -> Array:
+def global_temperature(archive: Archive, split: Split) -> Array:
     """(N,) global mean temperature of all training steps, the mean over members."""
     position = [temperature_position(archive, "model.warming")]
     means = []
@@ -339,13 +408,15 @@ def _explained(
     return shares
 
 
-def _training_table(archive: Archive, split: Split, features: tuple[str, ...]) -> tuple[Array, Cycle, Array]:
+def _training_table(
+    archive: Archive, split: Split, features: tuple[str, ...], series_of: SeriesOf
+) -> tuple[Array, Cycle, Array]:
     """Rows of all training steps: features (N, F), their place in the year, members (N,)."""
     series, cycles, weights = [], [], []
     for span in split.train:
         scenario = archive[span.scenario]
         rows = slice(span.start, span.stop)
-        series.append(np.stack([feature(n, scenario, archive.grid)[rows] for n in features], 1))
+        series.append(np.stack([series_of(n, scenario, archive.grid)[rows] for n in features], 1))
         cycles.append(Cycle.of(scenario.time, span.start, span.stop))
         weights.append(np.full(len(span), float(len(span.members))))
     return np.concatenate(series), Cycle.join(cycles), np.concatenate(weights)

@@ -48,6 +48,7 @@ class DiT(OnSphere):
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {"large": {"dim": 256, "heads": 8, "blocks": 8}}
     BLOCKS: ClassVar[tuple[type[nn.Module], ...]] = (LevelBlock,)
+    DIVIDES: ClassVar[bool | str] = True
     takes_level: ClassVar[bool] = True
 
     def __init__(

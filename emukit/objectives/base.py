@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -44,12 +44,14 @@ class AddressedNoise:
         realisations: (S,) number of each sample's realisation.
         steps: (S, L+H-1) of each frame.
         fields: (L, V, Y, X) of an answer.
+        rows: Rows of them that are wanted, where a globe is divided.
     """
 
     seed: int
     realisations: Sequence[int]
     steps: Sequence[Sequence[int]]
     fields: tuple[int, int, int, int]
+    rows: slice = field(default_factory=lambda: slice(None))
 
     def __call__(self, channels: int) -> Tensor:
         """Those of each frame: of seed, realisation and step."""
@@ -62,7 +64,7 @@ class AddressedNoise:
     def _drawn(self, first: int, draw: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
         def field(number: int, step: int) -> NDArray[np.float32]:
             sequence = np.random.SeedSequence(self.seed, spawn_key=(number, step, *draw))
-            return np.random.default_rng(sequence).standard_normal(shape, np.float32)
+            return np.random.default_rng(sequence).standard_normal(shape, np.float32)[..., self.rows, :]
 
         samples = zip(self.realisations, self.steps, strict=True)
         return torch.from_numpy(np.stack([[field(n, step) for step in steps[first:]] for n, steps in samples]))

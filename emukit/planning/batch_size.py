@@ -127,7 +127,7 @@ def _largest_batch(recipe: NetworkRecipe, archive: Archive, split: Split, comm: 
             return False
         data = resident_bytes(archive, addresses, encoder)
         streamed = place(sized.residency, data, available, comm.device.type) == "host" and comm.device.type != "cpu"
-        segments, months = largest_share(number, length, comm.world)
+        segments, months = largest_share(number, length, comm.data.world)
         batch = batch_bytes(segments, months, frame, len(archive.variables), window.history)
         needed = own_state + (0 if streamed else data) + batch + activations.at(segments, months)
         return needed <= SAFE * available

@@ -66,6 +66,10 @@ CAPTIONS = {
         "Spectra",
         "Of anomalies from a straight line of each calendar month: how much variance has which period, in cells.",
     ),
+    "budget": (
+        "Energy budget",
+        "Annual means of the energy balance behind the prediction: forcings, and how each layer warms.",
+    ),
     "ranks": ("Ranks", "How often a run of the climate model has each rank among the realisations."),
     "spread": (
         "Spread",

@@ -21,25 +21,29 @@ from emukit.data.frames import FrameEncoder, static_fields
 from emukit.data.segments import SegmentSampler
 from emukit.data.split import Split
 from emukit.data.targets import TargetNormalizer
-from emukit.emulators.anchored import Anchored, residual_archive
 from emukit.emulators.base import Emulator
 from emukit.emulators.neural import NeuralEmulator
 from emukit.emulators.registry import EMULATORS
+from emukit.emulators.residual_correction import ResidualCorrection, residual_archive
 from emukit.emulators.variability import refuse_same_runs
 from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import ProtocolError
 from emukit.losses.named import loss_terms
+from emukit.losses.registry import TERMS
 from emukit.models.precision import matmul_precision
-from emukit.models.registry import build_network, count_parameters
+from emukit.models.registry import NETWORKS, build_network, count_parameters
 from emukit.objectives.registry import REGRESSION
 from emukit.parallel.comm import Comm
+from emukit.parallel.domain import DividedSphere, check_divisible, divide
 from emukit.planning.memory import SAFE, free_share, memory_plan
 from emukit.progress import Reporter
 from emukit.recipes.catalogue import model_label
-from emukit.recipes.schema import NetworkRecipe, Recipe, WrapperRecipe
+from emukit.recipes.schema import GeneratorRecipe, NetworkRecipe, Recipe, WrapperRecipe
 from emukit.runs.evaluate import score_emulator
 from emukit.runs.finished_base import finished_emulator
+from emukit.runs.generator import PartTrainer
 from emukit.runs.refit import RefitPolicy
+from emukit.sphere import WHOLE, Sphere
 from emukit.training.best import load_best
 from emukit.training.engine import Engine, Execution
 from emukit.training.footprint import State
@@ -129,6 +133,10 @@ class WrapperTrainer:
             folds.append(Fold(held_out, fold, without.train))
             outcomes += more
         options = self._recipe.options | ({"seed": self._seed} if EMULATORS[self._recipe.emulator].seeded else {})
+        parts: PartTrainer | None = None
+        if isinstance(self._recipe, GeneratorRecipe):
+            parts = PartTrainer(self._recipe, self._archive, self._seed, self._comm, folder / "parts", reporter)
+            options["train"] = parts
         if self._selected:
             assert isinstance(self._selected.emulator, self._class)
             fitted = self._selected.emulator.refit(self._archive, self._split, bases, folds, **options)
@@ -139,6 +147,9 @@ class WrapperTrainer:
         for line in findings:
             reporter.say(f"{self._recipe.emulator}: {line}")
         outcome = {"seconds": sum(o.get("seconds", 0.0) for o in outcomes), "findings": findings}
+        if parts:
+            outcome["seconds"] += parts.outcome["seconds"]
+            parameters += parts.outcome["parameters"]
         # No network has no number of parameters, not zero.
         return fitted, outcome | ({"parameters": parameters} if parameters else {})
 
@@ -242,7 +253,15 @@ class Trainer:
         learned = archive if anchor is None else residual_archive(archive, anchor, split.train)
         targets = {v: recipe.targets.of(v) for v in archive.variables}
         normalizer = TargetNormalizer.fit(learned, split.train, targets)
-        source = SegmentSampler(learned, split.train, encoder, normalizer, recipe.training.segments, comm.device)
+        sphere: Sphere = WHOLE
+        if comm.domain.world > 1:
+            sphere = DividedSphere(comm.domain, archive.grid.shape)
+            check_divisible(recipe.emulator, NETWORKS.load(recipe.emulator))
+            tables = recipe.loss.for_variables(archive.variables).tables.values()
+            for term in {name for table in tables for name in table}:
+                check_divisible(f"the loss term {term}", TERMS.load(term))
+        rows = sphere.rows(*archive.grid.shape)
+        source = SegmentSampler(learned, split.train, encoder, normalizer, recipe.training.segments, comm.device, rows)
         self._track = execution.track
         self._keep: KeptWeights | None = None
         self._ramp: Callable[[float], float] = recipe.loss.ramp
@@ -265,7 +284,9 @@ class Trainer:
             seed=seed,
         )
         self._emulator = network_only
-        self._scored: Emulator = network_only if anchor is None else Anchored(archive.domain, (anchor, network_only))
+        self._scored: Emulator = (
+            network_only if anchor is None else ResidualCorrection(archive.domain, (anchor, network_only))
+        )
         self._source = source
         network = self._emulator.network
         self._parameters = sum(p.numel() for p in network.parameters())
@@ -273,12 +294,16 @@ class Trainer:
         if not sharded:
             network.to(comm.device)
         self._memory = memory_plan(network, source, recipe, comm, sharded=sharded)
-        loss = composite_loss(recipe.loss, archive, comm.device)
+        loss = composite_loss(recipe.loss, archive, comm.device, sphere)
+        if isinstance(sphere, DividedSphere):
+            divide(network, sphere)
+            network_only.sphere = sphere
         objective = recipe.objective.build(loss)
         self._engine = Engine(network, source, objective, recipe.training, comm, execution)
-        if comm.world > 1:
-            # The weights were drawn alike; dropout must differ, or every process would drop the same units.
-            torch.manual_seed((seed * comm.world + comm.rank + 1) % 2**63)
+        if comm.data.world > 1:
+            # The weights were drawn alike; dropout must differ, or every process would drop the same units. Those that
+            # share a globe draw what one process would, each for its rows.
+            torch.manual_seed((seed * comm.data.world + comm.data.rank + 1) % 2**63)
 
     def train(self, folder: Path, reporter: Reporter) -> tuple[NeuralEmulator, dict[str, Any]]:
         """Train, or continue; the emulator with its best weights, and what the record keeps of how it went."""
@@ -318,7 +343,7 @@ class Trainer:
         if comm.world > 1:
             # Wrapped or sharded for training; what is kept is the plain network. It comes to the device if there is
             # room: where it had to be sharded, perhaps not even now that gradients and optimiser are gone.
-            emulator.network = self._network(len(emulator.encoder.channels))
+            emulator.network, emulator.sphere = self._network(len(emulator.encoder.channels)), WHOLE
             load_best(folder, result.best_epoch, emulator.network)
             del self._engine
             gc.collect()

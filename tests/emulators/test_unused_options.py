@@ -21,7 +21,7 @@ QUIET = Reporter(quiet=True)
 IDLE = [
     ("linear", ["warming_ridge=3.0"], "model.warming names no series"),
     ("linear", ["season=month", "harmonics=3"], "every calendar month is fitted alone"),
-    ("anchored", ["forcings=['CO2']"], "no distance is measured"),
+    ("residual-correction", ["forcings=['CO2']"], "no distance is measured"),
     ("sampled", ["weather=eof", "years=7"], "weather is made from patterns"),
     ("sampled", ["weather=eof", "similar=0.5"], "weather is made from patterns"),
     ("sampled", ["modes=20"], "weather comes in blocks"),

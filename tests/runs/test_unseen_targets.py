@@ -110,8 +110,8 @@ def fitted(archive, recipe, split, folder):
 
 
 def clean(name):
-    """Whether an array depends on no network that was selected: normalisers, and the share of an anchored one."""
-    return re.search(r"(^|/)(inputs\.|targets\.|share$)", name) is not None
+    """Whether an array depends on no network that was selected: normalisers, the factor of a residual correction."""
+    return re.search(r"(^|/)(inputs\.|targets\.|shrinkage$)", name) is not None
 
 
 def test_every_emulator_is_among_the_recipes():
@@ -120,7 +120,7 @@ def test_every_emulator_is_among_the_recipes():
         for n, e in EMULATORS.built_in.items()
         if e.made != "stepwise" and (not e.load().steps or "month" in e.load().steps)
     }
-    assert networks_of(RECIPES["anchored"])
+    assert networks_of(RECIPES["residual-correction"])
     assert networks_of(RECIPES["ensemble"])
 
 

@@ -1,0 +1,1 @@
+"""Physics in closed form: the energy balance of the globe, forcings from emissions, budgets, and learned closures."""
