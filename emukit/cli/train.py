@@ -42,8 +42,8 @@ def add_commands(app: typer.Typer) -> None:
         app,
         train,
         "emukit train linear --data demo --out runs/linear",
+        "emukit train downscale --data demo --set coarse=12,18 --set training.epochs=1 --out runs/fine",
         "emukit train cnn-gru --data demo --set training.epochs=2 --out runs/mine",
-        "emukit train downscale --data demo --set coarse=6,9 --set training.epochs=1 --out runs/fine",
         group=commands.TRAIN,
     )
     commands.add(app, models, "emukit models", "emukit models cnn-gru", group=commands.TRAIN)
@@ -400,6 +400,7 @@ def models(
     headings = ("setting", "default", "form", "meaning") if name else ("name", "parameters", "what it is good for")
     o.print_rows(headings, setting_rows(name) if name else model_rows(), format)
     if format == "table" and not quiet:
-        notes = (SIZES_NOTE, *plugin_lines(), "losses for --loss:", *(f"  {x}" for x in loss_lines()))
+        fine = "fine fields from coarse ones: emukit train downscale (docs/downscaling.md)"
+        notes = (SIZES_NOTE, fine, *plugin_lines(), "losses for --loss:", *(f"  {x}" for x in loss_lines()))
         for line in choice_lines(name) if name else notes:
             echo(line)
