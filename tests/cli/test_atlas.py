@@ -57,7 +57,7 @@ def test_options_that_a_generator_cannot_take_are_refused(emukit, demo_store, wo
 
 
 def test_precision_reaches_both_networks(emukit, demo_store):
-        words = ("--precision", "bf16", *SMALL, "--data", demo_store, "--out", "runs/half")
+    words = ("--precision", "bf16", *SMALL, "--data", demo_store, "--out", "runs/half")
     answer = emukit("train", "atlas", "-q", *words)
     assert answer.code == 0, answer.err
     recipe = read_run(Path("runs/half")).recipe
