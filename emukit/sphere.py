@@ -27,28 +27,6 @@ def half_turn(fields: Tensor) -> Tensor:
     return 0.5 * (turned + fields.roll(half + 1, -1))
 
 
-def beyond_pole(rows: Tensor, edges: Edges) -> Tensor:
-    """What lies beyond a pole, in the order of rows that continues the map.
-
-    Args:
-        rows: (..., W, X), the rows next to the pole in the order of the map.
-        edges: See `Edges`.
-
-    Returns:
-        (..., W, X). Of ``replicate`` the caller repeats the row at the pole itself, which only it knows.
-    """
-    if edges == "zero":
-        return torch.zeros_like(rows)
-    return half_turn(rows.flip(-2))
-
-
-def pad_columns(fields: Tensor, width: int, edges: Edges) -> Tensor:
-    """Continue fields to the east and west: round the circle, or by zeros."""
-    if edges == "zero":
-        return F.pad(fields, (width, width))
-    return torch.cat((fields[..., -width:], fields, fields[..., :width]), -1) if width else fields
-
-
 def fill_columns(fields: Tensor, width: int) -> Tensor:
     """Continue fields to the east, round the circle, until patches of a width divide them."""
     columns = -fields.shape[-1] % width
@@ -79,6 +57,10 @@ class Sphere:
         """Sum over the processes that share a globe, differentiable on all of them. Any shape."""
         return values
 
+    def randn(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """Standard normal numbers for fields of a shape (..., own Y, X): what one process would draw for these rows."""
+        return torch.randn(shape, dtype=like.dtype, device=like.device)
+
     def gather(self, fields: Tensor) -> Tensor:
         """All rows of a field that is this process's: (..., own Y, X) -> (..., Y, X), not differentiable."""
         return fields
@@ -94,6 +76,8 @@ class Sphere:
         Returns:
             (..., Y + 2 width, X + 2 width).
         """
+        if width == 0:
+            return fields
         if edges == "zero":
             return F.pad(fields, (width, width, width, width))
         south, north = fields[..., :width, :].flip(-2), fields[..., -width:, :].flip(-2)
@@ -105,23 +89,16 @@ class Sphere:
         tall = torch.cat((south, fields, north), -2)
         return torch.cat((tall[..., -width:], tall, tall[..., :width]), -1)
 
-    def for_coarser(self, fields: Tensor, before: int = 0, after: int = 0, edges: Edges = "zero") -> Tensor:
+    def for_coarser(self, fields: Tensor) -> Tensor:
         """The rows that this process's rows of a grid half as fine are made of.
 
         Args:
             fields: (..., Y, X).
-            before: Rows that the first pair needs on the side of the first row.
-            after: Rows that the last pair needs beyond.
-            edges: What is there beyond the poles.
 
         Returns:
-            (..., rows, X): 2 j - before to 2 j + 1 + after for each own row j of ceil(Y/2); an odd last row has no
-            second one.
+            (..., rows, X): 2 j and 2 j + 1 for each own row j of ceil(Y/2); an odd last row stands alone.
         """
-        if not (before or after):
-            return fields
-        south, north = fields[..., :before, :], fields[..., fields.shape[-2] - after :, :]
-        return torch.cat((beyond_pole(south, edges), fields, beyond_pole(north, edges)), -2)
+        return fields
 
     def for_finer(self, fields: Tensor, size: tuple[int, int], width: int) -> tuple[Tensor, int, int]:
         """The rows that this process's rows of a grid twice as fine are made of.
@@ -135,7 +112,7 @@ class Sphere:
             (..., rows, columns), how many rows of the refined result, those of `width` not counted, come before this
             process's first, and how many this process has.
         """
-        return (self.pad(fields, width) if width else fields), 0, size[0]
+        return self.pad(fields, width), 0, size[0]
 
     def with_next_row(self, fields: Tensor) -> Tensor:
         """Where rows are divided, this process's and the next one, at the end of the map its last again."""

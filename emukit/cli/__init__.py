@@ -20,6 +20,7 @@ from emukit.cli import (
     compare,
     crossval,
     data,
+    downscale,
     indices,
     plan,
     report,
@@ -46,7 +47,7 @@ app = o.App(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for register in (train, crossval, ablate, plan, results, compare, report, submissions, indices):
+for register in (train, crossval, ablate, plan, results, compare, report, submissions, downscale, indices):
     register.add_commands(app)
 app.add_typer(runs.app, name="runs", rich_help_panel=commands.LOOK)
 app.add_typer(data.app, name="data", rich_help_panel=commands.DATA)

@@ -60,6 +60,16 @@ Convert = Annotated[
         "--convert", metavar="VAR=UNITS", help="The store holds VAR in UNITS: convert it.", show_default=False
     ),
 ]
+Domain = Annotated[
+    int,
+    typer.Option(
+        "--domain",
+        help="Processes that share one globe, each with some of its rows: for fields too large for one device. "
+        "Without --devices as many processes are started.",
+        min=1,
+        metavar="N",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only: no progress, no notes.")]
 Fast = Annotated[bool, typer.Option("--fast", help="Use the shipped recipe MODEL-fast, which takes less time.")]
 Track = Annotated[

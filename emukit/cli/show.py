@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -12,7 +12,7 @@ from rich.text import Text
 from emukit.competitions.ranking import LIMIT
 from emukit.metrics import Score
 from emukit.runs.score_tables import Block
-from emukit.terminal import duration
+from emukit.terminal import duration, size
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from emukit.data.split import Split
     from emukit.data.window import Window
     from emukit.metrics.deviations import Statistic
+    from emukit.planning.divided import DividedCost
+    from emukit.planning.memory import MemoryPlan
     from emukit.planning.plan import Bottleneck, Plan
     from emukit.runs.ensemble_scores import EnsembleEvaluation, RegionalScores
     from emukit.runs.evaluate import Evaluation
+    from emukit.runs.forecasts import Forecasts
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -117,6 +120,8 @@ def plan_tables(name: str, plan: Plan) -> Iterator[Table | Text]:
         memory.add_row(*row)
     yield memory
     training, segments = plan.recipe.training, plan.recipe.training.segments
+    if plan.divided:
+        yield _divided_table(name, plan.memory, plan.divided)
     cost = _cost_table(f"{name}: time")
     batch = f"{segments.batch_size} x {segments.length} months, {training.precision}"
     cost.add_row(
@@ -133,6 +138,18 @@ def plan_tables(name: str, plan: Plan) -> Iterator[Table | Text]:
         bottlenecks.add_row(bottleneck.name, _part(bottleneck.reached), bottleneck.what)
     yield bottlenecks
     yield from _verdict(plan.bottlenecks())
+
+
+def _divided_table(name: str, memory: MemoryPlan, cost: DividedCost) -> Table:
+    """What the busiest of several processes takes that share a globe."""
+    from emukit.planning.divided import on_device
+
+    table = _cost_table(f"{name}: one field over {cost.processes} processes, the busiest of them")
+    table.add_row("rows", str(cost.rows), f"of {cost.whole}")
+    table.add_row("activations", size(cost.kept), "kept for the backward pass, counted; halos included")
+    table.add_row("together", size(on_device(memory, cost)), f"with model and data, of {size(memory.available)}")
+    table.add_row("sent", size(cost.sent), "rows for the neighbours in a step, forward and backward")
+    return table
 
 
 def _verdict(bottlenecks: tuple[Bottleneck, ...]) -> Iterator[Text]:
@@ -153,6 +170,14 @@ def _part(reached: float | None) -> str:
 
 def _known(seconds: float | None) -> str:
     return "?" if seconds is None else duration(seconds)
+
+
+def cost_table(title: str, rows: Iterable[tuple[str, str, str]]) -> Table:
+    """What, how much, and a remark, a line each."""
+    table = _cost_table(title)
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def _cost_table(title: str) -> Table:
@@ -227,3 +252,20 @@ def flatness_text(regional: RegionalScores) -> str:
     known = [p for p in regional.by_member if p is not None]
     each = f", by member {min(known):.2f}..{max(known):.2f}" if len(known) > 1 else ""
     return f"{regional.flatness.p:.3f} (n {regional.flatness.effective:.0f}{each})"
+
+
+FORECAST_HEADINGS = ("forecast", "lead", "RMSE", "persistence", "climatology", "CRPS", "climatology CRPS")
+
+
+def forecast_rows(found: Forecasts, card: Card) -> Iterator[tuple[str, ...]]:
+    """Errors by lead, a variable after the other."""
+    for variable, own in found.scores.items():
+        for lead, s in own.items():
+            crps = ("", "") if s.crps is None else (_digits(s.crps), _digits(s.climatology_crps))
+            numbers = (_digits(s.rmse), _digits(s.persistence), _digits(s.climatology))
+            yield f"{variable}, {card.targets[variable].units}", lead, *numbers, *crps
+
+
+def _digits(value: float) -> str:
+    """Four digits."""
+    return f"{value:.4g}"

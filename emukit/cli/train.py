@@ -42,6 +42,7 @@ def add_commands(app: typer.Typer) -> None:
         app,
         train,
         "emukit train linear --data demo --out runs/linear",
+        "emukit train downscale --data demo --set coarse=12,18 --set training.epochs=1 --out runs/fine",
         "emukit train cnn-gru --data demo --set training.epochs=2 --out runs/mine",
         group=commands.TRAIN,
     )
@@ -100,6 +101,7 @@ def train(
     devices: Annotated[
         int, typer.Option(help="Number of processes: one per GPU, or one per CPU core without GPUs.", min=1)
     ] = 1,
+    domain: o.Domain = 1,
     strategy: Annotated[
         Strategy | None,
         typer.Option(
@@ -120,6 +122,36 @@ def train(
     quiet: o.Quiet = False,
 ) -> None:
     """Train an emulator, score it on validation, and keep the run."""
+    if model == "downscale":
+        from emukit.cli.downscale import train_downscale
+
+        train_downscale(
+            given={
+                "--loss": loss,
+                "--fast": fast,
+                "--final": final,
+                "--refit": refit,
+                "--devices": devices > 1,
+                "--strategy": strategy,
+                "--precision": precision,
+                "--compile": compile,
+                "--channels-last": channels_last,
+                "--track": track,
+            },
+            data=data,
+            members=members,
+            protocol=protocol,
+            recipe=recipe,
+            objective=objective,
+            settings=settings,
+            seed=seed,
+            out=out,
+            resume=resume,
+            card=card,
+            convert=convert,
+            quiet=quiet,
+        )
+        return
     from functools import partial
 
     from emukit.cli.show import evaluation_block
@@ -127,8 +159,8 @@ def train(
     from emukit.errors import RecipeError, RunError
     from emukit.parallel.comm import open_comm
     from emukit.parallel.launch import inside_torchrun, relaunch
-    from emukit.recipes.load import fast_name, load_recipe
-    from emukit.recipes.schema import NetworkRecipe, network_paths, networks_of
+    from emukit.recipes.load import PARTS, fast_name, load_recipe
+    from emukit.recipes.schema import GeneratorRecipe, NetworkRecipe, network_paths, networks_of
     from emukit.runs.record import RECORD_FILE, DataArguments
     from emukit.runs.run import FINAL, finished_run, read_run, run_name, train_run
     from emukit.training.engine import Execution
@@ -149,11 +181,18 @@ def train(
                 hint=f"name the recipe of the run: emukit train {before.recipe.emulator} --final {final}",
             )
         chosen = before.recipe
-    execution = Execution(strategy.value if strategy else "ddp", compile, channels_last, track)
+    if devices == 1 and not inside_torchrun():
+        devices = domain
+    execution = Execution(strategy.value if strategy else "ddp", compile, channels_last, track, domain)
     networks = networks_of(chosen)
+    if isinstance(chosen, GeneratorRecipe) and (objective or precision):
+        words = [f"predictor.objective.name={objective}"] if objective else []
+        words += [f"{part}.training.precision={precision.value}" for part in PARTS] if precision else []
+        chosen, objective, precision = load_recipe(model, recipe, [*(settings or ()), *words], loss), None, None
     if not networks:
         given = {
-            "--devices": devices > 1,
+            "--devices": devices > domain,
+            "--domain": domain > 1,
             "--strategy": strategy,
             "--precision": precision,
             "--objective": objective,
@@ -161,7 +200,10 @@ def train(
             "--channels-last": channels_last,
             "--track": track,
         }
-        _refuse_for_closed_form(model, [name for name, value in given.items() if value])
+        why = (
+            "trains its networks in one process" if isinstance(chosen, GeneratorRecipe) else "is fitted in closed form"
+        )
+        _refuse_without_networks(model, [name for name, value in given.items() if value], why)
     else:
         if track is not None:
             check_tracker(track)
@@ -184,6 +226,7 @@ def train(
         if devices > 1 and not inside_torchrun():
             raise typer.Exit(relaunch(sys.argv[1:], devices))
     with open_comm() as comm:
+        comm = comm.divided(domain)
         report = o.reporter(quiet, silent=not comm.main)
         if before:
             archive = o.open_for_run(before, data, card, convert, report)
@@ -256,8 +299,8 @@ def train(
                 report.say(f"to look at it: {look}")
 
 
-def _refuse_for_closed_form(model: str, given: list[str]) -> None:
-    """Refuse options that only the training of networks has.
+def _refuse_without_networks(model: str, given: list[str], why: str) -> None:
+    """Refuse options that only the training of networks of their own has.
 
     Raises:
         RecipeError: There are some.
@@ -266,7 +309,7 @@ def _refuse_for_closed_form(model: str, given: list[str]) -> None:
 
     if given:
         raise RecipeError(
-            f"{model} is fitted in closed form: {' and '.join(given)} would do nothing",
+            f"{model} {why}: {' and '.join(given)} would do nothing",
             hint=f"emukit train {model}, without",
         )
 
@@ -285,7 +328,9 @@ def _refuse_early(
     from torch import nn
 
     from emukit.errors import TrainingError
-    from emukit.models.registry import build_network
+    from emukit.models.registry import NETWORKS, build_network
+    from emukit.parallel.comm import check_groups
+    from emukit.parallel.domain import check_divisible
     from emukit.parallel.launch import check_devices, inside_torchrun, torchrun_place
     from emukit.training.engine import check_execution
 
@@ -314,6 +359,9 @@ def _refuse_early(
                     options=recipe.options,
                 )
             batchnorm = any(isinstance(m, nn.BatchNorm2d) for m in network.modules())
+    if execution.domain > 1:
+        check_groups(world, execution.domain)
+        check_divisible(recipe.emulator, NETWORKS.load(recipe.emulator))
     device_type = "cuda" if torch.cuda.is_available() else "cpu"
     check_execution(recipe.training, execution, world, device_type, batchnorm)
 
@@ -350,6 +398,7 @@ def models(
     headings = ("setting", "default", "form", "meaning") if name else ("name", "parameters", "what it is good for")
     o.print_rows(headings, setting_rows(name) if name else model_rows(), format)
     if format == "table" and not quiet:
-        notes = (SIZES_NOTE, *plugin_lines(), "losses for --loss:", *(f"  {x}" for x in loss_lines()))
+        fine = "fine fields from coarse ones: emukit train downscale (docs/downscaling.md)"
+        notes = (SIZES_NOTE, fine, *plugin_lines(), "losses for --loss:", *(f"  {x}" for x in loss_lines()))
         for line in choice_lines(name) if name else notes:
             echo(line)

@@ -1,4 +1,4 @@
-"""The climate data in memory: scenarios with their forcings and targets.
+"""The climate data: scenarios with their forcings and targets, in memory, or on disk where they do not fit.
 
 Invariant: scenarios are never concatenated, so no window can cross from one into another; each has consecutive steps of
 the archive's time axis (`emukit.data.time`).
@@ -7,9 +7,11 @@ the archive's time axis (`emukit.data.time`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,19 @@ from emukit.errors import ProtocolError
 from emukit.parallel.threads import open_pool
 
 
+class StoredTargets(Protocol):
+    """Targets of one scenario and member that stay on disk, read where they are asked for.
+
+    Attributes:
+        variables: V, how many there are.
+    """
+
+    variables: int
+
+    def read(self, variable: int, start: int, stop: int, rows: slice) -> NDArray[np.float32]:
+        """(T, rows, X) steps [start, stop) of the variable at a position on the V axis."""
+
+
 @dataclass(frozen=True, eq=False)
 class Scenario:
     """One emission scenario: what drives the climate, and what the climate model answered.
@@ -29,10 +44,12 @@ class Scenario:
     Attributes:
         name: For example ``ssp370``.
         time: Its T steps.
-        forcings: Name to (T,) float64 (global series) or (T, Y, X) float32 (fields), in the card's units.
+        forcings: Name to (T,) float64 (global series) or (T, Y, X) float32 (fields), in the card's units. Fields that
+            stay on disk are `emukit.data.stored.StoredForcing`.
         members: The ensemble members present, in the order of the first axis of `targets`.
         targets: (M, T, V, Y, X) float32 in physical units, or None where only forcings are known.
         hidden: (T,) True where the targets are a hidden test set (zero in the store).
+        stored: Targets on disk, of the only member, in the place of `targets`.
     """
 
     name: str
@@ -41,6 +58,7 @@ class Scenario:
     members: tuple[int, ...] = ()
     targets: NDArray[np.float32] | None = None
     hidden: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    stored: StoredTargets | None = None
 
     def __len__(self) -> int:
         return len(self.time)
@@ -103,15 +121,56 @@ class Scenario:
         Raises:
             ProtocolError: The member is not there, or some of the steps are hidden.
         """
-        if self.targets is None or self.hidden[start:stop].any():
+        place = self._known(member, start, stop)
+        if self.stored is not None:
+            return self._read(start, stop)
+        assert self.targets is not None
+        return self.targets[place, start:stop]
+
+    def values(
+        self, variable: int, member: int, start: int, stop: int, rows: slice = slice(None)
+    ) -> NDArray[np.float32]:
+        """(T, rows, X) targets of one variable, by its position, of steps [start, stop) of one member.
+
+        Raises:
+            ProtocolError: As `truth`.
+        """
+        place = self._known(member, start, stop)
+        if self.stored is not None:
+            return self.stored.read(variable, start, stop, rows)
+        assert self.targets is not None
+        return self.targets[place, start:stop, variable, rows]
+
+    def pieces(self, start: int, stop: int) -> list[tuple[int, int]]:
+        """Parts of steps [start, stop), in order, that may be held at once: calendar years of targets on disk."""
+        if self.stored is None:
+            return [(start, stop)]
+        edges = [start, *(start + 1 + np.flatnonzero(np.diff(self.time.year[start:stop]))).tolist(), stop]
+        return list(pairwise(edges))
+
+    def _known(self, member: int, start: int, stop: int) -> int:
+        """The position of a member whose steps [start, stop) are known."""
+        if (self.targets is None and self.stored is None) or self.hidden[start:stop].any():
             raise ProtocolError(
                 f"the targets of {self.name} {self.time.text(start)} .. {self.time.text(stop - 1)} are not known",
-                found="forcings only" if self.targets is None else "a hidden test set (targets are all zero)",
+                found="forcings only"
+                if self.targets is None and self.stored is None
+                else "a hidden test set (targets are all zero)",
                 expected=f"{self.time.unit}s whose truth is in the store",
                 hint=f"score validation instead, or another protocol; hidden {self.time.unit}s are scored by the "
                 "competition",
             )
-        return self.targets[self.member_index(member), start:stop]
+        return self.member_index(member)
+
+    def _read(self, start: int, stop: int) -> NDArray[np.float32]:
+        assert self.stored is not None
+        variables = self.stored.variables
+        first = self.stored.read(0, start, stop, slice(None))
+        out = np.empty((stop - start, variables, *first.shape[1:]), np.float32)
+        out[:, 0] = first
+        for v in range(1, variables):
+            out[:, v] = self.stored.read(v, start, stop, slice(None))
+        return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +219,7 @@ class Domain:
 
 @dataclass(frozen=True, eq=False)
 class Archive(Mapping[str, Scenario]):
-    """A checked store in memory: a mapping from scenario name to `Scenario`.
+    """A checked store: a mapping from scenario name to `Scenario`.
 
     Attributes:
         card: The data card that the store matched: names, units, protocols.
@@ -171,6 +230,9 @@ class Archive(Mapping[str, Scenario]):
         statics: Name to (Y, X) float32 time-independent fields (``land``, ``orography``) where the store has them.
         notes: What is odd about the store, one sentence each.
         published: Whether digests tell that every visible target is the published one.
+        bands: The rows of the grid in the order in which targets on disk are read fastest; of an archive in memory
+            all at once.
+        file_digest: Of an archive on disk, what computes `digest`: from the bytes of its files.
     """
 
     card: Card
@@ -181,6 +243,8 @@ class Archive(Mapping[str, Scenario]):
     statics: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     published: bool = False
+    bands: tuple[slice, ...] = (slice(None),)
+    file_digest: Callable[[], str] | None = None
 
     def __repr__(self) -> str:
         """One line; the arrays would fill screens."""
@@ -195,9 +259,13 @@ class Archive(Mapping[str, Scenario]):
     def digest(self) -> str:
         """SHA-256 of every name, month and value, for provenance; the same whatever container it was read from.
 
+        Of an archive that stays on disk it is of the bytes of its files.
+
         Computed when first asked for (about a third of a second for the competition's store), so that loading does not
         pay for it and a changed copy never carries the digest of its original.
         """
+        if self.file_digest is not None:
+            return self.file_digest()
         names = [self.grid.lat.tobytes(), self.grid.lon.tobytes(), repr(self.variables).encode()]
         arrays = [self.statics[k] for k in sorted(self.statics)]
         names += [k.encode() for k in sorted(self.statics)]
@@ -210,6 +278,11 @@ class Archive(Mapping[str, Scenario]):
             for part in pool.map(_sha256, arrays):
                 whole.update(part)
         return whole.hexdigest()
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether targets are read where they are asked for, and not held."""
+        return self.file_digest is not None
 
     @property
     def domain(self) -> Domain:

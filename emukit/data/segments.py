@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -37,11 +38,15 @@ class SegmentSampler:
         settings: How.
         window: Which steps a target step sees.
         spans: What is trained on.
-        frame: (C, Y, X).
+        frame: (C, Y, X), of the rows that are kept.
+        grid: (Y, X) of the whole grid.
         variables: V.
         resident_bytes: Size of the arrays that batches are read from.
         residency: Where they live: ``device`` or ``host``.
+        addresses: How spans are cut.
     """
+
+    addresses: ClassVar[type[SegmentAddresses]] = SegmentAddresses
 
     def __init__(
         self,
@@ -51,8 +56,18 @@ class SegmentSampler:
         normalizer: TargetNormalizer,
         settings: SegmentSettings,
         device: torch.device | str = "cpu",
+        rows: slice = slice(None),
     ) -> None:
         """Normalise the training months and put them where they are to live.
+
+        Args:
+            archive: The data.
+            spans: What is trained on.
+            encoder: Makes frames.
+            normalizer: Normalises targets.
+            settings: How spans are cut.
+            device: Where batches are wanted.
+            rows: Rows of the grid that this process reads and keeps, where a globe is divided.
 
         Raises:
             ProtocolError: No training span is as long as a segment.
@@ -62,18 +77,20 @@ class SegmentSampler:
         self.window = encoder.settings.window
         self._encoder = encoder
         self._archive = archive
-        self._addresses = SegmentAddresses.of(archive, spans, self.window, settings)
+        self._addresses = self.addresses.of(archive, spans, self.window, settings)
         self.spans = self._addresses.spans
-        self.frame = (len(encoder.channels), *encoder.grid.shape)
+        self._rows, self.grid = rows, encoder.grid.shape
+        kept = len(range(*rows.indices(encoder.grid.shape[0])))
+        self.frame = (len(encoder.channels), kept, encoder.grid.shape[1])
         self.variables = len(archive.variables)
         self._device = torch.device(device)
         scenarios = tuple(dict.fromkeys(s.scenario for s in self.spans))
-        self.resident_bytes = resident_bytes(archive, self._addresses, encoder)
+        self.resident_bytes = resident_bytes(archive, self._addresses, encoder) * kept // encoder.grid.shape[0]
         free = free_memory(self._device)
         self.residency = place(settings.residency, self.resident_bytes, free, self._device.type)
         self._streamed = self.residency == "host" and self._device.type != "cpu"
         home = torch.device("cpu") if self._streamed else self._device
-        self._encoded: dict[str, EncodedScenario] = {n: encoder.encode(archive[n], home) for n in scenarios}
+        self._encoded: dict[str, EncodedScenario] = {n: encoder.encode(archive[n], home, rows) for n in scenarios}
         self._targets = [self._span_targets(s, normalizer).to(home) for s in self.spans]
         self._reader = ThreadPoolExecutor(1, "batches") if self._streamed else None
         self._ahead: OrderedDict[_Key, Future[tuple[Sample, torch.cuda.Event | None]]] = OrderedDict()
@@ -164,17 +181,19 @@ class SegmentSampler:
         """Read a batch from host memory and send it to the device, next to what the device computes."""
         batch = self._read(key)
         if self._device.type != "cuda":
-            return Sample(batch.frames.to(self._device), batch.targets.to(self._device)), None
+            return batch.to(self._device), None
         side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(side):
-            frames, targets = (t.to(self._device, non_blocking=True) for t in (batch.frames, batch.targets))
-            sent = Sample(frames, targets)
-            return sent, side.record_event()
+            return batch.to(self._device, non_blocking=True), side.record_event()
 
     def _span_targets(self, span: Span, normalizer: TargetNormalizer) -> Tensor:
         scenario = self._archive[span.scenario]
         season = scenario.time.season[span.start : span.stop]
-        fields = [normalizer.forward(scenario.truth(m, span.start, span.stop), season) for m in span.members]
+        rows, columns = np.arange(self.grid[0])[self._rows], np.arange(self.grid[1])
+        own = normalizer.window(rows, columns)
+        fields = [
+            own.forward(scenario.truth(m, span.start, span.stop)[..., self._rows, :], season) for m in span.members
+        ]
         if self.settings.members == "mean":
             return torch.from_numpy(np.mean(fields, axis=0, dtype=np.float32, keepdims=True))
         return torch.from_numpy(np.stack(fields))

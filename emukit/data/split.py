@@ -106,7 +106,8 @@ def check_no_leak(train: Sequence[Span], held_out: Sequence[Span]) -> None:
 def is_hidden(archive: Archive, span: Span) -> bool:
     """Whether any month of the span has no visible target."""
     scenario = archive[span.scenario]
-    return scenario.targets is None or bool(scenario.hidden[span.start : span.stop].any())
+    unknown = scenario.targets is None and scenario.stored is None
+    return unknown or bool(scenario.hidden[span.start : span.stop].any())
 
 
 def stretches(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -173,7 +173,9 @@ def take_survey(
             )
     for sentence in source.notes:
         findings.note(sentence)
-    layout = read_layout(source.ds, card, findings, with_targets=with_targets, default_scenario=scenario)
+    # A card of one scenario says which it is, where the store does not.
+    only = card.scenarios[0] if len(card.scenarios) == 1 and with_targets else None
+    layout = read_layout(source.ds, card, findings, with_targets=with_targets, default_scenario=scenario or only)
     if layout is None:
         return None
     copies = known_copies(source.ds, card, named, findings) if with_targets else []

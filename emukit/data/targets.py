@@ -6,7 +6,7 @@ span can hold, and `inverse` maps every finite number to a finite one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -118,13 +118,27 @@ class TargetNormalizer:
         self._center, self._scale = center, scale
 
     @classmethod
-    def fit(cls, archive: Archive, spans: Sequence[Span], settings: Mapping[str, TargetSettings]) -> TargetNormalizer:
-        """Fit on all members of the training spans."""
+    def fit(
+        cls,
+        archive: Archive,
+        spans: Sequence[Span],
+        settings: Mapping[str, TargetSettings],
+        *,
+        through: Callable[[NDArray[np.floating]], NDArray[np.floating]] | None = None,
+    ) -> TargetNormalizer:
+        """Fit on all members of the training spans.
+
+        Args:
+            archive: The data.
+            spans: Training spans.
+            settings: By variable.
+            through: What is done to the (T, Y, X) fields of a variable first, such as a coarse-down-up pass.
+        """
         pointwise, centers, scales = [], [], []
         known = {v.name: settings.get(v.name, TargetSettings()).known(v) for v in archive.domain.described}
         for v, chosen in enumerate(known.values()):
-            function = Pointwise(chosen.transform, _fit_exponent(archive, spans, v, chosen))
-            sums = _season_sums(archive, spans, v, function)
+            function = Pointwise(chosen.transform, _fit_exponent(archive, spans, v, chosen, through))
+            sums = _season_sums(archive, spans, v, function, through)
             center = _grouped_mean(sums[0], sums[1], chosen.climatology)
             # Second moment about that centre, from sums: E[(x-c)^2] = E[x^2] - 2cE[x] + c^2.
             about = sums[2] - 2 * center * sums[1] + sums[0] * center**2
@@ -139,15 +153,31 @@ class TargetNormalizer:
             np.stack(scales, 1),
         )
 
+    def window(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> TargetNormalizer:
+        """The same for fields of some rows and columns of the grid."""
+        center, scale = (a[..., rows, :][..., columns] for a in (self._center, self._scale))
+        return TargetNormalizer(self.settings, self._pointwise, center, scale)
+
     def forward(self, values: NDArray[np.floating], season: NDArray[np.int64]) -> NDArray[np.float32]:
         """Normalise (T, V, Y, X) fields of physical units; `season` is (T,), as `TimeAxis.season` has it."""
         out = np.empty(values.shape, np.float32)
+        self._normalise(values, season, out)
+        return out
+
+    def forward_exactly(self, values: NDArray[np.floating], season: NDArray[np.int64]) -> Array:
+        """As `forward`, in float64: for differences of normalised fields, which rounding would spoil."""
+        out = np.empty(values.shape, np.float64)
+        self._normalise(values, season, out)
+        return out
+
+    def _normalise(
+        self, values: NDArray[np.floating], season: NDArray[np.int64], out: NDArray[np.float32] | Array
+    ) -> None:
         for part in _parts(len(values)):
             group = season[part]
             for v, function in enumerate(self._pointwise):
                 x = function.forward(values[part, v].astype(np.float64))
                 out[part, v] = (x - self._center[group, v]) / self._scale[group, v]
-        return out
 
     def inverse(self, values: NDArray[np.floating], season: NDArray[np.int64]) -> Array:
         """Back to physical units, (T, V, Y, X) float64."""
@@ -175,17 +205,25 @@ class TargetNormalizer:
         return cls(settings, pointwise, np.asarray(arrays["center"]), np.asarray(arrays["scale"]))
 
 
-def _truth(archive: Archive, span: Span, variable: int) -> list[NDArray[np.float32]]:
+# From the (T, Y, X) fields of a variable to those that statistics are taken of.
+_Through = Callable[[NDArray[np.floating]], NDArray[np.floating]] | None
+
+
+def _truth(archive: Archive, span: Span, variable: int, through: _Through) -> Iterator[NDArray[np.floating]]:
     scenario = archive[span.scenario]
-    return [scenario.truth(m, span.start, span.stop)[:, variable] for m in span.members]
+    for member in span.members:
+        fields = scenario.truth(member, span.start, span.stop)[:, variable]
+        yield fields if through is None else through(fields)
 
 
-def _fit_exponent(archive: Archive, spans: Sequence[Span], variable: int, settings: TargetSettings) -> float:
+def _fit_exponent(
+    archive: Archive, spans: Sequence[Span], variable: int, settings: TargetSettings, through: _Through
+) -> float:
     if settings.transform != "yeo-johnson":
         return 1.0
     from sklearn.preprocessing import PowerTransformer
 
-    values = [f.ravel() for s in spans for f in _truth(archive, s, variable)]
+    values = [f.ravel() for s in spans for f in _truth(archive, s, variable, through)]
     step = max(1, sum(v.size for v in values) // YEO_JOHNSON_SAMPLE)
     sample = np.concatenate([v[::step] for v in values]).astype(np.float64)
     return float(PowerTransformer(method="yeo-johnson", standardize=False).fit(sample[:, None]).lambdas_[0])
@@ -197,7 +235,7 @@ def _parts(steps: int) -> list[slice]:
 
 
 def _season_sums(
-    archive: Archive, spans: Sequence[Span], variable: int, function: Pointwise
+    archive: Archive, spans: Sequence[Span], variable: int, function: Pointwise, through: _Through
 ) -> tuple[Array, Array, Array]:
     """Count (G, 1, 1), sum and sum of squares (G, Y, X) of transformed values by `TimeAxis.season`."""
     groups = archive.time.seasons
@@ -205,7 +243,7 @@ def _season_sums(
     sums = np.zeros((2, groups, *archive.grid.shape))
     for span in spans:
         season = archive[span.scenario].time.season[span.start : span.stop]
-        for truth in _truth(archive, span, variable):
+        for truth in _truth(archive, span, variable, through):
             for m in np.unique(season):
                 x = function.forward(truth[season == m].astype(np.float64))
                 n[m] += len(x)

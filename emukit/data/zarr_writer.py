@@ -40,6 +40,22 @@ def write_zarr(
         raise
 
 
+def append_zarr(dataset: xr.Dataset, folder: Path, dimension: str) -> None:
+    """Continue a store of `write_zarr` along a dimension, with the encodings that it has.
+
+    Args:
+        dataset: What follows; of the same variables.
+        folder: The store.
+        dimension: Such as ``time``.
+    """
+    store = _StoppableStore(folder)
+    try:
+        dataset.to_zarr(store, mode="a", append_dim=dimension, zarr_format=2, write_empty_chunks=True)
+    except BaseException:
+        store.stop()
+        raise
+
+
 class _StoppableStore(LocalStore):
     """A folder whose pending writes can be called off.
 

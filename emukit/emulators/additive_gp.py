@@ -234,7 +234,7 @@ class AdditiveGP(Wrapper):
         loads: (V, 12, N, Y, X) weights of the kernel, in the variable's unit.
         mean: (12, V, Y, X) coefficients where the kernel adds nothing.
         space: Of forcings, with the training years as points.
-        reach: Distance in it at which exp(-1/2) of the departure from the base is left.
+        length_scale: Distance in it at which exp(-1/2) of the departure from the base is left.
     """
 
     kind = "additive-gp"
@@ -252,12 +252,13 @@ class AdditiveGP(Wrapper):
         loads: NDArray[np.float32],
         mean: NDArray[np.float32],
         space: ForcingSpace,
-        reach: float,
+        length_scale: float,
     ) -> None:
         """Use `fit`."""
         super().__init__(domain, bases)
         self.drivers, self.kind_of_motion, self.sizes, self.noise = drivers, kind_of_motion, sizes, noise
-        self.internal, self.loads, self.mean, self.space, self.reach = internal, loads, mean, space, reach
+        self.internal, self.loads, self.mean, self.space = internal, loads, mean, space
+        self.length_scale = length_scale
 
     @property
     def component_names(self) -> tuple[str, ...]:
@@ -276,7 +277,7 @@ class AdditiveGP(Wrapper):
         indices: tuple[str, ...] = ("hemispheres", "rain-belt"),
         features: tuple[str, ...] = ("SO2", "step:2045:20", "CO2~30"),
         discrepancy: Literal["integrated", "brownian"] = "integrated",
-        reach: float = 3.0,
+        length_scale: float = 3.0,
         forcings: tuple[str, ...] = ("CO2", "CH4", "SO2", "BC"),
     ) -> Self:
         """Find the sizes of the components, and condition on the training years.
@@ -292,8 +293,8 @@ class AdditiveGP(Wrapper):
                 is left out.
             features: Forcing series in which the response is linear.
             discrepancy: How a scenario departs from what all share: integrated Brownian motion, or Brownian motion.
-            reach: Distance from the nearest training year among `forcings`, in standard deviations of the training
-                years, at which exp(-1/2) of the departure from the base is left.
+            length_scale: Distance from the nearest training year among `forcings`, in standard deviations of the
+                training years, at which exp(-1/2) of the departure from the base is left.
             forcings: The axes of that space.
 
         Raises:
@@ -301,7 +302,9 @@ class AdditiveGP(Wrapper):
             ProtocolError: A forcing is not in the store, no training span holds a whole year, or none has the two
                 members that tell internal variability from the forced response.
         """
-        cls.check(archive, warming=warming, indices=indices, features=features, reach=reach, forcings=forcings)
+        cls.check(
+            archive, warming=warming, indices=indices, features=features, length_scale=length_scale, forcings=forcings
+        )
         first = bases[0].first_month
         spans = [replace(s, start=max(s.start, first)) for s in split.train if s.stop > first]
         space = ForcingSpace.fit(archive, spans, forcings)
@@ -338,7 +341,7 @@ class AdditiveGP(Wrapper):
             loads,
             mean,
             space,
-            reach,
+            length_scale,
         )
 
     @classmethod
@@ -349,9 +352,11 @@ class AdditiveGP(Wrapper):
     @classmethod
     def check(cls, archive: Archive, **options: Any) -> None:
         """Refuse values out of their ranges; arguments as for `fit`."""
-        reach = options["reach"]
-        if not (reach > 0 and np.isfinite(reach)):
-            raise RecipeError("model.reach is out of range", found=str(reach), expected="more than 0, and finite")
+        length_scale = options["length_scale"]
+        if not (length_scale > 0 and np.isfinite(length_scale)):
+            raise RecipeError(
+                "model.length_scale is out of range", found=str(length_scale), expected="more than 0, and finite"
+            )
         temperature_position(archive, "model.warming")
         for key in ("warming", "indices", "features", "forcings"):
             names = options[key]
@@ -470,7 +475,7 @@ class AdditiveGP(Wrapper):
         }
         own = {
             "motion": self.kind_of_motion,
-            "reach": self.reach,
+            "length_scale": self.length_scale,
             "forcings": list(self.space.names),
             "scenarios": list(d.scenarios),
             "warming": list(d.warming.names),
@@ -518,11 +523,11 @@ class AdditiveGP(Wrapper):
             arrays["loads"],
             arrays["mean"],
             ForcingSpace.from_arrays(meta["forcings"], space),
-            float(meta["reach"]),
+            float(meta["length_scale"] if "length_scale" in meta else meta["reach"]),
         )
 
     def _near(self, scenario: Scenario, start: int, stop: int) -> Array:
-        return self.space.kernel_similarity(scenario, self.grid, self.reach)[start:stop]
+        return self.space.kernel_similarity(scenario, self.grid, self.length_scale)[start:stop]
 
     def _asked(
         self, scenario: Scenario, start: int, stop: int

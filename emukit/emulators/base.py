@@ -45,6 +45,8 @@ class Emulator(ABC):
         domain: What it predicts, and where.
         steps: The kinds of steps it knows, of ``month``, ``year``, ``day`` and ``hour``; empty: all.
         draws: Whether it draws realisations, each with variability as a run has, and not one answer.
+        streams: Whether it is fitted from targets on disk, a year or a band of rows at a time, and predicts a year in
+            the memory of a year.
         from_beginning: Whether it must run from a scenario's beginning, step by step, to reach a month: a trajectory.
             Work is then divided by scenario and realisation, never by months.
         trained_in: The training years among the forcings that it reads; None where it reads none, or is older.
@@ -55,6 +57,7 @@ class Emulator(ABC):
     steps: ClassVar[tuple[str, ...]] = ()
     by_variable: ClassVar[tuple[str, ...]] = ()
     from_beginning: ClassVar[bool] = False
+    streams: ClassVar[bool] = False
 
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
@@ -93,7 +96,7 @@ class Emulator(ABC):
         raise RunError(
             f"a {self.kind} emulator has one answer to a scenario, not an ensemble",
             expected="an emulator that draws realisations",
-            hint="leave out --members, or train one: emukit train best-sampled, or a network with "
+            hint="leave out --members, or train one: emukit train best-sampled or atlas, or a network with "
             "--objective crps --set training.segments.members=all",
         )
 
@@ -190,7 +193,13 @@ class Emulator(ABC):
     def from_state(cls, domain: Domain, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `state`."""
 
-    def predict(self, forcings: Scenario | xr.Dataset, start: str | None = None, stop: str | None = None) -> xr.Dataset:
+    def predict(
+        self,
+        forcings: Scenario | xr.Dataset,
+        start: str | None = None,
+        stop: str | None = None,
+        members: int | None = None,
+    ) -> xr.Dataset:
         """Predict a scenario, xarray in and out.
 
         Args:
@@ -198,10 +207,12 @@ class Emulator(ABC):
             start: First step, such as ``2070-02``, or ``2070-02-01`` of days;
                 the first that can be predicted when None.
             stop: Last step, included; the scenario's last when None.
+            members: How many realisations; one answer, without a dimension for it, when None.
 
         Returns:
-            A dataset with the variables on (time, y, x), CF attributes and units. Its attribute `forcing_distance`
-            says how far its forcings lie from the training at most, in standard deviations over the training years.
+            A dataset with the variables on (time, y, x), or (member, time, y, x), CF attributes and units. Its
+            attribute `forcing_distance` says how far its forcings lie from the training at most, in standard deviations
+            over the training years.
 
         Raises:
             ProtocolError: A step is outside the scenario, the scenario has other steps, a forcing is missing, or the
@@ -233,9 +244,19 @@ class Emulator(ABC):
                 expected=f"{known.text(0)}, as in training",
                 hint=f"hand over the whole scenario, and choose {time.unit}s with start and stop",
             )
-        fields = self.predict_fields(scenario, first, last)
-        dataset = fields_to_dataset(fields, time[first:last], self.grid, self.domain.described, scenario.name)
+        if members is None:
+            dataset = self._labelled(self.predict_fields(scenario, first, last), scenario, first)
+        else:
+            realisations = self.predict_members(scenario, first, last, members)
+            number = xr.Variable("member", range(members), {"standard_name": "realization"})
+            each = [self._labelled(fields, scenario, first) for fields in realisations]
+            dataset = xr.concat(each, number, combine_attrs="identical")
         return dataset.assign_attrs(self.distance_attributes(scenario, first, last))
+
+    def _labelled(self, fields: NDArray[np.float32], scenario: Scenario, first: int) -> xr.Dataset:
+        """Fields of the steps from `first` on as a dataset."""
+        steps = scenario.time[first : first + len(fields)]
+        return fields_to_dataset(fields, steps, self.grid, self.domain.described, scenario.name)
 
     def distance_attributes(self, scenario: Scenario, start: int, stop: int) -> dict[str, Any]:
         """Attributes of a prediction of months [start, stop): how far from training it is; none where nobody knows."""
@@ -270,7 +291,7 @@ class Emulator(ABC):
             "format": FORMAT,
             "kind": self.kind,
             "variables": list(self.variables),
-            **_time_head(self.domain.time),
+            **time_head(self.domain.time),
             "card": self.domain.card.model_dump(mode="json"),
             "meta": meta,
             "trained_in": list(self.trained_in.names) if self.trained_in else [],
@@ -280,17 +301,22 @@ class Emulator(ABC):
         space = self.trained_in.arrays() if self.trained_in else {}
         arrays = {**arrays, **{f"{SPACE}{name}": array for name, array in space.items()}}
         grid = {"grid.lat": self.grid.lat, "grid.lon": self.grid.lon}
-        with atomic_path(folder, durable=True) as temporary:
-            temporary.mkdir()
-            # safetensors writes the bytes behind an array whatever its strides, so each must be contiguous.
-            contiguous = {k: np.ascontiguousarray(v) for k, v in {**arrays, **grid}.items()}
-            save_file(contiguous, temporary / "arrays.safetensors")
-            head["sha256"] = sha256(temporary / "arrays.safetensors")
-            head["head_sha256"] = head_digest(head)
-            (temporary / "emulator.json").write_text(json.dumps(head, indent=1), encoding="utf-8")
+        write_saved(folder, head, {**arrays, **grid})
 
 
-def _time_head(time: TimeAxis) -> dict[str, Any]:
+def write_saved(folder: Path, head: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write plain values and arrays as `read_saved` reads them, whole or not at all."""
+    head = dict(head)
+    with atomic_path(folder, durable=True) as temporary:
+        temporary.mkdir()
+        # safetensors writes the bytes behind an array whatever its strides, so each must be contiguous.
+        save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary / "arrays.safetensors")
+        head["sha256"] = sha256(temporary / "arrays.safetensors")
+        head["head_sha256"] = head_digest(head)
+        (temporary / "emulator.json").write_text(json.dumps(head, indent=1), encoding="utf-8")
+
+
+def time_head(time: TimeAxis) -> dict[str, Any]:
     if time.is_monthly:
         return {"first_month": time.text(0)}
     return {"time": {"step": time.step, "calendar": time.calendar, "first": time.first}}

@@ -26,6 +26,7 @@ class ClimatologyEmulator(Emulator):
     """Predicts the mean of all training members over a reference period."""
 
     kind = "climatology"
+    streams = True
 
     def __init__(self, domain: Domain, mean: NDArray[np.float32]) -> None:
         super().__init__(domain)
@@ -96,10 +97,12 @@ def seasonal_sums(archive: Archive, spans: Sequence[Span]) -> tuple[NDArray[np.f
     count = np.zeros(groups, np.int64)
     for span in spans:
         scenario = archive[span.scenario]
-        season = scenario.time.season[span.start : span.stop]
         for member in span.members:
-            truth = scenario.truth(member, span.start, span.stop)
-            for m in np.unique(season):
-                total[m] += truth[season == m].sum(0, dtype=np.float64)
+            for start, stop in scenario.pieces(span.start, span.stop):
+                season = scenario.time.season[start:stop]
+                truth = scenario.truth(member, start, stop)
+                for m in np.unique(season):
+                    total[m] += truth[season == m].sum(0, dtype=np.float64)
+        season = scenario.time.season[span.start : span.stop]
         count += len(span.members) * np.bincount(season, minlength=groups)
     return total, count

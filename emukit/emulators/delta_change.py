@@ -9,6 +9,8 @@ ratio, so that dry days stay dry.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Any, Self
@@ -17,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.archive import Archive, Domain, Scenario
+from emukit.data.residency import host_free
 from emukit.data.split import Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.typical_year import (
@@ -28,6 +31,7 @@ from emukit.emulators.typical_year import (
     training_years,
 )
 from emukit.errors import ProtocolError, RecipeError
+from emukit.terminal import size
 
 Field = NDArray[np.float32]
 
@@ -35,6 +39,8 @@ MONTHS = 12
 # A month whose expected mean is below this share of the largest in its cell is not divided by: a desert's ratio would
 # be noise.
 LEAST_SHARE = 1e-3
+# Of the free memory, that the years may take.
+SHARE = 0.8
 
 
 class DeltaChange(Emulator):
@@ -42,6 +48,7 @@ class DeltaChange(Emulator):
 
     kind = "delta-change"
     steps = ("day",)
+    streams = True
 
     def __init__(
         self,
@@ -138,16 +145,18 @@ class DeltaChange(Emulator):
         first = found[0]
         month = archive[first.span.scenario].time.month[first.start : first.stop]
         shape = (MONTHS, len(archive.variables), *archive.grid.shape)
+        _refuse_large(len(chosen), shape)
         total, steep = np.zeros(shape), np.zeros(shape)
         pool = np.empty((len(chosen), DAYS, *shape[1:]), np.float32)
         centred = explained - explained.mean()
-        for i, (year, g) in enumerate(zip(found, centred, strict=True)):
-            field = year.read(archive)
-            means = np.stack([field[month == m].mean(0, dtype=np.float64) for m in range(MONTHS)])
-            total += means
-            steep += g * means
-            if i in chosen:
-                pool[int(np.searchsorted(chosen, i))] = field
+        for v, band in itertools.product(range(len(archive.variables)), archive.bands):
+            for i, (year, g) in enumerate(zip(found, centred, strict=True)):
+                field = year.values(archive, v, band)
+                means = np.stack([field[month == m].mean(0, dtype=np.float64) for m in range(MONTHS)])
+                total[:, v, band] += means
+                steep[:, v, band] += g * means
+                if i in chosen:
+                    pool[int(np.searchsorted(chosen, i)), :, v, band] = field
         spread = float((centred**2).sum())
         # Sums of g alone are zero: the slope needs no mean taken off.
         slope = steep / spread if spread > 0 else np.zeros(shape)
@@ -205,6 +214,18 @@ class DeltaChange(Emulator):
         level, slope, pool = (np.asarray(arrays[name], np.float32) for name in ("level", "slope", "pool"))
         of_pool, month = np.asarray(arrays["of_pool"], np.float64), np.asarray(arrays["month"], np.int64)
         return cls(domain, warming, level, slope, pool, of_pool, month, seed=int(meta["seed"]))
+
+
+def _refuse_large(years: int, shape: tuple[int, ...]) -> None:
+    """Refuse years that would not fit into memory."""
+    one, room = 4 * DAYS * math.prod(shape[1:]), int(SHARE * host_free())
+    if years * one > room:
+        raise RecipeError(
+            f"{years} years to draw from do not fit into memory",
+            found=size(years * one),
+            expected=f"up to {size(room)}",
+            hint=f"--set model.years={max(room // one, 1)}",
+        )
 
 
 def _ratio(wanted: Field, had: Field) -> Field:

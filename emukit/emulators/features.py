@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from emukit.data.archive import Scenario
 from emukit.data.grid import Grid, weighted_mean
+from emukit.data.stored import StoredForcing
 from emukit.errors import ProtocolError, RecipeError
 
 # (south, north, west, east) in degrees; west > east wraps through Greenwich. Rectangles round the regions whose
@@ -56,9 +57,9 @@ def feature(name: str, scenario: Scenario, grid: Grid) -> NDArray[np.float64]:
     held = scenario.forcings[match["forcing"]]
     if region is not None:
         weights = grid.weights * _inside(region, grid)
-        values = weighted_mean(held, weights / weights.sum())
+        values = _area_mean(held, weights / weights.sum())
     else:
-        values = grid.mean(held) if held.ndim == 3 else held.astype(np.float64)
+        values = _area_mean(held, grid.weights) if held.ndim == 3 else held.astype(np.float64)
     if match["log"]:
         if not (values > 0).all():
             raise ProtocolError(
@@ -68,6 +69,11 @@ def feature(name: str, scenario: Scenario, grid: Grid) -> NDArray[np.float64]:
             )
         values = np.log(values)
     return exponential_memory(values, float(years), scenario.time.per_year) if years else values
+
+
+def _area_mean(held: NDArray[np.floating], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    # Maps on disk are read once, and not spread over the days.
+    return held.area_mean(weights) if isinstance(held, StoredForcing) else weighted_mean(held, weights)
 
 
 def check_feature(name: str, scenario: Scenario, grid: Grid) -> re.Match[str]:

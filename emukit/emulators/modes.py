@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
-from sklearn.decomposition import PCA
 
 from emukit.data.archive import Scenario
 from emukit.data.grid import Grid
@@ -35,31 +34,38 @@ NODES = np.linspace(-3.25, 3.25, 27)
 # year or two.
 WARM_UP = 240
 
-ARRAYS = ("patterns", "strength", "memory", "fresh", "local", "local_memory", "spread", "quantiles")
+ARRAYS = ("patterns", "amplitude", "propagator", "innovation", "local", "local_autocorrelation", "spread", "quantiles")
+# What emulators saved by earlier versions call them.
+FORMER_ARRAYS = {
+    "amplitude": "strength",
+    "propagator": "memory",
+    "innovation": "fresh",
+    "local_autocorrelation": "local_memory",
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Modes:
-    """Patterns, their strengths and memories, and the quantiles that take normal scores back.
+    """Patterns, the process of their coefficients, and the quantiles that take normal scores back.
 
     Attributes:
-        patterns: (K, V, Y, X) float16, in normal scores for a strength of one.
-        strength: (12, K) standard deviation of each pattern's amplitude by calendar month.
-        memory: (K, K) regression of standardised amplitudes on those of the month after.
-        fresh: (K, K) factor that gives white noise the covariance of what that leaves.
+        patterns: (K, V, Y, X) float16, in normal scores for an amplitude of one.
+        amplitude: (12, K) standard deviation of each pattern's coefficient by calendar month.
+        propagator: (K, K) regression of standardised coefficients on those of the month after.
+        innovation: (K, K) factor of the covariance of what that leaves: it times white noise is the innovation.
         local: (12, V, Y, X) float16, standard deviation of what the patterns leave.
-        local_memory: (V, Y, X) its correlation from one month to the next.
+        local_autocorrelation: (V, Y, X) its correlation from one month to the next.
         spread: (12, V, Y, X) float16, standard deviation of both together: one, except for what the process simplifies.
         quantiles: (12, len(NODES), V, Y, X) float16, residuals at the normal scores `NODES`.
         seed: Of the noise.
     """
 
     patterns: NDArray[np.float16]
-    strength: Field
-    memory: Field
-    fresh: Field
+    amplitude: Field
+    propagator: Field
+    innovation: Field
     local: NDArray[np.float16]
-    local_memory: Field
+    local_autocorrelation: Field
     spread: NDArray[np.float16]
     quantiles: NDArray[np.float16]
     seed: int
@@ -75,27 +81,38 @@ class Modes:
             modes: How many patterns, at most.
             seed: Of the noise.
         """
+        # Heavy, and not needed where nothing is fitted.
+        from sklearn.decomposition import PCA
+
         scores, quantiles = _normal_scores(residuals, relative)
         shape = scores.shape[1:]
         root = np.sqrt(np.broadcast_to(grid.weights, shape)).astype(np.float32)
         table = (scores * root).reshape(len(scores), -1)
         pca = PCA(min(modes, *table.shape), random_state=0).fit(table)
-        amplitude = pca.transform(table)
+        coefficients = pca.transform(table)
         patterns = (pca.components_.reshape(-1, *shape) / root).astype(np.float16)
         del table
         month = residuals.month
-        strength = _by_month(amplitude, month)
-        standard = amplitude / np.where(strength > 0, strength, 1.0)[month]
+        amplitude = _by_month(coefficients, month)
+        standard = coefficients / np.where(amplitude > 0, amplitude, 1.0)[month]
         left = scores
         for rows in residuals.runs:
-            left[rows] -= np.tensordot(amplitude[rows], patterns.astype(np.float32), axes=1)
+            left[rows] -= np.tensordot(coefficients[rows], patterns.astype(np.float32), axes=1)
         local = _by_month(left, month)
-        covariance, memory, fresh = _process(standard, residuals.runs)
-        spread = _spread(patterns, strength, covariance, local)
-        local_memory = _memory(left, residuals.runs)
+        covariance, propagator, innovation = _process(standard, residuals.runs)
+        spread = _spread(patterns, amplitude, covariance, local)
+        local_autocorrelation = _autocorrelation(left, residuals.runs)
         half = np.float16
         return cls(
-            patterns, strength, memory, fresh, local.astype(half), local_memory, spread.astype(half), quantiles, seed
+            patterns,
+            amplitude,
+            propagator,
+            innovation,
+            local.astype(half),
+            local_autocorrelation,
+            spread.astype(half),
+            quantiles,
+            seed,
         )
 
     def sample(self, scenario: Scenario, number: int, start: int, stop: int) -> Field:
@@ -107,19 +124,19 @@ class Modes:
         last = len(scenario) - stop
         month = scenario.calendar_month[start:stop][::-1]
         months = len(scenario) - start
-        noise = self._white(number, 0, months, self.memory.shape[:1]) @ self.fresh.T
+        noise = self._white(number, 0, months, self.propagator.shape[:1]) @ self.innovation.T
         # Begun from nothing, years before: what is left of the beginning is gone by the scenario's last month.
-        state = np.zeros(len(self.memory), np.float32)
-        for row in self._white(number, 1, WARM_UP, self.memory.shape[:1]) @ self.fresh.T:
-            state = self.memory @ state + row
+        state = np.zeros(len(self.propagator), np.float32)
+        for row in self._white(number, 1, WARM_UP, self.propagator.shape[:1]) @ self.innovation.T:
+            state = self.propagator @ state + row
         for t in range(months):
-            state = self.memory @ state + noise[t]
+            state = self.propagator @ state + noise[t]
             noise[t] = state
-        scores = np.tensordot(noise[last:] * self.strength[month], self.patterns.astype(np.float32), axes=1)
-        local = self._white(number, 2, months, self.local_memory.shape)
-        fresh = np.sqrt(1 - self.local_memory**2)
+        scores = np.tensordot(noise[last:] * self.amplitude[month], self.patterns.astype(np.float32), axes=1)
+        local = self._white(number, 2, months, self.local_autocorrelation.shape)
+        innovation = np.sqrt(1 - self.local_autocorrelation**2)
         for t in range(1, months):
-            local[t] = self.local_memory * local[t - 1] + fresh * local[t]
+            local[t] = self.local_autocorrelation * local[t - 1] + innovation * local[t]
         scores += local[last:] * self.local.astype(np.float32)[month]
         scores /= self.spread.astype(np.float32)[month]
         return self._residuals(scores, month)[::-1]
@@ -148,7 +165,8 @@ class Modes:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]], seed: int) -> Modes:
         """The inverse of `arrays`."""
-        return cls(**{name: arrays[name] for name in ARRAYS}, seed=seed)
+        saved = {name: name if name in arrays else FORMER_ARRAYS.get(name, name) for name in ARRAYS}
+        return cls(**{name: arrays[key] for name, key in saved.items()}, seed=seed)
 
 
 def _normal_scores(residuals: Residuals, relative: Sequence[bool]) -> tuple[Field, NDArray[np.float16]]:
@@ -202,31 +220,31 @@ def _by_month(values: Field, month: NDArray[np.int64]) -> Field:
     return out
 
 
-def _process(amplitude: Field, runs: Sequence[slice]) -> tuple[Field, Field, Field]:
-    """Covariance of amplitudes (N, K), their regression on those of the row after, and a factor of what that leaves."""
-    before = np.concatenate([amplitude[r][:-1] for r in runs]).astype(np.float64)
-    after = np.concatenate([amplitude[r][1:] for r in runs]).astype(np.float64)
+def _process(coefficients: Field, runs: Sequence[slice]) -> tuple[Field, Field, Field]:
+    """Covariance of coefficients (N, K), their regression on those of the row after, a factor of what that leaves."""
+    before = np.concatenate([coefficients[r][:-1] for r in runs]).astype(np.float64)
+    after = np.concatenate([coefficients[r][1:] for r in runs]).astype(np.float64)
     covariance = (before.T @ before + after.T @ after) / (2 * len(before))
-    memory = np.linalg.solve(covariance, after.T @ before / len(before)).T
-    left, axes = np.linalg.eigh(covariance - memory @ covariance @ memory.T)
-    fresh = axes * np.sqrt(np.maximum(left, 0.0))
+    propagator = np.linalg.solve(covariance, after.T @ before / len(before)).T
+    left, axes = np.linalg.eigh(covariance - propagator @ covariance @ propagator.T)
+    innovation = axes * np.sqrt(np.maximum(left, 0.0))
     # In one order in memory, or a loaded emulator would add up in another.
-    half = np.ascontiguousarray(memory, np.float32), np.ascontiguousarray(fresh, np.float32)
+    half = np.ascontiguousarray(propagator, np.float32), np.ascontiguousarray(innovation, np.float32)
     return covariance.astype(np.float32), *half
 
 
-def _spread(patterns: NDArray[np.float16], strength: Field, covariance: Field, local: Field) -> Field:
-    """(12, V, Y, X) standard deviation of patterns with amplitudes of a covariance, and of local noise, together."""
+def _spread(patterns: NDArray[np.float16], amplitude: Field, covariance: Field, local: Field) -> Field:
+    """(12, V, Y, X) standard deviation of patterns with coefficients of a covariance, and of local noise, together."""
     table = patterns.astype(np.float32).reshape(len(patterns), -1)
     out = np.empty_like(local)
     for m in range(12):
-        by_mode = covariance * strength[m] * strength[m][:, None]
+        by_mode = covariance * amplitude[m] * amplitude[m][:, None]
         variance = np.einsum("kc,kc->c", table, by_mode @ table).reshape(local.shape[1:])
         out[m] = np.sqrt(np.maximum(variance + local[m] ** 2, 1e-6))
     return out
 
 
-def _memory(values: Field, runs: Sequence[slice]) -> Field:
+def _autocorrelation(values: Field, runs: Sequence[slice]) -> Field:
     """(...) correlation from one row to the next within runs, in [0, 0.99]."""
     product, square = np.zeros((2, *values.shape[1:]))
     for rows in runs:

@@ -26,6 +26,7 @@ from emukit.models.precision import matmul_precision
 from emukit.models.registry import CONTEXT, NETWORKS, build_network
 from emukit.objectives.base import AddressedNoise, Objective
 from emukit.objectives.registry import OBJECTIVES, REGRESSION
+from emukit.sphere import WHOLE, Sphere
 
 # Target months computed at once: enough to keep two cores busy, few enough that a 353 M-parameter network fits 8 GB.
 BLOCK_MONTHS = 60
@@ -35,6 +36,7 @@ class NeuralEmulator(Emulator):
     """Network, frame encoder and target normaliser as one."""
 
     kind = "neural"
+    sphere: Sphere
     _last: tuple[Scenario, EncodedScenario] | None
 
     def __init__(
@@ -78,6 +80,8 @@ class NeuralEmulator(Emulator):
         self.encoder = encoder
         self.normalizer = normalizer
         self._keeps, self._last = False, None
+        # Which rows of the globe the network computes here; those of others are gathered for every prediction.
+        self.sphere = WHOLE
 
     @property
     def device(self) -> torch.device:
@@ -105,6 +109,7 @@ class NeuralEmulator(Emulator):
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X) float32; within the bounds, except for a residual."""
         window, time = self.encoder.settings.window, scenario.time
+        rows = self.sphere.rows(*self.grid.shape)
         encoded = self._encode(scenario)
         training = self.network.training
         self.network.eval()
@@ -117,8 +122,9 @@ class NeuralEmulator(Emulator):
                     positions = window.frames(first, last - first, len(scenario), time)
                     frames = self.encoder.gather(encoded, torch.from_numpy(positions).to(self.device))[None]
                     shape = (last - first, *out.shape[1:])
-                    noise = AddressedNoise(self.seed, [self.number], [positions.tolist()], shape)
+                    noise = AddressedNoise(self.seed, [self.number], [positions.tolist()], shape, rows)
                     fields = self._objective.predict(self.network, frames, noise)[0]
+                    fields = self.sphere.gather(fields)
                     season = time.season[first:last]
                     out[first - start : last - start] = self.normalizer.inverse(fields.float().cpu().numpy(), season)
         finally:
@@ -139,11 +145,11 @@ class NeuralEmulator(Emulator):
     def _encode(self, scenario: Scenario) -> EncodedScenario:
         """The forcings of a scenario, normalised, on the network's device."""
         if not self._keeps:
-            return self.encoder.encode(scenario, self.device)
+            return self.encoder.encode(scenario, self.device, self.sphere.rows(*self.grid.shape))
         if self._last is None or self._last[0] is not scenario or self._last[1].fields.device != self.device:
             # The last one goes first: two scenarios at once may not fit.
             self._last = None
-            self._last = (scenario, self.encoder.encode(scenario, self.device))
+            self._last = (scenario, self.encoder.encode(scenario, self.device, self.sphere.rows(*self.grid.shape)))
         return self._last[1]
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -212,4 +218,10 @@ class NeuralEmulator(Emulator):
             objective=asked["name"],
             objective_options=own,
             seed=int(asked["seed"]),
+            **cls.more_of(meta),
         )
+
+    @classmethod
+    def more_of(cls, meta: Mapping[str, Any]) -> dict[str, Any]:
+        """Further arguments of a subclass's constructor, from what its `state` added."""
+        return {}

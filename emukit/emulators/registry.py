@@ -72,6 +72,11 @@ EMULATORS: Registry[EmulatorEntry] = Registry(
             "mean of the first 20 training years by calendar month; a reference",
             made_as="closed-form",
         ),
+        "persistence": EmulatorEntry(
+            "emukit.emulators.trajectory:Persistence",
+            "everything stays as it was before the first step; a reference for forecasts",
+            made_as="closed-form",
+        ),
         "linear": EmulatorEntry(
             "emukit.emulators.linear:LinearEmulator",
             "ridge on forcing series, in seconds; the one to beat",
@@ -98,9 +103,9 @@ EMULATORS: Registry[EmulatorEntry] = Registry(
             made_as="closed-form",
             takes_seed=True,
         ),
-        "anchored": EmulatorEntry(
-            "emukit.emulators.anchored:Anchored",
-            "a trusted emulator, plus a share of networks trained on what it leaves",
+        "residual-correction": EmulatorEntry(
+            "emukit.emulators.residual_correction:ResidualCorrection",
+            "a trusted emulator, plus networks trained on its residual and shrunk towards zero",
             made_as="wrapper",
         ),
         "kriging": EmulatorEntry(
@@ -139,6 +144,12 @@ EMULATORS: Registry[EmulatorEntry] = Registry(
             made_as="wrapper",
             takes_seed=True,
         ),
+        "atlas": EmulatorEntry(
+            "emukit.emulators.atlas:Atlas",
+            "an emulator, with variability that networks draw month by month; realisations of any length",
+            made_as="wrapper",
+            takes_seed=True,
+        ),
         "typical-year": EmulatorEntry(
             "emukit.emulators.typical_year:TypicalYear",
             "daily fields whose sorted days are where they are expected, on the days of one training year",
@@ -150,14 +161,74 @@ EMULATORS: Registry[EmulatorEntry] = Registry(
             made_as="closed-form",
             takes_seed=True,
         ),
+        "downscaled": EmulatorEntry(
+            "emukit.emulators.downscaled:Downscaled",
+            "a coarse emulator, trained on the coarsened data, with a downscaling run behind it",
+            made_as="wrapper",
+        ),
+        "climx-climatology": EmulatorEntry(
+            "emukit.emulators.climx_baselines:ClimxClimatology",
+            "a baseline of the ClimX organisers: monthly means of the historical run, half a month early",
+            made_as="closed-form",
+        ),
+        "climx-lps": EmulatorEntry(
+            "emukit.emulators.climx_baselines:ClimxPatternScaling",
+            "a baseline of the ClimX organisers: straight lines in CO2 and in the global mean temperature",
+            made_as="closed-form",
+        ),
         "neural": EmulatorEntry(
             "emukit.emulators.neural:NeuralEmulator", "any network of the network table", made_as="stepwise"
+        ),
+        "trajectory": EmulatorEntry(
+            "emukit.emulators.trajectory:TrajectoryNetwork",
+            "any network with outputs among its inputs (inputs.states), step by step from a beginning",
+            made_as="stepwise",
         ),
     },
     entry=EmulatorEntry,
     accepts=_is_emulator,
     expected="a subclass of emukit.emulators.base.Emulator",
 )
+
+
+# What emulators, and options of theirs, are called in recipes, run folders and saved emulators of earlier versions.
+FORMER_NAMES = {"anchored": "residual-correction"}
+FORMER_OPTIONS = {"residual-correction": {"reach": "length_scale"}, "additive-gp": {"reach": "length_scale"}}
+
+
+def present_name(name: str) -> str:
+    """The name of an emulator, where an earlier version called it otherwise."""
+    return FORMER_NAMES.get(name, name)
+
+
+def with_present_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values of one recipe with its emulator and the options of `model` under their names of today.
+
+    An option under its earlier name replaces that of today: shipped recipes have the latter, so a user wrote the
+    former.
+    """
+    name = values.get("emulator")
+    if not isinstance(name, str):
+        return dict(values)
+    out, name = {**values, "emulator": present_name(name)}, present_name(name)
+    model, former = values.get("model"), FORMER_OPTIONS.get(name, {})
+    if isinstance(model, Mapping) and former.keys() & model.keys():
+        kept = {k: v for k, v in model.items() if k not in former}
+        out["model"] = {**kept, **{former[k]: v for k, v in model.items() if k in former}}
+    return out
+
+
+def with_former_names(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `with_present_names`: as the first version wrote it, for digests that do not change."""
+    name = values.get("emulator")
+    former = {present: old for old, present in FORMER_OPTIONS.get(present_name(str(name)), {}).items()}
+    out = {**values, "emulator": next((old for old, present in FORMER_NAMES.items() if present == name), name)}
+    if "emulator" not in values:
+        del out["emulator"]
+    model = values.get("model")
+    if isinstance(model, Mapping) and former:
+        out["model"] = {former.get(k, k): v for k, v in model.items()}
+    return out
 
 
 def build_emulator(kind: str, domain: Domain, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Emulator:
@@ -168,6 +239,7 @@ def build_emulator(kind: str, domain: Domain, meta: Mapping[str, Any], arrays: M
         KeyError: A part of it is missing.
         ValueError: A part of it does not fit.
     """
+    kind = present_name(kind)
     cls: type[Emulator] = EMULATORS.load(kind)
     emulator = cls.from_state(domain, meta, arrays)
     emulator.kind = kind

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.archive import Archive, Domain, Scenario
+from emukit.data.grid import Grid
 from emukit.data.split import Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.modes import Modes
@@ -129,47 +130,9 @@ class Sampled(Wrapper):
         else:
             residual = self.weather.sample(scenario, self.number, start, stop, self._warmth_of(scenario))
         usual = self.climatology[scenario.calendar_month[start:stop]].swapaxes(0, 1)
-        relative = np.flatnonzero(self.domain.relative).tolist()
-        for v, fields in zip(relative, usual, strict=True):
-            out[:, v] = self._multiplied(out[:, v], residual[:, v], fields)
-        for v in (v for v in range(len(self.variables)) if v not in relative):
-            out[:, v] += residual[:, v]
+        add_variability(self.domain, out, residual, usual)
         self.clip_to_bounds(out)
         return out
-
-    def _multiplied(
-        self, forced: NDArray[np.float32], residual: NDArray[np.float32], usual: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        """(T, Y, X): a relative variable with the deviations of training runs, cell by cell and of the globe's mean.
-
-        Within a run the cells' deviations nearly balance: what rains more here rains less elsewhere. On another mean
-        than that of the training they no longer would, and the globe's rain would vary several times too much. So the
-        globe is given its own deviations as if it were a cell, and all cells are scaled to that.
-
-        Args:
-            forced: (T, Y, X) the forced response.
-            residual: (T, Y, X) its factor.
-            usual: (T, Y, X) the training's mean of each month.
-        """
-        out = forced * (1 + (residual - 1) * self._share(forced, usual))
-        globe, globe_usual = self.grid.mean(forced), self.grid.mean(usual)
-        deviation = self.grid.mean(usual * (residual - 1)) / np.where(globe_usual > 0, globe_usual, 1.0)
-        wanted = globe * (1 + deviation * self._share(globe, globe_usual))
-        found = self.grid.mean(out)
-        balance = np.where(found > 0, wanted / np.where(found > 0, found, 1.0), 1.0)
-        return np.asarray(out * balance[:, None, None], np.float32)
-
-    @staticmethod
-    def _share(forced: NDArray[np.floating], usual: NDArray[np.floating]) -> NDArray[np.floating]:
-        """(T, ...) how much of the relative deviations of training runs a month has.
-
-        All, where its mean is no larger than in training; where it is, the deviations in the variable's unit grow with
-        the square root of the mean alone, as those of precipitation do with more of the same storms. In training
-        scenarios left out, one after the other, that was closer to the members' pr than deviations in proportion, or in
-        mm/day, everywhere.
-        """
-        more = forced > usual
-        return np.asarray(np.where(more, np.sqrt(usual / np.where(more, forced, 1.0)), np.float32(1.0)))
 
     def _warmth_of(self, scenario: Scenario) -> Callable[[int, int], float]:
         v = self.domain.temperature
@@ -270,10 +233,7 @@ class Sampled(Wrapper):
         """
         cls.check(archive, weather=weather, smooth=smooth, years=years, similar=similar, modes=modes)
         residuals = training_residuals(archive, split.train, smooth)
-        relative = np.flatnonzero(archive.domain.relative)
-        climatology = np.zeros((12, len(relative), *archive.grid.shape), np.float32)
-        for k, v in enumerate(relative.tolist()):
-            climatology[:, k] = climatology_of(archive, split.train, v)
+        climatology = relative_climatology(archive, split)
         if weather == "eof":
             made = Modes.fit(residuals, archive.grid, archive.domain.relative, modes=modes, seed=seed)
             return cls(archive.domain, bases, made, climatology)
@@ -287,3 +247,66 @@ class Sampled(Wrapper):
                 hint=f"--set model.years={max((longest - 11) // 12, 1)}",
             )
         return cls(archive.domain, bases, Blocks(residuals, years, similar, seed), climatology)
+
+
+def add_variability(
+    domain: Domain, forced: NDArray[np.float32], residual: NDArray[np.floating], usual: NDArray[np.float32]
+) -> None:
+    """Give months of a forced response the variability of a run, in place.
+
+    Args:
+        domain: Says which variables are relative.
+        forced: (T, V, Y, X).
+        residual: (T, V, Y, X) what is added, or the factor of a relative variable.
+        usual: (K, T, Y, X) the training's mean of each month, of the K relative variables.
+    """
+    relative = np.flatnonzero(domain.relative).tolist()
+    for v, fields in zip(relative, usual, strict=True):
+        forced[:, v] = _multiplied(domain.grid, forced[:, v], residual[:, v], fields)
+    for v in (v for v in range(len(domain.variables)) if v not in relative):
+        forced[:, v] += residual[:, v]
+
+
+def relative_climatology(archive: Archive, split: Split) -> NDArray[np.float32]:
+    """(12, K, Y, X) means of the training months by calendar month, of the K relative variables."""
+    relative = np.flatnonzero(archive.domain.relative)
+    climatology = np.zeros((12, len(relative), *archive.grid.shape), np.float32)
+    for k, v in enumerate(relative.tolist()):
+        climatology[:, k] = climatology_of(archive, split.train, v)
+    return climatology
+
+
+def _multiplied(
+    grid: Grid, forced: NDArray[np.float32], residual: NDArray[np.float32], usual: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """(T, Y, X): a relative variable with the deviations of training runs, cell by cell and of the globe's mean.
+
+    Within a run the cells' deviations nearly balance: what rains more here rains less elsewhere. On another mean
+    than that of the training they no longer would, and the globe's rain would vary several times too much. So the
+    globe is given its own deviations as if it were a cell, and all cells are scaled to that.
+
+    Args:
+        grid: Of the fields.
+        forced: (T, Y, X) the forced response.
+        residual: (T, Y, X) its factor.
+        usual: (T, Y, X) the training's mean of each month.
+    """
+    out = forced * (1 + (residual - 1) * _share(forced, usual))
+    globe, globe_usual = grid.mean(forced), grid.mean(usual)
+    deviation = grid.mean(usual * (residual - 1)) / np.where(globe_usual > 0, globe_usual, 1.0)
+    wanted = globe * (1 + deviation * _share(globe, globe_usual))
+    found = grid.mean(out)
+    balance = np.where(found > 0, wanted / np.where(found > 0, found, 1.0), 1.0)
+    return np.asarray(out * balance[:, None, None], np.float32)
+
+
+def _share(forced: NDArray[np.floating], usual: NDArray[np.floating]) -> NDArray[np.floating]:
+    """(T, ...) how much of the relative deviations of training runs a month has.
+
+    All, where its mean is no larger than in training; where it is, the deviations in the variable's unit grow with
+    the square root of the mean alone, as those of precipitation do with more of the same storms. In training
+    scenarios left out, one after the other, that was closer to the members' pr than deviations in proportion, or in
+    mm/day, everywhere.
+    """
+    more = forced > usual
+    return np.asarray(np.where(more, np.sqrt(usual / np.where(more, forced, 1.0)), np.float32(1.0)))

@@ -53,6 +53,10 @@ class TrainingYear:
         """(365, V, Y, X) its days."""
         return archive[self.span.scenario].truth(self.member, self.start, self.stop)
 
+    def values(self, archive: Archive, variable: int, rows: slice = slice(None)) -> Field:
+        """(365, rows, X) its days of the variable at a position."""
+        return archive[self.span.scenario].values(variable, self.member, self.start, self.stop, rows)
+
     def __str__(self) -> str:
         return f"{self.span.scenario} {self.year}, member {self.member}"
 
@@ -89,7 +93,7 @@ class Warming:
     def of_training(
         cls, archive: Archive, years: Sequence[TrainingYear], features: tuple[str, ...], ridge: float
     ) -> tuple[Warming, Array]:
-        """Fit by ridge regression on training years, one year of one member in memory at a time.
+        """Fit by ridge regression on training years, one variable of a year in memory at a time.
 
         Args:
             archive: The data.
@@ -105,13 +109,15 @@ class Warming:
             name: annual_features(features, archive[name], archive.grid)
             for name in dict.fromkeys(y.span.scenario for y in years)
         }
-        rows, temperatures = [], []
+        rows = []
         for year in years:
             series, numbers = known[year.span.scenario]
             rows.append(series[int(np.searchsorted(numbers, year.year))])
-            mean = year.read(archive)[:, place].mean(0, dtype=np.float64)
-            temperatures.append(float(archive.grid.mean(mean[None])[0]))
-        series, temperature = np.stack(rows), np.asarray(temperatures)
+        means = np.empty((len(years), *archive.grid.shape))
+        for band in archive.bands:
+            for mean, year in zip(means, years, strict=True):
+                mean[band] = year.values(archive, place, band).mean(0, dtype=np.float64)
+        series, temperature = np.stack(rows), archive.grid.mean(means)
         center, scale = series.mean(0), series.std(0)
         scale = np.where(scale > 0, scale, 1.0)
         z = (series - center) / scale
@@ -159,6 +165,7 @@ class TypicalYear(Emulator):
 
     kind = "typical-year"
     steps = ("day",)
+    streams = True
 
     def __init__(
         self, domain: Domain, warming: Warming, level: Field, slope: Field, ranks: NDArray[np.uint16], template: str
@@ -227,7 +234,9 @@ class TypicalYear(Emulator):
         template: Literal["global", "block", "cell"] = "global",
         block: float = 12.0,
     ) -> Self:
-        """Two passes over the training years, one year of one member in memory at a time.
+        """Two passes over the training years, one variable of one year in memory at a time.
+
+        A template by indices takes two more, with all variables of a year.
 
         Args:
             archive: Daily data.
@@ -256,11 +265,18 @@ class TypicalYear(Emulator):
                 hint="choose another protocol",
             )
         warming, explained = Warming.of_training(archive, years, features, ridge)
-        level, slope = regress_sorted((year.read(archive) for year in years), explained)
-        level -= np.float32(explained.mean() - warming.mean) * slope
         # The year of the median warming: chosen by the forcings alone, without a look at any weather.
         middle = years[int(np.argsort(explained, kind="stable")[len(years) // 2])]
-        emulator = cls(archive.domain, warming, level, slope, rank_days(middle.read(archive)), str(middle))
+        shape = (DAYS, len(archive.variables), *archive.grid.shape)
+        level, slope, ranks = (np.empty(shape, kind) for kind in (np.float32, np.float32, np.uint16))
+        for v in range(len(archive.variables)):
+            for band in archive.bands:
+                level[:, v, band], slope[:, v, band] = regress_sorted(
+                    (year.values(archive, v, band) for year in years), explained
+                )
+                ranks[:, v, band] = rank_days(middle.values(archive, v, band))
+            level[:, v] -= np.float32(explained.mean() - warming.mean) * slope[:, v]
+        emulator = cls(archive.domain, warming, level, slope, ranks, str(middle))
         if template == "global":
             return emulator
         numbers = np.arange(archive.grid.weights.size).reshape(archive.grid.shape)
@@ -294,9 +310,11 @@ class TypicalYear(Emulator):
             departure: Its global mean temperature, K above the mean of training.
             ranks: (N, V, Y, X) which of the sorted days falls on each.
         """
-        # A straight line in each of them may let two cross far from the training.
-        ordered = np.maximum.accumulate(self._level + np.float32(departure) * self._slope, axis=0)
-        days = np.take_along_axis(ordered, ranks.astype(np.int64), axis=0)
+        days = np.empty(ranks.shape, np.float32)
+        for v in range(ranks.shape[1]):
+            # A straight line in each of them may let two cross far from the training.
+            ordered = np.maximum.accumulate(self._level[:, v] + np.float32(departure) * self._slope[:, v], axis=0)
+            days[:, v] = np.take_along_axis(ordered, ranks[:, v].astype(np.int64), axis=0)
         self.clip_to_bounds(days)
         self._order_extremes(days)
         return days
@@ -336,11 +354,11 @@ def regress_sorted(years: Iterator[Field], warming: Array) -> tuple[Field, Field
     """The sorted days of years as straight lines in the warming.
 
     Args:
-        years: (365, V, Y, X) each, in the order of `warming`; each is looked at once.
+        years: (365, Y, X) each, in the order of `warming`; each is looked at once.
         warming: (N,) K.
 
     Returns:
-        (365, V, Y, X) the level at the mean warming, and the slope per K.
+        (365, Y, X) the level at the mean warming, and the slope per K.
     """
     departure = warming - warming.mean()
     spread = float((departure**2).sum())
@@ -350,30 +368,31 @@ def regress_sorted(years: Iterator[Field], warming: Array) -> tuple[Field, Field
         ordered = sort_days(year)
         if first is None:
             # Sums are of differences from one year, which float32 holds to thousandths of what a day is known to.
-            first, total, steep = ordered, np.zeros_like(ordered), np.zeros_like(ordered)
-        ordered = ordered - first
+            first, total, steep = ordered.copy(), np.zeros_like(ordered), np.zeros_like(ordered)
+        ordered -= first
         total += ordered
-        steep += np.float32(g) * ordered
+        ordered *= np.float32(g)
+        steep += ordered
     assert first is not None
     slope = steep / np.float32(spread) if spread > 0 else np.zeros_like(steep)
     return first + total / np.float32(len(warming)), slope
 
 
 def sort_days(year: Field) -> Field:
-    """(365, V, Y, X) each cell's days in ascending order."""
+    """(365, ..., Y, X) each cell's days in ascending order."""
     out = np.empty_like(year)
-    for y in range(0, year.shape[2], ROWS):
+    for y in range(0, year.shape[-2], ROWS):
         # Sorting along the last axis of a contiguous copy takes a third of the time of sorting along the first.
-        block = np.ascontiguousarray(np.moveaxis(year[:, :, y : y + ROWS], 0, -1))
+        block = np.ascontiguousarray(np.moveaxis(year[..., y : y + ROWS, :], 0, -1))
         block.sort(axis=-1)
-        out[:, :, y : y + ROWS] = np.moveaxis(block, -1, 0)
+        out[..., y : y + ROWS, :] = np.moveaxis(block, -1, 0)
     return out
 
 
 def rank_days(year: Field) -> NDArray[np.uint16]:
-    """(365, V, Y, X) the rank of each day in its cell's year, 0 the lowest; ties in the order of the days."""
+    """(365, ..., Y, X) the rank of each day in its cell's year, 0 the lowest; ties in the order of the days."""
     order = np.argsort(year, axis=0, kind="stable")
     ranks = np.empty(year.shape, np.uint16)
-    days = np.broadcast_to(np.arange(len(year), dtype=np.uint16)[:, None, None, None], year.shape)
+    days = np.broadcast_to(np.arange(len(year), dtype=np.uint16).reshape(-1, *(1,) * (year.ndim - 1)), year.shape)
     np.put_along_axis(ranks, order, days, axis=0)
     return ranks

@@ -47,6 +47,8 @@ class Wrapper(Emulator):
         cross_fitted: Whether `fit` needs folds, for which the bases are trained again and again: how far a base can be
             trusted in a scenario that nobody showed it cannot be seen in one that it was trained on.
         residual: Whether every base but the first is trained on what the first leaves.
+        trains_networks: Whether it has networks of its own: its recipe says how they are trained, and `fit` is given a
+            function `train` that trains one.
     """
 
     most_bases: ClassVar[int | None] = 1
@@ -55,6 +57,7 @@ class Wrapper(Emulator):
     residual: ClassVar[bool] = False
     needs_mean: ClassVar[bool] = True
     varied: ClassVar[bool] = False
+    trains_networks: ClassVar[bool] = False
 
     def __init__(self, domain: Domain, bases: Sequence[Emulator]) -> None:
         super().__init__(domain)
@@ -71,6 +74,16 @@ class Wrapper(Emulator):
             bases: Trained on the same split.
             folds: One for each training scenario, left out whole, where the class is `cross_fitted`; else none.
         """
+
+    @classmethod
+    def base_archive(cls, archive: Archive, **options: Any) -> Archive:
+        """The data on which its bases are trained: the same, where a class does not say otherwise.
+
+        Args:
+            archive: The data.
+            options: Those of `fit`.
+        """
+        return archive
 
     def refit(
         self, archive: Archive, split: Split, bases: Sequence[Emulator], folds: Sequence[Fold], **options: Any

@@ -184,7 +184,8 @@ def thresholds_of(store: DailyStore, first_year: int, last_year: int, rows_at_on
             hint="name the historical run's files with --base",
         )
     digest = hashlib.sha256()
-    bands: dict[str, list[Index]] = {name: [] for name in Thresholds.QUANTILES}
+    columns = store.grid.shape[1]
+    out = {name: np.empty((DAYS, store.grid.shape[0] * columns)) for name in Thresholds.QUANTILES}
     for row in range(0, store.grid.shape[0], rows_at_once):
         base = {}
         for name in Thresholds.QUANTILES:
@@ -192,13 +193,14 @@ def thresholds_of(store: DailyStore, first_year: int, last_year: int, rows_at_on
             base[name] = values.reshape(stop - start, -1)
             digest.update(np.ascontiguousarray(values).data)
         band = Thresholds.of(base)
-        for name in bands:
-            bands[name].append(getattr(band, name))
-    return Thresholds(**{name: np.concatenate(parts, axis=1) for name, parts in bands.items()}), digest.hexdigest()
+        for name, whole in out.items():
+            found = getattr(band, name)
+            whole[:, row * columns : row * columns + found.shape[1]] = found
+    return Thresholds(**out), digest.hexdigest()
 
 
 def indices_by_year(
-    store: DailyStore, thresholds: Thresholds, seen: Callable[[memoryview], None], cells_at_once: int = 4608
+    store: DailyStore, thresholds: Thresholds, seen: Callable[[memoryview], None]
 ) -> Iterator[tuple[int, dict[str, Index]]]:
     """The fifteen indices, a year at a time.
 
@@ -206,7 +208,6 @@ def indices_by_year(
         store: tas, tasmax, tasmin and pr.
         thresholds: (365, Y X) percentiles on the store's grid.
         seen: Called with the daily values, year by year and in the order of `VARIABLES`: a digest's `update`.
-        cells_at_once: Bounds the memory of a step; the numbers do not depend on it.
 
     Yields:
         The year, and index name to (Y, X).
@@ -214,22 +215,43 @@ def indices_by_year(
     Raises:
         StoreError: A variable is missing or cannot be read.
     """
-    cells = store.grid.shape[0] * store.grid.shape[1]
     previous: NDArray[np.float32] | None = None
     for year in store.years:
         start = (year - store.first_year) * DAYS
         stop = min(start + DAYS, store.days)
-        fields = {name: store.read(name, start, stop).reshape(1, stop - start, cells) for name in VARIABLES}
+        fields = {name: store.read(name, start, stop) for name in VARIABLES}
         for values in fields.values():
             seen(np.ascontiguousarray(values).data)
-        blocks = []
-        for low in range(0, cells, cells_at_once):
-            part = slice(low, low + cells_at_once)
-            percentiles = Thresholds(*(getattr(thresholds, name)[:, part] for name in Thresholds.QUANTILES))
-            before = None if previous is None else previous[:, part]
-            blocks.append(annual_indices({n: f[:, :, part] for n, f in fields.items()}, percentiles, before))
-        yield year, {n: np.concatenate([b[n][0] for b in blocks]).reshape(store.grid.shape) for n in blocks[0]}
-        previous = fields["pr"][0, -4:]
+        yield year, indices_of_year(fields, thresholds, previous)
+        previous = fields["pr"][-4:].reshape(4, -1)
+
+
+def indices_of_year(
+    fields: Mapping[str, Fields], thresholds: Thresholds, previous: Fields | None, cells_at_once: int = 4608
+) -> dict[str, Index]:
+    """The fifteen indices of one year of maps.
+
+    Args:
+        fields: (D, Y, X) of each of `VARIABLES`.
+        thresholds: On (365, Y X).
+        previous: (4, Y X) pr of the four days before, as in `annual_indices`.
+        cells_at_once: Bounds the memory; the numbers do not depend on it.
+
+    Returns:
+        Index name to (Y, X).
+    """
+    days, *shape = fields["pr"].shape
+    flat = {name: fields[name].reshape(1, days, -1) for name in VARIABLES}
+    cells = flat["pr"].shape[2]
+    out = {name: np.empty(cells) for name in INDICES}
+    for low in range(0, cells, cells_at_once):
+        part = slice(low, low + cells_at_once)
+        percentiles = Thresholds(*(getattr(thresholds, name)[:, part] for name in Thresholds.QUANTILES))
+        before = None if previous is None else previous[:, part]
+        found = annual_indices({n: f[:, :, part] for n, f in flat.items()}, percentiles, before)
+        for name in INDICES:
+            out[name][part] = found[name][0]
+    return {name: values.reshape(shape) for name, values in out.items()}
 
 
 def _count(days: NDArray[np.bool_]) -> NDArray[np.integer]:

@@ -137,6 +137,7 @@ class CNNGRU(Reading):
         }
     }
     BLOCKS: ClassVar[tuple[type[nn.Module], ...]] = (FrameFeatures, WindowGRU)
+    DIVIDES: ClassVar[bool | str] = True
 
     def __init__(
         self,

@@ -30,6 +30,9 @@ class PublishedCNNGRU(nn.Module):
     # Nearly all parameters are in the recurrence's input projection. The encoder is left whole: activations computed
     # again would count a batch twice in the running statistics of its BatchNorms.
     BLOCKS: ClassVar[tuple[type[nn.Module], ...]] = (WindowGRU,)
+    DIVIDES: ClassVar[bool | str] = (
+        "its recurrence reads each frame flattened, all cells of all channels as one vector, with weights for every one"
+    )
 
     def __init__(
         self,

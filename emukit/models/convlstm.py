@@ -64,6 +64,7 @@ class ConvLSTM(nn.Module):
         "large": {"width": 64, "hidden": 256, "layers": 3, "linear": 128, "checkpoint": True, "trunks": "separate"}
     }
     BLOCKS: ClassVar[tuple[type[nn.Module], ...]] = (ConvLSTMCell,)
+    DIVIDES: ClassVar[bool | str] = True
 
     def __init__(
         self,

@@ -25,6 +25,7 @@ class DenoisingUNet(OnSphere):
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {"large": {"width": 64, "depth": 3, "hidden": 256}}
     BLOCKS: ClassVar[tuple[type[nn.Module], ...]] = (ResidualBlock,)
+    DIVIDES: ClassVar[bool | str] = True
     takes_level: ClassVar[bool] = True
 
     def __init__(
@@ -84,6 +85,7 @@ class LocalCNN(OnSphere):
 
     SIZES: ClassVar[dict[str, dict[str, Any]]] = {"large": {"width": 64, "blocks": 4}}
     BLOCKS: ClassVar[tuple[type[nn.Module], ...]] = (ResidualBlock,)
+    DIVIDES: ClassVar[bool | str] = True
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ rate. The running means would follow it, and two machines, or two numbers of pro
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emukit.sphere import OnSphere
@@ -17,11 +18,21 @@ class NormalisedConv2d(nn.Conv2d, OnSphere):
 
     def forward(self, fields: Tensor) -> Tensor:
         """(B, C, Y, X) -> (B, out, Y', X')."""
-        bias = self.bias
-        if self.training and bias is not None:
-            # Not detached alone: a parameter without any gradient stops processes that wait for all of them.
-            bias = bias.detach() + 0.0 * bias
-        return self.sphere.convolve(fields, self, bias)
+        return self.sphere.convolve(fields, self, _without_gradient(self.bias, self.training))
+
+
+class NormalisedConvTranspose2d(nn.ConvTranspose2d):
+    """`nn.ConvTranspose2d` before a convolution without edges that is normalised: what its bias adds is taken away."""
+
+    def forward(self, fields: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """(B, C, Y, X) -> (B, out, Y', X')."""
+        bias = _without_gradient(self.bias, self.training)
+        return F.conv_transpose2d(fields, self.weight, bias, self.stride, self.padding)
+
+
+def _without_gradient(bias: Tensor | None, training: bool) -> Tensor | None:
+    # Not detached alone: a parameter without any gradient stops processes that wait for all of them.
+    return bias.detach() + 0.0 * bias if training and bias is not None else bias
 
 
 def normalised_convolution(in_channels: int, out_channels: int, *, kernel: int = 3, stride: int = 1) -> list[nn.Module]:

@@ -50,6 +50,10 @@ NETWORKS: Registry[Entry] = Registry(
             "emukit.models.simple_cnn:SimpleCNN",
             "the competition's starter kit as published, 10.7 M parameters, one month at a time; wants a GPU",
         ),
+        "plain-unet": Entry(
+            "emukit.models.plain_unet:PlainUNet",
+            "the U-Net of textbooks, 7.7 M parameters, one month at a time, any grid; wants a GPU",
+        ),
         "transformer": Entry(
             "emukit.models.transformer:Transformer",
             "patches of each frame read once, attention in space and over the window; trains on a laptop",

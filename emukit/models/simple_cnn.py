@@ -45,6 +45,7 @@ class SimpleCNN(nn.Module):
     """Forcing frames to climate, (S, L+H-1, C, Y, X) -> (S, L, V, Y, X)."""
 
     BLOCKS: ClassVar[tuple[type[nn.Module], ...]] = (ResidualBlock,)
+    DIVIDES: ClassVar[bool | str] = True
 
     def __init__(
         self,

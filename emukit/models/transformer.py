@@ -145,6 +145,7 @@ class Transformer(nn.Module):
         "large": {"patch_rows": 4, "patch_columns": 4, "dim": 1024, "heads": 16, "frame_blocks": 12, "month_blocks": 9}
     }
     BLOCKS: ClassVar[tuple[type[nn.Module], ...]] = (FrameBlock, TimeBlock)
+    DIVIDES: ClassVar[bool | str] = True
 
     def __init__(
         self,

@@ -76,6 +76,7 @@ class UNet(nn.Module):
         "large": {"width": 96, "depth": 3, "coarsen": 0, "features": 128, "hidden": 256, "linear": 128}
     }
     BLOCKS: ClassVar[tuple[type[nn.Module], ...]] = (ResidualBlock,)
+    DIVIDES: ClassVar[bool | str] = True
 
     def __init__(
         self,

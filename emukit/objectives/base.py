@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -44,12 +44,14 @@ class AddressedNoise:
         realisations: (S,) number of each sample's realisation.
         steps: (S, L+H-1) of each frame.
         fields: (L, V, Y, X) of an answer.
+        rows: Rows of them that are wanted, where a globe is divided.
     """
 
     seed: int
     realisations: Sequence[int]
     steps: Sequence[Sequence[int]]
     fields: tuple[int, int, int, int]
+    rows: slice = field(default_factory=lambda: slice(None))
 
     def __call__(self, channels: int) -> Tensor:
         """Those of each frame: of seed, realisation and step."""
@@ -62,7 +64,7 @@ class AddressedNoise:
     def _drawn(self, first: int, draw: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
         def field(number: int, step: int) -> NDArray[np.float32]:
             sequence = np.random.SeedSequence(self.seed, spawn_key=(number, step, *draw))
-            return np.random.default_rng(sequence).standard_normal(shape, np.float32)
+            return np.random.default_rng(sequence).standard_normal(shape, np.float32)[..., self.rows, :]
 
         samples = zip(self.realisations, self.steps, strict=True)
         return torch.from_numpy(np.stack([[field(n, step) for step in steps[first:]] for n, steps in samples]))
@@ -76,12 +78,14 @@ class Objective(ABC):
         divisible: Whether a sample's steps may be computed apart, on several processes, and joined before the loss.
         single_runs: Whether its targets must be single runs: the spread of a mean of runs is not that of a run.
         levels: Whether its network is given a noisy field and the level of its noise next to the frames.
+        trajectory: Whether it feeds answers back as states, so that a recipe must have some.
     """
 
     draws: ClassVar[bool] = False
     divisible: ClassVar[bool] = True
     single_runs: ClassVar[bool] = False
     levels: ClassVar[bool] = False
+    trajectory: ClassVar[bool] = False
 
     def __init__(self, loss: CompositeLoss | None) -> None:
         """An objective; its own options are keyword arguments of subclasses.
@@ -100,6 +104,10 @@ class Objective(ABC):
     def passes(self) -> int:
         """Forward passes of a training step."""
         return 1
+
+    def advance(self, epochs: float) -> None:
+        """Told before every training step how many epochs are done, with fractions; most objectives do not care."""
+        return
 
     @abstractmethod
     def loss(

@@ -182,7 +182,8 @@ class Diffusion(Objective):
         targets = sample.targets.float()
         levels = (self.log_mean + self.log_deviation * torch.randn(targets.shape[:2], device=targets.device)).exp()
         wide = levels[..., None, None, None]
-        denoised = self._denoise(forward, sample.frames, targets + wide * torch.randn_like(targets), levels)
+        noise = self.composite.context.sphere.randn(targets.shape, targets)
+        denoised = self._denoise(forward, sample.frames, targets + wide * noise, levels)
         weight = (wide**2 + self.deviation**2) / (wide * self.deviation) ** 2
         return self.composite.means(weight * (denoised - targets) ** 2, "denoising", mean)
 

@@ -195,7 +195,7 @@ class Interpolant(Objective):
         x0 = sample.named["source"].float() if "source" in sample.named else torch.zeros_like(x1)
         times = torch.rand(x1.shape[:2], device=x1.device)
         t, path = times[..., None, None, None], self.schedule
-        brownian = t.sqrt() * torch.randn_like(x1)
+        brownian = t.sqrt() * self.composite.context.sphere.randn(x1.shape, x1)
         along = path.a(t) * x0 + path.b(t) * x1 + path.noise * (1 - t) * brownian
         wanted = -x0 + path.b_slope(t) * x1 - path.noise * brownian
         error = self._drift(forward, sample.frames, along, x0, times) - wanted

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from emukit.parallel.comm import Comm
+from emukit.parallel.comm import Comm, SumBoth
 
 
 class GlobalBatchNorm2d(nn.BatchNorm2d):
@@ -31,10 +29,12 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
         if not self.training or not self.track_running_stats:
             return super().forward(fields)
         count = fields.numel() // fields.shape[1]
-        variance, mean = (v.double() for v in torch.var_mean(fields.float(), (0, 2, 3), correction=0))
+        # At least in float32 also where the fields are half as precise: differences from the mean need it.
+        wide = fields.to(torch.promote_types(fields.dtype, torch.float32))
+        variance, mean = (v.double() for v in torch.var_mean(wide, (0, 2, 3), correction=0))
         # One reduction: sums, sums of squares and the count, in float64 because the variance is their difference.
         local = torch.cat((count * mean, count * (variance + mean.square()), mean.new_tensor([count])))
-        summed: Tensor = _SumBoth.apply(local)  # type: ignore[no-untyped-call]
+        summed: Tensor = SumBoth.apply(local, None)  # type: ignore[no-untyped-call]
         channels = fields.shape[1]
         total = summed[-1].detach()
         mean = summed[:channels] / total
@@ -49,9 +49,8 @@ class GlobalBatchNorm2d(nn.BatchNorm2d):
             unbiased = variance * independent / (independent - 1)
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
             self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
-        # In float32 also where the fields are half as precise: differences from the mean need it.
-        scale = torch.rsqrt(variance + self.eps).float()[:, None, None]
-        normal = (fields.float() - mean.float()[:, None, None]) * scale
+        scale = torch.rsqrt(variance + self.eps).to(wide.dtype)[:, None, None]
+        normal = (wide - mean.to(wide.dtype)[:, None, None]) * scale
         return torch.addcmul(self.bias[:, None, None], normal, self.weight[:, None, None]).to(fields.dtype)
 
 
@@ -89,19 +88,3 @@ def replicated(network: nn.Module, copies: int) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.copies = 1
-
-
-class _SumBoth(torch.autograd.Function):
-    """Sum over processes; backward sums their gradients too, since every process's output depends on every sum."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor) -> Tensor:
-        total = values.detach().clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.detach().clone()
-        dist.all_reduce(total)
-        return total

@@ -10,7 +10,7 @@ import gc
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -22,12 +22,30 @@ from torch import Tensor
 
 from emukit.errors import EmukitError, TrainingError
 from emukit.parallel.launch import PeerLostError, ReportedByMainError, inside_torchrun, torchrun_place
-from emukit.parallel.rendezvous import join_group
+from emukit.parallel.rendezvous import COLLECTIVE_TIMEOUT, join_group
 
 T = TypeVar("T")
 
 # What Gloo and NCCL say in a plain RuntimeError, or one of their own, when a process is no longer there.
 GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "remote process exited")
+
+
+class Group:
+    """Some of all processes; None stands for all of them. It is let go before they part.
+
+    Attributes:
+        handle: What torch knows it by.
+        ranks: Its members among all processes.
+    """
+
+    def __init__(self, ranks: Sequence[int]) -> None:
+        """Form it; every process must call, whether it is a member or not, in the same order."""
+        self.ranks = tuple(ranks)
+        self.handle: Any = dist.new_group(self.ranks, timeout=COLLECTIVE_TIMEOUT)
+
+    def let_go(self) -> None:
+        """Hold it no longer, so that its threads can end."""
+        self.handle = None
 
 
 @dataclass(frozen=True)
@@ -39,12 +57,51 @@ class Comm:
         world: How many there are.
         device: Where this process computes.
         on_close: What is done before the processes part, by whoever holds something of the group that lasts.
+        group: The processes, where they are some of all.
+        axes: Where processes stand in rows and columns: those that have the same rows of the globe and other samples,
+            and those that have the same samples and other rows.
     """
 
     rank: int = 0
     world: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     on_close: ExitStack = field(default_factory=ExitStack, compare=False, repr=False)
+    group: Group | None = field(default=None, compare=False, repr=False)
+    axes: tuple[Comm, Comm] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def data(self) -> Comm:
+        """The processes among which batches are dealt out: all, unless a globe is divided."""
+        return self.axes[0] if self.axes else self
+
+    @property
+    def domain(self) -> Comm:
+        """The processes that share one globe: this one alone, unless it is divided."""
+        return self.axes[1] if self.axes else Comm(device=self.device)
+
+    @property
+    def handle(self) -> Any:
+        """What torch knows the group by; None for all processes."""
+        return self.group.handle if self.group else None
+
+    def divided(self, domain: int) -> Comm:
+        """The same processes in rows and columns: every `domain` that follow each other share a globe.
+
+        Raises:
+            TrainingError: The number of processes is not a multiple.
+        """
+        check_groups(self.world, domain)
+        if domain == 1:
+            return self
+        # Neighbours in latitude, who speak most, are neighbours in rank: on one machine where possible.
+        columns = [Group(range(first, first + domain)) for first in range(0, self.world, domain)]
+        rows = [Group(range(first, self.world, domain)) for first in range(domain)]
+        for group in (*columns, *rows):
+            self.on_close.callback(group.let_go)
+        own = divmod(self.rank, domain)
+        data = Comm(own[0], self.world // domain, self.device, self.on_close, rows[own[1]])
+        share = Comm(own[1], domain, self.device, self.on_close, columns[own[0]])
+        return replace(self, axes=(data, share))
 
     @property
     def main(self) -> bool:
@@ -55,14 +112,14 @@ class Comm:
         """Wait until every process is here."""
         if self.world > 1:
             # A sum of nothing: unlike `dist.barrier` it needs no device to be guessed.
-            dist.all_reduce(torch.zeros(1, device=self.device))
+            dist.all_reduce(torch.zeros(1, device=self.device), group=self.handle)
 
     def sum(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sum of the arrays of all processes, in float64."""
         if self.world == 1:
             return values
         total = torch.as_tensor(values, dtype=torch.float64).to(self.device, copy=True)
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=self.handle)
         return total.cpu().numpy()
 
     def any(self, flag: bool) -> bool:
@@ -95,7 +152,7 @@ class Comm:
             return [values.cpu()]
         mine = values.to(self.device)
         all_of_them = [torch.empty_like(mine) for _ in range(self.world)]
-        dist.all_gather(all_of_them, mine)
+        dist.all_gather(all_of_them, mine, group=self.handle)
         return [v.cpu() for v in all_of_them]
 
     def shard(self, items: Sequence[T]) -> list[T]:
@@ -126,7 +183,7 @@ class Comm:
         """
 
         def mean(values: Tensor) -> Tensor:
-            summed: Tensor = _Sum.apply(values.sum())  # type: ignore[no-untyped-call]
+            summed: Tensor = _Sum.apply(values.sum(), self.handle)  # type: ignore[no-untyped-call]
             return summed / total
 
         return mean
@@ -141,39 +198,71 @@ class Comm:
         Returns:
             (S, sum of lengths, ...), the same on every process.
         """
-        return _Gather.apply(part, tuple(lengths), self.rank)  # type: ignore[no-untyped-call, no-any-return]
+        return _Gather.apply(part, tuple(lengths), self.rank, self.handle)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def check_groups(world: int, domain: int) -> None:
+    """Refuse processes that cannot be put into groups of some size.
+
+    Raises:
+        TrainingError: Their number is not a multiple.
+    """
+    if world % domain:
+        raise TrainingError(
+            f"{world} processes cannot share globes in groups of {domain}",
+            found=f"--domain {domain} and {world} processes",
+            expected="a number of processes that is a multiple of --domain",
+            hint=f"--devices {-(-world // domain) * domain}",
+        )
 
 
 class _Sum(torch.autograd.Function):
     """Sum over processes; backward hands every process the gradient of its own part."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor, group: Any) -> Tensor:
         total = value.detach().clone()
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=group)
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
+
+
+class SumBoth(torch.autograd.Function):
+    """Sum over processes; backward sums their gradients too, since every process's output depends on every sum."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        total = values.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=group)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        total = gradient.detach().clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=ctx.group)
+        return total, None
 
 
 class _Gather(torch.autograd.Function):
     """Parts of all processes joined; backward hands every process the gradient of its own part."""
 
     @staticmethod
-    def forward(ctx: Any, part: Tensor, lengths: tuple[int, ...], rank: int) -> Tensor:
+    def forward(ctx: Any, part: Tensor, lengths: tuple[int, ...], rank: int, group: Any) -> Tensor:
         ctx.start, ctx.length = sum(lengths[:rank]), lengths[rank]
         # Gathered parts must have one shape: the short ones are filled up.
         widest = part.new_zeros(part.shape[0], max(lengths), *part.shape[2:])
         widest[:, : lengths[rank]] = part
         parts = [torch.empty_like(widest) for _ in lengths]
-        dist.all_gather(parts, widest)
+        dist.all_gather(parts, widest, group=group)
         return torch.cat([p[:, :n] for p, n in zip(parts, lengths, strict=True)], 1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        return gradient[:, ctx.start : ctx.start + ctx.length], None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return gradient[:, ctx.start : ctx.start + ctx.length], None, None, None
 
 
 @contextmanager

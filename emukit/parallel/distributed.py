@@ -98,8 +98,9 @@ class DistributedNetwork:
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of a loss of which each process holds its own part's derivative."""
-        # Both wrappers average over processes; the derivative of the whole is the sum.
-        (loss * self.comm.world).backward()  # type: ignore[no-untyped-call]
+        # Both wrappers average over processes; the derivative of the whole is the sum. Processes that share a globe all
+        # hold the loss of all its rows, and their sums add up the gradients of all of them: they count once.
+        (loss * self.comm.data.world).backward()  # type: ignore[no-untyped-call]
 
 
 def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:

@@ -14,9 +14,9 @@ import torch
 from emukit.data.archive import Archive
 from emukit.data.frames import FrameEncoder
 from emukit.data.residency import place
-from emukit.data.segment_addresses import SegmentAddresses
 from emukit.data.segments import resident_bytes
 from emukit.data.split import Split
+from emukit.data.states import cut
 from emukit.errors import RecipeError
 from emukit.parallel.comm import Comm
 from emukit.planning.memory import SAFE, batch_bytes, build_for, count_state, free_share, largest_share, measure_for
@@ -94,7 +94,7 @@ def resolve_batch(
 
 def _refuse_endless_steps(recipe: NetworkRecipe, archive: Archive, split: Split) -> None:
     training = recipe.training
-    batches = SegmentAddresses.of(archive, split.train, recipe.inputs.window, training.segments).steps()
+    batches = cut(archive, split.train, recipe.inputs, training.segments).steps()
     if training.accumulate > batches:
         raise RecipeError(
             "a step takes more batches than an epoch has",
@@ -122,12 +122,12 @@ def _largest_batch(recipe: NetworkRecipe, archive: Archive, split: Split, comm: 
 
     def acceptable(number: int) -> bool:
         sized = _with_batch(recipe, number).training.segments
-        addresses = SegmentAddresses.of(archive, split.train, window, sized)
+        addresses = cut(archive, split.train, recipe.inputs, sized)
         if -(-addresses.steps() // training.accumulate) < FEWEST_STEPS:
             return False
         data = resident_bytes(archive, addresses, encoder)
         streamed = place(sized.residency, data, available, comm.device.type) == "host" and comm.device.type != "cpu"
-        segments, months = largest_share(number, length, comm.world)
+        segments, months = largest_share(number, length, comm.data.world)
         batch = batch_bytes(segments, months, frame, len(archive.variables), window.history)
         needed = own_state + (0 if streamed else data) + batch + activations.at(segments, months)
         return needed <= SAFE * available

@@ -126,9 +126,11 @@ def memory_plan(
         state.weights + state.gradients <= SAFE * available
         and next(network.parameters()).device.type == comm.device.type
     ):
-        footprint = measure_for(recipe, network, source.frame)
+        footprint = measure_for(recipe, network, (source.frame[0], *source.grid))
     whole = largest_batch(source)
-    segments, months = largest_share(whole, settings.segments.length, comm.world)
+    # A stencil's rows of the neighbours are kept next to the own ones.
+    share = min(1.0, (source.frame[1] + 2 * (comm.domain.world > 1)) / source.grid[0])
+    segments, months = largest_share(whole, settings.segments.length, comm.data.world)
     return MemoryPlan(
         state,
         shards,
@@ -138,7 +140,7 @@ def memory_plan(
         whole,
         settings.segments.batch_size,
         footprint,
-        int(footprint.activations.at(segments, months)) if footprint else None,
+        int(share * footprint.activations.at(segments, months)) if footprint else None,
         available,
         comm.device.type,
     )

@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
+
+from torch import nn
 
 from emukit.data.archive import Archive
 from emukit.data.frames import FrameEncoder
 from emukit.data.residency import place
-from emukit.data.segment_addresses import SegmentAddresses
 from emukit.data.segments import SegmentSampler, resident_bytes
 from emukit.data.split import Split
+from emukit.data.states import cut, sampler_kind
 from emukit.data.targets import TargetNormalizer
-from emukit.errors import RecipeError
+from emukit.errors import RecipeError, TrainingError
 from emukit.models.precision import matmul_precision
+from emukit.models.registry import NETWORKS
 from emukit.parallel.comm import Comm
+from emukit.parallel.domain import check_divisible
 from emukit.planning.batch_size import resolve_batch
+from emukit.planning.divided import TRIED, DividedCost, count_divided, on_device
 from emukit.planning.memory import (
     SAFE,
     MemoryPlan,
@@ -35,7 +41,7 @@ from emukit.planning.memory import (
 )
 from emukit.progress import Reporter
 from emukit.recipes.fitting import fit_recipe
-from emukit.recipes.schema import NetworkRecipe, Recipe
+from emukit.recipes.schema import GeneratorRecipe, NetworkRecipe, Recipe
 from emukit.terminal import duration, size
 from emukit.training.engine import Engine, Execution
 from emukit.training.footprint import forward_rate
@@ -78,6 +84,8 @@ class Plan:
         flops: Of one step, forward and backward; None where the model could not be measured.
         step_seconds: Of one step; None likewise.
         timed: Whether real steps were timed; otherwise extrapolated from a small one.
+        divided: What a step takes where one field is divided over several processes: those that were asked for, or the
+            fewest that fit where one does not.
     """
 
     recipe: NetworkRecipe
@@ -86,6 +94,7 @@ class Plan:
     flops: float | None
     step_seconds: float | None
     timed: bool
+    divided: DividedCost | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -150,6 +159,9 @@ class Plan:
         if segments.length > 1:
             yield f"shorter --set training.segments.length (now {segments.length})"
         yield "--devices N divides a batch among N devices"
+        if self.divided:
+            each = size(on_device(self.memory, self.divided))
+            yield f"--domain {self.divided.processes} divides every field among as many devices: {each} on each"
         yield from self._smaller_model()
 
     def _smaller_state(self) -> Iterator[str]:
@@ -168,7 +180,7 @@ class Plan:
             yield f"a smaller model (now {now})"
 
 
-def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, reporter: Reporter) -> Plan:
+def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, reporter: Reporter, domain: int = 1) -> Plan:
     """Count, measure and time.
 
     Args:
@@ -177,29 +189,35 @@ def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, report
         split: Its training spans.
         comm: This process and its device.
         reporter: Shows progress.
+        domain: Processes that are to share a globe, for what each of them would take.
 
     Raises:
         RecipeError: The recipe is of an emulator that is fitted in closed form.
+        TrainingError: The network cannot be divided over `domain` processes.
     """
     if not isinstance(recipe, NetworkRecipe):
         raise RecipeError(
             f"{recipe.emulator} needs no plan",
-            found="an emulator that is fitted in closed form, in seconds",
+            found="an emulator whose own networks are small"
+            if isinstance(recipe, GeneratorRecipe)
+            else "an emulator that is fitted in closed form, in seconds",
             expected="a network",
             hint=f"emukit train {recipe.emulator}; `emukit models` lists the networks",
         )
+    if domain > 1:
+        check_divisible(recipe.emulator, NETWORKS.load(recipe.emulator))
     recipe = fit_recipe(recipe, archive, split, reporter)
     recipe = resolve_batch(recipe, archive, split, comm, reporter)
     training, history = recipe.training, recipe.inputs.window.history
     encoder = FrameEncoder.fit(archive, split.train, recipe.inputs)
-    addresses = SegmentAddresses.of(archive, split.train, recipe.inputs.window, training.segments)
+    addresses = cut(archive, split.train, recipe.inputs, training.segments)
     steps = -(-addresses.steps() // training.accumulate)
     frame = (len(encoder.channels), *archive.grid.shape)
     state = count_state(recipe, archive, len(encoder.channels))
     free, data = free_share(comm), resident_bytes(archive, addresses, encoder)
     if state.total > SAFE * free:
         whole = largest_batch(addresses)
-        segments, months = largest_share(whole, training.segments.length, comm.world)
+        segments, months = largest_share(whole, training.segments.length, comm.data.world)
         batch = batch_bytes(segments, months, frame, len(archive.variables), history)
         where = place("auto", data, max(0, free - state.total), comm.device.type)
         wanted = training.segments.batch_size
@@ -208,13 +226,15 @@ def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, report
     targets = {v: recipe.targets.of(v) for v in archive.variables}
     normalizer = TargetNormalizer.fit(archive, split.train, targets)
     with reporter.step("measuring", 3) as bar, matmul_precision(training.precision):
-        source = SegmentSampler(archive, split.train, encoder, normalizer, training.segments, comm.device)
+        sampler = sampler_kind(recipe.inputs)
+        source = sampler(archive, split.train, encoder, normalizer, training.segments, comm.device)
         network = build_for(recipe, archive, len(encoder.channels)).to(comm.device)
         bar.advance(note="data and network")
         memory = memory_plan(network, source, recipe, comm)
+        divided = _divided(network, recipe, source, memory, domain)
         bar.advance(note="memory")
         if memory.footprint is None:
-            return Plan(recipe, memory, steps, None, None, timed=False)
+            return Plan(recipe, memory, steps, None, None, timed=False, divided=divided)
         each, length = training.accumulate, training.segments.length
         one, most = memory.footprint.flops.at(1, length), _planning_segments(memory, length)
         flops = each * memory.footprint.flops.at(memory.whole, length)
@@ -232,7 +252,31 @@ def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, report
             engine = Engine(network, source, objective, training, comm, Execution())
             seconds, timed = _time_steps(engine, source, each, most)
         bar.advance(note="time")
-    return Plan(recipe, memory, steps, flops, seconds, timed)
+    return Plan(recipe, memory, steps, flops, seconds, timed, divided)
+
+
+def _divided(
+    network: nn.Module, recipe: NetworkRecipe, source: SegmentSampler, memory: MemoryPlan, domain: int
+) -> DividedCost | None:
+    """What a step takes of several processes that share a globe, where that was asked for or is needed."""
+    if domain == 1 and (memory.fits or memory.activations is None or getattr(network, "DIVIDES", False) is not True):
+        return None
+    frame = (recipe.network_channels(source.frame[0]), *source.grid)
+    batch = memory.whole, recipe.training.segments.length
+
+    def count(processes: int) -> DividedCost:
+        cost = count_divided(network, frame, source.window.history, batch, recipe.training.precision, processes)
+        passes = recipe.objective.build(None).passes
+        return replace(cost, kept=passes * cost.kept, sent=passes * cost.sent)
+
+    if domain > 1:
+        return count(domain)
+    with suppress(TrainingError):
+        for processes in TRIED:
+            cost = count(processes)
+            if on_device(memory, cost) <= SAFE * memory.available:
+                return cost
+    return None
 
 
 def _planning_segments(memory: MemoryPlan, months: int) -> int:

@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from emukit.emulators.registry import EMULATORS
+from emukit.emulators.registry import EMULATORS, present_name, with_former_names
 from emukit.errors import RecipeError
 from emukit.files import shipped
 from emukit.models.registry import NETWORKS
@@ -90,12 +90,12 @@ def is_random(recipe: Mapping[str, Any]) -> bool:
     Args:
         recipe: Plain values.
     """
-    name, bases = recipe.get("emulator"), recipe.get("bases")
+    name, bases = present_name(str(recipe.get("emulator"))), recipe.get("bases")
     if "training" in recipe or name in NETWORKS.built_in:
         return True
     # A package that is not installed any more, or is broken, must not hide all other runs.
     with suppress(RecipeError):
-        if isinstance(name, str) and name in EMULATORS and EMULATORS[name].seeded:
+        if name in EMULATORS and EMULATORS[name].seeded:
             return True
     listed = [b for b in bases if isinstance(b, Mapping)] if isinstance(bases, list | tuple) else []
     # A finished run is what it is.
@@ -119,9 +119,9 @@ def model_name(command: str, emulator: str) -> str:
             words = shlex.split(command)
     if "train" in words[:2] and words[-1] != "train":
         name = words[words.index("train") + 1] + (FAST if "--fast" in words else "")
-        if name in recipe_names():
-            return name
-    return emulator
+        if present_name(name) in recipe_names():
+            return present_name(name)
+    return present_name(emulator)
 
 
 def model_label(model: str) -> str:
@@ -142,6 +142,7 @@ def identity_digest(identity: Mapping[str, Any]) -> str:
 def recipe_digest(values: Mapping[str, Any]) -> str:
     """SHA-256 of everything in a recipe's plain values that decides the numbers."""
     # Where the arrays live changes no number: a run may continue where they have to live elsewhere.
+    values = with_former_names(values)
     deciding = {k: v for k, v in values.items() if k != "description"} | _bases_as_before(values)
     # Regression was what a network was trained for before there were others.
     if deciding.get("objective") in REGRESSION:
@@ -166,7 +167,7 @@ def _bases_as_before(values: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(base, Mapping) and isinstance(base.get("run"), Mapping):
             base = {**base, "run": {k: v for k, v in base["run"].items() if k != "folder"}}
         if isinstance(base, Mapping) and isinstance(base.get("recipe"), Mapping):
-            recipe = {**base["recipe"], **_bases_as_before(base["recipe"])}
+            recipe = {**with_former_names(base["recipe"]), **_bases_as_before(base["recipe"])}
             if recipe.get("objective") in REGRESSION:
                 del recipe["objective"]
             base = {**base, "recipe": recipe}

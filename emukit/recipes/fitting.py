@@ -35,7 +35,8 @@ Names = tuple[str, ...]
 def fit_recipe(recipe: R, archive: Archive, split: Split, reporter: Reporter) -> R:
     """A recipe for the variables of the data, without the forcings of shipped recipes that they lack.
 
-    A recipe whose emulator does not know the steps of the data is refused first.
+    A recipe whose emulator does not know the steps of the data is refused first, or reads them into memory where they
+    do not fit.
 
     Args:
         recipe: What is to be trained. Lists of forcings that are those of a shipped recipe lose what is missing, as
@@ -52,12 +53,20 @@ def fit_recipe(recipe: R, archive: Archive, split: Split, reporter: Reporter) ->
     for leaf in _leaves(recipe):
         if not isinstance(leaf, NetworkRecipe):
             EMULATORS[leaf.emulator].load().check_steps(archive)
+    _refuse_on_disk(recipe, archive)
     recipe = fit_variables(recipe, archive, reporter)
     spans = [*split.train, *(s for spans in split.scored.values() for s in spans)]
     scenarios = tuple(dict.fromkeys(s.scenario for s in spans))
     missing: dict[str, tuple[Names, dict[str, str]]] = {}
     fitted = _fitted(recipe, "", archive, scenarios, missing, reporter)
     if missing:
+        if not any(archive[s].forcings for s in scenarios):
+            raise ProtocolError(
+                "the data have no forcings, which the recipe reads",
+                found=f"{archive.source} with {', '.join(archive.variables)} alone",
+                hint="a network that reads the states before: --set 'inputs.states=[...]'; for references, persistence "
+                "and climatology",
+            )
         had = [n for n in archive[scenarios[0]].forcings if all(n in archive[s].forcings for s in scenarios)]
         settings = []
         for path, (names, why) in missing.items():
@@ -70,6 +79,19 @@ def fit_recipe(recipe: R, archive: Archive, split: Split, reporter: Reporter) ->
             hint=" ".join(settings),
         )
     return fitted
+
+
+def _refuse_on_disk(recipe: Recipe, archive: Archive) -> None:
+    if not archive.on_disk:
+        return
+    alone = not isinstance(recipe, NetworkRecipe | WrapperRecipe)
+    if not (alone and EMULATORS[recipe.emulator].load().streams):
+        raise ProtocolError(
+            f"{recipe.emulator} trains in memory, into which the data do not fit",
+            found=f"{archive.source}, {archive.grid.shape[0]} x {archive.grid.shape[1]} cells",
+            expected="an emulator that is fitted a year at a time: typical-year, delta-change, climatology",
+            hint="one of these, coarser data (the lite files of ClimX), or a machine with more memory",
+        )
 
 
 def fit_variables(recipe: R, archive: Archive, reporter: Reporter | None = None) -> R:
@@ -222,7 +244,8 @@ def _fitted(
         left = tuple(n for n in names if n not in wrong)
         if not wrong:
             continue
-        if left and names in _shipped_lists(recipe.emulator, path):
+        with_states = isinstance(recipe, NetworkRecipe) and recipe.inputs.states
+        if (left or with_states) and names in _shipped_lists(recipe.emulator, path):
             changed[path] = left
             reporter.say(f"note: {prefix}{path} without {', '.join(wrong)}: {'; '.join(wrong.values())}")
         else:

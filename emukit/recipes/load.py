@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emukit.config import merge, parse_assignments, read_toml
-from emukit.emulators.registry import EMULATORS
+from emukit.emulators.registry import EMULATORS, present_name, with_present_names
 from emukit.errors import RecipeError
 from emukit.files import parse_json, read_text, shipped
 from emukit.losses.named import named_loss
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # How a MODEL that is a recipe file ends.
 TOML = ".toml"
+# The networks of a generator, in its recipe.
+PARTS = ("predictor", "projector")
 # The base of a recipe that says everything itself.
 NO_BASE = "none"
 
@@ -34,7 +36,7 @@ def fast_name(name: str) -> str:
     Raises:
         RecipeError: There is none, or nothing of that name at all.
     """
-    names = recipe_names()
+    name, names = present_name(name), recipe_names()
     if name not in names and not name.endswith(TOML):
         raise unknown_emulator(name)
     if f"{name}{FAST}" not in names:
@@ -88,7 +90,7 @@ def load_recipe(
             )
         values["loss"], source = named_loss(loss), f"{source} with loss {loss}"
     if file is not None:
-        over = read_toml(file)
+        over = with_present_names(read_toml(file))
         admit(over)
         if "base" in over:
             over = _on_base(over, str(file), file.parent, ())
@@ -101,9 +103,9 @@ def load_recipe(
             )
         # A loss table is a recipe for one variable: it replaces the default one rather than mixing with it.
         values, source = _lay_over(values, over), str(file)
-    changes = parse_assignments(assignments)
+    changes = with_present_names(parse_assignments(assignments))
     admit(changes)
-    changes = expand_size(changes, values["emulator"])
+    changes = _with_base(expand_size(changes, values["emulator"]), values)
     if changes.get("emulator", values["emulator"]) != values["emulator"]:
         raise RecipeError(
             f"{source} is of another emulator than --set names",
@@ -120,10 +122,39 @@ def load_recipe(
     source = f"{source} with --set" if changes else source
     # A whole list replaces the recipe's; a table is single settings of bases by their numbers.
     single = {} if isinstance(changes.get("bases"), list) else changes.pop("bases", {})
-    values = merge(values, changes)
+    values = merge(_without_other_objectives(values, changes), changes)
     if "bases" in values:
         values["bases"] = _load_bases(base_tables(values, source), single, source)
     return parse_recipe(values, source)
+
+
+def _with_base(changes: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes in which `base`, the recipe that a generator is to give variability, is the first of its `bases`.
+
+    Of a recipe that varies as a run does it is what that recipe varies: best-fast stands for its additive-gp.
+    """
+    if not isinstance(changes.get("base"), str) or not set(PARTS) <= set(values):
+        return changes
+    recipe = _values_of(changes["base"])
+    while recipe["emulator"] in EMULATORS and getattr(EMULATORS.load(recipe["emulator"]), "varied", False):
+        (first, *_) = recipe["bases"]
+        recipe = first["recipe"] if isinstance(first["recipe"], dict) else _values_of(first["recipe"])
+    bases = [{"recipe": {**recipe, "base": NO_BASE}}]
+    return {**{key: change for key, change in changes.items() if key != "base"}, "bases": bases}
+
+
+def _without_other_objectives(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values without the options of objectives in whose place others are named: each has options of its own."""
+    kept = dict(values)
+    for key, change in changes.items():
+        value = values.get(key)
+        if not isinstance(value, Mapping) or not isinstance(change, Mapping):
+            continue
+        if key == "objective":
+            kept[key] = {} if change.get("name", value.get("name")) != value.get("name") else value
+        elif key in PARTS:
+            kept[key] = _without_other_objectives(value, change)
+    return kept
 
 
 def _lay_over(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,7 +163,7 @@ def _lay_over(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, A
     tables = over.get("loss", {})
     kept = {k: v for k, v in values.get("loss", {}).items() if not isinstance(tables, Mapping) or k not in tables}
     under = {**values, "loss": kept} if "loss" in values else values
-    return merge(under, expand_size(over, values["emulator"]))
+    return merge(_without_other_objectives(under, over), expand_size(over, values["emulator"]))
 
 
 def _load_bases(bases: list[dict[str, Any]], single: Any, source: str) -> list[dict[str, Any]]:
@@ -179,6 +210,7 @@ def _load_base(recipe: Any, single: Mapping[str, Any], source: str) -> dict[str,
     from emukit.recipes.schema import base_tables
 
     over = {"emulator": recipe} if isinstance(recipe, str) else recipe
+    over = with_present_names(over) if isinstance(over, Mapping) else over
     if isinstance(over, Mapping) and "base" in over:
         values = _on_base(over, source, Path(), ())
     elif isinstance(over, Mapping) and isinstance(over.get("emulator"), str):
@@ -243,7 +275,7 @@ def _values_of(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     if not name.endswith(TOML):
         return shipped_values(name, seen)
     path = Path(name)
-    over = read_toml(path)
+    over = with_present_names(read_toml(path))
     admit(over)
     if "base" in over:
         return _on_base(over, name, path.parent, seen)
@@ -296,6 +328,7 @@ def shipped_values(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
     Raises:
         RecipeError: There is no such name.
     """
+    name = present_name(name)
     values: dict[str, Any] = {"emulator": name}
     path = shipped_recipe(name)
     if path is not None:

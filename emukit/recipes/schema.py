@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -25,14 +25,15 @@ from emukit.config import Settings, check, options_of
 from emukit.data.frames import InputSettings
 from emukit.data.targets import TargetSettings
 from emukit.data.variable import ROOTS
-from emukit.emulators.registry import EMULATORS
+from emukit.emulators.registry import EMULATORS, with_present_names
 from emukit.errors import RecipeError
 from emukit.losses.composite import CompositeLoss
 from emukit.models.registry import CONTEXT, NETWORKS
 from emukit.objectives.base import Objective
 from emukit.objectives.registry import OBJECTIVES, REGRESSION
+from emukit.objectives.rollout import Rollout
 from emukit.recipes.catalogue import emulator_names, is_network, recipe_digest, unknown_emulator
-from emukit.training.settings import LossSettings, TrainingSettings
+from emukit.training.settings import AverageSettings, LossSettings, OptimizerSettings, TrainingSettings
 
 
 class TargetsSettings(Settings):
@@ -138,15 +139,38 @@ def _objective_settings(value: object) -> object:
     return kind.model_validate(dict(table))
 
 
+# Any objective, with its own options.
+AnyObjective = Annotated[SerializeAsAny[ObjectiveSettings], BeforeValidator(_objective_settings)]
+
+
+def check_levels(objective: ObjectiveSettings, network: str) -> None:
+    """Refuse an objective that needs more of a network than it can.
+
+    Raises:
+        ValueError: The network takes no noisy field and level.
+    """
+    if objective.build(None).levels and not getattr(NETWORKS.load(network), "takes_level", False):
+        able = [name for name in NETWORKS.built_in if getattr(NETWORKS.load(name), "takes_level", False)]
+        raise ValueError(
+            f"objective.name {objective.name} needs a network that takes a noisy field and its level, such as "
+            f"{' or '.join(able)}; {network} does not"
+        )
+
+
 class NetworkRecipe(Recipe):
     """A network, what it reads, what it is asked for, and how it is trained."""
 
-    objective: Annotated[SerializeAsAny[ObjectiveSettings], BeforeValidator(_objective_settings)] = ObjectiveSettings()
+    objective: AnyObjective = ObjectiveSettings()
 
     inputs: InputSettings = InputSettings()
     targets: TargetsSettings = TargetsSettings()
     loss: LossSettings = LossSettings()
     training: TrainingSettings = TrainingSettings()
+
+    @property
+    def emulator_kind(self) -> str:
+        """What its trained network is saved as: ``trajectory`` where outputs are among its inputs, else ``neural``."""
+        return "trajectory" if self.inputs.states else "neural"
 
     def network_channels(self, encoded: int) -> int:
         """Input channels of its network, for frames of so many: noise of the objective comes on top."""
@@ -156,17 +180,15 @@ class NetworkRecipe(Recipe):
     def _loss_that_can_act(self) -> NetworkRecipe:
         loss, training = self.loss, self.training
         objective = self.objective.build(None)
+        wrong = trajectory_problem(self, objective)
+        if wrong:
+            raise ValueError(wrong)
         if objective.single_runs and training.segments.members == "mean":
             raise ValueError(
                 f"objective.name {self.objective.name} learns from single runs: "
                 "training.segments.members must be all or random, not mean"
             )
-        if objective.levels and not getattr(NETWORKS.load(self.emulator), "takes_level", False):
-            able = [name for name in NETWORKS.built_in if getattr(NETWORKS.load(name), "takes_level", False)]
-            raise ValueError(
-                f"objective.name {self.objective.name} needs a network that takes a noisy field and its level, such as "
-                f"{' or '.join(able)}; {self.emulator} does not"
-            )
+        check_levels(self.objective, self.emulator)
         if self.objective.name != REGRESSION and loss.warmup_epochs + loss.ramp_epochs:
             raise ValueError(f"loss.warmup_epochs and loss.ramp_epochs are of regression, not of {self.objective.name}")
         # The default counts where the recipe says it: elsewhere every variable may have a table of its own.
@@ -179,6 +201,31 @@ class NetworkRecipe(Recipe):
                 f"loss.warmup_epochs {loss.warmup_epochs:g} leaves the loss none of training.epochs {training.epochs}"
             )
         return self
+
+
+def trajectory_problem(recipe: NetworkRecipe, objective: Objective) -> str:
+    """What is wrong with states as inputs, or with their rollout; empty where nothing is."""
+    segments = recipe.training.segments
+    if recipe.inputs.states and (segments.members, segments.mix) != ("all", "any"):
+        return (
+            "inputs.states are of single runs, in any order: training.segments.members must be all, and "
+            "training.segments.mix any"
+        )
+    if not isinstance(objective, Rollout):
+        return ""
+    if not recipe.inputs.states:
+        return "objective.name rollout feeds states back: inputs.states must name some"
+    if segments.length != objective.longest:
+        return (
+            f"training.segments.length is {segments.length}, and objective.lengths of a rollout end at "
+            f"{objective.longest}: they must be the same"
+        )
+    if objective.boundaries and objective.boundaries[-1] >= recipe.training.epochs:
+        return (
+            f"objective.boundaries end at epoch {objective.boundaries[-1]:g}, after training.epochs "
+            f"{recipe.training.epochs}: the last length would never be used"
+        )
+    return ""
 
 
 class FinishedRun(Settings):
@@ -267,6 +314,89 @@ class WrapperRecipe(Recipe):
         return self
 
 
+class PartTraining(Settings):
+    """How a network of a generator is trained: on all months of all training runs, in a new order every epoch.
+
+    Nothing is selected on validation: the averaged weights of the last epoch are kept.
+
+    Attributes:
+        epochs: Passes over the training months.
+        per_batch: Months of a batch.
+        optimizer: AdamW and its schedule.
+        average: Averages of weights.
+        precision: As of other networks.
+        checkpoint_minutes: A checkpoint is written after every epoch, and within one when this much time has passed.
+    """
+
+    epochs: int = Field(10, ge=1, le=1_000_000)
+    per_batch: int = Field(64, ge=1, le=1_000_000)
+    optimizer: OptimizerSettings = OptimizerSettings()
+    average: AverageSettings = AverageSettings(kind="ema", decay=0.999)
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    checkpoint_minutes: float = Field(5.0, gt=0)
+
+    def whole(self) -> TrainingSettings:
+        """The same as settings of the training loop."""
+        values = self.model_dump(exclude={"per_batch"})
+        segments = {"length": 1, "per_batch": self.per_batch, "members": "all"}
+        return TrainingSettings.model_validate({**values, "segments": segments, "validate_every": self.epochs})
+
+
+class PartSettings(Settings):
+    """A network of a generator.
+
+    Attributes:
+        network: Its name.
+        model: Its own options.
+        objective: What it is trained for.
+        training: How.
+    """
+
+    network: str
+    model: Settings
+    objective: Annotated[SerializeAsAny[ObjectiveSettings], BeforeValidator(_objective_settings)] = ObjectiveSettings()
+    training: PartTraining = PartTraining()
+
+    @model_validator(mode="after")
+    def _can_be_trained(self) -> PartSettings:
+        check_levels(self.objective, self.network)
+        return self
+
+
+def _part_settings(value: object) -> object:
+    """A table checked against the signature of the network that it names."""
+    if isinstance(value, PartSettings) or not isinstance(value, Mapping):
+        return value
+    name = value.get("network")
+    if not isinstance(name, str):
+        raise ValueError(f"network must be one of {', '.join(NETWORKS)}, not {name!r}")
+    try:
+        options = options_of(NETWORKS.load(name), CONTEXT)
+    except RecipeError as e:
+        raise ValueError(f"{e.what}; known: {e.expected}") from e
+    kind = create_model("PartSettings", __base__=PartSettings, model=(options, options()))
+    return kind.model_validate(dict(value))
+
+
+class GeneratorRecipe(WrapperRecipe):
+    """An emulator that gives its base variability, by networks of its own.
+
+    Attributes:
+        predictor: Draws the next blocks of cells.
+        projector: Draws the details of all cells.
+    """
+
+    predictor: Annotated[SerializeAsAny[PartSettings], BeforeValidator(_part_settings)]
+    projector: Annotated[SerializeAsAny[PartSettings], BeforeValidator(_part_settings)]
+
+    @model_validator(mode="after")
+    def _draws_at_all(self) -> GeneratorRecipe:
+        name = self.predictor.objective.name
+        if not self.predictor.objective.build(None).draws:
+            raise ValueError(f"predictor.objective.name {name} draws nothing: crps, interpolant or diffusion")
+        return self
+
+
 # Of emulators in emulators; no shipped recipe has more than three.
 DEEPEST = 20
 
@@ -313,8 +443,10 @@ def recipe_class(emulator: str) -> type[Recipe]:
                 f"{emulator} cannot be fitted", found=f"no `fit` in {entry.target}", expected="a class method `fit`"
             )
         base: type[Recipe] = WrapperRecipe if entry.made == "wrapper" else Recipe
+        generates = entry.made == "wrapper" and kind.trains_networks
         # The seed of a run is not part of its recipe.
-        return _recipe_class(base, kind.fit, ("seed",) if entry.seeded else ())
+        given = (("seed",) if entry.seeded else ()) + (("train",) if generates else ())
+        return _recipe_class(GeneratorRecipe if generates else base, kind.fit, given)
     raise unknown_emulator(emulator)
 
 
@@ -330,6 +462,7 @@ def parse_recipe(values: Mapping[str, Any], source: str) -> Recipe:
     Raises:
         RecipeError: No or an unknown emulator, unknown or mistyped keys (all of them listed).
     """
+    values = with_present_names(values)
     name = values.get("emulator")
     if not isinstance(name, str):
         raise RecipeError(f"{source} names no emulator", expected=f"emulator = one of {', '.join(emulator_names())}")

@@ -165,6 +165,8 @@ def score_emulator(emulator: Emulator, archive: Archive, spans: tuple[Span, ...]
         comm: Processes that share the months; every one of them gets the score. None: this one alone.
     """
     if comm is None or comm.world == 1:
+        if archive.on_disk:
+            return mean_score([_score_by_pieces(emulator, archive, span) for span in spans])
         # Spans of the same months, one after the other, are of several members: one prediction for all of them.
         predict = lru_cache(1)(lambda name, start, stop: emulator.predict_fields(archive[name], start, stop))
         return _score(archive, spans, lambda s: predict(s.scenario, s.start, s.stop))
@@ -183,6 +185,10 @@ def score_members(emulator: Emulator, archive: Archive, spans: tuple[Span, ...])
     common = set.intersection(*(set(archive[name].members) for name, _, _ in places))
     scores: dict[int, list[Score]] = {m: [] for m in sorted(common)}
     for name, start, stop in places:
+        if archive.on_disk:
+            for member, found in scores.items():
+                found.append(_score_by_pieces(emulator, archive, Span(name, start, stop, (member,))))
+            continue
         said = emulator.predict_fields(archive[name], start, stop)
         for member, found in scores.items():
             found.append(_score(archive, (Span(name, start, stop, (member,)),), partial(_given, said)))
@@ -213,15 +219,33 @@ def span_moments(
     return competition.moments(prediction, truth)
 
 
+def _score_by_pieces(emulator: Emulator, archive: Archive, span: Span) -> Score:
+    """Score of one span of targets on disk: a calendar year of prediction and truth is in memory at a time."""
+    scenario, competition = archive[span.scenario], competition_of(archive)
+    variables = scored_variables(archive)
+    moments = Moments.zero((len(variables), *archive.grid.shape), tuple(competition.terms))
+    derive = competition.derive
+    place = (archive, span.scenario, span.start, span.stop)
+    of_prediction, of_truth = (derive(*place), derive(*place)) if derive else (None, None)
+    for start, stop in scenario.pieces(span.start, span.stop):
+        prediction = emulator.predict_fields(scenario, start, stop)
+        if of_prediction:
+            prediction = of_prediction(prediction)
+        truth = scenario.truth(span.members[0], start, stop)
+        moments += competition.moments(prediction, of_truth(truth) if of_truth else truth)
+    return competition.score(moments, archive.grid.weights, variables)
+
+
 def _shared_score(emulator: Emulator, archive: Archive, span: Span, comm: Comm) -> Score:
     """Score of one span whose months the processes predict in turns, in the blocks that one alone would compute."""
     scenario, competition = archive[span.scenario], competition_of(archive)
     terms = tuple(competition.terms)
     moments = Moments.zero((len(archive.variables), *archive.grid.shape), terms)
     blocks = [(a, min(a + BLOCK_MONTHS, span.stop)) for a in range(span.start, span.stop, BLOCK_MONTHS)]
-    for (start, stop), counts in comm.padded_rounds(blocks):
+    # Processes that share a globe predict together, and have the whole of it; one of them scores.
+    for (start, stop), counts in comm.data.padded_rounds(blocks):
         prediction = emulator.predict_fields(scenario, start, stop)
-        if counts:
+        if counts and comm.domain.main:
             moments += competition.moments(prediction, scenario.truth(span.members[0], start, stop))
     whole = Moments.unpack(comm.sum(moments.pack()), terms)
     return competition.score(whole, archive.grid.weights, archive.variables)
@@ -232,9 +256,9 @@ def _shared_by_span(emulator: Emulator, archive: Archive, spans: tuple[Span, ...
     competition, variables = competition_of(archive), scored_variables(archive)
     shape, terms = (len(variables), *archive.grid.shape), tuple(competition.terms)
     moments = [Moments.zero(shape, terms) for _ in spans]
-    for (i, span), counts in comm.padded_rounds(list(enumerate(spans))):
+    for (i, span), counts in comm.data.padded_rounds(list(enumerate(spans))):
         prediction = emulator.predict_fields(archive[span.scenario], span.start, span.stop)
-        if counts:
+        if counts and comm.domain.main:
             truth = archive[span.scenario].truth(span.members[0], span.start, span.stop)
             moments[i] = span_moments(archive, span, prediction, truth)
     whole = [Moments.unpack(comm.sum(m.pack()), terms) for m in moments]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +19,33 @@ from emukit.data.archive import Archive
 from emukit.data.encodings import daily_fields, seasonal_fields
 from emukit.data.folds import leave_out
 from emukit.data.frames import FrameEncoder, static_fields
-from emukit.data.segments import SegmentSampler
 from emukit.data.split import Split
+from emukit.data.states import RolloutSampler, sampler_kind
 from emukit.data.targets import TargetNormalizer
-from emukit.emulators.anchored import Anchored, residual_archive
 from emukit.emulators.base import Emulator
 from emukit.emulators.neural import NeuralEmulator
 from emukit.emulators.registry import EMULATORS
+from emukit.emulators.residual_correction import ResidualCorrection, residual_archive
+from emukit.emulators.trajectory import TrajectoryNetwork
 from emukit.emulators.variability import refuse_same_runs
 from emukit.emulators.wrapper import Fold, Wrapper
-from emukit.errors import ProtocolError
+from emukit.errors import ProtocolError, TrainingError
 from emukit.losses.named import loss_terms
+from emukit.losses.registry import TERMS
 from emukit.models.precision import matmul_precision
-from emukit.models.registry import build_network, count_parameters
+from emukit.models.registry import NETWORKS, build_network, count_parameters
 from emukit.objectives.registry import REGRESSION
 from emukit.parallel.comm import Comm
+from emukit.parallel.domain import DividedSphere, check_divisible, divide
 from emukit.planning.memory import SAFE, free_share, memory_plan
 from emukit.progress import Reporter
 from emukit.recipes.catalogue import model_label
-from emukit.recipes.schema import NetworkRecipe, Recipe, WrapperRecipe
+from emukit.recipes.schema import GeneratorRecipe, NetworkRecipe, Recipe, WrapperRecipe
 from emukit.runs.evaluate import score_emulator
 from emukit.runs.finished_base import finished_emulator
+from emukit.runs.generator import PartTrainer
 from emukit.runs.refit import RefitPolicy
+from emukit.sphere import WHOLE, Sphere
 from emukit.training.best import load_best
 from emukit.training.engine import Engine, Execution
 from emukit.training.footprint import State
@@ -107,9 +113,10 @@ class WrapperTrainer:
         self._selected = selected
         self._class: type[Wrapper] = EMULATORS.load(recipe.emulator)
         _check_wrapper(archive, recipe, split)
+        self._base_archive = self._class.base_archive(archive, **recipe.options)
         # Refused before others are trained.
         self._finished = {
-            number: finished_emulator(run, recipe.parts[number][0], archive, split)
+            number: finished_emulator(run, recipe.parts[number][0], self._base_archive, split)
             for number, run in recipe.finished.items()
         }
 
@@ -128,6 +135,10 @@ class WrapperTrainer:
             folds.append(Fold(held_out, fold, without.train))
             outcomes += more
         options = self._recipe.options | ({"seed": self._seed} if EMULATORS[self._recipe.emulator].seeded else {})
+        parts: PartTrainer | None = None
+        if isinstance(self._recipe, GeneratorRecipe):
+            parts = PartTrainer(self._recipe, self._archive, self._seed, self._comm, folder / "bases", reporter)
+            options["train"] = parts
         if self._selected:
             assert isinstance(self._selected.emulator, self._class)
             fitted = self._selected.emulator.refit(self._archive, self._split, bases, folds, **options)
@@ -138,6 +149,9 @@ class WrapperTrainer:
         for line in findings:
             reporter.say(f"{self._recipe.emulator}: {line}")
         outcome = {"seconds": sum(o.get("seconds", 0.0) for o in outcomes), "findings": findings}
+        if parts:
+            outcome["seconds"] += parts.outcome["seconds"]
+            parameters += parts.outcome["parameters"]
         # No network has no number of parameters, not zero.
         return fitted, outcome | ({"parameters": parameters} if parameters else {})
 
@@ -156,11 +170,13 @@ class WrapperTrainer:
             seed, before = self._seed + copy, selected.base(number, name) if selected else None
             if self._class.residual and bases:
                 assert isinstance(recipe, NetworkRecipe)  # the recipe's own check
-                trainer = Trainer(self._archive, recipe, split, seed, self._comm, self._execution, bases[0], before)
+                trainer = Trainer(
+                    self._base_archive, recipe, split, seed, self._comm, self._execution, bases[0], before
+                )
                 trained: Emulator
                 trained, outcome = trainer.train(place, reporter)
             else:
-                finish = prepare(self._archive, recipe, split, seed, self._comm, self._execution, before)
+                finish = prepare(self._base_archive, recipe, split, seed, self._comm, self._execution, before)
                 trained, outcome = finish(place, reporter)
             bases.append(trained)
             outcomes.append(outcome)
@@ -171,6 +187,8 @@ def _check_wrapper(archive: Archive, recipe: WrapperRecipe, split: Split) -> Non
     """Refuse what a wrapper, or one that it wraps, would refuse after its bases were trained."""
     kind = EMULATORS.load(recipe.emulator)
     kind.check(archive, **recipe.options)
+    # Its bases are checked on the data that they are trained on.
+    archive = kind.base_archive(archive, **recipe.options)
     if kind.varied:
         refuse_same_runs(archive, split.train)
     if kind.cross_fitted and len({s.scenario for s in split.train}) < 2:
@@ -191,7 +209,7 @@ def _check_wrapper(archive: Archive, recipe: WrapperRecipe, split: Split) -> Non
 def _check_network(archive: Archive, recipe: NetworkRecipe) -> None:
     """Refuse what a network would refuse when its turn comes, without a statistic or a weight."""
     encodings = (f(recipe.inputs.seasonal, archive.grid, archive.time)[0] for f in (seasonal_fields, daily_fields))
-    channels = [*recipe.inputs.forcings, *(c for of in encodings for c in of)]
+    channels = [*recipe.inputs.forcings, *recipe.inputs.states, *(c for of in encodings for c in of)]
     statics, _ = static_fields(recipe.inputs, archive)
     count_parameters(
         recipe.emulator,
@@ -237,7 +255,22 @@ class Trainer:
         learned = archive if anchor is None else residual_archive(archive, anchor, split.train)
         targets = {v: recipe.targets.of(v) for v in archive.variables}
         normalizer = TargetNormalizer.fit(learned, split.train, targets)
-        source = SegmentSampler(learned, split.train, encoder, normalizer, recipe.training.segments, comm.device)
+        sphere: Sphere = WHOLE
+        if comm.domain.world > 1:
+            if recipe.inputs.states:
+                raise TrainingError(
+                    "a trajectory is not divided over rows",
+                    found=f"--domain {comm.domain.world}, and inputs.states",
+                    hint="--devices divides its samples instead",
+                )
+            sphere = DividedSphere(comm.domain, archive.grid.shape)
+            check_divisible(recipe.emulator, NETWORKS.load(recipe.emulator))
+            tables = recipe.loss.for_variables(archive.variables).tables.values()
+            for term in {name for table in tables for name in table}:
+                check_divisible(f"the loss term {term}", TERMS.load(term))
+        rows = sphere.rows(*archive.grid.shape)
+        sampler = sampler_kind(recipe.inputs)
+        source = sampler(learned, split.train, encoder, normalizer, recipe.training.segments, comm.device, rows)
         self._track = execution.track
         self._keep: KeptWeights | None = None
         self._ramp: Callable[[float], float] = recipe.loss.ramp
@@ -247,7 +280,10 @@ class Trainer:
             training = recipe.training.model_copy(update={"epochs": length.epochs})
             self._recipe = recipe = recipe.model_copy(update={"training": training})
             self._keep, self._ramp = length.keep, lambda done: recipe.loss.ramp(done * length.stretch)
-        network_only = NeuralEmulator(
+        kind: Callable[..., NeuralEmulator] = NeuralEmulator
+        if isinstance(source, RolloutSampler):
+            kind = partial(TrajectoryNetwork, states=source.states)
+        network_only = kind(
             archive.domain,
             recipe.emulator,
             recipe.options,
@@ -260,7 +296,9 @@ class Trainer:
             seed=seed,
         )
         self._emulator = network_only
-        self._scored: Emulator = network_only if anchor is None else Anchored(archive.domain, (anchor, network_only))
+        self._scored: Emulator = (
+            network_only if anchor is None else ResidualCorrection(archive.domain, (anchor, network_only))
+        )
         self._source = source
         network = self._emulator.network
         self._parameters = sum(p.numel() for p in network.parameters())
@@ -268,12 +306,16 @@ class Trainer:
         if not sharded:
             network.to(comm.device)
         self._memory = memory_plan(network, source, recipe, comm, sharded=sharded)
-        loss = composite_loss(recipe.loss, archive, comm.device)
+        loss = composite_loss(recipe.loss, archive, comm.device, sphere)
+        if isinstance(sphere, DividedSphere):
+            divide(network, sphere)
+            network_only.sphere = sphere
         objective = recipe.objective.build(loss)
         self._engine = Engine(network, source, objective, recipe.training, comm, execution)
-        if comm.world > 1:
-            # The weights were drawn alike; dropout must differ, or every process would drop the same units.
-            torch.manual_seed((seed * comm.world + comm.rank + 1) % 2**63)
+        if comm.data.world > 1:
+            # The weights were drawn alike; dropout must differ, or every process would drop the same units. Those that
+            # share a globe draw what one process would, each for its rows.
+            torch.manual_seed((seed * comm.data.world + comm.data.rank + 1) % 2**63)
 
     def train(self, folder: Path, reporter: Reporter) -> tuple[NeuralEmulator, dict[str, Any]]:
         """Train, or continue; the emulator with its best weights, and what the record keeps of how it went."""
@@ -313,7 +355,7 @@ class Trainer:
         if comm.world > 1:
             # Wrapped or sharded for training; what is kept is the plain network. It comes to the device if there is
             # room: where it had to be sharded, perhaps not even now that gradients and optimiser are gone.
-            emulator.network = self._network(len(emulator.encoder.channels))
+            emulator.network, emulator.sphere = self._network(len(emulator.encoder.channels)), WHOLE
             load_best(folder, result.best_epoch, emulator.network)
             del self._engine
             gc.collect()

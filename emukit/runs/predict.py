@@ -6,21 +6,29 @@ Invariant: the file says which run, data and code it came from, and is whole or 
 from __future__ import annotations
 
 import hashlib
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from emukit import provenance
 from emukit.data.archive import Archive, Scenario
+from emukit.data.cf import fields_to_dataset
 from emukit.data.residency import host_free
 from emukit.data.store import scenario_from_dataset
-from emukit.data.zarr_writer import write_zarr
+from emukit.data.zarr_writer import append_zarr, write_zarr
 from emukit.emulators.base import Emulator
+from emukit.emulators.neural import NeuralEmulator
+from emukit.emulators.wrapper import Wrapper
 from emukit.errors import RunError
 from emukit.outputs import MARK, Kind, marked, netcdf_kind, new_output, refuse_taken, zarr_kind
+from emukit.parallel.comm import Comm
+from emukit.parallel.domain import DividedSphere, check_divisible, divide
 from emukit.planning.memory import SAFE
 from emukit.progress import Reporter
+from emukit.runs.beginnings import begun
 from emukit.runs.run import Run
 from emukit.terminal import size
 
@@ -29,26 +37,49 @@ NAME = "a prediction of `emukit predict`"
 
 
 def predict_scenario(
-    run: Run, archive: Archive, scenario: str, members: int | None = None, *, reporter: Reporter
+    run: Run,
+    archive: Archive,
+    scenario: str,
+    members: int | None = None,
+    *,
+    begin: str | None = None,
+    initial: xr.Dataset | None = None,
+    comm: Comm | None = None,
+    reporter: Reporter,
 ) -> xr.Dataset:
-    """Predict every month of a scenario that the run's window can reach.
+    """Predict every month of a scenario that the run's window can reach; or a trajectory, from where it begins.
 
     Args:
         run: A finished run.
         archive: Its forcings are predicted from.
         scenario: A scenario of the archive.
         members: How many realisations, along a dimension ``member``; None: one prediction, without that dimension.
+        begin: Of a trajectory, as for `emukit.runs.beginnings.begun`.
+        initial: Likewise.
+        comm: The processes that share a globe, each of which makes this call and gets the whole; None: this one alone.
         reporter: Is told of forcings far outside the training.
 
     Raises:
         ProtocolError: The scenario is not there, or lacks a forcing.
-        RunError: Realisations were asked of an emulator that has one answer, or more of them than memory holds.
+        RunError: Realisations were asked of an emulator that has one answer, or more of them than memory holds; or no
+            network is to be divided.
+        TrainingError: A network cannot be divided.
+        EmukitError: As `emukit.runs.beginnings.begun`.
     """
-    return _predicted(run, run.emulator(archive), archive[scenario], members, archive.digest, reporter)
+    emulator = begun(run, archive, scenario, begin, initial, reporter)
+    if comm:
+        share_globe(emulator, comm)
+    return _predicted(run, emulator, archive[scenario], members, archive.digest, reporter)
 
 
 def predict_forcings(
-    run: Run, forcings: xr.Dataset, source: str, members: int | None = None, *, reporter: Reporter
+    run: Run,
+    forcings: xr.Dataset,
+    source: str,
+    members: int | None = None,
+    *,
+    comm: Comm | None = None,
+    reporter: Reporter,
 ) -> xr.Dataset:
     """Predict from forcings of one's own, without the store that the run was trained on.
 
@@ -57,6 +88,7 @@ def predict_forcings(
         forcings: The forcings that the run's data card names, on (time) or (time, y, x) of the run's grid.
         source: Where they are from, for the attributes.
         members: As for `predict_scenario`.
+        comm: Likewise.
         reporter: Likewise.
 
     Raises:
@@ -66,7 +98,38 @@ def predict_forcings(
     emulator = run.emulator()
     name = str(forcings.attrs.get("scenario", "")) or Path(source).stem
     scenario = scenario_from_dataset(forcings, card=emulator.domain.card, grid=emulator.grid, name=name)
+    if comm:
+        share_globe(emulator, comm)
     return _predicted(run, emulator, scenario, members, f"{source} ({scenario_digest(scenario)})", reporter)
+
+
+def share_globe(emulator: Emulator, comm: Comm) -> None:
+    """Divide the globe of every network of an emulator over processes that hold the same emulator.
+
+    Raises:
+        RunError: It has no network.
+        TrainingError: A network cannot be divided, or has too few rows.
+    """
+    if comm.domain.world == 1:
+        return
+    networks = _networks(emulator)
+    if not networks:
+        raise RunError(
+            f"--domain would do nothing: {emulator.kind} has no network whose fields could be divided",
+            hint="leave it out",
+        )
+    for part in networks:
+        if part.from_beginning:
+            raise RunError("a trajectory is not divided over rows", hint="leave --domain out")
+        check_divisible(part.network_name, type(part.network))
+        part.sphere = sphere = DividedSphere(comm.domain, part.grid.shape)
+        divide(part.network, sphere)
+
+
+def _networks(emulator: Emulator) -> list[NeuralEmulator]:
+    if isinstance(emulator, Wrapper):
+        return [part for base in emulator.bases for part in _networks(base)]
+    return [emulator] if isinstance(emulator, NeuralEmulator) else []
 
 
 def scenario_digest(scenario: Scenario) -> str:
@@ -85,18 +148,101 @@ def _predicted(
     far = emulator.warning_of(wanted, emulator.first_month, len(wanted))
     if far:
         reporter.say(f"note: {far}")
+    return dataset.assign_attrs(_attributes(run, emulator, wanted, data))
+
+
+def _attributes(run: Run, emulator: Emulator, wanted: Scenario, data: str) -> dict[str, Any]:
     record, session = run.record, run.record.sessions[-1]
-    return dataset.assign_attrs(
+    return {
         **emulator.distance_attributes(wanted, emulator.first_month, len(wanted)),
-        title=f"{run.recipe.emulator} emulation of {wanted.name}",
-        history=f"{provenance.now()} emukit {session.versions['emukit']}: {record.command}",
-        training_protocol=record.identity.protocol,
-        training_data=record.identity.data,
-        forcing_data=data,
-        recipe_digest=record.identity.recipe,
-        seed=record.identity.seed,
-        git_commit=str(session.git.get("commit", "")) + ("+changes" if session.git.get("changed") else ""),
-    )
+        "title": f"{run.recipe.emulator} emulation of {wanted.name}",
+        "history": f"{provenance.now()} emukit {session.versions['emukit']}: {record.command}",
+        "training_protocol": record.identity.protocol,
+        "training_data": record.identity.data,
+        "forcing_data": data,
+        "recipe_digest": record.identity.recipe,
+        "seed": record.identity.seed,
+        "git_commit": str(session.git.get("commit", "")) + ("+changes" if session.git.get("changed") else ""),
+    }
+
+
+def write_scenario(
+    run: Run,
+    archive: Archive,
+    scenario: str,
+    out: Path,
+    overwrite: bool = False,
+    *,
+    members: int | None = None,
+    begin: str | None = None,
+    initial: xr.Dataset | None = None,
+    comm: Comm | None = None,
+    reporter: Reporter,
+) -> None:
+    """Predict a scenario and write it; of an archive on disk, each calendar year before the next is predicted.
+
+    Args:
+        run: A finished run.
+        archive: Its forcings are predicted from.
+        scenario: A scenario of the archive.
+        out: As for `write_prediction`; of an archive on disk a ``.zarr`` folder, with a year in each chunk.
+        overwrite: Whether an earlier prediction there may be replaced.
+        members: As for `predict_scenario`.
+        begin: Likewise.
+        initial: Likewise.
+        comm: Likewise; the first process writes. An archive on disk is predicted by one process alone.
+        reporter: Shows the years, and is told of forcings far outside the training.
+
+    Raises:
+        RunError: `out` is not ``.zarr``; or as `predict_scenario`.
+        EmukitError: As `check_place`, or it cannot be written.
+    """
+    if not archive.on_disk:
+        comm = comm or Comm()
+        predicted = predict_scenario(
+            run, archive, scenario, members, begin=begin, initial=initial, comm=comm, reporter=reporter
+        )
+        comm.main_only(lambda: write_prediction(predicted, out, overwrite))
+        return
+    if comm and comm.world > 1:
+        raise RunError(
+            "an archive on disk is predicted by one process, a year at a time",
+            found=f"{comm.world} processes",
+            hint="leave --domain out",
+        )
+    if out.suffix != ".zarr":
+        raise RunError(
+            f"{out.name} would be written whole, and does not fit into memory",
+            found=f"{len(archive[scenario]):,} days of {archive.grid.shape[0]} x {archive.grid.shape[1]} cells",
+            expected="a name that ends in .zarr, which is written a year at a time",
+            hint=f"--out {out.with_suffix('.zarr')}",
+        )
+    emulator, wanted = begun(run, archive, scenario, begin, initial, reporter), archive[scenario]
+    if emulator.from_beginning:
+        raise RunError("a trajectory is not written a year at a time", found=f"{archive.source}, read from disk")
+    far = emulator.warning_of(wanted, emulator.first_month, len(wanted))
+    if far:
+        reporter.say(f"note: {far}")
+    attributes = {**_attributes(run, emulator, wanted, archive.digest), MARK: PREDICTION}
+    years = np.flatnonzero(np.diff(wanted.time.year[emulator.first_month :])) + emulator.first_month + 1
+    edges = [emulator.first_month, *years.tolist(), len(wanted)]
+    with new_output(out, _kind(out), overwrite) as temporary, reporter.step("predict", len(edges) - 1) as step:
+        for first, last in pairwise(edges):
+            if members is None:
+                fields = emulator.predict_fields(wanted, first, last)
+                year = fields_to_dataset(
+                    fields, wanted.time[first:last], archive.grid, archive.domain.described, wanted.name
+                )
+            else:
+                span = wanted.time.text(first), wanted.time.text(last - 1)
+                year = predict_ensemble(emulator, wanted, members, *span)
+            if first == edges[0]:
+                chunks = (*([1] if members else []), wanted.time.per_year, *archive.grid.shape)
+                encoding = {name: {"chunks": chunks} for name in year.data_vars}
+                write_zarr(year.assign_attrs(attributes), temporary, encoding=encoding)
+            else:
+                append_zarr(year.assign_attrs(attributes), temporary, "time")
+            step.advance(note=wanted.time.text(first)[:4])
 
 
 def predict_ensemble(
@@ -121,7 +267,10 @@ def predict_ensemble(
     if not emulator.draws:
         emulator.member(0)  # says what is wrong
     # They are together in memory twice for a moment: one by one, and joined.
-    steps = len(forcings) if isinstance(forcings, Scenario) else forcings.sizes.get("time", 0)
+    if isinstance(forcings, Scenario):
+        steps = (forcings.index(stop) + 1 if stop else len(forcings)) - (forcings.index(start) if start else 0)
+    else:
+        steps = forcings.sizes.get("time", 0)
     one = 4 * steps * len(emulator.variables) * emulator.grid.weights.size
     room = int(SAFE * host_free())
     if 2 * members * one > room:
@@ -131,9 +280,7 @@ def predict_ensemble(
             expected=f"up to {size(room)}, most of what is free on this machine",
             hint=f"--members {room // (2 * one)}" if room >= 2 * one else "end other programs, or use a larger machine",
         )
-    number = xr.Variable("member", range(members), {"standard_name": "realization"})
-    realisations = [emulator.member(i).predict(forcings, start, stop) for i in range(members)]
-    return xr.concat(realisations, number, combine_attrs="identical")
+    return emulator.predict(forcings, start, stop, members)
 
 
 def check_place(out: Path, overwrite: bool = False) -> None:

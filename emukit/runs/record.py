@@ -256,7 +256,7 @@ def new_record(
         train=tuple(s.text(archive) for s in split.train),
         scored={name: tuple(s.text(archive) for s in spans) for name, spans in split.scored.items()},
         notes=split.notes,
-        command=command or _command(),
+        command=command or typed_command(),
         sessions=(),
         needs=tuple(PluginRecord(**asdict(p)) for p in (*plugins_of(values), *_card_plugin(archive, data_arguments))),
     )
@@ -454,7 +454,8 @@ def _placed(card: str | None) -> str | None:
     return str(Path(card).expanduser().absolute()) if card and card.endswith(".toml") else card
 
 
-def _command() -> str:
+def typed_command() -> str:
+    """The command line of this process, as records keep it: without where its run lies."""
     words = ["emukit", *sys.argv[1:]] if Path(sys.argv[0]).name in ("emukit", "__main__.py") else sys.argv
     # Hints add both again.
     kept = [w for i, w in enumerate(words) if w not in ("--resume", "--out") and words[i - 1] != "--out"]

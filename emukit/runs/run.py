@@ -104,7 +104,7 @@ class Run:
         """
         self.refuse_unfinished()
         emulator = load_emulator(self.folder / "emulator")
-        expected = "neural" if isinstance(self.recipe, NetworkRecipe) else self.recipe.emulator
+        expected = self.recipe.emulator_kind if isinstance(self.recipe, NetworkRecipe) else self.recipe.emulator
         if emulator.kind != expected:
             raise RunError(
                 f"the emulator in {self.folder} is not the one that this run trained",

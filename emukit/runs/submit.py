@@ -30,7 +30,7 @@ from emukit.recipes.catalogue import identity_digest
 from emukit.recipes.describe import recipe_text
 from emukit.recipes.schema import FinishedRun, Recipe, WrapperRecipe
 from emukit.runs.leaderboard import SCORE_FILE, split_name
-from emukit.runs.predict import PREDICTION, predict_scenario, write_prediction
+from emukit.runs.predict import PREDICTION, write_scenario
 from emukit.runs.record import RunRecord, checked_command, read_record
 from emukit.runs.run import FINAL, Run, checked_recipe
 from emukit.submission import ENTRY_FILE, Entry, read_entry, write_entry
@@ -120,25 +120,19 @@ def _submit_store(
     run: Run, archive: Archive, folder: Path, form: StoreFormat, packing: str, reporter: Reporter, overwrite: bool
 ) -> Entry:
     """Predict the scenario that the competition hides, keep the fields, and write what is computed from them."""
-    competition, emulator = competition_of(archive), run.emulator(archive)
+    competition = competition_of(archive)
     # Whatever a run held out to be judged by, what is handed in is the card's own test.
     split = make_split(archive, archive.card.default_protocol)
     span = split.test
-    with reporter.step("submission", 3) as step:
-        dataset = predict_scenario(run, archive, span.scenario, reporter=reporter)
-        step.advance(note="predicted")
-        with new_output(folder, KIND, overwrite) as temporary:
-            temporary.mkdir()
-            write_prediction(dataset, temporary / STORE)
-            step.advance(note="fields written")
-            path = temporary / f"submission.{packing}"
-            rows = form.write(temporary / STORE, archive, path)
-            entry = _entry(run, archive, split, competition, folder, path, rows)
-            write_entry(temporary, entry)
-            step.advance(note="file written and checked")
-    far = emulator.warning_of(archive[span.scenario], span.start, span.stop)
-    if far:
-        reporter.say(f"note: {far}")
+    with reporter.step("submission", 2) as step, new_output(folder, KIND, overwrite) as temporary:
+        temporary.mkdir()
+        write_scenario(run, archive, span.scenario, temporary / STORE, reporter=reporter)
+        step.advance(note="fields written")
+        path = temporary / f"submission.{packing}"
+        rows = form.write(temporary / STORE, archive, path)
+        entry = _entry(run, archive, split, competition, folder, path, rows)
+        write_entry(temporary, entry)
+        step.advance(note="file written and checked")
     return entry
 
 

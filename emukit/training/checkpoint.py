@@ -234,12 +234,14 @@ def _restore(engine: Engine[Any], names: set[str], read: Callable[[str], Tensor]
 def _restore_random(content: _Content, comm: Comm) -> None:
     cuda = comm.device.type == "cuda"
     if len(content.rng) == comm.world and bool(content.cuda_rng) == cuda:
-        torch.set_rng_state(content.rng[comm.rank])
+        # Processes that share a globe draw alike, whichever processes shared one before.
+        first = comm.data.rank * comm.domain.world
+        torch.set_rng_state(content.rng[first])
         if cuda:
-            torch.cuda.set_rng_state(content.cuda_rng[comm.rank], comm.device)
+            torch.cuda.set_rng_state(content.cuda_rng[first], comm.device)
         return
     # Another number of processes, or devices of another kind: dropout cannot continue as before, but must not begin
     # again, and must differ between processes.
     state = content.state
     seed = int.from_bytes(bytes(content.rng[0][:8].tolist()), "little")
-    torch.manual_seed((seed + 1_000_003 * state.epoch + 1009 * state.step + comm.rank) % 2**63)
+    torch.manual_seed((seed + 1_000_003 * state.epoch + 1009 * state.step + comm.data.rank) % 2**63)

@@ -41,13 +41,16 @@ class Execution:
         strategy: ``ddp`` copies the network to every process, ``fsdp`` shards it.
         compile: Compile the network with torch.compile.
         channels_last: Lay out convolutions with channels innermost.
+        domain: Processes that share a globe; batches are dealt out among groups of so many.
         track: Which of `emukit.training.tracking` mirrors the log; None for none.
+        domain: Processes that share a globe, each with some of its rows.
     """
 
     strategy: Strategy = "ddp"
     compile: bool = False
     channels_last: bool = False
     track: str | None = None
+    domain: int = 1
 
 
 class Engine(Generic[A]):
@@ -89,7 +92,12 @@ class Engine(Generic[A]):
         self.scaler = torch.amp.GradScaler(comm.device.type, enabled=settings.precision == "fp16")
 
     def step(
-        self, batches: Sequence[Sequence[A]], rate: float, ramp: float, ahead: Sequence[A] | None = None
+        self,
+        batches: Sequence[Sequence[A]],
+        rate: float,
+        ramp: float,
+        ahead: Sequence[A] | None = None,
+        epochs: float = 0.0,
     ) -> dict[str, float]:
         """One optimiser step on one or more batches, whose gradients are accumulated.
 
@@ -98,6 +106,7 @@ class Engine(Generic[A]):
             rate: Learning rate.
             ramp: How far the loss has moved from its warm-up to itself, in [0, 1].
             ahead: The batch that the next step begins with, read meanwhile where batches are streamed.
+            epochs: How many epochs are done, with fractions.
 
         Returns:
             Loss, gradient norm and every term, the same on all processes. If one of them is not finite, no step was
@@ -105,6 +114,7 @@ class Engine(Generic[A]):
             not finite.
         """
         optim.set_learning_rate(self.optimizer, rate)
+        self._objective.advance(epochs)
         self.optimizer.zero_grad(set_to_none=True)
         samples = sum(map(len, batches))
         sums: dict[str, Tensor] = {}
@@ -157,7 +167,7 @@ class Engine(Generic[A]):
         of history between two parts twice; with it, or with an objective that is not divisible, a batch too short for
         the processes is computed by each of them.
         """
-        comm = self.comm
+        comm = self.comm.data
         mine, steps = self._share(addresses)
         sample = self._sampler.batch(mine, steps)
         if comm.world == 1:
@@ -180,7 +190,7 @@ class Engine(Generic[A]):
 
     def _share(self, addresses: Sequence[A]) -> tuple[Sequence[A], slice | None]:
         """This process's part of a batch: which samples, and which of their steps (all when None)."""
-        comm, length = self.comm, self._sampler.length
+        comm, length = self.comm.data, self._sampler.length
         if len(addresses) >= comm.world:
             return comm.shard(addresses), None
         if length >= comm.world and not self._batchnorm and self._objective.divisible:
@@ -197,21 +207,21 @@ def check_execution(
     Args:
         settings: Batches and precision; a batch size that is ``auto`` still is not looked at.
         execution: How to run.
-        world: Number of processes.
+        world: Number of processes, among which batches are dealt out by groups that share a globe.
         device_type: ``cpu`` or ``cuda``.
         batchnorm: Whether the network has batch normalisation.
 
     Raises:
         TrainingError: The combination is not possible.
     """
-    segments = settings.segments
-    if segments.per_batch != "auto" and world > segments.batch_size and (batchnorm or segments.length < world):
+    segments, groups = settings.segments, world // execution.domain
+    if segments.per_batch != "auto" and groups > segments.batch_size and (batchnorm or segments.length < groups):
         raise TrainingError(
-            f"a batch cannot be divided over {world} processes",
+            f"a batch cannot be divided over {groups} " + ("groups of " if execution.domain > 1 else "") + "processes",
             found=f"{segments.batch_size} segments of {segments.length} months"
             + (", and a network with batch normalisation" if batchnorm else ""),
-            expected=f"{world} segments or more in a batch",
-            hint=f"--set training.segments.per_batch={world}, or fewer --devices",
+            expected=f"{groups} segments or more in a batch",
+            hint=f"--set training.segments.per_batch={groups}, or fewer --devices",
         )
     if execution.strategy == "fsdp" and world == 1:
         raise TrainingError(

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from emukit.parallel.domain import DividedSphere, divide
 from emukit.training.engine import AUTOCAST
 
 # Sizes that are measured: months of a segment, enough for what grows with them to show, and few enough to be quick.
@@ -142,6 +143,22 @@ def measure(network: nn.Module, frame: tuple[int, int, int], history: int, lengt
         measured[largest] = run(1, largest[1], network, device) if repeat else first
         rate = measured[largest][1] / measured[largest][2]
         return _extrapolate(lambda s, m: run(s, m, network, device), measured, length, rate)
+
+
+def count_pass(network: nn.Module, shape: tuple[int, ...], precision: str, sphere: DividedSphere | None = None) -> int:
+    """Bytes of tensors that a forward pass keeps for the backward one, counted without computing.
+
+    Args:
+        network: As for `measure`; not divided.
+        shape: (S, L+H-1, C, Y, X) of the frames, of the own rows where the globe is divided.
+        precision: As in the training settings.
+        sphere: Which rows those are; it counts what both passes would send.
+    """
+    shell = _without_storage(network)
+    if sphere is not None:
+        divide(shell, sphere)
+    with _cpu_attention():
+        return int(_one_pass(shell, torch.randn(shape, device="meta"), AUTOCAST.get(precision))[0])
 
 
 def _extrapolate(

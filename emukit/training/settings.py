@@ -23,6 +23,7 @@ from emukit.errors import RecipeError
 from emukit.losses.composite import CompositeLoss
 from emukit.losses.grid_context import GridContext, Padding
 from emukit.losses.registry import TERMS
+from emukit.sphere import WHOLE, Sphere
 
 Weight = Annotated[float, Field(ge=0)]
 
@@ -185,14 +186,16 @@ class TrainingSettings(Settings):
         return self
 
 
-def composite_loss(settings: LossSettings, archive: Archive, device: torch.device) -> CompositeLoss:
-    """The loss of a recipe on an archive's grid, for its variables.
+def composite_loss(
+    settings: LossSettings, archive: Archive, device: torch.device, sphere: Sphere = WHOLE
+) -> CompositeLoss:
+    """The loss of a recipe on an archive's grid, for its variables; `sphere` says which of its rows are here.
 
     Raises:
         RecipeError: A variable has no loss, or a loss no variable.
     """
     grid = archive.grid
     weights = grid.weights if settings.area_weighted else np.full(grid.shape, 1.0 / np.prod(grid.shape))
-    space = GridContext(torch.as_tensor(weights, dtype=torch.float32, device=device), settings.padding)
+    space = GridContext(torch.as_tensor(weights, dtype=torch.float32, device=device), settings.padding, sphere)
     terms = settings.for_variables(archive.variables).tables
     return CompositeLoss(settings.tables | terms, archive.variables, space)

@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 from emukit.competitions.climx.submission import read_submission
+from emukit.data import daily_archive
 from emukit.data.demo.climx import write_climx_demo
 from emukit.data.demo.daily import DailyClimate
 from emukit.progress import silent_reporter
@@ -65,3 +66,42 @@ def test_submission_is_of_the_daily_fields_next_to_it(emukit, century, tmp_path)
     assert (folder / "daily.zarr" / "notes.txt").exists()
     kept = json.loads((folder / "submission.parquet.json").read_text())
     assert kept["base_period"] == [1961, 1990]
+
+
+@pytest.mark.slow
+def test_fields_on_disk_give_the_run_and_the_submission_of_fields_in_memory(emukit, century, tmp_path, monkeypatch):
+    words = ("typical-year", "--data", century / "lite", "--protocol", "ssp370-2015-2070", "-q", "--out")
+    for place in ("held", "stored"):
+        if place == "stored":
+            monkeypatch.setattr(daily_archive, "MOST_BYTES", 0)
+        trained = emukit("train", *words, place)
+        assert trained.code == 0, trained.err
+        assert emukit("evaluate", place, "--split", "test", "-q").code == 0
+    assert emukit("submit", "stored", "--out", "sub", "-q").code == 0
+    assert emukit("predict", "held", "--scenario", "ssp245", "--out", "held.zarr", "-q").code == 0
+    one, two = (read_evaluation_of(tmp_path / place) for place in ("held", "stored"))
+    assert two["score"] == pytest.approx(one["score"], abs=1e-9)
+    assert two["floors"]["climatology"]["score"] == pytest.approx(one["floors"]["climatology"]["score"], abs=1e-6)
+    # What is submitted follows from these fields: see above.
+    with (
+        xr.open_zarr("held.zarr", chunks=None) as fields,
+        xr.open_zarr("sub/daily.zarr", chunks=None) as written,
+    ):
+        xr.testing.assert_equal(written, fields)
+        assert {**written.attrs, "history": "", "training_data": "", "forcing_data": ""} == {
+            **fields.attrs,
+            "history": "",
+            "training_data": "",
+            "forcing_data": "",
+        }
+    planned = emukit("plan", "typical-year", "--data", century / "lite", "-q")
+    assert planned.code == 0, planned.err
+    assert "read a part at a time" in " ".join(planned.out.split())
+    refused = emukit("predict", "stored", "--scenario", "ssp126", "--out", "p.nc", "-q")
+    assert refused.code == 2
+    assert "--out p.zarr" in refused.err
+    assert emukit("train", "linear", "--data", century / "lite", "--out", "l", "-q").code == 2
+
+
+def read_evaluation_of(run):
+    return json.loads((run / "scores" / "test.json").read_text())

@@ -94,9 +94,9 @@ def test_mistakes_are_said_before_anything_is_trained(emukit, demo_store):
 
 
 def test_precision_that_would_reach_no_network_is_refused(emukit, demo_store):
-    answer = emukit("train", "anchored", "--precision", "bf16", "--data", demo_store)
+    answer = emukit("train", "residual-correction", "--precision", "bf16", "--data", demo_store)
     assert answer.code == 2
-    assert "does not reach the networks in anchored" in answer.err
+    assert "does not reach the networks in residual-correction" in answer.err
 
 
 @pytest.mark.parametrize("words", ["", "k360,,loso:all", ","])

@@ -48,7 +48,7 @@ def base(archive: Archive, split: Split) -> Emulator:
 
 
 def fitted(archive: Archive, split: Split, base: Emulator, **options) -> AdditiveGP:
-    return AdditiveGP.fit(archive, split, (base,), (), **{"reach": 3.0, **OPTIONS, **options})
+    return AdditiveGP.fit(archive, split, (base,), (), **{"length_scale": 3.0, **OPTIONS, **options})
 
 
 def random_points(rng: np.random.Generator, number: int) -> Points:
@@ -191,7 +191,7 @@ def test_a_departure_of_a_scenario_persists_after_its_last_training_month() -> N
     archive = offset_archive(2.0)
     split = make_split(archive, "k360")
     base = ClimatologyEmulator.fit(archive, split)
-    emulator = fitted(archive, split, base, reach=100.0)
+    emulator = fitted(archive, split, base, length_scale=100.0)
     (span,) = split.scored["test"]
     said = emulator.predict_fields(archive["ssp370"], span.start, span.stop)[:, 0]
     truth = archive["ssp370"].targets[:, span.start : span.stop, 0].mean(0)
@@ -277,7 +277,7 @@ def test_an_index_without_a_cell_or_variable_is_left_out(archive, split, base) -
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"reach": 0.0}, "reach is out of range"),
+        ({"length_scale": 0.0}, "length_scale is out of range"),
         ({"warming": ()}, "names no forcing"),
         ({"warming": ("CO2", "CO2")}, "names something twice"),
         ({"indices": ("enso",)}, "names no climate index"),

@@ -197,7 +197,7 @@ def test_classical_emulators_work_on_years_and_refuse_days_by_name(years, days):
     assert refused.value.expected == "months or years"
 
 
-@pytest.mark.parametrize("name", ["kriging", "additive-gp", "anchored", "best-sampled", "best-fast"])
+@pytest.mark.parametrize("name", ["kriging", "additive-gp", "residual-correction", "best-sampled", "best-fast"])
 def test_what_knows_months_alone_refuses_years_before_it_trains(years, tmp_path, name):
     recipe = load_recipe(name, None, ())
     with pytest.raises(ProtocolError, match="does not know years"):

@@ -14,7 +14,7 @@ from emukit.parallel.comm import Comm
 @pytest.fixture
 def doubled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes that hold the same: every sum over them is twice one's own."""
-    monkeypatch.setattr(dist, "all_reduce", lambda tensor: tensor.mul_(2))
+    monkeypatch.setattr(dist, "all_reduce", lambda tensor, group=None: tensor.mul_(2))
 
 
 def layers() -> tuple[nn.Sequential, nn.Sequential]:

@@ -36,6 +36,11 @@ CASES = {
     "convlstm": {"network": "convlstm", "set": ["model.layers=3", "model.checkpoint=true"]},
     "unet": {"network": "unet", "set": ["training.optimizer.learning_rate=1e-4"]},
 }
+# One globe over two processes; those that share it drop what one process would.
+CASES |= {
+    "globe": {"network": "unet", "set": ["training.optimizer.learning_rate=1e-4", "training.average.kind=ema"]},
+    "dropped": {"network": "unet", "set": ["training.optimizer.learning_rate=1e-4", "model.dropout=0.2"]},
+}
 # (processes, strategy) -> cases; what one way shows another need not show again: two copies are less than three.
 RUNS = {
     (1, "ddp"): tuple(CASES),
@@ -80,15 +85,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         # Started by two with shards, continued by three with copies, ended by one: a relay of interruptions.
         relay = {"do": "train", **CASES["accumulated"], "out": str(folder / "relay")}
+        # Started by two that share a globe, ended by three that do not.
+        globe = {"do": "train", **CASES["globe"], "out": str(folder / "globe")}
         jobs += {
             1: [],
             2: [
                 relay | {"strategy": "fsdp", "stop_at": 2},
+                globe | {"domain": 2, "stop_at": 3},
+                {"do": "train", **CASES["dropped"], "out": place("dropped", 2, "domain"), "domain": 2},
                 DROPOUT | {"out": str(folder / "dropout")},
                 DROPOUT | {"out": str(folder / "dropout-resumed"), "stop_at": 3},
                 DROPOUT | {"out": str(folder / "dropout-resumed"), "resume": True},
             ],
-            3: [relay | {"strategy": "ddp", "stop_at": 2, "resume": True}],
+            3: [relay | {"strategy": "ddp", "stop_at": 2, "resume": True}, globe | {"resume": True}],
         }[processes]
         if processes == 2:
             jobs.append({"do": "refuse", "out": str(folder / "refused"), "network": "cnn-gru"})
@@ -148,6 +157,15 @@ def test_a_run_goes_on_with_other_processes_than_it_began_with(trained: Path) ->
     same_training(trained / "accumulated-1-ddp", trained / "relay")
     sessions = json.loads((trained / "relay" / "run.json").read_text())["sessions"]
     assert [s["machine"]["processes"] for s in sessions] == [2, 3, 1]
+
+
+def test_a_globe_that_processes_share_trains_another_network(trained: Path) -> None:
+    """Each reads and keeps its own rows; the scores of validation, too, are those of one process."""
+    same_training(trained / "dropped-1-ddp", trained / "dropped-2-domain")
+
+
+def test_a_run_of_a_divided_globe_goes_on_with_whole_ones(trained: Path) -> None:
+    same_training(trained / "globe-1-ddp", trained / "globe")
 
 
 def test_dropout_begins_anew_when_as_many_processes_go_on(trained: Path) -> None:

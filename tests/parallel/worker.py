@@ -61,6 +61,7 @@ def train(job: dict, comm: Comm) -> None:
     Every process adds the state of its random generator before each step to ``random-RANK.txt``.
     """
     archive, folder = warming_archive(), Path(job["out"])
+    domain = job.get("domain", 1)
     recipe = load_recipe(job["network"], None, [*NETWORKS[job["network"]], *COMMON, *job.get("set", ())])
     step = Engine.step
     taken = 0
@@ -83,8 +84,8 @@ def train(job: dict, comm: Comm) -> None:
                 recipe,
                 folder,
                 protocol="k360",
-                comm=comm,
-                execution=Execution(job.get("strategy", "ddp")),
+                comm=comm.divided(domain),
+                execution=Execution(job.get("strategy", "ddp"), domain=domain),
                 resume=job.get("resume", False),
                 reporter=silent_reporter(),
             )

@@ -258,7 +258,7 @@ def test_a_damaged_run_is_refused_when_the_recipe_is_read(here, made, change, wo
     [
         ("ensemble", "copies = 2\n", "a finished run is one"),
         ("ensemble", 'recipe = "linear"\n', "does not name one finished run"),
-        ("anchored", '[[bases]]\nrecipe = "cnn-gru"\n', "trains its bases again"),
+        ("residual-correction", '[[bases]]\nrecipe = "cnn-gru"\n', "trains its bases again"),
         ("variance-matched", '[[bases]]\nrecipe = "linear"\n', "wraps 1, not 2"),
     ],
 )

@@ -125,7 +125,7 @@ def test_what_only_fitting_finds_leaves_the_folder_to_the_corrected_command(tmp_
 
 
 def test_the_hint_for_a_loss_is_a_setting_that_works():
-    for name in ("best-networks", "anchored"):
+    for name in ("best-networks", "residual-correction"):
         with pytest.raises(RecipeError, match="no loss of its own") as error:
             load_recipe(name, loss="l1")
         words = [w for w in shlex.split(error.value.hint) if "=" in w]

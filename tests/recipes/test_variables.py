@@ -22,7 +22,7 @@ DIGESTS = {
     "cnn-gru-published": "dc35c476d63dd2f8b288c1875bffca2955060ee54d920fc80cd6e43c2ab5bea3",
     "simple-cnn": "ba52c14a14b38d79bb853454bf0c1662fccd092d695c00323874e44905461a8e",
     "vit-published": "3bb642bb3a2fa57af4b5f5e537a38ca06bc8fd791104c73134a3f7399d5c30fe",
-    "anchored": "48c65960d544daed9403ebe98bf823c2c017a0838dc23d41cc7f2c6515c199de",
+    "residual-correction": "48c65960d544daed9403ebe98bf823c2c017a0838dc23d41cc7f2c6515c199de",
     "best-fast": "86f872629a04f605d2f4e66910a0c0cff8d383467b1734f0d95774ca8ea8f896",
 }
 
@@ -132,9 +132,9 @@ def test_the_card_s_transform_is_not_taken_or_taken_where_values_are_negative():
     assert fitted("cnn-gru", archive).targets.of("pr").transform == "sqrt"
     assert fitted("cnn-gru", archive, "targets.pr.transform=none").targets.of("pr").transform == "none"
     # What an anchor leaves is negative half of the time.
-    (residual,) = networks_of(fitted("anchored", archive))
+    (residual,) = networks_of(fitted("residual-correction", archive))
     assert residual.targets.of("pr").transform == "none"
-    first, second = networks_of(fitted("anchored", archive, "bases.0.recipe=cnn-gru"))
+    first, second = networks_of(fitted("residual-correction", archive, "bases.0.recipe=cnn-gru"))
     assert [n.targets.of("pr").transform for n in (first, second)] == ["sqrt", "none"]
     with pytest.raises(RecipeError, match=r"targets\.tas\.transform = log1p is for what is never negative"):
         fitted("cnn-gru", archive, "targets.tas.transform=log1p")

@@ -214,7 +214,7 @@ def test_finished_runs_are_read_interrupted_ones_go_on(archive, tmp_path, monkey
 def test_seeds_of_runs_share_no_network(tmp_path, monkeypatch):
     assert chosen_seeds(load_recipe("cnn-gru"), 3) == (0, 1, 2)
     assert chosen_seeds(load_recipe("ensemble"), 3) == (0, 3, 6)
-    assert chosen_seeds(load_recipe("anchored"), 2) == (0, 1)
+    assert chosen_seeds(load_recipe("residual-correction"), 2) == (0, 1)
     assert chosen_seeds(load_recipe("linear"), 3) == (0,)
     # A wrapper that draws is given the seed of the run, whatever it wraps.
     monkeypatch.setitem(EMULATORS.built_in, "ensemble", replace(EMULATORS["ensemble"], takes_seed=True))

@@ -12,7 +12,7 @@ import torch
 from emukit.data.folds import leave_out
 from emukit.data.protocol import make_split
 from emukit.data.split import Split
-from emukit.emulators.anchored import Anchored
+from emukit.emulators.residual_correction import ResidualCorrection
 from emukit.errors import ProtocolError, RecipeError
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
@@ -26,7 +26,7 @@ from tests.coded import warming_archive
 
 
 def test_a_base_is_the_shipped_recipe_of_its_name_with_its_own_keys_on_top() -> None:
-    recipe = load_recipe("anchored")
+    recipe = load_recipe("residual-correction")
     assert isinstance(recipe, WrapperRecipe)
     assert recipe.bases[0].recipe.digest == load_recipe("linear").digest
     network = recipe.bases[1].recipe
@@ -44,7 +44,7 @@ def test_a_base_is_the_shipped_recipe_of_its_name_with_its_own_keys_on_top() -> 
 
 def test_single_settings_reach_the_base_they_name() -> None:
     words = ("bases.0.recipe=climatology", "bases.1.recipe.training.epochs=2", "bases.1.copies=3", "model.years=7")
-    recipe = load_recipe("anchored", assignments=words)
+    recipe = load_recipe("residual-correction", assignments=words)
     assert isinstance(recipe, WrapperRecipe)
     assert recipe.bases[0].recipe.emulator == "climatology"
     assert [(r.emulator, copy) for r, copy in recipe.parts] == [
@@ -63,7 +63,7 @@ def test_single_settings_reach_the_bases_of_a_base() -> None:
     assert [(b.recipe.emulator, b.copies) for b in inner.bases] == [("kriging", 1), ("cnn-gru", 2)]
     assert inner.bases[1].recipe.training.epochs == 4
     assert (
-        inner.options["reach"] == load_recipe("best-networks").bases[0].recipe.options["reach"]
+        inner.options["length_scale"] == load_recipe("best-networks").bases[0].recipe.options["length_scale"]
     )  # nothing else changed
     # Through a base that is only named, too.
     deeper = load_recipe("best-fast", assignments=("bases.0.recipe.bases.0.recipe=linear",)).bases[0].recipe
@@ -72,10 +72,10 @@ def test_single_settings_reach_the_bases_of_a_base() -> None:
 
 
 def test_a_recorded_recipe_is_read_as_it_was(tmp_path: Path) -> None:
-    recipe = load_recipe("anchored", assignments=("bases.1.recipe.loss.tas={l1=2.0}",))
+    recipe = load_recipe("residual-correction", assignments=("bases.1.recipe.loss.tas={l1=2.0}",))
     again = parse_recipe(recipe.model_dump(mode="json"), "the record")
     assert again.digest == recipe.digest
-    assert again.digest != load_recipe("anchored").digest
+    assert again.digest != load_recipe("residual-correction").digest
     assert networks_of(again)[0].loss.tas == networks_of(recipe)[0].loss.tas
 
 
@@ -102,13 +102,13 @@ def test_a_recorded_recipe_is_read_as_it_was(tmp_path: Path) -> None:
 )
 def test_a_base_that_is_none_is_refused(words: tuple[str, ...], match: str) -> None:
     with pytest.raises(RecipeError, match=match):
-        load_recipe("anchored", assignments=words)
+        load_recipe("residual-correction", assignments=words)
 
 
 @pytest.mark.parametrize("bases", [{}, {"bases": "linear"}, {"bases": []}, {"bases": [{"copies": 2}]}])
 def test_a_wrapper_of_nothing_is_refused(bases: dict[str, object]) -> None:
-    with pytest.raises(RecipeError, match=r"what anchored wraps|wrong setting"):
-        parse_recipe({"emulator": "anchored", **bases}, "here")
+    with pytest.raises(RecipeError, match=r"what residual-correction wraps|wrong setting"):
+        parse_recipe({"emulator": "residual-correction", **bases}, "here")
 
 
 def test_recipe_that_wraps_itself_without_end_is_refused() -> None:
@@ -121,15 +121,15 @@ def test_recipe_that_wraps_itself_without_end_is_refused() -> None:
 
 def test_anchor_without_a_network_is_refused() -> None:
     with pytest.raises(RecipeError, match="2 bases or more, not 1"):
-        parse_recipe({"emulator": "anchored", "bases": [{"recipe": {"emulator": "linear"}}]}, "here")
+        parse_recipe({"emulator": "residual-correction", "bases": [{"recipe": {"emulator": "linear"}}]}, "here")
 
 
 @pytest.mark.parametrize(
     ("name", "words", "protocol", "match"),
     [
-        ("best-networks", ("bases.0.recipe.model.reach=-1.0",), "k360", "reach is out of range"),
+        ("best-networks", ("bases.0.recipe.model.length_scale=-1.0",), "k360", "length_scale is out of range"),
         ("best-networks", ("bases.0.recipe.bases.0.recipe.model.length=-1.0",), "k360", "length is out of range"),
-        ("anchored", (), "one", "there is but one"),
+        ("residual-correction", (), "one", "there is but one"),
     ],
 )
 def test_what_a_wrapper_refuses_is_refused_before_its_bases_are_trained(
@@ -165,17 +165,17 @@ SMALL = (
 
 def test_folds_hold_the_months_that_their_own_bases_were_trained_on(tmp_path: Path, monkeypatch) -> None:
     archive, seen = warming_archive(), []
-    fit = Anchored.fit.__func__
+    fit = ResidualCorrection.fit.__func__
 
     @wraps(fit)
     def watched(cls, a, s, b, folds, **o):
         seen.extend(folds)
         return fit(cls, a, s, b, folds, **o)
 
-    monkeypatch.setattr(Anchored, "fit", classmethod(watched))
+    monkeypatch.setattr(ResidualCorrection, "fit", classmethod(watched))
     train_run(
         archive,
-        load_recipe("anchored", assignments=SMALL),
+        load_recipe("residual-correction", assignments=SMALL),
         tmp_path / "r",
         protocol="k360",
         reporter=Reporter(quiet=True),
@@ -213,7 +213,7 @@ def test_nothing_that_is_scored_changes_what_is_fitted(tmp_path: Path) -> None:
             assert targets is not None
             targets[:, span.start : span.stop] = rng.normal(0, 50, targets[:, span.start : span.stop].shape)
         folder = tmp_path / f"{scramble}"
-        recipe = load_recipe("anchored", assignments=SMALL)
+        recipe = load_recipe("residual-correction", assignments=SMALL)
         train_run(archive, recipe, folder, protocol="k360", reporter=Reporter(quiet=True))
         assert read_run(folder).record.state == "finished"
         paths = sorted(folder.glob("*/1-cnn-gru/last.pt"))

@@ -13,7 +13,7 @@ Dimension letters: K years, E ensemble members, Y, X cells.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -26,7 +26,7 @@ from emukit.competitions.climx.derive import derive_indices
 from emukit.data.grid import Grid
 from emukit.files import shipped
 from emukit.metrics import Competition, Metric, Moments
-from emukit.metrics.competition import StoreFormat
+from emukit.metrics.competition import Detail, StoreFormat
 from emukit.metrics.ensemble import crps
 from emukit.metrics.extremes import UNITS, VARIABLES
 
@@ -124,8 +124,22 @@ def _climx(scored: Mapping[str, str], derived: bool = False) -> Competition:
         legend="nNSE: normalised Nash-Sutcliffe efficiency; 1 is exact, 0 the mean of the truth, -1 the limit",
         fits=_misfit,
         derive=derive_indices if derived else None,
+        detail=_detail if derived else None,
+        ensemble=_ensemble if derived else None,
         submission=StoreFormat(packings=("parquet", "csv"), write=_write) if derived else None,
     )
+
+
+def _detail(years: Sequence[int], warming: Field, prediction: Field, truth: Field) -> list[Detail]:
+    from emukit.competitions.climx.detail import detail_tables
+
+    return detail_tables(years, warming, prediction, truth)
+
+
+def _ensemble(members: Field, truth: Field) -> Detail:
+    from emukit.competitions.climx.detail import ensemble_table
+
+    return ensemble_table(members, truth)
 
 
 def _write(store: Path, archive: Any, out: Path) -> int:
@@ -173,8 +187,13 @@ def score_index(truth: NDArray[np.floating], prediction: NDArray[np.floating]) -
         ValueError: The shapes differ or do not fit the grid, or a value is not finite.
     """
     g, p = _checked(truth, prediction)
-    variance = g.var(0)
-    error = ((g - p) ** 2).mean(0)
+    departure = g - g.mean(0)
+    variance = _mean_square(departure)
+    np.subtract(g, p, out=departure)
+    error = _mean_square(departure)
+    # One value that is not finite shows in the sums of its cell.
+    if not (np.isfinite(variance).all() and np.isfinite(error).all()):
+        raise ValueError("a value is not finite")
     with np.errstate(invalid="ignore"):
         efficiency = (variance - error) / (variance + error)
     return _index_score(efficiency, variance)
@@ -196,6 +215,8 @@ def crps_efficiency(truth: NDArray[np.floating], members: NDArray[np.floating], 
         ValueError: As in `score_index`.
     """
     g, _ = _checked(truth, members[0])
+    if not (np.isfinite(g).all() and np.isfinite(members).all()):
+        raise ValueError("a value is not finite")
     reference = np.abs(g[:, None] - g[None]).mean((0, 1)) / 2
     score = crps(members.astype(np.float64), g, fair=fair).mean(0)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -221,10 +242,12 @@ def expand(field: NDArray[np.floating]) -> NDArray[np.floating]:
 def _checked(truth: NDArray[np.floating], prediction: NDArray[np.floating]) -> tuple[Field, Field]:
     if truth.shape != prediction.shape or truth.ndim != 3:
         raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} must both be (K, Y, X)")
-    g, p = np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
-    if not (np.isfinite(g).all() and np.isfinite(p).all()):
-        raise ValueError("a value is not finite")
-    return g, p
+    return np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
+
+
+def _mean_square(values: Field) -> Field:
+    """(Y, X) of (K, Y, X), without their squares in memory."""
+    return np.asarray(np.einsum("kyx,kyx->yx", values, values) / len(values))
 
 
 def _by_region(efficiency: Field, variance: Field) -> tuple[Field, Field]:

@@ -6,9 +6,8 @@ written and read in that order or refused. A missing value is refused, never fil
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -167,35 +166,50 @@ def _rows(table: pa.Table) -> list[str]:
 def _values(name: str, column: pa.ChunkedArray) -> list[str]:
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         return [f"{name} is {column.type} instead of int64 or float64"]
-    values = cast(NDArray[np.float64], column.to_numpy().astype(np.float64))
-    bad = ~np.isfinite(values)
-    if bad.any():
+    values = np.asarray(column.to_numpy(), np.float64)
+    if len(values) == 0:
+        return []
+    # A mask of millions of rows is made only for what is wrong somewhere; NaN and infinity show in the extremes.
+    low, high = float(values.min()), float(values.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        bad = ~np.isfinite(values)
         return [f"{name}: {int(bad.sum()):,} values are missing, NaN or infinite, the first in {_where(bad)}"]
-    return [f"{name}: {text}, the first in {_where(wrong)}" for text, wrong in _oddities(name, values) if wrong.any()]
+    return [f"{name}: {text}, the first in {_where(wrong)}" for text, wrong in _oddities(name, values, low, high)]
 
 
-def _oddities(name: str, values: NDArray[np.float64]) -> list[tuple[str, NDArray[np.bool_]]]:
+def _oddities(
+    name: str, values: NDArray[np.float64], low: float, high: float
+) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """What no climate has, and where; values lie between `low` and `high`."""
     if name in ("TXx", "TNn"):
-        return [
-            (f"outside {COLDEST:g} to {WARMEST:g} K (degrees Celsius?)", (values < COLDEST) | (values > WARMEST)),
-        ]
-    problems = [("negative", values < 0)]
+        if low < COLDEST or high > WARMEST:
+            yield f"outside {COLDEST:g} to {WARMEST:g} K (degrees Celsius?)", (values < COLDEST) | (values > WARMEST)
+        return
+    if low < 0:
+        yield "negative", values < 0
     if name in COUNTS:
-        last = np.arange(len(values)) >= (YEARS - 1) * CELLS
-        problems += [
-            (f"more than {DAYS} days in a year", values > DAYS),
-            (f"{DAYS} days in {LAST_YEAR}, which has {LAST_DAYS}", last & (values > LAST_DAYS) & (values <= DAYS)),
-        ]
-    if name in ("WSDI", "CSDI"):
-        problems.append((f"days in spells of less than {SPELL} days", (values > 0) & (values < SPELL)))
-    if name == "GSL":
-        problems.append(("a season of less than a day", (values > 0) & (values < 1)))
-    if name == "SDII":
-        problems.append(("less than 1 mm/day on wet days", (values > 0) & (values < 1)))
-    if name == "R95p" and len(values) and values.max() < LEAST_R95P:
-        everywhere = np.ones(len(values), bool)
-        problems.append((f"never more than {LEAST_R95P:g} mm (kg m-2 s-1 instead of mm?)", everywhere))
-    return problems
+        if high > DAYS:
+            yield f"more than {DAYS} days in a year", values > DAYS
+        last = np.zeros(len(values), bool)
+        of_year = values[(YEARS - 1) * CELLS :]
+        last[(YEARS - 1) * CELLS :] = (of_year > LAST_DAYS) & (of_year <= DAYS)
+        if last.any():
+            yield f"{DAYS} days in {LAST_YEAR}, which has {LAST_DAYS}", last
+    least = {"WSDI": SPELL, "CSDI": SPELL, "GSL": 1, "SDII": 1}.get(name)
+    if least is not None:
+        small = (values > 0) & (values < least)
+        if small.any():
+            yield _TOO_SMALL[name], small
+    if name == "R95p" and high < LEAST_R95P:
+        yield f"never more than {LEAST_R95P:g} mm (kg m-2 s-1 instead of mm?)", np.ones(len(values), bool)
+
+
+_TOO_SMALL = {
+    "WSDI": f"days in spells of less than {SPELL} days",
+    "CSDI": f"days in spells of less than {SPELL} days",
+    "GSL": "a season of less than a day",
+    "SDII": "less than 1 mm/day on wet days",
+}
 
 
 def _where(wrong: NDArray[np.bool_]) -> str:

@@ -39,10 +39,10 @@ def weather(
     """
     white = rng.standard_normal((months, *grid.shape), dtype=np.float32)
     innovation = _smooth_lon(_smooth_lat(white, grid, lat_km), grid, lon_km)
-    keep, fresh = memory.astype(np.float32), np.sqrt(1 - memory**2).astype(np.float32)
+    persistence, amplitude = memory.astype(np.float32), np.sqrt(1 - memory**2).astype(np.float32)
     # The first month is drawn from the stationary distribution: it is smoothed noise as it stands.
     for t in range(1, months):
-        innovation[t] = keep * innovation[t - 1] + fresh * innovation[t]
+        innovation[t] = persistence * innovation[t - 1] + amplitude * innovation[t]
     return innovation
 
 

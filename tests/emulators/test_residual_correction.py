@@ -12,11 +12,11 @@ from emukit.data.archive import Archive
 from emukit.data.folds import leave_out
 from emukit.data.protocol import make_split
 from emukit.data.split import Span
-from emukit.emulators.anchored import Anchored, residual_archive
 from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.emulators.forcing_space import ForcingSpace
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import load_emulator
+from emukit.emulators.residual_correction import ResidualCorrection, residual_archive
 from emukit.emulators.wrapper import Fold
 from emukit.errors import ProtocolError, RecipeError
 from tests.coded import warming_archive
@@ -46,7 +46,7 @@ def shares(archive: Archive, said: float, left: float, **options: float) -> np.n
     truth = replace(archive, scenarios=constant)
     bases = (Says(archive, 0.0), Says(archive, said))
     folds = [Fold((span,), bases, split.train) for span in split.train]
-    return Anchored.fit(truth, split, bases, folds, **options).share
+    return ResidualCorrection.fit(truth, split, bases, folds, **options).shrinkage
 
 
 @pytest.mark.parametrize(
@@ -68,10 +68,10 @@ def test_a_cell_is_drawn_to_the_whole_by_the_prior(archive) -> None:
         constant[name] = replace(scenario, targets=targets)
     truth = replace(archive, scenarios=constant)
     folds = [Fold((span,), bases, split.train) for span in split.train]
-    alone = Anchored.fit(truth, split, bases, folds, prior=0.0).share
+    alone = ResidualCorrection.fit(truth, split, bases, folds, prior=0.0).shrinkage
     assert alone[3, 0, 1, 2] == 0.0
     assert alone[3, 0, 1, 3] == 1.0
-    drawn = Anchored.fit(truth, split, bases, folds, prior=1.0).share
+    drawn = ResidualCorrection.fit(truth, split, bases, folds, prior=1.0).shrinkage
     whole = 1.0 - archive.grid.weights[1, 2]
     assert drawn[3, 0, 1, 2] == pytest.approx(whole / 2)
     assert drawn[3, 0, 1, 3] == pytest.approx((1 + whole) / 2)
@@ -88,8 +88,8 @@ def test_only_the_last_years_of_a_scenario_left_out_count(archive) -> None:
     targets[:, span.stop - 24 : span.stop] = 1.0
     truth = replace(archive, scenarios={**archive.scenarios, span.scenario: replace(scenario, targets=targets)})
     folds = [Fold((span,), bases, split.train)]
-    assert (Anchored.fit(truth, split, bases, folds, years=2).share == 1.0).all()
-    np.testing.assert_allclose(Anchored.fit(truth, split, bases, folds, years=4).share, 0.5)
+    assert (ResidualCorrection.fit(truth, split, bases, folds, years=2).shrinkage == 1.0).all()
+    np.testing.assert_allclose(ResidualCorrection.fit(truth, split, bases, folds, years=4).shrinkage, 0.5)
 
 
 def test_share_falls_off_with_the_distance_from_training(archive, tmp_path: Path) -> None:
@@ -97,8 +97,10 @@ def test_share_falls_off_with_the_distance_from_training(archive, tmp_path: Path
     bases = (Says(archive, 0.0), Says(archive, 1.0))
     folds = [Fold((span,), bases, split.train) for span in split.train]
     ones = {n: replace(s, targets=np.ones_like(s.targets)) for n, s in archive.scenarios.items()}
-    emulator = Anchored.fit(replace(archive, scenarios=ones), split, bases, folds, reach=0.5, forcings=FEATURES)
-    assert (emulator.share == 1.0).all()  # all that was said was left, where the networks reach
+    emulator = ResidualCorrection.fit(
+        replace(archive, scenarios=ones), split, bases, folds, length_scale=0.5, forcings=FEATURES
+    )
+    assert (emulator.shrinkage == 1.0).all()  # all that was said was left, where the networks reach
     scenario = archive["ssp245"]
     space = ForcingSpace.fit(archive, split.train, FEATURES)
     gap = np.sqrt(((space.of(scenario, archive.grid)[:, None] - space.points) ** 2).sum(-1)).min(1)
@@ -108,8 +110,8 @@ def test_share_falls_off_with_the_distance_from_training(archive, tmp_path: Path
         np.testing.assert_allclose(said[:, 0, 1, 2], np.exp(-0.5 * (gap[20:150] / 0.5) ** 2), rtol=1e-5)
     far = replace(scenario, forcings={**scenario.forcings, "CO2": scenario.forcings["CO2"] + 1e5})
     assert (emulator.predict_fields(far, 0, 24) == 0.0).all()
-    with pytest.raises(RecipeError, match="reach is out of range"):
-        Anchored.fit(archive, split, bases, folds, reach=0.0)
+    with pytest.raises(RecipeError, match="length_scale is out of range"):
+        ResidualCorrection.fit(archive, split, bases, folds, length_scale=0.0)
 
 
 def test_scenarios_left_out_count_by_their_nearness_to_the_months_their_own_bases_saw(archive) -> None:
@@ -127,15 +129,15 @@ def test_scenarios_left_out_count_by_their_nearness_to_the_months_their_own_base
         gap = np.sqrt(((space.of(archive[name], archive.grid)[:, None] - space.points) ** 2).sum(-1)).min(1)
         last = held_out[0]
         near[name] = np.exp(-0.5 * (gap / 2.0) ** 2)[max(last.start, last.stop - 60) : last.stop].mean()
-    options = {"reach": 2.0, "forcings": FEATURES, "years": 5}
-    emulator = Anchored.fit(replace(archive, scenarios=known), split, bases, folds, **options)
+    options = {"length_scale": 2.0, "forcings": FEATURES, "years": 5}
+    emulator = ResidualCorrection.fit(replace(archive, scenarios=known), split, bases, folds, **options)
     counts = [near[n] * left[n] for n in near]
     expected = sum(counts) / sum(near.values())
     assert not 0.4 < expected < 0.6
-    np.testing.assert_allclose(emulator.share, expected, rtol=1e-5)
+    np.testing.assert_allclose(emulator.shrinkage, expected, rtol=1e-5)
     assert emulator.evidence == pytest.approx(near)
     again = emulator.refit(archive, split, bases, (), **options)
-    np.testing.assert_array_equal(again.share, emulator.share)
+    np.testing.assert_array_equal(again.shrinkage, emulator.shrinkage)
 
 
 def test_members_count_alike_in_the_share(archive) -> None:
@@ -147,7 +149,7 @@ def test_members_count_alike_in_the_share(archive) -> None:
         known[name] = replace(scenario, targets=targets)
     bases = (Says(archive, 0.0), Says(archive, 1.0))
     folds = [Fold((span,), bases, split.train) for span in split.train]
-    share = Anchored.fit(replace(archive, scenarios=known), split, bases, folds).share
+    share = ResidualCorrection.fit(replace(archive, scenarios=known), split, bases, folds).shrinkage
     np.testing.assert_allclose(share, 0.5, atol=1e-6)
 
 
@@ -156,19 +158,19 @@ def test_members_count_alike_in_the_share(archive) -> None:
     [
         ({"years": 0}, "years is out of range"),
         ({"prior": -1.0}, "prior is out of range"),
-        ({"reach": 0.0}, "reach is out of range"),
-        ({"reach": 1.0, "forcings": ("N2O",)}, "N2O"),
+        ({"length_scale": 0.0}, "length_scale is out of range"),
+        ({"length_scale": 1.0, "forcings": ("N2O",)}, "N2O"),
     ],
 )
 def test_wrong_options_are_refused_before_anything_is_trained(archive, options, match) -> None:
     with pytest.raises((RecipeError, ProtocolError), match=match):
-        Anchored.check(archive, **options)
+        ResidualCorrection.check(archive, **options)
 
 
 def test_the_parts_are_added_and_rain_is_not_negative(archive) -> None:
     share = np.zeros((12, 2, *archive.grid.shape), np.float32)
     share[6] = 0.5
-    emulator = Anchored(archive.domain, (Says(archive, 1.0), Says(archive, -2.0), Says(archive, -4.0)), share)
+    emulator = ResidualCorrection(archive.domain, (Says(archive, 1.0), Says(archive, -2.0), Says(archive, -4.0)), share)
     fields = emulator.predict_fields(archive["ssp585"], 0, 12)
     assert (fields[:6] == 1.0).all()
     assert (fields[6, 0] == 1.0 + 0.5 * -3.0).all()
@@ -180,8 +182,8 @@ def test_a_saved_wrapper_is_whole(archive, tmp_path: Path) -> None:
     linear = LinearEmulator.fit(archive, split, features=FEATURES)
     climatology = ClimatologyEmulator.fit(archive, split)
     share = np.random.default_rng(0).random((12, 2, *archive.grid.shape), np.float32)
-    inner = Anchored(archive.domain, (climatology, climatology), share)
-    emulator = Anchored(archive.domain, (linear, inner), share / 2)
+    inner = ResidualCorrection(archive.domain, (climatology, climatology), share)
+    emulator = ResidualCorrection(archive.domain, (linear, inner), share / 2)
     emulator.save(tmp_path / "saved")
     loaded = load_emulator(tmp_path / "saved")
     scenario = archive["ssp245"]

@@ -1,0 +1,149 @@
+"""`emukit downscale`, and what `emukit train downscale` does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from emukit.cli import commands
+from emukit.cli import options as o
+from emukit.terminal import echo
+
+# Columns of the table of scores, by the end of their keys.
+COLUMNS = {
+    "mae": "MAE",
+    "nmae": "NMAE",
+    "rmse": "RMSE",
+    "r2": "R2",
+    "correlation": "corr",
+    "bias": "bias",
+    "power": "power",
+    "p99": ">99 %",
+    "p99.9": ">99.9 %",
+    "crps": "CRPS",
+    "spread": "spread",
+}
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Register this module's commands."""
+    commands.add(app, downscale, "emukit downscale runs/fine coarse.nc --out fine.zarr", group=commands.SUBMIT)
+
+
+def downscale(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that `emukit train downscale` wrote.")],
+    fields: Annotated[
+        Path, typer.Argument(metavar="FIELDS", help="NetCDF or Zarr of coarse fields on (time, latitude, longitude).")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FINE.zarr", help="Where the fine fields are written.")],
+    members: Annotated[
+        int | None,
+        typer.Option(metavar="N", min=1, help="Draw so many realisations. Default: one field.", show_default=False),
+    ] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(metavar="LAT0,LAT1,LON0,LON1", help="A box, in degrees. Default: the globe.", show_default=False),
+    ] = None,
+    overwrite: o.Overwrite = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Make fine fields of coarse ones, with a run of `emukit train downscale`.
+
+    The same command continues where it was interrupted.
+    """
+    from emukit.runs.downscale import read_downscale_run
+    from emukit.runs.downscaled_file import Region, downscale_file
+
+    box = Region.parse(region) if region else None
+    chosen = read_downscale_run(run)
+    about = f"emukit downscale, {chosen.record['command']}"
+    steps = downscale_file(
+        chosen.downscaler(),
+        fields,
+        out,
+        members=members,
+        region=box,
+        overwrite=overwrite,
+        about=about,
+        reporter=o.reporter(quiet),
+    )
+    echo(f"wrote {out}: {steps} steps")
+
+
+def train_downscale(
+    *,
+    given: Mapping[str, object],
+    data: str | None,
+    members: str | None,
+    protocol: str | None,
+    recipe: Path | None,
+    objective: str | None,
+    settings: list[str] | None,
+    seed: int | None,
+    out: Path | None,
+    resume: bool,
+    card: str | None,
+    convert: list[str] | None,
+    quiet: bool,
+) -> None:
+    """What `emukit train downscale` does; options as there.
+
+    Args:
+        given: Options that downscaling does not have, by name; those that are set are refused.
+    """
+    from emukit.errors import RecipeError
+    from emukit.recipes.downscale import DOWNSCALE, load_downscale
+    from emukit.runs.downscale import train_downscaler
+    from emukit.runs.record import RECORD_FILE, DataArguments, slug, typed_command
+
+    wrong = [name for name, value in given.items() if value]
+    if wrong:
+        raise RecipeError(
+            f"{DOWNSCALE} has no {' and '.join(wrong)}",
+            expected="--data, --protocol, --members, --recipe, --objective, --set, --seed, --out, --resume",
+            hint=f"emukit train {DOWNSCALE}, without",
+        )
+    chosen = load_downscale(recipe, settings or (), objective)
+    report = o.reporter(quiet)
+    archive = o.open_named(data, card, convert, report)
+    seed = seed or 0
+    folder = out or Path("runs") / f"{DOWNSCALE}-{slug(protocol or archive.default_protocol)}-s{seed}"
+    if (folder / RECORD_FILE).exists():
+        raise RecipeError(f"{folder} is a run of another kind", hint="choose another --out")
+    try:
+        run = train_downscaler(
+            archive,
+            chosen,
+            folder,
+            protocol=protocol,
+            members=o.member_list(members),
+            seed=seed,
+            resume=resume,
+            data_arguments=DataArguments(card, o.conversions(convert)),
+            command=typed_command(),
+            reporter=report,
+        )
+    except KeyboardInterrupt:
+        echo(f"stopped; continue with the same command and --resume --out {folder}", err=True)
+        raise typer.Exit(130) from None
+    for name, scores in run.record["scores"].items():
+        print_scores(name, scores)
+    echo(f"run {folder}: {run.record['seconds']:.0f} s. Next: emukit downscale {folder} COARSE.nc --out FINE.zarr")
+
+
+def print_scores(name: str, scores: Mapping[str, Any]) -> None:
+    """The table of a set: a row for each variable and downscaler, the baselines always among them."""
+    gain = scores["gain"]
+    rows = []
+    shown = [c for c in COLUMNS if any(k.endswith(f".{c}") for own in scores.values() for k in own)]
+    for variable in gain:
+        for label, own in scores.items():
+            if label != "gain":
+                numbers = [own.get(f"{variable}.{c}") for c in shown]
+                rows.append((variable, label, *("" if n is None else f"{n:.3f}" for n in numbers)))
+    o.print_rows((name, "", *(COLUMNS[c] for c in shown)), rows, "table")
+    said = ", ".join(f"{v} {g:+.1%}" for v, g in gain.items())
+    echo(f"MAE below that of the best baseline: {said}")

@@ -1,0 +1,479 @@
+"""Realisations of months by networks: blocks of cells step by step, details of cells from blocks, on a forced response.
+
+Invariant: a realisation is a function of seed, number, step and forcings alone, up to rounding, whichever months are
+asked for and with whichever other realisations it is drawn: it runs from the scenario's beginning. Beyond the fields
+that are asked for, memory does not grow with the number of months. What is drawn is added to what the base says.
+
+A predictor draws the next blocks from those before, the season and the base's global temperature, and a projector the
+details of every cell from the full fields before and the new blocks: the division of labour of Atlas
+(arXiv:2601.18111), on months and on what a run leaves of its forced response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from emukit.config import check, options_of
+from emukit.data.archive import Archive, Domain, Scenario
+from emukit.data.sampler import Sample
+from emukit.data.split import Split
+from emukit.emulators.base import Emulator
+from emukit.emulators.internal_state import StateSeries, StateSpace, check_blocks
+from emukit.emulators.residuals import training_residuals
+from emukit.emulators.sampled import add_variability, relative_climatology
+from emukit.emulators.wrapper import Fold, Wrapper
+from emukit.errors import RecipeError
+from emukit.models.precision import matmul_precision
+from emukit.models.registry import CONTEXT, NETWORKS, build_network
+from emukit.objectives.base import AddressedNoise
+from emukit.objectives.registry import OBJECTIVES
+
+# Months before a scenario's first in which a trajectory forgets that it began with nothing.
+SPIN_UP = 36
+
+# Training months on which the size of innovations is seen: their root mean square is then known to 2 % in a cell.
+CALIBRATION = 1200
+
+PREDICTOR, PROJECTOR = "predictor", "projector"
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A trained network and how it is asked.
+
+    Attributes:
+        network: Itself.
+        name: In the table of networks.
+        options: Its own.
+        channels: Of its frames, without those of the objective.
+        objective: What it was trained for.
+        objective_options: The objective's own.
+    """
+
+    network: nn.Module
+    name: str
+    options: Mapping[str, Any]
+    channels: int
+    objective: str
+    objective_options: Mapping[str, Any]
+
+    def draw(self, frames: Tensor, noise: AddressedNoise, source: Tensor | None = None) -> Tensor:
+        """(S, V, Y, X) of frames (S, 1, C, Y, X)."""
+        asked = OBJECTIVES.load(self.objective)(None, **self.objective_options)
+        answer: Tensor = asked.predict(self.network, frames, noise, None if source is None else source[:, None])
+        return answer[:, 0]
+
+    def plain(self) -> dict[str, Any]:
+        """Everything except for the weights."""
+        return {
+            "name": self.name,
+            "options": dict(self.options),
+            "channels": self.channels,
+            "objective": self.objective,
+            "objective_options": dict(self.objective_options),
+        }
+
+    @classmethod
+    def from_plain(
+        cls, plain: Mapping[str, Any], weights: Mapping[str, NDArray[Any]], variables: int, grid: tuple[int, int]
+    ) -> Part:
+        """The inverse of `plain`, with the weights by name.
+
+        Raises:
+            RecipeError: Network or objective is unknown, or cannot be imported.
+            ValueError: It has no such options, or other weights.
+        """
+        chosen = OBJECTIVES.load(plain["objective"])
+        own = check(options_of(chosen), plain["objective_options"], source="the table of options").model_dump()
+        kind = options_of(NETWORKS.load(plain["name"]), CONTEXT)
+        options = check(kind, plain["options"], source="the table of options").model_dump()
+        network = build_network(
+            plain["name"],
+            in_channels=int(plain["channels"]) + chosen(None, **own).noise_channels,
+            variables=variables,
+            grid=grid,
+            history=1,
+            options=options,
+        )
+        network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
+        network.eval()
+        return cls(network, plain["name"], options, int(plain["channels"]), plain["objective"], own)
+
+
+class TrainPart(Protocol):
+    """Trains a network on samples whose addresses are rows; the trainer of the run."""
+
+    def __call__(self, part: str, samples: RowSampler, variables: tuple[str, ...]) -> Part:
+        """A trained network.
+
+        Args:
+            part: ``predictor`` or ``projector``.
+            samples: What it is trained on.
+            variables: Names of what it answers.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class RowSampler:
+    """Samples of single months: the rows of a series in a new order every epoch.
+
+    Attributes:
+        series: Where they are read from.
+        part: For which network: ``predictor`` or ``projector``.
+        per_batch: Months of a batch; a last, smaller batch is left out.
+        length: L, which is one.
+    """
+
+    series: StateSeries
+    part: str
+    per_batch: int = 64
+    length: int = 1
+
+    @property
+    def channels(self) -> int:
+        """C of its frames."""
+        space = self.series.space
+        return space.block_channels if self.part == PREDICTOR else space.detail_channels
+
+    @property
+    def weights(self) -> NDArray[np.float32]:
+        """(Y, X) area weights of its fields, sum one."""
+        space = self.series.space
+        if self.part == PROJECTOR:
+            return space.weights
+        rows, columns = (n // space.size for n in space.weights.shape)
+        blocks = space.weights.reshape(rows, space.size, columns, space.size)
+        return np.asarray(blocks.sum((1, 3)), np.float32)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of an epoch."""
+        return max(len(self.series.rows) // self.per_batch, 1)
+
+    def epoch(self, epoch: int, seed: int) -> list[list[int]]:
+        """Rows of an epoch's batches, a function of seed and epoch alone."""
+        order = np.random.default_rng([seed, epoch]).permutation(self.series.rows).tolist()
+        return [order[i * self.per_batch : (i + 1) * self.per_batch] for i in range(self.steps_per_epoch)]
+
+    def batch(self, addresses: Sequence[int], steps: slice | None = None) -> Sample:
+        """Frames (S, 1, C, Y, X), targets (S, 1, V, Y, X), and of blocks their state before as `source`."""
+        series, rows = self.series, np.asarray(addresses, np.int64)
+        space, setting = series.space, series.setting(rows)
+        if self.part == PREDICTOR:
+            past = series.past(rows)
+            frames, target = space.block_frames(past, setting), series.block_innovation(rows)
+            return Sample(frames, target[:, None], {"source": _source(space, past)[:, None]})
+        frames = space.detail_frames(series.state(rows - 1), series.blocks[torch.from_numpy(rows)], setting)
+        return Sample(frames, series.detail_innovation(rows)[:, None])
+
+    def prefetch(self, addresses: Sequence[int], steps: slice | None = None) -> None:
+        """Nothing: rows are in memory."""
+
+    def address(self, addresses: Sequence[int]) -> str:
+        """For people: which months of all training runs, one after the other."""
+        return f"months {', '.join(map(str, sorted(addresses)))} of the training runs"
+
+
+@dataclass
+class _Trajectory:
+    """Where realisations of a scenario are: what the next month needs.
+
+    Attributes:
+        scenario: Theirs.
+        numbers: Which realisations.
+        warming: (T,) of every month of the scenario, K.
+        step: The next month; negative in the spin-up.
+        past: (E, P, V, y, x) blocks before it.
+        state: (E, V, Y, X) the state before it.
+    """
+
+    scenario: Scenario
+    numbers: tuple[int, ...]
+    warming: NDArray[np.float64]
+    step: int
+    past: Tensor
+    state: Tensor = field(repr=False)
+
+
+class Atlas(Wrapper):
+    """Its base, which should say the mean over runs, with variability drawn month by month.
+
+    Attributes:
+        space: Between variability and states.
+        predictor: Draws blocks.
+        projector: Draws details.
+        climatology: (12, K, Y, X) means of the training months by calendar month, of the K relative variables.
+        seed: Of the run.
+        number: Which realisation it gives.
+    """
+
+    kind = "atlas"
+    steps: ClassVar[tuple[str, ...]] = ("month",)
+    varied: ClassVar[bool] = True
+    from_beginning: ClassVar[bool] = True
+    trains_networks: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        domain: Domain,
+        bases: Sequence[Emulator],
+        space: StateSpace,
+        predictor: Part,
+        projector: Part,
+        climatology: NDArray[np.float32],
+        seed: int,
+        number: int = 0,
+    ) -> None:
+        """Use `fit`."""
+        super().__init__(domain, bases)
+        self.space, self.predictor, self.projector = space, predictor, projector
+        self.climatology, self.seed, self.number = climatology, seed, number
+        self._live: _Trajectory | None = None
+        # Shared by all realisations.
+        self._warm: list[tuple[Scenario, NDArray[np.float64]]] = []
+
+    @property
+    def draws(self) -> bool:
+        """Always."""
+        return True
+
+    def member(self, number: int) -> Self:
+        """The same emulator giving another realisation; numbers from 0."""
+        one = copy(self)
+        one.number, one._live = number, None
+        return one
+
+    def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
+        """(T, V, Y, X) of one realisation; within the bounds."""
+        (fields,) = self._drawn(scenario, start, stop, (self.number,))
+        return np.asarray(fields, np.float32)
+
+    def predict_members(self, scenario: Scenario, start: int, stop: int, members: int) -> NDArray[np.float32]:
+        """(E, T, V, Y, X), drawn side by side."""
+        return self._drawn(scenario, start, stop, tuple(range(members)))
+
+    def _drawn(self, scenario: Scenario, start: int, stop: int, numbers: tuple[int, ...]) -> NDArray[np.float32]:
+        forced = self.bases[0].predict_fields(scenario, start, stop)
+        out = np.empty((len(numbers), *forced.shape), np.float32)
+        for step, states in self._trajectory(scenario, stop, numbers):
+            if step >= start:
+                out[:, step - start] = states
+        month = scenario.calendar_month[start:stop]
+        usual = self.climatology[month].swapaxes(0, 1)
+        for i in range(len(numbers)):
+            residual = self.space.inverse(out[i], month)
+            out[i] = forced
+            add_variability(self.domain, out[i], residual, usual)
+            self.clip_to_bounds(out[i])
+        return out
+
+    def _trajectory(
+        self, scenario: Scenario, stop: int, numbers: tuple[int, ...]
+    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """Months and states (E, V, Y, X) of realisations up to a month, from where they were left if that is before."""
+        live = self._live
+        if live is None or live.scenario is not scenario or live.numbers != numbers or live.step > stop:
+            live = self._begin(scenario, numbers)
+        self._live = None
+        # Predictions are float32, whatever training was.
+        with torch.inference_mode(), matmul_precision("fp32"):
+            while live.step < stop:
+                self._advance(live)
+                yield live.step - 1, live.state.numpy()
+        self._live = live
+
+    def _begin(self, scenario: Scenario, numbers: tuple[int, ...]) -> _Trajectory:
+        space, grid, count = self.space, self.grid.shape, len(self.variables)
+        blocks = (len(numbers), max(space.past, 1), count, grid[0] // space.size, grid[1] // space.size)
+        return _Trajectory(
+            scenario,
+            numbers,
+            self._warming(scenario),
+            -SPIN_UP,
+            torch.zeros(blocks),
+            torch.zeros(len(numbers), count, *grid),
+        )
+
+    def _advance(self, live: _Trajectory) -> None:
+        """Draw the next month, in place."""
+        space, step, count = self.space, live.step, len(live.numbers)
+        of = max(step, 0)
+        month = (int(live.scenario.calendar_month[0]) + step) % 12
+        setting = space.setting(np.full(count, month), np.full(count, live.warming[of]))
+        source = _source(space, live.past)
+        # Even addresses are those of blocks, odd ones those of details.
+        address = 2 * (step + SPIN_UP)
+        shape = (1, *source.shape[1:])
+        noise = AddressedNoise(self.seed, live.numbers, [[address]] * count, shape)
+        drawn = self.predictor.draw(space.block_frames(live.past, setting), noise, source)
+        before = live.past[:, -1]
+        blocks = torch.from_numpy(space.persistence) * before + torch.from_numpy(space.innovation) * drawn
+        noise = AddressedNoise(self.seed, live.numbers, [[address + 1]] * count, (1, *live.state.shape[1:]))
+        drawn = self.projector.draw(space.detail_frames(live.state, blocks, setting), noise)
+        kept = torch.from_numpy(space.detail_persistence) * space.without_blocks(live.state)
+        detail = kept + torch.from_numpy(space.detail_innovation) * drawn
+        live.state = space.spread_out(blocks) + space.without_blocks(detail)
+        live.past = torch.cat((live.past[:, 1:], blocks[:, None]), 1)
+        live.step += 1
+
+    def _warming(self, scenario: Scenario) -> NDArray[np.float64]:
+        """(T,) global temperature of the base over the year round each month, K; the training's mean without one."""
+        v = self.domain.temperature
+        if v is None:
+            return np.full(len(scenario), self.space.warming[0])
+        if self._warm and self._warm[0][0] is scenario:
+            return self._warm[0][1]
+        first = self.first_month
+        series = np.concatenate(
+            [
+                self.grid.mean(self.bases[0].predict_fields(scenario, a, min(a + 120, len(scenario)))[:, v])
+                for a in range(first, len(scenario), 120)
+            ]
+        )
+        series = np.concatenate((np.full(first, series[:12].mean()), series))
+        padded = np.pad(series, 6, mode="reflect") if len(series) > 6 else np.pad(series, 6, mode="edge")
+        sums = np.cumsum(np.concatenate(([0.0], padded)))
+        self._warm[:] = [(scenario, (sums[12:] - sums[:-12])[: len(series)] / 12)]
+        return self._warm[0][1]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was drawn, and from how much of the variance."""
+        kept = float((self.space.spread**2).mean())
+        rows, columns = (n // self.space.size for n in self.grid.shape)
+        return (f"{rows} x {columns} blocks hold {100 * kept:.0f} % of the variance of single cells",)
+
+    @classmethod
+    def check(cls, archive: Archive, **options: Any) -> None:
+        """Refuse values out of their ranges; arguments as for `fit`."""
+        for name, least in (("smooth", 1), ("history", 1), ("memory", 0)):
+            if options[name] < least:
+                raise RecipeError(
+                    f"model.{name} is out of range", found=str(options[name]), expected=f"{least} or more"
+                )
+        check_blocks(archive.grid.shape, options["block"])
+
+    @classmethod
+    def fit(
+        cls,
+        archive: Archive,
+        split: Split,
+        bases: Sequence[Emulator],
+        folds: Sequence[Fold],
+        *,
+        train: TrainPart | None = None,
+        seed: int = 0,
+        smooth: int = 21,
+        block: int = 4,
+        history: int = 2,
+        memory: int = 12,
+    ) -> Self:
+        """Learn the variability of the training runs.
+
+        Args:
+            archive: The data.
+            split: Its training spans are used.
+            bases: What is given variability.
+            folds: None.
+            train: Trains a network; it is the trainer's, and no option.
+            seed: Of realisations: that of the run.
+            smooth: Years over which the mean of the members is smoothed to tell a training run's forced response
+                from its variability; 1: not at all.
+            block: Rows and columns of the cells that are predicted together.
+            history: Months whose blocks the next ones are drawn from.
+            memory: Months whose mean they are drawn from as well; 0: none.
+
+        Raises:
+            RecipeError: A value outside its range, or nobody trains the networks.
+            ProtocolError: The training months do not tell variability from forced change, or no run is long enough.
+        """
+        if train is None:
+            raise RecipeError("the networks of atlas are trained by a run", hint="emukit train atlas")
+        cls.check(archive, smooth=smooth, block=block, history=history, memory=memory)
+        residuals = training_residuals(archive, split.train, smooth)
+        relative = archive.domain.relative
+        series = StateSeries.of(residuals, archive.grid, relative, size=block, history=history, memory=memory)
+        predictor = train(PREDICTOR, RowSampler(series, PREDICTOR), archive.variables)
+        projector = train(PROJECTOR, RowSampler(series, PROJECTOR), archive.variables)
+        climatology = relative_climatology(archive, split)
+        space = calibrated(series, predictor, projector, seed)
+        return cls(archive.domain, bases, space, predictor, projector, climatology, seed)
+
+    def own_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Statistics and networks."""
+        arrays = {f"space.{name}": values for name, values in self.space.arrays().items()}
+        own: dict[str, Any] = {"seed": self.seed, "number": self.number, "space": self.space.numbers()}
+        for name, part in ((PREDICTOR, self.predictor), (PROJECTOR, self.projector)):
+            own[name] = part.plain()
+            arrays |= {f"{name}.{k}": v.detach().cpu().numpy() for k, v in part.network.state_dict().items()}
+        return own, {**arrays, "climatology": self.climatology}
+
+    @classmethod
+    def from_own_state(
+        cls, domain: Domain, bases: Sequence[Emulator], meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+    ) -> Self:
+        """The inverse of `own_state`."""
+
+        def part(name: str) -> dict[str, NDArray[Any]]:
+            return {k.removeprefix(f"{name}."): v for k, v in arrays.items() if k.startswith(f"{name}.")}
+
+        space = StateSpace.from_parts(part("space"), meta["space"])
+        rows, columns = domain.grid.shape
+        coarse, count = (rows // space.size, columns // space.size), len(domain.variables)
+        try:
+            predictor = Part.from_plain(meta[PREDICTOR], part(PREDICTOR), count, coarse)
+            projector = Part.from_plain(meta[PROJECTOR], part(PROJECTOR), count, domain.grid.shape)
+        except RecipeError as e:
+            raise ValueError(f"{e.what}: {e.found or e.expected}") from e
+        seed, number = int(meta["seed"]), int(meta["number"])
+        return cls(domain, bases, space, predictor, projector, arrays["climatology"], seed, number)
+
+
+def calibrated(series: StateSeries, predictor: Part, projector: Part, seed: int) -> StateSpace:
+    """The statistics with innovations scaled so that those that are drawn vary as much as those of training runs.
+
+    A network that was not trained for long draws too little, and a trajectory loses that share of its variance. How
+    much is seen on training months, each drawn from its own true past.
+
+    Args:
+        series: Training months; up to `CALIBRATION` of them, evenly over all runs, are drawn.
+        predictor: Draws blocks.
+        projector: Draws details.
+        seed: Of the draws.
+    """
+    space, rows = series.space, series.rows[:: max(len(series.rows) // CALIBRATION, 1)]
+    blocks, details = (np.zeros(a.shape) for a in (space.innovation, space.detail_innovation))
+    scale = torch.from_numpy(space.detail_innovation)
+    with torch.inference_mode(), matmul_precision("fp32"):
+        for first in range(0, len(rows), 60):
+            part = rows[first : first + 60]
+            for network, kind, sums in ((predictor, PREDICTOR, blocks), (projector, PROJECTOR, details)):
+                sample = RowSampler(series, kind).batch(part.tolist())
+                shape = (1, *sample.targets.shape[2:])
+                noise = AddressedNoise(seed, part.tolist(), [[0]] * len(part), shape)
+                source = sample.named["source"][:, 0] if kind == PREDICTOR else None
+                drawn = network.draw(sample.frames, noise, source)
+                if kind == PROJECTOR:
+                    drawn = space.without_blocks(scale * drawn) / scale
+                sums += drawn.double().square().sum(0).numpy()
+
+    def scaled(innovation: NDArray[np.float32], squares: NDArray[np.float64]) -> NDArray[np.float32]:
+        size = np.sqrt(squares / len(rows))
+        return np.asarray(innovation / np.where(size > 0, size, 1.0), np.float32)
+
+    return replace(
+        space, innovation=scaled(space.innovation, blocks), detail_innovation=scaled(space.detail_innovation, details)
+    )
+
+
+def _source(space: StateSpace, past: Tensor) -> Tensor:
+    """(S, V, y, x) the last blocks, of unit variance: where the path of an interpolant begins."""
+    return past[:, -1] / torch.from_numpy(space.spread)

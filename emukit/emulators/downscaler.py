@@ -1,0 +1,374 @@
+"""What makes fine fields of coarse ones: the contract, and what is fitted in closed form.
+
+A downscaler is no `Emulator`: it reads fields of the variables themselves where an emulator reads forcings, and so
+knows the weather that it is scored on. It is scored against others that are told as much, never among emulators;
+`emukit.emulators.downscaled` makes an emulator of it by a coarse emulator in front.
+
+Invariant: the answer for a block is the answer for the globe, cropped; physical units in and out, within the bounds of
+the variables.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit.data.archive import Archive, Domain
+from emukit.data.coarsen import Coarsening
+from emukit.data.split import Span
+from emukit.data.targets import Pointwise, TargetSettings
+from emukit.data.time import TimeAxis
+
+Array = NDArray[np.float64]
+Cells = NDArray[np.int64]
+Arrays = Mapping[str, NDArray[Any]]
+
+# Steps that are fitted together: float64 copies of them are small next to a record.
+_STEPS = 240
+
+
+class Downscaler(ABC):
+    """Answers coarse fields with fine ones.
+
+    Attributes:
+        kind: Name by which a saved one finds its class.
+        label: What tables call it.
+        domain: What it says, and on which grid.
+        coarsening: What it takes for coarse.
+    """
+
+    kind: ClassVar[str]
+    label: ClassVar[str]
+
+    def __init__(self, domain: Domain, coarsening: Coarsening) -> None:
+        self.domain, self.coarsening = domain, coarsening
+
+    @property
+    def draws(self) -> bool:
+        """Whether it draws realisations."""
+        return False
+
+    def fields(
+        self,
+        coarse: NDArray[np.floating],
+        time: TimeAxis,
+        rows: Cells | None = None,
+        columns: Cells | None = None,
+        member: int = 0,
+    ) -> Array:
+        """Fine fields of coarse ones.
+
+        Args:
+            coarse: (T, V, y, x) on the whole coarse grid, in physical units.
+            time: Their T steps.
+            rows: Consecutive fine rows that are wanted; all when None.
+            columns: Consecutive fine columns, round the globe; all when None.
+            member: Which realisation, where it draws any.
+
+        Returns:
+            (T, V, Y, X), or the rows and columns asked for, within the bounds of the variables.
+        """
+        shape = self.domain.grid.shape
+        rows = np.arange(shape[0]) if rows is None else rows
+        columns = np.arange(shape[1]) if columns is None else columns
+        out = self._fields(coarse, time, rows, columns, member)
+        for v, variable in enumerate(self.domain.described):
+            np.clip(out[:, v], variable.bounds.lower, variable.bounds.upper, out=out[:, v])
+        return out
+
+    @abstractmethod
+    def _fields(
+        self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells, member: int
+    ) -> Array: ...
+
+    @abstractmethod
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Plain values and arrays from which `from_state` builds the same."""
+
+    @classmethod
+    @abstractmethod
+    def from_state(cls, domain: Domain, coarsening: Coarsening, meta: Mapping[str, Any], arrays: Arrays) -> Self:
+        """The inverse of `state`."""
+
+
+def training_pairs(
+    archive: Archive, spans: Sequence[Span], coarsening: Coarsening
+) -> Iterator[tuple[NDArray[np.float32], Array, TimeAxis]]:
+    """Fine and coarse fields (T, V, ...) of training steps, some at a time, with their time axis."""
+    for span in spans:
+        for member in span.members:
+            for first in range(span.start, span.stop, _STEPS):
+                last = min(first + _STEPS, span.stop)
+                fine = archive[span.scenario].truth(member, first, last)
+                yield fine, coarsening.down(fine), archive[span.scenario].time[first:last]
+
+
+class Interpolation(Downscaler):
+    """The way up of the pass alone: what is known without any training."""
+
+    kind, label = "interpolation", "bilinear"
+
+    def _fields(self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells, member: int) -> Array:
+        return self.coarsening.up(coarse, rows, columns)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Nothing."""
+        return {}, {}
+
+    @classmethod
+    def from_state(cls, domain: Domain, coarsening: Coarsening, meta: Mapping[str, Any], arrays: Arrays) -> Self:
+        """From nothing."""
+        return cls(domain, coarsening)
+
+
+class CellLine(Downscaler):
+    """A line from the pass to the truth, for every cell and season.
+
+    Attributes:
+        slope: (G, V, Y, X) by `TimeAxis.season`.
+        intercept: Likewise.
+    """
+
+    kind, label = "cell-line", "bilinear + line of each cell and month"
+    fixed_slope: ClassVar[bool] = False
+
+    def __init__(
+        self, domain: Domain, coarsening: Coarsening, slope: NDArray[np.floating], intercept: NDArray[np.floating]
+    ) -> None:
+        super().__init__(domain, coarsening)
+        self.slope, self.intercept = slope, intercept
+
+    @classmethod
+    def fit(cls, archive: Archive, spans: Sequence[Span], coarsening: Coarsening) -> Self:
+        """Least squares on the training steps; a season without any takes the line of all steps."""
+        shape = (archive.time.seasons, len(archive.variables), *archive.grid.shape)
+        n = np.zeros(shape[0])
+        x, y, xx, xy = (np.zeros(shape) for _ in range(4))
+        for fine, coarse, time in training_pairs(archive, spans, coarsening):
+            u, t = coarsening.up(coarse), fine.astype(np.float64)
+            for g in np.unique(time.season):
+                own = time.season == g
+                n[g] += own.sum()
+                x[g] += u[own].sum(0)
+                y[g] += t[own].sum(0)
+                xx[g] += (u[own] ** 2).sum(0)
+                xy[g] += (u[own] * t[own]).sum(0)
+        absent = n == 0
+        for sums in (x, y, xx, xy):
+            sums[absent] = sums.sum(0)
+        n[absent] = n.sum()
+        count = n[:, None, None, None]
+        variance = xx / count - (x / count) ** 2
+        covariance = xy / count - x * y / count**2
+        # Where the pass does not vary, the mean is all that is known.
+        floor = 1e-10 * (xx / count + 1e-30)
+        slope = np.where(variance > floor, covariance / np.maximum(variance, floor), 0.0)
+        if cls.fixed_slope:
+            slope = np.ones_like(slope)
+        return cls(archive.domain, coarsening, slope, (y - slope * x) / count)
+
+    def _fields(self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells, member: int) -> Array:
+        up, season = self.coarsening.up(coarse, rows, columns), time.season
+        slope, intercept = (a[season][..., rows, :][..., columns] for a in (self.slope, self.intercept))
+        return np.asarray(slope * up + intercept, np.float64)
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """The lines."""
+        return {}, {"slope": self.slope, "intercept": self.intercept}
+
+    @classmethod
+    def from_state(cls, domain: Domain, coarsening: Coarsening, meta: Mapping[str, Any], arrays: Arrays) -> Self:
+        """From the lines."""
+        return cls(domain, coarsening, arrays["slope"], arrays["intercept"])
+
+
+class SeasonalResidual(CellLine):
+    """The pass, plus the climatology of what it leaves by calendar month (and time of day, where steps are hours)."""
+
+    kind, label = "seasonal-residual", "bilinear + residual's monthly climatology"
+    fixed_slope = True
+
+
+class Neighbourhood(Downscaler):
+    """Ridge regression of every fine cell on the coarse cells round it, season by season.
+
+    Anomalies from the climatology of each season, of the variables as `transforms` say them, of all variables in a
+    square of coarse cells, explain those of the fine cell. A season learns from the calendar months next to it too.
+
+    Attributes:
+        transforms: By variable: ``none``, ``sqrt`` or ``log1p``.
+        width: Coarse cells of a side of the square.
+        weights: (G, V, Y, X, F) of the F = V width^2 coarse anomalies.
+        fine_mean: (G, V, Y, X) climatology, transformed.
+        coarse_mean: (G, V, y, x) likewise.
+    """
+
+    kind, label = "neighbourhood", "ridge on the coarse cells round about"
+
+    def __init__(
+        self,
+        domain: Domain,
+        coarsening: Coarsening,
+        transforms: Sequence[str],
+        width: int,
+        weights: NDArray[np.floating],
+        fine_mean: NDArray[np.floating],
+        coarse_mean: NDArray[np.floating],
+    ) -> None:
+        super().__init__(domain, coarsening)
+        self.transforms, self.width = tuple(transforms), width
+        self.weights, self.fine_mean, self.coarse_mean = weights, fine_mean, coarse_mean
+        self._points = [Pointwise(t, 1.0) for t in self.transforms]
+        (Y, X), (y, x) = domain.grid.shape, coarsening.shape
+        self._row = ((np.arange(Y) + 0.5) * y / Y).astype(np.int64)
+        self._column = ((np.arange(X) + 0.5) * x / X).astype(np.int64)
+
+    @classmethod
+    def fit(
+        cls,
+        archive: Archive,
+        spans: Sequence[Span],
+        coarsening: Coarsening,
+        transforms: Sequence[str],
+        *,
+        width: int = 5,
+        penalty: float = 0.01,
+    ) -> Self:
+        """Fit on the training steps.
+
+        Args:
+            archive: The data.
+            spans: Training spans.
+            coarsening: What is coarse.
+            transforms: By variable.
+            width: Odd number of coarse cells of a side.
+            penalty: Of the squared weights of standardised anomalies, for each training step.
+        """
+        domain, groups = archive.domain, archive.time.seasons
+        V, (Y, X), (y, x) = len(archive.variables), archive.grid.shape, coarsening.shape
+        fine_sum, coarse_sum, n = np.zeros((groups, V, Y, X)), np.zeros((groups, V, y, x)), np.zeros(groups)
+        points = [Pointwise(t, 1.0) for t in transforms]
+        for fine, coarse, time in training_pairs(archive, spans, coarsening):
+            t, c = _transformed(points, fine), _transformed(points, coarse)
+            for g in np.unique(time.season):
+                n[g] += (time.season == g).sum()
+                fine_sum[g] += t[time.season == g].sum(0)
+                coarse_sum[g] += c[time.season == g].sum(0)
+        for sums in (fine_sum, coarse_sum):
+            sums[n == 0] = sums.sum(0)
+        n[n == 0] = n.sum()
+        count = n[:, None, None, None]
+        empty = np.zeros((groups, V, Y, X, 0), np.float32)
+        one = cls(domain, coarsening, transforms, width, empty, fine_sum / count, coarse_sum / count)
+        F = V * width**2
+        gram, cross = np.zeros((groups, y, x, F, F)), np.zeros((groups, Y, X, F, V))
+        steps = np.zeros(groups)
+        for fine, coarse, time in training_pairs(archive, spans, coarsening):
+            t = _transformed(points, fine) - one.fine_mean[time.season]
+            p = one._patches(coarse, time)
+            for g in np.unique(time.season):
+                own = time.season == g
+                q = np.moveaxis(p[own], 0, -1)
+                gram[g] += q @ np.swapaxes(q, -1, -2)
+                steps[g] += own.sum()
+                for row, at in enumerate(one._row):
+                    cross[g, row] += q[at][one._column] @ t[own][:, :, row].transpose(2, 0, 1)
+        per_day = archive.time.per_day
+        near = [_neighbours(g, groups, per_day) for g in range(groups)]
+        weights = np.zeros((groups, V, Y, X, F), np.float32)
+        for g, own in enumerate(near):
+            own = own if steps[own].sum() else list(range(groups))
+            G, C, N = gram[own].sum(0), cross[own].sum(0), steps[own].sum()
+            scale = np.sqrt(np.maximum(np.diagonal(G, axis1=-2, axis2=-1) / N, 1e-12))
+            standard = G / (scale[..., :, None] * scale[..., None, :]) + penalty * N * np.eye(F)
+            inverse = np.linalg.inv(standard) / (scale[..., :, None] * scale[..., None, :])
+            for row, at in enumerate(one._row):
+                weights[g, :, row] = (inverse[at][one._column] @ C[row]).transpose(2, 0, 1)
+        return cls(domain, coarsening, transforms, width, weights, one.fine_mean, one.coarse_mean)
+
+    def _patches(self, coarse: NDArray[np.floating], time: TimeAxis) -> Array:
+        """(T, y, x, F) anomalies of the coarse cells round each, round in longitude, the last row again at a pole."""
+        anomaly = _transformed(self._points, coarse) - self.coarse_mean[time.season]
+        half, (y, x) = self.width // 2, self.coarsening.shape
+        rows = np.clip(np.arange(-half, y + half), 0, y - 1)
+        columns = np.arange(-half, x + half) % x
+        wide = anomaly[..., rows, :][..., columns]
+        seen = np.lib.stride_tricks.sliding_window_view(wide, (self.width, self.width), (-2, -1))
+        return np.ascontiguousarray(np.moveaxis(seen, 1, 3)).reshape(len(coarse), y, x, -1)
+
+    def _fields(self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells, member: int) -> Array:
+        patches = self._patches(coarse, time)
+        out = np.empty((len(coarse), len(self.domain.variables), len(rows), len(columns)))
+        for g in np.unique(time.season):
+            own = np.flatnonzero(time.season == g)
+            mean = self.fine_mean[g][:, rows][..., columns]
+            seen = np.ascontiguousarray(patches[own].transpose(1, 2, 3, 0))
+            # Row by row: a copy of its cells' surroundings is all that is held.
+            for i, row in enumerate(rows):
+                weights = self.weights[g, :, row][:, columns].transpose(1, 0, 2)
+                found = weights @ seen[self._row[row]][self._column[columns]]
+                out[own, :, i] = found.transpose(2, 1, 0) + mean[:, i]
+        for v, point in enumerate(self._points):
+            out[:, v] = point.inverse(out[:, v])
+        return out
+
+    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+        """Weights and climatologies."""
+        meta = {"transforms": list(self.transforms), "width": self.width}
+        arrays = {"weights": self.weights, "fine_mean": self.fine_mean, "coarse_mean": self.coarse_mean}
+        return meta, arrays
+
+    @classmethod
+    def from_state(cls, domain: Domain, coarsening: Coarsening, meta: Mapping[str, Any], arrays: Arrays) -> Self:
+        """The inverse of `state`."""
+        own = (arrays["weights"], arrays["fine_mean"], arrays["coarse_mean"])
+        return cls(domain, coarsening, meta["transforms"], int(meta["width"]), *own)
+
+
+def _transformed(points: Sequence[Pointwise], fields: NDArray[np.floating]) -> Array:
+    out = np.asarray(fields, np.float64).copy()
+    for v, point in enumerate(points):
+        out[:, v] = point.forward(out[:, v])
+    return out
+
+
+def _neighbours(group: int, groups: int, per_day: int) -> list[int]:
+    """The group, and those of the calendar months before and after it at the same time of the day."""
+    if groups < 12:
+        return [group]
+    month, hour = divmod(group, per_day)
+    return sorted({(month + d) % 12 * per_day + hour for d in (-1, 0, 1)})
+
+
+def known_targets(domain: Domain, settings: Callable[[str], TargetSettings]) -> dict[str, TargetSettings]:
+    """How each variable is normalised: as the settings say; what never falls below zero by its root by default.
+
+    Rain is skewed: its root is nearly as likely above as below its mean.
+
+    Args:
+        domain: Of the variables.
+        settings: From a name to what is said of it.
+    """
+    out = {}
+    for variable in domain.described:
+        said = settings(variable.name)
+        chosen = said.known(variable)
+        root = said.transform == "card" and chosen.transform == "none" and variable.relative
+        out[variable.name] = chosen.model_copy(update={"transform": "sqrt"}) if root else chosen
+    return out
+
+
+BASELINES: tuple[type[Downscaler], ...] = (Interpolation, SeasonalResidual, CellLine)
+
+
+def fit_baselines(archive: Archive, spans: Sequence[Span], coarsening: Coarsening) -> tuple[Downscaler, ...]:
+    """The three that every downscaler stands next to, fitted on training spans."""
+    return (
+        Interpolation(archive.domain, coarsening),
+        SeasonalResidual.fit(archive, spans, coarsening),
+        CellLine.fit(archive, spans, coarsening),
+    )

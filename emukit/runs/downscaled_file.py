@@ -1,0 +1,372 @@
+"""Coarse fields in a file, fine fields in a Zarr store: any length in constant memory, and resumable.
+
+Invariant: a store that has its name is whole. What is being written lies next to it in ``.NAME.partial``, with a count
+of the steps that are done; the same command continues there, and gives the numbers it would have given at once.
+
+    progress.json    what the work is, and how many steps are done
+    store            the store
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from emukit.data.chunk_files import READ_ERRORS, read_problem
+from emukit.data.decode import Axes, Findings, read_axes, read_time
+from emukit.data.grid import Grid
+from emukit.data.source import open_source
+from emukit.data.time import TimeAxis
+from emukit.data.units import same_units
+from emukit.emulators.downscaler import Downscaler
+from emukit.errors import EmukitError, RunError, StoreError
+from emukit.files import exclusive, parse_json, read_text, remove_folder, write_text
+from emukit.outputs import MARK, marked, refuse_taken, zarr_kind
+from emukit.progress import Reporter
+
+DOWNSCALED = "downscaled"
+KIND = zarr_kind("what `emukit downscale` wrote", marked(DOWNSCALED))
+PROGRESS, STORE = "progress.json", "store"
+# Bytes of fine fields, in double precision, that are computed together at most; one step at least.
+_PART_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Region:
+    """A box of latitudes and longitudes, degrees; longitudes go eastward and may cross any meridian."""
+
+    south: float
+    north: float
+    west: float
+    east: float
+
+    @classmethod
+    def parse(cls, text: str) -> Region:
+        """``LAT0,LAT1,LON0,LON1``.
+
+        Raises:
+            EmukitError: It is something else.
+        """
+        try:
+            south, north, west, east = (float(word) for word in text.split(","))
+        except ValueError:
+            south = north = west = east = float("nan")
+        if not (-90 <= south < north <= 90 and np.isfinite([west, east]).all() and west != east):
+            raise EmukitError(
+                f"cannot read --region {text!r}",
+                expected="LAT0,LAT1,LON0,LON1 in degrees, LAT0 below LAT1, LON0 west of LON1",
+                hint="--region 35,72,-12,42",
+            )
+        return cls(south, north, west, east)
+
+    def cells(self, downscaler: Downscaler) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Rows and columns of the fine grid whose middles are inside.
+
+        Raises:
+            EmukitError: None is.
+        """
+        grid = downscaler.domain.grid
+        rows = np.flatnonzero((grid.lat >= self.south) & (grid.lat <= self.north))
+        width = (self.east - self.west) % 360.0 or 360.0
+        offset = (grid.lon - self.west) % 360.0
+        inside = np.flatnonzero(offset <= width)
+        columns = inside[np.argsort(offset[inside])]
+        if not len(rows) or not len(columns):
+            raise EmukitError("no cell of the fine grid is in the region", hint="name a larger --region")
+        return rows, columns
+
+
+@dataclass(frozen=True)
+class CoarseFile:
+    """A file of fields, seen but not read.
+
+    Attributes:
+        dataset: Open.
+        variables: Names, in the order of the downscaler's.
+        axes: How fields lie.
+        time: The steps.
+        fine: Whether fields are on the fine grid, and are coarsened first.
+        member: Name of a further dimension of realisations in the file, or None.
+    """
+
+    dataset: xr.Dataset
+    variables: tuple[str, ...]
+    axes: Axes
+    time: TimeAxis
+    fine: bool
+
+    def read(self, downscaler: Downscaler, part: slice) -> NDArray[np.float64]:
+        """(T, V, y, x) coarse fields of some steps.
+
+        Raises:
+            StoreError: They cannot be read, or are not finite.
+        """
+        fields = []
+        for name in self.variables:
+            lazy = self.dataset[name].isel(time=part).transpose("time", self.axes.lat, self.axes.lon)
+            try:
+                fields.append(self.axes.orient(lazy.values))
+            except READ_ERRORS as e:
+                raise read_problem(f"{name} cannot be read", e) from e
+        out = np.stack(fields, 1).astype(np.float64)
+        if not np.isfinite(out).all():
+            first = int(np.flatnonzero(~np.isfinite(out).all((1, 2, 3)))[0]) + part.start
+            raise StoreError(
+                f"coarse fields are not finite at {self.time.text(first)}",
+                expected="a number in every cell",
+                hint="fill what is missing first",
+            )
+        return downscaler.coarsening.down(out) if self.fine else out
+
+
+def look_at(dataset: xr.Dataset, source: str, downscaler: Downscaler) -> CoarseFile:
+    """Find a downscaler's coarse fields in a dataset.
+
+    Args:
+        dataset: With the variables on time, latitude and longitude.
+        source: Where it is from, for messages.
+        downscaler: Whose grids and variables they must have.
+
+    Raises:
+        StoreError: A variable is missing, has other units or dimensions, or is on another grid.
+    """
+    domain, findings = downscaler.domain, Findings()
+    missing = [v for v in domain.variables if v not in dataset]
+    if missing:
+        raise StoreError(
+            f"{source} lacks {', '.join(missing)}",
+            found=", ".join(map(str, dataset.data_vars)),
+            expected=", ".join(domain.variables),
+        )
+    found = None
+    for variable in domain.described:
+        array = dataset[variable.name]
+        if "time" not in array.dims or array.ndim != 3:
+            raise StoreError(
+                f"{variable.name} of {source} is not one field for each step",
+                found=f"dimensions {', '.join(map(str, array.dims))}",
+                expected="time, latitude, longitude",
+                hint="choose one scenario and member first: ds.isel(member=0)",
+            )
+        stated = str(array.attrs.get("units", variable.units))
+        if not (stated in variable.spellings or same_units(stated, variable.units)):
+            raise StoreError(
+                f"{variable.name} of {source} is in other units", found=stated, expected=variable.units,
+                hint="convert it first",
+            )  # fmt: skip
+        found = read_axes(dataset, variable.name, findings)
+        findings.check()
+    assert found is not None
+    axes, grid = found
+    coarse, fine = downscaler.coarsening.grid, domain.grid
+    close = [g.shape == grid.shape and _same(g.lat, grid.lat) and _same(g.lon, grid.lon) for g in (coarse, fine)]
+    if not any(close):
+        raise StoreError(
+            f"the fields of {source} are on another grid",
+            found=_in_words(grid),
+            expected=f"{_in_words(coarse)}; or the fine grid, {_in_words(fine)}",
+            hint="average them onto that grid first",
+        )
+    time = read_time(dataset, domain.time.step, findings)
+    findings.check()
+    assert time is not None
+    if not time.same_steps(domain.time):
+        raise StoreError(
+            f"the steps of {source} are not those of the training",
+            found=time.describe(),
+            expected=domain.time.describe(),
+        )
+    return CoarseFile(dataset, domain.variables, axes, time, fine=not close[0])
+
+
+def _in_words(grid: Grid) -> str:
+    (rows, columns), lat, lon = grid.shape, grid.lat[0], grid.lon[0]
+    return f"{rows} x {columns} cells from latitude {lat:.2f}, longitude {lon:.2f}"
+
+
+def _same(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
+    # Coarse cells of rounded coordinates are still the same cells.
+    return bool(np.abs((a - b + 180) % 360 - 180).max() < 0.05)
+
+
+def downscale_file(
+    downscaler: Downscaler,
+    fields: Path,
+    out: Path,
+    *,
+    members: int | None = None,
+    region: Region | None = None,
+    overwrite: bool = False,
+    about: str = "",
+    reporter: Reporter,
+) -> int:
+    """Downscale a file into a Zarr store.
+
+    Args:
+        downscaler: A trained one.
+        fields: NetCDF or Zarr with the variables on (time, latitude, longitude), on the coarse grid; or on the fine
+            grid, from which they are coarsened first.
+        out: A new store, ending in ``.zarr``.
+        members: Realisations, along a dimension ``member``; None: one, without it.
+        region: A part of the globe; the same numbers as its part of the whole.
+        overwrite: Whether a store that this function wrote may be replaced.
+        about: How it was made, for the store's attribute `history`.
+        reporter: Shows progress.
+
+    Returns:
+        Steps written.
+
+    Raises:
+        RunError: Realisations are asked of a downscaler that draws none, or the partial store is of other work.
+        StoreError: The fields do not fit.
+        EmukitError: The place is taken.
+    """
+    if members is not None and not downscaler.draws:
+        raise RunError(
+            "this downscaler has one answer, not an ensemble",
+            expected="one trained with --objective crps or another that draws realisations",
+            hint="leave out --members",
+        )
+    if out.suffix != ".zarr":
+        raise RunError(f"cannot tell the format of {out}", found=out.suffix or "no suffix", expected=".zarr")
+    refuse_taken(out, KIND, overwrite)
+    grid = downscaler.domain.grid
+    rows, columns = (np.arange(n) for n in grid.shape)
+    if region is not None:
+        rows, columns = region.cells(downscaler)
+    partial = out.with_name(f".{out.name}.partial")
+    with open_source(fields) as source:
+        file = look_at(source.ds, str(fields), downscaler)
+        if file.fine:
+            reporter.say(f"note: {fields} is on the fine grid: its fields are coarsened first")
+        cells = len(rows) * len(columns)
+        steps = max(1, min(48, _PART_BYTES // (8 * cells * len(file.variables))))
+        work = _work(downscaler, file, rows, columns, members, steps, str(fields.absolute()))
+        with exclusive(partial):
+            done = _begin(partial, work, downscaler, file, rows, columns, members, steps, about)
+            arrays = _arrays(partial / STORE, file.variables)
+            with reporter.step(f"downscaling to {out}", len(file.time)) as bar:
+                bar.advance(done)
+                for first in range(done, len(file.time), steps):
+                    part = slice(first, min(first + steps, len(file.time)))
+                    coarse, time = file.read(downscaler, part), file.time[part]
+                    for number in range(members or 1):
+                        said = downscaler.fields(coarse, time, rows, columns, number).astype(np.float32)
+                        for v, array in enumerate(arrays):
+                            if members is None:
+                                array[part] = said[:, v]
+                            else:
+                                array[number, part] = said[:, v]
+                    write_text(partial / PROGRESS, json.dumps({"work": work, "done": part.stop}))
+                    bar.advance(part.stop - part.start)
+        if refuse_taken(out, KIND, overwrite):
+            remove_folder(out)
+        (partial / STORE).rename(out)
+        remove_folder(partial)
+    return len(file.time)
+
+
+def _work(
+    downscaler: Downscaler,
+    file: CoarseFile,
+    rows: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    members: int | None,
+    steps: int,
+    source: str,
+) -> str:
+    """SHA-256 of what decides the numbers of a store, as far as they do not lie in the fields."""
+    sha = hashlib.sha256()
+    meta, arrays = downscaler.state()
+    sha.update(json.dumps([meta, source, members, steps, repr(file.time)], sort_keys=True).encode())
+    for name in sorted(arrays):
+        sha.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+    sha.update(rows.tobytes() + columns.tobytes())
+    return sha.hexdigest()
+
+
+def _begin(
+    partial: Path,
+    work: str,
+    downscaler: Downscaler,
+    file: CoarseFile,
+    rows: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    members: int | None,
+    steps: int,
+    about: str,
+) -> int:
+    """Make the empty store, or find how many steps of the same work are done."""
+    if (partial / PROGRESS).exists():
+        progress: Any = parse_json(read_text(partial / PROGRESS))
+        if not isinstance(progress, dict) or progress.get("work") != work:
+            raise RunError(
+                f"{partial} is what an interrupted command left, and it was another one",
+                expected="the same run, fields, members and region",
+                hint="remove it, or name another --out",
+            )
+        return int(progress["done"])
+    if (partial / STORE).exists():
+        # Its writer was killed before the first step was done.
+        remove_folder(partial / STORE)
+    _make_store(partial / STORE, downscaler, file, rows, columns, members, steps, about)
+    write_text(partial / PROGRESS, json.dumps({"work": work, "done": 0}))
+    return 0
+
+
+def _make_store(
+    folder: Path,
+    downscaler: Downscaler,
+    file: CoarseFile,
+    rows: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    members: int | None,
+    steps: int,
+    about: str,
+) -> None:
+    import zarr
+
+    grid = downscaler.domain.grid
+    coords: dict[str, Any] = {
+        "time": ("time", file.time.cf_time(), {"standard_name": "time", "axis": "T"}),
+        "y": ("y", grid.lat[rows], {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
+        "x": ("x", _eastward(grid.lon[columns]), {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}),
+    }
+    if members is not None:
+        coords["member"] = ("member", np.arange(members), {"standard_name": "realization"})
+    attributes = {"Conventions": "CF-1.11", "source": "emukit downscaler", "history": about, MARK: DOWNSCALED}
+    xr.Dataset(coords=coords, attrs=attributes).to_zarr(folder, mode="w-", zarr_format=2, consolidated=False)
+    group = zarr.open_group(folder, mode="a", zarr_format=2)
+    dims: Sequence[str] = ("time", "y", "x") if members is None else ("member", "time", "y", "x")
+    sizes = {"member": members or 1, "time": len(file.time), "y": len(rows), "x": len(columns)}
+    pieces = sizes | {"member": 1, "time": min(steps, len(file.time))}
+    for variable in downscaler.domain.described:
+        group.create_array(
+            variable.name,
+            shape=tuple(sizes[d] for d in dims),
+            chunks=tuple(pieces[d] for d in dims),
+            dtype="float32",
+            fill_value=np.nan,
+            attributes={**variable.attributes, "_ARRAY_DIMENSIONS": list(dims)},
+        )
+    zarr.consolidate_metadata(folder, zarr_format=2)
+
+
+def _eastward(lon: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Longitudes that rise, also over the prime meridian."""
+    return np.asarray(lon[0] + (lon - lon[0]) % 360.0)
+
+
+def _arrays(folder: Path, variables: Sequence[str]) -> list[Any]:
+    import zarr
+
+    group = zarr.open_group(folder, mode="r+", zarr_format=2)
+    return [group[name] for name in variables]

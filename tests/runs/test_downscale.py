@@ -1,0 +1,362 @@
+"""A downscaling run from data to fine fields in a file."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from emukit.data.coarsen import Coarsening
+from emukit.data.protocol import make_split
+from emukit.data.split import Span
+from emukit.data.store import open_store
+from emukit.data.zarr_writer import write_zarr
+from emukit.emulators.downscaled import coarse_archive
+from emukit.emulators.downscaler import fit_baselines
+from emukit.emulators.linear import LinearEmulator
+from emukit.emulators.neural_downscaler import NeuralDownscaler, load_downscaler
+from emukit.errors import EmukitError, ProtocolError, RecipeError, RunError, StoreError
+from emukit.objectives.blocks import OnBlocks
+from emukit.progress import Reporter
+from emukit.recipes.downscale import load_downscale
+from emukit.recipes.load import load_recipe
+from emukit.runs import downscale, downscaled_file
+from emukit.runs.downscale import (
+    RECORD,
+    best_baseline,
+    coarse_truth,
+    read_downscale_run,
+    score_downscalers,
+    train_downscaler,
+)
+from emukit.runs.downscaled_file import Region, downscale_file
+from emukit.runs.run import train_run
+from emukit.training.loop import KeptWeights, train
+
+QUIET = Reporter(quiet=True)
+TINY = [
+    "coarse=4,6",
+    "blocks.size=4,6",
+    "blocks.share=0.02",
+    "blocks.times=16",
+    "overlap=2",
+    "conditions.width=3",
+    "model.width=4",
+    "model.depth=1",
+    "training.epochs=2",
+    "training.optimizer.warmup_steps=2",
+]
+
+
+def recipe(*more, objective=None):
+    return load_downscale(None, [*TINY, *more], objective)
+
+
+@pytest.fixture(scope="module")
+def archive(demo_store):
+    return open_store(demo_store)
+
+
+@pytest.fixture(scope="module")
+def run(archive, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "fine"
+    return train_downscaler(archive, recipe(), folder, members=(0,), reporter=QUIET)
+
+
+@pytest.fixture(scope="module")
+def coarse(archive, run):
+    """Thirty months of coarse fields as a dataset."""
+    coarsening, scenario = Coarsening(archive.grid, run.recipe.coarse), archive["ssp370"]
+    fields = coarsening.down(scenario.truth(0, 100, 130))
+    return xr.Dataset(
+        {
+            v.name: (("time", "y", "x"), fields[:, i], {"units": v.units})
+            for i, v in enumerate(archive.domain.described)
+        },
+        coords={"time": scenario.time[100:130].cf_time(), "y": coarsening.grid.lat, "x": coarsening.grid.lon},
+    )
+
+
+def test_a_run_stands_next_to_all_three_baselines(archive, run):
+    scores = run.record["scores"]["validation"]
+    labels = [one.label for one in fit_baselines(archive, (Span("ssp126", 0, 24, (0,)),), run.downscaler().coarsening)]
+    assert [*scores] == [*labels, "network", "gain"]
+    for v in archive.variables:
+        best = min(scores[name][f"{v}.mae"] for name in labels)
+        assert scores["gain"][v] == pytest.approx(1 - scores["network"][f"{v}.mae"] / best)
+        assert 1 in {round(scores[name][f"{v}.mae"] / best, 12) for name in labels}
+    assert len([*(run.folder / "samples").glob("*.png")]) >= 2
+
+
+def test_scores_are_those_of_the_fields(archive, run):
+    one = run.downscaler()
+    span = Span("ssp585", 500, 620, (1,))
+    baselines = fit_baselines(archive, (Span("ssp126", 0, 120, (0,)),), one.coarsening)
+    found = score_downscalers(archive, (span,), one, baselines)
+    truth = archive["ssp585"].truth(1, 500, 620).astype(np.float64)
+    fields = one.fields(one.coarsening.down(truth), archive["ssp585"].time[500:620])
+    w = archive.grid.weights / 120
+    for v, name in enumerate(archive.variables):
+        p, t = fields[:, v], truth[:, v]
+        own = {k.removeprefix(f"{name}."): x for k, x in found["network"].items() if k.startswith(f"{name}.")}
+        assert own["mae"] == pytest.approx((np.abs(p - t) * w).sum())
+        assert own["nmae"] == pytest.approx((np.abs(p - t) * w).sum() / (np.abs(t) * w).sum())
+        assert own["rmse"] == pytest.approx(np.sqrt(((p - t) ** 2 * w).sum()))
+        assert own["bias"] == pytest.approx(((p - t) * w).sum(), abs=1e-9)
+        centred = (p - (p * w).sum()), (t - (t * w).sum())
+        variances = [(c**2 * w).sum() for c in centred]
+        assert own["r2"] == pytest.approx(1 - ((p - t) ** 2 * w).sum() / variances[1])
+        assert own["correlation"] == pytest.approx((centred[0] * centred[1] * w).sum() / np.sqrt(np.prod(variances)))
+        threshold = np.quantile(t, 0.99)
+        assert own["p99"] == pytest.approx(((p > threshold) * w).sum() / ((t > threshold) * w).sum())
+        power = [np.abs(np.fft.rfft(f, axis=-1)[..., -1]) ** 2 for f in (p, t)]
+        rows = archive.grid.weights.sum(1)
+        assert own["power"] == pytest.approx((power[0] * rows).sum() / (power[1] * rows).sum())
+    best = best_baseline(archive, (span,), baselines)
+    assert found["network"]["score"] == pytest.approx(np.mean([found["network"][f"{v}.mae"] / best[v] for v in best]))
+
+
+def test_saved_and_loaded_gives_the_same_numbers(archive, run):
+    loaded = load_downscaler(run.folder / "emulator")
+    truth = archive["ssp585"].truth(0, 0, 5)
+    coarse = loaded.coarsening.down(truth)
+    time = archive["ssp585"].time[:5]
+    np.testing.assert_array_equal(loaded.fields(coarse, time), run.downscaler().fields(coarse, time))
+    weights = (run.folder / "emulator" / "arrays.safetensors").read_bytes()
+    assert weights
+
+
+def test_hidden_fields_are_not_coarsened(archive, run):
+    with pytest.raises(ProtocolError, match="hidden"):
+        coarse_truth(archive, Span("ssp245", 0, 12, (0,)), run.downscaler().coarsening)
+
+
+def test_the_same_command_takes_the_finished_run_and_another_is_refused(archive, run):
+    again = train_downscaler(archive, recipe(), run.folder, members=(0,), reporter=QUIET)
+    assert again.record == run.record
+    with pytest.raises(RunError, match="another configuration"):
+        train_downscaler(archive, recipe("overlap=3"), run.folder, members=(0,), reporter=QUIET)
+    with pytest.raises(RunError, match="another configuration"):
+        train_downscaler(archive, recipe(), run.folder, seed=1, members=(0,), reporter=QUIET)
+
+
+def test_interrupted_training_resumes_to_the_same_bits(archive, run, tmp_path, monkeypatch):
+    def one_epoch(engine, sampler, settings, **rest):
+        train(engine, sampler, settings, **rest, keep=KeptWeights(1, averaged=False))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(downscale, "train", one_epoch)
+    with pytest.raises(KeyboardInterrupt):
+        train_downscaler(archive, recipe(), tmp_path / "run", members=(0,), reporter=QUIET)
+    monkeypatch.undo()
+    with pytest.raises(RunError, match="has not finished"):
+        read_downscale_run(tmp_path / "run").downscaler()
+    with pytest.raises(RunError, match="interrupted run"):
+        train_downscaler(archive, recipe(), tmp_path / "run", members=(0,), reporter=QUIET)
+    resumed = train_downscaler(archive, recipe(), tmp_path / "run", resume=True, members=(0,), reporter=QUIET)
+    # The first epoch was not validated, so that the best epoch may differ: the last one is compared.
+    last, known = (torch.load(r.folder / "last.pt", weights_only=True) for r in (resumed, run))
+    for name, tensor in known["tensors"].items():
+        torch.testing.assert_close(last["tensors"][name], tensor, rtol=0, atol=0)
+
+
+def test_an_edited_record_is_refused(run, tmp_path):
+    record = json.loads((run.folder / RECORD).read_text())
+    record["recipe"]["overlap"] = 5
+    (tmp_path / RECORD).write_text(json.dumps(record))
+    with pytest.raises(RunError, match="edited"):
+        read_downscale_run(tmp_path)
+    with pytest.raises(RunError, match="not a downscaling run"):
+        read_downscale_run(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        (["training.segments.length=12"], "segments"),
+        (["training.accumulate=2"], "accumulate"),
+        (["blocks.size=5,6"], "cannot be halved"),
+        (["model.size=huge"], "unknown size"),
+        (["coarse=60,90"], "finer than the data"),
+        (["loss.default={sobel=1.0}"], "terms that blocks cannot have"),
+        (['conditions.statics=["nowhere"]'], "not there"),
+        (["conditions.width=4"], "even"),
+        (["colour=3"], "colour"),
+    ],
+)
+def test_what_would_do_nothing_or_cannot_be_is_refused(archive, tmp_path, settings, match):
+    with pytest.raises(RecipeError) as caught:
+        train_downscaler(archive, recipe(*settings), tmp_path / "run", reporter=QUIET)
+    assert match in caught.value.text()
+    assert not (tmp_path / "run").exists()
+
+
+def test_loss_of_blocks_weighs_cells_as_the_sampler_says(archive):
+    from emukit.data.sampler import Sample
+    from emukit.objectives.registry import OBJECTIVES
+
+    objective = OnBlocks(OBJECTIVES.load("regression")(None), {"tas": {"l1": 2.0}, "pr": {"mse": 1.0}}, ("tas", "pr"))
+    rng = np.random.default_rng(0)
+    target, weights = (torch.from_numpy(rng.random(s)) for s in ((3, 1, 2, 4, 6), (3, 1, 4, 6)))
+    sample = Sample(torch.zeros(3, 1, 5, 4, 6), target, {"weights": weights})
+    found, terms = objective.loss(lambda frames: torch.zeros_like(target), sample)
+    expected = 2 * (target[:, :, 0] * weights).sum() / 3 + (target[:, :, 1] ** 2 * weights).sum() / 3
+    assert float(found) == pytest.approx(float(expected))
+    assert set(terms) == {"tas.l1", "pr.mse"}
+
+
+def test_crps_run_scores_its_ensemble(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(downscale, "MEMBERS", 2)
+    trained = train_downscaler(
+        archive, recipe("training.epochs=1", objective="crps"), tmp_path / "run", members=(0,), reporter=QUIET
+    )
+    own = trained.record["scores"]["validation"]
+    assert {"tas.crps", "pr.spread"} <= own["network"].keys()
+    assert "tas.crps" not in own["bilinear"]
+    assert trained.downscaler().draws
+
+
+def opened(path):
+    with xr.open_zarr(path) as ds:
+        return ds.load()
+
+
+def test_a_file_becomes_a_store_of_fine_fields(run, archive, coarse, tmp_path):
+    coarse.to_netcdf(tmp_path / "coarse.nc")
+    one = run.downscaler()
+    steps = downscale_file(one, tmp_path / "coarse.nc", tmp_path / "fine.zarr", reporter=QUIET)
+    found = opened(tmp_path / "fine.zarr")
+    expected = one.fields(np.stack([coarse[v].values for v in archive.variables], 1), archive["ssp370"].time[100:130])
+    assert steps == 30
+    for v, name in enumerate(archive.variables):
+        np.testing.assert_allclose(found[name].values, expected[:, v], rtol=1e-6)
+        assert found[name].attrs["units"] == archive.domain.described[v].units
+    np.testing.assert_array_equal(found.y, archive.grid.lat)
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+    with pytest.raises(EmukitError, match="exists"):
+        downscale_file(one, tmp_path / "coarse.nc", tmp_path / "fine.zarr", reporter=QUIET)
+    downscale_file(one, tmp_path / "coarse.nc", tmp_path / "fine.zarr", overwrite=True, reporter=QUIET)
+
+
+def test_fields_upside_down_and_from_another_meridian_are_the_same(run, coarse, tmp_path):
+    odd = coarse.isel(y=slice(None, None, -1)).roll(x=2, roll_coords=True)
+    for name, dataset in (("plain", coarse), ("odd", odd)):
+        dataset.to_netcdf(tmp_path / f"{name}.nc")
+        downscale_file(run.downscaler(), tmp_path / f"{name}.nc", tmp_path / f"{name}.zarr", reporter=QUIET)
+    xr.testing.assert_allclose(opened(tmp_path / "odd.zarr"), opened(tmp_path / "plain.zarr"), rtol=1e-6)
+
+
+def test_fine_fields_are_coarsened_first(run, archive, coarse, tmp_path):
+    scenario = archive["ssp370"]
+    truth = scenario.truth(0, 100, 130)
+    fine = xr.Dataset(
+        {v.name: (("time", "y", "x"), truth[:, i]) for i, v in enumerate(archive.domain.described)},
+        coords={"time": scenario.time[100:130].cf_time(), "y": archive.grid.lat, "x": archive.grid.lon},
+    )
+    for name, dataset in (("coarse", coarse), ("fine", fine)):
+        dataset.to_netcdf(tmp_path / f"{name}.nc")
+        downscale_file(run.downscaler(), tmp_path / f"{name}.nc", tmp_path / f"{name}.zarr", reporter=QUIET)
+    xr.testing.assert_allclose(opened(tmp_path / "fine.zarr"), opened(tmp_path / "coarse.zarr"), rtol=1e-5)
+
+
+def test_an_interrupted_store_is_continued_and_never_has_its_name(run, coarse, tmp_path, monkeypatch):
+    coarse.to_netcdf(tmp_path / "coarse.nc")
+    monkeypatch.setattr(downscaled_file, "_PART_BYTES", 8 * 8 * 96 * 2)
+    one = run.downscaler()
+    downscale_file(one, tmp_path / "coarse.nc", tmp_path / "whole.zarr", reporter=QUIET)
+    asked, plain = [], NeuralDownscaler._fields
+
+    def fields(self, coarse, time, *rest):
+        asked.append(time.text(0))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return plain(self, coarse, time, *rest)
+
+    monkeypatch.setattr(NeuralDownscaler, "_fields", fields)
+    with pytest.raises(KeyboardInterrupt):
+        downscale_file(one, tmp_path / "coarse.nc", tmp_path / "fine.zarr", reporter=QUIET)
+    assert not (tmp_path / "fine.zarr").exists()
+    with pytest.raises(RunError, match="another one"):
+        downscale_file(
+            one, tmp_path / "coarse.nc", tmp_path / "fine.zarr", region=Region(-90, 0, 0, 90), reporter=QUIET
+        )
+    downscale_file(one, tmp_path / "coarse.nc", tmp_path / "fine.zarr", reporter=QUIET)
+    assert len(asked) == 5
+    assert asked[3] == asked[2]
+    xr.testing.assert_identical(opened(tmp_path / "fine.zarr"), opened(tmp_path / "whole.zarr"))
+
+
+def test_a_region_is_a_part_of_the_globe(run, coarse, tmp_path):
+    coarse.to_netcdf(tmp_path / "coarse.nc")
+    one = run.downscaler()
+    downscale_file(one, tmp_path / "coarse.nc", tmp_path / "whole.zarr", reporter=QUIET)
+    region = Region.parse("-40,50,-70,50")
+    downscale_file(one, tmp_path / "coarse.nc", tmp_path / "part.zarr", region=region, reporter=QUIET)
+    whole, part = opened(tmp_path / "whole.zarr"), opened(tmp_path / "part.zarr")
+    assert part.sizes["x"] < whole.sizes["x"]
+    assert (np.diff(part.x) > 0).all()
+    assert part.y.min() >= -40
+    assert part.y.max() <= 50
+    columns = [int(np.flatnonzero(np.isclose(whole.x, lon % 360))[0]) for lon in part.x.values]
+    expected = whole.sel(y=part.y).isel(x=columns)
+    np.testing.assert_allclose(part.pr.values, expected.pr.values, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("text", ["1,2,3", "50,40,0,10", "0,100,0,10", "0,10,5,5", "a,b,c,d", "0,10,nan,5"])
+def test_a_region_that_is_none_is_refused(text):
+    with pytest.raises(EmukitError, match="--region"):
+        Region.parse(text)
+
+
+def test_fields_that_do_not_fit_are_refused_and_nothing_is_written(run, coarse, tmp_path):
+    odd = {
+        "lacks pr": coarse.drop_vars("pr"),
+        "another grid": coarse.isel(x=slice(0, 6, 2)),
+        "other units": coarse.assign(tas=coarse.tas.assign_attrs(units="furlong")),
+        "not one field": coarse.expand_dims("member"),
+        "not finite": coarse.where(coarse.time != coarse.time[7]),
+    }
+    for number, (match, dataset) in enumerate(odd.items()):
+        path = tmp_path / f"{number}.nc"
+        dataset.to_netcdf(path)
+        with pytest.raises(StoreError, match=match):
+            downscale_file(run.downscaler(), path, tmp_path / "fine.zarr", reporter=QUIET)
+    assert not (tmp_path / "fine.zarr").exists()
+    write_zarr(coarse, tmp_path / "coarse.zarr", {})
+    with pytest.raises(RunError, match="one answer"):
+        downscale_file(run.downscaler(), tmp_path / "coarse.zarr", tmp_path / "fine.zarr", members=2, reporter=QUIET)
+    with pytest.raises(RunError, match="format"):
+        downscale_file(run.downscaler(), tmp_path / "coarse.zarr", tmp_path / "fine.nc", reporter=QUIET)
+
+
+def test_a_coarse_emulator_with_a_downscaler_behind_it_is_an_emulator(archive, run, tmp_path):
+    settings = [f"model.downscaler={run.folder}"]
+    trained, evaluation = train_run(
+        archive, load_recipe("downscaled", None, settings), tmp_path / "run", reporter=QUIET
+    )
+    assert evaluation is not None
+    emulator, coarsening = trained.emulator(archive), run.downscaler().coarsening
+    scenario = archive["ssp245"]
+    found = emulator.predict_fields(scenario, 700, 712)
+    # By hand: the same coarse emulator, then the downscaler.
+    coarse = coarse_archive(archive, coarsening)
+    assert coarse["ssp126"].targets.shape[-2:] == (4, 6)
+    assert coarse["ssp245"].hidden.all()
+    linear = LinearEmulator.fit(coarse, make_split(coarse, archive.default_protocol))
+    said = linear.predict_fields(coarse["ssp245"], 700, 712)
+    expected = run.downscaler().fields(said, scenario.time[700:712])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert not emulator.draws
+
+
+def test_a_downscaler_that_may_know_what_is_held_out_is_refused(archive, run, tmp_path):
+    recipe = load_recipe("downscaled", None, [f"model.downscaler={run.folder}"])
+    with pytest.raises(ProtocolError, match="another protocol"):
+        train_run(archive, recipe, tmp_path / "run", protocol="loso:ssp126", reporter=QUIET)
+    with pytest.raises(RecipeError, match="names no downscaler"):
+        train_run(archive, load_recipe("downscaled"), tmp_path / "run", reporter=QUIET)
+    with pytest.raises(RunError):
+        train_run(
+            archive, load_recipe("downscaled", None, ["model.downscaler=nowhere"]), tmp_path / "run", reporter=QUIET
+        )
