@@ -118,6 +118,11 @@ EMULATORS: Registry[EmulatorEntry] = Registry(
             "an additive Gaussian process of the forced response, with discrepancies of scenarios; seconds",
             made_as="wrapper",
         ),
+        "mean-corrected": EmulatorEntry(
+            "emukit.emulators.mean_corrected:MeanCorrected",
+            "one emulator's fields with another's global means, such as those of an energy balance",
+            made_as="wrapper",
+        ),
         "ensemble": EmulatorEntry(
             "emukit.emulators.ensemble:Ensemble",
             "the mean of several emulators, weighted alike or on validation",

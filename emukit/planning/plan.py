@@ -41,7 +41,7 @@ from emukit.planning.memory import (
 )
 from emukit.progress import Reporter
 from emukit.recipes.fitting import fit_recipe
-from emukit.recipes.schema import NetworkRecipe, Recipe
+from emukit.recipes.schema import GeneratorRecipe, NetworkRecipe, Recipe
 from emukit.terminal import duration, size
 from emukit.training.engine import Engine, Execution
 from emukit.training.footprint import forward_rate
@@ -198,7 +198,9 @@ def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, report
     if not isinstance(recipe, NetworkRecipe):
         raise RecipeError(
             f"{recipe.emulator} needs no plan",
-            found="an emulator that is fitted in closed form, in seconds",
+            found="an emulator whose own networks are small"
+            if isinstance(recipe, GeneratorRecipe)
+            else "an emulator that is fitted in closed form, in seconds",
             expected="a network",
             hint=f"emukit train {recipe.emulator}; `emukit models` lists the networks",
         )

@@ -37,6 +37,7 @@ from emukit.models.registry import NETWORKS, build_network, count_parameters
 from emukit.objectives.registry import REGRESSION
 from emukit.parallel.comm import Comm
 from emukit.parallel.domain import DividedSphere, check_divisible, divide
+from emukit.planning.divided import count_divided
 from emukit.planning.memory import SAFE, free_share, memory_plan
 from emukit.progress import Reporter
 from emukit.recipes.catalogue import model_label
@@ -137,7 +138,7 @@ class WrapperTrainer:
         options = self._recipe.options | ({"seed": self._seed} if EMULATORS[self._recipe.emulator].seeded else {})
         parts: PartTrainer | None = None
         if isinstance(self._recipe, GeneratorRecipe):
-            parts = PartTrainer(self._recipe, self._archive, self._seed, self._comm, folder / "parts", reporter)
+            parts = PartTrainer(self._recipe, self._archive, self._seed, self._comm, folder / "bases", reporter)
             options["train"] = parts
         if self._selected:
             assert isinstance(self._selected.emulator, self._class)
@@ -308,6 +309,10 @@ class Trainer:
         self._memory = memory_plan(network, source, recipe, comm, sharded=sharded)
         loss = composite_loss(recipe.loss, archive, comm.device, sphere)
         if isinstance(sphere, DividedSphere):
+            # A level of the network at which some process has no row shows here, and not in the first step.
+            frame = (recipe.network_channels(len(encoder.channels)), *archive.grid.shape)
+            history, precision = recipe.inputs.window.history, recipe.training.precision
+            count_divided(network, frame, history, (1, 1), precision, comm.domain.world)
             divide(network, sphere)
             network_only.sphere = sphere
         objective = recipe.objective.build(loss)
