@@ -33,6 +33,7 @@ from emukit.runs.downscale import (
 )
 from emukit.runs.downscaled_file import Region, downscale_file
 from emukit.runs.run import train_run
+from emukit.runs.submit import submit_run
 from emukit.training.loop import KeptWeights, train
 
 QUIET = Reporter(quiet=True)
@@ -379,6 +380,9 @@ def test_a_coarse_emulator_with_a_downscaler_behind_it_is_an_emulator(archive, r
     expected = run.downscaler().fields(said, scenario.time[700:712])
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert not emulator.draws
+    entry = submit_run(trained, archive, tmp_path / "entry", "csv", QUIET)
+    assert entry.scenario == "ssp245"
+    assert entry.rows == 360 * 2 * 8 * 12
 
 
 def test_a_downscaler_that_may_know_what_is_held_out_is_refused(archive, run, tmp_path):
