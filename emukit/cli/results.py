@@ -113,12 +113,19 @@ def evaluate(
         )
         return
     run, split = Path(what), split or "validation"
-    from emukit.cli.show import ENSEMBLE_HEADINGS, ensemble_rows, evaluation_block
+    from emukit.cli.show import (
+        ENSEMBLE_HEADINGS,
+        FORECAST_HEADINGS,
+        ensemble_rows,
+        evaluation_block,
+        forecast_rows,
+    )
     from emukit.competitions.registry import competition_of
     from emukit.runs.derived import detail_tables, ensemble_tables
     from emukit.runs.ensemble_scores import evaluate_ensemble, save_ensemble
     from emukit.runs.evaluate import evaluate as score
     from emukit.runs.evaluate import scored_spans
+    from emukit.runs.forecasts import evaluate_forecasts, save_forecasts
     from emukit.runs.run import read_run, save_evaluation
 
     report = o.reporter(quiet)
@@ -145,17 +152,24 @@ def evaluate(
             tables += ensemble_tables(emulator, archive, spans, members, report)
         _print_derived(run.name, evaluation, tables, format)
         return
-    if members is None:
-        o.print_blocks([evaluation_block(run.name, evaluation)], format, evaluation.as_dict())
-        return
-    ensemble = evaluate_ensemble(emulator, archive, spans, members, report)
-    if same:
+    forecasts = ensemble = None
+    if emulator.from_beginning:
+        forecasts = evaluate_forecasts(emulator, archive, months, spans, members, report)
+    if members is not None:
+        ensemble = evaluate_ensemble(emulator, archive, spans, members, report)
+    if same and forecasts:
+        save_forecasts(run, evaluation.name, forecasts)
+    if same and ensemble:
         save_ensemble(run, evaluation.name, ensemble)
     if format == "json":
-        echo(json.dumps({**evaluation.as_dict(), "ensemble": ensemble.as_dict()}, indent=1))
+        more = {"ensemble": ensemble, "forecasts": forecasts}
+        echo(json.dumps(evaluation.as_dict() | {k: v.as_dict() for k, v in more.items() if v}, indent=1))
         return
     o.print_blocks([evaluation_block(run.name, evaluation)], format, None)
-    o.print_rows(ENSEMBLE_HEADINGS, ensemble_rows(ensemble, archive.card), format)
+    if forecasts:
+        o.print_rows(FORECAST_HEADINGS, forecast_rows(forecasts, archive.card), format)
+    if ensemble:
+        o.print_rows(ENSEMBLE_HEADINGS, ensemble_rows(ensemble, archive.card), format)
 
 
 def _is_recipe(
@@ -241,6 +255,23 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    begin: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STEP",
+            help="First step of a trajectory, such as 2000-06-29T06. Default: the first test step, or the one after "
+            "--initial.",
+            show_default=False,
+        ),
+    ] = None,
+    initial: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.nc",
+            help="Fields that a trajectory begins from, such as an earlier prediction, which it continues.",
+            show_default=False,
+        ),
+    ] = None,
     domain: o.Domain = 1,
     overwrite: o.Overwrite = False,
     data: o.TrainedData = None,
@@ -249,6 +280,8 @@ def predict(
     quiet: o.Quiet = False,
 ) -> None:
     """Write the prediction of a whole scenario with CF attributes, units and provenance."""
+    from contextlib import ExitStack
+
     from emukit.data.source import open_source
     from emukit.errors import EmukitError
     from emukit.parallel.comm import open_comm
@@ -265,7 +298,7 @@ def predict(
     check_place(out, overwrite)
     chosen = read_run(run)
     chosen.refuse_unfinished()
-    given = {"--data": data, "--card": card, "--convert": convert}
+    given = {"--data": data, "--card": card, "--convert": convert, "--begin": begin, "--initial": initial}
     idle = [name for name, value in given.items() if value]
     if forcings is not None and idle:
         raise EmukitError(f"{' and '.join(idle)} would do nothing: --forcings needs no store", hint="leave it out")
@@ -282,7 +315,20 @@ def predict(
         else:
             assert scenario is not None
             archive = o.open_for_run(chosen, data, card, convert, report)
-            write_scenario(chosen, archive, scenario, out, overwrite, members=members, comm=comm, reporter=report)
+            with ExitStack() as files:
+                fields = files.enter_context(open_source(str(initial))).ds if initial else None
+                write_scenario(
+                    chosen,
+                    archive,
+                    scenario,
+                    out,
+                    overwrite,
+                    members=members,
+                    begin=begin,
+                    initial=fields,
+                    comm=comm,
+                    reporter=report,
+                )
         if comm.main:
             echo(f"wrote {out}")
 

@@ -72,6 +72,11 @@ EMULATORS: Registry[EmulatorEntry] = Registry(
             "mean of the first 20 training years by calendar month; a reference",
             made_as="closed-form",
         ),
+        "persistence": EmulatorEntry(
+            "emukit.emulators.trajectory:Persistence",
+            "everything stays as it was before the first step; a reference for forecasts",
+            made_as="closed-form",
+        ),
         "linear": EmulatorEntry(
             "emukit.emulators.linear:LinearEmulator",
             "ridge on forcing series, in seconds; the one to beat",
@@ -111,6 +116,11 @@ EMULATORS: Registry[EmulatorEntry] = Registry(
         "additive-gp": EmulatorEntry(
             "emukit.emulators.additive_gp:AdditiveGP",
             "an additive Gaussian process of the forced response, with discrepancies of scenarios; seconds",
+            made_as="wrapper",
+        ),
+        "mean-corrected": EmulatorEntry(
+            "emukit.emulators.mean_corrected:MeanCorrected",
+            "one emulator's fields with another's global means, such as those of an energy balance",
             made_as="wrapper",
         ),
         "ensemble": EmulatorEntry(
@@ -168,6 +178,11 @@ EMULATORS: Registry[EmulatorEntry] = Registry(
         ),
         "neural": EmulatorEntry(
             "emukit.emulators.neural:NeuralEmulator", "any network of the network table", made_as="stepwise"
+        ),
+        "trajectory": EmulatorEntry(
+            "emukit.emulators.trajectory:TrajectoryNetwork",
+            "any network with outputs among its inputs (inputs.states), step by step from a beginning",
+            made_as="stepwise",
         ),
     },
     entry=EmulatorEntry,

@@ -105,7 +105,7 @@ def load_recipe(
         values, source = _lay_over(values, over), str(file)
     changes = with_present_names(parse_assignments(assignments))
     admit(changes)
-    changes = expand_size(changes, values["emulator"])
+    changes = _with_base(expand_size(changes, values["emulator"]), values)
     if changes.get("emulator", values["emulator"]) != values["emulator"]:
         raise RecipeError(
             f"{source} is of another emulator than --set names",
@@ -126,6 +126,33 @@ def load_recipe(
     if "bases" in values:
         values["bases"] = _load_bases(base_tables(values, source), single, source)
     return parse_recipe(values, source)
+
+
+def objective_path(name: str) -> str | None:
+    """The setting by which a MODEL names its objective; None where it has none, or several.
+
+    Raises:
+        RecipeError: There is no such name or file.
+    """
+    values = _values_of(name)
+    if set(PARTS) <= set(values):
+        return f"{PARTS[0]}.objective.name"
+    return "objective.name" if is_network(values["emulator"]) else None
+
+
+def _with_base(changes: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes in which `base`, the recipe that a generator is to give variability, is the first of its `bases`.
+
+    Of a recipe that varies as a run does it is what that recipe varies: best-fast stands for its additive-gp.
+    """
+    if not isinstance(changes.get("base"), str) or not set(PARTS) <= set(values):
+        return changes
+    recipe = _values_of(changes["base"])
+    while recipe["emulator"] in EMULATORS and getattr(EMULATORS.load(recipe["emulator"]), "varied", False):
+        (first, *_) = recipe["bases"]
+        recipe = first["recipe"] if isinstance(first["recipe"], dict) else _values_of(first["recipe"])
+    bases = [{"recipe": {**recipe, "base": NO_BASE}}]
+    return {**{key: change for key, change in changes.items() if key != "base"}, "bases": bases}
 
 
 def _without_other_objectives(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from emukit.parallel.comm import Comm
 from emukit.parallel.domain import DividedSphere, check_divisible, divide
 from emukit.planning.memory import SAFE
 from emukit.progress import Reporter
+from emukit.runs.beginnings import begun
 from emukit.runs.run import Run
 from emukit.terminal import size
 
@@ -41,16 +42,20 @@ def predict_scenario(
     scenario: str,
     members: int | None = None,
     *,
+    begin: str | None = None,
+    initial: xr.Dataset | None = None,
     comm: Comm | None = None,
     reporter: Reporter,
 ) -> xr.Dataset:
-    """Predict every month of a scenario that the run's window can reach.
+    """Predict every month of a scenario that the run's window can reach; or a trajectory, from where it begins.
 
     Args:
         run: A finished run.
         archive: Its forcings are predicted from.
         scenario: A scenario of the archive.
         members: How many realisations, along a dimension ``member``; None: one prediction, without that dimension.
+        begin: Of a trajectory, as for `emukit.runs.beginnings.begun`.
+        initial: Likewise.
         comm: The processes that share a globe, each of which makes this call and gets the whole; None: this one alone.
         reporter: Is told of forcings far outside the training.
 
@@ -59,8 +64,9 @@ def predict_scenario(
         RunError: Realisations were asked of an emulator that has one answer, or more of them than memory holds; or no
             network is to be divided.
         TrainingError: A network cannot be divided.
+        EmukitError: As `emukit.runs.beginnings.begun`.
     """
-    emulator = run.emulator(archive)
+    emulator = begun(run, archive, scenario, begin, initial, reporter)
     if comm:
         share_globe(emulator, comm)
     return _predicted(run, emulator, archive[scenario], members, archive.digest, reporter)
@@ -113,6 +119,8 @@ def share_globe(emulator: Emulator, comm: Comm) -> None:
             hint="leave it out",
         )
     for part in networks:
+        if part.from_beginning:
+            raise RunError("a trajectory is not divided over rows", hint="leave --domain out")
         check_divisible(part.network_name, type(part.network))
         part.sphere = sphere = DividedSphere(comm.domain, part.grid.shape)
         divide(part.network, sphere)
@@ -166,6 +174,8 @@ def write_scenario(
     overwrite: bool = False,
     *,
     members: int | None = None,
+    begin: str | None = None,
+    initial: xr.Dataset | None = None,
     comm: Comm | None = None,
     reporter: Reporter,
 ) -> None:
@@ -178,6 +188,8 @@ def write_scenario(
         out: As for `write_prediction`; of an archive on disk a ``.zarr`` folder, with a year in each chunk.
         overwrite: Whether an earlier prediction there may be replaced.
         members: As for `predict_scenario`.
+        begin: Likewise.
+        initial: Likewise.
         comm: Likewise; the first process writes. An archive on disk is predicted by one process alone.
         reporter: Shows the years, and is told of forcings far outside the training.
 
@@ -187,7 +199,9 @@ def write_scenario(
     """
     if not archive.on_disk:
         comm = comm or Comm()
-        predicted = predict_scenario(run, archive, scenario, members, comm=comm, reporter=reporter)
+        predicted = predict_scenario(
+            run, archive, scenario, members, begin=begin, initial=initial, comm=comm, reporter=reporter
+        )
         comm.main_only(lambda: write_prediction(predicted, out, overwrite))
         return
     if comm and comm.world > 1:
@@ -203,7 +217,9 @@ def write_scenario(
             expected="a name that ends in .zarr, which is written a year at a time",
             hint=f"--out {out.with_suffix('.zarr')}",
         )
-    emulator, wanted = run.emulator(archive), archive[scenario]
+    emulator, wanted = begun(run, archive, scenario, begin, initial, reporter), archive[scenario]
+    if emulator.from_beginning:
+        raise RunError("a trajectory is not written a year at a time", found=f"{archive.source}, read from disk")
     far = emulator.warning_of(wanted, emulator.first_month, len(wanted))
     if far:
         reporter.say(f"note: {far}")

@@ -9,7 +9,7 @@ from torch import nn
 
 from emukit.data.grid import Grid
 from emukit.data.protocol import make_split
-from emukit.emulators.atlas import PREDICTOR, PROJECTOR, SPIN_UP, Atlas, Part, RowSampler
+from emukit.emulators.atlas import PREDICTOR, PROJECTOR, SPIN_UP, Atlas, Part, RowSampler, calibrated
 from emukit.emulators.internal_state import StateSeries, StateSpace, block_means
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import load_emulator
@@ -254,6 +254,27 @@ def test_a_trajectory_goes_on_from_where_it_was_left(archive, series):
     assert len(calls) == 24 + SPIN_UP + 1 + SPIN_UP
 
 
+class Faint(Noise):
+    """As `Noise`, of half its size."""
+
+    def forward(self, frames):
+        return 0.5 * super().forward(frames)
+
+
+def test_what_networks_draw_too_little_is_made_up_for(archive, series):
+    faint = Part(Faint(), "local-cnn", {}, 1, "crps", {"noise": 2})
+    space = calibrated(series, faint, faint, seed=0)
+    np.testing.assert_allclose(space.innovation, 2 * series.space.innovation, rtol=0.15)
+    full = calibrated(series, replace(faint, network=Noise()), replace(faint, network=Noise()), seed=0)
+    np.testing.assert_allclose(space.detail_innovation, 2 * full.detail_innovation, rtol=1e-5)
+    # What is drawn of details loses the means of its blocks, a fourth of its variance here.
+    emulator = formula(archive, replace(series, space=full))
+    states = np.stack([s for _, s in emulator._trajectory(archive["ssp245"], 181, tuple(range(40)))], 1)
+    details = full.without_blocks(torch.from_numpy(states[:, SPIN_UP:])).numpy()
+    known = full.without_blocks(series.state(series.rows)).numpy()
+    np.testing.assert_allclose(details.std((0, 1)), known.std(0), rtol=0.1)
+
+
 class Counting(Noise):
     """As `Noise`, and counts."""
 
@@ -365,3 +386,15 @@ def test_training_months_alone_are_known(archive):
     assert len(found.values) == sum(len(s) * len(s.members) for s in split.train)
     grid = Grid(archive.grid.lat, archive.grid.lon)
     assert len(series_of(found, grid).states) == len(found.values)
+
+
+def test_base_of_a_recipe_that_varies_is_what_it_varies():
+    default, by_name, mean = (
+        load_recipe("atlas", assignments=words) for words in ((), ("base=best-fast",), ("base=linear",))
+    )
+    assert by_name.digest == default.digest
+    assert mean.bases[0].recipe == load_recipe("linear")
+    nested = load_recipe("atlas", assignments=("base=best-sampled", "bases.0.recipe.model.reach=2.0"))
+    assert nested.bases[0].recipe.emulator == "additive-gp"
+    with pytest.raises(RecipeError, match="base: unknown key"):
+        load_recipe("sampled", assignments=("base=linear",))

@@ -1,5 +1,7 @@
 """A network on blocks: exact residuals, seamless stitching, and noise that blocks share."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,10 +13,11 @@ from emukit.data.grid import Grid
 from emukit.data.split import Span
 from emukit.data.store import open_store
 from emukit.data.targets import TargetSettings
-from emukit.emulators.downscaler import known_targets
+from emukit.emulators.downscaler import fit_baselines, known_targets
 from emukit.emulators.neural_downscaler import (
     ConditionSettings,
     NeuralDownscaler,
+    ResidualFrames,
     Tiling,
     build_block_network,
     fit_frames,
@@ -209,6 +212,33 @@ def test_realisations_differ_and_blocks_share_their_noise(archive, frames, asked
     np.testing.assert_array_equal(first, chosen.fields(coarse[:2], time[:2], member=0))
     whole = downscaler_of(archive, frames, network, size=(8, 12), objective="crps")
     np.testing.assert_allclose(whole.fields(coarse[:2], time[:2]), first, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("base", ["regression", "pass"])
+def test_nothing_fitted_knows_months_outside_the_training(archive, base):
+    def fitted(data):
+        arrays = []
+        for one in (
+            frames_of(data, base),
+            *fit_baselines(data, SPANS, Coarsening(data.grid, CoarseSettings(grid=(4, 6)))),
+        ):
+            if isinstance(one, ResidualFrames):
+                arrays += [*one.fine.state()[1].values(), *one.passed.state()[1].values()]
+                one = one.base
+            arrays += one.state()[1].values() if one is not None else []
+        return arrays
+
+    def scrambled(first, last):
+        scenario = archive["ssp126"]
+        targets = scenario.targets.copy()
+        targets[:, first:last] *= 1.01
+        return replace(archive, scenarios={**archive.scenarios, "ssp126": replace(scenario, targets=targets)})
+
+    known = fitted(archive)
+    assert all(np.array_equal(a, b) for a, b in zip(known, fitted(scrambled(240, None)), strict=True))
+    same = [np.array_equal(a, b) for a, b in zip(known, fitted(scrambled(239, 240)), strict=True)]
+    # The slopes of the climatology of the residual are ones.
+    assert sum(same) == 1
 
 
 def test_sampler_asks_for_what_is_left(archive, frames):

@@ -46,6 +46,7 @@ TINY = [
     "model.depth=1",
     "training.epochs=2",
     "training.optimizer.warmup_steps=2",
+    "training.average.kind=none",
 ]
 
 
