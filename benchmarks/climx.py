@@ -44,7 +44,9 @@ def bench_climx(runs: int = 3) -> list[Figure]:
             measure(f"{here}:prepare_write", (str(place / f"{seed}.parquet"), str(seed)))
         for ending in ("parquet", "csv"):
             path = str(place / f"written.{ending}")
-            out.append(_alone(f"ClimX write {ending}", f"{here}:prepare_write", runs, FILE_SECONDS, SCORE_MB, path, "0"))
+            out.append(
+                _alone(f"ClimX write {ending}", f"{here}:prepare_write", runs, FILE_SECONDS, SCORE_MB, path, "0")
+            )
             out.append(_alone(f"ClimX check {ending}", f"{here}:prepare_check", runs, FILE_SECONDS, SCORE_MB, path))
         paths = [str(place / f"{seed}.parquet") for seed in (0, 1)]
         out.append(_alone("ClimX score", f"{here}:prepare_score", runs, SCORE_SECONDS, SCORE_MB, *paths))
@@ -128,9 +130,7 @@ def prepare_xclim() -> Work:
     def arrays(run: Fields, first: int) -> dict[str, Any]:
         stamps = cftime.num2date(np.arange(len(run["pr"])) + 0.5, f"days since {first}-01-01", "noleap")
         time = xr.CFTimeIndex(stamps)
-        return {
-            n: xr.DataArray(run[n], {"time": time}, ("time", "y", "x"), n, {"units": units[n]}) for n in VARIABLES
-        }
+        return {n: xr.DataArray(run[n], {"time": time}, ("time", "y", "x"), n, {"units": units[n]}) for n in VARIABLES}
 
     base, run = arrays(made_up(BASE_YEARS, LITE, 0), 1961), arrays(made_up(YEARS, LITE, 1), 2015)
     return lambda: _checksum(by_xclim(base, run))
@@ -197,7 +197,7 @@ def prepare_train_memory(folder: str) -> Work:
 
 def _train(folder: str) -> Work:
     def work() -> float:
-        from emukit.data.named import open_data
+        from emukit.data.opening import open_data
         from emukit.data.split import Span, Split
         from emukit.emulators.typical_year import TypicalYear
 

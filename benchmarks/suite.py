@@ -115,6 +115,12 @@ def _report(choice: Choice) -> Sequence[Figure]:
     return report.bench_report(runs=choice.repeats)
 
 
+def _downscaling(choice: Choice) -> Sequence[Figure]:
+    from benchmarks import downscaling
+
+    return downscaling.bench_downscaling(choice.repeats)
+
+
 def _climx(choice: Choice) -> Sequence[Figure]:
     from benchmarks import climx
 
@@ -225,6 +231,7 @@ BENCHES: dict[str, Bench] = {
     "store": Bench(lambda choice: bench_store(choice.store, choice.repeats), needs_store=True, check=_check_zarr_v2),
     "linear": Bench(lambda choice: bench_linear(choice.store, choice.repeats), needs_store=True, check=_check_store),
     "memory": Bench(lambda choice: bench_memory(), frozenset(), by_default=False),
+    "downscaling": Bench(_downscaling, by_default=False),
     "report": Bench(_report),
     "climx": Bench(_climx, by_default=False),
     "segments": Bench(_segments, _FIGURES, by_default=False, check=_networks_of(_segment_jobs)),

@@ -42,6 +42,8 @@ LOOKING_SECONDS = 0.2
 MOST_BYTES = 32 << 20
 PART = re.compile(r"\.emukit-[0-9a-f]{16}\.part")
 OWNER, OLD = ".owner", ".old"
+# What the parts of earlier versions were called: after their target and their process.
+OLDER = re.compile(r"\.(?P<target>.+)\.(?P<process>[1-9]\d{0,9})\.(?P<kind>part|old)", re.DOTALL)
 # Locks of another machine may not be seen here: what it left counts as left behind only after so long.
 STALE_SECONDS = 86_400.0
 # Of renameat2(2).
@@ -67,7 +69,7 @@ def atomic_path(target: Path | str, *, replace: bool = True, durable: bool = Fal
     target = Path(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        sweep(target.parent)
+        sweep(target.parent, target.name)
         with _part(target.parent) as (part, mode):
             temporary = part / target.name
             yield temporary
@@ -191,7 +193,7 @@ def exclusive(folder: Path) -> Iterator[None]:
             raise EmukitError(
                 f"cannot lock {path}", found=e.strerror or str(e), hint="name a place whose file system has locks"
             ) from e
-        sweep(folder)
+        sweep(folder, None)
         yield
 
 
@@ -204,12 +206,22 @@ def is_held(folder: Path) -> bool:
         return False
 
 
-def sweep(place: Path) -> None:
-    """Remove what killed writers left in a folder; what one of them had moved aside goes back into its place."""
+def sweep(place: Path, target: str | None = "") -> None:
+    """Remove what killed writers left in a folder; what one of them had moved aside goes back into its place.
+
+    Args:
+        place: The folder.
+        target: What is about to be written there. Parts of earlier versions are known by their names alone, which other
+            programs may use too: only those of this target are removed; all of them in a folder that is emukit's own
+            (None).
+    """
     with suppress(OSError), os.scandir(place) as entries:
-        for part in [Path(e.path) for e in entries if PART.fullmatch(e.name)]:
+        for path in [Path(e.path) for e in entries if e.name.endswith((".part", ".old"))]:
             with suppress(OSError):
-                _sweep_part(part)
+                if PART.fullmatch(path.name):
+                    _sweep_part(path)
+                elif (older := OLDER.fullmatch(path.name)) and target in (None, older["target"]):
+                    _sweep_older(path, older)
 
 
 def remove_folder(folder: Path) -> None:
@@ -338,6 +350,30 @@ def _sweep_part(part: Path) -> None:
         here = owner.read(300) == socket.gethostname().encode()
         if _taken(owner) and (here or time.time() - found.st_mtime > STALE_SECONDS):
             _discard(part)
+
+
+def _sweep_older(path: Path, older: re.Match[str]) -> None:
+    found = path.lstat()
+    if stat.S_ISLNK(found.st_mode) or found.st_uid != os.geteuid():
+        return
+    # Of a process of another machine nothing is known but how long it has written nothing.
+    if time.time() - found.st_mtime <= STALE_SECONDS or _is_alive(int(older["process"])):
+        return
+    target = path.with_name(older["target"])
+    if older["kind"] == "old" and not os.path.lexists(target):
+        path.rename(target)
+    else:
+        _remove(path)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _discard(part: Path) -> None:

@@ -164,6 +164,48 @@ def test_a_part_of_another_machine_counts_as_left_behind_after_a_day_alone(tmp_p
     assert not parts(tmp_path)
 
 
+GONE = 1 << 22  # more than any process has as its number
+
+
+def older(place, name, *, days=2.0):
+    """What an earlier version left."""
+    path = place / name
+    path.mkdir()
+    (path / "weights").write_text(name)
+    os.utime(path, (0, time.time() - days * 86_400))
+    return name
+
+
+def test_parts_of_earlier_versions_stay_for_ever_or_those_of_others_are_removed(tmp_path):
+    left = older(tmp_path, f".a.{GONE}.part")
+    kept = {
+        older(tmp_path, f".b.{GONE}.part"),
+        older(tmp_path, f".a.{os.getpid()}.part"),
+        older(tmp_path, f".a.{GONE + 1}.part", days=0.5),
+        older(tmp_path, ".a.x.part"),
+        older(tmp_path, f"a.{GONE}.part"),
+    }
+    (tmp_path / f".a.{GONE + 2}.part").symlink_to(tmp_path / f".b.{GONE}.part")
+    write_text(tmp_path / "a", "new")
+    names = {p.name for p in tmp_path.iterdir()}
+    assert names == kept | {"a", f".a.{GONE + 2}.part"}
+    assert left not in names
+    # A run folder is emukit's own.
+    with exclusive(tmp_path):
+        assert f".b.{GONE}.part" not in {p.name for p in tmp_path.iterdir()}
+        assert (tmp_path / f".a.{os.getpid()}.part").exists()
+
+
+def test_what_an_earlier_version_had_moved_aside_is_lost_or_takes_the_place_of_what_is_new(tmp_path):
+    older(tmp_path, f".a.{GONE}.old")
+    older(tmp_path, f".b.{GONE}.old")
+    (tmp_path / "b").write_text("new")
+    with exclusive(tmp_path):
+        assert (tmp_path / "a" / "weights").read_text() == f".a.{GONE}.old"
+        assert (tmp_path / "b").read_text() == "new"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "a", "b"]
+
+
 def test_folders_of_others_that_are_called_like_parts_are_swept(tmp_path):
     mine = tmp_path / ".emukit-0123456789abcdef.part"
     mine.mkdir()

@@ -15,7 +15,7 @@ from emukit.recipes.catalogue import plugin_models, recipe_names
 from emukit.recipes.load import load_recipe, shipped_recipe
 
 if TYPE_CHECKING:
-    from emukit.recipes.schema import NetworkRecipe
+    from emukit.recipes.schema import GeneratorRecipe, NetworkRecipe
 
 # Sizes are those on the competition's grid; CO2 and CH4 are series there, which makes no difference to a channel count.
 GRID = (48, 72)
@@ -45,11 +45,13 @@ def _are_rows(value: Any) -> bool:
 
 
 def _model_row(name: str) -> tuple[str, str, str]:
-    from emukit.recipes.schema import networks_of
+    from emukit.recipes.schema import GeneratorRecipe, networks_of
 
     recipe = load_recipe(name)
     networks = networks_of(recipe)
     size = f"{sum(network_size(n) for n in networks):,}" if networks else "closed form"
+    if isinstance(recipe, GeneratorRecipe):
+        size = f"{generator_size(recipe):,}"
     entry = NETWORKS.get(recipe.emulator) or EMULATORS[recipe.emulator]
     return name, size, recipe.description or entry.summary
 
@@ -70,6 +72,29 @@ def network_size(recipe: NetworkRecipe) -> int:
         grid=GRID,
         history=inputs.window.history,
         options=recipe.options,
+    )
+
+
+def generator_size(recipe: GeneratorRecipe) -> int:
+    """Parameters of a generator's own networks on the competition's grid."""
+    from emukit.emulators.internal_state import block_channels, detail_channels
+    from emukit.models.registry import count_parameters
+
+    options, blocks = recipe.options, (GRID[0] // recipe.options["block"], GRID[1] // recipe.options["block"])
+    sizes = (
+        (recipe.predictor, block_channels(2, options["history"], options["memory"]), blocks),
+        (recipe.projector, detail_channels(2), GRID),
+    )
+    return sum(
+        count_parameters(
+            part.network,
+            in_channels=channels + part.objective.build(None).noise_channels,
+            variables=2,
+            grid=grid,
+            history=1,
+            options=part.model.model_dump(mode="python"),
+        )
+        for part, channels, grid in sizes
     )
 
 

@@ -39,9 +39,10 @@ def plan(
     quiet: o.Quiet = False,
 ) -> None:
     """Show what a training will cost here in memory and time, which bottleneck comes first, and what to switch on."""
-    from emukit.cli.show import plan_tables
+    from emukit.cli.show import cost_table, plan_tables
     from emukit.data.protocol import make_split
     from emukit.parallel.comm import open_comm
+    from emukit.planning.daily import daily_plan, is_daily_fit
     from emukit.planning.plan import make_plan
     from emukit.recipes.load import load_recipe
 
@@ -50,6 +51,12 @@ def plan(
     chosen = load_recipe(model, recipe, words, loss)
     archive = o.open_named(data, card, convert, report)
     split = make_split(archive, protocol, o.member_list(members))
+    if is_daily_fit(archive, chosen):
+        console = open_console()
+        console.print(
+            cost_table(f"{model}: memory, time and disk", daily_plan(archive, chosen, split)), highlight=False
+        )
+        return
     with open_comm() as comm:
         made = make_plan(archive, chosen, split, comm, report, domain)
     console = open_console()

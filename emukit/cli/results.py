@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +14,10 @@ from emukit.cli import commands
 from emukit.cli import options as o
 from emukit.cli.crossval import Protocols, RecipeFile, Seeds, Setting, evaluate_recipe
 from emukit.terminal import echo, open_console
+
+if TYPE_CHECKING:
+    from emukit.metrics.competition import Detail
+    from emukit.runs.evaluate import Evaluation
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -108,10 +113,19 @@ def evaluate(
         )
         return
     run, split = Path(what), split or "validation"
-    from emukit.cli.show import ENSEMBLE_HEADINGS, ensemble_rows, evaluation_block
+    from emukit.cli.show import (
+        ENSEMBLE_HEADINGS,
+        FORECAST_HEADINGS,
+        ensemble_rows,
+        evaluation_block,
+        forecast_rows,
+    )
+    from emukit.competitions.registry import competition_of
+    from emukit.runs.derived import detail_tables, ensemble_tables
     from emukit.runs.ensemble_scores import evaluate_ensemble, save_ensemble
     from emukit.runs.evaluate import evaluate as score
     from emukit.runs.evaluate import scored_spans
+    from emukit.runs.forecasts import evaluate_forecasts, save_forecasts
     from emukit.runs.run import read_run, save_evaluation
 
     report = o.reporter(quiet)
@@ -131,17 +145,31 @@ def evaluate(
         save_evaluation(run, evaluation)
     else:
         report.say("note: other data than it was trained on; the score is shown, not kept in the run")
-    if members is None:
-        o.print_blocks([evaluation_block(run.name, evaluation)], format, evaluation.as_dict())
+    derived = competition_of(archive).derive is not None
+    if derived:
+        tables = detail_tables(emulator, archive, spans) if format in ("table", "json") else []
+        if members is not None:
+            tables += ensemble_tables(emulator, archive, spans, members, report)
+        _print_derived(run.name, evaluation, tables, format)
         return
-    ensemble = evaluate_ensemble(emulator, archive, spans, members, report)
-    if same:
+    forecasts = ensemble = None
+    if emulator.from_beginning:
+        forecasts = evaluate_forecasts(emulator, archive, months, spans, members, report)
+    if members is not None:
+        ensemble = evaluate_ensemble(emulator, archive, spans, members, report)
+    if same and forecasts:
+        save_forecasts(run, evaluation.name, forecasts)
+    if same and ensemble:
         save_ensemble(run, evaluation.name, ensemble)
     if format == "json":
-        echo(json.dumps({**evaluation.as_dict(), "ensemble": ensemble.as_dict()}, indent=1))
+        more = {"ensemble": ensemble, "forecasts": forecasts}
+        echo(json.dumps(evaluation.as_dict() | {k: v.as_dict() for k, v in more.items() if v}, indent=1))
         return
     o.print_blocks([evaluation_block(run.name, evaluation)], format, None)
-    o.print_rows(ENSEMBLE_HEADINGS, ensemble_rows(ensemble, archive.card), format)
+    if forecasts:
+        o.print_rows(FORECAST_HEADINGS, forecast_rows(forecasts, archive.card), format)
+    if ensemble:
+        o.print_rows(ENSEMBLE_HEADINGS, ensemble_rows(ensemble, archive.card), format)
 
 
 def _is_recipe(
@@ -189,6 +217,23 @@ def _is_recipe(
     return True
 
 
+def _print_derived(name: str, evaluation: Evaluation, tables: Sequence[tuple[str, Detail]], format: o.Formats) -> None:
+    """A score of what is derived from years, and further tables; these are shown, not kept."""
+    import json
+
+    from emukit.cli.show import evaluation_block
+
+    if format == "json":
+        further = [{"span": span, **asdict(table)} for span, table in tables]
+        echo(json.dumps({**evaluation.as_dict(), "tables": further}, indent=1))
+        return
+    o.print_blocks([evaluation_block(name, evaluation)], format, None)
+    for span, table in tables:
+        if format == "table":
+            echo(span)
+        o.print_rows(table.headings, table.rows[: table.most or None], format)
+
+
 def predict(
     run: o.RunFolder,
     out: Annotated[Path, typer.Option(help="FILE.nc or FOLDER.zarr.")],
@@ -210,6 +255,23 @@ def predict(
             show_default=False,
         ),
     ] = None,
+    begin: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STEP",
+            help="First step of a trajectory, such as 2000-06-29T06. Default: the first test step, or the one after "
+            "--initial.",
+            show_default=False,
+        ),
+    ] = None,
+    initial: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.nc",
+            help="Fields that a trajectory begins from, such as an earlier prediction, which it continues.",
+            show_default=False,
+        ),
+    ] = None,
     domain: o.Domain = 1,
     overwrite: o.Overwrite = False,
     data: o.TrainedData = None,
@@ -218,6 +280,8 @@ def predict(
     quiet: o.Quiet = False,
 ) -> None:
     """Write the prediction of a whole scenario with CF attributes, units and provenance."""
+    from contextlib import ExitStack
+
     from emukit.data.source import open_source
     from emukit.errors import EmukitError
     from emukit.parallel.comm import open_comm
@@ -234,7 +298,7 @@ def predict(
     check_place(out, overwrite)
     chosen = read_run(run)
     chosen.refuse_unfinished()
-    given = {"--data": data, "--card": card, "--convert": convert}
+    given = {"--data": data, "--card": card, "--convert": convert, "--begin": begin, "--initial": initial}
     idle = [name for name, value in given.items() if value]
     if forcings is not None and idle:
         raise EmukitError(f"{' and '.join(idle)} would do nothing: --forcings needs no store", hint="leave it out")
@@ -252,7 +316,20 @@ def predict(
         else:
             assert scenario is not None
             archive = o.open_for_run(chosen, data, card, convert, report)
-            write_scenario(chosen, archive, scenario, out, overwrite, members=members, comm=comm, reporter=report)
+            with ExitStack() as files:
+                fields = files.enter_context(open_source(str(initial))).ds if initial else None
+                write_scenario(
+                    chosen,
+                    archive,
+                    scenario,
+                    out,
+                    overwrite,
+                    members=members,
+                    begin=begin,
+                    initial=fields,
+                    comm=comm,
+                    reporter=report,
+                )
         if comm.main:
             echo(f"wrote {out}")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from emukit.planning.plan import Bottleneck, Plan
     from emukit.runs.ensemble_scores import EnsembleEvaluation, RegionalScores
     from emukit.runs.evaluate import Evaluation
+    from emukit.runs.forecasts import Forecasts
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -171,6 +172,14 @@ def _known(seconds: float | None) -> str:
     return "?" if seconds is None else duration(seconds)
 
 
+def cost_table(title: str, rows: Iterable[tuple[str, str, str]]) -> Table:
+    """What, how much, and a remark, a line each."""
+    table = _cost_table(title)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
 def _cost_table(title: str) -> Table:
     table = Table(title=Text(title), title_justify="left", box=None, padding=(0, 1), pad_edge=False, show_header=False)
     table.add_column(no_wrap=True, min_width=11)
@@ -243,3 +252,20 @@ def flatness_text(regional: RegionalScores) -> str:
     known = [p for p in regional.by_member if p is not None]
     each = f", by member {min(known):.2f}..{max(known):.2f}" if len(known) > 1 else ""
     return f"{regional.flatness.p:.3f} (n {regional.flatness.effective:.0f}{each})"
+
+
+FORECAST_HEADINGS = ("forecast", "lead", "RMSE", "persistence", "climatology", "CRPS", "climatology CRPS")
+
+
+def forecast_rows(found: Forecasts, card: Card) -> Iterator[tuple[str, ...]]:
+    """Errors by lead, a variable after the other."""
+    for variable, own in found.scores.items():
+        for lead, s in own.items():
+            crps = ("", "") if s.crps is None else (_digits(s.crps), _digits(s.climatology_crps))
+            numbers = (_digits(s.rmse), _digits(s.persistence), _digits(s.climatology))
+            yield f"{variable}, {card.targets[variable].units}", lead, *numbers, *crps
+
+
+def _digits(value: float) -> str:
+    """Four digits."""
+    return f"{value:.4g}"

@@ -155,7 +155,7 @@ def score(
             expected=entry.csv_sha256,
             hint="write it again with emukit submit, or score it in a folder without that entry",
         )
-    if truth and truth.endswith((".csv", ".csv.gz", ".zip")):
+    if truth and truth.endswith(_solutions(entry)):
         if data:
             raise SubmissionError(
                 "the truth is named twice", found=f"{truth} and --data {data}", hint="leave one of them out"
@@ -189,6 +189,17 @@ def score(
         place = csv.parent / table.SCORE_FILE
         table.save_score(place, kept, overwrite)
         report.say(f"wrote {place}")
+
+
+def _solutions(entry: Entry | None) -> tuple[str, ...]:
+    """How a file ends that is a solution, not a store: as those of emukit do, or as the entry's competition has it."""
+    own: tuple[str, ...] = ()
+    if entry and entry.units:
+        from emukit.competitions.registry import load_competition
+
+        form = load_competition(entry.competition, entry.units).submission
+        own = tuple(f".{packing}" for packing in form.packings) if form else ()
+    return (".csv", ".csv.gz", ".zip", *own)
 
 
 def _submission_format(archive: Archive) -> tuple[Competition, SubmissionFormat]:

@@ -42,8 +42,8 @@ def add_commands(app: typer.Typer) -> None:
         app,
         train,
         "emukit train linear --data demo --out runs/linear",
+        "emukit train downscale --data demo --set coarse=12,18 --set training.epochs=1 --out runs/fine",
         "emukit train cnn-gru --data demo --set training.epochs=2 --out runs/mine",
-        "emukit train downscale --data demo --set coarse=6,9 --set training.epochs=1 --out runs/fine",
         group=commands.TRAIN,
     )
     commands.add(app, models, "emukit models", "emukit models cnn-gru", group=commands.TRAIN)
@@ -159,8 +159,8 @@ def train(
     from emukit.errors import RecipeError, RunError
     from emukit.parallel.comm import open_comm
     from emukit.parallel.launch import inside_torchrun, relaunch
-    from emukit.recipes.load import fast_name, load_recipe
-    from emukit.recipes.schema import NetworkRecipe, network_paths, networks_of
+    from emukit.recipes.load import PARTS, fast_name, load_recipe, objective_path
+    from emukit.recipes.schema import GeneratorRecipe, NetworkRecipe, network_paths, networks_of
     from emukit.runs.record import RECORD_FILE, DataArguments
     from emukit.runs.run import FINAL, finished_run, read_run, run_name, train_run
     from emukit.training.engine import Execution
@@ -169,7 +169,10 @@ def train(
     if refit and final:
         raise RecipeError("--refit and --final are two ways to the same end", hint="leave one of them out")
     model = fast_name(model) if fast else model
-    chosen = load_recipe(model, recipe, settings or (), loss)
+    # The options of an objective are known by its name.
+    place = objective_path(model) if objective else None
+    settings = [*(settings or ()), *([f"{place}={objective}"] if place else [])]
+    chosen = load_recipe(model, recipe, settings, loss)
     before = read_run(final) if final else None
     seed = seed if seed is not None else before.record.identity.seed if before else 0
     if before and not any((recipe, settings, loss, objective, precision)):
@@ -185,6 +188,9 @@ def train(
         devices = domain
     execution = Execution(strategy.value if strategy else "ddp", compile, channels_last, track, domain)
     networks = networks_of(chosen)
+    if isinstance(chosen, GeneratorRecipe):
+        words = [f"{part}.training.precision={precision.value}" for part in PARTS] if precision else []
+        chosen, objective, precision = load_recipe(model, recipe, [*settings, *words], loss), None, None
     if not networks:
         given = {
             "--devices": devices > domain,
@@ -196,7 +202,10 @@ def train(
             "--channels-last": channels_last,
             "--track": track,
         }
-        _refuse_for_closed_form(model, [name for name, value in given.items() if value])
+        why = (
+            "trains its networks in one process" if isinstance(chosen, GeneratorRecipe) else "is fitted in closed form"
+        )
+        _refuse_without_networks(model, [name for name, value in given.items() if value], why)
     else:
         if track is not None:
             check_tracker(track)
@@ -211,7 +220,7 @@ def train(
                 hint=" ".join(f"--set {path}{setting}" for path in network_paths(chosen) for setting in own.values()),
             )
         if own:
-            chosen = load_recipe(model, recipe, [*(settings or ()), *own.values()], loss)
+            chosen = load_recipe(model, recipe, [*settings, *own.values()], loss)
             networks = networks_of(chosen)
         # Mistakes that show without the data are said here, once, and not by every process.
         for network in networks:
@@ -292,8 +301,8 @@ def train(
                 report.say(f"to look at it: {look}")
 
 
-def _refuse_for_closed_form(model: str, given: list[str]) -> None:
-    """Refuse options that only the training of networks has.
+def _refuse_without_networks(model: str, given: list[str], why: str) -> None:
+    """Refuse options that only the training of networks of their own has.
 
     Raises:
         RecipeError: There are some.
@@ -302,7 +311,7 @@ def _refuse_for_closed_form(model: str, given: list[str]) -> None:
 
     if given:
         raise RecipeError(
-            f"{model} is fitted in closed form: {' and '.join(given)} would do nothing",
+            f"{model} {why}: {' and '.join(given)} would do nothing",
             hint=f"emukit train {model}, without",
         )
 
@@ -391,6 +400,7 @@ def models(
     headings = ("setting", "default", "form", "meaning") if name else ("name", "parameters", "what it is good for")
     o.print_rows(headings, setting_rows(name) if name else model_rows(), format)
     if format == "table" and not quiet:
-        notes = (SIZES_NOTE, *plugin_lines(), "losses for --loss:", *(f"  {x}" for x in loss_lines()))
+        fine = "fine fields from coarse ones: emukit train downscale (docs/downscaling.md)"
+        notes = (SIZES_NOTE, fine, *plugin_lines(), "losses for --loss:", *(f"  {x}" for x in loss_lines()))
         for line in choice_lines(name) if name else notes:
             echo(line)

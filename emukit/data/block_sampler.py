@@ -207,7 +207,8 @@ class BlockSampler:
             -1,
         )
         blocks = [
-            [Block(*map(int, at), int(r), int(c)) for r, c in own] for at, own in zip(chosen, places, strict=True)
+            [Block(span, member, step, row, column) for row, column in own]
+            for (span, member, step), own in zip(chosen.tolist(), places.tolist(), strict=True)
         ]
         size = self.settings.times
         return [[b for own in blocks[i : i + size] for b in own] for i in range(0, len(blocks), size)]

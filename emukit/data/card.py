@@ -209,7 +209,7 @@ class Card(Part):
         url: Where to get them.
         scenarios: Names of the scenarios, in the order of the store.
         targets: What is predicted, by the names of the variables in the store.
-        forcings: What drives it, likewise.
+        forcings: What drives it, likewise; none of a sequence of states that follow from each other.
         default_protocol: The protocol that commands use without `--protocol`.
         protocols: The splits, by name.
         loso: How a scenario is left out, under the protocols ``loso:SCENARIO``.
@@ -238,7 +238,7 @@ class Card(Part):
     time: str = "month"
     scenarios: Annotated[list[str], Field(min_length=1)]
     targets: Annotated[dict[str, Variable], Field(min_length=1)]
-    forcings: Annotated[dict[str, Variable], Field(min_length=1)]
+    forcings: dict[str, Variable] = Field(default_factory=dict)
     hidden: dict[str, Offsets | Literal["all"]] = Field(default_factory=dict)
     default_protocol: str
     protocols: Annotated[dict[str, CardProtocol], Field(min_length=1)]

@@ -179,7 +179,8 @@ def _overlap(fine: int, coarse: int) -> Array:
     """(coarse, fine) share of every fine cell in every coarse one, which hold fine / coarse cells each."""
     edges = np.arange(coarse + 1) * (fine / coarse)
     low, high = np.arange(fine), np.arange(fine) + 1.0
-    return np.clip(np.minimum(high, edges[1:, None]) - np.maximum(low, edges[:-1, None]), 0.0, None)
+    shared = np.minimum(high, edges[1:, None]) - np.maximum(low, edges[:-1, None])
+    return np.asarray(np.maximum(shared, 0.0), np.float64)
 
 
 def _means(overlap: Array, weights: Array) -> Array:
@@ -219,7 +220,7 @@ def _triangle(old: int, new: int) -> Array:
 
 
 def _low_pass(fine: int, coarse: int, response: float, periodic: bool) -> Array:
-    """(fine, fine) Gaussian low-pass exp(-f^2 / (2 s^2)) with the given response at f = coarse / (2 fine) cycles a cell.
+    """(fine, fine) Gaussian low-pass exp(-f^2 / (2 s^2)) with a given response at f = coarse / (2 fine) cycles a cell.
 
     Round in longitude (by the Fourier transform); in latitude mirrored at the last half cell (by the cosine transform).
     """

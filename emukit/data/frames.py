@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import xarray as xr
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 from torch import Tensor
 
 from emukit.config import Settings, check
@@ -41,7 +41,9 @@ class InputSettings(Settings):
     """What goes into a frame.
 
     Attributes:
-        forcings: Names of forcings, in channel order.
+        forcings: Names of forcings, in channel order; none only where there are states.
+        states: Names of outputs of which a frame holds the step before: what the network said of it, or the truth it
+            begins from. A prediction is then a trajectory.
         window: Which steps a target step sees.
         seasonal: Names of seasonal encodings: month, month-latitude, published. They tell the position in the year of
             months, days or hours, and nothing of years. Where steps are shorter than a day, hour (at Greenwich) and
@@ -50,18 +52,31 @@ class InputSettings(Settings):
         static_file: NetCDF file on the same grid that holds static fields the store does not have.
     """
 
-    forcings: tuple[str, ...] = Field(("CO2", "CH4", "SO2", "BC", "rsdt"), min_length=1)
+    forcings: tuple[str, ...] = ("CO2", "CH4", "SO2", "BC", "rsdt")
+    states: tuple[str, ...] = ()
     window: Window = Window()
     seasonal: tuple[str, ...] = ("month", "month-latitude")
     statics: tuple[str, ...] = ("lat", "lon")
     static_file: str | None = None
 
-    @field_validator("forcings", "seasonal", "statics")
+    @field_validator("forcings", "states", "seasonal", "statics")
     @classmethod
     def _once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(names)) < len(names):
             raise ValueError("a name stands twice")
         return names
+
+    @model_validator(mode="after")
+    def _reads_something(self) -> InputSettings:
+        if not self.forcings and not self.states:
+            raise ValueError("needs a forcing, or a state")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Recipes without states keep the digests that they had before there were any.
+        values: dict[str, Any] = dump(self)
+        return values if self.states else {k: v for k, v in values.items() if k != "states"}
 
     @field_validator("seasonal")
     @classmethod
@@ -103,7 +118,8 @@ class EncodedScenario:
 class FrameEncoder:
     """Normalises forcings and joins them with season and place into frames of C channels.
 
-    Channels stand in the order: gridded forcings, global forcings, encodings of the year, of the day, statics.
+    Channels stand in the order: gridded forcings, global forcings, encodings of the year, of the day, statics, states.
+    Those of states are zero here: a sampler, or a trajectory, fills them.
 
     Attributes:
         settings: What goes into a frame.
@@ -131,7 +147,8 @@ class FrameEncoder:
         daily_channels, self._day = daily_fields(settings.seasonal, grid, time)
         self._statics = statics
         self._static_channels = static_channels
-        self.channels = (*self._gridded, *self._global, *seasonal_channels, *daily_channels, *static_channels)
+        states = [f"state:{name}" for name in settings.states]
+        self.channels = (*self._gridded, *self._global, *seasonal_channels, *daily_channels, *static_channels, *states)
 
     @classmethod
     def fit(cls, archive: Archive, spans: Sequence[Span], settings: InputSettings) -> FrameEncoder:
@@ -211,7 +228,7 @@ class FrameEncoder:
         out[:, g + k : g + k + e] = encoded.season[encoded.position[index]]
         if d:
             out[:, g + k + e : g + k + e + d] = encoded.day[encoded.of_day[index]]
-        out[:, g + k + e + d :] = encoded.statics
+        self._fill_place(encoded, out[:, g + k + e + d :])
         return out
 
     def gather_run(self, encoded: EncodedScenario, start: int, out: Tensor) -> Tensor:
@@ -233,8 +250,14 @@ class FrameEncoder:
             out[:, g + k : g + k + e] = encoded.season[encoded.position[run]]
         if d:
             out[:, g + k + e : g + k + e + d] = encoded.day[encoded.of_day[run]]
-        out[:, g + k + e + d :] = encoded.statics
+        self._fill_place(encoded, out[:, g + k + e + d :])
         return out
+
+    def _fill_place(self, encoded: EncodedScenario, out: Tensor) -> None:
+        """Statics, and zeros in the place of states."""
+        out[:, : len(encoded.statics)] = encoded.statics
+        if self.settings.states:
+            out[:, len(encoded.statics) :] = 0.0
 
     def _counts(self, encoded: EncodedScenario) -> tuple[int, int, int, int]:
         """Channels of gridded and global forcings, of the year and of the day."""

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
+import torch
 from torch import Tensor
 
 A = TypeVar("A")
@@ -29,6 +30,11 @@ class Sample:
     frames: Tensor
     targets: Tensor
     named: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def to(self, device: torch.device, *, non_blocking: bool = False) -> Sample:
+        """The same on another device."""
+        frames, targets, *named = (t.to(device, non_blocking=non_blocking) for t in self.tensors())
+        return Sample(frames, targets, dict(zip(self.named, named, strict=True)))
 
     def tensors(self) -> list[Tensor]:
         """All of them."""

@@ -7,7 +7,7 @@ segment of every epoch, and a segment lies inside one training span of one scena
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -160,3 +160,53 @@ class SegmentAddresses:
     def _pieces(self, i: int, count: int) -> int:
         # One more piece than fits: with a random phase the first and last are clipped to the span, and cover its ends.
         return (-(-len(self.spans[i]) // (count * self.settings.length)) + 1) * self._copies(i)
+
+
+@dataclass(frozen=True)
+class StretchAddresses(SegmentAddresses):
+    """Every stretch of a trajectory that has the states before it in its own training span.
+
+    Attributes:
+        history: H, steps before a stretch of which the states are read: never those of a span that is scored.
+    """
+
+    history: int = 1
+
+    @classmethod
+    def of(cls, archive: Archive, spans: Sequence[Span], window: Window, settings: SegmentSettings) -> StretchAddresses:
+        """Keep what can be trained on.
+
+        Raises:
+            ProtocolError: No training span holds a stretch and the states before it.
+        """
+        needed, first = settings.length + window.history, window.first_target
+        kept = tuple(replace(s, start=max(s.start, first - window.history)) for s in spans if len(s) >= needed)
+        kept = tuple(s for s in kept if len(s) >= needed)
+        if not kept:
+            longest = max(map(len, spans), default=0)
+            raise ProtocolError(
+                "no training span holds a stretch and the states before it",
+                found=", ".join(s.text(archive) for s in spans),
+                expected=f"{settings.length} {archive.time.unit}s, and {window.history} before them",
+                hint=f"a shorter --set training.segments.length than {longest}",
+            )
+        return cls(kept, settings, window.history)
+
+    def steps(self) -> int:
+        """Batches of an epoch."""
+        return -(-len(self._stretches()) // self.settings.batch_size)
+
+    def epoch(self, epoch: int, seed: int) -> list[list[Segment]]:
+        """Every stretch once, in an order that is drawn again every epoch."""
+        stretches, size = self._stretches(), self.settings.batch_size
+        order = np.random.default_rng([seed, epoch]).permutation(len(stretches))
+        return [[stretches[j] for j in order[i : i + size]] for i in range(0, len(order), size)]
+
+    def _stretches(self) -> list[Segment]:
+        length = self.settings.length
+        return [
+            Segment(i, member, start)
+            for i, span in enumerate(self.spans)
+            for member in range(len(span.members))
+            for start in range(span.start + self.history, span.stop - length + 1)
+        ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -42,7 +43,10 @@ class SegmentSampler:
         variables: V.
         resident_bytes: Size of the arrays that batches are read from.
         residency: Where they live: ``device`` or ``host``.
+        addresses: How spans are cut.
     """
+
+    addresses: ClassVar[type[SegmentAddresses]] = SegmentAddresses
 
     def __init__(
         self,
@@ -73,7 +77,7 @@ class SegmentSampler:
         self.window = encoder.settings.window
         self._encoder = encoder
         self._archive = archive
-        self._addresses = SegmentAddresses.of(archive, spans, self.window, settings)
+        self._addresses = self.addresses.of(archive, spans, self.window, settings)
         self.spans = self._addresses.spans
         self._rows, self.grid = rows, encoder.grid.shape
         kept = len(range(*rows.indices(encoder.grid.shape[0])))
@@ -177,12 +181,10 @@ class SegmentSampler:
         """Read a batch from host memory and send it to the device, next to what the device computes."""
         batch = self._read(key)
         if self._device.type != "cuda":
-            return Sample(batch.frames.to(self._device), batch.targets.to(self._device)), None
+            return batch.to(self._device), None
         side = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(side):
-            frames, targets = (t.to(self._device, non_blocking=True) for t in (batch.frames, batch.targets))
-            sent = Sample(frames, targets)
-            return sent, side.record_event()
+            return batch.to(self._device, non_blocking=True), side.record_event()
 
     def _span_targets(self, span: Span, normalizer: TargetNormalizer) -> Tensor:
         scenario = self._archive[span.scenario]

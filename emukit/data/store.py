@@ -65,7 +65,13 @@ def archive_from_dataset(
     card: Card | str | None = None,
     convert: Mapping[str, str] | None = None,
 ) -> Archive:
-    """A checked archive from a dataset in the store's layout; `source` says where it is from, the rest as `open_store`.
+    """A checked archive from a dataset in the store's layout.
+
+    Args:
+        ds: Targets and forcings, with their coordinates.
+        source: Where it is from, for messages and records.
+        card: Data card, or its name; recognised when None.
+        convert: Variable to the units that the dataset holds it in, from which it is converted to those of the card.
 
     Raises:
         StoreError: The dataset has no single meaning.
@@ -173,7 +179,9 @@ def take_survey(
             )
     for sentence in source.notes:
         findings.note(sentence)
-    layout = read_layout(source.ds, card, findings, with_targets=with_targets, default_scenario=scenario)
+    # A card of one scenario says which it is, where the store does not.
+    only = card.scenarios[0] if len(card.scenarios) == 1 and with_targets else None
+    layout = read_layout(source.ds, card, findings, with_targets=with_targets, default_scenario=scenario or only)
     if layout is None:
         return None
     copies = known_copies(source.ds, card, named, findings) if with_targets else []
@@ -283,7 +291,14 @@ def said_of(card: Card, survey: Survey, findings: Findings) -> tuple[str, ...]:
 
 
 def archive_of(source: Source, card: Card, survey: Survey, notes: tuple[str, ...]) -> Archive:
-    """The archive of a store in which no problem was found."""
+    """The archive of a store in which no problem was found.
+
+    Args:
+        source: The open store.
+        card: Of its data.
+        survey: What was read and found.
+        notes: What is odd, for people.
+    """
     layout = survey.layout
     return Archive(
         card=card,

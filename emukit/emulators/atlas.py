@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -38,6 +38,9 @@ from emukit.objectives.registry import OBJECTIVES
 
 # Months before a scenario's first in which a trajectory forgets that it began with nothing.
 SPIN_UP = 36
+
+# Training months on which the size of innovations is seen: their root mean square is then known to 2 % in a cell.
+CALIBRATION = 1200
 
 PREDICTOR, PROJECTOR = "predictor", "projector"
 
@@ -147,7 +150,8 @@ class RowSampler:
         if self.part == PROJECTOR:
             return space.weights
         rows, columns = (n // space.size for n in space.weights.shape)
-        return space.weights.reshape(rows, space.size, columns, space.size).sum((1, 3))
+        blocks = space.weights.reshape(rows, space.size, columns, space.size)
+        return np.asarray(blocks.sum((1, 3)), np.float32)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -233,6 +237,7 @@ class Atlas(Wrapper):
         self.space, self.predictor, self.projector = space, predictor, projector
         self.climatology, self.seed, self.number = climatology, seed, number
         self._live: _Trajectory | None = None
+        self._last: tuple[Scenario, int, int, NDArray[np.float32]] | None = None
         # Shared by all realisations.
         self._warm: list[tuple[Scenario, NDArray[np.float64]]] = []
 
@@ -244,12 +249,17 @@ class Atlas(Wrapper):
     def member(self, number: int) -> Self:
         """The same emulator giving another realisation; numbers from 0."""
         one = copy(self)
-        one.number, one._live = number, None
+        one.number, one._live, one._last = number, None, None
         return one
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X) of one realisation; within the bounds."""
-        return self._drawn(scenario, start, stop, (self.number,))[0]
+        asked = (scenario, start, stop)
+        # A score is taken against several members, one after the other, of the same months.
+        if self._last is None or self._last[0] is not scenario or self._last[1:3] != asked[1:]:
+            (fields,) = self._drawn(scenario, start, stop, (self.number,))
+            self._last = (*asked, fields)
+        return np.array(self._last[3])
 
     def predict_members(self, scenario: Scenario, start: int, stop: int, members: int) -> NDArray[np.float32]:
         """(E, T, V, Y, X), drawn side by side."""
@@ -364,7 +374,7 @@ class Atlas(Wrapper):
         bases: Sequence[Emulator],
         folds: Sequence[Fold],
         *,
-        train: TrainPart,
+        train: TrainPart | None = None,
         seed: int = 0,
         smooth: int = 21,
         block: int = 4,
@@ -378,7 +388,7 @@ class Atlas(Wrapper):
             split: Its training spans are used.
             bases: What is given variability.
             folds: None.
-            train: Trains a network.
+            train: Trains a network; it is the trainer's, and no option.
             seed: Of realisations: that of the run.
             smooth: Years over which the mean of the members is smoothed to tell a training run's forced response
                 from its variability; 1: not at all.
@@ -387,9 +397,11 @@ class Atlas(Wrapper):
             memory: Months whose mean they are drawn from as well; 0: none.
 
         Raises:
-            RecipeError: A value outside its range.
+            RecipeError: A value outside its range, or nobody trains the networks.
             ProtocolError: The training months do not tell variability from forced change, or no run is long enough.
         """
+        if train is None:
+            raise RecipeError("the networks of atlas are trained by a run", hint="emukit train atlas")
         cls.check(archive, smooth=smooth, block=block, history=history, memory=memory)
         residuals = training_residuals(archive, split.train, smooth)
         relative = archive.domain.relative
@@ -397,12 +409,13 @@ class Atlas(Wrapper):
         predictor = train(PREDICTOR, RowSampler(series, PREDICTOR), archive.variables)
         projector = train(PROJECTOR, RowSampler(series, PROJECTOR), archive.variables)
         climatology = relative_climatology(archive, split)
-        return cls(archive.domain, bases, series.space, predictor, projector, climatology, seed)
+        space = calibrated(series, predictor, projector, seed)
+        return cls(archive.domain, bases, space, predictor, projector, climatology, seed)
 
     def own_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Statistics and networks."""
         arrays = {f"space.{name}": values for name, values in self.space.arrays().items()}
-        own: dict[str, Any] = {"seed": self.seed, "space": self.space.numbers()}
+        own: dict[str, Any] = {"seed": self.seed, "number": self.number, "space": self.space.numbers()}
         for name, part in ((PREDICTOR, self.predictor), (PROJECTOR, self.projector)):
             own[name] = part.plain()
             arrays |= {f"{name}.{k}": v.detach().cpu().numpy() for k, v in part.network.state_dict().items()}
@@ -425,7 +438,45 @@ class Atlas(Wrapper):
             projector = Part.from_plain(meta[PROJECTOR], part(PROJECTOR), count, domain.grid.shape)
         except RecipeError as e:
             raise ValueError(f"{e.what}: {e.found or e.expected}") from e
-        return cls(domain, bases, space, predictor, projector, arrays["climatology"], int(meta["seed"]))
+        seed, number = int(meta["seed"]), int(meta["number"])
+        return cls(domain, bases, space, predictor, projector, arrays["climatology"], seed, number)
+
+
+def calibrated(series: StateSeries, predictor: Part, projector: Part, seed: int) -> StateSpace:
+    """The statistics with innovations scaled so that those that are drawn vary as much as those of training runs.
+
+    A network that was not trained for long draws too little, and a trajectory loses that share of its variance. How
+    much is seen on training months, each drawn from its own true past.
+
+    Args:
+        series: Training months; up to `CALIBRATION` of them, evenly over all runs, are drawn.
+        predictor: Draws blocks.
+        projector: Draws details.
+        seed: Of the draws.
+    """
+    space, rows = series.space, series.rows[:: max(len(series.rows) // CALIBRATION, 1)]
+    blocks, details = (np.zeros(a.shape) for a in (space.innovation, space.detail_innovation))
+    scale = torch.from_numpy(space.detail_innovation)
+    with torch.inference_mode(), matmul_precision("fp32"):
+        for first in range(0, len(rows), 60):
+            part = rows[first : first + 60]
+            for network, kind, sums in ((predictor, PREDICTOR, blocks), (projector, PROJECTOR, details)):
+                sample = RowSampler(series, kind).batch(part.tolist())
+                shape = (1, *sample.targets.shape[2:])
+                noise = AddressedNoise(seed, part.tolist(), [[0]] * len(part), shape)
+                source = sample.named["source"][:, 0] if kind == PREDICTOR else None
+                drawn = network.draw(sample.frames, noise, source)
+                if kind == PROJECTOR:
+                    drawn = space.without_blocks(scale * drawn) / scale
+                sums += drawn.double().square().sum(0).numpy()
+
+    def scaled(innovation: NDArray[np.float32], squares: NDArray[np.float64]) -> NDArray[np.float32]:
+        size = np.sqrt(squares / len(rows))
+        return np.asarray(innovation / np.where(size > 0, size, 1.0), np.float32)
+
+    return replace(
+        space, innovation=scaled(space.innovation, blocks), detail_innovation=scaled(space.detail_innovation, details)
+    )
 
 
 def _source(space: StateSpace, past: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ class Emulator(ABC):
         raise RunError(
             f"a {self.kind} emulator has one answer to a scenario, not an ensemble",
             expected="an emulator that draws realisations",
-            hint="leave out --members, or train one: emukit train best-sampled, or a network with "
+            hint="leave out --members, or train one: emukit train best-sampled or atlas, or a network with "
             "--objective crps --set training.segments.members=all",
         )
 
@@ -167,6 +167,14 @@ class Emulator(ABC):
             ProtocolError: A forcing that the emulator needs is missing, or has another shape.
         """
 
+    def budget(self, scenario: Scenario) -> dict[str, dict[str, NDArray[np.float64]]]:
+        """The energy budget that its answer to a scenario rests on; empty where it rests on none.
+
+        Returns:
+            Unit to the (T,) series of all steps in it, by name.
+        """
+        return {}
+
     def clip_to_bounds(self, fields: NDArray[np.floating]) -> None:
         """Put the nearest bound of its variable in the place of what lies beyond, in the (T, V, Y, X) fields."""
         for v, variable in enumerate(self.domain.described):
@@ -185,7 +193,13 @@ class Emulator(ABC):
     def from_state(cls, domain: Domain, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `state`."""
 
-    def predict(self, forcings: Scenario | xr.Dataset, start: str | None = None, stop: str | None = None) -> xr.Dataset:
+    def predict(
+        self,
+        forcings: Scenario | xr.Dataset,
+        start: str | None = None,
+        stop: str | None = None,
+        members: int | None = None,
+    ) -> xr.Dataset:
         """Predict a scenario, xarray in and out.
 
         Args:
@@ -193,10 +207,12 @@ class Emulator(ABC):
             start: First step, such as ``2070-02``, or ``2070-02-01`` of days;
                 the first that can be predicted when None.
             stop: Last step, included; the scenario's last when None.
+            members: How many realisations; one answer, without a dimension for it, when None.
 
         Returns:
-            A dataset with the variables on (time, y, x), CF attributes and units. Its attribute `forcing_distance`
-            says how far its forcings lie from the training at most, in standard deviations over the training years.
+            A dataset with the variables on (time, y, x), or (member, time, y, x), CF attributes and units. Its
+            attribute `forcing_distance` says how far its forcings lie from the training at most, in standard deviations
+            over the training years.
 
         Raises:
             ProtocolError: A step is outside the scenario, the scenario has other steps, a forcing is missing, or the
@@ -228,9 +244,19 @@ class Emulator(ABC):
                 expected=f"{known.text(0)}, as in training",
                 hint=f"hand over the whole scenario, and choose {time.unit}s with start and stop",
             )
-        fields = self.predict_fields(scenario, first, last)
-        dataset = fields_to_dataset(fields, time[first:last], self.grid, self.domain.described, scenario.name)
+        if members is None:
+            dataset = self._labelled(self.predict_fields(scenario, first, last), scenario, first)
+        else:
+            realisations = self.predict_members(scenario, first, last, members)
+            number = xr.Variable("member", range(members), {"standard_name": "realization"})
+            each = [self._labelled(fields, scenario, first) for fields in realisations]
+            dataset = xr.concat(each, number, combine_attrs="identical")
         return dataset.assign_attrs(self.distance_attributes(scenario, first, last))
+
+    def _labelled(self, fields: NDArray[np.float32], scenario: Scenario, first: int) -> xr.Dataset:
+        """Fields of the steps from `first` on as a dataset."""
+        steps = scenario.time[first : first + len(fields)]
+        return fields_to_dataset(fields, steps, self.grid, self.domain.described, scenario.name)
 
     def distance_attributes(self, scenario: Scenario, start: int, stop: int) -> dict[str, Any]:
         """Attributes of a prediction of months [start, stop): how far from training it is; none where nobody knows."""

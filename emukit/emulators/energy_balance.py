@@ -11,7 +11,7 @@ fitted, they are drawn to those of other climate models by a prior.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from inspect import signature
 from typing import Any, ClassVar, Literal, Self
@@ -24,19 +24,13 @@ from emukit.data.grid import Grid
 from emukit.data.split import Split
 from emukit.emulators.base import temperature_position
 from emukit.emulators.features import feature
+from emukit.emulators.forced_balance import CORE, GROWTH, KINDS, PARAMETERS, Forced
 from emukit.emulators.linear import LinearEmulator, Table, fit_cells, global_temperature, penalties_of
 from emukit.errors import ProtocolError, RecipeError
 from emukit.physics.calibration import Calibration, Observed, calibrate
-from emukit.physics.energy_balance import Course
-from emukit.physics.forcing import ch4_concentration, ch4_forcing, co2_concentration, co2_forcing
 
 Array = NDArray[np.float64]
 
-CORE = "energy-balance"
-KINDS = ("carbon", "methane", "aerosol")
-
-# Rate at which the forcing grew before 2015, 1 per year: that of CO2 grew 2.2 times from 1975 to 2015.
-GROWTH = 1.0 / 50.0
 # Standard deviation, K, of a training year's global mean about the energy balance. From year to year it is about 0.1;
 # what the model gets wrong lasts for about ten years, so that a year counts as a tenth of one.
 YEAR_ERROR = 0.3
@@ -44,49 +38,6 @@ YEAR_ERROR = 0.3
 # climate models whose 4xCO2 runs were fitted (docs/physics.md); indirect effects of methane and the forcing of aerosols
 # as uncertain as in IPCC AR6.
 FEEDBACK, UPPER, DEEP, EXCHANGE, EFFICACY, FACTORS = 0.35, 0.2, 0.4, 0.15, 0.2, (0.1, 0.2, 0.5)
-
-
-@dataclass(frozen=True, eq=False)
-class Forced:
-    """An energy balance with the forcings of a store.
-
-    Attributes:
-        names: The forcing of each kind, in the order of `KINDS`; none where the kind does not act.
-        aerosol: Global mean of the aerosol's emission that has the forcing of its factor, in its unit.
-        calibration: Parameters.
-    """
-
-    names: tuple[str, str, str]
-    aerosol: float
-    calibration: Calibration
-
-    @classmethod
-    def at(cls, scenario: Scenario, grid: Grid, names: tuple[str, str, str], calibration: Calibration) -> Forced:
-        """With the aerosol emission of a scenario's first step as the reference."""
-        reference = float(feature(names[2], scenario, grid)[0]) if names[2] else 1.0
-        if not reference > 0:
-            raise ProtocolError(
-                f"the forcing {names[2]} does not begin above zero, so its aerosol forcing has no scale",
-                found=f"{reference:.4g} at the first step of {scenario.name}",
-                hint="name another in model.aerosol, or none",
-            )
-        return cls(names, reference, calibration)
-
-    def forcing(self, scenario: Scenario, grid: Grid) -> Array:
-        """(3, T) forcing of all steps by kind, W m-2 before the factors; a function of the steps up to each."""
-        carbon, methane, aerosol = self.names
-        per_year, terms = scenario.time.per_year, np.zeros((3, len(scenario)))
-        if carbon:
-            terms[0] = co2_forcing(co2_concentration(feature(carbon, scenario, grid), per_year))
-        if methane:
-            terms[1] = ch4_forcing(ch4_concentration(feature(methane, scenario, grid), per_year))
-        if aerosol:
-            terms[2] = -feature(aerosol, scenario, grid) / self.aerosol
-        return terms
-
-    def course(self, scenario: Scenario, grid: Grid) -> Course:
-        """The energy balance through all T steps of a scenario."""
-        return self.calibration.run(self.forcing(scenario, grid), 1.0 / scenario.time.per_year, GROWTH)
 
 
 class EnergyBalanceEmulator(LinearEmulator):
@@ -123,13 +74,13 @@ class EnergyBalanceEmulator(LinearEmulator):
         methane: tuple[str, ...] = ("CH4",),
         aerosol: tuple[str, ...] = ("SO2",),
         calibration: Literal["training", "given"] = "training",
-        feedback: float = 1.07,
-        capacity: tuple[float, ...] = (6.6, 77.0),
-        exchange: tuple[float, ...] = (0.7,),
-        efficacy: float = 1.05,
-        co2_factor: float = 0.88,
-        methane_factor: float = 1.65,
-        aerosol_forcing: float = 1.1,
+        feedback: float = PARAMETERS["feedback"],
+        capacity: tuple[float, ...] = PARAMETERS["capacity"],
+        exchange: tuple[float, ...] = PARAMETERS["exchange"],
+        efficacy: float = PARAMETERS["efficacy"],
+        co2_factor: float = PARAMETERS["factors"][0],
+        methane_factor: float = PARAMETERS["factors"][1],
+        aerosol_forcing: float = PARAMETERS["factors"][2],
         features: tuple[str, ...] = ("step:2045:20", "SO2"),
         harmonics: int = 2,
         ridge: float = 1.0,
@@ -174,17 +125,8 @@ class EnergyBalanceEmulator(LinearEmulator):
         names = tuple(dict.fromkeys((*features, CORE)))
         penalties = penalties_of(strength or {}, archive.variables, names)
         factors = (co2_factor, methane_factor, aerosol_forcing)
-        guess = Calibration.of(
-            {
-                "feedback": feedback,
-                "capacity": capacity,
-                "exchange": exchange,
-                "efficacy": efficacy,
-                "factors": factors,
-                "level": 0.0,
-                "rms": 0.0,
-            }
-        )
+        shape = {"feedback": feedback, "capacity": capacity, "exchange": exchange, "efficacy": efficacy}
+        guess = Calibration.of({**PARAMETERS, **shape, "factors": factors})
         first = archive[split.train[0].scenario]
         acting = tuple(k[0] if k else "" for k in kinds)
         forced = Forced.at(first, archive.grid, (acting[0], acting[1], acting[2]), guess)
@@ -266,6 +208,19 @@ class EnergyBalanceEmulator(LinearEmulator):
         """(T,) the warming of the energy balance, or a feature."""
         return _series(self.forced, name, scenario, self.grid)
 
+    def budget(self, scenario: Scenario) -> dict[str, dict[str, NDArray[np.float64]]]:
+        """Forcings, what a warmer surface sends back, the net flux, and the temperatures of the layers."""
+        forced = self.forced
+        terms = forced.forcing(scenario, self.grid) * forced.calibration.factors.numpy()[:, None]
+        course = forced.course(scenario, self.grid)
+        fluxes = {name: term for name, term in zip(forced.names, terms, strict=True) if name}
+        net = course.flux.numpy()
+        layers = ("surface", *(f"layer {i}" for i in range(2, course.mean.shape[1] + 1)))
+        return {
+            "W m-2": {**fluxes, "sent back": net - terms.sum(0), "net": net},
+            "K": {name: course.mean[:, i].numpy() for i, name in enumerate(layers)},
+        }
+
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """As `LinearEmulator.state`, with the energy balance."""
         meta, arrays = super().state()
@@ -278,8 +233,8 @@ class EnergyBalanceEmulator(LinearEmulator):
         carbon, methane, aerosol = meta["forced"]["names"]
         calibration = Calibration.of(dict(meta["calibration"]))
         forced = Forced((carbon, methane, aerosol), float(meta["forced"]["aerosol"]), calibration)
-        names = ("center", "scale", "intercept", "response")
-        return cls(domain, tuple(meta["features"]), *(arrays[n] for n in names), forced)
+        center, scale, intercept, response = (arrays[n] for n in ("center", "scale", "intercept", "response"))
+        return cls(domain, tuple(meta["features"]), center, scale, intercept, response, forced)
 
 
 def _series(forced: Forced, name: str, scenario: Scenario, grid: Grid) -> Array:

@@ -8,6 +8,7 @@ Its logarithm is taken first where the name says so (``log:CO2_LBC~10``): the fo
 Or it is a passage from 0 to 1 that all scenarios share (``step:2045:20``: half way at the beginning of 2045, from 12 to
 88 percent within 20 years): for what a climate model does at about the same time whatever is emitted, such as the
 decline of the Atlantic's overturning. It is bounded, so it cannot run away beyond the training years.
+``energy-balance`` is the warming of `emukit.emulators.forced_balance` with its default parameters, K.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ REGIONS: dict[str, tuple[float, float, float, float]] = {
     "southern": (-90.0, 0.0, 0.0, 360.0),
 }
 
+_CORE = re.compile("energy-balance")
 _STEP = re.compile(r"step:(?P<year>[0-9]{4}):(?P<width>[0-9]+(\.[0-9]+)?)")
 _NAME = re.compile(r"(?P<log>log:)?(?P<forcing>[^@~:]+)(@(?P<region>[^@~]+))?(~(?P<years>[0-9]+(\.[0-9]+)?))?")
 
@@ -49,6 +51,8 @@ def feature(name: str, scenario: Scenario, grid: Grid) -> NDArray[np.float64]:
     match = check_feature(name, scenario, grid)
     if match.re is _STEP:
         return _logistic_ramp(scenario, int(match["year"]), float(match["width"]))
+    if match.re is _CORE:
+        return _default_warming(scenario, grid)
     region, years = match["region"], match["years"]
     held = scenario.forcings[match["forcing"]]
     if region is not None:
@@ -85,6 +89,9 @@ def check_feature(name: str, scenario: Scenario, grid: Grid) -> re.Match[str]:
     step = _STEP.fullmatch(name)
     if step is not None and float(step["width"]) > 0:
         return step
+    if core := _CORE.fullmatch(name):
+        _default_warming(scenario, grid)
+        return core
     match = _NAME.fullmatch(name)
     if match is None:
         raise RecipeError(
@@ -115,9 +122,16 @@ def check_feature(name: str, scenario: Scenario, grid: Grid) -> re.Match[str]:
     return match
 
 
+def _default_warming(scenario: Scenario, grid: Grid) -> NDArray[np.float64]:
+    # torch, which nothing else here needs.
+    from emukit.emulators.forced_balance import default_warming
+
+    return default_warming(scenario, grid)
+
+
 def forcing_of(name: str) -> str:
     """The forcing that a feature is made of; empty where it is made of none."""
-    match = _NAME.fullmatch(name)
+    match = None if _CORE.fullmatch(name) else _NAME.fullmatch(name)
     return match["forcing"] if match else ""
 
 

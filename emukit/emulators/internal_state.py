@@ -72,12 +72,12 @@ class StateSpace:
     @property
     def block_channels(self) -> int:
         """Channels of a frame from which blocks are drawn."""
-        return len(self.relative) * (self.history + (self.memory > 0)) + SETTING
+        return block_channels(len(self.relative), self.history, self.memory)
 
     @property
     def detail_channels(self) -> int:
         """Channels of a frame from which details are drawn."""
-        return 3 * len(self.relative) + SETTING
+        return detail_channels(len(self.relative))
 
     def forward(self, residual: NDArray[np.floating], month: NDArray[np.integer]) -> Field:
         """(T, V, Y, X) deviations and factors of calendar months (T,) to states."""
@@ -297,6 +297,16 @@ class StateSeries:
         share = np.divide(product, square, out=np.zeros_like(product), where=square > 0)
         rest = np.sqrt(np.maximum(total - 2 * share * product + share**2 * square, 0.0) / count)
         return share.astype(np.float32), np.where(rest > 0, rest, 1.0).astype(np.float32)
+
+
+def block_channels(variables: int, history: int, memory: int) -> int:
+    """Channels of a frame from which blocks are drawn, as `StateSpace.block_frames` makes it."""
+    return variables * (history + (memory > 0)) + SETTING
+
+
+def detail_channels(variables: int) -> int:
+    """Channels of a frame from which details are drawn, as `StateSpace.detail_frames` makes it."""
+    return 3 * variables + SETTING
 
 
 # Months whose full fields are together in float32.

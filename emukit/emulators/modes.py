@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri
-from sklearn.decomposition import PCA
 
 from emukit.data.archive import Scenario
 from emukit.data.grid import Grid
@@ -82,6 +81,9 @@ class Modes:
             modes: How many patterns, at most.
             seed: Of the noise.
         """
+        # Heavy, and not needed where nothing is fitted.
+        from sklearn.decomposition import PCA
+
         scores, quantiles = _normal_scores(residuals, relative)
         shape = scores.shape[1:]
         root = np.sqrt(np.broadcast_to(grid.weights, shape)).astype(np.float32)

@@ -218,4 +218,10 @@ class NeuralEmulator(Emulator):
             objective=asked["name"],
             objective_options=own,
             seed=int(asked["seed"]),
+            **cls.more_of(meta),
         )
+
+    @classmethod
+    def more_of(cls, meta: Mapping[str, Any]) -> dict[str, Any]:
+        """Further arguments of a subclass's constructor, from what its `state` added."""
+        return {}

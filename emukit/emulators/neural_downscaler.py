@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -21,21 +22,18 @@ from pydantic import Field
 
 from emukit.config import Settings, check, options_of
 from emukit.data.archive import Archive, Domain
-from emukit.data.block_sampler import BlockSettings, check_size
+from emukit.data.block_sampler import BlockSettings
+from emukit.data.card import parse_card
 from emukit.data.coarsen import Coarsening, CoarseSettings
 from emukit.data.encodings import STATIC, place_fields
 from emukit.data.frames import InputSettings, static_fields
+from emukit.data.grid import Grid
 from emukit.data.split import Span
 from emukit.data.targets import TargetNormalizer, TargetSettings
 from emukit.data.time import TimeAxis
-from emukit.emulators.downscaler import (
-    Arrays,
-    Cells,
-    Downscaler,
-    Interpolation,
-    Neighbourhood,
-)
-from emukit.errors import RecipeError
+from emukit.emulators.base import FORMAT, read_saved, time_head, time_of, write_saved
+from emukit.emulators.downscaler import Arrays, Cells, Downscaler, Neighbourhood
+from emukit.errors import RecipeError, RunError
 from emukit.models.block_unet import BlockUNet
 from emukit.models.precision import matmul_precision
 from emukit.objectives.base import AddressedNoise, Objective
@@ -111,9 +109,9 @@ class ResidualFrames:
         phases = [time.phase / time.per_year] if time.step != "year" else []
         phases += [time.step_of_day / time.per_day] if time.per_day > 1 else []
         waves = [wave(2 * np.pi * phase) for phase in phases for wave in (np.sin, np.cos)]
-        parts = [np.broadcast_to(w.astype(np.float32)[:, None, None, None], (len(time), 1, *shape)) for w in waves]
-        statics = self.statics[:, rows][..., columns]
+        parts: list[Array] = [np.broadcast_to(w[:, None, None, None], (len(time), 1, *shape)) for w in waves]
         parts += [passed, *([base] if self.base is not None else [])]
+        statics = self.statics[:, rows][..., columns].astype(np.float64)
         parts.append(np.broadcast_to(statics, (len(time), *statics.shape)))
         return np.concatenate(parts, 1, dtype=np.float32), base
 
@@ -214,6 +212,7 @@ class NeuralDownscaler(Downscaler):
         objective: str = REGRESSION,
         objective_options: Mapping[str, Any] | None = None,
         seed: int = 0,
+        trained_on: Mapping[str, str] | None = None,
     ) -> None:
         """Put the parts together.
 
@@ -228,8 +227,10 @@ class NeuralDownscaler(Downscaler):
             objective: What it was trained for, which says how it is asked.
             objective_options: The objective's own.
             seed: Of realisations.
+            trained_on: Protocol and digest of the data, by which others see what it may know.
         """
         super().__init__(domain, coarsening)
+        self.trained_on = dict(trained_on or {})
         self.frames, self.network, self.options = frames, network, dict(options)
         self.blocks, self.overlap, self.seed = blocks, overlap, seed
         self.objective_name, self.objective_options = objective, dict(objective_options or {})
@@ -298,6 +299,7 @@ class NeuralDownscaler(Downscaler):
             "options": self.options,
             "blocks": self.blocks.model_dump(mode="json"),
             "overlap": self.overlap,
+            "trained_on": self.trained_on,
             "objective": {"name": self.objective_name, "options": self.objective_options, "seed": self.seed},
             "fine": fine,
             "passed": passed,
@@ -348,6 +350,7 @@ class NeuralDownscaler(Downscaler):
             objective=asked["name"],
             objective_options=own,
             seed=int(asked["seed"]),
+            trained_on=meta["trained_on"],
         )
 
 
@@ -448,4 +451,56 @@ class Tiling:
                 yield Tile(own, across, weights, inside, there, own[inside] - rows[0], place[across[there]])
 
 
-KINDS: Mapping[str, type[Downscaler]] = {k.kind: k for k in (Interpolation, Neighbourhood, NeuralDownscaler)}
+def saved_values(downscaler: NeuralDownscaler) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Plain values and arrays of a downscaler, its domain left out."""
+    meta, arrays = downscaler.state()
+    return {"coarse": downscaler.coarsening.settings.model_dump(mode="json"), "meta": meta}, arrays
+
+
+def downscaler_of(domain: Domain, values: Mapping[str, Any], arrays: Arrays) -> NeuralDownscaler:
+    """The inverse of `saved_values`."""
+    settings = check(CoarseSettings, values["coarse"], source="the saved downscaler")
+    return NeuralDownscaler.from_state(domain, Coarsening(domain.grid, settings), values["meta"], arrays)
+
+
+def save_downscaler(downscaler: NeuralDownscaler, folder: Path) -> None:
+    """Write a downscaler, whole or not at all; nothing in it is unpickled when it is read."""
+    values, arrays = saved_values(downscaler)
+    domain = downscaler.domain
+    head = {
+        "format": FORMAT,
+        "kind": downscaler.kind,
+        "variables": list(domain.variables),
+        **time_head(domain.time),
+        "card": domain.card.model_dump(mode="json"),
+        **values,
+    }
+    write_saved(folder, head, {**arrays, "grid.lat": domain.grid.lat, "grid.lon": domain.grid.lon})
+
+
+def load_downscaler(folder: Path) -> NeuralDownscaler:
+    """Read what `save_downscaler` wrote.
+
+    Raises:
+        RunError: There is none, or it is damaged.
+    """
+    head, arrays = read_saved(folder)
+    if head.get("kind") != NeuralDownscaler.kind:
+        raise RunError(
+            f"{folder} does not hold a downscaler",
+            found=f"an emulator of the kind {head.get('kind')}",
+            expected=NeuralDownscaler.kind,
+            hint="name a run of `emukit train downscale`",
+        )
+    try:
+        grid = Grid(arrays.pop("grid.lat"), arrays.pop("grid.lon"))
+        domain = Domain(parse_card(head["card"], "the saved downscaler"), grid, tuple(head["variables"]), time_of(head))
+        return downscaler_of(domain, head, arrays)
+    except RecipeError as e:
+        raise RunError(f"the downscaler in {folder} does not fit what is installed here", found=e.what) from e
+    except (KeyError, TypeError, ValueError, RuntimeError) as e:
+        raise RunError(
+            f"the downscaler in {folder} does not fit this version of emukit",
+            found=str(e),
+            hint="use the version of emukit that wrote it, or train it again",
+        ) from e

@@ -72,6 +72,11 @@ EMULATORS: Registry[EmulatorEntry] = Registry(
             "mean of the first 20 training years by calendar month; a reference",
             made_as="closed-form",
         ),
+        "persistence": EmulatorEntry(
+            "emukit.emulators.trajectory:Persistence",
+            "everything stays as it was before the first step; a reference for forecasts",
+            made_as="closed-form",
+        ),
         "linear": EmulatorEntry(
             "emukit.emulators.linear:LinearEmulator",
             "ridge on forcing series, in seconds; the one to beat",
@@ -113,6 +118,11 @@ EMULATORS: Registry[EmulatorEntry] = Registry(
             "an additive Gaussian process of the forced response, with discrepancies of scenarios; seconds",
             made_as="wrapper",
         ),
+        "mean-corrected": EmulatorEntry(
+            "emukit.emulators.mean_corrected:MeanCorrected",
+            "one emulator's fields with another's global means, such as those of an energy balance",
+            made_as="wrapper",
+        ),
         "ensemble": EmulatorEntry(
             "emukit.emulators.ensemble:Ensemble",
             "the mean of several emulators, weighted alike or on validation",
@@ -151,8 +161,28 @@ EMULATORS: Registry[EmulatorEntry] = Registry(
             made_as="closed-form",
             takes_seed=True,
         ),
+        "downscaled": EmulatorEntry(
+            "emukit.emulators.downscaled:Downscaled",
+            "a coarse emulator, trained on the coarsened data, with a downscaling run behind it",
+            made_as="wrapper",
+        ),
+        "climx-climatology": EmulatorEntry(
+            "emukit.emulators.climx_baselines:ClimxClimatology",
+            "a baseline of the ClimX organisers: monthly means of the historical run, half a month early",
+            made_as="closed-form",
+        ),
+        "climx-lps": EmulatorEntry(
+            "emukit.emulators.climx_baselines:ClimxPatternScaling",
+            "a baseline of the ClimX organisers: straight lines in CO2 and in the global mean temperature",
+            made_as="closed-form",
+        ),
         "neural": EmulatorEntry(
             "emukit.emulators.neural:NeuralEmulator", "any network of the network table", made_as="stepwise"
+        ),
+        "trajectory": EmulatorEntry(
+            "emukit.emulators.trajectory:TrajectoryNetwork",
+            "any network with outputs among its inputs (inputs.states), step by step from a beginning",
+            made_as="stepwise",
         ),
     },
     entry=EmulatorEntry,

@@ -75,6 +75,16 @@ class Wrapper(Emulator):
             folds: One for each training scenario, left out whole, where the class is `cross_fitted`; else none.
         """
 
+    @classmethod
+    def base_archive(cls, archive: Archive, **options: Any) -> Archive:
+        """The data on which its bases are trained: the same, where a class does not say otherwise.
+
+        Args:
+            archive: The data.
+            options: Those of `fit`.
+        """
+        return archive
+
     def refit(
         self, archive: Archive, split: Split, bases: Sequence[Emulator], folds: Sequence[Fold], **options: Any
     ) -> Self:

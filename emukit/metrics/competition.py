@@ -123,6 +123,21 @@ class StoreFormat:
     write: Callable[[Path, Any, Path], int]
 
 
+@dataclass(frozen=True)
+class Detail:
+    """A further table of a prediction, as text.
+
+    Attributes:
+        headings: Of its columns.
+        rows: Its lines.
+        most: How many of them a terminal shows; 0: all.
+    """
+
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    most: int = 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class PublishedTable:
     """Where the results of others are, and what they were scored on.
@@ -163,6 +178,10 @@ class Competition:
         derive: Of what is scored by numbers of whole years, such as annual extremes of days: from an archive and the
             place (scenario, first step, step after the last) to a function from (T, V, Y, X) fields of these steps to
             (N, W, Y, X), the scored variables of each year. None: fields are scored as they are.
+        detail: Where `derive` is, further tables of a scored span: from its N years, the (N,) global mean temperature
+            of the truth, and (N, W, Y, X) prediction and truth. None: there are none.
+        ensemble: Where `derive` is, how realisations are scored: from (E, N, W, Y, X) and the (N, W, Y, X) truth.
+            None: they are not.
         published: Results of others; None where there are none.
         submission: Format of what is handed in; None where nothing is.
     """
@@ -181,6 +200,8 @@ class Competition:
     references: tuple[str, ...] = ("climatology", "runs", "linear")
     fits: Callable[[Grid], str] | None = None
     derive: Callable[[Any, str, int, int], Callable[[NDArray[np.floating]], NDArray[np.floating]]] | None = None
+    detail: Callable[[Sequence[int], Field, Field, Field], list[Detail]] | None = None
+    ensemble: Callable[[Field, Field], Detail] | None = None
     published: PublishedTable | None = None
     submission: SubmissionFormat | StoreFormat | None = None
 
@@ -276,7 +297,12 @@ class Competition:
             return {m.key: m.function(whole if m.variable is None else of[m.variable], w) for m in self.metrics}
 
     def score(self, moments: Moments, weights: NDArray[np.floating], variables: Sequence[str]) -> Score:
-        """Score summed months; arguments as for `numbers`.
+        """Score summed months.
+
+        Args:
+            moments: Sums with fields of shape (V, Y, X), in the units of the variables.
+            weights: (Y, X) area weights; any positive multiple gives the same.
+            variables: Names along the V axis.
 
         Raises:
             ValueError: There are no months to score.

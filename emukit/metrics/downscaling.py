@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from emukit.data.grid import Grid
 from emukit.metrics.competition import Competition, Metric
-from emukit.metrics.moments import Field, Moments
+from emukit.metrics.moments import Field, Moments, Term
 from emukit.metrics.standard import bias, step_rmse
 
 # Quantiles of the truth, over all its cells and steps, beyond which a tail begins.
@@ -67,20 +67,54 @@ def competition(units: Mapping[str, str], best: Mapping[str, float]) -> Competit
     """
     metrics: list[Metric] = []
     for v, u in units.items():
-        of = {"variable": v, "heading": v}
-        mae = {"absolute error": _absolute}
+        absolute: dict[str, Term] = {"absolute error": _absolute}
         metrics += [
-            Metric(key=f"{v}.mae", title=f"{v} MAE", units=u, description=f"{v}: area mean of the absolute error",
-                   lowest=0.0, function=_mae, terms=mae, measure="MAE", **of),
-            Metric(key=f"{v}.nmae", title=f"{v} NMAE", description=f"{v}: MAE over the mean absolute value of the truth",
-                   lowest=0.0, function=_nmae, terms={**mae, "size": _size}, measure="NMAE", **of),
+            Metric(
+                key=f"{v}.mae",
+                heading=f"{v} MAE",
+                measure="MAE",
+                units=u,
+                title=f"{v} MAE",
+                description=f"{v}: area mean of the absolute error",
+                lowest=0.0,
+                variable=v,
+                function=_mae,
+                terms=absolute,
+            ),
+            Metric(
+                key=f"{v}.nmae",
+                heading=f"{v} NMAE",
+                measure="NMAE",
+                title=f"{v} NMAE",
+                description=f"{v}: MAE over the mean size of the truth",
+                lowest=0.0,
+                variable=v,
+                function=_nmae,
+                terms={**absolute, "size": _size},
+            ),
             step_rmse(v, u),
-            Metric(key=f"{v}.r2", title=f"{v} R2", better="higher", measure="R2",
-                   description=f"{v}: one minus squared error over variance, over all cells and steps", function=_r2, **of),
-            Metric(key=f"{v}.correlation", title=f"{v} correlation", better="higher", measure="correlation",
-                   description=f"{v}: Pearson correlation over all cells and steps", function=_correlation, **of),
+            Metric(
+                key=f"{v}.r2",
+                heading=f"{v} R2",
+                measure="R2",
+                title=f"{v} R2",
+                description=f"{v}: one minus squared error over variance, of all cells and steps",
+                better="higher",
+                variable=v,
+                function=_r2,
+            ),
+            Metric(
+                key=f"{v}.correlation",
+                heading=f"{v} corr",
+                measure="correlation",
+                title=f"{v} correlation",
+                description=f"{v}: Pearson correlation over all cells and steps",
+                better="higher",
+                variable=v,
+                function=_correlation,
+            ),
             bias(v, u),
-        ]  # fmt: skip
+        ]
     return Competition(
         name="downscaling",
         title="downscaling error",
@@ -111,9 +145,7 @@ def tail_thresholds(truth: NDArray[np.floating]) -> NDArray[np.float64]:
     return np.asarray(np.quantile(flat, TAILS, axis=0), np.float64)
 
 
-def tail_area(
-    fields: NDArray[np.floating], thresholds: NDArray[np.float64], grid: Grid
-) -> NDArray[np.float64]:
+def tail_area(fields: NDArray[np.floating], thresholds: NDArray[np.float64], grid: Grid) -> NDArray[np.float64]:
     """(len(TAILS), V) share of area and steps beyond each threshold."""
     beyond = fields[None] > thresholds[:, None, :, None, None]
     return np.asarray(grid.mean(beyond.mean(1)), np.float64)

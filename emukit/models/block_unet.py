@@ -139,15 +139,16 @@ class BlockUNet(nn.Module):
     @property
     def multiple(self) -> int:
         """What the sides of a block must be a multiple of."""
-        return int(2**self.depth)
+        return 1 << self.depth
 
     @property
     def reach(self) -> int:
         """How far from a cell, in cells, its answer may depend on anything; a bound."""
         convolutions = 2 * self.blocks
-        total = 1 + 2 * convolutions * (2**self.depth - 1)
+        coarsest = 1 << self.depth
+        total = 1 + 2 * convolutions * (coarsest - 1)
         # Each mean of two cells, and its way back, may add one cell of its level.
-        return total + convolutions * 2**self.depth + 2 * (2**self.depth - 1)
+        return total + convolutions * coarsest + 2 * (coarsest - 1)
 
     def forward(self, frames: Tensor, noisy: Tensor | None = None, level: Tensor | None = None) -> Tensor:
         """(S, 1, C, Y, X), and with `levels` (S, 1, V, Y, X) and (S, 1) -> (S, 1, V, Y, X)."""
@@ -162,15 +163,15 @@ class BlockUNet(nn.Module):
             state = told if state is None else state + told
         x = self.stem(maps)
         skips: list[Tensor] = []
-        for number, level in enumerate(self.down):
+        for number, blocks in enumerate(self.down):
             if number:
                 skips.append(x)
                 x = F.avg_pool2d(x, 2)
-            for block in level:
+            for block in blocks.children():
                 x = block(x, state)
-        for level in self.up:
+        for blocks in self.up:
             x = torch.cat((F.interpolate(x, scale_factor=2, mode="nearest"), skips.pop()), 1)
-            for block in level:
+            for block in blocks.children():
                 x = block(x, state)
         out: Tensor = self.head(F.gelu(self.norm(x)))
         return out[:, None]

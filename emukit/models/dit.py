@@ -119,7 +119,8 @@ class DiT(OnSphere):
         patches = maps.flatten(2).transpose(1, 2) + self.sphere.own_tiles(place, 0, self.tiles)
         known = nn.functional.silu(self.level(levels))
         centres = patch_centres(self.tiles, self.patch, self.grid, maps.device)
-        turn = space_turn(*(self.sphere.own_tiles(c, 0, self.tiles) for c in centres), self.pairs, self.tiles)
+        polar, longitude = (self.sphere.own_tiles(c, 0, self.tiles) for c in centres)
+        turn = space_turn(polar, longitude, self.pairs, self.tiles)
         for block in self.blocks:
             patches = block(patches, known, turn)
         patches = modulated(patches, *self.modulation(known).chunk(2, -1))

@@ -78,12 +78,14 @@ class Objective(ABC):
         divisible: Whether a sample's steps may be computed apart, on several processes, and joined before the loss.
         single_runs: Whether its targets must be single runs: the spread of a mean of runs is not that of a run.
         levels: Whether its network is given a noisy field and the level of its noise next to the frames.
+        trajectory: Whether it feeds answers back as states, so that a recipe must have some.
     """
 
     draws: ClassVar[bool] = False
     divisible: ClassVar[bool] = True
     single_runs: ClassVar[bool] = False
     levels: ClassVar[bool] = False
+    trajectory: ClassVar[bool] = False
 
     def __init__(self, loss: CompositeLoss | None) -> None:
         """An objective; its own options are keyword arguments of subclasses.
@@ -102,6 +104,10 @@ class Objective(ABC):
     def passes(self) -> int:
         """Forward passes of a training step."""
         return 1
+
+    def advance(self, epochs: float) -> None:
+        """Told before every training step how many epochs are done, with fractions; most objectives do not care."""
+        return
 
     @abstractmethod
     def loss(

@@ -13,8 +13,11 @@ from torch import Tensor
 from emukit.data.sampler import Sample
 from emukit.errors import RecipeError
 from emukit.losses.composite import CompositeLoss
-from emukit.losses.grid_context import Mean, local_mean
+from emukit.losses.grid_context import Mean, local_mean, root
 from emukit.objectives.base import Forward, Noise, Objective
+
+# Area means that are scored next to the cells: of the globe, and of rows and columns of regions.
+REGIONS = {"globe": (1, 1), "regions": (3, 6)}
 
 
 def fair_crps(realisations: Tensor, target: Tensor) -> Tensor:
@@ -43,18 +46,25 @@ class Crps(Objective):
     divisible = False
     single_runs = True
 
-    def __init__(self, loss: CompositeLoss | None, *, realisations: int = 2, noise: int = 4) -> None:
+    def __init__(
+        self, loss: CompositeLoss | None, *, realisations: int = 2, noise: int = 4, regional: float = 0.0
+    ) -> None:
         """Set it up.
 
         Args:
             loss: The composite loss, of which grid, variables and the weight of each variable are taken.
             realisations: How many a step draws.
             noise: Channels of noise next to those of a frame, standard normal, drawn again for every cell and step.
+            regional: Weight of the score of area means, of the globe and of regions, each in units of its own size.
+                The score of cells does not ask whether they vary together.
 
         Raises:
-            RecipeError: Fewer than two realisations, or no channel of noise.
+            RecipeError: Fewer than two realisations, no channel of noise, or a negative weight.
         """
         super().__init__(loss)
+        if regional < 0:
+            raise RecipeError("objective.regional is out of range", found=str(regional), expected="0 or more")
+        self.regional = regional
         for name, value, least in (("realisations", realisations, 2), ("noise", noise, 1)):
             if value < least:
                 raise RecipeError(f"objective.{name} is out of range", found=str(value), expected=f"{least} or more")
@@ -82,8 +92,32 @@ class Crps(Objective):
             for _ in range(self.realisations)
         ]
         with torch.autocast(frames.device.type, enabled=False):
-            score = fair_crps(torch.stack(drawn).float(), sample.targets.float())
-            return self.composite.means(score, "crps", mean)
+            realisations, targets = torch.stack(drawn).float(), sample.targets.float()
+            total, terms = self.composite.means(fair_crps(realisations, targets), "crps", mean)
+            for name, regions in REGIONS.items() if self.regional else ():
+                found = self._of_regions(realisations, targets, regions, mean)
+                total = total + self.regional * found / len(REGIONS)
+                terms[f"{name}.crps"] = found.detach()
+            return total, terms
+
+    def _of_regions(self, realisations: Tensor, targets: Tensor, regions: tuple[int, int], mean: Mean) -> Tensor:
+        """Mean over variables of the score of the area means of some regions, in units of their root mean square."""
+        assert self.composite is not None
+        sphere, weights = self.composite.context.sphere, self.composite.context.weights
+        weights = sphere.own(weights, -2, weights.shape[-1])
+        shares = sphere.region_means(weights[None, None], regions)[0]
+
+        def means(fields: Tensor) -> Tensor:
+            pooled = sphere.region_means((fields * weights).flatten(0, -4), regions)
+            return (pooled / shares).reshape(*fields.shape[:-2], *regions)
+
+        of_targets = means(targets)
+        score = fair_crps(means(realisations), of_targets)
+        values = [
+            mean(score[:, :, v].mean((1, 2, 3))) / root(mean(of_targets[:, :, v].square().mean((1, 2, 3))))
+            for v in range(len(self.composite.variables))
+        ]
+        return torch.stack(values).mean()
 
     def predict(self, forward: Forward, frames: Tensor, noise: Noise, source: Tensor | None = None) -> Tensor:
         """One realisation."""

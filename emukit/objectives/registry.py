@@ -28,6 +28,9 @@ OBJECTIVES: Registry[Entry] = Registry(
         "interpolant": Entry(
             "emukit.objectives.interpolant:Interpolant", "realisations, by the drift of random paths to the target"
         ),
+        "rollout": Entry(
+            "emukit.objectives.rollout:Rollout", "a trajectory of several steps, each from the states said before"
+        ),
         "diffusion": Entry("emukit.objectives.diffusion:Diffusion", "realisations, by removing noise of any level"),
     },
     entry=Entry,

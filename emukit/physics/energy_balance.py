@@ -167,7 +167,8 @@ class EnergyBalance:
 
     def equilibrium(self, forcing: float | Tensor) -> Tensor:
         """() warming in the end under a constant forcing, K."""
-        return torch.as_tensor(forcing, dtype=torch.float64) / self.feedback
+        constant: Tensor = torch.as_tensor(forcing, dtype=torch.float64)
+        return constant / self.feedback
 
     def grown(self, forcing: float | Tensor, rate: float | Tensor) -> Tensor:
         """(L,) temperatures under a forcing that has grown as exp(rate t) for ever and has arrived at a value, K.

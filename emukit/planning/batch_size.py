@@ -14,9 +14,9 @@ import torch
 from emukit.data.archive import Archive
 from emukit.data.frames import FrameEncoder
 from emukit.data.residency import place
-from emukit.data.segment_addresses import SegmentAddresses
 from emukit.data.segments import resident_bytes
 from emukit.data.split import Split
+from emukit.data.states import cut
 from emukit.errors import RecipeError
 from emukit.parallel.comm import Comm
 from emukit.planning.memory import SAFE, batch_bytes, build_for, count_state, free_share, largest_share, measure_for
@@ -94,7 +94,7 @@ def resolve_batch(
 
 def _refuse_endless_steps(recipe: NetworkRecipe, archive: Archive, split: Split) -> None:
     training = recipe.training
-    batches = SegmentAddresses.of(archive, split.train, recipe.inputs.window, training.segments).steps()
+    batches = cut(archive, split.train, recipe.inputs, training.segments).steps()
     if training.accumulate > batches:
         raise RecipeError(
             "a step takes more batches than an epoch has",
@@ -122,7 +122,7 @@ def _largest_batch(recipe: NetworkRecipe, archive: Archive, split: Split, comm: 
 
     def acceptable(number: int) -> bool:
         sized = _with_batch(recipe, number).training.segments
-        addresses = SegmentAddresses.of(archive, split.train, window, sized)
+        addresses = cut(archive, split.train, recipe.inputs, sized)
         if -(-addresses.steps() // training.accumulate) < FEWEST_STEPS:
             return False
         data = resident_bytes(archive, addresses, encoder)

@@ -17,9 +17,9 @@ from torch import nn
 from emukit.data.archive import Archive
 from emukit.data.frames import FrameEncoder
 from emukit.data.residency import place
-from emukit.data.segment_addresses import SegmentAddresses
 from emukit.data.segments import SegmentSampler, resident_bytes
 from emukit.data.split import Split
+from emukit.data.states import cut, sampler_kind
 from emukit.data.targets import TargetNormalizer
 from emukit.errors import RecipeError, TrainingError
 from emukit.models.precision import matmul_precision
@@ -41,7 +41,7 @@ from emukit.planning.memory import (
 )
 from emukit.progress import Reporter
 from emukit.recipes.fitting import fit_recipe
-from emukit.recipes.schema import NetworkRecipe, Recipe
+from emukit.recipes.schema import GeneratorRecipe, NetworkRecipe, Recipe
 from emukit.terminal import duration, size
 from emukit.training.engine import Engine, Execution
 from emukit.training.footprint import forward_rate
@@ -198,7 +198,9 @@ def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, report
     if not isinstance(recipe, NetworkRecipe):
         raise RecipeError(
             f"{recipe.emulator} needs no plan",
-            found="an emulator that is fitted in closed form, in seconds",
+            found="an emulator whose own networks are small"
+            if isinstance(recipe, GeneratorRecipe)
+            else "an emulator that is fitted in closed form, in seconds",
             expected="a network",
             hint=f"emukit train {recipe.emulator}; `emukit models` lists the networks",
         )
@@ -208,7 +210,7 @@ def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, report
     recipe = resolve_batch(recipe, archive, split, comm, reporter)
     training, history = recipe.training, recipe.inputs.window.history
     encoder = FrameEncoder.fit(archive, split.train, recipe.inputs)
-    addresses = SegmentAddresses.of(archive, split.train, recipe.inputs.window, training.segments)
+    addresses = cut(archive, split.train, recipe.inputs, training.segments)
     steps = -(-addresses.steps() // training.accumulate)
     frame = (len(encoder.channels), *archive.grid.shape)
     state = count_state(recipe, archive, len(encoder.channels))
@@ -224,7 +226,8 @@ def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, report
     targets = {v: recipe.targets.of(v) for v in archive.variables}
     normalizer = TargetNormalizer.fit(archive, split.train, targets)
     with reporter.step("measuring", 3) as bar, matmul_precision(training.precision):
-        source = SegmentSampler(archive, split.train, encoder, normalizer, training.segments, comm.device)
+        sampler = sampler_kind(recipe.inputs)
+        source = sampler(archive, split.train, encoder, normalizer, training.segments, comm.device)
         network = build_for(recipe, archive, len(encoder.channels)).to(comm.device)
         bar.advance(note="data and network")
         memory = memory_plan(network, source, recipe, comm)

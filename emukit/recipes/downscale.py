@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, SerializeAsAny, create_model, model_validator
 
@@ -22,7 +22,7 @@ from emukit.emulators.neural_downscaler import CONTEXT, ConditionSettings
 from emukit.errors import RecipeError
 from emukit.models.block_unet import BlockUNet
 from emukit.objectives.registry import OBJECTIVES
-from emukit.recipes.schema import NetworkRecipe, ObjectiveSettings, TargetsSettings
+from emukit.recipes.schema import AnyObjective, ObjectiveSettings, TargetsSettings
 from emukit.training.settings import AverageSettings, LossSettings, OptimizerSettings, TrainingSettings
 
 DOWNSCALE = "downscale"
@@ -69,7 +69,7 @@ class DownscaleRecipe(Settings):
     overlap: int = Field(8, ge=0)
     conditions: ConditionSettings = ConditionSettings()
     targets: TargetsSettings = Field(default_factory=_targets)
-    objective: SerializeAsAny[ObjectiveSettings] = ObjectiveSettings()
+    objective: AnyObjective = ObjectiveSettings()
     loss: LossSettings = Field(default_factory=_loss)
     training: TrainingSettings = Field(default_factory=_training)
     model: SerializeAsAny[Settings]
@@ -99,13 +99,7 @@ def parse_downscale(values: Mapping[str, Any], source: str) -> DownscaleRecipe:
         RecipeError: Unknown or wrong settings, all of them listed.
     """
     options = options_of(BlockUNet, CONTEXT)
-    objective = NetworkRecipe.model_fields["objective"]
-    kind = create_model(
-        "DownscaleRecipe",
-        __base__=DownscaleRecipe,
-        model=(options, options()),
-        objective=(Annotated[(objective.annotation, *objective.metadata)], ObjectiveSettings()),  # type: ignore[misc]
-    )
+    kind = create_model("DownscaleRecipe", __base__=DownscaleRecipe, model=(options, options()))
     return check(kind, values, source=source, hint="docs/downscaling.md lists the settings")
 
 
@@ -144,7 +138,7 @@ def load_downscale(
     if objective is not None:
         if objective not in OBJECTIVES:
             raise RecipeError(f"unknown objective {objective!r}", expected=", ".join(OBJECTIVES))
-        values["objective"] = merge({"name": objective}, {k: v for k, v in dict(values.get("objective", {})).items() if k != "name"})
+        values["objective"] = merge(
+            {"name": objective}, {k: v for k, v in dict(values.get("objective", {})).items() if k != "name"}
+        )
     return parse_downscale(values, source)
-
-

@@ -60,6 +60,13 @@ def fit_recipe(recipe: R, archive: Archive, split: Split, reporter: Reporter) ->
     missing: dict[str, tuple[Names, dict[str, str]]] = {}
     fitted = _fitted(recipe, "", archive, scenarios, missing, reporter)
     if missing:
+        if not any(archive[s].forcings for s in scenarios):
+            raise ProtocolError(
+                "the data have no forcings, which the recipe reads",
+                found=f"{archive.source} with {', '.join(archive.variables)} alone",
+                hint="a network that reads the states before: --set 'inputs.states=[...]'; for references, persistence "
+                "and climatology",
+            )
         had = [n for n in archive[scenarios[0]].forcings if all(n in archive[s].forcings for s in scenarios)]
         settings = []
         for path, (names, why) in missing.items():
@@ -237,7 +244,8 @@ def _fitted(
         left = tuple(n for n in names if n not in wrong)
         if not wrong:
             continue
-        if left and names in _shipped_lists(recipe.emulator, path):
+        with_states = isinstance(recipe, NetworkRecipe) and recipe.inputs.states
+        if (left or with_states) and names in _shipped_lists(recipe.emulator, path):
             changed[path] = left
             reporter.say(f"note: {prefix}{path} without {', '.join(wrong)}: {'; '.join(wrong.values())}")
         else:

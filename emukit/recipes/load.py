@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # How a MODEL that is a recipe file ends.
 TOML = ".toml"
+# The networks of a generator, in its recipe.
+PARTS = ("predictor", "projector")
 # The base of a recipe that says everything itself.
 NO_BASE = "none"
 
@@ -103,7 +105,7 @@ def load_recipe(
         values, source = _lay_over(values, over), str(file)
     changes = with_present_names(parse_assignments(assignments))
     admit(changes)
-    changes = expand_size(changes, values["emulator"])
+    changes = _with_base(expand_size(changes, values["emulator"]), values)
     if changes.get("emulator", values["emulator"]) != values["emulator"]:
         raise RecipeError(
             f"{source} is of another emulator than --set names",
@@ -120,10 +122,51 @@ def load_recipe(
     source = f"{source} with --set" if changes else source
     # A whole list replaces the recipe's; a table is single settings of bases by their numbers.
     single = {} if isinstance(changes.get("bases"), list) else changes.pop("bases", {})
-    values = merge(values, changes)
+    values = merge(_without_other_objectives(values, changes), changes)
     if "bases" in values:
         values["bases"] = _load_bases(base_tables(values, source), single, source)
     return parse_recipe(values, source)
+
+
+def objective_path(name: str) -> str | None:
+    """The setting by which a MODEL names its objective; None where it has none, or several.
+
+    Raises:
+        RecipeError: There is no such name or file.
+    """
+    values = _values_of(name)
+    if set(PARTS) <= set(values):
+        return f"{PARTS[0]}.objective.name"
+    return "objective.name" if is_network(values["emulator"]) else None
+
+
+def _with_base(changes: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Changes in which `base`, the recipe that a generator is to give variability, is the first of its `bases`.
+
+    Of a recipe that varies as a run does it is what that recipe varies: best-fast stands for its additive-gp.
+    """
+    if not isinstance(changes.get("base"), str) or not set(PARTS) <= set(values):
+        return changes
+    recipe = _values_of(changes["base"])
+    while recipe["emulator"] in EMULATORS and getattr(EMULATORS.load(recipe["emulator"]), "varied", False):
+        (first, *_) = recipe["bases"]
+        recipe = first["recipe"] if isinstance(first["recipe"], dict) else _values_of(first["recipe"])
+    bases = [{"recipe": {**recipe, "base": NO_BASE}}]
+    return {**{key: change for key, change in changes.items() if key != "base"}, "bases": bases}
+
+
+def _without_other_objectives(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values without the options of objectives in whose place others are named: each has options of its own."""
+    kept = dict(values)
+    for key, change in changes.items():
+        value = values.get(key)
+        if not isinstance(value, Mapping) or not isinstance(change, Mapping):
+            continue
+        if key == "objective":
+            kept[key] = {} if change.get("name", value.get("name")) != value.get("name") else value
+        elif key in PARTS:
+            kept[key] = _without_other_objectives(value, change)
+    return kept
 
 
 def _lay_over(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,7 +175,7 @@ def _lay_over(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, A
     tables = over.get("loss", {})
     kept = {k: v for k, v in values.get("loss", {}).items() if not isinstance(tables, Mapping) or k not in tables}
     under = {**values, "loss": kept} if "loss" in values else values
-    return merge(under, expand_size(over, values["emulator"]))
+    return merge(_without_other_objectives(under, over), expand_size(over, values["emulator"]))
 
 
 def _load_bases(bases: list[dict[str, Any]], single: Any, source: str) -> list[dict[str, Any]]:

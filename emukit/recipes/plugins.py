@@ -95,6 +95,10 @@ def _named(values: Mapping[str, Any], finished: bool = False) -> Iterator[tuple[
         # Plain values are of any form before they are checked.
         listed = names if isinstance(names, list | tuple | Mapping) else ()
         yield from ((kind, name) for name in listed if isinstance(name, str))
+    for part in (values.get("predictor"), values.get("projector")):
+        if isinstance(part, Mapping):
+            yield from (("", name) for name in (part.get("network"),) if isinstance(name, str))
+            yield from _named({"objective": part.get("objective")})
     for base in bases if isinstance(bases, list | tuple) else bases.values() if isinstance(bases, Mapping) else ():
         if not isinstance(base, Mapping) or (base.get("run") and not finished):
             continue

@@ -31,6 +31,7 @@ from emukit.losses.composite import CompositeLoss
 from emukit.models.registry import CONTEXT, NETWORKS
 from emukit.objectives.base import Objective
 from emukit.objectives.registry import OBJECTIVES, REGRESSION
+from emukit.objectives.rollout import Rollout
 from emukit.recipes.catalogue import emulator_names, is_network, recipe_digest, unknown_emulator
 from emukit.training.settings import AverageSettings, LossSettings, OptimizerSettings, TrainingSettings
 
@@ -138,6 +139,10 @@ def _objective_settings(value: object) -> object:
     return kind.model_validate(dict(table))
 
 
+# Any objective, with its own options.
+AnyObjective = Annotated[SerializeAsAny[ObjectiveSettings], BeforeValidator(_objective_settings)]
+
+
 def check_levels(objective: ObjectiveSettings, network: str) -> None:
     """Refuse an objective that needs more of a network than it can.
 
@@ -155,12 +160,17 @@ def check_levels(objective: ObjectiveSettings, network: str) -> None:
 class NetworkRecipe(Recipe):
     """A network, what it reads, what it is asked for, and how it is trained."""
 
-    objective: Annotated[SerializeAsAny[ObjectiveSettings], BeforeValidator(_objective_settings)] = ObjectiveSettings()
+    objective: AnyObjective = ObjectiveSettings()
 
     inputs: InputSettings = InputSettings()
     targets: TargetsSettings = TargetsSettings()
     loss: LossSettings = LossSettings()
     training: TrainingSettings = TrainingSettings()
+
+    @property
+    def emulator_kind(self) -> str:
+        """What its trained network is saved as: ``trajectory`` where outputs are among its inputs, else ``neural``."""
+        return "trajectory" if self.inputs.states else "neural"
 
     def network_channels(self, encoded: int) -> int:
         """Input channels of its network, for frames of so many: noise of the objective comes on top."""
@@ -170,6 +180,9 @@ class NetworkRecipe(Recipe):
     def _loss_that_can_act(self) -> NetworkRecipe:
         loss, training = self.loss, self.training
         objective = self.objective.build(None)
+        wrong = trajectory_problem(self, objective)
+        if wrong:
+            raise ValueError(wrong)
         if objective.single_runs and training.segments.members == "mean":
             raise ValueError(
                 f"objective.name {self.objective.name} learns from single runs: "
@@ -188,6 +201,31 @@ class NetworkRecipe(Recipe):
                 f"loss.warmup_epochs {loss.warmup_epochs:g} leaves the loss none of training.epochs {training.epochs}"
             )
         return self
+
+
+def trajectory_problem(recipe: NetworkRecipe, objective: Objective) -> str:
+    """What is wrong with states as inputs, or with their rollout; empty where nothing is."""
+    segments = recipe.training.segments
+    if recipe.inputs.states and (segments.members, segments.mix) != ("all", "any"):
+        return (
+            "inputs.states are of single runs, in any order: training.segments.members must be all, and "
+            "training.segments.mix any"
+        )
+    if not isinstance(objective, Rollout):
+        return ""
+    if not recipe.inputs.states:
+        return "objective.name rollout feeds states back: inputs.states must name some"
+    if segments.length != objective.longest:
+        return (
+            f"training.segments.length is {segments.length}, and objective.lengths of a rollout end at "
+            f"{objective.longest}: they must be the same"
+        )
+    if objective.boundaries and objective.boundaries[-1] >= recipe.training.epochs:
+        return (
+            f"objective.boundaries end at epoch {objective.boundaries[-1]:g}, after training.epochs "
+            f"{recipe.training.epochs}: the last length would never be used"
+        )
+    return ""
 
 
 class FinishedRun(Settings):

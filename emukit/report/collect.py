@@ -26,12 +26,14 @@ class Findings:
 
     Attributes:
         sources: Finished runs and submissions, each once.
+        named: Folders of those that were named themselves, not found in a folder of several.
         studies: Folders with a study.
         unfinished: Runs that have no emulator yet.
         left_out: What could not be read.
     """
 
     sources: list[Source] = field(default_factory=list)
+    named: set[Path] = field(default_factory=set)
     studies: list[tuple[Path, Study]] = field(default_factory=list)
     unfinished: list[Unfinished] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
@@ -68,6 +70,8 @@ def collect_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
             found.unfinished.append(Unfinished(folder.name, summarise_run(folder).state, run.go_on()))
         else:
             found.sources.append(source)
+            if named:
+                found.named.add(folder)
 
     places = list(places)
     if not places:
@@ -103,6 +107,29 @@ def collect_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
                 else:
                     found.left_out.append(f"the run {run.folder} of the study {study.name} is no longer there")
     return found
+
+
+def to_draw(found: Findings, most: int | None) -> set[Path]:
+    """Folders of the runs that get pictures: those that were named, and the best of the others.
+
+    Runs of different splits are taken in turns, the best of each first.
+
+    Args:
+        found: Everything that has a page.
+        most: How many runs that were not named; None: all.
+    """
+    splits: dict[str, list[tuple[Row, Path]]] = {}
+    for source in found.sources:
+        if source.record and source.folder not in found.named:
+            own = next((row for row in source.rows if row.kind == "run"), None)
+            if own:
+                splits.setdefault(own.split, []).append((own, source.folder))
+    places = [
+        (place, folder)
+        for rows in splits.values()
+        for place, (_, folder) in enumerate(sorted(rows, key=lambda row: row[0].order))
+    ]
+    return found.named | {folder for _, folder in sorted(places, key=lambda place: place[0])[:most]}
 
 
 def study_names(studies: Iterable[tuple[Path, Study]]) -> dict[Path, str]:

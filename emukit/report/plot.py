@@ -24,6 +24,7 @@ from emukit.data.grid import Grid
 from emukit.data.split import Span, Split, is_hidden
 from emukit.data.time import in_words
 from emukit.errors import EmukitError, ProtocolError
+from emukit.figures.budget import draw_budget
 from emukit.figures.curves import draw_seasons, draw_spectra, draw_years
 from emukit.figures.figure import write_png
 from emukit.figures.maps import draw_maps
@@ -42,7 +43,7 @@ FOLDER = "plots"
 WEATHER_FILE = "weather.json"
 # As PNG names the program that wrote a file.
 SOFTWARE = "emukit"
-PICTURES = ("maps", "change", "years", "seasons", "spectra", "ranks", "spread")
+PICTURES = ("maps", "change", "years", "seasons", "spectra", "ranks", "spread", "budget")
 DEFAULT_SETS = ("validation", "test")
 
 
@@ -197,6 +198,9 @@ def draw(shown: Shown, title: str) -> tuple[dict[str, Figure], dict[str, str]]:
         figures["spectra"] = draw_spectra(
             pictures.power(shown), f"{title}\nspectra of anomalies from a straight line of each calendar month"
         )
+    middles, panels = pictures.annual_budget(shown)
+    if len(middles):
+        figures["budget"] = draw_budget(middles, panels, f"{title}\nannual means of the energy budget")
     histograms = pictures.ranks(shown)
     if histograms:
         figures["ranks"] = draw_ranks(histograms, f"{title}\nmembers among {REALISATIONS} realisations")

@@ -6,7 +6,7 @@ hidden is never taken for one whose truth is zero.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,6 +78,7 @@ class Shown:
         global_members: (M, N, V) global means of all N months of the scenario, NaN where hidden.
         global_predictions: (R, N, V) of the ensemble, NaN before the first month that can be predicted.
         change: How the climate changes until the end of the span; None where its beginning is not known.
+        budget: Unit to the (N,) series of the energy budget by name; empty where the emulator has none.
     """
 
     archive: Archive
@@ -87,6 +88,7 @@ class Shown:
     global_members: Array
     global_predictions: Array
     change: Change | None
+    budget: Mapping[str, Mapping[str, Array]]
 
     @property
     def earth(self) -> bool:
@@ -140,6 +142,7 @@ def collect(emulator: Emulator, archive: Archive, span: Span) -> Shown:
         np.stack([_global_means(scenario, m, grid) for m in members]),
         np.stack(means[:REALISATIONS]),
         _change(scenario, span, wholes[0], answers[0].first_month),
+        emulator.budget(scenario),
     )
 
 
@@ -226,11 +229,26 @@ def _spread(runs: Sequence[Fields]) -> Array:
     return np.asarray(np.sqrt(square / (len(runs) - 1)), np.float64)
 
 
+def _whole_years(scenario: Scenario) -> list[tuple[int, slice]]:
+    """Every whole calendar year of a scenario, with its steps."""
+    time = scenario.time
+    numbers, begin, count = np.unique(time.year, return_index=True, return_counts=True)
+    return [(int(y), slice(i, i + n)) for y, i, n in zip(numbers, begin, count, strict=True) if n >= time.per_year]
+
+
+def annual_budget(shown: Shown) -> tuple[Array, dict[str, dict[str, Array]]]:
+    """Middles of whole calendar years, and the annual means of the energy budget; no years where there is none."""
+    whole = _whole_years(shown.scenario) if shown.budget else []
+    panels = {
+        unit: {name: np.array([series[year].mean() for _, year in whole]) for name, series in lines.items()}
+        for unit, lines in shown.budget.items()
+    }
+    return np.array([y + 0.5 for y, _ in whole]), panels
+
+
 def annual_means(shown: Shown) -> list[Years]:
     """Global means of every whole calendar year of the scenario, a gap where a step of it is not known."""
-    time = shown.scenario.time
-    numbers, begin, count = np.unique(time.year, return_index=True, return_counts=True)
-    whole = [(int(y), slice(i, i + n)) for y, i, n in zip(numbers, begin, count, strict=True) if n >= time.per_year]
+    whole = _whole_years(shown.scenario)
     # At the middle of each year, on an axis where a year begins at its number.
     x = np.array([y + 0.5 for y, _ in whole])
     shape = (0, len(shown.archive.variables))

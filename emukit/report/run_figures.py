@@ -27,6 +27,7 @@ from safetensors.numpy import load_file, save_file
 from emukit.data.archive import Archive
 from emukit.data.grid import Grid
 from emukit.errors import ProtocolError
+from emukit.figures.budget import draw_budget
 from emukit.figures.curves import Season, draw_seasons, draw_spectra, draw_years
 from emukit.figures.error_maps import Field, draw_distribution, draw_error_maps, draw_zonal, map_colours
 from emukit.figures.figure import line_colours, write_webp
@@ -43,7 +44,7 @@ Array = NDArray[np.float64]
 FOLDER = "report"
 ABOUT_FILE, NUMBERS_FILE = "about.json", "numbers.safetensors"
 # Raised with every change of what is kept or drawn.
-VERSION = 6
+VERSION = 7
 # Of every picture, in inches: on a page they are as wide as its text, and their letters are of one size.
 SHAPES = {
     "maps": (8.6, 4.5),
@@ -55,6 +56,7 @@ SHAPES = {
     "rain": (6.0, 2.9),
     "ranks": (8.6, 3.6),
     "spread": (12.9, 4.6),
+    "budget": (8.6, 3.6),
     "learning": (8.6, 2.8),
     "terms": (8.6, 2.8),
 }
@@ -356,6 +358,10 @@ def _figures(shown: Shown, title: str) -> dict[str, tuple[Figure, str]]:
         powers = [[p for line in pictures.power(shown) for p in line if p.what == POWER]]
         words = f"Power spectra of anomalies in cells of {beside}."
         out["spectra"] = draw_spectra(powers, title), words
+    middles, panels = pictures.annual_budget(shown)
+    if len(middles):
+        words = "Annual means of the energy budget: forcings, what is sent back, the net flux, and warming by layer."
+        out["budget"] = draw_budget(middles, panels, title), words
     histograms = pictures.ranks(shown)
     if histograms:
         words = f"Ranks of members of the climate model among {REALISATIONS} realisations."

@@ -9,8 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from emukit.figures.intervals import Difference, draw_intervals
-from emukit.figures.parallel_coordinates import MOST_VARIANTS, draw_coordinates
+from emukit.figures.study import MOST_VARIANTS, Difference, draw_coordinates, draw_intervals
 from emukit.report.pages.model import Picture, StudyPage, identifier
 from emukit.report.run_figures import Drawn, save
 from emukit.report.study_file import Study, StudyResult

@@ -25,16 +25,19 @@ import torch
 from numpy.typing import NDArray
 
 from emukit import provenance
-from emukit.data.archive import Archive, Domain
+from emukit.data.archive import Archive
 from emukit.data.block_sampler import BlockSampler, check_size, hit_frequency
-from emukit.data.card import parse_card
-from emukit.data.coarsen import Coarsening, CoarseSettings
-from emukit.data.grid import Grid
+from emukit.data.coarsen import Coarsening
 from emukit.data.protocol import make_split
 from emukit.data.split import Span, Split, is_hidden
-from emukit.emulators.base import read_saved, time_head, time_of, write_saved
 from emukit.emulators.downscaler import Downscaler, fit_baselines, known_targets
-from emukit.emulators.neural_downscaler import KINDS, NeuralDownscaler, build_block_network, fit_frames
+from emukit.emulators.neural_downscaler import (
+    NeuralDownscaler,
+    build_block_network,
+    fit_frames,
+    load_downscaler,
+    save_downscaler,
+)
 from emukit.errors import ProtocolError, RunError
 from emukit.files import exclusive, parse_json, read_text, write_text
 from emukit.metrics import Moments, Score, mean_score
@@ -83,46 +86,7 @@ class DownscaleRun:
                 found=f"state {self.record['state']!r}",
                 hint=f"{self.record['command']} --resume --out {self.folder}",
             )
-        found = load_downscaler(self.folder / "emulator")
-        assert isinstance(found, NeuralDownscaler)
-        return found
-
-
-def save_downscaler(downscaler: Downscaler, folder: Path) -> None:
-    """Write a downscaler, whole or not at all; nothing in it is unpickled when it is read."""
-    meta, arrays = downscaler.state()
-    domain = downscaler.domain
-    head = {
-        "format": 2,
-        "kind": downscaler.kind,
-        "variables": list(domain.variables),
-        **time_head(domain.time),
-        "card": domain.card.model_dump(mode="json"),
-        "coarse": downscaler.coarsening.settings.model_dump(mode="json"),
-        "meta": meta,
-    }
-    write_saved(folder, head, {**arrays, "grid.lat": domain.grid.lat, "grid.lon": domain.grid.lon})
-
-
-def load_downscaler(folder: Path) -> Downscaler:
-    """Read what `save_downscaler` wrote.
-
-    Raises:
-        RunError: There is none, or it is damaged.
-    """
-    head, arrays = read_saved(folder)
-    try:
-        grid = Grid(arrays.pop("grid.lat"), arrays.pop("grid.lon"))
-        domain = Domain(parse_card(head["card"], "the saved downscaler"), grid, tuple(head["variables"]), time_of(head))
-        settings = CoarseSettings(grid=tuple(head["coarse"].pop("grid")), **head["coarse"])
-        return KINDS[head["kind"]].from_state(domain, Coarsening(grid, settings), head["meta"], arrays)
-    except (KeyError, TypeError, ValueError, RuntimeError) as e:
-        raise RunError(
-            f"{folder} does not hold a downscaler of this version of emukit",
-            found=str(e),
-            expected=f"one of the kinds {', '.join(KINDS)}",
-            hint="name a run of `emukit train downscale`",
-        ) from e
+        return load_downscaler(self.folder / "emulator")
 
 
 def read_downscale_run(folder: Path) -> DownscaleRun:
@@ -284,6 +248,7 @@ class DownscaleTrainer:
             objective=recipe.objective.name,
             objective_options=recipe.objective.options,
             seed=seed,
+            trained_on={"protocol": split.protocol, "data": archive.digest},
         )
         comm = Comm()
         self._sampler = BlockSampler(archive, split.train, coarsening, frames, recipe.blocks, comm.device)
@@ -363,10 +328,7 @@ def best_baseline(archive: Archive, spans: Sequence[Span], baselines: Sequence[D
     plain = competition({v.name: v.units for v in archive.domain.described}, dict.fromkeys(archive.variables, 1.0))
     scores = [
         mean_score(
-            [
-                plain.score(span_moments(archive, s, b, plain), archive.grid.weights, archive.variables)
-                for s in spans
-            ]
+            [plain.score(span_moments(archive, s, b, plain), archive.grid.weights, archive.variables) for s in spans]
         )
         for b in baselines
     ]
@@ -444,9 +406,9 @@ def _numbers(archive: Archive, span: Span, one: Downscaler, scored: Competition,
 
 def draw_sample(archive: Archive, span: Span, downscaler: Downscaler, path: Path) -> None:
     """A picture of the last step of a span: what the pass leaves of the truth, and what the network puts there."""
-    from emukit.files import atomic_path
     from emukit.figures.figure import write_png
     from emukit.figures.maps import Panel, Row, draw_maps
+    from emukit.files import atomic_path
 
     scenario, step = archive[span.scenario], span.stop - 1
     truth = scenario.truth(span.members[0], step, span.stop)
@@ -462,6 +424,8 @@ def draw_sample(archive: Archive, span: Span, downscaler: Downscaler, path: Path
         for v, variable in enumerate(archive.domain.described)
     ]
     text = f"{span.scenario} {scenario.time.text(step)}"
-    figure = draw_maps(rows, archive.grid, f"what the coarse field does not say: {text}", earth=archive.source != "demo")
+    figure = draw_maps(
+        rows, archive.grid, f"what the coarse field does not say: {text}", earth=archive.source != "demo"
+    )
     with atomic_path(path) as temporary:
         write_png(figure, temporary, {"Title": text})

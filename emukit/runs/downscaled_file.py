@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from emukit.data.chunk_files import READ_ERRORS, read_problem
 from emukit.data.decode import Axes, Findings, read_axes, read_time
+from emukit.data.grid import Grid
 from emukit.data.source import open_source
 from emukit.data.time import TimeAxis
 from emukit.data.units import same_units
@@ -170,9 +171,8 @@ def look_at(dataset: xr.Dataset, source: str, downscaler: Downscaler) -> CoarseF
     if not any(close):
         raise StoreError(
             f"the fields of {source} are on another grid",
-            found=f"{grid.shape[0]} x {grid.shape[1]} cells from latitude {grid.lat[0]:.2f}, longitude {grid.lon[0]:.2f}",
-            expected=f"{coarse.shape[0]} x {coarse.shape[1]} cells from latitude {coarse.lat[0]:.2f}, longitude "
-            f"{coarse.lon[0]:.2f}; or the fine grid, {fine.shape[0]} x {fine.shape[1]}",
+            found=_in_words(grid),
+            expected=f"{_in_words(coarse)}; or the fine grid, {_in_words(fine)}",
             hint="average them onto that grid first",
         )
     time = read_time(dataset, domain.time.step, findings)
@@ -185,6 +185,11 @@ def look_at(dataset: xr.Dataset, source: str, downscaler: Downscaler) -> CoarseF
             expected=domain.time.describe(),
         )
     return CoarseFile(dataset, domain.variables, axes, time, fine=not close[0])
+
+
+def _in_words(grid: Grid) -> str:
+    (rows, columns), lat, lon = grid.shape, grid.lat[0], grid.lon[0]
+    return f"{rows} x {columns} cells from latitude {lat:.2f}, longitude {lon:.2f}"
 
 
 def _same(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:

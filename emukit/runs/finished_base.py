@@ -75,7 +75,7 @@ def finished_emulator(run: FinishedRun, recipe: Recipe, archive: Archive, split:
                 )
     check_plugins(record.plugins, f"the run {folder}")
     emulator = load_emulator(folder / "emulator")
-    expected = "neural" if isinstance(recipe, NetworkRecipe) else recipe.emulator
+    expected = recipe.emulator_kind if isinstance(recipe, NetworkRecipe) else recipe.emulator
     if emulator.kind != expected:
         raise RunError(
             f"the emulator in {folder} is not the one that this run trained",

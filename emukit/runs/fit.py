@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,17 @@ from emukit.data.archive import Archive
 from emukit.data.encodings import daily_fields, seasonal_fields
 from emukit.data.folds import leave_out
 from emukit.data.frames import FrameEncoder, static_fields
-from emukit.data.segments import SegmentSampler
 from emukit.data.split import Split
+from emukit.data.states import RolloutSampler, sampler_kind
 from emukit.data.targets import TargetNormalizer
 from emukit.emulators.base import Emulator
 from emukit.emulators.neural import NeuralEmulator
 from emukit.emulators.registry import EMULATORS
 from emukit.emulators.residual_correction import ResidualCorrection, residual_archive
+from emukit.emulators.trajectory import TrajectoryNetwork
 from emukit.emulators.variability import refuse_same_runs
 from emukit.emulators.wrapper import Fold, Wrapper
-from emukit.errors import ProtocolError
+from emukit.errors import ProtocolError, TrainingError
 from emukit.losses.named import loss_terms
 from emukit.losses.registry import TERMS
 from emukit.models.precision import matmul_precision
@@ -112,9 +114,10 @@ class WrapperTrainer:
         self._selected = selected
         self._class: type[Wrapper] = EMULATORS.load(recipe.emulator)
         _check_wrapper(archive, recipe, split)
+        self._base_archive = self._class.base_archive(archive, **recipe.options)
         # Refused before others are trained.
         self._finished = {
-            number: finished_emulator(run, recipe.parts[number][0], archive, split)
+            number: finished_emulator(run, recipe.parts[number][0], self._base_archive, split)
             for number, run in recipe.finished.items()
         }
 
@@ -135,7 +138,7 @@ class WrapperTrainer:
         options = self._recipe.options | ({"seed": self._seed} if EMULATORS[self._recipe.emulator].seeded else {})
         parts: PartTrainer | None = None
         if isinstance(self._recipe, GeneratorRecipe):
-            parts = PartTrainer(self._recipe, self._archive, self._seed, self._comm, folder / "parts", reporter)
+            parts = PartTrainer(self._recipe, self._archive, self._seed, self._comm, folder / "bases", reporter)
             options["train"] = parts
         if self._selected:
             assert isinstance(self._selected.emulator, self._class)
@@ -168,11 +171,13 @@ class WrapperTrainer:
             seed, before = self._seed + copy, selected.base(number, name) if selected else None
             if self._class.residual and bases:
                 assert isinstance(recipe, NetworkRecipe)  # the recipe's own check
-                trainer = Trainer(self._archive, recipe, split, seed, self._comm, self._execution, bases[0], before)
+                trainer = Trainer(
+                    self._base_archive, recipe, split, seed, self._comm, self._execution, bases[0], before
+                )
                 trained: Emulator
                 trained, outcome = trainer.train(place, reporter)
             else:
-                finish = prepare(self._archive, recipe, split, seed, self._comm, self._execution, before)
+                finish = prepare(self._base_archive, recipe, split, seed, self._comm, self._execution, before)
                 trained, outcome = finish(place, reporter)
             bases.append(trained)
             outcomes.append(outcome)
@@ -183,6 +188,8 @@ def _check_wrapper(archive: Archive, recipe: WrapperRecipe, split: Split) -> Non
     """Refuse what a wrapper, or one that it wraps, would refuse after its bases were trained."""
     kind = EMULATORS.load(recipe.emulator)
     kind.check(archive, **recipe.options)
+    # Its bases are checked on the data that they are trained on.
+    archive = kind.base_archive(archive, **recipe.options)
     if kind.varied:
         refuse_same_runs(archive, split.train)
     if kind.cross_fitted and len({s.scenario for s in split.train}) < 2:
@@ -203,7 +210,7 @@ def _check_wrapper(archive: Archive, recipe: WrapperRecipe, split: Split) -> Non
 def _check_network(archive: Archive, recipe: NetworkRecipe) -> None:
     """Refuse what a network would refuse when its turn comes, without a statistic or a weight."""
     encodings = (f(recipe.inputs.seasonal, archive.grid, archive.time)[0] for f in (seasonal_fields, daily_fields))
-    channels = [*recipe.inputs.forcings, *(c for of in encodings for c in of)]
+    channels = [*recipe.inputs.forcings, *recipe.inputs.states, *(c for of in encodings for c in of)]
     statics, _ = static_fields(recipe.inputs, archive)
     count_parameters(
         recipe.emulator,
@@ -251,13 +258,20 @@ class Trainer:
         normalizer = TargetNormalizer.fit(learned, split.train, targets)
         sphere: Sphere = WHOLE
         if comm.domain.world > 1:
+            if recipe.inputs.states:
+                raise TrainingError(
+                    "a trajectory is not divided over rows",
+                    found=f"--domain {comm.domain.world}, and inputs.states",
+                    hint="--devices divides its samples instead",
+                )
             sphere = DividedSphere(comm.domain, archive.grid.shape)
             check_divisible(recipe.emulator, NETWORKS.load(recipe.emulator))
             tables = recipe.loss.for_variables(archive.variables).tables.values()
             for term in {name for table in tables for name in table}:
                 check_divisible(f"the loss term {term}", TERMS.load(term))
         rows = sphere.rows(*archive.grid.shape)
-        source = SegmentSampler(learned, split.train, encoder, normalizer, recipe.training.segments, comm.device, rows)
+        sampler = sampler_kind(recipe.inputs)
+        source = sampler(learned, split.train, encoder, normalizer, recipe.training.segments, comm.device, rows)
         self._track = execution.track
         self._keep: KeptWeights | None = None
         self._ramp: Callable[[float], float] = recipe.loss.ramp
@@ -267,7 +281,10 @@ class Trainer:
             training = recipe.training.model_copy(update={"epochs": length.epochs})
             self._recipe = recipe = recipe.model_copy(update={"training": training})
             self._keep, self._ramp = length.keep, lambda done: recipe.loss.ramp(done * length.stretch)
-        network_only = NeuralEmulator(
+        kind: Callable[..., NeuralEmulator] = NeuralEmulator
+        if isinstance(source, RolloutSampler):
+            kind = partial(TrajectoryNetwork, states=source.states)
+        network_only = kind(
             archive.domain,
             recipe.emulator,
             recipe.options,

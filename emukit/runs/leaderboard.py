@@ -179,7 +179,14 @@ def published_rows(competition: Competition) -> list[Row]:
 
 
 def split_name(benchmark: str, protocol: str, part: str, spans: Sequence[str]) -> str:
-    """How the leaderboard names what was scored: `cse151b k360 validation: ssp370 2060-02..2070-01 member 0`."""
+    """How the leaderboard names what was scored: `cse151b k360 validation: ssp370 2060-02..2070-01 member 0`.
+
+    Args:
+        benchmark: Of the data, as `emukit.runs.record.benchmark_of` names it.
+        protocol: Under which the spans are held out.
+        part: The set: ``validation`` or ``test``.
+        spans: In words, one each.
+    """
     return f"{benchmark} {protocol} {part}: {'; '.join(spans)}"
 
 

@@ -30,6 +30,7 @@ from emukit.parallel.domain import DividedSphere, check_divisible, divide
 from emukit.planning.memory import SAFE
 from emukit.progress import Reporter
 from emukit.recipes.schema import networks_of
+from emukit.runs.beginnings import begun
 from emukit.runs.run import Run
 from emukit.terminal import size
 
@@ -43,16 +44,20 @@ def predict_scenario(
     scenario: str,
     members: int | None = None,
     *,
+    begin: str | None = None,
+    initial: xr.Dataset | None = None,
     comm: Comm | None = None,
     reporter: Reporter,
 ) -> xr.Dataset:
-    """Predict every month of a scenario that the run's window can reach.
+    """Predict every month of a scenario that the run's window can reach; or a trajectory, from where it begins.
 
     Args:
         run: A finished run.
         archive: Its forcings are predicted from.
         scenario: A scenario of the archive.
         members: How many realisations, along a dimension ``member``; None: one prediction, without that dimension.
+        begin: Of a trajectory, as for `emukit.runs.beginnings.begun`.
+        initial: Likewise.
         comm: The processes that share a globe, each of which makes this call and gets the whole; None: this one alone.
         reporter: Is told of forcings far outside the training.
 
@@ -61,8 +66,9 @@ def predict_scenario(
         RunError: Realisations were asked of an emulator that has one answer, or more of them than memory holds; or no
             network is to be divided.
         TrainingError: A network cannot be divided.
+        EmukitError: As `emukit.runs.beginnings.begun`.
     """
-    emulator = run.emulator(archive)
+    emulator = begun(run, archive, scenario, begin, initial, reporter)
     if comm:
         share_globe(emulator, comm)
     return _predicted(run, emulator, archive[scenario], members, archive.digest, reporter)
@@ -108,6 +114,8 @@ def share_globe(emulator: Emulator, comm: Comm) -> None:
     if comm.domain.world == 1:
         return
     for part in _networks(emulator):
+        if part.from_beginning:
+            raise RunError("a trajectory is not divided over rows", hint="leave --domain out")
         check_divisible(part.network_name, type(part.network))
         part.sphere = sphere = DividedSphere(comm.domain, part.grid.shape)
         divide(part.network, sphere)
@@ -178,6 +186,8 @@ def write_scenario(
     overwrite: bool = False,
     *,
     members: int | None = None,
+    begin: str | None = None,
+    initial: xr.Dataset | None = None,
     comm: Comm | None = None,
     reporter: Reporter,
 ) -> None:
@@ -190,6 +200,8 @@ def write_scenario(
         out: As for `write_prediction`; of an archive on disk a ``.zarr`` folder, with a year in each chunk.
         overwrite: Whether an earlier prediction there may be replaced.
         members: As for `predict_scenario`.
+        begin: Likewise.
+        initial: Likewise.
         comm: Likewise; the first process writes. An archive on disk is predicted by one process alone.
         reporter: Shows the years, and is told of forcings far outside the training.
 
@@ -199,7 +211,9 @@ def write_scenario(
     """
     if not archive.on_disk:
         comm = comm or Comm()
-        predicted = predict_scenario(run, archive, scenario, members, comm=comm, reporter=reporter)
+        predicted = predict_scenario(
+            run, archive, scenario, members, begin=begin, initial=initial, comm=comm, reporter=reporter
+        )
         comm.main_only(lambda: write_prediction(predicted, out, overwrite))
         return
     if comm and comm.world > 1:
@@ -215,7 +229,9 @@ def write_scenario(
             expected="a name that ends in .zarr, which is written a year at a time",
             hint=f"--out {out.with_suffix('.zarr')}",
         )
-    emulator, wanted = run.emulator(archive), archive[scenario]
+    emulator, wanted = begun(run, archive, scenario, begin, initial, reporter), archive[scenario]
+    if emulator.from_beginning:
+        raise RunError("a trajectory is not written a year at a time", found=f"{archive.source}, read from disk")
     far = emulator.warning_of(wanted, emulator.first_month, len(wanted))
     if far:
         reporter.say(f"note: {far}")
@@ -276,9 +292,7 @@ def predict_ensemble(
             expected=f"up to {size(room)}, most of what is free on this machine",
             hint=f"--members {room // (2 * one)}" if room >= 2 * one else "end other programs, or use a larger machine",
         )
-    number = xr.Variable("member", range(members), {"standard_name": "realization"})
-    realisations = [emulator.member(i).predict(forcings, start, stop) for i in range(members)]
-    return xr.concat(realisations, number, combine_attrs="identical")
+    return emulator.predict(forcings, start, stop, members)
 
 
 def check_place(out: Path, overwrite: bool = False) -> None:

@@ -313,6 +313,18 @@ def trained(
 ) -> Run:
     """The run of a folder: read where it is finished; started, or continued, where it is not.
 
+    Args:
+        archive: The data.
+        recipe: What to train.
+        folder: Of the run.
+        protocol: Under which it is trained.
+        seed: Of the run.
+        data_arguments: How the archive was opened, kept in the run.
+        comm: This process, which computes alone.
+        execution: How training is run.
+        command: What trains the recipe, except for protocol and seed, for the record of the run.
+        reporter: Shows progress.
+
     Raises:
         ProtocolError: The split cannot be made on this archive.
         RunError: The folder holds a run of another configuration.

@@ -28,8 +28,7 @@ from emukit.recipes.catalogue import is_random, model_name
 from emukit.recipes.schema import networks_of
 from emukit.runs.evaluate import scored_spans
 from emukit.runs.run import Run
-from emukit.studies.bootstrap import Difference, difference, sentence
-from emukit.studies.year_sums import numbers_on_years, years_in
+from emukit.studies.bootstrap import Difference, difference, numbers_on_years, sentence, years_in
 
 Array = NDArray[np.float64]
 

@@ -30,9 +30,9 @@ from emukit.runs.record import Scoring, benchmark_of
 from emukit.runs.run import Run
 from emukit.studies import bootstrap
 from emukit.studies.ablate import PlannedRun, StudyPlan
+from emukit.studies.bootstrap import numbers_on_years, years_in
 from emukit.studies.search import validation_scores
 from emukit.studies.table import StudyTable, markdown, to_csv
-from emukit.studies.year_sums import numbers_on_years, years_in
 
 STUDY_FILE, TABLE_FILE, CSV_FILE = "study.json", "table.md", "table.csv"
 Array = NDArray[np.float64]

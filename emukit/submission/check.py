@@ -1,9 +1,8 @@
 """Every way in which a submission file can be wrong, named.
 
 Invariant: no problem, except accepted ones, means that the file holds each expected ID once with a finite and possible
-number, under the right header. A file whose rows all have an ID and a number is read in columns, in tenths of a second;
-any other is read line by line. Either way every problem carries line numbers. A cause (another grid, months counted
-from one, a file cut off) is named before its thousands of effects.
+number, under the right header. Every problem carries line numbers. A cause (another grid, months counted from one, a
+file cut off) is named before its thousands of effects.
 
 A reference is only compared by its mean seasonal cycle, so any run or climatology of the same grid serves, whatever its
 scenario; only its calendar months must be right.

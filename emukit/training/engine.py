@@ -92,7 +92,12 @@ class Engine(Generic[A]):
         self.scaler = torch.amp.GradScaler(comm.device.type, enabled=settings.precision == "fp16")
 
     def step(
-        self, batches: Sequence[Sequence[A]], rate: float, ramp: float, ahead: Sequence[A] | None = None
+        self,
+        batches: Sequence[Sequence[A]],
+        rate: float,
+        ramp: float,
+        ahead: Sequence[A] | None = None,
+        epochs: float = 0.0,
     ) -> dict[str, float]:
         """One optimiser step on one or more batches, whose gradients are accumulated.
 
@@ -101,6 +106,7 @@ class Engine(Generic[A]):
             rate: Learning rate.
             ramp: How far the loss has moved from its warm-up to itself, in [0, 1].
             ahead: The batch that the next step begins with, read meanwhile where batches are streamed.
+            epochs: How many epochs are done, with fractions.
 
         Returns:
             Loss, gradient norm and every term, the same on all processes. If one of them is not finite, no step was
@@ -108,6 +114,7 @@ class Engine(Generic[A]):
             not finite.
         """
         optim.set_learning_rate(self.optimizer, rate)
+        self._objective.advance(epochs)
         self.optimizer.zero_grad(set_to_none=True)
         samples = sum(map(len, batches))
         sums: dict[str, Tensor] = {}

@@ -149,7 +149,8 @@ def train(
                 group = batches[number * settings.accumulate : (number + 1) * settings.accumulate]
                 rate = optim.learning_rate(state.epoch * per_epoch + number, steps, settings.optimizer)
                 ahead = next(iter(batches[(number + 1) * settings.accumulate :]), None)
-                numbers = engine.step(group, rate, ramp(state.epoch + number / per_epoch), ahead)
+                done = state.epoch + number / per_epoch
+                numbers = engine.step(group, rate, ramp(done), ahead, done)
                 if wrong := engine.not_finite(numbers):
                     address = "; ".join(sampler.address(addresses) for addresses in group)
                     raise _not_finite(wrong, state, address, folder)
@@ -166,9 +167,9 @@ def train(
                     save()
                 if stopping:
                     raise Interrupted
-            done = (state.epoch + 1) * per_epoch
-            line: dict[str, Any] = {"epoch": state.epoch + 1, "step": done}
-            line["learning_rate"] = optim.learning_rate(done - 1, steps, settings.optimizer)
+            taken = (state.epoch + 1) * per_epoch
+            line: dict[str, Any] = {"epoch": state.epoch + 1, "step": taken}
+            line["learning_rate"] = optim.learning_rate(taken - 1, steps, settings.optimizer)
             line |= _epoch_means(state.sums, per_epoch)
             state.epoch, state.step, state.sums = state.epoch + 1, 0, {}
             average.after_epoch(state.epoch)

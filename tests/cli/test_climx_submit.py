@@ -94,6 +94,9 @@ def test_fields_on_disk_give_the_run_and_the_submission_of_fields_in_memory(emuk
             "training_data": "",
             "forcing_data": "",
         }
+    planned = emukit("plan", "typical-year", "--data", century / "lite", "-q")
+    assert planned.code == 0, planned.err
+    assert "read a part at a time" in " ".join(planned.out.split())
     refused = emukit("predict", "stored", "--scenario", "ssp126", "--out", "p.nc", "-q")
     assert refused.code == 2
     assert "--out p.zarr" in refused.err

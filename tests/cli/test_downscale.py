@@ -23,7 +23,9 @@ def test_a_run_is_trained_and_downscales_a_prediction(emukit, demo_store, linear
     again = emukit("train", "downscale", "--data", demo_store, *SMALL, "--out", tmp_path / "fine", "-q")
     assert again.code == 0
     emukit("predict", linear_run, "--scenario", "ssp245", "--data", demo_store, "--out", tmp_path / "said.nc", "-q")
-    answer = emukit("downscale", tmp_path / "fine", tmp_path / "said.nc", "--out", tmp_path / "f.zarr", "--region=0,80,0,90")
+    answer = emukit(
+        "downscale", tmp_path / "fine", tmp_path / "said.nc", "--out", tmp_path / "f.zarr", "--region=0,80,0,90"
+    )
     assert answer.code == 0, answer.err
     assert "coarsened first" in answer.err
     with xr.open_zarr(tmp_path / "f.zarr") as found, xr.open_dataset(tmp_path / "said.nc") as said:

@@ -53,7 +53,9 @@ def test_block_over_the_dateline_is_the_block_of_the_rolled_field(archive):
     np.testing.assert_array_equal(sample.targets[1, 0], archive["ssp370"].truth(1, 6, 7)[0, :, 4:8, :6])
 
 
-@pytest.mark.parametrize(("rows", "columns", "size"), [(8, 12, (4, 6)), (9, 10, (5, 10)), (6, 8, (6, 3)), (7, 4, (1, 4))])
+@pytest.mark.parametrize(
+    ("rows", "columns", "size"), [(8, 12, (4, 6)), (9, 10, (5, 10)), (6, 8, (6, 3)), (7, 4, (1, 4))]
+)
 def test_hit_frequency_is_that_of_all_places(rows, columns, size):
     hits = np.zeros((rows, columns))
     places = [(r, c) for r in range(rows - size[0] + 1) for c in range(columns)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from emukit.data.card import identify_card, load_card, parse_card, shipped_cards
+from emukit.data.protocol import make_split
+from emukit.data.store import open_store
 from emukit.data.units import CONVERSIONS, same_units
 from emukit.errors import StoreError
 from emukit.files import shipped
@@ -15,12 +17,25 @@ from tests.data.stores import coded_dataset, hide
 def test_shipped_cards_are_whole(name):
     card = load_card(name)
     assert card.name == name
-    if card.daily is None:
+    if card.time == "month":
         assert list(card.targets) == ["tas", "pr"]
         assert set(card.forcings) == {"CO2", "CH4", "SO2", "BC", "rsdt"}
         assert card.loso.validation_months == 120
     for q in card.quantities.values():
         assert all(same_units(q.units, s) or s in q.spellings for s in q.spellings)
+
+
+def test_six_hourly_sequence_is_its_card_s(real_data):
+    """It names neither scenario nor card nor, for the pressure, its units."""
+    archive = open_store(real_data / "jcm_speedy_t31_6hourly_90d.nc")
+    assert archive.card.name == "speedy-6h"
+    (control,) = archive.values()
+    assert (len(control), control.name, dict(control.forcings)) == (360, "control", {})
+    assert archive.domain.temperature == archive.variables.index("t2m")
+    ps = control.targets[0, 0, archive.variables.index("ps")]
+    assert 50_000 < ps.min() < ps.max() < 115_000
+    split = make_split(archive)
+    assert [len(s) for s in (*split.train, *split.validation, split.test)] == [200, 40, 120]
 
 
 @pytest.mark.parametrize("name", ["cse151b-2025", "cse151b-k360"])

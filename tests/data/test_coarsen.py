@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import xarray as xr
 
 from emukit.data.coarsen import Coarsening, CoarseSettings, _low_pass
 from emukit.data.grid import Grid
@@ -121,3 +122,27 @@ def test_a_finer_coarse_grid_is_refused():
         pass_of((48, 72), (12, 90))
     with pytest.raises(ValueError, match="at least 2"):
         CoarseSettings(grid=(1, 18))
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("name", "variable", "coarse"),
+    [("era5-1deg-week.zarr", "t2m", (46, 90)), ("glosea4_ensemble_ts_monthly.nc", None, (36, 48))],
+)
+def test_real_grids_with_odd_rows_and_points_at_the_poles(real_store, name, variable, coarse):
+    path = real_store.parent / name
+    if not path.exists():
+        pytest.skip(f"no {name} next to the store")
+    with xr.open_dataset(path, decode_times=False) as ds:
+        variable = variable or next(v for v in ds.data_vars if ds[v].ndim >= 3)
+        lat, lon = (next(c for c in ds.coords if str(c).startswith(n)) for n in ("lat", "lon"))
+        array = ds[variable].sortby(lat)
+        field = array.transpose(..., lat, lon).values.reshape(-1, ds.sizes[lat], ds.sizes[lon])[0].astype(np.float64)
+        grid = Grid(array[lat].values.astype(np.float64), array[lon].values.astype(np.float64))
+    assert grid.shape in ((181, 360), (145, 192))
+    chosen = Coarsening(grid, CoarseSettings(grid=coarse))
+    filled = np.where(np.isfinite(field), field, np.nanmean(field))
+    passed = chosen.down_up(filled)
+    assert grid.mean(passed) == pytest.approx(float(grid.mean(filled)), rel=1e-12)
+    np.testing.assert_allclose(chosen.down(passed), chosen.down(filled), rtol=1e-11)
+    assert np.abs(passed - filled).mean() < 0.2 * np.abs(filled - filled.mean()).mean()

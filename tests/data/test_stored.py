@@ -10,7 +10,7 @@ import xarray as xr
 from emukit.competitions.climx.derive import derive_indices, thresholds_of_archive
 from emukit.data import daily_archive, stored
 from emukit.data.daily import DailyStore
-from emukit.data.named import open_data
+from emukit.data.opening import open_data
 from emukit.data.split import Span, Split, is_hidden
 from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.emulators.delta_change import DeltaChange

@@ -7,6 +7,7 @@ from emukit.data.coarsen import Coarsening, CoarseSettings
 from emukit.data.grid import Grid
 from emukit.data.split import Span
 from emukit.data.store import open_store
+from emukit.data.targets import TargetSettings
 from emukit.emulators.downscaler import (
     CellLine,
     Interpolation,
@@ -15,7 +16,6 @@ from emukit.emulators.downscaler import (
     fit_baselines,
     known_targets,
 )
-from emukit.data.targets import TargetSettings
 
 SPANS = (Span("ssp126", 0, 240, (0, 1)), Span("ssp370", 60, 180, (1,)))
 
@@ -85,7 +85,10 @@ def test_regression_is_a_plain_ridge_on_the_coarse_cells_round_about(archive, co
     truth, _, down, month = pooled
     coarse, time = asked
     fitted = Neighbourhood.fit(archive, SPANS, coarsening, ("none", "sqrt"), width=3, penalty=0.01)
-    see = lambda fields: np.stack([fields[:, 0], np.sqrt(np.maximum(fields[:, 1], 0))], 1)
+
+    def see(fields):
+        return np.stack([fields[:, 0], np.sqrt(np.maximum(fields[:, 1], 0))], 1)
+
     t, c, asked_ = see(truth), see(down), see(coarse)
     row, column, v = 5, 11, 1
     around = [(w, min(max(2 + dy, 0), 3), (5 + dx) % 6) for w in range(2) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
@@ -107,10 +110,15 @@ def test_regression_is_a_plain_ridge_on_the_coarse_cells_round_about(archive, co
 @pytest.mark.parametrize("number", range(4))
 def test_a_block_is_the_globe_cropped(archive, coarsening, asked, number):
     coarse, time = asked
-    every = (*fit_baselines(archive, SPANS, coarsening), Neighbourhood.fit(archive, SPANS, coarsening, ("none",) * 2, width=3))
+    every = (
+        *fit_baselines(archive, SPANS, coarsening),
+        Neighbourhood.fit(archive, SPANS, coarsening, ("none",) * 2, width=3),
+    )
     rows, columns = np.arange(2, 6), np.arange(9, 15) % 12
     whole = every[number].fields(coarse, time)
-    np.testing.assert_allclose(every[number].fields(coarse, time, rows, columns), whole[..., rows, :][..., columns], atol=1e-9)
+    np.testing.assert_allclose(
+        every[number].fields(coarse, time, rows, columns), whole[..., rows, :][..., columns], atol=1e-9
+    )
 
 
 def test_interpolation_stays_within_the_bounds(archive, coarsening, asked):

@@ -7,11 +7,16 @@ import pytest
 
 from emukit.data.protocol import make_split
 from emukit.data.store import open_store
-from emukit.emulators.energy_balance import CORE, EnergyBalanceEmulator, Forced
+from emukit.emulators.energy_balance import EnergyBalanceEmulator
+from emukit.emulators.features import check_feature, feature, forcing_of
+from emukit.emulators.forced_balance import CORE, PARAMETERS, Forced
+from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import load_emulator
 from emukit.errors import ProtocolError, RecipeError
 from emukit.physics.calibration import Calibration
 from emukit.recipes.load import load_recipe
+from emukit.report.plot import draw
+from emukit.report.plot_data import annual_budget, collect
 
 # What the fit below should find: far from the prior's middle, within its spread.
 TRUE = {
@@ -157,3 +162,51 @@ def test_given_parameters_of_one_layer_work(archive, split):
     emulator = EnergyBalanceEmulator.fit(archive, split, capacity=(20.0,), exchange=())
     assert emulator.forced.calibration.balance.layers == 1
     assert np.isfinite(emulator.predict_fields(archive["ssp245"], 0, 12)).all()
+
+
+def test_the_warming_is_a_feature_of_other_emulators(archive, split):
+    """Two scenarios that end apart: what linear explains the global mean by is the default energy balance's warming."""
+    s = archive["ssp585"]
+    warming = feature(CORE, s, archive.grid)
+    forced = Forced.at(s, archive.grid, ("CO2", "CH4", "SO2"), Calibration.of(PARAMETERS))
+    np.testing.assert_array_equal(warming, forced.course(s, archive.grid).surface.numpy())
+    assert warming[-1] - warming[0] > 1.5 > feature(CORE, archive["ssp126"], archive.grid)[-1] - warming[0]
+    assert forcing_of(CORE) == ""
+    emulator = LinearEmulator.fit(archive, split, features=(), warming=(CORE,), harmonics=0)
+    globe = archive.grid.mean(emulator.predict_fields(s, 0, 1020)[:, 0]).reshape(85, 12).mean(1)
+    core = warming[:1020].reshape(85, 12).mean(1)
+    assert np.corrcoef(globe, core)[0, 1] > 1 - 1e-6
+
+
+def test_the_feature_says_which_forcing_is_missing(archive):
+    s = archive["ssp585"]
+    bare = replace(s, forcings={k: v for k, v in s.forcings.items() if k != "CH4"})
+    with pytest.raises(ProtocolError, match="forcing CH4 of the feature 'energy-balance'"):
+        check_feature(CORE, bare, archive.grid)
+
+
+def test_the_budget_that_is_drawn_closes(archive, split):
+    """What forces and what is sent back add up to the net flux, which is what the layers take up."""
+    emulator = EnergyBalanceEmulator.fit(archive, split)
+    span = split.validation[0]
+    shown = collect(emulator, archive, span)
+    years, panels = annual_budget(shown)
+    assert (len(years), years[0]) == (85, 2015.5)
+    fluxes, warming = panels["W m-2"], panels["K"]
+    assert set(fluxes) == {"CO2", "CH4", "SO2", "sent back", "net"}
+    assert (fluxes["CO2"] > 0).all()
+    assert (fluxes["SO2"] < 0).all()
+    np.testing.assert_allclose(sum(v for n, v in fluxes.items() if n != "net"), fluxes["net"], atol=1e-12)
+    capacity = emulator.forced.calibration.balance.capacity.numpy()
+    heat = capacity[0] * warming["surface"] + capacity[1] * warming["layer 2"]
+    # A year's mean to the next one's: half of the flux of each.
+    np.testing.assert_allclose(np.diff(heat), (fluxes["net"][1:] + fluxes["net"][:-1]) / 2, atol=0.02)
+    axes = draw(shown, "title")[0]["budget"].axes
+    assert [line.get_label() for line in axes[0].get_lines()[1:]] == list(fluxes)
+    np.testing.assert_array_equal(axes[1].get_lines()[1].get_ydata(), warming["surface"])
+
+
+def test_an_emulator_without_an_energy_balance_has_no_budget(archive, split):
+    shown = collect(LinearEmulator.fit(archive, split), archive, split.validation[0])
+    assert len(annual_budget(shown)[0]) == 0
+    assert "budget" not in draw(shown, "title")[0]

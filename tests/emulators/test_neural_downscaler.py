@@ -1,5 +1,7 @@
 """A network on blocks: exact residuals, seamless stitching, and noise that blocks share."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,10 +13,11 @@ from emukit.data.grid import Grid
 from emukit.data.split import Span
 from emukit.data.store import open_store
 from emukit.data.targets import TargetSettings
-from emukit.emulators.downscaler import known_targets
+from emukit.emulators.downscaler import fit_baselines, known_targets
 from emukit.emulators.neural_downscaler import (
     ConditionSettings,
     NeuralDownscaler,
+    ResidualFrames,
     Tiling,
     build_block_network,
     fit_frames,
@@ -106,7 +109,7 @@ def test_frames_say_season_and_place(archive, frames, asked):
     assert shown.shape[1] == len(frames.channels)
     at = frames.channels.index
     np.testing.assert_allclose(shown[:, at("sin_year"), 1, 2], np.sin(2 * np.pi * time.month / 12), atol=1e-6)
-    np.testing.assert_allclose(shown[0, at("sin_lat")], np.broadcast_to(np.sin(np.deg2rad(archive.grid.lat[rows]))[:, None], (4, 6)), atol=1e-6)
+    np.testing.assert_allclose(shown[0, at("sin_lat"), :, 3], np.sin(np.deg2rad(archive.grid.lat[rows])), atol=1e-6)
     np.testing.assert_allclose(shown[0, at("cos_lon"), 0], np.cos(np.deg2rad(archive.grid.lon[columns])), atol=1e-6)
 
 
@@ -114,7 +117,12 @@ def test_frames_say_season_and_place(archive, frames, asked):
 def test_stitched_blocks_are_the_full_field_of_a_pointwise_network(archive, frames, asked, size, overlap):
     _, coarse, time = asked
     chosen = downscaler_of(archive, frames, Pointwise(len(frames.channels), 2), size, overlap)
-    np.testing.assert_allclose(chosen._fields(coarse, time, np.arange(8), np.arange(12), 0), full_field(chosen, coarse, time), rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        chosen._fields(coarse, time, np.arange(8), np.arange(12), 0),
+        full_field(chosen, coarse, time),
+        rtol=1e-6,
+        atol=1e-6,
+    )
 
 
 def test_stitched_blocks_are_the_full_field_of_a_u_net_where_it_sees_no_edge():
@@ -155,7 +163,9 @@ def test_tiles_cover_every_cell_with_weight(shape, size, overlap, multiple):
     tiling = Tiling(shape, size, overlap, multiple)
     total = np.zeros(shape)
     for tile in tiling.tiles(np.arange(shape[0]), np.arange(shape[1])):
-        np.add.at(total, (tile.to_rows[:, None], tile.to_columns[None]), tile.weights[tile.from_rows][:, tile.from_columns])
+        np.add.at(
+            total, (tile.to_rows[:, None], tile.to_columns[None]), tile.weights[tile.from_rows][:, tile.from_columns]
+        )
         assert tile.rows[0] >= 0
         assert tile.rows[-1] < shape[0]
     if multiple > 1:
@@ -171,7 +181,9 @@ def test_a_region_over_the_dateline_has_the_numbers_of_the_globe(archive, frames
     chosen = downscaler_of(archive, frames, network)
     rows, columns = np.arange(3, 7), np.arange(10, 15) % 12
     whole = chosen.fields(coarse, time)
-    np.testing.assert_allclose(chosen.fields(coarse, time, rows, columns), whole[..., rows, :][..., columns], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        chosen.fields(coarse, time, rows, columns), whole[..., rows, :][..., columns], rtol=1e-5, atol=1e-5
+    )
     # Nor does a step depend on which others are asked for.
     np.testing.assert_allclose(chosen.fields(coarse[9:11], time[9:11]), whole[9:11], rtol=1e-5, atol=1e-5)
 
@@ -202,6 +214,33 @@ def test_realisations_differ_and_blocks_share_their_noise(archive, frames, asked
     np.testing.assert_allclose(whole.fields(coarse[:2], time[:2]), first, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("base", ["regression", "pass"])
+def test_nothing_fitted_knows_months_outside_the_training(archive, base):
+    def fitted(data):
+        arrays = []
+        for one in (
+            frames_of(data, base),
+            *fit_baselines(data, SPANS, Coarsening(data.grid, CoarseSettings(grid=(4, 6)))),
+        ):
+            if isinstance(one, ResidualFrames):
+                arrays += [*one.fine.state()[1].values(), *one.passed.state()[1].values()]
+                one = one.base
+            arrays += one.state()[1].values() if one is not None else []
+        return arrays
+
+    def scrambled(first, last):
+        scenario = archive["ssp126"]
+        targets = scenario.targets.copy()
+        targets[:, first:last] *= 1.01
+        return replace(archive, scenarios={**archive.scenarios, "ssp126": replace(scenario, targets=targets)})
+
+    known = fitted(archive)
+    assert all(np.array_equal(a, b) for a, b in zip(known, fitted(scrambled(240, None)), strict=True))
+    same = [np.array_equal(a, b) for a, b in zip(known, fitted(scrambled(239, 240)), strict=True)]
+    # The slopes of the climatology of the residual are ones.
+    assert sum(same) == 1
+
+
 def test_sampler_asks_for_what_is_left(archive, frames):
     settings = BlockSettings(size=(4, 6), times=2)
     sampler = BlockSampler(archive, SPANS, frames.coarsening, frames, settings)
@@ -226,7 +265,9 @@ def test_odd_grids_with_points_at_the_poles_are_stitched():
     tiling = Tiling(shape, (16, 16), 6, 4)
     sums, total = np.zeros_like(field), np.zeros(shape)
     for tile in tiling.tiles(np.arange(37), np.arange(30)):
-        block = coarsening.up(coarsening.down(field), tile.rows, tile.columns)[:, :, tile.from_rows][..., tile.from_columns]
+        block = coarsening.up(coarsening.down(field), tile.rows, tile.columns)[:, :, tile.from_rows][
+            ..., tile.from_columns
+        ]
         weights = tile.weights[tile.from_rows][:, tile.from_columns]
         at = np.ix_(tile.to_rows, tile.to_columns)
         sums[:, :, at[0], at[1]] += weights * block

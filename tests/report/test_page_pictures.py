@@ -13,10 +13,9 @@ from emukit.figures.coast import _east_of_greenwich, coastline
 from emukit.figures.curves import Curves
 from emukit.figures.error_maps import LEVELS, Field, draw_distribution, draw_error_maps, draw_zonal
 from emukit.figures.figure import BETTER, WORSE, write_webp
-from emukit.figures.intervals import Difference, draw_intervals
 from emukit.figures.learning import draw_learning, draw_terms, has_terms
 from emukit.figures.maps import round_limit
-from emukit.figures.parallel_coordinates import draw_coordinates
+from emukit.figures.study import Difference, draw_coordinates, draw_intervals
 from emukit.report.run_figures import SHAPES
 from tests.coded import small_grid
 from tests.report.test_pictures import mesh_of

@@ -14,8 +14,7 @@ from emukit.competitions.cse151b import cse151b
 from emukit.errors import RunError
 from emukit.report.pages.fields import entry_script, site_script
 from emukit.report.pages.model import Unfinished, identifier
-from emukit.report.pages.render import ASSETS, HERE, render
-from emukit.report.pages.strip import WIDTH, marks
+from emukit.report.pages.render import ASSETS, HERE, WIDTH, marks, render
 from emukit.report.study_file import read_study
 from emukit.studies.table import DIFFERENCE
 from tests.report.sites import EVIL, SPLIT, row, site, study

@@ -8,26 +8,30 @@ import torch
 import xarray as xr
 
 from emukit.data.coarsen import Coarsening
+from emukit.data.protocol import make_split
 from emukit.data.split import Span
 from emukit.data.store import open_store
 from emukit.data.zarr_writer import write_zarr
+from emukit.emulators.downscaled import coarse_archive
 from emukit.emulators.downscaler import fit_baselines
-from emukit.emulators.neural_downscaler import NeuralDownscaler
+from emukit.emulators.linear import LinearEmulator
+from emukit.emulators.neural_downscaler import NeuralDownscaler, load_downscaler
 from emukit.errors import EmukitError, ProtocolError, RecipeError, RunError, StoreError
 from emukit.objectives.blocks import OnBlocks
 from emukit.progress import Reporter
 from emukit.recipes.downscale import load_downscale
+from emukit.recipes.load import load_recipe
 from emukit.runs import downscale, downscaled_file
 from emukit.runs.downscale import (
     RECORD,
     best_baseline,
     coarse_truth,
-    load_downscaler,
     read_downscale_run,
     score_downscalers,
     train_downscaler,
 )
 from emukit.runs.downscaled_file import Region, downscale_file
+from emukit.runs.run import train_run
 from emukit.training.loop import KeptWeights, train
 
 QUIET = Reporter(quiet=True)
@@ -42,6 +46,7 @@ TINY = [
     "model.depth=1",
     "training.epochs=2",
     "training.optimizer.warmup_steps=2",
+    "training.average.kind=none",
 ]
 
 
@@ -66,7 +71,10 @@ def coarse(archive, run):
     coarsening, scenario = Coarsening(archive.grid, run.recipe.coarse), archive["ssp370"]
     fields = coarsening.down(scenario.truth(0, 100, 130))
     return xr.Dataset(
-        {v.name: (("time", "y", "x"), fields[:, i], {"units": v.units}) for i, v in enumerate(archive.domain.described)},
+        {
+            v.name: (("time", "y", "x"), fields[:, i], {"units": v.units})
+            for i, v in enumerate(archive.domain.described)
+        },
         coords={"time": scenario.time[100:130].cf_time(), "y": coarsening.grid.lat, "x": coarsening.grid.lon},
     )
 
@@ -173,7 +181,7 @@ def test_an_edited_record_is_refused(run, tmp_path):
         (["model.size=huge"], "unknown size"),
         (["coarse=60,90"], "finer than the data"),
         (["loss.default={sobel=1.0}"], "terms that blocks cannot have"),
-        (["conditions.statics=[\"nowhere\"]"], "not there"),
+        (['conditions.statics=["nowhere"]'], "not there"),
         (["conditions.width=4"], "even"),
         (["colour=3"], "colour"),
     ],
@@ -201,7 +209,9 @@ def test_loss_of_blocks_weighs_cells_as_the_sampler_says(archive):
 
 def test_crps_run_scores_its_ensemble(archive, tmp_path, monkeypatch):
     monkeypatch.setattr(downscale, "MEMBERS", 2)
-    trained = train_downscaler(archive, recipe("training.epochs=1", objective="crps"), tmp_path / "run", members=(0,), reporter=QUIET)
+    trained = train_downscaler(
+        archive, recipe("training.epochs=1", objective="crps"), tmp_path / "run", members=(0,), reporter=QUIET
+    )
     own = trained.record["scores"]["validation"]
     assert {"tas.crps", "pr.spread"} <= own["network"].keys()
     assert "tas.crps" not in own["bilinear"]
@@ -269,7 +279,9 @@ def test_an_interrupted_store_is_continued_and_never_has_its_name(run, coarse, t
         downscale_file(one, tmp_path / "coarse.nc", tmp_path / "fine.zarr", reporter=QUIET)
     assert not (tmp_path / "fine.zarr").exists()
     with pytest.raises(RunError, match="another one"):
-        downscale_file(one, tmp_path / "coarse.nc", tmp_path / "fine.zarr", region=Region(-90, 0, 0, 90), reporter=QUIET)
+        downscale_file(
+            one, tmp_path / "coarse.nc", tmp_path / "fine.zarr", region=Region(-90, 0, 0, 90), reporter=QUIET
+        )
     downscale_file(one, tmp_path / "coarse.nc", tmp_path / "fine.zarr", reporter=QUIET)
     assert len(asked) == 5
     assert asked[3] == asked[2]
@@ -317,3 +329,35 @@ def test_fields_that_do_not_fit_are_refused_and_nothing_is_written(run, coarse, 
         downscale_file(run.downscaler(), tmp_path / "coarse.zarr", tmp_path / "fine.zarr", members=2, reporter=QUIET)
     with pytest.raises(RunError, match="format"):
         downscale_file(run.downscaler(), tmp_path / "coarse.zarr", tmp_path / "fine.nc", reporter=QUIET)
+
+
+def test_a_coarse_emulator_with_a_downscaler_behind_it_is_an_emulator(archive, run, tmp_path):
+    settings = [f"model.downscaler={run.folder}"]
+    trained, evaluation = train_run(
+        archive, load_recipe("downscaled", None, settings), tmp_path / "run", reporter=QUIET
+    )
+    assert evaluation is not None
+    emulator, coarsening = trained.emulator(archive), run.downscaler().coarsening
+    scenario = archive["ssp245"]
+    found = emulator.predict_fields(scenario, 700, 712)
+    # By hand: the same coarse emulator, then the downscaler.
+    coarse = coarse_archive(archive, coarsening)
+    assert coarse["ssp126"].targets.shape[-2:] == (4, 6)
+    assert coarse["ssp245"].hidden.all()
+    linear = LinearEmulator.fit(coarse, make_split(coarse, archive.default_protocol))
+    said = linear.predict_fields(coarse["ssp245"], 700, 712)
+    expected = run.downscaler().fields(said, scenario.time[700:712])
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert not emulator.draws
+
+
+def test_a_downscaler_that_may_know_what_is_held_out_is_refused(archive, run, tmp_path):
+    recipe = load_recipe("downscaled", None, [f"model.downscaler={run.folder}"])
+    with pytest.raises(ProtocolError, match="another protocol"):
+        train_run(archive, recipe, tmp_path / "run", protocol="loso:ssp126", reporter=QUIET)
+    with pytest.raises(RecipeError, match="names no downscaler"):
+        train_run(archive, load_recipe("downscaled"), tmp_path / "run", reporter=QUIET)
+    with pytest.raises(RunError):
+        train_run(
+            archive, load_recipe("downscaled", None, ["model.downscaler=nowhere"]), tmp_path / "run", reporter=QUIET
+        )

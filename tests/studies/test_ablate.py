@@ -21,9 +21,9 @@ from emukit.runs.run import train_run
 from emukit.studies import costs
 from emukit.studies import results as findings
 from emukit.studies.ablate import StudyData, make_study_plan, run_study, write_plan
+from emukit.studies.bootstrap import load_years, save_years
 from emukit.studies.results import save_result, study_result
 from emukit.studies.study import Study, recipe_of
-from emukit.studies.year_sums import load_years, save_years
 from tests.coded import warming_archive
 
 TINY = {

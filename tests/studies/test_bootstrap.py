@@ -7,7 +7,7 @@ from scipy import stats
 from emukit.competitions.cse151b import cse151b
 from emukit.metrics import Moments
 from emukit.studies import bootstrap
-from emukit.studies.year_sums import load_years, save_years, year_moments
+from emukit.studies.bootstrap import load_years, save_years, year_moments
 from tests.coded import score_moments, warming_archive
 
 SHAPE = (2, 3)

@@ -18,8 +18,8 @@ from emukit.progress import silent_reporter
 from emukit.recipes.load import load_recipe
 from emukit.runs.record import Scoring
 from emukit.runs.run import Run, read_run, train_run
+from emukit.studies import bootstrap
 from emukit.studies import compare as comparing
-from emukit.studies import year_sums
 from emukit.studies.bootstrap import Difference
 from emukit.studies.compare import PairRow, compare_runs
 from tests.cli.conftest import emukit  # noqa: F401
@@ -79,7 +79,7 @@ def test_a_difference_is_that_of_the_kept_scores_with_the_sign_of_the_order(arch
 def test_the_sums_of_the_years_are_kept_and_not_made_again(archive, runs, monkeypatch):
     before = compare(archive, *runs.values())
     assert all((run.folder / "scores" / "validation-years.npz").exists() for run in runs.values())
-    monkeypatch.setattr(year_sums, "year_moments", None)
+    monkeypatch.setattr(bootstrap, "year_moments", None)
     assert compare(archive, *runs.values()).as_dict() == before.as_dict()
 
 

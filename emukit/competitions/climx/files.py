@@ -6,7 +6,7 @@ public and its private split.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,20 +39,25 @@ class ScoredParts:
 
     parts: Mapping[str, ClimXScore]
 
-    def rows(self) -> list[tuple[str, ...]]:
-        """A row for the score and each index, a column for each part, as text; then how many cells count."""
+    def rows(self, further: Sequence[ClimXScore] = ()) -> list[tuple[str, ...]]:
+        """A row for the score and each index, a column for each part, as text; then how many cells count.
+
+        Args:
+            further: Scores of something else, each a column before the last.
+        """
         names = list(self.parts)
         first = self.parts[names[0]]
-        whole = [("score", *(f"{self.parts[n].value:.4f}" for n in names), "")]
+        columns = [*self.parts.values(), *further]
+        whole = [("score", *(f"{score.value:.4f}" for score in columns), "")]
         for index in INDICES:
-            values = [self.parts[n].indices[index].value for n in names]
+            values = [score.indices[index].value for score in columns]
             texts = ["-" if v is None else f"{v:.4f}" for v in values]
             whole.append((index, *texts, f"{first.indices[index].cells:,}"))
         return whole
 
-    def headings(self) -> tuple[str, ...]:
-        """The headings of `rows`."""
-        return ("nNSE, higher is better", *self.parts, "cells")
+    def headings(self, further: Sequence[str] = ()) -> tuple[str, ...]:
+        """The headings of `rows`, with those of further scores."""
+        return ("nNSE, higher is better", *self.parts, *further, "cells")
 
 
 def is_climx(path: Path) -> bool:

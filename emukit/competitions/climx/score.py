@@ -13,7 +13,7 @@ Dimension letters: K years, E ensemble members, Y, X cells.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -26,7 +26,7 @@ from emukit.competitions.climx.derive import derive_indices
 from emukit.data.grid import Grid
 from emukit.files import shipped
 from emukit.metrics import Competition, Metric, Moments
-from emukit.metrics.competition import StoreFormat
+from emukit.metrics.competition import Detail, StoreFormat
 from emukit.metrics.ensemble import crps
 from emukit.metrics.extremes import UNITS, VARIABLES
 
@@ -124,8 +124,22 @@ def _climx(scored: Mapping[str, str], derived: bool = False) -> Competition:
         legend="nNSE: normalised Nash-Sutcliffe efficiency; 1 is exact, 0 the mean of the truth, -1 the limit",
         fits=_misfit,
         derive=derive_indices if derived else None,
+        detail=_detail if derived else None,
+        ensemble=_ensemble if derived else None,
         submission=StoreFormat(packings=("parquet", "csv"), write=_write) if derived else None,
     )
+
+
+def _detail(years: Sequence[int], warming: Field, prediction: Field, truth: Field) -> list[Detail]:
+    from emukit.competitions.climx.detail import detail_tables
+
+    return detail_tables(years, warming, prediction, truth)
+
+
+def _ensemble(members: Field, truth: Field) -> Detail:
+    from emukit.competitions.climx.detail import ensemble_table
+
+    return ensemble_table(members, truth)
 
 
 def _write(store: Path, archive: Any, out: Path) -> int:

@@ -1,0 +1,108 @@
+"""What stands next to a score of ClimX: parts of the years, counted cells, what other answers reach, ensembles.
+
+Invariant: every part is scored by itself, with its own mean and variance, as the competition scores its public and its
+private part. The forced ceiling looks at the truth: it is a bound to compare with, and no emulator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emukit.competitions.climx.files import REFERENCES, ScoredParts
+from emukit.competitions.climx.score import ClimXScore, IndexScore, crps_efficiency, regions, score_index
+from emukit.metrics.competition import Detail
+from emukit.metrics.extremes import INDICES
+
+Field = NDArray[np.float64]
+
+# Where no part is known: the first 56 of 86 years, as in the example of the organisers' tool, and the rest.
+FIRST_SHARE = 56 / 86
+# Of the polynomial in the global mean temperature that is fitted to the truth.
+DEGREE = 3
+# Fewer years say nothing of a variance.
+LEAST_YEARS = 5
+
+
+def detail_tables(years: Sequence[int], warming: Field, prediction: Field, truth: Field) -> list[Detail]:
+    """Scores by part of the years and by region, and what others reach.
+
+    Args:
+        years: N years.
+        warming: (N,) global mean temperature of the truth in K.
+        prediction: (N, 15, Y, X) indices.
+        truth: Likewise.
+    """
+    ceiling = _score(forced_fit(warming, truth), truth)
+    parts = ScoredParts({name: _score(prediction[of], truth[of]) for name, of in parts_of(years).items()})
+    whole = next(iter(parts.parts.values()))
+    compare = [("forced ceiling: a cubic in the global temperature of this truth", f"{ceiling.value:.4f}")]
+    compare += [(name, f"{value:.4f}") for name, value in REFERENCES.items()]
+    return [
+        Detail(parts.headings(["forced ceiling"]), tuple(parts.rows([ceiling]))),
+        Detail(("to compare with; baselines on the hidden ssp245", "nNSE"), tuple(compare)),
+        Detail(("region, lowest first", "nNSE, mean of the indices", "lowest", "highest"), tuple(_by_region(whole)), 8),
+    ]
+
+
+def ensemble_table(members: Field, truth: Field) -> Detail:
+    """Scores of realisations by the continuous ranked probability score: emukit's reading of the uncertainty track.
+
+    Args:
+        members: (E, N, 15, Y, X) indices of realisations.
+        truth: (N, 15, Y, X).
+    """
+    columns = []
+    for fair in (False, True):
+        scores = {name: crps_efficiency(truth[:, i], members[:, :, i], fair=fair) for i, name in enumerate(INDICES)}
+        columns.append(ClimXScore(scores))
+    one, mean = _score(members[0], truth), _score(members.mean(0), truth)
+    columns += [one, mean]
+    parts = ScoredParts({"CRPS": columns[0]})
+    headings = ("CRPS score (emukit's reading)", "of an infinite ensemble", "nNSE of the first", "nNSE of the mean")
+    rows = parts.rows(columns[1:])
+    return Detail((f"{len(members)} realisations", *headings, "cells"), tuple(rows))
+
+
+def parts_of(years: Sequence[int]) -> dict[str, slice]:
+    """Name to positions: all years, and the first two thirds or so and the rest where both say something."""
+    out = {f"{years[0]}-{years[-1]}": slice(0, len(years))}
+    first = round(FIRST_SHARE * len(years))
+    if min(first, len(years) - first) >= LEAST_YEARS:
+        out[f"{years[0]}-{years[first - 1]}"] = slice(0, first)
+        out[f"{years[first]}-{years[-1]}"] = slice(first, len(years))
+    return out
+
+
+def forced_fit(warming: Field, truth: Field) -> Field:
+    """(N, 15, Y, X) the truth's own cubic in the global mean temperature, in every cell.
+
+    No smooth answer can do much better, as it is fitted to the years that it is scored on.
+    """
+    z = (warming - warming.mean()) / (warming.std() or 1.0)
+    design = np.stack([z**k for k in range(min(DEGREE, len(z) - 1) + 1)], 1)
+    q, _ = np.linalg.qr(design)
+    flat = truth.reshape(len(truth), -1)
+    return np.asarray((q @ (q.T @ flat)).reshape(truth.shape))
+
+
+def _score(prediction: Field, truth: Field) -> ClimXScore:
+    return ClimXScore({name: score_index(truth[:, i], prediction[:, i]) for i, name in enumerate(INDICES)})
+
+
+def _by_region(score: ClimXScore) -> list[tuple[str, ...]]:
+    """A row for each region, the worst first: the mean over its indices, and which are lowest and highest."""
+    rows = []
+    for name in regions().names:
+        values = {i: s.by_region[name] for i, s in _known(score).items() if name in s.by_region}
+        if values:
+            low, high = (min(values, key=values.__getitem__), max(values, key=values.__getitem__))
+            mean = sum(values.values()) / len(values)
+            rows.append((mean, (name, f"{mean:.4f}", f"{low} {values[low]:.3f}", f"{high} {values[high]:.3f}")))
+    return [row for _, row in sorted(rows)]
+
+
+def _known(score: ClimXScore) -> dict[str, IndexScore]:
+    return {name: s for name, s in score.indices.items() if s.value is not None}

@@ -1,0 +1,123 @@
+"""Rollout: a network is trained on trajectories of several steps, each from the states that it said before.
+
+Invariant: the loss of L steps has the gradient of the whole trajectory, with checkpointing as without. A length is
+never used before its boundary. Of one step it is the regression of what a step changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint as recomputed
+
+from emukit.data.sampler import Sample
+from emukit.errors import RecipeError
+from emukit.losses.composite import CompositeLoss
+from emukit.losses.grid_context import Mean, local_mean
+from emukit.objectives.base import Forward, Objective
+
+
+class Rollout(Objective):
+    """The composite loss over the steps of a trajectory, in units of what one step changes."""
+
+    divisible = False
+    single_runs = True
+    trajectory = True
+
+    def __init__(
+        self,
+        loss: CompositeLoss | None,
+        *,
+        lengths: Sequence[int] = (1, 2, 4),
+        boundaries: Sequence[float] = (10.0, 20.0),
+        checkpoint: bool = False,
+        noise: float = 0.0,
+    ) -> None:
+        """Set it up.
+
+        Args:
+            loss: The composite loss.
+            lengths: Steps of a trajectory, one length after the other; the last is the longest, and that of a sample.
+            boundaries: Epochs after which the next length is used, one fewer than lengths.
+            checkpoint: Keep the states between steps alone, and compute what is between them again for the gradient:
+                less memory, a third more time.
+            noise: Standard deviation of what is added to the states that a trajectory begins from, in units of what one
+                step changes; while training.
+
+        Raises:
+            RecipeError: Lengths do not grow, boundaries do not ascend or are not one fewer, or the noise is negative.
+        """
+        super().__init__(loss)
+        self.lengths, self.boundaries = tuple(lengths), tuple(boundaries)
+        self.checkpoint, self.noise = checkpoint, noise
+        if not lengths or lengths[0] < 1 or any(a >= b for a, b in pairwise(lengths)):
+            raise RecipeError(
+                "objective.lengths must grow", found=str(list(lengths)), expected="steps such as [1, 2, 4], from 1 up"
+            )
+        if len(boundaries) != len(lengths) - 1:
+            raise RecipeError(
+                "objective.boundaries must be one fewer than objective.lengths",
+                found=f"{len(boundaries)} boundaries of {len(lengths)} lengths",
+                expected="the epoch after which each length but the first is used",
+                hint="--set objective.lengths=[1,2] --set objective.boundaries=[10]",
+            )
+        if any(b <= 0 for b in boundaries) or any(a >= b for a, b in pairwise(boundaries)):
+            raise RecipeError("objective.boundaries must ascend, above zero", found=str(list(boundaries)))
+        if noise < 0:
+            raise RecipeError("objective.noise is out of range", found=str(noise), expected="zero or more")
+        self._epochs = 0.0
+
+    @property
+    def longest(self) -> int:
+        """The last of its lengths."""
+        return self.lengths[-1]
+
+    @property
+    def length(self) -> int:
+        """That of the step that comes next."""
+        return self.lengths[sum(self._epochs >= b for b in self.boundaries)]
+
+    @property
+    def passes(self) -> int:
+        """One for each step of the longest trajectory."""
+        return self.longest
+
+    def advance(self, epochs: float) -> None:
+        """The length follows from the epochs that are done."""
+        self._epochs = epochs
+
+    def loss(
+        self, forward: Forward, sample: Sample, *, ramp: float = 1.0, mean: Mean = local_mean
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean over the steps of the trajectory, of how far its states are from the true ones."""
+        assert self.composite is not None
+        length = min(self.length, sample.targets.shape[1])
+        true = sample.targets[:, :length]
+        # A state after i steps is the first plus i changes; what is no state is said anew by every step.
+        state = (sample.named["scale"][0] > 0)[:, None, None]
+        true = torch.where(state, true.cumsum(1), true)
+        said = self.trajectory_of(forward, sample, length)
+        total, terms = self.composite(said, true, ramp=ramp, mean=mean)
+        return total, {**terms, "steps": torch.tensor(float(length), device=total.device)}
+
+    def trajectory_of(self, forward: Forward, sample: Sample, length: int) -> Tensor:
+        """(S, L, V, Y, X): of states the change since the beginning, in units of `scale`; of others the field."""
+        places, scale = sample.named["states"][0], sample.named["scale"][0][:, None, None]
+        n, frames = len(places), sample.frames
+        history = frames.shape[1] - sample.targets.shape[1] + 1
+        held = frames[:, :history, -n:]
+        if self.noise and torch.is_grad_enabled():
+            held = held + self.noise * scale[places] * torch.randn_like(held)
+        first, said, out = held[:, -1], None, []
+        for i in range(length):
+            window = torch.cat((frames[:, i : i + history, :-n], held.to(frames.dtype)), 2)
+            step = recomputed(forward, window, use_reentrant=False) if self.checkpoint else forward(window)
+            change = step[:, 0]
+            said = change if said is None else torch.where(scale > 0, said + change, change)
+            out.append(said)
+            after = first + (scale * said)[:, places]
+            held = torch.cat((held[:, 1:], after[:, None]), 1)
+        return torch.stack(out, 1)

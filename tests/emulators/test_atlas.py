@@ -1,0 +1,400 @@
+"""Realisations that depend on what else is asked, blocks that lose the mean, variance that a trajectory loses."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from emukit.data.grid import Grid
+from emukit.data.protocol import make_split
+from emukit.emulators.atlas import PREDICTOR, PROJECTOR, SPIN_UP, Atlas, Part, RowSampler, calibrated
+from emukit.emulators.internal_state import StateSeries, StateSpace, block_means
+from emukit.emulators.linear import LinearEmulator
+from emukit.emulators.registry import load_emulator
+from emukit.emulators.residuals import Residuals, training_residuals
+from emukit.errors import RecipeError
+from emukit.progress import Reporter
+from emukit.recipes.load import load_recipe
+from emukit.recipes.schema import PartTraining
+from emukit.runs.run import train_run
+from tests.coded import small_grid, warming_archive
+
+SMALL = (
+    "bases.0.recipe=linear",
+    "model.block=2",
+    "model.memory=3",
+    "predictor.model.patch_rows=1",
+    "predictor.model.patch_columns=1",
+    "predictor.model.dim=8",
+    "predictor.model.heads=1",
+    "predictor.model.blocks=1",
+    "predictor.training.epochs=1",
+    "predictor.training.per_batch=32",
+    "projector.model.width=2",
+    "projector.training.epochs=1",
+)
+CHEAP = {
+    "crps": (),
+    "diffusion": ("predictor.objective.steps=3",),
+    "interpolant": ("predictor.objective.steps=2",),
+}
+
+
+def residuals(months=240, runs=2, rho=0.6, grid=(4, 6), seed=0):
+    """Variability by formula: an AR(1) of cells and of the globe, one variable added and one a factor."""
+    rng = np.random.default_rng(seed)
+    series = np.zeros((runs * months, 2, *grid))
+    for r in range(runs):
+        x = rng.standard_normal((2, *grid))
+        for t in range(months):
+            x = rho * x + (1 - rho**2) ** 0.5 * rng.standard_normal((2, *grid))
+            series[r * months + t] = x
+    values = np.stack((2 * series[:, 0], np.maximum(1 + 0.2 * series[:, 1], 0)), 1).astype(np.float16)
+    month = np.tile(np.arange(months) % 12, runs)
+    return Residuals(values, np.arange(runs) * months, month, np.linspace(0, 3, runs * months).astype(np.float32))
+
+
+def series_of(found=None, grid=None, **options):
+    found, grid = found or residuals(), grid or small_grid()
+    return StateSeries.of(found, grid, (False, True), **({"size": 2, "history": 2, "memory": 3} | options))
+
+
+@pytest.fixture(scope="module")
+def series():
+    return series_of()
+
+
+def test_states_are_of_unit_variance_and_lead_back(series):
+    found = residuals()
+    states, space = series.states.astype(np.float64), series.space
+    for m in (0, 7):
+        own = states[series.month == m]
+        np.testing.assert_allclose(own.mean(0), 0, atol=2e-3)
+        np.testing.assert_allclose(own.std(0), 1, atol=2e-3)
+    back = space.inverse(space.forward(found.values, found.month), found.month)
+    np.testing.assert_allclose(back, found.values.astype(np.float64), atol=2e-3)
+    assert space.inverse(np.full((1, 2, 4, 6), -99.0), np.array([0]))[:, 1].max() == 0
+
+
+def test_blocks_keep_the_area_mean_and_details_have_none(series):
+    space, state = series.space, series.state(np.arange(5))
+    weights = torch.from_numpy(space.weights)
+    blocks = space.blocks(state)
+    plain = [
+        [(state * weights)[..., 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].sum((-1, -2)) for j in range(3)] for i in range(2)
+    ]
+    areas = [[weights[2 * i : 2 * i + 2, 2 * j : 2 * j + 2].sum() for j in range(3)] for i in range(2)]
+    for i in range(2):
+        for j in range(3):
+            torch.testing.assert_close(blocks[..., i, j], plain[i][j] / areas[i][j])
+    torch.testing.assert_close((space.spread_out(blocks) * weights).sum((-1, -2)), (state * weights).sum((-1, -2)))
+    assert space.blocks(space.without_blocks(state)).abs().max() < 1e-6
+    torch.testing.assert_close(space.blocks(state.roll(2, -1)), blocks.roll(1, -1))
+    torch.testing.assert_close(block_means(torch.ones(4, 6), weights, 2), torch.ones(2, 3))
+    assert RowSampler(series, PREDICTOR).weights.sum() == pytest.approx(1)
+
+
+def test_sum_of_innovations_is_the_state(series):
+    """From a month on, damped persistence and innovations, blocks and details, give every later state again."""
+    space, rows = series.space, series.rows[:30]
+    state = series.state(rows[:1] - 1)
+    blocks = space.blocks(state)
+    for row in rows:
+        at = np.array([row])
+        detail = torch.from_numpy(space.detail_persistence) * space.without_blocks(state)
+        detail = detail + torch.from_numpy(space.detail_innovation) * series.detail_innovation(at)
+        blocks = torch.from_numpy(space.persistence) * blocks
+        blocks = blocks + torch.from_numpy(space.innovation) * series.block_innovation(at)
+        state = space.spread_out(blocks) + space.without_blocks(detail)
+        torch.testing.assert_close(state, series.state(at), atol=5e-3, rtol=0)
+
+
+def test_innovations_are_what_the_month_before_does_not_say(series):
+    for innovation, before in (
+        (series.block_innovation(series.rows), series.blocks[torch.from_numpy(series.rows - 1)]),
+        (series.detail_innovation(series.rows), series.space.without_blocks(series.state(series.rows - 1))),
+    ):
+        assert (innovation * before).mean(0).abs().max() < 2e-3
+        torch.testing.assert_close(innovation.square().mean(0), torch.ones(innovation.shape[1:]), atol=2e-3, rtol=0)
+    assert 0.45 < float(series.space.persistence.mean()) < 0.7
+
+
+def test_months_without_their_past_are_not_learned_from(series):
+    runs, past = residuals().runs, series.space.past
+    assert past == 3
+    assert set(series.rows) == {n for r in runs for n in range(r.start + 3, r.stop)}
+    assert torch.equal(series.past(np.array([10]))[0], series.blocks[7:10])
+    frames = series.space.block_frames(series.past(np.array([10])), series.setting(np.array([10])))
+    assert frames.shape == (1, 1, series.space.block_channels, 2, 3)
+    scaled = series.blocks[7:10] / torch.from_numpy(series.space.spread)
+    torch.testing.assert_close(frames[0, 0, :4], scaled[1:].flatten(0, 1))
+    torch.testing.assert_close(frames[0, 0, 4:6], scaled.mean(0))
+    assert frames[0, 0, -1, 0, 0] == pytest.approx((float(series.warming[10]) - 1.5) / series.warming.std(), abs=1e-3)
+
+
+def test_details_are_drawn_from_the_full_field_before_and_the_new_blocks(series):
+    space, sampler = series.space, RowSampler(series, PROJECTOR)
+    sample = sampler.batch([9, 20])
+    before = series.state(np.array([8, 19]))
+    assert sample.frames.shape == (2, 1, sampler.channels, 4, 6)
+    torch.testing.assert_close(sample.frames[:, 0, :2], space.without_blocks(before))
+    torch.testing.assert_close(sample.frames[:, 0, 2:4], space.spread_out(space.blocks(before)))
+    torch.testing.assert_close(sample.frames[:, 0, 4:6], space.spread_out(series.blocks[[9, 20]]))
+    blocks = RowSampler(series, PREDICTOR).batch([9, 20])
+    torch.testing.assert_close(blocks.named["source"][:, 0], series.blocks[[8, 19]] / torch.from_numpy(space.spread))
+
+
+def test_an_epoch_is_every_month_once_in_an_order_of_seed_and_epoch(series):
+    sampler = RowSampler(series, PREDICTOR, per_batch=50)
+    epoch = sampler.epoch(3, 1)
+    rows = [row for batch in epoch for row in batch]
+    assert len(epoch) == sampler.steps_per_epoch == len(series.rows) // 50
+    assert len(set(rows)) == len(rows) == 450
+    assert set(rows) <= set(series.rows.tolist())
+    assert sampler.epoch(3, 1) == epoch
+    assert sampler.epoch(3, 2) != epoch != sampler.epoch(4, 1)
+
+
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_blocks_that_do_not_divide_the_grid_are_refused(size):
+    with pytest.raises(RecipeError, match=r"model.block is out of range") as caught:
+        series_of(size=size)
+    assert caught.value.expected == "one of 2"
+
+
+def test_statistics_are_saved_whole(series):
+    space = series.space
+    again = StateSpace.from_parts(space.arrays(), space.numbers())
+    for name, value in vars(space).items():
+        np.testing.assert_array_equal(getattr(again, name), value)
+
+
+class Noise(nn.Module):
+    """A network whose answer is its noise: innovations of independent cells."""
+
+    def __init__(self, variables=2):
+        super().__init__()
+        self.variables = variables
+
+    def forward(self, frames):
+        return frames[:, :, -self.variables :]
+
+
+class Flat(LinearEmulator):
+    """A base without change."""
+
+    def __init__(self, domain, value=280.0):
+        self.domain, self.value, self.asked = domain, value, []
+
+    first_month = 2
+
+    def predict_fields(self, scenario, start, stop):
+        self.asked.append((start, stop))
+        trend = np.arange(start, stop, dtype=np.float32)[:, None, None]
+        out = np.ones((stop - start, 2, *self.grid.shape), np.float32)
+        out[:, 0] = self.value + trend
+        return out
+
+
+def formula(archive, series, **options):
+    part = Part(Noise(), "local-cnn", {}, 1, "crps", {"noise": 2})
+    ones = np.ones((12, 1, *archive.grid.shape), np.float32)
+    return Atlas(archive.domain, (Flat(archive.domain),), series.space, part, part, ones, **({"seed": 1} | options))
+
+
+@pytest.fixture(scope="module")
+def archive():
+    return warming_archive(months=181)
+
+
+def test_a_trajectory_keeps_variance_and_memory(archive, series):
+    """With innovations of independent cells, blocks and details are AR(1) processes of known variance."""
+    emulator, space = formula(archive, series), series.space
+    states = np.stack([s for _, s in emulator._trajectory(archive["ssp245"], 181, tuple(range(60)))], 1)
+    assert states.shape == (60, 181 + SPIN_UP, 2, 4, 6)
+    blocks = space.blocks(torch.from_numpy(states[:, SPIN_UP:])).numpy()
+    stationary = space.innovation / np.sqrt(1 - space.persistence**2)
+    np.testing.assert_allclose(blocks.std((0, 1)), stationary, rtol=0.06)
+    np.testing.assert_allclose(stationary, space.spread, rtol=0.1)
+    lagged = (blocks[:, 1:] * blocks[:, :-1]).mean((0, 1)) / (blocks**2).mean((0, 1))
+    np.testing.assert_allclose(lagged, space.persistence, atol=0.05)
+    details = space.without_blocks(torch.from_numpy(states[:, SPIN_UP:])).numpy()
+    lagged = (details[:, 1:] * details[:, :-1]).mean((0, 1)) / (details**2).mean((0, 1))
+    np.testing.assert_allclose(lagged, space.detail_persistence, atol=0.08)
+
+
+def test_realisation_is_the_same_whatever_else_is_asked(archive, series):
+    emulator, scenario = formula(archive, series), archive["ssp245"]
+    whole = emulator.predict_members(scenario, 0, 100, 4)
+    np.testing.assert_array_equal(emulator.predict_fields(scenario, 0, 100), whole[0])
+    np.testing.assert_array_equal(emulator.member(3).predict_fields(scenario, 40, 60), whole[3, 40:60])
+    one = emulator.member(2)
+    # On from where it was left, back again, and over a gap.
+    for start, stop in ((10, 20), (20, 33), (60, 70), (5, 8)):
+        np.testing.assert_array_equal(one.predict_fields(scenario, start, stop), whole[2, start:stop])
+    np.testing.assert_array_equal(one.predict_members(scenario, 90, 100, 4)[1], whole[1, 90:])
+    other = formula(archive, series, seed=2).predict_fields(scenario, 0, 100)
+    assert np.abs(other - whole[0])[:, 0].mean() > 0.1
+    assert np.abs(whole[1] - whole[0])[:, 0].mean() > 0.1
+    # Another scenario of the same forced response has the same draws.
+    np.testing.assert_array_equal(emulator.predict_fields(archive["ssp585"], 0, 50), whole[0, :50])
+
+
+def test_a_trajectory_goes_on_from_where_it_was_left(archive, series):
+    emulator, scenario = formula(archive, series), archive["ssp245"]
+    calls = []
+    emulator.predictor = replace(emulator.predictor, network=Counting(calls))
+    emulator.predict_fields(scenario, 0, 12)
+    assert len(calls) == 12 + SPIN_UP
+    emulator.predict_fields(scenario, 12, 24)
+    assert len(calls) == 24 + SPIN_UP
+    emulator.predict_fields(scenario, 0, 1)
+    assert len(calls) == 24 + SPIN_UP + 1 + SPIN_UP
+
+
+class Faint(Noise):
+    """As `Noise`, of half its size."""
+
+    def forward(self, frames):
+        return 0.5 * super().forward(frames)
+
+
+def test_what_networks_draw_too_little_is_made_up_for(archive, series):
+    faint = Part(Faint(), "local-cnn", {}, 1, "crps", {"noise": 2})
+    space = calibrated(series, faint, faint, seed=0)
+    np.testing.assert_allclose(space.innovation, 2 * series.space.innovation, rtol=0.15)
+    full = calibrated(series, replace(faint, network=Noise()), replace(faint, network=Noise()), seed=0)
+    np.testing.assert_allclose(space.detail_innovation, 2 * full.detail_innovation, rtol=1e-5)
+    # What is drawn of details loses the means of its blocks, a fourth of its variance here.
+    emulator = formula(archive, replace(series, space=full))
+    states = np.stack([s for _, s in emulator._trajectory(archive["ssp245"], 181, tuple(range(40)))], 1)
+    details = full.without_blocks(torch.from_numpy(states[:, SPIN_UP:])).numpy()
+    known = full.without_blocks(series.state(series.rows)).numpy()
+    np.testing.assert_allclose(details.std((0, 1)), known.std(0), rtol=0.1)
+
+
+class Counting(Noise):
+    """As `Noise`, and counts."""
+
+    def __init__(self, calls):
+        super().__init__()
+        self.calls = calls
+
+    def forward(self, frames):
+        self.calls.append(frames)
+        return super().forward(frames)
+
+
+def test_networks_are_told_the_season_and_the_warming_of_the_base(archive, series):
+    emulator, scenario = formula(archive, series), archive["ssp245"]
+    calls = []
+    emulator.predictor = replace(emulator.predictor, network=Counting(calls))
+    emulator.predict_fields(scenario, 100, 101)
+    assert len(calls) == 101 + SPIN_UP
+    said = torch.stack([frames[0, 0, -5:-2, 0, 0] for frames in calls])
+    month = (int(scenario.calendar_month[0]) + np.arange(-SPIN_UP, 101)) % 12
+    np.testing.assert_allclose(said[:, 0], np.cos(2 * np.pi * (month + 0.5) / 12), atol=1e-6)
+    np.testing.assert_allclose(said[:, 1], np.sin(2 * np.pi * (month + 0.5) / 12), atol=1e-6)
+    # The base warms by 1 K a month: the mean over the year round month t, from 6 before to 5 after, is t - 1/2.
+    mean, deviation = series.space.warming
+    expected = (280 + np.arange(20, 101) - 0.5 - mean) / deviation
+    np.testing.assert_allclose(said[SPIN_UP + 20 :, 2], expected, rtol=1e-5)
+    assert (said[:SPIN_UP, 2] == said[SPIN_UP, 2]).all()
+
+
+@pytest.mark.parametrize("objective", CHEAP)
+def test_trained_generator_is_saved_and_draws_the_same(archive, tmp_path, objective):
+    words = (f"predictor.objective.name={objective}", *CHEAP[objective])
+    recipe = load_recipe("atlas", assignments=(*SMALL, *words))
+    run, evaluation = train_run(
+        archive, recipe, tmp_path / "run", protocol="k360", seed=3, reporter=Reporter(quiet=True)
+    )
+    assert evaluation is not None
+    assert np.isfinite(evaluation.score.value)
+    emulator, again = run.emulator(archive), load_emulator(tmp_path / "run")
+    assert emulator.draws
+    assert emulator.from_beginning
+    scenario = archive["ssp245"]
+    whole = emulator.predict_members(scenario, 0, 40, 3)
+    np.testing.assert_array_equal(again.predict_members(scenario, 0, 40, 3), whole)
+    # Networks may add up in another order for one realisation than for three.
+    np.testing.assert_allclose(again.member(2).predict_fields(scenario, 30, 40), whole[2, 30:], rtol=1e-4, atol=1e-3)
+    again.member(1).save(tmp_path / "one")
+    one = load_emulator(tmp_path / "one").predict_fields(scenario, 0, 40)
+    np.testing.assert_allclose(one, whole[1], rtol=1e-4, atol=1e-3)
+    assert np.isfinite(whole).all()
+    assert whole[:, :, 1].min() >= 0
+    assert run.record.parameters == sum(
+        p.numel() for part in (emulator.predictor, emulator.projector) for p in part.network.parameters()
+    )
+
+
+def test_the_same_seed_trains_the_same_networks(archive, tmp_path):
+    recipe = load_recipe("atlas", assignments=SMALL)
+    found = []
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        run, _ = train_run(archive, recipe, tmp_path / name, protocol="k360", seed=seed, reporter=Reporter(quiet=True))
+        found.append(run.emulator(archive).predictor.network.state_dict()["condition.weight"])
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("predictor.objective.name=regression",), "draws nothing"),
+        (("predictor.network=unet",), "depth|patch_rows"),
+        (("projector.objective.name=diffusion",), "local-cnn does not"),
+        (("bases.0.recipe=variance-matched",), "varies as a run does"),
+        (("predictor.network=nothing",), "unknown network"),
+        (("predictor.objective.steps=3",), "steps"),
+    ],
+)
+def test_recipe_that_cannot_be_is_refused(words, said):
+    with pytest.raises(RecipeError, match=said):
+        load_recipe("atlas", assignments=(*SMALL[:3], *words))
+
+
+def test_another_objective_does_not_inherit_options():
+    assert load_recipe("atlas").predictor.objective.options["regional"] == 1.0
+    for name in ("diffusion", "interpolant"):
+        found = load_recipe("atlas", assignments=(f"predictor.objective.name={name}",)).predictor.objective
+        assert found.name == name
+        assert "regional" not in found.options
+    kept = load_recipe("atlas", assignments=("predictor.objective.name=crps", "predictor.objective.noise=3"))
+    assert (kept.predictor.objective.options["regional"], kept.predictor.objective.options["noise"]) == (1.0, 3)
+
+
+def test_settings_of_a_part_reach_the_training_loop():
+    whole = PartTraining(epochs=7, per_batch=5).whole()
+    assert (whole.epochs, whole.segments.batch_size, whole.segments.length) == (7, 5, 1)
+    assert whole.average.kind == "ema"
+
+
+def test_options_out_of_range_are_refused_before_training(archive):
+    for words, said in (("model.history=0", "history"), ("model.memory=-1", "memory"), ("model.block=4", "block")):
+        options = load_recipe("atlas", assignments=("model.block=2", words)).options
+        with pytest.raises(RecipeError, match=said):
+            Atlas.check(archive, **options)
+
+
+def test_training_months_alone_are_known(archive):
+    split = make_split(archive, "k360")
+    found = training_residuals(archive, split.train, 15)
+    assert len(found.values) == sum(len(s) * len(s.members) for s in split.train)
+    grid = Grid(archive.grid.lat, archive.grid.lon)
+    assert len(series_of(found, grid).states) == len(found.values)
+
+
+def test_base_of_a_recipe_that_varies_is_what_it_varies():
+    default, by_name, mean = (
+        load_recipe("atlas", assignments=words) for words in ((), ("base=best-fast",), ("base=linear",))
+    )
+    assert by_name.digest == default.digest
+    assert mean.bases[0].recipe == load_recipe("linear")
+    nested = load_recipe("atlas", assignments=("base=best-sampled", "bases.0.recipe.model.reach=2.0"))
+    assert nested.bases[0].recipe.emulator == "additive-gp"
+    with pytest.raises(RecipeError, match="base: unknown key"):
+        load_recipe("sampled", assignments=("base=linear",))

@@ -1,0 +1,128 @@
+"""A trajectory that depends on its company, forgets where it began, or begins where nobody knows the state."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from emukit.data.frames import FrameEncoder, InputSettings
+from emukit.data.protocol import make_split
+from emukit.data.states import States
+from emukit.data.targets import TargetNormalizer
+from emukit.data.window import Window
+from emukit.emulators.registry import load_emulator
+from emukit.emulators.trajectory import Persistence, TrajectoryNetwork
+from emukit.errors import ProtocolError
+from emukit.models.registry import build_network
+from tests.forecasts import sequence
+
+ARCHIVE = sequence()
+SPLIT = make_split(ARCHIVE, "forecast")
+CONTROL = ARCHIVE["control"]
+OPTIONS = {"width": 4, "depth": 1, "coarsen": 0, "linear": 0, "window": "channels", "local": False}
+
+
+class Moved(nn.Module):
+    """Says that every field moves a cell to the east, as it does in the sequence; no state stays as it is."""
+
+    def __init__(self, states, history=1):
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(states.scale[:2], dtype=torch.float32), requires_grad=False)
+        self.history = history
+
+    def forward(self, frames):
+        last = frames[:, -1, -2:]
+        change = (torch.roll(last, 1, -1) - last) / self.scale[:, None, None]
+        return torch.cat((change, last[:, :1]), 1)[:, None]
+
+
+def emulator(history=1, moved=False):
+    inputs = InputSettings(forcings=(), states=("tas", "z500"), window=Window(history=history), seasonal=(), statics=())
+    encoder = FrameEncoder.fit(ARCHIVE, SPLIT.train, inputs)
+    # Moved fields are the same in units of every cell only where all cells have the same.
+    normalizer = TargetNormalizer.fit(ARCHIVE, SPLIT.train, {})
+    states = States.fit(ARCHIVE, SPLIT.train, normalizer, inputs.states)
+    torch.manual_seed(3)
+    network = build_network(
+        "unet", in_channels=len(encoder.channels), variables=3, grid=(4, 6), history=history, options=OPTIONS
+    )
+    network = Moved(states, history) if moved else network
+    return TrajectoryNetwork(ARCHIVE.domain, "unet", OPTIONS, network, encoder, normalizer, states=states)
+
+
+def test_every_step_is_from_the_states_of_the_step_before():
+    found = emulator(moved=True)
+    season = CONTROL.time.season
+    state = found.normalizer.forward(CONTROL.targets[0, 9:10], season[9:10])[0]
+    trajectory = found.predict_fields(CONTROL, 10, 14)
+    for step in range(4):
+        pr = state[0]
+        state = np.roll(state, 1, -1)
+        expected = found.normalizer.inverse(np.stack([state[0], state[1], pr])[None], season[10 + step : 11 + step])[0]
+        np.testing.assert_allclose(trajectory[step, :2], expected[:2], rtol=1e-5)
+        np.testing.assert_allclose(trajectory[step, 2], expected[2], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("history", [1, 3])
+def test_trajectories_do_not_depend_on_their_company_nor_on_how_far_they_go(history):
+    found = emulator(history)
+    together = found.forecast(CONTROL, [5, 9, 30], 6)
+    for i, start in enumerate((5, 9, 30)):
+        np.testing.assert_allclose(
+            found.predict_fields(CONTROL, start, start + 4), together[i, :4], rtol=1e-4, atol=1e-3
+        )
+    assert found.first_month == history
+
+
+def test_a_trajectory_is_continued_from_its_own_fields():
+    found = emulator(history=2)
+    whole = found.predict_fields(CONTROL, 20, 30)
+    again = found.starting_from(whole[2:4]).predict_fields(CONTROL, 24, 30)
+    np.testing.assert_allclose(again, whole[4:], rtol=1e-4, atol=1e-2)
+    # And not from what the scenario has there.
+    assert np.abs(found.predict_fields(CONTROL, 24, 30) - again).max() > 0.1
+    assert found.beginning is None
+    with pytest.raises(ProtocolError, match="beginning"):
+        found.starting_from(whole[:1])
+    with pytest.raises(ProtocolError, match="not finite"):
+        found.starting_from(np.full_like(whole[:2], np.nan))
+
+
+def test_a_beginning_that_nobody_knows_is_refused():
+    found = emulator(history=2)
+    with pytest.raises(ProtocolError, match="are not known") as refused:
+        found.predict_fields(CONTROL, 1, 5)
+    assert "2000" in str(refused.value) or "1970" in str(refused.value)
+    hidden = sequence()["control"]
+    hidden.hidden[10:12] = True
+    with pytest.raises(ProtocolError, match="are not known"):
+        found.predict_fields(hidden, 12, 14)
+    own = found.starting_from(CONTROL.targets[0, 10:12])
+    np.testing.assert_allclose(own.predict_fields(hidden, 12, 14), found.predict_fields(CONTROL, 12, 14), rtol=1e-6)
+    assert own.first_month == 0
+
+
+def test_saved_trajectories_are_those_that_were_trained(tmp_path):
+    found = emulator(history=2)
+    found.save(tmp_path / "emulator")
+    again = load_emulator(tmp_path)
+    assert type(again) is TrajectoryNetwork
+    assert again.from_beginning
+    np.testing.assert_array_equal(again.predict_fields(CONTROL, 20, 26), found.predict_fields(CONTROL, 20, 26))
+    Persistence.fit(ARCHIVE, SPLIT).save(tmp_path / "still")
+    still = load_emulator(tmp_path / "still")
+    np.testing.assert_array_equal(still.predict_fields(CONTROL, 20, 26), CONTROL.targets[0, [19] * 6])
+    np.testing.assert_array_equal(still.forecast(CONTROL, [3, 7], 2)[1], CONTROL.targets[0, [6, 6]])
+
+
+def test_rain_below_zero_is_clipped_in_what_is_written_alone():
+    """The card gives pr no bound here, so that one is made up: z500 has a lower bound that every step breaks."""
+    found = emulator(moved=True)
+    described = found.domain.card.targets["tas"]
+    bounded = described.model_copy(update={"bounds": described.bounds.model_copy(update={"lower": 281.0})})
+    card = found.domain.card.model_copy(update={"targets": {**found.domain.card.targets, "tas": bounded}})
+    free = found.predict_fields(CONTROL, 10, 16)
+    found.domain = found.domain.__class__(card, found.domain.grid, found.domain.variables, found.domain.time)
+    cut = found.predict_fields(CONTROL, 10, 16)
+    np.testing.assert_array_equal(cut[:, 0], np.maximum(free[:, 0], 281.0))
+    np.testing.assert_array_equal(cut[:, 1:], free[:, 1:])

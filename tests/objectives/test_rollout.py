@@ -1,0 +1,190 @@
+"""A trajectory whose gradient is cut, a length that comes too early, a state that is not what was said before."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from emukit.data.sampler import Sample
+from emukit.errors import RecipeError
+from emukit.losses.composite import CompositeLoss
+from emukit.losses.grid_context import GridContext
+from emukit.objectives.regression import Regression
+from emukit.objectives.rollout import Rollout
+
+LAT = np.array([-60.0, 0.0, 60.0])
+# z500 (place 1) and tas (place 0) are states, in this order of channels; pr (place 2) is none.
+PLACES, SCALE = [1, 0], [0.5, 2.0, 0.0]
+
+
+def composite():
+    weights = np.cos(np.deg2rad(LAT))[:, None] * np.ones(4)
+    context = GridContext(torch.from_numpy(weights / weights.sum()))
+    return CompositeLoss({v: {"mse": 1.0} for v in ("tas", "z500", "pr")}, ("tas", "z500", "pr"), context)
+
+
+class Linear(nn.Module):
+    """(S, H, C, Y, X) -> (S, 1, 3, Y, X): not linear, so that a step's gradient depends on the state."""
+
+    def __init__(self, channels, history, seed=0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = nn.Parameter(0.3 * torch.randn(3, channels * history, generator=generator, dtype=torch.float64))
+
+    def forward(self, frames):
+        flat = frames.flatten(1, 2)
+        return torch.tanh(torch.einsum("vc,scyx->svyx", self.weight, flat))[:, None]
+
+
+def sample(length=4, history=2, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    frames = torch.randn(2, length + history - 1, 3, 3, 4, generator=generator, dtype=torch.float64)
+    targets = torch.randn(2, length, 3, 3, 4, generator=generator, dtype=torch.float64)
+    named = {
+        "states": torch.tensor(PLACES).expand(2, -1),
+        "scale": torch.tensor(SCALE, dtype=torch.float64).expand(2, -1),
+    }
+    return Sample(frames, targets, named)
+
+
+def plain_trajectory(network, given, length, history):
+    """A step after the other, in numpy-like steps that share nothing with the objective."""
+    held = [given.frames[:, i, -2:] for i in range(history)]
+    fields = {1: held[-1][:, 0], 0: held[-1][:, 1]}
+    start = dict(fields)
+    out = []
+    for i in range(length):
+        window = torch.stack(
+            [torch.cat((given.frames[:, i + h, :1], held[-history + h]), 1) for h in range(history)], 1
+        )
+        said = network(window)[:, 0]
+        for v in (0, 1):
+            fields[v] = fields[v] + SCALE[v] * said[:, v]
+        held.append(torch.stack([fields[1], fields[0]], 1))
+        out.append(torch.stack([(fields[0] - start[0]) / SCALE[0], (fields[1] - start[1]) / SCALE[1], said[:, 2]], 1))
+    return torch.stack(out, 1)
+
+
+@pytest.mark.parametrize("history", [1, 2])
+def test_trajectory_is_that_of_single_steps(history):
+    network, given = Linear(3, history), sample(history=history)
+    found = Rollout(None, lengths=[4], boundaries=[]).trajectory_of(network, given, 4)
+    torch.testing.assert_close(found, plain_trajectory(network, given, 4, history))
+
+
+def test_loss_is_of_states_against_true_states_with_area_weights():
+    network, given = Linear(3, 2), sample()
+    total, terms = Rollout(composite(), lengths=[4], boundaries=[]).loss(network, given)
+    said = plain_trajectory(network, given, 4, 2)
+    true = given.targets.clone()
+    true[:, :, :2] = true[:, :, :2].cumsum(1)
+    weights = np.cos(np.deg2rad(LAT))
+    weights = torch.from_numpy(weights / weights.sum() / 4)[:, None]
+    each = (((said - true) ** 2) * weights).sum((-2, -1)).mean((0, 1))
+    assert total.item() == pytest.approx(each.sum().item(), rel=1e-5)
+    assert terms["tas.mse"].item() == pytest.approx(each[0].item(), rel=1e-5)
+    assert terms["steps"].item() == 4
+
+
+def test_of_one_step_it_is_the_regression_of_what_changes():
+    network, given = Linear(3, 2), sample(length=1)
+    one, _ = Rollout(composite(), lengths=[1], boundaries=[]).loss(network, given)
+    plain, _ = Regression(composite()).loss(network, given)
+    assert one.item() == pytest.approx(plain.item(), rel=1e-6)
+
+
+def gradient(objective, given):
+    network = Linear(3, 2)
+    total, _ = objective.loss(network, given)
+    total.backward()
+    return network.weight.grad.clone(), network
+
+
+def test_gradient_through_the_whole_trajectory_is_that_of_finite_differences():
+    objective, given = Rollout(composite(), lengths=[4], boundaries=[]), sample()
+    found, network = gradient(objective, given)
+
+    def loss(weight):
+        with torch.no_grad():
+            network.weight.copy_(weight)
+            said = objective.trajectory_of(network, given, 4)
+            true = given.targets.clone()
+            true[:, :, :2] = true[:, :, :2].cumsum(1)
+            weights = torch.from_numpy(np.cos(np.deg2rad(LAT)))[:, None]
+            return float((((said - true) ** 2) * weights).sum() / (weights.sum() * 4 * 8))
+
+    with torch.no_grad():
+        weight = network.weight.clone()
+        for v in range(3):
+            for c in range(6):
+                step = torch.zeros_like(weight)
+                step[v, c] = 1e-5
+                difference = (loss(weight + step) - loss(weight - step)) / 2e-5
+                assert found[v, c].item() == pytest.approx(difference, rel=1e-4, abs=1e-6)
+
+
+def test_checkpointed_gradients_are_the_plain_ones():
+    plain, _ = gradient(Rollout(composite(), lengths=[4], boundaries=[]), sample())
+    again, _ = gradient(Rollout(composite(), lengths=[4], boundaries=[], checkpoint=True), sample())
+    torch.testing.assert_close(plain, again, rtol=1e-10, atol=1e-12)
+
+
+def test_checkpointing_keeps_less_for_the_gradient():
+    kept = {}
+    for checkpoint in (False, True):
+        sizes = []
+        objective = Rollout(composite(), lengths=[4], boundaries=[], checkpoint=checkpoint)
+        network = nn.Sequential(Linear(3, 2), nn.Tanh(), nn.Tanh(), nn.Tanh(), nn.Tanh())
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t):
+            objective.loss(network, sample())
+        kept[checkpoint] = sum(sizes)
+    assert kept[True] < 0.7 * kept[False]
+
+
+def test_a_length_is_never_used_before_its_boundary():
+    objective, given = Rollout(composite(), lengths=[1, 2, 4], boundaries=[1.5, 3]), sample()
+    found = []
+    for epochs in (0.0, 1.49, 1.5, 2.99, 3.0, 100.0):
+        objective.advance(epochs)
+        _, terms = objective.loss(Linear(3, 2), given)
+        found.append(int(terms["steps"]))
+    assert found == [1, 1, 2, 2, 4, 4]
+    assert (objective.longest, objective.passes) == (4, 4)
+
+
+def test_noise_moves_the_beginning_by_a_share_of_a_step_and_only_while_training():
+    given = sample(length=1)
+    given.frames.zero_()
+    seen = []
+
+    def network(window):
+        seen.append(window[:, :, -2:].clone())
+        return torch.zeros(len(window), 1, 3, 3, 4, dtype=torch.float64)
+
+    torch.manual_seed(0)
+    objective = Rollout(composite(), lengths=[1], boundaries=[], noise=0.1)
+    for _ in range(300):
+        objective.loss(network, given)
+    spread = torch.stack(seen).std((0, 1, 2, 4, 5))
+    np.testing.assert_allclose(spread, [0.1 * SCALE[1], 0.1 * SCALE[0]], rtol=0.05)
+    with torch.no_grad():
+        objective.loss(network, given)
+    assert (seen[-1] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lengths": [1, 2], "boundaries": []}, "one fewer"),
+        ({"lengths": [1], "boundaries": [2.0]}, "one fewer"),
+        ({"lengths": [2, 2], "boundaries": [1.0]}, "must grow"),
+        ({"lengths": [0], "boundaries": []}, "must grow"),
+        ({"lengths": [], "boundaries": []}, "must grow"),
+        ({"lengths": [1, 2, 3], "boundaries": [2.0, 2.0]}, "must ascend"),
+        ({"lengths": [1, 2], "boundaries": [0.0]}, "must ascend"),
+        ({"lengths": [1], "boundaries": [], "noise": -1.0}, "noise"),
+    ],
+)
+def test_schedules_that_mean_nothing_are_refused(options, message):
+    with pytest.raises(RecipeError, match=message):
+        Rollout(None, **options)
