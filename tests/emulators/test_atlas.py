@@ -18,6 +18,7 @@ from emukit.errors import RecipeError
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
 from emukit.recipes.schema import PartTraining
+from emukit.runs.ensemble_scores import evaluate_ensemble
 from emukit.runs.run import train_run
 from tests.coded import small_grid, warming_archive
 
@@ -326,6 +327,8 @@ def test_trained_generator_is_saved_and_draws_the_same(archive, tmp_path, object
     np.testing.assert_allclose(one, whole[1], rtol=1e-4, atol=1e-3)
     assert np.isfinite(whole).all()
     assert whole[:, :, 1].min() >= 0
+    found = evaluate_ensemble(emulator, archive, make_split(archive, "k360").validation, 2, Reporter(quiet=True))
+    assert all(part.cells.crps > 0 for part in found.parts.values())
     assert run.record.parameters == sum(
         p.numel() for part in (emulator.predictor, emulator.projector) for p in part.network.parameters()
     )
