@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from emukit.data.archive import Archive
 from emukit.data.encodings import daily_fields, seasonal_fields
 from emukit.data.folds import leave_out
 from emukit.data.frames import FrameEncoder, static_fields
-from emukit.data.split import Split
+from emukit.data.split import Span, Split
 from emukit.data.states import RolloutSampler, sampler_kind
 from emukit.data.targets import TargetNormalizer
 from emukit.emulators.base import Emulator
@@ -222,6 +223,22 @@ def _check_network(archive: Archive, recipe: NetworkRecipe) -> None:
     )
 
 
+def selecting_spans(emulator: Emulator, archive: Archive, split: Split) -> tuple[Span, ...]:
+    """What selects weights: the validation spans; of a trajectory pieces of a day of them, each with a beginning.
+
+    After some days errors are as large as they get, and of two networks the one whose fields fade would be the better.
+    Of months and years a piece is a step.
+    """
+    if not emulator.from_beginning:
+        return split.validation
+    length = archive.time.per_day
+    return tuple(
+        replace(span, start=start, stop=min(start + length, span.stop))
+        for span in split.validation
+        for start in range(span.start, span.stop, length)
+    )
+
+
 class Trainer:
     """A network with its batches and loss, ready to train."""
 
@@ -296,6 +313,7 @@ class Trainer:
             objective_options=recipe.objective.options,
             seed=seed,
         )
+        self._selecting = () if selected else selecting_spans(network_only, archive, split)
         self._emulator = network_only
         self._scored: Emulator = (
             network_only if anchor is None else ResidualCorrection(archive.domain, (anchor, network_only))
@@ -345,7 +363,7 @@ class Trainer:
                 settings,
                 seed=self._seed,
                 ramp=self._ramp,
-                validate=lambda: score_emulator(self._scored, self._archive, self._split.validation, comm),
+                validate=lambda: score_emulator(self._scored, self._archive, self._selecting, comm),
                 folder=folder,
                 reporter=reporter,
                 keep=self._keep,
