@@ -6,6 +6,8 @@ one does is what is published: pass and roll of the whole field for every block,
 
 from __future__ import annotations
 
+from typing import Any
+
 from benchmarks import Figure, Work, compare, measure
 
 BATCHES, TIMES, PER_TIME = 20, 8, 2
@@ -81,7 +83,7 @@ def prepare_roll_and_crop() -> Work:
                 scenario, step = archive[span.scenario], span.start + block.step
                 fine = scenario.truth(span.members[block.member], step, step + 1)
                 time = scenario.time[step : step + 1]
-                coarse = frames.coarsening.down(fine)  # type: ignore[attr-defined]
+                coarse = frames.coarsening.down(fine)
                 shown, base = frames.block(coarse, time, np.arange(Y), np.arange(X))
                 target = frames.normalised(fine, time, np.arange(Y), np.arange(X)) - base
                 height, width = sampler.settings.size
@@ -94,7 +96,8 @@ def prepare_roll_and_crop() -> Work:
     return work
 
 
-def _sampler():  # type: ignore[no-untyped-def]
+def _sampler() -> tuple[Any, Any]:
+    """The sampler of a made-up climate, and the addresses of its first batches."""
     from emukit.data.block_sampler import BlockSampler, BlockSettings
     from emukit.data.coarsen import Coarsening, CoarseSettings
     from emukit.data.opening import open_data
@@ -144,7 +147,7 @@ def prepare_stitched() -> Work:
     from emukit.emulators.neural_downscaler import NeuralDownscaler, ResidualFrames
     from emukit.models.block_unet import BlockUNet
 
-    grid = Grid(np.linspace(-90, 90, 721), np.arange(1440) * 0.25)
+    grid = Grid(np.linspace(-90.0, 90.0, 721, dtype=np.float64), np.arange(1440) * 0.25)
     time = TimeAxis("month", 540, 1)
     domain = Domain(load_card("demo"), grid, ("tas", "pr"), time)
     coarsening = Coarsening(grid, CoarseSettings(grid=(181, 360)))

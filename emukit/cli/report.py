@@ -68,6 +68,14 @@ def report(
     study_runs: Annotated[
         bool, typer.Option(help="Write pages of the runs of studies too; without them a study is a few hundred kB.")
     ] = True,
+    draw: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="How many runs have pictures, the best first. A run that is named itself always has them. "
+            "A picture that was never drawn takes a fraction of a second.",
+        ),
+    ] = 12,
     overwrite: o.Overwrite = False,
     data: o.TrainedData = None,
     card: o.Card = None,
@@ -93,7 +101,14 @@ def report(
 
     here = [p for p in map(Path, ("runs", "submissions", "ablations")) if p.is_dir() and any(p.iterdir())]
     written = write_report(
-        places or here, out, opener, reporter, published=published, study_runs=study_runs, overwrite=overwrite
+        places or here,
+        out,
+        opener,
+        reporter,
+        published=published,
+        study_runs=study_runs,
+        draw=draw,
+        overwrite=overwrite,
     )
     pages = f"pages of entries: {written.entries}, of studies: {written.studies}; {written.size / 1e6:.1f} MB"
     echo(f"wrote {out / 'index.html'}: {pages}")

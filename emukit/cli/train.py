@@ -159,7 +159,7 @@ def train(
     from emukit.errors import RecipeError, RunError
     from emukit.parallel.comm import open_comm
     from emukit.parallel.launch import inside_torchrun, relaunch
-    from emukit.recipes.load import PARTS, fast_name, load_recipe
+    from emukit.recipes.load import PARTS, fast_name, load_recipe, objective_path
     from emukit.recipes.schema import GeneratorRecipe, NetworkRecipe, network_paths, networks_of
     from emukit.runs.record import RECORD_FILE, DataArguments
     from emukit.runs.run import FINAL, finished_run, read_run, run_name, train_run
@@ -169,7 +169,10 @@ def train(
     if refit and final:
         raise RecipeError("--refit and --final are two ways to the same end", hint="leave one of them out")
     model = fast_name(model) if fast else model
-    chosen = load_recipe(model, recipe, settings or (), loss)
+    # The options of an objective are known by its name.
+    place = objective_path(model) if objective else None
+    settings = [*(settings or ()), *([f"{place}={objective}"] if place else [])]
+    chosen = load_recipe(model, recipe, settings, loss)
     before = read_run(final) if final else None
     seed = seed if seed is not None else before.record.identity.seed if before else 0
     if before and not any((recipe, settings, loss, objective, precision)):
@@ -185,10 +188,9 @@ def train(
         devices = domain
     execution = Execution(strategy.value if strategy else "ddp", compile, channels_last, track, domain)
     networks = networks_of(chosen)
-    if isinstance(chosen, GeneratorRecipe) and (objective or precision):
-        words = [f"predictor.objective.name={objective}"] if objective else []
-        words += [f"{part}.training.precision={precision.value}" for part in PARTS] if precision else []
-        chosen, objective, precision = load_recipe(model, recipe, [*(settings or ()), *words], loss), None, None
+    if isinstance(chosen, GeneratorRecipe):
+        words = [f"{part}.training.precision={precision.value}" for part in PARTS] if precision else []
+        chosen, objective, precision = load_recipe(model, recipe, [*settings, *words], loss), None, None
     if not networks:
         given = {
             "--devices": devices > domain,
@@ -218,7 +220,7 @@ def train(
                 hint=" ".join(f"--set {path}{setting}" for path in network_paths(chosen) for setting in own.values()),
             )
         if own:
-            chosen = load_recipe(model, recipe, [*(settings or ()), *own.values()], loss)
+            chosen = load_recipe(model, recipe, [*settings, *own.values()], loss)
             networks = networks_of(chosen)
         # Mistakes that show without the data are said here, once, and not by every process.
         for network in networks:

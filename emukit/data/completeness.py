@@ -1,6 +1,9 @@
 """What loaded values must be before anyone may train on them: complete, finite, hidden as declared and as a whole.
 
 Invariant: a refusal names the first place: variable, scenario, member, month, and the cell or the chunk file.
+
+Masks are boolean: (S, T) over S scenarios and T steps, (S, M) over scenarios and M members. Every function reads the
+values as loaded, in the card's units, and records what it finds in `findings`; nothing is raised here.
 """
 
 from __future__ import annotations

@@ -40,6 +40,12 @@ def open_data(
 ) -> Archive:
     """Open a store by its path, or the demo climate by the name ``demo``.
 
+    Args:
+        source: Path of a Zarr or NetCDF store, folder of daily files, or ``demo``.
+        card: Data card, by name or by the path of a TOML file; recognised when None.
+        convert: Variable to the units that the store holds it in, from which it is converted to those of the card.
+        reporter: Where progress and notes go.
+
     Raises:
         StoreError: The store cannot be read, or is ambiguous.
     """

@@ -18,6 +18,8 @@ from emukit.errors import ProtocolError
 LOSO = "loso:"
 # No protocol, but the mean over all that leave a scenario out.
 ALL = LOSO + "all"
+# The scenario whose years are the base period of percentiles (`emukit.data.card.DailyFiles`).
+HISTORICAL = "historical"
 
 
 def make_split(archive: Archive, protocol: str | None = None, members: Sequence[int] | None = None) -> Split:
@@ -82,6 +84,7 @@ def _cut(archive: Archive, protocol: str, members: Sequence[int] | None) -> Spli
     for s in scored["validation"]:
         _require_member(archive, s, protocol)
     held_out = [s for spans in scored.values() for s in spans]
+    _refuse_base_period(archive, protocol, held_out)
     train = [s for name in train_names for s in _training_spans(archive, name, protocol, held_out, members, notes)]
     if not train:
         raise ProtocolError(
@@ -91,6 +94,22 @@ def _cut(archive: Archive, protocol: str, members: Sequence[int] | None) -> Spli
             hint=f"use a store with more visible {archive.time.unit}s",
         )
     return Split(protocol, tuple(train), {k: tuple(v) for k, v in scored.items()}, tuple(notes))
+
+
+def _refuse_base_period(archive: Archive, protocol: str, held_out: Sequence[Span]) -> None:
+    """Years that give the percentiles of indices are training data: none of them may be scored."""
+    if archive.card.daily is None:
+        return
+    first, last = archive.card.daily.base_period
+    for span in held_out:
+        year = archive[span.scenario].time.year
+        if span.scenario == HISTORICAL and year[span.start] <= last and year[span.stop - 1] >= first:
+            raise ProtocolError(
+                f"protocol {protocol} holds out years of the percentiles that its score is computed with",
+                found=f"{first} to {last} of {HISTORICAL}",
+                expected="these years in training",
+                hint="leave another scenario out",
+            )
 
 
 def _visible_text(archive: Archive) -> str:

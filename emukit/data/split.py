@@ -111,6 +111,6 @@ def is_hidden(archive: Archive, span: Span) -> bool:
 
 
 def stretches(mask: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """[start, stop) of every stretch of True."""
+    """[start, stop) of every stretch of True in a (T,) mask, in order."""
     edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]]).astype(np.int8)))
     return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]

@@ -21,7 +21,7 @@ from emukit.data.decode import Findings, read_calendar
 from emukit.data.grid import Grid
 from emukit.data.load import Loaded, load
 from emukit.data.physics import check_physics
-from emukit.data.published_copy import Identity, comparable, identify, known_copies
+from emukit.data.published_copy import PublishedIdentity, comparable, identify, known_copies
 from emukit.data.source import Source, open_source
 from emukit.data.split import stretches
 from emukit.data.statics import store_statics
@@ -65,7 +65,13 @@ def archive_from_dataset(
     card: Card | str | None = None,
     convert: Mapping[str, str] | None = None,
 ) -> Archive:
-    """A checked archive from a dataset in the store's layout; `source` says where it is from, the rest as `open_store`.
+    """A checked archive from a dataset in the store's layout.
+
+    Args:
+        ds: Targets and forcings, with their coordinates.
+        source: Where it is from, for messages and records.
+        card: Data card, or its name; recognised when None.
+        convert: Variable to the units that the dataset holds it in, from which it is converted to those of the card.
 
     Raises:
         StoreError: The dataset has no single meaning.
@@ -135,7 +141,7 @@ class Survey:
     hidden: completeness.Mask
     held: completeness.Mask
     statics: Mapping[str, NDArray[np.float32]]
-    identity: Identity
+    identity: PublishedIdentity
 
 
 def take_survey(
@@ -285,7 +291,14 @@ def said_of(card: Card, survey: Survey, findings: Findings) -> tuple[str, ...]:
 
 
 def archive_of(source: Source, card: Card, survey: Survey, notes: tuple[str, ...]) -> Archive:
-    """The archive of a store in which no problem was found."""
+    """The archive of a store in which no problem was found.
+
+    Args:
+        source: The open store.
+        card: Of its data.
+        survey: What was read and found.
+        notes: What is odd, for people.
+    """
     layout = survey.layout
     return Archive(
         card=card,

@@ -58,7 +58,7 @@ class Pointwise(NamedTuple):
     exponent: float
 
     def forward(self, x: Array) -> Array:
-        """Physical -> transformed. Values below zero count as zero under log1p and sqrt."""
+        """Physical units to the transform's, of any shape. Values below zero count as zero under log1p and sqrt."""
         if self.name == "log1p":
             return np.log1p(np.maximum(x, 0.0))
         if self.name == "sqrt":
@@ -68,7 +68,7 @@ class Pointwise(NamedTuple):
         return x
 
     def inverse(self, z: Array) -> Array:
-        """Transformed -> physical, the exact inverse on the range of `forward`."""
+        """The transform's units back to physical ones, of any shape; the exact inverse on the range of `forward`."""
         if self.name == "log1p":
             return np.expm1(np.clip(z, 0.0, 700.0))
         if self.name == "sqrt":
@@ -165,7 +165,7 @@ class TargetNormalizer:
         return out
 
     def forward_exactly(self, values: NDArray[np.floating], season: NDArray[np.int64]) -> Array:
-        """As `forward`, in float64: for differences of normalised fields, which rounding would spoil."""
+        """As `forward`, (T, V, Y, X), in float64: for differences of normalised fields, which rounding would spoil."""
         out = np.empty(values.shape, np.float64)
         self._normalise(values, season, out)
         return out

@@ -60,7 +60,7 @@ class Decade:
 
 
 def global_mean_range(decades: Sequence[Decade]) -> Array:
-    """(3,) mean warmth of the decades, and the lowest and highest at which they say how variance changes."""
+    """(3,) mean of the decades' global mean temperatures, K, and the lowest and highest that bound the trend."""
     seen = np.array([d.global_mean for d in decades])
     more = BEYOND * np.ptp(seen)
     middle = np.average(seen, weights=[len(d) for d in decades])
@@ -68,7 +68,10 @@ def global_mean_range(decades: Sequence[Decade]) -> Array:
 
 
 def change(slope: Array, warming: float) -> Array:
-    """The factor by which variance changes, within bounds: a slope is fitted to a few K of warming."""
+    """(...) factor by which variance changes, for a (...) slope in 1/K and a warming in K.
+
+    It is bounded, as a slope is fitted to a few K of warming.
+    """
     most = np.log(LARGEST_CHANGE)
     return np.asarray(np.exp(np.clip(slope * warming, -most, most)), np.float64)
 
@@ -89,7 +92,7 @@ def _slope(decades: Sequence[Decade]) -> Array:
 
 
 def level_at_middle(decades: Sequence[Decade], slope: Array) -> Array:
-    """(G, V, Y, X) variance at the mean warmth, given how it changes."""
+    """(G, V, Y, X) variance at the mean temperature, given how it changes."""
     middle = global_mean_range(decades)[0]
     steady = np.stack([d.variance / change(slope, d.global_mean - middle) for d in decades])
     return _average(steady, np.stack([d.freedom for d in decades]))
@@ -197,7 +200,7 @@ _FIELDS = ("level", "slope", "time_mean", "time_std", "forced")
 
 
 def ratio(mean: Array, usual: Array) -> Array:
-    """Mean over usual mean, within fourfold; one where there is no usual mean."""
+    """(...) mean over usual mean, of equal shapes and units, within fourfold; one where there is no usual mean."""
     wetter = np.divide(mean, usual, out=np.ones_like(usual), where=usual > 0)
     return np.asarray(np.clip(wetter, 1 / LARGEST_CHANGE, LARGEST_CHANGE), np.float64)
 
@@ -226,7 +229,7 @@ def blocks(start: int, stop: int, months: int) -> list[tuple[int, int]]:
     return [(start, first), *whole]
 
 
-def warmth_of(fields: NDArray[np.floating], domain: Domain) -> float:
+def global_mean_of(fields: NDArray[np.floating], domain: Domain) -> float:
     """The mean temperature over months and the globe, in K, of (T, V, Y, X) fields; zero where none is predicted."""
     if domain.temperature is None:
         return 0.0
@@ -342,7 +345,7 @@ def _decade(archive: Archive, span: Span, base: Emulator) -> Decade:
     whole = runs.var(1, dtype=np.float64).mean(0)
     return Decade(
         span.scenario,
-        warmth_of(said, archive.domain),
+        global_mean_of(said, archive.domain),
         variance,
         np.asarray(np.bincount(season, minlength=groups) * max(1, len(span.members) - 1), np.float64),
         said.var(0, dtype=np.float64),

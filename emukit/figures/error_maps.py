@@ -63,7 +63,7 @@ def draw_error_maps(
     """Maps, two a row, each with its own colour bar.
 
     Args:
-        fields: By the name of the quantity.
+        fields: By the name of the quantity, (Y, X) errors in the units that the name says.
         grid: Of the errors.
         scales: Quantity to the limit of its scale.
         title: Of the figure.

@@ -36,7 +36,7 @@ def local_mean(values: Tensor) -> Tensor:
 
 
 def root(square: Tensor) -> Tensor:
-    """Square root that is zero at zero and has a finite derivative there."""
+    """Square root of non-negative values of any shape: zero at zero, with a finite derivative there."""
     rooted: Tensor = (square + FLOOR).sqrt() - FLOOR**0.5
     return rooted
 
@@ -57,7 +57,7 @@ class GridContext:
     sphere: Sphere = WHOLE
 
     def constant(self, values: Tensor) -> Tensor:
-        """An array of a term, computed in float64, where and as precise as the weights are."""
+        """An array of a term, of any shape, computed in float64, on the device and in the precision of the weights."""
         return values.to(self.weights)
 
     def area_mean(self, values: Tensor) -> Tensor:

@@ -62,6 +62,13 @@ def refuse_not_finite(
 ) -> None:
     """Refuse (T, V, Y, X) fields with NaN or infinite values, naming the first.
 
+    Args:
+        fields: In any units.
+        name: What they are, for the message.
+        address: From the position (t, v, y, x) of a value to its place in words.
+        error: What is raised.
+        hint: What to do next.
+
     Raises:
         EmukitError: There is one.
     """

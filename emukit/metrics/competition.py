@@ -297,7 +297,12 @@ class Competition:
             return {m.key: m.function(whole if m.variable is None else of[m.variable], w) for m in self.metrics}
 
     def score(self, moments: Moments, weights: NDArray[np.floating], variables: Sequence[str]) -> Score:
-        """Score summed months; arguments as for `numbers`.
+        """Score summed months.
+
+        Args:
+            moments: Sums with fields of shape (V, Y, X), in the units of the variables.
+            weights: (Y, X) area weights; any positive multiple gives the same.
+            variables: Names along the V axis.
 
         Raises:
             ValueError: There are no months to score.

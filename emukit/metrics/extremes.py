@@ -13,7 +13,10 @@ Dimension letters: N days of a series, D days of one year, K years, C cells.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+import itertools
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -28,6 +31,8 @@ WET_DAY, HEAVY_DAY = 1.0, 10.0  # mm/day
 SPELL = 6
 RAIN_WINDOW = 5
 FIRST_OF_JULY = 181
+# Bytes of the base period that are together in memory.
+LARGE = 512 << 20
 
 UNITS = {
     "TXx": "K",
@@ -160,17 +165,17 @@ def annual_indices(
     return {name: np.asarray(out[name], np.float64) for name in INDICES}
 
 
-def thresholds_of(store: DailyStore, first_year: int, last_year: int, rows_at_once: int = 8) -> tuple[Thresholds, str]:
-    """Percentiles of a base period, read a band of rows at a time.
+def thresholds_of(store: DailyStore, first_year: int, last_year: int) -> tuple[Thresholds, str]:
+    """Percentiles of a base period.
 
     Args:
         store: The historical run.
         first_year: First year of the base period.
         last_year: Last year, included.
-        rows_at_once: Rows of a band: memory is 30 years of days of these.
 
     Returns:
-        Thresholds on (365, Y X), and the SHA-256 of the values they are made of, in the order in which they are read.
+        Thresholds on (365, Y X), and the SHA-256 of the values they are made of: tasmax, tasmin and pr, one after the
+        other, each day by day.
 
     Raises:
         StoreError: The store does not hold these years, or cannot be read.
@@ -183,20 +188,89 @@ def thresholds_of(store: DailyStore, first_year: int, last_year: int, rows_at_on
             expected=f"whole years from {first_year} to {last_year}",
             hint="name the historical run's files with --base",
         )
-    digest = hashlib.sha256()
-    columns = store.grid.shape[1]
-    out = {name: np.empty((DAYS, store.grid.shape[0] * columns)) for name in Thresholds.QUANTILES}
-    for row in range(0, store.grid.shape[0], rows_at_once):
-        base = {}
-        for name in Thresholds.QUANTILES:
-            values = store.read(name, start, stop, slice(row, row + rows_at_once))
-            base[name] = values.reshape(stop - start, -1)
-            digest.update(np.ascontiguousarray(values).data)
-        band = Thresholds.of(base)
-        for name, whole in out.items():
-            found = getattr(band, name)
-            whole[:, row * columns : row * columns + found.shape[1]] = found
-    return Thresholds(**out), digest.hexdigest()
+    digest, found = hashlib.sha256(), {}
+    for name, quantile in Thresholds.QUANTILES.items():
+        rows = store.plan(name)[1]
+        bands = [slice(row, min(row + rows, store.grid.shape[0])) for row in range(0, store.grid.shape[0], rows)]
+
+        def read(first: int, last: int, band: slice, name: str = name) -> Fields:
+            return store.read(name, start + first, start + last, band)
+
+        found[name] = quantile_of_days(read, stop - start, store.grid.shape, bands, quantile, digest.update)
+    return Thresholds(**found), digest.hexdigest()
+
+
+def quantile_of_days(
+    read: Callable[[int, int, slice], Fields],
+    days: int,
+    shape: tuple[int, int],
+    bands: Sequence[slice],
+    quantile: float,
+    seen: Callable[[memoryview], None],
+) -> Index:
+    """`day_of_year_quantile` of fields that need not fit into memory; each value is read once.
+
+    All years of a cell are needed at once, and files are mostly cut into years. So a large base period goes through a
+    temporary file, unpacked: 2.4 GB for thirty years of 192 x 288 cells. `TMPDIR` says where.
+
+    Args:
+        read: From first day, day after the last and rows to (D, rows, X) float32.
+        days: Of the base period, whole years.
+        shape: (Y, X).
+        bands: Rows in the order in which they are read fastest; one band: years are.
+        quantile: Between 0 and 1.
+        seen: Called with all values, day by day: a digest's `update`.
+
+    Returns:
+        (365, Y X).
+    """
+    size, row = 4 * days * shape[0] * shape[1], 4 * shape[1]
+    if size <= LARGE:
+        values = np.concatenate([read(0, days, band) for band in bands], axis=1)
+        seen(np.ascontiguousarray(values).data)
+        return day_of_year_quantile(values.reshape(days, -1), quantile)
+    out = np.empty((DAYS, shape[0] * shape[1]))
+    at_once = max(1, LARGE // (days * row))
+    with tempfile.TemporaryFile() as file:
+        place = file.fileno()
+        for band, first in itertools.product(bands, range(0, days, DAYS) if len(bands) == 1 else (0,)):
+            last = min(first + DAYS, days) if len(bands) == 1 else days
+            values = read(first, last, band)
+            top = band.indices(shape[0])[0]
+            for day, field in enumerate(values, first):
+                _write_all(place, np.ascontiguousarray(field).data.cast("B"), (day * shape[0] + top) * row)
+        for day in range(0, days, DAYS):
+            year = np.empty((min(DAYS, days - day), *shape), np.float32)
+            _read_all(place, year.data.cast("B"), day * shape[0] * row)
+            seen(year.data)
+        for top in range(0, shape[0], at_once):
+            part = np.empty((days, min(at_once, shape[0] - top), shape[1]), np.float32)
+            for day in range(days):
+                _read_all(place, part[day].data.cast("B"), (day * shape[0] + top) * row)
+            cells = slice(top * shape[1], top * shape[1] + part[0].size)
+            out[:, cells] = day_of_year_quantile(part.reshape(days, -1), quantile)
+    return out
+
+
+def _write_all(file: int, values: memoryview, at: int) -> None:
+    try:
+        while values:
+            done = os.pwrite(file, values, at)
+            values, at = values[done:], at + done
+    except OSError as e:
+        raise StoreError(
+            "the base period cannot be unpacked into a temporary file",
+            found=e.strerror or str(e),
+            hint="name a folder with room for 3 GB: TMPDIR=FOLDER",
+        ) from e
+
+
+def _read_all(file: int, values: memoryview, at: int) -> None:
+    while values:
+        done = os.preadv(file, [values], at)
+        if not done:
+            raise StoreError("the temporary file of the base period was cut short", hint="try again")
+        values, at = values[done:], at + done
 
 
 def indices_by_year(

@@ -77,18 +77,24 @@ class Ceiling:
 
 
 def steps_left(runs: Runs) -> Array:
-    """Expected squared monthly error: the variance of e, and what scaling to the standard deviation adds to it."""
+    """(Y, X) expected squared error of a step, in squared units of the variable.
+
+    It is the variance of e, and what scaling to the standard deviation adds to it.
+
+    Args:
+        runs: M runs, each (T, Y, X).
+    """
     scaling = (runs.std.mean(0) - runs.forced_std) ** 2
     return np.asarray(runs.variance_within + runs.variance_of_mean + scaling)
 
 
 def mean_left(runs: Runs) -> Array:
-    """Expected squared error of the time mean."""
+    """(Y, X) expected squared error of the time mean of M runs, each (T, Y, X), in squared units of the variable."""
     return runs.variance_of_mean
 
 
 def std_left(runs: Runs) -> Array:
-    """Expected absolute error of the standard deviation over time, times the square root of two.
+    """(Y, X) expected absolute error of the standard deviation over time, times the square root of two.
 
     For a normal standard deviation the mean deviation from its expectation is the mean absolute difference between two
     runs divided by the square root of two, so it is estimated from all pairs. The mean of M runs in the place of the
@@ -100,7 +106,7 @@ def std_left(runs: Runs) -> Array:
 
 
 def variance(runs: Runs) -> Array:
-    """Variance over time of a run, expected of any."""
+    """(Y, X) variance over time expected of a run, of M runs, each (T, Y, X), in squared units of the variable."""
     return np.asarray((runs.std**2).mean(0))
 
 

@@ -86,23 +86,23 @@ class Moments:
 
     @cached_property
     def mean_prediction(self) -> Field:
-        """Mean over the months."""
+        """(..., V, Y, X) mean of the predictions over the steps."""
         return np.asarray(self.p / self.n)
 
     @cached_property
     def mean_truth(self) -> Field:
-        """Mean over the months."""
+        """(..., V, Y, X) mean of the truths over the steps."""
         return np.asarray(self.t / self.n)
 
     @cached_property
     def std_prediction(self) -> Field:
-        """Population standard deviation over the months."""
+        """(..., V, Y, X) population standard deviation of the predictions over the steps."""
         # max(0): rounding can leave a constant series a variance of -1e-12.
         return np.asarray(np.sqrt(np.maximum(self.pp / self.n - self.mean_prediction**2, 0.0)))
 
     @cached_property
     def std_truth(self) -> Field:
-        """Population standard deviation over the months."""
+        """(..., V, Y, X) population standard deviation of the truths over the steps."""
         return np.asarray(np.sqrt(np.maximum(self.tt / self.n - self.mean_truth**2, 0.0)))
 
     def pack(self) -> Field:
@@ -111,7 +111,12 @@ class Moments:
 
     @classmethod
     def unpack(cls, packed: Field, names: Sequence[str] = ()) -> Moments:
-        """The inverse of `pack`, with the names of further sums; of a sum of packed moments, their sum."""
+        """The inverse of `pack`; of a sum of packed moments, their sum.
+
+        Args:
+            packed: As `pack` gives it, or such arrays of several processes, added up.
+            names: Of further sums, `more`, in the order in which they were packed.
+        """
         more = dict(zip(names, packed[6:], strict=True))
         return cls(round(float(packed[0].flat[0])), *packed[1:6], more=more)
 

@@ -373,7 +373,8 @@ def _check_rows(bounds: Bounds, grid: tuple[int, int]) -> None:
             f"a globe of {grid[0]} rows cannot be divided over {len(bounds)} processes",
             found=f"{bounds[-1][1]} rows where the network's grid is coarsest",
             expected="a row or more for every process",
-            hint=f"--domain {max(1, bounds[-1][1])} or fewer, or a network with fewer halvings",
+            hint=(f"--domain {bounds[-1][1]} or fewer" if bounds[-1][1] > 1 else "leave --domain out")
+            + ", or a network with fewer halvings",
         )
 
 
@@ -394,7 +395,8 @@ class _GroupNorm(torch.autograd.Function):
 
     With x the normalised fields, g the gradient times the weight and n the values of a group on all processes, the
     gradient is (g - sum(g) / n - x sum(g x) / n) / sigma: both sums are over all rows, too. A sum in the forward pass
-    alone would leave out what this process's rows do to the statistics of the others'.
+    alone would leave out what this process's rows do to the statistics of the others'. Everything is written as numbers
+    by channel times fields, so that no copies of fields stand next to them.
     """
 
     @staticmethod
@@ -418,30 +420,33 @@ class _GroupNorm(torch.autograd.Function):
         mean = summed[0].to(wide.dtype)
         ctx.groups, ctx.total, ctx.sphere = groups, total, sphere
         ctx.save_for_backward(fields, weight, mean, scale)
-        normal = _normalised(wide, groups, mean, scale)
-        if weight is not None and bias is not None:
-            normal = torch.addcmul(bias[:, None, None], normal, weight[:, None, None])
-        return normal.to(fields.dtype)
+        each = fields.shape[1] // groups
+        mean, scale = (v.repeat_interleave(each, 1) for v in (mean, scale))
+        factor = scale if weight is None else scale * weight
+        offset = -mean * factor if bias is None else bias - mean * factor
+        return torch.addcmul(offset[..., None, None], wide, factor[..., None, None]).to(fields.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         fields, weight, mean, scale = ctx.saved_tensors
-        wide = fields.to(mean.dtype)
-        normal, given = _normalised(wide, ctx.groups, mean, scale), gradient.to(mean.dtype)
+        each = fields.shape[1] // ctx.groups
+        wide, given = fields.to(mean.dtype), gradient.to(mean.dtype)
+        mean_of, scale_of = (v.repeat_interleave(each, 1) for v in (mean, scale))
+        plain = given.sum((-2, -1))
+        # Sum of the gradient times the normalised fields, by channel.
+        product = scale_of * (torch.einsum("bcyx,bcyx->bc", given, wide) - mean_of * plain)
         of_weight = of_bias = None
+        ones = torch.ones_like(plain[0])
         if weight is not None:
-            of_weight, of_bias = (given * normal).sum((0, 2, 3)).to(weight.dtype), given.sum((0, 2, 3)).to(weight.dtype)
-            given = given * weight[:, None, None].to(mean.dtype)
-        shape = (len(fields), ctx.groups, -1)
-        grouped, given = normal.reshape(shape), given.reshape(shape)
-        sums = ctx.sphere.sum(torch.stack((given.sum(-1), (given * grouped).sum(-1)))) / ctx.total
-        own = (given - sums[0, ..., None] - grouped * sums[1, ..., None]) * scale[..., None]
-        return own.reshape(fields.shape).to(fields.dtype), of_weight, of_bias, None, None, None, None
-
-
-def _normalised(wide: Tensor, groups: int, mean: Tensor, scale: Tensor) -> Tensor:
-    grouped = wide.reshape(len(wide), groups, -1)
-    return ((grouped - mean[..., None]) * scale[..., None]).reshape(wide.shape)
+            of_weight, of_bias = product.sum(0).to(weight.dtype), plain.sum(0).to(weight.dtype)
+            ones = weight.to(mean.dtype)
+        groups = (len(fields), ctx.groups, each)
+        sums = torch.stack([(v * ones).reshape(groups).sum(-1) for v in (plain, product)])
+        sums = (ctx.sphere.sum(sums) / ctx.total).repeat_interleave(each, -1)
+        slope = -scale_of.square() * sums[1]
+        offset = -scale_of * sums[0] - mean_of * slope
+        own = torch.addcmul(offset[..., None, None], given, (scale_of * ones)[..., None, None])
+        return own.addcmul_(wide, slope[..., None, None]).to(fields.dtype), of_weight, of_bias, None, None, None, None
 
 
 class DividedDropout(nn.Dropout):

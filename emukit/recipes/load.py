@@ -128,6 +128,18 @@ def load_recipe(
     return parse_recipe(values, source)
 
 
+def objective_path(name: str) -> str | None:
+    """The setting by which a MODEL names its objective; None where it has none, or several.
+
+    Raises:
+        RecipeError: There is no such name or file.
+    """
+    values = _values_of(name)
+    if set(PARTS) <= set(values):
+        return f"{PARTS[0]}.objective.name"
+    return "objective.name" if is_network(values["emulator"]) else None
+
+
 def _with_base(changes: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Changes in which `base`, the recipe that a generator is to give variability, is the first of its `bases`.
 

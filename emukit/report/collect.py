@@ -14,8 +14,8 @@ from emukit.competitions.ranking import Row
 from emukit.data.protocol import ALL, LOSO
 from emukit.errors import EmukitError, RunError
 from emukit.report.pages.model import Unfinished
-from emukit.report.study_file import STUDY_FILE, Study, read_study
-from emukit.runs.leaderboard import Source, entry_folders, folders_in, read_source
+from emukit.report.study_file import STUDY_FILE, StudyFile, read_study
+from emukit.runs.leaderboard import RowSource, entry_folders, folders_in, read_source
 from emukit.runs.listing import summarise_run
 from emukit.runs.record import RECORD_FILE
 
@@ -26,13 +26,15 @@ class Findings:
 
     Attributes:
         sources: Finished runs and submissions, each once.
+        named: Folders of those that were named themselves, not found in a folder of several.
         studies: Folders with a study.
         unfinished: Runs that have no emulator yet.
         left_out: What could not be read.
     """
 
-    sources: list[Source] = field(default_factory=list)
-    studies: list[tuple[Path, Study]] = field(default_factory=list)
+    sources: list[RowSource] = field(default_factory=list)
+    named: set[Path] = field(default_factory=set)
+    studies: list[tuple[Path, StudyFile]] = field(default_factory=list)
     unfinished: list[Unfinished] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
@@ -68,6 +70,8 @@ def collect_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
             found.unfinished.append(Unfinished(folder.name, summarise_run(folder).state, run.go_on()))
         else:
             found.sources.append(source)
+            if named:
+                found.named.add(folder)
 
     places = list(places)
     if not places:
@@ -105,7 +109,30 @@ def collect_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
     return found
 
 
-def study_names(studies: Iterable[tuple[Path, Study]]) -> dict[Path, str]:
+def to_draw(found: Findings, most: int | None) -> set[Path]:
+    """Folders of the runs that get pictures: those that were named, and the best of the others.
+
+    Runs of different splits are taken in turns, the best of each first.
+
+    Args:
+        found: Everything that has a page.
+        most: How many runs that were not named; None: all.
+    """
+    splits: dict[str, list[tuple[Row, Path]]] = {}
+    for source in found.sources:
+        if source.record and source.folder not in found.named:
+            own = next((row for row in source.rows if row.kind == "run"), None)
+            if own:
+                splits.setdefault(own.split, []).append((own, source.folder))
+    places = [
+        (place, folder)
+        for rows in splits.values()
+        for place, (_, folder) in enumerate(sorted(rows, key=lambda row: row[0].order))
+    ]
+    return found.named | {folder for _, folder in sorted(places, key=lambda place: place[0])[:most]}
+
+
+def study_names(studies: Iterable[tuple[Path, StudyFile]]) -> dict[Path, str]:
     """Real folder of a run of a study to what it is there: ``STUDY: VARIANT, seed N``.
 
     With its protocol where the study has several; of a run that several studies share, what the first says.
@@ -121,7 +148,7 @@ def study_names(studies: Iterable[tuple[Path, Study]]) -> dict[Path, str]:
     return names
 
 
-def named_source(source: Source, names: Mapping[Path, str]) -> Source:
+def named_source(source: RowSource, names: Mapping[Path, str]) -> RowSource:
     """A source with its own rows under the name that its run has in a study; that says the seed already."""
     name = names.get(Path(os.path.realpath(source.folder)))
     if source.record is None or name is None:

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,14 +26,14 @@ from emukit.files import parse_json, read_text
 from emukit.outputs import Kind, new_output, refuse_taken
 from emukit.progress import Reporter
 from emukit.report import run_figures as kept
-from emukit.report.collect import Findings, collect_places, named_means, named_source, reason, study_names
+from emukit.report.collect import Findings, collect_places, named_means, named_source, reason, study_names, to_draw
 from emukit.report.entry_page import run_entry, submission_entry, training_pictures
 from emukit.report.pages.model import Entry, Errors, Picture, Site, identifier
 from emukit.report.pages.render import render
 from emukit.report.plot_data import LEAST_MONTHS, NO_SEASONS, NO_SPECTRA
 from emukit.report.run_figures import Drawn, RunFigures, in_scale, run_figures_of
 from emukit.report.study_page import study_page
-from emukit.runs.leaderboard import Source, combine
+from emukit.runs.leaderboard import RowSource, combine
 from emukit.runs.run import Run
 
 MANIFEST = "report.json"
@@ -109,6 +109,7 @@ def write_report(
     *,
     published: bool = True,
     study_runs: bool = True,
+    draw: int | None = None,
     overwrite: bool = False,
 ) -> Report:
     """Write the pages of all runs, submissions and studies at or right below the places.
@@ -120,6 +121,7 @@ def write_report(
         reporter: Shows progress, and says what is left out.
         published: Whether published results stand on the leaderboard.
         study_runs: Whether the runs of studies have pages, where they are not named themselves.
+        draw: How many runs have pictures, the best first, next to those that are named themselves; None: all.
         overwrite: Whether a report that is there may be replaced.
 
     Raises:
@@ -134,7 +136,7 @@ def write_report(
         reporter.say(f"note: left out: {why}")
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="emukit-report-")))
-        site = _site(found, opener, reporter, scratch, published)
+        site = _site(found, to_draw(found, draw), opener, reporter, scratch, published)
         size = _write(site, target, overwrite)
     undrawn: dict[str, list[str]] = {}
     for entry in site.entries:
@@ -144,7 +146,9 @@ def write_report(
     return Report(out, len(site.entries), len(site.studies), size, found.left_out, undrawn)
 
 
-def _site(found: Findings, opener: Opener, reporter: Reporter, scratch: Path, published: bool) -> Site:
+def _site(
+    found: Findings, chosen: Container[Path], opener: Opener, reporter: Reporter, scratch: Path, published: bool
+) -> Site:
     names = study_names(found.studies)
     sources = [named_source(source, names) for source in found.sources]
     rows = named_means(combine(sources, published), names)
@@ -152,7 +156,9 @@ def _site(found: Findings, opener: Opener, reporter: Reporter, scratch: Path, pu
     missing: dict[Path, list[str]] = {}
     with reporter.step("report", len(found.sources)) as step:
         for source in found.sources:
-            if source.run:
+            if source.record and source.folder not in chosen:
+                missing[source.folder] = [f"{NOT_DRAWN}others are better; --draw N draws the best N"]
+            elif source.run:
                 try:
                     figures_of_runs[source.folder] = _run_figures(source.run, opener, scratch)
                 except EmukitError as e:
@@ -162,7 +168,9 @@ def _site(found: Findings, opener: Opener, reporter: Reporter, scratch: Path, pu
     entries: list[Entry] = []
     links: dict[tuple[object, ...], str] = {}
     for source in sources:
-        entry = _entry(source, figures_of_runs.get(source.folder), scales, missing.get(source.folder, []), scratch)
+        folder = source.folder
+        curves = folder in chosen
+        entry = _entry(source, figures_of_runs.get(folder), scales, missing.get(folder, []), scratch, curves=curves)
         entry = replace(entry, name=names.get(Path(os.path.realpath(source.folder)), entry.name))
         entries.append(entry)
         own = [r for r in source.rows if r.kind in ("run", "submission")]
@@ -206,14 +214,21 @@ LEFT_OUT = {"seasons": NO_SEASONS, "spectra": f"{NO_SPECTRA}, {LEAST_MONTHS} or 
 
 
 def _entry(
-    source: Source, shown: RunFigures | None, scales: Mapping[str, float], missing: list[str], scratch: Path
+    source: RowSource,
+    shown: RunFigures | None,
+    scales: Mapping[str, float],
+    missing: list[str],
+    scratch: Path,
+    *,
+    curves: bool,
 ) -> Entry:
     if source.run is None:
         return submission_entry(source)
     entry = run_entry(source.run, source)
     drawn: dict[str, Drawn] = {}
     try:
-        drawn |= training_pictures(source.run, _keep(source.run, scratch))
+        if curves:
+            drawn |= training_pictures(source.run, _keep(source.run, scratch))
     except EmukitError as e:
         missing = [*missing, f"no learning curves: {reason(e)}"]
     else:

@@ -69,6 +69,16 @@ class Evaluation:
 def evaluate(emulator: Emulator, archive: Archive, split: Split, name: str = "validation") -> Evaluation:
     """Score an emulator on a set of a split, with its references.
 
+    Args:
+        emulator: What predicts.
+        archive: The data, with visible targets on the months of the set.
+        split: Whose sets are scored.
+        name: Of the set: ``validation``, ``test``, or ``test-all`` where a scenario is left out.
+
+    Returns:
+        The score against the member of each span, the references, the noise ceiling, and the scores against every
+        member in its place.
+
     Raises:
         ProtocolError: There is no such set, its targets are hidden, or the emulator has another grid.
     """

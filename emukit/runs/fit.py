@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from emukit.data.archive import Archive
 from emukit.data.encodings import daily_fields, seasonal_fields
 from emukit.data.folds import leave_out
 from emukit.data.frames import FrameEncoder, static_fields
-from emukit.data.split import Split
+from emukit.data.split import Span, Split
 from emukit.data.states import RolloutSampler, sampler_kind
 from emukit.data.targets import TargetNormalizer
 from emukit.emulators.base import Emulator
@@ -37,6 +38,7 @@ from emukit.models.registry import NETWORKS, build_network, count_parameters
 from emukit.objectives.registry import REGRESSION
 from emukit.parallel.comm import Comm
 from emukit.parallel.domain import DividedSphere, check_divisible, divide
+from emukit.planning.divided import count_divided
 from emukit.planning.memory import SAFE, free_share, memory_plan
 from emukit.progress import Reporter
 from emukit.recipes.catalogue import model_label
@@ -221,6 +223,22 @@ def _check_network(archive: Archive, recipe: NetworkRecipe) -> None:
     )
 
 
+def selecting_spans(emulator: Emulator, archive: Archive, split: Split) -> tuple[Span, ...]:
+    """What selects weights: the validation spans; of a trajectory pieces of a day of them, each with a beginning.
+
+    After some days errors are as large as they get, and of two networks the one whose fields fade would be the better.
+    Of months and years a piece is a step.
+    """
+    if not emulator.from_beginning:
+        return split.validation
+    length = archive.time.per_day
+    return tuple(
+        replace(span, start=start, stop=min(start + length, span.stop))
+        for span in split.validation
+        for start in range(span.start, span.stop, length)
+    )
+
+
 class Trainer:
     """A network with its batches and loss, ready to train."""
 
@@ -295,6 +313,7 @@ class Trainer:
             objective_options=recipe.objective.options,
             seed=seed,
         )
+        self._selecting = () if selected else selecting_spans(network_only, archive, split)
         self._emulator = network_only
         self._scored: Emulator = (
             network_only if anchor is None else ResidualCorrection(archive.domain, (anchor, network_only))
@@ -308,6 +327,10 @@ class Trainer:
         self._memory = memory_plan(network, source, recipe, comm, sharded=sharded)
         loss = composite_loss(recipe.loss, archive, comm.device, sphere)
         if isinstance(sphere, DividedSphere):
+            # A level of the network at which some process has no row shows here, and not in the first step.
+            frame = (recipe.network_channels(len(encoder.channels)), *archive.grid.shape)
+            history, precision = recipe.inputs.window.history, recipe.training.precision
+            count_divided(network, frame, history, (1, 1), precision, comm.domain.world)
             divide(network, sphere)
             network_only.sphere = sphere
         objective = recipe.objective.build(loss)
@@ -340,7 +363,7 @@ class Trainer:
                 settings,
                 seed=self._seed,
                 ramp=self._ramp,
-                validate=lambda: score_emulator(self._scored, self._archive, self._split.validation, comm),
+                validate=lambda: score_emulator(self._scored, self._archive, self._selecting, comm),
                 folder=folder,
                 reporter=reporter,
                 keep=self._keep,

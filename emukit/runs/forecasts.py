@@ -201,7 +201,7 @@ def _training_states(archive: Archive, split: Split) -> NDArray[np.float32]:
 
 def _truth(scenario: Scenario, step: int) -> NDArray[np.float32]:
     """(V, Y, X) of the member that trajectories begin from."""
-    return scenario.truth(scenario.members[0], step, step + 1)[0]
+    return np.asarray(scenario.truth(scenario.members[0], step, step + 1)[0])
 
 
 def _rmse(archive: Archive, said: NDArray[np.floating], truth: NDArray[np.floating]) -> Array:

@@ -30,7 +30,7 @@ from emukit.recipes.schema import Recipe, seeds_within
 from emukit.runs.evaluate import ensemble_member, evaluate, noise_ceiling, scored_spans
 from emukit.runs.record import DataArguments, Scoring
 from emukit.runs.run import Run, finished_run, run_name, save_evaluation, train_run
-from emukit.runs.score_tables import Block, Summary
+from emukit.runs.score_tables import ScoreTable, Summary
 from emukit.training.engine import Execution
 
 REPORT_FILE = "validation.json"
@@ -116,10 +116,12 @@ class RecipeEvaluation:
     not_scored: Mapping[str, str]
     runs: tuple[str, ...]
 
-    def blocks(self) -> list[Block]:
+    def blocks(self) -> list[ScoreTable]:
         """What is to be printed."""
         return [
-            Block(f"{self.model}, {s.protocol} {s.name}: {'; '.join(s.months)}{s.remark}", self.competition, s.lines())
+            ScoreTable(
+                f"{self.model}, {s.protocol} {s.name}: {'; '.join(s.months)}{s.remark}", self.competition, s.lines()
+            )
             for s in self.scored
         ]
 
@@ -312,6 +314,18 @@ def trained(
     reporter: Reporter,
 ) -> Run:
     """The run of a folder: read where it is finished; started, or continued, where it is not.
+
+    Args:
+        archive: The data.
+        recipe: What to train.
+        folder: Of the run.
+        protocol: Under which it is trained.
+        seed: Of the run.
+        data_arguments: How the archive was opened, kept in the run.
+        comm: This process, which computes alone.
+        execution: How training is run.
+        command: What trains the recipe, except for protocol and seed, for the record of the run.
+        reporter: Shows progress.
 
     Raises:
         ProtocolError: The split cannot be made on this archive.

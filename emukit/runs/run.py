@@ -346,7 +346,15 @@ def save_evaluation(folder: Path, evaluation: Evaluation) -> None:
 
 
 def identity_of(archive: Archive, recipe: Recipe, split: Split, members: Sequence[int] | None, seed: int) -> Identity:
-    """What decides the numbers of a run."""
+    """What decides the numbers of a run: digests of recipe, data, card and split, with members and seed.
+
+    Args:
+        archive: The data.
+        recipe: What is trained.
+        split: Under which.
+        members: That train; None: all.
+        seed: Of the run.
+    """
     everyone = {m for s in archive.values() for m in s.members}
     chosen = None if members is None or set(members) == everyone else tuple(sorted(members))
     return Identity(

@@ -59,10 +59,21 @@ KIND = Kind("a submission of `emukit submit`", _strange)
 def submit_run(
     run: Run, archive: Archive, folder: Path, packing: str, reporter: Reporter, overwrite: bool = False
 ) -> Entry:
-    """Predict the test span, write and check the CSV, and write the entry.
+    """Predict the test span, write and check the file, and write the entry.
+
+    Args:
+        run: A finished run.
+        archive: The data whose test span is predicted; need not be what the run was trained on.
+        folder: The entry folder to make; its name is that of the entry.
+        packing: How the file is packed, as its suffix without the dot; empty: the first of the competition's.
+        reporter: Where progress goes.
+        overwrite: Whether an entry that was written there before is replaced.
+
+    Returns:
+        What `entry.toml` says.
 
     Raises:
-        SubmissionError: Unknown packing, or the submission fails its own check.
+        SubmissionError: The competition takes no submissions, unknown packing, or the submission fails its own check.
         EmukitError: The folder is taken, or cannot be written.
         RunError: The run has not finished.
     """

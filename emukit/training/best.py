@@ -31,6 +31,12 @@ def best_path(folder: Path, epoch: int) -> Path:
 def save_best(folder: Path, epoch: int, network: nn.Module, comm: Comm) -> str:
     """Write the weights of the best validation score so far, atomically; every process must call it.
 
+    Args:
+        folder: Of the run.
+        epoch: That reached the score; part of the file's name.
+        network: Whose weights they are.
+        comm: This process among those that train.
+
     Returns:
         The digest of the file, on the first process; nothing on the others.
     """
@@ -55,6 +61,12 @@ def drop_older_best(folder: Path, epoch: int) -> None:
 
 def check_best(folder: Path, epoch: int, network: nn.Module, digest: str) -> None:
     """Refuse best weights that are not those that were written, or that `load_best` could not load.
+
+    Args:
+        folder: Of the run.
+        epoch: That reached the score.
+        network: Into which they would be loaded.
+        digest: SHA-256 of the file when it was written.
 
     Raises:
         RunError: They are missing or damaged, or another network's.

@@ -169,7 +169,7 @@ def test_objective_reaches_a_network_and_nothing_else(emukit, demo_store):
     small = ("model.width=4", "model.depth=1", "training.epochs=1", "training.segments.length=60")
     answer = emukit(*words, *(f"--set={s}" for s in (*small, "inputs.window.history=2")), "--out", "runs/crps")
     assert answer.code == 0, answer.err
-    assert "objective: crps (realisations 2, noise 4)" in answer.err
+    assert "objective: crps (realisations 2, noise 4, regional 0.0)" in answer.err
     assert json.loads(Path("runs/crps/run.json").read_text())["recipe"]["objective"]["name"] == "crps"
     assert emukit("predict", "runs/crps", "--scenario", "ssp245", "--members", "2", "--out", "e.nc", "-q").code == 0
     with xr.open_dataset("e.nc") as ds:

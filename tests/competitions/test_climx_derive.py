@@ -1,6 +1,7 @@
 """Indices of other years or other thresholds than the files', spans that cut a year, a folder that is read wrongly."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,8 +9,10 @@ import pytest
 from emukit.competitions.climx.derive import base_percentiles, derive_indices
 from emukit.competitions.climx.indices import compute_indices, compute_percentiles
 from emukit.competitions.registry import competition_of
+from emukit.data.card import CardProtocol
 from emukit.data.daily import open_daily
 from emukit.data.opening import open_data
+from emukit.data.protocol import make_split
 from emukit.data.split import Span, Split
 from emukit.emulators.typical_year import TypicalYear
 from emukit.errors import ProtocolError
@@ -96,3 +99,32 @@ def test_score_of_an_emulator_is_that_of_its_indices(opened):
         competition.moments(derive(truth), derive(truth)), archive.grid.weights, competition.variables
     )
     assert perfect.value == pytest.approx(1)
+
+
+def test_years_of_the_percentiles_are_not_held_out(opened):
+    """All years of the historical run but those of the base period may be scored."""
+    archive, _ = opened
+    cut = {"train": ["historical", "ssp126", "ssp370"], "validation": [], "test": []}
+    days = len(archive["historical"])
+    for first, refused in ((1990, True), (1991, False)):
+        steps = [(first - 1961) * 365 - days, 0]
+        spans = [{"scenario": "historical", "member": 0, "steps": steps}]
+        protocol = CardProtocol.model_validate(cut | {"validation": spans, "test": spans})
+        card = archive.card.model_copy(update={"protocols": {"own": protocol}})
+        own = replace(archive, card=card)
+        if refused:
+            with pytest.raises(ProtocolError, match="holds out years of the percentiles"):
+                make_split(own, "own")
+        else:
+            assert make_split(own, "own").validation[0].scenario == "historical"
+
+
+def test_scored_years_move_no_threshold(opened):
+    archive, _ = opened
+    plain = base_percentiles(archive)[0]
+    scenarios = dict(archive.scenarios)
+    for name in ("ssp126", "ssp370", "ssp585"):
+        scenarios[name] = replace(archive[name], targets=archive[name].targets + 5)
+    moved = base_percentiles(replace(archive, scenarios=scenarios))[0]
+    for variable in ("tasmax", "tasmin", "pr"):
+        np.testing.assert_array_equal(getattr(moved, variable), getattr(plain, variable))

@@ -138,6 +138,31 @@ def test_lengths_of_months_and_years_are_the_calendars(calendar):
     assert axis("day", 2015, 32, "noleap").month_days("noleap").tolist() == [31] * 31 + [28]
 
 
+@pytest.mark.parametrize("calendar", ["noleap", "360_day", "standard"])
+def test_a_month_is_written_as_its_15th_and_a_year_as_1_july(calendar):
+    months = TimeAxis("month", (2014 - 1970) * 12 + 11, 3).cf_time(calendar)
+    assert [(d.year, d.month, d.day) for d in months] == [(2014, 12, 15), (2015, 1, 15), (2015, 2, 15)]
+    years = TimeAxis("year", 1999, 2).cf_time(calendar)
+    assert [(d.year, d.month, d.day) for d in years] == [(1999, 7, 1), (2000, 7, 1)]
+    assert {d.calendar for d in (*months, *years)} == {"proleptic_gregorian" if calendar == "standard" else calendar}
+
+
+def test_decimal_years_are_the_beginnings_of_steps():
+    """The horizontal axis of series: a step of another length would be drawn elsewhere."""
+    months = TimeAxis("month", (2015 - 1970) * 12 + 3, 13).decimal_years()
+    np.testing.assert_allclose(months, 2015.25 + np.arange(13) / 12)
+    np.testing.assert_array_equal(TimeAxis("year", 1850, 3).decimal_years(), [1850.0, 1851.0, 1852.0])
+    days = axis("day", 2015, 366, "noleap").decimal_years()
+    np.testing.assert_allclose(days, [*(2015 + np.arange(365) / 365), 2016.0])
+    hours = axis("6h", 2015, 1461, "noleap").decimal_years()
+    np.testing.assert_allclose(hours, [*(2015 + np.arange(1460) / 1460), 2016.0])
+
+
+def test_an_axis_cannot_be_changed_in_place():
+    with pytest.raises(AttributeError, match="cannot assign"):
+        axis("day", 2015, 3).first = 0
+
+
 def test_months_alone_have_calendar_months():
     with pytest.raises(ProtocolError, match="works on months alone") as refused:
         _ = axis("day", 2015, 9, "noleap").months

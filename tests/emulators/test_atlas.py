@@ -386,3 +386,15 @@ def test_training_months_alone_are_known(archive):
     assert len(found.values) == sum(len(s) * len(s.members) for s in split.train)
     grid = Grid(archive.grid.lat, archive.grid.lon)
     assert len(series_of(found, grid).states) == len(found.values)
+
+
+def test_base_of_a_recipe_that_varies_is_what_it_varies():
+    default, by_name, mean = (
+        load_recipe("atlas", assignments=words) for words in ((), ("base=best-fast",), ("base=linear",))
+    )
+    assert by_name.digest == default.digest
+    assert mean.bases[0].recipe == load_recipe("linear")
+    nested = load_recipe("atlas", assignments=("base=best-sampled", "bases.0.recipe.model.reach=2.0"))
+    assert nested.bases[0].recipe.emulator == "additive-gp"
+    with pytest.raises(RecipeError, match="base: unknown key"):
+        load_recipe("sampled", assignments=("base=linear",))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emukit.data.grid import Grid
-from emukit.metrics import Moments
+from emukit.metrics import Competition, Metric, Moments, Score, mean_score
 from tests.coded import score_moments, small_grid
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -111,3 +111,79 @@ def test_another_real_run_scores_as_golden(real_archive):
             for part, value in parts.items():
                 assert score[f"{v}.{part}"] == pytest.approx(value, rel=1e-6)
         assert score_moments(moments, rounded.weights).value == pytest.approx(golden[name]["official_score"], abs=1e-7)
+
+
+def small_competition(**changes):
+    """One metric that counts and one that is only shown."""
+    shown = {"heading": "h", "title": "t", "description": "d", "variable": "tas"}
+    metrics = (
+        Metric(key="tas.error", function=lambda m, w: (w * m.ee / m.n).sum((-2, -1)), lowest=0.0, **shown),
+        Metric(key="tas.bias", function=lambda m, w: (w * (m.p - m.t) / m.n).sum((-2, -1)), better="neither", **shown),
+    )
+    given = {"name": "n", "title": "t", "units": {"tas": "K"}, "metrics": metrics, "weights": {"tas.error": 2.0}}
+    return Competition(**{**given, "description": "d", **changes})
+
+
+def test_numbers_are_printed_with_their_digits_and_missing_ones_are_empty():
+    error, bias = small_competition().columns[1:]
+    assert (error.text(1.23456), error.text(-0.0004)) == ("1.235", "-0.000")
+    assert (error.text(None), error.text(float("nan"))) == ("", "")
+    # Two entries next to each other on a leaderboard mostly differ in the fourth digit.
+    assert small_competition().columns[0].text(1.23456) == "1.2346"
+    assert (bias.full_heading, error.full_heading) == ("t", "t")
+
+
+def test_what_is_near_zero_is_the_better_bias_and_its_side_is_not():
+    score, error, bias = small_competition().columns
+    assert [c.sign for c in (score, error, bias)] == [1, 1, 0]
+    assert (error.cost(-2.0), bias.cost(-2.0), bias.cost(2.0)) == (-2.0, 2.0, 2.0)
+    higher = small_competition(higher_is_better=True).columns[0]
+    assert (higher.sign, higher.cost(3.0), higher.better) == (-1, -3.0, "higher")
+
+
+def test_a_score_is_at_least_zero_only_where_nothing_counts_backwards():
+    """A kept score below it is taken for damaged."""
+    assert small_competition().columns[0].lowest == 0.0
+    assert small_competition(weights={"tas.error": -1.0}).columns[0].lowest == -np.inf
+    assert small_competition(weights={"tas.error": 1.0, "tas.bias": 1.0}).columns[0].lowest == -np.inf
+
+
+def test_a_number_that_counts_and_is_missing_is_no_score_unless_asked_for():
+    strict, lenient = small_competition(), small_competition(skip_missing=True)
+    assert np.isnan(strict.value({"tas.bias": 1.0}))
+    both = {"weights": {"tas.error": 2.0, "tas.bias": 1.0}}
+    assert strict.value({"tas.error": 3.0}) == 6.0
+    # What is left is scaled up to the weight of all.
+    assert small_competition(skip_missing=True, **both).value({"tas.error": 3.0}) == pytest.approx(9.0)
+    arrays = {"tas.error": np.array([3.0, np.nan]), "tas.bias": np.array([1.0, 1.0])}
+    np.testing.assert_allclose(small_competition(skip_missing=True, **both).value(arrays), [7.0, 3.0])
+    assert np.isnan(lenient.value({"tas.bias": 1.0}))
+
+
+def test_a_file_without_a_number_that_counts_is_damaged_and_without_another_is_not():
+    strict, lenient = small_competition(), small_competition(skip_missing=True)
+    for values in ({}, {"tas": {"bias": 1.0}}):
+        with pytest.raises(KeyError):
+            strict.flatten(values)
+    assert strict.flatten({"tas": {"error": 2}}) == {"tas.error": 2.0}
+    assert strict.flatten({"tas": {"error": 2, "bias": 1}}) == {"tas.error": 2.0, "tas.bias": 1.0}
+    assert lenient.flatten({}) == {}
+    score = Score(strict, {"tas.error": 2.0}, 12)
+    assert Score.from_dict(strict, score.as_dict()).numbers == score.numbers
+    with pytest.raises(ValueError, match="the numbers make 4"):
+        Score.from_dict(strict, {**score.as_dict(), "score": 5.0})
+
+
+def test_a_competition_cannot_be_changed_in_place():
+    """Every score of a process shares it."""
+    with pytest.raises(AttributeError, match="cannot assign"):
+        small_competition().higher_is_better = True
+    with pytest.raises(AttributeError, match="cannot assign"):
+        small_competition().metrics[0].digits = 9
+
+
+def test_the_mean_of_scores_holds_what_all_of_them_have():
+    one = small_competition()
+    scores = [Score(one, {"tas.error": 1.0, "tas.bias": 5.0}, 12), Score(one, {"tas.error": 3.0}, 24)]
+    mean = mean_score(scores)
+    assert (mean.numbers, mean.months, mean.value) == ({"tas.error": 2.0}, 36, 4.0)

@@ -1,12 +1,21 @@
 """Annual indices of extremes: against the ClimX organisers' numbers, and against a plain day-by-day count."""
 
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from emukit.metrics.extremes import INDICES, VARIABLES, Thresholds, annual_indices, day_of_year_quantile
+from emukit.metrics import extremes
+from emukit.metrics.extremes import (
+    INDICES,
+    VARIABLES,
+    Thresholds,
+    annual_indices,
+    day_of_year_quantile,
+    quantile_of_days,
+)
 from tests.golden import climx_fields
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "climx.json").read_text())
@@ -180,3 +189,24 @@ def test_a_quantile_of_another_type_than_eight():
     values[5, 1] = np.nan
     with pytest.raises(ValueError, match="finite"):
         day_of_year_quantile(values, 0.9)
+
+
+@pytest.mark.parametrize("bands", [[slice(0, 12)], [slice(0, 5), slice(5, 12)]])
+def test_a_base_period_that_does_not_fit_gives_the_same_and_is_read_once(climate, bands, monkeypatch):
+    days = 30 * 365
+    values = climate["hist"]["pr"][3 * 365 : 3 * 365 + days]
+    asked = []
+
+    def read(start, stop, band):
+        asked.append((stop - start) * len(range(*band.indices(12))))
+        return values[start:stop, band]
+
+    whole, parts = hashlib.sha256(), hashlib.sha256()
+    plain = quantile_of_days(read, days, (12, 18), bands, 0.95, whole.update)
+    np.testing.assert_array_equal(plain, day_of_year_quantile(values.reshape(days, -1), 0.95))
+    asked.clear()
+    monkeypatch.setattr(extremes, "LARGE", 3 * 4 * days * 18)
+    np.testing.assert_array_equal(quantile_of_days(read, days, (12, 18), bands, 0.95, parts.update), plain)
+    assert sum(asked) == days * 12
+    assert max(asked) <= max(365 * 12, days * 7)
+    assert parts.hexdigest() == whole.hexdigest() == hashlib.sha256(values.tobytes()).hexdigest()

@@ -89,7 +89,7 @@ def test_gradient_spreads_realisations_that_are_all_alike():
     assert weight.grad < -0.05
 
 
-@pytest.mark.parametrize("options", [{"realisations": 1}, {"noise": 0}])
+@pytest.mark.parametrize("options", [{"realisations": 1}, {"noise": 0}, {"regional": -1.0}])
 def test_objective_without_noise_or_pairs_is_refused(options):
     with pytest.raises(RecipeError, match=f"objective.{next(iter(options))} is out of range"):
         Crps(None, **options)
@@ -159,3 +159,43 @@ def test_objective_of_a_plug_in_takes_part():
     answer = Plain(None).predict(lambda f: 2 * f, frames, lambda channels: pytest.fail("no noise is needed"))
     torch.testing.assert_close(answer, 2 * frames)
     assert (Plain.draws, Plain(None).noise_channels, Plain(None).passes) == (False, 0, 1)
+
+
+def test_score_of_area_means_is_that_of_the_mean_of_each_region():
+    """By hand, with weights that differ: the globe's mean of each variable, in units of its root mean square."""
+    weights = torch.tensor([[1.0, 2, 3], [4, 5, 6]]) / 21
+    loss = CompositeLoss({"tas": {"mse": 1.0}, "pr": {"mse": 1.0}}, ("tas", "pr"), GridContext(weights))
+    drawn, sample = torch.randn(2, 3, 4, 2, 2, 3), Sample(torch.zeros(3, 4, 1, 2, 3), torch.randn(3, 4, 2, 2, 3))
+    answers = iter([*drawn, *drawn])
+    plain, _ = Crps(loss).loss(lambda frames: next(answers), sample)
+    total, terms = Crps(loss, regional=0.5).loss(lambda frames: next(answers), sample)
+    globe = (drawn * weights).sum((-1, -2))
+    truth = (sample.targets * weights).sum((-1, -2))
+    by_variable = [
+        fair_crps(globe[..., v], truth[..., v]).mean() / truth[..., v].square().mean().sqrt() for v in (0, 1)
+    ]
+    torch.testing.assert_close(terms["globe.crps"], torch.stack(by_variable).mean(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(total, plain + 0.5 * (terms["globe.crps"] + terms["regions.crps"]) / 2)
+
+
+def test_cells_that_vary_together_are_told_from_cells_that_do_not():
+    """The targets of all cells are alike: only the score of area means sees that realisations are not."""
+    sample = Sample(torch.zeros(400, 4, 1, 2, 3), torch.randn(400, 4, 2, 1, 1).expand(-1, -1, -1, 2, 3))
+
+    def apart(frames):
+        return torch.randn(400, 4, 2, 2, 3)
+
+    def together(frames):
+        return torch.randn(400, 4, 2, 1, 1).expand(-1, -1, -1, 2, 3)
+
+    torch.manual_seed(0)
+    by_cell = [float(Crps(LOSS).loss(f, sample)[0]) for f in (apart, together)]
+    by_region = [float(Crps(LOSS, regional=1.0).loss(f, sample)[0]) for f in (apart, together)]
+    assert by_cell[0] == pytest.approx(by_cell[1], abs=0.03)
+    assert by_region[0] > by_region[1] + 0.04
+
+
+def test_score_of_cells_alone_has_no_other_terms():
+    sample = Sample(torch.zeros(1, 2, 1, 2, 3), torch.zeros(1, 2, 2, 2, 3))
+    _, terms = Crps(LOSS).loss(lambda frames: torch.randn(1, 2, 2, 2, 3), sample)
+    assert set(terms) == {"tas.crps", "pr.crps"}

@@ -15,7 +15,7 @@ from emukit.files import write_text
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
 from emukit.report import entry_page, run_figures, site, study_page
-from emukit.report.collect import collect_places, named_means, study_names
+from emukit.report.collect import collect_places, named_means, study_names, to_draw
 from emukit.report.plot_data import collect, distribution, error_rows
 from emukit.report.site import MANIFEST, write_report
 from emukit.runs.run import read_run, train_run
@@ -111,6 +111,39 @@ def test_report_is_whole_and_the_next_draws_nothing(drawn, archive, monkeypatch,
     assert all(f.endswith((".html", MANIFEST)) for f in changed)
 
 
+def pictured(out):
+    return {p.name.split("-")[0] for p in (out / "pictures").glob("*") if (p / "maps.webp").exists()}
+
+
+def test_pictures_are_of_the_best_runs_and_of_those_that_are_named(runs, archive, tmp_path):
+    scores = {r.folder: r.rows[0].score for r in collect_places([runs]).sources}
+    best, worst = min(scores, key=scores.get), max(scores, key=scores.get)
+    out = tmp_path / "r"
+    written = write_report([runs], out, lambda run: archive, QUIET, published=False, draw=1)
+    assert written.entries == 3
+    assert pictured(out) == {best.name.split("-")[0]}
+    (why,) = written.undrawn
+    assert len(written.undrawn[why]) == 2
+    assert "--draw N draws the best N" in why
+    assert not any((out / "pictures").glob("net*")) or best.name == "net"
+    # The worst is named: it has pictures without a place among the best.
+    named = write_report([worst, runs], tmp_path / "n", lambda run: archive, QUIET, published=False, draw=1)
+    assert pictured(tmp_path / "n") == {best.name.split("-")[0], worst.name.split("-")[0]}
+    assert sum(map(len, named.undrawn.values())) == 1
+    assert not write_report([runs], tmp_path / "a", lambda run: archive, QUIET, published=False, draw=3).undrawn
+
+
+def test_every_split_has_its_best_drawn_before_the_second_of_any(runs):
+    found = collect_places([runs])
+    a, b, c = found.sources
+    for source, split, score in ((a, "x", 0.1), (b, "x", 0.2), (c, "y", 9.0)):
+        own = replace(source.rows[0], split=split, score=score)
+        object.__setattr__(source, "rows", [own, *source.rows[1:]])
+    assert to_draw(found, 2) == {a.folder, c.folder}
+    assert to_draw(found, None) == {a.folder, b.folder, c.folder}
+    assert to_draw(found, 0) == set()
+
+
 def test_kept_errors_are_those_of_the_scored_months_and_member(drawn, archive):
     runs, _, _ = drawn
     run = read_run(runs / "line")
@@ -188,9 +221,15 @@ def test_another_training_in_the_same_folder_is_drawn_anew(runs):
 
 
 def test_all_maps_are_in_one_scale_whichever_entries_there_are(runs, archive, tmp_path):
-    everything = site._site(collect_places([runs]), unopened, QUIET, tmp_path, False)
+    def pages(place):
+        found = collect_places([place])
+        return site._site(found, to_draw(found, None), unopened, QUIET, tmp_path, False)
+
+    everything = pages(runs)
     (map_of_line,) = (runs / "line" / "report" / "validation").glob("maps-*.webp")
-    alone = site._site(collect_places([runs / "line"]), unopened, QUIET, tmp_path, False)
+    alone = site._site(
+        (found := collect_places([runs / "line"])), to_draw(found, None), unopened, QUIET, tmp_path, False
+    )
     assert alone.scales["tas.mean"] < everything.scales["tas.mean"]
     (again,) = (runs / "line" / "report" / "validation").glob("maps-*.webp")
     assert again.name != map_of_line.name

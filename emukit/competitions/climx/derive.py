@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 
 from emukit.data.archive import Archive
 from emukit.errors import ProtocolError
-from emukit.metrics.extremes import INDICES, VARIABLES, Thresholds, day_of_year_quantile, indices_of_year
+from emukit.metrics.extremes import INDICES, VARIABLES, Fields, Thresholds, indices_of_year, quantile_of_days
 
 HISTORICAL = "historical"
 # The base period of the percentiles if the card does not name one.
 BASE_PERIOD = (1961, 1990)
 DAYS = 365
-# Rows of the base period that are read at once from disk: 30 years of 32 x 288 cells are 0.4 GB.
-BAND_ROWS = 32
 
 # Digest of the last archive to its percentiles, which take as long as the indices of a scenario.
 _LAST: dict[str, tuple[Thresholds, tuple[int, int], str]] = {}
@@ -60,28 +58,15 @@ def base_percentiles(archive: Archive) -> tuple[Thresholds, tuple[int, int], str
             found=f"{scenario.time.text(0)} to {scenario.time.text(-1)}",
             expected=f"all days of {first} to {last}",
         )
-    begin, end, columns = int(rows[0]), int(rows[-1]) + 1, archive.grid.shape[1]
-    digest = hashlib.sha256()
-    values = {name: np.empty((DAYS, archive.grid.weights.size)) for name in Thresholds.QUANTILES}
-    bands = _narrow(archive.bands, archive.grid.shape[0]) if archive.on_disk else archive.bands
+    begin, member, digest, values = int(rows[0]), scenario.members[0], hashlib.sha256(), {}
     for name, quantile in Thresholds.QUANTILES.items():
-        place = archive.variables.index(name)
-        for band in bands:
-            days = np.ascontiguousarray(scenario.values(place, scenario.members[0], begin, end, band))
-            digest.update(days.data)
-            cells = slice((band.start or 0) * columns, (band.start or 0) * columns + days[0].size)
-            values[name][:, cells] = day_of_year_quantile(days.reshape(len(rows), -1), quantile)
+
+        def read(start: int, stop: int, band: slice, place: int = archive.variables.index(name)) -> Fields:
+            return scenario.values(place, member, begin + start, begin + stop, band)
+
+        values[name] = quantile_of_days(read, len(rows), archive.grid.shape, archive.bands, quantile, digest.update)
     _LAST.clear()
     return _LAST.setdefault(archive.digest, (Thresholds(**values), (first, last), digest.hexdigest()))
-
-
-def _narrow(bands: tuple[slice, ...], rows: int) -> list[slice]:
-    """Bands of at most `BAND_ROWS` rows: of these the base period is together in memory."""
-    return [
-        slice(first, min(first + BAND_ROWS, band.stop or rows))
-        for band in bands
-        for first in range(band.start or 0, band.stop or rows, BAND_ROWS)
-    ]
 
 
 def derive_indices(

@@ -1,0 +1,71 @@
+"""A generator that only Python can train, options that do not reach its networks, scores of one realisation alone."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from emukit.runs.run import read_run
+
+SMALL = (
+    "--set=base=linear",
+    "--set=predictor.model.patch_rows=1",
+    "--set=predictor.model.patch_columns=1",
+    "--set=predictor.model.dim=8",
+    "--set=predictor.model.heads=1",
+    "--set=predictor.model.blocks=1",
+    "--set=predictor.training.epochs=1",
+    "--set=projector.model.width=2",
+    "--set=projector.training.epochs=1",
+)
+
+
+def test_commands_of_a_generator(emukit, demo_store):
+    answer = emukit(
+        "train", "atlas", "-q", "--objective", "interpolant", "--set=predictor.objective.solver=euler",
+        "--set=predictor.objective.steps=1", *SMALL,
+        "--data", demo_store, "--out", "runs/atlas",
+    )  # fmt: skip
+    assert answer.code == 0, answer.err
+    answer = emukit("evaluate", "runs/atlas", "--data", demo_store, "--members", "2")
+    assert answer.code == 0, answer.err
+    assert "fair CRPS" in answer.out
+    words = ("predict", "runs/atlas", "--scenario", "ssp245", "--data", demo_store)
+    assert emukit(*words, "--members", "2", "--out", "many.nc").code == 0
+    with xr.open_dataset("many.nc") as many:
+        assert dict(many.tas.sizes) == {"member": 2, "time": 1021, "y": 8, "x": 12}
+        assert float(abs(many.tas[1] - many.tas[0]).mean()) > 0.1
+        assert float(many.pr.min()) >= 0
+        assert np.isfinite(many.tas).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--devices", "2"), "trains its networks in one process: --devices would do nothing"),
+        (("--objective", "regression"), "draws nothing: crps, interpolant or diffusion"),
+        (("--objective", "crsp"), "known: regression, crps, interpolant, diffusion"),
+        (("--set", "model.block=5"), "one of 2, 4"),
+        (("--loss", "l1"), "no loss"),
+    ],
+)
+def test_options_that_a_generator_cannot_take_are_refused(emukit, demo_store, words, said):
+    answer = emukit("train", "atlas", *words, "--data", demo_store, "--out", "runs/none")
+    assert answer.code == 2
+    assert said in " ".join(answer.err.split())
+
+
+def test_precision_reaches_both_networks(emukit, demo_store):
+    words = ("--precision", "bf16", *SMALL, "--data", demo_store, "--out", "runs/half")
+    answer = emukit("train", "atlas", "-q", *words)
+    assert answer.code == 0, answer.err
+    recipe = read_run(Path("runs/half")).recipe
+    assert (recipe.predictor.training.precision, recipe.projector.training.precision) == ("bf16", "bf16")
+
+
+def test_list_of_models_counts_the_networks_of_a_generator(emukit):
+    answer = emukit("models", "--format", "csv")
+    (line,) = (x for x in answer.out.splitlines() if x.startswith("atlas,"))
+    assert "closed form" not in line
+    assert emukit("plan", "atlas", "--data", "demo").code == 2
