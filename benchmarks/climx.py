@@ -129,7 +129,7 @@ def prepare_xclim() -> Work:
 
     def arrays(run: Fields, first: int) -> dict[str, Any]:
         stamps = cftime.num2date(np.arange(len(run["pr"])) + 0.5, f"days since {first}-01-01", "noleap")
-        time = xr.CFTimeIndex(stamps)
+        time = xr.CFTimeIndex(stamps)  # type: ignore[no-untyped-call]
         return {n: xr.DataArray(run[n], {"time": time}, ("time", "y", "x"), n, {"units": units[n]}) for n in VARIABLES}
 
     base, run = arrays(made_up(BASE_YEARS, LITE, 0), 1961), arrays(made_up(YEARS, LITE, 1), 2015)

@@ -59,7 +59,7 @@ def downscale(
 
     box = Region.parse(region) if region else None
     chosen = read_downscale_run(run)
-    about = f"emukit downscale, {chosen.record['command']}"
+    about = f"emukit downscale, {chosen.command or 'a run of emukit train downscale'}"
     steps = downscale_file(
         chosen.downscaler(),
         fields,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from emukit.data.archive import Archive
     from emukit.progress import Reporter
     from emukit.runs.run import Run
-    from emukit.runs.score_tables import Block
+    from emukit.runs.score_tables import ScoreTable
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -162,7 +162,7 @@ def one_store(named: str | None, positional: str | None) -> str | None:
     return positional if named is None else named
 
 
-def print_blocks(blocks: Sequence[Block], format: Formats, values: Any) -> None:
+def print_blocks(blocks: Sequence[ScoreTable], format: Formats, values: Any) -> None:
     """Print tables of scores; as JSON, the values that they are made of."""
     from emukit.runs import score_tables
 

@@ -286,7 +286,7 @@ def predict(
     from emukit.errors import EmukitError
     from emukit.parallel.comm import open_comm
     from emukit.parallel.launch import check_devices, inside_torchrun, relaunch
-    from emukit.runs.predict import check_place, predict_forcings, write_prediction, write_scenario
+    from emukit.runs.predict import check_domain, check_place, predict_forcings, write_prediction, write_scenario
     from emukit.runs.run import read_run
 
     if (scenario is None) == (forcings is None):
@@ -303,6 +303,7 @@ def predict(
     if forcings is not None and idle:
         raise EmukitError(f"{' and '.join(idle)} would do nothing: --forcings needs no store", hint="leave it out")
     if domain > 1 and not inside_torchrun():
+        check_domain(chosen)
         check_devices(domain)
         raise typer.Exit(relaunch(sys.argv[1:], domain))
     with open_comm() as alone:

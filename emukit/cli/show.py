@@ -11,7 +11,7 @@ from rich.text import Text
 
 from emukit.competitions.ranking import LIMIT
 from emukit.metrics import Score
-from emukit.runs.score_tables import Block
+from emukit.runs.score_tables import ScoreTable
 from emukit.terminal import duration, size
 
 if TYPE_CHECKING:
@@ -97,13 +97,15 @@ def encoding_table(encoder: FrameEncoder) -> Table:
     return table
 
 
-def score_block(title: str, scores: Mapping[str, Score]) -> Block:
+def score_block(title: str, scores: Mapping[str, Score]) -> ScoreTable:
     """The score and its numbers, a line each; all of one competition."""
     competition = next(iter(scores.values())).competition
-    return Block(f"{title} ({competition.direction})", competition, {n: score.line() for n, score in scores.items()})
+    return ScoreTable(
+        f"{title} ({competition.direction})", competition, {n: score.line() for n, score in scores.items()}
+    )
 
 
-def evaluation_block(name: str, evaluation: Evaluation) -> Block:
+def evaluation_block(name: str, evaluation: Evaluation) -> ScoreTable:
     """An evaluation with its references and the noise ceiling."""
     title = f"{evaluation.name}: {'; '.join(evaluation.spans)}"
     references = dict(sorted(evaluation.references.items(), key=lambda kv: kv[1].cost))

@@ -33,7 +33,7 @@ WARMEST = 6.5
 
 
 @dataclass(frozen=True)
-class Run:
+class MemberSeries:
     """Means over longitude of one member of one scenario, (T, Y) by target; NaN in hidden months."""
 
     scenario: int
@@ -77,7 +77,7 @@ def check_physics(
 
 def _runs(
     layout: Layout, loaded: Loaded, present: NDArray[np.bool_], hidden: NDArray[np.bool_], v: int
-) -> Iterator[Run]:
+) -> Iterator[MemberSeries]:
     columns = layout.grid.shape[1]
     share = np.full(columns, 1.0 / columns, np.float32)
     for s, targets in enumerate(loaded.targets):
@@ -85,7 +85,7 @@ def _runs(
             if not hidden[s].all():
                 zonal = targets[m, :, v] @ share
                 zonal[hidden[s]] = np.nan
-                yield Run(s, int(m), zonal)
+                yield MemberSeries(s, int(m), zonal)
 
 
 def by_month(values: NDArray[np.floating], layout: Layout) -> Array | None:
@@ -155,7 +155,7 @@ def warmest_month(contrast: Array) -> tuple[float, float]:
     return float(-np.angle(wave) * 12 / (2 * np.pi) % 12), float(np.abs(wave) / 6)
 
 
-def _check_seasons(name: str, runs: Sequence[Run], layout: Layout, findings: Findings) -> None:
+def _check_seasons(name: str, runs: Sequence[MemberSeries], layout: Layout, findings: Findings) -> None:
     north, south = _band(layout, 30, 90), _band(layout, -90, -30)
     if north is None or south is None:
         return
@@ -180,7 +180,7 @@ def _check_seasons(name: str, runs: Sequence[Run], layout: Layout, findings: Fin
         return
 
 
-def _check_poles(name: str, runs: Sequence[Run], layout: Layout, findings: Findings) -> None:
+def _check_poles(name: str, runs: Sequence[MemberSeries], layout: Layout, findings: Findings) -> None:
     tropics, *poles = _band(layout, -30, 30), _band(layout, 60, 90), _band(layout, -90, -60)
     for run in runs:
         mean = np.nanmean(run.zonal, 0, dtype=np.float64)
@@ -196,7 +196,7 @@ def _check_poles(name: str, runs: Sequence[Run], layout: Layout, findings: Findi
             return
 
 
-def _note_usual(name: str, kind: str, runs: Sequence[Run], layout: Layout, findings: Findings) -> None:
+def _note_usual(name: str, kind: str, runs: Sequence[MemberSeries], layout: Layout, findings: Findings) -> None:
     globe = _band(layout, -90, 90)
     if kind not in USUAL or globe is None:
         return
@@ -210,7 +210,7 @@ def _note_usual(name: str, kind: str, runs: Sequence[Run], layout: Layout, findi
         )
 
 
-def _note_jumps(name: str, kind: str, runs: Sequence[Run], layout: Layout, findings: Findings) -> None:
+def _note_jumps(name: str, kind: str, runs: Sequence[MemberSeries], layout: Layout, findings: Findings) -> None:
     """Months in which the globe, or the north against the south, is unlike a year before."""
     globe, north, south = _band(layout, -90, 90), _band(layout, 0, 90), _band(layout, -90, 0)
     if kind not in JUMP or globe is None or north is None or south is None or len(layout.months) < 48:
@@ -236,14 +236,14 @@ def _note_jumps(name: str, kind: str, runs: Sequence[Run], layout: Layout, findi
 def _note_repeats(
     name: str,
     v: int,
-    runs: Sequence[Run],
+    runs: Sequence[MemberSeries],
     layout: Layout,
     loaded: Loaded,
     hidden: NDArray[np.bool_],
     findings: Findings,
 ) -> None:
     """Months that hold what another month holds."""
-    seen: dict[bytes, list[tuple[Run, int]]] = {}
+    seen: dict[bytes, list[tuple[MemberSeries, int]]] = {}
     repeats = []
     for run in runs:
         for t in np.flatnonzero(~hidden[run.scenario]).tolist():
@@ -264,7 +264,9 @@ def _note_repeats(
         )
 
 
-def _note_order(name: str, card: Card, runs: Sequence[Run], layout: Layout, loaded: Loaded, findings: Findings) -> None:
+def _note_order(
+    name: str, card: Card, runs: Sequence[MemberSeries], layout: Layout, loaded: Loaded, findings: Findings
+) -> None:
     """Scenarios that end warmer than others with more of what warms."""
     globe = _band(layout, -90, 90)
     drivers = [f for f in layout.forcings if card.forcings[f].physics == "warming" and f not in loaded.broken]
@@ -275,16 +277,16 @@ def _note_order(name: str, card: Card, runs: Sequence[Run], layout: Layout, load
         end = (run.zonal @ globe)[-240:]
         if np.isfinite(end).all():
             last.setdefault(run.scenario, []).append(float(end.mean()))
-    warmth = {s: float(np.mean(means)) for s, means in last.items()}
+    warming = {s: float(np.mean(means)) for s, means in last.items()}
     for driver in drivers:
         if layout.forcings[driver] is not None:
             continue
-        amount = {s: float(loaded.forcings[driver][s][-1]) for s in warmth}
-        for a in warmth:
-            for b in warmth:
-                if amount[a] > 1.1 * amount[b] and warmth[a] < warmth[b] - 0.3:
+        amount = {s: float(loaded.forcings[driver][s][-1]) for s in warming}
+        for a in warming:
+            for b in warming:
+                if amount[a] > 1.1 * amount[b] and warming[a] < warming[b] - 0.3:
                     findings.note(
-                        f"{name} of {layout.names[b]} ends {warmth[b] - warmth[a]:.1f} K warmer than that of "
+                        f"{name} of {layout.names[b]} ends {warming[b] - warming[a]:.1f} K warmer than that of "
                         f"{layout.names[a]}, which has more {driver}: are scenarios exchanged?"
                     )
 
@@ -292,7 +294,7 @@ def _note_order(name: str, card: Card, runs: Sequence[Run], layout: Layout, load
 def _note_longitudes(
     name: str,
     v: int,
-    runs: Sequence[Run],
+    runs: Sequence[MemberSeries],
     layout: Layout,
     loaded: Loaded,
     hidden: NDArray[np.bool_],

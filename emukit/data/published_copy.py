@@ -34,7 +34,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Identity:
+class PublishedIdentity:
     """What a store's values are known to be.
 
     Attributes:
@@ -112,7 +112,7 @@ def comparable(known: Known, layout: Layout, ds: xr.Dataset, converted: Collecti
 def identify(
     card: Card, copies: Sequence[Known], layout: Layout, loaded: Loaded, ds: xr.Dataset,
     converted: Collection[str], findings: Findings,
-) -> Identity:  # fmt: skip
+) -> PublishedIdentity:  # fmt: skip
     """What the loaded values of a store are; a damaged copy of known data goes to `findings` as a problem.
 
     Args:
@@ -134,13 +134,13 @@ def identify(
         _refuse_changed(best, findings)
         whole = not best.unknown and bool(best.evidence(layout.targets)[0])
         findings.note(_sentence(best, layout, whole))
-        return Identity(best.known.card if whole else None, whole)
+        return PublishedIdentity(best.known.card if whole else None, whole)
     if card.published:
         findings.note(
             f"this is a store in the layout of {card.name}, not a copy of its published values: scores on it are "
             "ranked apart, and what is known of the published values is not said of these"
         )
-    return Identity()
+    return PublishedIdentity()
 
 
 def _compare(known: Known, layout: Layout, loaded: Loaded, variables: Mapping[str, Digests]) -> _Comparison:

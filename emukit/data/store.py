@@ -21,7 +21,7 @@ from emukit.data.decode import Findings, read_calendar
 from emukit.data.grid import Grid
 from emukit.data.load import Loaded, load
 from emukit.data.physics import check_physics
-from emukit.data.published_copy import Identity, comparable, identify, known_copies
+from emukit.data.published_copy import PublishedIdentity, comparable, identify, known_copies
 from emukit.data.source import Source, open_source
 from emukit.data.split import stretches
 from emukit.data.statics import store_statics
@@ -141,7 +141,7 @@ class Survey:
     hidden: completeness.Mask
     held: completeness.Mask
     statics: Mapping[str, NDArray[np.float32]]
-    identity: Identity
+    identity: PublishedIdentity
 
 
 def take_survey(

@@ -23,7 +23,7 @@ Index = NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
-class Cycle:
+class AnnualCycle:
     """Where N steps lie in the cycle of G seasons (`TimeAxis.season`).
 
     Attributes:
@@ -38,7 +38,7 @@ class Cycle:
     parts: tuple[tuple[Index, Array], ...]
 
     @classmethod
-    def of(cls, time: TimeAxis, start: int, stop: int) -> Cycle:
+    def of(cls, time: TimeAxis, start: int, stop: int) -> AnnualCycle:
         """Steps [start, stop) of an axis."""
         season = time.season[start:stop]
         if not time.minutes:
@@ -49,7 +49,7 @@ class Cycle:
         return cls(time, season, tuple((month[day] * time.per_day + of_day, w[day]) for month, w in pairs))
 
     @classmethod
-    def join(cls, cycles: Sequence[Cycle]) -> Cycle:
+    def join(cls, cycles: Sequence[AnnualCycle]) -> AnnualCycle:
         """The steps of several, one after the other."""
         parts = zip(*(c.parts for c in cycles), strict=True)
         joined = tuple((np.concatenate([k for k, _ in p]), np.concatenate([w for _, w in p])) for p in parts)

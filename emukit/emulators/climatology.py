@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Span, Split
-from emukit.emulators.annual_cycle import Cycle, fill_unseen
+from emukit.emulators.annual_cycle import AnnualCycle, fill_unseen
 from emukit.emulators.base import Emulator
 from emukit.errors import ProtocolError, RecipeError
 
@@ -60,11 +60,11 @@ class ClimatologyEmulator(Emulator):
             )
         mean = total / np.maximum(count, 1)[:, None, None, None]
         fill_unseen(mean, count > 0, time.per_day)
-        return cls(archive.domain, Cycle.of(time, 0, 0).knots(mean).astype(np.float32))
+        return cls(archive.domain, AnnualCycle.of(time, 0, 0).knots(mean).astype(np.float32))
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X): the climatology of each step's season."""
-        return np.asarray(Cycle.of(scenario.time, start, stop).at(self._mean), np.float32)
+        return np.asarray(AnnualCycle.of(scenario.time, start, stop).at(self._mean), np.float32)
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """The mean fields."""

@@ -216,7 +216,12 @@ class ClimxPatternScaling(Emulator):
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """The climatology and the lines."""
-        arrays = {"means": self._means, "level": self._level, "slope": self._slope, "line": self._line}
+        arrays: dict[str, NDArray[Any]] = {
+            "means": self._means,
+            "level": self._level,
+            "slope": self._slope,
+            "line": self._line,
+        }
         return {"knots": self._knots, "forcing": self._forcing}, arrays
 
     @classmethod

@@ -77,7 +77,11 @@ class Downscaler(ABC):
         columns = np.arange(shape[1]) if columns is None else columns
         out = self._fields(coarse, time, rows, columns, member)
         for v, variable in enumerate(self.domain.described):
-            np.clip(out[:, v], variable.bounds.lower, variable.bounds.upper, out=out[:, v])
+            field, bounds = out[:, v], variable.bounds
+            if bounds.lower is not None:
+                np.maximum(field, bounds.lower, out=field)
+            if bounds.upper is not None:
+                np.minimum(field, bounds.upper, out=field)
         return out
 
     @abstractmethod
@@ -360,9 +364,6 @@ def known_targets(domain: Domain, settings: Callable[[str], TargetSettings]) -> 
         root = said.transform == "card" and chosen.transform == "none" and variable.relative
         out[variable.name] = chosen.model_copy(update={"transform": "sqrt"}) if root else chosen
     return out
-
-
-BASELINES: tuple[type[Downscaler], ...] = (Interpolation, SeasonalResidual, CellLine)
 
 
 def fit_baselines(archive: Archive, spans: Sequence[Span], coarsening: Coarsening) -> tuple[Downscaler, ...]:

@@ -107,7 +107,7 @@ class ForcingSpace:
         return np.asarray((_series(scenario, grid, self.names) - self.center) / self.scale, np.float64)
 
     def kernel(self, coordinates: Array, length: float) -> Array:
-        """(T, N) nearness of months to the training years: one where they are, exp(-1/2) at a distance of `length`."""
+        """(T, N) similarity of months to training years: one where they are, exp(-1/2) at a distance of `length`."""
         square = ((coordinates[:, None] - self.points[None]) ** 2).sum(-1)
         return np.asarray(np.exp(-0.5 * square / length**2), np.float64)
 

@@ -39,7 +39,7 @@ class Kriging(Wrapper):
     Attributes:
         space: Of forcings, with the N training years as points.
         length: Distance in it over which what is left stays much the same.
-        loads: (N, H, V, Y, X) what each training year adds, times its nearness, by Fourier coefficient.
+        loads: (N, H, V, Y, X) what each training year adds, times its kernel similarity, by Fourier coefficient.
     """
 
     kind = "kriging"

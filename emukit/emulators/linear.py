@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.grid import Grid
 from emukit.data.split import Span, Split
-from emukit.emulators.annual_cycle import Cycle
+from emukit.emulators.annual_cycle import AnnualCycle
 from emukit.emulators.base import Emulator, temperature_position
 from emukit.emulators.features import feature
 from emukit.emulators.seasonal_ridge import fit_harmonics, fit_seasons, season_basis
@@ -199,7 +199,7 @@ class LinearEmulator(Emulator):
         """(T, V, Y, X): intercept plus response times features; within the bounds."""
         series = np.stack([self.series(n, scenario) for n in self._features], 1)[start:stop]
         z = ((series - self._center) / self._scale).astype(np.float32)
-        cycle = Cycle.of(scenario.time, start, stop)
+        cycle = AnnualCycle.of(scenario.time, start, stop)
         alone = len(cycle.parts) == 1
         out = (np.empty if alone else np.zeros)((stop - start, *self._intercept.shape[1:]), np.float32)
         for season, share in cycle.parts:
@@ -240,7 +240,7 @@ class Table:
     z: Array
     center: Array
     scale: Array
-    cycle: Cycle
+    cycle: AnnualCycle
     weights: Array
 
     @classmethod
@@ -372,7 +372,7 @@ def _hold_up(
     coefficients: Array,
     least: float,
     z: Array,
-    cycle: Cycle,
+    cycle: AnnualCycle,
     truth: NDArray[np.floating],
     regress: Callable[[Array, NDArray[np.floating]], tuple[Array, Array]],
 ) -> None:
@@ -399,7 +399,7 @@ def global_temperature(archive: Archive, split: Split) -> Array:
 
 
 def _explained(
-    archive: Archive, temperature: Array, z: Array, cycle: Cycle, weights: Array, by: list[int], ridge: float
+    archive: Archive, temperature: Array, z: Array, cycle: AnnualCycle, weights: Array, by: list[int], ridge: float
 ) -> Array:
     """(F,) change of the global mean temperature per standardised feature, in K; zero for what does not explain it."""
     shares = np.zeros(z.shape[1])
@@ -410,16 +410,16 @@ def _explained(
 
 def _training_table(
     archive: Archive, split: Split, features: tuple[str, ...], series_of: SeriesOf
-) -> tuple[Array, Cycle, Array]:
+) -> tuple[Array, AnnualCycle, Array]:
     """Rows of all training steps: features (N, F), their place in the year, members (N,)."""
     series, cycles, weights = [], [], []
     for span in split.train:
         scenario = archive[span.scenario]
         rows = slice(span.start, span.stop)
         series.append(np.stack([series_of(n, scenario, archive.grid)[rows] for n in features], 1))
-        cycles.append(Cycle.of(scenario.time, span.start, span.stop))
+        cycles.append(AnnualCycle.of(scenario.time, span.start, span.stop))
         weights.append(np.full(len(span), float(len(span.members))))
-    return np.concatenate(series), Cycle.join(cycles), np.concatenate(weights)
+    return np.concatenate(series), AnnualCycle.join(cycles), np.concatenate(weights)
 
 
 def _member_means(archive: Archive, split: Split, variables: list[int], cells: slice) -> NDArray[np.float32]:

@@ -89,7 +89,7 @@ class MeanCorrected(Wrapper):
         fields = self.bases[0].predict_fields(scenario, start, stop)
         means = self.grid.mean(self.bases[1].predict_fields(scenario, start, stop))
         budgets = {v: torch.as_tensor(means[:, self.variables.index(v)]) for v in self.how}
-        out = self.corrector(torch.as_tensor(fields), budgets).numpy().astype(np.float32)
+        out: NDArray[np.float32] = self.corrector(torch.as_tensor(fields), budgets).numpy().astype(np.float32)
         self.clip_to_bounds(out)
         return out
 

@@ -29,13 +29,13 @@ from emukit.errors import ProtocolError, RecipeError
 
 
 @dataclass(frozen=True, eq=False)
-class Blocks:
+class YearBlocks:
     """Weather as it was: whole years of whole fields of training runs, so that what belongs together stays together.
 
     Attributes:
         residuals: Where blocks are drawn from; a block may begin in any year.
         years: Length of a block.
-        similar: Share of all blocks that are drawn from, those of the most similar warmth.
+        similar: Share of all blocks that are drawn from, those of the most similar global mean temperature.
         seed: Of the draws.
     """
 
@@ -103,7 +103,7 @@ class Sampled(Wrapper):
         self,
         domain: Domain,
         bases: Sequence[Emulator],
-        weather: Blocks | Modes,
+        weather: YearBlocks | Modes,
         climatology: NDArray[np.float32],
         number: int = 0,
     ) -> None:
@@ -186,11 +186,11 @@ class Sampled(Wrapper):
     ) -> Self:
         """The inverse of `own_state`."""
         seed = int(meta["seed"])
-        weather: Blocks | Modes
+        weather: YearBlocks | Modes
         if meta["weather"] == "eof":
             weather = Modes.from_arrays(arrays, seed)
         else:
-            weather = Blocks(Residuals.from_arrays(arrays), int(meta["years"]), float(meta["similar"]), seed)
+            weather = YearBlocks(Residuals.from_arrays(arrays), int(meta["years"]), float(meta["similar"]), seed)
         climatology = arrays.get("climatology")
         if climatology is None:
             # Of versions in which pr alone was relative, and had zeros where it was not predicted.
@@ -246,7 +246,7 @@ class Sampled(Wrapper):
                 expected=f"at least {12 * years + 11}",
                 hint=f"--set model.years={max((longest - 11) // 12, 1)}",
             )
-        return cls(archive.domain, bases, Blocks(residuals, years, similar, seed), climatology)
+        return cls(archive.domain, bases, YearBlocks(residuals, years, similar, seed), climatology)
 
 
 def add_variability(

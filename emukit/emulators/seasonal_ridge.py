@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, solve
 
 from emukit.data.time import TimeAxis
-from emukit.emulators.annual_cycle import Cycle
+from emukit.emulators.annual_cycle import AnnualCycle
 
 Array = NDArray[np.float64]
 
@@ -27,7 +27,7 @@ BLOCK_COLUMNS = 512
 
 
 def fit_seasons(
-    z: Array, cycle: Cycle, weights: Array, truth: NDArray[np.floating], ridge: float
+    z: Array, cycle: AnnualCycle, weights: Array, truth: NDArray[np.floating], ridge: float
 ) -> tuple[Array, Array]:
     """One regression for each season.
 
@@ -56,7 +56,7 @@ def fit_seasons(
 
 
 def fit_harmonics(
-    z: Array, cycle: Cycle, weights: Array, truth: NDArray[np.floating], ridge: float, basis: Array
+    z: Array, cycle: AnnualCycle, weights: Array, truth: NDArray[np.floating], ridge: float, basis: Array
 ) -> tuple[Array, Array]:
     """One regression for all seasons, each coefficient a Fourier series over the year; see `fit_seasons`.
 

@@ -92,7 +92,7 @@ def _slope(decades: Sequence[Decade]) -> Array:
 
 
 def level_at_middle(decades: Sequence[Decade], slope: Array) -> Array:
-    """(G, V, Y, X) variance at the mean warmth, given how it changes."""
+    """(G, V, Y, X) variance at the mean temperature, given how it changes."""
     middle = global_mean_range(decades)[0]
     steady = np.stack([d.variance / change(slope, d.global_mean - middle) for d in decades])
     return _average(steady, np.stack([d.freedom for d in decades]))
@@ -229,7 +229,7 @@ def blocks(start: int, stop: int, months: int) -> list[tuple[int, int]]:
     return [(start, first), *whole]
 
 
-def warmth_of(fields: NDArray[np.floating], domain: Domain) -> float:
+def global_mean_of(fields: NDArray[np.floating], domain: Domain) -> float:
     """The mean temperature over months and the globe, in K, of (T, V, Y, X) fields; zero where none is predicted."""
     if domain.temperature is None:
         return 0.0
@@ -345,7 +345,7 @@ def _decade(archive: Archive, span: Span, base: Emulator) -> Decade:
     whole = runs.var(1, dtype=np.float64).mean(0)
     return Decade(
         span.scenario,
-        warmth_of(said, archive.domain),
+        global_mean_of(said, archive.domain),
         variance,
         np.asarray(np.bincount(season, minlength=groups) * max(1, len(span.members) - 1), np.float64),
         said.var(0, dtype=np.float64),

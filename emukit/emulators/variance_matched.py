@@ -29,7 +29,7 @@ from emukit.data.split import Split
 from emukit.data.time import TimeAxis
 from emukit.data.variable import Bounds
 from emukit.emulators.base import Emulator
-from emukit.emulators.variability import Variability, blocks, estimate_variability, season_means, warmth_of
+from emukit.emulators.variability import Variability, blocks, estimate_variability, global_mean_of, season_means
 from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import RecipeError
 
@@ -210,7 +210,7 @@ class VarianceMatched(Wrapper):
         field = self.bases[0].predict_fields(scenario, start, stop)
         time = scenario.time
         season = time.season[start:stop]
-        global_mean = warmth_of(field, self.domain)
+        global_mean = global_mean_of(field, self.domain)
         by_season = self.variability.by_season(global_mean, season_means(field, season, time.seasons))
         count = np.bincount(season, minlength=time.seasons)
         internal = np.einsum("m,mvyx->vyx", count / count.sum(), by_season)

@@ -30,7 +30,7 @@ MOST_VARIANTS = len(OTHERS) * len(STYLES)
 
 
 @dataclass(frozen=True)
-class Difference:
+class VariantInterval:
     """A paired difference from the base.
 
     Attributes:
@@ -44,7 +44,7 @@ class Difference:
 
 
 def draw_intervals(
-    variants: Mapping[str, Mapping[str, Difference]], base: str, title: str, competition: Competition
+    variants: Mapping[str, Mapping[str, VariantInterval]], base: str, title: str, competition: Competition
 ) -> Figure:
     """A panel a number, a line a variant.
 
@@ -92,7 +92,7 @@ def draw_intervals(
     return figure
 
 
-def _reach(differences: Sequence[Difference]) -> float:
+def _reach(differences: Sequence[VariantInterval]) -> float:
     """How far from zero an axis goes: to the farthest end, unless one variant would press all others together."""
     ends = [max(abs(d.low), abs(d.high)) for d in differences]
     return min(max(ends), FARTHEST * median(ends))

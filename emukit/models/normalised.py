@@ -22,12 +22,12 @@ class NormalisedConv2d(nn.Conv2d, OnSphere):
 
 
 class NormalisedConvTranspose2d(nn.ConvTranspose2d):
-    """`nn.ConvTranspose2d` before a convolution without edges that is normalised: what its bias adds is taken away."""
+    """`nn.ConvTranspose2d`, unpadded, before a normalised convolution without edges, which takes its bias away."""
 
     def forward(self, fields: Tensor, output_size: list[int] | None = None) -> Tensor:
         """(B, C, Y, X) -> (B, out, Y', X')."""
         bias = _without_gradient(self.bias, self.training)
-        return F.conv_transpose2d(fields, self.weight, bias, self.stride, self.padding)
+        return F.conv_transpose2d(fields, self.weight, bias, self.stride)
 
 
 def _without_gradient(bias: Tensor | None, training: bool) -> Tensor | None:

@@ -101,6 +101,7 @@ class PlainUNet(OnSphere):
             levels.append(fields)
         fields = self.dropout(levels.pop())
         for rise, block, level in zip(self.rise, self.up, reversed(levels), strict=True):
+            assert isinstance(rise, nn.ConvTranspose2d)
             risen = self.sphere.transposed(fields, rise, (level.shape[-2], level.shape[-1]))
             fields = block(torch.cat((level, risen), 1))
         out: Tensor = self.head(fields)

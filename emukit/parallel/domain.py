@@ -373,7 +373,8 @@ def _check_rows(bounds: Bounds, grid: tuple[int, int]) -> None:
             f"a globe of {grid[0]} rows cannot be divided over {len(bounds)} processes",
             found=f"{bounds[-1][1]} rows where the network's grid is coarsest",
             expected="a row or more for every process",
-            hint=f"--domain {max(1, bounds[-1][1])} or fewer, or a network with fewer halvings",
+            hint=(f"--domain {bounds[-1][1]} or fewer" if bounds[-1][1] > 1 else "leave --domain out")
+            + ", or a network with fewer halvings",
         )
 
 

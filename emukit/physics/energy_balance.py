@@ -179,7 +179,8 @@ class EnergyBalance:
         """
         eye = torch.eye(self.layers, dtype=torch.float64)
         push = torch.cat([1.0 / self.capacity[:1], torch.zeros(self.layers - 1, dtype=torch.float64)])
-        return torch.linalg.solve(rate * eye - self.generator(), push * forcing)
+        warming: Tensor = torch.linalg.solve(rate * eye - self.generator(), push * forcing)
+        return warming
 
 
 def convolved(kernel: Tensor, forcing: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from emukit.emulators.neural_downscaler import CONTEXT, ConditionSettings
 from emukit.errors import RecipeError
 from emukit.models.block_unet import BlockUNet
 from emukit.objectives.registry import OBJECTIVES
+from emukit.recipes.plugins import admit
 from emukit.recipes.schema import AnyObjective, ObjectiveSettings, TargetsSettings
 from emukit.training.settings import AverageSettings, LossSettings, OptimizerSettings, TrainingSettings
 
@@ -121,6 +122,7 @@ def load_downscale(
     source = f"recipe {DOWNSCALE}"
     for over, name in ((read_toml(file) if file else {}, str(file)), (parse_assignments(assignments), "--set")):
         if over:
+            admit(over)
             model = dict(over.get("model", {}))
             if "size" in model:
                 size = model.pop("size")

@@ -14,8 +14,8 @@ from emukit.competitions.ranking import Row
 from emukit.data.protocol import ALL, LOSO
 from emukit.errors import EmukitError, RunError
 from emukit.report.pages.model import Unfinished
-from emukit.report.study_file import STUDY_FILE, Study, read_study
-from emukit.runs.leaderboard import Source, entry_folders, folders_in, read_source
+from emukit.report.study_file import STUDY_FILE, StudyFile, read_study
+from emukit.runs.leaderboard import RowSource, entry_folders, folders_in, read_source
 from emukit.runs.listing import summarise_run
 from emukit.runs.record import RECORD_FILE
 
@@ -32,9 +32,9 @@ class Findings:
         left_out: What could not be read.
     """
 
-    sources: list[Source] = field(default_factory=list)
+    sources: list[RowSource] = field(default_factory=list)
     named: set[Path] = field(default_factory=set)
-    studies: list[tuple[Path, Study]] = field(default_factory=list)
+    studies: list[tuple[Path, StudyFile]] = field(default_factory=list)
     unfinished: list[Unfinished] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
@@ -132,7 +132,7 @@ def to_draw(found: Findings, most: int | None) -> set[Path]:
     return found.named | {folder for _, folder in sorted(places, key=lambda place: place[0])[:most]}
 
 
-def study_names(studies: Iterable[tuple[Path, Study]]) -> dict[Path, str]:
+def study_names(studies: Iterable[tuple[Path, StudyFile]]) -> dict[Path, str]:
     """Real folder of a run of a study to what it is there: ``STUDY: VARIANT, seed N``.
 
     With its protocol where the study has several; of a run that several studies share, what the first says.
@@ -148,7 +148,7 @@ def study_names(studies: Iterable[tuple[Path, Study]]) -> dict[Path, str]:
     return names
 
 
-def named_source(source: Source, names: Mapping[Path, str]) -> Source:
+def named_source(source: RowSource, names: Mapping[Path, str]) -> RowSource:
     """A source with its own rows under the name that its run has in a study; that says the seed already."""
     name = names.get(Path(os.path.realpath(source.folder)))
     if source.record is None or name is None:

@@ -16,13 +16,13 @@ from emukit.figures.learning import Log, draw_learning, draw_terms, has_terms
 from emukit.files import atomic_path, below, parse_json, sha256
 from emukit.report.pages.model import Entry, identifier
 from emukit.report.run_figures import Drawn, picture_size, save
-from emukit.runs.leaderboard import Source
+from emukit.runs.leaderboard import RowSource
 from emukit.runs.run import Run
 from emukit.submission import read_entry
 from emukit.training.log import LOG, read_lines
 
 
-def run_entry(run: Run, source: Source) -> Entry:
+def run_entry(run: Run, source: RowSource) -> Entry:
     """The page of a run, without pictures."""
     record = run.record
     identity, data = record.identity, record.data
@@ -74,7 +74,7 @@ def run_entry(run: Run, source: Source) -> Entry:
     )
 
 
-def submission_entry(source: Source) -> Entry:
+def submission_entry(source: RowSource) -> Entry:
     """The page of a submission.
 
     Raises:

@@ -33,7 +33,7 @@ from emukit.report.pages.render import render
 from emukit.report.plot_data import LEAST_MONTHS, NO_SEASONS, NO_SPECTRA
 from emukit.report.run_figures import Drawn, RunFigures, in_scale, run_figures_of
 from emukit.report.study_page import study_page
-from emukit.runs.leaderboard import Source, combine
+from emukit.runs.leaderboard import RowSource, combine
 from emukit.runs.run import Run
 
 MANIFEST = "report.json"
@@ -214,7 +214,7 @@ LEFT_OUT = {"seasons": NO_SEASONS, "spectra": f"{NO_SPECTRA}, {LEAST_MONTHS} or 
 
 
 def _entry(
-    source: Source,
+    source: RowSource,
     shown: RunFigures | None,
     scales: Mapping[str, float],
     missing: list[str],

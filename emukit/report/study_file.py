@@ -107,7 +107,7 @@ class StudyResult(_Part):
     rows: list[StudyRow]
 
 
-class Study(_Part):
+class StudyFile(_Part):
     """`study.json`."""
 
     format: Literal[1]
@@ -158,7 +158,7 @@ class Study(_Part):
         return self
 
 
-def read_study(folder: Path) -> Study:
+def read_study(folder: Path) -> StudyFile:
     """Read the study of a folder.
 
     Raises:
@@ -166,7 +166,7 @@ def read_study(folder: Path) -> Study:
     """
     path = folder / STUDY_FILE
     try:
-        return Study.model_validate_json(read_text(path))
+        return StudyFile.model_validate_json(read_text(path))
     except OSError as e:
         raise RunError(f"cannot read {path}", found=e.strerror or str(e)) from e
     except (ValidationError, UnicodeDecodeError) as e:

@@ -9,10 +9,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from emukit.figures.study import MOST_VARIANTS, Difference, draw_coordinates, draw_intervals
+from emukit.figures.study import MOST_VARIANTS, VariantInterval, draw_coordinates, draw_intervals
 from emukit.report.pages.model import Picture, StudyPage, identifier
 from emukit.report.run_figures import Drawn, save
-from emukit.report.study_file import Study, StudyResult
+from emukit.report.study_file import StudyFile, StudyResult
 from emukit.runs.record import checked_command
 
 CAPTION_OF_INTERVALS = (
@@ -28,7 +28,7 @@ CAPTION_OF_COORDINATES = (
 )
 
 
-def study_page(folder: Path, study: Study, ids: Mapping[Path, str], scratch: Path) -> StudyPage:
+def study_page(folder: Path, study: StudyFile, ids: Mapping[Path, str], scratch: Path) -> StudyPage:
     """What the page of a study shows.
 
     Args:
@@ -56,10 +56,10 @@ def study_page(folder: Path, study: Study, ids: Mapping[Path, str], scratch: Pat
     return StudyPage(name, study, pictures, entries, checked_command(best))
 
 
-def _intervals(study: Study, result: StudyResult, path: Path) -> Drawn | None:
+def _intervals(study: StudyFile, result: StudyResult, path: Path) -> Drawn | None:
     variants = {
         row.variant: {
-            k: Difference(d.mean, d.low, d.high)
+            k: VariantInterval(d.mean, d.low, d.high)
             for k, d in row.difference.items()
             if d.low is not None and d.high is not None
         }
@@ -78,7 +78,7 @@ def _intervals(study: Study, result: StudyResult, path: Path) -> Drawn | None:
     return Drawn(path, size, f"Differences from {base} with confidence intervals. {said}.")
 
 
-def _coordinates(study: Study, result: StudyResult, path: Path) -> Drawn | None:
+def _coordinates(study: StudyFile, result: StudyResult, path: Path) -> Drawn | None:
     same = study.same_as_base
     means = {row.variant: row.mean for row in result.rows if row.mean and row.variant not in same}
     if len(means) < 2:

@@ -39,7 +39,7 @@ from emukit.runs.evaluate import ensemble_member, noise_ceiling, score_emulator
 from emukit.runs.protocols import trained
 from emukit.runs.record import DataArguments, Scoring
 from emukit.runs.run import run_name
-from emukit.runs.score_tables import Block
+from emukit.runs.score_tables import ScoreTable
 
 REPORT_FILE = "crossval.json"
 REPORT = json_kind("the results of `emukit crossval`", ("protocol", "months", "recipes", "limit"))
@@ -108,18 +108,18 @@ class Comparison:
     limit: CrossValidation | None
     notes: tuple[str, ...]
 
-    def blocks(self) -> list[Block]:
+    def blocks(self) -> list[ScoreTable]:
         """What is to be printed: every fold of a single recipe; means, and differences fold by fold, of several."""
         first, *others = self.found
         mean = f"{self.protocol}, mean over {len(self.months)} folds"
         if others:
             together = {name: found.mean.line() for name, found in self.found.items()}
-            whole = Block(mean, self.competition, together | self._lines(self.months))
+            whole = ScoreTable(mean, self.competition, together | self._lines(self.months))
             return [whole, *self._by_kind(), *(self._difference(name, first) for name in others)]
         return [
             *self._fold_blocks(first),
             *self._by_kind(),
-            Block(
+            ScoreTable(
                 f"{first}, {mean}", self.competition, {"mean": self.found[first].mean.line()} | self._lines(self.months)
             ),
         ]
@@ -136,7 +136,7 @@ class Comparison:
         chosen = [*folds]
         return sorted(self.found, key=lambda name: self.found[name].mean_of(chosen).cost)
 
-    def _by_kind(self) -> list[Block]:
+    def _by_kind(self) -> list[ScoreTable]:
         """Means of interpolation and of extrapolation, the best recipe first."""
         out = []
         for kind, folds in self.kinds.items():
@@ -145,7 +145,7 @@ class Comparison:
             names = self.ranked(folds)
             lines = {name: self.found[name].mean_of(folds).line() for name in names}
             rank = {name: str(i) for i, name in enumerate(names, 1)}
-            out.append(Block(title, self.competition, lines | self._lines(folds), ("rank", rank)))
+            out.append(ScoreTable(title, self.competition, lines | self._lines(folds), ("rank", rank)))
         return out
 
     def as_dict(self) -> dict[str, Any]:
@@ -173,14 +173,14 @@ class Comparison:
     def _distance(self, folds: Iterable[str]) -> tuple[str, dict[str, str]]:
         return "distance", {fold: f"{self.distances[fold]:.2f}" for fold in folds if fold in self.distances}
 
-    def _fold_blocks(self, model: str) -> list[Block]:
+    def _fold_blocks(self, model: str) -> list[ScoreTable]:
         """One for every set of months, of all folds that score it."""
         out = []
         for months in dict.fromkeys(self.months.values()):
             folds = [fold for fold, scored in self.months.items() if scored == months]
             lines = {fold: self.found[model].folds[fold].line() for fold in folds}
             title = f"{model}, {self.protocol}: {months}"
-            out.append(Block(title, self.competition, lines | self._lines(folds[:1]), self._distance(folds)))
+            out.append(ScoreTable(title, self.competition, lines | self._lines(folds[:1]), self._distance(folds)))
         return out
 
     def _lines(self, folds: Iterable[str]) -> dict[str, dict[str, float]]:
@@ -189,7 +189,7 @@ class Comparison:
         lines = {ANOTHER_RUN: self.reference, LIMIT: self.limit}
         return {k: v.mean_of(chosen).line() for k, v in lines.items() if v}
 
-    def _difference(self, model: str, first: str) -> Block:
+    def _difference(self, model: str, first: str) -> ScoreTable:
         """How much more a recipe scores than the first, fold by fold."""
         lines = {}
         for fold, score in self.found[model].folds.items():
@@ -201,7 +201,7 @@ class Comparison:
         name = f"mean; {model} better in {better} of {len(lines)}"
         side = "above" if self.competition.higher_is_better else "below"
         title = f"{model} minus {first}, fold by fold, {side} zero where {model} is better"
-        return Block(title, self.competition, lines | {name: mean}, self._distance(lines))
+        return ScoreTable(title, self.competition, lines | {name: mean}, self._distance(lines))
 
 
 def blocked_folds(archive: Archive, split: Split, *, months: int | None = None, later: bool = True) -> dict[str, Split]:

@@ -14,6 +14,7 @@ on the same steps. A folder belongs to one configuration, and is resumed only by
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,17 +39,18 @@ from emukit.emulators.neural_downscaler import (
     load_downscaler,
     save_downscaler,
 )
-from emukit.errors import ProtocolError, RunError
+from emukit.errors import ProtocolError, RecipeError, RunError
 from emukit.files import exclusive, parse_json, read_text, write_text
 from emukit.metrics import Moments, Score, mean_score
 from emukit.metrics.competition import Competition
 from emukit.metrics.downscaling import competition, tail_area, tail_thresholds, zonal_spectrum
 from emukit.metrics.ensemble import EnsembleSums, score_ensemble
+from emukit.models.precision import matmul_precision
 from emukit.objectives.blocks import OnBlocks
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.recipes.downscale import DownscaleRecipe, parse_downscale
-from emukit.runs.record import DataArguments, card_digest
+from emukit.runs.record import DataArguments, card_digest, checked_command
 from emukit.training.engine import Engine, Execution
 from emukit.training.loop import train
 
@@ -81,12 +83,18 @@ class DownscaleRun:
             RunError: Training has not finished, or the folder is damaged.
         """
         if self.record["state"] != "finished":
+            begun = self.command or "the command that began it, with"
             raise RunError(
                 f"the run {self.folder} has not finished",
                 found=f"state {self.record['state']!r}",
-                hint=f"{self.record['command']} --resume --out {self.folder}",
+                hint=f"{begun} --resume --out {shlex.quote(str(self.folder))}",
             )
         return load_downscaler(self.folder / "emulator")
+
+    @property
+    def command(self) -> str:
+        """The command that began it, if it is one that trains and does nothing else; folders come from anywhere."""
+        return checked_command(str(self.record["command"]))
 
 
 def read_downscale_run(folder: Path) -> DownscaleRun:
@@ -98,18 +106,18 @@ def read_downscale_run(folder: Path) -> DownscaleRun:
     path = folder / RECORD
     try:
         record = parse_json(read_text(path))
-        assert isinstance(record, dict)
         recipe = parse_downscale(record["recipe"], str(path))
-        complete = {"state", "identity", "command", "data", "scores"} <= record.keys()
+        kinds = {"state": str, "identity": dict, "command": str, "data": dict, "scores": dict, "sessions": list}
+        wrong = [key for key, kind in kinds.items() if not isinstance(record.get(key), kind)]
     except OSError as e:
         raise RunError(
             f"{folder} is not a downscaling run",
             found=f"no {RECORD}",
             hint="name a folder that `emukit train downscale` wrote",
         ) from e
-    except (ValueError, KeyError, AssertionError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, RecipeError) as e:
         raise RunError(f"{path} is damaged", found=str(e), hint="restore it, or train again") from e
-    if not complete or record.get("format") != FORMAT or record["identity"].get("recipe") != recipe.digest:
+    if wrong or record.get("format") != FORMAT or record["identity"].get("recipe") != recipe.digest:
         raise RunError(f"{path} was edited, or is of another version", hint="restore it, or train again")
     return DownscaleRun(folder, recipe, record)
 
@@ -279,16 +287,17 @@ class DownscaleTrainer:
             draw_sample(self._archive, spans[0], self.downscaler, folder / "samples" / f"{number:04d}.png")
             return mean_score([self._scored(s) for s in spans])
 
-        result = train(
-            self._engine,
-            self._sampler,
-            settings,
-            seed=self._seed,
-            ramp=self._recipe.loss.ramp,
-            validate=validate,
-            folder=folder,
-            reporter=reporter,
-        )
+        with matmul_precision(settings.precision):
+            result = train(
+                self._engine,
+                self._sampler,
+                settings,
+                seed=self._seed,
+                ramp=self._recipe.loss.ramp,
+                validate=validate,
+                folder=folder,
+                reporter=reporter,
+            )
         return {"parameters": self.parameters, "epochs": result.epochs, "best_epoch": result.best_epoch}
 
     def _scored(self, span: Span) -> Score:

@@ -55,7 +55,7 @@ KINDS: dict[str, Literal["published", "measured", "reference"]] = {
 
 
 @dataclass(frozen=True)
-class Source:
+class RowSource:
     """A folder that has rows.
 
     Attributes:
@@ -95,7 +95,7 @@ def collect_rows(
     Raises:
         EmukitError: A place is neither a run, a submission, nor a folder of such, or is damaged.
     """
-    sources: list[Source] = []
+    sources: list[RowSource] = []
     for place in places:
         found = entry_folders(place)
         if not found:
@@ -131,19 +131,19 @@ def folders_in(place: Path) -> list[Path]:
     return [place / name for name in sorted(names)]
 
 
-def read_source(folder: Path) -> Source:
+def read_source(folder: Path) -> RowSource:
     """The rows of a run or a submission.
 
     Raises:
         EmukitError: It is damaged.
     """
     if not (folder / RECORD_FILE).exists():
-        return Source(folder, None, _entry_rows(folder))
+        return RowSource(folder, None, _entry_rows(folder))
     record = read_record(folder)
-    return Source(folder, record, _run_rows(folder, record))
+    return RowSource(folder, record, _run_rows(folder, record))
 
 
-def combine(sources: Iterable[Source], published: bool) -> list[Row]:
+def combine(sources: Iterable[RowSource], published: bool) -> list[Row]:
     """All rows of a leaderboard: those of the sources, means over scenarios left out, and published ones."""
     sources = list(sources)
     rows = [row for source in sources for row in source.rows]

@@ -23,11 +23,13 @@ from emukit.emulators.base import Emulator
 from emukit.emulators.neural import NeuralEmulator
 from emukit.emulators.wrapper import Wrapper
 from emukit.errors import RunError
+from emukit.models.registry import NETWORKS
 from emukit.outputs import MARK, Kind, marked, netcdf_kind, new_output, refuse_taken, zarr_kind
 from emukit.parallel.comm import Comm
 from emukit.parallel.domain import DividedSphere, check_divisible, divide
 from emukit.planning.memory import SAFE
 from emukit.progress import Reporter
+from emukit.recipes.schema import networks_of
 from emukit.runs.beginnings import begun
 from emukit.runs.run import Run
 from emukit.terminal import size
@@ -107,23 +109,33 @@ def share_globe(emulator: Emulator, comm: Comm) -> None:
     """Divide the globe of every network of an emulator over processes that hold the same emulator.
 
     Raises:
-        RunError: It has no network.
         TrainingError: A network cannot be divided, or has too few rows.
     """
     if comm.domain.world == 1:
         return
-    networks = _networks(emulator)
-    if not networks:
-        raise RunError(
-            f"--domain would do nothing: {emulator.kind} has no network whose fields could be divided",
-            hint="leave it out",
-        )
-    for part in networks:
+    for part in _networks(emulator):
         if part.from_beginning:
             raise RunError("a trajectory is not divided over rows", hint="leave --domain out")
         check_divisible(part.network_name, type(part.network))
         part.sphere = sphere = DividedSphere(comm.domain, part.grid.shape)
         divide(part.network, sphere)
+
+
+def check_domain(run: Run) -> None:
+    """Refuse a run without a network that can be divided, before processes are started for it.
+
+    Raises:
+        RunError: It has no network.
+        TrainingError: A network cannot be divided.
+    """
+    networks = networks_of(run.recipe)
+    if not networks:
+        raise RunError(
+            f"--domain would do nothing: {run.recipe.emulator} has no network whose fields could be divided",
+            hint="leave it out",
+        )
+    for network in networks:
+        check_divisible(network.emulator, NETWORKS.load(network.emulator))
 
 
 def _networks(emulator: Emulator) -> list[NeuralEmulator]:

@@ -30,7 +30,7 @@ from emukit.recipes.schema import Recipe, seeds_within
 from emukit.runs.evaluate import ensemble_member, evaluate, noise_ceiling, scored_spans
 from emukit.runs.record import DataArguments, Scoring
 from emukit.runs.run import Run, finished_run, run_name, save_evaluation, train_run
-from emukit.runs.score_tables import Block, Summary
+from emukit.runs.score_tables import ScoreTable, Summary
 from emukit.training.engine import Execution
 
 REPORT_FILE = "validation.json"
@@ -116,10 +116,12 @@ class RecipeEvaluation:
     not_scored: Mapping[str, str]
     runs: tuple[str, ...]
 
-    def blocks(self) -> list[Block]:
+    def blocks(self) -> list[ScoreTable]:
         """What is to be printed."""
         return [
-            Block(f"{self.model}, {s.protocol} {s.name}: {'; '.join(s.months)}{s.remark}", self.competition, s.lines())
+            ScoreTable(
+                f"{self.model}, {s.protocol} {s.name}: {'; '.join(s.months)}{s.remark}", self.competition, s.lines()
+            )
             for s in self.scored
         ]
 

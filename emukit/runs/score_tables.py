@@ -25,7 +25,7 @@ SUMMARY_HEADINGS = ("protocol and set", "seeds", "mean score", "sd over seeds", 
 
 
 @dataclass(frozen=True)
-class Block:
+class ScoreTable:
     """One table.
 
     Attributes:
@@ -95,7 +95,7 @@ def summary_markdown(title: str, lines: Sequence[Summary]) -> str:
     return "\n".join([f"### {title}", "", *rows, ""])
 
 
-def tables(blocks: Sequence[Block]) -> list[RenderableType]:
+def tables(blocks: Sequence[ScoreTable]) -> list[RenderableType]:
     """One rich table a block."""
     out: list[RenderableType] = []
     for block in blocks:
@@ -113,7 +113,7 @@ def tables(blocks: Sequence[Block]) -> list[RenderableType]:
     return out + legends(block.competition for block in blocks)
 
 
-def _turned(table: Table, block: Block) -> Table:
+def _turned(table: Table, block: ScoreTable) -> Table:
     """A line for each number, where there are more of them than a terminal has room for side by side."""
     table.add_column("")
     for name in block.lines:
@@ -124,7 +124,7 @@ def _turned(table: Table, block: Block) -> Table:
     return table
 
 
-def markdown(blocks: Sequence[Block]) -> str:
+def markdown(blocks: Sequence[ScoreTable]) -> str:
     """One Markdown table a block."""
     lines = []
     for block in blocks:
@@ -139,7 +139,7 @@ def markdown(blocks: Sequence[Block]) -> str:
     return "\n".join(lines)
 
 
-def to_csv(blocks: Sequence[Block]) -> str:
+def to_csv(blocks: Sequence[ScoreTable]) -> str:
     """One CSV table of all blocks, the title as a column, with all digits."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

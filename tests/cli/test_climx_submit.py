@@ -76,7 +76,10 @@ def test_fields_on_disk_give_the_run_and_the_submission_of_fields_in_memory(emuk
             monkeypatch.setattr(daily_archive, "MOST_BYTES", 0)
         trained = emukit("train", *words, place)
         assert trained.code == 0, trained.err
-        assert emukit("evaluate", place, "--split", "test", "-q").code == 0
+        shown = emukit("evaluate", place, "--split", "test", "-q")
+        assert shown.code == 0, shown.err
+        for told in ("2015-2050", "forced ceiling", "region, lowest first", "organisers' baseline: lps"):
+            assert told in shown.out, told
     assert emukit("submit", "stored", "--out", "sub", "-q").code == 0
     assert emukit("predict", "held", "--scenario", "ssp245", "--out", "held.zarr", "-q").code == 0
     one, two = (read_evaluation_of(tmp_path / place) for place in ("held", "stored"))
@@ -101,6 +104,23 @@ def test_fields_on_disk_give_the_run_and_the_submission_of_fields_in_memory(emuk
     assert refused.code == 2
     assert "--out p.zarr" in refused.err
     assert emukit("train", "linear", "--data", century / "lite", "--out", "l", "-q").code == 2
+
+
+@pytest.mark.slow
+def test_realisations_are_scored_as_an_ensemble(emukit, century):
+    words = ("--set", "model.years=3", "--protocol", "ssp370-2015-2070", "--out", "draws", "-q")
+    trained = emukit("train", "delta-change", "--data", century / "lite", *words)
+    assert trained.code == 0, trained.err
+    answer = emukit("evaluate", "draws", "--members", "2", "--format", "json", "-q")
+    assert answer.code == 0, answer.err
+    told = json.loads(answer.out)
+    *_, first, second = told["tables"]
+    assert [t["span"].split()[0] for t in (first, second)] == ["ssp126", "ssp585"]
+    assert first["headings"][:2] == ["2 realisations", "CRPS score (emukit's reading)"]
+    assert -1 <= float(first["rows"][0][1]) <= 1
+    # One span's first realisation is what the run itself is scored by.
+    singles = [float(t["rows"][0][3]) for t in (first, second)]
+    assert sum(singles) / 2 == pytest.approx(told["score"], abs=1e-3)
 
 
 def read_evaluation_of(run):

@@ -163,10 +163,11 @@ def test_higher_is_better_in_ranking_and_in_the_best_epoch(strange):
 
 
 def test_a_sentence_and_colours_follow_the_direction(strange):
-    from emukit.figures.figure import BETTER, WORSE
     from emukit.figures.intervals import Difference as Shown
     from emukit.figures.intervals import draw_intervals
     from emukit.report.pages.strip import marks
+
+    from emukit.figures.figure import BETTER, WORSE
     from emukit.studies.bootstrap import Difference, sentence
 
     competition = load_competition("skill", UNITS)
@@ -187,14 +188,14 @@ def test_a_sentence_and_colours_follow_the_direction(strange):
 
 
 def test_files_of_before_competitions_are_those_of_the_shipped_one():
-    from emukit.report.study_file import Study
+    from emukit.report.study_file import StudyFile
     from emukit.runs.record import Scoring
     from emukit.studies.results import tables_of
 
     assert Scoring().competition.name == "cse151b"
     kept = json.loads((Path(__file__).parents[2] / "docs/ablations/anchor/study.json").read_text())
     assert "competition" not in kept
-    assert Study.model_validate(kept).competition.competition.name == "cse151b"
+    assert StudyFile.model_validate(kept).competition.competition.name == "cse151b"
     assert tables_of(kept)[0].competition.name == "cse151b"
 
 

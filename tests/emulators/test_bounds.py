@@ -17,7 +17,7 @@ from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.neural import NeuralEmulator
 from emukit.emulators.residuals import training_residuals
 from emukit.emulators.sampled import Sampled
-from emukit.emulators.variability import warmth_of
+from emukit.emulators.variability import global_mean_of
 from emukit.emulators.variance_matched import VarianceMatched, _stretched, trend
 from emukit.progress import silent_reporter
 from emukit.recipes.load import load_recipe
@@ -152,7 +152,7 @@ def test_least_warming_holds_for_the_first_variable_or_warmth_is_measured_by_it(
     np.testing.assert_allclose(again[:, ::-1], said, rtol=1e-4, atol=1e-3)
     assert np.abs(said[:, 0] - plain[:, 0]).max() > 0.1
     np.testing.assert_allclose(said[:, 1], plain[:, 1], rtol=1e-4, atol=1e-4)
-    assert warmth_of(again, turned.domain) == pytest.approx(archive.grid.mean(said[:, 0]).mean(), abs=0.01)
+    assert global_mean_of(again, turned.domain) == pytest.approx(archive.grid.mean(said[:, 0]).mean(), abs=0.01)
 
 
 def test_a_stretch_below_an_upper_bound_turns_the_trend():

@@ -6,6 +6,7 @@ import tomllib
 import numpy as np
 import pytest
 import torch
+from emukit.studies.year_sums import year_moments, years_in
 
 from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive, Scenario
@@ -18,7 +19,7 @@ from emukit.data.targets import TargetNormalizer, TargetSettings
 from emukit.data.time import TimeAxis
 from emukit.data.window import Window
 from emukit.emulators import linear
-from emukit.emulators.annual_cycle import Cycle
+from emukit.emulators.annual_cycle import AnnualCycle
 from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.emulators.features import feature
 from emukit.emulators.forcing_space import ForcingSpace
@@ -30,7 +31,6 @@ from emukit.errors import ProtocolError, RecipeError
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
 from emukit.runs.run import train_run
-from emukit.studies.year_sums import year_moments, years_in
 from tests.coded import small_grid
 from tests.other_steps import card_text, even_dataset, yearly_dataset
 
@@ -74,7 +74,7 @@ def plain_cycle(time: TimeAxis, means: np.ndarray) -> np.ndarray:
 def test_days_follow_the_year_and_keep_the_means_of_months():
     time = TimeAxis("day", 2015 * 365 * 1440, 730, "noleap")
     means = 10 * np.cos(2 * np.pi * (np.arange(12) + 0.5) / 12) + np.arange(12) % 3
-    cycle = Cycle.of(time, 0, 730)
+    cycle = AnnualCycle.of(time, 0, 730)
     found = cycle.at(cycle.knots(means[:, None]))[:, 0]
     np.testing.assert_allclose(found, plain_cycle(time, means), atol=1e-9)
     np.testing.assert_allclose([found[time.month == m].mean() for m in range(12)], means, atol=1e-9)
@@ -84,7 +84,7 @@ def test_days_follow_the_year_and_keep_the_means_of_months():
 def test_hours_follow_the_year_each_on_its_own():
     time = TimeAxis("6h", 2015 * 365 * 1440, 1460, "noleap")
     means = np.arange(12)[:, None] % 4 + 10.0 * np.arange(4)
-    cycle = Cycle.of(time, 0, 1460)
+    cycle = AnnualCycle.of(time, 0, 1460)
     found = cycle.at(cycle.knots(means.reshape(48, 1)))[:, 0]
     day = TimeAxis("day", 2015 * 365 * 1440, 365, "noleap")
     for h in range(4):

@@ -14,7 +14,7 @@ from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.modes import NODES, Modes
 from emukit.emulators.registry import load_emulator
 from emukit.emulators.residuals import Residuals, _global_mean, smoother, training_residuals
-from emukit.emulators.sampled import Blocks, Sampled
+from emukit.emulators.sampled import Sampled, YearBlocks
 from emukit.errors import ProtocolError, RecipeError
 from emukit.metrics.variability import VariabilityStatistics, rank_histogram
 from tests.coded import coded_archive, small_grid, warming_archive
@@ -189,7 +189,7 @@ def rows_that_spell_themselves(runs=(40, 75), first_month=3):
 
 def test_blocks_are_whole_years_of_one_run_in_their_own_season():
     scenario = coded_archive()["ssp245"]  # 121 months from January: the last block begins in a February
-    blocks = Blocks(rows_that_spell_themselves(), years=2, similar=1.0, seed=0)
+    blocks = YearBlocks(rows_that_spell_themselves(), years=2, similar=1.0, seed=0)
     begun = set()
     for number in range(40):
         rows = blocks.sample(scenario, number, 0, 121, lambda a, b: 0.0)
@@ -208,7 +208,7 @@ def test_blocks_are_whole_years_of_one_run_in_their_own_season():
 def test_blocks_of_similar_warmth_are_drawn():
     scenario = coded_archive()["ssp245"]
     residuals = rows_that_spell_themselves((400,))
-    blocks = Blocks(residuals, years=2, similar=0.1, seed=0)
+    blocks = YearBlocks(residuals, years=2, similar=0.1, seed=0)
     asked = []
 
     def global_mean(first, last):

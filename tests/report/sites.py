@@ -10,7 +10,7 @@ from PIL import Image
 from emukit.competitions.cse151b import cse151b
 from emukit.competitions.ranking import Row
 from emukit.report.pages.model import Entry, Errors, Picture, Site, StudyPage, identifier
-from emukit.report.study_file import Study
+from emukit.report.study_file import StudyFile
 from tests.coded import small_grid
 
 MONTHS = "ssp370 2060-02..2070-01 member 0"
@@ -69,7 +69,7 @@ def entry(name: str, score: float | None, folder: Path, split: str = SPLIT, pict
     )
 
 
-def study(folder: str = "runs/a", name: str = "loss-weights") -> Study:
+def study(folder: str = "runs/a", name: str = "loss-weights") -> StudyFile:
     """A study of a base and two variants, one better and one that cannot be told from it."""
     six = ("score", *cse151b().keys)
 
@@ -87,7 +87,7 @@ def study(folder: str = "runs/a", name: str = "loss-weights") -> Study:
     waiting = {"variant": "waiting", "seeds": [], "mean": None, "sd": None, "difference": None, "sentence": "waits"}
     runs = [{"protocol": "k360", "seed": 0, "folder": folder, "state": "finished", "error": "", "command": ""}]
     failed = [{**runs[0], "folder": "runs/b", "state": "failed", "error": f"no disk {EVIL}"}]
-    return Study.model_validate(
+    return StudyFile.model_validate(
         {
             "format": 1,
             "name": name,

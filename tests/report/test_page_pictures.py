@@ -15,7 +15,7 @@ from emukit.figures.error_maps import LEVELS, Field, draw_distribution, draw_err
 from emukit.figures.figure import BETTER, WORSE, write_webp
 from emukit.figures.learning import draw_learning, draw_terms, has_terms
 from emukit.figures.maps import round_limit
-from emukit.figures.study import Difference, draw_coordinates, draw_intervals
+from emukit.figures.study import VariantInterval, draw_coordinates, draw_intervals
 from emukit.report.run_figures import SHAPES
 from tests.coded import small_grid
 from tests.report.test_pictures import mesh_of
@@ -139,8 +139,8 @@ def test_terms_are_by_variable_and_nothing_else_is_one():
 
 def test_interval_that_holds_zero_is_open():
     variants = {
-        "better": {"score": Difference(-0.2, -0.3, -0.1)},
-        "same $x$": {"score": Difference(0.05, -0.1, 0.2)},
+        "better": {"score": VariantInterval(-0.2, -0.3, -0.1)},
+        "same $x$": {"score": VariantInterval(0.05, -0.1, 0.2)},
         "unknown": {},
     }
     figure = draw_intervals(variants, "base", "title", cse151b())
@@ -154,8 +154,12 @@ def test_interval_that_holds_zero_is_open():
 
 def test_better_and_worse_differ_in_colour_and_shape_and_numbers_have_units():
     """One colour for both left the side of zero alone to tell them apart."""
-    far = {"score": Difference(-2.5, -2.6, -2.4), "pr.monthly_rmse": Difference(0.2, 0.1, 0.3)}
-    variants = {"a": {"score": Difference(-0.2, -0.3, -0.1)}, "b": {"score": Difference(0.2, 0.1, 0.3)}, "far": far}
+    far = {"score": VariantInterval(-2.5, -2.6, -2.4), "pr.monthly_rmse": VariantInterval(0.2, 0.1, 0.3)}
+    variants = {
+        "a": {"score": VariantInterval(-0.2, -0.3, -0.1)},
+        "b": {"score": VariantInterval(0.2, 0.1, 0.3)},
+        "far": far,
+    }
     score, rain = draw_intervals(variants, "base", "title", cse151b()).axes
     looks = {(line.get_marker(), line.get_color()) for line in score.lines if line.get_marker() in ("o", "s", "<")}
     assert looks == {("o", BETTER), ("s", WORSE), ("<", BETTER)}
@@ -166,8 +170,10 @@ def test_better_and_worse_differ_in_colour_and_shape_and_numbers_have_units():
 
 
 def test_one_failed_variant_does_not_press_the_others_together():
-    near = {f"v{i}": {"score": Difference(0.01 * i, 0.01 * i - 0.01, 0.01 * i + 0.01)} for i in range(4)}
-    (axes,) = draw_intervals({**near, "failed": {"score": Difference(2.5, 2.4, 2.6)}}, "base", "title", cse151b()).axes
+    near = {f"v{i}": {"score": VariantInterval(0.01 * i, 0.01 * i - 0.01, 0.01 * i + 0.01)} for i in range(4)}
+    (axes,) = draw_intervals(
+        {**near, "failed": {"score": VariantInterval(2.5, 2.4, 2.6)}}, "base", "title", cse151b()
+    ).axes
     assert axes.get_xlim()[1] < 0.3
     (arrow,) = (line for line in axes.lines if line.get_marker() == ">")
     assert arrow.get_ydata()[0] == 4

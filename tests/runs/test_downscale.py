@@ -24,6 +24,7 @@ from emukit.recipes.load import load_recipe
 from emukit.runs import downscale, downscaled_file
 from emukit.runs.downscale import (
     RECORD,
+    DownscaleTrainer,
     best_baseline,
     coarse_truth,
     read_downscale_run,
@@ -32,6 +33,7 @@ from emukit.runs.downscale import (
 )
 from emukit.runs.downscaled_file import Region, downscale_file
 from emukit.runs.run import train_run
+from emukit.runs.submit import submit_run
 from emukit.training.loop import KeptWeights, train
 
 QUIET = Reporter(quiet=True)
@@ -218,6 +220,35 @@ def test_crps_run_scores_its_ensemble(archive, tmp_path, monkeypatch):
     assert trained.downscaler().draws
 
 
+@pytest.mark.parametrize("objective", ["diffusion", "interpolant"])
+def test_generative_objectives_learn_on_blocks_and_draw(archive, objective):
+    chosen = recipe("conditions.base=pass", objective=objective)
+    trainer = DownscaleTrainer(archive, chosen, make_split(archive, None, (0,)), 0, QUIET)
+    numbers = trainer._engine.step(trainer._sampler.epoch(0, 0)[:1], 1e-3, 1.0)
+    assert np.isfinite([*numbers.values()]).all()
+    one, time = trainer.downscaler, archive["ssp126"].time[:2]
+    coarse = one.coarsening.down(archive["ssp126"].truth(0, 0, 2))
+    first, second = (one.fields(coarse, time, member=m) for m in (0, 1))
+    assert np.abs(first - second).max() > 0.1
+    np.testing.assert_array_equal(first, one.fields(coarse, time))
+
+
+@pytest.mark.parametrize("changed", ["identity", "scores", "recipe", "command"])
+def test_a_strange_record_is_refused(run, tmp_path, changed):
+    record = json.loads((run.folder / RECORD).read_text()) | {changed: ["strange"]}
+    (tmp_path / RECORD).write_text(json.dumps(record))
+    with pytest.raises(RunError, match=r"damaged|edited"):
+        read_downscale_run(tmp_path)
+
+
+def test_a_command_of_a_strange_record_is_not_shown(run, tmp_path):
+    record = json.loads((run.folder / RECORD).read_text()) | {"command": "rm -rf ~", "state": "training"}
+    (tmp_path / RECORD).write_text(json.dumps(record))
+    with pytest.raises(RunError) as caught:
+        read_downscale_run(tmp_path).downscaler()
+    assert "rm -rf" not in caught.value.text()
+
+
 def opened(path):
     with xr.open_zarr(path) as ds:
         return ds.load()
@@ -349,6 +380,9 @@ def test_a_coarse_emulator_with_a_downscaler_behind_it_is_an_emulator(archive, r
     expected = run.downscaler().fields(said, scenario.time[700:712])
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert not emulator.draws
+    entry = submit_run(trained, archive, tmp_path / "entry", "csv", QUIET)
+    assert entry.scenario == "ssp245"
+    assert entry.rows == 360 * 2 * 8 * 12
 
 
 def test_a_downscaler_that_may_know_what_is_held_out_is_refused(archive, run, tmp_path):

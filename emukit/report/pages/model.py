@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from emukit.competitions.ranking import Row
 from emukit.metrics import Competition
-from emukit.report.study_file import Study
+from emukit.report.study_file import StudyFile
 
 LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 LONGEST = 60
@@ -121,7 +121,7 @@ class StudyPage:
     """
 
     id: str
-    study: Study
+    study: StudyFile
     pictures: Mapping[tuple[str, str], Sequence[Picture]]
     entries: Mapping[str, str]
     best_command: str = ""

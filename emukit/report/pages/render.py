@@ -26,7 +26,7 @@ from emukit.competitions.ranking import (
 from emukit.metrics.competition import Column
 from emukit.report.pages.fields import entry_script, site_script
 from emukit.report.pages.model import Entry, Site, StudyPage
-from emukit.report.study_file import Interval, Study, StudyResult, Variant
+from emukit.report.study_file import Interval, StudyFile, StudyResult, Variant
 from emukit.studies.table import DIFFERENCE, both_ends
 
 HERE = Path(__file__).parent
@@ -94,7 +94,7 @@ def _uses(studies: Sequence[StudyPage]) -> dict[str, list[dict[str, Any]]]:
     return uses
 
 
-def _differences(study: Study) -> dict[str, list[str]]:
+def _differences(study: StudyFile) -> dict[str, list[str]]:
     """By name of the variant, what is set in the base, and what differs from it in every other one."""
     base = study.variants[0]
     out = {}

@@ -1,0 +1,45 @@
+"""`--domain` that starts processes for what cannot be divided, or does nothing without a word."""
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        (("cnn-gru-published", "--domain", "2"), "cnn-gru-published cannot be divided in space"),
+        (("unet", "--domain", "2", "--devices", "3"), "3 processes cannot share globes in groups of 2"),
+        (("linear", "--domain", "2"), "--domain would do nothing"),
+    ],
+)
+def test_what_cannot_be_divided_starts_processes(emukit, demo_store, monkeypatch, words, wrong):
+    monkeypatch.setattr("emukit.parallel.launch.relaunch", lambda *_: pytest.fail("processes were started"))
+    monkeypatch.setattr("emukit.parallel.launch.check_devices", lambda devices: None)
+    answer = emukit("train", *words, "--data", demo_store, "--out", "runs/x")
+    assert answer.code == 2
+    assert wrong in answer.err
+
+
+def test_domain_alone_starts_as_many_processes(emukit, demo_store, monkeypatch):
+    started = []
+    monkeypatch.setattr("emukit.parallel.launch.relaunch", lambda words, number: started.append(number) or 0)
+    monkeypatch.setattr("emukit.parallel.launch.check_devices", lambda devices: None)
+    for devices in ((), ("--devices", "4")):
+        assert emukit("train", "unet", "--domain", "2", *devices, "--data", demo_store, "--out", "runs/x").code == 0
+    assert started == [2, 4]
+
+
+def test_a_prediction_without_a_network_is_divided(emukit, demo_store, monkeypatch):
+    assert emukit("train", "linear", "--data", demo_store, "--out", "runs/linear", "-q").code == 0
+    started = []
+    monkeypatch.setattr("emukit.parallel.launch.relaunch", lambda words, number: started.append(number) or 2)
+    monkeypatch.setattr("emukit.parallel.launch.check_devices", lambda devices: None)
+    answer = emukit("predict", "runs/linear", "--scenario", "ssp245", "--domain", "2", "--out", "p.nc")
+    assert (answer.code, started) == (2, []), answer.err
+    assert "no network whose fields could be divided" in answer.err
+
+
+def test_a_plan_of_a_divided_globe_says_nothing_of_it(emukit, demo_store):
+    answer = emukit("plan", "unet", "--data", demo_store, "--domain", "2", "--set", "model.coarsen=0")
+    assert answer.code == 0, answer.err
+    assert "one field over 2 processes" in answer.out
+    assert "4" in next(line for line in answer.out.splitlines() if line.startswith("rows"))
