@@ -13,6 +13,7 @@ from emukit.emulators.trajectory import Persistence
 from emukit.errors import ProtocolError
 from emukit.metrics.ensemble import fair_crps
 from emukit.progress import Reporter
+from emukit.runs.fit import selecting_spans
 from emukit.runs.forecasts import evaluate_forecasts, leads_of, save_forecasts
 from tests.forecasts import sequence
 
@@ -99,3 +100,9 @@ def test_what_does_not_begin_makes_no_forecast():
         scored(ClimatologyEmulator.fit(ARCHIVE, SPLIT))
     with pytest.raises(ProtocolError, match="too few"):
         scored(Persistence(ARCHIVE.domain), spans=(Span("control", 60, 60, (0,)),))
+
+
+def test_weights_of_trajectories_are_selected_by_a_day_from_each_beginning_and_others_as_ever():
+    pieces = selecting_spans(Persistence(ARCHIVE.domain), ARCHIVE, SPLIT)
+    assert [(p.start, p.stop) for p in pieces] == [(40, 44), (44, 48), (48, 52), (52, 56)]
+    assert selecting_spans(ClimatologyEmulator.fit(ARCHIVE, SPLIT), ARCHIVE, SPLIT) == SPLIT.validation
