@@ -147,7 +147,8 @@ def prepare_stitched() -> Work:
     from emukit.emulators.neural_downscaler import NeuralDownscaler, ResidualFrames
     from emukit.models.block_unet import BlockUNet
 
-    grid = Grid(np.linspace(-90.0, 90.0, 721, dtype=np.float64), np.arange(1440) * 0.25)
+    lat, lon = np.arange(721) * 0.25 - 90.0, np.arange(1440) * 0.25
+    grid = Grid(np.asarray(lat, np.float64), np.asarray(lon, np.float64))
     time = TimeAxis("month", 540, 1)
     domain = Domain(load_card("demo"), grid, ("tas", "pr"), time)
     coarsening = Coarsening(grid, CoarseSettings(grid=(181, 360)))

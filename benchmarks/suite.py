@@ -121,6 +121,12 @@ def _downscaling(choice: Choice) -> Sequence[Figure]:
     return downscaling.bench_downscaling(choice.repeats)
 
 
+def _divided(choice: Choice) -> Sequence[Figure]:
+    from benchmarks import divided
+
+    return divided.bench_divided(choice.repeats)
+
+
 def _climx(choice: Choice) -> Sequence[Figure]:
     from benchmarks import climx
 
@@ -232,6 +238,7 @@ BENCHES: dict[str, Bench] = {
     "linear": Bench(lambda choice: bench_linear(choice.store, choice.repeats), needs_store=True, check=_check_store),
     "memory": Bench(lambda choice: bench_memory(), frozenset(), by_default=False),
     "downscaling": Bench(_downscaling, by_default=False),
+    "divided": Bench(_divided, by_default=False),
     "report": Bench(_report),
     "climx": Bench(_climx, by_default=False),
     "segments": Bench(_segments, _FIGURES, by_default=False, check=_networks_of(_segment_jobs)),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from emukit.errors import EmukitError, StoreError
-from emukit.losses.named import loss_lines
+from emukit.losses.named import loss_names
 from emukit.terminal import echo, markdown_text, open_console
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ Loss = Annotated[
     typer.Option(
         "--loss",
         metavar="NAME",
-        help=f"Shipped loss instead of the recipe's. {'. '.join(line[0].upper() + line[1:] for line in loss_lines())}.",
+        help=f"Shipped loss instead of the recipe's: {', '.join(loss_names())}. "
+        "`emukit models` says which terms each has.",
         show_default=False,
     ),
 ]

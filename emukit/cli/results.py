@@ -121,6 +121,7 @@ def evaluate(
         forecast_rows,
     )
     from emukit.competitions.registry import competition_of
+    from emukit.emulators.trajectory import Trajectory
     from emukit.runs.derived import detail_tables, ensemble_tables
     from emukit.runs.ensemble_scores import evaluate_ensemble, save_ensemble
     from emukit.runs.evaluate import evaluate as score
@@ -153,7 +154,7 @@ def evaluate(
         _print_derived(run.name, evaluation, tables, format)
         return
     forecasts = ensemble = None
-    if emulator.from_beginning:
+    if isinstance(emulator, Trajectory):
         forecasts = evaluate_forecasts(emulator, archive, months, spans, members, report)
     if members is not None:
         ensemble = evaluate_ensemble(emulator, archive, spans, members, report)

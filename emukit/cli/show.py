@@ -263,7 +263,7 @@ def forecast_rows(found: Forecasts, card: Card) -> Iterator[tuple[str, ...]]:
     """Errors by lead, a variable after the other."""
     for variable, own in found.scores.items():
         for lead, s in own.items():
-            crps = ("", "") if s.crps is None else (_digits(s.crps), _digits(s.climatology_crps))
+            crps = ["" if number is None else _digits(number) for number in (s.crps, s.climatology_crps)]
             numbers = (_digits(s.rmse), _digits(s.persistence), _digits(s.climatology))
             yield f"{variable}, {card.targets[variable].units}", lead, *numbers, *crps
 

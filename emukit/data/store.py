@@ -200,7 +200,7 @@ def take_survey(
     statics = store_statics(source, layout.grid, tuple(card.quantities), findings) if with_targets else {}
     identity = identify(card, copies, layout, loaded, source.ds, convert, findings)
     survey = Survey(layout, loaded, present, hidden, held, statics, identity)
-    _check_units(source.ds, card, convert, survey, findings)
+    _check_units(source.ds, card, convert, survey, findings, may_be_zero=not with_targets)
     # What is asked of the seasons is asked of months that every scenario has.
     if layout.time.is_monthly and held.all() and not (identity.recognised or findings.problems):
         check_physics(card, layout, loaded, present, hidden, statics, findings)
@@ -220,11 +220,30 @@ def visible_extremes(survey: Survey, name: str) -> tuple[float, float] | None:
     return (float(low[finite].min()), float(high[finite].max())) if finite.any() else None
 
 
-def _check_units(ds: xr.Dataset, card: Card, convert: Mapping[str, str], survey: Survey, findings: Findings) -> None:
+def _check_units(
+    ds: xr.Dataset,
+    card: Card,
+    convert: Mapping[str, str],
+    survey: Survey,
+    findings: Findings,
+    *,
+    may_be_zero: bool,
+) -> None:
+    """Convert what was asked for, and refuse what is in other units.
+
+    Args:
+        ds: The store.
+        card: What it should be.
+        convert: As `open_store`.
+        survey: What was read; converted in place.
+        findings: Where problems go.
+        may_be_zero: Whether a variable may be zero throughout: a forcing that an experiment leaves out. It is zero in
+            all units.
+    """
     unstated = []
     for name in [*survey.layout.targets, *survey.layout.forcings]:
         quantity, extremes = card.quantities[name], visible_extremes(survey, name)
-        if extremes is None or name in survey.loaded.broken:
+        if extremes is None or name in survey.loaded.broken or (may_be_zero and extremes == (0.0, 0.0)):
             continue
         stated = str(ds[name].attrs.get("units", "")).strip()
         unstated += [] if stated else [name]

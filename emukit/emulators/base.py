@@ -242,7 +242,8 @@ class Emulator(ABC):
                 f"the forcings of {scenario.name} begin too late for what the emulator remembers",
                 found=time.text(0),
                 expected=f"{known.text(0)}, as in training",
-                hint=f"hand over the whole scenario, and choose {time.unit}s with start and stop",
+                hint=f"let them begin in {known.text(0)}; all of them are predicted, and the first {time.unit}s can be "
+                "left out afterwards",
             )
         if members is None:
             dataset = self._labelled(self.predict_fields(scenario, first, last), scenario, first)

@@ -24,7 +24,7 @@ from emukit.data.grid import Grid
 from emukit.data.split import Split
 from emukit.emulators.base import temperature_position
 from emukit.emulators.features import feature
-from emukit.emulators.forced_balance import CORE, GROWTH, KINDS, PARAMETERS, Forced
+from emukit.emulators.forced_balance import AIR, BEGINNING, CORE, GROWTH, KINDS, PARAMETERS, Forced
 from emukit.emulators.linear import LinearEmulator, Table, fit_cells, global_temperature, penalties_of
 from emukit.errors import ProtocolError, RecipeError
 from emukit.physics.calibration import Calibration, Observed, calibrate
@@ -81,6 +81,8 @@ class EnergyBalanceEmulator(LinearEmulator):
         co2_factor: float = PARAMETERS["factors"][0],
         methane_factor: float = PARAMETERS["factors"][1],
         aerosol_forcing: float = PARAMETERS["factors"][2],
+        co2_start: float = AIR[0],
+        ch4_start: float = AIR[1],
         features: tuple[str, ...] = ("step:2045:20", "SO2"),
         harmonics: int = 2,
         ridge: float = 1.0,
@@ -108,6 +110,8 @@ class EnergyBalanceEmulator(LinearEmulator):
                 2013, IPCC AR5 WG1 chapter 8: 1.65).
             aerosol_forcing: Cooling by the aerosol's emissions of the first step, W m-2 (IPCC 2021, AR6 WG1
                 chapter 7: 1.1).
+            co2_start: Concentration of CO2 at the first step, ppm; the default is that of 2015.
+            ch4_start: The same of CH4, ppb.
             features: Further series in which cells are linear, as `emukit.emulators.features` names them.
             harmonics: As for `linear`, like what follows.
             ridge: See there.
@@ -129,7 +133,7 @@ class EnergyBalanceEmulator(LinearEmulator):
         guess = Calibration.of({**PARAMETERS, **shape, "factors": factors})
         first = archive[split.train[0].scenario]
         acting = tuple(k[0] if k else "" for k in kinds)
-        forced = Forced.at(first, archive.grid, (acting[0], acting[1], acting[2]), guess)
+        forced = Forced.at(first, archive.grid, (acting[0], acting[1], acting[2]), guess, (co2_start, ch4_start))
         if calibration == "training":
             forced = _calibrated(forced, archive, split)
         table = Table.of(archive, split, names, partial(_series, forced))
@@ -168,6 +172,14 @@ class EnergyBalanceEmulator(LinearEmulator):
                 raise RecipeError(f"model.{kind} names several forcings", found=", ".join(given[kind]), expected="one")
         if not any(given[kind] for kind in KINDS):
             raise RecipeError("nothing forces the energy balance", expected="a forcing in model.carbon or another kind")
+        year = int(archive.time.year[0])
+        if year != BEGINNING and (given["co2_start"], given["ch4_start"]) == AIR:
+            raise RecipeError(
+                f"what was in the air in {year} is not known to the energy balance",
+                found=f"{archive.source}, which begins in {archive.time.text(0)}",
+                expected=f"data from {BEGINNING} on, or the concentrations at the first step",
+                hint="--set model.co2_start=PPM --set model.ch4_start=PPB",
+            )
         capacity, exchange = given["capacity"], given["exchange"]
         if not capacity or len(exchange) != len(capacity) - 1:
             raise RecipeError(
@@ -176,7 +188,7 @@ class EnergyBalanceEmulator(LinearEmulator):
                 expected="a capacity for each layer, and one exchange less",
             )
         numbers = {"feedback": given["feedback"], "efficacy": given["efficacy"]}
-        numbers |= {n: given[n] for n in ("co2_factor", "methane_factor", "aerosol_forcing")}
+        numbers |= {n: given[n] for n in ("co2_factor", "methane_factor", "aerosol_forcing", "co2_start", "ch4_start")}
         numbers |= {"capacity": min(capacity), "exchange": min(exchange, default=1.0)}
         for name, value in numbers.items():
             if not (value > 0 and np.isfinite(value)):
@@ -224,7 +236,8 @@ class EnergyBalanceEmulator(LinearEmulator):
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """As `LinearEmulator.state`, with the energy balance."""
         meta, arrays = super().state()
-        forced = {"names": list(self.forced.names), "aerosol": self.forced.aerosol}
+        f = self.forced
+        forced = {"names": list(f.names), "aerosol": f.aerosol, "year": f.year, "air": list(f.air)}
         return {**meta, "forced": forced, "calibration": self.forced.calibration.numbers}, arrays
 
     @classmethod
@@ -232,7 +245,9 @@ class EnergyBalanceEmulator(LinearEmulator):
         """The inverse of `state`."""
         carbon, methane, aerosol = meta["forced"]["names"]
         calibration = Calibration.of(dict(meta["calibration"]))
-        forced = Forced((carbon, methane, aerosol), float(meta["forced"]["aerosol"]), calibration)
+        co2, ch4 = meta["forced"]["air"]
+        aerosol_scale, year = float(meta["forced"]["aerosol"]), int(meta["forced"]["year"])
+        forced = Forced((carbon, methane, aerosol), aerosol_scale, calibration, year, (float(co2), float(ch4)))
         center, scale, intercept, response = (arrays[n] for n in ("center", "scale", "intercept", "response"))
         return cls(domain, tuple(meta["features"]), center, scale, intercept, response, forced)
 

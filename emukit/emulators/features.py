@@ -52,7 +52,9 @@ def feature(name: str, scenario: Scenario, grid: Grid) -> NDArray[np.float64]:
     if match.re is _STEP:
         return _logistic_ramp(scenario, int(match["year"]), float(match["width"]))
     if match.re is _CORE:
-        return _default_warming(scenario, grid)
+        from emukit.emulators.forced_balance import default_warming
+
+        return default_warming(scenario, grid)
     region, years = match["region"], match["years"]
     held = scenario.forcings[match["forcing"]]
     if region is not None:
@@ -90,7 +92,10 @@ def check_feature(name: str, scenario: Scenario, grid: Grid) -> re.Match[str]:
     if step is not None and float(step["width"]) > 0:
         return step
     if core := _CORE.fullmatch(name):
-        _default_warming(scenario, grid)
+        # torch, which nothing else here needs.
+        from emukit.emulators.forced_balance import check_default_warming
+
+        check_default_warming(scenario)
         return core
     match = _NAME.fullmatch(name)
     if match is None:
@@ -120,13 +125,6 @@ def check_feature(name: str, scenario: Scenario, grid: Grid) -> re.Match[str]:
             f"region {region} holds no cell of this grid", found=f"{grid.shape[0]} x {grid.shape[1]} cells"
         )
     return match
-
-
-def _default_warming(scenario: Scenario, grid: Grid) -> NDArray[np.float64]:
-    # torch, which nothing else here needs.
-    from emukit.emulators.forced_balance import default_warming
-
-    return default_warming(scenario, grid)
 
 
 def forcing_of(name: str) -> str:

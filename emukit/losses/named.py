@@ -61,13 +61,17 @@ def loss_terms(table: Mapping[str, Any]) -> str:
     return ", ".join(words)
 
 
+def loss_names() -> list[str]:
+    """Every shipped loss with its other name."""
+    return [name + "".join(f" or {alias}" for alias, of in ALIASES.items() if of == name) for name in LOSSES]
+
+
 def loss_lines() -> list[str]:
     """Every shipped loss with its other name, its terms and, where there is one, its warm-up."""
     lines = []
-    for name, table in LOSSES.items():
-        also = "".join(f" or {alias}" for alias, of in ALIASES.items() if of == name)
+    for names, table in zip(loss_names(), LOSSES.values(), strict=True):
         warm_up = f"; {table['warmup_epochs']:g} epochs of l1 first" if "warmup_epochs" in table else ""
-        lines.append(f"{name}{also}: {loss_terms(table)}{warm_up}")
+        lines.append(f"{names}: {loss_terms(table)}{warm_up}")
     return lines
 
 

@@ -199,5 +199,8 @@ class CNNGRU(Reading):
     def forward(self, frames: Tensor) -> Tensor:
         """(S, L+H-1, C, Y, X) -> (S, L, V, Y, X)."""
         known = [self.read(frames), *(other(frames) for other in self.others)]
-        to_cells = self.sphere.to_cells
-        return torch.stack([to_cells(known[v % len(known)], head, self.grid) for v, head in enumerate(self.heads)], 2)
+        fields = []
+        for v, head in enumerate(self.heads):
+            assert isinstance(head, nn.Linear)
+            fields.append(self.sphere.to_cells(known[v % len(known)], head, self.grid))
+        return torch.stack(fields, 2)

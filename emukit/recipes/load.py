@@ -105,7 +105,9 @@ def load_recipe(
         values, source = _lay_over(values, over), str(file)
     changes = with_present_names(parse_assignments(assignments))
     admit(changes)
-    changes = _with_base(expand_size(changes, values["emulator"]), values)
+    changes = expand_size(changes, values["emulator"])
+    if set(PARTS) <= set(values) and isinstance(changes.get("base"), str):
+        values = {**values, "bases": [{"recipe": _forced_response(changes.pop("base"))}]}
     if changes.get("emulator", values["emulator"]) != values["emulator"]:
         raise RecipeError(
             f"{source} is of another emulator than --set names",
@@ -140,19 +142,16 @@ def objective_path(name: str) -> str | None:
     return "objective.name" if is_network(values["emulator"]) else None
 
 
-def _with_base(changes: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Changes in which `base`, the recipe that a generator is to give variability, is the first of its `bases`.
+def _forced_response(name: str) -> dict[str, Any]:
+    """The recipe that a generator is to give variability: that of a MODEL, or what that varies as a run does.
 
-    Of a recipe that varies as a run does it is what that recipe varies: best-fast stands for its additive-gp.
+    So best-fast stands for its additive-gp.
     """
-    if not isinstance(changes.get("base"), str) or not set(PARTS) <= set(values):
-        return changes
-    recipe = _values_of(changes["base"])
+    recipe = _values_of(name)
     while recipe["emulator"] in EMULATORS and getattr(EMULATORS.load(recipe["emulator"]), "varied", False):
-        (first, *_) = recipe["bases"]
-        recipe = first["recipe"] if isinstance(first["recipe"], dict) else _values_of(first["recipe"])
-    bases = [{"recipe": {**recipe, "base": NO_BASE}}]
-    return {**{key: change for key, change in changes.items() if key != "base"}, "bases": bases}
+        first = recipe["bases"][0]["recipe"]
+        recipe = _values_of(first) if isinstance(first, str) else first
+    return {**recipe, "base": NO_BASE}
 
 
 def _without_other_objectives(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -128,12 +128,14 @@ def collect(emulator: Emulator, archive: Archive, span: Span) -> Shown:
     answers = [emulator.member(k) for k in range(REALISATIONS + 1)] if emulator.draws else [emulator]
     predictions, means, wholes = [], [], list[Fields]()
     for answer in answers:
-        whole = answer.predict_fields(scenario, answer.first_month, len(scenario))
+        # A trajectory is what is scored only where it begins as the span does.
+        first, last = (span.start, span.stop) if answer.from_beginning else (answer.first_month, len(scenario))
+        whole = answer.predict_fields(scenario, first, last)
         mean = np.full((len(scenario), len(archive.variables)), np.nan)
-        mean[answer.first_month :] = grid.mean(whole)
+        mean[first:last] = grid.mean(whole)
         means.append(mean)
         wholes = wholes or [whole]
-        predictions.append(whole[span.start - answer.first_month : span.stop - answer.first_month].copy())
+        predictions.append(whole[span.start - first : span.stop - first].copy())
     return Shown(
         archive,
         span,
@@ -141,7 +143,7 @@ def collect(emulator: Emulator, archive: Archive, span: Span) -> Shown:
         predictions,
         np.stack([_global_means(scenario, m, grid) for m in members]),
         np.stack(means[:REALISATIONS]),
-        _change(scenario, span, wholes[0], answers[0].first_month),
+        _change(scenario, span, wholes[0], span.start if emulator.from_beginning else answers[0].first_month),
         emulator.budget(scenario),
     )
 

@@ -94,7 +94,6 @@ class CoarseFile:
         axes: How fields lie.
         time: The steps.
         fine: Whether fields are on the fine grid, and are coarsened first.
-        member: Name of a further dimension of realisations in the file, or None.
     """
 
     dataset: xr.Dataset

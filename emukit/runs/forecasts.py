@@ -47,14 +47,14 @@ class LeadScores:
         persistence: Of the last known step.
         climatology: Of the training climatology.
         crps: Area-mean fair CRPS of the realisations; None of an emulator with one answer.
-        climatology_crps: That of training steps as an ensemble.
+        climatology_crps: That of training steps as an ensemble; None likewise.
     """
 
     rmse: float
     persistence: float
     climatology: float
     crps: float | None
-    climatology_crps: float
+    climatology_crps: float | None
 
 
 @dataclass(frozen=True)
@@ -150,9 +150,10 @@ def evaluate_forecasts(
                         "rmse": _rmse(archive, realisations.mean(0, dtype=np.float64), truth),
                         "persistence": _rmse(archive, still[i], truth),
                         "climatology": _rmse(archive, mean, truth),
-                        "crps": archive.grid.mean(fair_crps(realisations, truth)),
-                        "climatology_crps": archive.grid.mean(fair_crps(climate, truth)),
                     }
+                    if members:
+                        of_lead["crps"] = archive.grid.mean(fair_crps(realisations, truth))
+                        of_lead["climatology_crps"] = archive.grid.mean(fair_crps(climate, truth))
                     for number, value in of_lead.items():
                         sums[number][k] += value
                     counts[k] += 1
@@ -162,7 +163,9 @@ def evaluate_forecasts(
         for k, words in enumerate(leads):
             if counts[k]:
                 own = {number: float(total[k, v] / counts[k]) for number, total in sums.items()}
-                scores[variable][words] = LeadScores(**(own if members else {**own, "crps": None}))
+                scores[variable][words] = LeadScores(
+                    **(own if members else {**own, "crps": None, "climatology_crps": None})
+                )
     return Forecasts(len(drawn), int(counts[0]), leads, scores)
 
 

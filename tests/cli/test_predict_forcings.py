@@ -5,6 +5,7 @@ import pytest
 import xarray as xr
 
 import emukit as api
+from emukit.errors import EmukitError
 
 
 @pytest.fixture
@@ -50,6 +51,36 @@ def test_forcings_that_are_not_one_thing_are_refused(emukit, linear_run, own, wo
     assert answer.code == 2
     assert said in answer.err
     assert not (tmp_path / "p.nc").exists()
+
+
+def test_an_experiment_without_a_forcing_is_said_to_be_in_other_units(emukit, linear_run, own, demo_store):
+    """Zero is zero in all units; a store in which a forcing is zero throughout has lost it."""
+    with xr.open_dataset(own) as forcings:
+        without = forcings.load()
+    without["CO2"] = (0 * without.CO2).assign_attrs(without.CO2.attrs)
+    without.to_netcdf("without.nc")
+    answer = emukit("predict", linear_run, "--forcings", "without.nc", "--out", "p.nc")
+    assert answer.code == 0, answer.err
+    with xr.open_dataset("p.nc") as said, xr.open_dataset(own) as asked:
+        expected = api.predict(api.load_run(linear_run), asked)
+        assert float((expected.tas - said.tas)[-120:].mean()) > 1
+    store = xr.open_zarr(demo_store, chunks=None).load()
+    for variable in store.variables.values():
+        variable.encoding.clear()
+    del store.attrs["emukit_published"]
+    store["CO2"] = (0 * store.CO2).assign_attrs(store.CO2.attrs)
+    store.to_netcdf("lost.nc")
+    with pytest.raises(EmukitError, match="CO2 cannot be in GtCO2"):
+        api.open_store("lost.nc")
+
+
+def test_forcings_that_begin_late_are_told_in_words_of_python(emukit, linear_run, own):
+    with xr.open_dataset(own) as forcings:
+        forcings.isel(time=slice(60, None)).to_netcdf("late.nc")
+    answer = emukit("predict", linear_run, "--forcings", "late.nc", "--out", "p.nc")
+    assert answer.code == 2
+    assert "let them begin in 2015-01" in answer.err
+    assert "start and stop" not in answer.err
 
 
 def test_final_fit_reads_the_settings_of_its_run(emukit, demo_store):

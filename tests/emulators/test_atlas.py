@@ -18,6 +18,7 @@ from emukit.errors import RecipeError
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
 from emukit.recipes.schema import PartTraining
+from emukit.runs.ensemble_scores import evaluate_ensemble
 from emukit.runs.run import train_run
 from tests.coded import small_grid, warming_archive
 
@@ -326,6 +327,8 @@ def test_trained_generator_is_saved_and_draws_the_same(archive, tmp_path, object
     np.testing.assert_allclose(one, whole[1], rtol=1e-4, atol=1e-3)
     assert np.isfinite(whole).all()
     assert whole[:, :, 1].min() >= 0
+    found = evaluate_ensemble(emulator, archive, make_split(archive, "k360").validation, 2, Reporter(quiet=True))
+    assert all(part.cells.crps > 0 for part in found.parts.values())
     assert run.record.parameters == sum(
         p.numel() for part in (emulator.predictor, emulator.projector) for p in part.network.parameters()
     )
@@ -357,14 +360,17 @@ def test_recipe_that_cannot_be_is_refused(words, said):
         load_recipe("atlas", assignments=(*SMALL[:3], *words))
 
 
-def test_another_objective_does_not_inherit_options():
-    assert load_recipe("atlas").predictor.objective.options["regional"] == 1.0
+def test_another_objective_does_not_inherit_options(tmp_path):
+    words = ('predictor.objective={name = "crps", noise = 3}',)
+    file = tmp_path / "mine.toml"
+    file.write_text('base = "atlas"\n[predictor.objective]\nname = "crps"\nnoise = 3\n')
+    assert load_recipe(str(file)).digest == load_recipe("atlas", assignments=words).digest
     for name in ("diffusion", "interpolant"):
-        found = load_recipe("atlas", assignments=(f"predictor.objective.name={name}",)).predictor.objective
+        found = load_recipe(str(file), assignments=(f"predictor.objective.name={name}",)).predictor.objective
         assert found.name == name
-        assert "regional" not in found.options
-    kept = load_recipe("atlas", assignments=("predictor.objective.name=crps", "predictor.objective.noise=3"))
-    assert (kept.predictor.objective.options["regional"], kept.predictor.objective.options["noise"]) == (1.0, 3)
+        assert found.options.get("noise", 1.0) == 1.0
+    kept = load_recipe(str(file), assignments=("predictor.objective.name=crps", "predictor.objective.realisations=3"))
+    assert (kept.predictor.objective.options["noise"], kept.predictor.objective.options["realisations"]) == (3, 3)
 
 
 def test_settings_of_a_part_reach_the_training_loop():
@@ -394,7 +400,8 @@ def test_base_of_a_recipe_that_varies_is_what_it_varies():
     )
     assert by_name.digest == default.digest
     assert mean.bases[0].recipe == load_recipe("linear")
-    nested = load_recipe("atlas", assignments=("base=best-sampled", "bases.0.recipe.model.reach=2.0"))
+    nested = load_recipe("atlas", assignments=("base=best-sampled", "bases.0.recipe.model.length_scale=2.0"))
     assert nested.bases[0].recipe.emulator == "additive-gp"
+    assert nested.bases[0].recipe.options["length_scale"] == 2.0
     with pytest.raises(RecipeError, match="base: unknown key"):
         load_recipe("sampled", assignments=("base=linear",))

@@ -7,6 +7,7 @@ import pytest
 
 from emukit.data.protocol import make_split
 from emukit.data.store import open_store
+from emukit.data.time import TimeAxis
 from emukit.emulators.energy_balance import EnergyBalanceEmulator
 from emukit.emulators.features import check_feature, feature, forcing_of
 from emukit.emulators.forced_balance import CORE, PARAMETERS, Forced
@@ -14,6 +15,7 @@ from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import load_emulator
 from emukit.errors import ProtocolError, RecipeError
 from emukit.physics.calibration import Calibration
+from emukit.physics.forcing import ch4_forcing, co2_forcing
 from emukit.recipes.load import load_recipe
 from emukit.report.plot import draw
 from emukit.report.plot_data import annual_budget, collect
@@ -140,6 +142,7 @@ def test_kinds_that_are_left_out_do_not_act(archive, split):
         ({"feedback": 0.0}, "model.feedback is out of range"),
         ({"capacity": (7.0, -1.0)}, "model.capacity is out of range"),
         ({"aerosol_forcing": float("inf")}, "model.aerosol_forcing is out of range"),
+        ({"co2_start": 0.0}, "model.co2_start is out of range"),
         ({"features": ("SO2", "SO2")}, "twice"),
         ({"features": ()}, "bounds nothing"),
         ({"harmonics": 7}, "harmonics"),
@@ -210,3 +213,40 @@ def test_an_emulator_without_an_energy_balance_has_no_budget(archive, split):
     shown = collect(LinearEmulator.fit(archive, split), archive, split.validation[0])
     assert len(annual_budget(shown)[0]) == 0
     assert "budget" not in draw(shown, "title")[0]
+
+
+def test_a_beginning_whose_air_is_not_known_is_refused(archive, split):
+    """The concentrations of 2015 in a scenario of another year would be a warming of its own."""
+    emulator = EnergyBalanceEmulator.fit(archive, split)
+    s = archive["ssp245"]
+    earlier = replace(s, time=TimeAxis("month", s.time.first - 120, len(s)))
+    with pytest.raises(ProtocolError, match="is not known"):
+        emulator.predict_fields(earlier, 0, 12)
+    with pytest.raises(ProtocolError, match="is not known"):
+        feature(CORE, earlier, archive.grid)
+    moved = replace(archive, scenarios={n: replace(x, time=earlier.time) for n, x in archive.items()})
+    with pytest.raises(RecipeError, match="in the air in 2005"):
+        EnergyBalanceEmulator.fit(moved, split)
+    known = EnergyBalanceEmulator.fit(moved, split, co2_start=379.0, ch4_start=1774.0)
+    assert np.isfinite(known.predict_fields(moved["ssp245"], 0, 12)).all()
+    terms = known.forced.forcing(moved["ssp245"], archive.grid)[:, 0]
+    assert terms[0] == pytest.approx(co2_forcing(np.array(379.0)), rel=1e-9)
+    assert terms[1] == ch4_forcing(np.array(1774.0))
+
+
+def test_years_are_known_as_well_as_months(archive, split):
+    """The demo's years: the same globe as of its months, within what a step of a year loses."""
+    scenarios = {}
+    for name, s in archive.items():
+        year = {k: v[:1020].reshape(85, 12, *v.shape[1:]).mean(1) for k, v in s.forcings.items()}
+        targets = s.targets[:, :1020].reshape(len(s.members), 85, 12, *s.targets.shape[2:]).mean(2)
+        hidden = s.hidden[:1020].reshape(85, 12).any(1)
+        scenarios[name] = replace(s, time=TimeAxis("year", 2015, 85), forcings=year, targets=targets, hidden=hidden)
+    yearly = replace(archive, scenarios=scenarios)
+    train = tuple(replace(x, start=x.start // 12, stop=x.stop // 12) for x in split.train)
+    options = {"features": (), "least_warming": None}
+    of_years = EnergyBalanceEmulator.fit(yearly, replace(split, train=train), **options)
+    of_months = EnergyBalanceEmulator.fit(archive, split, **options)
+    a = archive.grid.mean(of_years.predict_fields(yearly["ssp585"], 0, 85)[:, 0])
+    b = archive.grid.mean(of_months.predict_fields(archive["ssp585"], 0, 1020)[:, 0]).reshape(85, 12).mean(1)
+    np.testing.assert_allclose(a, b, atol=0.05)

@@ -10,6 +10,7 @@ from torch import nn
 from emukit.data.block_sampler import BlockSampler, BlockSettings
 from emukit.data.coarsen import Coarsening, CoarseSettings
 from emukit.data.grid import Grid
+from emukit.data.protocol import make_split
 from emukit.data.split import Span
 from emukit.data.store import open_store
 from emukit.data.targets import TargetSettings
@@ -24,6 +25,7 @@ from emukit.emulators.neural_downscaler import (
 )
 from emukit.models.block_unet import BlockUNet
 from emukit.objectives.registry import OBJECTIVES
+from tests.other_steps import even_dataset, written, yearly_dataset
 
 SPANS = (Span("ssp126", 0, 240, (0, 1)),)
 
@@ -273,3 +275,33 @@ def test_odd_grids_with_points_at_the_poles_are_stitched():
         sums[:, :, at[0], at[1]] += weights * block
         total[at] += weights
     np.testing.assert_allclose(sums / total, passed, atol=1e-12)
+
+
+@pytest.mark.parametrize("time", ["6h", "year"])
+def test_hours_and_years_are_downscaled_as_months_are(tmp_path, time):
+    dataset = even_dataset(6, 4 * 40) if time == "6h" else yearly_dataset()
+    store, card = written(tmp_path, time, dataset, 4)
+    archive = open_store(store, card=str(card))
+    split = make_split(archive)
+    shape = archive.grid.shape
+    coarsening = Coarsening(archive.grid, CoarseSettings(grid=(shape[0] // 2, shape[1] // 2)))
+    said = TargetSettings(climatology="cell", scale="cell")
+    targets = known_targets(archive.domain, lambda v: said)
+    frames = fit_frames(archive, split.train, coarsening, targets, ConditionSettings(width=3))
+    assert frames.uniform == (4 if time == "6h" else 0)
+    settings = BlockSettings(size=(2, 4), times=2)
+    sampler = BlockSampler(archive, split.train, coarsening, frames, settings)
+    sample = sampler.batch(sampler.epoch(0, 0)[0])
+    network = build_block_network(frames, 2, {"width": 4, "depth": 1}, OBJECTIVES.load("regression")(None))
+    assert network(sample.frames).shape == sample.targets.shape
+    if time == "6h":
+        # Of the first four steps of a day each sees another time of it.
+        scenario = archive[split.train[0].scenario]
+        coarse = coarsening.down(scenario.truth(0, 0, 4))
+        shown, _ = frames.block(coarse, scenario.time[:4], np.arange(2), np.arange(4))
+        angle = np.arctan2(shown[:, 2, 0, 0], shown[:, 3, 0, 0])
+        np.testing.assert_allclose(np.diff(np.unwrap(angle)), np.pi / 2, atol=1e-6)
+    chosen = NeuralDownscaler(archive.domain, coarsening, frames, network, {}, settings, 1)
+    one = split.validation[0]
+    coarse = coarsening.down(archive[one.scenario].truth(one.members[0], one.start, one.stop))
+    assert np.isfinite(chosen.fields(coarse, archive[one.scenario].time[one.start : one.stop])).all()

@@ -187,3 +187,41 @@ def test_the_mean_of_scores_holds_what_all_of_them_have():
     scores = [Score(one, {"tas.error": 1.0, "tas.bias": 5.0}, 12), Score(one, {"tas.error": 3.0}, 24)]
     mean = mean_score(scores)
     assert (mean.numbers, mean.months, mean.value) == ({"tas.error": 2.0}, 36, 4.0)
+
+
+def test_a_score_is_read_by_key_and_area_weights_by_their_shape_alone():
+    one = small_competition()
+    rng = np.random.default_rng(0)
+    truth = rng.normal(280, 5, (12, 1, 3, 4))
+    moments = one.moments(truth + rng.normal(0, 1, truth.shape), truth)
+    weights = rng.uniform(0.5, 1.5, (3, 4))
+    score = one.score(moments, weights, ("tas",))
+    assert score["score"] == score.value == 2 * score["tas.error"]
+    assert score["tas.error"] == pytest.approx((weights / weights.sum() * moments.ee[0] / 12).sum())
+    assert one.score(moments, 7 * weights, ("tas",)).numbers == pytest.approx(score.numbers)
+
+
+def test_the_direction_and_the_cost_of_a_score_follow_the_competition():
+    lower, higher = small_competition(), small_competition(higher_is_better=True)
+    assert (lower.direction, higher.direction) == ("lower is better", "higher is better")
+    assert (lower.cost(2.0), higher.cost(2.0)) == (2.0, -2.0)
+    assert Score(higher, {"tas.error": 3.0}, 1).cost == -6.0
+
+
+def test_units_stand_in_a_full_heading_and_terms_of_two_kinds_are_refused():
+    def size(prediction, truth):
+        return np.abs(prediction)
+
+    shown = {"heading": "h", "title": "error", "description": "d", "variable": "tas", "function": lambda m, w: 0.0}
+    metrics = [Metric(key=f"tas.{n}", units="K", terms={"size": size}, **shown) for n in ("a", "b")]
+    both = small_competition(metrics=tuple(metrics), weights={"tas.a": 1.0})
+    assert both.terms == {"size": size}
+    assert [c.full_heading for c in both.columns] == ["score", "error, K", "error, K"]
+    other = Metric(key="tas.c", terms={"size": lambda p, t: p}, **shown)
+    with pytest.raises(ValueError, match=r"tas\.c: another term size"):
+        small_competition(metrics=(*metrics, other), weights={"tas.a": 1.0})
+
+
+def test_without_a_ceiling_of_what_counts_there_is_no_limit():
+    runs = np.random.default_rng(0).normal(280, 5, (3, 12, 1, 2, 3))
+    assert small_competition().limit(runs, np.ones((2, 3)), ("tas",)) is None

@@ -114,8 +114,8 @@ def test_models_fitted_to_a_sudden_forcing_predict_a_slow_one(models):
 
 
 def test_cesm2_warms_in_its_scenarios_as_its_idealised_run_says(models, real_store, real_archive):
-    """None of its months in scenarios is used. Aerosols force -1.37 W m-2 in 2014, as Smith et al. (2020,
-    doi:10.5194/acp-20-9591-2020) found in CESM2; methane 1.65 times its own forcing, for ozone and water vapour."""
+    """None of its months in scenarios is fitted. Aerosols force -1.37 W m-2 in 2014, within what Smith et al. (2020,
+    doi:10.5194/acp-20-9591-2020) found in CMIP6; methane 1.65 times its own forcing, for ozone and water vapour."""
     import pandas as pd
     import xarray as xr
 

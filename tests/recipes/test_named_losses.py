@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from emukit.cli.models import choice_lines
-from emukit.cli.train import train
+from emukit.cli.train import models, train
 from emukit.competitions.cse151b import PART_WEIGHTS, VARIABLE_WEIGHTS
 from emukit.errors import RecipeError
 from emukit.losses.named import LOSSES, loss_lines, loss_terms, named_loss
@@ -75,10 +75,14 @@ def test_listed_loss_is_a_recipe_table_that_gives_it(name, tmp_path):
     assert load_recipe("cnn-gru", file).loss == LossSettings(**named_loss(name))
 
 
-def test_help_names_every_loss_with_its_terms():
+def test_help_names_every_loss_and_where_its_terms_are(capsys):
     option = get_type_hints(train, include_extras=True)["loss"].__metadata__[0]
+    assert "`emukit models` says which terms each has" in option.help
+    models(None)
+    listed = " ".join(capsys.readouterr().out.split())
     for line in loss_lines():
-        assert line.lower() in option.help.lower()
+        assert line.partition(":")[0] in option.help
+        assert " ".join(line.split()) in listed
 
 
 @pytest.mark.parametrize(

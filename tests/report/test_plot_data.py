@@ -16,6 +16,7 @@ from emukit.data.split import Span
 from emukit.emulators.base import Emulator
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.sampled import Sampled
+from emukit.emulators.trajectory import Persistence
 from emukit.errors import ProtocolError
 from emukit.figures.maps import draw_maps
 from emukit.figures.variability import weather_table
@@ -36,6 +37,7 @@ from emukit.report.plot_data import (
 from emukit.report.variability import compare_variability
 from emukit.runs.evaluate import score_emulator
 from tests.coded import coded_archive, warming_archive
+from tests.forecasts import sequence
 
 
 class Late(Emulator):
@@ -294,3 +296,13 @@ def test_every_span_of_a_set_has_a_folder_of_its_own():
     spans = (Span("ssp126", 0, 12, (0,)), Span("ssp126", 24, 36, (0,)), Span("ssp370", 0, 12, (0,)))
     places = [_place(archive, "validation", s, spans) for s in spans]
     assert places == ["validation-ssp126-2015-01", "validation-ssp126-2017-01", "validation-ssp370"]
+
+
+def test_a_trajectory_is_shown_from_the_beginning_that_is_scored():
+    archive = sequence()
+    (span,) = make_split(archive, "forecast").scored["test"]
+    emulator = Persistence(archive.domain)
+    shown = collect(emulator, archive, span)
+    np.testing.assert_array_equal(shown.predictions[0], archive["control"].targets[0, [span.start - 1] * len(span)])
+    assert np.isnan(shown.global_predictions[0, : span.start]).all()
+    assert np.isfinite(shown.global_predictions[0, span.start : span.stop]).all()

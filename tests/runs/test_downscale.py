@@ -271,6 +271,20 @@ def test_a_file_becomes_a_store_of_fine_fields(run, archive, coarse, tmp_path):
     downscale_file(one, tmp_path / "coarse.nc", tmp_path / "fine.zarr", overwrite=True, reporter=QUIET)
 
 
+def test_realisations_are_written_along_a_dimension_of_their_own(archive, coarse, tmp_path):
+    chosen = recipe("conditions.base=pass", objective="diffusion")
+    one = DownscaleTrainer(archive, chosen, make_split(archive, None, (0,)), 0, QUIET).downscaler
+    coarse.isel(time=slice(0, 3)).to_netcdf(tmp_path / "coarse.nc")
+    downscale_file(one, tmp_path / "coarse.nc", tmp_path / "fine.zarr", members=2, reporter=QUIET)
+    found = opened(tmp_path / "fine.zarr")
+    assert found.tas.dims == ("member", "time", "y", "x")
+    fields = np.stack([coarse[v].values[:3] for v in archive.variables], 1)
+    for number in range(2):
+        expected = one.fields(fields, archive["ssp370"].time[100:103], member=number)
+        np.testing.assert_allclose(found.pr.values[number], expected[:, 1], rtol=1e-5, atol=1e-6)
+    assert np.abs(found.tas[0] - found.tas[1]).max() > 0.1
+
+
 def test_fields_upside_down_and_from_another_meridian_are_the_same(run, coarse, tmp_path):
     odd = coarse.isel(y=slice(None, None, -1)).roll(x=2, roll_coords=True)
     for name, dataset in (("plain", coarse), ("odd", odd)):

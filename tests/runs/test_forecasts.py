@@ -13,6 +13,7 @@ from emukit.emulators.trajectory import Persistence
 from emukit.errors import ProtocolError
 from emukit.metrics.ensemble import fair_crps
 from emukit.progress import Reporter
+from emukit.runs.fit import selecting_spans
 from emukit.runs.forecasts import evaluate_forecasts, leads_of, save_forecasts
 from tests.forecasts import sequence
 
@@ -71,7 +72,7 @@ def test_persistence_is_its_own_reference_and_errors_are_those_of_its_lead():
             numbers = found.scores[name][words]
             assert numbers.rmse == numbers.persistence == pytest.approx(rmse(still), rel=1e-6)
             assert numbers.climatology == pytest.approx(rmse(usual), rel=1e-6)
-            assert numbers.crps is None
+            assert numbers.crps is numbers.climatology_crps is None
 
 
 def test_realisations_are_scored_by_their_mean_and_their_distribution(tmp_path):
@@ -89,7 +90,7 @@ def test_realisations_are_scored_by_their_mean_and_their_distribution(tmp_path):
 def test_climatological_distribution_is_of_training_steps():
     changed = sequence()
     changed["control"].targets[0, 40:] += 1000
-    found = evaluate_forecasts(Persistence(changed.domain), changed, SPLIT, TEST, None, QUIET)
+    found = evaluate_forecasts(Knowing(changed.domain), changed, SPLIT, TEST, 2, QUIET)
     assert found.scores["z500"]["6 h"].climatology_crps == pytest.approx(1000, rel=0.5)
     assert found.scores["z500"]["6 h"].climatology == pytest.approx(1000, rel=0.2)
 
@@ -99,3 +100,9 @@ def test_what_does_not_begin_makes_no_forecast():
         scored(ClimatologyEmulator.fit(ARCHIVE, SPLIT))
     with pytest.raises(ProtocolError, match="too few"):
         scored(Persistence(ARCHIVE.domain), spans=(Span("control", 60, 60, (0,)),))
+
+
+def test_weights_of_trajectories_are_selected_by_a_day_from_each_beginning_and_others_as_ever():
+    pieces = selecting_spans(Persistence(ARCHIVE.domain), ARCHIVE, SPLIT)
+    assert [(p.start, p.stop) for p in pieces] == [(40, 44), (44, 48), (48, 52), (52, 56)]
+    assert selecting_spans(ClimatologyEmulator.fit(ARCHIVE, SPLIT), ARCHIVE, SPLIT) == SPLIT.validation
