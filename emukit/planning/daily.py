@@ -25,8 +25,8 @@ from emukit.terminal import duration, size
 # Of typical-year: float32 level and slope, and uint16 ranks, for every sorted day of every cell and variable.
 LEARNED_BYTES = 10
 # Copies of a year of one variable that are alive together while it is read, sorted and ranked; and the libraries.
-# Measured: 3.3 GB in all on 192 x 288 cells and 7 variables, whose learned arrays are 1.4 GB.
-COPIES, LIBRARIES = 22, 400 << 20
+# Measured: 2.3 GB in all on 192 x 288 cells and 7 variables, whose learned arrays are 1.4 GB.
+COPIES, LIBRARIES = 8, 400 << 20
 # Of fields in memory: what they take until the run is validated, its references included. Measured on the lite files.
 UNTIL_VALIDATED = 1.7
 

@@ -400,7 +400,7 @@ def test_an_average_that_gets_better_does_not_keep_training_going(tmp_path: Path
 def test_the_ramp_of_the_loss_stands_still_within_an_epoch(tmp_path: Path) -> None:
     engine, asked, used = make_engine(SOURCE, epochs=2), [], []
     step = engine.step
-    engine.step = lambda group, rate, ramp, ahead: used.append(ramp) or step(group, rate, ramp, ahead)
+    engine.step = lambda group, rate, ramp, *more: used.append(ramp) or step(group, rate, ramp, *more)
     train(engine, tmp_path, ramp=lambda epochs: asked.append(epochs) or epochs / 2)
     assert asked == pytest.approx([n / STEPS for n in range(2 * STEPS)])
     assert used == [a / 2 for a in asked]
