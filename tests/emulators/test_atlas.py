@@ -351,6 +351,7 @@ def test_the_same_seed_trains_the_same_networks(archive, tmp_path):
         (("predictor.objective.name=regression",), "draws nothing"),
         (("predictor.network=unet",), "depth|patch_rows"),
         (("projector.objective.name=diffusion",), "local-cnn does not"),
+        (("projector.objective.name=rollout",), "feeds states back"),
         (("bases.0.recipe=variance-matched",), "varies as a run does"),
         (("predictor.network=nothing",), "unknown network"),
         (("predictor.objective.noise=3",), "noise"),
