@@ -116,7 +116,11 @@ def draw_distribution(curves: Curves, label: str, title: str) -> Figure:
         # A logarithm has no place for nothing.
         members, predictions = (np.where(p > 0, p, np.nan) for p in (curves.members, curves.predictions))
         draw_curves(axes, replace(curves, members=members, predictions=predictions))
-        axes.set(xscale="log", yscale="log", xlabel=label, ylabel="share of area and months\nper factor e")
-        axes.set_ylim(bottom=1e-5)
+        # In units that nobody foresaw there may be no amount of these sizes, and a logarithm needs one.
+        any_at_all = bool(np.isfinite(members).any() or np.isfinite(predictions).any())
+        axes.set(xscale="log", xlabel=label, ylabel="share of area and months\nper factor e")
+        if any_at_all:
+            axes.set_yscale("log")
+            axes.set_ylim(bottom=1e-5)
         legend_below(figure, axes)
     return figure

@@ -17,6 +17,7 @@ from emukit.data.grid import Grid
 from emukit.data.opening import DEMO
 from emukit.data.split import Span
 from emukit.data.time import in_words
+from emukit.data.units import CONVERSIONS, same_units
 from emukit.emulators.base import Emulator
 from emukit.figures.curves import Curves, Power, Season, Years
 from emukit.figures.maps import Panel, Row
@@ -354,7 +355,7 @@ def distribution(shown: Shown, variable: str) -> Curves:
         Shares per factor e of the size, over sizes that grow by the same factor.
     """
     v = shown.archive.variables.index(variable)
-    edges = np.geomspace(*SIZES, SIZE_CLASSES + 1)
+    edges = np.geomspace(*SIZES, SIZE_CLASSES + 1) / _scale_to_daily(shown.archive.card.targets[variable].units)
     weights = np.broadcast_to(
         shown.archive.grid.weights / len(shown.span), (len(shown.span), *shown.archive.grid.shape)
     )
@@ -367,6 +368,12 @@ def distribution(shown: Shown, variable: str) -> Curves:
         np.stack([shares(f) for f in fields]) for fields in (shown.members.values(), shown.ensemble)
     )
     return Curves(np.sqrt(edges[1:] * edges[:-1]), members, predictions, truth=True)
+
+
+def _scale_to_daily(units: str) -> float:
+    """Millimetres a day of one unit of precipitation; one where that is not known."""
+    scales = (scale for (a, b), (scale, _) in CONVERSIONS.items() if b == "mm/day" and same_units(a, units))
+    return next(scales, 1.0)
 
 
 def _powers(spectrum: Sequence[Spectrum], v: int) -> Array:

@@ -16,6 +16,7 @@ from emukit.figures.figure import BETTER, WORSE, write_webp
 from emukit.figures.learning import draw_learning, draw_terms, has_terms
 from emukit.figures.maps import round_limit
 from emukit.figures.study import VariantInterval, draw_coordinates, draw_intervals
+from emukit.report.plot_data import _scale_to_daily
 from emukit.report.run_figures import SHAPES
 from tests.coded import small_grid
 from tests.report.test_pictures import mesh_of
@@ -100,6 +101,18 @@ def test_nothing_has_no_place_on_a_logarithm():
     axes = draw_distribution(curves, "pr", "title").axes[0]
     assert np.isnan(axes.lines[0].get_ydata()[2])
     assert np.isnan(axes.lines[1].get_ydata()[0])
+
+
+def test_amounts_outside_all_classes_are_an_empty_picture_instead_of_an_error():
+    nothing = Curves(np.array([0.1, 1.0, 10.0]), np.zeros((1, 3)), np.zeros((1, 3)))
+    draw_distribution(nothing, "pr", "title").draw_without_rendering()
+
+
+@pytest.mark.parametrize(
+    ("units", "scale"), [("mm/day", 1.0), ("mm d-1", 1.0), ("kg m-2 s-1", 86400.0), ("m s-1", 86400e3)]
+)
+def test_classes_of_precipitation_are_the_same_amounts_in_all_units(units, scale):
+    assert _scale_to_daily(units) == scale
 
 
 def test_limit_leaves_a_share_of_the_area_beyond():
