@@ -63,7 +63,8 @@ def describe(error: ValidationError) -> list[str]:
     """One line per mistake: dotted path, what is wrong, what was given."""
     lines = []
     for e in error.errors(include_url=False):
-        path = ".".join(str(p) for p in e["loc"]) or "(whole)"
+        # What is wrong between tables names them.
+        path = ".".join(str(p) for p in e["loc"]) or "recipe"
         if e["type"] == "extra_forbidden":
             lines.append(f"{path}: unknown key (value {_shown(e['input'])})")
         elif e["type"] == "missing":

@@ -5,6 +5,7 @@ Invariant: the examples work on the demo climate as they stand, one after the ot
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -58,4 +59,9 @@ def add(
     # The help joins single lines: every example is a paragraph. A backslash keeps brackets from being read as markup.
     shown = [example.replace("[", r"\[") for example in examples]
     epilog = "\n\n".join(["Examples:", *(f"  {example}" for example in shown)]) if shown else None
-    app.command(name, cls=cls, rich_help_panel=group, epilog=epilog)(function)
+    app.command(name, cls=cls, rich_help_panel=group, epilog=epilog, help=_paragraphs(function.__doc__))(function)
+
+
+def _paragraphs(doc: str | None) -> str:
+    """A docstring with each paragraph on one line: the help would keep the ends of lines after the first paragraph."""
+    return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(doc or "").split("\n\n"))

@@ -30,7 +30,7 @@ COLUMNS = {
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    commands.add(app, downscale, "emukit downscale runs/fine coarse.nc --out fine.zarr", group=commands.SUBMIT)
+    commands.add(app, downscale, "emukit downscale runs/fine coarse.nc --out fine.zarr", group=commands.LOOK)
 
 
 def downscale(
@@ -130,20 +130,30 @@ def train_downscale(
         echo(f"stopped; continue with the same command and --resume --out {folder}", err=True)
         raise typer.Exit(130) from None
     for name, scores in run.record["scores"].items():
-        print_scores(name, scores)
+        print_scores(name, scores, {v: archive.card.targets[v].units for v in archive.variables})
     echo(f"run {folder}: {run.record['seconds']:.0f} s. Next: emukit downscale {folder} COARSE.nc --out FINE.zarr")
 
 
-def print_scores(name: str, scores: Mapping[str, Any]) -> None:
-    """The table of a set: a row for each variable and downscaler, the baselines always among them."""
+def print_scores(name: str, scores: Mapping[str, Any], units: Mapping[str, str]) -> None:
+    """The table of a set: for each variable a row for each downscaler, the baselines always among them."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from emukit.terminal import open_console
+
     gain = scores["gain"]
-    rows = []
     shown = [c for c in COLUMNS if any(k.endswith(f".{c}") for own in scores.values() for k in own)]
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    table.add_column(name)
+    for column in shown:
+        table.add_column(COLUMNS[column], justify="right", no_wrap=True)
     for variable in gain:
+        table.add_row(Text(f"{variable}, {units[variable]}"))
         for label, own in scores.items():
             if label != "gain":
                 numbers = [own.get(f"{variable}.{c}") for c in shown]
-                rows.append((variable, label, *("" if n is None else f"{n:.3f}" for n in numbers)))
-    o.print_rows((name, "", *(COLUMNS[c] for c in shown)), rows, "table")
+                table.add_row(Text(f"- {label}"), *("" if n is None else f"{n:.3f}" for n in numbers))
+    open_console().print(table)
     said = ", ".join(f"{v} {g:+.1%}" for v, g in gain.items())
     echo(f"MAE below that of the best baseline: {said}")

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Sizes are those on the competition's grid; CO2 and CH4 are series there, which makes no difference to a channel count.
 GRID = (48, 72)
+# Settings of a training that downscaling refuses.
+NOT_OF_BLOCKS = ("training.segments.", "training.accumulate")
 SIZES_NOTE = f"Parameters are those on the competition's grid of {GRID[0]} x {GRID[1]} cells; other grids have others."
 
 
@@ -102,8 +104,11 @@ def setting_rows(name: str) -> Iterator[tuple[str, str, str, str]]:
     """Every setting of a recipe by dotted path, with its value, what it may be, and what it means."""
     from emukit.config import toml_value
     from emukit.recipes.describe import settings_of
+    from emukit.recipes.downscale import DOWNSCALE, load_downscale
 
-    for setting in settings_of(load_recipe(name)):
+    for setting in settings_of(load_downscale() if name == DOWNSCALE else load_recipe(name)):
+        if name == DOWNSCALE and setting.path.startswith(NOT_OF_BLOCKS):
+            continue
         value = "not set" if setting.value is None else toml_value(setting.value)
         yield setting.path, value, setting.form, setting.meaning
 
@@ -128,9 +133,16 @@ def choice_lines(name: str) -> Iterator[str]:
     from emukit.data.encodings import CYCLES, STATIC
     from emukit.losses.named import LOSSES
     from emukit.losses.registry import TERMS
+    from emukit.recipes.downscale import DOWNSCALE
     from emukit.recipes.load import sizes_of
     from emukit.recipes.schema import NetworkRecipe
 
+    if name == DOWNSCALE:
+        from emukit.models.block_unet import BlockUNet
+
+        yield f"model.size: {', '.join(BlockUNet.SIZES)}"
+        yield "docs/downscaling.md says more of them"
+        return
     sized = {s: load_recipe(name, assignments=(f"model.size={s}",)) for s in sizes_of(load_recipe(name).emulator)}
     sizes = [f"{s} ({network_size(r):,} parameters)" for s, r in sized.items() if isinstance(r, NetworkRecipe)]
     if sizes:

@@ -65,7 +65,7 @@ Domain = Annotated[
     typer.Option(
         "--domain",
         help="Processes that share one globe, each with some of its rows: for fields too large for one device. "
-        "Without --devices as many processes are started.",
+        "Without torchrun, and without --devices where a command has it, as many processes are started.",
         min=1,
         metavar="N",
     ),
@@ -198,11 +198,25 @@ def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]], format: F
         from rich.table import Table
         from rich.text import Text
 
-        table = Table(*headings, box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+        table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+        for i, heading in enumerate(headings):
+            cells = [row[i] for row in rows if row[i]]
+            # A name that is cut off could not be typed.
+            table.add_column(
+                heading, overflow="fold", justify="right" if cells and all(map(_is_number, cells)) else "left"
+            )
         for row in rows:
             # Text, not markup: a name may hold brackets.
             table.add_row(*map(Text, row))
         open_console().print(table)
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell.replace(",", ""))
+    except ValueError:
+        return False
+    return True
 
 
 def open_named(named: str | None, card: str | None, convert: list[str] | None, report: Reporter) -> Archive:

@@ -168,7 +168,10 @@ def evaluate(
         return
     o.print_blocks([evaluation_block(run.name, evaluation)], format, None)
     if forecasts:
-        o.print_rows(FORECAST_HEADINGS, forecast_rows(forecasts, archive.card), format)
+        rows = list(forecast_rows(forecasts, archive.card))
+        # Of trajectories without realisations the last two columns are empty.
+        kept = len(FORECAST_HEADINGS) - (0 if any(row[-2] for row in rows) else 2)
+        o.print_rows(FORECAST_HEADINGS[:kept], [row[:kept] for row in rows], format)
     if ensemble:
         o.print_rows(ENSEMBLE_HEADINGS, ensemble_rows(ensemble, archive.card), format)
 

@@ -62,8 +62,8 @@ def train(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Short for --set objective.name=...: regression (one answer), crps, interpolant or diffusion "
-            "(realisations).",
+            help="Short for --set objective.name=...: regression (one answer), rollout (trajectories, with states), "
+            "crps, interpolant or diffusion (realisations).",
             show_default=False,
         ),
     ] = None,
@@ -390,6 +390,11 @@ def models(
     if (toml or schema) and (name is None or (toml and schema) or format != "table"):
         raise RecipeError(
             "--toml and --schema each print one thing, of one NAME", hint="emukit models cnn-gru --toml > mine.toml"
+        )
+    if (toml or schema) and name == "downscale":
+        raise RecipeError(
+            "downscale has no recipe file or schema to print",
+            hint="set what `emukit models downscale` lists with --set, or in a TOML file for --recipe",
         )
     if toml or schema:
         from emukit.recipes.describe import recipe_schema, recipe_toml

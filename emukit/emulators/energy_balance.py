@@ -101,10 +101,10 @@ class EnergyBalanceEmulator(LinearEmulator):
             calibration: On the training months (``training``), drawn to the parameters below; or those parameters as
                 they are (``given``), such as `emukit.physics.calibration` finds in idealised runs of a climate model.
                 A competition that forbids outside data forbids those of its own climate model.
-            feedback: W m-2 K-1.
+            feedback: Net flux that a kelvin of warming takes away, W m-2 K-1.
             capacity: Heat capacities of the layers from the top down, W yr m-2 K-1.
             exchange: Heat exchange with the next layer below, W m-2 K-1; one less than layers.
-            efficacy: Of the deepest heat uptake.
+            efficacy: How much a watt that the deepest layer takes up cools, in units of what a watt of forcing warms.
             co2_factor: Forcing of CO2, in units of that of Meinshausen et al. (2020).
             methane_factor: Forcing of CH4 with its effect on ozone and water vapour, in units of its own (Myhre et al.
                 2013, IPCC AR5 WG1 chapter 8: 1.65).
@@ -113,11 +113,11 @@ class EnergyBalanceEmulator(LinearEmulator):
             co2_start: Concentration of CO2 at the first step, ppm; the default is that of 2015.
             ch4_start: The same of CH4, ppb.
             features: Further series in which cells are linear, as `emukit.emulators.features` names them.
-            harmonics: As for `linear`, like what follows.
-            ridge: See there.
-            least_warming: See there.
-            strength: See there; ``energy-balance`` is the name of the warming.
-            smoothing: See there.
+            harmonics: As `harmonics` of `linear`.
+            ridge: As `ridge` of `linear`.
+            least_warming: As `least_warming` of `linear`.
+            strength: As `strength` of `linear`; ``energy-balance`` is the name of the warming.
+            smoothing: As `smoothing` of `linear`.
 
         Raises:
             RecipeError: A value outside its range, or a calibration that does not converge.

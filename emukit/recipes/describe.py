@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import textwrap
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -175,6 +175,8 @@ def form_of(annotation: Any, field: FieldInfo | None = None) -> str:
         inner = [form_of(part) for part in parts if part is not Ellipsis]
         text = f"list of {inner[0]}" if Ellipsis in parts or len(set(inner)) == 1 else f"[{', '.join(inner)}]"
         text += "" if Ellipsis in parts or len(set(inner)) > 1 else f", {len(inner)} of them"
+    elif origin is Sequence:
+        text = f"list of {form_of(parts[0])}"
     elif origin in (dict, Mapping) or annotation is dict:
         text = f"table of names = {form_of(parts[1])}" if parts else "table of names = number"
     else:

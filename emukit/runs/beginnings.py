@@ -86,9 +86,9 @@ def _from_fields(emulator: Trajectory, scenario: Scenario, initial: xr.Dataset, 
         raise ProtocolError(
             "the initial fields do not reach to the step before the trajectory",
             found=f"{time.text(0)} to {time.text(-1)}",
-            expected=f"{emulator.begins} {time.unit}s before {begin or 'a step of the scenario'}, "
-            f"which ends at {scenario.time.text(-1)}",
-            hint="another --begin",
+            expected=f"the {emulator.begins} {time.unit}(s) before {begin or 'the first step'}, and a first step "
+            f"in the scenario, which ends at {scenario.time.text(-1)}",
+            hint="name a step with --begin that the fields reach up to",
         )
     values = np.stack([f.transpose("time", "y", "x").values[last - emulator.begins : last] for f in fields], axis=1)
     return emulator.starting_from(values).starting_at(start)

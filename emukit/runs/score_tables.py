@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from rich.text import Text
 
 from emukit.competitions.ranking import ANOTHER_RUN, LIMIT, MOST_COLUMNS, add_number_columns, all_keys, legends
 from emukit.metrics import Competition
+from emukit.metrics.competition import Column
 from emukit.terminal import markdown_text
 
 SUMMARY_HEADINGS = ("protocol and set", "seeds", "mean score", "sd over seeds", ANOTHER_RUN, LIMIT)
@@ -120,8 +122,21 @@ def _turned(table: Table, block: ScoreTable) -> Table:
         table.add_column(Text(name), justify="right", overflow="fold")
     cells = [block.cells(name) for name in block.lines]
     for i, heading in enumerate(block.headings):
-        table.add_row(Text(heading), *(line[i] for line in cells))
+        columns = block.competition.columns
+        shown = [line[i] for line in cells]
+        if i < len(columns):
+            values = [line.get(columns[i].key) for line in block.lines.values()]
+            shown = [_with_digits(columns[i], value, values) for value in values]
+        table.add_row(Text(heading), *shown)
     return table
+
+
+def _with_digits(column: Column, value: float | None, values: Sequence[float | None]) -> str:
+    """A value of a row whose decimals show three digits of its largest: small units, such as kg kg-1, need more."""
+    largest = max((abs(v) for v in values if v is not None and math.isfinite(v)), default=0.0)
+    if value is None or math.isnan(value) or not 1e-9 < largest < 0.01:
+        return column.text(value)
+    return f"{value:.{2 - math.floor(math.log10(largest))}f}"
 
 
 def markdown(blocks: Sequence[ScoreTable]) -> str:

@@ -177,7 +177,7 @@ class TrainingSettings(Settings):
     @model_validator(mode="after")
     def _validated_at_all(self) -> TrainingSettings:
         if self.validate_every > self.epochs:
-            raise ValueError(f"validate_every {self.validate_every} is more than epochs {self.epochs}")
+            raise ValueError(f"validate_every {self.validate_every} is more than epochs {self.epochs}: set both")
         averaged = self.epochs - int(self.average.start * self.epochs)
         if self.average.kind == "swa" and averaged < 2:
             raise ValueError(

@@ -181,6 +181,20 @@ def test_ctrl_c_saves_and_says_how_to_go_on(demo_store, tmp_path):
     assert "Traceback" not in err
 
 
+def test_settings_can_be_read_and_typed_on_a_narrow_terminal(emukit, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = emukit("models", "mean-corrected").out
+    assert "…" not in shown
+    assert "Sequence" not in emukit("models", "forecast").out
+    downscale = {row["setting"] for row in json.loads(emukit("models", "downscale", "--format", "json").out)}
+    assert {"coarse.grid", "blocks.size", "training.epochs", "model.width"} <= downscale
+    assert not any(path.startswith(("training.segments", "training.accumulate")) for path in downscale)
+    assert "emukit models downscale" in emukit("models", "downscale", "--toml").err
+    # The help joins the lines of every paragraph, not of the first alone.
+    assert "Of a recipe it shows every protocol" in " ".join(emukit("evaluate", "--help").out.split())
+    assert not any(line.rstrip().endswith("Of a recipe it") for line in emukit("evaluate", "--help").out.splitlines())
+
+
 def test_models_lists_sizes_and_settings(emukit):
     listed = emukit("models")
     assert listed.code == 0
