@@ -193,3 +193,21 @@ def test_an_edited_downscaler_is_refused(emukit, trained, tmp_path, change):
     assert answer.code == 2, answer.err
     assert "does not fit" in answer.err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["edited", "x.nc"]
+
+
+@pytest.mark.parametrize("scores", [{"validation": 5}, {"validation": {}}, {"validation": {"gain": {"tas": "x"}}}])
+def test_edited_scores_of_a_downscaling_run_are_refused(emukit, trained, demo_store, scores):
+    shutil.copytree(trained[0], "edited")
+    record = json.loads((trained[0] / "downscale.json").read_text())
+    with open("edited/downscale.json", "w") as f:
+        json.dump({**record, "scores": scores}, f)
+    answer = emukit("train", "downscale", "--data", demo_store, *SMALL, "--out", "edited", "-q")
+    assert answer.code == 2
+    assert "was edited" in answer.err
+
+
+@pytest.mark.parametrize("words", [("--objective", "rollout"), ("--domain", "2")])
+def test_options_that_blocks_do_not_have_are_refused(emukit, demo_store, words):
+    answer = emukit("train", "downscale", "--data", demo_store, *words)
+    assert answer.code == 2
+    assert words[1] in answer.err or words[0] in answer.err
