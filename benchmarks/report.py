@@ -55,11 +55,20 @@ def bench_report(entries: int = ENTRIES, runs: int = 3, many: int = MANY) -> lis
         size = sum(p.stat().st_size for p in (root / "report").rglob("*") if p.is_file()) / 1e6
         for number in range(entries, many):
             shutil.copytree(first, root / "runs" / f"{number:04d}")
-        words = ["report", "runs", "--out", "many", "--overwrite", "-q"]
-        plain = ["-c", "import pathlib; [p.read_bytes() for p in pathlib.Path('runs').rglob('*') if p.is_file()]"]
-        whole = time_command(f"emukit report, {many:,} runs", words, plain, 1, MANY_SECONDS, folder)
+        kept = _command(f"emukit report, {many:,} runs", "runs", folder)
+        for number in range(many):
+            ignored = shutil.ignore_patterns(FOLDER)
+            shutil.copytree(first, root / "undrawn" / f"{number:04d}", ignore=ignored)
+        undrawn = _command(f"emukit report, {many:,} runs that keep no pictures", "undrawn", folder)
     bound = f"{figure.bound}, under {FOLDER_MB:g} MB on disk ({size:.1f})"
-    return [replace(figure, bound=bound, within=figure.within and size < FOLDER_MB), whole]
+    return [replace(figure, bound=bound, within=figure.within and size < FOLDER_MB), kept, undrawn]
+
+
+def _command(name: str, runs: str, folder: str) -> Figure:
+    """A report of a folder of runs as the command writes it, next to reading all their files."""
+    words = ["report", runs, "--out", f"of-{runs}", "--overwrite", "-q"]
+    plain = ["-c", f"import pathlib; [p.read_bytes() for p in pathlib.Path('{runs}').rglob('*') if p.is_file()]"]
+    return time_command(name, words, plain, 1, MANY_SECONDS, folder)
 
 
 def prepare_kept(folder: str, drawn: str) -> Work:

@@ -268,7 +268,7 @@ class Atlas(Wrapper):
     def _drawn(self, scenario: Scenario, start: int, stop: int, numbers: tuple[int, ...]) -> NDArray[np.float32]:
         forced = self.bases[0].predict_fields(scenario, start, stop)
         out = np.empty((len(numbers), *forced.shape), np.float32)
-        for step, states in self._trajectory(scenario, stop, numbers):
+        for step, states in self._trajectory(scenario, start, stop, numbers):
             if step >= start:
                 out[:, step - start] = states
         month = scenario.calendar_month[start:stop]
@@ -281,11 +281,14 @@ class Atlas(Wrapper):
         return out
 
     def _trajectory(
-        self, scenario: Scenario, stop: int, numbers: tuple[int, ...]
+        self, scenario: Scenario, start: int, stop: int, numbers: tuple[int, ...]
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Months and states (E, V, Y, X) of realisations up to a month, from where they were left if that is before."""
+        """Months and states (E, V, Y, X) of realisations up to `stop`: all from `start` on, and some before it.
+
+        They go on from where they were left, if that is not after `start`, or else begin anew.
+        """
         live = self._live
-        if live is None or live.scenario is not scenario or live.numbers != numbers or live.step > stop:
+        if live is None or live.scenario is not scenario or live.numbers != numbers or live.step > start:
             live = self._begin(scenario, numbers)
         self._live = None
         # Predictions are float32, whatever training was.
@@ -449,7 +452,8 @@ def calibrated(series: StateSeries, predictor: Part, projector: Part, seed: int)
     much is seen on training months, each drawn from its own true past.
 
     Args:
-        series: Training months; up to `CALIBRATION` of them, evenly over all runs, are drawn.
+        series: Training months, of which every nth is drawn: `CALIBRATION` of them where there are so many, up to twice
+            as many at most.
         predictor: Draws blocks.
         projector: Draws details.
         seed: Of the draws.

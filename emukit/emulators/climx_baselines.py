@@ -174,7 +174,7 @@ class ClimxPatternScaling(Emulator):
             scenario = archive[span.scenario]
             for start, stop in _years(span):
                 fields, month = (
-                    _transformed(scenario.truth(0, start, stop), logarithmic),
+                    _transformed(scenario.truth(span.members[0], start, stop), logarithmic),
                     scenario.time.month[start:stop],
                 )
                 for m in np.unique(month):
@@ -188,7 +188,7 @@ class ClimxPatternScaling(Emulator):
             scenario = archive[span.scenario]
             co2 = daily_series(scenario, forcing)
             for start, stop in _years(span):
-                fields = _transformed(scenario.truth(0, start, stop), logarithmic)
+                fields = _transformed(scenario.truth(span.members[0], start, stop), logarithmic)
                 fields -= climatology[scenario.time.day_of_year[start:stop]]
                 mean = archive.grid.mean(fields[:, place])
                 sums += fields.sum(0)

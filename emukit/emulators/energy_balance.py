@@ -126,7 +126,7 @@ class EnergyBalanceEmulator(LinearEmulator):
         given = {n: v for n, v in locals().items() if n not in ("cls", "archive", "split", "__class__")}
         cls.check(archive, **given)
         kinds = (carbon, methane, aerosol)
-        names = tuple(dict.fromkeys((*features, CORE)))
+        names = (*features, CORE)
         penalties = penalties_of(strength or {}, archive.variables, names)
         factors = (co2_factor, methane_factor, aerosol_forcing)
         shape = {"feedback": feedback, "capacity": capacity, "exchange": exchange, "efficacy": efficacy}
@@ -193,6 +193,12 @@ class EnergyBalanceEmulator(LinearEmulator):
         for name, value in numbers.items():
             if not (value > 0 and np.isfinite(value)):
                 raise RecipeError(f"model.{name} is out of range", found=str(value), expected="more than 0, and finite")
+        if CORE in given["features"]:
+            raise RecipeError(
+                f"model.features names {CORE}, which is always one",
+                found=", ".join(given["features"]),
+                expected="what cells are linear in besides",
+            )
         if len(set(given["features"])) < len(given["features"]):
             raise RecipeError(
                 "model.features names a feature twice", found=", ".join(given["features"]), expected="each once"

@@ -1,6 +1,7 @@
 """An energy balance forced by the emissions of a store.
 
-Invariant: its temperatures are a function of a scenario's forcings up to each step, and of plain numbers.
+Invariant: its temperatures are a function of a scenario's forcings up to each step and in the first year, and of plain
+numbers.
 """
 
 from __future__ import annotations
@@ -90,7 +91,9 @@ class Forced:
         return cls(names, reference, calibration, int(scenario.time.year[0]), air)
 
     def forcing(self, scenario: Scenario, grid: Grid) -> Array:
-        """(3, T) forcing of all steps by kind, W m-2 before the factors; a function of the steps up to each.
+        """(3, T) forcing of all steps by kind, W m-2 before the factors.
+
+        It is a function of the first year and of the steps up to each.
 
         Raises:
             ProtocolError: The scenario begins in another year, whose air is not known.

@@ -279,7 +279,7 @@ class StateSeries:
         return (self.blocks[at] - kept) / torch.from_numpy(space.innovation)
 
     def detail_innovation(self, rows: NDArray[np.int64]) -> Tensor:
-        """(S, V, Y, X) likewise of details; its mean over a block, with the weights of the details, is zero."""
+        """(S, V, Y, X) likewise of details, each cell by its own persistence: block means of it are not quite zero."""
         space = self.space
         now, before = (space.without_blocks(self.state(r)) for r in (rows, rows - 1))
         rest = now - torch.from_numpy(space.detail_persistence) * before

@@ -18,7 +18,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from emukit.config import Settings, check, options_of
 from emukit.data.archive import Archive, Domain
@@ -52,7 +52,7 @@ class ConditionSettings(Settings):
 
     Attributes:
         base: ``regression``: the ridge regression of each cell on the coarse cells round it; ``pass``: the pass alone.
-        width: Coarse cells of a side of the square that the regression sees.
+        width: Coarse cells of a side of the square that the regression sees, an odd number.
         penalty: Of the regression's squared weights.
         statics: ``lat``, ``lon`` (sines and cosines), and fields of the store or of `static_file`; None: those two,
             and `land` and `orography` where the store has them.
@@ -64,6 +64,13 @@ class ConditionSettings(Settings):
     penalty: float = Field(0.01, gt=0)
     statics: tuple[str, ...] | None = None
     static_file: str | None = None
+
+    @field_validator("width")
+    @classmethod
+    def _odd(cls, width: int) -> int:
+        if width % 2 == 0:
+            raise ValueError("a square round a coarse cell has an odd number of cells a side")
+        return width
 
 
 class ResidualFrames:

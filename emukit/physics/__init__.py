@@ -1,1 +1,1 @@
-"""Physics in closed form: the energy balance of the globe, forcings from emissions, budgets, and learned closures."""
+"""Physics in closed form: the energy balance of the globe, forcings from emissions, and budgets."""

@@ -14,7 +14,6 @@ Letters: L layers, N steps. Everything is float64, and differentiable in the par
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from math import log
 from typing import NamedTuple
 
 import torch
@@ -22,10 +21,6 @@ from torch import Tensor
 
 # Rows of a convolution's matrix that are held at a time.
 BLOCK_STEPS = 1024
-# W m-2 per natural logarithm of a ratio of CO2 concentrations (Myhre et al. 1998, doi:10.1029/98GL01908).
-CO2_FORCING = 5.35
-# Of twice the CO2.
-DOUBLING = CO2_FORCING * log(2.0)
 
 
 class Course(NamedTuple):
@@ -165,11 +160,6 @@ class EnergyBalance:
         """(...) heat content of (..., L) temperatures, W yr m-2."""
         return temperatures @ self.capacity
 
-    def equilibrium(self, forcing: float | Tensor) -> Tensor:
-        """() warming in the end under a constant forcing, K."""
-        constant: Tensor = torch.as_tensor(forcing, dtype=torch.float64)
-        return constant / self.feedback
-
     def grown(self, forcing: float | Tensor, rate: float | Tensor) -> Tensor:
         """(L,) temperatures under a forcing that has grown as exp(rate t) for ever and has arrived at a value, K.
 
@@ -188,8 +178,3 @@ def convolved(kernel: Tensor, forcing: Tensor) -> Tensor:
     n = len(forcing)
     windows = torch.cat([forcing.new_zeros(n - 1), forcing]).unfold(0, n, 1)
     return torch.cat([windows[first : first + BLOCK_STEPS] @ kernel.flip(0) for first in range(0, n, BLOCK_STEPS)])
-
-
-def co2_forcing(ratio: Tensor) -> Tensor:
-    """Radiative forcing, W m-2, of CO2 concentrations as ratios to the reference (Myhre et al. 1998)."""
-    return CO2_FORCING * torch.log(ratio)

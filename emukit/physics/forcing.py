@@ -1,7 +1,8 @@
 """What emissions and concentrations do to the radiation at the top of the atmosphere.
 
-Invariant: pure functions of series, without parameters that training could fit. A step is a function of the steps
-before it alone. Before the first, fossil emissions are taken to have grown exponentially.
+Invariant: pure functions of series, without parameters that training could fit. A step is a function of the
+first year and of the steps up to it. Before the first, fossil emissions are taken to have grown exponentially, to the
+mean emission of the first year.
 
 Concentrations of CO2 follow the four pools of Joos et al. (2013, doi:10.5194/acp-13-2793-2013), whose time scales
 lengthen as sinks fill and the climate warms (FaIR: Millar et al. 2017, doi:10.5194/acp-17-7213-2017; in the closed

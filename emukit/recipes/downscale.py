@@ -83,6 +83,8 @@ class DownscaleRecipe(Settings):
             raise ValueError("objective.name: blocks are single steps, and rollout is of several in a row")
         if self.training.accumulate > 1:
             raise ValueError("training.accumulate: take blocks.times in its place")
+        if self.objective.build(None).trajectory:
+            raise ValueError(f"objective.name: {self.objective.name} feeds states back, and a downscaler has none")
         sides = [n for n in self.blocks.size if n % 2 ** self.model.model_dump()["depth"]]
         if sides:
             raise ValueError(f"blocks.size: {sides[0]} cells cannot be halved model.depth times")

@@ -354,12 +354,14 @@ class PartSettings(Settings):
 
     network: str
     model: Settings
-    objective: Annotated[SerializeAsAny[ObjectiveSettings], BeforeValidator(_objective_settings)] = ObjectiveSettings()
+    objective: AnyObjective = ObjectiveSettings()
     training: PartTraining = PartTraining()
 
     @model_validator(mode="after")
     def _can_be_trained(self) -> PartSettings:
         check_levels(self.objective, self.network)
+        if self.objective.build(None).trajectory:
+            raise ValueError(f"objective.name: {self.objective.name} feeds states back, and a month is drawn alone")
         return self
 
 

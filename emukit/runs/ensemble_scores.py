@@ -174,7 +174,9 @@ def evaluate_ensemble(
         for (name, start, stop), own in places.items():
             scenario = archive[name]
             moments = [Moments.zero(shape, tuple(competition.terms)) for _ in own]
-            chosen = scenario.members[: others + 1]
+            chosen, scored = scenario.members[: others + 1], own[0].members[0]
+            if scored not in chosen:
+                chosen = (*chosen[:-1], scored)
             zonal, zonal_real = (ZonalPower.zero(n, shape[0], archive.grid) for n in (members, len(chosen)))
             regional: tuple[list[Array], list[Array]] = [], []
             for first in range(start, stop, lengths[name, start, stop]):
@@ -204,7 +206,6 @@ def evaluate_ensemble(
                 for kept, run in zip(regional, (ensemble, runs), strict=True):
                     kept.append(regions.means(run))
             means += [competition.score(m, archive.grid.weights, archive.variables) for m in moments]
-            scored = own[0].members[0]
             periods.append(
                 Period(
                     np.concatenate(regional[0], axis=1),
@@ -213,7 +214,7 @@ def evaluate_ensemble(
                     zonal_real if others > 0 else None,
                     scenario.time.season[start:stop],
                     scenario.time.per_year,
-                    chosen.index(scored) if scored in chosen else 0,
+                    chosen.index(scored),
                 )
             )
     cells = score_ensemble(sums, archive.grid.weights, archive.variables)

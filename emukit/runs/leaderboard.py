@@ -250,7 +250,7 @@ def _ensemble_note(folder: Path, part: str) -> str:
         RunError: It is damaged.
     """
     path = folder / "ensembles" / f"{part}.json"
-    if not path.exists():
+    if not os.path.lexists(path):
         return ""
     remedy = f"emukit evaluate {folder} --split {part} --members 20"
     found = read_json(path, remedy)
@@ -305,7 +305,8 @@ def _entry_rows(folder: Path) -> list[Row]:
     entry = read_entry(folder)
     path = folder / SCORE_FILE
     model = model_name(entry.command, entry.emulator)
-    if not path.exists():
+    # A link that leads nowhere is no score, and is not the absence of one either.
+    if not os.path.lexists(path):
         known = entry.validation.get("score")
         note = "not scored here" if known is None else f"not scored here, validation {known:.4f}"
         competition = Scoring(name=entry.competition, units=entry.units or UNITS).competition

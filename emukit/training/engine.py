@@ -41,9 +41,8 @@ class Execution:
         strategy: ``ddp`` copies the network to every process, ``fsdp`` shards it.
         compile: Compile the network with torch.compile.
         channels_last: Lay out convolutions with channels innermost.
-        domain: Processes that share a globe; batches are dealt out among groups of so many.
+        domain: Processes that share a globe, each with some of its rows; batches are dealt out among groups of so many.
         track: Which of `emukit.training.tracking` mirrors the log; None for none.
-        domain: Processes that share a globe, each with some of its rows.
     """
 
     strategy: Strategy = "ddp"

@@ -44,11 +44,13 @@ def test_a_report_is_measured_that_draws_what_is_kept_or_fills_the_disk(
 
     def time_command(name: str, words: list[str], plain: list[str], runs: int, bound: float, place: str) -> Figure:
         assert len(list(Path(place, words[1]).glob("*/run.json"))) == 3
+        assert len(list(Path(place, words[1]).glob("*/report"))) == {"runs": 3, "undrawn": 0}[words[1]]
         return Figure(name, 1.0, "s", 2.0, 2.0, 1.0, f"under {bound:g} s", True)
 
     monkeypatch.setattr(report, "time_command", time_command)
-    figure, whole = report.bench_report(entries=2, runs=1, many=3)
-    assert (whole.name, whole.bound) == ("emukit report, 3 runs", "under 60 s")
+    figure, *whole = report.bench_report(entries=2, runs=1, many=3)
+    names = ("emukit report, 3 runs", "emukit report, 3 runs that keep no pictures")
+    assert [(one.name, one.bound) for one in whole] == [(name, "under 60 s") for name in names]
     assert figure.name == "report of 2 runs"
     assert figure.bound.startswith(f"under 2 s, under {room:g} MB on disk (0.")
     assert figure.within is holds

@@ -40,7 +40,9 @@ def test_a_run_is_trained_and_downscales_a_prediction(emukit, demo_store, linear
         (["--refit"], "--refit"),
         (["--loss", "mse"], "--loss"),
         (["--objective", "guess"], "unknown objective"),
+        (["--objective", "rollout"], "feeds states back"),
         (["--set", "blocks.size=9,9,9"], "blocks.size"),
+        (["--set", "conditions.width=4"], "odd"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(emukit, demo_store, words, found):

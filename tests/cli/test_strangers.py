@@ -74,6 +74,17 @@ def test_an_entry_that_lost_its_file_is_passed_over(emukit, linear_run, demo_sto
     assert "entries/lost/entry.toml" in answer.err
 
 
+def test_a_score_that_is_a_link_to_itself_passes_for_none(emukit, linear_run, demo_store):
+    for name in ("whole", "linked"):
+        assert emukit("submit", linear_run, "--data", demo_store, "--out", f"entries/{name}", "-q").code == 0
+    path = Path("entries/linked/score.json")
+    path.symlink_to(path.name)
+    answer = emukit("leaderboard", "entries", "--no-published", "--format", "json")
+    assert answer.code == 0, answer.err
+    assert [row["name"] for row in json.loads(answer.out) if row["kind"] == "submission"] == ["whole"]
+    assert "entries/linked/score.json cannot be read" in answer.err
+
+
 def test_submission_is_not_checked_against_the_grid_of_another_benchmark(emukit, demo_store, linear_run, tmp_path):
     """Without --data the demo climate would find every ID of a submission wrong, one after the other."""
     assert emukit("submit", linear_run, "--out", "mine", "--data", demo_store, "-q").code == 0

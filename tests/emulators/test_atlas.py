@@ -213,7 +213,7 @@ def archive():
 def test_a_trajectory_keeps_variance_and_memory(archive, series):
     """With innovations of independent cells, blocks and details are AR(1) processes of known variance."""
     emulator, space = formula(archive, series), series.space
-    states = np.stack([s for _, s in emulator._trajectory(archive["ssp245"], 181, tuple(range(60)))], 1)
+    states = np.stack([s for _, s in emulator._trajectory(archive["ssp245"], 0, 181, tuple(range(60)))], 1)
     assert states.shape == (60, 181 + SPIN_UP, 2, 4, 6)
     blocks = space.blocks(torch.from_numpy(states[:, SPIN_UP:])).numpy()
     stationary = space.innovation / np.sqrt(1 - space.persistence**2)
@@ -232,10 +232,11 @@ def test_realisation_is_the_same_whatever_else_is_asked(archive, series):
     np.testing.assert_array_equal(emulator.predict_fields(scenario, 0, 100), whole[0])
     np.testing.assert_array_equal(emulator.member(3).predict_fields(scenario, 40, 60), whole[3, 40:60])
     one = emulator.member(2)
-    # On from where it was left, back again, and over a gap.
-    for start, stop in ((10, 20), (20, 33), (60, 70), (5, 8)):
+    # On from where it was left, over a gap, back again, and over what was asked before.
+    for start, stop in ((10, 20), (20, 33), (60, 70), (5, 8), (7, 30), (30, 60), (0, 60), (0, 100)):
         np.testing.assert_array_equal(one.predict_fields(scenario, start, stop), whole[2, start:stop])
     np.testing.assert_array_equal(one.predict_members(scenario, 90, 100, 4)[1], whole[1, 90:])
+    np.testing.assert_array_equal(one.predict_members(scenario, 80, 100, 4), whole[:, 80:])
     other = formula(archive, series, seed=2).predict_fields(scenario, 0, 100)
     assert np.abs(other - whole[0])[:, 0].mean() > 0.1
     assert np.abs(whole[1] - whole[0])[:, 0].mean() > 0.1
@@ -270,7 +271,7 @@ def test_what_networks_draw_too_little_is_made_up_for(archive, series):
     np.testing.assert_allclose(space.detail_innovation, 2 * full.detail_innovation, rtol=1e-5)
     # What is drawn of details loses the means of its blocks, a fourth of its variance here.
     emulator = formula(archive, replace(series, space=full))
-    states = np.stack([s for _, s in emulator._trajectory(archive["ssp245"], 181, tuple(range(40)))], 1)
+    states = np.stack([s for _, s in emulator._trajectory(archive["ssp245"], 0, 181, tuple(range(40)))], 1)
     details = full.without_blocks(torch.from_numpy(states[:, SPIN_UP:])).numpy()
     known = full.without_blocks(series.state(series.rows)).numpy()
     np.testing.assert_allclose(details.std((0, 1)), known.std(0), rtol=0.1)
@@ -350,6 +351,7 @@ def test_the_same_seed_trains_the_same_networks(archive, tmp_path):
         (("predictor.objective.name=regression",), "draws nothing"),
         (("predictor.network=unet",), "depth|patch_rows"),
         (("projector.objective.name=diffusion",), "local-cnn does not"),
+        (("projector.objective.name=rollout",), "feeds states back"),
         (("bases.0.recipe=variance-matched",), "varies as a run does"),
         (("predictor.network=nothing",), "unknown network"),
         (("predictor.objective.noise=3",), "noise"),

@@ -144,6 +144,7 @@ def test_kinds_that_are_left_out_do_not_act(archive, split):
         ({"aerosol_forcing": float("inf")}, "model.aerosol_forcing is out of range"),
         ({"co2_start": 0.0}, "model.co2_start is out of range"),
         ({"features": ("SO2", "SO2")}, "twice"),
+        ({"features": (CORE, "SO2")}, "always one"),
         ({"features": ()}, "bounds nothing"),
         ({"harmonics": 7}, "harmonics"),
         ({"ridge": -1.0}, "ridge"),

@@ -38,15 +38,16 @@ def test_deviations_have_the_variance_of_the_realisations_and_no_trend():
 
 
 def test_numbers_are_those_that_the_series_were_made_with():
-    found = described(runs(members=20, steps=2400)).statistics(1, None)
-    assert found.std.mean == pytest.approx(1, rel=0.05)
+    # In units of their own, which correlation and memory know nothing of.
+    found = described(runs(members=20, steps=2400) * [[10.0], [3.0]]).statistics(1, None)
+    assert found.std.mean == pytest.approx(3, rel=0.05)
     assert found.memory.mean == pytest.approx(0.5, abs=0.03)
     assert found.correlation.mean == pytest.approx(0.6, abs=0.03)
     assert found.memory.low < found.memory.mean < found.memory.high
     # Of two regions with shares .6 and .4; the variance of means of twelve steps with memory .5 is exact.
     lags = np.arange(1, 12)
     of_year = (12 + 2 * ((12 - lags) * 0.5**lags).sum()) / 144
-    assert found.annual_variance.mean == pytest.approx((0.36 + 0.16) * of_year, rel=0.1)
+    assert found.annual_variance.mean == pytest.approx(9 * (0.36 + 0.16) * of_year, rel=0.1)
     assert found.regional_spectrum is None
     first = described(runs()).statistics(0, None)
     assert first.correlation is None

@@ -10,6 +10,8 @@ from emukit.physics.forcing import (
     CO2_1850,
     GTC_OF_PPM,
     GTCO2_OF_GTC,
+    POOL_SHARE,
+    POOL_YEARS,
     ch4_concentration,
     ch4_forcing,
     co2_concentration,
@@ -45,6 +47,14 @@ def test_the_air_begins_where_it_was_and_follows_a_known_scenario():
     assert ppm[0] == pytest.approx(399.95, abs=1e-3)
     for year, _, expected in SSP245:
         assert ppm[(year - 2015) * 12] == pytest.approx(expected, rel=0.03)
+
+
+def test_a_pulse_of_carbon_stays_as_long_as_published():
+    """AGWP of CO2 over its radiative efficiency, 1.7517e-15 W m-2 kg-1 (IPCC AR5 WG1, 8.SM.11 and table 8.A.1)."""
+    for years, published in ((20, 2.49e-14), (100, 9.17e-14)):
+        airborne = (POOL_SHARE * POOL_YEARS * (1 - np.exp(-years / POOL_YEARS))).sum()
+        assert airborne == pytest.approx(published / 1.7517e-15, rel=5e-3)
+    assert POOL_SHARE.sum() == pytest.approx(1)
 
 
 def test_carbon_is_taken_up_after_emissions_end_and_never_made():
