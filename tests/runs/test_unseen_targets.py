@@ -47,7 +47,7 @@ FASTER = {
         "projector.training.epochs=1",
     ),
 }
-# Not fitted here: the first needs a finished downscaling run (tests/emulators/test_neural_downscaler.py asks the same of
+# Not fitted here: the first needs a downscaling run (tests/emulators/test_neural_downscaler.py asks the same of
 # what that fits), the second says again what was observed before it begins.
 NOT_FITTED = {"downscaled", "persistence"}
 TINY = (
