@@ -79,8 +79,6 @@ class DownscaleRecipe(Settings):
     def _what_acts(self) -> DownscaleRecipe:
         if self.training.segments.model_fields_set:
             raise ValueError("training.segments is of networks that read forcings: blocks.* says how blocks are cut")
-        if self.objective.name == "rollout":
-            raise ValueError("objective.name: blocks are single steps, and rollout is of several in a row")
         if self.training.accumulate > 1:
             raise ValueError("training.accumulate: take blocks.times in its place")
         if self.objective.build(None).trajectory:

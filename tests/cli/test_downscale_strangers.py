@@ -200,8 +200,7 @@ def test_an_edited_downscaler_is_refused(emukit, trained, tmp_path, change):
 def test_edited_scores_of_a_downscaling_run_are_refused(emukit, trained, demo_store, scores):
     shutil.copytree(trained[0], "edited")
     record = json.loads((trained[0] / "downscale.json").read_text())
-    with Path("edited/downscale.json").open("w") as f:
-        json.dump({**record, "scores": scores}, f)
+    Path("edited/downscale.json").write_text(json.dumps({**record, "scores": scores}))
     answer = emukit("train", "downscale", "--data", demo_store, *SMALL, "--out", "edited", "-q")
     assert answer.code == 2
     assert "was edited" in answer.err
