@@ -132,6 +132,7 @@ def train(
                 "--final": final,
                 "--refit": refit,
                 "--devices": devices > 1,
+                "--domain": domain > 1,
                 "--strategy": strategy,
                 "--precision": precision,
                 "--compile": compile,

@@ -183,7 +183,7 @@ def _guess(ds: xr.Dataset) -> _Guess:
 
 
 def _scenarios(ds: xr.Dataset) -> tuple[str, ...]:
-    """The scenarios, in the spelling of the shipped cards; one name where there is none, which reading refuses."""
+    """The scenarios, in the spelling of the shipped cards; one made-up name where the store names none."""
     dim = next((d for d in ROLES["scenario"] if d in ds.coords), None)
     if dim is None:
         return ("scenario",)
@@ -248,7 +248,8 @@ def _lines(source: Source, card: Card, survey: Survey, guess: _Guess, name: str)
     yield "# Without a line `competition` predictions are scored by generic errors: relative RMSE, mean, spread, bias."
     if card.time != "month":
         yield f"time = {toml_value(card.time)}  # found: stamps of {in_words(card.time)}"
-    yield f"scenarios = {toml_value(layout.names)}"
+    named = any(d in ds.coords for d in ROLES["scenario"])
+    yield f"scenarios = {toml_value(layout.names)}" + ("" if named else f"  {TO_DO}the store does not say")
     yield f"default_protocol = {toml_value(PROTOCOL)}"
     yield from (f"# Left out: {v}: {why}" for v, why in guess.left_out.items())
     yield from _hidden(survey)

@@ -22,7 +22,7 @@ from pydantic import Field, field_validator
 
 from emukit.config import Settings, check, options_of
 from emukit.data.archive import Archive, Domain
-from emukit.data.block_sampler import BlockSettings
+from emukit.data.block_sampler import BlockSettings, check_size
 from emukit.data.card import parse_card
 from emukit.data.coarsen import Coarsening, CoarseSettings
 from emukit.data.encodings import STATIC, place_fields
@@ -33,7 +33,7 @@ from emukit.data.targets import TargetNormalizer, TargetSettings
 from emukit.data.time import TimeAxis
 from emukit.emulators.base import FORMAT, read_saved, time_head, time_of, write_saved
 from emukit.emulators.downscaler import Arrays, Cells, Downscaler, Neighbourhood
-from emukit.errors import RecipeError, RunError
+from emukit.errors import RecipeError, RunError, shortage
 from emukit.models.block_unet import BlockUNet
 from emukit.models.precision import matmul_precision
 from emukit.objectives.base import AddressedNoise, Objective
@@ -333,19 +333,29 @@ class NeuralDownscaler(Downscaler):
             return {k.removeprefix(f"{name}."): v for k, v in arrays.items() if k.startswith(f"{name}.")}
 
         base = Neighbourhood.from_state(domain, coarsening, meta["base"], part("base")) if "base" in meta else None
+        _check_arrays(domain, coarsening, meta, arrays)
         fine = TargetNormalizer.from_state(meta["fine"], part("fine"))
         passed = TargetNormalizer.from_state(meta["passed"], part("passed"))
         time = TimeAxis(**meta["time"], first=0, length=0)
+        if (time.step, time.calendar) != (domain.time.step, domain.time.calendar):
+            raise ValueError(f"its time of {time.step} is not that of its fields, {domain.time.step}")
         statics = np.asarray(arrays["statics"], np.float32)
         frames = ResidualFrames(coarsening, fine, passed, base, statics, meta["static_channels"], time)
         asked = meta["objective"]
         chosen = OBJECTIVES.load(asked["name"])
         own = check(options_of(chosen), asked["options"], source="the saved downscaler").model_dump()
         options = check(options_of(BlockUNet, CONTEXT), meta["options"], source="the saved downscaler").model_dump()
+        weights = {k: torch.from_numpy(np.array(v)) for k, v in part("network").items()}
+        with torch.device("meta"):
+            # Without memory: a width that is made up is seen before anything is allocated for it.
+            sizes = build_block_network(frames, len(domain.variables), options, chosen(None, **own)).state_dict()
+        if {k: v.shape for k, v in sizes.items()} != {k: v.shape for k, v in weights.items()}:
+            raise ValueError("the weights are not those of a network with its options")
         network = build_block_network(frames, len(domain.variables), options, chosen(None, **own))
-        network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in part("network").items()})
+        network.load_state_dict(weights)
         network.eval()
         blocks = check(BlockSettings, meta["blocks"], source="the saved downscaler")
+        check_size(blocks.size, domain.grid)
         return cls(
             domain,
             coarsening,
@@ -359,6 +369,37 @@ class NeuralDownscaler(Downscaler):
             seed=int(asked["seed"]),
             trained_on=meta["trained_on"],
         )
+
+
+def _check_arrays(domain: Domain, coarsening: Coarsening, meta: Mapping[str, Any], arrays: Arrays) -> None:
+    """Refuse statistics of other shapes than the grids say, and numbers that are none; the network checks its own.
+
+    Raises:
+        ValueError: There are such.
+    """
+    fields = (domain.time.seasons, len(domain.variables))
+    expected: dict[str, tuple[int, ...]] = {"statics": (len(meta["static_channels"]), *domain.grid.shape)}
+    for name in ("fine", "passed"):
+        if list(meta[name]["settings"]) != list(domain.variables):
+            raise ValueError(f"{name} is of other variables")
+        expected |= {f"{name}.center": (*fields, *domain.grid.shape), f"{name}.scale": (*fields, *domain.grid.shape)}
+    if "base" in meta:
+        width, transforms = meta["base"]["width"], meta["base"]["transforms"]
+        if type(width) is not int or width % 2 == 0 or not 1 <= width <= 15 or len(transforms) != fields[1]:
+            raise ValueError(f"base.width {width!r} or base.transforms {transforms!r}")
+        expected |= {
+            "base.weights": (*fields, *domain.grid.shape, fields[1] * width**2),
+            "base.fine_mean": (*fields, *domain.grid.shape),
+            "base.coarse_mean": (*fields, *coarsening.shape),
+        }
+    if type(meta["overlap"]) is not int or meta["overlap"] < 0:
+        raise ValueError(f"overlap {meta['overlap']!r}")
+    for name, shape in expected.items():
+        if arrays[name].shape != shape or arrays[name].dtype.kind != "f":
+            raise ValueError(f"{name} of shape {arrays[name].shape}, {arrays[name].dtype}, not {shape}")
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"{name} is not finite")
 
 
 def build_block_network(
@@ -501,12 +542,19 @@ def load_downscaler(folder: Path) -> NeuralDownscaler:
         )
     try:
         grid = Grid(arrays.pop("grid.lat"), arrays.pop("grid.lon"))
-        domain = Domain(parse_card(head["card"], "the saved downscaler"), grid, tuple(head["variables"]), time_of(head))
-        return downscaler_of(domain, head, arrays)
+        card, variables = parse_card(head["card"], "the saved downscaler"), tuple(head["variables"])
+        if not variables or not set(variables) <= set(card.targets):
+            raise ValueError(f"variables {head['variables']!r} are not targets of its card")
+        return downscaler_of(Domain(card, grid, variables, time_of(head)), head, arrays)
     except RecipeError as e:
-        raise RunError(f"the downscaler in {folder} does not fit what is installed here", found=e.what) from e
-    except (KeyError, TypeError, ValueError, RuntimeError) as e:
         raise RunError(
+            f"the downscaler in {folder} does not fit what is installed here",
+            found=f"{e.what}{f': {e.found}' if e.found else ''}",
+            expected=e.expected,
+            hint="use the version of emukit that wrote it, or train it again",
+        ) from e
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError, RuntimeError, MemoryError) as e:
+        raise shortage(e) or RunError(
             f"the downscaler in {folder} does not fit this version of emukit",
             found=str(e),
             hint="use the version of emukit that wrote it, or train it again",

@@ -109,6 +109,9 @@ def read_downscale_run(folder: Path) -> DownscaleRun:
         recipe = parse_downscale(record["recipe"], str(path))
         kinds = {"state": str, "identity": dict, "command": str, "data": dict, "scores": dict, "sessions": list}
         wrong = [key for key, kind in kinds.items() if not isinstance(record.get(key), kind)]
+        if record["state"] == "finished":
+            wrong += [] if _are_scores(record["scores"]) else ["scores"]
+            wrong += [] if isinstance(record.get("seconds"), int | float) else ["seconds"]
     except OSError as e:
         raise RunError(
             f"{folder} is not a downscaling run",
@@ -120,6 +123,18 @@ def read_downscale_run(folder: Path) -> DownscaleRun:
     if wrong or record.get("format") != FORMAT or record["identity"].get("recipe") != recipe.digest:
         raise RunError(f"{path} was edited, or is of another version", hint="restore it, or train again")
     return DownscaleRun(folder, recipe, record)
+
+
+def _are_scores(scores: Mapping[str, Any]) -> bool:
+    """Whether every set has its gain, and every label numbers by name."""
+    return all(
+        isinstance(tables, dict)
+        and "gain" in tables
+        and all(
+            isinstance(own, dict) and all(isinstance(n, int | float) for n in own.values()) for own in tables.values()
+        )
+        for tables in scores.values()
+    )
 
 
 def train_downscaler(

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,13 +31,15 @@ from emukit.data.time import TimeAxis
 from emukit.data.units import same_units
 from emukit.emulators.downscaler import Downscaler
 from emukit.errors import EmukitError, RunError, StoreError
-from emukit.files import exclusive, parse_json, read_text, remove_folder, write_text
+from emukit.files import LOCK_FILE, PART, exclusive, parse_json, read_text, remove_folder, write_text
 from emukit.outputs import MARK, marked, refuse_taken, zarr_kind
 from emukit.progress import Reporter
 
 DOWNSCALED = "downscaled"
 KIND = zarr_kind("what `emukit downscale` wrote", marked(DOWNSCALED))
 PROGRESS, STORE = "progress.json", "store"
+# What zarr calls a chunk that it has not written to its end.
+_TORN = re.compile(r".*\.[0-9a-f]{32}\.partial")
 # Bytes of fine fields, in double precision, that are computed together at most; one step at least.
 _PART_BYTES = 64 << 20
 
@@ -155,6 +160,13 @@ def look_at(dataset: xr.Dataset, source: str, downscaler: Downscaler) -> CoarseF
                 expected="time, latitude, longitude",
                 hint="choose one scenario and member first: ds.isel(member=0)",
             )
+        if array.dtype.kind not in "iuf":
+            raise StoreError(
+                f"{variable.name} of {source} does not hold numbers",
+                found=str(array.dtype),
+                expected="real numbers in every cell",
+                hint="write it again as floats",
+            )
         stated = str(array.attrs.get("units", variable.units))
         if not (stated in variable.spellings or same_units(stated, variable.units)):
             raise StoreError(
@@ -242,23 +254,24 @@ def downscale_file(
     if region is not None:
         rows, columns = region.cells(downscaler)
     partial = out.with_name(f".{out.name}.partial")
+    _refuse_strange(partial)
     with open_source(fields) as source:
         file = look_at(source.ds, str(fields), downscaler)
         if file.fine:
             reporter.say(f"note: {fields} is on the fine grid: its fields are coarsened first")
         cells = len(rows) * len(columns)
         steps = max(1, min(48, _PART_BYTES // (8 * cells * len(file.variables))))
-        work = _work(downscaler, file, rows, columns, members, steps, str(fields.absolute()))
+        work = _work(downscaler, file, rows, columns, members, steps, _stamp(fields))
         with exclusive(partial):
             done = _begin(partial, work, downscaler, file, rows, columns, members, steps, about)
             arrays = _arrays(partial / STORE, file.variables)
-            with reporter.step(f"downscaling to {out}", len(file.time)) as bar:
+            with reporter.step(f"downscaling to {out}", len(file.time)) as bar, _removed_when_refused(partial):
                 bar.advance(done)
                 for first in range(done, len(file.time), steps):
                     part = slice(first, min(first + steps, len(file.time)))
                     coarse, time = file.read(downscaler, part), file.time[part]
                     for number in range(members or 1):
-                        said = downscaler.fields(coarse, time, rows, columns, number).astype(np.float32)
+                        said = _single(downscaler.fields(coarse, time, rows, columns, number), time, str(fields))
                         for v, array in enumerate(arrays):
                             if members is None:
                                 array[part] = said[:, v]
@@ -271,6 +284,68 @@ def downscale_file(
         (partial / STORE).rename(out)
         remove_folder(partial)
     return len(file.time)
+
+
+@contextmanager
+def _removed_when_refused(partial: Path) -> Iterator[None]:
+    """Keep a partial store of fields that can never be finished from being left behind."""
+    try:
+        yield
+    except StoreError:
+        remove_folder(partial)
+        raise
+
+
+def _single(said: NDArray[np.float64], time: TimeAxis, source: str) -> NDArray[np.float32]:
+    """Fine fields in single precision.
+
+    Raises:
+        StoreError: They are not finite, which those of finite and plausible fields are.
+    """
+    with np.errstate(over="ignore"):
+        out = said.astype(np.float32)
+    finite = np.isfinite(out).all((1, 2, 3))
+    if not finite.all():
+        raise StoreError(
+            f"the fine fields of {source} are not finite at {time.text(int(np.argmin(finite)))}",
+            found="numbers beyond single precision, or none",
+            expected="coarse fields as large as those of the training, and a whole downscaler",
+            hint="look at the fields, and at the scores of the run",
+        )
+    return out
+
+
+def _stamp(fields: Path) -> str:
+    """A path with size and time of what lies there: numbers of two versions of a file never meet in one store."""
+    place = fields.absolute()
+    files = sorted(p for p in place.rglob("*") if p.is_file()) if place.is_dir() else [place]
+    seen = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+    return hashlib.sha256(json.dumps([str(place), seen]).encode()).hexdigest()
+
+
+def _refuse_strange(partial: Path) -> None:
+    """Refuse a place for the partial store that holds what an interrupted command does not leave.
+
+    Raises:
+        EmukitError: It does.
+    """
+    if not os.path.lexists(partial):
+        return
+    found = "a link" if partial.is_symlink() else "" if partial.is_dir() else "a file"
+    if not found:
+        names = {p.name for p in partial.iterdir() if not PART.fullmatch(p.name)}
+        strange = sorted(names - {LOCK_FILE, PROGRESS, STORE})
+        # Progress is written before the store.
+        strange += [STORE] if STORE in names and PROGRESS not in names else []
+        strange += [n for n in (PROGRESS, STORE) if (partial / n).is_symlink()]
+        found = ", ".join(strange)
+    if found:
+        raise EmukitError(
+            f"{partial} is not what an interrupted `emukit downscale` left",
+            found=found,
+            expected=f"{PROGRESS} and the store that it is of, or nothing",
+            hint="move it away, or name another --out",
+        )
 
 
 def _work(
@@ -304,21 +379,56 @@ def _begin(
     about: str,
 ) -> int:
     """Make the empty store, or find how many steps of the same work are done."""
-    if (partial / PROGRESS).exists():
-        progress: Any = parse_json(read_text(partial / PROGRESS))
-        if not isinstance(progress, dict) or progress.get("work") != work:
-            raise RunError(
-                f"{partial} is what an interrupted command left, and it was another one",
-                expected="the same run, fields, members and region",
-                hint="remove it, or name another --out",
-            )
-        return int(progress["done"])
-    if (partial / STORE).exists():
-        # Its writer was killed before the first step was done.
-        remove_folder(partial / STORE)
-    _make_store(partial / STORE, downscaler, file, rows, columns, members, steps, about)
-    write_text(partial / PROGRESS, json.dumps({"work": work, "done": 0}))
+    path, store = partial / PROGRESS, partial / STORE
+    # Without a store it was killed after its store had got its name, and there is nothing to continue.
+    if path.exists() and store.exists():
+        done = _done(path, work, len(file.time), steps)
+        if done and not _sweep_torn(store, file.variables):
+            return done
+    if store.exists():
+        # Its writer was killed before the first step was done, or somebody has changed it since.
+        remove_folder(store)
+    write_text(path, json.dumps({"work": work, "done": 0}))
+    _make_store(store, downscaler, file, rows, columns, members, steps, about)
     return 0
+
+
+def _done(path: Path, work: str, length: int, steps: int) -> int:
+    """Steps that an interrupted command has written.
+
+    Raises:
+        RunError: It was another one, or somebody has changed what it left.
+    """
+    try:
+        progress: Any = parse_json(read_text(path))
+    except (OSError, ValueError) as e:
+        raise RunError(f"{path} is damaged", found=str(e), hint=f"remove {path.parent}, and begin again") from e
+    if not isinstance(progress, dict) or progress.get("work") != work:
+        raise RunError(
+            f"{path.parent} is what an interrupted command left, and it was another one",
+            expected="the same run, fields, members and region",
+            hint="remove it, or name another --out",
+        )
+    done = progress.get("done")
+    if type(done) is not int or not (done == length or (0 <= done < length and done % steps == 0)):
+        raise RunError(
+            f"{path} is damaged",
+            found=f"done {done!r}",
+            expected=f"a number of steps up to {length}",
+            hint=f"remove {path.parent}, and begin again",
+        )
+    return done
+
+
+def _sweep_torn(store: Path, variables: Sequence[str]) -> str:
+    """Remove chunks that a killed writer had not finished; what else there is that a store does not have, in words."""
+    for array in (store / name for name in variables):
+        if array.is_dir() and not array.is_symlink():
+            for torn in array.iterdir():
+                if _TORN.fullmatch(torn.name):
+                    torn.unlink()
+    missing = [name for name in variables if not (store / name / ".zarray").is_file()]
+    return KIND.strange(store) or ", ".join(missing)
 
 
 def _make_store(

@@ -163,11 +163,9 @@ def test_higher_is_better_in_ranking_and_in_the_best_epoch(strange):
 
 
 def test_a_sentence_and_colours_follow_the_direction(strange):
-    from emukit.figures.intervals import Difference as Shown
-    from emukit.figures.intervals import draw_intervals
-    from emukit.report.pages.strip import marks
-
     from emukit.figures.figure import BETTER, WORSE
+    from emukit.figures.study import VariantInterval, draw_intervals
+    from emukit.report.pages.render import marks
     from emukit.studies.bootstrap import Difference, sentence
 
     competition = load_competition("skill", UNITS)
@@ -176,7 +174,7 @@ def test_a_sentence_and_colours_follow_the_direction(strange):
     assert words.startswith("better by 0.100")
     assert "better in tas skill" in words
     assert "worse in tas step" in words
-    shown = {"v": {"score": Shown(0.1, 0.05, 0.15), "tas.rmse": Shown(0.1, 0.05, 0.15)}}
+    shown = {"v": {"score": VariantInterval(0.1, 0.05, 0.15), "tas.rmse": VariantInterval(0.1, 0.05, 0.15)}}
     figure = draw_intervals(shown, "base", "t", competition)
     assert [axes.lines[1].get_color() for axes in figure.axes] == [BETTER, WORSE]
     assert "right is better" in figure.axes[0].get_title(loc="left")

@@ -6,7 +6,6 @@ import tomllib
 import numpy as np
 import pytest
 import torch
-from emukit.studies.year_sums import year_moments, years_in
 
 from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive, Scenario
@@ -31,6 +30,7 @@ from emukit.errors import ProtocolError, RecipeError
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
 from emukit.runs.run import train_run
+from emukit.studies.bootstrap import year_moments, years_in
 from tests.coded import small_grid
 from tests.other_steps import card_text, even_dataset, yearly_dataset
 

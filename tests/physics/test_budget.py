@@ -87,3 +87,10 @@ def test_a_mean_of_one_is_brought_to_zero_and_none_to_one_is_refused():
     assert (held(torch.ones(2, 1, 12, 18), {"pr": torch.zeros(2)}) == 0).all()
     with pytest.raises(RecipeError, match="by a factor"):
         held(torch.zeros(2, 1, 12, 18), {"pr": torch.ones(2)})
+
+
+def test_a_field_that_has_its_mean_of_zero_is_left_as_it_is():
+    held = BudgetCorrector(AREAS, ("pr",), {"pr": "multiply"})
+    balanced = torch.zeros(1, 1, 12, 18)
+    balanced[..., 5, 3], balanced[..., 5, 4] = 2.0, -2.0
+    assert torch.equal(held(balanced, {"pr": torch.zeros(1)}), balanced.double())

@@ -21,6 +21,7 @@ from emukit.studies.study import (
 STUDIES = {
     "anchor",
     "architecture",
+    "climx-templates",
     "loss-weights",
     "members",
     "seasonal-encoding",
