@@ -180,19 +180,20 @@ def test_score_of_area_means_is_that_of_the_mean_of_each_region():
 
 def test_cells_that_vary_together_are_told_from_cells_that_do_not():
     """The targets of all cells are alike: only the score of area means sees that realisations are not."""
-    sample = Sample(torch.zeros(400, 4, 1, 2, 3), torch.randn(400, 4, 2, 1, 1).expand(-1, -1, -1, 2, 3))
+    torch.manual_seed(0)
+    sample = Sample(torch.zeros(4000, 4, 1, 2, 3), torch.randn(4000, 4, 2, 1, 1).expand(-1, -1, -1, 2, 3))
 
     def apart(frames):
-        return torch.randn(400, 4, 2, 2, 3)
+        return torch.randn(4000, 4, 2, 2, 3)
 
     def together(frames):
-        return torch.randn(400, 4, 2, 1, 1).expand(-1, -1, -1, 2, 3)
+        return torch.randn(4000, 4, 2, 1, 1).expand(-1, -1, -1, 2, 3)
 
-    torch.manual_seed(0)
     by_cell = [float(Crps(LOSS).loss(f, sample)[0]) for f in (apart, together)]
     by_region = [float(Crps(LOSS, regional=1.0).loss(f, sample)[0]) for f in (apart, together)]
-    assert by_cell[0] == pytest.approx(by_cell[1], abs=0.03)
-    assert by_region[0] > by_region[1] + 0.04
+    assert by_cell[0] == pytest.approx(by_cell[1], abs=0.02)
+    # Of the globe alone it is 0.632 against 0.564, and that counts by half.
+    assert by_region[0] > by_region[1] + 0.02
 
 
 def test_score_of_cells_alone_has_no_other_terms():

@@ -109,7 +109,11 @@ def test_what_an_error_left_behind_keeps_the_group_until_the_interpreter_ends(en
 
     def meet_one():
         group = dist.group.WORLD
-        assert [name for name in threads() if "gloo" in name]
+        # A thread has its name only once it runs.
+        until = time.monotonic() + 20
+        while not [name for name in threads() if "gloo" in name]:
+            assert time.monotonic() < until
+            time.sleep(0.01)
         raise ValueError(group.size())
 
     def say_another():

@@ -184,7 +184,7 @@ def test_an_edited_record_is_refused(run, tmp_path):
         (["coarse=60,90"], "finer than the data"),
         (["loss.default={sobel=1.0}"], "terms that blocks cannot have"),
         (['conditions.statics=["nowhere"]'], "not there"),
-        (["conditions.width=4"], "even"),
+        (["conditions.width=4"], "an odd number"),
         (["colour=3"], "colour"),
     ],
 )
