@@ -36,7 +36,7 @@ class BlockSettings(Settings):
         size: Rows and columns of a block.
         per_time: Blocks cut from each time step that is read.
         times: Time steps of a batch, which then holds times x per_time blocks.
-        share: Share of the training steps that an epoch reads, drawn anew for each.
+        share: Share of the training steps that an epoch reads; every epoch draws its own.
         weights: How cells count in the loss: ``corrected``: with their area over how often they are in a block, so that
             the loss is that of the globe; ``area``: with their area alone; ``none``: all alike.
     """

@@ -33,7 +33,7 @@ class States:
 
     Attributes:
         places: (n,) their places on the V axis, in the order of the channels.
-        scale: (V,) standard deviation of the change over a step of a state; zero of an output that is none.
+        scale: (V,) standard deviation of the change over a step of a state; zero for an output that is not a state.
     """
 
     places: tuple[int, ...]
@@ -139,7 +139,7 @@ class RolloutSampler(SegmentSampler):
 
         Raises:
             ProtocolError: No training span holds a stretch and the states before it, or a state never changes.
-            RecipeError: A state is none.
+            RecipeError: A name is not that of an output.
             EmukitError: The arrays are wanted on the device and do not fit.
         """
         super().__init__(archive, spans, encoder, normalizer, settings, device, rows)

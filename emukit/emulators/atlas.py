@@ -285,7 +285,7 @@ class Atlas(Wrapper):
     ) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Months and states (E, V, Y, X) of realisations up to `stop`: all from `start` on, and some before it.
 
-        They go on from where they were left, if that is not after `start`, or else begin anew.
+        They continue from where they were left if that is not after `start`; otherwise they begin again.
         """
         live = self._live
         if live is None or live.scenario is not scenario or live.numbers != numbers or live.step > start:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.grid import Grid
-from emukit.metrics.spectra import welch_spectrum
+from emukit.metrics.spectra import welch_spectrum, zonal_power
 
 Array = NDArray[np.float64]
 
@@ -54,14 +54,7 @@ class ZonalPower:
     @classmethod
     def of(cls, realisations: NDArray[np.floating], grid: Grid) -> ZonalPower:
         """The sums of (E, T, V, Y, X) realisations."""
-        cells = grid.shape[1]
-        amplitude = np.fft.rfft(deviations(realisations), axis=-1) / cells
-        # Every wavenumber but the first, and the last of an even number of cells, stands for two of a full transform.
-        twice = np.full(amplitude.shape[-1], 2.0)
-        twice[0] = 1.0
-        if cells % 2 == 0:
-            twice[-1] = 1.0
-        power = np.einsum("etvyk,y->evk", np.abs(amplitude) ** 2 * twice, grid.weights.sum(1))
+        power = zonal_power(deviations(realisations), grid).sum(1)
         return cls(realisations.shape[1], power)
 
     @classmethod

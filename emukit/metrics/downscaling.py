@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from emukit.data.grid import Grid
 from emukit.metrics.competition import Competition, Metric
 from emukit.metrics.moments import Field, Moments, Term
+from emukit.metrics.spectra import zonal_power
 from emukit.metrics.standard import bias, step_rmse
 
 # Quantiles of the truth, over all its cells and steps, beyond which a tail begins.
@@ -131,12 +132,7 @@ def zonal_spectrum(fields: NDArray[np.floating], grid: Grid) -> NDArray[np.float
 
     Rows count with their area. All wavenumbers together have the variance along the rows.
     """
-    columns = fields.shape[-1]
-    power = np.abs(np.fft.rfft(np.asarray(fields, np.float64), axis=-1)[..., 1:]) ** 2 * (2 / columns**2)
-    if columns % 2 == 0:
-        power[..., -1] /= 2
-    weights = grid.weights.sum(1)
-    return np.asarray(np.einsum("tvyk,y->vk", power, weights) / len(fields))
+    return np.asarray(zonal_power(fields, grid).mean(0)[..., 1:])
 
 
 def tail_thresholds(truth: NDArray[np.floating]) -> NDArray[np.float64]:

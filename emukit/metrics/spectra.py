@@ -60,6 +60,27 @@ def spectra(anomaly: NDArray[np.floating], grid: Grid) -> dict[Kind, Spectrum]:
     return out
 
 
+def zonal_power(fields: NDArray[np.floating], grid: Grid) -> Array:
+    """Variance along the rows by zonal wavenumber, rows counted with their area.
+
+    Args:
+        fields: (..., Y, X).
+        grid: Theirs.
+
+    Returns:
+        (..., X // 2 + 1) from wavenumber 0, the square of the rows' means, to the grid scale; in the unit squared. Over
+        all wavenumbers it sums to the area mean of the square.
+    """
+    cells = fields.shape[-1]
+    amplitude = np.fft.rfft(np.asarray(fields, np.float64), axis=-1) / cells
+    # Every wavenumber but the first, and the last of an even number of cells, stands for two of a full transform.
+    twice = np.full(amplitude.shape[-1], 2.0)
+    twice[0] = 1.0
+    if cells % 2 == 0:
+        twice[-1] = 1.0
+    return np.asarray(np.einsum("...yk,y->...k", np.abs(amplitude) ** 2 * twice, grid.weights.sum(1)))
+
+
 def welch_spectrum(series: NDArray[np.floating], per_year: int) -> Spectrum:
     """Welch's estimate along the first axis: Hann windows of half its length, at most twenty years, half overlapping.
 

@@ -67,7 +67,7 @@ NETWORKS: Registry[Entry] = Registry(
             "residual U-Net on the full grid; takes noise of any level",
         ),
         "local-cnn": Entry(
-            "emukit.models.denoising_unet:LocalCNN",
+            "emukit.models.local_cnn:LocalCNN",
             "convolutions on the full grid, of few cells; adds local detail",
         ),
     },

@@ -54,7 +54,7 @@ class Crps(Objective):
         Args:
             loss: The composite loss, of which grid, variables and the weight of each variable are taken.
             realisations: How many a step draws.
-            noise: Channels of noise next to those of a frame, standard normal, drawn again for every cell and step.
+            noise: Channels of noise next to those of a frame, standard normal, independent between cells and steps.
             regional: Weight of the score of area means, of the globe and of regions, each in units of its own size.
                 The score of cells does not ask whether they vary together.
 

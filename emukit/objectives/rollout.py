@@ -96,7 +96,7 @@ class Rollout(Objective):
         assert self.composite is not None
         length = min(self.length, sample.targets.shape[1])
         true = sample.targets[:, :length]
-        # A state after i steps is the first plus i changes; what is no state is said anew by every step.
+        # A state after i steps is the first plus i changes; an output that is not a state is predicted at every step.
         state = (sample.named["scale"][0] > 0)[:, None, None]
         true = torch.where(state, true.cumsum(1), true)
         said = self.trajectory_of(forward, sample, length)

@@ -261,9 +261,10 @@ def downscale_file(
             reporter.say(f"note: {fields} is on the fine grid: its fields are coarsened first")
         cells = len(rows) * len(columns)
         steps = max(1, min(48, _PART_BYTES // (8 * cells * len(file.variables))))
-        work = _work(downscaler, file, rows, columns, members, steps, _stamp(fields))
+        fine = _FineStore(downscaler, file, rows, columns, members, steps)
+        work = fine.digest(_stamp(fields))
         with exclusive(partial):
-            done = _begin(partial, work, downscaler, file, rows, columns, members, steps, about)
+            done = _begin(partial, work, fine, about)
             arrays = _arrays(partial / STORE, file.variables)
             with reporter.step(f"downscaling to {out}", len(file.time)) as bar, _removed_when_refused(partial):
                 bar.advance(done)
@@ -348,48 +349,51 @@ def _refuse_strange(partial: Path) -> None:
         )
 
 
-def _work(
-    downscaler: Downscaler,
-    file: CoarseFile,
-    rows: NDArray[np.int64],
-    columns: NDArray[np.int64],
-    members: int | None,
-    steps: int,
-    source: str,
-) -> str:
-    """SHA-256 of what decides the numbers of a store, as far as they do not lie in the fields."""
-    sha = hashlib.sha256()
-    meta, arrays = downscaler.state()
-    sha.update(json.dumps([meta, source, members, steps, repr(file.time)], sort_keys=True).encode())
-    for name in sorted(arrays):
-        sha.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
-    sha.update(rows.tobytes() + columns.tobytes())
-    return sha.hexdigest()
+@dataclass(frozen=True, eq=False)
+class _FineStore:
+    """What a store of fine fields holds.
+
+    Attributes:
+        downscaler: Makes them.
+        file: Of the coarse fields.
+        rows: Of the fine grid.
+        columns: Of the fine grid, eastward.
+        members: E, realisations along a dimension of their own; None: one, without that dimension.
+        steps: Time steps that are written at once, which is how long a chunk is.
+    """
+
+    downscaler: Downscaler
+    file: CoarseFile
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    members: int | None
+    steps: int
+
+    def digest(self, source: str) -> str:
+        """SHA-256 of what decides the numbers of the store; of the coarse fields it knows their `source` alone."""
+        sha = hashlib.sha256()
+        meta, arrays = self.downscaler.state()
+        plain = [meta, source, self.members, self.steps, repr(self.file.time)]
+        sha.update(json.dumps(plain, sort_keys=True).encode())
+        for name in sorted(arrays):
+            sha.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+        sha.update(self.rows.tobytes() + self.columns.tobytes())
+        return sha.hexdigest()
 
 
-def _begin(
-    partial: Path,
-    work: str,
-    downscaler: Downscaler,
-    file: CoarseFile,
-    rows: NDArray[np.int64],
-    columns: NDArray[np.int64],
-    members: int | None,
-    steps: int,
-    about: str,
-) -> int:
+def _begin(partial: Path, work: str, fine: _FineStore, about: str) -> int:
     """Make the empty store, or find how many steps of the same work are done."""
     path, store = partial / PROGRESS, partial / STORE
     # Without a store it was killed after its store had got its name, and there is nothing to continue.
     if path.exists() and store.exists():
-        done = _done(path, work, len(file.time), steps)
-        if done and not _sweep_torn(store, file.variables):
+        done = _done(path, work, len(fine.file.time), fine.steps)
+        if done and not _sweep_torn(store, fine.file.variables):
             return done
     if store.exists():
         # Its writer was killed before the first step was done, or somebody has changed it since.
         remove_folder(store)
     write_text(path, json.dumps({"work": work, "done": 0}))
-    _make_store(store, downscaler, file, rows, columns, members, steps, about)
+    _make_store(store, fine, about)
     return 0
 
 
@@ -431,21 +435,13 @@ def _sweep_torn(store: Path, variables: Sequence[str]) -> str:
     return KIND.strange(store) or ", ".join(missing)
 
 
-def _make_store(
-    folder: Path,
-    downscaler: Downscaler,
-    file: CoarseFile,
-    rows: NDArray[np.int64],
-    columns: NDArray[np.int64],
-    members: int | None,
-    steps: int,
-    about: str,
-) -> None:
+def _make_store(folder: Path, fine: _FineStore, about: str) -> None:
     import zarr
 
-    grid = downscaler.domain.grid
+    grid, rows, columns, members = fine.downscaler.domain.grid, fine.rows, fine.columns, fine.members
+    time = fine.file.time
     coords: dict[str, Any] = {
-        "time": ("time", file.time.cf_time(), {"standard_name": "time", "axis": "T"}),
+        "time": ("time", time.cf_time(), {"standard_name": "time", "axis": "T"}),
         "y": ("y", grid.lat[rows], {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
         "x": ("x", _eastward(grid.lon[columns]), {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}),
     }
@@ -455,9 +451,9 @@ def _make_store(
     xr.Dataset(coords=coords, attrs=attributes).to_zarr(folder, mode="w-", zarr_format=2, consolidated=False)
     group = zarr.open_group(folder, mode="a", zarr_format=2)
     dims: Sequence[str] = ("time", "y", "x") if members is None else ("member", "time", "y", "x")
-    sizes = {"member": members or 1, "time": len(file.time), "y": len(rows), "x": len(columns)}
-    pieces = sizes | {"member": 1, "time": min(steps, len(file.time))}
-    for variable in downscaler.domain.described:
+    sizes = {"member": members or 1, "time": len(time), "y": len(rows), "x": len(columns)}
+    pieces = sizes | {"member": 1, "time": min(fine.steps, len(time))}
+    for variable in fine.downscaler.domain.described:
         group.create_array(
             variable.name,
             shape=tuple(sizes[d] for d in dims),

@@ -32,6 +32,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "plain-unet": {"width": 4, "depth": 2},
     "dit": {"patch_rows": 4, "patch_columns": 4, "dim": 16, "heads": 2, "blocks": 2},
     "denoising-unet": {"width": 8, "depth": 1, "hidden": 8},
+    "local-cnn": {"width": 4, "blocks": 2},
     "simple-cnn": {"width": 4, "depth": 2, "dropout": 0.0},
     "transformer": {"patch_rows": 4, "patch_columns": 4, "dim": 16, "heads": 2, "linear": 4, "dropout": 0.2},
 }
