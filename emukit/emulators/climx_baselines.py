@@ -79,8 +79,8 @@ class ClimxClimatology(Emulator):
 
     @classmethod
     def check(cls, archive: Archive, **options: Any) -> None:
-        """Refuse data whose years do not have 365 days, or without a historical run."""
-        _check_days(archive, cls.kind)
+        """As `check_days`."""
+        check_days(archive, cls.kind)
 
     @classmethod
     def fit(cls, archive: Archive, split: Split, *, knots: Knots = "first") -> Self:
@@ -112,7 +112,7 @@ class ClimxClimatology(Emulator):
     @classmethod
     def from_state(cls, domain: Domain, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `state`."""
-        return cls(domain, np.asarray(arrays["means"], np.float64), _knots(meta))
+        return cls(domain, np.asarray(arrays["means"], np.float64), knots_of(meta))
 
 
 class ClimxPatternScaling(Emulator):
@@ -143,7 +143,7 @@ class ClimxPatternScaling(Emulator):
     @classmethod
     def check(cls, archive: Archive, **options: Any) -> None:
         """Refuse what `fit` would refuse; arguments as for `fit`."""
-        _check_days(archive, cls.kind)
+        check_days(archive, cls.kind)
         temperature_position(archive, cls.kind)
         for scenario in archive.values():
             check_feature(options["forcing"], scenario, archive.grid)
@@ -167,28 +167,16 @@ class ClimxPatternScaling(Emulator):
         spans = [s for s in split.train if s.scenario != HISTORICAL]
         if not spans:
             raise ProtocolError(f"{cls.kind} trains on scenarios after the historical run", found="none in the split")
-        logarithmic = _logarithmic(archive.domain)
-        shape = (12, len(archive.variables), *archive.grid.shape)
-        total, count = np.zeros(shape), np.zeros(12)
-        for span in _historical(split):
-            scenario = archive[span.scenario]
-            for start, stop in _years(span):
-                fields, month = (
-                    _transformed(scenario.truth(span.members[0], start, stop), logarithmic),
-                    scenario.time.month[start:stop],
-                )
-                for m in np.unique(month):
-                    total[m] += fields[month == m].sum(0)
-                    count[m] += (month == m).sum()
-        means = total / count[:, None, None, None]
+        logarithmic = logarithmic_variables(archive.domain)
+        means = historical_means(archive, split)
         climatology = np.tensordot(spline_of_months(knots), means, 1)
         gas, warming = [], []
-        sums, products = np.zeros(shape[1:]), np.zeros(shape[1:])
+        sums, products = np.zeros(means.shape[1:]), np.zeros(means.shape[1:])
         for span in spans:
             scenario = archive[span.scenario]
             co2 = daily_series(scenario, forcing)
             for start, stop in _years(span):
-                fields = _transformed(scenario.truth(span.members[0], start, stop), logarithmic)
+                fields = transformed(scenario.truth(span.members[0], start, stop), logarithmic)
                 fields -= climatology[scenario.time.day_of_year[start:stop]]
                 mean = archive.grid.mean(fields[:, place])
                 sums += fields.sum(0)
@@ -208,7 +196,7 @@ class ClimxPatternScaling(Emulator):
         shares = spline_of_months(self._knots)[scenario.time.day_of_year[start:stop]]
         out = np.tensordot(shares, self._means, 1)
         out += self._level + warming[:, None, None, None] * self._slope
-        for v, logarithmic in enumerate(_logarithmic(self.domain)):
+        for v, logarithmic in enumerate(logarithmic_variables(self.domain)):
             if logarithmic:
                 out[:, v] = 10.0 ** out[:, v] - OFFSET
         self.clip_to_bounds(out)
@@ -229,7 +217,26 @@ class ClimxPatternScaling(Emulator):
         """The inverse of `state`."""
         means, line = (np.asarray(arrays[n], np.float64) for n in ("means", "line"))
         level, slope = (np.asarray(arrays[n], np.float32) for n in ("level", "slope"))
-        return cls(domain, means, level, slope, line, _knots(meta), str(meta["forcing"]))
+        return cls(domain, means, level, slope, line, knots_of(meta), str(meta["forcing"]))
+
+
+def historical_means(archive: Archive, split: Split) -> Array:
+    """(12, V, Y, X) means of the calendar months of the historical run, where they are logarithmic of the logarithm.
+
+    Raises:
+        ProtocolError: No day of the historical run trains.
+    """
+    logarithmic = logarithmic_variables(archive.domain)
+    total, count = np.zeros((12, len(archive.variables), *archive.grid.shape)), np.zeros(12)
+    for span in _historical(split):
+        scenario = archive[span.scenario]
+        for start, stop in _years(span):
+            fields = transformed(scenario.truth(span.members[0], start, stop), logarithmic)
+            month = scenario.time.month[start:stop]
+            for m in np.unique(month):
+                total[m] += fields[month == m].sum(0)
+                count[m] += (month == m).sum()
+    return np.asarray(total / count[:, None, None, None])
 
 
 def daily_series(scenario: Scenario, forcing: str) -> Array:
@@ -249,7 +256,12 @@ def daily_series(scenario: Scenario, forcing: str) -> Array:
     return np.asarray(values[low] + (days - at[low]) / DAYS * (values[low + 1] - values[low]))
 
 
-def _check_days(archive: Archive, kind: str) -> None:
+def check_days(archive: Archive, kind: str) -> None:
+    """Refuse data whose years do not have 365 days, or without a historical run.
+
+    Raises:
+        ProtocolError: They are such data.
+    """
     if archive.time.step != "day" or archive.time.days_of_year != DAYS or archive.time.calendar == "standard":
         raise ProtocolError(
             f"{kind} works on days of years of 365 days",
@@ -274,11 +286,13 @@ def _years(span: Span) -> list[tuple[int, int]]:
     return list(itertools.pairwise(edges))
 
 
-def _logarithmic(domain: Domain) -> list[bool]:
+def logarithmic_variables(domain: Domain) -> list[bool]:
+    """(V,) which variables the published baselines take as logarithms: precipitation and humidity."""
     return [variable.standard_name in LOGARITHMIC for variable in domain.described]
 
 
-def _transformed(fields: Field, logarithmic: list[bool]) -> Array:
+def transformed(fields: Field, logarithmic: list[bool]) -> Array:
+    """(T, V, Y, X) float64 of fields, log10(x + 1e-6) of those that are logarithmic."""
     out = fields.astype(np.float64)
     for v, chosen in enumerate(logarithmic):
         if chosen:
@@ -286,6 +300,7 @@ def _transformed(fields: Field, logarithmic: list[bool]) -> Array:
     return out
 
 
-def _knots(meta: Mapping[str, Any]) -> Knots:
+def knots_of(meta: Mapping[str, Any]) -> Knots:
+    """Where the means of months lie, as a saved baseline says."""
     knots: Knots = "middle" if meta["knots"] == "middle" else "first"
     return knots
