@@ -14,10 +14,10 @@ from emukit.competitions.ranking import Row
 from emukit.data.protocol import ALL, LOSO
 from emukit.errors import EmukitError, RunError
 from emukit.report.pages.model import Unfinished
-from emukit.report.study_file import STUDY_FILE, StudyFile, read_study
 from emukit.runs.leaderboard import RowSource, entry_folders, folders_in, read_source
 from emukit.runs.listing import summarise_run
 from emukit.runs.record import RECORD_FILE
+from emukit.studies.study_file import STUDY_FILE, StudyFile, read_study
 
 
 @dataclass

@@ -12,8 +12,8 @@ from pathlib import Path
 from emukit.figures.study import MOST_VARIANTS, VariantInterval, draw_coordinates, draw_intervals
 from emukit.report.pages.model import Picture, StudyPage, identifier
 from emukit.report.run_figures import Drawn, save
-from emukit.report.study_file import StudyFile, StudyResult
 from emukit.runs.record import checked_command
+from emukit.studies.study_file import StudyFile, StudyResult
 
 CAPTION_OF_INTERVALS = (
     "A line a variant, a panel a number in its units: the difference from the base, at zero, with its 95 % confidence "

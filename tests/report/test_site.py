@@ -15,7 +15,7 @@ from emukit.errors import RunError
 from emukit.report.pages.fields import entry_script, site_script
 from emukit.report.pages.model import Unfinished, identifier
 from emukit.report.pages.render import ASSETS, HERE, WIDTH, marks, render
-from emukit.report.study_file import read_study
+from emukit.studies.study_file import read_study
 from emukit.studies.table import DIFFERENCE
 from tests.report.sites import EVIL, SPLIT, row, site, study
 

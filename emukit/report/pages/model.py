@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from emukit.competitions.ranking import Row
 from emukit.metrics import Competition
-from emukit.report.study_file import StudyFile
+from emukit.studies.study_file import StudyFile
 
 LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 LONGEST = 60

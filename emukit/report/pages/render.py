@@ -26,7 +26,7 @@ from emukit.competitions.ranking import (
 from emukit.metrics.competition import Column
 from emukit.report.pages.fields import entry_script, site_script
 from emukit.report.pages.model import Entry, Site, StudyPage
-from emukit.report.study_file import Interval, StudyFile, StudyResult, Variant
+from emukit.studies.study_file import Interval, StudyFile, StudyResult, Variant
 from emukit.studies.table import DIFFERENCE, both_ends
 
 HERE = Path(__file__).parent
