@@ -56,6 +56,19 @@ CAPTIONS = {
         "Zonal means of the errors",
         "The height is the sine of the latitude, so that equal heights are equal areas. The scale is that of the maps.",
     ),
+    "indices": (
+        "Annual indices on the map",
+        "The mean over the scored years, prediction less truth. Each index has a scale of its own.",
+    ),
+    "regions": (
+        "Scores by region",
+        "What each region adds to the score: 1 is exact, 0 the mean of the truth, -1 the limit. "
+        "White: in no region, or nothing there varies.",
+    ),
+    "days": (
+        "Days of three cells",
+        "The cells whose mean score is the lowest, the median and the highest; the number is that score.",
+    ),
     "years": ("Global means", "Annual means over the whole scenario; every run of the climate model is a line."),
     "seasons": (
         "Seasonal cycle by latitude",
