@@ -40,10 +40,10 @@ from emukit.emulators.climx_baselines import (
     check_days,
     daily_series,
     historical_means,
+    in_space,
     knots_of,
     logarithmic_variables,
     spline_of_months,
-    transformed,
 )
 from emukit.errors import ProtocolError, RecipeError
 
@@ -309,8 +309,9 @@ class _Targets:
 
     def departures(self, fields: Field, day: NDArray[np.int64]) -> Array:
         """(D, C, V) of (D, V, Y, X) fields and the (D,) days of their years."""
-        found = transformed(fields, self._logarithmic) - self._climatology[day]
-        return np.moveaxis(found.reshape(*found.shape[:2], -1), 1, -1)
+        each = [in_space(fields[:, v], logarithmic) for v, logarithmic in enumerate(self._logarithmic)]
+        found = np.stack(each, -1) - np.moveaxis(self._climatology[day], 1, -1)
+        return found.reshape(len(found), -1, len(each))
 
     def fields(self, departures: NDArray[np.floating], day: NDArray[np.int64]) -> Array:
         """The inverse of `departures`."""
