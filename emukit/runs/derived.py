@@ -1,15 +1,20 @@
 """Further tables of a run whose competition scores what it derives from whole years, such as annual extremes.
 
 Invariant: what is told here is of the same prediction and truth as the score, and decides nothing.
+
+What was derived last of a scenario's truth, and of an emulator's prediction, is kept as long as these are: a year of
+days on the full grid of ClimX takes several seconds to read or to predict, and a command scores it and tells of it.
 """
 
 from __future__ import annotations
+
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emukit.competitions.registry import competition_of
-from emukit.data.archive import Archive
+from emukit.data.archive import Archive, Scenario
 from emukit.data.split import Span
 from emukit.emulators.base import Emulator
 from emukit.errors import ProtocolError
@@ -17,6 +22,10 @@ from emukit.metrics.competition import Detail
 from emukit.progress import Reporter
 
 Field = NDArray[np.float64]
+Truth = tuple[list[int], Field, Field]
+
+_TRUTH: WeakKeyDictionary[Scenario, tuple[ref[Archive], Span, Truth]] = WeakKeyDictionary()
+_PREDICTION: WeakKeyDictionary[Emulator, tuple[ref[Archive], Span, Field]] = WeakKeyDictionary()
 
 
 def detail_tables(emulator: Emulator, archive: Archive, spans: tuple[Span, ...]) -> list[tuple[str, Detail]]:
@@ -26,7 +35,7 @@ def detail_tables(emulator: Emulator, archive: Archive, spans: tuple[Span, ...])
         return []
     out = []
     for span in spans:
-        years, truth, warming = _truth(archive, span, place)
+        years, truth, warming = _truth(archive, span)
         prediction = _derived(emulator, archive, span)
         out += [(span.text(archive), table) for table in detail(years, warming, prediction, truth)]
     return out
@@ -51,7 +60,6 @@ def ensemble_tables(
     if not emulator.draws:
         emulator.member(0)  # says what is wrong
     score = competition_of(archive).ensemble
-    place = archive.domain.temperature or 0
     if score is None or archive.on_disk:
         raise ProtocolError(
             "these realisations cannot be scored",
@@ -62,7 +70,7 @@ def ensemble_tables(
     out = []
     with reporter.step("drawing realisations", members * len(spans)) as bar:
         for span in spans:
-            _, truth, _ = _truth(archive, span, place)
+            _, truth, _ = _truth(archive, span)
             drawn = np.empty((members, *truth.shape))
             for i in range(members):
                 drawn[i] = _derived(emulator.member(i), archive, span)
@@ -76,12 +84,20 @@ def derived_fields(emulator: Emulator, archive: Archive, span: Span) -> tuple[Fi
 
     A calendar year of data on disk is in memory at a time.
     """
-    _, truth, _ = _truth(archive, span, archive.domain.temperature or 0)
+    _, truth, _ = _truth(archive, span)
     return _derived(emulator, archive, span), truth
 
 
-def _truth(archive: Archive, span: Span, temperature: int) -> tuple[list[int], Field, Field]:
+def _truth(archive: Archive, span: Span) -> Truth:
     """Years, derived fields, and the global mean temperature of each year."""
+    scenario = archive[span.scenario]
+    kept = _TRUTH.get(scenario)
+    if kept is None or kept[0]() is not archive or kept[1] != span:
+        kept = _TRUTH[scenario] = (ref(archive), span, _derived_truth(archive, span, archive.domain.temperature or 0))
+    return kept[2]
+
+
+def _derived_truth(archive: Archive, span: Span, temperature: int) -> Truth:
     scenario, competition = archive[span.scenario], competition_of(archive)
     assert competition.derive is not None
     derive = competition.derive(archive, span.scenario, span.start, span.stop)
@@ -98,6 +114,13 @@ def _truth(archive: Archive, span: Span, temperature: int) -> tuple[list[int], F
 
 def _derived(emulator: Emulator, archive: Archive, span: Span) -> Field:
     """(N, W, Y, X) what is derived from a prediction."""
+    kept = _PREDICTION.get(emulator)
+    if kept is None or kept[0]() is not archive or kept[1] != span:
+        kept = _PREDICTION[emulator] = (ref(archive), span, _derived_prediction(emulator, archive, span))
+    return kept[2]
+
+
+def _derived_prediction(emulator: Emulator, archive: Archive, span: Span) -> Field:
     scenario, competition = archive[span.scenario], competition_of(archive)
     assert competition.derive is not None
     derive = competition.derive(archive, span.scenario, span.start, span.stop)

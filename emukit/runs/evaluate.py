@@ -28,6 +28,7 @@ from emukit.emulators.neural import BLOCK_MONTHS
 from emukit.errors import ProtocolError
 from emukit.metrics import Moments, Score, mean_score
 from emukit.parallel.comm import Comm
+from emukit.runs.derived import derived_fields
 from emukit.runs.record import card_digest
 
 
@@ -234,15 +235,13 @@ def _score_by_pieces(emulator: Emulator, archive: Archive, span: Span) -> Score:
     scenario, competition = archive[span.scenario], competition_of(archive)
     variables = scored_variables(archive)
     moments = Moments.zero((len(variables), *archive.grid.shape), tuple(competition.terms))
-    derive = competition.derive
-    place = (archive, span.scenario, span.start, span.stop)
-    of_prediction, of_truth = (derive(*place), derive(*place)) if derive else (None, None)
+    if competition.derive:
+        for year in zip(*derived_fields(emulator, archive, span), strict=True):
+            moments += competition.moments(*(fields[None] for fields in year))
+        return competition.score(moments, archive.grid.weights, variables)
     for start, stop in scenario.pieces(span.start, span.stop):
-        prediction = emulator.predict_fields(scenario, start, stop)
-        if of_prediction:
-            prediction = of_prediction(prediction)
         truth = scenario.truth(span.members[0], start, stop)
-        moments += competition.moments(prediction, of_truth(truth) if of_truth else truth)
+        moments += competition.moments(emulator.predict_fields(scenario, start, stop), truth)
     return competition.score(moments, archive.grid.weights, variables)
 
 
