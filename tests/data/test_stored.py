@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 from emukit.competitions.climx.derive import derive_indices, thresholds_of_archive
+from emukit.competitions.registry import competition_of
 from emukit.data import daily_archive, stored
 from emukit.data.daily import DailyStore
 from emukit.data.opening import open_data
@@ -23,6 +24,7 @@ from emukit.recipes.fitting import fit_recipe
 from emukit.recipes.load import load_recipe
 from emukit.runs.derived import detail_tables
 from emukit.runs.evaluate import score_emulator, score_members
+from emukit.studies.bootstrap import year_moments
 
 FEATURES = ("log:CO2_LBC", "SO2", "BC_AX@northern")
 
@@ -216,6 +218,8 @@ def test_a_score_and_what_is_told_of_it_read_and_predict_each_year_once(climx_fo
     ((_, table), *_) = detail_tables(emulator, archive, (span,))
     assert float(table.rows[0][1]) == pytest.approx(first, abs=1e-4)
     years = len(archive[span.scenario].pieces(span.start, span.stop))
+    (sums,) = year_moments(emulator, archive, [span], competition_of(archive))
+    assert len(sums) == years
     assert {name: read.count(name) for name in archive.variables} == dict.fromkeys(archive.variables, years)
     assert len(predicted) == years
     # Of another emulator and another span it is another answer.
