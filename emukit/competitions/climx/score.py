@@ -69,6 +69,28 @@ def regions() -> Regions:
     return Regions(tuple(kept["names"]), np.repeat(values, lengths).reshape(SHAPE))
 
 
+@lru_cache(maxsize=4)
+def weights_on(shape: tuple[int, ...]) -> tuple[Field, NDArray[np.int64]]:
+    """Regions on a grid whose cells are blocks of the competition's, as if each were repeated over its block.
+
+    Args:
+        shape: (Y, X) of the grid.
+
+    Returns:
+        (R, Y X) the weights of the cells of a block that lie in each region, and (Y X) how many lie in any.
+
+    Raises:
+        ValueError: The grid does not divide the competition's.
+    """
+    y, x = shape
+    if y < 1 or x < 1 or SHAPE[0] % y or SHAPE[1] % x:
+        raise ValueError(f"a grid of {y} x {x} cells does not divide {SHAPE[0]} x {SHAPE[1]}")
+    blocks, where = (y, SHAPE[0] // y, x, SHAPE[1] // x), regions()
+    weights = where.weights.reshape(len(where.names), *blocks).sum((2, 4))
+    inside = (where.cells >= 0).reshape(blocks).sum((1, 3))
+    return weights.reshape(len(where.names), -1), inside.ravel()
+
+
 @dataclass(frozen=True)
 class IndexScore:
     """The score of one index.
@@ -257,15 +279,15 @@ def _mean_square(values: Field) -> Field:
     return np.asarray(np.einsum("kyx,kyx->yx", values, values) / len(values))
 
 
-def _by_region(efficiency: Field, variance: Field) -> tuple[Field, Field]:
+def _by_region(efficiency: Field, variance: Field) -> tuple[Field, NDArray[np.bool_]]:
     """(..., R) area-weighted mean over the cells of a region that count, NaN where none does; (..., Y X) which do."""
-    where = regions()
+    weights, cells = weights_on(variance.shape[-2:])
     lead = variance.shape[:-2]
-    counted = expand((variance > LEAST_VARIANCE).astype(np.float64)).reshape(*lead, -1) * (where.cells.ravel() >= 0)
-    values = np.where(counted > 0, expand(efficiency).reshape(*lead, -1), 0.0)
-    area, total = counted @ where.weights.T, values @ where.weights.T
+    counted = (variance > LEAST_VARIANCE).reshape(*lead, -1) & (cells > 0)
+    values = np.where(counted, efficiency.reshape(*lead, -1), 0.0)
+    area, total = counted.astype(np.float64) @ weights.T, values @ weights.T
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.where(area > 0, total / area, np.nan), np.float64), np.asarray(counted, np.float64)
+        return np.asarray(np.where(area > 0, total / area, np.nan), np.float64), counted
 
 
 def _mean_of_known(ratios: Field) -> Field:
@@ -278,4 +300,5 @@ def _mean_of_known(ratios: Field) -> Field:
 def _index_score(efficiency: Field, variance: Field) -> IndexScore:
     ratios, counted = _by_region(efficiency, variance)
     by_region = {n: float(r) for n, r in zip(regions().names, ratios, strict=True) if not np.isnan(r)}
-    return IndexScore(float(_mean_of_known(ratios)) if by_region else None, by_region, int(counted.sum()))
+    cells = weights_on(variance.shape)[1]
+    return IndexScore(float(_mean_of_known(ratios)) if by_region else None, by_region, int(cells[counted].sum()))
