@@ -149,7 +149,7 @@ def _climx(scored: Mapping[str, str], derived: bool = False) -> Competition:
         detail=_detail if derived else None,
         ensemble=_ensemble if derived else None,
         maps=_maps if derived else None,
-        submission=StoreFormat(packings=("parquet", "csv"), write=_write) if derived else None,
+        submission=StoreFormat(packings=("parquet", "csv"), write=_write, note=_note) if derived else None,
     )
 
 
@@ -176,6 +176,17 @@ def _write(store: Path, archive: Any, out: Path) -> int:
     from emukit.competitions.climx.indices import submission_from_store
 
     return submission_from_store(store, archive, out)
+
+
+def _note(grid: Grid) -> str:
+    if grid.shape == SHAPE:
+        return ""
+    rows, columns = (n // m for n, m in zip(SHAPE, grid.shape, strict=True))
+    return (
+        f"each cell stands for {rows} x {columns} cells of the leaderboard, which scores every one of them: the mean "
+        "of a block misses its mountains and coasts, and even the true lite fields would score far below 0. "
+        "Train on the full files for a place there (docs/climx.md)"
+    )
 
 
 def _metric(index: str) -> Metric:
