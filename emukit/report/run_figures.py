@@ -27,12 +27,17 @@ from safetensors.numpy import load_file, save_file
 from emukit.data.archive import Archive
 from emukit.data.grid import Grid
 from emukit.errors import ProtocolError
-from emukit.figures.budget import draw_budget
-from emukit.figures.curves import Season, draw_seasons, draw_spectra, draw_years
-from emukit.figures.error_maps import Field, draw_distribution, draw_error_maps, draw_zonal, map_colours
+from emukit.figures.curves import (
+    Season,
+    draw_budget,
+    draw_distribution,
+    draw_ranks,
+    draw_seasons,
+    draw_spectra,
+    draw_years,
+)
 from emukit.figures.figure import line_colours, write_webp
-from emukit.figures.maps import SEQUENTIAL, draw_maps
-from emukit.figures.ranks import draw_ranks
+from emukit.figures.maps import SEQUENTIAL, Field, draw_error_maps, draw_maps, draw_zonal, map_colours
 from emukit.files import atomic_path, check_regular, open_regular, parse_json, read_text, sha256
 from emukit.report import plot_data as pictures
 from emukit.report.plot_data import REALISATIONS, Shown, collect

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from emukit.data.variable import OTHER_COLOURS
-from emukit.figures.coast import coastline
-from emukit.figures.error_maps import scale_colours
+from emukit.figures.maps import coastline, scale_colours
 from emukit.metrics import Competition
 from emukit.report.pages.model import Entry, Site
 
