@@ -71,7 +71,6 @@ MANY = {"learning": 16, "terms": 16, "coordinates": 64, "intervals": 32}
 ADJECTIVES = {"month": "monthly", "day": "daily", "year": "annual"}
 # Of what a cell sees: a page has no room for the globe's and for years, which `emukit plot` draws.
 POWER = "monthly, area mean of cells"
-MAPS = ("maps", "yardstick")
 MOMENTS = {"mean": "mean over time", "std": "standard deviation over time"}
 
 
@@ -118,7 +117,7 @@ class RunFigures:
 
 
 def run_figures_of(run: Run, set_name: str, root: Path, archive: Callable[[], Archive]) -> RunFigures:
-    """The portrait that is kept, or a new one.
+    """The figures that are kept, or new ones.
 
     Args:
         run: Finished.
@@ -141,26 +140,29 @@ def run_figures_of(run: Run, set_name: str, root: Path, archive: Callable[[], Ar
 def in_scale(kept: RunFigures, scales: Mapping[str, float]) -> dict[str, Drawn]:
     """Maps and zonal means of the figures of a run, and the maps of its reference, in scales that all share."""
     mark = hashlib.sha256(repr(sorted(scales.items())).encode()).hexdigest()[:8]
+    title, maps = f"{kept.set_name}: {kept.span}", tuple(dict.fromkeys(f.colours for f in kept.fields.values()))
     out = {
-        "maps": _scaled(
-            kept,
-            f"maps-{mark}.webp",
-            lambda: draw_error_maps(kept.fields, kept.grid, scales, _title(kept), earth=kept.earth),
+        "maps": keep_drawn(
+            kept.folder / f"maps-{mark}.webp",
+            lambda: draw_error_maps(kept.fields, kept.grid, scales, title, earth=kept.earth),
             f"Maps of the error of the prediction. {_words(kept.fields)}",
+            title,
+            maps,
         ),
-        "zonal": _scaled(
-            kept,
-            f"zonal-{mark}.webp",
-            lambda: draw_zonal(kept.fields, kept.grid, scales, _title(kept)),
+        "zonal": keep_drawn(
+            kept.folder / f"zonal-{mark}.webp",
+            lambda: draw_zonal(kept.fields, kept.grid, scales, title),
             "Zonal means of the same errors over latitude, next to those of other members. " + _words(kept.fields),
+            title,
         ),
     }
     if kept.ensemble_member:
-        out["yardstick"] = _scaled(
-            kept,
-            f"yardstick-{mark}.webp",
-            lambda: draw_error_maps(kept.ensemble_member, kept.grid, scales, _title(kept), earth=kept.earth),
+        out["yardstick"] = keep_drawn(
+            kept.folder / f"yardstick-{mark}.webp",
+            lambda: draw_error_maps(kept.ensemble_member, kept.grid, scales, title, earth=kept.earth),
             f"The same maps of another member of the climate model. {_words(kept.ensemble_member)}",
+            title,
+            maps,
         )
     return out
 
@@ -183,39 +185,38 @@ def save(figure: Figure, path: Path, kind: str, about: str, maps: Iterable[str] 
     return write_webp(figure, path, about, width=width, height=height, colours=colours)
 
 
-def _title(kept: RunFigures) -> str:
-    return f"{kept.set_name}: {kept.span}"
-
-
 def _words(fields: Mapping[str, Field]) -> str:
     return "; ".join(f"{f.label}: {f.numbers}" for f in fields.values()) + "."
 
 
-def _scaled(kept: RunFigures, name: str, draw: Callable[[], Figure], alt: str) -> Drawn:
-    path = kept.folder / name
-    size = picture_size(path)
-    if size is None:
-        with atomic_path(path) as temporary:
-            kind = name.partition("-")[0]
-            maps = dict.fromkeys(f.colours for f in kept.fields.values()) if kind in MAPS else {}
-            size = save(draw(), temporary, kind, _title(kept), maps)
-        for old in kept.folder.glob(f"{name.partition('-')[0]}-*.webp"):
-            if old.name != name:
-                old.unlink()
+def keep_drawn(
+    path: Path, draw: Callable[[], Figure], alt: str, about: str | None = None, maps: Iterable[str] = ()
+) -> Drawn:
+    """The picture of a file ``KIND-MARK.webp``; drawn, in the place of those of other marks, where it cannot be read.
+
+    Args:
+        path: Its file.
+        draw: Makes the figure.
+        alt: What it shows, for those who do not see it.
+        about: Words inside the file; `alt` when None.
+        maps: As for `save`.
+    """
+    try:
+        with open_regular(path) as file, Image.open(file) as image:
+            return Drawn(path, image.size, alt)
+    except (OSError, UnidentifiedImageError):
+        pass
+    kind = path.name.partition("-")[0]
+    with atomic_path(path) as temporary:
+        size = save(draw(), temporary, kind, alt if about is None else about, maps)
+    for old in path.parent.glob(f"{kind}-*.webp"):
+        if old != path:
+            old.unlink(missing_ok=True)
     return Drawn(path, size, alt)
 
 
-def picture_size(path: Path) -> tuple[int, int] | None:
-    """Width and height in pixels; None where there is no picture that can be read."""
-    try:
-        with open_regular(path) as file, Image.open(file) as image:
-            return image.size
-    except (OSError, UnidentifiedImageError):
-        return None
-
-
 def _key(run: Run, set_name: str) -> str:
-    """What decides a portrait: the run, when it was trained, and how it is drawn."""
+    """What decides the figures: the run, when it was trained, and how it is drawn."""
     described = run.folder / "emulator" / "emulator.json"
     parts = [
         VERSION,
@@ -272,11 +273,12 @@ def _draw(run: Run, set_name: str, folder: Path, key: str, archive: Archive) -> 
     shown = collect(run.emulator(archive), archive, span)
     numbers, about = _numbers(shown)
     title = f"{set_name}: {span.text(archive)}"
+    spread_colours = [SEQUENTIAL, *dict.fromkeys(archive.card.targets[v].colours for v in archive.variables)]
     with atomic_path(folder) as temporary:
         temporary.mkdir(parents=True)
         drawn = {}
         for name, (figure, alt) in _figures(shown, title).items():
-            maps = _spread_colours(shown) if name == "spread" else ()
+            maps = spread_colours if name == "spread" else ()
             drawn[name] = (*save(figure, temporary / f"{name}.webp", name, title, maps), alt)
         save_file(numbers, temporary / NUMBERS_FILE)
         about |= {
@@ -288,10 +290,6 @@ def _draw(run: Run, set_name: str, folder: Path, key: str, archive: Archive) -> 
             "pictures": drawn,
         }
         (temporary / ABOUT_FILE).write_text(json.dumps(about, indent=1), encoding="utf-8")
-
-
-def _spread_colours(shown: Shown) -> list[str]:
-    return [SEQUENTIAL, *dict.fromkeys(shown.archive.card.targets[v].colours for v in shown.archive.variables)]
 
 
 def _numbers(shown: Shown) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:

@@ -27,12 +27,11 @@ from emukit.outputs import Kind, new_output, refuse_taken
 from emukit.progress import Reporter
 from emukit.report import run_figures as kept
 from emukit.report.collect import Findings, collect_places, named_means, named_source, reason, study_names, to_draw
-from emukit.report.entry_page import run_entry, submission_entry, training_pictures
+from emukit.report.content import run_entry, study_page, submission_entry, training_pictures
 from emukit.report.pages.model import Entry, Errors, Picture, Site, identifier
 from emukit.report.pages.render import render
 from emukit.report.plot_data import LEAST_MONTHS, NO_SEASONS, NO_SPECTRA
 from emukit.report.run_figures import Drawn, RunFigures, in_scale, run_figures_of
-from emukit.report.study_page import study_page
 from emukit.runs.leaderboard import RowSource, combine
 from emukit.runs.run import Run
 
@@ -242,12 +241,8 @@ def _entry(
             shown.span,
             shown.span_key,
             shown.earth,
-            shown.grid.lat,
-            shown.grid.lon,
-            np.stack([f.error for f in shown.fields.values()]),
-            {name: f.label for name, f in shown.fields.items()},
-            {name: f.colours for name, f in shown.fields.items()},
-            {name: f.numbers for name, f in shown.fields.items()},
+            shown.grid,
+            shown.fields,
             {"score": own[0].score or 0.0, **own[0].numbers} if own else {},
             source.run.record.data.scoring.competition,
         )
