@@ -14,7 +14,7 @@ import typer
 
 from emukit.errors import EmukitError, StoreError
 from emukit.losses.named import loss_names
-from emukit.terminal import echo, markdown_text, open_console
+from emukit.terminal import csv_table, echo, markdown_table, markdown_text, open_console, terminal_table
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
@@ -179,26 +179,17 @@ def print_blocks(blocks: Sequence[ScoreTable], format: Formats, values: Any) -> 
 
 def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]], format: Formats) -> None:
     """Print a table of texts."""
-    import csv
-    import io
-
     rows = [tuple(row) for row in rows]
     if format == "json":
         echo(json.dumps([dict(zip(headings, row, strict=True)) for row in rows], indent=1))
     elif format == "csv":
-        stream = io.StringIO()
-        csv.writer(stream, lineterminator="\n").writerows([headings, *rows])
-        echo(stream.getvalue(), nl=False)
+        echo(csv_table(headings, rows), nl=False)
     elif format == "md":
-        lines = [[markdown_text(cell) for cell in row] for row in rows]
-        lines = [[*headings], ["---"] * len(headings), *lines]
-        echo("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        echo("\n".join(markdown_table(headings, ([markdown_text(cell) for cell in row] for row in rows))))
     else:
-        from rich import box
-        from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+        table = terminal_table()
         for i, heading in enumerate(headings):
             cells = [row[i] for row in rows if row[i]]
             # A name that is cut off could not be typed.

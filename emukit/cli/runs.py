@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import sys
@@ -19,7 +17,7 @@ from rich.text import Text
 
 from emukit.cli import commands
 from emukit.cli import options as o
-from emukit.terminal import duration, echo, markdown_text, one_line, open_console, size
+from emukit.terminal import csv_table, duration, echo, markdown_table, markdown_text, one_line, open_console, size
 
 if TYPE_CHECKING:
     from emukit.runs.listing import RunSummary
@@ -235,18 +233,13 @@ def _title(run: RunSummary) -> str:
 
 def markdown(runs: Sequence[RunSummary]) -> str:
     """A Markdown table."""
-    lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "".join("--:|" if h in RIGHT else "---|" for h in HEADINGS)]
-    lines += ["| " + " | ".join(markdown_text(cell) for cell in _cells(run)) + " |" for run in runs]
-    return "\n".join(lines) + "\n"
+    rows = ([markdown_text(cell) for cell in _cells(run)] for run in runs)
+    return "\n".join(markdown_table(HEADINGS, rows, right=[HEADINGS.index(h) for h in RIGHT])) + "\n"
 
 
 def to_csv(runs: Sequence[RunSummary]) -> str:
     """A CSV table of plain values."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, VALUES, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_values(run) for run in runs)
-    return stream.getvalue()
+    return csv_table(VALUES, (map(_values(run).get, VALUES) for run in runs))
 
 
 def as_json(runs: Sequence[RunSummary]) -> str:

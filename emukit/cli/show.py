@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from emukit.competitions.ranking import LIMIT
 from emukit.metrics import Score
 from emukit.runs.score_tables import ScoreTable
-from emukit.terminal import duration, size
+from emukit.terminal import duration, size, terminal_table
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
@@ -36,7 +35,7 @@ def span_table(archive: Archive, split: Split, window: Window) -> Table:
     from emukit.data.split import is_hidden
 
     title = f"protocol {split.protocol} on {archive.source}"
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    table = terminal_table(title)
     for heading in ("set", "scenario", f"{archive.time.unit}s", "members"):
         table.add_column(heading, no_wrap=True)
     table.add_column("targets", justify="right")
@@ -84,7 +83,7 @@ def encoding_table(encoder: FrameEncoder) -> Table:
 
     channels, fields = seasonal_fields(encoder.settings.seasonal, encoder.grid, encoder.time)
     title = "seasonal encoding at 45S and 45N"
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    table = terminal_table(title)
     table.add_column("month")
     rows = [int(np.abs(encoder.grid.lat - lat).argmin()) for lat in (-45.0, 45.0)]
     for channel in channels:

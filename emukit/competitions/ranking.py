@@ -6,20 +6,17 @@ together was scored on the same months of the same truth.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from emukit.metrics.competition import Column, Competition
-from emukit.terminal import markdown_text
+from emukit.terminal import csv_table, markdown_table, markdown_text, terminal_table
 
 LINES = ("reference", "limit")
 # With more numbers than the score and seven metrics a table is wider than a terminal.
@@ -92,9 +89,7 @@ def tables(rows: Sequence[Row]) -> list[RenderableType]:
     """One rich table a split."""
     out: list[RenderableType] = []
     for split, group in ranked(rows).items():
-        table = Table(
-            title=Text(split), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0, pad_edge=False
-        )
+        table = terminal_table(split)
         table.add_column("#", justify="right")
         table.add_column("entry", overflow="fold", ratio=1)
         add_number_columns(table, group[0].competition)
@@ -141,26 +136,23 @@ def markdown(rows: Sequence[Row]) -> str:
     lines = []
     for split, group in ranked(rows).items():
         headings = [markdown_text(column.full_heading) for column in group[0].competition.columns]
-        lines += [f"### {markdown_text(split)}", "", "| # | entry | kind | " + " | ".join(headings) + " | note |"]
-        lines.append("|--:|---|---|" + "--:|" * len(headings) + "---|")
-        for place, row in places(group):
-            cells = (place, _label(row), row.kind, *_cells(row), row.note)
-            lines.append("| " + " | ".join(markdown_text(c) for c in cells) + " |")
-        lines.append("")
+        cells = ((place, _label(row), row.kind, *_cells(row), row.note) for place, row in places(group))
+        shown = (list(map(markdown_text, line)) for line in cells)
+        right = (0, *range(3, 3 + len(headings)))
+        table = markdown_table(["#", "entry", "kind", *headings, "note"], shown, right)
+        lines += [f"### {markdown_text(split)}", "", *table, ""]
     return "\n".join(lines)
 
 
 def to_csv(rows: Sequence[Row]) -> str:
     """One CSV table of all rows, the split as a column."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     keys = all_keys(row.competition for row in rows)
-    writer.writerow(["split", "name", "kind", "score", *keys, "seed", "parameters", "note", "model"])
-    for split, group in ranked(rows).items():
-        for r in group:
-            numbers = [r.numbers.get(key, "") for key in keys]
-            writer.writerow([split, r.name, r.kind, r.score, *numbers, r.seed, r.parameters, r.note, r.model])
-    return stream.getvalue()
+    lines = (
+        (split, r.name, r.kind, r.score, *map(r.numbers.get, keys), r.seed, r.parameters, r.note, r.model)
+        for split, group in ranked(rows).items()
+        for r in group
+    )
+    return csv_table(["split", "name", "kind", "score", *keys, "seed", "parameters", "note", "model"], lines)
 
 
 def as_json(rows: Sequence[Row]) -> str:

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from emukit.data.grid import Grid
 from emukit.metrics.variability import VariabilityStatistics
 from emukit.report.plot_data import Shown
+from emukit.terminal import terminal_table
 
 Array = NDArray[np.float64]
 
@@ -158,9 +158,7 @@ def _mean(differences: list[dict[str, Array]]) -> dict[str, Array]:
 
 def weather_table(found: VariabilityComparison, title: str) -> Table:
     """All numbers for people, a line each."""
-    table = Table(
-        title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0, pad_edge=False
-    )
+    table = terminal_table(title)
     table.caption, table.caption_justify = CAPTION, "left"
     table.add_column("weather", overflow="fold")
     for heading in ("unit", "members", "prediction", "difference\nfrom member", "between\nmembers"):

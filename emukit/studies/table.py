@@ -5,20 +5,16 @@ Invariant: the base comes first and a difference is to it; a mean stands next to
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich import box
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from emukit.competitions.ranking import add_number_columns, legends, shown_columns
 from emukit.metrics import Competition
-from emukit.terminal import markdown_text
+from emukit.terminal import csv_table, markdown_table, markdown_text, terminal_table
 
 # What the column of the difference is called, in a terminal, in a file and on a page.
 DIFFERENCE = "score less base's"
@@ -47,7 +43,7 @@ def tables(studies: Sequence[StudyTable]) -> list[RenderableType]:
     """One rich table each, with the standard deviations under the means, and the sentences below."""
     out: list[RenderableType] = []
     for study in studies:
-        table = Table(title=Text(study.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0)
+        table = terminal_table(study.title)
         table.add_column("", overflow="fold")
         table.add_column("seeds", justify="right", no_wrap=True)
         add_number_columns(table, study.competition)
@@ -69,44 +65,27 @@ def markdown(studies: Sequence[StudyTable]) -> str:
     for study in studies:
         columns = study.competition.columns
         headings = ("", "seeds", *(markdown_text(c.full_heading) for c in columns), DIFFERENCE)
-        lines += [
-            f"### {markdown_text(study.title)}",
-            "",
-            f"| {' | '.join(headings)} |",
-            "|---|" + "--:|" * (len(headings) - 1),
-        ]
+        rows = []
         for row in study.rows:
-            cells = [f"{text} ({under})" if under else text for text, under in _cells(row, study.competition)]
-            lines.append(f"| {' | '.join((markdown_text(row['variant']), *cells))} |")
-        lines += [
-            f"| *{name}* | | {' | '.join(_numbers(values, study.competition))} | |"
-            for name, values in study.lines.items()
-        ]
+            cells = (f"{text} ({under})" if under else text for text, under in _cells(row, study.competition))
+            rows.append((markdown_text(row["variant"]), *cells))
+        rows += [(f"*{name}*", "", *_numbers(values, study.competition), "") for name, values in study.lines.items()]
+        lines += [f"### {markdown_text(study.title)}", ""]
+        lines += markdown_table(headings, rows, right=range(1, len(headings)))
         lines += ["", *(f"- {markdown_text(row['variant'])}: {row['sentence']}" for row in study.rows[1:]), ""]
     return "\n".join(lines)
 
 
 def to_csv(studies: Sequence[StudyTable]) -> str:
     """One CSV table of all of them: a row for every number of every variant."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["table", "variant", "number", "seeds", "mean", "sd", "difference", "low", "high"])
+    lines: list[tuple[object, ...]] = []
     for study in studies:
         for row in study.rows:
             for name in (c.key for c in study.competition.columns if c.key in (row["mean"] or ())):
+                own = (study.title, row["variant"], name, len(row["seeds"]), row["mean"][name])
                 difference = (row["difference"] or {}).get(name, {})
-                writer.writerow(
-                    [
-                        study.title,
-                        row["variant"],
-                        name,
-                        len(row["seeds"]),
-                        row["mean"][name],
-                        (row["sd"] or {}).get(name),
-                        *(difference.get(k) for k in ("mean", "low", "high")),
-                    ]
-                )
-    return stream.getvalue()
+                lines.append((*own, (row["sd"] or {}).get(name), *map(difference.get, ("mean", "low", "high"))))
+    return csv_table(("table", "variant", "number", "seeds", "mean", "sd", "difference", "low", "high"), lines)
 
 
 def both_ends(low: float, high: float, digits: int = 3, sign: str = "+") -> tuple[str, str]:
