@@ -101,9 +101,8 @@ def ablate(
     from emukit.cli.watch import Watch
     from emukit.data.opening import data_source
     from emukit.files import exclusive
-    from emukit.studies import table as tables
     from emukit.studies.ablate import StudyData, make_study_plan, run_study, write_plan
-    from emukit.studies.results import STUDY_FILE, save_result, study_result
+    from emukit.studies.results import STUDY_FILE, markdown, save_result, study_result, tables, to_csv
     from emukit.studies.saved_plan import plan_exists
     from emukit.studies.search import Search, search_study
     from emukit.studies.study import load_study, seconds_of
@@ -172,10 +171,10 @@ def ablate(
     if format == "json":
         echo(json.dumps(result, indent=1))
     elif format != "table":
-        echo({"md": tables.markdown, "csv": tables.to_csv}[format](found), nl=False)
+        echo({"md": markdown, "csv": to_csv}[format](found), nl=False)
     else:
         console = open_console()
-        for part in tables.tables(found):
+        for part in tables(found):
             console.print(part, highlight=False)
     reporter.say(f"wrote {plan.folder / STUDY_FILE}. Next: emukit report {plan.folder}")
     failed = [r for r in plan.distinct() if r.error() and not r.finished(archive)]
@@ -207,7 +206,7 @@ def _places(on: str | None, jobs: int | None) -> Iterator[tuple[Callable[..., No
         return
     if jobs:
         raise RecipeError("--jobs is for this machine", found=f"--on {on}", hint="Ray runs as many as it has room for")
-    from emukit.studies.ray_jobs import open_cluster
+    from emukit.studies.jobs import open_cluster
 
     with open_cluster(on) as cluster:
         # Every place is taken to be like this machine, with the one thread that Ray gives a task where there is no GPU.

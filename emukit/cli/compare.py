@@ -78,7 +78,7 @@ def _seeds(pair: Pair) -> str:
 
 
 def _cells(pair: Pair, full: bool) -> list[tuple[str, ...]]:
-    from emukit.studies.table import both_ends
+    from emukit.studies.bootstrap import both_ends
 
     rows: list[tuple[str, ...]] = []
     for row in pair.rows:

@@ -15,7 +15,7 @@ from emukit.errors import RunError
 from emukit.report.pages.model import Unfinished, identifier
 from emukit.report.pages.render import ASSETS, HERE, WIDTH, entry_script, marks, render, site_script
 from emukit.report.study_file import read_study
-from emukit.studies.table import DIFFERENCE
+from emukit.studies.results import DIFFERENCE
 from tests.report.sites import EVIL, SPLIT, row, site, study
 
 PARTS = ("month", "mean", "std")

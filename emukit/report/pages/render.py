@@ -28,7 +28,8 @@ from emukit.metrics import Competition
 from emukit.metrics.competition import Column
 from emukit.report.pages.model import Entry, Site, StudyPage
 from emukit.report.study_file import Interval, StudyFile, StudyResult, Variant
-from emukit.studies.table import DIFFERENCE, both_ends
+from emukit.studies.bootstrap import both_ends
+from emukit.studies.results import DIFFERENCE
 
 HERE = Path(__file__).parent
 ASSETS = ("style.css", "table.js", "compare.js")
