@@ -17,12 +17,10 @@ import typer
 from emukit.cli import (
     ablate,
     commands,
-    compare,
     crossval,
     data,
     downscale,
     indices,
-    plan,
     report,
     results,
     runs,
@@ -47,7 +45,7 @@ app = o.App(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for register in (train, crossval, ablate, plan, results, compare, report, submissions, downscale, indices):
+for register in (train, crossval, ablate, results, report, submissions, downscale, indices):
     register.add_commands(app)
 app.add_typer(runs.app, name="runs", rich_help_panel=commands.LOOK)
 app.add_typer(data.app, name="data", rich_help_panel=commands.DATA)

@@ -131,8 +131,7 @@ def plugin_lines() -> Iterator[str]:
 def choice_lines(name: str) -> Iterator[str]:
     """What may be named in settings that hold names, and the sizes of a recipe's network."""
     from emukit.data.encodings import CYCLES, STATIC
-    from emukit.losses.named import LOSSES
-    from emukit.losses.registry import TERMS
+    from emukit.losses.registry import LOSSES, TERMS
     from emukit.recipes.downscale import DOWNSCALE
     from emukit.recipes.load import sizes_of
     from emukit.recipes.schema import NetworkRecipe

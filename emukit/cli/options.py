@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import typer
 
 from emukit.errors import EmukitError, StoreError
-from emukit.losses.named import loss_names
+from emukit.losses.registry import loss_names
 from emukit.terminal import csv_table, echo, markdown_table, markdown_text, open_console, terminal_table
 
 if TYPE_CHECKING:

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from emukit.data.split import Split
     from emukit.data.window import Window
     from emukit.metrics.deviations import Statistic
-    from emukit.planning.divided import DividedCost
-    from emukit.planning.memory import MemoryPlan
+    from emukit.planning.memory import DividedCost, MemoryPlan
     from emukit.planning.plan import Bottleneck, Plan
     from emukit.runs.ensemble_scores import EnsembleEvaluation, RegionalScores
     from emukit.runs.evaluate import Evaluation
@@ -143,7 +142,7 @@ def plan_tables(name: str, plan: Plan) -> Iterator[Table | Text]:
 
 def _divided_table(name: str, memory: MemoryPlan, cost: DividedCost) -> Table:
     """What the busiest of several processes takes that share a globe."""
-    from emukit.planning.divided import on_device
+    from emukit.planning.memory import on_device
 
     table = _cost_table(f"{name}: one field over {cost.processes} processes, the busiest of them")
     table.add_row("rows", str(cost.rows), f"of {cost.whole}")

@@ -24,10 +24,9 @@ from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.grid import Grid
 from emukit.data.split import Span, Split
 from emukit.emulators.annual_cycle import AnnualCycle
-from emukit.emulators.base import Emulator, temperature_position
+from emukit.emulators.base import Emulator, refuse_unused, temperature_position
 from emukit.emulators.features import feature
 from emukit.emulators.seasonal_ridge import fit_harmonics, fit_seasons, season_basis
-from emukit.emulators.unused_options import refuse_unused
 from emukit.errors import RecipeError
 
 Array = NDArray[np.float64]

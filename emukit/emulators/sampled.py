@@ -20,10 +20,9 @@ from numpy.typing import NDArray
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.grid import Grid
 from emukit.data.split import Split
-from emukit.emulators.base import Emulator
+from emukit.emulators.base import Emulator, refuse_unused
 from emukit.emulators.modes import Modes
 from emukit.emulators.residuals import Residuals, climatology_of, training_residuals
-from emukit.emulators.unused_options import refuse_unused
 from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import ProtocolError, RecipeError
 

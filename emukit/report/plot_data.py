@@ -21,8 +21,7 @@ from emukit.data.units import CONVERSIONS, same_units
 from emukit.emulators.base import Emulator
 from emukit.figures.curves import Curves, Power, Ranks, Season, Years
 from emukit.figures.maps import Panel, Row
-from emukit.metrics.spectra import Spectrum, spectra
-from emukit.metrics.variability import anomalies, chance_of_ranks, rank_histogram
+from emukit.metrics.variability import Spectrum, anomalies, chance_of_ranks, rank_histogram, spectra
 
 Array = NDArray[np.float64]
 Fields = NDArray[np.float32]

@@ -37,9 +37,9 @@ from emukit.planning.training_time import (
 from emukit.progress import Reporter, silent_reporter
 from emukit.recipes.fitting import fit_recipe, fit_variables
 from emukit.recipes.schema import NetworkRecipe, Recipe
+from emukit.runs.listing import HASH_DIGITS, failure_of, failure_path, is_finished, log_path
 from emukit.runs.protocols import chosen_seeds, named_protocols
 from emukit.runs.run import Run, finished_run, identity_of
-from emukit.runs.study_files import HASH_DIGITS, failure_of, failure_path, is_finished, log_path
 from emukit.studies.jobs import Job, slots, visible_gpus
 from emukit.studies.saved_plan import SavedPlan, read_saved_plan, write_saved_plan
 from emukit.studies.study import (

@@ -22,8 +22,7 @@ from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
 from emukit.runs.run import train_run
-from emukit.training.average import WeightAverage
-from emukit.training.engine import Engine, Execution, _check_compiler
+from emukit.training.engine import Engine, Execution, WeightAverage, _check_compiler
 from emukit.training.log import read_lines
 from emukit.training.settings import AverageSettings, OptimizerSettings, TrainingSettings
 from tests.coded import changed, warming_archive
