@@ -101,8 +101,8 @@ def ablate(
     from emukit.cli.watch import Watch
     from emukit.data.opening import data_source
     from emukit.files import exclusive
+    from emukit.studies import results as tables
     from emukit.studies.ablate import StudyData, make_study_plan, run_study, write_plan
-    from emukit.studies.results import STUDY_FILE, markdown, save_result, study_result, tables, to_csv
     from emukit.studies.saved_plan import plan_exists
     from emukit.studies.search import Search, search_study
     from emukit.studies.study import load_study, seconds_of
@@ -166,17 +166,17 @@ def ablate(
             except (KeyboardInterrupt, SystemExit) as stop:
                 echo("stopped; runs are saved. Continue with the same command", err=True)
                 raise typer.Exit(int(stop.code or 0) if isinstance(stop, SystemExit) else 130) from None
-            result = study_result(plan, archive, command, reporter)
-            found = save_result(plan, result)
+            result = tables.study_result(plan, archive, command, reporter)
+            found = tables.save_result(plan, result)
     if format == "json":
         echo(json.dumps(result, indent=1))
     elif format != "table":
-        echo({"md": markdown, "csv": to_csv}[format](found), nl=False)
+        echo({"md": tables.markdown, "csv": tables.to_csv}[format](found), nl=False)
     else:
         console = open_console()
-        for part in tables(found):
+        for part in tables.tables(found):
             console.print(part, highlight=False)
-    reporter.say(f"wrote {plan.folder / STUDY_FILE}. Next: emukit report {plan.folder}")
+    reporter.say(f"wrote {plan.folder / tables.STUDY_FILE}. Next: emukit report {plan.folder}")
     failed = [r for r in plan.distinct() if r.error() and not r.finished(archive)]
     for run in failed:
         echo(f"failed: {run.variant}, {run.protocol}, seed {run.seed}: {run.log}\n{run.error()}", err=True)

@@ -17,13 +17,6 @@ from emukit.terminal import echo, open_console
 if TYPE_CHECKING:
     from emukit.parallel.comm import Comm
 
-RecipeFile = Annotated[
-    Path | None, typer.Option("--recipe", help="TOML recipe laid over the defaults.", show_default=False)
-]
-Setting = Annotated[
-    list[str] | None, typer.Option("--set", metavar="a.b=c", help="One setting, repeatable: training.epochs=5.")
-]
-
 Protocols = Annotated[
     str | None,
     typer.Option(
@@ -61,8 +54,8 @@ def validate(
     seeds: Seeds = None,
     out: Annotated[Path | None, typer.Option(show_default=False)] = None,
     data: o.Data = None,
-    recipe: RecipeFile = None,
-    settings: Setting = None,
+    recipe: o.RecipeFile = None,
+    settings: o.Settings = None,
     fast: o.Fast = False,
     format: o.Format = "table",
     markdown: o.Markdown = False,
@@ -185,8 +178,8 @@ def crossval(
     ] = 2.5,
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/crossval"),
     data: o.Data = None,
-    recipe: RecipeFile = None,
-    settings: Setting = None,
+    recipe: o.RecipeFile = None,
+    settings: o.Settings = None,
     fast: o.Fast = False,
     format: o.Format = "table",
     markdown: o.Markdown = False,

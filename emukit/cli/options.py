@@ -60,6 +60,16 @@ Convert = Annotated[
         "--convert", metavar="VAR=UNITS", help="The store holds VAR in UNITS: convert it.", show_default=False
     ),
 ]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="a.b=c", help="One setting, repeatable: training.epochs=5.")
+]
+RecipeFile = Annotated[
+    Path | None, typer.Option("--recipe", help="TOML recipe laid over the defaults.", show_default=False)
+]
+Members = Annotated[
+    str | None,
+    typer.Option("--members", help="Members to train on, such as 0,1,2. Default: all.", show_default=False),
+]
 Domain = Annotated[
     int,
     typer.Option(

@@ -12,7 +12,7 @@ import typer
 
 from emukit.cli import commands
 from emukit.cli import options as o
-from emukit.cli.crossval import Protocols, RecipeFile, Seeds, Setting, evaluate_recipe
+from emukit.cli.crossval import Protocols, Seeds, evaluate_recipe
 from emukit.terminal import echo, open_console
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def evaluate(
         Path | None,
         typer.Option(help="Folder of the runs of a MODEL. Default: runs/evaluate-MODEL.", show_default=False),
     ] = None,
-    recipe: RecipeFile = None,
-    settings: Setting = None,
+    recipe: o.RecipeFile = None,
+    settings: o.Settings = None,
     fast: o.Fast = False,
     track: o.Track = None,
     data: Annotated[

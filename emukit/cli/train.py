@@ -36,6 +36,12 @@ class Precision(StrEnum):
     fp16 = "fp16"
 
 
+PrecisionOption = Annotated[
+    Precision | None,
+    typer.Option("--precision", help="Short for --set training.precision=...", show_default=False),
+]
+
+
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
     commands.add(
@@ -53,11 +59,9 @@ def add_commands(app: typer.Typer) -> None:
 def train(
     model: o.Model,
     data: o.Data = None,
-    members: Annotated[
-        str | None, typer.Option(help="Members to train on, such as 0,1,2. Default: all.", show_default=False)
-    ] = None,
+    members: o.Members = None,
     protocol: o.Protocol = None,
-    recipe: Annotated[Path | None, typer.Option(help="TOML recipe laid over the defaults.", show_default=False)] = None,
+    recipe: o.RecipeFile = None,
     loss: o.Loss = None,
     objective: Annotated[
         str | None,
@@ -68,9 +72,7 @@ def train(
             show_default=False,
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="a.b=c", help="One setting, repeatable: training.epochs=5.")
-    ] = None,
+    settings: o.Settings = None,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -110,9 +112,7 @@ def train(
             show_default=False,
         ),
     ] = None,
-    precision: Annotated[
-        Precision | None, typer.Option(help="Short for --set training.precision=...", show_default=False)
-    ] = None,
+    precision: PrecisionOption = None,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the network first.")] = False,
     channels_last: Annotated[
         bool, typer.Option("--channels-last", help="Convolutions with channels innermost: faster on some GPUs.")
@@ -416,18 +416,12 @@ def models(
 def plan(
     model: o.Model,
     data: o.Data = None,
-    members: Annotated[
-        str | None, typer.Option(help="Members to train on, such as 0,1,2. Default: all.", show_default=False)
-    ] = None,
+    members: o.Members = None,
     protocol: o.Protocol = None,
-    recipe: Annotated[Path | None, typer.Option(help="TOML recipe laid over the defaults.", show_default=False)] = None,
+    recipe: o.RecipeFile = None,
     loss: o.Loss = None,
-    precision: Annotated[
-        Precision | None, typer.Option(help="Short for --set training.precision=...", show_default=False)
-    ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="a.b=c", help="One setting, repeatable: training.epochs=5.")
-    ] = None,
+    precision: PrecisionOption = None,
+    settings: o.Settings = None,
     domain: o.Domain = 1,
     card: o.Card = None,
     convert: o.Convert = None,
@@ -446,13 +440,10 @@ def plan(
     archive = o.open_named(data, card, convert, report)
     split = make_split(archive, protocol, o.member_list(members))
     if is_daily_fit(archive, chosen):
-        console = open_console()
-        console.print(
-            cost_table(f"{model}: memory, time and disk", daily_plan(archive, chosen, split)), highlight=False
-        )
-        return
-    with open_comm() as comm:
-        made = make_plan(archive, chosen, split, comm, report, domain)
+        parts = iter([cost_table(f"{model}: memory, time and disk", daily_plan(archive, chosen, split))])
+    else:
+        with open_comm() as comm:
+            parts = plan_tables(model, make_plan(archive, chosen, split, comm, report, domain))
     console = open_console()
-    for part in plan_tables(model, made):
+    for part in parts:
         console.print(part, highlight=False)
