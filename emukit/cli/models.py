@@ -115,7 +115,7 @@ def setting_rows(name: str) -> Iterator[tuple[str, str, str, str]]:
 
 def plugin_lines() -> Iterator[str]:
     """Components of installed packages that are not models, and those that are not used."""
-    from emukit.recipes.plugins import REGISTRIES
+    from emukit.recipes.catalogue import REGISTRIES
 
     for registry in REGISTRIES.values():
         if registry not in (NETWORKS, EMULATORS) and registry.plugins:

@@ -130,10 +130,9 @@ def evaluate(
     )
     from emukit.competitions.registry import competition_of
     from emukit.emulators.trajectory import Trajectory
-    from emukit.runs.derived import detail_tables, ensemble_tables
     from emukit.runs.ensemble_scores import evaluate_ensemble, save_ensemble
+    from emukit.runs.evaluate import detail_tables, ensemble_tables, scored_spans
     from emukit.runs.evaluate import evaluate as score
-    from emukit.runs.evaluate import scored_spans
     from emukit.runs.forecasts import evaluate_forecasts, save_forecasts
     from emukit.runs.run import read_run, save_evaluation
 

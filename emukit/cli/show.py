@@ -16,9 +16,8 @@ from emukit.terminal import duration, size, terminal_table
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
     from emukit.data.card import Card
-    from emukit.data.frames import FrameEncoder
+    from emukit.data.frames import FrameEncoder, Window
     from emukit.data.split import Split
-    from emukit.data.window import Window
     from emukit.metrics.deviations import Statistic
     from emukit.planning.memory import DividedCost, MemoryPlan
     from emukit.planning.plan import Bottleneck, Plan

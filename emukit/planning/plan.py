@@ -32,7 +32,6 @@ from emukit.models.precision import matmul_precision
 from emukit.models.registry import NETWORKS
 from emukit.parallel.comm import Comm
 from emukit.parallel.domain import check_divisible
-from emukit.planning.batch_size import resolve_batch
 from emukit.planning.memory import (
     SAFE,
     TRIED,
@@ -47,6 +46,7 @@ from emukit.planning.memory import (
     largest_share,
     memory_plan,
     on_device,
+    resolve_batch,
 )
 from emukit.progress import Reporter
 from emukit.recipes.fitting import fit_recipe

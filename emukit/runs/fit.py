@@ -20,10 +20,9 @@ from torch import nn
 from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
 from emukit.data.encodings import daily_fields, seasonal_fields
-from emukit.data.folds import final_split, leave_out
 from emukit.data.frames import FrameEncoder, static_fields
 from emukit.data.protocol import make_split
-from emukit.data.split import Span, Split
+from emukit.data.split import Span, Split, final_split, leave_out
 from emukit.data.states import RolloutSampler, sampler_kind
 from emukit.data.targets import TargetNormalizer
 from emukit.emulators.base import Emulator
@@ -42,8 +41,7 @@ from emukit.parallel.comm import Comm
 from emukit.parallel.domain import DividedSphere, check_divisible, divide
 from emukit.planning.memory import SAFE, count_divided, free_share, memory_plan
 from emukit.progress import Reporter
-from emukit.recipes.catalogue import identity_digest, model_label
-from emukit.recipes.plugins import check_plugins
+from emukit.recipes.catalogue import check_plugins, identity_digest, model_label
 from emukit.recipes.schema import FinishedRun, GeneratorRecipe, NetworkRecipe, Recipe, WrapperRecipe
 from emukit.runs.evaluate import check_fits, score_emulator
 from emukit.runs.generator import PartTrainer

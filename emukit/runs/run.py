@@ -24,19 +24,17 @@ from typing import Any
 
 from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
-from emukit.data.folds import final_split
 from emukit.data.protocol import make_split
-from emukit.data.split import Split
+from emukit.data.split import Split, final_split
 from emukit.emulators.base import Emulator
 from emukit.emulators.registry import load_emulator
 from emukit.errors import EmukitError, RunError
 from emukit.files import LOCK_FILE, PART, exclusive, inside, write_text
 from emukit.parallel.comm import Comm
-from emukit.planning.batch_size import resolve_batch
+from emukit.planning.memory import resolve_batch
 from emukit.progress import Reporter, silent_reporter
-from emukit.recipes.catalogue import model_label
+from emukit.recipes.catalogue import check_plugins, model_label, other_versions, plugins_of
 from emukit.recipes.fitting import fit_recipe, trained_in
-from emukit.recipes.plugins import check_plugins, other_versions, plugins_of
 from emukit.recipes.schema import NetworkRecipe, Recipe, parse_recipe
 from emukit.runs.evaluate import Evaluation, check_fits, evaluate
 from emukit.runs.fit import prepare

@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from emukit.submission.check import check_submission
     from emukit.submission.entry import ENTRY_FILE, Entry, entry_of, read_entry, write_entry
-    from emukit.submission.ids import Layout, submission_ids
     from emukit.submission.problems import Problem
     from emukit.submission.read import Columns, read_submission
+    from emukit.submission.rows import Layout, submission_ids, write_submission
     from emukit.submission.score import score_csv, score_submission
-    from emukit.submission.write import write_submission
 
 _MODULES = {
     "check": ("check_submission",),

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from emukit.competitions.climx.derive import derive_indices, thresholds_of_archive
-from emukit.data import daily_archive, stored
+from emukit.data import daily_archive
 from emukit.data.daily import DailyStore
 from emukit.data.opening import open_data
 from emukit.data.split import Span, Split, is_hidden
@@ -57,7 +57,7 @@ def on_disk(monkeypatch):
 @pytest.fixture
 def narrow(monkeypatch):
     """A block holds all days of one row of 54 years, and not of two."""
-    monkeypatch.setattr(stored, "BLOCK_BYTES", 54 * 365 * 6 * 4 + 100)
+    monkeypatch.setattr(daily_archive, "BLOCK_BYTES", 54 * 365 * 6 * 4 + 100)
 
 
 def split_of(archive):
@@ -168,7 +168,7 @@ def test_digest_of_files_follows_their_bytes(climx_folder, on_disk, tmp_path, mo
     shutil.copytree(climx_folder[0], folder)
     first = on_disk(folder).digest
     with monkeypatch.context() as m:
-        m.setattr(stored, "sha256", lambda path: pytest.fail("read again"))
+        m.setattr(daily_archive, "sha256", lambda path: pytest.fail("read again"))
         assert on_disk(folder).digest == first
     with netCDF4.Dataset(folder / "climx_demo_ssp370_train.nc", "a") as ds:
         ds["tas"][0, 5, 1, 1] += 1

@@ -15,9 +15,8 @@ from emukit.files import write_text
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
 from emukit.report import content, run_figures, site
-from emukit.report.collect import collect_places, named_means, study_names, to_draw
 from emukit.report.plot_data import collect, distribution, error_rows
-from emukit.report.site import MANIFEST, write_report
+from emukit.report.site import MANIFEST, collect_places, named_means, study_names, to_draw, write_report
 from emukit.runs.run import read_run, train_run
 from tests.cli.conftest import TINY
 from tests.coded import warming_archive

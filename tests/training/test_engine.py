@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from emukit.data.frames import FrameEncoder, InputSettings
+from emukit.data.frames import FrameEncoder, InputSettings, Window
 from emukit.data.protocol import make_split
 from emukit.data.segments import SegmentSampler, SegmentSettings
 from emukit.data.targets import TargetNormalizer, TargetSettings
-from emukit.data.window import Window
 from emukit.errors import TrainingError
 from emukit.losses.composite import CompositeLoss
 from emukit.losses.grid_context import GridContext

@@ -33,9 +33,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.daily import DAYS, SECONDS_PER_DAY
-from emukit.data.demo.emissions import FIRST_YEAR, LAST_YEAR, MT_PER_YEAR, SCENARIOS, region_patterns, region_shares
 from emukit.data.demo.planet import Planet
-from emukit.data.demo.response import Climate, make_climate
+from emukit.data.demo.response import (
+    FIRST_YEAR,
+    LAST_YEAR,
+    MT_PER_YEAR,
+    SCENARIOS,
+    Climate,
+    make_climate,
+    region_patterns,
+    region_shares,
+)
 from emukit.data.demo.weather import DailyWeather, Noise
 from emukit.data.grid import Grid
 from emukit.errors import EmukitError, ProtocolError
