@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -440,7 +441,7 @@ def plan(
     archive = o.open_named(data, card, convert, report)
     split = make_split(archive, protocol, o.member_list(members))
     if is_daily_fit(archive, chosen):
-        parts = iter([cost_table(f"{model}: memory, time and disk", daily_plan(archive, chosen, split))])
+        parts: Iterable[object] = [cost_table(f"{model}: memory, time and disk", daily_plan(archive, chosen, split))]
     else:
         with open_comm() as comm:
             parts = plan_tables(model, make_plan(archive, chosen, split, comm, report, domain))
