@@ -44,27 +44,33 @@ def check(
     quiet: o.Quiet = False,
 ) -> None:
     """Check a store: what is in it, what is odd, what is hidden; exit with 1 if nothing can be trained on it."""
-    from emukit.data.check_report import inspect_store
+    from emukit.data.check_report import StoreReport, inspect_store
     from emukit.data.daily_folder import is_daily_folder
+    from emukit.data.daily_report import FolderReport, inspect_folder
     from emukit.data.opening import DEMO, data_source
+    from emukit.errors import EmukitError
 
     source = data_source(o.one_store(data, store))
     if is_daily_folder(source):
-        _check_folder(source, card, convert, digests, quiet)
-        return
-    if source == DEMO:
+        if convert or digests:
+            raise EmukitError(
+                f"{'--convert' if convert else '--digests'} does not apply to a folder of daily files such as {source}",
+                hint="leave it out; units are read from the files",
+            )
+        report: StoreReport | FolderReport = inspect_folder(source, card, o.reporter(quiet))
+    elif source == DEMO:
         # The demo climate is made again whenever it is opened; what can be checked is what it writes.
         with TemporaryDirectory() as folder:
             from emukit.data.demo import DemoClimate, write_demo
 
             written = write_demo(DemoClimate(), Path(folder) / "demo.zarr")
-            report = inspect_store(written, card=card, convert=o.conversions(convert), digests=digests)
-            report = replace(report, source=DEMO)
+            found = inspect_store(written, card=card, convert=o.conversions(convert), digests=digests)
+            report = replace(found, source=DEMO)
     else:
         report = inspect_store(source, card=card, convert=o.conversions(convert), digests=digests)
     for line in report.verdict() if quiet else report.lines():
         echo(line)
-    if report.digests is not None:
+    if isinstance(report, StoreReport) and report.digests is not None:
         echo("\n" + "\n".join(report.digests.toml()))
     if not report.trainable:
         raise typer.Exit(1)
@@ -90,22 +96,6 @@ def card(
     with TemporaryDirectory() as folder:
         written = write_demo(DemoClimate(), Path(folder) / "demo.zarr")
         echo(draft_card(written, report, name), nl=False)
-
-
-def _check_folder(source: str, card: str | None, convert: list[str] | None, digests: bool, quiet: bool) -> None:
-    from emukit.data.daily_report import inspect_folder
-    from emukit.errors import EmukitError
-
-    if convert or digests:
-        raise EmukitError(
-            f"{source} is a folder of daily files, to which {'--convert' if convert else '--digests'} does not apply",
-            hint="leave it out; units are read from the files",
-        )
-    report = inspect_folder(source, card, o.reporter(quiet))
-    for line in report.verdict() if quiet else report.lines():
-        echo(line)
-    if not report.trainable:
-        raise typer.Exit(1)
 
 
 def demo(

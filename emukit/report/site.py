@@ -166,7 +166,7 @@ def _site(
                 try:
                     figures_of_runs[source.folder] = _run_figures(source.run, opener, scratch)
                 except EmukitError as e:
-                    missing.setdefault(source.folder, []).append(f"{NOT_DRAWN}{reason(e)}")
+                    missing.setdefault(source.folder, []).append(f"{NOT_DRAWN}{e.line}")
             step.advance(note=source.folder.name)
     scales = shared_scales(figures_of_runs.values())
     entries: list[Entry] = []
@@ -234,7 +234,7 @@ def _entry(
         if curves:
             drawn |= training_pictures(source.run, _keep(source.run, scratch))
     except EmukitError as e:
-        missing = [*missing, f"no learning curves: {reason(e)}"]
+        missing = [*missing, f"no learning curves: {e.line}"]
     else:
         missing = [*missing, *(f"the log has gaps: {words}" for words in source.run.log_problems())]
     errors = None
@@ -363,7 +363,7 @@ def collect_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
         except EmukitError as e:
             if named:
                 raise
-            found.left_out.append(reason(e))
+            found.left_out.append(e.line)
             return
         if run and run.record.state != "finished":
             found.unfinished.append(Unfinished(folder.name, summarise_run(folder).state, run.go_on()))
@@ -397,7 +397,7 @@ def collect_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
             except EmukitError as e:
                 if folder == place:
                     raise
-                found.left_out.append(reason(e))
+                found.left_out.append(e.line)
                 continue
             found.studies.append((folder, study))
             for run in (r for v in study.variants for r in v.runs if study_runs and r.state == "finished"):
@@ -471,8 +471,3 @@ def named_means(rows: Iterable[Row], names: Mapping[Path, str]) -> list[Row]:
         return replace(row, name=" + ".join(dict.fromkeys(each)), seed=None)
 
     return [named(row) for row in rows]
-
-
-def reason(error: EmukitError) -> str:
-    """What is wrong, in a line."""
-    return f"{error.what} ({error.found})" if error.found else error.what

@@ -457,6 +457,17 @@ def finished_emulator(run: FinishedRun, recipe: Recipe, archive: Archive, split:
                     hint=f"wrap runs of protocol {split.protocol}",
                 )
     check_plugins(record.plugins, f"the run {folder}")
+    emulator = load_trained(folder, recipe)
+    check_fits(emulator, archive)
+    return emulator
+
+
+def load_trained(folder: Path, recipe: Recipe) -> Emulator:
+    """The emulator in the folder of a finished run.
+
+    Raises:
+        RunError: It is not the one that the recipe trains, or is damaged.
+    """
     emulator = load_emulator(folder / "emulator")
     expected = recipe.emulator_kind if isinstance(recipe, NetworkRecipe) else recipe.emulator
     if emulator.kind != expected:
@@ -466,7 +477,6 @@ def finished_emulator(run: FinishedRun, recipe: Recipe, archive: Archive, split:
             expected=expected,
             hint="put its own emulator folder back, or train it again",
         )
-    check_fits(emulator, archive)
     return emulator
 
 

@@ -109,7 +109,7 @@ def collect_rows(
             except EmukitError as e:
                 if left_out is None or folder == place:
                     raise
-                left_out(f"{e.what} ({e.found})" if e.found else e.what)
+                left_out(e.line)
     return combine(sources, published)
 
 

@@ -168,8 +168,7 @@ def summarise_run(folder: Path) -> RunSummary:
         logs = {place: read_lines(folder / place / LOG) for place in inside.logs}
         epoch, seconds = _progress(inside.logs, logs)
     except EmukitError as e:
-        found = e.found.splitlines()[0].strip() if e.found else ""
-        return RunSummary(folder, "damaged", size, held, problem=f"{e.what} ({found})" if found else e.what)
+        return RunSummary(folder, "damaged", size, held, problem=e.line)
     except (TypeError, ValueError, OverflowError, OSError) as e:
         return RunSummary(folder, "damaged", size, held, problem=f"the scores or the log of {folder} are damaged ({e})")
     if state == "finished":

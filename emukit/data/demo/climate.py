@@ -25,7 +25,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from emukit.data.card import DIGESTS_ATTRIBUTE, Digests, Published
-from emukit.data.demo.planet import Planet
+from emukit.data.demo.planet import Planet, refuse_settings
 from emukit.data.demo.response import (
     FIRST_YEAR,
     LAST_YEAR,
@@ -41,12 +41,14 @@ from emukit.data.demo.weather import weather
 from emukit.data.grid import Grid
 from emukit.data.load import digest_of
 from emukit.data.zarr_writer import write_zarr
-from emukit.errors import EmukitError, ProtocolError, StoreError
+from emukit.errors import ProtocolError, StoreError
 from emukit.files import parse_json
 from emukit.outputs import new_output, refuse_taken, zarr_kind
 from emukit.progress import Reporter, default_reporter
 
 GENERATOR = 1
+"""Version of the formulas, raised with any change of a number: stores of another version are refused, not misjudged."""
+
 _TAS = {"long_name": "Near-Surface Air Temperature", "standard_name": "air_temperature", "units": "K"}
 _PR = {"long_name": "Precipitation", "standard_name": "lwe_precipitation_rate", "units": "mm/day"}
 _RSDT = {
@@ -67,8 +69,6 @@ KIND = zarr_kind(
     "a store of `emukit data demo`", lambda found: found.get("emukit_card") == CARD and "demo_settings" in found
 )
 
-
-"""Version of the formulas, raised with any change of a number: stores of another version are refused, not misjudged."""
 
 CARD = "demo"
 HIDDEN = ("ssp245",)
@@ -112,18 +112,7 @@ class DemoClimate:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        wrong = [
-            (name, low, high)
-            for name, (low, high) in _BOUNDS.items()
-            if type(getattr(self, name)) is not int or not low <= getattr(self, name) <= high
-        ]
-        if wrong:
-            raise EmukitError(
-                "the demo climate cannot be made with these settings",
-                found=", ".join(f"{name} = {getattr(self, name)!r}" for name, _, _ in wrong),
-                expected=", ".join(f"{name} a whole number {low} .. {high}" for name, low, high in wrong),
-                hint="change the settings named",
-            )
+        refuse_settings("the demo climate", {name: getattr(self, name) for name in _BOUNDS}, _BOUNDS)
 
     @property
     def months(self) -> int:
