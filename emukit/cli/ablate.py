@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from emukit.cli import commands
 from emukit.cli import options as o
 from emukit.terminal import echo, open_console
 
@@ -26,12 +25,12 @@ if TYPE_CHECKING:
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    commands.add(
+    o.add_command(
         app,
         ablate,
         "emukit ablate --list",
         "emukit ablate loss-weights --data demo --seeds 2 --budget 10m --dry-run",
-        group=commands.TRAIN,
+        group=o.TRAIN,
     )
 
 

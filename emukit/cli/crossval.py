@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from emukit.cli import commands
 from emukit.cli import options as o
 from emukit.terminal import echo, open_console
 
@@ -44,8 +43,8 @@ Seeds = Annotated[
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    app.command(hidden=True, cls=commands.Command)(validate)
-    commands.add(app, crossval, "emukit crossval linear climatology --data demo", group=commands.TRAIN)
+    app.command(hidden=True, cls=o.Command)(validate)
+    o.add_command(app, crossval, "emukit crossval linear climatology --data demo", group=o.TRAIN)
 
 
 def validate(

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from emukit.cli import commands
 from emukit.cli import options as o
 from emukit.terminal import echo, open_console
 
@@ -25,9 +24,7 @@ class Like(StrEnum):
     TINY = "climx-tiny"
 
 
-app = o.App(
-    cls=commands.Group, help="Check stores, write the demo climate, show forcing windows.", no_args_is_help=True
-)
+app = o.App(cls=o.Group, help="Check stores, write the demo climate, show forcing windows.", no_args_is_help=True)
 
 # The spelling of earlier versions, when these commands took the store without --data.
 Positional = Annotated[str | None, typer.Argument(metavar="[STORE]", hidden=True, show_default=False)]
@@ -229,7 +226,7 @@ def windows(
 ) -> None:
     """Show the forcing windows and their seasonal encoding for a split; --out writes them for use elsewhere."""
     from emukit.cli.show import encoding_table, span_table, window_lines
-    from emukit.data.export import check_place, windows_dataset, write_windows
+    from emukit.data.cf import check_place, windows_dataset, write_windows
     from emukit.data.frames import FrameEncoder
     from emukit.data.protocol import make_split
     from emukit.errors import RecipeError
@@ -263,12 +260,12 @@ def windows(
         echo(f"wrote {out}")
 
 
-commands.add(app, check, "emukit data check --data demo")
-commands.add(app, card, "emukit data card --data demo")
-commands.add(
+o.add_command(app, check, "emukit data check --data demo")
+o.add_command(app, card, "emukit data card --data demo")
+o.add_command(
     app,
     demo,
     "emukit data demo demo.zarr --grid 12x18 --reveal",
     "emukit data demo climx-demo --like climx-lite --truth climx-truth",
 )
-commands.add(app, windows, "emukit data windows --data demo --members 0")
+o.add_command(app, windows, "emukit data windows --data demo --members 0")

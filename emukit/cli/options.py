@@ -1,7 +1,12 @@
-"""Options that several commands share, so that they mean and say the same."""
+"""What commands share: how they are registered, options that mean and say the same, and how results are printed.
+
+Invariant: the examples of a command work on the demo climate as they stand, one after the other where one needs what
+another wrote.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from emukit.errors import EmukitError, StoreError
 from emukit.losses.registry import loss_names
@@ -109,6 +115,8 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what this command wrote there before; nothing else is replaced.")
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, as `emukit train` wrote it.")]
+# The groups of `emukit --help`, in the order of their first commands.
+TRAIN, LOOK, SUBMIT, DATA = "Train and select", "Look and compare", "Submit", "Data and machine"
 
 
 class App(typer.Typer):
@@ -314,3 +322,54 @@ def member_list(text: str | None) -> tuple[int, ...] | None:
     if len(set(members)) < len(members):
         raise EmukitError(f"--members {text} names a member twice", expected="each once")
     return members
+
+
+def _without_type(parameters: list[Any]) -> list[Any]:
+    """The parameters; flags say nothing of a type, since they take no value."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
+
+
+class Command(TyperCommand):
+    """A command whose flags are shown as flags."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_type(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """A group whose flags are shown as flags."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_type(super().get_params(ctx))
+
+
+def add_command(
+    app: typer.Typer,
+    function: Callable[..., None],
+    *examples: str,
+    name: str | None = None,
+    group: str | None = None,
+    cls: type[Command] = Command,
+) -> None:
+    """Register a command.
+
+    Args:
+        app: Where.
+        function: What it calls; its name, with hyphens, is that of the command.
+        examples: Command lines that the help ends with.
+        name: Of the command, where it is not the function's.
+        group: Of the commands in `emukit --help`.
+        cls: A command that reads its line in a way of its own.
+    """
+    # The help joins single lines: every example is a paragraph. A backslash keeps brackets from being read as markup.
+    shown = [example.replace("[", r"\[") for example in examples]
+    epilog = "\n\n".join(["Examples:", *(f"  {example}" for example in shown)]) if shown else None
+    app.command(name, cls=cls, rich_help_panel=group, epilog=epilog, help=_paragraphs(function.__doc__))(function)
+
+
+def _paragraphs(doc: str | None) -> str:
+    """A docstring with each paragraph on one line: the help would keep the ends of lines after the first paragraph."""
+    return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(doc or "").split("\n\n"))

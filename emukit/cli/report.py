@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from emukit.cli import commands
 from emukit.cli import options as o
 from emukit.terminal import echo, open_console
 
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    commands.add(app, plot, "emukit plot runs/linear", group=commands.LOOK)
-    commands.add(app, report, "emukit report runs --out report", group=commands.LOOK)
+    o.add_command(app, plot, "emukit plot runs/linear", group=o.LOOK)
+    o.add_command(app, report, "emukit report runs --out report", group=o.LOOK)
 
 
 def plot(

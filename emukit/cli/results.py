@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from emukit.cli import commands
 from emukit.cli import options as o
 from emukit.cli.crossval import Protocols, Seeds, evaluate_recipe
 from emukit.terminal import echo, open_console
@@ -29,22 +28,22 @@ VALUES = (
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    commands.add(
+    o.add_command(
         app,
         evaluate,
         "emukit evaluate runs/linear",
         "emukit evaluate runs/linear --format json",
         "emukit evaluate linear --data demo --protocols official,loso:all",
-        group=commands.LOOK,
+        group=o.LOOK,
     )
-    commands.add(
+    o.add_command(
         app,
         predict,
         "emukit predict runs/linear --scenario ssp245 --out ssp245.nc",
-        group=commands.LOOK,
+        group=o.LOOK,
     )
-    commands.add(app, compare, "emukit compare runs/linear runs/mine", group=commands.LOOK)
-    commands.add(app, leaderboard, "emukit leaderboard runs --no-published --format csv", group=commands.LOOK)
+    o.add_command(app, compare, "emukit compare runs/linear runs/mine", group=o.LOOK)
+    o.add_command(app, leaderboard, "emukit leaderboard runs --no-published --format csv", group=o.LOOK)
 
 
 def evaluate(

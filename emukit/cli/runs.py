@@ -15,7 +15,6 @@ import typer
 from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.text import Text
 
-from emukit.cli import commands
 from emukit.cli import options as o
 from emukit.terminal import csv_table, duration, echo, markdown_table, markdown_text, one_line, open_console, size
 
@@ -54,7 +53,7 @@ VALUES = (
 )
 
 
-class _ListByDefault(commands.Group):
+class _ListByDefault(o.Group):
     """`emukit runs FOLDER` lists, though there are commands below `runs`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -62,7 +61,7 @@ class _ListByDefault(commands.Group):
         return super().parse_args(ctx, args if named else ["list", *args])
 
 
-class _OneByDefault(commands.Command):
+class _OneByDefault(o.Command):
     """`--keep-best` without a number keeps one."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -301,5 +300,5 @@ def _cells(run: RunSummary) -> tuple[str, ...]:
     )
 
 
-commands.add(app, list_, "emukit runs", "emukit runs runs --format json", name="list")
-commands.add(app, rm, "emukit runs rm --keep-best 1 --dry-run", cls=_OneByDefault)
+o.add_command(app, list_, "emukit runs", "emukit runs runs --format json", name="list")
+o.add_command(app, rm, "emukit runs rm --keep-best 1 --dry-run", cls=_OneByDefault)

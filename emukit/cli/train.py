@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from emukit.cli import commands
 from emukit.cli import options as o
 from emukit.terminal import echo, open_console
 
@@ -45,16 +44,16 @@ PrecisionOption = Annotated[
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    commands.add(
+    o.add_command(
         app,
         train,
         "emukit train linear --data demo --out runs/linear",
         "emukit train downscale --data demo --set coarse=12,18 --set training.epochs=1 --out runs/fine",
         "emukit train cnn-gru --data demo --set training.epochs=2 --out runs/mine",
-        group=commands.TRAIN,
+        group=o.TRAIN,
     )
-    commands.add(app, plan, "emukit plan cnn-gru --data demo --members 0", group=commands.TRAIN)
-    commands.add(app, models, "emukit models", "emukit models cnn-gru", group=commands.TRAIN)
+    o.add_command(app, plan, "emukit plan cnn-gru --data demo --members 0", group=o.TRAIN)
+    o.add_command(app, models, "emukit models", "emukit models cnn-gru", group=o.TRAIN)
 
 
 def train(
