@@ -22,7 +22,6 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from emukit.data.grid import Grid
 
@@ -224,6 +223,8 @@ def two_sample_test(pairs: Sequence[tuple[Array, Array]], season: NDArray[np.int
     Raises:
         ValueError: There are no pairs, or fewer than eight steps.
     """
+    from scipy import stats
+
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -434,6 +435,8 @@ def _rank_test(counts: Array, chances: Array) -> Flatness:
     blocks; with the second-order correction of the degrees of freedom, and an F distribution for that they are
     estimated from few blocks (Thomas and Rao 1987, doi:10.1080/01621459.1987.10478475).
     """
+    from scipy import stats
+
     blocks, n, total = len(counts), counts.sum(), counts.sum(0)
     shares = tuple((total / n).tolist())
     plain = float(((total - n * chances) ** 2 / (n * chances)).sum())

@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 _MODULES = {
     "check": ("check_submission",),
     "entry": ("ENTRY_FILE", "Entry", "entry_of", "read_entry", "write_entry"),
-    "ids": ("Layout", "submission_ids"),
     "problems": ("Problem",),
     "read": ("Columns", "read_submission"),
+    "rows": ("Layout", "submission_ids", "write_submission"),
     "score": ("score_csv", "score_submission"),
-    "write": ("write_submission",),
 }
 _NAMES = {name: module for module, names in _MODULES.items() for name in names}
 
