@@ -224,7 +224,6 @@ def two_sample_test(pairs: Sequence[tuple[Array, Array]], season: NDArray[np.int
         ValueError: There are no pairs, or fewer than eight steps.
     """
     from scipy import stats
-
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
