@@ -17,7 +17,9 @@ from emukit.terminal import echo, open_console
 if TYPE_CHECKING:
     from emukit.metrics.competition import Detail
     from emukit.runs.evaluate import Evaluation
+    from emukit.studies.bootstrap import Difference
     from emukit.studies.compare import Pair, RunComparison
+    from emukit.studies.repeated import RepeatedTable
 
 HEADINGS = ("number", "better", "first", "second", "second - first", "95 % interval", "second is")
 VALUES = (
@@ -42,7 +44,13 @@ def add_commands(app: typer.Typer) -> None:
         "emukit predict runs/linear --scenario ssp245 --out ssp245.nc",
         group=o.LOOK,
     )
-    o.add_command(app, compare, "emukit compare runs/linear runs/mine", group=o.LOOK)
+    o.add_command(
+        app,
+        compare,
+        "emukit compare runs/linear runs/mine",
+        "emukit compare a/climx-templates b/climx-templates c/climx-templates",
+        group=o.LOOK,
+    )
     o.add_command(app, leaderboard, "emukit leaderboard runs --no-published --format csv", group=o.LOOK)
 
 
@@ -371,7 +379,11 @@ def leaderboard(
 
 def compare(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders, the one to compare with first.")
+        list[Path],
+        typer.Argument(
+            metavar="RUN RUN...",
+            help="Run folders, the one to compare with first; or folders of one study on several data sets.",
+        ),
     ],
     split: Annotated[
         str | None,
@@ -389,10 +401,14 @@ def compare(
 ) -> None:
     """Say whether runs differ: paired differences of every two, with 95 % intervals over seeds and years.
 
-    Runs that differ in their seed alone are taken together, and compared seed by seed.
+    Runs that differ in their seed alone are taken together, and compared seed by seed. Of a study that was repeated on
+    several data sets, such as seeds of a demo climate: the means over these, with Student's t.
     """
     import json
 
+    if any(_is_study(folder) for folder in runs):
+        _compare_studies(runs, split, data or card or convert, format, quiet)
+        return
     from emukit.runs.run import read_run
     from emukit.studies.compare import check_comparable, compare_runs
 
@@ -414,6 +430,74 @@ def compare(
             echo(f"\nfirst: {pair.first}; second: {pair.second}; seeds: {_seeds(pair)}\n")
             o.print_rows(HEADINGS, _cells(pair, full=format == "md"), format)
             echo(f"\n{pair.sentence}" if format == "md" else pair.sentence)
+
+
+def _is_study(folder: Path) -> bool:
+    return (folder / "study.json").is_file()
+
+
+def _compare_studies(folders: Sequence[Path], split: str | None, data: object, format: o.Formats, quiet: bool) -> None:
+    """One study on several data sets, from its kept results: nothing is scored again."""
+    import json
+
+    from emukit.errors import RunError
+    from emukit.studies.repeated import VALUES, repeated_study, value_rows
+
+    other = [str(folder) for folder in folders if not _is_study(folder)]
+    if other:
+        raise RunError(
+            "runs and studies are not compared with each other",
+            found=f"{', '.join(other)} without a study.json",
+            hint="name runs, or folders of one study on several data sets",
+        )
+    if data:
+        raise RunError(
+            "studies are compared by what they kept, and open no data",
+            found="--data, --card or --convert",
+            hint="leave these options out",
+        )
+    tables = repeated_study(folders)
+    chosen = [table for table in tables if split in (None, table.set)]
+    if not chosen:
+        raise RunError(
+            f"the studies have no set {split!r} in common",
+            expected=", ".join(dict.fromkeys(table.set for table in tables)),
+            hint="choose one of these with --split",
+        )
+    report = o.reporter(quiet)
+    for note in dict.fromkeys(note for table in chosen for note in table.notes):
+        report.say(f"note: left out, {note}")
+    if format == "json":
+        echo(json.dumps([table.as_dict() for table in chosen], indent=1))
+    elif format == "csv":
+        o.print_rows(VALUES, (row for table in chosen for row in value_rows(table)), format)
+    else:
+        for table in chosen:
+            _print_study(table, format)
+
+
+def _print_study(table: RepeatedTable, format: o.Formats) -> None:
+    from emukit.studies.bootstrap import both_ends
+
+    def estimate(found: Difference | None, sign: str) -> tuple[str, str]:
+        if found is None or found.low is None or found.high is None:
+            return "", ""
+        return f"{found.mean:{sign}.4f}", " to ".join(both_ends(found.low, found.high, sign=sign))
+
+    title = f"{table.name}, {table.protocol} {table.set}, {len(table.folders)} data sets: {'; '.join(table.folders)}"
+    echo(f"### {title}\n" if format == "md" else title)
+    numbers = [str(i) for i in range(1, len(table.folders) + 1)]
+    headings = ("", *numbers, "mean", "95 % interval", "less base's", "its 95 % interval")
+    cells = []
+    for row in table.rows:
+        score, difference = row.mean["score"], (row.difference or {}).get("score")
+        each = (f"{value:.4f}" for value in row.each)
+        cells.append((row.variant, *each, *estimate(score, ""), *estimate(difference, "+")))
+    o.print_rows(headings, cells, format)
+    column = table.competition.by_key["score"]
+    echo(f"\n{column.description}; {column.better} is better\n")
+    for row in table.rows[1:]:
+        echo(f"{'- ' if format == 'md' else ''}{row.variant}: {row.sentence}")
 
 
 def _seeds(pair: Pair) -> str:

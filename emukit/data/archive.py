@@ -233,6 +233,7 @@ class Archive(Mapping[str, Scenario]):
         bands: The rows of the grid in the order in which targets on disk are read fastest; of an archive in memory
             all at once.
         file_digest: Of an archive on disk, what computes `digest`: from the bytes of its files.
+        made_up: Whether its files say that a demo climate made them, whose planet is not the Earth.
     """
 
     card: Card
@@ -245,6 +246,7 @@ class Archive(Mapping[str, Scenario]):
     published: bool = False
     bands: tuple[slice, ...] = (slice(None),)
     file_digest: Callable[[], str] | None = None
+    made_up: bool = False
 
     def __repr__(self) -> str:
         """One line; the arrays would fill screens."""

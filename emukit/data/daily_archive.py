@@ -34,6 +34,8 @@ from emukit.progress import Reporter
 from emukit.terminal import size
 
 CALENDAR = "noleap"
+# The attribute by which files of `emukit data demo` say how they were made.
+DEMO_SETTINGS = "demo_settings"
 # Share of the free memory that fields may take: training needs room too. More than so many bytes stay on disk on every
 # machine; the lite files take 2 GB.
 SHARE, MOST_BYTES = 0.5, 32 << 30
@@ -80,7 +82,15 @@ def archive_from_folder(path: Path | str, card: Card | str | None, reporter: Rep
                 scenarios[name] = _scenario(folder, held, variables)
                 if held.targets is not None:
                     bar.advance(len(variables), note=name)
-        return Archive(folder.card, str(path), folder.grid, variables, scenarios, notes=folder.oddities)
+        return Archive(
+            folder.card,
+            str(path),
+            folder.grid,
+            variables,
+            scenarios,
+            notes=folder.oddities,
+            made_up=DEMO_SETTINGS in folder.attributes,
+        )
 
 
 def _on_disk(folder: DailyFolder, source: str, reporter: Reporter) -> Archive:
@@ -95,6 +105,7 @@ def _on_disk(folder: DailyFolder, source: str, reporter: Reporter) -> Archive:
         notes=folder.oddities,
         bands=bands_of([*targets.values()], folder.grid.shape[0]),
         file_digest=cache(lambda: digest_of_files(folder, reporter)),
+        made_up=DEMO_SETTINGS in folder.attributes,
     )
 
 

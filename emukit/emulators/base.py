@@ -363,7 +363,8 @@ def read_saved(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     try:
         head = parse_json(read_text(folder / "emulator.json"))
         check_regular(folder / "arrays.safetensors")
-        arrays = load_file(folder / "arrays.safetensors")
+        # Mapped, the file would stand in memory beside what is read from it: twice the emulator.
+        arrays = load_file(folder / "arrays.safetensors", backend="pread")
     except FileNotFoundError as e:
         raise RunError(
             f"no trained emulator in {folder}",

@@ -16,10 +16,10 @@ from emukit.figures.study import MOST_VARIANTS, VariantInterval, draw_coordinate
 from emukit.files import below, parse_json, sha256
 from emukit.report.pages.model import Entry, Picture, StudyPage, identifier
 from emukit.report.run_figures import Drawn, keep_drawn, save
-from emukit.report.study_file import StudyFile, StudyResult
 from emukit.runs.leaderboard import RowSource
 from emukit.runs.record import checked_command
 from emukit.runs.run import Run
+from emukit.studies.study_file import StudyFile, StudyResult
 from emukit.submission import read_entry
 from emukit.terminal import duration, size
 from emukit.training.log import LOG, read_lines

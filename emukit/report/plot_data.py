@@ -92,7 +92,7 @@ class Shown:
     @property
     def earth(self) -> bool:
         """Whether coasts are those of the Earth, and not of the invented planet of the demo."""
-        return self.archive.card.name != DEMO
+        return is_earth(self.archive)
 
     @property
     def scenario(self) -> Scenario:
@@ -112,6 +112,11 @@ class Shown:
     def label(self, variable: str) -> str:
         """The variable with its unit."""
         return f"{variable} ({self.archive.card.targets[variable].units})"
+
+
+def is_earth(archive: Archive) -> bool:
+    """Whether data are of the Earth, and not of the invented planet of a demo climate."""
+    return archive.card.name != DEMO and not archive.made_up
 
 
 def collect(emulator: Emulator, archive: Archive, span: Span) -> Shown:

@@ -37,9 +37,11 @@ from emukit.figures.curves import (
     draw_years,
 )
 from emukit.figures.figure import line_colours, write_webp
+from emukit.figures.indices import DIFFERENCES, SCORES
 from emukit.figures.maps import SEQUENTIAL, Field, draw_error_maps, draw_maps, draw_zonal, map_colours
 from emukit.files import atomic_path, check_regular, open_regular, parse_json, read_text, sha256
 from emukit.report import plot_data as pictures
+from emukit.report.index_pictures import collect_indices, index_figures
 from emukit.report.plot_data import REALISATIONS, Shown, collect
 from emukit.runs.evaluate import scored_spans
 from emukit.runs.run import Run
@@ -49,7 +51,7 @@ Array = NDArray[np.float64]
 FOLDER = "report"
 ABOUT_FILE, NUMBERS_FILE = "about.json", "numbers.safetensors"
 # Raised with every change of what is kept or drawn.
-VERSION = 7
+VERSION = 8
 # Of every picture, in inches: on a page they are as wide as its text, and their letters are of one size.
 SHAPES = {
     "maps": (8.6, 4.5),
@@ -62,6 +64,9 @@ SHAPES = {
     "ranks": (8.6, 3.6),
     "spread": (12.9, 4.6),
     "budget": (8.6, 3.6),
+    "indices": (8.6, 8.4),
+    "regions": (8.6, 8.6),
+    "days": (8.6, 7.0),
     "learning": (8.6, 2.8),
     "terms": (8.6, 2.8),
 }
@@ -71,6 +76,7 @@ MANY = {"learning": 16, "terms": 16, "coordinates": 64, "intervals": 32}
 ADJECTIVES = {"month": "monthly", "day": "daily", "year": "annual"}
 # Of what a cell sees: a page has no room for the globe's and for years, which `emukit plot` draws.
 POWER = "monthly, area mean of cells"
+MAPS_OF_INDICES = {"indices": (DIFFERENCES,), "regions": (SCORES,)}
 MOMENTS = {"mean": "mean over time", "std": "standard deviation over time"}
 
 
@@ -269,16 +275,26 @@ def _draw(run: Run, set_name: str, folder: Path, key: str, archive: Archive) -> 
             expected="the store of the training, unchanged",
             hint="name it with --data",
         )
+    if archive.on_disk:
+        raise ProtocolError(
+            "the data stay on disk, and fields of all steps do not fit into memory",
+            hint=f"`emukit plot {run.folder}` draws what is made a year at a time",
+        )
     span = scored_spans(archive, run.split(archive), set_name)[0]
-    shown = collect(run.emulator(archive), archive, span)
+    emulator = run.emulator(archive)
+    shown = collect(emulator, archive, span)
     numbers, about = _numbers(shown)
     title = f"{set_name}: {span.text(archive)}"
     spread_colours = [SEQUENTIAL, *dict.fromkeys(archive.card.targets[v].colours for v in archive.variables)]
+    figures = _figures(shown, title)
+    indices = collect_indices(emulator, archive, span)
+    if indices:
+        figures |= index_figures(indices, title, whole=False)
     with atomic_path(folder) as temporary:
         temporary.mkdir(parents=True)
         drawn = {}
-        for name, (figure, alt) in _figures(shown, title).items():
-            maps = spread_colours if name == "spread" else ()
+        for name, (figure, alt) in figures.items():
+            maps = spread_colours if name == "spread" else MAPS_OF_INDICES.get(name, ())
             drawn[name] = (*save(figure, temporary / f"{name}.webp", name, title, maps), alt)
         save_file(numbers, temporary / NUMBERS_FILE)
         about |= {

@@ -34,11 +34,11 @@ from emukit.report.pages.model import Entry, Errors, Picture, Site, Unfinished, 
 from emukit.report.pages.render import render
 from emukit.report.plot_data import LEAST_MONTHS, NO_SEASONS, NO_SPECTRA
 from emukit.report.run_figures import Drawn, RunFigures, in_scale, run_figures_of
-from emukit.report.study_file import STUDY_FILE, StudyFile, read_study
 from emukit.runs.leaderboard import RowSource, combine, entry_folders, folders_in, read_source
 from emukit.runs.listing import summarise_run
 from emukit.runs.record import RECORD_FILE
 from emukit.runs.run import Run
+from emukit.studies.study_file import STUDY_FILE, StudyFile, read_study
 
 MANIFEST = "report.json"
 # What is shown of a run: the scenario that was left out says more than the months that selected.
@@ -59,6 +59,19 @@ CAPTIONS = {
     "zonal": (
         "Zonal means of the errors",
         "The height is the sine of the latitude, so that equal heights are equal areas. The scale is that of the maps.",
+    ),
+    "indices": (
+        "Annual indices on the map",
+        "The mean over the scored years, prediction less truth. Each index has a scale of its own.",
+    ),
+    "regions": (
+        "Scores by region",
+        "What each region adds to the score: 1 is exact, 0 the mean of the truth, -1 the limit. "
+        "White: in no region, or nothing there varies.",
+    ),
+    "days": (
+        "Days of three cells",
+        "The cells whose mean score is the lowest, the median and the highest; the number is that score.",
     ),
     "years": ("Global means", "Annual means over the whole scenario; every run of the climate model is a line."),
     "seasons": (

@@ -415,6 +415,15 @@ def ensemble_tables(
     return out
 
 
+def derived_fields(emulator: Emulator, archive: Archive, span: Span) -> tuple[Field, Field]:
+    """(N, W, Y, X) what is derived from the prediction of a span, and from its truth.
+
+    A calendar year of data on disk is in memory at a time.
+    """
+    _, truth, _ = _truth(archive, span, archive.domain.temperature or 0)
+    return _derived(emulator, archive, span), truth
+
+
 def _truth(archive: Archive, span: Span, temperature: int) -> tuple[list[int], Field, Field]:
     """Years, derived fields, and the global mean temperature of each year."""
     scenario, competition = archive[span.scenario], competition_of(archive)

@@ -13,6 +13,7 @@ from emukit.data.daily import DailyStore
 from emukit.data.opening import open_data
 from emukit.data.split import Span, Split, is_hidden
 from emukit.emulators.climatology import ClimatologyEmulator
+from emukit.emulators.climx_baselines import ClimxPatternScaling
 from emukit.emulators.delta_change import DeltaChange
 from emukit.emulators.features import feature
 from emukit.emulators.typical_year import TypicalYear
@@ -120,6 +121,10 @@ def test_emulators_on_disk_are_those_in_memory(layout, climx_folder, banded, hel
         score = score_emulator(one, held, spans)
         assert score_emulator(two, archive, spans).value == pytest.approx(score.value, abs=1e-9)
         assert score_members(two, archive, spans)[0].value == pytest.approx(score.value, abs=1e-9)
+    one, two = (ClimxPatternScaling.fit(a, split) for a in (held, archive))
+    for name, array in one.state()[1].items():
+        # The global mean is summed band by band.
+        np.testing.assert_allclose(two.state()[1][name], array, rtol=2e-5, atol=1e-9, err_msg=name)
     one, two = (ClimatologyEmulator.fit(a, split) for a in (held, archive))
     np.testing.assert_allclose(two.state()[1]["mean"], one.state()[1]["mean"], rtol=1e-6)
 

@@ -11,7 +11,7 @@ from emukit.competitions.cse151b import cse151b
 from emukit.competitions.ranking import Row
 from emukit.figures.maps import Field
 from emukit.report.pages.model import Entry, Errors, Picture, Site, StudyPage, identifier
-from emukit.report.study_file import StudyFile
+from emukit.studies.study_file import StudyFile
 from tests.coded import small_grid
 
 MONTHS = "ssp370 2060-02..2070-01 member 0"

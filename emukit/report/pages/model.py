@@ -16,7 +16,7 @@ from emukit.competitions.ranking import Row
 from emukit.data.grid import Grid
 from emukit.figures.maps import Field
 from emukit.metrics import Competition
-from emukit.report.study_file import StudyFile
+from emukit.studies.study_file import StudyFile
 
 LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 LONGEST = 60

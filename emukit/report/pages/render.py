@@ -27,9 +27,9 @@ from emukit.figures.maps import coastline, scale_colours
 from emukit.metrics import Competition
 from emukit.metrics.competition import Column
 from emukit.report.pages.model import Entry, Site, StudyPage
-from emukit.report.study_file import Interval, StudyFile, StudyResult, Variant
 from emukit.studies.bootstrap import both_ends
 from emukit.studies.results import DIFFERENCE
+from emukit.studies.study_file import Interval, StudyFile, StudyResult, Variant
 
 HERE = Path(__file__).parent
 ASSETS = ("style.css", "table.js", "compare.js")
