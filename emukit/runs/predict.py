@@ -1,4 +1,4 @@
-"""Whole-scenario predictions as files, and where a trajectory begins: at a step of its scenario, or from fields in a file.
+"""Predictions of whole scenarios as files, and where a trajectory begins: at a step, or from fields in a file.
 
 Invariant: a file says which run, data and code it came from, and is whole or not there. What a trajectory is begun from
 are fields of the steps right before the first that is predicted, on the grid and in the units of the run; an emulator
