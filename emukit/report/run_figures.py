@@ -51,11 +51,11 @@ Array = NDArray[np.float64]
 FOLDER = "report"
 ABOUT_FILE, NUMBERS_FILE = "about.json", "numbers.safetensors"
 # Raised with every change of what is kept or drawn.
-VERSION = 8
+VERSION = 9
 # Of every picture, in inches: on a page they are as wide as its text, and their letters are of one size.
 SHAPES = {
     "maps": (8.6, 4.5),
-    "yardstick": (8.6, 4.5),
+    "another_run": (8.6, 4.5),
     "zonal": (8.6, 2.9),
     "years": (8.6, 3.7),
     "seasons": (8.6, 5.2),
@@ -163,8 +163,8 @@ def in_scale(kept: RunFigures, scales: Mapping[str, float]) -> dict[str, Drawn]:
         ),
     }
     if kept.ensemble_member:
-        out["yardstick"] = keep_drawn(
-            kept.folder / f"yardstick-{mark}.webp",
+        out["another_run"] = keep_drawn(
+            kept.folder / f"another_run-{mark}.webp",
             lambda: draw_error_maps(kept.ensemble_member, kept.grid, scales, title, earth=kept.earth),
             f"The same maps of another member of the climate model. {_words(kept.ensemble_member)}",
             title,
@@ -254,9 +254,11 @@ def _read(folder: Path, key: str) -> RunFigures | None:
             for i, (name, (colours, label)) in enumerate(words.items())
         }
         ensemble_member = {
-            name: Field(colours, label, about["yardstick"][name], numbers["yardstick"][i], numbers["members"][:0, i])
+            name: Field(
+                colours, label, about["another_run"][name], numbers["another_run"][i], numbers["members"][:0, i]
+            )
             for i, (name, (colours, label)) in enumerate(words.items())
-            if "yardstick" in numbers
+            if "another_run" in numbers
         }
         grid = Grid(numbers["lat"], numbers["lon"])
         return RunFigures(
@@ -342,8 +344,8 @@ def _numbers(shown: Shown) -> tuple[dict[str, NDArray[np.float32]], dict[str, An
         "numbers": words(prediction),
     }
     if others:
-        arrays["yardstick"] = others[0]
-        about["yardstick"] = words(others[0])
+        arrays["another_run"] = others[0]
+        about["another_run"] = words(others[0])
     return {k: np.ascontiguousarray(a, np.float32) for k, a in arrays.items()}, about
 
 

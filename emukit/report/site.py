@@ -51,7 +51,7 @@ CAPTIONS = {
         "Prediction less the scored run of the climate model. Every map of a quantity in this report has this scale; "
         "what lies beyond it has the colour of its end.",
     ),
-    "yardstick": (
+    "another_run": (
         "The same of another run of the climate model",
         "What chance alone does over these months: a prediction whose maps are as strong as these cannot be told from "
         "a run of the climate model by them.",
@@ -266,7 +266,7 @@ def _entry(
         )
     pictures = [
         # The other member is the same for all entries of a span.
-        _picture(name, drawn[name], shown.span_key if shown and name == "yardstick" else entry.id)
+        _picture(name, drawn[name], shown.span_key if shown and name == "another_run" else entry.id)
         for name in CAPTIONS
         if name in drawn
     ]

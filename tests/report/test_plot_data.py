@@ -260,7 +260,7 @@ def test_length_beyond_what_is_measured_is_no_number(warming):
     assert line.split() == ["tas", "length", "km", members, *said.split(), "?", between, "%"]
 
 
-def test_one_member_has_no_yardstick_and_no_second_map():
+def test_one_member_has_no_other_run_and_no_second_map():
     archive = warming_archive(members=1)
     split = make_split(archive, "k360")
     emulator = LinearEmulator.fit(archive, split)

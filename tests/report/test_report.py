@@ -101,7 +101,7 @@ def test_report_is_whole_and_the_next_draws_nothing(drawn, archive, monkeypatch,
         kept = {p.stem for p in (out / "pictures" / entry.stem).iterdir()}
         assert {"maps", "zonal", "years", "seasons", "rain"} <= kept
         assert ({"learning", "terms"} <= kept) == entry.name.startswith("net")
-    assert len([f for f in files if f.endswith("yardstick.webp")]) == 1
+    assert len([f for f in files if f.endswith("another_run.webp")]) == 1
     monkeypatch.setattr(run_figures, "write_webp", lambda *a, **k: pytest.fail("drawn again"))
     again = write_report([runs], tmp_path / "again", unopened, QUIET, published=False, overwrite=True)
     assert again.entries == 3
