@@ -14,9 +14,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from emukit.data.grid import Grid
-from emukit.figures.error_maps import LEVELS
 from emukit.figures.figure import MEMBERS, PREDICTION, REALISATIONS, TRUTH, drawing, legend_below, sheet
-from emukit.figures.maps import INSIDE, SEQUENTIAL, draw_coast, draw_map, scale
+from emukit.figures.maps import INSIDE, LEVELS, SEQUENTIAL, draw_coast, draw_map, scale
 
 Array = NDArray[np.float64]
 

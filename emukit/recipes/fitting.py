@@ -21,7 +21,7 @@ from emukit.emulators.features import check_feature, forcing_of
 from emukit.emulators.forcing_space import ForcingSpace
 from emukit.emulators.registry import EMULATORS
 from emukit.errors import EmukitError, ProtocolError, RecipeError
-from emukit.losses.named import LOSSES
+from emukit.losses.registry import LOSSES
 from emukit.progress import Reporter
 from emukit.recipes.catalogue import own_names
 from emukit.recipes.load import load_recipe

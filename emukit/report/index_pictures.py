@@ -27,7 +27,7 @@ from emukit.figures.indices import (
 )
 from emukit.metrics.competition import ScoreMaps
 from emukit.report.plot_data import area_means, is_earth
-from emukit.runs.derived import derived_fields
+from emukit.runs.evaluate import derived_fields
 
 Array = NDArray[np.float64]
 

@@ -25,12 +25,9 @@ from emukit.data.grid import Grid
 from emukit.data.split import Span, Split, is_hidden
 from emukit.data.time import in_words
 from emukit.errors import EmukitError, ProtocolError
-from emukit.figures.budget import draw_budget
-from emukit.figures.curves import draw_seasons, draw_spectra, draw_years
+from emukit.figures.curves import draw_budget, draw_ranks, draw_seasons, draw_spectra, draw_window, draw_years
 from emukit.figures.figure import write_png
 from emukit.figures.maps import draw_maps
-from emukit.figures.ranks import draw_ranks
-from emukit.figures.windows import draw_window
 from emukit.files import inside, open_regular, parse_json, read_text
 from emukit.outputs import Kind, new_output, refuse_taken
 from emukit.progress import Reporter

@@ -19,11 +19,9 @@ from emukit.data.split import Span
 from emukit.data.time import in_words
 from emukit.data.units import CONVERSIONS, same_units
 from emukit.emulators.base import Emulator
-from emukit.figures.curves import Curves, Power, Season, Years
+from emukit.figures.curves import Curves, Power, Ranks, Season, Years
 from emukit.figures.maps import Panel, Row
-from emukit.figures.ranks import Ranks
-from emukit.metrics.spectra import Spectrum, spectra
-from emukit.metrics.variability import anomalies, chance_of_ranks, rank_histogram
+from emukit.metrics.variability import Spectrum, anomalies, chance_of_ranks, rank_histogram, spectra
 
 Array = NDArray[np.float64]
 Fields = NDArray[np.float32]

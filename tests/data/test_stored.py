@@ -9,7 +9,7 @@ import xarray as xr
 
 from emukit.competitions.climx.derive import derive_indices, thresholds_of_archive
 from emukit.competitions.registry import competition_of
-from emukit.data import daily_archive, stored
+from emukit.data import daily_archive
 from emukit.data.daily import DailyStore
 from emukit.data.opening import open_data
 from emukit.data.split import Span, Split, is_hidden
@@ -22,8 +22,7 @@ from emukit.errors import EmukitError, ProtocolError, RecipeError
 from emukit.progress import silent_reporter
 from emukit.recipes.fitting import fit_recipe
 from emukit.recipes.load import load_recipe
-from emukit.runs.derived import detail_tables
-from emukit.runs.evaluate import score_emulator, score_members
+from emukit.runs.evaluate import detail_tables, score_emulator, score_members
 from emukit.studies.bootstrap import year_moments
 
 FEATURES = ("log:CO2_LBC", "SO2", "BC_AX@northern")
@@ -61,7 +60,7 @@ def on_disk(monkeypatch):
 @pytest.fixture
 def narrow(monkeypatch):
     """A block holds all days of one row of 54 years, and not of two."""
-    monkeypatch.setattr(stored, "BLOCK_BYTES", 54 * 365 * 6 * 4 + 100)
+    monkeypatch.setattr(daily_archive, "BLOCK_BYTES", 54 * 365 * 6 * 4 + 100)
 
 
 def split_of(archive):
@@ -176,7 +175,7 @@ def test_digest_of_files_follows_their_bytes(climx_folder, on_disk, tmp_path, mo
     shutil.copytree(climx_folder[0], folder)
     first = on_disk(folder).digest
     with monkeypatch.context() as m:
-        m.setattr(stored, "sha256", lambda path: pytest.fail("read again"))
+        m.setattr(daily_archive, "sha256", lambda path: pytest.fail("read again"))
         assert on_disk(folder).digest == first
     with netCDF4.Dataset(folder / "climx_demo_ssp370_train.nc", "a") as ds:
         ds["tas"][0, 5, 1, 1] += 1

@@ -8,10 +8,9 @@ import pytest
 import torch
 import xarray as xr
 
-from emukit.data.frames import FrameEncoder, InputSettings
+from emukit.data.frames import FrameEncoder, InputSettings, Window
 from emukit.data.protocol import make_split
 from emukit.data.targets import TargetNormalizer, TargetSettings
-from emukit.data.window import Window
 from emukit.emulators.base import FORMAT, head_digest, read_saved, write_saved
 from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.emulators.linear import LinearEmulator
