@@ -2,8 +2,7 @@
 
 Invariant: a plan is made with what training itself would allocate, or less: a model that does not fit is counted, never
 built. Of a fit to daily fields (typical-year, delta-change and other closed forms), time is that of one year of one
-variable, read, sorted, predicted and packed here, times how often that is done; memory and disk follow from the sizes of
-arrays.
+variable, read, sorted, predicted and packed here, times how often that is done; memory and disk follow from sizes.
 """
 
 from __future__ import annotations
