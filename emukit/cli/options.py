@@ -186,8 +186,9 @@ def print_blocks(blocks: Sequence[ScoreTable], format: Formats, values: Any) -> 
     from emukit.runs import score_tables
 
     if format == "table":
-        for table in score_tables.tables(blocks):
-            open_console().print(table)
+        console = open_console()
+        for table in score_tables.tables(blocks, console.width):
+            console.print(table)
     elif format == "json":
         echo(json.dumps(values, indent=1))
     else:
