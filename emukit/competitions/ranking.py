@@ -175,7 +175,8 @@ def left_out(competition: Competition, shown: int) -> list[RenderableType]:
     if not hidden:
         return []
     what = f"the {len(hidden)} numbers of each score" if shown == 1 else ", ".join(c.title for c in hidden)
-    return [Text(f"{what}: --format csv", style="dim")]
+    wider = "" if len(competition.columns) > MOST_COLUMNS else "in a wider terminal, or "
+    return [Text(f"{what}: {wider}with --format csv", style="dim")]
 
 
 def markdown(rows: Sequence[Row]) -> str:

@@ -79,7 +79,7 @@ def test_a_narrow_terminal_breaks_words_or_hides_that_numbers_are_left_out():
         row = next(line for line in lines if line[:1] == ["1"])
         assert row[-1] == f"{[*numbers.values()][5 - hidden]:.3f}"
         left = [c.title for c in cse151b().columns[7 - hidden :]] if hidden else []
-        assert (f"{', '.join(left)}: --format csv" in " ".join(shown.split())) == bool(hidden)
+        assert (f"{', '.join(left)}: in a wider terminal, or with --format csv" in " ".join(shown.split())) == bool(hidden)
         assert ("--format csv" in shown) == bool(hidden)
 
 
