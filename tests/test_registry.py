@@ -69,6 +69,12 @@ def test_a_name_of_ours_is_another_packages_or_an_installed_one_is_not_found(ins
         tools["saw"]
 
 
+def test_packages_are_looked_through_for_a_name_of_ours(monkeypatch):
+    monkeypatch.setattr("emukit.registry._installed", lambda path: pytest.fail("looked through"))
+    assert "error" in make()
+    assert make().find("error") is OWN["error"]
+
+
 def test_components_of_another_kind_of_package_are_taken(install):
     install("shed", "1", {"hammer": "registry_shed:Hammer"}, group="emukit.other_tools")
     install("barn", "1", {"rake": "registry_barn:Rake"}, group="pytest11.tools")
@@ -156,6 +162,12 @@ def test_what_only_a_file_names_is_imported(install, monkeypatch):
     tools.admit("registry_mark:Saw")
     assert not tools.may_import("registry_mark:Hammer")
     assert not (place / "imported").exists()
+    # A module that is trusted is no component itself.
+    monkeypatch.setenv("EMUKIT_TRUST", "registry_mark")
+    for name in ("registry_mark", "registry_mark:Hammer.mro", "registry_mark:Hammer:x"):
+        assert not tools.may_import(name)
+        assert name not in tools
+    assert not (place / "imported").exists()
     for word in ("registry_mark:Hammer", "registry_mark", "a:B, registry_mark:Hammer ,x"):
         monkeypatch.setenv("EMUKIT_TRUST", word)
         assert tools.may_import("registry_mark:Hammer")
@@ -174,7 +186,7 @@ def test_what_the_user_names_is_refused_or_found_without_being_one(install):
     assert "registry_mark:screw" not in tools
     with pytest.raises(RecipeError, match="registry_mark:screw is not a tool"):
         tools.find("registry_mark:screw")
-    for name in ("os:system:x", "../x:Y", "x", "os.path:join.x", "\u00e9:X"):
+    for name in ("os:system:x", "../x:Y", "x", "os.path:join.x", "\u00e9:X", "mod\u00e9:X"):
         assert not tools.may_import(name)
         with pytest.raises(RecipeError, match="unknown tool") as error:
             tools.find(name)
