@@ -33,7 +33,7 @@ def plan(
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="a.b=c", help="One setting, repeatable: training.epochs=5.")
     ] = None,
-    domain: o.Domain = 1,
+    domain: o.Domain = "1",
     card: o.Card = None,
     convert: o.Convert = None,
     quiet: o.Quiet = False,
@@ -58,7 +58,7 @@ def plan(
         )
         return
     with open_comm() as comm:
-        made = make_plan(archive, chosen, split, comm, report, domain)
+        made = make_plan(archive, chosen, split, comm, report, o.division(domain))
     console = open_console()
     for part in plan_tables(model, made):
         console.print(part, highlight=False)

@@ -6,6 +6,7 @@ what the rest costs is measured at small sizes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -128,8 +129,11 @@ def memory_plan(
     ):
         footprint = measure_for(recipe, network, (source.frame[0], *source.grid))
     whole = largest_batch(source)
-    # A stencil's rows of the neighbours are kept next to the own ones.
-    share = min(1.0, (source.frame[1] + 2 * (comm.domain.world > 1)) / source.grid[0])
+    # A stencil's cells of the neighbours are kept next to the own ones.
+    beside = [2 * (own < n) for own, n in zip(source.frame[1:], source.grid, strict=True)]
+    share = math.prod(
+        min(1.0, (own + more) / n) for own, more, n in zip(source.frame[1:], beside, source.grid, strict=True)
+    )
     segments, months = largest_share(whole, settings.segments.length, comm.data.world)
     return MemoryPlan(
         state,

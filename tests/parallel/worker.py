@@ -42,6 +42,7 @@ NETWORKS = {
     ),
     "cnn-gru-published": ("model.width=2", "model.hidden=8", "model.dropout=0.0"),
     "convlstm": ("model.width=4", "model.stages=1", "model.hidden=4", "model.linear=4"),
+    "local-cnn": ("model.width=4", "model.blocks=1"),
     "unet": ("model.width=8", "model.depth=1", "model.features=4", "model.hidden=8", "model.linear=4"),
 }
 COMMON = (
@@ -61,7 +62,7 @@ def train(job: dict, comm: Comm) -> None:
     Every process adds the state of its random generator before each step to ``random-RANK.txt``.
     """
     archive, folder = warming_archive(), Path(job["out"])
-    domain = job.get("domain", 1)
+    domain, columns = job.get("domain", 1), job.get("columns", 1)
     recipe = load_recipe(job["network"], None, [*NETWORKS[job["network"]], *COMMON, *job.get("set", ())])
     step = Engine.step
     taken = 0
@@ -84,7 +85,7 @@ def train(job: dict, comm: Comm) -> None:
                 recipe,
                 folder,
                 protocol="k360",
-                comm=comm.divided(domain),
+                comm=comm.divided(domain, columns),
                 execution=Execution(job.get("strategy", "ddp"), domain=domain),
                 resume=job.get("resume", False),
                 reporter=silent_reporter(),
