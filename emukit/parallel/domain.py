@@ -421,7 +421,9 @@ class _RingAttention(torch.autograd.Function):
         answer = query.new_zeros(query.shape, dtype=kind)
         largest = query.new_full((*query.shape[:-1], 1), float("-inf"), dtype=kind)
         total = torch.zeros_like(largest)
-        part = torch.stack((key, value))
+        # Views would keep all that queries, keys and values were cut from.
+        query, part = query.contiguous(), torch.stack((key, value))
+        own = part
         # Under autocast, products of float32 would be computed in half of it.
         with torch.autocast("cpu" if query.is_meta else query.device.type, enabled=False):
             for turn in range(len(counts)):
@@ -438,19 +440,18 @@ class _RingAttention(torch.autograd.Function):
                     part = _passed(part, counts, turn, sphere)
         answer = answer / total
         ctx.counts, ctx.sphere = counts, sphere
-        ctx.save_for_backward(query, key, value, answer, largest + total.log())
+        ctx.save_for_backward(query, own, answer, largest + total.log())
         return answer.to(query.dtype)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, answer, logarithm = ctx.saved_tensors
+        query, saved, answer, logarithm = ctx.saved_tensors
         kind, scale = answer.dtype, query.shape[-1] ** -0.5
         wide, counts = gradient.to(kind), ctx.counts
         inner = (wide * answer).sum(-1, keepdim=True)
         of_query = torch.zeros_like(answer)
         # Keys, values and their gradients.
-        part = torch.stack((key, value)).to(kind)
-        part = torch.cat((part, torch.zeros_like(part)))
+        part = torch.cat((saved.to(kind), torch.zeros_like(saved, dtype=kind)))
         for turn in range(len(counts)):
             keys, values, of_keys, of_values = part
             for rows in _chunks(query, keys):
@@ -462,7 +463,7 @@ class _RingAttention(torch.autograd.Function):
                 of_keys += slope.transpose(-1, -2) @ own
             # Home again, nobody needs the keys and values any more.
             part = _passed(part if turn < len(counts) - 1 else part[2:], counts, turn, ctx.sphere)
-        of_key, of_value = part.to(key.dtype)
+        of_key, of_value = part.to(saved.dtype)
         return of_query.to(query.dtype), of_key, of_value, None, None
 
 

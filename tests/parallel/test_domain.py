@@ -299,7 +299,7 @@ def test_a_ring_keeps_the_keys_of_all(found: Found) -> None:
     for each in found[3]:
         ring, gathered = each["3x1 bytes ring"]["kept"], each["3x1 bytes gathered"]["kept"]
         others = 3 * (1 - each["3x1 bytes ring"]["rows"] / 48) * 12 * 4 * 16 * 4
-        assert gathered - ring > 2 * 2 * others
+        assert gathered - ring > 0.95 * 2 * 2 * others
 
 
 @pytest.mark.parametrize(("processes", "name"), BYTES)

@@ -170,6 +170,19 @@ def test_a_globe_that_processes_share_trains_another_network(trained: Path) -> N
     same_training(trained / "dropped-1-ddp", trained / "dropped-2-domain")
 
 
+@pytest.mark.parametrize("run", ["globe", "globe-2-circle", "dropped-2-domain"])
+def test_a_divided_globe_is_scored_otherwise_after_training(trained: Path, run: str) -> None:
+    """Validation is predicted by the processes that share it, whole fields on none of them, and scored the same."""
+    one, many = (
+        json.loads((trained / name / "scores" / "validation.json").read_text())
+        for name in (f"{run.split('-')[0]}-1-ddp", run)
+    )
+    assert many["score"] == pytest.approx(one["score"], rel=1e-6)
+    if run != "globe":
+        noted = [json.loads((trained / f"{run}-evaluated-{rank}.json").read_text()) for rank in (0, 1)]
+        assert noted == [{"divided": True}] * 2
+
+
 def test_a_globe_that_is_divided_in_longitude_trains_another_network(trained: Path) -> None:
     same_training(trained / "globe-1-ddp", trained / "globe-2-circle")
 
