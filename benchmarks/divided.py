@@ -26,7 +26,7 @@ from emukit.parallel.comm import Comm
 from emukit.parallel.domain import DividedSphere, divide
 from emukit.parallel.launch import Place
 from emukit.parallel.rendezvous import join_group
-from emukit.planning.divided import count_divided
+from emukit.planning.memory import count_divided
 from emukit.sphere import WHOLE, Sphere, part_shape
 
 GRIDS = ((192, 288), (384, 576))
