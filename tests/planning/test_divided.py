@@ -11,8 +11,7 @@ from emukit.data.protocol import make_split
 from emukit.models.registry import build_network
 from emukit.parallel.comm import Comm
 from emukit.planning import memory
-from emukit.planning.memory import count_divided, on_device
-from emukit.planning.memory import SAFE
+from emukit.planning.memory import SAFE, count_divided, on_device
 from emukit.planning.plan import Plan, make_plan
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
