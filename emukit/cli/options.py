@@ -77,13 +77,13 @@ Members = Annotated[
     typer.Option("--members", help="Members to train on, such as 0,1,2. Default: all.", show_default=False),
 ]
 Domain = Annotated[
-    int,
+    str,
     typer.Option(
         "--domain",
-        help="Processes that share one globe, each with some of its rows: for fields too large for one device. "
-        "Without torchrun, and without --devices where a command has it, as many processes are started.",
-        min=1,
-        metavar="N",
+        help="Processes that share one globe, each with some of its rows: for fields too large for one device. 2x3: "
+        "rows are divided over two, and each row over three. Without torchrun, and without --devices where a command "
+        "has it, as many processes are started.",
+        metavar="N|NxM",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only: no progress, no notes.")]
@@ -139,6 +139,23 @@ class App(typer.Typer):
             return function
 
         return at_home
+
+
+def division(domain: str) -> tuple[int, int]:
+    """What --domain says: over how many processes rows are divided, and each row.
+
+    Raises:
+        EmukitError: It says something else.
+    """
+    words = domain.lower().split("x")
+    if len(words) > 2 or not all(w.isascii() and w.isdigit() and 0 < int(w) < 10**6 for w in words):
+        raise EmukitError(
+            "--domain is no division of a globe",
+            found=domain,
+            expected="a number of processes, each with some of the rows, or two: 2x3 divides each row over three, too",
+            hint="--domain 2",
+        )
+    return int(words[0]), int(words[1]) if len(words) > 1 else 1
 
 
 def expanded(value: Any) -> Any:
