@@ -10,6 +10,7 @@ from emukit.data.protocol import make_split
 from emukit.data.store import open_store
 from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.emulators.column_closure import DAYS, RENEWAL, WATER, ColumnClosureEmulator, Columns, _crps, noise_fields
+from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import load_emulator
 from emukit.errors import ProtocolError, RecipeError
 from emukit.metrics.ensemble import crps
@@ -150,7 +151,7 @@ def test_training_finds_a_warm_bias_and_a_spread(climate):
     """A base that is two kelvin too cold, about a truth that varies by one."""
     archive, split, _ = climate
 
-    class Cold(ClimatologyEmulator):
+    class Cold(LinearEmulator):
         def predict_fields(self, scenario, start, stop):
             out = super().predict_fields(scenario, start, stop)
             out[:, 0] -= 2.0
