@@ -25,8 +25,9 @@ from emukit.data.split import Span, Split, is_hidden
 from emukit.data.time import in_words
 from emukit.errors import EmukitError, ProtocolError
 from emukit.figures.budget import draw_budget
-from emukit.figures.curves import draw_seasons, draw_spectra, draw_years
+from emukit.figures.curves import draw_course, draw_seasons, draw_spectra, draw_years
 from emukit.figures.figure import write_png
+from emukit.figures.hovmoeller import draw_hovmoeller
 from emukit.figures.maps import draw_maps
 from emukit.figures.ranks import draw_ranks
 from emukit.figures.windows import draw_window
@@ -43,7 +44,7 @@ FOLDER = "plots"
 WEATHER_FILE = "weather.json"
 # As PNG names the program that wrote a file.
 SOFTWARE = "emukit"
-PICTURES = ("maps", "change", "years", "seasons", "spectra", "ranks", "spread", "budget")
+PICTURES = ("maps", "change", "years", "seasons", "spectra", "ranks", "spread", "budget", "hovmoeller", "course")
 DEFAULT_SETS = ("validation", "test")
 
 
@@ -201,6 +202,15 @@ def draw(shown: Shown, title: str) -> tuple[dict[str, Figure], dict[str, str]]:
     middles, panels = pictures.annual_budget(shown)
     if len(middles):
         figures["budget"] = draw_budget(middles, panels, f"{title}\nannual means of the energy budget")
+    found = pictures.sections(shown)
+    if found is None:
+        left_out["hovmoeller"] = "a single step, or a single row, is no course"
+    else:
+        figures["hovmoeller"] = draw_hovmoeller(*found, f"{title}\nanomalies from the mean of the member")
+    means = pictures.course(shown)
+    if means:
+        begin = scenario.time.text(span.start)
+        figures["course"] = draw_course(means, begin, f"{title}\nglobal means of every step")
     histograms = pictures.ranks(shown)
     if histograms:
         figures["ranks"] = draw_ranks(histograms, f"{title}\nmembers among {REALISATIONS} realisations")

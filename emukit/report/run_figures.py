@@ -28,9 +28,10 @@ from emukit.data.archive import Archive
 from emukit.data.grid import Grid
 from emukit.errors import ProtocolError
 from emukit.figures.budget import draw_budget
-from emukit.figures.curves import Season, draw_seasons, draw_spectra, draw_years
+from emukit.figures.curves import Season, draw_course, draw_seasons, draw_spectra, draw_years
 from emukit.figures.error_maps import Field, draw_distribution, draw_error_maps, draw_zonal, map_colours
 from emukit.figures.figure import line_colours, write_webp
+from emukit.figures.hovmoeller import draw_hovmoeller
 from emukit.figures.maps import SEQUENTIAL, draw_maps
 from emukit.figures.ranks import draw_ranks
 from emukit.files import atomic_path, check_regular, open_regular, parse_json, read_text, sha256
@@ -271,7 +272,7 @@ def _draw(run: Run, set_name: str, folder: Path, key: str, archive: Archive) -> 
         temporary.mkdir(parents=True)
         drawn = {}
         for name, (figure, alt) in _figures(shown, title).items():
-            maps = _spread_colours(shown) if name == "spread" else ()
+            maps = _map_colours(shown) if name in ("spread", "hovmoeller") else ()
             drawn[name] = (*save(figure, temporary / f"{name}.webp", name, title, maps), alt)
         save_file(numbers, temporary / NUMBERS_FILE)
         about |= {
@@ -285,7 +286,7 @@ def _draw(run: Run, set_name: str, folder: Path, key: str, archive: Archive) -> 
         (temporary / ABOUT_FILE).write_text(json.dumps(about, indent=1), encoding="utf-8")
 
 
-def _spread_colours(shown: Shown) -> list[str]:
+def _map_colours(shown: Shown) -> list[str]:
     return [SEQUENTIAL, *dict.fromkeys(shown.archive.card.targets[v].colours for v in shown.archive.variables)]
 
 
@@ -362,6 +363,12 @@ def _figures(shown: Shown, title: str) -> dict[str, tuple[Figure, str]]:
     if len(middles):
         words = "Annual means of the energy budget: forcings, what is sent back, the net flux, and warming by layer."
         out["budget"] = draw_budget(middles, panels, title), words
+    means, found = pictures.course(shown), pictures.sections(shown)
+    if means and found is not None:
+        words = f"Global means of every step of the scored ones: {beside}."
+        out["course"] = draw_course(means, time.text(span.start), title), words
+        words = "Anomalies by longitude and time, of the scored member, of the prediction, and their difference."
+        out["hovmoeller"] = draw_hovmoeller(*found, title), words
     histograms = pictures.ranks(shown)
     if histograms:
         words = f"Ranks of members of the climate model among {REALISATIONS} realisations."
