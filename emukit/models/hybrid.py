@@ -73,7 +73,7 @@ NEAR = 0.06
 SPEEDY = (0.0, 0.05, 0.14, 0.26, 0.42, 0.6, 0.77, 0.9, 1.0)
 # What one unit of a network is of wind (m/s), temperature (K) and the logarithm of humidity, as the encoder adds them;
 # and of their tendencies (a day), as the closure says them. They are small, as in NeuralGCM: with ten times as much the
-# first fifty steps of training put the core out of balance (errors of z500 after six hours five times as large).
+# first fifty steps of training put the core out of balance (mean squared error of z500 five times that of the core).
 ADDED = (0.3, 0.2, 0.05)
 A_DAY = (1.0, 0.6, 5e-4)
 # Geopotential (m2 s-2) that is one unit to a network.
