@@ -37,8 +37,8 @@ from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import ProtocolError, RecipeError
 from emukit.models.closure import ColumnClosure
 from emukit.models.heads import soft_clip
+from emukit.models.layers import check_sizes
 from emukit.models.precision import matmul_precision
-from emukit.models.sizes import check_sizes
 from emukit.sphere import WHOLE
 
 # Days of a month; (days) in which water of a column is renewed, van der Ent and Tuinenburg (2017,

@@ -35,8 +35,7 @@ from torch import Tensor, nn
 from emukit.errors import RecipeError
 from emukit.models.closure import ColumnClosure
 from emukit.models.heads import soft_clip
-from emukit.models.level import stacked_windows
-from emukit.models.sizes import check_sizes
+from emukit.models.layers import check_sizes, stacked_windows
 from emukit.models.spectral_core import (
     GAS,
     GEOPOTENTIAL,
