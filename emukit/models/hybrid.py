@@ -71,8 +71,8 @@ NEAR = 0.06
 # Sigma of the layers of SPEEDY (Molteni 2003, doi:10.1007/s00382-002-0268-2).
 SPEEDY = (0.0, 0.05, 0.14, 0.26, 0.42, 0.6, 0.77, 0.9, 1.0)
 # What one unit of a network is of wind (m/s), temperature (K) and the logarithm of humidity, as the encoder adds them;
-# and of their tendencies (a day), as the closure says them. They are small, as in NeuralGCM: with ten times as much the
-# first fifty steps of training put the core out of balance (mean squared error of z500 five times that of the core).
+# and of their tendencies (a day), as the closure says them. They are small, as in NeuralGCM, so that the first steps of
+# training do not put the core out of balance.
 ADDED = (0.3, 0.2, 0.05)
 A_DAY = (1.0, 0.6, 5e-4)
 # Geopotential (m2 s-2) that is one unit to a network.
@@ -175,6 +175,8 @@ class Hybrid(nn.Module):
         depth: int = 2,
         diffusion_hours: float = 2.0,
         diffusion_order: int = 3,
+        divergence_hours: tuple[float, float] = (6.0, 0.5),
+        divergence: float = 0.5,
     ) -> None:
         """Fresh weights.
 
@@ -199,6 +201,9 @@ class Hybrid(nn.Module):
             depth: Its halvings.
             diffusion_hours: In which the smallest scale of the core falls to 1/e.
             diffusion_order: Power of the Laplacian that does it.
+            divergence_hours: In which divergence of every scale, and of the smallest one besides, falls to 1/e; 0 for
+                never.
+            divergence: Share of the divergence of interpolated winds that the core begins with.
 
         Raises:
             ValueError: A size is out of range, `held` does not divide `substeps`, a role is not known, or a level has
@@ -210,6 +215,8 @@ class Hybrid(nn.Module):
         check_sizes(1, substeps=substeps, held=held, hidden=hidden, blocks=blocks, width=width, depth=depth)
         check_sizes(1, truncation=truncation, diffusion_order=diffusion_order)
         check_sizes(0, position=position)
+        if min(*divergence_hours, divergence, diffusion_hours) < 0:
+            raise ValueError("diffusion_hours, divergence_hours and divergence must not be negative")
         if substeps % held:
             raise ValueError(f"held must divide substeps {substeps}, not {held}")
         most = min(grid[0] - 2, (grid[1] - 1) // 2)
@@ -221,6 +228,7 @@ class Hybrid(nn.Module):
         self.grid, self.history, self.variables = grid, history, variables
         self.roles = roles_of(roles or {})
         self.settings = (truncation, tuple(float(b) for b in edges), diffusion_hours, diffusion_order)
+        self.divergence, self.divergence_hours = divergence, divergence_hours
         self.substeps, self.held = substeps, held
         self.sigma = (edges[1:] + edges[:-1]) / 2
         self.layers = layers = len(self.sigma)
@@ -409,6 +417,7 @@ class Hybrid(nn.Module):
                 (6.0 if unknown else float(self.hours)) / self.substeps,
                 diffusion_hours=diffusion_hours,
                 diffusion_order=diffusion_order,
+                divergence_hours=self.divergence_hours,
                 device=device,
             )
             degrees = torch.deg2rad(self.latitudes)[:, None]
@@ -548,7 +557,7 @@ class Hybrid(nn.Module):
         clip = self._ready().outer.clip_wavenumbers
         state = Fields(
             vorticity,
-            divergence,
+            self.divergence * divergence,
             clip(self._modal(temperature - REFERENCE)),
             clip(self._modal(log_pressure))[:, None],
             clip(self._modal(humidity)),
@@ -726,10 +735,12 @@ class Hybrid(nn.Module):
             # What the decoder says of evaporation is exchanged too, in the same column.
             more = parts[e] * self.spread[e]
             parts[r] = (falls - self.center[r]) / self.spread[r]
-            parts[e] = (falls + rate + more - self.center[e]) / self.spread[e]
+            # In the mean state evaporation less precipitation is what winds carry away, which is taken off as drift.
+            usually = self.center[e] - self.center[r]
+            parts[e] = (falls + usually + rate + more - self.center[e]) / self.spread[e]
             for w in self._of("water"):
                 parts[self._places[w]] = parts[self._places[w]] + more * (self.hours.float() / 24) / unit[w]
-            gain["water"] = self._mean(rate + more) * self.hours / 24
+            gain["water"] = self._mean(usually + rate + more) * self.hours / 24
         for kind in ("pressure", "water"):
             for i in self._of(kind):
                 place = self._places[i]

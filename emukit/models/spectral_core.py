@@ -103,6 +103,7 @@ class SpectralCore(nn.Module):
     sigma: Tensor
     thickness: Tensor
     damping: Tensor
+    calming: Tensor
 
     def __init__(
         self,
@@ -113,6 +114,7 @@ class SpectralCore(nn.Module):
         orography: Tensor | None = None,
         diffusion_hours: float = 2.0,
         diffusion_order: int = 3,
+        divergence_hours: tuple[float, float] = (0.0, 0.0),
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -125,6 +127,8 @@ class SpectralCore(nn.Module):
             orography: (M, L) modal surface geopotential over `GEOPOTENTIAL`; flat when None.
             diffusion_hours: In which the smallest scale falls to 1/e; 0 for none.
             diffusion_order: Power of the Laplacian that does it.
+            divergence_hours: In which divergence of every scale, and of the smallest one besides by a Laplacian, falls
+                to 1/e; 0 for none. It damps gravity waves, of which a state that is out of balance is full.
             dtype: Of all tables and states.
             device: Where they are.
 
@@ -154,7 +158,10 @@ class SpectralCore(nn.Module):
         # Each coefficient falls by exp(-step / time (l (l + 1) / largest) ** order).
         eigenvalues = spec.laplacian_eigenvalues / spec.laplacian_eigenvalues[-2]
         rate = hours / diffusion_hours * eigenvalues**diffusion_order if diffusion_hours else 0 * eigenvalues
-        self.register_buffer("damping", torch.as_tensor(np.exp(-rate), dtype=dtype, device=device), persistent=False)
+        every, smallest = (hours / h if h else 0.0 for h in divergence_hours)
+        calm = rate + every + smallest * eigenvalues
+        for name, values in (("damping", np.exp(-rate)), ("calming", np.exp(-calm))):
+            self.register_buffer(name, torch.as_tensor(values, dtype=dtype, device=device), persistent=False)
 
     @property
     def layers(self) -> int:
@@ -204,7 +211,7 @@ class SpectralCore(nn.Module):
         keep = self.damping
         return Fields(
             after.vorticity * keep,
-            after.divergence * keep,
+            after.divergence * self.calming,
             after.temperature * keep,
             after.pressure,
             after.humidity * keep,

@@ -45,6 +45,17 @@ def test_each_scale_decays_as_its_eigenvalue_says():
     np.testing.assert_array_equal(after.pressure, before.pressure)
 
 
+def test_divergence_is_damped_at_every_scale_and_at_the_smallest_besides():
+    plain, damped = core(diffusion_hours=0), core(diffusion_hours=0, divergence_hours=(6.0, 0.5))
+    state = noise(plain)
+    before, after = plain.step(state), damped.step(state)
+    for total in range(9):
+        expected = math.exp(-0.5 / 6.0 - 0.5 / 0.5 * total * (total + 1) / (8 * 9))
+        np.testing.assert_allclose(after.divergence[..., total], expected * before.divergence[..., total], rtol=1e-12)
+    for name in ("vorticity", "temperature", "pressure", "humidity"):
+        assert torch.equal(getattr(after, name), getattr(before, name))
+
+
 def test_a_rotating_atmosphere_in_balance_stands_still():
     found = core(diffusion_hours=0, hours=1.0)
     grid, gas = found.grid, found.equations.physics_specs.R
