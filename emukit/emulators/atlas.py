@@ -35,9 +35,13 @@ from emukit.models.precision import matmul_precision
 from emukit.models.registry import CONTEXT, NETWORKS, build_network
 from emukit.objectives.base import AddressedNoise
 from emukit.objectives.registry import OBJECTIVES
+from emukit.progress import Reporter
 
 # Months before a scenario's first in which a trajectory forgets that it began with nothing.
 SPIN_UP = 36
+
+# Training months of each calendar month whose details are drawn from, where there are so many.
+POOL = 100
 
 # Training months on which the size of innovations is seen: their root mean square is then known to 2 % in a cell.
 CALIBRATION = 1200
@@ -109,7 +113,13 @@ class Part:
 
 
 class TrainPart(Protocol):
-    """Trains a network on samples whose addresses are rows; the trainer of the run."""
+    """Trains a network on samples whose addresses are rows; the trainer of the run.
+
+    Attributes:
+        reporter: Shows the progress.
+    """
+
+    reporter: Reporter
 
     def __call__(self, part: str, samples: RowSampler, variables: tuple[str, ...]) -> Part:
         """A trained network.
@@ -123,13 +133,14 @@ class TrainPart(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class RowSampler:
-    """Samples of single months: the rows of a series in a new order every epoch.
+    """Samples of single months, or of some months in a row: the rows of a series in a new order every epoch.
 
     Attributes:
         series: Where they are read from.
         part: For which network: ``predictor`` or ``projector``.
         per_batch: Months of a batch; a last, smaller batch is left out.
-        length: L, which is one.
+        length: L, months of a sample of blocks. Of several the targets are whitened blocks, which differ from
+            innovations by what the past says, and `past` and `setting` are what they are drawn from.
     """
 
     series: StateSeries
@@ -156,11 +167,17 @@ class RowSampler:
     @property
     def steps_per_epoch(self) -> int:
         """Batches of an epoch."""
-        return max(len(self.series.rows) // self.per_batch, 1)
+        return max(len(self._rows) // self.per_batch, 1)
+
+    @property
+    def _rows(self) -> NDArray[np.int64]:
+        """Months after which the run goes on for all of a sample."""
+        rows, more = self.series.rows, self.length - 1
+        return rows[: len(rows) - more][rows[more:] - rows[: len(rows) - more] == more]
 
     def epoch(self, epoch: int, seed: int) -> list[list[int]]:
         """Rows of an epoch's batches, a function of seed and epoch alone."""
-        order = np.random.default_rng([seed, epoch]).permutation(self.series.rows).tolist()
+        order = np.random.default_rng([seed, epoch]).permutation(self._rows).tolist()
         return [order[i * self.per_batch : (i + 1) * self.per_batch] for i in range(self.steps_per_epoch)]
 
     def batch(self, addresses: Sequence[int], steps: slice | None = None) -> Sample:
@@ -169,7 +186,12 @@ class RowSampler:
         space, setting = series.space, series.setting(rows)
         if self.part == PREDICTOR:
             past = series.past(rows)
-            frames, target = space.block_frames(past, setting), series.block_innovation(rows)
+            frames = space.block_frames(past, setting)
+            if self.length > 1:
+                every = rows[:, None] + np.arange(self.length)
+                settings = series.setting(every.ravel()).unflatten(0, every.shape)
+                return Sample(frames, series.whitened(series.blocks[every]), {"past": past, "setting": settings})
+            target = series.block_innovation(rows)
             return Sample(frames, target[:, None], {"source": _source(space, past)[:, None]})
         frames = space.detail_frames(series.state(rows - 1), series.blocks[torch.from_numpy(rows)], setting)
         return Sample(frames, series.detail_innovation(rows)[:, None])
@@ -211,6 +233,8 @@ class Atlas(Wrapper):
         predictor: Draws blocks.
         projector: Draws details.
         climatology: (12, K, Y, X) means of the training months by calendar month, of the K relative variables.
+        unresolved: (12, P, V, Y, X) float16, what a projector that draws nothing leaves of the innovations of P
+            training months, by calendar month; P is zero where the projector draws.
         seed: Of the run.
         number: Which realisation it gives.
     """
@@ -231,11 +255,13 @@ class Atlas(Wrapper):
         climatology: NDArray[np.float32],
         seed: int,
         number: int = 0,
+        unresolved: NDArray[np.float16] | None = None,
     ) -> None:
         """Use `fit`."""
         super().__init__(domain, bases)
         self.space, self.predictor, self.projector = space, predictor, projector
         self.climatology, self.seed, self.number = climatology, seed, number
+        self.unresolved = no_fields(space) if unresolved is None else unresolved
         self._live: _Trajectory | None = None
         self._last: tuple[Scenario, int, int, NDArray[np.float32]] | None = None
         # Shared by all realisations.
@@ -322,10 +348,13 @@ class Atlas(Wrapper):
         shape = (1, *source.shape[1:])
         noise = AddressedNoise(self.seed, live.numbers, [[address]] * count, shape)
         drawn = self.predictor.draw(space.block_frames(live.past, setting), noise, source)
-        before = live.past[:, -1]
-        blocks = torch.from_numpy(space.persistence) * before + torch.from_numpy(space.innovation) * drawn
+        blocks = space.next_blocks(live.past, drawn)
         noise = AddressedNoise(self.seed, live.numbers, [[address + 1]] * count, (1, *live.state.shape[1:]))
         drawn = self.projector.draw(space.detail_frames(live.state, blocks, setting), noise)
+        if (pool := self.unresolved[month]).size:
+            keys = (np.random.SeedSequence(self.seed, spawn_key=(n, address + 1)) for n in live.numbers)
+            chosen = [int(np.random.default_rng(key).integers(len(pool))) for key in keys]
+            drawn = drawn + torch.from_numpy(pool[chosen].astype(np.float32))
         kept = torch.from_numpy(space.detail_persistence) * space.without_blocks(live.state)
         detail = kept + torch.from_numpy(space.detail_innovation) * drawn
         live.state = space.spread_out(blocks) + space.without_blocks(detail)
@@ -367,7 +396,7 @@ class Atlas(Wrapper):
                 raise RecipeError(
                     f"model.{name} is out of range", found=str(options[name]), expected=f"{least} or more"
                 )
-        check_blocks(archive.grid.shape, options["block"])
+        check_blocks(archive.grid.shape, options["block"], len(archive.variables))
 
     @classmethod
     def fit(
@@ -412,8 +441,9 @@ class Atlas(Wrapper):
         predictor = train(PREDICTOR, RowSampler(series, PREDICTOR), archive.variables)
         projector = train(PROJECTOR, RowSampler(series, PROJECTOR), archive.variables)
         climatology = relative_climatology(archive, split)
-        space = calibrated(series, predictor, projector, seed)
-        return cls(archive.domain, bases, space, predictor, projector, climatology, seed)
+        space = calibrated(series, predictor, projector, seed, train.reporter)
+        left = unresolved(series, projector)
+        return cls(archive.domain, bases, space, predictor, projector, climatology, seed, unresolved=left)
 
     def own_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Statistics and networks."""
@@ -422,7 +452,7 @@ class Atlas(Wrapper):
         for name, part in ((PREDICTOR, self.predictor), (PROJECTOR, self.projector)):
             own[name] = part.plain()
             arrays |= {f"{name}.{k}": v.detach().cpu().numpy() for k, v in part.network.state_dict().items()}
-        return own, {**arrays, "climatology": self.climatology}
+        return own, {**arrays, "climatology": self.climatology, "unresolved": self.unresolved}
 
     @classmethod
     def from_own_state(
@@ -442,10 +472,39 @@ class Atlas(Wrapper):
         except RecipeError as e:
             raise ValueError(f"{e.what}: {e.found or e.expected}") from e
         seed, number = int(meta["seed"]), int(meta["number"])
-        return cls(domain, bases, space, predictor, projector, arrays["climatology"], seed, number)
+        # Earlier versions drew all details with the projector.
+        left = arrays.get("unresolved")
+        return cls(domain, bases, space, predictor, projector, arrays["climatology"], seed, number, left)
 
 
-def calibrated(series: StateSeries, predictor: Part, projector: Part, seed: int) -> StateSpace:
+def no_fields(space: StateSpace) -> NDArray[np.float16]:
+    """(12, 0, V, Y, X): nothing to be drawn from, where the projector draws."""
+    return np.zeros((12, 0, *space.detail_innovation.shape), np.float16)
+
+
+def unresolved(series: StateSeries, projector: Part) -> NDArray[np.float16]:
+    """(12, P, V, Y, X): what a projector that draws nothing leaves of the innovations of training months.
+
+    A mean lacks the variance that it cannot know. What is left of whole fields has the patterns of the smallest scales,
+    and of all variables together; P is at most `POOL`, of months that are spread over the runs.
+    """
+    space = series.space
+    if OBJECTIVES.load(projector.objective).draws:
+        return no_fields(space)
+    by_month = [series.rows[series.month[series.rows] == m] for m in range(12)]
+    most = min(POOL, *(len(rows) for rows in by_month))
+    out = np.empty((12, most, *space.detail_innovation.shape), np.float16)
+    sampler = RowSampler(series, PROJECTOR)
+    with torch.inference_mode(), matmul_precision("fp32"):
+        for m, rows in enumerate(by_month):
+            chosen = rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
+            sample = sampler.batch(chosen.tolist())
+            noise = AddressedNoise(0, [0] * most, [[0]] * most, (1, *sample.targets.shape[2:]))
+            out[m] = (sample.targets[:, 0] - projector.draw(sample.frames, noise)).numpy()
+    return out
+
+
+def calibrated(series: StateSeries, predictor: Part, projector: Part, seed: int, reporter: Reporter) -> StateSpace:
     """The statistics with innovations scaled so that those that are drawn vary as much as those of training runs.
 
     A network that was not trained for long draws too little, and a trajectory loses that share of its variance. How
@@ -457,30 +516,36 @@ def calibrated(series: StateSeries, predictor: Part, projector: Part, seed: int)
         predictor: Draws blocks.
         projector: Draws details.
         seed: Of the draws.
+        reporter: Shows the progress.
     """
     space, rows = series.space, series.rows[:: max(len(series.rows) // CALIBRATION, 1)]
-    blocks, details = (np.zeros(a.shape) for a in (space.innovation, space.detail_innovation))
+    drawing = [(predictor, PREDICTOR)]
+    if OBJECTIVES.load(projector.objective).draws:
+        drawing.append((projector, PROJECTOR))
     scale = torch.from_numpy(space.detail_innovation)
-    with torch.inference_mode(), matmul_precision("fp32"):
-        for first in range(0, len(rows), 60):
-            part = rows[first : first + 60]
-            for network, kind, sums in ((predictor, PREDICTOR, blocks), (projector, PROJECTOR, details)):
+    sizes, months = {}, len(rows) * len(drawing)
+    with (
+        torch.inference_mode(),
+        matmul_precision("fp32"),
+        reporter.step("innovations of training months", months) as step,
+    ):
+        for network, kind in drawing:
+            sums = 0.0
+            for first in range(0, len(rows), 60):
+                part = rows[first : first + 60]
                 sample = RowSampler(series, kind).batch(part.tolist())
-                shape = (1, *sample.targets.shape[2:])
-                noise = AddressedNoise(seed, part.tolist(), [[0]] * len(part), shape)
+                noise = AddressedNoise(seed, part.tolist(), [[0]] * len(part), (1, *sample.targets.shape[2:]))
                 source = sample.named["source"][:, 0] if kind == PREDICTOR else None
                 drawn = network.draw(sample.frames, noise, source)
                 if kind == PROJECTOR:
                     drawn = space.without_blocks(scale * drawn) / scale
-                sums += drawn.double().square().sum(0).numpy()
-
-    def scaled(innovation: NDArray[np.float32], squares: NDArray[np.float64]) -> NDArray[np.float32]:
-        size = np.sqrt(squares / len(rows))
-        return np.asarray(innovation / np.where(size > 0, size, 1.0), np.float32)
-
-    return replace(
-        space, innovation=scaled(space.innovation, blocks), detail_innovation=scaled(space.detail_innovation, details)
-    )
+                sums = sums + drawn.double().square().sum(0).numpy()
+                step.advance(len(part))
+            size = np.sqrt(sums / len(rows))
+            sizes[kind] = np.where(size > 0, size, 1.0)
+    root = space.root / sizes[PREDICTOR].ravel()
+    details = space.detail_innovation / sizes.get(PROJECTOR, 1.0)
+    return replace(space, root=root.astype(np.float32), detail_innovation=details.astype(np.float32))
 
 
 def _source(space: StateSpace, past: Tensor) -> Tensor:

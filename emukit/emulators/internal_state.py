@@ -5,8 +5,10 @@ blocks plus a detail whose mean over every block is zero. All statistics come fr
 
 A state is the deviation of a run from its forced response, in units of the standard deviation of its cell and calendar
 month; of a relative variable, the deviation of the square root of its factor, which is less skewed and leads to no
-negative value. From month to month both blocks and details keep a share of themselves (a damped persistence); what a
-network draws is the rest, the innovation. The increment of the state is that rest less what is damped.
+negative value. What a network draws is what the past does not say linearly, the innovation. Of blocks that is what a
+regression on all blocks of the past leaves, divided by the root of its covariance: drawn numbers that are independent
+and of unit variance give blocks, and so the globe, the covariance of training runs, whatever a network has learned.
+A detail keeps a share of itself from month to month (a damped persistence of each cell).
 """
 
 from __future__ import annotations
@@ -40,10 +42,11 @@ class StateSpace:
         weights: (Y, X) area weights, sum one.
         size: Rows and columns of a block, in cells.
         spread: (V, y, x) standard deviation of the blocks' states.
-        persistence: (V, y, x) share of itself that a block keeps.
-        innovation: (V, y, x) standard deviation of the rest.
-        detail_persistence: (V, Y, X) likewise, of details.
-        detail_innovation: (V, Y, X).
+        regression: (K, N) of the N = V y x blocks of a month, in units of their spread, on the K numbers of the past
+            that `predictors` gives.
+        root: (N, N) what drawn numbers are multiplied with: a root of the covariance of what the regression leaves.
+        detail_persistence: (V, Y, X) share of itself that a detail keeps.
+        detail_innovation: (V, Y, X) standard deviation of the rest.
         warming: Mean and standard deviation of the forced global temperature over training months, K.
         history: States of blocks that the next one is drawn from.
         memory: Months whose mean it is drawn from as well; 0: none.
@@ -55,8 +58,8 @@ class StateSpace:
     weights: Field
     size: int
     spread: Field
-    persistence: Field
-    innovation: Field
+    regression: Field
+    root: Field
     detail_persistence: Field
     detail_innovation: Field
     warming: tuple[float, float]
@@ -115,12 +118,25 @@ class StateSpace:
         Returns:
             (S, 1, C, y, x).
         """
+        parts = (self._scaled(past), _everywhere(setting, past.shape[-2:]))
+        return torch.cat(parts, 1)[:, None]
+
+    def predictors(self, past: Tensor) -> Tensor:
+        """(S, K) numbers of blocks (S, P, V, y, x) of the past: the last `history` months, and the mean of `memory`."""
+        return self._scaled(past).flatten(1)
+
+    def _scaled(self, past: Tensor) -> Tensor:
         scaled = past / torch.from_numpy(self.spread)
         parts = [scaled[:, -self.history :].flatten(1, 2)]
         if self.memory:
             parts.append(scaled[:, -self.memory :].mean(1))
-        parts.append(_everywhere(setting, past.shape[-2:]))
-        return torch.cat(parts, 1)[:, None]
+        return torch.cat(parts, 1)
+
+    def next_blocks(self, past: Tensor, drawn: Tensor) -> Tensor:
+        """The next blocks (S, V, y, x) from those of the past (S, P, V, y, x) and what was drawn (S, V, y, x)."""
+        expected = self.predictors(past) @ torch.from_numpy(self.regression)
+        rest = drawn.flatten(1) @ torch.from_numpy(self.root).T
+        return (expected + rest).reshape(drawn.shape) * torch.from_numpy(self.spread)
 
     def detail_frames(self, before: Tensor, blocks: Tensor, setting: Tensor) -> Tensor:
         """What the next details are drawn from.
@@ -159,7 +175,16 @@ class StateSpace:
 
     @classmethod
     def from_parts(cls, arrays: Mapping[str, NDArray[Any]], numbers: Mapping[str, Any]) -> StateSpace:
-        """The inverse of `arrays` and `numbers`."""
+        """The inverse of `arrays` and `numbers`.
+
+        Of earlier versions, in which a block kept a share of itself alone, both matrices are made from those shares.
+        """
+        if "persistence" in arrays:
+            history, memory = int(numbers["history"]), int(numbers["memory"])
+            shares, rest = arrays["persistence"].ravel(), (arrays["innovation"] / arrays["spread"]).ravel()
+            regression = np.zeros((history + (memory > 0), len(shares), len(shares)))
+            regression[history - 1] = np.diag(shares)
+            arrays = {**arrays, "regression": regression.reshape(-1, len(shares)), "root": np.diag(rest)}
         names = [f.name for f in fields(cls) if f.name not in numbers]
         return cls(
             **{name: np.asarray(arrays[name], np.float32) for name in names},
@@ -182,6 +207,7 @@ class StateSeries:
         month: (N,) calendar month.
         warming: (N,) forced global temperature, K.
         rows: Months with enough of their run before them to be drawn.
+        whitening: (N, N) inverse of the root of the covariance of what the regression leaves.
     """
 
     space: StateSpace
@@ -190,6 +216,7 @@ class StateSeries:
     month: NDArray[np.int64]
     warming: NDArray[np.float32]
     rows: NDArray[np.int64]
+    whitening: Field
 
     @classmethod
     def of(
@@ -208,13 +235,14 @@ class StateSeries:
         Raises:
             ProtocolError: Blocks do not divide the grid, or no run is long enough.
         """
-        check_blocks(grid.shape, size)
+        check_blocks(grid.shape, size, len(relative))
         month, values = residuals.month, residuals.values
         center = np.zeros((12, *values.shape[1:]), np.float32)
         scale = np.ones_like(center)
         weights = np.asarray(grid.weights / grid.weights.sum(), np.float32)
         coarse = (grid.shape[0] // size, grid.shape[1] // size)
         unit = np.ones((len(relative), *coarse), np.float32)
+        plain = np.eye(unit.size, dtype=np.float32)
         warming = (float(residuals.global_mean.mean()), float(residuals.global_mean.std()) or 1.0)
         space = StateSpace(
             center,
@@ -222,8 +250,8 @@ class StateSeries:
             weights,
             size,
             unit,
-            unit,
-            unit,
+            np.zeros((unit.size * (history + (memory > 0)), unit.size), np.float32),
+            plain,
             center[0],
             scale[0],
             warming,
@@ -254,11 +282,12 @@ class StateSeries:
                 hint="--set model.memory=0, or a protocol with longer training spans",
             )
         known = np.concatenate(rows)
-        kept, rest = _persistence(blocks, known)
-        space = replace(space, spread=_deviation(blocks), persistence=kept, innovation=rest)
-        series = cls(space, states, torch.from_numpy(blocks), month, residuals.global_mean, known)
+        space = replace(space, spread=_deviation(blocks))
+        series = cls(space, states, torch.from_numpy(blocks), month, residuals.global_mean, known, plain)
+        regression, root, whitening = series._regression()
+        series = replace(series, space=replace(space, regression=regression, root=root), whitening=whitening)
         kept, rest = series._detail_persistence()
-        return replace(series, space=replace(space, detail_persistence=kept, detail_innovation=rest))
+        return replace(series, space=replace(series.space, detail_persistence=kept, detail_innovation=rest))
 
     def state(self, rows: NDArray[np.int64]) -> Tensor:
         """(S, V, Y, X) states of some rows."""
@@ -273,10 +302,20 @@ class StateSeries:
         return self.blocks[torch.from_numpy(rows[:, None] + np.arange(-self.space.past, 0))]
 
     def block_innovation(self, rows: NDArray[np.int64]) -> Tensor:
-        """(S, V, y, x) what damped persistence leaves of blocks, of unit variance."""
-        space, at = self.space, torch.from_numpy(rows)
-        kept = torch.from_numpy(space.persistence) * self.blocks[at - 1]
-        return (self.blocks[at] - kept) / torch.from_numpy(space.innovation)
+        """(S, V, y, x) what the regression leaves of blocks, of unit variance and not correlated."""
+        left = self._left(rows) * torch.from_numpy(self.space.spread).flatten()
+        return self.whitened(left.unflatten(1, self.blocks.shape[1:]))
+
+    def whitened(self, blocks: Tensor) -> Tensor:
+        """Blocks (..., V, y, x) in the units of innovations."""
+        scaled = (blocks / torch.from_numpy(self.space.spread)).flatten(-3)
+        return (scaled @ torch.from_numpy(self.whitening).T).reshape(blocks.shape)
+
+    def _left(self, rows: NDArray[np.int64]) -> Tensor:
+        """(S, N) what the regression leaves, in units of the spread."""
+        space = self.space
+        now = (self.blocks[torch.from_numpy(rows)] / torch.from_numpy(space.spread)).flatten(1)
+        return now - space.predictors(self.past(rows)) @ torch.from_numpy(space.regression)
 
     def detail_innovation(self, rows: NDArray[np.int64]) -> Tensor:
         """(S, V, Y, X) likewise of details, each cell by its own persistence: block means of it are not quite zero."""
@@ -284,6 +323,41 @@ class StateSeries:
         now, before = (space.without_blocks(self.state(r)) for r in (rows, rows - 1))
         rest = now - torch.from_numpy(space.detail_persistence) * before
         return rest / torch.from_numpy(space.detail_innovation)
+
+    def _regression(self) -> tuple[Field, Field, Field]:
+        """The regression of blocks on their past, the root of the covariance of what it leaves, and its inverse.
+
+        How much the regression is damped is what predicts one half of the months best from the other.
+        """
+        halves = []
+        for rows in np.array_split(self.rows, 2):
+            sums = [0.0, 0.0, 0.0]
+            for first in range(0, len(rows), PIECE):
+                piece = rows[first : first + PIECE]
+                x, y = (a.double().numpy() for a in (self.space.predictors(self.past(piece)), self._left(piece)))
+                sums = [total + a.T @ b for total, (a, b) in zip(sums, ((x, x), (x, y), (y, y)), strict=True)]
+            halves.append((len(rows), *sums))
+
+        def coefficients(count: int, square: Any, product: Any, damping: float) -> Any:
+            return np.linalg.solve(square + damping * count * np.eye(len(square)), product)
+
+        def missed(damping: float) -> float:
+            total = 0.0
+            for (count, square, product, _), (_, other, crossed, own) in (halves, halves[::-1]):
+                found = coefficients(count, square, product, damping)
+                total += np.trace(own) - 2 * (found * crossed).sum() + (found * (other @ found)).sum()
+            return total
+
+        count, square, product, own = (a + b for a, b in zip(*halves, strict=True))
+        found = coefficients(count, square, product, min(DAMPING, key=missed))
+        crossed = found.T @ product
+        left = (own - crossed - crossed.T + found.T @ square @ found) / count
+        values, axes = np.linalg.eigh(left)
+        sizes = np.sqrt(np.maximum(values, 0.0))
+        inverse = np.divide(1.0, sizes, out=np.zeros_like(sizes), where=sizes > LEAST_SIZE * sizes.max())
+        matrices = (found, (axes * sizes) @ axes.T, (axes * inverse) @ axes.T)
+        regression, root, whitening = (np.ascontiguousarray(m, np.float32) for m in matrices)
+        return regression, root, whitening
 
     def _detail_persistence(self) -> tuple[Field, Field]:
         square, product, total, count = (np.zeros(self.states.shape[1:]) for _ in range(4))
@@ -312,12 +386,21 @@ def detail_channels(variables: int) -> int:
 # Months whose full fields are together in float32.
 PIECE = 240
 
+# What is tried as damping of the regression of blocks on their past, in units of the variance of a block.
+DAMPING = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
 
-def check_blocks(grid: tuple[int, int], size: int) -> None:
+# Patterns of blocks that vary less than this share of the largest do not vary at all.
+LEAST_SIZE = 1e-4
+
+# Blocks of all variables whose covariance is known: its root takes a minute on one core.
+MOST_NUMBERS = 2048
+
+
+def check_blocks(grid: tuple[int, int], size: int, variables: int) -> None:
     """Refuse blocks that do not divide a grid.
 
     Raises:
-        RecipeError: They do not, or are single cells.
+        RecipeError: They do not, are single cells, or are more than can be drawn together.
     """
     if size < 2 or grid[0] % size or grid[1] % size:
         able = [n for n in range(2, min(grid) + 1) if not (grid[0] % n or grid[1] % n)]
@@ -325,6 +408,14 @@ def check_blocks(grid: tuple[int, int], size: int) -> None:
             "model.block is out of range",
             found=f"{size}, on a grid of {grid[0]} x {grid[1]} cells",
             expected=f"one of {', '.join(map(str, able))}" if able else "a number above 1 that divides both sides",
+        )
+    numbers = variables * grid[0] * grid[1] // size**2
+    if numbers > MOST_NUMBERS:
+        raise RecipeError(
+            "model.block is out of range: the covariance of so many blocks is not known",
+            found=f"{numbers:,} blocks of all variables",
+            expected=f"up to {MOST_NUMBERS:,}",
+            hint="larger blocks",
         )
 
 
@@ -347,12 +438,3 @@ def _everywhere(numbers: Tensor, grid: Sequence[int]) -> Tensor:
 def _deviation(values: Field) -> Field:
     deviation = values.std(0, dtype=np.float64)
     return np.where(deviation > 0, deviation, 1.0).astype(np.float32)
-
-
-def _persistence(values: Field, rows: NDArray[np.int64]) -> tuple[Field, Field]:
-    """The regression of a month on the one before, without intercept, and the deviation of the rest."""
-    now, before = values[rows].astype(np.float64), values[rows - 1].astype(np.float64)
-    square = (before**2).sum(0)
-    share = np.divide((now * before).sum(0), square, out=np.zeros_like(square), where=square > 0)
-    rest = np.sqrt(((now - share * before) ** 2).mean(0))
-    return share.astype(np.float32), np.where(rest > 0, rest, 1.0).astype(np.float32)
