@@ -27,8 +27,8 @@ from emukit.data.sampler import Sample
 from emukit.data.split import Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.internal_state import StateSeries, StateSpace, check_blocks
-from emukit.emulators.residuals import training_residuals
-from emukit.emulators.sampled import add_variability, relative_climatology
+from emukit.emulators.residuals import globe_deviations, training_residuals
+from emukit.emulators.sampled import add_variability, globe_deviation, relative_climatology
 from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import RecipeError
 from emukit.models.precision import matmul_precision
@@ -45,6 +45,9 @@ POOL = 100
 
 # Training months on which the size of innovations is seen: their root mean square is then known to 2 % in a cell.
 CALIBRATION = 1200
+
+# Which draw of a month is that of the globe: after all those that a solver makes.
+GLOBE = 2**32 - 1
 
 PREDICTOR, PROJECTOR = "predictor", "projector"
 
@@ -215,6 +218,7 @@ class _Trajectory:
         step: The next month; negative in the spin-up.
         past: (E, P, V, y, x) blocks before it.
         state: (E, V, Y, X) the state before it.
+        globe: (E, R) the globe's deviations before it.
     """
 
     scenario: Scenario
@@ -223,6 +227,7 @@ class _Trajectory:
     step: int
     past: Tensor
     state: Tensor = field(repr=False)
+    globe: Tensor = field(repr=False)
 
 
 class Atlas(Wrapper):
@@ -294,24 +299,33 @@ class Atlas(Wrapper):
     def _drawn(self, scenario: Scenario, start: int, stop: int, numbers: tuple[int, ...]) -> NDArray[np.float32]:
         forced = self.bases[0].predict_fields(scenario, start, stop)
         out = np.empty((len(numbers), *forced.shape), np.float32)
-        for step, states in self._trajectory(scenario, start, stop, numbers):
-            if step >= start:
-                out[:, step - start] = states
+        globe = np.empty((len(numbers), len(forced), self.space.globe.shape[1]), np.float32)
+        for live in self._trajectory(scenario, start, stop, numbers):
+            if live.step > start:
+                out[:, live.step - 1 - start] = live.state.numpy()
+                globe[:, live.step - 1 - start] = live.globe.numpy()
         month = scenario.calendar_month[start:stop]
         usual = self.climatology[month].swapaxes(0, 1)
         for i in range(len(numbers)):
             residual = self.space.inverse(out[i], month)
+            self._balance(residual, usual, globe[i] * self.space.globe_scale[month])
             out[i] = forced
             add_variability(self.domain, out[i], residual, usual)
             self.clip_to_bounds(out[i])
         return out
 
-    def _trajectory(
-        self, scenario: Scenario, start: int, stop: int, numbers: tuple[int, ...]
-    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Months and states (E, V, Y, X) of realisations up to `stop`: all from `start` on, and some before it.
+    def _balance(self, residual: NDArray[np.float32], usual: NDArray[np.float32], globe: NDArray[np.floating]) -> None:
+        """Give factors (T, V, Y, X) of usual fields (R, T, Y, X) the globe's deviations (T, R), in place."""
+        relative = np.flatnonzero(self.domain.relative).tolist()
+        for v, fields, wanted in zip(relative, usual, globe.T, strict=False):
+            found = globe_deviation(self.grid, residual[:, v], fields)
+            scaled = np.maximum(1 + wanted, 0.0) / np.where(found > -1, 1 + found, 1.0)
+            residual[:, v] *= scaled[:, None, None].astype(np.float32)
 
-        They continue from where they were left if that is not after `start`; otherwise they begin again.
+    def _trajectory(self, scenario: Scenario, start: int, stop: int, numbers: tuple[int, ...]) -> Iterator[_Trajectory]:
+        """A trajectory after every month up to `stop`: all from `start` on, and some before it.
+
+        It continues from where it was left if that is not after `start`; otherwise it begins again.
         """
         live = self._live
         if live is None or live.scenario is not scenario or live.numbers != numbers or live.step > start:
@@ -321,7 +335,7 @@ class Atlas(Wrapper):
         with torch.inference_mode(), matmul_precision("fp32"):
             while live.step < stop:
                 self._advance(live)
-                yield live.step - 1, live.state.numpy()
+                yield live
         self._live = live
 
     def _begin(self, scenario: Scenario, numbers: tuple[int, ...]) -> _Trajectory:
@@ -334,6 +348,7 @@ class Atlas(Wrapper):
             -SPIN_UP,
             torch.zeros(blocks),
             torch.zeros(len(numbers), count, *grid),
+            torch.zeros(len(numbers), space.globe.shape[1]),
         )
 
     def _advance(self, live: _Trajectory) -> None:
@@ -357,6 +372,9 @@ class Atlas(Wrapper):
             drawn = drawn + torch.from_numpy(pool[chosen].astype(np.float32))
         kept = torch.from_numpy(space.detail_persistence) * space.without_blocks(live.state)
         detail = kept + torch.from_numpy(space.detail_innovation) * drawn
+        keys = (np.random.SeedSequence(self.seed, spawn_key=(n, address, GLOBE)) for n in live.numbers)
+        drawn_globe = [np.random.default_rng(k).standard_normal(live.globe.shape[1], np.float32) for k in keys]
+        live.globe = space.next_globe(live.past, blocks, live.globe, torch.from_numpy(np.stack(drawn_globe)))
         live.state = space.spread_out(blocks) + space.without_blocks(detail)
         live.past = torch.cat((live.past[:, 1:], blocks[:, None]), 1)
         live.step += 1
@@ -436,11 +454,18 @@ class Atlas(Wrapper):
             raise RecipeError("the networks of atlas are trained by a run", hint="emukit train atlas")
         cls.check(archive, smooth=smooth, block=block, history=history, memory=memory)
         residuals = training_residuals(archive, split.train, smooth)
-        relative = archive.domain.relative
-        series = StateSeries.of(residuals, archive.grid, relative, size=block, history=history, memory=memory)
+        climatology = relative_climatology(archive, split)
+        series = StateSeries.of(
+            residuals,
+            archive.grid,
+            archive.domain.relative,
+            globe_deviations(archive, split.train, smooth),
+            size=block,
+            history=history,
+            memory=memory,
+        )
         predictor = train(PREDICTOR, RowSampler(series, PREDICTOR), archive.variables)
         projector = train(PROJECTOR, RowSampler(series, PROJECTOR), archive.variables)
-        climatology = relative_climatology(archive, split)
         space = calibrated(series, predictor, projector, seed, train.reporter)
         left = unresolved(series, projector)
         return cls(archive.domain, bases, space, predictor, projector, climatology, seed, unresolved=left)
