@@ -176,7 +176,8 @@ class RowSampler:
     def _rows(self) -> NDArray[np.int64]:
         """Months after which the run goes on for all of a sample."""
         rows, more = self.series.rows, self.length - 1
-        return rows[: len(rows) - more][rows[more:] - rows[: len(rows) - more] == more]
+        first = rows[: len(rows) - more]
+        return np.asarray(first[rows[more:] - first == more])
 
     def epoch(self, epoch: int, seed: int) -> list[list[int]]:
         """Rows of an epoch's batches, a function of seed and epoch alone."""
@@ -192,7 +193,7 @@ class RowSampler:
             frames = space.block_frames(past, setting)
             if self.length > 1:
                 every = rows[:, None] + np.arange(self.length)
-                settings = series.setting(every.ravel()).unflatten(0, every.shape)
+                settings = series.setting(every.ravel()).reshape(*every.shape, -1)
                 return Sample(frames, series.whitened(series.blocks[every]), {"past": past, "setting": settings})
             target = series.block_innovation(rows)
             return Sample(frames, target[:, None], {"source": _source(space, past)[:, None]})
@@ -569,7 +570,7 @@ def calibrated(
         reporter.step("innovations of training months", months) as step,
     ):
         for network, kind in drawing:
-            sums = 0.0
+            sums = np.zeros(1)
             for first in range(0, len(rows), 60):
                 part = rows[first : first + 60]
                 sample = RowSampler(series, kind).batch(part.tolist())

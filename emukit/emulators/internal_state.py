@@ -291,24 +291,26 @@ class StateSeries:
         weights = np.asarray(grid.weights / grid.weights.sum(), np.float32)
         coarse = (grid.shape[0] // size, grid.shape[1] // size)
         unit = np.ones((len(relative), *coarse), np.float32)
-        plain = np.eye(unit.size, dtype=np.float32)
-        warming = (float(residuals.global_mean.mean()), float(residuals.global_mean.std()) or 1.0)
+        numbers, past, factors = unit.size, unit.size * (history + (memory > 0)), globe.shape[1]
         space = StateSpace(
-            center,
-            scale,
-            weights,
-            size,
-            unit,
-            np.zeros((unit.size * (history + (memory > 0)), unit.size), np.float32),
-            plain,
-            *(_smooth(grid.weights.sum(1 - axis), size, round_=axis == 1) for axis in (0, 1)),
-            *(np.zeros(n, np.float32) for n in ((0, globe.shape[1]), globe.shape[1], (12, globe.shape[1]))),
-            center[0],
-            scale[0],
-            warming,
-            history,
-            memory,
-            tuple(relative),
+            center=center,
+            scale=scale,
+            weights=weights,
+            size=size,
+            spread=unit,
+            regression=np.zeros((past, numbers), np.float32),
+            root=np.eye(numbers, dtype=np.float32),
+            rows=_smooth(grid.weights.sum(1), size, around=False),
+            columns=_smooth(grid.weights.sum(0), size, around=True),
+            globe=np.zeros((past + numbers + factors, factors), np.float32),
+            globe_innovation=np.ones(factors, np.float32),
+            globe_scale=np.ones((12, factors), np.float32),
+            detail_persistence=center[0],
+            detail_innovation=scale[0],
+            warming=(float(residuals.global_mean.mean()), float(residuals.global_mean.std()) or 1.0),
+            history=history,
+            memory=memory,
+            relative=tuple(relative),
         )
         states = np.empty(values.shape, np.float16)
         for m in range(12):
@@ -323,18 +325,18 @@ class StateSeries:
         for first in range(0, len(states), PIECE):
             piece = torch.from_numpy(states[first : first + PIECE].astype(np.float32))
             blocks[first : first + PIECE] = space.blocks(piece).numpy()
-        past = space.past
-        rows = [np.arange(run.start + past, run.stop) for run in residuals.runs if run.stop - run.start > past]
+        before = space.past
+        rows = [np.arange(run.start + before, run.stop) for run in residuals.runs if run.stop - run.start > before]
         if not rows:
             raise ProtocolError(
                 "no training run is long enough to learn from",
                 found=f"{max(r.stop - r.start for r in residuals.runs)} months at most",
-                expected=f"more than {past}, the months before a month that it is drawn from",
+                expected=f"more than {before}, the months before a month that it is drawn from",
                 hint="--set model.memory=0, or a protocol with longer training spans",
             )
         known = np.concatenate(rows)
         space = replace(space, spread=_deviation(blocks))
-        series = cls(space, states, torch.from_numpy(blocks), month, residuals.global_mean, known, plain)
+        series = cls(space, states, torch.from_numpy(blocks), month, residuals.global_mean, known, space.root)
         regression, root, whitening = series._regression()
         series = replace(series, space=replace(space, regression=regression, root=root), whitening=whitening)
         series = replace(series, space=series._globe(globe))
@@ -356,7 +358,7 @@ class StateSeries:
     def block_innovation(self, rows: NDArray[np.int64]) -> Tensor:
         """(S, V, y, x) what the regression leaves of blocks, of unit variance and not correlated."""
         left = self._left(rows) * torch.from_numpy(self.space.spread).flatten()
-        return self.whitened(left.unflatten(1, self.blocks.shape[1:]))
+        return self.whitened(left.reshape(-1, *self.blocks.shape[1:]))
 
     def whitened(self, blocks: Tensor) -> Tensor:
         """Blocks (..., V, y, x) in the units of innovations."""
@@ -506,7 +508,7 @@ def _everywhere(numbers: Tensor, grid: Sequence[int]) -> Tensor:
 
 def _solved(square: Array, product: Array, damping: float) -> Array:
     """Coefficients of a damped regression."""
-    return np.linalg.solve(square + damping * np.eye(len(square)), product)
+    return np.asarray(np.linalg.solve(square + damping * np.eye(len(square)), product))
 
 
 def _forgets(space: StateSpace, blocks: Tensor) -> bool:
@@ -518,7 +520,7 @@ def _forgets(space: StateSpace, blocks: Tensor) -> bool:
     return bool(past.isfinite().all()) and float(past.square().sum()) < float(blocks.square().sum())
 
 
-def _smooth(weights: NDArray[np.floating], size: int, *, round_: bool) -> Field:
+def _smooth(weights: NDArray[np.floating], size: int, *, around: bool) -> Field:
     """(Y, y) with which y blocks of `size` cells are spread out along one side of the grid.
 
     Linear between the middles of blocks, from what makes the weighted mean of every block that of the outcome.
@@ -526,14 +528,14 @@ def _smooth(weights: NDArray[np.floating], size: int, *, round_: bool) -> Field:
     Args:
         weights: (Y,) of the cells.
         size: Cells of a block.
-        round_: Whether the last block lies next to the first; otherwise the outermost half blocks are constant.
+        around: Whether the last block lies next to the first; otherwise the outermost half blocks are constant.
     """
     count = len(weights) // size
     at = (np.arange(len(weights)) + 0.5) / size - 0.5
     below, share = np.floor(at).astype(np.int64), at - np.floor(at)
     lines = np.zeros((len(weights), count))
     for offset, part in ((0, 1 - share), (1, share)):
-        place = (below + offset) % count if round_ else (below + offset).clip(0, count - 1)
+        place = (below + offset) % count if around else (below + offset).clip(0, count - 1)
         np.add.at(lines, (np.arange(len(weights)), place), part)
     shares = weights.reshape(count, size) / weights.reshape(count, size).sum(1, keepdims=True)
     means = np.einsum("bs,bsk->bk", shares, lines.reshape(count, size, count))

@@ -220,9 +220,10 @@ def trajectory_problem(recipe: NetworkRecipe, objective: Objective) -> str:
             f"training.segments.length is {segments.length}, and objective.lengths of a rollout end at "
             f"{objective.longest}: they must be the same"
         )
-    if objective.boundaries and objective.boundaries[-1] >= recipe.training.epochs:
+    boundaries = objective.curriculum.boundaries
+    if boundaries and boundaries[-1] >= recipe.training.epochs:
         return (
-            f"objective.boundaries end at epoch {objective.boundaries[-1]:g}, after training.epochs "
+            f"objective.boundaries end at epoch {boundaries[-1]:g}, after training.epochs "
             f"{recipe.training.epochs}: the last length would never be used"
         )
     return ""
@@ -419,6 +420,11 @@ class GeneratorRecipe(WrapperRecipe):
         if training.curriculum.longest == 1 and training.recompute:
             raise ValueError(
                 "predictor.training.recompute is for trajectories of several months: predictor.training.lengths"
+            )
+        if training.boundaries and training.boundaries[-1] >= training.epochs:
+            raise ValueError(
+                f"predictor.training.boundaries end at epoch {training.boundaries[-1]:g}, after "
+                f"predictor.training.epochs {training.epochs}: the last length would never be used"
             )
         own = self.projector.training
         if own.lengths != (1,) or own.boundaries or own.recompute:

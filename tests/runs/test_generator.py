@@ -138,6 +138,7 @@ def test_a_trajectory_stays_within_its_run(series):
         (("predictor.training.lengths=[1,2]",), "boundaries must be one fewer"),
         (("predictor.training.lengths=[2,1]", "predictor.training.boundaries=[1.0]"), "must grow"),
         (("predictor.training.lengths=[2]", "predictor.objective.name=diffusion"), "scored by the CRPS"),
+        (("predictor.training.lengths=[1,2]", "predictor.training.boundaries=[1.0]"), "would never be used"),
         (("predictor.training.recompute=true",), "for trajectories of several months"),
         (("projector.training.lengths=[2]",), "those of a predictor"),
     ],
