@@ -95,6 +95,21 @@ def evaluate(
 
     of_model = {"--out": out, "--recipe": recipe, "--set": settings, "--fast": fast, "--track": track}
     asked = {"--protocols": protocols, "--seeds": seeds}
+    if (Path(what) / "downscale.json").exists():
+        from emukit.cli.downscale import evaluate_downscale
+
+        evaluate_downscale(
+            Path(what),
+            given={**of_model, **asked},
+            split=split,
+            members=members,
+            data=data,
+            card=card,
+            convert=convert,
+            format=format,
+            quiet=quiet,
+        )
+        return
     if _is_recipe(what, asked, of_model, {"--split": split, "--members": members}):
         evaluate_recipe(
             what,

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from emukit.config import Settings, check, options_of
 from emukit.data.archive import Archive, Domain
@@ -32,7 +32,16 @@ from emukit.data.split import Span
 from emukit.data.targets import TargetNormalizer, TargetSettings
 from emukit.data.time import TimeAxis
 from emukit.emulators.base import FORMAT, read_saved, time_head, time_of, write_saved
-from emukit.emulators.downscaler import Arrays, Cells, Downscaler, Neighbourhood
+from emukit.emulators.downscaler import (
+    Arrays,
+    Cells,
+    CrossFit,
+    Downscaler,
+    Neighbourhood,
+    neighbours,
+    stamps,
+    training_pairs,
+)
 from emukit.errors import RecipeError, RunError, shortage
 from emukit.models.block_unet import BlockUNet
 from emukit.models.precision import matmul_precision
@@ -54,6 +63,9 @@ class ConditionSettings(Settings):
         base: ``regression``: the ridge regression of each cell on the coarse cells round it; ``pass``: the pass alone.
         width: Coarse cells of a side of the square that the regression sees, an odd number.
         penalty: Of the regression's squared weights.
+        residual: What the network learns. ``out-of-fold``: what is left by regressions that were fitted without the
+            scenario at hand (of a single one, without a third of its steps), each cell and season in units of its own
+            size. ``in-sample``: what is left by the regression that knows the step, in units of the field.
         statics: ``lat``, ``lon`` (sines and cosines), and fields of the store or of `static_file`; None: those two,
             and `land` and `orography` where the store has them.
         static_file: NetCDF file on the same grid that holds static fields the store does not have.
@@ -62,6 +74,7 @@ class ConditionSettings(Settings):
     base: Literal["regression", "pass"] = "regression"
     width: int = Field(5, ge=1, le=15)
     penalty: float = Field(0.01, gt=0)
+    residual: Literal["in-sample", "out-of-fold"] = "in-sample"
     statics: tuple[str, ...] | None = None
     static_file: str | None = None
 
@@ -71,6 +84,12 @@ class ConditionSettings(Settings):
         if width % 2 == 0:
             raise ValueError("a square round a coarse cell has an odd number of cells a side")
         return width
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Recipes from before there was a choice keep their digests.
+        values: dict[str, Any] = dump(self)
+        return {k: v for k, v in values.items() if (k, v) != ("residual", "in-sample")}
 
 
 class ResidualFrames:
@@ -82,6 +101,7 @@ class ResidualFrames:
     Attributes:
         channels: Names.
         uniform: How many of them, the first, have one value in all cells.
+        size: (G, V, Y, X) what the answer is multiplied with, by `TimeAxis.season`; None: nothing.
     """
 
     def __init__(
@@ -89,12 +109,14 @@ class ResidualFrames:
         coarsening: Coarsening,
         fine: TargetNormalizer,
         passed: TargetNormalizer,
-        base: Downscaler | None,
+        base: Neighbourhood | None,
         statics: NDArray[np.float32],
         static_channels: Sequence[str],
         time: TimeAxis,
+        size: Array | None = None,
     ) -> None:
         self.coarsening, self.fine, self.passed, self.base = coarsening, fine, passed, base
+        self.size = size
         self.statics, self.static_channels = statics, tuple(static_channels)
         uniform = [] if time.step == "year" else ["sin_year", "cos_year"]
         uniform += ["sin_day", "cos_day"] if time.per_day > 1 else []
@@ -123,14 +145,32 @@ class ResidualFrames:
         return np.concatenate(parts, 1, dtype=np.float32), base
 
     def normalised(self, fine: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells) -> Array:
-        """(T, V, y, x) fine fields in the units of the answer."""
+        """(T, V, y, x) fine fields in normalised units, those of the base."""
         return self.fine.window(rows, columns).forward_exactly(fine, time.season)
+
+    def residual(
+        self, fine: NDArray[np.floating], base: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells
+    ) -> Array:
+        """(T, V, y, x) the answer that gives fine fields: the inverse of `reconstructed`."""
+        left = self.normalised(fine, time, rows, columns) - base
+        return left if self.size is None else left / self._size(time, rows, columns)
+
+    def varied(self, **changes: Any) -> ResidualFrames:
+        """The same with another `base` or `size`."""
+        one = copy(self)
+        one.__dict__.update(changes)
+        return one
+
+    def _size(self, time: TimeAxis, rows: Cells, columns: Cells) -> Array:
+        assert self.size is not None
+        return self.size[time.season][..., rows, :][..., columns]
 
     def reconstructed(
         self, residual: NDArray[np.floating], base: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells
     ) -> Array:
-        """Physical units of base and residual: the inverse of `normalised` of their sum."""
-        whole = np.asarray(base, np.float64) + residual
+        """Physical units of base and answer."""
+        answer = residual if self.size is None else residual * self._size(time, rows, columns)
+        whole = np.asarray(base, np.float64) + answer
         return self.fine.window(rows, columns).inverse(whole, time.season)
 
 
@@ -166,6 +206,59 @@ def fit_frames(
         more, own = static_fields(settings, archive)
         channels, fields = (*channels, *more), np.concatenate([fields, own])
     return ResidualFrames(coarsening, fine, passed, base, fields, channels, archive.time)
+
+
+class CrossFrames(NamedTuple):
+    """Frames whose network learns what a base leaves that did not know the step.
+
+    Attributes:
+        whole: What the network is asked with.
+        spans: The training spans, in parts.
+        apart: What it is trained with: the frames of each part.
+    """
+
+    whole: ResidualFrames
+    spans: tuple[Span, ...]
+    apart: tuple[ResidualFrames, ...]
+
+
+def cross_frames(
+    archive: Archive, spans: Sequence[Span], frames: ResidualFrames, crossed: CrossFit | None
+) -> CrossFrames:
+    """Frames out of fold, whose answers are in units of what is left there.
+
+    Args:
+        archive: The data.
+        spans: Training spans.
+        frames: As fitted on all of them.
+        crossed: Their regression out of fold; None where their base is the pass.
+    """
+    parts: tuple[Span, ...] = tuple(spans)
+    apart = (frames,) * len(parts)
+    if crossed is not None:
+        parts, apart = crossed.spans, tuple(frames.varied(base=base) for base in crossed.apart)
+    size = _residual_size(archive, parts, apart)
+    return CrossFrames(frames.varied(size=size), parts, tuple(one.varied(size=size) for one in apart))
+
+
+def _residual_size(archive: Archive, parts: Sequence[Span], apart: Sequence[ResidualFrames]) -> Array:
+    """(G, V, Y, X) root mean square of what is left; a season is seen with the months next to it, as the base is."""
+    groups, per_day = archive.time.seasons, archive.time.per_day
+    squares, n = np.zeros((groups, len(archive.variables), *archive.grid.shape)), np.zeros(groups)
+    rows, columns = (np.arange(k) for k in archive.grid.shape)
+    for part, own in zip(parts, apart, strict=True):
+        for fine, coarse, time in training_pairs(archive, (part,), own.coarsening):
+            _, base = own.block(coarse, time, rows, columns)
+            left = own.residual(fine, base, time, rows, columns)
+            for g in np.unique(time.season):
+                squares[g] += (left[time.season == g] ** 2).sum(0)
+                n[g] += (time.season == g).sum()
+    near = [neighbours(g, groups, per_day) for g in range(groups)]
+    near = [own if n[own].sum() else list(range(groups)) for own in near]
+    size = np.sqrt(np.stack([squares[own].sum(0) / n[own].sum() for own in near]))
+    # Where next to nothing is left, as in a desert month, what is left is not magnified a thousandfold.
+    typical = np.median(size, (0, 2, 3), keepdims=True)
+    return np.asarray(np.maximum(size, np.where(typical > 0, 1e-2 * typical, 1.0)), np.float64)
 
 
 class SharedNoise:
@@ -293,7 +386,7 @@ class NeuralDownscaler(Downscaler):
         return next(self.network.parameters()).device
 
     def _noise(self, time: TimeAxis, member: int) -> SharedNoise:
-        steps = [[(time.first + i * (time.minutes or 1)) % 2**32] for i in range(len(time))]
+        steps = [[stamp] for stamp in stamps(time)]
         fields = (1, len(self.domain.variables), *self.domain.grid.shape)
         return SharedNoise(AddressedNoise(self.seed, [member] * len(time), steps, fields))
 
@@ -315,6 +408,8 @@ class NeuralDownscaler(Downscaler):
         }
         arrays = {f"fine.{k}": v for k, v in fine_arrays.items()} | {f"passed.{k}": v for k, v in passed_arrays.items()}
         arrays["statics"] = frames.statics
+        if frames.size is not None:
+            arrays["size"] = frames.size
         if frames.base is not None:
             meta["base"], own = frames.base.state()
             arrays |= {f"base.{k}": v for k, v in own.items()}
@@ -340,7 +435,9 @@ class NeuralDownscaler(Downscaler):
         if (time.step, time.calendar) != (domain.time.step, domain.time.calendar):
             raise ValueError(f"its time of {time.step} is not that of its fields, {domain.time.step}")
         statics = np.asarray(arrays["statics"], np.float32)
-        frames = ResidualFrames(coarsening, fine, passed, base, statics, meta["static_channels"], time)
+        frames = ResidualFrames(
+            coarsening, fine, passed, base, statics, meta["static_channels"], time, arrays.get("size")
+        )
         asked = meta["objective"]
         chosen = OBJECTIVES.load(asked["name"])
         own = check(options_of(chosen), asked["options"], source="the saved downscaler").model_dump()
@@ -383,6 +480,8 @@ def _check_arrays(domain: Domain, coarsening: Coarsening, meta: Mapping[str, Any
         if list(meta[name]["settings"]) != list(domain.variables):
             raise ValueError(f"{name} is of other variables")
         expected |= {f"{name}.center": (*fields, *domain.grid.shape), f"{name}.scale": (*fields, *domain.grid.shape)}
+    if "size" in arrays:
+        expected["size"] = (*fields, *domain.grid.shape)
     if "base" in meta:
         width, transforms = meta["base"]["width"], meta["base"]["transforms"]
         if type(width) is not int or width % 2 == 0 or not 1 <= width <= 15 or len(transforms) != fields[1]:

@@ -6,6 +6,7 @@ Invariant: everything that is there is named: as an entry, as not finished, or a
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from emukit.data.protocol import ALL, LOSO
 from emukit.errors import EmukitError, RunError
 from emukit.report.pages.model import Unfinished
 from emukit.report.study_file import STUDY_FILE, StudyFile, read_study
+from emukit.runs.downscale_record import DOWNSCALE_FILE, DownscaleRecord, read_downscale_record
 from emukit.runs.leaderboard import RowSource, entry_folders, folders_in, read_source
 from emukit.runs.listing import summarise_run
 from emukit.runs.record import RECORD_FILE
@@ -30,6 +32,7 @@ class Findings:
         studies: Folders with a study.
         unfinished: Runs that have no emulator yet.
         left_out: What could not be read.
+        downscales: Finished downscaling runs.
     """
 
     sources: list[RowSource] = field(default_factory=list)
@@ -37,6 +40,7 @@ class Findings:
     studies: list[tuple[Path, StudyFile]] = field(default_factory=list)
     unfinished: list[Unfinished] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    downscales: list[DownscaleRecord] = field(default_factory=list)
 
 
 def collect_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
@@ -83,8 +87,10 @@ def collect_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
         )
     for place in places:
         entries = entry_folders(place)
-        studies = [f for f in (place, *folders_in(place)) if (f / STUDY_FILE).exists()]
-        if not entries and not studies:
+        inside = (place, *folders_in(place))
+        studies = [f for f in inside if (f / STUDY_FILE).exists()]
+        downscales = [f for f in inside if (f / DOWNSCALE_FILE).exists() and f not in entries]
+        if not entries and not studies and not downscales:
             raise RunError(
                 f"{place} holds no run, no submission and no study" if place.exists() else f"there is no {place}",
                 expected="a folder that `emukit train`, `emukit submit` or `emukit ablate` wrote, or a folder of such",
@@ -92,6 +98,8 @@ def collect_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
             )
         for folder in entries:
             add(folder, folder == place)
+        for folder in downscales:
+            _add_downscale(found, folder, seen, folder == place)
         for folder in studies:
             try:
                 study = read_study(folder)
@@ -107,6 +115,30 @@ def collect_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
                 else:
                     found.left_out.append(f"the run {run.folder} of the study {study.name} is no longer there")
     return found
+
+
+def _add_downscale(found: Findings, folder: Path, seen: set[Path], named: bool) -> None:
+    """Read a downscaling run, once.
+
+    Raises:
+        RunError: It was named itself, and is damaged.
+    """
+    real = Path(os.path.realpath(folder))
+    if real in seen:
+        return
+    seen.add(real)
+    try:
+        about = read_downscale_record(folder)
+    except EmukitError as e:
+        if named:
+            raise
+        found.left_out.append(reason(e))
+        return
+    if about.state == "finished":
+        found.downscales.append(about)
+    else:
+        command = f"{about.command or 'emukit train downscale'} --resume --out {shlex.quote(str(folder))}"
+        found.unfinished.append(Unfinished(folder.name, summarise_run(folder).state, command))
 
 
 def to_draw(found: Findings, most: int | None) -> set[Path]:

@@ -27,6 +27,7 @@ from emukit.outputs import Kind, new_output, refuse_taken
 from emukit.progress import Reporter
 from emukit.report import run_figures as kept
 from emukit.report.collect import Findings, collect_places, named_means, named_source, reason, study_names, to_draw
+from emukit.report.downscale_page import downscale_page
 from emukit.report.entry_page import run_entry, submission_entry, training_pictures
 from emukit.report.pages.model import Entry, Errors, Picture, Site, identifier
 from emukit.report.pages.render import render
@@ -91,6 +92,7 @@ class Report:
         size: Of all files, in bytes.
         left_out: What could not be read, and why.
         undrawn: Names of runs by why they have no maps and curves.
+        downscales: How many pages of downscaling runs.
     """
 
     folder: Path
@@ -99,6 +101,7 @@ class Report:
     size: int
     left_out: Sequence[str]
     undrawn: Mapping[str, Sequence[str]]
+    downscales: int = 0
 
 
 def write_report(
@@ -143,7 +146,7 @@ def write_report(
         for why in entry.missing:
             if why.startswith(NOT_DRAWN):
                 undrawn.setdefault(why.removeprefix(NOT_DRAWN), []).append(entry.name)
-    return Report(out, len(site.entries), len(site.studies), size, found.left_out, undrawn)
+    return Report(out, len(site.entries), len(site.studies), size, site.left_out, undrawn, len(site.downscales))
 
 
 def _site(
@@ -177,9 +180,15 @@ def _site(
         links |= {row.key: entry.id for row in own}
     ids = {s.folder.resolve(): e.id for s, e in zip(found.sources, entries, strict=True)}
     studies = [study_page(folder, study, ids, scratch) for folder, study in found.studies]
+    left_out, downscales = list(found.left_out), []
+    for about in found.downscales:
+        try:
+            downscales.append(downscale_page(about, scratch))
+        except EmukitError as e:
+            left_out.append(reason(e))
     written = f"Written {provenance.now()} by emukit {VERSION}."
     title = "emukit leaderboard" if rows else "emukit studies" if studies else "emukit report"
-    return Site(title, written, rows, links, entries, studies, scales, found.left_out, found.unfinished)
+    return Site(title, written, rows, links, entries, studies, scales, left_out, found.unfinished, downscales)
 
 
 def shared_scales(figures_of_runs: Iterable[RunFigures]) -> dict[str, float]:
@@ -281,6 +290,7 @@ def _write(site: Site, out: Path, overwrite: bool) -> int:
             place(name).write_bytes(content)
             size += len(content)
         pictures = {p.file: p.source for e in site.entries for p in e.pictures}
+        pictures |= {p.file: p.source for d in site.downscales for p in d.pictures}
         pictures |= {p.file: p.source for s in site.studies for shown in s.pictures.values() for p in shown}
         for name, picture in pictures.items():
             shutil.copyfile(picture, place(name))
