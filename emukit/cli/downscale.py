@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -164,7 +164,25 @@ def evaluate_downscale(
 
 
 def print_scores(name: str, scores: Mapping[str, Any], units: Mapping[str, str]) -> None:
-    """The table of a set: for each variable a row for each downscaler, the baselines always among them."""
+    """The tables of a set: for each variable a row for each downscaler, the baselines always among them.
+
+    Errors are in one table, texture and tails and what is said of realisations in another: together they are wider than
+    a terminal.
+    """
+    from emukit.metrics.downscaling import COLUMNS, TEXTURE
+
+    gain = scores["gain"]
+    known = [c for c in COLUMNS if any(k.endswith(f".{c}") for own in scores.values() for k in own)]
+    for title, columns in (
+        (name, [c for c in known if c not in TEXTURE]),
+        (f"{name}: texture", [c for c in known if c in TEXTURE]),
+    ):
+        _print_table(title, columns, scores, units)
+    said = ", ".join(f"{v} {g:+.1%}" for v, g in gain.items())
+    echo(f"MAE below that of the best baseline: {said}")
+
+
+def _print_table(title: str, columns: Sequence[str], scores: Mapping[str, Any], units: Mapping[str, str]) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -172,18 +190,16 @@ def print_scores(name: str, scores: Mapping[str, Any], units: Mapping[str, str])
     from emukit.metrics.downscaling import COLUMNS
     from emukit.terminal import open_console
 
-    gain = scores["gain"]
-    shown = [c for c in COLUMNS if any(k.endswith(f".{c}") for own in scores.values() for k in own)]
-    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-    table.add_column(name)
-    for column in shown:
-        table.add_column(COLUMNS[column][0], justify="right", no_wrap=True)
-    for variable in gain:
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, collapse_padding=True)
+    # A label is folded before a number is cut.
+    table.add_column(title, min_width=16)
+    for column in columns:
+        heading = COLUMNS[column][0]
+        table.add_column(heading, justify="right", no_wrap=True, min_width=max(7, len(heading)))
+    for variable in scores["gain"]:
         table.add_row(Text(f"{variable}, {units[variable]}"))
         for label, own in scores.items():
             if label != "gain":
-                numbers = [own.get(f"{variable}.{c}") for c in shown]
+                numbers = [own.get(f"{variable}.{c}") for c in columns]
                 table.add_row(Text(f"- {label}"), *("" if n is None else f"{n:.3f}" for n in numbers))
     open_console().print(table)
-    said = ", ".join(f"{v} {g:+.1%}" for v, g in gain.items())
-    echo(f"MAE below that of the best baseline: {said}")

@@ -34,6 +34,8 @@ COLUMNS = {
     "sharpness": ("CRPS/MAE", "CRPS over the MAE of the mean of the realisations"),
     "spread": ("spread", "spread of the realisations over the error of their mean: 1 where the truth could be one"),
 }
+# Those of them that say how a field looks, and not how far it is from the truth.
+TEXTURE = ("power", "spectrum", "p99", "p99.9", "crps", "sharpness", "spread")
 
 # Quantiles of the truth, over all its cells and steps, beyond which a tail begins.
 TAILS = (0.99, 0.999)
