@@ -41,10 +41,13 @@ class Downscaler(ABC):
         label: What tables call it.
         domain: What it says, and on which grid.
         coarsening: What it takes for coarse.
+        conserves: Whether its fields are given the means of the coarse cells that it is shown: what is never negative
+            by a factor in each coarse cell, everything else by what is added there.
     """
 
     kind: ClassVar[str]
     label: ClassVar[str]
+    conserves: bool = False
 
     def __init__(self, domain: Domain, coarsening: Coarsening) -> None:
         self.domain, self.coarsening = domain, coarsening
@@ -77,7 +80,14 @@ class Downscaler(ABC):
         shape = self.domain.grid.shape
         rows = np.arange(shape[0]) if rows is None else rows
         columns = np.arange(shape[1]) if columns is None else columns
-        out = self._fields(coarse, time, rows, columns, member)
+        if not self.conserves:
+            return self._bounded(self._fields(coarse, time, rows, columns, member))
+        whole = self.coarsening.whole_cells(rows, columns)
+        out = self._bounded(self._fields(coarse, time, whole.rows, whole.columns, member))
+        positive = [v.relative for v in self.domain.described]
+        return self.coarsening.with_means(out, coarse, whole, positive)[..., whole.inner, :][..., whole.across]
+
+    def _bounded(self, out: Array) -> Array:
         for v, variable in enumerate(self.domain.described):
             field, bounds = out[:, v], variable.bounds
             if bounds.lower is not None:
@@ -90,15 +100,6 @@ class Downscaler(ABC):
     def _fields(
         self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells, member: int
     ) -> Array: ...
-
-    @abstractmethod
-    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """Plain values and arrays from which `from_state` builds the same."""
-
-    @classmethod
-    @abstractmethod
-    def from_state(cls, domain: Domain, coarsening: Coarsening, meta: Mapping[str, Any], arrays: Arrays) -> Self:
-        """The inverse of `state`."""
 
 
 def training_pairs(
@@ -390,83 +391,6 @@ class CrossFit(NamedTuple):
         # A single step has no others: nothing can be held apart from it.
         fitted[()] = whole
         return cls(tuple(part for part, _ in parts), tuple(fitted[others] for _, others in parts))
-
-
-class ResidualDraws(Downscaler):
-    """The ridge regression, with what it left in a training month of the same season added: noise without a network.
-
-    What is left is out of fold, as the regression sees it. The reference of everything that draws.
-
-    Attributes:
-        regression: What the residuals are added to.
-        season: (K,) `TimeAxis.season` of each kept residual.
-        residuals: (K, V, Y, X) float32, transformed.
-    """
-
-    kind, label = "residual-draws", "ridge + what it left in a training month"
-
-    def __init__(self, regression: Neighbourhood, season: NDArray[np.int64], residuals: NDArray[np.float32]) -> None:
-        super().__init__(regression.domain, regression.coarsening)
-        self.regression, self.season, self.residuals = regression, season, residuals
-
-    @property
-    def draws(self) -> bool:
-        """It does."""
-        return True
-
-    @classmethod
-    def fit(
-        cls, archive: Archive, whole: Neighbourhood, crossed: CrossFit, *, number: int = 40, seed: int = 0
-    ) -> ResidualDraws:
-        """Keep some residuals of every season, drawn from all training steps of all members.
-
-        Args:
-            archive: The data.
-            whole: What the residuals are added to.
-            crossed: The same out of fold.
-            number: How many of each season, at most.
-            seed: Of which.
-        """
-        steps = [
-            (part, member, step, int(archive[span.scenario].time.season[step]))
-            for part, span in enumerate(crossed.spans)
-            for member in span.members
-            for step in range(span.start, span.stop)
-        ]
-        rng = np.random.default_rng([seed, 0xD4A3])
-        kept: dict[int, list[NDArray[np.float32]]] = {}
-        rows, columns = (np.arange(n) for n in archive.grid.shape)
-        for i in rng.permutation(len(steps)):
-            part, member, step, season = steps[i]
-            own = kept.setdefault(season, [])
-            if len(own) >= number:
-                continue
-            scenario, apart = archive[crossed.spans[part].scenario], crossed.apart[part]
-            fine, time = scenario.truth(member, step, step + 1), scenario.time[step : step + 1]
-            said = apart.transformed_fields(whole.coarsening.down(fine), time, rows, columns)
-            own.append((whole.forward(fine) - said)[0].astype(np.float32))
-        season = np.repeat([*kept], [len(own) for own in kept.values()])
-        return cls(whole, season, np.stack([field for own in kept.values() for field in own]))
-
-    def _fields(self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells, member: int) -> Array:
-        out = self.regression.transformed_fields(coarse, time, rows, columns)
-        for i, stamp in enumerate(stamps(time)):
-            own = np.flatnonzero(self.season == time.season[i])
-            # A season that no training step has takes any.
-            own = own if len(own) else np.arange(len(self.season))
-            chosen = own[np.random.default_rng([member, stamp]).integers(len(own))]
-            out[i] += self.residuals[chosen][:, rows][..., columns]
-        return self.regression.inverse(out)
-
-    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """The regression and the residuals."""
-        meta, arrays = self.regression.state()
-        return meta, {**arrays, "season": self.season, "residuals": self.residuals}
-
-    @classmethod
-    def from_state(cls, domain: Domain, coarsening: Coarsening, meta: Mapping[str, Any], arrays: Arrays) -> Self:
-        """The inverse of `state`."""
-        return cls(Neighbourhood.from_state(domain, coarsening, meta, arrays), arrays["season"], arrays["residuals"])
 
 
 def stamps(time: TimeAxis) -> list[int]:

@@ -65,7 +65,10 @@ class ConditionSettings(Settings):
         penalty: Of the regression's squared weights.
         residual: What the network learns. ``out-of-fold``: what is left by regressions that were fitted without the
             scenario at hand (of a single one, without a third of its steps), each cell and season in units of its own
-            size. ``in-sample``: what is left by the regression that knows the step, in units of the field.
+            size, which for rain grows where it rains more. ``in-sample``: what is left by the regression that knows the
+            step, in units of the field.
+        conserve: Whether answers are given the means of the coarse cells that are shown. Only where coarse fields are
+            such means, and coarse cells hold whole fine cells.
         statics: ``lat``, ``lon`` (sines and cosines), and fields of the store or of `static_file`; None: those two,
             and `land` and `orography` where the store has them.
         static_file: NetCDF file on the same grid that holds static fields the store does not have.
@@ -75,6 +78,7 @@ class ConditionSettings(Settings):
     width: int = Field(5, ge=1, le=15)
     penalty: float = Field(0.01, gt=0)
     residual: Literal["in-sample", "out-of-fold"] = "in-sample"
+    conserve: bool = False
     statics: tuple[str, ...] | None = None
     static_file: str | None = None
 
@@ -89,7 +93,7 @@ class ConditionSettings(Settings):
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Recipes from before there was a choice keep their digests.
         values: dict[str, Any] = dump(self)
-        return {k: v for k, v in values.items() if (k, v) != ("residual", "in-sample")}
+        return {k: v for k, v in values.items() if (k, v) not in (("residual", "in-sample"), ("conserve", False))}
 
 
 class ResidualFrames:
@@ -102,6 +106,8 @@ class ResidualFrames:
         channels: Names.
         uniform: How many of them, the first, have one value in all cells.
         size: (G, V, Y, X) what the answer is multiplied with, by `TimeAxis.season`; None: nothing.
+        growth: (V,) exponents with which that grows where the base is larger than usual, as rain has more that is left
+            where it rains more.
     """
 
     def __init__(
@@ -114,9 +120,10 @@ class ResidualFrames:
         static_channels: Sequence[str],
         time: TimeAxis,
         size: Array | None = None,
+        growth: Array | None = None,
     ) -> None:
         self.coarsening, self.fine, self.passed, self.base = coarsening, fine, passed, base
-        self.size = size
+        self.size, self.growth = size, np.zeros(len(fine.settings)) if growth is None else growth
         self.statics, self.static_channels = statics, tuple(static_channels)
         uniform = [] if time.step == "year" else ["sin_year", "cos_year"]
         uniform += ["sin_day", "cos_day"] if time.per_day > 1 else []
@@ -153,23 +160,26 @@ class ResidualFrames:
     ) -> Array:
         """(T, V, y, x) the answer that gives fine fields: the inverse of `reconstructed`."""
         left = self.normalised(fine, time, rows, columns) - base
-        return left if self.size is None else left / self._size(time, rows, columns)
+        return left if self.size is None else left / self._size(base, time, rows, columns)
 
     def varied(self, **changes: Any) -> ResidualFrames:
-        """The same with another `base` or `size`."""
+        """The same with another `base`, `size` or `growth`."""
         one = copy(self)
         one.__dict__.update(changes)
         return one
 
-    def _size(self, time: TimeAxis, rows: Cells, columns: Cells) -> Array:
+    def _size(self, base: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells) -> Array:
         assert self.size is not None
-        return self.size[time.season][..., rows, :][..., columns]
+        size: Array = self.size[time.season][..., rows, :][..., columns]
+        if self.growth.any():
+            size = size * self.fine.window(rows, columns).level(base, time.season) ** self.growth[:, None, None]
+        return size
 
     def reconstructed(
         self, residual: NDArray[np.floating], base: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells
     ) -> Array:
         """Physical units of base and answer."""
-        answer = residual if self.size is None else residual * self._size(time, rows, columns)
+        answer = residual if self.size is None else residual * self._size(base, time, rows, columns)
         whole = np.asarray(base, np.float64) + answer
         return self.fine.window(rows, columns).inverse(whole, time.season)
 
@@ -237,28 +247,137 @@ def cross_frames(
     apart = (frames,) * len(parts)
     if crossed is not None:
         parts, apart = crossed.spans, tuple(frames.varied(base=base) for base in crossed.apart)
+    growth = _residual_growth(archive, parts, apart)
+    ones = np.ones((archive.time.seasons, len(archive.variables), *archive.grid.shape))
+    apart = tuple(one.varied(size=ones, growth=growth) for one in apart)
     size = _residual_size(archive, parts, apart)
-    return CrossFrames(frames.varied(size=size), parts, tuple(one.varied(size=size) for one in apart))
+    whole = frames.varied(size=size, growth=growth)
+    return CrossFrames(whole, parts, tuple(one.varied(size=size) for one in apart))
+
+
+def _left(
+    archive: Archive, parts: Sequence[Span], apart: Sequence[ResidualFrames], every: int = 1
+) -> Iterator[tuple[Array, Array, TimeAxis]]:
+    """(T, V, Y, X) bases and the answers to them, of every so manieth step of the training, with their time axis."""
+    rows, columns = (np.arange(k) for k in archive.grid.shape)
+    for part, own in zip(parts, apart, strict=True):
+        for number, (fine, coarse, time) in enumerate(training_pairs(archive, (part,), own.coarsening)):
+            if number % every == 0:
+                _, base = own.block(coarse, time, rows, columns)
+                yield base, own.residual(fine, base, time, rows, columns), time
+
+
+def _residual_growth(archive: Archive, parts: Sequence[Span], apart: Sequence[ResidualFrames]) -> Array:
+    """(V,) exponents of what is left against the level of the base, for variables that a root or logarithm is taken of.
+
+    The slope of the logarithms, over all cells by their area, of what is left relative to its mean size in the cell.
+    """
+    roots = np.array([s.transform in ("sqrt", "log1p") for s in apart[0].fine.settings.values()])
+    if not roots.any():
+        return np.zeros(len(roots))
+    fields = (len(roots), *archive.grid.shape)
+    squares, n, steps = np.zeros(fields), 0, []
+    for base, left, time in _left(archive, parts, apart, every=4):
+        steps.append((np.log(apart[0].fine.level(base, time.season)), left**2))
+        squares += steps[-1][1].sum(0)
+        n += len(left)
+    sums = np.zeros((2, *fields))
+    means = [np.zeros(fields) for _ in range(2)]
+    for level, square in steps:
+        # Its own logarithm has no mean where nothing is left; a hundredth of the typical square bounds it.
+        size = np.log(square / np.maximum(squares / n, 1e-30) + 1e-2)
+        sums += np.stack([level * size, level**2]).sum(1)
+        for mean, values in zip(means, (level, size), strict=True):
+            mean += values.sum(0)
+    of_level, of_size = (mean / n for mean in means)
+    area = archive.grid.weights
+    covariance = (area * (sums[0] / n - of_level * of_size)).sum((1, 2))
+    variance = (area * (sums[1] / n - of_level**2)).sum((1, 2))
+    slope = 0.5 * covariance / np.maximum(variance, 1e-12)
+    return np.where(roots, np.clip(slope, 0.0, 1.5), 0.0)
 
 
 def _residual_size(archive: Archive, parts: Sequence[Span], apart: Sequence[ResidualFrames]) -> Array:
     """(G, V, Y, X) root mean square of what is left; a season is seen with the months next to it, as the base is."""
     groups, per_day = archive.time.seasons, archive.time.per_day
     squares, n = np.zeros((groups, len(archive.variables), *archive.grid.shape)), np.zeros(groups)
-    rows, columns = (np.arange(k) for k in archive.grid.shape)
-    for part, own in zip(parts, apart, strict=True):
-        for fine, coarse, time in training_pairs(archive, (part,), own.coarsening):
-            _, base = own.block(coarse, time, rows, columns)
-            left = own.residual(fine, base, time, rows, columns)
-            for g in np.unique(time.season):
-                squares[g] += (left[time.season == g] ** 2).sum(0)
-                n[g] += (time.season == g).sum()
+    for _, left, time in _left(archive, parts, apart):
+        for g in np.unique(time.season):
+            squares[g] += (left[time.season == g] ** 2).sum(0)
+            n[g] += (time.season == g).sum()
     near = [neighbours(g, groups, per_day) for g in range(groups)]
     near = [own if n[own].sum() else list(range(groups)) for own in near]
     size = np.sqrt(np.stack([squares[own].sum(0) / n[own].sum() for own in near]))
     # Where next to nothing is left, as in a desert month, what is left is not magnified a thousandfold.
     typical = np.median(size, (0, 2, 3), keepdims=True)
     return np.asarray(np.maximum(size, np.where(typical > 0, 1e-2 * typical, 1.0)), np.float64)
+
+
+class ResidualDraws(Downscaler):
+    """The base, with an answer of a training month of the same season: noise without a network.
+
+    Answers are out of fold and in units of their size, so that they are as large as what is left here. The reference of
+    everything that draws.
+
+    Attributes:
+        frames: With the base.
+        season: (K,) `TimeAxis.season` of each kept answer.
+        answers: (K, V, Y, X) float32.
+    """
+
+    kind, label = "residual-draws", "ridge + what it left in a training month"
+
+    def __init__(
+        self, domain: Domain, frames: ResidualFrames, season: NDArray[np.int64], answers: NDArray[np.float32]
+    ) -> None:
+        super().__init__(domain, frames.coarsening)
+        self.frames, self.season, self.answers = frames, season, answers
+
+    @property
+    def draws(self) -> bool:
+        """It does."""
+        return True
+
+    @classmethod
+    def fit(cls, archive: Archive, crossed: CrossFrames, *, number: int = 40, seed: int = 0) -> Self:
+        """Keep some answers of every season, drawn from all training steps of all members.
+
+        Args:
+            archive: The data.
+            crossed: Frames out of fold.
+            number: How many of each season, at most.
+            seed: Of which.
+        """
+        steps = [
+            (part, member, step, int(archive[span.scenario].time.season[step]))
+            for part, span in enumerate(crossed.spans)
+            for member in span.members
+            for step in range(span.start, span.stop)
+        ]
+        kept: dict[int, list[NDArray[np.float32]]] = {}
+        rows, columns = (np.arange(n) for n in archive.grid.shape)
+        for i in np.random.default_rng([seed, 0xD4A3]).permutation(len(steps)):
+            part, member, step, season = steps[i]
+            own = kept.setdefault(season, [])
+            if len(own) >= number:
+                continue
+            scenario, apart = archive[crossed.spans[part].scenario], crossed.apart[part]
+            fine, time = scenario.truth(member, step, step + 1), scenario.time[step : step + 1]
+            _, base = apart.block(apart.coarsening.down(fine), time, rows, columns)
+            own.append(apart.residual(fine, base, time, rows, columns)[0].astype(np.float32))
+        season = np.repeat([*kept], [len(own) for own in kept.values()])
+        return cls(archive.domain, crossed.whole, season, np.stack([a for own in kept.values() for a in own]))
+
+    def _fields(self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells, member: int) -> Array:
+        _, base = self.frames.block(coarse, time, rows, columns)
+        answers = np.empty_like(base)
+        for i, stamp in enumerate(stamps(time)):
+            own = np.flatnonzero(self.season == time.season[i])
+            # A season that no training step has takes any.
+            own = own if len(own) else np.arange(len(self.season))
+            chosen = own[np.random.default_rng([member, stamp]).integers(len(own))]
+            answers[i] = self.answers[chosen][:, rows][..., columns]
+        return self.frames.reconstructed(answers, base, time, rows, columns)
 
 
 class SharedNoise:
@@ -313,6 +432,7 @@ class NeuralDownscaler(Downscaler):
         objective_options: Mapping[str, Any] | None = None,
         seed: int = 0,
         trained_on: Mapping[str, str] | None = None,
+        conserves: bool = False,
     ) -> None:
         """Put the parts together.
 
@@ -328,8 +448,10 @@ class NeuralDownscaler(Downscaler):
             objective_options: The objective's own.
             seed: Of realisations.
             trained_on: Protocol and digest of the data, by which others see what it may know.
+            conserves: Whether it keeps the means of coarse cells.
         """
         super().__init__(domain, coarsening)
+        self.conserves = conserves
         self.trained_on = dict(trained_on or {})
         self.frames, self.network, self.options = frames, network, dict(options)
         self.blocks, self.overlap, self.seed = blocks, overlap, seed
@@ -409,7 +531,9 @@ class NeuralDownscaler(Downscaler):
         arrays = {f"fine.{k}": v for k, v in fine_arrays.items()} | {f"passed.{k}": v for k, v in passed_arrays.items()}
         arrays["statics"] = frames.statics
         if frames.size is not None:
-            arrays["size"] = frames.size
+            arrays |= {"size": frames.size, "growth": frames.growth}
+        if self.conserves:
+            meta["conserves"] = True
         if frames.base is not None:
             meta["base"], own = frames.base.state()
             arrays |= {f"base.{k}": v for k, v in own.items()}
@@ -435,9 +559,8 @@ class NeuralDownscaler(Downscaler):
         if (time.step, time.calendar) != (domain.time.step, domain.time.calendar):
             raise ValueError(f"its time of {time.step} is not that of its fields, {domain.time.step}")
         statics = np.asarray(arrays["statics"], np.float32)
-        frames = ResidualFrames(
-            coarsening, fine, passed, base, statics, meta["static_channels"], time, arrays.get("size")
-        )
+        grown = arrays.get("size"), arrays.get("growth")
+        frames = ResidualFrames(coarsening, fine, passed, base, statics, meta["static_channels"], time, *grown)
         asked = meta["objective"]
         chosen = OBJECTIVES.load(asked["name"])
         own = check(options_of(chosen), asked["options"], source="the saved downscaler").model_dump()
@@ -465,6 +588,7 @@ class NeuralDownscaler(Downscaler):
             objective_options=own,
             seed=int(asked["seed"]),
             trained_on=meta["trained_on"],
+            conserves=bool(meta.get("conserves")),
         )
 
 
@@ -481,7 +605,7 @@ def _check_arrays(domain: Domain, coarsening: Coarsening, meta: Mapping[str, Any
             raise ValueError(f"{name} is of other variables")
         expected |= {f"{name}.center": (*fields, *domain.grid.shape), f"{name}.scale": (*fields, *domain.grid.shape)}
     if "size" in arrays:
-        expected["size"] = (*fields, *domain.grid.shape)
+        expected |= {"size": (*fields, *domain.grid.shape), "growth": fields[1:]}
     if "base" in meta:
         width, transforms = meta["base"]["width"], meta["base"]["transforms"]
         if type(width) is not int or width % 2 == 0 or not 1 <= width <= 15 or len(transforms) != fields[1]:
@@ -493,6 +617,8 @@ def _check_arrays(domain: Domain, coarsening: Coarsening, meta: Mapping[str, Any
         }
     if type(meta["overlap"]) is not int or meta["overlap"] < 0:
         raise ValueError(f"overlap {meta['overlap']!r}")
+    if meta.get("conserves") and not coarsening.whole:
+        raise ValueError("it keeps the means of coarse cells that are no means of whole cells")
     for name, shape in expected.items():
         if arrays[name].shape != shape or arrays[name].dtype.kind != "f":
             raise ValueError(f"{name} of shape {arrays[name].shape}, {arrays[name].dtype}, not {shape}")

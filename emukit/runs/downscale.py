@@ -18,6 +18,7 @@ import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,14 +36,14 @@ from emukit.data.split import Span, Split, is_hidden
 from emukit.emulators.downscaler import (
     CrossFit,
     Downscaler,
-    Neighbourhood,
-    ResidualDraws,
     fit_baselines,
     known_targets,
 )
 from emukit.emulators.neural_downscaler import (
     ConditionSettings,
+    CrossFrames,
     NeuralDownscaler,
+    ResidualDraws,
     ResidualFrames,
     build_block_network,
     cross_frames,
@@ -271,9 +272,9 @@ def evaluate_run(
         )
     reporter.say("fitting the baselines on the training months")
     baselines = fit_baselines(archive, split.train, one.coarsening)
-    base = one.frames.base
-    crossed = _crossed(archive, split, base, run.recipe.conditions) if one.draws else None
-    beside = _beside(archive, base, crossed, identity["seed"])
+    plain = one.frames.varied(size=None)
+    crossed = _crossed(archive, split, plain, run.recipe.conditions) if one.draws else None
+    beside = _beside(archive, plain, crossed, identity["seed"], one.conserves)
     return score_downscalers(archive, split.scored[name], one, baselines, members, beside=beside)
 
 
@@ -320,10 +321,13 @@ class DownscaleTrainer:
         spans: Sequence[Span] = split.train
         shown: ResidualFrames | Sequence[ResidualFrames] = frames
         objective = recipe.objective.build(None)
-        crossed = _crossed(archive, split, frames.base, recipe.conditions)
-        self.beside = _beside(archive, frames.base, crossed if objective.draws else None, seed)
-        if recipe.conditions.residual == "out-of-fold":
-            frames, spans, shown = cross_frames(archive, split.train, frames, crossed)
+        conserves = recipe.conditions.conserve and coarsening.whole
+        if recipe.conditions.conserve and not conserves:
+            reporter.say("note: coarse cells do not hold whole fine cells, or are no means: theirs are not kept")
+        crossed = _crossed(archive, split, frames, recipe.conditions)
+        self.beside = _beside(archive, frames, crossed if objective.draws else None, seed, conserves)
+        if crossed is not None:
+            frames, spans, shown = crossed
         loss = recipe.loss.for_variables(archive.variables).tables
         torch.manual_seed(seed)
         network = build_block_network(frames, len(archive.variables), recipe.model.model_dump(), objective)
@@ -339,6 +343,7 @@ class DownscaleTrainer:
             objective_options=recipe.objective.options,
             seed=seed,
             trained_on={"protocol": split.protocol, "data": archive.digest},
+            conserves=conserves,
         )
         comm = Comm()
         self._sampler = BlockSampler(archive, spans, coarsening, shown, recipe.blocks, comm.device)
@@ -411,22 +416,29 @@ class DownscaleTrainer:
 
 
 def _crossed(
-    archive: Archive, split: Split, base: Neighbourhood | None, conditions: ConditionSettings
-) -> CrossFit | None:
-    """The regression out of fold, where the network learns what that leaves."""
-    if base is None or conditions.residual == "in-sample":
+    archive: Archive, split: Split, frames: ResidualFrames, conditions: ConditionSettings
+) -> CrossFrames | None:
+    """Frames out of fold, where the network learns what is left there."""
+    if conditions.residual == "in-sample":
         return None
-    return CrossFit.of(archive, split.train, base, conditions.penalty)
+    base = frames.base
+    fitted = None if base is None else CrossFit.of(archive, split.train, base, conditions.penalty)
+    return cross_frames(archive, split.train, frames, fitted)
 
 
 def _beside(
-    archive: Archive, base: Neighbourhood | None, crossed: CrossFit | None, seed: int
+    archive: Archive, frames: ResidualFrames, crossed: CrossFrames | None, seed: int, conserves: bool
 ) -> tuple[Downscaler, ...]:
     """What else scores stand next to: the regression, and with what it leaves out of fold as noise."""
-    beside: tuple[Downscaler, ...] = () if base is None else (base,)
-    return (
-        beside if base is None or crossed is None else (*beside, ResidualDraws.fit(archive, base, crossed, seed=seed))
-    )
+    if frames.base is None:
+        return ()
+    regression = copy(frames.base)
+    regression.conserves = conserves
+    if crossed is None:
+        return (regression,)
+    noise = ResidualDraws.fit(archive, crossed, seed=seed)
+    noise.conserves = conserves
+    return (regression, noise)
 
 
 def some_parts(steps: int, most: int) -> list[slice]:
