@@ -52,6 +52,8 @@ Array = NDArray[np.float64]
 
 # What emukit fills in of the network's constructor.
 CONTEXT = ("in_channels", "variables", "uniform", "levels")
+# Of the level, by which what is left may grow.
+EXPONENTS = np.linspace(0, 1.5, 16)
 # Steps of a block that are computed together.
 _STEPS = 8
 
@@ -270,31 +272,23 @@ def _left(
 def _residual_growth(archive: Archive, parts: Sequence[Span], apart: Sequence[ResidualFrames]) -> Array:
     """(V,) exponents of what is left against the level of the base, for variables that a root or logarithm is taken of.
 
-    The slope of the logarithms, over all cells by their area, of what is left relative to its mean size in the cell.
+    The most likely of some, if what is left is normal, with a size of its own in each cell times the level to a power.
     """
     roots = np.array([s.transform in ("sqrt", "log1p") for s in apart[0].fine.settings.values()])
     if not roots.any():
         return np.zeros(len(roots))
-    fields = (len(roots), *archive.grid.shape)
-    squares, n, steps = np.zeros(fields), 0, []
+    squares = np.zeros((len(EXPONENTS), len(roots), *archive.grid.shape))
+    logarithms, n = np.zeros(squares.shape[1:]), 0
+    # Sixteen powers of every cell: a part of the steps is enough for one number.
     for base, left, time in _left(archive, parts, apart, every=4):
-        steps.append((np.log(apart[0].fine.level(base, time.season)), left**2))
-        squares += steps[-1][1].sum(0)
-        n += len(left)
-    sums = np.zeros((2, *fields))
-    means = [np.zeros(fields) for _ in range(2)]
-    for level, square in steps:
-        # Its own logarithm has no mean where nothing is left; a hundredth of the typical square bounds it.
-        size = np.log(square / np.maximum(squares / n, 1e-30) + 1e-2)
-        sums += np.stack([level * size, level**2]).sum(1)
-        for mean, values in zip(means, (level, size), strict=True):
-            mean += values.sum(0)
-    of_level, of_size = (mean / n for mean in means)
-    area = archive.grid.weights
-    covariance = (area * (sums[0] / n - of_level * of_size)).sum((1, 2))
-    variance = (area * (sums[1] / n - of_level**2)).sum((1, 2))
-    slope = 0.5 * covariance / np.maximum(variance, 1e-12)
-    return np.where(roots, np.clip(slope, 0.0, 1.5), 0.0)
+        level = np.log(apart[0].fine.level(base, time.season))
+        logarithms, n = logarithms + level.sum(0), n + len(left)
+        for i, exponent in enumerate(EXPONENTS):
+            squares[i] += (left**2 * np.exp(-2 * exponent * level)).sum(0)
+    # Of each cell the most likely size is the root mean square, which leaves its logarithm and that of the levels.
+    sizes = np.log(np.maximum(squares / n, 1e-30)) + 2 * EXPONENTS[:, None, None, None] * logarithms / n
+    best = EXPONENTS[np.argmin((archive.grid.weights * sizes).sum((-2, -1)), 0)]
+    return np.where(roots, best, 0.0)
 
 
 def _residual_size(archive: Archive, parts: Sequence[Span], apart: Sequence[ResidualFrames]) -> Array:

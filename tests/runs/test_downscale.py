@@ -3,6 +3,8 @@
 import io
 import json
 import shutil
+from copy import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,15 +14,18 @@ from rich.console import Console
 
 from emukit.data.block_sampler import Block
 from emukit.data.coarsen import Coarsening
+from emukit.data.grid import Grid
 from emukit.data.protocol import make_split
 from emukit.data.split import Span
 from emukit.data.store import open_store
+from emukit.data.targets import Pointwise, TargetNormalizer, TargetSettings
+from emukit.data.time import TimeAxis
 from emukit.data.zarr_writer import write_zarr
 from emukit.emulators.base import saved_digest
 from emukit.emulators.downscaled import coarse_archive
-from emukit.emulators.downscaler import CrossFit, Neighbourhood, ResidualDraws, fit_baselines, held_apart
+from emukit.emulators.downscaler import Neighbourhood, fit_baselines, held_apart
 from emukit.emulators.linear import LinearEmulator
-from emukit.emulators.neural_downscaler import NeuralDownscaler, load_downscaler
+from emukit.emulators.neural_downscaler import NeuralDownscaler, ResidualDraws, ResidualFrames, load_downscaler
 from emukit.errors import EmukitError, ProtocolError, RecipeError, RunError, StoreError
 from emukit.objectives.blocks import OnBlocks
 from emukit.progress import Reporter
@@ -421,10 +426,10 @@ def test_a_downscaler_that_may_know_what_is_held_out_is_refused(archive, run, tm
 
 
 def test_a_run_from_before_residuals_were_out_of_fold_is_read_and_is_what_it_was(run, tmp_path):
-    before = load_downscale(None, ["conditions.residual=in-sample"])
+    before = load_downscale(None, ["conditions.residual=in-sample", "conditions.conserve=false"])
     # As the version before wrote it.
     assert before.digest == "998de6e2515b732eb0a22cef028d4e50bff3917634ba21bf13d4744c4fc020f6"
-    assert "residual" not in before.model_dump(mode="json")["conditions"]
+    assert not {"residual", "conserve"} & before.model_dump(mode="json")["conditions"].keys()
     record = json.loads((run.folder / RECORD).read_text())
     values = before.model_dump(mode="json", exclude={"training": {"segments"}})
     record |= {"recipe": values, "identity": record["identity"] | {"recipe": before.digest}}
@@ -449,10 +454,14 @@ def test_the_network_learns_what_a_regression_leaves_that_never_saw_the_scenario
         truth = archive[span.scenario].truth(0, span.start + 7, span.start + 8)
         said = apart.fields(frames.coarsening.down(truth), time, rows, columns)
         units = frames.fine.window(rows, columns)
-        left = units.forward_exactly(truth[..., rows, :][..., columns], time.season) - units.forward_exactly(
-            said, time.season
-        )
+        base = units.forward_exactly(said, time.season)
+        left = units.forward_exactly(truth[..., rows, :][..., columns], time.season) - base
         size = frames.size[time.season][..., rows, :][..., columns]
+        root = np.sqrt(said[:, 1])
+        center, scale = (a[time.season][:, 1][:, rows][..., columns] for a in (frames.fine._center, frames.fine._scale))
+        level = np.clip((root + 0.2 * scale) / (center + 0.2 * scale), 1 / 3, 3)
+        size[:, 1] *= level ** frames.growth[1]
+        assert frames.growth[0] == 0
         np.testing.assert_allclose(sampler.batch([address]).targets[0], left / size, atol=2e-3)
 
 
@@ -474,27 +483,50 @@ def test_thirds_of_a_single_scenario_are_held_apart():
     assert held_apart(two) == [(two[0], (two[1],)), (two[1], (two[0],))]
 
 
-def test_noise_without_a_network_is_a_residual_of_a_training_month_of_the_season(archive):
-    split = make_split(archive, None, (0,))
-    coarsening = Coarsening(archive.grid, recipe().coarse)
-    whole = Neighbourhood.fit(archive, split.train, coarsening, ("none", "sqrt"), width=3)
-    drawn = ResidualDraws.fit(archive, whole, CrossFit.of(archive, split.train, whole, 0.01), number=5)
+def test_noise_without_a_network_is_what_was_left_in_a_training_month_of_the_season(archive):
+    trainer = DownscaleTrainer(archive, recipe(objective="crps"), make_split(archive, None, (0,)), 0, QUIET)
+    _, drawn = trainer.beside
+    assert isinstance(drawn, ResidualDraws)
     truth, time = archive["ssp370"].truth(0, 100, 103), archive["ssp370"].time[100:103]
-    coarse = coarsening.down(truth)
-    everywhere = (np.arange(8), np.arange(12))
+    coarse = drawn.coarsening.down(truth)
     fields = drawn.fields(coarse, time, member=1)
     np.testing.assert_array_equal(fields, drawn.fields(coarse, time, member=1))
     assert np.abs(fields - drawn.fields(coarse, time, member=2)).max() > 0.1
-    # Of temperature, which has no transform, it is the residual itself.
-    added = fields[:, 0] - whole.transformed_fields(coarse, time, *everywhere)[:, 0]
+    np.testing.assert_allclose(drawn.coarsening.down(fields), coarse, rtol=1e-9)
+    # Of temperature, which has no transform, one of the answers is added, in units of its size.
+    plain = copy(drawn)
+    plain.conserves = False
+    frames = drawn.frames
+    base = frames.base.fields(coarse, time)
+    added = (plain.fields(coarse, time, member=1) - base)[:, 0] / frames.fine._scale[time.season][:, 0]
     for i, season in enumerate(time.season):
-        own = drawn.residuals[drawn.season == season][:, 0]
-        assert len(own) == 5
-        assert np.abs(own - added[i]).max((1, 2)).min() < 1e-4
-    again = ResidualDraws.from_state(archive.domain, coarsening, *drawn.state())
-    np.testing.assert_array_equal(again.fields(coarse, time, member=1), fields)
-    part = drawn.fields(coarse, time, np.arange(2, 6), np.arange(9, 14) % 12, member=1)
-    np.testing.assert_allclose(part, fields[..., 2:6, :][..., np.arange(9, 14) % 12], rtol=1e-12)
+        own = drawn.answers[drawn.season == season][:, 0]
+        assert 0 < len(own) <= 40
+        assert np.abs(own * frames.size[season, 0] - added[i]).max((1, 2)).min() < 1e-4
+    part = drawn.fields(coarse, time, np.arange(3, 6), np.arange(9, 14) % 12, member=1)
+    np.testing.assert_allclose(part, fields[..., 3:6, :][..., np.arange(9, 14) % 12], rtol=1e-9)
+
+
+def test_more_is_left_of_rain_where_it_rains_more():
+    """Residuals made with an exponent of 0.6, and of a variable without a root with none."""
+    from emukit.emulators import neural_downscaler
+
+    rng = np.random.default_rng(0)
+    grid = Grid(np.linspace(-75, 75, 4), np.arange(6) * 60.0)
+    settings = {"tas": TargetSettings(transform="none"), "pr": TargetSettings(transform="sqrt")}
+    scale = np.full((12, 2, 4, 6), 0.5)
+    fine = TargetNormalizer(settings, [Pointwise("none", 1.0), Pointwise("sqrt", 1.0)], np.ones_like(scale), scale)
+    time = TimeAxis("month", 0, 2400)
+    base = rng.normal(0, 0.8, (2400, 2, 4, 6))
+    level = np.clip((np.maximum(base[:, 1] * 0.5 + 1, 0) + 0.1) / 1.1, 1 / 3, 3)
+    left = rng.normal(size=base.shape) * np.stack([np.ones_like(level), level**0.6], 1)
+    frames = ResidualFrames(None, fine, fine, None, np.zeros((0, 4, 6)), (), time)
+    archive = SimpleNamespace(grid=grid)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neural_downscaler, "_left", lambda *_, **__: [(base, left, time)])
+        growth = neural_downscaler._residual_growth(archive, (), (frames,))
+    assert growth[0] == 0
+    assert growth[1] == pytest.approx(0.6, abs=0.05)
 
 
 def test_a_network_that_draws_is_selected_by_its_crps_and_not_by_the_error_of_a_draw(archive):
@@ -597,3 +629,26 @@ def test_training_says_how_far_it_is_once_an_epoch(archive, tmp_path):
     assert len(lines) == 2
     assert "epoch 1/2 loss" in lines[0]
     assert "best" in lines[1]
+
+
+def test_answers_have_the_means_of_the_coarse_cells_that_they_are_shown(archive, run):
+    one, time = run.downscaler(), archive["ssp585"].time[500:520]
+    truth = archive["ssp585"].truth(0, 500, 520).astype(np.float64)
+    coarse = one.coarsening.down(truth)
+    fields = one.fields(coarse, time)
+    np.testing.assert_allclose(one.coarsening.down(fields), coarse, rtol=1e-9)
+    assert (fields[:, 1] >= 0).all()
+    loose = run.downscaler()
+    loose.conserves = False
+    assert np.abs(one.coarsening.down(loose.fields(coarse, time)) - coarse).max() > 1e-3
+    rows, columns = np.arange(3, 6), np.arange(9, 15) % 12
+    part = one.fields(coarse, time, rows, columns)
+    np.testing.assert_allclose(part, fields[..., rows, :][..., columns], rtol=1e-9)
+
+
+def test_means_of_cells_that_hold_no_whole_fine_cells_are_not_promised(archive, tmp_path):
+    out = io.StringIO()
+    reporter = Reporter(console=Console(file=out, width=200))
+    trained = train_downscaler(archive, recipe("coarse=3,5"), tmp_path / "run", members=(0,), reporter=reporter)
+    assert "theirs are not kept" in out.getvalue()
+    assert not trained.downscaler().conserves
