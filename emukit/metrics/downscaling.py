@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from emukit.data.grid import Grid
 from emukit.metrics.competition import Competition, Metric
 from emukit.metrics.moments import Field, Moments, Term
-from emukit.metrics.spectra import zonal_power
 from emukit.metrics.standard import bias, step_rmse
+from emukit.metrics.variability import zonal_power
 
 # The numbers of a table by the end of their keys: heading, and what it is.
 COLUMNS = {

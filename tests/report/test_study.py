@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from emukit.competitions.cse151b import cse151b
-from emukit.studies.table import DIFFERENCE, StudyTable, markdown, tables, to_csv
+from emukit.studies.results import DIFFERENCE, StudyTable, markdown, tables, to_csv
 
 COLUMNS = ("score", *cse151b().keys)
 # Every mean and spread tells its column.
@@ -36,7 +36,7 @@ def test_every_number_has_its_spread_and_the_score_its_interval():
     assert other.endswith("| -0.0200 (-0.030 to -0.010) |")
     assert "±" not in other
     assert waiting.replace(" ", "") == "|w|0|||||||||"
-    assert floor.startswith("| *reference: another run* | | 0.5000 | 0.510 |")
+    assert floor.startswith("| *reference: another run* |  | 0.5000 | 0.510 |")
     out = Console(width=130, record=True, file=io.StringIO())
     for part in tables(STUDIES):
         out.print(part)
