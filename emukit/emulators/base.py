@@ -383,6 +383,22 @@ def head_digest(head: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+def saved_digest(folder: Path) -> str:
+    """SHA-256 of everything in the folder of a saved emulator, as it says itself; `read_saved` checks that it is so.
+
+    Raises:
+        RunError: There is none.
+    """
+    try:
+        return str(parse_json(read_text(folder / "emulator.json"))["head_sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise RunError(
+            f"no trained emulator in {folder}",
+            found=f"emulator.json: {getattr(e, 'strerror', None) or e}",
+            hint="finish its training, or name another run",
+        ) from e
+
+
 def read_saved(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Read what `Emulator.save` wrote: the head of `emulator.json`, and the arrays.
 

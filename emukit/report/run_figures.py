@@ -195,6 +195,15 @@ def _words(fields: Mapping[str, Field]) -> str:
     return "; ".join(f"{f.label}: {f.numbers}" for f in fields.values()) + "."
 
 
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """Width and height in pixels; None where there is no picture that can be read."""
+    try:
+        with open_regular(path) as file, Image.open(file) as image:
+            return image.size
+    except (OSError, UnidentifiedImageError):
+        return None
+
+
 def keep_drawn(
     path: Path, draw: Callable[[], Figure], alt: str, about: str | None = None, maps: Iterable[str] = ()
 ) -> Drawn:
@@ -207,11 +216,9 @@ def keep_drawn(
         about: Words inside the file; `alt` when None.
         maps: As for `save`.
     """
-    try:
-        with open_regular(path) as file, Image.open(file) as image:
-            return Drawn(path, image.size, alt)
-    except (OSError, UnidentifiedImageError):
-        pass
+    known = picture_size(path)
+    if known is not None:
+        return Drawn(path, known, alt)
     kind = path.name.partition("-")[0]
     with atomic_path(path) as temporary:
         size = save(draw(), temporary, kind, alt if about is None else about, maps)
