@@ -14,7 +14,7 @@ from pathlib import Path
 from emukit.figures.learning import Log, draw_learning, draw_terms, has_terms
 from emukit.figures.study import MOST_VARIANTS, VariantInterval, draw_coordinates, draw_intervals
 from emukit.files import below, parse_json, sha256
-from emukit.report.pages.model import Entry, Picture, StudyPage, identifier
+from emukit.report.pages.model import PageEntry, Picture, StudyPage, identifier
 from emukit.report.run_figures import Drawn, keep_drawn, save
 from emukit.runs.leaderboard import RowSource
 from emukit.runs.record import checked_command
@@ -37,7 +37,7 @@ CAPTION_OF_COORDINATES = (
 )
 
 
-def run_entry(run: Run, source: RowSource) -> Entry:
+def run_entry(run: Run, source: RowSource) -> PageEntry:
     """The page of a run, without pictures."""
     record = run.record
     identity, data = record.identity, record.data
@@ -76,7 +76,7 @@ def run_entry(run: Run, source: RowSource) -> Entry:
         }
         for s in sessions
     ]
-    return Entry(
+    return PageEntry(
         identifier(run.folder.name, run.folder),
         run.folder.resolve().name,
         run.folder.resolve().name,
@@ -89,7 +89,7 @@ def run_entry(run: Run, source: RowSource) -> Entry:
     )
 
 
-def submission_entry(source: RowSource) -> Entry:
+def submission_entry(source: RowSource) -> PageEntry:
     """The page of a submission.
 
     Raises:
@@ -109,7 +109,7 @@ def submission_entry(source: RowSource) -> Entry:
         "code": f"emukit {entry.emukit_version}" + (f", commit {entry.git_commit}" if entry.git_commit else ""),
         "file": f"{entry.csv}, SHA-256 {entry.csv_sha256}",
     }
-    return Entry(
+    return PageEntry(
         identifier(entry.name, source.folder),
         entry.name,
         source.folder.resolve().name,

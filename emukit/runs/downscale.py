@@ -431,7 +431,7 @@ def _numbers(archive: Archive, span: Span, one: Downscaler, scored: Competition,
 def draw_sample(archive: Archive, span: Span, downscaler: Downscaler, path: Path) -> None:
     """A picture of the last step of a span: what the pass leaves of the truth, and what the network puts there."""
     from emukit.figures.figure import write_png
-    from emukit.figures.maps import Panel, Row, draw_maps
+    from emukit.figures.maps import MapRow, Panel, draw_maps
     from emukit.files import atomic_path
 
     scenario, step = archive[span.scenario], span.stop - 1
@@ -440,7 +440,7 @@ def draw_sample(archive: Archive, span: Span, downscaler: Downscaler, path: Path
     passed = downscaler.coarsening.up(coarse)[0]
     found = downscaler.fields(coarse, scenario.time[step : span.stop])[0]
     rows = [
-        Row(
+        MapRow(
             variable.colours,
             f"{variable.name}, {variable.units}",
             (Panel("truth minus pass", truth[0, v] - passed[v]), Panel("downscaled minus pass", found[v] - passed[v])),
