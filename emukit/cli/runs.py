@@ -53,7 +53,7 @@ VALUES = (
 )
 
 
-class _ListByDefault(o.Group):
+class _ListByDefault(o.CommandGroup):
     """`emukit runs FOLDER` lists, though there are commands below `runs`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
