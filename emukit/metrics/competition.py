@@ -117,10 +117,12 @@ class StoreFormat:
         packings: Suffixes that can be written, the default first.
         write: (store of predicted fields, the data, path of the file) to the number of rows written; refuses what the
             competition would refuse.
+        note: What to know of a file from fields on a grid, in a sentence; empty where there is nothing. None: never.
     """
 
     packings: tuple[str, ...]
     write: Callable[[Path, Any, Path], int]
+    note: Callable[[Grid], str] | None = None
 
 
 @dataclass(frozen=True)

@@ -135,6 +135,8 @@ def _submit_store(
     # Whatever a run held out to be judged by, what is handed in is the card's own test.
     split = make_split(archive, archive.card.default_protocol)
     span = split.test
+    if form.note and (note := form.note(archive.grid)):
+        reporter.say(f"note: {note}")
     with reporter.step("submission", 2) as step, new_output(folder, KIND, overwrite) as temporary:
         temporary.mkdir()
         write_scenario(run, archive, span.scenario, temporary / STORE, reporter=reporter)
