@@ -16,6 +16,7 @@ from emukit.config import Settings, check
 from emukit.data.archive import Archive
 from emukit.data.split import Span
 from emukit.data.variable import Transform, Variable
+from emukit.errors import RecipeError
 
 if TYPE_CHECKING:
     from sklearn.preprocessing import PowerTransformer
@@ -154,6 +155,24 @@ class TargetNormalizer:
             np.stack(centers, 1),
             np.stack(scales, 1),
         )
+
+    def line(self) -> tuple[Array, Array]:
+        """(V, Y, X) what a normalised zero is, and the size of a normalised one, in physical units.
+
+        Raises:
+            RecipeError: A variable is transformed, or normalised by season.
+        """
+        bent = [v for v, p in zip(self.settings, self._pointwise, strict=True) if p.name != "none"]
+        seasonal = [v for v, s in self.settings.items() if "cell-month" in (s.climatology, s.scale)]
+        if bent or seasonal:
+            name = (bent or seasonal)[0]
+            raise RecipeError(
+                f"{name} is not normalised by a line that is the same in every season",
+                found=f"targets.{name}: {self.settings[name].model_dump()}",
+                expected='transform "none", climatology and scale "cell" or "global"',
+                hint=f"--set targets.{name}.transform=none",
+            )
+        return self._center[0], self._scale[0]
 
     def window(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> TargetNormalizer:
         """The same for fields of some rows and columns of the grid."""

@@ -89,6 +89,14 @@ CAPTIONS = {
         "Energy budget",
         "Annual means of the energy balance behind the prediction: forcings, and how each layer warms.",
     ),
+    "course": (
+        "Global means of every step",
+        "Of the trajectory that is scored. Where its lines leave those of the climate model it drifts.",
+    ),
+    "hovmoeller": (
+        "Hovmoeller pictures",
+        "Anomalies from the mean of the scored run, mean of the middle latitudes of the north, by longitude and time.",
+    ),
     "ranks": ("Ranks", "How often a run of the climate model has each rank among the realisations."),
     "spread": (
         "Spread",
