@@ -197,6 +197,15 @@ def _words(fields: Mapping[str, Field]) -> str:
     return "; ".join(f"{f.label}: {f.numbers}" for f in fields.values()) + "."
 
 
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """Width and height in pixels; None where there is no picture that can be read."""
+    try:
+        with open_regular(path) as file, Image.open(file) as image:
+            return image.size
+    except (OSError, UnidentifiedImageError):
+        return None
+
+
 def keep_drawn(
     path: Path, draw: Callable[[], Figure], alt: str, about: str | None = None, maps: Iterable[str] = ()
 ) -> Drawn:
@@ -209,11 +218,9 @@ def keep_drawn(
         about: Words inside the file; `alt` when None.
         maps: As for `save`.
     """
-    try:
-        with open_regular(path) as file, Image.open(file) as image:
-            return Drawn(path, image.size, alt)
-    except (OSError, UnidentifiedImageError):
-        pass
+    known = picture_size(path)
+    if known is not None:
+        return Drawn(path, known, alt)
     kind = path.name.partition("-")[0]
     with atomic_path(path) as temporary:
         size = save(draw(), temporary, kind, alt if about is None else about, maps)
@@ -359,7 +366,7 @@ def _figures(shown: Shown, title: str) -> dict[str, tuple[Figure, str]]:
     years = draw_years(pictures.annual_means(shown), scored, pictures.hidden_years(scenario), title)
 
     def bands(line: list[Season]) -> list[Season]:
-        # Of a store of a single band there is but the globe.
+        # A store of a single band has only the globe.
         return [s for s in line if s.place in pictures.BANDS] or line
 
     out = {
