@@ -25,8 +25,17 @@ from emukit.data.grid import Grid
 from emukit.data.split import Span, Split, is_hidden
 from emukit.data.time import in_words
 from emukit.errors import EmukitError, ProtocolError
-from emukit.figures.curves import draw_budget, draw_ranks, draw_seasons, draw_spectra, draw_window, draw_years
+from emukit.figures.curves import (
+    draw_budget,
+    draw_course,
+    draw_ranks,
+    draw_seasons,
+    draw_spectra,
+    draw_window,
+    draw_years,
+)
 from emukit.figures.figure import write_png
+from emukit.figures.hovmoeller import draw_hovmoeller
 from emukit.figures.maps import draw_maps
 from emukit.files import inside, open_regular, parse_json, read_text
 from emukit.outputs import Kind, new_output, refuse_taken
@@ -44,6 +53,7 @@ WEATHER_FILE = "weather.json"
 SOFTWARE = "emukit"
 PICTURES = (
     "maps", "change", "years", "seasons", "spectra", "ranks", "spread", "budget", "indices", "regions", "days",
+    "hovmoeller", "course",
 )  # fmt: skip
 # Of fields of all steps at once.
 ON_DISK = "the data stay on disk, and fields of all steps do not fit into memory"
@@ -219,6 +229,15 @@ def draw(shown: Shown, title: str) -> tuple[dict[str, Figure], dict[str, str]]:
     middles, panels = pictures.annual_budget(shown)
     if len(middles):
         figures["budget"] = draw_budget(middles, panels, f"{title}\nannual means of the energy budget")
+    found = pictures.sections(shown)
+    if found is None:
+        left_out["hovmoeller"] = "a single step, or a single row, is no course"
+    else:
+        figures["hovmoeller"] = draw_hovmoeller(*found, f"{title}\nanomalies from the mean of the member")
+    means = pictures.course(shown)
+    if means:
+        begin = scenario.time.text(span.start)
+        figures["course"] = draw_course(means, begin, f"{title}\nglobal means of every step")
     histograms = pictures.ranks(shown)
     if histograms:
         figures["ranks"] = draw_ranks(histograms, f"{title}\nmembers among {REALISATIONS} realisations")
