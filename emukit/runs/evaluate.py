@@ -321,7 +321,7 @@ def ensemble_member(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
 def noise_ceiling(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
     """What a perfect emulator would score on spans, from all runs of their months.
 
-    None where there is a single run, or nobody knows the noise ceiling of a number of the score.
+    None where there is a single run, or the noise ceiling of a number of the score is unknown.
 
     How it is estimated: `emukit.metrics.limit`.
     """
@@ -332,7 +332,7 @@ def noise_ceiling(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
         runs = [archive[name].truth(m, start, stop) for m in archive[name].members]
         return competition_of(archive).limit(runs, archive.grid.weights, archive.variables)
 
-    # How much of a derived number is noise, nobody knows.
+    # How much of a derived number is noise is unknown.
     if competition_of(archive).derive or any(len(archive[s.scenario].members) < 2 for s in spans):
         return None
     limits = [limit(s.scenario, s.start, s.stop) for s in spans]

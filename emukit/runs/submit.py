@@ -227,7 +227,7 @@ def _lines(record: RunRecord, folder: Path, recipe: Recipe) -> Iterator[str]:
     for option, value in known.items():
         if value is not None and _value(words, option) is None:
             words += [option, value]
-    # The second training of --refit lies beside the first.
+    # The second training of --refit lies next to the first.
     words += ["--out", own.removesuffix(FINAL) if refitted else own]
     yield shlex.join(words)
 

@@ -268,7 +268,7 @@ def load_years(path: Path) -> list[Array] | None:
 
 
 def numbers_on_years(run: Run, archive: Archive, spans: Sequence[Span], name: str) -> Array:
-    """The numbers of a run on a set and on draws of its years, whose sums are kept beside the scores of the run.
+    """The numbers of a run on a set and on draws of its years, whose sums are kept next to the scores of the run.
 
     Args:
         run: A finished one.

@@ -42,7 +42,7 @@ Field = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Regions:
+class LandRegions:
     """Which land region each cell of the competition's grid lies in.
 
     Attributes:
@@ -62,11 +62,11 @@ class Regions:
 
 
 @lru_cache(maxsize=1)
-def regions() -> Regions:
+def regions() -> LandRegions:
     """The regions of the competition's scorer: 27,871 of the 55,296 cells, seas inside the polygons included."""
     kept = json.loads(shipped("data_cards", "climx-regions.json").read_text(encoding="utf-8"))
     values, lengths = np.array(kept["runs"]).T
-    return Regions(tuple(kept["names"]), np.repeat(values, lengths).reshape(SHAPE))
+    return LandRegions(tuple(kept["names"]), np.repeat(values, lengths).reshape(SHAPE))
 
 
 @lru_cache(maxsize=4)
