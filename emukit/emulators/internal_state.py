@@ -472,7 +472,8 @@ class StateSeries:
             own = (now * now).sum(1), (now * before).sum(1), (before * before).sum(1)
             with_near = (near.mT @ other for other in (near, now, before))
             sums = [total + value for total, value in zip(sums, (*with_near, *own), strict=True)]
-        square, *products = sums[:3]
+        square: Tensor = sums[0]
+        products: list[Tensor] = sums[1:3]
         damped = square + DAMPING * square.shape[-1] * torch.eye(square.shape[-1], dtype=torch.float64)
         now, before = (torch.linalg.solve(damped, product) for product in products)
 
@@ -480,8 +481,7 @@ class StateSeries:
             """Sums of products of what both leave when the numbers nearby are known."""
             found = now, before
             crossed = (found[a] * products[b]).sum(1) + (found[b] * products[a]).sum(1)
-            of_both: Tensor = (found[a] * (square @ found[b])).sum(1)
-            return own - crossed + of_both
+            return own - crossed + (found[a] * (square @ found[b])).sum(1)
 
         rest, common, past = left(0, 0, sums[3]), left(0, 1, sums[4]), left(1, 1, sums[5])
         share = torch.where(past > 0, common / past.clamp(min=1e-30), 0.0)
