@@ -475,11 +475,10 @@ class StateSeries:
         square: Tensor = sums[0]
         products: list[Tensor] = sums[1:3]
         damped = square + DAMPING * square.shape[-1] * torch.eye(square.shape[-1], dtype=torch.float64)
-        now, before = (torch.linalg.solve(damped, product) for product in products)
+        found: list[Tensor] = [torch.linalg.solve(damped, product) for product in products]
 
         def left(a: int, b: int, own: Tensor) -> Tensor:
             """Sums of products of what both leave when the numbers nearby are known."""
-            found = now, before
             crossed = (found[a] * products[b]).sum(1) + (found[b] * products[a]).sum(1)
             return own - crossed + (found[a] * (square @ found[b])).sum(1)
 
@@ -492,7 +491,7 @@ class StateSeries:
             cells = values.reshape(y, x, count, size, size).permute(2, 0, 3, 1, 4)
             return cells.reshape(count, y * size, x * size).float().numpy()
 
-        regression = (now - share[:, None] * before).reshape(y, x, -1, count, size, size)
+        regression = (found[0] - share[:, None] * found[1]).reshape(y, x, -1, count, size, size)
         return replace(
             space,
             detail_persistence=fields(share),
