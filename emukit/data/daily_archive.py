@@ -24,7 +24,7 @@ from emukit.cache import find_answer, keep_answer
 from emukit.data.archive import Archive, Scenario
 from emukit.data.card import Card
 from emukit.data.daily import DAYS, DailyStore
-from emukit.data.daily_folder import DailyFolder, DailyScenario, Forcing, Survey, survey_folder
+from emukit.data.daily_folder import DailyFolder, DailyScenario, FolderSurvey, Forcing, survey_folder
 from emukit.data.grid import weighted_mean
 from emukit.data.residency import host_free
 from emukit.data.time import DAY_MINUTES, TimeAxis
@@ -53,20 +53,18 @@ def archive_from_folder(path: Path | str, card: Card | str | None, reporter: Rep
     Args:
         path: As `open_folder`.
         card: As `open_folder`.
-        reporter: Shows the progress, and is told what is odd.
+        reporter: Shows the progress.
 
     Raises:
         StoreError: The folder cannot be read.
     """
-    survey = Survey()
+    survey = FolderSurvey()
     with ExitStack() as stack:
         folder = survey_folder(Path(path), card, stack, survey)
         if survey.problems:
             raise survey.problems[0]
         if folder is None:
             raise AssertionError("a folder without problems opens")
-        for note in folder.oddities:
-            reporter.say(f"note: {note}")
         needed = _bytes(folder)
         if needed > min(SHARE * host_free(), MOST_BYTES):
             reporter.say(f"{size(needed)} of daily fields stay on disk, and are read a part at a time")

@@ -36,6 +36,7 @@ from emukit.data.split import Span
 from emukit.data.statics import file_statics
 from emukit.data.time import TimeAxis
 from emukit.errors import ProtocolError, RecipeError
+from emukit.sphere import ALL, Part, part_shape
 
 
 class Window(Settings):
@@ -115,6 +116,8 @@ class InputSettings(Settings):
         forcings: Names of forcings, in channel order; none only where there are states.
         states: Names of outputs of which a frame holds the step before: what the network said of it, or the truth it
             begins from. A prediction is then a trajectory.
+        bounded: Whether states are put within the bounds of their variables before they are fed back, in rollouts and
+            in trajectories. Otherwise only what is written is.
         window: Which steps a target step sees.
         seasonal: Names of seasonal encodings: month, month-latitude, published. They tell the position in the year of
             months, days or hours, and nothing of years. Where steps are shorter than a day, hour (at Greenwich) and
@@ -125,6 +128,7 @@ class InputSettings(Settings):
 
     forcings: tuple[str, ...] = ("CO2", "CH4", "SO2", "BC", "rsdt")
     states: tuple[str, ...] = ()
+    bounded: bool = False
     window: Window = Window()
     seasonal: tuple[str, ...] = ("month", "month-latitude")
     statics: tuple[str, ...] = ("lat", "lon")
@@ -141,13 +145,16 @@ class InputSettings(Settings):
     def _reads_something(self) -> InputSettings:
         if not self.forcings and not self.states:
             raise ValueError("needs a forcing, or a state")
+        if self.bounded and not self.states:
+            raise ValueError("bounded has no effect without states")
         return self
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Recipes without states keep the digests that they had before there were any.
+        # Recipes keep the digests that they had before there were states, and before these had bounds.
         values: dict[str, Any] = dump(self)
-        return values if self.states else {k: v for k, v in values.items() if k != "states"}
+        unused = {"states", "bounded"} if not self.states else set() if self.bounded else {"bounded"}
+        return {k: v for k, v in values.items() if k not in unused}
 
     @field_validator("seasonal")
     @classmethod
@@ -240,15 +247,13 @@ class FrameEncoder:
         channels, statics = static_fields(settings, archive)
         return cls(settings, archive.grid, statistics, statics, channels, archive.time)
 
-    def encode(
-        self, scenario: Scenario, device: torch.device | str = "cpu", rows: slice = slice(None)
-    ) -> EncodedScenario:
+    def encode(self, scenario: Scenario, device: torch.device | str = "cpu", part: Part = ALL) -> EncodedScenario:
         """Normalise one scenario's forcings and put them on a device.
 
         Args:
             scenario: Whose forcings.
             device: Where they are to be.
-            rows: Rows of the grid that are kept, where a globe is divided.
+            part: Cells of the grid that are kept, where a globe is divided.
 
         Raises:
             ProtocolError: A forcing is missing, or is a field here and was a series in training, or is on another grid
@@ -264,10 +269,9 @@ class FrameEncoder:
             )
         position = seasonal_positions(time)
         of_day = time.step_of_day if time.per_day > 1 else np.zeros(0, np.int64)
-        kept = len(range(*rows.indices(self.grid.shape[0]))), self.grid.shape[1]
-        fields = np.empty((len(scenario), len(self._gridded), *kept), np.float32)
+        fields = np.empty((len(scenario), len(self._gridded), *part_shape(part, self.grid.shape)), np.float32)
         for i, name in enumerate(self._gridded):
-            fields[:, i] = self._normalised(scenario, name, rows)
+            fields[:, i] = self._normalised(scenario, name, part)
         series = np.empty((len(scenario), len(self._global)), np.float32)
         for i, name in enumerate(self._global):
             series[:, i] = self._normalised(scenario, name)
@@ -275,11 +279,11 @@ class FrameEncoder:
             torch.from_numpy(fields).to(device),
             torch.from_numpy(series).to(device),
             torch.from_numpy(position).to(device),
-            torch.from_numpy(self._season[..., rows, :]).to(device),
-            torch.from_numpy(self._statics[..., rows, :]).to(device),
+            torch.from_numpy(self._season[..., *part]).to(device),
+            torch.from_numpy(self._statics[..., *part]).to(device),
             int(position[0]),
             torch.from_numpy(of_day).to(device),
-            torch.from_numpy(self._day[..., rows, :]).to(device),
+            torch.from_numpy(self._day[..., *part]).to(device),
         )
 
     def resident_bytes(self, steps: int) -> int:
@@ -357,7 +361,7 @@ class FrameEncoder:
             time,
         )
 
-    def _normalised(self, scenario: Scenario, name: str, rows: slice = slice(None)) -> NDArray[np.float32]:
+    def _normalised(self, scenario: Scenario, name: str, part: Part = ALL) -> NDArray[np.float32]:
         mean, std, gridded = self._statistics[name]
         values = _forcing(scenario, name)
         expected = (len(scenario), *self.grid.shape) if gridded else (len(scenario),)
@@ -368,7 +372,7 @@ class FrameEncoder:
                 expected=str(expected),
                 hint="predict on the grid and with the kind of forcing used in training",
             )
-        kept = values[:, rows] if gridded else values
+        kept = values[:, *part] if gridded else values
         return ((kept - mean) / std).astype(np.float32)
 
 

@@ -26,16 +26,17 @@ from emukit.data.split import Span, Split, final_split, leave_out
 from emukit.data.states import RolloutSampler, sampler_kind
 from emukit.data.targets import TargetNormalizer
 from emukit.emulators.base import Emulator
+from emukit.emulators.divided import share_globe
 from emukit.emulators.neural import NeuralEmulator
 from emukit.emulators.registry import EMULATORS, load_emulator
 from emukit.emulators.residual_correction import ResidualCorrection, residual_archive
 from emukit.emulators.trajectory import TrajectoryNetwork
 from emukit.emulators.variability import refuse_same_runs
 from emukit.emulators.wrapper import Fold, Wrapper
-from emukit.errors import ProtocolError, RunError, TrainingError
+from emukit.errors import ProtocolError, RecipeError, RunError, TrainingError
 from emukit.losses.registry import TERMS, loss_terms
 from emukit.models.precision import matmul_precision
-from emukit.models.registry import NETWORKS, build_network, count_parameters
+from emukit.models.registry import NETWORKS, asks, build_network, count_parameters
 from emukit.objectives.registry import REGRESSION
 from emukit.parallel.comm import Comm
 from emukit.parallel.domain import DividedSphere, check_divisible, divide
@@ -195,7 +196,7 @@ def _check_wrapper(archive: Archive, recipe: WrapperRecipe, split: Split) -> Non
         refuse_same_runs(archive, split.train)
     if kind.cross_fitted and len({s.scenario for s in split.train}) < 2:
         raise ProtocolError(
-            f"{recipe.emulator} leaves training scenarios out in turn, and there is but one",
+            f"{recipe.emulator} leaves training scenarios out in turn, and there is only one",
             found=", ".join(dict.fromkeys(s.scenario for s in split.train)),
             hint="a protocol that trains on two or more, or an emulator without folds, such as best-fast",
         )
@@ -213,6 +214,12 @@ def _check_network(archive: Archive, recipe: NetworkRecipe) -> None:
     encodings = (f(recipe.inputs.seasonal, archive.grid, archive.time)[0] for f in (seasonal_fields, daily_fields))
     channels = [*recipe.inputs.forcings, *recipe.inputs.states, *(c for of in encodings for c in of)]
     statics, _ = static_fields(recipe.inputs, archive)
+    if asks(NETWORKS.load(recipe.emulator)) and not recipe.inputs.states:
+        raise RecipeError(
+            f"{recipe.emulator} computes with states, and is given none",
+            found="inputs.states is empty",
+            hint="data whose outputs are states, such as a six-hourly sequence, and --set inputs.states=[...]",
+        )
     count_parameters(
         recipe.emulator,
         in_channels=recipe.network_channels(len(channels) + len(statics)),
@@ -286,9 +293,9 @@ class Trainer:
             tables = recipe.loss.for_variables(archive.variables).tables.values()
             for term in {name for table in tables for name in table}:
                 check_divisible(f"the loss term {term}", TERMS.load(term))
-        rows = sphere.rows(*archive.grid.shape)
+        part = sphere.part(archive.grid.shape)
         sampler = sampler_kind(recipe.inputs)
-        source = sampler(learned, split.train, encoder, normalizer, recipe.training.segments, comm.device, rows)
+        source = sampler(learned, split.train, encoder, normalizer, recipe.training.segments, comm.device, part)
         self._track = execution.track
         self._keep: KeptWeights | None = None
         self._ramp: Callable[[float], float] = recipe.loss.ramp
@@ -301,11 +308,23 @@ class Trainer:
         kind: Callable[..., NeuralEmulator] = NeuralEmulator
         if isinstance(source, RolloutSampler):
             kind = partial(TrajectoryNetwork, states=source.states)
+        fresh: Any = self._network(len(encoder.channels))
+        if isinstance(source, RolloutSampler) and asks(type(fresh)):
+            center, spread = normalizer.line()
+            fresh.know(
+                outputs=archive.variables,
+                channels=encoder.channels,
+                latitudes=archive.grid.lat,
+                hours=archive.time.minutes / 60,
+                center=center,
+                spread=spread,
+                change=source.states.scale,
+            )
         network_only = kind(
             archive.domain,
             recipe.emulator,
             recipe.options,
-            self._network(len(encoder.channels)),
+            fresh,
             encoder,
             normalizer,
             residual=anchor is not None,
@@ -330,7 +349,8 @@ class Trainer:
             # A level of the network at which some process has no row shows here, and not in the first step.
             frame = (recipe.network_channels(len(encoder.channels)), *archive.grid.shape)
             history, precision = recipe.inputs.window.history, recipe.training.precision
-            count_divided(network, frame, history, (1, 1), precision, comm.domain.world)
+            columns = comm.domain.columns
+            count_divided(network, frame, history, (1, 1), precision, comm.domain.world // columns, columns)
             divide(network, sphere)
             network_only.sphere = sphere
         objective = recipe.objective.build(loss)
@@ -384,6 +404,8 @@ class Trainer:
             gc.collect()
             if State.of(emulator.network, averaged=False).weights <= SAFE * free_share(comm):
                 emulator.network.to(comm.device)
+            # A globe that had to be divided is predicted by all who share it, too.
+            share_globe(emulator, comm)
         emulator.network.eval()
         outcome = {
             "parameters": self._parameters,

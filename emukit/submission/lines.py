@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from emukit.submission.problems import EXAMPLES, Problem, Tally
 from emukit.submission.read import LONGEST_LINE, Columns, pieces
-from emukit.submission.rows import COLUMNS, HEAD, Layout, month_name
+from emukit.submission.rows import COLUMNS, HEAD, RowLayout, month_name
 
 # Enough to tell another grid from a slip of the pen; a file of random IDs must not fill the memory.
 _MOST_STRANGE = 100_000
@@ -62,7 +62,7 @@ class Examined:
         return not (self.lines.any() or self.strange_months or self.strange_cells)
 
 
-def examine(stream: IO[bytes], layout: Layout) -> Examined:
+def examine(stream: IO[bytes], layout: RowLayout) -> Examined:
     """Read all lines of a CSV and name what is wrong with its encoding, header, IDs and numbers.
 
     Raises:
@@ -73,7 +73,7 @@ def examine(stream: IO[bytes], layout: Layout) -> Examined:
     return reading.result()
 
 
-def examine_columns(columns: Columns, layout: Layout) -> Examined:
+def examine_columns(columns: Columns, layout: RowLayout) -> Examined:
     """Name what is wrong with IDs and numbers that were read already, row i from line i + 2.
 
     What it finds is what `examine` finds in the same file.
@@ -109,7 +109,7 @@ class _Rows:
 class _Reading:
     """What was read of one file so far."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: RowLayout) -> None:
         self.layout = layout
         self.lines = np.zeros(layout.size, np.int64)
         self.values = np.full(layout.size, np.nan)
@@ -258,7 +258,7 @@ class _Reading:
 
 @dataclass(eq=False)
 class _Wrong:
-    """Lines that are no rows: how many have another number of columns, the first of them, and why reading stops."""
+    """Lines that are not rows: how many have another number of columns, the first of them, and why reading stops."""
 
     count: int = 0
     examples: list[tuple[int, str]] = field(default_factory=list)
@@ -290,11 +290,12 @@ class _Table:
         Returns:
             Rows, lines that are none, and how many lines were read: one more than may be where there are more.
         """
-        if b"\n" not in block and b'"' not in block:
-            block = block.replace(b"\r", b"\n")
+        # Every line end is one to a CSV reader, except within quotes, and these are asked below to close in their line.
+        if b"\r" in block:
+            block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         data = np.frombuffer(block, np.uint8)
         quotes = np.flatnonzero(data == ord('"'))
-        if block.count(b"\r") != block.count(b"\r\n") or not _quotes_close(data, quotes):
+        if not _quotes_close(data, quotes):
             return None
         ends = np.flatnonzero(data == ord("\n"))
         if not len(ends) or ends[-1] != len(data) - 1:
@@ -323,7 +324,7 @@ class _Table:
         else:
             exact = odd & (of_lines(quotes) > 0)
         # Without quotes and in ASCII, a line with another number of commas is a blank one or no row.
-        bare = odd & ~exact & (ends - starts > (data[np.maximum(ends - 1, 0)] == ord("\r")))
+        bare = odd & ~exact & (ends > starts)
         wrong, slow = _Wrong(), list[tuple[int, str, str]]()
         for i in np.union1d(np.flatnonzero(exact), np.flatnonzero(bare)[:EXAMPLES]).tolist():
             row = next(csv.reader([_text(block[starts[i] : ends[i]])]), [])
@@ -480,7 +481,7 @@ def _quotes_close(data: NDArray[np.uint8], quotes: NDArray[np.int64]) -> bool:
     after = np.concatenate([data, [ord("\n")]])[closing + 1]
     ends = np.flatnonzero(data == ord("\n"))
     same = np.searchsorted(ends, opening) == np.searchsorted(ends, closing)
-    return bool(same.all() and np.isin(before, [*b",\n"]).all() and np.isin(after, [*b",\r\n"]).all())
+    return bool(same.all() and np.isin(before, [*b",\n"]).all() and np.isin(after, [*b",\n"]).all())
 
 
 def _is_undecodable(text: str) -> bool:
