@@ -203,8 +203,9 @@ def print_blocks(blocks: Sequence[ScoreTable], format: Formats, values: Any) -> 
     from emukit.runs import score_tables
 
     if format == "table":
-        for table in score_tables.tables(blocks):
-            open_console().print(table)
+        console = open_console()
+        for table in score_tables.tables(blocks, console.width):
+            console.print(table)
     elif format == "json":
         echo(json.dumps(values, indent=1))
     else:
@@ -245,15 +246,31 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def open_named(named: str | None, card: str | None, convert: list[str] | None, report: Reporter) -> Archive:
-    """Open the store that a command names, and say which it is."""
+def open_named(
+    named: str | None, card: str | None, convert: list[str] | None, report: Reporter, *, in_full: bool = False
+) -> Archive:
+    """Open the store that a command names, and say which it is, and that it is odd; with `in_full` how."""
     from emukit.data.opening import ENVIRONMENT, data_source, open_data
 
     source = data_source(named)
     why = "" if named else f" (from ${ENVIRONMENT})" if source != "demo" else " (no --data, no $EMUKIT_DATA)"
     report.say(f"data: {source}{why}")
     archive = open_data(source, card=card, convert=conversions(convert), reporter=report)
+    _say_oddities(archive, report, in_full)
     return archive
+
+
+def _say_oddities(archive: Archive, report: Reporter, in_full: bool) -> None:
+    """What is odd in the data: in full where they are trained on, elsewhere where that is told."""
+    from emukit.data.opening import oddities
+
+    found = oddities(archive)
+    if in_full:
+        for sentence in found:
+            report.note(sentence)
+    elif found:
+        what = "is one oddity" if len(found) == 1 else f"are {len(found)} oddities"
+        report.note(f"there {what} in the data: `emukit data check` lists them")
 
 
 def grid_shape(named: str | None, card: str | None) -> tuple[int, int] | None:
@@ -300,10 +317,11 @@ def open_for_run(run: Run, named: str | None, card: str | None, convert: list[st
     report.say(f"data: {source}{why}")
     kept = conversions(convert) if convert or named else data.convert
     archive = open_data(source, card=card or data.card_option, convert=kept, reporter=report)
+    _say_oddities(archive, report, in_full=False)
     if archive.digest != data.digest:
-        report.say("note: its values are not those that the run was trained on")
+        report.note("its values are not those that the run was trained on")
     for line in run.other_versions():
-        report.say(f"note: {line}")
+        report.note(line)
     return archive
 
 

@@ -423,7 +423,7 @@ def leaderboard(
     rows = collect_rows(places or here, published, lambda why: report.say(f"note: left out: {why}"))
     if format == "table":
         console = open_console()
-        for table in board.tables(rows):
+        for table in board.tables(rows, console.width):
             console.print(table)
     else:
         render = {"md": board.markdown, "csv": board.to_csv, "json": board.as_json}[format]

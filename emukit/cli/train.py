@@ -237,7 +237,7 @@ def train(
         if before:
             archive = o.open_for_run(before, data, card, convert, report)
         else:
-            archive = o.open_named(data, card, convert, report)
+            archive = o.open_named(data, card, convert, report, in_full=True)
         data_arguments = DataArguments(card, o.conversions(convert))
         if before and not (data or card or convert):
             data_arguments = DataArguments(before.record.data.card_option, before.record.data.convert)

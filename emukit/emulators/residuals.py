@@ -85,14 +85,7 @@ def training_residuals(archive: Archive, spans: Sequence[Span], smooth: int) -> 
     Raises:
         ProtocolError: No span is long enough, or has members enough, to tell weather from forced change.
     """
-    usable = [s for s in spans if _weight(len(s) // 12, smooth) / len(s.members) <= MOST_WEIGHT]
-    if not usable:
-        raise ProtocolError(
-            "the training months do not tell weather from forced change",
-            found=", ".join(s.text(archive) for s in spans),
-            expected="spans of several members, or of one over ten years or more",
-            hint="train on several --members, or smooth over more years with --set model.smooth=21",
-        )
+    usable = _usable(archive, spans, smooth)
     rows = [len(s) for s in usable for _ in s.members]
     values = np.empty((sum(rows), len(archive.variables), *archive.grid.shape), np.float16)
     first = np.cumsum([0, *rows[:-1]])
@@ -105,6 +98,51 @@ def training_residuals(archive: Archive, spans: Sequence[Span], smooth: int) -> 
             values[of_month] = _centred(weather, archive.domain.relative)
     global_mean = [np.tile(_global_mean(archive, s, smooth), len(s.members)) for s in usable]
     return Residuals(values, first, month, np.concatenate(global_mean).astype(np.float32))
+
+
+def _usable(archive: Archive, spans: Sequence[Span], smooth: int) -> list[Span]:
+    """Spans that tell weather from forced change.
+
+    Raises:
+        ProtocolError: There is none.
+    """
+    usable = [s for s in spans if _weight(len(s) // 12, smooth) / len(s.members) <= MOST_WEIGHT]
+    if not usable:
+        raise ProtocolError(
+            "the training months do not tell weather from forced change",
+            found=", ".join(s.text(archive) for s in spans),
+            expected="spans of several members, or of one over ten years or more",
+            hint="train on several --members, or smooth over more years with --set model.smooth=21",
+        )
+    return usable
+
+
+def globe_deviations(archive: Archive, spans: Sequence[Span], smooth: int) -> Array:
+    """(N, R) of the globe's mean of the R relative variables: deviations of a run as shares of its forced response.
+
+    Rows are those of `training_residuals`, whose factors of cells do not say it: they nearly balance on the mean that
+    the run had at the time, and on no other.
+    """
+    relative = np.flatnonzero(archive.domain.relative).tolist()
+    usable = _usable(archive, spans, smooth)
+    out = np.empty((sum(len(s) * len(s.members) for s in usable), len(relative)))
+    month = np.empty(len(out), np.int64)
+    first = 0
+    for s in usable:
+        scenario, rows = archive[s.scenario], slice(first, first + len(s) * len(s.members))
+        means = np.stack([archive.grid.mean(scenario.truth(m, s.start, s.stop)[:, relative]) for m in s.members])
+        own, calendar = np.empty_like(means), scenario.calendar_month[s.start : s.stop]
+        for m in np.unique(calendar):
+            at = calendar == m
+            matrix = smoother(int(at.sum()), smooth)
+            forced = matrix @ means[:, at].mean(0)
+            larger = 1.0 / np.sqrt(1.0 - np.diag(matrix) / len(s.members))
+            own[:, at] = (means[:, at] - forced) / np.where(forced > 0, forced, 1.0) * larger[:, None]
+        out[rows], month[rows] = own.reshape(-1, len(relative)), np.tile(calendar, len(s.members))
+        first = rows.stop
+    for m in np.unique(month):
+        out[month == m] -= out[month == m].mean(0)
+    return out
 
 
 def climatology_of(archive: Archive, spans: Sequence[Span], v: int) -> NDArray[np.float32]:

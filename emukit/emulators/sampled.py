@@ -320,11 +320,16 @@ def _multiplied(
     """
     out = forced * (1 + (residual - 1) * _share(forced, usual))
     globe, globe_usual = grid.mean(forced), grid.mean(usual)
-    deviation = grid.mean(usual * (residual - 1)) / np.where(globe_usual > 0, globe_usual, 1.0)
-    wanted = globe * (1 + deviation * _share(globe, globe_usual))
+    wanted = globe * (1 + globe_deviation(grid, residual, usual) * _share(globe, globe_usual))
     found = grid.mean(out)
     balance = np.where(found > 0, wanted / np.where(found > 0, found, 1.0), 1.0)
     return np.asarray(out * balance[:, None, None], np.float32)
+
+
+def globe_deviation(grid: Grid, residual: NDArray[np.floating], usual: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(T,) relative deviations of the globe's mean, of factors (T, Y, X) of the usual fields (T, Y, X)."""
+    mean = grid.mean(usual)
+    return np.asarray(grid.mean(usual * (residual - 1)) / np.where(mean > 0, mean, 1.0))
 
 
 def _share(forced: NDArray[np.floating], usual: NDArray[np.floating]) -> NDArray[np.floating]:

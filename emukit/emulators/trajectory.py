@@ -40,6 +40,7 @@ class Trajectory(Emulator):
     """
 
     from_beginning = True
+    continues = False
     beginning: Fields | None = None
     begin: int | None = None
 

@@ -215,7 +215,7 @@ def train_run(
     # One process looks after the folder; the others wait for it, and end with it if it refuses.
     before = comm.main_only(lambda: _existing(folder, identity, resume))
     for note in split.notes:
-        reporter.say(f"note: {note}")
+        reporter.note(note)
     # Everything that can be wrong with recipe and data shows in the preparation, before the folder is made.
     started = time.monotonic()
     finish = prepare(archive, recipe, split, seed, comm, execution, selected)
