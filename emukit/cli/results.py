@@ -112,6 +112,21 @@ def evaluate(
     of_model = {"--out": out, "--recipe": recipe, "--set": settings, "--fast": fast, "--track": track}
     asked = {"--protocols": protocols, "--seeds": seeds}
     of_run = {"--split": split, "--members": members, "--domain": domain if o.division(domain) != (1, 1) else None}
+    if (Path(what) / "downscale.json").exists():
+        from emukit.cli.downscale import evaluate_downscale
+
+        evaluate_downscale(
+            Path(what),
+            given={**of_model, **asked, "--domain": of_run["--domain"]},
+            split=split,
+            members=members,
+            data=data,
+            card=card,
+            convert=convert,
+            format=format,
+            quiet=quiet,
+        )
+        return
     if _is_recipe(what, asked, of_model, of_run):
         evaluate_recipe(
             what,
@@ -428,6 +443,10 @@ def leaderboard(
     else:
         render = {"md": board.markdown, "csv": board.to_csv, "json": board.as_json}[format]
         echo(render(rows), nl=False)
+        # Its score may be lost: what no number says is said, as the table says it.
+        for row in rows:
+            if row.kind == "submission" and row.score is None:
+                report.note(f"{row.name}: {board.NOT_SCORED}")
 
 
 def compare(

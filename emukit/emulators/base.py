@@ -290,7 +290,7 @@ class Emulator(ABC):
         return fields_to_dataset(fields, steps, self.grid, self.domain.described, scenario.name)
 
     def distance_attributes(self, scenario: Scenario, start: int, stop: int) -> dict[str, Any]:
-        """Attributes of a prediction of months [start, stop): how far from training it is; none where nobody knows."""
+        """Attributes of a prediction of months [start, stop): how far it is from training; none where unknown."""
         space = self.trained_in
         far = space.farthest(scenario, self.grid, start, stop) if space else None
         if space is None or far is None:
@@ -383,6 +383,22 @@ def head_digest(head: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
+def saved_digest(folder: Path) -> str:
+    """SHA-256 of everything in the folder of a saved emulator, as it says itself; `read_saved` checks that it is so.
+
+    Raises:
+        RunError: There is none.
+    """
+    try:
+        return str(parse_json(read_text(folder / "emulator.json"))["head_sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise RunError(
+            f"no trained emulator in {folder}",
+            found=f"emulator.json: {getattr(e, 'strerror', None) or e}",
+            hint="finish its training, or name another run",
+        ) from e
+
+
 def read_saved(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     """Read what `Emulator.save` wrote: the head of `emulator.json`, and the arrays.
 
@@ -392,7 +408,7 @@ def read_saved(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     try:
         head = parse_json(read_text(folder / "emulator.json"))
         check_regular(folder / "arrays.safetensors")
-        # Mapped, the file would stand in memory beside what is read from it: twice the emulator.
+        # Mapped, the file would be in memory in addition to what is read from it: twice the emulator.
         arrays = load_file(folder / "arrays.safetensors", backend="pread")
     except FileNotFoundError as e:
         raise RunError(

@@ -102,7 +102,7 @@ def draw_years(
     Args:
         panels: The rows.
         scored: First and last calendar year, with fractions, of the months that are scored.
-        hidden: The same of months whose truth nobody here knows.
+        hidden: The same of months whose truth is not in the store.
         title: Of the figure.
     """
     with drawing():
@@ -118,6 +118,30 @@ def draw_years(
             axes.margins(x=0.01)
         rows[-1].set_xlabel("year")
         legend_below(figure, rows[0])
+    return figure
+
+
+def draw_course(panels: Sequence[Years], begin: str, title: str) -> Figure:
+    """Global means of every step, two variables a row.
+
+    Args:
+        panels: Over days, a variable each.
+        begin: The first step, in words.
+        title: Of the figure.
+    """
+    with drawing():
+        rows = -(-len(panels) // 2)
+        figure = sheet(title, 12.0, 0.9 + 2.0 * rows)
+        cells = figure.subplots(rows, 2, squeeze=False, sharex=True)
+        for axes, panel in zip(cells.ravel(), panels, strict=False):
+            draw_curves(axes, panel.curves)
+            axes.set(ylabel=panel.label.replace(", ", ",\n"))
+            axes.margins(x=0.01)
+        for axes in cells.ravel()[len(panels) :]:
+            axes.set_visible(False)
+        for axes in cells[-1]:
+            axes.set_xlabel(f"days from {begin} on")
+        legend_below(figure, cells[0, 0])
     return figure
 
 
@@ -333,7 +357,7 @@ def draw_distribution(curves: Curves, label: str, title: str) -> Figure:
         axes = figure.subplots()
         draw_curves(axes, _without_zeros(curves))
         axes.set(xscale="log", xlabel=label, ylabel="share of area and months\nper factor e")
-        # In units that nobody foresaw there may be no amount of these sizes, and a logarithm needs one.
+        # In unexpected units there may be no amount of these sizes, and a logarithm needs one.
         if (curves.members > 0).any() or (curves.predictions > 0).any():
             axes.set_yscale("log")
             axes.set_ylim(bottom=1e-5)

@@ -152,5 +152,11 @@ class Rollout(Objective):
             said = change if said is None else torch.where(scale > 0, said + change, change)
             out.append(said)
             after = first + (scale * said)[:, places]
+            if "lower" in sample.named:
+                bounded = after.clamp(sample.named["lower"][:, places], sample.named["upper"][:, places])
+                # What was beyond is no part of the state from here on.
+                moved = torch.zeros_like(said)
+                moved[:, places] = (bounded - after) / scale[places]
+                said, after = said + moved, bounded
             held = torch.cat((held[:, 1:], after[:, None]), 1)
         return torch.stack(out, 1)

@@ -25,8 +25,17 @@ from emukit.data.grid import Grid
 from emukit.data.split import Span, Split, is_hidden
 from emukit.data.time import in_words
 from emukit.errors import EmukitError, ProtocolError
-from emukit.figures.curves import draw_budget, draw_ranks, draw_seasons, draw_spectra, draw_window, draw_years
+from emukit.figures.curves import (
+    draw_budget,
+    draw_course,
+    draw_ranks,
+    draw_seasons,
+    draw_spectra,
+    draw_window,
+    draw_years,
+)
 from emukit.figures.figure import write_png
+from emukit.figures.hovmoeller import draw_hovmoeller
 from emukit.figures.maps import draw_maps
 from emukit.files import inside, open_regular, parse_json, read_text
 from emukit.outputs import Kind, new_output, refuse_taken
@@ -39,11 +48,14 @@ from emukit.runs.evaluate import scored_spans
 from emukit.runs.run import Run
 
 FOLDER = "plots"
-WEATHER_FILE = "weather.json"
+VARIABILITY_FILE = "variability.json"
+# What it was called in earlier versions.
+FORMER_FILE = "weather.json"
 # As PNG names the program that wrote a file.
 SOFTWARE = "emukit"
 PICTURES = (
     "maps", "change", "years", "seasons", "spectra", "ranks", "spread", "budget", "indices", "regions", "days",
+    "hovmoeller", "course",
 )  # fmt: skip
 # Of fields of all steps at once.
 ON_DISK = "the data stay on disk, and fields of all steps do not fit into memory"
@@ -59,14 +71,14 @@ class Album:
         title: Which run, set and months.
         files: What was written.
         left_out: Picture to why there is none.
-        weather: How like that of members the weather is; None where there are too few months.
+        variability: How like that of members it is; None where there are too few months.
     """
 
     folder: Path
     title: str
     files: tuple[str, ...]
     left_out: Mapping[str, str]
-    weather: VariabilityComparison | None
+    variability: VariabilityComparison | None
 
 
 def plot_run(
@@ -146,7 +158,7 @@ def _strange(folder: Path) -> str:
 
 def _is_own(path: Path) -> bool:
     try:
-        if path.name == WEATHER_FILE:
+        if path.name in (VARIABILITY_FILE, FORMER_FILE):
             head = parse_json(read_text(path))
             return isinstance(head, dict) and {"title", "written", "data", "recipe"} <= head.keys()
         if path.suffix != ".png" or path.stem not in PICTURES:
@@ -172,18 +184,18 @@ def _write(
     figures, left_out = draw(shown, title) if shown else ({}, dict.fromkeys(PICTURES[:8], ON_DISK))
     if indices:
         figures |= {name: figure for name, (figure, _) in index_figures(indices, title, whole=True).items()}
-    weather = compare_variability(shown) if shown and "spectra" not in left_out else None
+    variability = compare_variability(shown) if shown and "spectra" not in left_out else None
     about = {"Title": title, "Software": SOFTWARE, "Description": f"data {archive.digest}, recipe {run.recipe.digest}"}
     with new_output(folder, KIND, overwrite) as temporary:
         temporary.mkdir()
         for name, figure in figures.items():
             write_png(figure, temporary / f"{name}.png", about)
-        if weather:
+        if variability:
             head = {"title": title, "written": provenance.now(), "data": archive.digest, "recipe": run.recipe.digest}
-            text = json.dumps(head | weather.as_dict(), indent=1)
-            (temporary / WEATHER_FILE).write_text(text, encoding="utf-8")
-    files = (*(f"{name}.png" for name in figures), *((WEATHER_FILE,) if weather else ()))
-    return Album(folder, title, files, left_out, weather)
+            text = json.dumps(head | variability.as_dict(), indent=1)
+            (temporary / VARIABILITY_FILE).write_text(text, encoding="utf-8")
+    files = (*(f"{name}.png" for name in figures), *((VARIABILITY_FILE,) if variability else ()))
+    return Album(folder, title, files, left_out, variability)
 
 
 def draw(shown: Shown, title: str) -> tuple[dict[str, Figure], dict[str, str]]:
@@ -219,6 +231,15 @@ def draw(shown: Shown, title: str) -> tuple[dict[str, Figure], dict[str, str]]:
     middles, panels = pictures.annual_budget(shown)
     if len(middles):
         figures["budget"] = draw_budget(middles, panels, f"{title}\nannual means of the energy budget")
+    found = pictures.sections(shown)
+    if found is None:
+        left_out["hovmoeller"] = "a single step, or a single row, is no course"
+    else:
+        figures["hovmoeller"] = draw_hovmoeller(*found, f"{title}\nanomalies from the mean of the member")
+    means = pictures.course(shown)
+    if means:
+        begin = scenario.time.text(span.start)
+        figures["course"] = draw_course(means, begin, f"{title}\nglobal means of every step")
     histograms = pictures.ranks(shown)
     if histograms:
         figures["ranks"] = draw_ranks(histograms, f"{title}\nmembers among {REALISATIONS} realisations")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -29,11 +30,12 @@ from emukit.files import parse_json, read_text
 from emukit.outputs import Kind, new_output, refuse_taken
 from emukit.progress import Reporter
 from emukit.report import run_figures as kept
-from emukit.report.content import run_entry, study_page, submission_entry, training_pictures
-from emukit.report.pages.model import Entry, Errors, Picture, Site, Unfinished, identifier
+from emukit.report.content import downscale_page, run_entry, study_page, submission_entry, training_pictures
+from emukit.report.pages.model import Errors, PageEntry, Picture, Site, Unfinished, identifier
 from emukit.report.pages.render import render
 from emukit.report.plot_data import LEAST_MONTHS, NO_SEASONS, NO_SPECTRA
 from emukit.report.run_figures import Drawn, RunFigures, in_scale, run_figures_of
+from emukit.runs.downscale_record import DOWNSCALE_FILE, DownscaleRecord, read_downscale_record
 from emukit.runs.leaderboard import RowSource, combine, entry_folders, folders_in, read_source
 from emukit.runs.listing import summarise_run
 from emukit.runs.record import RECORD_FILE
@@ -87,6 +89,14 @@ CAPTIONS = {
         "Energy budget",
         "Annual means of the energy balance behind the prediction: forcings, and how each layer warms.",
     ),
+    "course": (
+        "Global means of every step",
+        "Of the trajectory that is scored. Where its lines leave those of the climate model it drifts.",
+    ),
+    "hovmoeller": (
+        "Hovmoeller pictures",
+        "Anomalies from the mean of the scored run, mean of the middle latitudes of the north, by longitude and time.",
+    ),
     "ranks": ("Ranks", "How often a run of the climate model has each rank among the realisations."),
     "spread": (
         "Spread",
@@ -108,6 +118,7 @@ class Report:
         size: Of all files, in bytes.
         left_out: What could not be read, and why.
         undrawn: Names of runs by why they have no maps and curves.
+        downscales: How many pages of downscaling runs.
     """
 
     folder: Path
@@ -116,6 +127,7 @@ class Report:
     size: int
     left_out: Sequence[str]
     undrawn: Mapping[str, Sequence[str]]
+    downscales: int = 0
 
 
 def write_report(
@@ -160,11 +172,11 @@ def write_report(
         for why in entry.missing:
             if why.startswith(NOT_DRAWN):
                 undrawn.setdefault(why.removeprefix(NOT_DRAWN), []).append(entry.name)
-    return Report(out, len(site.entries), len(site.studies), size, found.left_out, undrawn)
+    return Report(out, len(site.entries), len(site.studies), size, site.left_out, undrawn, len(site.downscales))
 
 
 def _site(
-    found: Findings, chosen: Container[Path], opener: Opener, reporter: Reporter, scratch: Path, published: bool
+    found: Collected, chosen: Container[Path], opener: Opener, reporter: Reporter, scratch: Path, published: bool
 ) -> Site:
     names = study_names(found.studies)
     sources = [named_source(source, names) for source in found.sources]
@@ -182,7 +194,7 @@ def _site(
                     missing.setdefault(source.folder, []).append(f"{NOT_DRAWN}{e.line}")
             step.advance(note=source.folder.name)
     scales = shared_scales(figures_of_runs.values())
-    entries: list[Entry] = []
+    entries: list[PageEntry] = []
     links: dict[tuple[object, ...], str] = {}
     for source in sources:
         folder = source.folder
@@ -194,9 +206,15 @@ def _site(
         links |= {row.key: entry.id for row in own}
     ids = {s.folder.resolve(): e.id for s, e in zip(found.sources, entries, strict=True)}
     studies = [study_page(folder, study, ids, scratch) for folder, study in found.studies]
+    left_out, downscales = list(found.left_out), []
+    for about in found.downscales:
+        try:
+            downscales.append(downscale_page(about, scratch))
+        except EmukitError as e:
+            left_out.append(e.line)
     written = f"Written {provenance.now()} by emukit {VERSION}."
     title = "emukit leaderboard" if rows else "emukit studies" if studies else "emukit report"
-    return Site(title, written, rows, links, entries, studies, scales, found.left_out, found.unfinished)
+    return Site(title, written, rows, links, entries, studies, scales, left_out, found.unfinished, downscales)
 
 
 def shared_scales(figures_of_runs: Iterable[RunFigures]) -> dict[str, float]:
@@ -238,7 +256,7 @@ def _entry(
     scratch: Path,
     *,
     curves: bool,
-) -> Entry:
+) -> PageEntry:
     if source.run is None:
         return submission_entry(source)
     entry = run_entry(source.run, source)
@@ -294,6 +312,7 @@ def _write(site: Site, out: Path, overwrite: bool) -> int:
             place(name).write_bytes(content)
             size += len(content)
         pictures = {p.file: p.source for e in site.entries for p in e.pictures}
+        pictures |= {p.file: p.source for d in site.downscales for p in d.pictures}
         pictures |= {p.file: p.source for s in site.studies for shown in s.pictures.values() for p in shown}
         for name, picture in pictures.items():
             shutil.copyfile(picture, place(name))
@@ -324,7 +343,7 @@ def _strange(out: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         files = set()
     own = {Path(MANIFEST)}.union(files, *(f.parents for f in files))
-    # A link is nobody's page, wherever it points.
+    # A link is not a page, wherever it points.
     strange = sorted(str(p) for p in there if p not in own or (out / p).is_symlink())
     return ", ".join(strange[:5]) + (f" and {len(strange) - 5} more" if len(strange) > 5 else "")
 
@@ -333,7 +352,7 @@ KIND = Kind("a report of `emukit report`", _strange)
 
 
 @dataclass
-class Findings:
+class Collected:
     """What the places hold.
 
     Attributes:
@@ -342,6 +361,7 @@ class Findings:
         studies: Folders with a study.
         unfinished: Runs that have no emulator yet.
         left_out: What could not be read.
+        downscales: Finished downscaling runs.
     """
 
     sources: list[RowSource] = field(default_factory=list)
@@ -349,9 +369,10 @@ class Findings:
     studies: list[tuple[Path, StudyFile]] = field(default_factory=list)
     unfinished: list[Unfinished] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    downscales: list[DownscaleRecord] = field(default_factory=list)
 
 
-def collect_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
+def collect_places(places: Iterable[Path], study_runs: bool = True) -> Collected:
     """Read everything that has a page.
 
     Args:
@@ -361,7 +382,7 @@ def collect_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
     Raises:
         EmukitError: A place holds nothing, or is itself damaged.
     """
-    found = Findings()
+    found = Collected()
     seen: set[Path] = set()
 
     def add(folder: Path, named: bool) -> None:
@@ -395,8 +416,10 @@ def collect_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
         )
     for place in places:
         entries = entry_folders(place)
-        studies = [f for f in (place, *folders_in(place)) if (f / STUDY_FILE).exists()]
-        if not entries and not studies:
+        inside = (place, *folders_in(place))
+        studies = [f for f in inside if (f / STUDY_FILE).exists()]
+        downscales = [f for f in inside if (f / DOWNSCALE_FILE).exists() and f not in entries]
+        if not entries and not studies and not downscales:
             raise RunError(
                 f"{place} holds no run, no submission and no study" if place.exists() else f"there is no {place}",
                 expected="a folder that `emukit train`, `emukit submit` or `emukit ablate` wrote, or a folder of such",
@@ -404,6 +427,8 @@ def collect_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
             )
         for folder in entries:
             add(folder, folder == place)
+        for folder in downscales:
+            _add_downscale(found, folder, seen, folder == place)
         for folder in studies:
             try:
                 study = read_study(folder)
@@ -421,7 +446,31 @@ def collect_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
     return found
 
 
-def to_draw(found: Findings, most: int | None) -> set[Path]:
+def _add_downscale(found: Collected, folder: Path, seen: set[Path], named: bool) -> None:
+    """Read a downscaling run, once.
+
+    Raises:
+        RunError: It was named itself, and is damaged.
+    """
+    real = Path(os.path.realpath(folder))
+    if real in seen:
+        return
+    seen.add(real)
+    try:
+        about = read_downscale_record(folder)
+    except EmukitError as e:
+        if named:
+            raise
+        found.left_out.append(e.line)
+        return
+    if about.state == "finished":
+        found.downscales.append(about)
+    else:
+        command = f"{about.command or 'emukit train downscale'} --resume --out {shlex.quote(str(folder))}"
+        found.unfinished.append(Unfinished(folder.name, summarise_run(folder).state, command))
+
+
+def to_draw(found: Collected, most: int | None) -> set[Path]:
     """Folders of the runs that get pictures: those that were named, and the best of the others.
 
     Runs of different splits are taken in turns, the best of each first.
