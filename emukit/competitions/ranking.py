@@ -11,6 +11,7 @@ import io
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from statistics import fmean, stdev
 from typing import Literal
 
 from rich import box
@@ -26,6 +27,8 @@ LINES = ("reference", "limit")
 MOST_COLUMNS = 8
 # What another run of the climate model scores in the place of a prediction, and what a perfect emulator would.
 ANOTHER_RUN, LIMIT = "reference: another run", "noise ceiling"
+# Of the column that stands next to the score where it is known: the score holds the weather of one member.
+OVER_MEMBERS = "mean ± sd over members"
 Format = Literal["table", "md", "csv", "json"]
 
 
@@ -47,6 +50,9 @@ class Row:
         note: Source of a published number, or what to know.
         model: What was trained, of a run or a submission.
         random: Whether another seed would give another score.
+        remark: What to know of its training, next to its name.
+        members: Scores with each member of these months as truth, in the place of the one that the split names; empty
+            where they are not known.
         competition: Which score it is.
     """
 
@@ -60,12 +66,24 @@ class Row:
     note: str = ""
     model: str = ""
     random: bool = True
+    remark: str = ""
+    members: tuple[float, ...] = ()
     competition: Competition = field(kw_only=True)
 
     @property
     def key(self) -> tuple[str, str, str, int | None, float | None]:
         """What tells one line of the leaderboard from another."""
         return self.split, self.name, self.kind, self.seed, self.score
+
+    @property
+    def over_members(self) -> tuple[float, float] | None:
+        """Mean over members as truth, and sample standard deviation over them; None of fewer than two."""
+        return (fmean(self.members), stdev(self.members)) if len(self.members) > 1 else None
+
+    @property
+    def over_members_text(self) -> str:
+        """The same for people; empty where it is not known."""
+        return "" if self.over_members is None else "{:.4f} ± {:.4f}".format(*self.over_members)
 
     @property
     def order(self) -> tuple[bool, float]:
@@ -98,10 +116,13 @@ def tables(rows: Sequence[Row]) -> list[RenderableType]:
         table.add_column("#", justify="right")
         table.add_column("entry", overflow="fold", ratio=1)
         add_number_columns(table, group[0].competition)
+        several = any(row.members for row in group)
+        if several:
+            table.add_column("\n".join(["mean ±", "sd over", "members"]), justify="right", no_wrap=True)
         for place, row in places(group):
             # Text, not markup: a run's name may hold brackets.
             style = "dim" if row.kind in LINES else "cyan" if row.kind in ("published", "measured") else ""
-            shown = _cells(row)[: len(shown_columns(row.competition))]
+            shown = _cells(row)[: len(shown_columns(row.competition))] + [row.over_members_text] * several
             table.add_row(*(Text(c) for c in (place, _terminal_label(row), *shown)), style=style)
         captions = ["sources and caveats of the rows: --format md"] if any(row.note for row in group) else []
         if len(group[0].competition.columns) > MOST_COLUMNS:
@@ -141,10 +162,12 @@ def markdown(rows: Sequence[Row]) -> str:
     lines = []
     for split, group in ranked(rows).items():
         headings = [markdown_text(column.full_heading) for column in group[0].competition.columns]
+        several = any(row.members for row in group)
+        headings += [OVER_MEMBERS] * several
         lines += [f"### {markdown_text(split)}", "", "| # | entry | kind | " + " | ".join(headings) + " | note |"]
         lines.append("|--:|---|---|" + "--:|" * len(headings) + "---|")
         for place, row in places(group):
-            cells = (place, _label(row), row.kind, *_cells(row), row.note)
+            cells = (place, _label(row), row.kind, *_cells(row), *[row.over_members_text] * several, row.note)
             lines.append("| " + " | ".join(markdown_text(c) for c in cells) + " |")
         lines.append("")
     return "\n".join(lines)
@@ -155,11 +178,13 @@ def to_csv(rows: Sequence[Row]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     keys = all_keys(row.competition for row in rows)
-    writer.writerow(["split", "name", "kind", "score", *keys, "seed", "parameters", "note", "model"])
+    last = ("seed", "parameters", "note", "model", "remark", "members_mean", "members_sd")
+    writer.writerow(["split", "name", "kind", "score", *keys, *last])
     for split, group in ranked(rows).items():
         for r in group:
             numbers = [r.numbers.get(key, "") for key in keys]
-            writer.writerow([split, r.name, r.kind, r.score, *numbers, r.seed, r.parameters, r.note, r.model])
+            own = (r.seed, r.parameters, r.note, r.model, r.remark, *(r.over_members or ("", "")))
+            writer.writerow([split, r.name, r.kind, r.score, *numbers, *own])
     return stream.getvalue()
 
 
@@ -192,6 +217,7 @@ def places(group: Sequence[Row]) -> list[tuple[str, Row]]:
 def _label(row: Row) -> str:
     words = [row.model] if row.model else []
     words += [f"seed {row.seed}"] if row.seed is not None and row.random else []
+    words += [row.remark] if row.remark else []
     return f"{row.name} ({', '.join(words)})" if words else row.name
 
 

@@ -93,6 +93,7 @@ class Sampled(Wrapper):
         climatology: (12, K, Y, X) means of the training months by calendar month, of the K relative variables, whose
             residuals multiply.
         number: Which realisation it gives.
+        uncertain: Whether realisations differ in their forced response too.
     """
 
     kind = "sampled"
@@ -106,9 +107,11 @@ class Sampled(Wrapper):
         weather: YearBlocks | Modes,
         climatology: NDArray[np.float32],
         number: int = 0,
+        uncertain: bool = False,
     ) -> None:
         """Use `fit`."""
         super().__init__(domain, bases)
+        self.uncertain = uncertain
         self.weather = weather
         self.climatology = climatology
         self.number = number
@@ -120,11 +123,16 @@ class Sampled(Wrapper):
 
     def member(self, number: int) -> Self:
         """The same emulator giving another realisation; numbers from 0."""
-        return type(self)(self.domain, self.bases, self.weather, self.climatology, number)
+        return type(self)(self.domain, self.bases, self.weather, self.climatology, number, self.uncertain)
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X) of one realisation; within the bounds."""
         out = self.bases[0].predict_fields(scenario, start, stop)
+        if self.uncertain:
+            # Blocks have keys of two numbers.
+            seed = np.random.SeedSequence(self.weather.seed, spawn_key=(self.number,))
+            out = out + self.bases[0].draw_error(scenario, start, stop, seed)
+            self.clip_to_bounds(out)
         if isinstance(self.weather, Modes):
             residual = self.weather.sample(scenario, self.number, start, stop)
         else:
@@ -172,9 +180,14 @@ class Sampled(Wrapper):
                 hint="--set model.similar=1.0",
             )
 
+    @classmethod
+    def needs_error(cls, **options: Any) -> bool:
+        """Where `uncertain` is set."""
+        return bool(options["uncertain"])
+
     def own_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """How weather is drawn; residuals, or patterns."""
-        own: dict[str, Any] = {"number": self.number, "seed": self.weather.seed}
+        own: dict[str, Any] = {"number": self.number, "seed": self.weather.seed, "uncertain": self.uncertain}
         if isinstance(self.weather, Modes):
             return own | {"weather": "eof"}, {"climatology": self.climatology, **self.weather.arrays()}
         own |= {"weather": "blocks", "years": self.weather.years, "similar": self.weather.similar}
@@ -195,7 +208,8 @@ class Sampled(Wrapper):
         if climatology is None:
             # Of versions in which pr alone was relative, and had zeros where it was not predicted.
             climatology = arrays["rain"][:, None][:, : sum(domain.relative)]
-        return cls(domain, bases, weather, climatology, int(meta["number"]))
+        # Emulators of earlier versions know one forced response alone.
+        return cls(domain, bases, weather, climatology, int(meta["number"]), bool(meta.get("uncertain", False)))
 
     @classmethod
     def fit(
@@ -211,6 +225,7 @@ class Sampled(Wrapper):
         years: int = 5,
         similar: float = 0.3,
         modes: int = 300,
+        uncertain: bool = False,
     ) -> Self:
         """Learn the weather of the training runs.
 
@@ -226,17 +241,26 @@ class Sampled(Wrapper):
             years: Length of a block (``blocks``).
             similar: Share of all blocks that are drawn from, those of the most similar global temperature (``blocks``).
             modes: Patterns, at most (``eof``).
+            uncertain: Give each realisation a forced response of its own, drawn from what the base knows of how far off
+                it may be; it must know that, as `additive-gp` does.
 
         Raises:
-            RecipeError: A value outside its range.
+            RecipeError: A value outside its range, or a base that does not know how far off it may be.
             ProtocolError: The training months do not tell weather from forced change, or hold no block.
         """
         cls.check(archive, weather=weather, smooth=smooth, years=years, similar=similar, modes=modes)
+        if uncertain and not bases[0].knows_error:
+            raise RecipeError(
+                "model.uncertain needs a base that knows how far off it may be",
+                found=bases[0].kind,
+                expected="additive-gp, as this version of emukit saves it",
+                hint="--set model.uncertain=false",
+            )
         residuals = training_residuals(archive, split.train, smooth)
         climatology = relative_climatology(archive, split)
         if weather == "eof":
             made = Modes.fit(residuals, archive.grid, archive.domain.relative, modes=modes, seed=seed)
-            return cls(archive.domain, bases, made, climatology)
+            return cls(archive.domain, bases, made, climatology, uncertain=uncertain)
         longest = max(rows.stop - rows.start for rows in residuals.runs)
         # A block begins in the calendar month in which a scenario's last ends: up to eleven months into a run.
         if longest < 12 * years + 11:
@@ -246,7 +270,8 @@ class Sampled(Wrapper):
                 expected=f"at least {12 * years + 11}",
                 hint=f"--set model.years={max((longest - 11) // 12, 1)}",
             )
-        return cls(archive.domain, bases, YearBlocks(residuals, years, similar, seed), climatology)
+        blocks = YearBlocks(residuals, years, similar, seed)
+        return cls(archive.domain, bases, blocks, climatology, uncertain=uncertain)
 
 
 def add_variability(

@@ -26,6 +26,7 @@ from emukit.data.time import in_words
 from emukit.errors import EmukitError, ProtocolError
 from emukit.figures.budget import draw_budget
 from emukit.figures.curves import draw_seasons, draw_spectra, draw_years
+from emukit.figures.discrepancy import draw_discrepancies
 from emukit.figures.figure import write_png
 from emukit.figures.maps import draw_maps
 from emukit.figures.ranks import draw_ranks
@@ -43,7 +44,19 @@ FOLDER = "plots"
 WEATHER_FILE = "weather.json"
 # As PNG names the program that wrote a file.
 SOFTWARE = "emukit"
-PICTURES = ("maps", "change", "years", "seasons", "spectra", "ranks", "spread", "budget")
+PICTURES = (
+    "maps",
+    "change",
+    "years",
+    "seasons",
+    "spectra",
+    "ranks",
+    "spread",
+    "budget",
+    "uncertainty",
+    "discrepancy",
+    "shares",
+)
 DEFAULT_SETS = ("validation", "test")
 
 
@@ -201,6 +214,15 @@ def draw(shown: Shown, title: str) -> tuple[dict[str, Figure], dict[str, str]]:
     middles, panels = pictures.annual_budget(shown)
     if len(middles):
         figures["budget"] = draw_budget(middles, panels, f"{title}\nannual means of the energy budget")
+    if shown.explanation:
+        grid, earth = shown.archive.grid, shown.earth
+        rows = pictures.uncertainty_rows(shown, shown.explanation)
+        figures["uncertainty"] = draw_maps(rows, grid, f"{title}\nhow sure the forced response is", earth=earth)
+        departures = pictures.discrepancy_panels(shown, shown.explanation)
+        figures["discrepancy"] = draw_discrepancies(departures, f"{title}\ndepartures of training scenarios")
+        rows = pictures.share_rows(shown, shown.explanation)
+        words = "share of each component in the annual mean response"
+        figures["shares"] = draw_maps(rows, grid, f"{title}\n{words}", earth=earth)
     histograms = pictures.ranks(shown)
     if histograms:
         figures["ranks"] = draw_ranks(histograms, f"{title}\nmembers among {REALISATIONS} realisations")

@@ -18,8 +18,9 @@ from emukit.data.opening import DEMO
 from emukit.data.split import Span
 from emukit.data.time import in_words
 from emukit.data.units import CONVERSIONS, same_units
-from emukit.emulators.base import Emulator
+from emukit.emulators.base import Emulator, Explanation
 from emukit.figures.curves import Curves, Power, Season, Years
+from emukit.figures.discrepancy import Departure
 from emukit.figures.maps import Panel, Row
 from emukit.figures.ranks import Ranks
 from emukit.metrics.spectra import Spectrum, spectra
@@ -80,6 +81,7 @@ class Shown:
         global_predictions: (R, N, V) of the ensemble, NaN before the first month that can be predicted.
         change: How the climate changes until the end of the span; None where its beginning is not known.
         budget: Unit to the (N,) series of the energy budget by name; empty where the emulator has none.
+        explanation: What the forced response is made of, over the span; None of an emulator that does not know.
     """
 
     archive: Archive
@@ -90,6 +92,7 @@ class Shown:
     global_predictions: Array
     change: Change | None
     budget: Mapping[str, Mapping[str, Array]]
+    explanation: Explanation | None
 
     @property
     def earth(self) -> bool:
@@ -146,6 +149,7 @@ def collect(emulator: Emulator, archive: Archive, span: Span) -> Shown:
         np.stack(means[:REALISATIONS]),
         _change(scenario, span, wholes[0], span.start if emulator.from_beginning else answers[0].first_month),
         emulator.budget(scenario),
+        emulator.explain(scenario, span.start, span.stop),
     )
 
 
@@ -223,6 +227,51 @@ def spread_rows(shown: Shown) -> list[Row]:
         colours = shown.archive.card.targets[variable].colours
         rows.append(Row(colours, f"spread of {shown.label(variable)}", panels, apart, positive=True))
     return rows
+
+
+def share_rows(shown: Shown, explanation: Explanation) -> list[Row]:
+    """Maps of the share of each component in the annual mean response, the largest first."""
+    grid, rows = shown.archive.grid, []
+    means = {name: grid.mean(share) for name, share in explanation.shares.items()}
+    for name in sorted(means, key=lambda n: -float(means[n].mean())):
+        share = np.asarray(explanation.shares[name], np.float64)
+        panels = [
+            Panel(f"{variable}: {100 * float(means[name][v]):.1f} % of the area mean", share[v])
+            for v, variable in enumerate(shown.archive.variables)
+        ]
+        label = name.removeprefix("feature ")
+        rows.append(Row("", label, panels, positive=True, limit=1.0))
+    return rows
+
+
+def uncertainty_rows(shown: Shown, explanation: Explanation) -> list[Row]:
+    """Maps of the posterior standard deviation of the time mean, next to its error against the mean over members."""
+    grid, rows, members = shown.archive.grid, [], list(shown.members.values())
+    said = np.mean([time_mean(fields) for fields in shown.ensemble], axis=0)
+    error = np.abs(said - np.mean([time_mean(fields) for fields in members], axis=0))
+    for v, variable in enumerate(shown.archive.variables):
+        maps = {
+            "posterior standard deviation": explanation.deviation[v],
+            f"error against the mean of {len(members)} members": error[v],
+        }
+        panels = [Panel(f"{name}: root area mean {np.sqrt(grid.mean(f**2)):.3f}", f) for name, f in maps.items()]
+        colours = shown.archive.card.targets[variable].colours
+        rows.append(Row(colours, f"time mean,\n{shown.label(variable)}", panels, positive=True))
+    return rows
+
+
+def discrepancy_panels(shown: Shown, explanation: Explanation) -> list[tuple[str, dict[str, Departure]]]:
+    """The departure of every training scenario from the common response, for each variable."""
+    return [
+        (
+            f"{shown.label(variable)}, global",
+            {
+                n: Departure(d.years, d.mean[:, v], d.deviation[:, v], d.trained)
+                for n, d in explanation.discrepancies.items()
+            },
+        )
+        for v, variable in enumerate(shown.archive.variables)
+    ]
 
 
 def _spread(runs: Sequence[Fields]) -> Array:

@@ -26,9 +26,11 @@ from safetensors.numpy import load_file, save_file
 
 from emukit.data.archive import Archive
 from emukit.data.grid import Grid
+from emukit.emulators.base import Explanation
 from emukit.errors import ProtocolError
 from emukit.figures.budget import draw_budget
 from emukit.figures.curves import Season, draw_seasons, draw_spectra, draw_years
+from emukit.figures.discrepancy import draw_discrepancies
 from emukit.figures.error_maps import Field, draw_distribution, draw_error_maps, draw_zonal, map_colours
 from emukit.figures.figure import line_colours, write_webp
 from emukit.figures.maps import SEQUENTIAL, draw_maps
@@ -44,7 +46,7 @@ Array = NDArray[np.float64]
 FOLDER = "report"
 ABOUT_FILE, NUMBERS_FILE = "about.json", "numbers.safetensors"
 # Raised with every change of what is kept or drawn.
-VERSION = 7
+VERSION = 8
 # Of every picture, in inches: on a page they are as wide as its text, and their letters are of one size.
 SHAPES = {
     "maps": (8.6, 4.5),
@@ -57,16 +59,20 @@ SHAPES = {
     "ranks": (8.6, 3.6),
     "spread": (12.9, 4.6),
     "budget": (8.6, 3.6),
+    "uncertainty": (8.6, 4.5),
+    "discrepancy": (8.6, 4.5),
+    "shares": (8.6, 13.0),
     "learning": (8.6, 2.8),
     "terms": (8.6, 2.8),
 }
 # Lines of many hues, of which so many colours are kept; elsewhere colours mean something, and none is left out.
-MANY = {"learning": 16, "terms": 16, "coordinates": 64, "intervals": 32}
+MANY = {"learning": 16, "terms": 16, "coordinates": 64, "intervals": 32, "discrepancy": 64}
 # What a mean over a step is called.
 ADJECTIVES = {"month": "monthly", "day": "daily", "year": "annual"}
 # Of what a cell sees: a page has no room for the globe's and for years, which `emukit plot` draws.
 POWER = "monthly, area mean of cells"
 MAPS = ("maps", "yardstick")
+EXPLAINED = ("uncertainty", "shares")
 MOMENTS = {"mean": "mean over time", "std": "standard deviation over time"}
 
 
@@ -271,7 +277,7 @@ def _draw(run: Run, set_name: str, folder: Path, key: str, archive: Archive) -> 
         temporary.mkdir(parents=True)
         drawn = {}
         for name, (figure, alt) in _figures(shown, title).items():
-            maps = _spread_colours(shown) if name == "spread" else ()
+            maps = _spread_colours(shown) if name == "spread" else (SEQUENTIAL,) if name in EXPLAINED else ()
             drawn[name] = (*save(figure, temporary / f"{name}.webp", name, title, maps), alt)
         save_file(numbers, temporary / NUMBERS_FILE)
         about |= {
@@ -362,6 +368,8 @@ def _figures(shown: Shown, title: str) -> dict[str, tuple[Figure, str]]:
     if len(middles):
         words = "Annual means of the energy budget: forcings, what is sent back, the net flux, and warming by layer."
         out["budget"] = draw_budget(middles, panels, title), words
+    if shown.explanation:
+        out |= _explained(shown, shown.explanation, title)
     histograms = pictures.ranks(shown)
     if histograms:
         words = f"Ranks of members of the climate model among {REALISATIONS} realisations."
@@ -373,3 +381,22 @@ def _figures(shown: Shown, title: str) -> dict[str, tuple[Figure, str]]:
         )
         out["spread"] = draw_maps(spread, shown.archive.grid, title, earth=shown.earth), words
     return out
+
+
+def _explained(shown: Shown, explanation: Explanation, title: str) -> dict[str, tuple[Figure, str]]:
+    """Pictures of what a forced response is made of."""
+    grid, earth = shown.archive.grid, shown.earth
+    sure = pictures.uncertainty_rows(shown, explanation)
+    departures = pictures.discrepancy_panels(shown, explanation)
+    shares = pictures.share_rows(shown, explanation)
+    words = "; ".join(f"{row.label.partition(',')[0]}: {', '.join(p.title for p in row.panels)}" for row in sure)
+    names = ", ".join(explanation.discrepancies)
+    made_of = "; ".join(f"{row.label}: {', '.join(p.title for p in row.panels)}" for row in shares)
+    return {
+        "uncertainty": (draw_maps(sure, grid, title, earth=earth), f"Maps of how sure the response is. {words}."),
+        "discrepancy": (
+            draw_discrepancies(departures, title),
+            f"Global mean departures of {names} from the response that all scenarios share, over the years.",
+        ),
+        "shares": (draw_maps(shares, grid, title, earth=earth), f"Maps of the share of each component. {made_of}."),
+    }

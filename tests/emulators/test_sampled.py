@@ -9,6 +9,7 @@ from emukit.data.demo import DemoClimate
 from emukit.data.protocol import make_split
 from emukit.data.split import Span, Split
 from emukit.data.store import archive_from_dataset
+from emukit.emulators.additive_gp import AdditiveGP
 from emukit.emulators.base import Emulator
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.modes import NODES, Modes
@@ -17,6 +18,7 @@ from emukit.emulators.residuals import Residuals, _global_mean, smoother, traini
 from emukit.emulators.sampled import Sampled, YearBlocks
 from emukit.errors import ProtocolError, RecipeError
 from emukit.metrics.variability import VariabilityStatistics, rank_histogram
+from emukit.recipes.load import load_recipe
 from tests.coded import coded_archive, small_grid, warming_archive
 
 FEATURES = ("CO2", "SO2")
@@ -116,6 +118,33 @@ def test_nothing_fitted_knows_a_month_that_is_scored(options):
     after = sampled(archive, split, **options).state()[1]
     assert before.keys() == after.keys()
     assert all(np.array_equal(before[k], after[k]) for k in before)
+
+
+@pytest.mark.parametrize("options", KINDS[1:])
+def test_an_uncertain_realisation_has_a_forced_response_of_its_own(climate, tmp_path, options):
+    archive, split = climate
+    own = {"warming": ("CO2", "SO2"), "features": ("SO2",), "indices": (), "forcings": ("CO2", "SO2")}
+    base = AdditiveGP.fit(archive, split, (LinearEmulator.fit(archive, split, features=FEATURES),), (), **own)
+    own = {"smooth": 15, "seed": 3} | ({} if options.get("weather") == "eof" else {"years": 2}) | options
+    plain, wide = (Sampled.fit(archive, split, (base,), (), **own, uncertain=u) for u in (False, True))
+    wide.save(tmp_path / "wide")
+    loaded, scenario = load_emulator(tmp_path / "wide"), archive["ssp370"]
+    assert loaded.uncertain
+    for number in (0, 2):
+        error = base.draw_error(scenario, 100, 130, np.random.SeedSequence(3, spawn_key=(number,)))
+        fields = [e.member(number).predict_fields(scenario, 100, 130)[:, 0] for e in (plain, wide, loaded)]
+        np.testing.assert_allclose(fields[1] - fields[0], error[:, 0], atol=1e-3)
+        assert np.abs(error[:, 0]).max() > 0.01
+        np.testing.assert_array_equal(fields[1], fields[2])
+
+
+def test_uncertainty_of_a_base_that_knows_none_is_refused(climate):
+    archive, split = climate
+    with pytest.raises(RecipeError, match="needs a base that knows how far off it may be"):
+        sampled(archive, split, uncertain=True)
+    with pytest.raises(RecipeError, match="linear does not"):
+        load_recipe("sampled", assignments=["model.uncertain=true"])
+    assert load_recipe("best-sampled", assignments=["model.uncertain=true"]).options["uncertain"]
 
 
 @pytest.mark.parametrize("options", KINDS)
