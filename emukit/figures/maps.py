@@ -51,7 +51,6 @@ class Row:
         panels: Side by side, in one scale.
         apart: Next to them, in a scale of its own.
         positive: Whether the panels are never negative: from zero, in a sequential colour map.
-        limit: Of the scale of the panels, which nothing in them is beyond; None: it is taken from them.
     """
 
     colours: str
@@ -59,7 +58,6 @@ class Row:
     panels: Sequence[Panel]
     apart: Panel | None = None
     positive: bool = False
-    limit: float | None = None
 
 
 def draw_maps(rows: Sequence[Row], grid: Grid, title: str, *, earth: bool) -> Figure:
@@ -81,8 +79,7 @@ def draw_maps(rows: Sequence[Row], grid: Grid, title: str, *, earth: bool) -> Fi
                 (row.panels, list(line[: len(row.panels)])),
                 ([row.apart] if row.apart else [], list(line[len(row.panels) :])),
             ):
-                fixed = row.limit if panels is row.panels else None
-                limit = fixed or (scale([p.error for p in panels], grid) if panels else 1.0)
+                limit = scale([p.error for p in panels], grid) if panels else 1.0
                 for axes, panel in zip(beside, panels, strict=True):
                     low = 0.0 if row.positive and panels is row.panels else None
                     colours = row.colours if low is None else SEQUENTIAL
@@ -92,7 +89,7 @@ def draw_maps(rows: Sequence[Row], grid: Grid, title: str, *, earth: bool) -> Fi
                         draw_coast(axes)
                 if panels:
                     label = row.label if panels is row.panels else "difference"
-                    extend = "neither" if fixed else "max" if row.positive and panels is row.panels else "both"
+                    extend = "max" if row.positive and panels is row.panels else "both"
                     figure.colorbar(mesh, ax=beside, label=label, extend=extend, aspect=14, pad=0.01)
         for axes in cells[:, 1:].flat:
             axes.tick_params(labelleft=False)

@@ -240,7 +240,7 @@ def share_rows(shown: Shown, explanation: Explanation) -> list[Row]:
             for v, variable in enumerate(shown.archive.variables)
         ]
         label = name.removeprefix("feature ")
-        rows.append(Row("", label, panels, positive=True, limit=1.0))
+        rows.append(Row("", label, panels, positive=True))
     return rows
 
 
@@ -254,7 +254,7 @@ def uncertainty_rows(shown: Shown, explanation: Explanation) -> list[Row]:
             "posterior standard deviation": explanation.deviation[v],
             f"error against the mean of {len(members)} members": error[v],
         }
-        panels = [Panel(f"{name}: root area mean {np.sqrt(grid.mean(f**2)):.3f}", f) for name, f in maps.items()]
+        panels = [Panel(f"{name}\nroot area mean {np.sqrt(grid.mean(f**2)):.3f}", f) for name, f in maps.items()]
         colours = shown.archive.card.targets[variable].colours
         rows.append(Row(colours, f"time mean,\n{shown.label(variable)}", panels, positive=True))
     return rows

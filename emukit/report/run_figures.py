@@ -33,7 +33,7 @@ from emukit.figures.curves import Season, draw_seasons, draw_spectra, draw_years
 from emukit.figures.discrepancy import draw_discrepancies
 from emukit.figures.error_maps import Field, draw_distribution, draw_error_maps, draw_zonal, map_colours
 from emukit.figures.figure import line_colours, write_webp
-from emukit.figures.maps import SEQUENTIAL, draw_maps
+from emukit.figures.maps import SEQUENTIAL, Row, draw_maps
 from emukit.figures.ranks import draw_ranks
 from emukit.files import atomic_path, check_regular, open_regular, parse_json, read_text, sha256
 from emukit.report import plot_data as pictures
@@ -59,7 +59,7 @@ SHAPES = {
     "ranks": (8.6, 3.6),
     "spread": (12.9, 4.6),
     "budget": (8.6, 3.6),
-    "uncertainty": (8.6, 4.5),
+    "uncertainty": (8.6, 4.8),
     "discrepancy": (8.6, 4.5),
     "shares": (8.6, 13.0),
     "learning": (8.6, 2.8),
@@ -389,14 +389,20 @@ def _explained(shown: Shown, explanation: Explanation, title: str) -> dict[str, 
     sure = pictures.uncertainty_rows(shown, explanation)
     departures = pictures.discrepancy_panels(shown, explanation)
     shares = pictures.share_rows(shown, explanation)
-    words = "; ".join(f"{row.label.partition(',')[0]}: {', '.join(p.title for p in row.panels)}" for row in sure)
     names = ", ".join(explanation.discrepancies)
-    made_of = "; ".join(f"{row.label}: {', '.join(p.title for p in row.panels)}" for row in shares)
+
+    def words(rows: Iterable[Row]) -> str:
+        said = (f"{row.label}: {', '.join(p.title for p in row.panels)}" for row in rows)
+        return " ".join("; ".join(said).split()) + "."
+
     return {
-        "uncertainty": (draw_maps(sure, grid, title, earth=earth), f"Maps of how sure the response is. {words}."),
+        "uncertainty": (draw_maps(sure, grid, title, earth=earth), f"Maps of how sure the response is. {words(sure)}"),
         "discrepancy": (
             draw_discrepancies(departures, title),
             f"Global mean departures of {names} from the response that all scenarios share, over the years.",
         ),
-        "shares": (draw_maps(shares, grid, title, earth=earth), f"Maps of the share of each component. {made_of}."),
+        "shares": (
+            draw_maps(shares, grid, title, earth=earth),
+            f"Maps of the share of each component. {words(shares)}",
+        ),
     }

@@ -82,8 +82,8 @@ CAPTIONS = {
     ),
     "shares": (
         "What the response is made of",
-        "Share of each component in the variance of the annual mean response over the training years. Components that "
-        "go together there divide among them what either could explain.",
+        "Share of each component in the variance of the annual mean response over the training years; every row has a "
+        "scale of its own. Components that go together there divide among them what either could explain.",
     ),
     "ranks": ("Ranks", "How often a run of the climate model has each rank among the realisations."),
     "spread": (

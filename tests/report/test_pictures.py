@@ -164,13 +164,6 @@ def test_coasts_are_on_maps_of_the_earth_and_a_panel_apart_has_its_own_scale():
         assert [m.get_clim()[1] for m in meshes] == pytest.approx([4.0, 4.0, 0.3])
 
 
-def test_a_row_with_a_limit_has_it_whatever_is_in_it():
-    rows = [Row("", "share", [Panel("a", np.full((4, 6), x))], positive=True, limit=1.0) for x in (0.02, 0.7)]
-    figure = draw_maps(rows, GRID, "title", earth=False)
-    assert [mesh_of(axes).get_clim() for axes in figure.axes[:2]] == [(0, 1), (0, 1)]
-    assert [axes.get_ylabel() for axes in figure.axes[2:]] == ["share"] * 2
-
-
 def test_departures_are_solid_where_trained_dotted_beyond_with_their_spread():
     years = np.arange(2015.5, 2020)
     a = Departure(years, np.array([0.0, 1.0, 2.0, 4.0, 8.0]), np.full(5, 0.5), 2018.0)

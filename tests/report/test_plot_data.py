@@ -241,7 +241,7 @@ def test_what_a_response_is_made_of_is_shown_of_the_months_and_by_component(warm
         for v, panel in enumerate(row.panels):
             np.testing.assert_allclose(panel.error, shares[name][v], rtol=1e-6)
             assert panel.title == f"{archive.variables[v]}: {100 * mean[v]:.1f} % of the area mean"
-        assert row.limit == 1.0
+        assert row.positive
     members = archive["ssp370"].targets[:, 121:181].astype(float).mean(1)
     error = np.abs(emulator.predict_fields(archive["ssp370"], 121, 181).mean(0, dtype=float) - members.mean(0))
     for v, row in enumerate(uncertainty_rows(shown, explained)):
