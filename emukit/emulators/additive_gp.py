@@ -145,6 +145,7 @@ class IndexProcess:
         sizes: Component to its size.
         weights: (N,) of the kernel at the training years, in the unit of the index.
         mean: Its mean.
+        unit: Its standard deviation from run to run; None in emulators that were saved before it was kept.
         center: Mean over the training years of what the process says.
         slope: What of it goes with the warming; zero of the warming itself.
         spread: Standard deviation over the training years of the rest.
@@ -153,6 +154,7 @@ class IndexProcess:
     sizes: Mapping[str, float]
     weights: Array
     mean: float
+    unit: float | None = None
     center: float = 0.0
     slope: float = 0.0
     spread: float = 1.0
@@ -499,27 +501,52 @@ class AdditiveGP(Wrapper):
                 variance[v] += np.einsum("h,hyx->yx", known, self.internal[group, v].astype(np.float64) ** 2)
         return np.sqrt(variance)
 
-    def _discrepancies(self, scenario: Scenario) -> dict[str, Discrepancy]:
-        """By training scenario, over the years of a time axis."""
-        years, kind, j = self.drivers.years, self.kind_of_motion, self.component_names.index(DISCREPANCY)
-        shown = self.drivers.columns(years)
-        among = np.stack([covariance(n, shown, shown, kind) for n in self.component_names])
-        time: Array = np.arange(len(scenario) // 12, dtype=np.float64) + 0.5
-        begin = float(self.drivers.first_month.astype("datetime64[Y]").astype(int) + 1970)
-        begin += float(self.drivers.first_month.astype(int) % 12) / 12
+    def _discrepancies(self, scenario: Scenario) -> dict[str, dict[str, Discrepancy]]:
+        """Those of global mean and indices, then those that cells have of their own, over the years of a time axis."""
+        forcings, card = self.drivers.years, self.domain.card
+        units = [f"{v} ({card.targets[v].units})" for v in self.variables]
         found = {}
+        for name, p in self.drivers.processes.items():
+            role: Role = "temperature" if name == WARMING else INDICES[name][0]
+            v = card.position(role, self.variables)
+            assert v is not None  # an index without a variable was left out
+            label = "global mean" if name == WARMING else name
+            unit = np.nan if p.unit is None else p.unit
+            found[f"{label}, {units[v]}"] = self._departures(scenario, forcings, p.sizes, "brownian", p.weights, unit)
+        years = self.drivers.columns(forcings)
+        for v, text in enumerate(units):
+            sizes = dict(zip(self.component_names, self.sizes[v, 0], strict=True))
+            weights = self.grid.mean(self.loads[v, 0]).astype(np.float64)
+            unit = np.nan if self.globe is None else float(self.globe[v])
+            label = f"rest of the global mean, {text}"
+            found[label] = self._departures(scenario, years, sizes, self.kind_of_motion, weights, unit)
+        return found
+
+    def _departures(
+        self, scenario: Scenario, years: Points, sizes: Mapping[str, float], kind: Motion, weights: Array, unit: float
+    ) -> dict[str, Discrepancy]:
+        """By training scenario the discrepancy of a series that is a process of its own.
+
+        Args:
+            scenario: Whose time axis is looked at.
+            years: Training years, with the columns of the components.
+            sizes: Of the components.
+            kind: Of the motion.
+            weights: (N,) of the kernel, in the unit of the series.
+            unit: Standard deviation of the series from run to run.
+        """
+        among = sum(size * covariance(n, years, years, kind) for n, size in sizes.items())
+        process = Conditioned.on(np.asarray(among), self.noise)
+        time: Array = np.arange(len(scenario) // 12, dtype=np.float64) + 0.5
+        months = int(self.drivers.first_month.astype(np.int64))
+        begin, found = 1970 + months / 12, {}
         for i, name in enumerate(self.drivers.scenarios):
             at = Points(time, np.full(len(time), i), {})
-            across, prior = covariance(DISCREPANCY, at, years, kind), prior_variance(DISCREPANCY, at, kind)
-            mean, deviation = np.zeros((2, len(time), len(self.variables)))
-            for v in range(len(self.variables)):
-                size = self.sizes[v, 0, j]
-                process = Conditioned.on(np.tensordot(self.sizes[v, 0], among, 1), self.noise)
-                mean[:, v] = size * across @ self.grid.mean(self.loads[v, 0])
-                variance = process.variance(size * prior, size * across, np.zeros(len(time)))
-                deviation[:, v] = np.sqrt(variance) * (np.nan if self.globe is None else self.globe[v])
+            across = sizes[DISCREPANCY] * covariance(DISCREPANCY, at, years, kind)
+            prior = sizes[DISCREPANCY] * prior_variance(DISCREPANCY, at, kind)
+            deviation = unit * np.sqrt(process.variance(prior, across, 0.0))
             last = float(years.time[years.scenario == i].max()) + 0.5
-            found[name] = Discrepancy(begin + time, mean, deviation, begin + last)
+            found[name] = Discrepancy(begin + time, across @ weights, deviation, begin + last)
         return found
 
     def shares(self) -> dict[str, NDArray[np.float32]]:
@@ -563,6 +590,7 @@ class AdditiveGP(Wrapper):
             name: {
                 "sizes": dict(p.sizes),
                 "mean": p.mean,
+                "unit": p.unit,
                 "center": p.center,
                 "slope": p.slope,
                 "spread": p.spread,
@@ -769,7 +797,8 @@ def _fit_drivers(
         apart = series - series.mean()
         sizes = fit_sizes(components, noise, np.outer(apart, apart), 1.0)
         load, mean = Conditioned.on(np.tensordot(sizes, components, 1), noise).weights(series)
-        return IndexProcess({n: float(s) for n, s in zip(kernels, sizes, strict=True)}, unit * load, float(unit * mean))
+        named = {n: float(s) for n, s in zip(kernels, sizes, strict=True)}
+        return IndexProcess(named, unit * load, float(unit * mean), float(unit))
 
     temperature = temperature_position(archive, "model.warming")
     found = {WARMING: process(temperature, archive.grid.weights).standardised(years)}

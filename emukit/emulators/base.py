@@ -37,12 +37,12 @@ SPACE = "trained_in."
 
 @dataclass(frozen=True, eq=False)
 class Discrepancy:
-    """How the global means of a scenario depart from the response that all scenarios share.
+    """How a series of a scenario departs from the response that all scenarios share.
 
     Attributes:
         years: (N,) middles of years, in calendar years with fractions.
-        mean: (N, V) the departure, in the variables' units.
-        deviation: (N, V) its posterior standard deviation; NaN where that is not known.
+        mean: (N,) the departure.
+        deviation: (N,) its posterior standard deviation; NaN where that is not known.
         trained: When its training years end; all later ones are foretold. A calendar year with fractions.
     """
 
@@ -59,12 +59,12 @@ class Explanation:
     Attributes:
         shares: Component to the (V, Y, X) share that it has in the variance of the annual mean response over the
             training years.
-        discrepancies: By training scenario.
+        discrepancies: What departs, with its unit, to the discrepancy of each training scenario.
         deviation: (V, Y, X) posterior standard deviation of the mean over the steps asked for, in the variables' units.
     """
 
     shares: Mapping[str, NDArray[np.floating]]
-    discrepancies: Mapping[str, Discrepancy]
+    discrepancies: Mapping[str, Mapping[str, Discrepancy]]
     deviation: NDArray[np.float64]
 
 

@@ -218,7 +218,7 @@ def draw(shown: Shown, title: str) -> tuple[dict[str, Figure], dict[str, str]]:
         grid, earth = shown.archive.grid, shown.earth
         rows = pictures.uncertainty_rows(shown, shown.explanation)
         figures["uncertainty"] = draw_maps(rows, grid, f"{title}\nhow sure the forced response is", earth=earth)
-        departures = pictures.discrepancy_panels(shown, shown.explanation)
+        departures = pictures.discrepancy_panels(shown.explanation)
         figures["discrepancy"] = draw_discrepancies(departures, f"{title}\ndepartures of training scenarios")
         rows = pictures.share_rows(shown, shown.explanation)
         words = "share of each component in the annual mean response"

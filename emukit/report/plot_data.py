@@ -260,17 +260,11 @@ def uncertainty_rows(shown: Shown, explanation: Explanation) -> list[Row]:
     return rows
 
 
-def discrepancy_panels(shown: Shown, explanation: Explanation) -> list[tuple[str, dict[str, Departure]]]:
-    """The departure of every training scenario from the common response, for each variable."""
+def discrepancy_panels(explanation: Explanation) -> list[tuple[str, dict[str, Departure]]]:
+    """For everything that departs from the common response, the departure of every training scenario."""
     return [
-        (
-            f"{shown.label(variable)}, global",
-            {
-                n: Departure(d.years, d.mean[:, v], d.deviation[:, v], d.trained)
-                for n, d in explanation.discrepancies.items()
-            },
-        )
-        for v, variable in enumerate(shown.archive.variables)
+        (label, {n: Departure(d.years, d.mean, d.deviation, d.trained) for n, d in departures.items()})
+        for label, departures in explanation.discrepancies.items()
     ]
 
 

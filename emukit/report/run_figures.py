@@ -60,7 +60,7 @@ SHAPES = {
     "spread": (12.9, 4.6),
     "budget": (8.6, 3.6),
     "uncertainty": (8.6, 4.8),
-    "discrepancy": (8.6, 4.5),
+    "discrepancy": (8.6, 9.5),
     "shares": (8.6, 13.0),
     "learning": (8.6, 2.8),
     "terms": (8.6, 2.8),
@@ -387,9 +387,9 @@ def _explained(shown: Shown, explanation: Explanation, title: str) -> dict[str, 
     """Pictures of what a forced response is made of."""
     grid, earth = shown.archive.grid, shown.earth
     sure = pictures.uncertainty_rows(shown, explanation)
-    departures = pictures.discrepancy_panels(shown, explanation)
+    departures = pictures.discrepancy_panels(explanation)
     shares = pictures.share_rows(shown, explanation)
-    names = ", ".join(explanation.discrepancies)
+    names = ", ".join(dict.fromkeys(name for by_scenario in explanation.discrepancies.values() for name in by_scenario))
 
     def words(rows: Iterable[Row]) -> str:
         said = (f"{row.label}: {', '.join(p.title for p in row.panels)}" for row in rows)
@@ -399,7 +399,8 @@ def _explained(shown: Shown, explanation: Explanation, title: str) -> dict[str, 
         "uncertainty": (draw_maps(sure, grid, title, earth=earth), f"Maps of how sure the response is. {words(sure)}"),
         "discrepancy": (
             draw_discrepancies(departures, title),
-            f"Global mean departures of {names} from the response that all scenarios share, over the years.",
+            f"Departures of {names} from the response that all scenarios share, over the years: "
+            f"{'; '.join(explanation.discrepancies)}.",
         ),
         "shares": (
             draw_maps(shares, grid, title, earth=earth),

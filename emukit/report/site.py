@@ -77,8 +77,9 @@ CAPTIONS = {
     ),
     "discrepancy": (
         "Departures of scenarios",
-        "How the global mean of each training scenario departs from the response that all of them share, with one "
-        "posterior standard deviation. Dotted: foretold, after its training years.",
+        "How each training scenario departs from the response that all of them share, with one posterior standard "
+        "deviation: its global mean, its climate indices, and what cells depart by besides. Dotted: foretold, after "
+        "its training years.",
     ),
     "shares": (
         "What the response is made of",
