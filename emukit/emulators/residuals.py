@@ -44,12 +44,16 @@ class Residuals:
         month: (N,) calendar month, January 0.
         global_mean: (N,) global mean of the smoothed temperature of the run over the year round that month, K; zeros
             where no variable is the temperature.
+        globe: (N, K) deviation of the global mean of each of the K relative variables, as a share of it; None of
+            residuals that were saved before it was kept. The factors of cells do not tell it: what they would give
+            depends on the mean that they multiply.
     """
 
     values: NDArray[np.float16]
     first: NDArray[np.int64]
     month: NDArray[np.int64]
     global_mean: NDArray[np.float32]
+    globe: NDArray[np.float32] | None = None
 
     @property
     def runs(self) -> list[slice]:
@@ -65,12 +69,13 @@ class Residuals:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What `from_arrays` needs."""
-        return {"values": self.values, "first": self.first, "month": self.month, "warmth": self.global_mean}
+        held = {"values": self.values, "first": self.first, "month": self.month, "warmth": self.global_mean}
+        return held if self.globe is None else held | {"globe": self.globe}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Residuals:
         """The inverse of `arrays`."""
-        return cls(*(arrays[k] for k in ("values", "first", "month", "warmth")))
+        return cls(*(arrays[k] for k in ("values", "first", "month", "warmth")), arrays.get("globe"))
 
 
 def training_residuals(archive: Archive, spans: Sequence[Span], smooth: int) -> Residuals:
@@ -85,7 +90,7 @@ def training_residuals(archive: Archive, spans: Sequence[Span], smooth: int) -> 
     Raises:
         ProtocolError: No span is long enough, or has members enough, to tell weather from forced change.
     """
-    usable = [s for s in spans if _weight(len(s) // 12, smooth) / len(s.members) <= MOST_WEIGHT]
+    usable = usable_spans(spans, smooth)
     if not usable:
         raise ProtocolError(
             "the training months do not tell weather from forced change",
@@ -95,16 +100,29 @@ def training_residuals(archive: Archive, spans: Sequence[Span], smooth: int) -> 
         )
     rows = [len(s) for s in usable for _ in s.members]
     values = np.empty((sum(rows), len(archive.variables), *archive.grid.shape), np.float16)
+    globe = np.empty((sum(rows), sum(archive.domain.relative)), np.float32)
     first = np.cumsum([0, *rows[:-1]])
     month = np.concatenate([archive[s.scenario].calendar_month[s.start : s.stop] for s in usable for _ in s.members])
     # One calendar month of all runs at a time: the mean over them is taken before it is rounded.
     for m in range(12):
         of_month = np.flatnonzero(month == m)
         if of_month.size:
-            weather = np.concatenate([_weather(archive, s, m, smooth) for s in usable])
-            values[of_month] = _centred(weather, archive.domain.relative)
+            parts = [_weather(archive, s, m, smooth) for s in usable]
+            values[of_month] = _centred(np.concatenate([cells for cells, _ in parts]), archive.domain.relative)
+            shares = np.concatenate([share for _, share in parts])
+            globe[of_month] = shares - shares.mean(0, dtype=np.float64)
     global_mean = [np.tile(_global_mean(archive, s, smooth), len(s.members)) for s in usable]
-    return Residuals(values, first, month, np.concatenate(global_mean).astype(np.float32))
+    return Residuals(values, first, month, np.concatenate(global_mean).astype(np.float32), globe)
+
+
+def usable_spans(spans: Sequence[Span], smooth: int) -> list[Span]:
+    """Those that are long enough, or have members enough, to tell weather from forced change.
+
+    Args:
+        spans: Training months.
+        smooth: As for `training_residuals`.
+    """
+    return [s for s in spans if _weight(len(s) // 12, smooth) / len(s.members) <= MOST_WEIGHT]
 
 
 def climatology_of(archive: Archive, spans: Sequence[Span], v: int) -> NDArray[np.float32]:
@@ -141,8 +159,13 @@ def _weight(count: int, years: int) -> float:
     return float(np.diag(smoother(count, years)).max()) if count else 2.0
 
 
-def _weather(archive: Archive, span: Span, month: int, smooth: int) -> NDArray[np.float32]:
-    """(M * years, V, Y, X): one calendar month of each member of a span, without its forced response."""
+def _weather(archive: Archive, span: Span, month: int, smooth: int) -> tuple[NDArray[np.float32], Array]:
+    """One calendar month of each member of a span without its forced response.
+
+    Returns:
+        (M * years, V, Y, X) of cells, and (M * years, K) of the globe as a share of its forced response, of the K
+        relative variables.
+    """
     scenario = archive[span.scenario]
     rows = np.flatnonzero(scenario.calendar_month[span.start : span.stop] == month)
     truth = np.stack([scenario.truth(m, span.start, span.stop)[rows] for m in span.members])
@@ -151,12 +174,17 @@ def _weather(archive: Archive, span: Span, month: int, smooth: int) -> NDArray[n
     larger = 1.0 / np.sqrt(1.0 - np.diag(matrix) / len(span.members))
     larger = larger[:, None, None, None].astype(np.float32)
     out = (truth - forced) * larger
+    globe = []
     for v in np.flatnonzero(archive.domain.relative):
+        level = archive.grid.mean(forced[:, v])
+        apart = archive.grid.mean(out[:, :, v])
+        globe.append(np.divide(apart, level, out=np.zeros_like(apart), where=level > 0).ravel())
         # At the ends of a series in a desert, a line may fall to nothing, or below.
         mean = np.maximum(forced[:, v], LEAST_SHARE * truth[:, :, v].mean((0, 1)))
         share = np.divide(out[:, :, v], mean, out=np.zeros_like(out[:, :, v]), where=mean > 0)
         out[:, :, v] = np.maximum(1.0 + share, 0.0)
-    return np.asarray(out.reshape(-1, *out.shape[2:]), np.float32)
+    cells = np.asarray(out.reshape(-1, *out.shape[2:]), np.float32)
+    return cells, np.stack(globe, 1) if globe else np.zeros((len(cells), 0))
 
 
 def _centred(weather: NDArray[np.float32], relative: Sequence[bool]) -> NDArray[np.float32]:
