@@ -12,7 +12,6 @@ import typer
 
 from benchmarks import suite
 from benchmarks.cases import Tally
-from emukit.cli import commands
 from emukit.cli import options as o
 from emukit.data.opening import data_source
 from emukit.errors import EmukitError
@@ -22,7 +21,7 @@ from emukit.terminal import echo, open_console
 app = o.App(add_completion=False, pretty_exceptions_enable=False)
 
 
-@app.command(cls=commands.Command)
+@app.command(cls=o.Command)
 def bench(
     names: Annotated[
         list[str] | None,

@@ -17,7 +17,7 @@ from benchmarks.networks import Job, channels_of, made_up_archive, network_recip
 from emukit.data.archive import Archive
 from emukit.data.opening import open_data
 from emukit.data.protocol import make_split
-from emukit.data.segment_addresses import SegmentAddresses
+from emukit.data.segments import SegmentAddresses
 from emukit.data.source import open_source
 from emukit.data.split import Span
 from emukit.errors import EmukitError, StoreError

@@ -254,7 +254,7 @@ class _ForkedProcess:
 
 def _fork_jobs() -> None:
     """Have a study fork its runs, and not try how long a process takes to start."""
-    from emukit.studies import costs, jobs
+    from emukit.studies import ablate, jobs
 
     forking = SimpleNamespace(
         Popen=_ForkedProcess,
@@ -263,4 +263,4 @@ def _fork_jobs() -> None:
         TimeoutExpired=subprocess.TimeoutExpired,
     )
     jobs.subprocess = forking  # type: ignore[attr-defined, assignment]
-    costs.start_seconds = lambda words, environments: 10.0  # type: ignore[attr-defined]
+    ablate.start_seconds = lambda words, environments: 10.0  # type: ignore[attr-defined]

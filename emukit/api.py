@@ -18,8 +18,7 @@ from emukit.data.archive import Archive, Scenario
 from emukit.data.store import archive_from_dataset
 from emukit.progress import default_reporter
 from emukit.recipes import load
-from emukit.recipes.catalogue import recipe_names
-from emukit.recipes.plugins import REGISTRIES
+from emukit.recipes.catalogue import REGISTRIES, recipe_names
 from emukit.recipes.schema import Recipe
 from emukit.runs.evaluate import Evaluation
 from emukit.runs.evaluate import evaluate as evaluate_emulator

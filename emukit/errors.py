@@ -28,6 +28,12 @@ class EmukitError(Exception):
         self.hint = hint
         super().__init__(self.text())
 
+    @property
+    def line(self) -> str:
+        """What was wrong and the first line of what was found, in one line."""
+        found = self.found.splitlines()[0].strip() if self.found else ""
+        return f"{self.what} ({found})" if found else self.what
+
     def text(self) -> str:
         """The message in lines, safe to show: what, then found, expected and what to do where they are known.
 

@@ -6,8 +6,10 @@ characters, marks that turn the direction of text, and bytes that are not UTF-8 
 
 from __future__ import annotations
 
+import csv
+import io
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,7 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console  # noqa: TID251
+    from rich.table import Table
 
 # Unicode's Cc except tab and line feed, lone surrogates, line and paragraph separators, and what turns the direction
 # of text (Unicode Standard Annex 9, explicit formatting characters and marks).
@@ -40,6 +43,37 @@ def one_line(text: str) -> str:
 def markdown_text(text: str) -> str:
     """A name or a note as text in Markdown, in a cell of a table too: no markup, no link and no HTML of its own."""
     return _MARKUP.sub(r"\\\g<0>", escape(one_line(text), quote=False))
+
+
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[int] = ()) -> list[str]:
+    """Lines of a Markdown table.
+
+    Args:
+        headings: In Markdown, as `markdown_text` makes it of any text.
+        rows: Likewise.
+        right: Numbers of the columns that are aligned to the right.
+    """
+    rule = "".join("--:|" if i in right else "---|" for i in range(len(headings)))
+    lines = ["|" + "|".join(f" {cell} " if cell else " " for cell in row) + "|" for row in (headings, *rows)]
+    return [lines[0], f"|{rule}", *lines[1:]]
+
+
+def csv_table(headings: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    """A CSV table; None is an empty cell."""
+    stream = io.StringIO()
+    csv.writer(stream, lineterminator="\n").writerows([headings, *rows])
+    return stream.getvalue()
+
+
+def terminal_table(title: str = "") -> Table:
+    """A table of rich without columns yet, under its title."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    # Text, not markup: a title may hold brackets.
+    name = Text(title) if title else None
+    return Table(title=name, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
 
 
 def echo(text: str, *, err: bool = False, nl: bool = True) -> None:

@@ -16,13 +16,9 @@ import typer
 
 from emukit.cli import (
     ablate,
-    commands,
-    compare,
     crossval,
     data,
     downscale,
-    indices,
-    plan,
     report,
     results,
     runs,
@@ -43,14 +39,14 @@ app = o.App(
     name="emukit",
     help="Climate emulation from emission forcings to a scored submission.",
     no_args_is_help=True,
-    cls=commands.Group,
+    cls=o.Group,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for register in (train, crossval, ablate, plan, results, compare, report, submissions, downscale, indices):
+for register in (train, crossval, ablate, results, report, submissions, downscale):
     register.add_commands(app)
-app.add_typer(runs.app, name="runs", rich_help_panel=commands.LOOK)
-app.add_typer(data.app, name="data", rich_help_panel=commands.DATA)
+app.add_typer(runs.app, name="runs", rich_help_panel=o.LOOK)
+app.add_typer(data.app, name="data", rich_help_panel=o.DATA)
 
 
 def _version(show: bool) -> None:

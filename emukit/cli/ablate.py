@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from emukit.cli import commands
 from emukit.cli import options as o
 from emukit.terminal import echo, open_console
 
@@ -26,12 +25,12 @@ if TYPE_CHECKING:
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    commands.add(
+    o.add_command(
         app,
         ablate,
         "emukit ablate --list",
         "emukit ablate loss-weights --data demo --seeds 2 --budget 10m --dry-run",
-        group=commands.TRAIN,
+        group=o.TRAIN,
     )
 
 
@@ -101,9 +100,8 @@ def ablate(
     from emukit.cli.watch import Watch
     from emukit.data.opening import data_source
     from emukit.files import exclusive
-    from emukit.studies import table as tables
+    from emukit.studies import results as tables
     from emukit.studies.ablate import StudyData, make_study_plan, run_study, write_plan
-    from emukit.studies.results import STUDY_FILE, save_result, study_result
     from emukit.studies.saved_plan import plan_exists
     from emukit.studies.search import Search, search_study
     from emukit.studies.study import load_study, seconds_of
@@ -167,8 +165,8 @@ def ablate(
             except (KeyboardInterrupt, SystemExit) as stop:
                 echo("stopped; runs are saved. Continue with the same command", err=True)
                 raise typer.Exit(int(stop.code or 0) if isinstance(stop, SystemExit) else 130) from None
-            result = study_result(plan, archive, command, reporter)
-            found = save_result(plan, result)
+            result = tables.study_result(plan, archive, command, reporter)
+            found = tables.save_result(plan, result)
     if format == "json":
         echo(json.dumps(result, indent=1))
     elif format != "table":
@@ -177,7 +175,7 @@ def ablate(
         console = open_console()
         for part in tables.tables(found):
             console.print(part, highlight=False)
-    reporter.say(f"wrote {plan.folder / STUDY_FILE}. Next: emukit report {plan.folder}")
+    reporter.say(f"wrote {plan.folder / tables.STUDY_FILE}. Next: emukit report {plan.folder}")
     failed = [r for r in plan.distinct() if r.error() and not r.finished(archive)]
     for run in failed:
         echo(f"failed: {run.variant}, {run.protocol}, seed {run.seed}: {run.log}\n{run.error()}", err=True)
@@ -207,7 +205,7 @@ def _places(on: str | None, jobs: int | None) -> Iterator[tuple[Callable[..., No
         return
     if jobs:
         raise RecipeError("--jobs is for this machine", found=f"--on {on}", hint="Ray runs as many as it has room for")
-    from emukit.studies.ray_jobs import open_cluster
+    from emukit.studies.jobs import open_cluster
 
     with open_cluster(on) as cluster:
         # Every place is taken to be like this machine, with the one thread that Ray gives a task where there is no GPU.

@@ -10,19 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from emukit.cli import commands
 from emukit.cli import options as o
 from emukit.terminal import echo, open_console
 
 if TYPE_CHECKING:
     from emukit.parallel.comm import Comm
-
-RecipeFile = Annotated[
-    Path | None, typer.Option("--recipe", help="TOML recipe laid over the defaults.", show_default=False)
-]
-Setting = Annotated[
-    list[str] | None, typer.Option("--set", metavar="a.b=c", help="One setting, repeatable: training.epochs=5.")
-]
 
 Protocols = Annotated[
     str | None,
@@ -51,8 +43,8 @@ Seeds = Annotated[
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    app.command(hidden=True, cls=commands.Command)(validate)
-    commands.add(app, crossval, "emukit crossval linear climatology --data demo", group=commands.TRAIN)
+    app.command(hidden=True, cls=o.Command)(validate)
+    o.add_command(app, crossval, "emukit crossval linear climatology --data demo", group=o.TRAIN)
 
 
 def validate(
@@ -61,8 +53,8 @@ def validate(
     seeds: Seeds = None,
     out: Annotated[Path | None, typer.Option(show_default=False)] = None,
     data: o.Data = None,
-    recipe: RecipeFile = None,
-    settings: Setting = None,
+    recipe: o.RecipeFile = None,
+    settings: o.Settings = None,
     fast: o.Fast = False,
     format: o.Format = "table",
     markdown: o.Markdown = False,
@@ -185,8 +177,8 @@ def crossval(
     ] = 2.5,
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/crossval"),
     data: o.Data = None,
-    recipe: RecipeFile = None,
-    settings: Setting = None,
+    recipe: o.RecipeFile = None,
+    settings: o.Settings = None,
     fast: o.Fast = False,
     format: o.Format = "table",
     markdown: o.Markdown = False,

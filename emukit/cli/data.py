@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from emukit.cli import commands
 from emukit.cli import options as o
 from emukit.terminal import echo, open_console
 
@@ -25,9 +24,7 @@ class Like(StrEnum):
     TINY = "climx-tiny"
 
 
-app = o.App(
-    cls=commands.Group, help="Check stores, write the demo climate, show forcing windows.", no_args_is_help=True
-)
+app = o.App(cls=o.Group, help="Check stores, write the demo climate, show forcing windows.", no_args_is_help=True)
 
 # The spelling of earlier versions, when these commands took the store without --data.
 Positional = Annotated[str | None, typer.Argument(metavar="[STORE]", hidden=True, show_default=False)]
@@ -44,27 +41,33 @@ def check(
     quiet: o.Quiet = False,
 ) -> None:
     """Check a store: what is in it, what is odd, what is hidden; exit with 1 if nothing can be trained on it."""
-    from emukit.data.check_report import inspect_store
+    from emukit.data.check_report import StoreReport, inspect_store
     from emukit.data.daily_folder import is_daily_folder
+    from emukit.data.daily_report import FolderReport, inspect_folder
     from emukit.data.opening import DEMO, data_source
+    from emukit.errors import EmukitError
 
     source = data_source(o.one_store(data, store))
     if is_daily_folder(source):
-        _check_folder(source, card, convert, digests, quiet)
-        return
-    if source == DEMO:
+        if convert or digests:
+            raise EmukitError(
+                f"{'--convert' if convert else '--digests'} does not apply to a folder of daily files such as {source}",
+                hint="leave it out; units are read from the files",
+            )
+        report: StoreReport | FolderReport = inspect_folder(source, card, o.reporter(quiet))
+    elif source == DEMO:
         # The demo climate is made again whenever it is opened; what can be checked is what it writes.
         with TemporaryDirectory() as folder:
             from emukit.data.demo import DemoClimate, write_demo
 
             written = write_demo(DemoClimate(), Path(folder) / "demo.zarr")
-            report = inspect_store(written, card=card, convert=o.conversions(convert), digests=digests)
-            report = replace(report, source=DEMO)
+            found = inspect_store(written, card=card, convert=o.conversions(convert), digests=digests)
+            report = replace(found, source=DEMO)
     else:
         report = inspect_store(source, card=card, convert=o.conversions(convert), digests=digests)
     for line in report.verdict() if quiet else report.lines():
         echo(line)
-    if report.digests is not None:
+    if isinstance(report, StoreReport) and report.digests is not None:
         echo("\n" + "\n".join(report.digests.toml()))
     if not report.trainable:
         raise typer.Exit(1)
@@ -90,22 +93,6 @@ def card(
     with TemporaryDirectory() as folder:
         written = write_demo(DemoClimate(), Path(folder) / "demo.zarr")
         echo(draft_card(written, report, name), nl=False)
-
-
-def _check_folder(source: str, card: str | None, convert: list[str] | None, digests: bool, quiet: bool) -> None:
-    from emukit.data.daily_report import inspect_folder
-    from emukit.errors import EmukitError
-
-    if convert or digests:
-        raise EmukitError(
-            f"{source} is a folder of daily files, to which {'--convert' if convert else '--digests'} does not apply",
-            hint="leave it out; units are read from the files",
-        )
-    report = inspect_folder(source, card, o.reporter(quiet))
-    for line in report.verdict() if quiet else report.lines():
-        echo(line)
-    if not report.trainable:
-        raise typer.Exit(1)
 
 
 def demo(
@@ -239,7 +226,7 @@ def windows(
 ) -> None:
     """Show the forcing windows and their seasonal encoding for a split; --out writes them for use elsewhere."""
     from emukit.cli.show import encoding_table, span_table, window_lines
-    from emukit.data.export import check_place, windows_dataset, write_windows
+    from emukit.data.cf import check_place, windows_dataset, write_windows
     from emukit.data.frames import FrameEncoder
     from emukit.data.protocol import make_split
     from emukit.errors import RecipeError
@@ -273,12 +260,12 @@ def windows(
         echo(f"wrote {out}")
 
 
-commands.add(app, check, "emukit data check --data demo")
-commands.add(app, card, "emukit data card --data demo")
-commands.add(
+o.add_command(app, check, "emukit data check --data demo")
+o.add_command(app, card, "emukit data card --data demo")
+o.add_command(
     app,
     demo,
     "emukit data demo demo.zarr --grid 12x18 --reveal",
     "emukit data demo climx-demo --like climx-lite --truth climx-truth",
 )
-commands.add(app, windows, "emukit data windows --data demo --members 0")
+o.add_command(app, windows, "emukit data windows --data demo --members 0")

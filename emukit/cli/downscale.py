@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from emukit.cli import commands
 from emukit.cli import options as o
 from emukit.terminal import echo
 
@@ -30,7 +29,7 @@ COLUMNS = {
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    commands.add(app, downscale, "emukit downscale runs/fine coarse.nc --out fine.zarr", group=commands.LOOK)
+    o.add_command(app, downscale, "emukit downscale runs/fine coarse.nc --out fine.zarr", group=o.LOOK)
 
 
 def downscale(

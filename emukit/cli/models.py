@@ -115,7 +115,7 @@ def setting_rows(name: str) -> Iterator[tuple[str, str, str, str]]:
 
 def plugin_lines() -> Iterator[str]:
     """Components of installed packages that are not models, and those that are not used."""
-    from emukit.recipes.plugins import REGISTRIES
+    from emukit.recipes.catalogue import REGISTRIES
 
     for registry in REGISTRIES.values():
         if registry not in (NETWORKS, EMULATORS) and registry.plugins:
@@ -131,8 +131,7 @@ def plugin_lines() -> Iterator[str]:
 def choice_lines(name: str) -> Iterator[str]:
     """What may be named in settings that hold names, and the sizes of a recipe's network."""
     from emukit.data.encodings import CYCLES, STATIC
-    from emukit.losses.named import LOSSES
-    from emukit.losses.registry import TERMS
+    from emukit.losses.registry import LOSSES, TERMS
     from emukit.recipes.downscale import DOWNSCALE
     from emukit.recipes.load import sizes_of
     from emukit.recipes.schema import NetworkRecipe

@@ -1,7 +1,12 @@
-"""Options that several commands share, so that they mean and say the same."""
+"""What commands share: how they are registered, options that mean and say the same, and how results are printed.
+
+Invariant: the examples of a command work on the demo climate as they stand, one after the other where one needs what
+another wrote.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -11,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from emukit.errors import EmukitError, StoreError
-from emukit.losses.named import loss_names
-from emukit.terminal import echo, markdown_text, open_console
+from emukit.losses.registry import loss_names
+from emukit.terminal import csv_table, echo, markdown_table, markdown_text, open_console, terminal_table
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
@@ -60,6 +66,16 @@ Convert = Annotated[
         "--convert", metavar="VAR=UNITS", help="The store holds VAR in UNITS: convert it.", show_default=False
     ),
 ]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="a.b=c", help="One setting, repeatable: training.epochs=5.")
+]
+RecipeFile = Annotated[
+    Path | None, typer.Option("--recipe", help="TOML recipe laid over the defaults.", show_default=False)
+]
+Members = Annotated[
+    str | None,
+    typer.Option("--members", help="Members to train on, such as 0,1,2. Default: all.", show_default=False),
+]
 Domain = Annotated[
     int,
     typer.Option(
@@ -99,6 +115,8 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace what this command wrote there before; nothing else is replaced.")
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, as `emukit train` wrote it.")]
+# The groups of `emukit --help`, in the order of their first commands.
+TRAIN, LOOK, SUBMIT, DATA = "Train and select", "Look and compare", "Submit", "Data and machine"
 
 
 class App(typer.Typer):
@@ -179,26 +197,17 @@ def print_blocks(blocks: Sequence[ScoreTable], format: Formats, values: Any) -> 
 
 def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]], format: Formats) -> None:
     """Print a table of texts."""
-    import csv
-    import io
-
     rows = [tuple(row) for row in rows]
     if format == "json":
         echo(json.dumps([dict(zip(headings, row, strict=True)) for row in rows], indent=1))
     elif format == "csv":
-        stream = io.StringIO()
-        csv.writer(stream, lineterminator="\n").writerows([headings, *rows])
-        echo(stream.getvalue(), nl=False)
+        echo(csv_table(headings, rows), nl=False)
     elif format == "md":
-        lines = [[markdown_text(cell) for cell in row] for row in rows]
-        lines = [[*headings], ["---"] * len(headings), *lines]
-        echo("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        echo("\n".join(markdown_table(headings, ([markdown_text(cell) for cell in row] for row in rows))))
     else:
-        from rich import box
-        from rich.table import Table
         from rich.text import Text
 
-        table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+        table = terminal_table()
         for i, heading in enumerate(headings):
             cells = [row[i] for row in rows if row[i]]
             # A name that is cut off could not be typed.
@@ -313,3 +322,54 @@ def member_list(text: str | None) -> tuple[int, ...] | None:
     if len(set(members)) < len(members):
         raise EmukitError(f"--members {text} names a member twice", expected="each once")
     return members
+
+
+def _without_type(parameters: list[Any]) -> list[Any]:
+    """The parameters; flags say nothing of a type, since they take no value."""
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+    return parameters
+
+
+class Command(TyperCommand):
+    """A command whose flags are shown as flags."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_type(super().get_params(ctx))
+
+
+class Group(TyperGroup):
+    """A group whose flags are shown as flags."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _without_type(super().get_params(ctx))
+
+
+def add_command(
+    app: typer.Typer,
+    function: Callable[..., None],
+    *examples: str,
+    name: str | None = None,
+    group: str | None = None,
+    cls: type[Command] = Command,
+) -> None:
+    """Register a command.
+
+    Args:
+        app: Where.
+        function: What it calls; its name, with hyphens, is that of the command.
+        examples: Command lines that the help ends with.
+        name: Of the command, where it is not the function's.
+        group: Of the commands in `emukit --help`.
+        cls: A command that reads its line in a way of its own.
+    """
+    # The help joins single lines: every example is a paragraph. A backslash keeps brackets from being read as markup.
+    shown = [example.replace("[", r"\[") for example in examples]
+    epilog = "\n\n".join(["Examples:", *(f"  {example}" for example in shown)]) if shown else None
+    app.command(name, cls=cls, rich_help_panel=group, epilog=epilog, help=_paragraphs(function.__doc__))(function)
+
+
+def _paragraphs(doc: str | None) -> str:
+    """A docstring with each paragraph on one line: the help would keep the ends of lines after the first paragraph."""
+    return "\n\n".join(" ".join(part.split()) for part in inspect.cleandoc(doc or "").split("\n\n"))

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from emukit.cli import commands
 from emukit.cli import options as o
 from emukit.terminal import echo, open_console
 
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    commands.add(app, plot, "emukit plot runs/linear", group=commands.LOOK)
-    commands.add(app, report, "emukit report runs --out report", group=commands.LOOK)
+    o.add_command(app, plot, "emukit plot runs/linear", group=o.LOOK)
+    o.add_command(app, report, "emukit report runs --out report", group=o.LOOK)
 
 
 def plot(
@@ -42,8 +41,8 @@ def plot(
     quiet: o.Quiet = False,
 ) -> None:
     """Draw a run among the members of the climate model: error maps, series, seasons, spectra, ranks (PNG)."""
-    from emukit.figures.variability import weather_table
     from emukit.report.plot import plot_run
+    from emukit.report.variability import weather_table
     from emukit.runs.run import read_run
 
     report = o.reporter(quiet)
@@ -52,7 +51,7 @@ def plot(
     archive = o.open_for_run(chosen, data, card, convert, report)
     for album in plot_run(chosen, archive, split, out, report, overwrite):
         if album.weather:
-            open_console().print(weather_table(album.weather.lines(), album.title))
+            open_console().print(weather_table(album.weather, album.title))
         for picture, why in album.left_out.items():
             echo(f"no picture of {picture}: {why}")
         echo(f"wrote {album.folder}: {', '.join(album.files)}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import sys
@@ -17,9 +15,8 @@ import typer
 from rich.cells import cell_len, chop_cells, set_cell_size
 from rich.text import Text
 
-from emukit.cli import commands
 from emukit.cli import options as o
-from emukit.terminal import duration, echo, markdown_text, one_line, open_console, size
+from emukit.terminal import csv_table, duration, echo, markdown_table, markdown_text, one_line, open_console, size
 
 if TYPE_CHECKING:
     from emukit.runs.listing import RunSummary
@@ -56,7 +53,7 @@ VALUES = (
 )
 
 
-class _ListByDefault(commands.Group):
+class _ListByDefault(o.Group):
     """`emukit runs FOLDER` lists, though there are commands below `runs`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -64,7 +61,7 @@ class _ListByDefault(commands.Group):
         return super().parse_args(ctx, args if named else ["list", *args])
 
 
-class _OneByDefault(commands.Command):
+class _OneByDefault(o.Command):
     """`--keep-best` without a number keeps one."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -235,18 +232,13 @@ def _title(run: RunSummary) -> str:
 
 def markdown(runs: Sequence[RunSummary]) -> str:
     """A Markdown table."""
-    lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "".join("--:|" if h in RIGHT else "---|" for h in HEADINGS)]
-    lines += ["| " + " | ".join(markdown_text(cell) for cell in _cells(run)) + " |" for run in runs]
-    return "\n".join(lines) + "\n"
+    rows = ([markdown_text(cell) for cell in _cells(run)] for run in runs)
+    return "\n".join(markdown_table(HEADINGS, rows, right=[HEADINGS.index(h) for h in RIGHT])) + "\n"
 
 
 def to_csv(runs: Sequence[RunSummary]) -> str:
     """A CSV table of plain values."""
-    stream = io.StringIO()
-    writer = csv.DictWriter(stream, VALUES, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_values(run) for run in runs)
-    return stream.getvalue()
+    return csv_table(VALUES, (map(_values(run).get, VALUES) for run in runs))
 
 
 def as_json(runs: Sequence[RunSummary]) -> str:
@@ -308,5 +300,5 @@ def _cells(run: RunSummary) -> tuple[str, ...]:
     )
 
 
-commands.add(app, list_, "emukit runs", "emukit runs runs --format json", name="list")
-commands.add(app, rm, "emukit runs rm --keep-best 1 --dry-run", cls=_OneByDefault)
+o.add_command(app, list_, "emukit runs", "emukit runs runs --format json", name="list")
+o.add_command(app, rm, "emukit runs rm --keep-best 1 --dry-run", cls=_OneByDefault)

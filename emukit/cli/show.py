@@ -6,24 +6,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from emukit.competitions.ranking import LIMIT
 from emukit.metrics import Score
 from emukit.runs.score_tables import ScoreTable
-from emukit.terminal import duration, size
+from emukit.terminal import duration, size, terminal_table
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
     from emukit.data.card import Card
-    from emukit.data.frames import FrameEncoder
+    from emukit.data.frames import FrameEncoder, Window
     from emukit.data.split import Split
-    from emukit.data.window import Window
     from emukit.metrics.deviations import Statistic
-    from emukit.planning.divided import DividedCost
-    from emukit.planning.memory import MemoryPlan
+    from emukit.planning.memory import DividedCost, MemoryPlan
     from emukit.planning.plan import Bottleneck, Plan
     from emukit.runs.ensemble_scores import EnsembleEvaluation, RegionalScores
     from emukit.runs.evaluate import Evaluation
@@ -37,7 +34,7 @@ def span_table(archive: Archive, split: Split, window: Window) -> Table:
     from emukit.data.split import is_hidden
 
     title = f"protocol {split.protocol} on {archive.source}"
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    table = terminal_table(title)
     for heading in ("set", "scenario", f"{archive.time.unit}s", "members"):
         table.add_column(heading, no_wrap=True)
     table.add_column("targets", justify="right")
@@ -85,7 +82,7 @@ def encoding_table(encoder: FrameEncoder) -> Table:
 
     channels, fields = seasonal_fields(encoder.settings.seasonal, encoder.grid, encoder.time)
     title = "seasonal encoding at 45S and 45N"
-    table = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+    table = terminal_table(title)
     table.add_column("month")
     rows = [int(np.abs(encoder.grid.lat - lat).argmin()) for lat in (-45.0, 45.0)]
     for channel in channels:
@@ -148,7 +145,7 @@ def plan_tables(name: str, plan: Plan) -> Iterator[Table | Text]:
 
 def _divided_table(name: str, memory: MemoryPlan, cost: DividedCost) -> Table:
     """What the busiest of several processes takes that share a globe."""
-    from emukit.planning.divided import on_device
+    from emukit.planning.memory import on_device
 
     table = _cost_table(f"{name}: one field over {cost.processes} processes, the busiest of them")
     table.add_row("rows", str(cost.rows), f"of {cost.whole}")

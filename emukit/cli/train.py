@@ -1,17 +1,17 @@
-"""`emukit train` and `emukit models`."""
+"""`emukit train`, `emukit plan` and `emukit models`."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from emukit.cli import commands
 from emukit.cli import options as o
-from emukit.terminal import echo
+from emukit.terminal import echo, open_console
 
 if TYPE_CHECKING:
     from emukit.recipes.schema import NetworkRecipe
@@ -36,27 +36,32 @@ class Precision(StrEnum):
     fp16 = "fp16"
 
 
+PrecisionOption = Annotated[
+    Precision | None,
+    typer.Option("--precision", help="Short for --set training.precision=...", show_default=False),
+]
+
+
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    commands.add(
+    o.add_command(
         app,
         train,
         "emukit train linear --data demo --out runs/linear",
         "emukit train downscale --data demo --set coarse=12,18 --set training.epochs=1 --out runs/fine",
         "emukit train cnn-gru --data demo --set training.epochs=2 --out runs/mine",
-        group=commands.TRAIN,
+        group=o.TRAIN,
     )
-    commands.add(app, models, "emukit models", "emukit models cnn-gru", group=commands.TRAIN)
+    o.add_command(app, plan, "emukit plan cnn-gru --data demo --members 0", group=o.TRAIN)
+    o.add_command(app, models, "emukit models", "emukit models cnn-gru", group=o.TRAIN)
 
 
 def train(
     model: o.Model,
     data: o.Data = None,
-    members: Annotated[
-        str | None, typer.Option(help="Members to train on, such as 0,1,2. Default: all.", show_default=False)
-    ] = None,
+    members: o.Members = None,
     protocol: o.Protocol = None,
-    recipe: Annotated[Path | None, typer.Option(help="TOML recipe laid over the defaults.", show_default=False)] = None,
+    recipe: o.RecipeFile = None,
     loss: o.Loss = None,
     objective: Annotated[
         str | None,
@@ -67,9 +72,7 @@ def train(
             show_default=False,
         ),
     ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="a.b=c", help="One setting, repeatable: training.epochs=5.")
-    ] = None,
+    settings: o.Settings = None,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -109,9 +112,7 @@ def train(
             show_default=False,
         ),
     ] = None,
-    precision: Annotated[
-        Precision | None, typer.Option(help="Short for --set training.precision=...", show_default=False)
-    ] = None,
+    precision: PrecisionOption = None,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the network first.")] = False,
     channels_last: Annotated[
         bool, typer.Option("--channels-last", help="Convolutions with channels innermost: faster on some GPUs.")
@@ -386,7 +387,7 @@ def models(
 
     from emukit.cli.models import SIZES_NOTE, choice_lines, model_rows, plugin_lines, setting_rows
     from emukit.errors import RecipeError
-    from emukit.losses.named import loss_lines
+    from emukit.losses.registry import loss_lines
 
     if (toml or schema) and (name is None or (toml and schema) or format != "table"):
         raise RecipeError(
@@ -410,3 +411,39 @@ def models(
         notes = (SIZES_NOTE, fine, *plugin_lines(), "losses for --loss:", *(f"  {x}" for x in loss_lines()))
         for line in choice_lines(name) if name else notes:
             echo(line)
+
+
+def plan(
+    model: o.Model,
+    data: o.Data = None,
+    members: o.Members = None,
+    protocol: o.Protocol = None,
+    recipe: o.RecipeFile = None,
+    loss: o.Loss = None,
+    precision: PrecisionOption = None,
+    settings: o.Settings = None,
+    domain: o.Domain = 1,
+    card: o.Card = None,
+    convert: o.Convert = None,
+    quiet: o.Quiet = False,
+) -> None:
+    """Show what a training will cost here in memory and time, which bottleneck comes first, and what to switch on."""
+    from emukit.cli.show import cost_table, plan_tables
+    from emukit.data.protocol import make_split
+    from emukit.parallel.comm import open_comm
+    from emukit.planning.plan import daily_plan, is_daily_fit, make_plan
+    from emukit.recipes.load import load_recipe
+
+    report = o.reporter(quiet)
+    words = [*(settings or ()), *([f"training.precision={precision.value}"] if precision else ())]
+    chosen = load_recipe(model, recipe, words, loss)
+    archive = o.open_named(data, card, convert, report)
+    split = make_split(archive, protocol, o.member_list(members))
+    if is_daily_fit(archive, chosen):
+        parts: Iterable[object] = [cost_table(f"{model}: memory, time and disk", daily_plan(archive, chosen, split))]
+    else:
+        with open_comm() as comm:
+            parts = plan_tables(model, make_plan(archive, chosen, split, comm, report, domain))
+    console = open_console()
+    for part in parts:
+        console.print(part, highlight=False)

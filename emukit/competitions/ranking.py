@@ -1,26 +1,30 @@
-"""The leaderboard: what stands next to what, and on which months.
+"""The leaderboard: what stands next to what, on which months, and what others published.
 
 Invariant: scores of different months never share a ranking. Rows are grouped by split and set, and what is ranked
-together was scored on the same months of the same truth.
+together was scored on the same months of the same truth. No published result is without a source and the span it was
+scored on, and a score that stands next to its numbers agrees with them.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from statistics import fmean, stdev
-from typing import Literal
+from typing import Annotated, Any, Literal, Self
 
-from rich import box
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from emukit.data.card import load_card
+from emukit.errors import RecipeError
+from emukit.files import read_text, shipped
 from emukit.metrics.competition import Column, Competition
-from emukit.terminal import markdown_text
+from emukit.terminal import csv_table, markdown_table, markdown_text, terminal_table
 
 LINES = ("reference", "limit")
 # With more numbers than the score and seven metrics a table is wider than a terminal.
@@ -30,6 +34,8 @@ ANOTHER_RUN, LIMIT = "reference: another run", "noise ceiling"
 # Of the column that stands next to the score where it is known: the score holds the weather of one member.
 OVER_MEMBERS = "mean ± sd over members"
 Format = Literal["table", "md", "csv", "json"]
+_Text = Annotated[str, Field(min_length=1)]
+_Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -110,9 +116,7 @@ def tables(rows: Sequence[Row]) -> list[RenderableType]:
     """One rich table a split."""
     out: list[RenderableType] = []
     for split, group in ranked(rows).items():
-        table = Table(
-            title=Text(split), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0, pad_edge=False
-        )
+        table = terminal_table(split)
         table.add_column("#", justify="right")
         table.add_column("entry", overflow="fold", ratio=1)
         add_number_columns(table, group[0].competition)
@@ -164,28 +168,30 @@ def markdown(rows: Sequence[Row]) -> str:
         headings = [markdown_text(column.full_heading) for column in group[0].competition.columns]
         several = any(row.members for row in group)
         headings += [OVER_MEMBERS] * several
-        lines += [f"### {markdown_text(split)}", "", "| # | entry | kind | " + " | ".join(headings) + " | note |"]
-        lines.append("|--:|---|---|" + "--:|" * len(headings) + "---|")
-        for place, row in places(group):
-            cells = (place, _label(row), row.kind, *_cells(row), *[row.over_members_text] * several, row.note)
-            lines.append("| " + " | ".join(markdown_text(c) for c in cells) + " |")
-        lines.append("")
+        cells = (
+            (place, _label(row), row.kind, *_cells(row), *[row.over_members_text] * several, row.note)
+            for place, row in places(group)
+        )
+        shown = (list(map(markdown_text, line)) for line in cells)
+        right = (0, *range(3, 3 + len(headings)))
+        table = markdown_table(["#", "entry", "kind", *headings, "note"], shown, right)
+        lines += [f"### {markdown_text(split)}", "", *table, ""]
     return "\n".join(lines)
 
 
 def to_csv(rows: Sequence[Row]) -> str:
     """One CSV table of all rows, the split as a column."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     keys = all_keys(row.competition for row in rows)
     last = ("seed", "parameters", "note", "model", "remark", "members_mean", "members_sd")
-    writer.writerow(["split", "name", "kind", "score", *keys, *last])
-    for split, group in ranked(rows).items():
-        for r in group:
-            numbers = [r.numbers.get(key, "") for key in keys]
-            own = (r.seed, r.parameters, r.note, r.model, r.remark, *(r.over_members or ("", "")))
-            writer.writerow([split, r.name, r.kind, r.score, *numbers, *own])
-    return stream.getvalue()
+    lines = (
+        (
+            *(split, r.name, r.kind, r.score, *map(r.numbers.get, keys)),
+            *(r.seed, r.parameters, r.note, r.model, r.remark, *(r.over_members or (None, None))),
+        )
+        for split, group in ranked(rows).items()
+        for r in group
+    )
+    return csv_table(["split", "name", "kind", "score", *keys, *last], lines)
 
 
 def as_json(rows: Sequence[Row]) -> str:
@@ -230,3 +236,121 @@ def _terminal_label(row: Row) -> str:
 
 def _cells(row: Row) -> list[str]:
     return [column.text(value) for column, value in zip(row.competition.columns, row.values().values(), strict=True)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+
+class PublishedResult(_Strict):
+    """One row of the published table.
+
+    Attributes:
+        kind: An entry of the competition, another run of the climate model, or a plain regression.
+        name: The model in a few words.
+        place: Its place in the competition.
+        parameters: Its number of weights, as far as its source rounds them.
+        protocol: The split it was scored on ..
+        part: .. which part of it ..
+        months: .. and how many months that is.
+        score: The official score on that span.
+        computed: The score was computed from the numbers, not published.
+        leaderboard: What the competition's private leaderboard said, as a text: it may be a range.
+        groups: Numbers as the file has them, a table for each group of the competition's metrics, such as ``tas``.
+        source: Where all this comes from.
+        note: What must be known to compare it.
+    """
+
+    kind: Literal["competition", "reference", "measured"]
+    name: _Text
+    place: _Text | None = None
+    parameters: Annotated[int, Field(gt=0)] | None = None
+    protocol: _Text
+    part: Literal["validation", "test"]
+    months: Annotated[int, Field(gt=0)]
+    score: _Number | None = None
+    computed: bool = False
+    leaderboard: _Text | None = None
+    groups: dict[str, dict[str, Annotated[float, Field(allow_inf_nan=False)]]] = {}
+    source: _Text
+    note: str = ""
+
+    @property
+    def split(self) -> str:
+        """What it was scored on, in words: results of different splits do not compare."""
+        return f"{self.protocol} {self.part}, {self.months} months"
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """Numbers by key of their metrics; empty where they are not known."""
+        return {f"{group}.{name}": value for group, own in self.groups.items() for name, value in own.items()}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        groups = {k: v for k, v in values.items() if isinstance(v, dict) and k not in cls.model_fields}
+        return {k: v for k, v in values.items() if k not in groups} | ({"groups": groups} if groups else {})
+
+    @field_validator("protocol")
+    @classmethod
+    def _is_protocol(cls, name: str, info: ValidationInfo) -> str:
+        known = [*load_card(_competition(info)[1]).protocols]
+        if name not in known:
+            raise ValueError(f"none of {', '.join(known)}")
+        return name
+
+    @model_validator(mode="after")
+    def _agrees(self, info: ValidationInfo) -> Self:
+        competition, _ = _competition(info)
+        if unknown := [key for key in self.numbers if key not in competition.keys]:
+            raise ValueError(f"no numbers of {competition.name}: {', '.join(unknown)}")
+        missing = [key for key in competition.weights if key not in self.numbers]
+        if self.numbers and missing:
+            raise ValueError(f"numbers belong together: without {', '.join(missing)}")
+        if self.computed and not (self.numbers and self.score is not None):
+            raise ValueError("a computed score needs its numbers")
+        if self.score is None and self.leaderboard is None:
+            raise ValueError("there is neither a score nor a leaderboard number")
+        if self.numbers and self.score is not None:
+            value = competition.value(self.numbers)
+            # Numbers of three decimals give a score to half a thousandth times the sum of the weights, and its own.
+            if abs(value - self.score) > 0.0005 * (1 + sum(map(abs, competition.weights.values()))):
+                raise ValueError(f"the numbers give {value:.4f}, not {self.score}")
+        return self
+
+
+def _competition(info: ValidationInfo) -> tuple[Competition, str]:
+    context: dict[str, Any] = info.context or {}
+    return context["competition"], context["card"]
+
+
+class _Table(_Strict):
+    result: list[PublishedResult]
+
+
+def load_published(competition: Competition, path: Path | str | None = None) -> list[PublishedResult]:
+    """Read published results, in the file's order; none of a competition without any.
+
+    Args:
+        competition: Whose.
+        path: A file of the same form; emukit's own by default.
+
+    Raises:
+        RecipeError: The file cannot be read, or rows are wrong; all mistakes are listed.
+    """
+    table = competition.published
+    if table is None:
+        return []
+    path = Path(path) if path is not None else shipped("baselines", table.file)
+    context = {"competition": competition, "card": table.card}
+    try:
+        return _Table.model_validate(tomllib.loads(read_text(path)), context=context).result
+    except OSError as e:
+        raise RecipeError(f"cannot read {path}", found=e.strerror or str(e)) from e
+    except ValidationError as e:
+        found = "; ".join(f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in e.errors())
+        raise RecipeError(f"{path} holds wrong results", found=found, hint="fix these keys") from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise RecipeError(f"{path} is not TOML", found=str(e)) from e

@@ -45,7 +45,7 @@ class Scenario:
         name: For example ``ssp370``.
         time: Its T steps.
         forcings: Name to (T,) float64 (global series) or (T, Y, X) float32 (fields), in the card's units. Fields that
-            stay on disk are `emukit.data.stored.StoredForcing`.
+            stay on disk are `emukit.data.daily_archive.StoredForcing`.
         members: The ensemble members present, in the order of the first axis of `targets`.
         targets: (M, T, V, Y, X) float32 in physical units, or None where only forcings are known.
         hidden: (T,) True where the targets are a hidden test set (zero in the store).
@@ -233,6 +233,7 @@ class Archive(Mapping[str, Scenario]):
         bands: The rows of the grid in the order in which targets on disk are read fastest; of an archive in memory
             all at once.
         file_digest: Of an archive on disk, what computes `digest`: from the bytes of its files.
+        made_up: Whether its files say that a demo climate made them, whose planet is not the Earth.
     """
 
     card: Card
@@ -245,6 +246,7 @@ class Archive(Mapping[str, Scenario]):
     published: bool = False
     bands: tuple[slice, ...] = (slice(None),)
     file_digest: Callable[[], str] | None = None
+    made_up: bool = False
 
     def __repr__(self) -> str:
         """One line; the arrays would fill screens."""

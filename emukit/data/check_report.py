@@ -136,13 +136,16 @@ class StoreReport:
 
     def verdict(self) -> Iterator[str]:
         """Why the store cannot be used or trained on, or that it can."""
-        yield from numbered("problems", [p.text() for p in self.problems])
-        if not self.usable:
-            yield f"cannot be used: {len(self.problems)} problem(s)"
-        elif not self.protocols:
-            yield f"cannot be trained on: {self.untrainable}"
-        else:
-            yield "usable"
+        return verdict(self.problems, self.protocols, self.untrainable)
+
+
+def verdict(problems: Sequence[StoreError], protocols: Sequence[str], untrainable: str) -> Iterator[str]:
+    """Why data cannot be used or trained on, or that it can."""
+    yield from numbered("problems", [p.text() for p in problems])
+    if problems:
+        yield f"cannot be used: {len(problems)} problem(s)"
+    else:
+        yield "usable" if protocols else f"cannot be trained on: {untrainable}"
 
 
 def numbered(title: str, entries: Sequence[str]) -> Iterator[str]:

@@ -18,8 +18,7 @@ from emukit.data.card import Card
 from emukit.data.chunk_files import REPAIR, Chunk
 from emukit.data.decode import Findings
 from emukit.data.load import Loaded
-from emukit.data.read_blocks import Blocks
-from emukit.data.source import Source
+from emukit.data.source import Blocks, Source
 from emukit.data.store_layout import Layout
 
 Mask: TypeAlias = NDArray[np.bool_]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.card import Card
-from emukit.data.check_report import numbered
+from emukit.data.check_report import numbered, verdict
 from emukit.data.daily import DAYS, DailyStore
 from emukit.data.daily_folder import DailyFolder, DailyScenario, Survey, survey_folder
 from emukit.data.variable import Variable
@@ -116,13 +116,7 @@ class FolderReport:
 
     def verdict(self) -> Iterator[str]:
         """Why the folder cannot be used, or that it can."""
-        yield from numbered("problems", [p.text() for p in self.problems])
-        if self.problems:
-            yield f"cannot be used: {len(self.problems)} problem(s)"
-        elif not self.protocols:
-            yield "cannot be trained on: no protocol finds all its scenarios, or they are too short"
-        else:
-            yield "usable"
+        return verdict(self.problems, self.protocols, "no protocol finds all its scenarios, or they are too short")
 
 
 def _days_text(held: DailyScenario) -> str:

@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.decode import Findings
-from emukit.data.read_blocks import Blocks, Region
-from emukit.data.source import Source
+from emukit.data.source import Blocks, Region, Source
 from emukit.data.store_layout import Layout
 from emukit.errors import StoreError
 from emukit.parallel.threads import open_pool

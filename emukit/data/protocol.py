@@ -11,8 +11,7 @@ import numpy as np
 
 from emukit.data.archive import Archive, Scenario
 from emukit.data.card import SpanSpec
-from emukit.data.folds import FOLD, fold_split
-from emukit.data.split import Span, Split, stretches
+from emukit.data.split import FOLD, Span, Split, fold_split, stretches
 from emukit.errors import ProtocolError
 
 LOSO = "loso:"

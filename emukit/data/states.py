@@ -18,8 +18,7 @@ from torch import Tensor
 from emukit.data.archive import Archive
 from emukit.data.frames import FrameEncoder, InputSettings
 from emukit.data.sampler import Sample
-from emukit.data.segment_addresses import Segment, SegmentAddresses, SegmentSettings, StretchAddresses
-from emukit.data.segments import SegmentSampler
+from emukit.data.segments import Segment, SegmentAddresses, SegmentSampler, SegmentSettings, StretchAddresses
 from emukit.data.split import Span
 from emukit.data.targets import TargetNormalizer
 from emukit.errors import ProtocolError, RecipeError

@@ -7,9 +7,10 @@ Invariant: an emulator is whole. It carries its grid, its normalisers and its we
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -417,7 +418,8 @@ def read_saved(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     try:
         head = parse_json(read_text(folder / "emulator.json"))
         check_regular(folder / "arrays.safetensors")
-        arrays = load_file(folder / "arrays.safetensors")
+        # Mapped, the file would stand in memory beside what is read from it: twice the emulator.
+        arrays = load_file(folder / "arrays.safetensors", backend="pread")
     except FileNotFoundError as e:
         raise RunError(
             f"no trained emulator in {folder}",
@@ -447,3 +449,26 @@ def read_saved(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
             hint="train it again, or restore the folder",
         )
     return head, arrays
+
+
+def refuse_unused(fit: Callable[..., Any], why: str, hint: str, **options: Any) -> None:
+    """Refuse options that would do nothing.
+
+    Args:
+        fit: Whose keywords they are, with their defaults.
+        why: What leaves them without effect, such as ``model.warming names no series``.
+        hint: What gives them one.
+        options: Their values.
+
+    Raises:
+        RecipeError: Some of them are not at their defaults.
+    """
+    parameters = inspect.signature(fit).parameters
+    changed = {name: value for name, value in options.items() if value != parameters[name].default}
+    if changed:
+        raise RecipeError(
+            f"{' and '.join(f'model.{name}' for name in changed)} would do nothing",
+            found=f"{', '.join(f'model.{n} = {v!r}' for n, v in changed.items())}, where {why}",
+            expected=", ".join(f"{n} at its default, {parameters[n].default!r}" for n in changed),
+            hint=f"leave {'it' if len(changed) == 1 else 'them'} out, or {hint}",
+        )

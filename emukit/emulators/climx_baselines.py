@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.archive import Archive, Domain, Scenario
+from emukit.data.grid import weighted_mean
 from emukit.data.split import Span, Split
 from emukit.data.time import MONTH_LENGTHS
 from emukit.emulators.base import Emulator, temperature_position
@@ -79,8 +80,8 @@ class ClimxClimatology(Emulator):
 
     @classmethod
     def check(cls, archive: Archive, **options: Any) -> None:
-        """Refuse data whose years do not have 365 days, or without a historical run."""
-        _check_days(archive, cls.kind)
+        """As `check_days`."""
+        check_days(archive, cls.kind)
 
     @classmethod
     def fit(cls, archive: Archive, split: Split, *, knots: Knots = "first") -> Self:
@@ -112,7 +113,7 @@ class ClimxClimatology(Emulator):
     @classmethod
     def from_state(cls, domain: Domain, meta: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]) -> Self:
         """The inverse of `state`."""
-        return cls(domain, np.asarray(arrays["means"], np.float64), _knots(meta))
+        return cls(domain, np.asarray(arrays["means"], np.float64), knots_of(meta))
 
 
 class ClimxPatternScaling(Emulator):
@@ -120,6 +121,7 @@ class ClimxPatternScaling(Emulator):
 
     kind = "climx-lps"
     steps = ("day",)
+    streams = True
 
     def __init__(
         self, domain: Domain, means: Array, level: Field, slope: Field, line: Array, knots: Knots, forcing: str
@@ -143,7 +145,7 @@ class ClimxPatternScaling(Emulator):
     @classmethod
     def check(cls, archive: Archive, **options: Any) -> None:
         """Refuse what `fit` would refuse; arguments as for `fit`."""
-        _check_days(archive, cls.kind)
+        check_days(archive, cls.kind)
         temperature_position(archive, cls.kind)
         for scenario in archive.values():
             check_feature(options["forcing"], scenario, archive.grid)
@@ -167,34 +169,31 @@ class ClimxPatternScaling(Emulator):
         spans = [s for s in split.train if s.scenario != HISTORICAL]
         if not spans:
             raise ProtocolError(f"{cls.kind} trains on scenarios after the historical run", found="none in the split")
-        logarithmic = _logarithmic(archive.domain)
-        shape = (12, len(archive.variables), *archive.grid.shape)
-        total, count = np.zeros(shape), np.zeros(12)
-        for span in _historical(split):
+        logarithmic = logarithmic_variables(archive.domain)
+        means = historical_means(archive, split)
+        shares = spline_of_months(knots)
+        years = [(span, *days) for span in spans for days in _years(span)]
+
+        def departures(v: int, year: tuple[Span, int, int], band: slice) -> Array:
+            """(T, rows, X) days of a variable less the climatology."""
+            span, start, stop = year
             scenario = archive[span.scenario]
-            for start, stop in _years(span):
-                fields, month = (
-                    _transformed(scenario.truth(span.members[0], start, stop), logarithmic),
-                    scenario.time.month[start:stop],
-                )
-                for m in np.unique(month):
-                    total[m] += fields[month == m].sum(0)
-                    count[m] += (month == m).sum()
-        means = total / count[:, None, None, None]
-        climatology = np.tensordot(spline_of_months(knots), means, 1)
-        gas, warming = [], []
-        sums, products = np.zeros(shape[1:]), np.zeros(shape[1:])
-        for span in spans:
-            scenario = archive[span.scenario]
-            co2 = daily_series(scenario, forcing)
-            for start, stop in _years(span):
-                fields = _transformed(scenario.truth(span.members[0], start, stop), logarithmic)
-                fields -= climatology[scenario.time.day_of_year[start:stop]]
-                mean = archive.grid.mean(fields[:, place])
-                sums += fields.sum(0)
-                products += np.tensordot(mean, fields, 1)
-                gas.append(co2[start:stop])
-                warming.append(mean)
+            found = in_space(scenario.values(v, span.members[0], start, stop, band), logarithmic[v])
+            found -= np.tensordot(shares[scenario.time.day_of_year[start:stop]], means[:, v, band], 1)
+            return found
+
+        warming = [np.zeros(stop - start) for _, start, stop in years]
+        for band in archive.bands:
+            for total, year in zip(warming, years, strict=True):
+                total += weighted_mean(departures(place, year, band), archive.grid.weights[band])
+        sums, products = np.zeros(means.shape[1:]), np.zeros(means.shape[1:])
+        for v, band in itertools.product(range(len(archive.variables)), archive.bands):
+            for mean, year in zip(warming, years, strict=True):
+                fields = departures(v, year, band)
+                sums[v, band] += fields.sum(0)
+                products[v, band] += np.tensordot(mean, fields, 1)
+        co2 = {name: daily_series(archive[name], forcing) for name in dict.fromkeys(s.scenario for s in spans)}
+        gas = [co2[span.scenario][start:stop] for span, start, stop in years]
         x, g = np.concatenate(gas), np.concatenate(warming)
         slope = (products - g.mean() * sums) / ((g - g.mean()) ** 2).sum()
         level = sums / len(g) - slope * g.mean()
@@ -206,13 +205,14 @@ class ClimxPatternScaling(Emulator):
         """(T, V, Y, X): the climatology, moved along the lines."""
         warming = self._line[0] + self._line[1] * daily_series(scenario, self._forcing)[start:stop]
         shares = spline_of_months(self._knots)[scenario.time.day_of_year[start:stop]]
-        out = np.tensordot(shares, self._means, 1)
-        out += self._level + warming[:, None, None, None] * self._slope
-        for v, logarithmic in enumerate(_logarithmic(self.domain)):
-            if logarithmic:
-                out[:, v] = 10.0 ** out[:, v] - OFFSET
+        out = np.empty((stop - start, len(self.variables), *self.grid.shape), np.float32)
+        # In float64 one variable at a time: all of them would take twice the answer.
+        for v, logarithmic in enumerate(logarithmic_variables(self.domain)):
+            said = np.tensordot(shares, self._means[:, v], 1)
+            said += self._level[v] + warming[:, None, None] * self._slope[v]
+            out[:, v] = 10.0**said - OFFSET if logarithmic else said
         self.clip_to_bounds(out)
-        return out.astype(np.float32)
+        return out
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """The climatology and the lines."""
@@ -229,7 +229,29 @@ class ClimxPatternScaling(Emulator):
         """The inverse of `state`."""
         means, line = (np.asarray(arrays[n], np.float64) for n in ("means", "line"))
         level, slope = (np.asarray(arrays[n], np.float32) for n in ("level", "slope"))
-        return cls(domain, means, level, slope, line, _knots(meta), str(meta["forcing"]))
+        return cls(domain, means, level, slope, line, knots_of(meta), str(meta["forcing"]))
+
+
+def historical_means(archive: Archive, split: Split) -> Array:
+    """(12, V, Y, X) means of the calendar months of the historical run, where they are logarithmic of the logarithm.
+
+    Raises:
+        ProtocolError: No day of the historical run trains.
+    """
+    logarithmic = logarithmic_variables(archive.domain)
+    total, count = np.zeros((12, len(archive.variables), *archive.grid.shape)), np.zeros(12)
+    spans = _historical(split)
+    for span in spans:
+        count += np.bincount(archive[span.scenario].time.month[span.start : span.stop], minlength=12)
+    for v, band in itertools.product(range(len(archive.variables)), archive.bands):
+        for span in spans:
+            scenario = archive[span.scenario]
+            for start, stop in _years(span):
+                fields = in_space(scenario.values(v, span.members[0], start, stop, band), logarithmic[v])
+                month = scenario.time.month[start:stop]
+                for m in np.unique(month):
+                    total[m, v, band] += fields[month == m].sum(0)
+    return np.asarray(total / count[:, None, None, None])
 
 
 def daily_series(scenario: Scenario, forcing: str) -> Array:
@@ -249,7 +271,12 @@ def daily_series(scenario: Scenario, forcing: str) -> Array:
     return np.asarray(values[low] + (days - at[low]) / DAYS * (values[low + 1] - values[low]))
 
 
-def _check_days(archive: Archive, kind: str) -> None:
+def check_days(archive: Archive, kind: str) -> None:
+    """Refuse data whose years do not have 365 days, or without a historical run.
+
+    Raises:
+        ProtocolError: They are such data.
+    """
     if archive.time.step != "day" or archive.time.days_of_year != DAYS or archive.time.calendar == "standard":
         raise ProtocolError(
             f"{kind} works on days of years of 365 days",
@@ -269,23 +296,23 @@ def _historical(split: Split) -> list[Span]:
 
 
 def _years(span: Span) -> list[tuple[int, int]]:
-    """A year at a time: float64 copies of more would fill the memory."""
+    """The days of a year at a time: float64 copies of more would fill the memory."""
     edges = [*range(span.start, span.stop, DAYS), span.stop]
     return list(itertools.pairwise(edges))
 
 
-def _logarithmic(domain: Domain) -> list[bool]:
+def logarithmic_variables(domain: Domain) -> list[bool]:
+    """(V,) which variables the published baselines take as logarithms: precipitation and humidity."""
     return [variable.standard_name in LOGARITHMIC for variable in domain.described]
 
 
-def _transformed(fields: Field, logarithmic: list[bool]) -> Array:
-    out = fields.astype(np.float64)
-    for v, chosen in enumerate(logarithmic):
-        if chosen:
-            out[:, v] = np.log10(np.maximum(out[:, v], 0.0) + OFFSET)
-    return out
+def in_space(values: Field, logarithmic: bool) -> Array:
+    """Values of a variable in float64, log10(x + 1e-6) of one that is logarithmic."""
+    out = values.astype(np.float64)
+    return np.asarray(np.log10(np.maximum(out, 0.0) + OFFSET)) if logarithmic else out
 
 
-def _knots(meta: Mapping[str, Any]) -> Knots:
+def knots_of(meta: Mapping[str, Any]) -> Knots:
+    """Where the means of months lie, as a saved baseline says."""
     knots: Knots = "middle" if meta["knots"] == "middle" else "first"
     return knots

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.archive import Scenario
+from emukit.data.daily_archive import StoredForcing
 from emukit.data.grid import Grid, weighted_mean
-from emukit.data.stored import StoredForcing
 from emukit.errors import ProtocolError, RecipeError
 
 # (south, north, west, east) in degrees; west > east wraps through Greenwich. Rectangles round the regions whose

@@ -24,8 +24,8 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
 from emukit.data.archive import Archive
 from emukit.data.split import Split
+from emukit.emulators.base import refuse_unused
 from emukit.emulators.components import Array, ComponentEmulator, Detrend, fit_basis, fit_trend
-from emukit.emulators.unused_options import refuse_unused
 from emukit.errors import RecipeError
 
 # In standard deviations of a feature over the training years. Weather that persists for some years (the member mean

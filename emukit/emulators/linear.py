@@ -23,11 +23,10 @@ from numpy.typing import NDArray
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.grid import Grid
 from emukit.data.split import Span, Split
-from emukit.emulators.annual_cycle import AnnualCycle
-from emukit.emulators.base import Emulator, temperature_position
+from emukit.emulators.base import Emulator, refuse_unused, temperature_position
+from emukit.emulators.climatology import AnnualCycle
 from emukit.emulators.features import feature
 from emukit.emulators.seasonal_ridge import fit_harmonics, fit_seasons, season_basis
-from emukit.emulators.unused_options import refuse_unused
 from emukit.errors import RecipeError
 
 Array = NDArray[np.float64]
@@ -67,7 +66,7 @@ class LinearEmulator(Emulator):
             center: (F,) their training means.
             scale: (F,) their training standard deviations.
             intercept: (G, V, Y, X) climate at the mean forcing, by season (`TimeAxis.season`); of days and hours the
-                knots of `emukit.emulators.annual_cycle`.
+                knots of `emukit.emulators.climatology`.
             response: (G, F, V, Y, X) change per standard deviation of each series, likewise.
         """
         super().__init__(domain)

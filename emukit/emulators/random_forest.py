@@ -20,8 +20,8 @@ from sklearn.ensemble import RandomForestRegressor
 
 from emukit.data.archive import Archive
 from emukit.data.split import Split
+from emukit.emulators.base import refuse_unused
 from emukit.emulators.components import Array, ComponentEmulator, Detrend, fit_basis, fit_trend
-from emukit.emulators.unused_options import refuse_unused
 from emukit.errors import RecipeError
 
 

@@ -176,6 +176,18 @@ EMULATORS: Registry[EmulatorEntry] = Registry(
             "a baseline of the ClimX organisers: straight lines in CO2 and in the global mean temperature",
             made_as="closed-form",
         ),
+        "climx-nn": EmulatorEntry(
+            "emukit.emulators.climx_networks:ClimxNetwork",
+            "a baseline of the ClimX organisers: a small network of each day's forcings in a cell",
+            made_as="closed-form",
+            takes_seed=True,
+        ),
+        "climx-gnn": EmulatorEntry(
+            "emukit.emulators.climx_networks:ClimxGraphNetwork",
+            "a baseline of the ClimX organisers: graph convolutions over a few edges drawn at random",
+            made_as="closed-form",
+            takes_seed=True,
+        ),
         "neural": EmulatorEntry(
             "emukit.emulators.neural:NeuralEmulator", "any network of the network table", made_as="stepwise"
         ),

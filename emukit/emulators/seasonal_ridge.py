@@ -6,7 +6,7 @@ as much.
 
 Seasons are the G groups of `TimeAxis.season`: of months the calendar months; of steps shorter than a day those of each
 time of the day, which share their waves; of years one, without waves. What is found for days and hours are the knots of
-a cycle through the months (`emukit.emulators.annual_cycle`).
+a cycle through the months (`emukit.emulators.climatology`).
 
 Letters: N steps of training, K columns, C numbers predicted, each on its own.
 """
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, solve
 
 from emukit.data.time import TimeAxis
-from emukit.emulators.annual_cycle import AnnualCycle
+from emukit.emulators.climatology import AnnualCycle
 
 Array = NDArray[np.float64]
 

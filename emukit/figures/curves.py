@@ -1,13 +1,13 @@
-"""Curves of a prediction among the members of the climate model's ensemble: years, seasons and spectra.
+"""Curves: a prediction among the members of the climate model's ensemble, energy budgets, and windows of forcings.
 
 Invariant: what is not known is a gap, never a zero. Every member is a line of its own; realisations are a fan:
 the band between their smallest and their largest, in it the one that holds half of them, and the one that is scored as
-the line.
+the line. Of ranks, the band is what chance gives to one more realisation in the place of a member.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -27,6 +27,11 @@ LEAST_OF_MEMBERS = 1e-2
 LEAST_OF_A_FAN = 8
 # From the top of an axis of power to its bottom, so that it has two powers of ten to read it by.
 LEAST_RANGE = 100.0
+MARKERS = "os^Dv"
+# Of scenarios. Okabe and Ito (2008): blue, vermilion, green, purple, orange, sky blue.
+SCENARIOS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Steps before the window that are drawn with it: as many again as it holds, and some.
+BEFORE = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +94,23 @@ class Power:
     label: str
     what: str
     curves: Curves
+
+
+@dataclass(frozen=True, eq=False)
+class Departure:
+    """How a series of one scenario departs from what all scenarios share.
+
+    Attributes:
+        years: (N,) middles of years.
+        mean: (N,).
+        deviation: (N,) one standard deviation; NaN where it is not known.
+        trained: Calendar year, with fractions, in which training ends.
+    """
+
+    years: Array
+    mean: Array
+    deviation: Array
+    trained: float
 
 
 def draw_years(
@@ -179,9 +201,7 @@ def draw_curves(axes: Axes, curves: Curves) -> None:
 
 def _draw_power(axes: Axes, power: Power) -> None:
     curves = power.curves
-    # A logarithm has no place for nothing.
-    members, predictions = (np.where(p > 0, p, np.nan) for p in (curves.members, curves.predictions))
-    draw_curves(axes, replace(curves, members=members, predictions=predictions))
+    draw_curves(axes, _without_zeros(curves))
     axes.set(xscale="log", yscale="log")
     axes.set_title(power.what, loc="left")
     least, most = max(float(curves.members.min()), np.finfo(np.float64).tiny), float(curves.predictions[0].max())
@@ -202,3 +222,175 @@ def _same_height(line: Sequence[Axes]) -> None:
     reach = max(abs(y) for axes in line for y in axes.get_ylim())
     for axes in line:
         axes.set_ylim(-reach, reach)
+
+
+@dataclass(frozen=True, eq=False)
+class Ranks:
+    """Rank histograms of one variable.
+
+    Attributes:
+        variable: Its name.
+        members: Which runs of the climate model.
+        shares: (M, K) of each member, over K ranks, one more than there are realisations.
+        chance: (K,) standard deviation about 1 / K of one more realisation.
+    """
+
+    variable: str
+    members: Sequence[int]
+    shares: Array
+    chance: Array
+
+
+def draw_ranks(panels: Sequence[Ranks], title: str) -> Figure:
+    """A panel a variable, with one scale."""
+    with drawing():
+        figure = sheet(title, 1.0 + 4.6 * len(panels), 4.4)
+        line = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+        for axes, ranks in zip(line, panels, strict=True):
+            count = len(ranks.chance)
+            flat, steps = 1 / count, np.arange(count + 1) - 0.5
+            low, high = flat - 2 * ranks.chance, flat + 2 * ranks.chance
+            axes.stairs(
+                100 * high,
+                steps,
+                baseline=100 * np.maximum(low, 0),
+                fill=True,
+                color=REALISATIONS,
+                label="one more realisation in the place of a member: two standard deviations of chance",
+            )
+            axes.axhline(100 * flat, color="black", lw=0.8, ls="--")
+            for i, (member, shares) in enumerate(zip(ranks.members, ranks.shares, strict=True)):
+                axes.plot(
+                    100 * shares,
+                    color=MEMBERS,
+                    lw=0.8,
+                    marker=MARKERS[i % len(MARKERS)],
+                    ms=5,
+                    mfc="white" if i % 2 else MEMBERS,
+                    label=f"member {member}",
+                )
+            axes.set_title(ranks.variable, loc="left")
+            axes.set_xticks(range(count))
+            axes.set_xlabel(f"how many of {count - 1} realisations are below")
+        line[0].set_ylabel("% of area and months")
+        line[0].set_ylim(bottom=0)
+        legend_below(figure, line[0])
+    return figure
+
+
+def draw_budget(years: Array, panels: Mapping[str, Mapping[str, Array]], title: str) -> Figure:
+    """A panel a unit, each with its own legend.
+
+    Args:
+        years: (N,) middles of years.
+        panels: Label of an axis to the (N,) lines on it, by name.
+        title: Of the figure.
+    """
+    with drawing():
+        figure = sheet(title, 1.0 + 4.6 * len(panels), 4.2)
+        line = figure.subplots(1, len(panels), squeeze=False)[0]
+        for axes, (label, lines) in zip(line, panels.items(), strict=True):
+            axes.axhline(0.0, color="black", lw=0.6)
+            for name, values in lines.items():
+                axes.plot(years, values, label=name)
+            axes.set(xlabel="year", ylabel=label)
+            axes.margins(x=0.01)
+            axes.legend(loc="upper left", frameon=False)
+    return figure
+
+
+def draw_discrepancies(panels: Sequence[tuple[str, Mapping[str, Departure]]], title: str) -> Figure:
+    """A panel for everything that departs, a line a scenario: solid where it was trained on, dotted where foretold.
+
+    A band that is not known is not drawn.
+
+    Args:
+        panels: Label of an axis, and the departures of scenarios by name.
+        title: Of the figure.
+    """
+    with drawing():
+        figure = sheet(title, 10.5, 0.9 + 2.6 * len(panels))
+        rows = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
+        for axes, (label, departures) in zip(rows, panels, strict=True):
+            axes.axhline(0.0, color="black", lw=0.6)
+            for i, (name, d) in enumerate(departures.items()):
+                colour, known = SCENARIOS[i % len(SCENARIOS)], d.years <= d.trained
+                # The dotted part begins where the solid one ends.
+                foretold = ~known | np.append(~known[1:], False)
+                axes.plot(d.years[known], d.mean[known], color=colour, label=name)
+                axes.plot(d.years[foretold], d.mean[foretold], color=colour, ls=":")
+                if np.isfinite(d.deviation).all():
+                    low, high = d.mean - d.deviation, d.mean + d.deviation
+                    axes.fill_between(d.years, low, high, color=colour, alpha=0.15, lw=0)
+            axes.set(ylabel=label)
+            axes.margins(x=0.01)
+        rows[-1].set_xlabel("year")
+        legend_below(figure, rows[0])
+    return figure
+
+
+def draw_window(
+    title: str,
+    steps: Sequence[str],
+    window: NDArray[np.int64],
+    target: int,
+    series: dict[str, Array],
+    encodings: dict[str, tuple[Array, Array]],
+) -> Figure:
+    """One window on its scenario.
+
+    Args:
+        title: Of the picture.
+        steps: (T,) what each step of the scenario is called.
+        window: (H,) positions of the frames of the window, which may repeat where a past is made up.
+        target: Position of the target step.
+        series: Name of each forcing to its (T,) global mean.
+        encodings: Name of each seasonal channel to its (T,) values at 45 degrees south and north.
+    """
+    first = max(0, min(int(window.min()), target) - BEFORE)
+    last = min(len(steps), target + 1 + BEFORE)
+    shown = np.arange(first, last)
+    rows = [*series, *encodings]
+    with drawing():
+        figure = sheet(title, 8.0, 0.6 + 0.85 * len(rows))
+        axes = figure.subplots(len(rows), 1, sharex=True, squeeze=False)[:, 0]
+        for axis, name in zip(axes, rows, strict=True):
+            for frame in sorted(set(window.tolist())):
+                axis.axvspan(frame - 0.5, frame + 0.5, color=SCORED, lw=0)
+            axis.axvline(target, color=PREDICTION, lw=1.0)
+            if name in series:
+                axis.plot(shown, series[name][first:last], color=TRUTH, marker=".", ms=4, label="global mean")
+            else:
+                south, north = encodings[name]
+                axis.plot(shown, north[first:last], color=TRUTH, marker=".", ms=4, label="45 N")
+                axis.plot(shown, south[first:last], color=MEMBERS, marker=".", ms=4, ls="--", label="45 S")
+            axis.set_ylabel(name, rotation=0, ha="right", va="center")
+            axis.margins(x=0.01)
+            axis.tick_params(labelsize=7)
+        if encodings:
+            axes[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+        every = max(1, len(shown) // 12)
+        axes[-1].set_xticks(shown[::every], [steps[i] for i in shown[::every]], rotation=45, ha="right")
+        axes[-1].set_xlabel("shaded: the steps that the network reads; line: the step that it predicts")
+    return figure
+
+
+def draw_distribution(curves: Curves, label: str, title: str) -> Figure:
+    """How often cells have which amount in a month, on logarithmic axes; curves over the amount."""
+    with drawing():
+        figure = sheet(title, 8.0, 3.8)
+        axes = figure.subplots()
+        draw_curves(axes, _without_zeros(curves))
+        axes.set(xscale="log", xlabel=label, ylabel="share of area and months\nper factor e")
+        # In units that nobody foresaw there may be no amount of these sizes, and a logarithm needs one.
+        if (curves.members > 0).any() or (curves.predictions > 0).any():
+            axes.set_yscale("log")
+            axes.set_ylim(bottom=1e-5)
+        legend_below(figure, axes)
+    return figure
+
+
+def _without_zeros(curves: Curves) -> Curves:
+    """The curves with gaps where a logarithm has no place for them."""
+    members, predictions = (np.where(p > 0, p, np.nan) for p in (curves.members, curves.predictions))
+    return replace(curves, members=members, predictions=predictions)

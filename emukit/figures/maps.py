@@ -1,24 +1,29 @@
-"""Maps of what a prediction has wrong, next to what another member of the climate model has.
+"""Maps of what a prediction has wrong, next to what another member of the climate model has, and of many predictions.
 
 Invariant: panels of one quantity share one scale, so that equal colours are equal errors: symmetric about zero, or from
-zero of what is never negative. North is up; longitudes run eastward from 0, the prime meridian at both ends.
+zero of what is never negative. On pages where many predictions stand side by side, the caller sets the scale. North is
+up; longitudes run eastward from 0, the prime meridian at both ends, and so do the coastlines. These are Natural Earth's
+(public domain); the file next to this module says which edition and how simplified.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, QuadMesh
-from matplotlib.colors import Colormap
+from matplotlib.colors import Colormap, to_hex
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from emukit.data.grid import Grid
-from emukit.figures.coast import coastline
-from emukit.figures.figure import drawing, sheet
+from emukit.figures.figure import MEMBERS, PREDICTION, drawing, legend_below, sheet
 
 Array = NDArray[np.float64]
 
@@ -26,6 +31,12 @@ Array = NDArray[np.float64]
 INSIDE = 0.98
 # Of what is never negative.
 SEQUENTIAL = "viridis"
+FILE = Path(__file__).with_name("coastline.json")
+TENTHS = 10
+# Colours of a scale: few enough to tell apart and to name a value by. Ten on each side of zero, which has no tint.
+LEVELS = 21
+# Between a letter and its ground.
+GREYS = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,3 +173,110 @@ def edges(centres: Array) -> Array:
     """(N + 1,) edges halfway between N ascending centres, and as far outside the outermost."""
     middle = (centres[1:] + centres[:-1]) / 2
     return np.concatenate([[2 * centres[0] - middle[0]], middle, [2 * centres[-1] - middle[-1]]])
+
+
+@cache
+def coastline() -> tuple[NDArray[np.float64], ...]:
+    """Lines as (N, 2) longitudes and latitudes in degrees."""
+    plain = json.loads(FILE.read_text(encoding="utf-8"))
+    lines = [np.array(line, np.float64).reshape(-1, 2) / TENTHS for line in plain["lines"]]
+    return tuple(part for line in lines for part in _east_of_greenwich(line))
+
+
+def _east_of_greenwich(line: NDArray[np.float64]) -> list[NDArray[np.float64]]:
+    """A line from -180 to 180 degrees as lines from 0 to 360, cut where it crosses the prime meridian."""
+    lon, lat = line[:, 0] % 360.0, line[:, 1]
+    parts: list[list[tuple[float, float]]] = [[(float(lon[0]), float(lat[0]))]]
+    for i in range(1, len(line)):
+        step = lon[i] - lon[i - 1]
+        if abs(step) > 180.0:
+            eastward = step < 0
+            here, there = (360.0, 0.0) if eastward else (0.0, 360.0)
+            # The way round the back of the globe is never the shorter one.
+            share = (here - lon[i - 1]) / (step + (360.0 if eastward else -360.0))
+            crossing = float(lat[i - 1] + share * (lat[i] - lat[i - 1]))
+            parts[-1].append((here, crossing))
+            parts.append([(there, crossing)])
+        parts[-1].append((float(lon[i]), float(lat[i])))
+    return [np.array(part) for part in parts if len(part) > 1]
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """An error on the map.
+
+    Attributes:
+        colours: A diverging colour map of matplotlib, which the data card says of its variable.
+        label: What it is an error of, with its unit.
+        numbers: Its area means, in words.
+        error: (Y, X).
+        members: (M, Y) zonal means of the same error of other members of the climate model.
+    """
+
+    colours: str
+    label: str
+    numbers: str
+    error: Array
+    members: Array
+
+
+def map_colours(names: Iterable[str]) -> list[str]:
+    """All colours of maps: those of colour maps by their names, and greys for lines and letters."""
+    return [c for name in names for c in scale_colours(name)] + [to_hex((g, g, g)) for g in np.linspace(0, 1, GREYS)]
+
+
+def scale_colours(name: str) -> list[str]:
+    """The colours of a scale, from its lower end."""
+    levels = colormaps[name].resampled(LEVELS)
+    return [to_hex(levels(i)) for i in range(LEVELS)]
+
+
+def draw_error_maps(
+    fields: Mapping[str, Field], grid: Grid, scales: Mapping[str, float], title: str, *, earth: bool
+) -> Figure:
+    """Maps, two a row, each with its own colour bar.
+
+    Args:
+        fields: By the name of the quantity, (Y, X) errors in the units that the name says.
+        grid: Of the errors.
+        scales: Quantity to the limit of its scale.
+        title: Of the figure.
+        earth: Whether it is the Earth, so that its coasts are drawn.
+    """
+    rows = (len(fields) + 1) // 2
+    with drawing():
+        figure = sheet(title, 9.0, 0.5 + 2.3 * rows)
+        cells = figure.subplots(rows, 2, squeeze=False).ravel()
+        for axes, (name, field) in zip(cells, fields.items(), strict=False):
+            colours = colormaps[field.colours].resampled(LEVELS)
+            mesh = draw_map(axes, grid, field.error, scales[name], colours)
+            if earth:
+                draw_coast(axes)
+            axes.set_title(f"{field.label}\n{field.numbers}", loc="left", fontsize=9)
+            figure.colorbar(mesh, ax=axes, extend="both", aspect=16, pad=0.02)
+        for axes in cells[len(fields) :]:
+            axes.remove()
+    return figure
+
+
+def draw_zonal(fields: Mapping[str, Field], grid: Grid, scales: Mapping[str, float], title: str) -> Figure:
+    """Zonal means of errors over latitude, with those of other members; arguments as for `draw_error_maps`."""
+    with drawing():
+        figure = sheet(title, 11.0, 3.6)
+        line = figure.subplots(1, len(fields), squeeze=False, sharey=True)[0]
+        # As wide as the area of a band of latitude: the tropics are half the globe.
+        height = np.sin(np.deg2rad(grid.lat))
+        for axes, (name, field) in zip(line, fields.items(), strict=True):
+            for i, member in enumerate(field.members):
+                label = "" if i else f"other members of the climate model ({len(field.members)})"
+                axes.plot(member, height, color=MEMBERS, lw=1.0, alpha=0.8, label=label)
+            axes.plot(field.error.mean(1), height, color=PREDICTION, lw=1.8, label="prediction")
+            axes.axvline(0, color="black", lw=0.8, zorder=1)
+            axes.set_xlim(-scales[name], scales[name])
+            # A line of its own for each part: side by side, panels are narrower than the words.
+            axes.set_title(field.label.replace(", ", "\n", 1).replace(" over ", "\nover "), loc="left", fontsize=9)
+        ticks = np.array([-60, -30, 0, 30, 60])
+        line[0].set_yticks(np.sin(np.deg2rad(ticks)), ["60°S", "30°S", "0°", "30°N", "60°N"])
+        line[0].set_ylim(-1, 1)
+        legend_below(figure, line[0])
+    return figure

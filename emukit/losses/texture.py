@@ -1,9 +1,9 @@
-"""Losses on local structure: Gabor filters, second differences, gradients, and structural similarity.
+"""Losses on local structure: Gabor filters, second differences, gradients, structural similarity, and a polar warp.
 
-Invariant: with a perfect prediction each is zero and its gradient is finite, in spite of roots. The Gabor filters are
-linear, so the difference of two fields' answers is the answer to their difference; the error is filtered once, not both
-fields, and the bank is built once for all steps. Fields are continued past their edges before an operator sees them,
-and what kornia makes of its own edges is cut away.
+Invariant: with a perfect prediction each is zero and its gradient is finite, in spite of roots. The Gabor filters and
+the warp are linear, so the difference of two fields' answers is the answer to their difference; the error is filtered
+once, not both fields, and the bank and the grid are built once for all steps. Fields are continued past their edges
+before an operator sees them, and what kornia makes of its own edges is cut away.
 """
 
 from __future__ import annotations
@@ -129,3 +129,53 @@ def ssim(context: GridContext) -> LossTerm:
         return mean(context.segment_mean(1 - alike))
 
     return term
+
+
+def polar(context: GridContext) -> LossTerm:
+    """Mean absolute difference of both fields warped to polar coordinates about the middle of the map.
+
+    The error near the middle counts more than at the corners. The loss is that of the competition's third place and has
+    no meaning on a sphere: it alone changes when both fields are turned in longitude. Beyond the edges the outermost
+    cells are repeated, whatever the padding. A warped cell counts with the warped area weights.
+    """
+    rows, columns = context.weights.shape
+    points = polar_grid(rows, columns)
+    whole = context.constant(points)[None]
+    weights = _warp(context.weights[None, None], whole)[0, 0]
+    weights = weights / weights.sum()
+    sphere = context.sphere
+    grid = whole
+    if sphere.divided:
+        # A process warps what is sampled between its own rows and the first one of the next process.
+        own = sphere.rows(rows, columns)
+        place = ((points[..., 1] + 1) / 2 * (rows - 1)).clamp(0, rows - 1)
+        mine = (place >= own.start) & (place < own.stop)
+        within = 2 * (place - own.start) / (own.stop - own.start) - 1
+        grid = context.constant(torch.stack((points[..., 0], within), -1)[mine])[None, None]
+        weights = weights[mine.to(weights.device)][None]
+
+    def term(prediction: Tensor, target: Tensor, mean: Mean) -> Tensor:
+        # All months as channels of one image: the grid is the same for all.
+        error = sphere.with_next_row((prediction - target).flatten(0, 1))
+        warped = _warp(error[None], grid.to(error.dtype))[0].abs()
+        months = sphere.sum((warped * weights.to(error.dtype)).sum((-2, -1)))
+        return mean(months.view(prediction.shape[:2]).mean(1))
+
+    return term
+
+
+def polar_grid(rows: int, columns: int) -> Tensor:
+    """Where each cell of the warped field is sampled, (R, columns, 2) as x, y from -1 to 1, float64.
+
+    R radii, the whole part of the distance from the middle to a corner, run from zero to that distance, and as many
+    angles as there are columns from zero to the full circle, both ends included.
+    """
+    middle_y, middle_x = (rows - 1) / 2, (columns - 1) / 2
+    corner = math.hypot(middle_y, middle_x)
+    radius = torch.linspace(0, corner, math.floor(corner), dtype=torch.float64)[:, None]
+    angle = torch.linspace(0, 2 * math.pi, columns, dtype=torch.float64)
+    return torch.stack((radius * angle.cos() / middle_x, radius * angle.sin() / middle_y), -1)
+
+
+def _warp(image: Tensor, grid: Tensor) -> Tensor:
+    return F.grid_sample(image, grid, mode="bilinear", padding_mode="border", align_corners=True)

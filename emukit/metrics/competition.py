@@ -155,6 +155,21 @@ class PublishedTable:
     last_month: str
 
 
+@dataclass(frozen=True, eq=False)
+class ScoreMaps:
+    """Scores of W scored variables on the map.
+
+    Attributes:
+        grid: Of `regions`, which may be finer than that of the data.
+        regions: (W, Y', X') the score of the region that a cell lies in; NaN where it is in none that is scored.
+        cells: (W, Y, X) the score of each cell of the data by itself; NaN where it is in no score.
+    """
+
+    grid: Grid
+    regions: Field
+    cells: Field
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Competition:
     """What is scored, how, and which way is better.
@@ -182,6 +197,7 @@ class Competition:
             of the truth, and (N, W, Y, X) prediction and truth. None: there are none.
         ensemble: Where `derive` is, how realisations are scored: from (E, N, W, Y, X) and the (N, W, Y, X) truth.
             None: they are not.
+        maps: Where `derive` is, scores on the map: from (N, W, Y, X) prediction and truth. None: none are shown.
         published: Results of others; None where there are none.
         submission: Format of what is handed in; None where nothing is.
     """
@@ -202,6 +218,7 @@ class Competition:
     derive: Callable[[Any, str, int, int], Callable[[NDArray[np.floating]], NDArray[np.floating]]] | None = None
     detail: Callable[[Sequence[int], Field, Field, Field], list[Detail]] | None = None
     ensemble: Callable[[Field, Field], Detail] | None = None
+    maps: Callable[[Field, Field], ScoreMaps] | None = None
     published: PublishedTable | None = None
     submission: SubmissionFormat | StoreFormat | None = None
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.grid import Grid
-from emukit.metrics.spectra import welch_spectrum, zonal_power
+from emukit.metrics.variability import welch_spectrum, zonal_power
 
 Array = NDArray[np.float64]
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from emukit.data.grid import Grid
 from emukit.metrics.competition import Competition, Metric
 from emukit.metrics.moments import Field, Moments, Term
-from emukit.metrics.spectra import zonal_power
 from emukit.metrics.standard import bias, step_rmse
+from emukit.metrics.variability import zonal_power
 
 # Quantiles of the truth, over all its cells and steps, beyond which a tail begins.
 TAILS = (0.99, 0.999)

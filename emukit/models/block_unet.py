@@ -15,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emukit.models.level import LevelEmbedding
-from emukit.models.sizes import check_sizes
+from emukit.models.layers import LevelEmbedding, check_sizes
 
 
 class CellNorm(nn.Module):

@@ -21,8 +21,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emukit.models.heads import soft_clip
-from emukit.models.layers import AttentionPooling, GlobeConv2d, Poles, SqueezeExcitation, WindowGRU
-from emukit.models.sizes import check_halvings, check_sizes
+from emukit.models.layers import (
+    AttentionPooling,
+    GlobeConv2d,
+    Poles,
+    SqueezeExcitation,
+    WindowGRU,
+    check_halvings,
+    check_sizes,
+)
 from emukit.sphere import OnSphere
 
 

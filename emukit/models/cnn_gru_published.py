@@ -13,9 +13,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from emukit.models.layers import SqueezeExcitation, WindowGRU
-from emukit.models.normalised import normalised_convolution
-from emukit.models.sizes import check_sizes
+from emukit.models.layers import SqueezeExcitation, WindowGRU, check_sizes, normalised_convolution
 
 # As published.
 REDUCTION = 16

@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from emukit.models.heads import VariableHead, downsampled_grids
-from emukit.models.layers import GlobeConv2d, Poles
-from emukit.models.level import LevelEmbedding, asked
-from emukit.models.sizes import check_sizes
+from emukit.models.layers import GlobeConv2d, LevelEmbedding, Poles, asked, check_sizes
 from emukit.models.unet import Pyramid, ResidualBlock
 from emukit.sphere import OnSphere
 

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from emukit.models.attention import FeedForward, SpaceAttention, Turn, patch_centres, space_turn
-from emukit.models.level import LevelEmbedding, asked, modulated
-from emukit.models.sizes import MOST_BLOCKS, check_sizes
+from emukit.models.layers import MOST_BLOCKS, LevelEmbedding, asked, check_sizes, modulated
 from emukit.models.transformer import PatchHead, tiling
 from emukit.sphere import OnSphere
 

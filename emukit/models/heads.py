@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emukit.models.layers import GlobeConv2d, Poles
-from emukit.models.sizes import check_halvings
+from emukit.models.layers import GlobeConv2d, Poles, check_halvings
 from emukit.sphere import OnSphere
 
 Trunks = Literal["shared", "separate"]

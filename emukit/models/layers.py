@@ -1,7 +1,17 @@
-"""Layers that know the Earth is round, and the recurrence that segments need.
+"""What networks are built of: layers that know the Earth is round, recurrences, levels of noise, and checks of sizes.
 
 Invariant: every spatial layer of a globe commutes with a roll in longitude (by the stride, where it has one); there is
-no seam at the dateline and no wall at the poles. Fields are (..., Y, X), rows from one pole to the other.
+no seam at the dateline and no wall at the poles. Fields are (..., Y, X), rows from one pole to the other. A check of a
+size costs nothing, however large the number that is checked.
+
+The published networks have convolutions on a flat earth that batch normalisation follows. The bias of such a
+convolution stays what it was drawn as: batch normalisation takes away whatever it adds, so its gradient is zero.
+Computed, it is rounding noise, which AdamW would scale up to steps of the learning rate. The running means would follow
+it, and two machines, or two numbers of processes, would validate different networks.
+
+Networks that are given a noisy field see, for a target month, the frames of its own window and its own noisy field, and
+nothing else. Without a noisy field they are asked with zeros at level zero, so that regression and the CRPS can train
+them too.
 """
 
 from __future__ import annotations
@@ -15,6 +25,11 @@ from torch import Tensor, nn
 from emukit.sphere import OnSphere
 
 Poles = Literal["reflect", "replicate"]
+# Beyond it a network is a mistake, and takes minutes to be built even without storage.
+MOST_BLOCKS = 200
+# Wave numbers of a level, from 1 to this one: times run from 0 to 1, a fourth of the logarithm of a noise from -2 to 2.
+HIGHEST = 64.0
+WAVES = 16
 
 
 class GlobeConv2d(OnSphere):
@@ -136,3 +151,112 @@ class AttentionPooling(nn.Module):
         """Weights sum to one over H."""
         weights = torch.softmax(self.score(torch.tanh(self.inner(vectors))), -2)
         return (weights * vectors).sum(-2)
+
+
+class NormalisedConv2d(nn.Conv2d, OnSphere):
+    """`nn.Conv2d` before `nn.BatchNorm2d`: while training, the gradient of the bias is zero, not nearly zero."""
+
+    def forward(self, fields: Tensor) -> Tensor:
+        """(B, C, Y, X) -> (B, out, Y', X')."""
+        return self.sphere.convolve(fields, self, _without_gradient(self.bias, self.training))
+
+
+class NormalisedConvTranspose2d(nn.ConvTranspose2d):
+    """`nn.ConvTranspose2d`, unpadded, before a normalised convolution without edges, which takes its bias away."""
+
+    def forward(self, fields: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """(B, C, Y, X) -> (B, out, Y', X')."""
+        bias = _without_gradient(self.bias, self.training)
+        return F.conv_transpose2d(fields, self.weight, bias, self.stride)
+
+
+def _without_gradient(bias: Tensor | None, training: bool) -> Tensor | None:
+    # Not detached alone: a parameter without any gradient stops processes that wait for all of them.
+    return bias.detach() + 0.0 * bias if training and bias is not None else bias
+
+
+def normalised_convolution(in_channels: int, out_channels: int, *, kernel: int = 3, stride: int = 1) -> list[nn.Module]:
+    """A convolution with zeros beyond the edges, and its batch normalisation.
+
+    Args:
+        in_channels: C.
+        out_channels: Channels of the result.
+        kernel: Odd width of the stencil.
+        stride: Cells from one stencil to the next; of an odd number of cells 2 keeps the larger half.
+    """
+    conv = NormalisedConv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2)
+    return [conv, nn.BatchNorm2d(out_channels)]
+
+
+def check_sizes(least: int, most: int | None = None, /, **sizes: int) -> None:
+    """Refuse the first size that is out of range.
+
+    Args:
+        least: Smallest value allowed.
+        most: Largest one; None for no limit.
+        sizes: Options by name.
+
+    Raises:
+        ValueError: Names the option and its value.
+    """
+    for name, value in sizes.items():
+        if value < least or (most is not None and value > most):
+            wanted = f"at least {least}" if most is None else f"from {least} to {most}"
+            raise ValueError(f"{name} must be {wanted}, not {value}")
+
+
+def check_halvings(grid: tuple[int, int], times: int) -> None:
+    """Refuse more halvings of a grid than leave it two cells each way before the last.
+
+    Raises:
+        ValueError: A halving would find a side of a single cell.
+    """
+    if times > (min(grid) - 1).bit_length():
+        raise ValueError(f"a grid of {grid[0]} x {grid[1]} cells cannot be halved {times} times")
+
+
+class LevelEmbedding(nn.Module):
+    """A number to features, (B,) -> (B, features)."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(2 * WAVES, features), nn.SiLU(), nn.Linear(features, features))
+
+    def forward(self, level: Tensor) -> Tensor:
+        """Waves of the level, mixed."""
+        waves = HIGHEST ** torch.linspace(0, 1, WAVES, device=level.device, dtype=level.dtype)
+        angle = level[:, None] * waves
+        return self.layers(torch.cat((angle.cos(), angle.sin()), 1))  # type: ignore[no-any-return]
+
+
+def stacked_windows(frames: Tensor, history: int) -> Tensor:
+    """The frames of each window as channels, the oldest first, (S, L+H-1, C, Y, X) -> (S L, H C, Y, X)."""
+    windows = frames.unfold(1, history, 1).movedim(-1, 2)
+    return windows.flatten(2, 3).flatten(0, 1)
+
+
+def asked(
+    frames: Tensor, history: int, variables: int, noisy: Tensor | None, level: Tensor | None
+) -> tuple[Tensor, ...]:
+    """What a network computes with, target months one by one.
+
+    Args:
+        frames: (S, L+H-1, C, Y, X).
+        history: H.
+        variables: V.
+        noisy: (S, L, V, Y, X); None for zeros.
+        level: (S, L); None for zeros.
+
+    Returns:
+        (S L, H C, Y, X) windows, (S L, V, Y, X) noisy fields, and (S L,) levels.
+    """
+    windows = stacked_windows(frames, history)
+    shape = (len(windows), variables, *windows.shape[-2:])
+    fields = windows.new_zeros(shape) if noisy is None else noisy.reshape(shape).to(windows.dtype)
+    levels = windows.new_zeros(len(windows)) if level is None else level.reshape(-1).to(windows.dtype)
+    return windows, fields, levels
+
+
+def modulated(fields: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Layer normalisation without weights of its own, then scaled and shifted, (B, N, D) and (B, D)."""
+    return F.layer_norm(fields, fields.shape[-1:]) * (1 + scale[:, None]) + shift[:, None]

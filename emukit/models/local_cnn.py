@@ -12,9 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from emukit.models.heads import VariableHead
-from emukit.models.layers import GlobeConv2d, Poles
-from emukit.models.level import stacked_windows
-from emukit.models.sizes import MOST_BLOCKS, check_sizes
+from emukit.models.layers import MOST_BLOCKS, GlobeConv2d, Poles, check_sizes, stacked_windows
 from emukit.models.unet import ResidualBlock
 from emukit.sphere import OnSphere
 

@@ -17,9 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from emukit.models.layers import Poles
-from emukit.models.normalised import NormalisedConv2d, NormalisedConvTranspose2d
-from emukit.models.sizes import check_halvings, check_sizes
+from emukit.models.layers import NormalisedConv2d, NormalisedConvTranspose2d, Poles, check_halvings, check_sizes
 from emukit.sphere import OnSphere
 
 # Channels double with every level: beyond it no machine holds one.

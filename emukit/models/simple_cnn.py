@@ -15,8 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from emukit.models.normalised import normalised_convolution
-from emukit.models.sizes import check_sizes
+from emukit.models.layers import check_sizes, normalised_convolution
 
 # Channels double with every block but the last: beyond it no machine holds one.
 DEEPEST = 16

@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from emukit.models.attention import FrameBlock, TimeBlock, Turn, harmonics, patch_centres, space_turn
 from emukit.models.heads import Trunks, soft_clip
-from emukit.models.sizes import MOST_BLOCKS, check_sizes
+from emukit.models.layers import MOST_BLOCKS, check_sizes
 from emukit.sphere import OnSphere
 
 Positions = Literal["rotary", "learned"]

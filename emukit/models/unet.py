@@ -27,8 +27,7 @@ from emukit.models.heads import (
     downsampled_grids,
     soft_clip,
 )
-from emukit.models.layers import GlobeConv2d, Poles
-from emukit.models.sizes import check_sizes
+from emukit.models.layers import GlobeConv2d, Poles, check_sizes
 from emukit.sphere import OnSphere
 
 WindowMode = Literal["film", "channels"]

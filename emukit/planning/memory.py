@@ -1,30 +1,44 @@
-"""What a training keeps in memory, in words and against what there is.
+"""What a training keeps in memory, in words and against what there is; and what one field over several processes takes.
 
 Invariant: nothing is allocated to find out that a network does not fit: its own size is counted on the meta device, and
-what the rest costs is measured at small sizes.
+what the rest costs is measured at small sizes. Of several processes, bytes are those that they would keep and send,
+tensor by tensor: the network runs forward and backward on tensors without storage, with the rows of one of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
 from emukit.data.archive import Archive
-from emukit.data.residency import free_memory
-from emukit.data.segment_addresses import SegmentAddresses
-from emukit.data.segments import SegmentSampler
+from emukit.data.frames import FrameEncoder
+from emukit.data.residency import free_memory, place
+from emukit.data.segments import SegmentAddresses, SegmentSampler, resident_bytes
+from emukit.data.split import Split
+from emukit.data.states import cut
+from emukit.errors import RecipeError
 from emukit.models.registry import build_network
 from emukit.parallel.comm import Comm
-from emukit.recipes.schema import NetworkRecipe
+from emukit.parallel.domain import DividedSphere
+from emukit.progress import Reporter
+from emukit.recipes.schema import Base, NetworkRecipe, Recipe, WrapperRecipe
 from emukit.terminal import size
-from emukit.training.footprint import Footprint, State, measure
+from emukit.training.footprint import Footprint, State, count_pass, measure
 
 # Memory that a plan may use: allocators fragment, other programs wake up, and validation needs room of its own.
 SAFE = 0.8
+# Processes that are tried, one after another, for the fewest that will do.
+TRIED = (2, 4, 8, 16, 32, 64)
+R = TypeVar("R", bound=Recipe)
+N = TypeVar("N", bound=NetworkRecipe)
+
+# An automatic batch leaves an epoch this many steps at least: fewer, larger ones learn less in the same time.
+FEWEST_STEPS = 8
 
 
 @dataclass(frozen=True)
@@ -198,3 +212,177 @@ def free_share(comm: Comm) -> int:
     """Bytes free for this process; processes on CPUs share one memory."""
     free = free_memory(comm.device)
     return free // comm.world if comm.device.type == "cpu" else free
+
+
+@dataclass(frozen=True)
+class DividedCost:
+    """What a step takes of the busiest process of several that share a globe.
+
+    Attributes:
+        processes: How many share it; 1: it is whole.
+        rows: Its rows.
+        whole: Rows of the globe.
+        kept: Bytes of tensors that it keeps for the backward pass.
+        sent: Bytes of rows that it sends, forward and backward.
+    """
+
+    processes: int
+    rows: int
+    whole: int
+    kept: int
+    sent: int
+
+
+def count_divided(
+    network: nn.Module,
+    frame: tuple[int, int, int],
+    history: int,
+    batch: tuple[int, int],
+    precision: str,
+    processes: int,
+) -> DividedCost:
+    """Count a forward and backward pass of a batch by one of several processes that share a globe.
+
+    Args:
+        network: One that can be divided; itself it is left as it is.
+        frame: (C, Y, X) of the whole grid.
+        history: H, frames of a window.
+        batch: Segments, and months of each.
+        precision: As in the training settings.
+        processes: How many share a globe; 1: it is whole.
+
+    Raises:
+        TrainingError: Some process would have no rows at some level of the network.
+    """
+    channels, *grid = frame
+    sphere = None
+    rows = grid[0]
+    if processes > 1:
+        bounds = DividedSphere(Comm(0, processes), (grid[0], grid[1])).bounds(grid[1])
+        lengths = [b - a for a, b in bounds]
+        # Those in the middle have neighbours on both sides.
+        busiest = max(range(processes), key=lambda r: (lengths[r], 0 < r < processes - 1))
+        sphere, rows = DividedSphere(Comm(busiest, processes), (grid[0], grid[1])), lengths[busiest]
+    shape = (batch[0], batch[1] + history - 1, channels, rows, grid[1])
+    kept = count_pass(network, shape, precision, sphere)
+    return DividedCost(processes, rows, grid[0], kept, sphere.sent if sphere else 0)
+
+
+def on_device(memory: MemoryPlan, cost: DividedCost) -> int:
+    """Bytes on the device of a process that has some of the rows, of a plan for all of them."""
+    share = cost.rows / cost.whole
+    streamed = memory.residency == "host" and memory.device != "cpu"
+    return memory.own_state + int(share * ((0 if streamed else memory.data) + memory.batch)) + cost.kept
+
+
+def resolve_batch(
+    recipe: R,
+    archive: Archive,
+    split: Split,
+    comm: Comm,
+    reporter: Reporter,
+    recorded: Recipe | None = None,
+    *,
+    shards: int = 1,
+) -> R:
+    """Put a number in the place of an automatic batch size; any other recipe comes back as it is.
+
+    The number is the largest power of two of segments that fits into memory and leaves an epoch enough steps. It
+    becomes part of the recipe, and so of the run: on another machine the run continues with the same batches.
+
+    Args:
+        recipe: What is to be trained.
+        archive: The data.
+        split: Its training spans.
+        comm: The processes, which agree on what the first of them finds.
+        reporter: Is told the number.
+        recorded: The recipe of the run that is resumed, whose number is taken.
+        shards: Processes that share the network's state.
+
+    Raises:
+        RecipeError: Gradients are accumulated over more batches than an epoch has.
+    """
+    if isinstance(recipe, WrapperRecipe):
+        # What is trained on fewer months, with a scenario left out, takes the batches found for all of them.
+        before: tuple[Base | None, ...] = (None,) * len(recipe.bases)
+        if isinstance(recorded, WrapperRecipe) and len(recorded.bases) == len(before):
+            before = recorded.bases
+        bases = tuple(
+            base
+            if base.run
+            else base.model_copy(
+                update={
+                    "recipe": resolve_batch(
+                        base.recipe, archive, split, comm, reporter, old.recipe if old else None, shards=shards
+                    )
+                }
+            )
+            for base, old in zip(recipe.bases, before, strict=True)
+        )
+        return recipe.model_copy(update={"bases": bases})
+    if not isinstance(recipe, NetworkRecipe):
+        return recipe
+    if recipe.training.segments.per_batch != "auto":
+        _refuse_endless_steps(recipe, archive, split)
+        return recipe
+    if isinstance(recorded, NetworkRecipe):
+        found = recorded.training.segments.batch_size
+    else:
+        found = _largest_batch(recipe, archive, split, comm, shards)
+    # Every process must cut the same batches, and their memories may differ.
+    number = int(comm.sum(np.array([float(found if comm.main else 0)]))[0])
+    reporter.say(f"training.segments.per_batch: auto is {number} here")
+    chosen = _with_batch(recipe, number)
+    _refuse_endless_steps(chosen, archive, split)
+    return chosen
+
+
+def _refuse_endless_steps(recipe: NetworkRecipe, archive: Archive, split: Split) -> None:
+    training = recipe.training
+    batches = cut(archive, split.train, recipe.inputs, training.segments).steps()
+    if training.accumulate > batches:
+        raise RecipeError(
+            "a step takes more batches than an epoch has",
+            found=f"training.accumulate = {training.accumulate}, {batches} batches an epoch",
+            expected=f"at most {batches}, which is one step an epoch",
+            hint="a smaller --set training.accumulate or --set training.segments.per_batch",
+        )
+
+
+def _largest_batch(recipe: NetworkRecipe, archive: Archive, split: Split, comm: Comm, shards: int) -> int:
+    training, window = recipe.training, recipe.inputs.window
+    encoder = FrameEncoder.fit(archive, split.train, recipe.inputs)
+    channels, length = len(encoder.channels), training.segments.length
+    state = count_state(recipe, archive, channels)
+    own_state = -(-state.total // shards)
+    available = free_share(comm)
+    # Whole, with its gradients, it must fit to be measured.
+    if max(own_state, state.weights + state.gradients) > SAFE * available:
+        return 1
+    # On a CPU what it costs is counted, and needs no storage.
+    with torch.device(comm.device if comm.device.type == "cuda" else "meta"):
+        network = build_for(recipe, archive, channels)
+    frame = (channels, *archive.grid.shape)
+    activations = measure_for(recipe, network, frame).activations
+
+    def acceptable(number: int) -> bool:
+        sized = _with_batch(recipe, number).training.segments
+        addresses = cut(archive, split.train, recipe.inputs, sized)
+        if -(-addresses.steps() // training.accumulate) < FEWEST_STEPS:
+            return False
+        data = resident_bytes(archive, addresses, encoder)
+        streamed = place(sized.residency, data, available, comm.device.type) == "host" and comm.device.type != "cpu"
+        segments, months = largest_share(number, length, comm.data.world)
+        batch = batch_bytes(segments, months, frame, len(archive.variables), window.history)
+        needed = own_state + (0 if streamed else data) + batch + activations.at(segments, months)
+        return needed <= SAFE * available
+
+    number = 1
+    while acceptable(2 * number):
+        number *= 2
+    return number
+
+
+def _with_batch(recipe: N, number: int) -> N:
+    segments = recipe.training.segments.model_copy(update={"per_batch": number})
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update={"segments": segments})})

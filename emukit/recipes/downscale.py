@@ -22,7 +22,7 @@ from emukit.emulators.neural_downscaler import CONTEXT, ConditionSettings
 from emukit.errors import RecipeError
 from emukit.models.block_unet import BlockUNet
 from emukit.objectives.registry import OBJECTIVES
-from emukit.recipes.plugins import admit
+from emukit.recipes.catalogue import admit
 from emukit.recipes.schema import AnyObjective, ObjectiveSettings, TargetsSettings
 from emukit.training.settings import AverageSettings, LossSettings, OptimizerSettings, TrainingSettings
 

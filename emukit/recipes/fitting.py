@@ -21,7 +21,7 @@ from emukit.emulators.features import check_feature, forcing_of
 from emukit.emulators.forcing_space import ForcingSpace
 from emukit.emulators.registry import EMULATORS
 from emukit.errors import EmukitError, ProtocolError, RecipeError
-from emukit.losses.named import LOSSES
+from emukit.losses.registry import LOSSES
 from emukit.progress import Reporter
 from emukit.recipes.catalogue import own_names
 from emukit.recipes.load import load_recipe
@@ -89,7 +89,7 @@ def _refuse_on_disk(recipe: Recipe, archive: Archive) -> None:
         raise ProtocolError(
             f"{recipe.emulator} trains in memory, into which the data do not fit",
             found=f"{archive.source}, {archive.grid.shape[0]} x {archive.grid.shape[1]} cells",
-            expected="an emulator that is fitted a year at a time: typical-year, delta-change, climatology",
+            expected="an emulator that is fitted a year at a time: typical-year, delta-change, climx-lps, climatology",
             hint="one of these, coarser data (the lite files of ClimX), or a machine with more memory",
         )
 

@@ -14,10 +14,17 @@ from emukit.config import merge, parse_assignments, read_toml
 from emukit.emulators.registry import EMULATORS, present_name, with_present_names
 from emukit.errors import RecipeError
 from emukit.files import parse_json, read_text, shipped
-from emukit.losses.named import named_loss
+from emukit.losses.registry import named_loss
 from emukit.models.registry import NETWORKS
-from emukit.recipes.catalogue import FAST, identity_digest, is_network, recipe_digest, recipe_names, unknown_emulator
-from emukit.recipes.plugins import admit
+from emukit.recipes.catalogue import (
+    FAST,
+    admit,
+    identity_digest,
+    is_network,
+    recipe_digest,
+    recipe_names,
+    unknown_emulator,
+)
 
 if TYPE_CHECKING:
     from emukit.recipes.schema import Recipe

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
-    ConfigDict,
     Field,
     SerializeAsAny,
     SerializerFunctionWrapHandler,
@@ -33,10 +32,10 @@ from emukit.objectives.base import Objective
 from emukit.objectives.registry import OBJECTIVES, REGRESSION
 from emukit.objectives.rollout import Rollout
 from emukit.recipes.catalogue import emulator_names, is_network, recipe_digest, unknown_emulator
-from emukit.training.settings import AverageSettings, LossSettings, OptimizerSettings, TrainingSettings
+from emukit.training.settings import AverageSettings, LossSettings, OptimizerSettings, TrainingSettings, VariableTables
 
 
-class TargetsSettings(Settings):
+class TargetsSettings(VariableTables):
     """How each target variable is normalised.
 
     Every further key is a variable, with what differs from `default`.
@@ -45,7 +44,6 @@ class TargetsSettings(Settings):
         default: Of every variable without a table of its own; None: each has one.
     """
 
-    model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, TargetSettings]
 
     default: TargetSettings | None = TargetSettings()
@@ -58,19 +56,10 @@ class TargetsSettings(Settings):
             return values
         return {k: {**default, **v} if isinstance(v, Mapping) else v for k, v in values.items()}
 
-    @model_serializer(mode="wrap")
-    def _told(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        return values if self.default else {k: v for k, v in values.items() if k != "default"}
-
-    @property
-    def tables(self) -> dict[str, TargetSettings]:
-        """The settings of variables that have their own, by name."""
-        return dict(self.__pydantic_extra__ or {})
-
     def of(self, variable: str) -> TargetSettings:
         """How a variable is normalised."""
-        return self.tables.get(variable, self.default or TargetSettings())
+        settings: TargetSettings = self.tables.get(variable, self.default or TargetSettings())
+        return settings
 
 
 class Recipe(Settings):

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from emukit import provenance
+from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
 from emukit.data.encodings import daily_fields, seasonal_fields, seasonal_positions
 from emukit.data.frames import FrameEncoder
@@ -24,17 +25,22 @@ from emukit.data.grid import Grid
 from emukit.data.split import Span, Split, is_hidden
 from emukit.data.time import in_words
 from emukit.errors import EmukitError, ProtocolError
-from emukit.figures.budget import draw_budget
-from emukit.figures.curves import draw_seasons, draw_spectra, draw_years
-from emukit.figures.discrepancy import draw_discrepancies
+from emukit.figures.curves import (
+    draw_budget,
+    draw_discrepancies,
+    draw_ranks,
+    draw_seasons,
+    draw_spectra,
+    draw_window,
+    draw_years,
+)
 from emukit.figures.figure import write_png
 from emukit.figures.maps import draw_maps
-from emukit.figures.ranks import draw_ranks
-from emukit.figures.windows import draw_window
 from emukit.files import inside, open_regular, parse_json, read_text
 from emukit.outputs import Kind, new_output, refuse_taken
 from emukit.progress import Reporter
 from emukit.report import plot_data as pictures
+from emukit.report.index_pictures import ShownIndices, collect_indices, index_figures
 from emukit.report.plot_data import REALISATIONS, Shown, collect
 from emukit.report.variability import VariabilityComparison, compare_variability
 from emukit.runs.evaluate import scored_spans
@@ -45,18 +51,11 @@ WEATHER_FILE = "weather.json"
 # As PNG names the program that wrote a file.
 SOFTWARE = "emukit"
 PICTURES = (
-    "maps",
-    "change",
-    "years",
-    "seasons",
-    "spectra",
-    "ranks",
-    "spread",
-    "budget",
-    "uncertainty",
-    "discrepancy",
-    "shares",
-)
+    "maps", "change", "years", "seasons", "spectra", "ranks", "spread", "budget", "uncertainty", "discrepancy",
+    "shares", "indices", "regions", "days",
+)  # fmt: skip
+# Of fields of all steps at once.
+ON_DISK = "the data stay on disk, and fields of all steps do not fit into memory"
 DEFAULT_SETS = ("validation", "test")
 
 
@@ -105,6 +104,10 @@ def plot_run(
             found=f"{archive.source}, whose values are others than those it was trained on",
             hint="name a folder for them with --out DIR",
         )
+    if archive.on_disk and competition_of(archive).maps is None:
+        raise ProtocolError(
+            "there are no pictures of data on disk", found=ON_DISK, hint="plot coarser data, or on a larger machine"
+        )
     emulator = run.emulator(archive)
     places = {_place(archive, s, span, spans[s]): (s, span) for s in spans for span in spans[s]}
     folders = {out / place if out else inside(run.folder, FOLDER, place): of for place, of in places.items()}
@@ -114,8 +117,9 @@ def plot_run(
     with reporter.step("plot", len(folders)) as step:
         for folder, (set_name, span) in folders.items():
             title = f"{run.folder.resolve().name}, {set_name}: {span.text(archive)}"
-            shown = collect(emulator, archive, span)
-            albums.append(_write(shown, run, archive, folder, title, overwrite))
+            shown = None if archive.on_disk else collect(emulator, archive, span)
+            indices = collect_indices(emulator, archive, span)
+            albums.append(_write(shown, indices, run, archive, folder, title, overwrite))
             step.advance(note=str(folder))
     return albums
 
@@ -165,9 +169,19 @@ def _is_own(path: Path) -> bool:
 KIND = Kind("pictures of `emukit plot`", _strange)
 
 
-def _write(shown: Shown, run: Run, archive: Archive, folder: Path, title: str, overwrite: bool) -> Album:
-    figures, left_out = draw(shown, title)
-    weather = None if "spectra" in left_out else compare_variability(shown)
+def _write(
+    shown: Shown | None,
+    indices: ShownIndices | None,
+    run: Run,
+    archive: Archive,
+    folder: Path,
+    title: str,
+    overwrite: bool,
+) -> Album:
+    figures, left_out = draw(shown, title) if shown else ({}, dict.fromkeys(PICTURES[:8], ON_DISK))
+    if indices:
+        figures |= {name: figure for name, (figure, _) in index_figures(indices, title, whole=True).items()}
+    weather = compare_variability(shown) if shown and "spectra" not in left_out else None
     about = {"Title": title, "Software": SOFTWARE, "Description": f"data {archive.digest}, recipe {run.recipe.digest}"}
     with new_output(folder, KIND, overwrite) as temporary:
         temporary.mkdir()

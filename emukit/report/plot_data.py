@@ -19,12 +19,9 @@ from emukit.data.split import Span
 from emukit.data.time import in_words
 from emukit.data.units import CONVERSIONS, same_units
 from emukit.emulators.base import Emulator, Explanation
-from emukit.figures.curves import Curves, Power, Season, Years
-from emukit.figures.discrepancy import Departure
+from emukit.figures.curves import Curves, Departure, Power, Ranks, Season, Years
 from emukit.figures.maps import Panel, Row
-from emukit.figures.ranks import Ranks
-from emukit.metrics.spectra import Spectrum, spectra
-from emukit.metrics.variability import anomalies, chance_of_ranks, rank_histogram
+from emukit.metrics.variability import Spectrum, anomalies, chance_of_ranks, rank_histogram, spectra
 
 Array = NDArray[np.float64]
 Fields = NDArray[np.float32]
@@ -97,7 +94,7 @@ class Shown:
     @property
     def earth(self) -> bool:
         """Whether coasts are those of the Earth, and not of the invented planet of the demo."""
-        return self.archive.card.name != DEMO
+        return is_earth(self.archive)
 
     @property
     def scenario(self) -> Scenario:
@@ -117,6 +114,11 @@ class Shown:
     def label(self, variable: str) -> str:
         """The variable with its unit."""
         return f"{variable} ({self.archive.card.targets[variable].units})"
+
+
+def is_earth(archive: Archive) -> bool:
+    """Whether data are of the Earth, and not of the invented planet of a demo climate."""
+    return archive.card.name != DEMO and not archive.made_up
 
 
 def collect(emulator: Emulator, archive: Archive, span: Span) -> Shown:

@@ -28,15 +28,22 @@ from emukit.data.archive import Archive
 from emukit.data.grid import Grid
 from emukit.emulators.base import Explanation
 from emukit.errors import ProtocolError
-from emukit.figures.budget import draw_budget
-from emukit.figures.curves import Season, draw_seasons, draw_spectra, draw_years
-from emukit.figures.discrepancy import draw_discrepancies
-from emukit.figures.error_maps import Field, draw_distribution, draw_error_maps, draw_zonal, map_colours
+from emukit.figures.curves import (
+    Season,
+    draw_budget,
+    draw_discrepancies,
+    draw_distribution,
+    draw_ranks,
+    draw_seasons,
+    draw_spectra,
+    draw_years,
+)
 from emukit.figures.figure import line_colours, write_webp
-from emukit.figures.maps import SEQUENTIAL, Row, draw_maps
-from emukit.figures.ranks import draw_ranks
+from emukit.figures.indices import DIFFERENCES, SCORES
+from emukit.figures.maps import SEQUENTIAL, Field, Row, draw_error_maps, draw_maps, draw_zonal, map_colours
 from emukit.files import atomic_path, check_regular, open_regular, parse_json, read_text, sha256
 from emukit.report import plot_data as pictures
+from emukit.report.index_pictures import collect_indices, index_figures
 from emukit.report.plot_data import REALISATIONS, Shown, collect
 from emukit.runs.evaluate import scored_spans
 from emukit.runs.run import Run
@@ -46,11 +53,11 @@ Array = NDArray[np.float64]
 FOLDER = "report"
 ABOUT_FILE, NUMBERS_FILE = "about.json", "numbers.safetensors"
 # Raised with every change of what is kept or drawn.
-VERSION = 8
+VERSION = 10
 # Of every picture, in inches: on a page they are as wide as its text, and their letters are of one size.
 SHAPES = {
     "maps": (8.6, 4.5),
-    "yardstick": (8.6, 4.5),
+    "another_run": (8.6, 4.5),
     "zonal": (8.6, 2.9),
     "years": (8.6, 3.7),
     "seasons": (8.6, 5.2),
@@ -62,6 +69,9 @@ SHAPES = {
     "uncertainty": (8.6, 4.8),
     "discrepancy": (8.6, 9.5),
     "shares": (8.6, 13.0),
+    "indices": (8.6, 8.4),
+    "regions": (8.6, 8.6),
+    "days": (8.6, 7.0),
     "learning": (8.6, 2.8),
     "terms": (8.6, 2.8),
 }
@@ -71,8 +81,13 @@ MANY = {"learning": 16, "terms": 16, "coordinates": 64, "intervals": 32, "discre
 ADJECTIVES = {"month": "monthly", "day": "daily", "year": "annual"}
 # Of what a cell sees: a page has no room for the globe's and for years, which `emukit plot` draws.
 POWER = "monthly, area mean of cells"
-MAPS = ("maps", "yardstick")
-EXPLAINED = ("uncertainty", "shares")
+# Colour maps of pictures that have their own.
+OWN_MAPS = {
+    "uncertainty": (SEQUENTIAL,),
+    "shares": (SEQUENTIAL,),
+    "indices": (DIFFERENCES,),
+    "regions": (SCORES,),
+}
 MOMENTS = {"mean": "mean over time", "std": "standard deviation over time"}
 
 
@@ -119,7 +134,7 @@ class RunFigures:
 
 
 def run_figures_of(run: Run, set_name: str, root: Path, archive: Callable[[], Archive]) -> RunFigures:
-    """The portrait that is kept, or a new one.
+    """The figures that are kept, or new ones.
 
     Args:
         run: Finished.
@@ -142,26 +157,29 @@ def run_figures_of(run: Run, set_name: str, root: Path, archive: Callable[[], Ar
 def in_scale(kept: RunFigures, scales: Mapping[str, float]) -> dict[str, Drawn]:
     """Maps and zonal means of the figures of a run, and the maps of its reference, in scales that all share."""
     mark = hashlib.sha256(repr(sorted(scales.items())).encode()).hexdigest()[:8]
+    title, maps = f"{kept.set_name}: {kept.span}", tuple(dict.fromkeys(f.colours for f in kept.fields.values()))
     out = {
-        "maps": _scaled(
-            kept,
-            f"maps-{mark}.webp",
-            lambda: draw_error_maps(kept.fields, kept.grid, scales, _title(kept), earth=kept.earth),
+        "maps": keep_drawn(
+            kept.folder / f"maps-{mark}.webp",
+            lambda: draw_error_maps(kept.fields, kept.grid, scales, title, earth=kept.earth),
             f"Maps of the error of the prediction. {_words(kept.fields)}",
+            title,
+            maps,
         ),
-        "zonal": _scaled(
-            kept,
-            f"zonal-{mark}.webp",
-            lambda: draw_zonal(kept.fields, kept.grid, scales, _title(kept)),
+        "zonal": keep_drawn(
+            kept.folder / f"zonal-{mark}.webp",
+            lambda: draw_zonal(kept.fields, kept.grid, scales, title),
             "Zonal means of the same errors over latitude, next to those of other members. " + _words(kept.fields),
+            title,
         ),
     }
     if kept.ensemble_member:
-        out["yardstick"] = _scaled(
-            kept,
-            f"yardstick-{mark}.webp",
-            lambda: draw_error_maps(kept.ensemble_member, kept.grid, scales, _title(kept), earth=kept.earth),
+        out["another_run"] = keep_drawn(
+            kept.folder / f"another_run-{mark}.webp",
+            lambda: draw_error_maps(kept.ensemble_member, kept.grid, scales, title, earth=kept.earth),
             f"The same maps of another member of the climate model. {_words(kept.ensemble_member)}",
+            title,
+            maps,
         )
     return out
 
@@ -184,39 +202,38 @@ def save(figure: Figure, path: Path, kind: str, about: str, maps: Iterable[str] 
     return write_webp(figure, path, about, width=width, height=height, colours=colours)
 
 
-def _title(kept: RunFigures) -> str:
-    return f"{kept.set_name}: {kept.span}"
-
-
 def _words(fields: Mapping[str, Field]) -> str:
     return "; ".join(f"{f.label}: {f.numbers}" for f in fields.values()) + "."
 
 
-def _scaled(kept: RunFigures, name: str, draw: Callable[[], Figure], alt: str) -> Drawn:
-    path = kept.folder / name
-    size = picture_size(path)
-    if size is None:
-        with atomic_path(path) as temporary:
-            kind = name.partition("-")[0]
-            maps = dict.fromkeys(f.colours for f in kept.fields.values()) if kind in MAPS else {}
-            size = save(draw(), temporary, kind, _title(kept), maps)
-        for old in kept.folder.glob(f"{name.partition('-')[0]}-*.webp"):
-            if old.name != name:
-                old.unlink()
+def keep_drawn(
+    path: Path, draw: Callable[[], Figure], alt: str, about: str | None = None, maps: Iterable[str] = ()
+) -> Drawn:
+    """The picture of a file ``KIND-MARK.webp``; drawn, in the place of those of other marks, where it cannot be read.
+
+    Args:
+        path: Its file.
+        draw: Makes the figure.
+        alt: What it shows, for those who do not see it.
+        about: Words inside the file; `alt` when None.
+        maps: As for `save`.
+    """
+    try:
+        with open_regular(path) as file, Image.open(file) as image:
+            return Drawn(path, image.size, alt)
+    except (OSError, UnidentifiedImageError):
+        pass
+    kind = path.name.partition("-")[0]
+    with atomic_path(path) as temporary:
+        size = save(draw(), temporary, kind, alt if about is None else about, maps)
+    for old in path.parent.glob(f"{kind}-*.webp"):
+        if old != path:
+            old.unlink(missing_ok=True)
     return Drawn(path, size, alt)
 
 
-def picture_size(path: Path) -> tuple[int, int] | None:
-    """Width and height in pixels; None where there is no picture that can be read."""
-    try:
-        with open_regular(path) as file, Image.open(file) as image:
-            return image.size
-    except (OSError, UnidentifiedImageError):
-        return None
-
-
 def _key(run: Run, set_name: str) -> str:
-    """What decides a portrait: the run, when it was trained, and how it is drawn."""
+    """What decides the figures: the run, when it was trained, and how it is drawn."""
     described = run.folder / "emulator" / "emulator.json"
     parts = [
         VERSION,
@@ -248,9 +265,11 @@ def _read(folder: Path, key: str) -> RunFigures | None:
             for i, (name, (colours, label)) in enumerate(words.items())
         }
         ensemble_member = {
-            name: Field(colours, label, about["yardstick"][name], numbers["yardstick"][i], numbers["members"][:0, i])
+            name: Field(
+                colours, label, about["another_run"][name], numbers["another_run"][i], numbers["members"][:0, i]
+            )
             for i, (name, (colours, label)) in enumerate(words.items())
-            if "yardstick" in numbers
+            if "another_run" in numbers
         }
         grid = Grid(numbers["lat"], numbers["lon"])
         return RunFigures(
@@ -269,15 +288,26 @@ def _draw(run: Run, set_name: str, folder: Path, key: str, archive: Archive) -> 
             expected="the store of the training, unchanged",
             hint="name it with --data",
         )
+    if archive.on_disk:
+        raise ProtocolError(
+            "the data stay on disk, and fields of all steps do not fit into memory",
+            hint=f"`emukit plot {run.folder}` draws what is made a year at a time",
+        )
     span = scored_spans(archive, run.split(archive), set_name)[0]
-    shown = collect(run.emulator(archive), archive, span)
+    emulator = run.emulator(archive)
+    shown = collect(emulator, archive, span)
     numbers, about = _numbers(shown)
     title = f"{set_name}: {span.text(archive)}"
+    spread_colours = [SEQUENTIAL, *dict.fromkeys(archive.card.targets[v].colours for v in archive.variables)]
+    figures = _figures(shown, title)
+    indices = collect_indices(emulator, archive, span)
+    if indices:
+        figures |= index_figures(indices, title, whole=False)
     with atomic_path(folder) as temporary:
         temporary.mkdir(parents=True)
         drawn = {}
-        for name, (figure, alt) in _figures(shown, title).items():
-            maps = _spread_colours(shown) if name == "spread" else (SEQUENTIAL,) if name in EXPLAINED else ()
+        for name, (figure, alt) in figures.items():
+            maps = spread_colours if name == "spread" else OWN_MAPS.get(name, ())
             drawn[name] = (*save(figure, temporary / f"{name}.webp", name, title, maps), alt)
         save_file(numbers, temporary / NUMBERS_FILE)
         about |= {
@@ -289,10 +319,6 @@ def _draw(run: Run, set_name: str, folder: Path, key: str, archive: Archive) -> 
             "pictures": drawn,
         }
         (temporary / ABOUT_FILE).write_text(json.dumps(about, indent=1), encoding="utf-8")
-
-
-def _spread_colours(shown: Shown) -> list[str]:
-    return [SEQUENTIAL, *dict.fromkeys(shown.archive.card.targets[v].colours for v in shown.archive.variables)]
 
 
 def _numbers(shown: Shown) -> tuple[dict[str, NDArray[np.float32]], dict[str, Any]]:
@@ -329,8 +355,8 @@ def _numbers(shown: Shown) -> tuple[dict[str, NDArray[np.float32]], dict[str, An
         "numbers": words(prediction),
     }
     if others:
-        arrays["yardstick"] = others[0]
-        about["yardstick"] = words(others[0])
+        arrays["another_run"] = others[0]
+        about["another_run"] = words(others[0])
     return {k: np.ascontiguousarray(a, np.float32) for k, a in arrays.items()}, about
 
 

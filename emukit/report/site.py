@@ -1,7 +1,8 @@
 """A report: what is gathered from runs, submissions and studies for the pages, and how these are written.
 
-Invariant: the folder of a report is whole or as it was before, and it is replaced only where a report wrote every file
-in it. What cannot be read is named on the first page, and never stands there as if it were not.
+Invariant: everything that is there is named: as an entry, as not finished, or as left out with the reason. The folder
+of a report is whole or as it was before, and it is replaced only where a report wrote every file in it. What cannot be
+read is named on the first page, and never stands there as if it were not.
 """
 
 from __future__ import annotations
@@ -12,13 +13,15 @@ import shutil
 import tempfile
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from emukit import provenance
+from emukit.competitions.ranking import Row
 from emukit.data.archive import Archive
+from emukit.data.protocol import ALL, LOSO
 from emukit.distribution import VERSION
 from emukit.errors import EmukitError, RunError
 from emukit.figures.maps import round_limit
@@ -26,15 +29,16 @@ from emukit.files import parse_json, read_text
 from emukit.outputs import Kind, new_output, refuse_taken
 from emukit.progress import Reporter
 from emukit.report import run_figures as kept
-from emukit.report.collect import Findings, collect_places, named_means, named_source, reason, study_names, to_draw
-from emukit.report.entry_page import run_entry, submission_entry, training_pictures
-from emukit.report.pages.model import Entry, Errors, Picture, Site, identifier
+from emukit.report.content import run_entry, study_page, submission_entry, training_pictures
+from emukit.report.pages.model import Entry, Errors, Picture, Site, Unfinished, identifier
 from emukit.report.pages.render import render
 from emukit.report.plot_data import LEAST_MONTHS, NO_SEASONS, NO_SPECTRA
 from emukit.report.run_figures import Drawn, RunFigures, in_scale, run_figures_of
-from emukit.report.study_page import study_page
-from emukit.runs.leaderboard import RowSource, combine
+from emukit.runs.leaderboard import RowSource, combine, entry_folders, folders_in, read_source
+from emukit.runs.listing import summarise_run
+from emukit.runs.record import RECORD_FILE
 from emukit.runs.run import Run
+from emukit.studies.study_file import STUDY_FILE, StudyFile, read_study
 
 MANIFEST = "report.json"
 # What is shown of a run: the scenario that was left out says more than the months that selected.
@@ -47,7 +51,7 @@ CAPTIONS = {
         "Prediction less the scored run of the climate model. Every map of a quantity in this report has this scale; "
         "what lies beyond it has the colour of its end.",
     ),
-    "yardstick": (
+    "another_run": (
         "The same of another run of the climate model",
         "What chance alone does over these months: a prediction whose maps are as strong as these cannot be told from "
         "a run of the climate model by them.",
@@ -55,6 +59,19 @@ CAPTIONS = {
     "zonal": (
         "Zonal means of the errors",
         "The height is the sine of the latitude, so that equal heights are equal areas. The scale is that of the maps.",
+    ),
+    "indices": (
+        "Annual indices on the map",
+        "The mean over the scored years, prediction less truth. Each index has a scale of its own.",
+    ),
+    "regions": (
+        "Scores by region",
+        "What each region adds to the score: 1 is exact, 0 the mean of the truth, -1 the limit. "
+        "White: in no region, or nothing there varies.",
+    ),
+    "days": (
+        "Days of three cells",
+        "The cells whose mean score is the lowest, the median and the highest; the number is that score.",
     ),
     "years": ("Global means", "Annual means over the whole scenario; every run of the climate model is a line."),
     "seasons": (
@@ -178,7 +195,7 @@ def _site(
                 try:
                     figures_of_runs[source.folder] = _run_figures(source.run, opener, scratch)
                 except EmukitError as e:
-                    missing.setdefault(source.folder, []).append(f"{NOT_DRAWN}{reason(e)}")
+                    missing.setdefault(source.folder, []).append(f"{NOT_DRAWN}{e.line}")
             step.advance(note=source.folder.name)
     scales = shared_scales(figures_of_runs.values())
     entries: list[Entry] = []
@@ -246,7 +263,7 @@ def _entry(
         if curves:
             drawn |= training_pictures(source.run, _keep(source.run, scratch))
     except EmukitError as e:
-        missing = [*missing, f"no learning curves: {reason(e)}"]
+        missing = [*missing, f"no learning curves: {e.line}"]
     else:
         missing = [*missing, *(f"the log has gaps: {words}" for words in source.run.log_problems())]
     errors = None
@@ -258,18 +275,14 @@ def _entry(
             shown.span,
             shown.span_key,
             shown.earth,
-            shown.grid.lat,
-            shown.grid.lon,
-            np.stack([f.error for f in shown.fields.values()]),
-            {name: f.label for name, f in shown.fields.items()},
-            {name: f.colours for name, f in shown.fields.items()},
-            {name: f.numbers for name, f in shown.fields.items()},
+            shown.grid,
+            shown.fields,
             {"score": own[0].score or 0.0, **own[0].numbers} if own else {},
             source.run.record.data.scoring.competition,
         )
     pictures = [
         # The other member is the same for all entries of a span.
-        _picture(name, drawn[name], shown.span_key if shown and name == "yardstick" else entry.id)
+        _picture(name, drawn[name], shown.span_key if shown and name == "another_run" else entry.id)
         for name in CAPTIONS
         if name in drawn
     ]
@@ -333,3 +346,157 @@ def _strange(out: Path) -> str:
 
 
 KIND = Kind("a report of `emukit report`", _strange)
+
+
+@dataclass
+class Findings:
+    """What the places hold.
+
+    Attributes:
+        sources: Finished runs and submissions, each once.
+        named: Folders of those that were named themselves, not found in a folder of several.
+        studies: Folders with a study.
+        unfinished: Runs that have no emulator yet.
+        left_out: What could not be read.
+    """
+
+    sources: list[RowSource] = field(default_factory=list)
+    named: set[Path] = field(default_factory=set)
+    studies: list[tuple[Path, StudyFile]] = field(default_factory=list)
+    unfinished: list[Unfinished] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def collect_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
+    """Read everything that has a page.
+
+    Args:
+        places: As for `write_report`.
+        study_runs: As for `write_report`.
+
+    Raises:
+        EmukitError: A place holds nothing, or is itself damaged.
+    """
+    found = Findings()
+    seen: set[Path] = set()
+
+    def add(folder: Path, named: bool) -> None:
+        # Unlike Path.resolve, which raises where links lead in a circle.
+        real = Path(os.path.realpath(folder))
+        if real in seen:
+            return
+        seen.add(real)
+        try:
+            source = read_source(folder)
+            run = source.run
+        except EmukitError as e:
+            if named:
+                raise
+            found.left_out.append(e.line)
+            return
+        if run and run.record.state != "finished":
+            found.unfinished.append(Unfinished(folder.name, summarise_run(folder).state, run.go_on()))
+        else:
+            found.sources.append(source)
+            if named:
+                found.named.add(folder)
+
+    places = list(places)
+    if not places:
+        raise RunError(
+            "there is nothing to report on",
+            found="neither runs/ nor submissions/ nor ablations/ here",
+            expected="a folder that `emukit train`, `emukit submit` or `emukit ablate` wrote, or a folder of such",
+            hint="train first, or name a folder",
+        )
+    for place in places:
+        entries = entry_folders(place)
+        studies = [f for f in (place, *folders_in(place)) if (f / STUDY_FILE).exists()]
+        if not entries and not studies:
+            raise RunError(
+                f"{place} holds no run, no submission and no study" if place.exists() else f"there is no {place}",
+                expected="a folder that `emukit train`, `emukit submit` or `emukit ablate` wrote, or a folder of such",
+                hint="train first, or name another folder",
+            )
+        for folder in entries:
+            add(folder, folder == place)
+        for folder in studies:
+            try:
+                study = read_study(folder)
+            except EmukitError as e:
+                if folder == place:
+                    raise
+                found.left_out.append(e.line)
+                continue
+            found.studies.append((folder, study))
+            for run in (r for v in study.variants for r in v.runs if study_runs and r.state == "finished"):
+                if (folder / run.folder / RECORD_FILE).exists():
+                    add(folder / run.folder, False)
+                else:
+                    found.left_out.append(f"the run {run.folder} of the study {study.name} is no longer there")
+    return found
+
+
+def to_draw(found: Findings, most: int | None) -> set[Path]:
+    """Folders of the runs that get pictures: those that were named, and the best of the others.
+
+    Runs of different splits are taken in turns, the best of each first.
+
+    Args:
+        found: Everything that has a page.
+        most: How many runs that were not named; None: all.
+    """
+    splits: dict[str, list[tuple[Row, Path]]] = {}
+    for source in found.sources:
+        if source.record and source.folder not in found.named:
+            own = next((row for row in source.rows if row.kind == "run"), None)
+            if own:
+                splits.setdefault(own.split, []).append((own, source.folder))
+    places = [
+        (place, folder)
+        for rows in splits.values()
+        for place, (_, folder) in enumerate(sorted(rows, key=lambda row: row[0].order))
+    ]
+    return found.named | {folder for _, folder in sorted(places, key=lambda place: place[0])[:most]}
+
+
+def study_names(studies: Iterable[tuple[Path, StudyFile]]) -> dict[Path, str]:
+    """Real folder of a run of a study to what it is there: ``STUDY: VARIANT, seed N``.
+
+    With its protocol where the study has several; of a run that several studies share, what the first says.
+    """
+    names: dict[Path, str] = {}
+    for folder, study in studies:
+        several = len({run.protocol for v in study.variants for run in v.runs}) > 1
+        for variant in study.variants:
+            for run in variant.runs:
+                words = (variant.name, run.protocol if several else "", f"seed {run.seed}")
+                name = f"{study.name}: {', '.join(filter(None, words))}"
+                names.setdefault(Path(os.path.realpath(folder / run.folder)), name)
+    return names
+
+
+def named_source(source: RowSource, names: Mapping[Path, str]) -> RowSource:
+    """A source with its own rows under the name that its run has in a study; that says the seed already."""
+    name = names.get(Path(os.path.realpath(source.folder)))
+    if source.record is None or name is None:
+        return source
+    known = source.folder.name
+    rows = [
+        replace(r, name=name + r.name.removeprefix(known), seed=None) if r.kind == "run" else r for r in source.rows
+    ]
+    return replace(source, rows=rows)
+
+
+def named_means(rows: Iterable[Row], names: Mapping[Path, str]) -> list[Row]:
+    """The rows; means over scenarios left out, which are called after several folders, by what these are in a study."""
+    of_folder = {folder.name: name for folder, name in names.items()}
+
+    def named(row: Row) -> Row:
+        folders = row.name.split(" + ")
+        if row.kind != "run" or len(folders) < 2 or not all(folder in of_folder for folder in folders):
+            return row
+        each = [", ".join(ALL if w.startswith(LOSO) else w for w in of_folder[f].split(", ")) for f in folders]
+        return replace(row, name=" + ".join(dict.fromkeys(each)), seed=None)
+
+    return [named(row) for row in rows]

@@ -1,22 +1,26 @@
 """How like the climate model's own the weather of a prediction is, in numbers.
 
 Invariant: every difference of the prediction from a member is taken as that of a member from another is, which stands
-next to it.
+next to it, without which it says nothing.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.table import Table
+from rich.text import Text
 
 from emukit.data.grid import Grid
-from emukit.figures.variability import Line, beyond
 from emukit.metrics.variability import VariabilityStatistics
 from emukit.report.plot_data import Shown
+from emukit.terminal import terminal_table
 
 Array = NDArray[np.float64]
 
@@ -31,6 +35,10 @@ DIFFERENCES = {
 }
 # Of these the sign is known; of the others, the mean size over cells, or the largest of any month.
 SIGNED = ("total_std", "length")
+CAPTION = (
+    "of anomalies from a straight line of each calendar month: std their standard deviation, memory the correlation "
+    "with the month before, length where the correlation with the surroundings falls to 1/e"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,37 +75,41 @@ class VariabilityComparison:
             else self._plain(self.between_members),
         }
 
-    def lines(self) -> list[Line]:
-        """For people, a variable after the other."""
-        out = []
+    def rows(self) -> Iterator[tuple[str, str, str, str, str, str]]:
+        """Cells of `weather_table`, a variable after the other.
+
+        Where only a difference is known, there is nothing of the members and the prediction; a difference that was not
+        measured is a question mark.
+        """
         for v, (variable, unit) in enumerate(zip(self.variables, self.units, strict=True)):
             units = {"total_std": unit, "length": "km"}
-            out += [self._line(variable, key, v, units.get(key, "")) for key in DIFFERENCES if key != "together"]
-        return [*out, *(self._line(pair, "together", v, "") for v, pair in enumerate(self.pairs))]
+            for key in DIFFERENCES:
+                if key != "together":
+                    yield self._row(variable, key, v, units.get(key, ""))
+        for v, pair in enumerate(self.pairs):
+            yield self._row(pair, "together", v, "")
 
     @property
     def pairs(self) -> tuple[str, ...]:
         """The first variable with each of the others, in words."""
         return tuple(f"{self.variables[0]} with {other}" for other in self.variables[1:])
 
-    def _line(self, of: str, key: str, v: int, unit: str) -> Line:
+    def _row(self, of: str, key: str, v: int, unit: str) -> tuple[str, str, str, str, str, str]:
         name, relative = DIFFERENCES[key]
-        members = prediction = None
+        members = prediction = between = ""
         if key in self.prediction:
             values = [float(numbers[key][v]) for numbers in self.members.values()]
-            members, prediction = (min(values), max(values)), float(self.prediction[key][v])
-        between = None if self.between_members is None else float(self.between_members[key][v])
-        return Line(
-            f"{of} {name}",
-            unit,
-            members,
-            prediction,
-            float(self.difference[key][v]),
-            between,
-            relative,
-            key in SIGNED,
-            self.measured_km,
-        )
+            members = "..".join(dict.fromkeys(self._text(n) for n in (min(values), max(values))))
+            prediction = self._text(float(self.prediction[key][v]))
+        if self.between_members is not None:
+            between = _difference(float(self.between_members[key][v]), relative, False)
+        difference = _difference(float(self.difference[key][v]), relative, key in SIGNED)
+        return f"{of} {name}", unit, members, prediction, difference, between
+
+    def _text(self, value: float) -> str:
+        if math.isinf(value):
+            return beyond(self.measured_km)
+        return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3f}"
 
     def _plain(self, numbers: dict[str, Array]) -> dict[str, Any]:
         out: dict[str, Any] = {}
@@ -142,3 +154,27 @@ def _numbers(weather: VariabilityStatistics, grid: Grid) -> dict[str, Array]:
 
 def _mean(differences: list[dict[str, Array]]) -> dict[str, Array]:
     return {k: np.mean([d[k] for d in differences], axis=0) for k in differences[0]}
+
+
+def weather_table(found: VariabilityComparison, title: str) -> Table:
+    """All numbers for people, a line each."""
+    table = terminal_table(title)
+    table.caption, table.caption_justify = CAPTION, "left"
+    table.add_column("weather", overflow="fold")
+    for heading in ("unit", "members", "prediction", "difference\nfrom member", "between\nmembers"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, *cells in found.rows():
+        table.add_row(Text(name), *cells)
+    return table
+
+
+def beyond(measured: float) -> str:
+    """More than was measured, in whole hundreds that certainly were."""
+    return f"> {measured // 100 * 100:.0f}"
+
+
+def _difference(value: float, relative: bool, signed: bool) -> str:
+    if math.isnan(value):
+        return "?"
+    sign = "+" if signed else ""
+    return f"{100 * value:{sign}.1f} %" if relative else f"{value:{sign}.3f}"

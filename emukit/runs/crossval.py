@@ -22,9 +22,8 @@ from typing import Any
 from emukit.competitions.ranking import ANOTHER_RUN, LIMIT
 from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
-from emukit.data.folds import HELD_OUT, fold_split, last_scored
 from emukit.data.protocol import make_split
-from emukit.data.split import Span, Split
+from emukit.data.split import HELD_OUT, Span, Split, fold_split, last_scored
 from emukit.emulators.base import Emulator
 from emukit.emulators.forcing_space import ForcingSpace
 from emukit.errors import ProtocolError

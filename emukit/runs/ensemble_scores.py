@@ -25,9 +25,20 @@ from emukit.errors import ProtocolError
 from emukit.files import inside, write_text
 from emukit.metrics import Moments, Score, mean_score
 from emukit.metrics.deviations import Deviations, RunStatistics, ZonalPower
-from emukit.metrics.ensemble import EnsembleParts, EnsembleSums, score_ensemble
-from emukit.metrics.regional import Flatness, RankCounts, Regions, energy_score, time_blocks
-from emukit.metrics.two_sample import LEAST_BLOCKS, TwoSample, mean_test, two_sample_test
+from emukit.metrics.ensemble import (
+    LEAST_BLOCKS,
+    EnsembleParts,
+    EnsembleSums,
+    Flatness,
+    RankCounts,
+    Regions,
+    TwoSample,
+    energy_score,
+    mean_test,
+    score_ensemble,
+    time_blocks,
+    two_sample_test,
+)
 from emukit.progress import Reporter
 from emukit.runs.evaluate import score_emulator
 

@@ -1,7 +1,8 @@
 """Scoring an emulator on a set of months, with the lines that say what a score is worth.
 
-Invariant: a score over several spans is the mean of the spans' scores, each of its numbers likewise; hidden months
-are never scored.
+Invariant: a score over several spans is the mean of the spans' scores, each of its numbers likewise; hidden months are
+never scored. Further tables, of what a competition derives from whole years, are of the same prediction and truth as
+the score, and decide nothing.
 """
 
 from __future__ import annotations
@@ -28,8 +29,12 @@ from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.neural import BLOCK_MONTHS
 from emukit.errors import ProtocolError
 from emukit.metrics import Moments, Score, mean_score
+from emukit.metrics.competition import Detail
 from emukit.parallel.comm import Comm
+from emukit.progress import Reporter
 from emukit.runs.record import card_digest, trained_on_validation
+
+Field = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -376,3 +381,89 @@ def _score(archive: Archive, spans: tuple[Span, ...], predict: Callable[[Span], 
         moments = span_moments(archive, span, predict(span), truth)
         scores.append(competition.score(moments, archive.grid.weights, scored_variables(archive)))
     return mean_score(scores)
+
+
+def detail_tables(emulator: Emulator, archive: Archive, spans: tuple[Span, ...]) -> list[tuple[str, Detail]]:
+    """The tables of every span, each with the span in words; none of a competition that has none."""
+    detail, place = competition_of(archive).detail, archive.domain.temperature
+    if detail is None or place is None:
+        return []
+    out = []
+    for span in spans:
+        years, truth, warming = _truth(archive, span, place)
+        prediction = _derived(emulator, archive, span)
+        out += [(span.text(archive), table) for table in detail(years, warming, prediction, truth)]
+    return out
+
+
+def ensemble_tables(
+    emulator: Emulator, archive: Archive, spans: tuple[Span, ...], members: int, reporter: Reporter
+) -> list[tuple[str, Detail]]:
+    """Scores of realisations on every span.
+
+    Args:
+        emulator: One that draws realisations.
+        archive: Its forcings are predicted from, its targets compared with.
+        spans: Visible years.
+        members: How many realisations.
+        reporter: Shows the progress.
+
+    Raises:
+        RunError: The emulator has one answer to a scenario.
+        ProtocolError: The competition does not score realisations, or the data do not fit into memory.
+    """
+    if not emulator.draws:
+        emulator.member(0)  # says what is wrong
+    score = competition_of(archive).ensemble
+    place = archive.domain.temperature or 0
+    if score is None or archive.on_disk:
+        raise ProtocolError(
+            "these realisations cannot be scored",
+            found="data that do not fit into memory" if score else competition_of(archive).name,
+            expected="the lite files" if score else "a competition that scores realisations",
+            hint="leave --members out",
+        )
+    out = []
+    with reporter.step("drawing realisations", members * len(spans)) as bar:
+        for span in spans:
+            _, truth, _ = _truth(archive, span, place)
+            drawn = np.empty((members, *truth.shape))
+            for i in range(members):
+                drawn[i] = _derived(emulator.member(i), archive, span)
+                bar.advance()
+            out.append((span.text(archive), score(drawn, truth)))
+    return out
+
+
+def derived_fields(emulator: Emulator, archive: Archive, span: Span) -> tuple[Field, Field]:
+    """(N, W, Y, X) what is derived from the prediction of a span, and from its truth.
+
+    A calendar year of data on disk is in memory at a time.
+    """
+    _, truth, _ = _truth(archive, span, archive.domain.temperature or 0)
+    return _derived(emulator, archive, span), truth
+
+
+def _truth(archive: Archive, span: Span, temperature: int) -> tuple[list[int], Field, Field]:
+    """Years, derived fields, and the global mean temperature of each year."""
+    scenario, competition = archive[span.scenario], competition_of(archive)
+    assert competition.derive is not None
+    derive = competition.derive(archive, span.scenario, span.start, span.stop)
+    years = np.unique(scenario.time.year[span.start : span.stop])
+    parts, warming = [], np.empty(len(years))
+    for start, stop in scenario.pieces(span.start, span.stop):
+        fields = scenario.truth(span.members[0], start, stop)
+        parts.append(derive(fields))
+        mean = archive.grid.mean(fields[:, temperature])
+        for year in np.unique(scenario.time.year[start:stop]):
+            warming[np.searchsorted(years, year)] = mean[scenario.time.year[start:stop] == year].mean()
+    return [int(y) for y in years], np.concatenate(parts), warming
+
+
+def _derived(emulator: Emulator, archive: Archive, span: Span) -> Field:
+    """(N, W, Y, X) what is derived from a prediction."""
+    scenario, competition = archive[span.scenario], competition_of(archive)
+    assert competition.derive is not None
+    derive = competition.derive(archive, span.scenario, span.start, span.stop)
+    parts = [derive(emulator.predict_fields(scenario, a, b)) for a, b in scenario.pieces(span.start, span.stop)]
+    return np.concatenate(parts)

@@ -1,12 +1,14 @@
 """From a recipe and a split to an emulator that is ready to be trained.
 
 Invariant: normalisers are fitted on the split's training spans alone, and initial weights are a function of the seed.
+A finished run that is wrapped has seen nothing that the wrapper is scored on: a run of other data, of another card, or
+with training months among the held-out ones is refused before anything is trained.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,34 +20,32 @@ from torch import nn
 from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
 from emukit.data.encodings import daily_fields, seasonal_fields
-from emukit.data.folds import leave_out
 from emukit.data.frames import FrameEncoder, static_fields
-from emukit.data.split import Span, Split
+from emukit.data.protocol import make_split
+from emukit.data.split import Span, Split, final_split, leave_out
 from emukit.data.states import RolloutSampler, sampler_kind
 from emukit.data.targets import TargetNormalizer
 from emukit.emulators.base import Emulator
 from emukit.emulators.neural import NeuralEmulator
-from emukit.emulators.registry import EMULATORS
+from emukit.emulators.registry import EMULATORS, load_emulator
 from emukit.emulators.residual_correction import ResidualCorrection, residual_archive
 from emukit.emulators.trajectory import TrajectoryNetwork
 from emukit.emulators.variability import refuse_same_runs
 from emukit.emulators.wrapper import Fold, Wrapper
-from emukit.errors import ProtocolError, TrainingError
-from emukit.losses.named import loss_terms
-from emukit.losses.registry import TERMS
+from emukit.errors import ProtocolError, RunError, TrainingError
+from emukit.losses.registry import TERMS, loss_terms
 from emukit.models.precision import matmul_precision
 from emukit.models.registry import NETWORKS, build_network, count_parameters
 from emukit.objectives.registry import REGRESSION
 from emukit.parallel.comm import Comm
 from emukit.parallel.domain import DividedSphere, check_divisible, divide
-from emukit.planning.divided import count_divided
-from emukit.planning.memory import SAFE, free_share, memory_plan
+from emukit.planning.memory import SAFE, count_divided, free_share, memory_plan
 from emukit.progress import Reporter
-from emukit.recipes.catalogue import model_label
-from emukit.recipes.schema import GeneratorRecipe, NetworkRecipe, Recipe, WrapperRecipe
-from emukit.runs.evaluate import score_emulator
-from emukit.runs.finished_base import finished_emulator
+from emukit.recipes.catalogue import check_plugins, identity_digest, model_label
+from emukit.recipes.schema import FinishedRun, GeneratorRecipe, NetworkRecipe, Recipe, WrapperRecipe
+from emukit.runs.evaluate import check_fits, score_emulator
 from emukit.runs.generator import PartTrainer
+from emukit.runs.record import card_digest, read_record
 from emukit.runs.refit import RefitPolicy
 from emukit.sphere import WHOLE, Sphere
 from emukit.training.best import load_best
@@ -404,3 +404,85 @@ class Trainer:
             history=self._recipe.inputs.window.history,
             options=self._recipe.options,
         )
+
+
+def finished_emulator(run: FinishedRun, recipe: Recipe, archive: Archive, split: Split) -> Emulator:
+    """The emulator of a base that is a finished run.
+
+    Args:
+        run: What the wrapper's recipe says of it.
+        recipe: What it trained.
+        archive: The data of the wrapper.
+        split: Its months.
+
+    Raises:
+        RunError: The run is not the one that the recipe names, has not finished, is of other data or another card, or
+            has trained or selected on months that the wrapper is to be scored on.
+        ProtocolError: It predicts on another grid, or other variables.
+    """
+    folder = Path(run.folder)
+    record = read_record(folder)
+    identity = record.identity
+    if identity_digest(identity.model_dump(mode="json")) != run.identity:
+        raise RunError(
+            f"the run {folder} is not the one that the recipe wraps",
+            found="a run of another recipe, protocol, seed or data",
+            hint="put that run back, or name this one in a recipe of its own",
+        )
+    if record.state != "finished":
+        raise RunError(f"the run {folder} has not finished", hint="finish it first")
+    different = {
+        "data": (identity.data, archive.digest),
+        "data card": (identity.card, card_digest(archive.card)),
+    }
+    wrong = [what for what, (then, now) in different.items() if then != now]
+    if wrong:
+        raise RunError(
+            f"the run {folder} was trained on something else than is to be wrapped here",
+            found=f"another {' and another '.join(wrong)}",
+            expected=f"runs of {archive.source}, opened as it is now",
+            hint="wrap runs that were trained on the same store with the same --card and --convert",
+        )
+    own = make_split(archive, identity.protocol, identity.members)
+    own = final_split(archive, own) if identity.final else own
+    for name, held in split.scored.items():
+        # Both may select on the same months.
+        selected = own.scored.get("validation", ()) if name != "validation" else ()
+        for doing, known in (("trained", own.train), ("selected", selected)):
+            if common := _common(known, held):
+                raise RunError(
+                    f"the run {folder} {doing} on months that the wrapper holds out",
+                    found=f"{common.text(archive)}, which protocol {split.protocol} keeps for {name}",
+                    expected="runs that never saw them",
+                    hint=f"wrap runs of protocol {split.protocol}",
+                )
+    check_plugins(record.plugins, f"the run {folder}")
+    emulator = load_trained(folder, recipe)
+    check_fits(emulator, archive)
+    return emulator
+
+
+def load_trained(folder: Path, recipe: Recipe) -> Emulator:
+    """The emulator in the folder of a finished run.
+
+    Raises:
+        RunError: It is not the one that the recipe trains, or is damaged.
+    """
+    emulator = load_emulator(folder / "emulator")
+    expected = recipe.emulator_kind if isinstance(recipe, NetworkRecipe) else recipe.emulator
+    if emulator.kind != expected:
+        raise RunError(
+            f"the emulator in {folder} is not the one that this run trained",
+            found=f"an emulator of the kind {emulator.kind}",
+            expected=expected,
+            hint="put its own emulator folder back, or train it again",
+        )
+    return emulator
+
+
+def _common(known: Iterable[Span], held: Iterable[Span]) -> Span | None:
+    """The first held-out span that shares a month of a scenario with a known one, whatever the member."""
+    spans = tuple(known)
+    return next(
+        (h for h in held for k in spans if k.scenario == h.scenario and k.start < h.stop and h.start < k.stop), None
+    )

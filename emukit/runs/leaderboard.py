@@ -19,8 +19,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from emukit.competitions.cse151b import UNITS, cse151b
-from emukit.competitions.published import load_published
-from emukit.competitions.ranking import LIMIT, Row
+from emukit.competitions.ranking import LIMIT, Row, load_published
 from emukit.config import describe
 from emukit.data.card import load_card
 from emukit.data.protocol import ALL, LOSO
@@ -111,7 +110,7 @@ def collect_rows(
             except EmukitError as e:
                 if left_out is None or folder == place:
                     raise
-                left_out(f"{e.what} ({e.found})" if e.found else e.what)
+                left_out(e.line)
     return combine(sources, published)
 
 

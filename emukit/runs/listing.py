@@ -1,11 +1,13 @@
-"""Runs in folders: what there is, and how far each came.
+"""Runs in folders: what there is, how far each came, and the files that a study keeps next to a run folder.
 
-Invariant: looking changes nothing, and a damaged folder is said to be damaged among those that are not.
+Invariant: looking changes nothing, and a damaged folder is said to be damaged among those that are not. Whatever lies
+next to a run folder goes with it, and what is called otherwise is not a run of a study.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,11 +15,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from emukit.errors import EmukitError, RunError
-from emukit.files import is_held
+from emukit.files import is_held, open_regular
 from emukit.recipes.catalogue import model_name
 from emukit.runs.leaderboard import split_name
 from emukit.runs.record import RECORD_FILE, RunRecord, log_gaps, read_evaluation, read_record
-from emukit.runs.study_files import FAILED, failure_of, is_study_run
 from emukit.training.log import LOG, read_lines
 
 State = Literal["training", "interrupted", "failed", "finished", "damaged"]
@@ -26,6 +27,11 @@ STATES: tuple[State, ...] = ("training", "interrupted", "failed", "finished", "d
 BLOCK_BYTES = 512
 # What validation says is what selects; the others stand in where it says nothing, as in a final fit.
 SETS = ("validation", "held-out", "test", "test-all")
+# Of the digest of a run's identity: enough to tell millions of runs apart.
+HASH_DIGITS = 12
+# What is next to a run folder that says why it failed, and how much of that is read.
+FAILED = ".failed"
+FAILURE_BYTES = 100_000
 
 
 @dataclass(frozen=True)
@@ -162,8 +168,7 @@ def summarise_run(folder: Path) -> RunSummary:
         logs = {place: read_lines(folder / place / LOG) for place in inside.logs}
         epoch, seconds = _progress(inside.logs, logs)
     except EmukitError as e:
-        found = e.found.splitlines()[0].strip() if e.found else ""
-        return RunSummary(folder, "damaged", size, held, problem=f"{e.what} ({found})" if found else e.what)
+        return RunSummary(folder, "damaged", size, held, problem=e.line)
     except (TypeError, ValueError, OverflowError, OSError) as e:
         return RunSummary(folder, "damaged", size, held, problem=f"the scores or the log of {folder} are damaged ({e})")
     if state == "finished":
@@ -224,3 +229,48 @@ def _below(folder: Path) -> _Inside:
                 if entry.is_dir(follow_symlinks=False):
                     places.append(entry.path)
     return found
+
+
+def failure_of(folder: Path) -> str:
+    """Why the run in a folder failed in a study; empty where it did not."""
+    path = failure_path(folder)
+    if not path.is_file():
+        return ""
+    try:
+        with open_regular(path) as f:
+            return f.read(FAILURE_BYTES).decode(errors="replace").strip() or "it failed without a word"
+    except FileNotFoundError:
+        # It has just been started again.
+        return ""
+    except OSError as e:
+        return f"it failed, and {path} cannot be read ({e.strerror})"
+
+
+def is_study_run(folder: Path) -> bool:
+    """Whether a folder is called as a study calls those of its runs."""
+    return bool(re.fullmatch(rf".+-[0-9a-f]{{{HASH_DIGITS}}}", folder.name))
+
+
+def remove_traces(folder: Path) -> None:
+    """Remove what a study wrote next to the folder of one of its runs."""
+    if is_study_run(folder):
+        for path in (failure_path(folder), log_path(folder)):
+            path.unlink(missing_ok=True)
+
+
+def log_path(folder: Path) -> Path:
+    """Where the process of a run writes."""
+    return folder.with_name(folder.name + ".log")
+
+
+def failure_path(folder: Path) -> Path:
+    """Where it stands why a run failed."""
+    return folder.with_name(folder.name + FAILED)
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run in a folder, which is named after what decides its numbers, is whole."""
+    try:
+        return read_record(folder).state == "finished"
+    except RunError:
+        return False

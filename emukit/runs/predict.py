@@ -1,6 +1,8 @@
-"""Whole-scenario predictions as files.
+"""Predictions of whole scenarios as files, and where a trajectory begins: at a step, or from fields in a file.
 
-Invariant: the file says which run, data and code it came from, and is whole or not there.
+Invariant: a file says which run, data and code it came from, and is whole or not there. What a trajectory is begun from
+are fields of the steps right before the first that is predicted, on the grid and in the units of the run; an emulator
+that does not run from a beginning is given none.
 """
 
 from __future__ import annotations
@@ -16,13 +18,17 @@ import xarray as xr
 from emukit import provenance
 from emukit.data.archive import Archive, Scenario
 from emukit.data.cf import fields_to_dataset
+from emukit.data.decode import Findings, read_time
+from emukit.data.grid import Grid
 from emukit.data.residency import host_free
 from emukit.data.store import scenario_from_dataset
+from emukit.data.units import same_units
 from emukit.data.zarr_writer import append_zarr, write_zarr
 from emukit.emulators.base import Emulator
 from emukit.emulators.neural import NeuralEmulator
+from emukit.emulators.trajectory import Trajectory
 from emukit.emulators.wrapper import Wrapper
-from emukit.errors import RunError
+from emukit.errors import EmukitError, ProtocolError, RunError
 from emukit.models.registry import NETWORKS
 from emukit.outputs import MARK, Kind, marked, netcdf_kind, new_output, refuse_taken, zarr_kind
 from emukit.parallel.comm import Comm
@@ -30,7 +36,6 @@ from emukit.parallel.domain import DividedSphere, check_divisible, divide
 from emukit.planning.memory import SAFE
 from emukit.progress import Reporter
 from emukit.recipes.schema import networks_of
-from emukit.runs.beginnings import begun
 from emukit.runs.run import Run
 from emukit.terminal import size
 
@@ -56,7 +61,7 @@ def predict_scenario(
         archive: Its forcings are predicted from.
         scenario: A scenario of the archive.
         members: How many realisations, along a dimension ``member``; None: one prediction, without that dimension.
-        begin: Of a trajectory, as for `emukit.runs.beginnings.begun`.
+        begin: Of a trajectory, as for `begun`.
         initial: Likewise.
         comm: The processes that share a globe, each of which makes this call and gets the whole; None: this one alone.
         reporter: Is told of forcings far outside the training.
@@ -66,7 +71,7 @@ def predict_scenario(
         RunError: Realisations were asked of an emulator that has one answer, or more of them than memory holds; or no
             network is to be divided.
         TrainingError: A network cannot be divided.
-        EmukitError: As `emukit.runs.beginnings.begun`.
+        EmukitError: As `begun`.
     """
     emulator = begun(run, archive, scenario, begin, initial, reporter)
     if comm:
@@ -325,3 +330,77 @@ def write_prediction(dataset: xr.Dataset, out: Path, overwrite: bool = False) ->
             dataset.to_netcdf(temporary, encoding={v: {"zlib": True, "complevel": 1} for v in dataset.data_vars})
         else:
             write_zarr(dataset, temporary, encoding={})
+
+
+def begun(
+    run: Run, archive: Archive, scenario: str, begin: str | None, initial: xr.Dataset | None, reporter: Reporter
+) -> Emulator:
+    """The emulator of a run, set to begin where it is to.
+
+    Args:
+        run: A finished run.
+        archive: Whose states are begun from.
+        scenario: A scenario of it.
+        begin: The first step that is predicted. None: the step after `initial`, or else the first test step of the
+            run's protocol in this scenario, or the first that has states before it.
+        initial: Fields of the steps before, such as an earlier prediction; those of the scenario when None.
+        reporter: Is told where it begins.
+
+    Raises:
+        ProtocolError: A trajectory cannot begin there.
+        EmukitError: A beginning for an emulator that has none.
+    """
+    emulator, wanted = run.emulator(archive), archive[scenario]
+    if not isinstance(emulator, Trajectory):
+        if begin is not None or initial is not None:
+            raise EmukitError(
+                f"a {emulator.kind} emulator does not run from a beginning",
+                found="--begin or --initial",
+                hint="leave them out: the whole scenario is predicted",
+            )
+        return emulator
+    if initial is not None:
+        emulator = _from_fields(emulator, wanted, initial, begin)
+    else:
+        tested = [s.start for s in run.split(archive).scored.get("test", ()) if s.scenario == scenario]
+        default = tested[0] if tested else emulator.first_month
+        emulator = emulator.starting_at(wanted.index(begin) if begin else default)
+    reporter.say(f"note: the trajectory begins at {wanted.time.text(emulator.first_month)}")
+    return emulator
+
+
+def _from_fields(emulator: Trajectory, scenario: Scenario, initial: xr.Dataset, begin: str | None) -> Trajectory:
+    """The emulator with the last fields of a dataset before a step as its beginning."""
+    findings, card = Findings(), emulator.domain.card
+    missing = [v for v in emulator.variables if v not in initial]
+    if missing:
+        raise ProtocolError(
+            "the initial fields do not have all variables",
+            found=f"no {', '.join(missing)}",
+            expected=", ".join(emulator.variables),
+        )
+    time = read_time(initial, card.time, findings)
+    findings.check()
+    assert time is not None  # what is wrong with it was refused
+    fields = [initial[v].squeeze(drop=True) for v in emulator.variables]
+    for name, field in zip(emulator.variables, fields, strict=True):
+        units, expected = str(field.attrs.get("units", "")), card.targets[name].units
+        if set(field.dims) != {"time", "y", "x"} or Grid(field.y.values, field.x.values) != emulator.grid:
+            found = f"{name} over {', '.join(f'{d} {n}' for d, n in field.sizes.items())}"
+            wanted = "time, y and x of the run"
+            raise ProtocolError("the initial fields are on another grid", found=found, expected=wanted)
+        if units and not same_units(units, expected):
+            raise ProtocolError(f"the initial {name} has other units", found=units, expected=expected)
+    offset = (time.first - scenario.time.first) // (scenario.time.minutes or 1)
+    start = scenario.index(begin) if begin else offset + len(time)
+    last = start - offset
+    if not time.same_steps(scenario.time) or not emulator.begins <= last <= len(time) or start >= len(scenario):
+        raise ProtocolError(
+            "the initial fields do not reach to the step before the trajectory",
+            found=f"{time.text(0)} to {time.text(-1)}",
+            expected=f"the {emulator.begins} {time.unit}(s) before {begin or 'the first step'}, and a first step "
+            f"in the scenario, which ends at {scenario.time.text(-1)}",
+            hint="name a step with --begin that the fields reach up to",
+        )
+    values = np.stack([f.transpose("time", "y", "x").values[last - emulator.begins : last] for f in fields], axis=1)
+    return emulator.starting_from(values).starting_at(start)

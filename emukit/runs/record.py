@@ -27,8 +27,7 @@ from emukit.data.protocol import LOSO
 from emukit.errors import RunError
 from emukit.files import below, parse_json, read_text, write_text
 from emukit.metrics import Competition
-from emukit.recipes.catalogue import recipe_digest
-from emukit.recipes.plugins import plugins_of
+from emukit.recipes.catalogue import plugins_of, recipe_digest
 from emukit.registry import TARGET, Plugin
 from emukit.terminal import one_line
 from emukit.training.log import LOG, gaps, read_lines

@@ -24,22 +24,19 @@ from typing import Any
 
 from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
-from emukit.data.folds import final_split
 from emukit.data.protocol import make_split
-from emukit.data.split import Split
+from emukit.data.split import Split, final_split
 from emukit.emulators.base import Emulator
-from emukit.emulators.registry import load_emulator
 from emukit.errors import EmukitError, RunError
 from emukit.files import LOCK_FILE, PART, exclusive, inside, write_text
 from emukit.parallel.comm import Comm
-from emukit.planning.batch_size import resolve_batch
+from emukit.planning.memory import resolve_batch
 from emukit.progress import Reporter, silent_reporter
-from emukit.recipes.catalogue import model_label
+from emukit.recipes.catalogue import check_plugins, model_label, other_versions, plugins_of
 from emukit.recipes.fitting import fit_recipe, trained_in
-from emukit.recipes.plugins import check_plugins, other_versions, plugins_of
-from emukit.recipes.schema import NetworkRecipe, Recipe, parse_recipe
+from emukit.recipes.schema import Recipe, parse_recipe
 from emukit.runs.evaluate import Evaluation, check_fits, evaluate
-from emukit.runs.fit import prepare
+from emukit.runs.fit import load_trained, prepare
 from emukit.runs.record import (
     RECORD_FILE,
     DataArguments,
@@ -103,15 +100,7 @@ class Run:
             ProtocolError: The archive has another grid or other variables.
         """
         self.refuse_unfinished()
-        emulator = load_emulator(self.folder / "emulator")
-        expected = self.recipe.emulator_kind if isinstance(self.recipe, NetworkRecipe) else self.recipe.emulator
-        if emulator.kind != expected:
-            raise RunError(
-                f"the emulator in {self.folder} is not the one that this run trained",
-                found=f"an emulator of the kind {emulator.kind}",
-                expected=expected,
-                hint="put its own emulator folder back, or train it again",
-            )
+        emulator = load_trained(self.folder, self.recipe)
         if archive is not None:
             check_fits(emulator, archive)
         return emulator

@@ -7,13 +7,10 @@ table but as means, or as differences, over the same folds.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -21,7 +18,7 @@ from rich.text import Text
 from emukit.competitions.ranking import ANOTHER_RUN, LIMIT, MOST_COLUMNS, add_number_columns, all_keys, legends
 from emukit.metrics import Competition
 from emukit.metrics.competition import Column
-from emukit.terminal import markdown_text
+from emukit.terminal import csv_table, markdown_table, markdown_text, terminal_table
 
 SUMMARY_HEADINGS = ("protocol and set", "seeds", "mean score", "sd over seeds", ANOTHER_RUN, LIMIT)
 
@@ -82,7 +79,7 @@ class Summary:
 
 def summary_table(title: str, lines: Sequence[Summary]) -> Table:
     """One table of all sets; each line is on months of its own, so lines are not ranked."""
-    table = Table(title=Text(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0)
+    table = terminal_table(title)
     for i, heading in enumerate(SUMMARY_HEADINGS):
         table.add_column(heading.replace(": ", ":\n"), justify="right" if i else "left", no_wrap=i > 0)
     for line in lines:
@@ -92,8 +89,7 @@ def summary_table(title: str, lines: Sequence[Summary]) -> Table:
 
 def summary_markdown(title: str, lines: Sequence[Summary]) -> str:
     """The same in Markdown."""
-    rows = [f"| {' | '.join(cells)} |" for cells in (SUMMARY_HEADINGS, *(line.cells() for line in lines))]
-    rows.insert(1, "|---|" + "--:|" * (len(SUMMARY_HEADINGS) - 1))
+    rows = markdown_table(SUMMARY_HEADINGS, (line.cells() for line in lines), right=range(1, len(SUMMARY_HEADINGS)))
     return "\n".join([f"### {title}", "", *rows, ""])
 
 
@@ -101,7 +97,7 @@ def tables(blocks: Sequence[ScoreTable]) -> list[RenderableType]:
     """One rich table a block."""
     out: list[RenderableType] = []
     for block in blocks:
-        table = Table(title=Text(block.title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=0)
+        table = terminal_table(block.title)
         if len(block.competition.columns) > MOST_COLUMNS:
             out.append(_turned(table, block))
             continue
@@ -143,23 +139,15 @@ def markdown(blocks: Sequence[ScoreTable]) -> str:
     """One Markdown table a block."""
     lines = []
     for block in blocks:
-        lines += [
-            f"### {markdown_text(block.title)}",
-            "",
-            "| | " + " | ".join(map(markdown_text, block.headings)) + " |",
-            "|---|" + "--:|" * len(block.headings),
-        ]
-        lines += ["| " + " | ".join((markdown_text(name), *block.cells(name))) + " |" for name in block.lines]
-        lines.append("")
+        headings = ("", *map(markdown_text, block.headings))
+        rows = ((markdown_text(name), *block.cells(name)) for name in block.lines)
+        table = markdown_table(headings, rows, right=range(1, len(headings)))
+        lines += [f"### {markdown_text(block.title)}", "", *table, ""]
     return "\n".join(lines)
 
 
 def to_csv(blocks: Sequence[ScoreTable]) -> str:
     """One CSV table of all blocks, the title as a column, with all digits."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
     keys = ["score", *all_keys(block.competition for block in blocks)]
-    writer.writerow(["table", "line", *keys])
-    for block in blocks:
-        writer.writerows([block.title, name, *(values.get(k) for k in keys)] for name, values in block.lines.items())
-    return stream.getvalue()
+    lines = ((b.title, name, *map(values.get, keys)) for b in blocks for name, values in b.lines.items())
+    return csv_table(["table", "line", *keys], lines)

@@ -44,7 +44,6 @@ from emukit.files import atomic_path, open_regular
 from emukit.metrics import Competition, Moments
 from emukit.runs.evaluate import scored_variables
 from emukit.runs.run import Run
-from emukit.studies.table import both_ends
 
 Array = NDArray[np.float64]
 
@@ -53,6 +52,8 @@ DRAWS, LEVEL = 2000, 0.95
 _AT_ONCE = 64
 # Of the draws, so that a table is reproduced.
 SEED = 0
+# No interval is told more finely.
+MOST_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -311,3 +312,17 @@ def _numbers(kept: Sequence[Array], archive: Archive) -> Array:
         for i, years in enumerate(kept)
     ]
     return np.asarray(np.mean(each, axis=0))
+
+
+def both_ends(low: float, high: float, digits: int = 3, sign: str = "+") -> tuple[str, str]:
+    """The ends of an interval as text: one that does not hold zero has as many digits as keep zero from its ends.
+
+    Args:
+        low, high: The ends.
+        digits: Behind the point, where they suffice.
+        sign: As a format has it: ``+`` for the sign of either, empty for that of a negative number alone.
+    """
+    nearest = min(abs(low), abs(high)) if low > 0 or high < 0 else 0.0
+    while nearest and digits < MOST_DIGITS and not float(f"{nearest:.{digits}f}"):
+        digits += 1
+    return f"{low:{sign}.{digits}f}", f"{high:{sign}.{digits}f}"

@@ -1,7 +1,7 @@
-"""What came of a study: means, spreads and paired differences of its runs, and a sentence for each variant.
+"""What came of a study: means, spreads and paired differences of its runs, a sentence for each variant, and tables.
 
 Invariant: every number is that of finished run folders named next to it; what has not finished, or failed, is named
-too.
+too. In a table the base comes first and a difference is to it; a mean stands next to how many seeds it is over.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import RenderableType
+from rich.text import Text
 
 from emukit import provenance
-from emukit.competitions.ranking import ANOTHER_RUN, LIMIT
+from emukit.competitions.ranking import ANOTHER_RUN, LIMIT, add_number_columns, legends, shown_columns
 from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
 from emukit.data.protocol import ALL, LOSO, make_split
@@ -30,14 +32,16 @@ from emukit.runs.record import Scoring, benchmark_of
 from emukit.runs.run import Run
 from emukit.studies import bootstrap
 from emukit.studies.ablate import PlannedRun, StudyPlan
-from emukit.studies.bootstrap import numbers_on_years, years_in
+from emukit.studies.bootstrap import both_ends, numbers_on_years, years_in
 from emukit.studies.search import validation_scores
-from emukit.studies.table import StudyTable, markdown, to_csv
+from emukit.terminal import csv_table, markdown_table, markdown_text, terminal_table
 
 STUDY_FILE, TABLE_FILE, CSV_FILE = "study.json", "table.md", "table.csv"
 Array = NDArray[np.float64]
 # Variant to, for every seed in its order, the numbers of a run on draws of years; None where it has not finished.
 Found = dict[str, list[Array | None]]
+# What the column of the difference is called, in a terminal, in a file and on a page.
+DIFFERENCE = "score less base's"
 
 
 def study_result(plan: StudyPlan, archive: Archive, command: str, reporter: Reporter) -> dict[str, Any]:
@@ -148,11 +152,11 @@ def _say_best(best: str, trials: int, results: Sequence[dict[str, Any]]) -> None
 
 def save_result(plan: StudyPlan, result: Mapping[str, Any]) -> list[StudyTable]:
     """Keep it as JSON, Markdown and CSV; the tables, for printing."""
-    tables = tables_of(result)
+    found = tables_of(result)
     write_text(plan.folder / STUDY_FILE, json.dumps(result, indent=1))
-    write_text(plan.folder / TABLE_FILE, markdown(tables))
-    write_text(plan.folder / CSV_FILE, to_csv(tables))
-    return tables
+    write_text(plan.folder / TABLE_FILE, markdown(found))
+    write_text(plan.folder / CSV_FILE, to_csv(found))
+    return found
 
 
 def tables_of(result: Mapping[str, Any]) -> list[StudyTable]:
@@ -248,3 +252,95 @@ def _pairs(variant: Sequence[Array | None], base: Sequence[Array | None]) -> lis
     variant = [*variant] * number if len(variant) == 1 else [*variant]
     base = [*base] * number if len(base) == 1 else [*base]
     return [(v, b) for v, b in zip(variant, base, strict=True) if v is not None and b is not None]
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    """A study on one set of months.
+
+    Attributes:
+        title: Which study, protocol, set and months.
+        competition: Whose numbers they are.
+        rows: As `study.json` has them: variant, seeds, mean, sd, difference, sentence.
+        lines: A reference and the limit by name, with their numbers.
+    """
+
+    title: str
+    competition: Competition
+    rows: tuple[Mapping[str, Any], ...]
+    lines: Mapping[str, Mapping[str, float]]
+
+
+def tables(studies: Sequence[StudyTable]) -> list[RenderableType]:
+    """One rich table each, with the standard deviations under the means, and the sentences below."""
+    out: list[RenderableType] = []
+    for study in studies:
+        table = terminal_table(study.title)
+        table.add_column("", overflow="fold")
+        table.add_column("seeds", justify="right", no_wrap=True)
+        add_number_columns(table, study.competition)
+        shown = len(shown_columns(study.competition))
+        table.add_column(DIFFERENCE.replace(" ", "\n"), justify="right", no_wrap=True)
+        for row in study.rows:
+            cells = _cells(row, study.competition)
+            cells = [*cells[: 1 + shown], *cells[-1:]]
+            table.add_row(Text(row["variant"]), *(_two_lines(text, under) for text, under in cells))
+        for name, values in study.lines.items():
+            table.add_row(Text(name), "", *_numbers(values, study.competition)[:shown], "", style="dim")
+        out += [table, *(Text(f"{row['variant']}: {row['sentence']}") for row in study.rows[1:]), Text("")]
+    return out + legends(study.competition for study in studies)
+
+
+def markdown(studies: Sequence[StudyTable]) -> str:
+    """One Markdown table each, and the sentences under it."""
+    lines = []
+    for study in studies:
+        columns = study.competition.columns
+        headings = ("", "seeds", *(markdown_text(c.full_heading) for c in columns), DIFFERENCE)
+        rows = []
+        for row in study.rows:
+            cells = (f"{text} ({under})" if under else text for text, under in _cells(row, study.competition))
+            rows.append((markdown_text(row["variant"]), *cells))
+        rows += [(f"*{name}*", "", *_numbers(values, study.competition), "") for name, values in study.lines.items()]
+        lines += [f"### {markdown_text(study.title)}", ""]
+        lines += markdown_table(headings, rows, right=range(1, len(headings)))
+        lines += ["", *(f"- {markdown_text(row['variant'])}: {row['sentence']}" for row in study.rows[1:]), ""]
+    return "\n".join(lines)
+
+
+def to_csv(studies: Sequence[StudyTable]) -> str:
+    """One CSV table of all of them: a row for every number of every variant."""
+    lines: list[tuple[object, ...]] = []
+    for study in studies:
+        for row in study.rows:
+            for name in (c.key for c in study.competition.columns if c.key in (row["mean"] or ())):
+                own = (study.title, row["variant"], name, len(row["seeds"]), row["mean"][name])
+                difference = (row["difference"] or {}).get(name, {})
+                lines.append((*own, (row["sd"] or {}).get(name), *map(difference.get, ("mean", "low", "high"))))
+    return csv_table(("table", "variant", "number", "seeds", "mean", "sd", "difference", "low", "high"), lines)
+
+
+def _cells(row: Mapping[str, Any], competition: Competition) -> list[tuple[str, str]]:
+    """Seeds, the score and the numbers, and the difference in the score; with what stands under each, if any.
+
+    Under a mean stands its standard deviation over seeds, and under the difference the 95 % interval.
+    """
+    if not row["mean"]:
+        return [("0", ""), *[("", "")] * (len(competition.columns) + 1)]
+    spread = [f"\N{PLUS-MINUS SIGN}{x}" if x else "" for x in _numbers(row["sd"] or {}, competition)]
+    score = row["difference"]["score"] if row["difference"] else None
+    ends = " to ".join(both_ends(score["low"], score["high"])) if score and score["low"] is not None else ""
+    return [
+        (str(len(row["seeds"])), ""),
+        *zip(_numbers(row["mean"], competition), spread, strict=True),
+        (f"{score['mean']:+.4f}" if score else "", ends),
+    ]
+
+
+def _two_lines(text: str, under: str) -> Text:
+    # An interval takes two more: a terminal of 80 columns has room for the names then.
+    return Text.assemble(text, ("\n" + under.replace(" to ", " to\n"), "dim") if under else "")
+
+
+def _numbers(values: Mapping[str, float], competition: Competition) -> list[str]:
+    return [column.text(values.get(column.key)) for column in competition.columns]

@@ -11,20 +11,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from emukit.submission.check import check_submission
     from emukit.submission.entry import ENTRY_FILE, Entry, entry_of, read_entry, write_entry
-    from emukit.submission.ids import Layout, submission_ids
     from emukit.submission.problems import Problem
     from emukit.submission.read import Columns, read_submission
+    from emukit.submission.rows import Layout, submission_ids, write_submission
     from emukit.submission.score import score_csv, score_submission
-    from emukit.submission.write import write_submission
 
 _MODULES = {
     "check": ("check_submission",),
     "entry": ("ENTRY_FILE", "Entry", "entry_of", "read_entry", "write_entry"),
-    "ids": ("Layout", "submission_ids"),
     "problems": ("Problem",),
     "read": ("Columns", "read_submission"),
+    "rows": ("Layout", "submission_ids", "write_submission"),
     "score": ("score_csv", "score_submission"),
-    "write": ("write_submission",),
 }
 _NAMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -19,11 +19,10 @@ from numpy.typing import NDArray
 
 from emukit.data.grid import Grid
 from emukit.errors import SubmissionError
-from emukit.submission.ids import CELL, HEAD, Layout, month_name
 from emukit.submission.lines import Examined, examine, examine_columns
 from emukit.submission.problems import EXAMPLES, Problem
 from emukit.submission.read import Columns, TooLongError, open_csv, read_submission
-from emukit.submission.write import packing_of
+from emukit.submission.rows import CELL, HEAD, Layout, month_name, packing_of
 
 _HEADER = b"ID,Prediction"
 

@@ -20,10 +20,9 @@ import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 from numpy.typing import NDArray
 
-from emukit.submission.ids import HEAD, Layout, month_name
 from emukit.submission.problems import EXAMPLES, Problem, Tally
 from emukit.submission.read import LONGEST_LINE, Columns, pieces
-from emukit.submission.write import COLUMNS
+from emukit.submission.rows import COLUMNS, HEAD, Layout, month_name
 
 # Enough to tell another grid from a slip of the pen; a file of random IDs must not fill the memory.
 _MOST_STRANGE = 100_000

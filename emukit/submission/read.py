@@ -26,8 +26,7 @@ from numpy.typing import NDArray
 
 from emukit.errors import SubmissionError
 from emukit.files import open_regular
-from emukit.submission.ids import HEAD, MAX_MONTHS
-from emukit.submission.write import COLUMNS, packing_of
+from emukit.submission.rows import COLUMNS, HEAD, MAX_MONTHS, packing_of
 
 # Bit 0 of the general purpose flags, PKWARE APPNOTE 4.4.4.
 _ENCRYPTED = 0x1

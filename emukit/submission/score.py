@@ -16,8 +16,8 @@ from emukit.data.grid import Grid
 from emukit.errors import SubmissionError
 from emukit.metrics import Competition, Score
 from emukit.metrics.checked import Address, checked_score, refuse_not_finite
-from emukit.submission.ids import Layout
 from emukit.submission.read import Columns, read_submission
+from emukit.submission.rows import Layout
 
 
 def score_csv(submission: Path | str, solution: Path | str, competition: Competition) -> Score:

@@ -2,10 +2,12 @@
 
 Invariant: `last.pt` is whole and holds, or names the shards that hold, everything the loop's future depends on; loading
 it runs no code from the file. Tensors are kept by the network's parameter names and in full shape (shards by rows), so
-a training continues with another number of processes, or another strategy, than it began with.
+a training continues with another number of processes, or another strategy, than it began with. The files of a
+checkpoint are read as one only if they were written as one, and are as they were written: `last.pt` holds the digest of
+each. A state that was read is one that the loop could have been in; what it does next need check nothing.
 
     last.pt                               state, random states and, unless sharded, all tensors
-    last-EPOCH-STEP/rank-R.safetensors    with fsdp: each process's rows of every tensor, see `emukit.training.shards`
+    last-EPOCH-STEP/rank-R.safetensors    with fsdp: a process's rows of every tensor; of the first, all else
     best-EPOCH.safetensors                weights of the best validation score, see `emukit.training.best`
 """
 
@@ -14,29 +16,32 @@ from __future__ import annotations
 import hashlib
 import math
 import pickle
+import re
+import shutil
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from emukit.config import describe
 from emukit.errors import RunError, shortage
-from emukit.files import atomic_path, check_regular
+from emukit.files import atomic_path, check_regular, inside, parse_json, sha256
 from emukit.parallel.comm import Comm
-from emukit.parallel.distributed import fill
+from emukit.parallel.distributed import fill, is_sharded
 from emukit.training.best import check_best, drop_older_best, first_line
 from emukit.training.engine import Engine
-from emukit.training.shards import drop_older_shards, save_shard, shard_folder, shard_reader
-from emukit.training.state import Count, TrainingState
 
 LAST = "last.pt"
 ADAM = ("step", "exp_avg", "exp_avg_sq")
+FOLDER = re.compile(r"last-\d{4,}-\d{6,}")
+Count = Annotated[int, Field(ge=0)]
 
 
 class _Content(BaseModel):
@@ -245,3 +250,133 @@ def _restore_random(content: _Content, comm: Comm) -> None:
     state = content.state
     seed = int.from_bytes(bytes(content.rng[0][:8].tolist()), "little")
     torch.manual_seed((seed + 1_000_003 * state.epoch + 1009 * state.step + comm.data.rank) % 2**63)
+
+
+def shard_folder(state: TrainingState) -> str:
+    """Name of the folder of a checkpoint's shards."""
+    return f"last-{state.epoch:04d}-{state.step:06d}"
+
+
+def save_shard(folder: Path, tensors: dict[str, Tensor], comm: Comm) -> list[str]:
+    """Each process writes its rows of sharded tensors; the first also what is not sharded.
+
+    Returns:
+        The digest of every process's file, in the order of ranks.
+    """
+    mine = {}
+    for name, tensor in tensors.items():
+        if is_sharded(tensor):
+            mine[f"rows/{name}"] = tensor.to_local().detach().cpu().contiguous()
+        elif comm.main:
+            mine[f"whole/{name}"] = tensor.detach().cpu().contiguous()
+    if comm.main:
+        folder.mkdir(parents=True, exist_ok=True)
+    comm.barrier()
+    with atomic_path(inside(folder.parent, folder.name, _path(folder, comm.rank).name)) as temporary:
+        save_file(mine, temporary)
+    digest = bytearray.fromhex(sha256(_path(folder, comm.rank)))
+    return [bytes(d.tolist()).hex() for d in comm.gather_bytes(torch.frombuffer(digest, dtype=torch.uint8))]
+
+
+def shard_reader(folder: Path, digests: Sequence[str]) -> tuple[set[str], Callable[[str], Tensor]]:
+    """Names of the tensors in the shards of a checkpoint, and how one of them is read in full.
+
+    Args:
+        folder: Where the shards are.
+        digests: What `save_shard` gave.
+
+    Raises:
+        ValueError: A shard is damaged, or belongs to another process or checkpoint.
+        OSError: A shard is missing.
+    """
+    paths = [_path(folder, rank) for rank in range(len(digests))]
+    for path, digest in zip(paths, digests, strict=True):
+        if sha256(path) != digest:
+            raise ValueError(f"{path} is damaged, or another checkpoint's")
+    # safetensors declares no types for what it returns.
+    files: list[Any] = [safe_open(path, framework="pt") for path in paths]
+    keys = set(files[0].keys())
+
+    def read(name: str) -> Tensor:
+        if f"whole/{name}" in keys:
+            value: Tensor = files[0].get_tensor(f"whole/{name}")
+            return value
+        # Sharded by rows, in the order of ranks.
+        return torch.cat([f.get_tensor(f"rows/{name}") for f in files])
+
+    return {k.partition("/")[2] for k in keys}, read
+
+
+def drop_older_shards(run_folder: Path, keep: str | None) -> None:
+    """Remove the shards of other checkpoints, and nothing that is not ours."""
+    for path in run_folder.iterdir():
+        if FOLDER.fullmatch(path.name) and path.is_dir() and not path.is_symlink() and path.name != keep:
+            shutil.rmtree(path)
+
+
+def _path(folder: Path, rank: int) -> Path:
+    return folder / f"rank-{rank}.safetensors"
+
+
+class TrainingState(BaseModel):
+    """Where the loop stands.
+
+    Attributes:
+        epoch: Epoch under way, from zero; equal to the number of finished ones.
+        step: Steps done in it.
+        best_score: The best validation score so far; infinite before there is one.
+        best_epoch: The epoch, counted from one, after which it was reached.
+        best_average: Whether averaged weights reached it.
+        best_digest: SHA-256 of their file, on the process that wrote it.
+        stale: Validations since.
+        sums: Loss terms of the epoch under way, summed over its steps.
+        stopped: Whether early stopping has ended the training.
+        seconds: Time spent so far, over all sessions.
+        log: The lines of the finished epochs in `metrics.jsonl`; None in checkpoints of earlier versions.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    epoch: Count = 0
+    step: Count = 0
+    best_score: float = math.inf
+    best_epoch: Count = 0
+    best_average: bool = False
+    best_digest: str = ""
+    stale: Count = 0
+    sums: dict[str, FiniteFloat] = Field(default_factory=dict)
+    stopped: bool = False
+    seconds: FiniteFloat = Field(0.0, ge=0)
+    log: list[str] | None = None
+
+    def check_within(self, epochs: int, steps_per_epoch: int) -> None:
+        """Refuse a state that a training of this length never comes to.
+
+        Raises:
+            ValueError: It is beyond the end, of an epoch or of the training.
+        """
+        if self.epoch > epochs or self.step > (steps_per_epoch if self.epoch < epochs else 0):
+            raise ValueError(
+                f"epoch {self.epoch}, step {self.step} of a training of {epochs} epochs of {steps_per_epoch} steps"
+            )
+
+    @model_validator(mode="after")
+    def _could_be(self) -> Self:
+        if max(self.best_epoch, self.stale) > self.epoch:
+            raise ValueError(f"best epoch {self.best_epoch} and {self.stale} validations since, in epoch {self.epoch}")
+        if math.isfinite(self.best_score) != (self.best_epoch > 0):
+            raise ValueError(f"best score {self.best_score} in epoch {self.best_epoch}")
+        if bool(self.best_digest) != (self.best_epoch > 0):
+            raise ValueError(f"a digest {self.best_digest!r} of the weights of epoch {self.best_epoch}")
+        if bool(self.sums) != (self.step > 0):
+            raise ValueError(f"sums of {len(self.sums)} terms after {self.step} steps")
+        if self.log is not None and (
+            len(self.log) != self.epoch or any(_epoch(line) != epoch for epoch, line in enumerate(self.log, 1))
+        ):
+            raise ValueError(f"a log of other epochs than 1 to {self.epoch}")
+        return self
+
+
+def _epoch(line: str) -> object:
+    value = parse_json(line)
+    return value.get("epoch") if isinstance(value, dict) else None

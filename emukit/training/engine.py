@@ -1,7 +1,9 @@
-"""How one optimiser step is computed on the hardware at hand: precision, compilation, processes, accumulation.
+"""How one optimiser step is computed on the hardware at hand: precision, compilation, processes, averages.
 
 Invariant: the engine changes how fast a step is, not what it is: in float32 every combination of processes, strategy
-and compilation takes the same steps up to rounding.
+and compilation takes the same steps up to rounding. The learning rate is a function of the step alone, so a resumed run
+needs no schedule state. The average of weights, exponential (EMA) or equal over the last epochs (SWA), is a function of
+the weights after each step, or epoch, alone, and never changes them; it is scored and chosen like any checkpoint.
 """
 
 from __future__ import annotations
@@ -10,7 +12,8 @@ import math
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic
 
@@ -23,9 +26,7 @@ from emukit.objectives.base import Objective
 from emukit.parallel.batchnorm import replicated, synchronise
 from emukit.parallel.comm import Comm
 from emukit.parallel.distributed import DistributedNetwork, Strategy, whole
-from emukit.training import optim
-from emukit.training.average import WeightAverage
-from emukit.training.settings import TrainingSettings
+from emukit.training.settings import AverageSettings, OptimizerSettings, TrainingSettings
 
 AUTOCAST: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -86,7 +87,7 @@ class Engine(Generic[A]):
         if execution.compile:
             _compile(network, by_block=execution.strategy == "fsdp" and comm.world > 1)
         self.distributed = DistributedNetwork(network, comm, execution.strategy)
-        self.optimizer = optim.make_optimizer(network, settings.optimizer)
+        self.optimizer = make_optimizer(network, settings.optimizer)
         self.average = WeightAverage(network, settings.average, settings.epochs)
         self.scaler = torch.amp.GradScaler(comm.device.type, enabled=settings.precision == "fp16")
 
@@ -112,7 +113,8 @@ class Engine(Generic[A]):
             taken; in fp16 a step whose gradient overflowed is skipped instead: ``skipped_steps`` is one, and the norm
             not finite.
         """
-        optim.set_learning_rate(self.optimizer, rate)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         self._objective.advance(epochs)
         self.optimizer.zero_grad(set_to_none=True)
         samples = sum(map(len, batches))
@@ -266,3 +268,99 @@ def _compile(network: nn.Module, by_block: bool) -> None:
     for module in network.modules():
         if blocks and isinstance(module, blocks):
             module.compile()
+
+
+class WeightAverage:
+    """Average of a network's parameters and floating-point buffers.
+
+    Running statistics of batch normalisation are averaged like weights, not estimated again.
+    """
+
+    def __init__(self, network: nn.Module, settings: AverageSettings, epochs: int) -> None:
+        """Nothing is averaged yet.
+
+        Args:
+            network: Whose weights; sharded parameters stay sharded.
+            settings: Which average.
+            epochs: Of the whole training, for the start of SWA.
+        """
+        self._network = network
+        self._settings = settings
+        self._first_epoch = int(settings.start * epochs)
+        self.count = 0
+        self.tensors: dict[str, Tensor] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether there is an average of more than one state of the weights."""
+        return self.count > 1
+
+    def after_step(self) -> None:
+        """Take the weights of one more optimiser step."""
+        if self._settings.kind == "ema":
+            # Early on the average forgets faster, so that it does not remember the random start (as in TensorFlow's
+            # ExponentialMovingAverage with num_updates).
+            decay = min(self._settings.decay, (1 + self.count) / (10 + self.count))
+            self._blend(1.0 - decay)
+
+    def after_epoch(self, epoch: int) -> None:
+        """Take the weights at the end of an epoch, counted from one (Izmailov et al. 2018, arXiv:1803.05407)."""
+        if self._settings.kind == "swa" and epoch > self._first_epoch:
+            self._blend(1.0 / (self.count + 1))
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The network holds the average inside, and its own weights again afterwards."""
+        live = dict(self._averaged())
+        kept = {name: tensor.detach().clone() for name, tensor in live.items()}
+        self._put(self.tensors)
+        try:
+            yield
+        finally:
+            self._put(kept)
+
+    def allocate(self) -> None:
+        """Make room for the average, to be filled from a checkpoint."""
+        self.tensors = {name: torch.zeros_like(tensor) for name, tensor in self._averaged()}
+
+    def _averaged(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in (*self._network.named_parameters(), *self._network.named_buffers()):
+            if tensor.is_floating_point():
+                yield name, tensor.detach()
+
+    @torch.no_grad()
+    def _blend(self, weight: float) -> None:
+        if not self.tensors:
+            self.tensors = {name: tensor.clone() for name, tensor in self._averaged()}
+        else:
+            for name, tensor in self._averaged():
+                self.tensors[name].lerp_(tensor, weight)
+        self.count += 1
+
+    @torch.no_grad()
+    def _put(self, values: dict[str, Tensor]) -> None:
+        for name, tensor in self._averaged():
+            tensor.copy_(values[name])
+
+
+def make_optimizer(network: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
+    """AdamW; what has one dimension (biases, normalisation weights) is not decayed, maps of biases by cell are."""
+    decayed = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
+    free = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate)
+
+
+def learning_rate(step: int, steps: int, settings: OptimizerSettings) -> float:
+    """Linear warm-up, then half a cosine down to the final rate.
+
+    Args:
+        step: Zero for the first.
+        steps: Of the whole training.
+        settings: Peak, end and length of the warm-up.
+    """
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    done = (step - settings.warmup_steps) / max(1, steps - 1 - settings.warmup_steps)
+    cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
+    return settings.final_learning_rate + (settings.learning_rate - settings.final_learning_rate) * cosine

@@ -23,13 +23,11 @@ from emukit.errors import TrainingError
 from emukit.metrics import Score
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
-from emukit.training import optim
 from emukit.training.best import drop_older_best, load_best, save_best
-from emukit.training.checkpoint import LAST, load_checkpoint, save_checkpoint
-from emukit.training.engine import Engine
+from emukit.training.checkpoint import LAST, TrainingState, load_checkpoint, save_checkpoint
+from emukit.training.engine import Engine, learning_rate
 from emukit.training.log import LOG, MetricsLog, line_of, recovered
 from emukit.training.settings import TrainingSettings
-from emukit.training.state import TrainingState
 from emukit.training.tracking import mirror
 
 
@@ -147,7 +145,7 @@ def train(
             batches = sampler.epoch(state.epoch, seed)
             for number in range(state.step, per_epoch):
                 group = batches[number * settings.accumulate : (number + 1) * settings.accumulate]
-                rate = optim.learning_rate(state.epoch * per_epoch + number, steps, settings.optimizer)
+                rate = learning_rate(state.epoch * per_epoch + number, steps, settings.optimizer)
                 ahead = next(iter(batches[(number + 1) * settings.accumulate :]), None)
                 done = state.epoch + number / per_epoch
                 numbers = engine.step(group, rate, ramp(done), ahead, done)
@@ -169,7 +167,7 @@ def train(
                     raise Interrupted
             taken = (state.epoch + 1) * per_epoch
             line: dict[str, Any] = {"epoch": state.epoch + 1, "step": taken}
-            line["learning_rate"] = optim.learning_rate(taken - 1, steps, settings.optimizer)
+            line["learning_rate"] = learning_rate(taken - 1, steps, settings.optimizer)
             line |= _epoch_means(state.sums, per_epoch)
             state.epoch, state.step, state.sums = state.epoch + 1, 0, {}
             average.after_epoch(state.epoch)

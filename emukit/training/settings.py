@@ -38,7 +38,23 @@ def _known_terms(terms: dict[str, float]) -> dict[str, float]:
 Terms = Annotated[dict[str, Weight], AfterValidator(_known_terms)]
 
 
-class LossSettings(Settings):
+class VariableTables(Settings):
+    """Settings with a table ``default``, in which every further key is a variable with a table of its own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @model_serializer(mode="wrap")
+    def _told(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = handler(self)
+        return values if getattr(self, "default", None) else {k: v for k, v in values.items() if k != "default"}
+
+    @property
+    def tables(self) -> dict[str, Any]:
+        """The tables of variables that have their own, by name."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class LossSettings(VariableTables):
     """The composite loss, in normalised space.
 
     Every further key is a variable with its own table of term names and weights, such as ``pr = { mse = 1.0 }``.
@@ -51,7 +67,6 @@ class LossSettings(Settings):
         ramp_epochs: Epochs after these in which the terms take over, linearly.
     """
 
-    model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Terms]
 
     # Squared error, and the standard deviation over time that it would lose.
@@ -73,19 +88,10 @@ class LossSettings(Settings):
                 )
         return values
 
-    @model_serializer(mode="wrap")
-    def _told(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        values: dict[str, Any] = handler(self)
-        return values if self.default else {k: v for k, v in values.items() if k != "default"}
-
-    @property
-    def tables(self) -> dict[str, dict[str, float]]:
-        """The tables of variables that have their own, by name."""
-        return dict(self.__pydantic_extra__ or {})
-
     def of(self, variable: str) -> dict[str, float]:
         """The terms of a variable."""
-        return self.tables.get(variable, self.default)
+        terms: dict[str, float] = self.tables.get(variable, self.default)
+        return terms
 
     def for_variables(self, variables: Sequence[str]) -> LossSettings:
         """The same with a table for each of some variables, and no default.

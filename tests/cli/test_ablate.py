@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from emukit.studies import costs
+from emukit.studies import ablate
 
 STUDY = """
 question = "how stiff?"
@@ -39,8 +39,8 @@ GOLDEN = {
 @pytest.fixture(autouse=True)
 def _one_thread(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(costs, "start_seconds", lambda words, environments: 10.0)
-    monkeypatch.setattr(costs, "TRIED_SECONDS", 0.0)
+    monkeypatch.setattr(ablate, "start_seconds", lambda words, environments: 10.0)
+    monkeypatch.setattr(ablate, "TRIED_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -161,9 +161,9 @@ def test_a_killed_study_goes_on_and_trains_nothing_twice(emukit, demo_store):
     # As the command does, but that what a run takes is not measured.
     code = f"""
 import sys
-from emukit.studies import costs
+from emukit.studies import ablate
 from emukit.cli import main
-costs.start_seconds, costs.TRIED_SECONDS = (lambda words, environments: 10.0), 0.0
+ablate.start_seconds, ablate.TRIED_SECONDS = (lambda words, environments: 10.0), 0.0
 sys.argv = {["emukit", *words]!r}
 main()
 """

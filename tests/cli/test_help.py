@@ -124,7 +124,7 @@ def test_terminal_table_says_measures_and_units_in_eighty_columns(emukit, linear
     assert "MAE of their standard deviation" in " ".join(shown.split())
 
 
-def test_lone_score_has_its_yardstick(emukit, demo_store, linear_run):
+def test_lone_score_has_references_next_to_it(emukit, demo_store, linear_run):
     assert emukit("data", "demo", "open.zarr", "--grid", "8x12", "--members", "2", "--reveal", "-q").code == 0
     assert emukit("submit", linear_run, "--out", "entry", "-q").code == 0
     scored = emukit("score", "entry/submission.csv", "--data", "open.zarr", "-q", "--format", "json")

@@ -15,7 +15,7 @@ from emukit.files import shipped
 from emukit.progress import silent_reporter
 from emukit.runs.listing import list_runs
 from emukit.runs.run import train_run
-from emukit.studies import costs
+from emukit.studies import ablate
 from emukit.studies.ablate import StudyData, make_study_plan
 from emukit.studies.results import save_result, study_result
 from emukit.studies.study import Study
@@ -88,7 +88,7 @@ def test_a_stranger_s_number_goes_the_whole_way(
     assert ranked == [r["name"] for r in rows if r["kind"] == "run"]
 
     # What a training costs is measured in processes of its own.
-    monkeypatch.setattr(costs, "start_seconds", lambda words, environments: 10.0)
+    monkeypatch.setattr(ablate, "start_seconds", lambda words, environments: 10.0)
     folder, study = study_of(open_store(demo_store, card=str(card)), Path("ablations"))
     loose = study["results"][0]["rows"][-1]
     assert heading in loose["mean"]

@@ -20,9 +20,8 @@ from emukit.errors import RecipeError, RunError, StoreError
 from emukit.files import shipped
 from emukit.losses.registry import TERMS
 from emukit.models.registry import NETWORKS
-from emukit.recipes.catalogue import emulator_names, is_random
+from emukit.recipes.catalogue import emulator_names, is_random, plugins_of
 from emukit.recipes.load import load_recipe
-from emukit.recipes.plugins import plugins_of
 from emukit.registry import Registry
 from emukit.runs.record import read_record
 from emukit.runs.run import read_run
@@ -333,7 +332,7 @@ def test_listing_names_stays_cheap():
 
 
 def test_registries_have_no_two_of_one_kind():
-    from emukit.recipes.plugins import REGISTRIES
+    from emukit.recipes.catalogue import REGISTRIES
 
     assert all(isinstance(r, Registry) and r.kind == kind for kind, r in REGISTRIES.items())
     assert len({r.group for r in REGISTRIES.values()}) == len(REGISTRIES) == 8

@@ -81,7 +81,7 @@ def test_a_failure_that_cannot_be_read_hides_all_runs(runs, monkeypatch):
         assert place == path
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("emukit.runs.study_files.open_regular", forbidden)
+    monkeypatch.setattr("emukit.runs.listing.open_regular", forbidden)
     answer = runs("runs")
     assert answer.code == 0
     assert "4 runs, " in answer.out

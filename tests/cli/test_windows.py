@@ -5,7 +5,7 @@ import pytest
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from emukit.figures.windows import draw_window
+from emukit.figures.curves import draw_window
 
 
 def test_shaded_months_are_those_of_the_window_and_the_line_is_the_target():

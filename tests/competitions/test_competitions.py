@@ -186,9 +186,9 @@ def test_a_sentence_and_colours_follow_the_direction(strange):
 
 
 def test_files_of_before_competitions_are_those_of_the_shipped_one():
-    from emukit.report.study_file import StudyFile
     from emukit.runs.record import Scoring
     from emukit.studies.results import tables_of
+    from emukit.studies.study_file import StudyFile
 
     assert Scoring().competition.name == "cse151b"
     kept = json.loads((Path(__file__).parents[2] / "docs/ablations/anchor/study.json").read_text())

@@ -11,7 +11,7 @@ import pytest
 
 import emukit
 from emukit.competitions.cse151b import cse151b
-from emukit.competitions.published import load_published
+from emukit.competitions.ranking import load_published
 from emukit.errors import EmukitError, RecipeError
 from emukit.files import shipped
 
@@ -106,7 +106,7 @@ def test_an_installed_wheel_finds_its_own_files(tmp_path: Path) -> None:
     for name in ("baselines", "data_cards"):
         shutil.copytree(package.parent / name, tmp_path / "emukit" / "shipped" / name)
     code = (
-        "from emukit.competitions.published import load_published; from emukit.competitions.cse151b import cse151b;"
+        "from emukit.competitions.ranking import load_published; from emukit.competitions.cse151b import cse151b;"
         "print(len(load_published(cse151b())))"
     )
     run = subprocess.run(

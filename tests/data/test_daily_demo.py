@@ -12,10 +12,9 @@ from emukit.data.daily import DAYS
 from emukit.data.demo import daily
 from emukit.data.demo.climx import TRUTH, write_climx_demo
 from emukit.data.demo.daily import AEROSOLS, GASES, NOISES, VARIABLES, DailyClimate, forcing
-from emukit.data.demo.daily_weather import DailyWeather, Noise, wave_factors
-from emukit.data.demo.emissions import region_shares
 from emukit.data.demo.planet import EARTH_RADIUS_KM
-from emukit.data.demo.response import make_climate
+from emukit.data.demo.response import make_climate, region_shares
+from emukit.data.demo.weather import DailyWeather, Noise, wave_factors
 from emukit.data.grid import Grid
 from emukit.errors import EmukitError, ProtocolError
 from emukit.progress import silent_reporter

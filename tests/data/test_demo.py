@@ -14,9 +14,8 @@ from zarr.storage import LocalStore
 import emukit.data.demo.climate as climate_module
 from emukit.data import opening
 from emukit.data.demo import HIDDEN, SCENARIOS, DemoClimate, demo_from_attrs, write_demo
-from emukit.data.demo.emissions import MT_PER_YEAR, region_patterns
 from emukit.data.demo.planet import Planet
-from emukit.data.demo.response import forcing, warming
+from emukit.data.demo.response import MT_PER_YEAR, forcing, region_patterns, warming
 from emukit.data.demo.weather import weather
 from emukit.errors import EmukitError, ProtocolError, StoreError
 from emukit.files import shipped

@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from emukit.data import segments as module
-from emukit.data.frames import FrameEncoder, InputSettings
+from emukit.data.frames import FrameEncoder, InputSettings, Window
 from emukit.data.protocol import make_split
 from emukit.data.residency import free_memory, host_free, place
 from emukit.data.segments import Segment, SegmentSampler, SegmentSettings
 from emukit.data.targets import TargetNormalizer
-from emukit.data.window import Window
 from emukit.errors import EmukitError
 from tests.coded import coded_archive
 

@@ -5,10 +5,10 @@ import itertools
 import pytest
 
 from emukit.config import check
+from emukit.data.frames import Window
 from emukit.data.protocol import make_split
-from emukit.data.segment_addresses import Segment, SegmentAddresses, SegmentSettings
+from emukit.data.segments import Segment, SegmentAddresses, SegmentSettings
 from emukit.data.split import Span
-from emukit.data.window import Window
 from emukit.errors import RecipeError
 from tests.coded import coded_archive
 

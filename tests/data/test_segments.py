@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from emukit.data.frames import FrameEncoder, InputSettings
+from emukit.data.frames import FrameEncoder, InputSettings, Window
 from emukit.data.protocol import make_split
 from emukit.data.segments import SegmentSampler, SegmentSettings
 from emukit.data.targets import TargetNormalizer, TargetSettings
-from emukit.data.window import Window
 from emukit.errors import ProtocolError
 from tests.coded import SCENARIOS, code, coded_archive
 

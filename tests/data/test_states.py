@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from emukit.data.frames import FrameEncoder, InputSettings
+from emukit.data.frames import FrameEncoder, InputSettings, Window
 from emukit.data.protocol import make_split
-from emukit.data.segment_addresses import Segment, SegmentSettings
+from emukit.data.segments import Segment, SegmentSettings
 from emukit.data.states import RolloutSampler, States, cut
 from emukit.data.targets import TargetNormalizer, TargetSettings
-from emukit.data.window import Window
 from emukit.errors import ProtocolError, RecipeError
 from tests.forecasts import sequence
 

@@ -8,11 +8,12 @@ import pytest
 import xarray as xr
 
 from emukit.competitions.climx.derive import derive_indices, thresholds_of_archive
-from emukit.data import daily_archive, stored
+from emukit.data import daily_archive
 from emukit.data.daily import DailyStore
 from emukit.data.opening import open_data
 from emukit.data.split import Span, Split, is_hidden
 from emukit.emulators.climatology import ClimatologyEmulator
+from emukit.emulators.climx_baselines import ClimxPatternScaling
 from emukit.emulators.delta_change import DeltaChange
 from emukit.emulators.features import feature
 from emukit.emulators.typical_year import TypicalYear
@@ -57,7 +58,7 @@ def on_disk(monkeypatch):
 @pytest.fixture
 def narrow(monkeypatch):
     """A block holds all days of one row of 54 years, and not of two."""
-    monkeypatch.setattr(stored, "BLOCK_BYTES", 54 * 365 * 6 * 4 + 100)
+    monkeypatch.setattr(daily_archive, "BLOCK_BYTES", 54 * 365 * 6 * 4 + 100)
 
 
 def split_of(archive):
@@ -120,6 +121,10 @@ def test_emulators_on_disk_are_those_in_memory(layout, climx_folder, banded, hel
         score = score_emulator(one, held, spans)
         assert score_emulator(two, archive, spans).value == pytest.approx(score.value, abs=1e-9)
         assert score_members(two, archive, spans)[0].value == pytest.approx(score.value, abs=1e-9)
+    one, two = (ClimxPatternScaling.fit(a, split) for a in (held, archive))
+    for name, array in one.state()[1].items():
+        # The global mean is summed band by band.
+        np.testing.assert_allclose(two.state()[1][name], array, rtol=2e-5, atol=1e-9, err_msg=name)
     one, two = (ClimatologyEmulator.fit(a, split) for a in (held, archive))
     np.testing.assert_allclose(two.state()[1]["mean"], one.state()[1]["mean"], rtol=1e-6)
 
@@ -168,7 +173,7 @@ def test_digest_of_files_follows_their_bytes(climx_folder, on_disk, tmp_path, mo
     shutil.copytree(climx_folder[0], folder)
     first = on_disk(folder).digest
     with monkeypatch.context() as m:
-        m.setattr(stored, "sha256", lambda path: pytest.fail("read again"))
+        m.setattr(daily_archive, "sha256", lambda path: pytest.fail("read again"))
         assert on_disk(folder).digest == first
     with netCDF4.Dataset(folder / "climx_demo_ssp370_train.nc", "a") as ds:
         ds["tas"][0, 5, 1, 1] += 1

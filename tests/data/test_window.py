@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emukit.data.window import Window
+from emukit.data.frames import Window
 from emukit.errors import ProtocolError
 
 

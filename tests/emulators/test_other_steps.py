@@ -10,16 +10,14 @@ import torch
 from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive, Scenario
 from emukit.data.card import parse_card
-from emukit.data.frames import FrameEncoder, InputSettings
+from emukit.data.frames import FrameEncoder, InputSettings, Window
 from emukit.data.protocol import make_split
 from emukit.data.split import Span
 from emukit.data.store import archive_from_dataset
 from emukit.data.targets import TargetNormalizer, TargetSettings
 from emukit.data.time import TimeAxis
-from emukit.data.window import Window
 from emukit.emulators import linear
-from emukit.emulators.annual_cycle import AnnualCycle
-from emukit.emulators.climatology import ClimatologyEmulator
+from emukit.emulators.climatology import AnnualCycle, ClimatologyEmulator
 from emukit.emulators.features import feature
 from emukit.emulators.forcing_space import ForcingSpace
 from emukit.emulators.linear import LinearEmulator

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from emukit.data.archive import Archive
-from emukit.data.folds import leave_out
 from emukit.data.protocol import make_split
-from emukit.data.split import Span
+from emukit.data.split import Span, leave_out
 from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.emulators.forcing_space import ForcingSpace
 from emukit.emulators.linear import LinearEmulator

@@ -12,10 +12,9 @@ from emukit.data.store import archive_from_dataset
 from emukit.emulators.additive_gp import AdditiveGP
 from emukit.emulators.base import Emulator
 from emukit.emulators.linear import LinearEmulator
-from emukit.emulators.modes import NODES, Modes
 from emukit.emulators.registry import load_emulator
 from emukit.emulators.residuals import Residuals, _global_mean, smoother, training_residuals
-from emukit.emulators.sampled import Sampled, YearBlocks
+from emukit.emulators.sampled import NODES, Modes, Sampled, YearBlocks
 from emukit.errors import ProtocolError, RecipeError
 from emukit.metrics.variability import VariabilityStatistics, rank_histogram
 from emukit.recipes.load import load_recipe

@@ -5,11 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from emukit.data.frames import FrameEncoder, InputSettings
+from emukit.data.frames import FrameEncoder, InputSettings, Window
 from emukit.data.protocol import make_split
 from emukit.data.states import States
 from emukit.data.targets import TargetNormalizer
-from emukit.data.window import Window
 from emukit.emulators.registry import load_emulator
 from emukit.emulators.trajectory import Persistence, TrajectoryNetwork
 from emukit.errors import ProtocolError

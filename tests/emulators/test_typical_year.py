@@ -12,8 +12,17 @@ from emukit.data.split import Span, Split
 from emukit.data.time import DAY_MINUTES, TimeAxis
 from emukit.emulators.delta_change import DeltaChange
 from emukit.emulators.features import feature
-from emukit.emulators.typical_year import TypicalYear, Warming, rank_days, sort_days, training_years
-from emukit.emulators.year_templates import CANDIDATES, _expected, _indices_of, cells_of_blocks
+from emukit.emulators.typical_year import (
+    CANDIDATES,
+    TypicalYear,
+    Warming,
+    _expected,
+    _indices_of,
+    cells_of_blocks,
+    rank_days,
+    sort_days,
+    training_years,
+)
 from emukit.errors import ProtocolError, RecipeError, RunError
 from emukit.metrics.extremes import INDICES, VARIABLES, annual_indices
 from tests.coded import small_grid, warming_archive

@@ -10,7 +10,7 @@ import torch
 from emukit.errors import RecipeError
 from emukit.losses.composite import CompositeLoss, build_term
 from emukit.losses.grid_context import GridContext, local_mean
-from emukit.losses.named import LOSSES
+from emukit.losses.registry import LOSSES
 from emukit.losses.texture import gabor_bank
 from tests.coded import small_grid
 

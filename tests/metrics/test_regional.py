@@ -6,8 +6,7 @@ import xarray as xr
 from scipy import stats
 
 from emukit.data.grid import Grid
-from emukit.metrics.ensemble import fair_crps
-from emukit.metrics.regional import RankCounts, Regions, energy_score, time_blocks
+from emukit.metrics.ensemble import RankCounts, Regions, energy_score, fair_crps, time_blocks
 
 AREA = np.array([0.5, 0.3, 0.2])
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emukit.metrics.spectra import spectra, welch_spectrum
+from emukit.metrics.variability import spectra, welch_spectrum
 from tests.coded import small_grid
 
 

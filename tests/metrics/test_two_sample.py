@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emukit.metrics.two_sample import TwoSample, mean_test, two_sample_test
+from emukit.metrics.ensemble import TwoSample, mean_test, two_sample_test
 
 MONTHS = 360
 SEASON = np.arange(MONTHS) % 12

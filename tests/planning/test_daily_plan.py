@@ -7,7 +7,7 @@ from emukit.data import daily_archive
 from emukit.data.opening import open_data
 from emukit.data.split import Span, Split
 from emukit.errors import ProtocolError
-from emukit.planning import daily
+from emukit.planning import plan as planning
 from emukit.recipes.load import load_recipe
 
 
@@ -30,10 +30,10 @@ def split_of(archive):
 def test_time_memory_and_disk_of_a_daily_folder(opened, on_disk, monkeypatch):
     archive = opened(on_disk)
     recipe = load_recipe("typical-year")
-    assert daily.is_daily_fit(archive, recipe)
-    assert not daily.is_daily_fit(archive, load_recipe("linear"))
-    monkeypatch.setattr(daily, "_timed", lambda archive, year: 2.0)
-    plan = {what: (amount, remark) for what, amount, remark in daily.daily_plan(archive, recipe, split_of(archive))}
+    assert planning.is_daily_fit(archive, recipe)
+    assert not planning.is_daily_fit(archive, load_recipe("linear"))
+    monkeypatch.setattr(planning, "_timed", lambda archive, year: 2.0)
+    plan = {what: (amount, remark) for what, amount, remark in planning.daily_plan(archive, recipe, split_of(archive))}
     assert plan["training"][0] == "53 years"  # the last one lacks a day
     assert plan["time"][0] == "12 min"  # 53 years of 7 variables, 2 s each
     assert plan["run"][0] == f"{10 * 365 * 7 * 24 / 1000:.3g} kB"
@@ -41,13 +41,13 @@ def test_time_memory_and_disk_of_a_daily_folder(opened, on_disk, monkeypatch):
     assert ("on disk" in plan["data"][1]) == on_disk
     assert plan["submission"][0] == f"{4 * 1094 * 7 * 24 / 1000:.3g} kB"
     with pytest.raises(ProtocolError, match="no whole year"):
-        list(daily.daily_plan(archive, recipe, Split("own", (Span("ssp126", 0, 300, (0,)),), {})))
+        list(planning.daily_plan(archive, recipe, Split("own", (Span("ssp126", 0, 300, (0,)),), {})))
 
 
 def test_a_year_is_timed_by_reading_and_sorting_it(opened, monkeypatch):
     archive = opened(True)
     clock = iter(np.arange(0.0, 100.0))
-    monkeypatch.setattr(daily.time, "perf_counter", lambda: next(clock))
-    (year, *_) = daily.training_years(archive, split_of(archive))
+    monkeypatch.setattr(planning.time, "perf_counter", lambda: next(clock))
+    (year, *_) = planning.training_years(archive, split_of(archive))
     # The clock is read before and after each of both.
-    assert daily._timed(archive, year) == 2.0
+    assert planning._timed(archive, year) == 2.0

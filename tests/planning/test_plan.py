@@ -10,7 +10,6 @@ from emukit.data.protocol import make_split
 from emukit.errors import RecipeError, RunError
 from emukit.models.registry import NETWORKS
 from emukit.parallel.comm import Comm
-from emukit.planning import batch_size as batchsize
 from emukit.planning import memory, plan
 from emukit.planning.memory import SAFE
 from emukit.planning.plan import make_plan
@@ -54,7 +53,7 @@ def with_memory(monkeypatch, amount):
 
 def resolved(archive, *more, comm=None, recorded=None):
     chosen = recipe("training.segments.per_batch=auto", *more)
-    made = batchsize.resolve_batch(chosen, archive, make_split(archive, "k360"), comm or Comm(), QUIET, recorded)
+    made = memory.resolve_batch(chosen, archive, make_split(archive, "k360"), comm or Comm(), QUIET, recorded)
     return made.training.segments.per_batch
 
 
@@ -147,7 +146,7 @@ def test_an_automatic_batch_leaves_an_epoch_its_steps(archive):
     steps = planned(archive, f"training.segments.per_batch={number}").steps
     twice = planned(archive, f"training.segments.per_batch={2 * number}").steps
     assert number & (number - 1) == 0
-    assert steps >= batchsize.FEWEST_STEPS > twice
+    assert steps >= memory.FEWEST_STEPS > twice
     assert resolved(archive, "training.accumulate=2") == number // 2
 
 
@@ -172,9 +171,9 @@ def test_processes_cut_the_batches_of_the_first(archive, monkeypatch):
 def test_a_number_stays_as_it_is(archive):
     chosen = recipe("training.segments.per_batch=3")
     split = make_split(archive, "k360")
-    assert batchsize.resolve_batch(chosen, archive, split, Comm(), QUIET) is chosen
+    assert memory.resolve_batch(chosen, archive, split, Comm(), QUIET) is chosen
     linear = load_recipe("linear")
-    assert batchsize.resolve_batch(linear, archive, split, Comm(), QUIET) is linear
+    assert memory.resolve_batch(linear, archive, split, Comm(), QUIET) is linear
 
 
 def test_a_run_with_an_automatic_batch_resumes_with_its_number_on_another_machine(archive, monkeypatch, tmp_path):

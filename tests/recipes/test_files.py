@@ -17,7 +17,7 @@ from emukit.recipes.catalogue import is_random, model_label, recipe_names
 from emukit.recipes.describe import form_of, recipe_schema, recipe_toml, settings_of
 from emukit.recipes.load import load_recipe
 from emukit.recipes.schema import networks_of, seeds_within
-from emukit.runs.finished_base import finished_emulator
+from emukit.runs.fit import finished_emulator
 from emukit.runs.run import read_run, train_run
 from emukit.training.settings import TrainingSettings
 from tests.coded import warming_archive

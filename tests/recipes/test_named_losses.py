@@ -10,7 +10,7 @@ from emukit.cli.models import choice_lines
 from emukit.cli.train import models, train
 from emukit.competitions.cse151b import PART_WEIGHTS, VARIABLE_WEIGHTS
 from emukit.errors import RecipeError
-from emukit.losses.named import LOSSES, loss_lines, loss_terms, named_loss
+from emukit.losses.registry import LOSSES, loss_lines, loss_terms, named_loss
 from emukit.recipes.load import load_recipe
 from emukit.training.settings import LossSettings, composite_loss
 from tests.coded import warming_archive

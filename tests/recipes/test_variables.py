@@ -9,7 +9,7 @@ import torch
 
 from emukit.data.card import parse_card
 from emukit.errors import RecipeError
-from emukit.losses.named import LOSSES, named_loss
+from emukit.losses.registry import LOSSES, named_loss
 from emukit.recipes.fitting import fit_variables
 from emukit.recipes.load import load_recipe
 from emukit.recipes.schema import networks_of, parse_recipe

@@ -9,8 +9,9 @@ from PIL import Image
 
 from emukit.competitions.cse151b import cse151b
 from emukit.competitions.ranking import Row
+from emukit.figures.maps import Field
 from emukit.report.pages.model import Entry, Errors, Picture, Site, StudyPage, identifier
-from emukit.report.study_file import StudyFile
+from emukit.studies.study_file import StudyFile
 from tests.coded import small_grid
 
 MONTHS = "ssp370 2060-02..2070-01 member 0"
@@ -36,17 +37,22 @@ def entry(name: str, score: float | None, folder: Path, split: str = SPLIT, pict
     grid = small_grid()
     cells = np.arange(24.0).reshape(grid.shape) - 11.5
     ident = identifier(name, folder / name.replace("/", "_"))
-    fields = np.stack([cells * ((score or 1.0) + q) for q in range(4)])
+    fields = {
+        name: Field(
+            "RdBu_r" if name.startswith("tas") else "BrBG",
+            f"{name.partition('.')[0]} (1), {name}",
+            "RMSE 1.000, bias -0.500",
+            cells * ((score or 1.0) + q),
+            np.empty((0, len(grid.lat))),
+        )
+        for q, name in enumerate(QUANTITIES)
+    }
     errors = Errors(
         split.partition(": ")[2],
         split,
         False,
-        grid.lat,
-        grid.lon,
+        grid,
         fields,
-        {q: f"{q.partition('.')[0]} (1), {q}" for q in QUANTITIES},
-        {q: "RdBu_r" if q.startswith("tas") else "BrBG" for q in QUANTITIES},
-        dict.fromkeys(QUANTITIES, "RMSE 1.000, bias -0.500"),
         {} if score is None else {"score": score, **numbers(score)},
         cse151b(),
     )

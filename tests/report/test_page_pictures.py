@@ -9,12 +9,10 @@ from matplotlib.text import Text
 from PIL import Image
 
 from emukit.competitions.cse151b import cse151b
-from emukit.figures.coast import _east_of_greenwich, coastline
-from emukit.figures.curves import Curves
-from emukit.figures.error_maps import LEVELS, Field, draw_distribution, draw_error_maps, draw_zonal
+from emukit.figures.curves import Curves, draw_distribution
 from emukit.figures.figure import BETTER, WORSE, write_webp
 from emukit.figures.learning import draw_learning, draw_terms, has_terms
-from emukit.figures.maps import round_limit
+from emukit.figures.maps import LEVELS, Field, _east_of_greenwich, coastline, draw_error_maps, draw_zonal, round_limit
 from emukit.figures.study import VariantInterval, draw_coordinates, draw_intervals
 from emukit.report.plot_data import _scale_to_daily
 from emukit.report.run_figures import SHAPES

@@ -21,7 +21,6 @@ from emukit.emulators.trajectory import Persistence
 from emukit.emulators.variance_matched import VarianceMatched
 from emukit.errors import ProtocolError
 from emukit.figures.maps import draw_maps
-from emukit.figures.variability import weather_table
 from emukit.metrics.variability import VariabilityStatistics, rank_histogram
 from emukit.progress import silent_reporter
 from emukit.report.plot import _place, _visible_sets, draw
@@ -41,7 +40,7 @@ from emukit.report.plot_data import (
 )
 from emukit.report.run_figures import _figures
 from emukit.report.site import CAPTIONS
-from emukit.report.variability import compare_variability
+from emukit.report.variability import compare_variability, weather_table
 from emukit.runs.evaluate import score_emulator
 from tests.coded import coded_archive, warming_archive
 from tests.forecasts import sequence
@@ -283,13 +282,14 @@ def test_weather_is_compared_as_members_are_with_each_other(warming):
     plain = found.as_dict()
     assert plain["members"]["2"]["length"]["pr"] == members[2].length_km[1]
     assert plain["difference from a member"]["together"] == found.difference["together"][0]
-    lines = {line.name: line for line in found.lines()}
-    assert len(lines) == 11
-    tas = lines["tas std"]
+    rows = {name: cells for name, *cells in found.rows()}
+    assert len(rows) == 11
     stds = [grid.mean(m.std)[0] for m in members]
-    assert (tas.members, tas.prediction) == ((min(stds), max(stds)), grid.mean(prediction.std)[0])
-    assert lines["pr memory"].difference == mean[1]
-    assert (lines["tas length"].unit, lines["tas with pr correlation"].unit) == ("km", "")
+    assert rows["tas std"][1:3] == [f"{min(stds):.3f}..{max(stds):.3f}", f"{grid.mean(prediction.std)[0]:.3f}"]
+    assert rows["tas std"][3] == f"{100 * std[0]:+.1f} %"
+    assert rows["pr memory"][3] == f"{mean[1]:.3f}"
+    assert (rows["tas length"][0], rows["tas with pr correlation"][0]) == ("km", "")
+    assert rows["tas std, cell by cell"][1:3] == ["", ""]
 
 
 def test_length_beyond_what_is_measured_is_no_number(warming):
@@ -305,14 +305,14 @@ def test_length_beyond_what_is_measured_is_no_number(warming):
     assert plain["prediction"]["length"] == {"tas": said, "pr": said}
     assert plain["difference from a member"]["length"] == {"tas": None, "pr": None}
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(weather_table(found.lines(), "t"))
+    console.print(weather_table(found, "t"))
     (line,) = [text for text in console.export_text().splitlines() if "tas length" in text]
     members = "..".join(f"{f(m['length'][0] for m in found.members.values()):.0f}" for f in (min, max))
     between = f"{100 * found.between_members['length'][0]:.1f}"
     assert line.split() == ["tas", "length", "km", members, *said.split(), "?", between, "%"]
 
 
-def test_one_member_has_no_yardstick_and_no_second_map():
+def test_one_member_has_no_other_run_and_no_second_map():
     archive = warming_archive(members=1)
     split = make_split(archive, "k360")
     emulator = LinearEmulator.fit(archive, split)
@@ -326,7 +326,7 @@ def test_one_member_has_no_yardstick_and_no_second_map():
     longer = compare_variability(collect(emulator, archive, Span("ssp370", 0, 120, (0,))))
     assert longer.between_members is None
     assert longer.as_dict()["difference between two members"] is None
-    assert {line.between_members for line in longer.lines()} == {None}
+    assert {between for *_, between in longer.rows()} == {""}
 
 
 def test_default_is_every_set_whose_truth_is_visible():

@@ -12,11 +12,10 @@ import pytest
 
 from emukit.competitions.cse151b import cse151b
 from emukit.errors import RunError
-from emukit.report.pages.fields import entry_script, site_script
 from emukit.report.pages.model import Unfinished, identifier
-from emukit.report.pages.render import ASSETS, HERE, WIDTH, marks, render
-from emukit.report.study_file import read_study
-from emukit.studies.table import DIFFERENCE
+from emukit.report.pages.render import ASSETS, HERE, WIDTH, entry_script, marks, render, site_script
+from emukit.studies.results import DIFFERENCE
+from emukit.studies.study_file import read_study
 from tests.report.sites import EVIL, SPLIT, row, site, study
 
 PARTS = ("month", "mean", "std")
@@ -282,8 +281,8 @@ def test_errors_come_back_from_the_script_as_they_went_in(files):
     for one in made.entries:
         (call,) = re.findall(r"^emukit\.addErrors\((.*)\);\n$", entry_script(one))
         plain = json.loads(call)
-        assert plain["lat"] == one.errors.lat.tolist()
-        for quantity, field in zip(plain["quantities"], one.errors.fields, strict=True):
+        assert plain["lat"] == one.errors.grid.lat.tolist()
+        for quantity, field in zip(plain["quantities"], (f.error for f in one.errors.fields.values()), strict=True):
             q = np.frombuffer(base64.b64decode(quantity["values"]), np.int8).astype(float)
             back = (np.sign(q) * quantity["largest"] * (q / 127) ** 2).reshape(field.shape)
             np.testing.assert_allclose(back, field, atol=0.008 * np.abs(field).max())
@@ -292,7 +291,8 @@ def test_errors_come_back_from_the_script_as_they_went_in(files):
 
 def test_errors_that_are_all_zero_are_zero(files):
     one = files[0].entries[0]
-    still = replace(one, errors=replace(one.errors, fields=np.zeros((4, 4, 6))))
+    flat = {name: replace(f, error=np.zeros((4, 6))) for name, f in one.errors.fields.items()}
+    still = replace(one, errors=replace(one.errors, fields=flat))
     assert base64.b64encode(bytes(24)).decode() in entry_script(still)
 
 

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from emukit.competitions.cse151b import cse151b
-from emukit.studies.table import DIFFERENCE, StudyTable, markdown, tables, to_csv
+from emukit.studies.results import DIFFERENCE, StudyTable, markdown, tables, to_csv
 
 COLUMNS = ("score", *cse151b().keys)
 # Every mean and spread tells its column.

@@ -8,9 +8,8 @@ from itertools import permutations
 import numpy as np
 import pytest
 
-from emukit.data.folds import HELD_OUT
 from emukit.data.protocol import make_split
-from emukit.data.split import Span
+from emukit.data.split import HELD_OUT, Span
 from emukit.emulators.linear import LinearEmulator
 from emukit.errors import ProtocolError, RunError
 from emukit.metrics import Moments

@@ -14,9 +14,7 @@ from emukit.emulators.wrapper import Wrapper
 from emukit.errors import ProtocolError, RunError
 from emukit.metrics import Moments
 from emukit.metrics.deviations import Deviations, ZonalPower
-from emukit.metrics.ensemble import EnsembleSums, score_ensemble
-from emukit.metrics.regional import RankCounts, Regions, energy_score
-from emukit.metrics.two_sample import two_sample_test
+from emukit.metrics.ensemble import EnsembleSums, RankCounts, Regions, energy_score, score_ensemble, two_sample_test
 from emukit.progress import Reporter
 from emukit.runs.ensemble_scores import evaluate_ensemble, save_ensemble
 from tests.coded import score_moments, warming_archive

@@ -10,7 +10,7 @@ import pytest
 
 from emukit.cli.show import evaluation_block
 from emukit.competitions.cse151b import cse151b
-from emukit.competitions.published import load_published
+from emukit.competitions.ranking import load_published
 from emukit.data.demo import DemoClimate
 from emukit.data.protocol import make_split
 from emukit.data.split import Span

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from emukit.data.folds import final_split
 from emukit.data.protocol import make_split
+from emukit.data.split import final_split
 from emukit.data.store import open_store
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import load_emulator

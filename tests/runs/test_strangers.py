@@ -15,8 +15,8 @@ from emukit.errors import EmukitError, RunError
 from emukit.progress import silent_reporter
 from emukit.recipes.catalogue import is_random
 from emukit.recipes.load import load_recipe
-from emukit.report.collect import collect_places
 from emukit.report.pages.model import identifier
+from emukit.report.site import collect_places
 from emukit.runs.leaderboard import collect_rows
 from emukit.runs.listing import list_runs
 from emukit.runs.record import checked_command, read_record

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from emukit.data.folds import leave_out
 from emukit.data.protocol import make_split
-from emukit.data.split import Split
+from emukit.data.split import Split, leave_out
 from emukit.emulators.residual_correction import ResidualCorrection
 from emukit.errors import ProtocolError, RecipeError
 from emukit.parallel.comm import Comm

@@ -18,7 +18,7 @@ from emukit.progress import silent_reporter
 from emukit.runs import run as run_module
 from emukit.runs.evaluate import score_emulator
 from emukit.runs.run import train_run
-from emukit.studies import costs
+from emukit.studies import ablate
 from emukit.studies import results as findings
 from emukit.studies.ablate import StudyData, make_study_plan, run_study, write_plan
 from emukit.studies.bootstrap import load_years, save_years
@@ -47,9 +47,9 @@ def opened():
 
 @pytest.fixture(autouse=True)
 def _measured(monkeypatch):
-    monkeypatch.setattr(costs, "start_seconds", lambda words, environments: 10.0)
-    monkeypatch.setattr(costs, "TRIED_SECONDS", 0.0)
-    monkeypatch.setattr(costs, "epoch_seconds", lambda archive, recipe, split, comm, threads: 2.0)
+    monkeypatch.setattr(ablate, "start_seconds", lambda words, environments: 10.0)
+    monkeypatch.setattr(ablate, "TRIED_SECONDS", 0.0)
+    monkeypatch.setattr(ablate, "epoch_seconds", lambda archive, recipe, split, comm, threads: 2.0)
 
 
 def study(name="ridges", **values):
@@ -272,7 +272,7 @@ def test_without_a_budget_recipes_keep_their_epochs(opened, tmp_path):
 
 
 def test_what_cannot_be_timed_does_not_escape_a_budget(opened, tmp_path, monkeypatch):
-    monkeypatch.setattr(costs, "epoch_seconds", lambda archive, recipe, split, comm, threads: None)
+    monkeypatch.setattr(ablate, "epoch_seconds", lambda archive, recipe, split, comm, threads: None)
     asked = study(base="linear", variants=[{"name": "net", "recipe": "cnn-gru", "settings": TINY}])
     plan = plan_of(opened, asked, tmp_path)
     assert plan.not_timed == ("net",)
@@ -287,9 +287,9 @@ def test_what_cannot_be_timed_does_not_escape_a_budget(opened, tmp_path, monkeyp
 
 def test_epochs_beside_other_trainings_take_longer(opened, tmp_path, monkeypatch):
     """By as much as those of the quickest network do; where its epochs are long, nobody waits for them."""
-    monkeypatch.setattr(costs, "TRIED_SECONDS", 20.0)
+    monkeypatch.setattr(ablate, "TRIED_SECONDS", 20.0)
     monkeypatch.setattr(
-        costs, "epoch_seconds", lambda archive, recipe, split, comm, threads: float(recipe.model.hidden)
+        ablate, "epoch_seconds", lambda archive, recipe, split, comm, threads: float(recipe.model.hidden)
     )
     tried = []
 
@@ -297,7 +297,7 @@ def test_epochs_beside_other_trainings_take_longer(opened, tmp_path, monkeypatch
         tried.append((words, len(environments)))
         return 5.0
 
-    monkeypatch.setattr(costs, "epoch_seconds_together", together)
+    monkeypatch.setattr(ablate, "epoch_seconds_together", together)
     wide = {"name": "wide", "settings": {"model.hidden": 40}}
     closed = {"name": "closed", "recipe": "linear"}
     plan = plan_of(opened, study(base="cnn-gru", settings=TINY, variants=[wide, closed]), tmp_path)
@@ -310,14 +310,14 @@ def test_epochs_beside_other_trainings_take_longer(opened, tmp_path, monkeypatch
     assert processes == 2
     assert words[-5:] == ("training.epochs=2", "--protocol", "official", "--seed", "0")
     assert "model.hidden=4" in words
-    monkeypatch.setattr(costs, "TRIED_SECONDS", 3.0)
+    monkeypatch.setattr(ablate, "TRIED_SECONDS", 3.0)
     assert plan_of(opened, study(base="cnn-gru", settings=TINY, variants=[wide]), tmp_path).costs["base"].epoch == 4.0
     assert len(tried) == 1
 
 
 def test_members_are_timed_apart_and_those_that_are_not_there_refused(opened, tmp_path, monkeypatch):
     monkeypatch.setattr(
-        costs, "epoch_seconds", lambda archive, recipe, split, comm, threads: float(len(split.train[0].members))
+        ablate, "epoch_seconds", lambda archive, recipe, split, comm, threads: float(len(split.train[0].members))
     )
     asked = study(base="cnn-gru", settings=TINY, variants=[{"name": "one", "members": [0]}])
     assert {v: c.epoch for v, c in plan_of(opened, asked, tmp_path).costs.items()} == {"base": 3.0, "one": 1.0}
@@ -327,7 +327,9 @@ def test_members_are_timed_apart_and_those_that_are_not_there_refused(opened, tm
 
 
 def test_cost_is_matched_to_the_base_without_a_budget(opened, tmp_path, monkeypatch):
-    monkeypatch.setattr(costs, "epoch_seconds", lambda archive, recipe, split, comm, threads: 2.0 * recipe.model.hidden)
+    monkeypatch.setattr(
+        ablate, "epoch_seconds", lambda archive, recipe, split, comm, threads: 2.0 * recipe.model.hidden
+    )
     asked = study(
         base="cnn-gru",
         settings={**TINY, "training.epochs": 10},

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from emukit.errors import EmukitError
-from emukit.studies.jobs import Job
-from emukit.studies.ray_jobs import open_cluster
+from emukit.studies.jobs import Job, open_cluster
 
 # Counts to twenty in a file, five numbers a second, and continues where the count stands; ends with who began it.
 COUNT = """

@@ -7,7 +7,7 @@ import pytest
 
 from emukit.errors import EmukitError, RecipeError, RunError
 from emukit.progress import silent_reporter
-from emukit.studies import costs
+from emukit.studies import ablate
 from emukit.studies import search as search_module
 from emukit.studies.ablate import StudyData, write_plan
 from emukit.studies.results import save_result, study_result
@@ -35,9 +35,9 @@ def opened():
 
 @pytest.fixture(autouse=True)
 def _measured(monkeypatch):
-    monkeypatch.setattr(costs, "start_seconds", lambda words, environments: 10.0)
-    monkeypatch.setattr(costs, "TRIED_SECONDS", 0.0)
-    monkeypatch.setattr(costs, "epoch_seconds", lambda archive, recipe, split, comm, threads: 2.0)
+    monkeypatch.setattr(ablate, "start_seconds", lambda words, environments: 10.0)
+    monkeypatch.setattr(ablate, "TRIED_SECONDS", 0.0)
+    monkeypatch.setattr(ablate, "epoch_seconds", lambda archive, recipe, split, comm, threads: 2.0)
 
 
 def searched(opened, asked, root, stop_after=None, fail=()):

@@ -8,7 +8,7 @@ import pytest
 from emukit.data.store import open_store
 from emukit.progress import silent_reporter
 from emukit.runs.run import train_run
-from emukit.studies import costs
+from emukit.studies import ablate
 from emukit.studies.ablate import StudyData, make_study_plan
 from emukit.studies.results import save_result, study_result
 from emukit.studies.study import load_study
@@ -53,9 +53,9 @@ def table_on_the_demo_climate(name, store, root):
 
 @pytest.mark.parametrize("name", ["loss-weights", "seasonal-encoding"])
 def test_tables_on_the_demo_climate_are_reproduced(name, demo_store, tmp_path, monkeypatch):
-    monkeypatch.setattr(costs, "start_seconds", lambda words, environments: 10.0)
-    monkeypatch.setattr(costs, "TRIED_SECONDS", 0.0)
-    monkeypatch.setattr(costs, "epoch_seconds", lambda archive, recipe, split, comm, threads: 2.0)
+    monkeypatch.setattr(ablate, "start_seconds", lambda words, environments: 10.0)
+    monkeypatch.setattr(ablate, "TRIED_SECONDS", 0.0)
+    monkeypatch.setattr(ablate, "epoch_seconds", lambda archive, recipe, split, comm, threads: 2.0)
     found = table_on_the_demo_climate(name, demo_store, tmp_path)
     kept = json.loads(GOLDEN.read_text())[name]
     assert list(found) == list(kept)

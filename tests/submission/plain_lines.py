@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 
-from emukit.submission.ids import HEAD, month_name
 from emukit.submission.lines import Examined
 from emukit.submission.problems import Problem, Tally
+from emukit.submission.rows import HEAD, month_name
 
 LONGEST_LINE = 1 << 20
 

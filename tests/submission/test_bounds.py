@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from emukit.errors import SubmissionError
 from emukit.submission import check_submission, read_submission
-from emukit.submission.ids import Layout
 from emukit.submission.lines import examine, examine_columns
 from emukit.submission.read import TooLongError
+from emukit.submission.rows import Layout
 from tests.submission.cases import GRID, MONTHS, coded, lines_of, save, score_csv, score_submission
 
 ROW = b"t000_tas_-60.00_1.88,1\n"

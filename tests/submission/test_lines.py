@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from emukit.submission import check_submission, read, read_submission
 from emukit.submission import lines as by_columns
-from emukit.submission.ids import Layout
+from emukit.submission.rows import Layout
 from tests.submission import plain_lines
 from tests.submission.cases import GRID, coded, lines_of, save
 

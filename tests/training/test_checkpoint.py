@@ -21,11 +21,10 @@ from emukit.parallel.comm import Comm
 from emukit.progress import silent_reporter
 from emukit.training import loop
 from emukit.training.best import best_path
-from emukit.training.checkpoint import LAST, load_checkpoint
+from emukit.training.checkpoint import LAST, load_checkpoint, save_shard, shard_reader
 from emukit.training.engine import Engine
 from emukit.training.loop import TrainingResult
 from emukit.training.settings import AverageSettings
-from emukit.training.shards import save_shard, shard_reader
 from tests.training.test_engine import make_engine, make_source
 
 SOURCE = make_source()

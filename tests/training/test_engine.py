@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from emukit.data.frames import FrameEncoder, InputSettings
+from emukit.data.frames import FrameEncoder, InputSettings, Window
 from emukit.data.protocol import make_split
 from emukit.data.segments import SegmentSampler, SegmentSettings
 from emukit.data.targets import TargetNormalizer, TargetSettings
-from emukit.data.window import Window
 from emukit.errors import TrainingError
 from emukit.losses.composite import CompositeLoss
 from emukit.losses.grid_context import GridContext
@@ -22,8 +21,7 @@ from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
 from emukit.runs.run import train_run
-from emukit.training.average import WeightAverage
-from emukit.training.engine import Engine, Execution, _check_compiler
+from emukit.training.engine import Engine, Execution, WeightAverage, _check_compiler
 from emukit.training.log import read_lines
 from emukit.training.settings import AverageSettings, OptimizerSettings, TrainingSettings
 from tests.coded import changed, warming_archive

@@ -20,8 +20,9 @@ from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
 from emukit.runs.run import read_run, train_run
-from emukit.training import loop, optim
+from emukit.training import loop
 from emukit.training.checkpoint import LAST
+from emukit.training.engine import learning_rate, make_optimizer
 from emukit.training.log import read_lines
 from emukit.training.settings import AverageSettings, OptimizerSettings
 from tests.coded import changed, warming_archive
@@ -267,7 +268,7 @@ def _arrays(folder):
 
 def test_learning_rate_warms_up_peaks_and_ends_where_it_should():
     settings = OptimizerSettings(learning_rate=1.0, final_learning_rate=0.1, warmup_steps=4)
-    rates = [optim.learning_rate(s, 20, settings) for s in range(20)]
+    rates = [learning_rate(s, 20, settings) for s in range(20)]
     np.testing.assert_allclose(rates[:5], [0.25, 0.5, 0.75, 1.0, 1.0])
     assert rates[-1] == pytest.approx(0.1)
     assert all(a >= b for a, b in itertools.pairwise(rates[4:]))
@@ -282,7 +283,7 @@ def test_the_optimiser_steps_with_another_rate_than_the_schedule(tmp_path, accum
     engine.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
     train(engine, tmp_path)
     per_epoch = -(-STEPS // accumulate)
-    assert used == [optim.learning_rate(s, 2 * per_epoch, settings) for s in range(2 * per_epoch)]
+    assert used == [learning_rate(s, 2 * per_epoch, settings) for s in range(2 * per_epoch)]
     assert [used[0], used[2], used[-1]] == pytest.approx([1e-2 / 3, 1e-2, 1e-4])
     assert [line["learning_rate"] for line in strict_lines(tmp_path)] == [used[per_epoch - 1], used[-1]]
 
@@ -395,7 +396,7 @@ def test_a_batch_is_not_read_ahead(tmp_path, accumulate):
 
 def test_biases_are_not_decayed():
     network = torch.nn.Linear(3, 2)
-    groups = optim.make_optimizer(network, OptimizerSettings(weight_decay=0.3)).param_groups
+    groups = make_optimizer(network, OptimizerSettings(weight_decay=0.3)).param_groups
     decay = {id(p): g["weight_decay"] for g in groups for p in g["params"]}
     assert (decay[id(network.weight)], decay[id(network.bias)]) == (0.3, 0.0)
 

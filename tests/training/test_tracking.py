@@ -105,7 +105,8 @@ def offline_history(folder, about=None):
                 if record.HasField("history"):
                     items = {i.key or "/".join(i.nested_key): json.loads(i.value_json) for i in record.history.item}
                     own = {k: v for k, v in items.items() if not k.startswith("_")}
-                    out.append((path.parent.name.rpartition("-")[2], items["_step"], own))
+                    # The name of the folder ends in a number where two runs began in one second.
+                    out.append((path.stem.removeprefix("run-"), items["_step"], own))
     return out
 
 

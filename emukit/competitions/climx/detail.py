@@ -12,8 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.competitions.climx.files import REFERENCES, ScoredParts
-from emukit.competitions.climx.score import ClimXScore, IndexScore, crps_efficiency, regions, score_index
-from emukit.metrics.competition import Detail
+from emukit.competitions.climx.score import (
+    LAT,
+    LEAST_VARIANCE,
+    LON,
+    SHAPE,
+    ClimXScore,
+    IndexScore,
+    crps_efficiency,
+    regions,
+    score_index,
+)
+from emukit.data.grid import Grid
+from emukit.metrics.competition import Detail, ScoreMaps
 from emukit.metrics.extremes import INDICES
 
 Field = NDArray[np.float64]
@@ -64,6 +75,28 @@ def ensemble_table(members: Field, truth: Field) -> Detail:
     headings = ("CRPS score (emukit's reading)", "of an infinite ensemble", "nNSE of the first", "nNSE of the mean")
     rows = parts.rows(columns[1:])
     return Detail((f"{len(members)} realisations", *headings, "cells"), tuple(rows))
+
+
+def score_maps(prediction: Field, truth: Field) -> ScoreMaps:
+    """The score of every index by region, on the competition's grid, and by cell, on that of the data.
+
+    Args:
+        prediction: (N, 15, Y, X) indices.
+        truth: Likewise.
+    """
+    where, shape = regions(), truth.shape[2:]
+    scores = _score(prediction, truth).indices
+    # The last place of a row is that of cells in no region, whose number is -1.
+    by_region = np.full((len(INDICES), len(where.names) + 1), np.nan)
+    for i, name in enumerate(INDICES):
+        for region, value in scores[name].by_region.items():
+            by_region[i, where.names.index(region)] = value
+    variance, error = truth.var(0), ((prediction - truth) ** 2).mean(0)
+    # A cell of the lite grid is in a score where any of the cells that it stands for is.
+    inside = (where.cells >= 0).reshape(shape[0], SHAPE[0] // shape[0], shape[1], SHAPE[1] // shape[1]).any((1, 3))
+    with np.errstate(invalid="ignore"):
+        cells = np.where((variance > LEAST_VARIANCE) & inside, (variance - error) / (variance + error), np.nan)
+    return ScoreMaps(Grid(LAT, np.asarray(LON, np.float64)), by_region[:, where.cells], cells)
 
 
 def parts_of(years: Sequence[int]) -> dict[str, slice]:

@@ -26,7 +26,7 @@ from emukit.competitions.climx.derive import derive_indices
 from emukit.data.grid import Grid
 from emukit.files import shipped
 from emukit.metrics import Competition, Metric, Moments
-from emukit.metrics.competition import Detail, StoreFormat
+from emukit.metrics.competition import Detail, ScoreMaps, StoreFormat
 from emukit.metrics.ensemble import crps
 from emukit.metrics.extremes import UNITS, VARIABLES
 
@@ -126,6 +126,7 @@ def _climx(scored: Mapping[str, str], derived: bool = False) -> Competition:
         derive=derive_indices if derived else None,
         detail=_detail if derived else None,
         ensemble=_ensemble if derived else None,
+        maps=_maps if derived else None,
         submission=StoreFormat(packings=("parquet", "csv"), write=_write) if derived else None,
     )
 
@@ -140,6 +141,12 @@ def _ensemble(members: Field, truth: Field) -> Detail:
     from emukit.competitions.climx.detail import ensemble_table
 
     return ensemble_table(members, truth)
+
+
+def _maps(prediction: Field, truth: Field) -> ScoreMaps:
+    from emukit.competitions.climx.detail import score_maps
+
+    return score_maps(prediction, truth)
 
 
 def _write(store: Path, archive: Any, out: Path) -> int:

@@ -3,8 +3,7 @@
 Invariant: a seed and the settings fix every number, so the truth behind the hidden scenario never needs to be stored.
 """
 
-from emukit.data.demo.climate import CARD, HIDDEN, VARIABLES, DemoClimate, demo_from_attrs
-from emukit.data.demo.emissions import SCENARIOS
-from emukit.data.demo.store import write_demo
+from emukit.data.demo.climate import CARD, HIDDEN, VARIABLES, DemoClimate, demo_from_attrs, write_demo
+from emukit.data.demo.response import SCENARIOS
 
 __all__ = ["CARD", "HIDDEN", "SCENARIOS", "VARIABLES", "DemoClimate", "demo_from_attrs", "write_demo"]

@@ -5,6 +5,9 @@ depend on which others are made, and a store of two members is the first two of 
 
 The same settings give the same numbers, bit for bit, on one machine and version of numpy. Elsewhere the last bits of
 exp and tanh may differ; a numpy whose random stream differs is refused.
+
+As a dataset it has the names, order of dimensions, dtypes and coordinates of the UCSD CSE 151B 2025 store, its oddities
+included: emissions have other latitudes and longitudes than the targets, and `lat`, `lon` have dims (x, y).
 """
 
 from __future__ import annotations
@@ -14,29 +17,58 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
+from pathlib import Path
 
+import cftime
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from emukit.data.demo.dataset import Fields, competition_dataset
-from emukit.data.demo.emissions import (
+from emukit.data.card import DIGESTS_ATTRIBUTE, Digests, Published
+from emukit.data.demo.planet import Planet, refuse_settings
+from emukit.data.demo.response import (
     FIRST_YEAR,
     LAST_YEAR,
     MT_PER_YEAR,
     SCENARIOS,
+    Climate,
     Emissions,
     emissions,
+    make_climate,
     region_patterns,
 )
-from emukit.data.demo.planet import Planet
-from emukit.data.demo.response import Climate, make_climate
 from emukit.data.demo.weather import weather
-from emukit.errors import EmukitError, ProtocolError, StoreError
+from emukit.data.grid import Grid
+from emukit.data.load import digest_of
+from emukit.data.zarr_writer import write_zarr
+from emukit.errors import ProtocolError, StoreError
 from emukit.files import parse_json
+from emukit.outputs import new_output, refuse_taken, zarr_kind
+from emukit.progress import Reporter, default_reporter
 
 GENERATOR = 1
 """Version of the formulas, raised with any change of a number: stores of another version are refused, not misjudged."""
+
+_TAS = {"long_name": "Near-Surface Air Temperature", "standard_name": "air_temperature", "units": "K"}
+_PR = {"long_name": "Precipitation", "standard_name": "lwe_precipitation_rate", "units": "mm/day"}
+_RSDT = {
+    "long_name": "TOA Incident Shortwave Radiation",
+    "standard_name": "toa_incoming_shortwave_flux",
+    "positive": "down",
+    "units": "W/m²",
+}
+_SO2 = {"long_name": "Sulfur dioxide emissions", "units": "kg m-2 s-1"}
+_BC = {"long_name": "Black carbon emissions", "units": "kg m-2 s-1"}
+_CO2 = {"long_name": "Cumulative fossil CO2 emissions since 1850", "units": "GtCO2"}
+_CH4 = {"long_name": "Methane emissions", "units": "GtCH4/yr"}
+_Y = {"axis": "Y", "standard_name": "latitude", "units": "degrees_north"}
+_X = {"axis": "X", "standard_name": "longitude", "units": "degrees_east"}
+# Ten years of one member at a time, as fits training on spans of months.
+_CHUNK_MONTHS = 120
+KIND = zarr_kind(
+    "a store of `emukit data demo`", lambda found: found.get("emukit_card") == CARD and "demo_settings" in found
+)
+
 
 CARD = "demo"
 HIDDEN = ("ssp245",)
@@ -80,18 +112,7 @@ class DemoClimate:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        wrong = [
-            (name, low, high)
-            for name, (low, high) in _BOUNDS.items()
-            if type(getattr(self, name)) is not int or not low <= getattr(self, name) <= high
-        ]
-        if wrong:
-            raise EmukitError(
-                "the demo climate cannot be made with these settings",
-                found=", ".join(f"{name} = {getattr(self, name)!r}" for name, _, _ in wrong),
-                expected=", ".join(f"{name} a whole number {low} .. {high}" for name, low, high in wrong),
-                hint="change the settings named",
-            )
+        refuse_settings("the demo climate", {name: getattr(self, name) for name in _BOUNDS}, _BOUNDS)
 
     @property
     def months(self) -> int:
@@ -249,3 +270,146 @@ def _stream_check() -> int:
     """A checksum of some normal numbers: between versions numpy keeps its bit streams, but not its distributions."""
     draws = np.random.default_rng(np.random.SeedSequence(0, spawn_key=(2,))).standard_normal(64, dtype=np.float32)
     return zlib.crc32(np.round(draws * 1000).astype("<i4").tobytes())
+
+
+@dataclass(frozen=True, eq=False)
+class Fields:
+    """The variables of a store, S scenarios by T months by M members.
+
+    Attributes:
+        tas: (S, T, M, Y, X) float32, K.
+        pr: (S, T, M, Y, X) float32, mm/day.
+        rsdt: (S, T, Y, X) float32, W m-2.
+        so2: (S, T, Y, X) float64, kg m-2 s-1.
+        bc: (S, T, Y, X) float64, kg m-2 s-1.
+        co2: (S, T) float64, GtCO2.
+        ch4: (S, T) float64, GtCH4 per year.
+    """
+
+    tas: NDArray[np.float32]
+    pr: NDArray[np.float32]
+    rsdt: NDArray[np.float32]
+    so2: NDArray[np.float64]
+    bc: NDArray[np.float64]
+    co2: NDArray[np.float64]
+    ch4: NDArray[np.float64]
+
+
+def noleap_months(first_year: int, months: int) -> list[cftime.DatetimeNoLeap]:
+    """The 15th of every month from January of `first_year`, (T,)."""
+    return [cftime.DatetimeNoLeap(first_year + i // 12, i % 12 + 1, 15, has_year_zero=True) for i in range(months)]
+
+
+def competition_dataset(
+    fields: Fields,
+    scenarios: tuple[str, ...],
+    first_year: int,
+    grid: Grid,
+    emission_grid: Grid,
+    attrs: Mapping[str, str],
+) -> xr.Dataset:
+    """Put the fields into the competition's layout.
+
+    Args:
+        fields: The values.
+        scenarios: Names of the S axis.
+        first_year: The first month is its January.
+        grid: Target cells, `y` and `x`.
+        emission_grid: Emission cells, `latitude` and `longitude`.
+        attrs: Attributes of the dataset.
+    """
+    target, emission = ("ssp", "time", "member_id", "y", "x"), ("ssp", "time", "latitude", "longitude")
+    months, members = fields.tas.shape[1:3]
+    return xr.Dataset(
+        {
+            "BC": (emission, fields.bc, _BC),
+            "CH4": (("ssp", "time"), fields.ch4, _CH4),
+            "CO2": (("ssp", "time"), fields.co2, _CO2),
+            "SO2": (emission, fields.so2, _SO2),
+            "pr": (target, fields.pr, _PR),
+            "rsdt": (("ssp", "time", "y", "x"), fields.rsdt, _RSDT),
+            "tas": (target, fields.tas, _TAS),
+        },
+        coords={
+            "ssp": np.array(scenarios, "<U6"),
+            "time": noleap_months(first_year, months),
+            "member_id": np.arange(members, dtype=np.int64),
+            "y": ("y", grid.lat, _Y),
+            "x": ("x", grid.lon, _X),
+            "lat": (("x", "y"), np.tile(grid.lat, (len(grid.lon), 1))),
+            "lon": (("x", "y"), np.tile(grid.lon[:, None], (1, len(grid.lat)))),
+            "latitude": ("latitude", emission_grid.lat, {"units": "degrees"}),
+            "longitude": ("longitude", emission_grid.lon),
+        },
+        attrs=dict(attrs),
+    )
+
+
+def write_demo(
+    climate: DemoClimate,
+    out: Path | str,
+    hidden: bool = True,
+    reporter: Reporter | None = None,
+    *,
+    overwrite: bool = False,
+) -> Path:
+    """Write a Zarr v2 store with consolidated metadata, and with the digests of its values: what changes is noticed.
+
+    Args:
+        climate: What to write.
+        out: The folder to make.
+        hidden: Set the targets of the hidden scenario to zero.
+        reporter: Where progress goes; standard error by default.
+        overwrite: Whether a demo climate at `out` may be replaced.
+
+    Returns:
+        The path written.
+
+    Raises:
+        EmukitError: `out` is there already, or cannot be written.
+    """
+    out = Path(out)
+    refuse_taken(out, KIND, overwrite)
+    months, cells = min(_CHUNK_MONTHS, climate.months), (climate.lat_cells, climate.lon_cells)
+    chunks = {
+        **dict.fromkeys(("tas", "pr"), (1, months, 1, *cells)),
+        **dict.fromkeys(("SO2", "BC", "rsdt"), (1, months, *cells)),
+        **dict.fromkeys(("CO2", "CH4"), (len(SCENARIOS), climate.months)),
+    }
+    steps = len(SCENARIOS) + 1
+    with (
+        (reporter or default_reporter()).step("demo climate", steps) as step,
+        new_output(out, KIND, overwrite) as temporary,
+    ):
+        dataset = climate.dataset(hidden, advance=step.advance)
+        dataset.attrs[DIGESTS_ATTRIBUTE] = _published(climate, dataset).model_dump_json()
+        write_zarr(
+            dataset,
+            temporary,
+            consolidated=True,
+            encoding={
+                **{name: {"chunks": chunk} for name, chunk in chunks.items()},
+                "time": {"units": "days since 2015-01-15", "calendar": "noleap", "dtype": "int64"},
+            },
+        )
+        step.advance(note="written")
+    return out
+
+
+def _published(climate: DemoClimate, dataset: xr.Dataset) -> Published:
+    grid = climate.planet.grid
+    return Published(
+        first_month=str(climate.first_month),
+        months=climate.months,
+        members=list(range(climate.members)),
+        latitudes=(float(grid.lat[0]), float(grid.lat[-1])),
+        longitudes=(float(grid.lon[0]), float(grid.lon[-1])),
+        cells=grid.shape,
+        digests={
+            str(v): Digests(
+                dtype="<f4" if field.dtype.itemsize == 4 else "<f8",
+                scenarios={s: digest_of(field.values[i]) for i, s in enumerate(SCENARIOS)},
+            )
+            for v, field in dataset.data_vars.items()
+        },
+    )

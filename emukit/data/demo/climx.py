@@ -34,7 +34,7 @@ from emukit.data.demo.daily import (
     DailyClimate,
     Field,
 )
-from emukit.data.demo.emissions import SCENARIOS
+from emukit.data.demo.response import SCENARIOS
 from emukit.errors import EmukitError
 from emukit.files import read_text
 from emukit.outputs import MARK, Kind, marked, netcdf_kind, new_output, refuse_taken

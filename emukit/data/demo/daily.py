@@ -33,12 +33,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.daily import DAYS, SECONDS_PER_DAY
-from emukit.data.demo.daily_weather import DailyWeather, Noise
-from emukit.data.demo.emissions import FIRST_YEAR, LAST_YEAR, MT_PER_YEAR, SCENARIOS, region_patterns, region_shares
-from emukit.data.demo.planet import Planet
-from emukit.data.demo.response import Climate, make_climate
+from emukit.data.demo.planet import Planet, refuse_settings
+from emukit.data.demo.response import (
+    FIRST_YEAR,
+    LAST_YEAR,
+    MT_PER_YEAR,
+    SCENARIOS,
+    Climate,
+    make_climate,
+    region_patterns,
+    region_shares,
+)
+from emukit.data.demo.weather import DailyWeather, Noise
 from emukit.data.grid import Grid
-from emukit.errors import EmukitError, ProtocolError
+from emukit.errors import ProtocolError
 
 Array = NDArray[np.float64]
 Field = NDArray[np.float32]
@@ -177,18 +185,7 @@ class DailyClimate:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        wrong = [
-            (name, low, high)
-            for name, (low, high) in _BOUNDS.items()
-            if type(getattr(self, name)) is not int or not low <= getattr(self, name) <= high
-        ]
-        if wrong:
-            raise EmukitError(
-                "the daily demo climate cannot be made with these settings",
-                found=", ".join(f"{name} = {getattr(self, name)!r}" for name, _, _ in wrong),
-                expected=", ".join(f"{name} a whole number {low} .. {high}" for name, low, high in wrong),
-                hint="change the settings named",
-            )
+        refuse_settings("the daily demo climate", {name: getattr(self, name) for name in _BOUNDS}, _BOUNDS)
 
     @property
     def settings(self) -> dict[str, int]:

@@ -6,6 +6,7 @@ Insolation depends on latitude and calendar month alone: the orbit is today's in
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.grid import Grid
+from emukit.errors import EmukitError
 
 MONTH_DAYS = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 """A year of 365 days, as in the competition's noleap calendar."""
@@ -228,3 +230,23 @@ def _vector(lat: Array | float, lon: Array | float) -> Array:
 
 def _sigmoid(z: Array) -> Array:
     return np.asarray(0.5 * (1 + np.tanh(z / 2)), np.float64)
+
+
+def refuse_settings(what: str, values: Mapping[str, object], bounds: Mapping[str, tuple[int, int]]) -> None:
+    """Refuse settings of a made-up climate that are not whole numbers inside their bounds.
+
+    Raises:
+        EmukitError: Some are not; all of them are listed.
+    """
+    wrong = {
+        name: (low, high)
+        for name, (low, high) in bounds.items()
+        if type(value := values[name]) is not int or not low <= value <= high
+    }
+    if wrong:
+        raise EmukitError(
+            f"{what} cannot be made with these settings",
+            found=", ".join(f"{name} = {values[name]!r}" for name in wrong),
+            expected=", ".join(f"{name} a whole number {low} .. {high}" for name, (low, high) in wrong.items()),
+            hint="change the settings named",
+        )

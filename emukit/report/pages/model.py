@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from emukit.competitions.ranking import Row
+from emukit.data.grid import Grid
+from emukit.figures.maps import Field
 from emukit.metrics import Competition
-from emukit.report.study_file import StudyFile
+from emukit.studies.study_file import StudyFile
 
 LETTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 LONGEST = 60
@@ -52,12 +51,8 @@ class Errors:
         months: What they are errors of, in words.
         key: The same for entries whose errors may be subtracted from each other: of the same months of the same data.
         earth: Whether the coasts are those of the Earth.
-        lat: (Y,) degrees north.
-        lon: (X,) degrees east.
-        fields: (Q, Y, X) by quantity.
-        quantities: Names of the quantities, ``tas.mean`` and so on, with their labels.
-        colours: Their colour maps.
-        numbers: Area means of each, in words.
+        grid: Of the errors.
+        fields: By quantity, ``tas.mean`` and so on.
         scores: By key, of the set of months; of several spans their mean, while errors are of the first.
         competition: Whose numbers they are.
     """
@@ -65,12 +60,8 @@ class Errors:
     months: str
     key: str
     earth: bool
-    lat: NDArray[np.float64]
-    lon: NDArray[np.float64]
-    fields: NDArray[np.float64]
-    quantities: Mapping[str, str]
-    colours: Mapping[str, str]
-    numbers: Mapping[str, str]
+    grid: Grid
+    fields: Mapping[str, Field]
     scores: Mapping[str, float]
     competition: Competition
 

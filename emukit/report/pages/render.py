@@ -1,36 +1,39 @@
-"""Pages from templates.
+"""Pages from templates, and the errors of entries as scripts: a page opened from disk may load scripts, but no data.
 
 Invariant: every value enters a page through a template that escapes it; an address inside the site is relative, so that
 the folder opens from a disk, and nothing outside the folder is asked for. The drawing of all scores on a line is linear
 in the score, from the best that is shown to the worst; what lies beyond the worst reference is at the end, marked so.
+A script holds one call with plain values, and text in it can end neither the string nor the script.
+
+An error v is kept as one signed byte q with v = m sign(q) (q / 127)^2, where m is the largest of its quantity: fine
+near zero, where maps are read, and never wrong by more than 0.8 % of m.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from emukit.competitions.ranking import (
-    ANOTHER_RUN,
-    LIMIT,
-    LINES,
-    Row,
-    places,
-    ranked,
-)
+from emukit.competitions.ranking import ANOTHER_RUN, LIMIT, LINES, Row, places, ranked
+from emukit.data.variable import OTHER_COLOURS
+from emukit.figures.maps import coastline, scale_colours
+from emukit.metrics import Competition
 from emukit.metrics.competition import Column
-from emukit.report.pages.fields import entry_script, site_script
 from emukit.report.pages.model import Entry, Site, StudyPage
-from emukit.report.study_file import Interval, StudyFile, StudyResult, Variant
-from emukit.studies.table import DIFFERENCE, both_ends
+from emukit.studies.bootstrap import both_ends
+from emukit.studies.results import DIFFERENCE
+from emukit.studies.study_file import Interval, StudyFile, StudyResult, Variant
 
 HERE = Path(__file__).parent
 ASSETS = ("style.css", "table.js", "compare.js")
+STEPS = 127
 
 
 def render(site: Site) -> Iterator[tuple[str, str]]:
@@ -50,7 +53,8 @@ def render(site: Site) -> Iterator[tuple[str, str]]:
     tables = _tables(site, uses)
     index = environment.get_template("index.html")
     yield "index.html", index.render(root="", tables=tables, svg=(WIDTH, LINE_Y))
-    yield "compare.html", environment.get_template("compare.html").render(root="", count=_comparable(site))
+    comparable = sum(e.errors is not None for e in site.entries)
+    yield "compare.html", environment.get_template("compare.html").render(root="", count=comparable)
     yield "assets/entries.js", site_script(site)
     beside = ranked(site.rows)
     page = environment.get_template("entry.html")
@@ -76,10 +80,6 @@ def render(site: Site) -> Iterator[tuple[str, str]]:
                 best=_best(study),
             ),
         )
-
-
-def _comparable(site: Site) -> int:
-    return sum(e.errors is not None for e in site.entries)
 
 
 def _uses(studies: Sequence[StudyPage]) -> dict[str, list[dict[str, Any]]]:
@@ -241,3 +241,79 @@ def marks(rows: Sequence[Row]) -> list[Mark]:
             ends[level] = x + 6.2 * len(row.name)
         out.append(Mark(round(x, 1), row.name, row.kind, f"{row.score:.4f}", level, cost > high))
     return out
+
+
+def entry_script(entry: Entry) -> str:
+    """The errors of one entry, for the page that compares."""
+    errors = entry.errors
+    assert errors is not None
+    flat = np.stack([f.error.ravel() for f in errors.fields.values()])
+    largest = np.maximum(np.abs(flat).max(1), np.finfo(np.float64).tiny)
+    # Rounded as it is written: what is read is multiplied by the written number.
+    largest = np.array([float(f"{m:.6g}") for m in largest])
+    q = np.rint(np.sign(flat) * STEPS * np.sqrt(np.minimum(np.abs(flat) / largest[:, None], 1.0))).astype(np.int8)
+    plain = {
+        "id": entry.id,
+        "months": errors.months,
+        "key": errors.key,
+        "earth": errors.earth,
+        "lat": [round(float(y), 4) for y in errors.grid.lat],
+        "lon": [round(float(x), 4) for x in errors.grid.lon],
+        "quantities": [
+            {
+                "name": name,
+                "label": field.label,
+                "numbers": field.numbers,
+                "largest": float(m),
+                "values": base64.b64encode(q[i].tobytes()).decode("ascii"),
+            }
+            for i, ((name, field), m) in enumerate(zip(errors.fields.items(), largest, strict=True))
+        ],
+    }
+    return f"emukit.addErrors({_script(plain)});\n"
+
+
+def site_script(site: Site) -> str:
+    """Who can be compared, in which scales and colours, and the coasts."""
+    variables = dict.fromkeys(name.partition(".")[0] for name in site.scales)
+    named = {q.partition(".")[0]: f.colours for e in site.entries if e.errors for q, f in e.errors.fields.items()}
+    plain = {
+        "entries": [
+            {
+                "id": e.id,
+                "name": e.name,
+                "months": e.errors.months,
+                "key": e.errors.key,
+                "scores": dict(e.errors.scores),
+                "competition": e.errors.competition.name,
+                "columns": _columns(e.errors.competition),
+                "higherIsBetter": e.errors.competition.higher_is_better,
+            }
+            for e in site.entries
+            if e.errors
+        ],
+        "scales": dict(site.scales),
+        "colours": {v: scale_colours(named.get(v, OTHER_COLOURS)) for v in variables},
+        "coast": [np.rint(10 * line).astype(int).ravel().tolist() for line in coastline()],
+    }
+    return f"emukit.start({_script(plain)});\n"
+
+
+def _columns(competition: Competition) -> list[dict[str, Any]]:
+    """What a table of the competition's numbers needs."""
+    return [
+        {
+            "key": c.key,
+            "heading": c.heading,
+            "unit": ", ".join(filter(None, (c.measure, c.units))),
+            "title": ", ".join(filter(None, (c.description, c.units))),
+            "digits": c.digits,
+        }
+        for c in competition.columns
+    ]
+
+
+def _script(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    # Valid inside a script whether it is a file or stands in a page.
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -1,25 +1,40 @@
-"""What a page says of a run or a submission: cost, provenance, recipe and learning curves, from its own files.
+"""What the pages of runs, submissions and studies say and show, from the files in their folders.
 
-Invariant: every value is what the folder says; nothing is guessed, and what is not known is left out.
+Invariant: every value is what the folder says; nothing is guessed or scored here, and what is not known is left out.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Mapping
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from emukit.figures.learning import Log, draw_learning, draw_terms, has_terms
-from emukit.files import atomic_path, below, parse_json, sha256
-from emukit.report.pages.model import Entry, identifier
-from emukit.report.run_figures import Drawn, picture_size, save
+from emukit.figures.study import MOST_VARIANTS, VariantInterval, draw_coordinates, draw_intervals
+from emukit.files import below, parse_json, sha256
+from emukit.report.pages.model import Entry, Picture, StudyPage, identifier
+from emukit.report.run_figures import Drawn, keep_drawn, save
 from emukit.runs.leaderboard import RowSource
+from emukit.runs.record import checked_command
 from emukit.runs.run import Run
+from emukit.studies.study_file import StudyFile, StudyResult
 from emukit.submission import read_entry
+from emukit.terminal import duration, size
 from emukit.training.log import LOG, read_lines
+
+CAPTION_OF_INTERVALS = (
+    "A line a variant, a panel a number in its units: the difference from the base, at zero, with its 95 % confidence "
+    "interval over seeds and years. Blue dot: better. Orange square: worse. Grey dot: neither is better. Open grey "
+    "ring: the interval holds zero, and nothing tells the two apart. An arrow: beyond the axis, with its number."
+)
+CAPTION_OF_COORDINATES = (
+    f"A line a variant (of many, the best {MOST_VARIANTS} and the base), "
+    "an axis a number in its units, each from the best variant at the bottom to the worst; bars are a "
+    "standard deviation over seeds to either side. A triangle: beyond the axis, with its number. Lines that cross "
+    "between two axes buy the one number with the other."
+)
 
 
 def run_entry(run: Run, source: RowSource) -> Entry:
@@ -30,10 +45,10 @@ def run_entry(run: Run, source: RowSource) -> Entry:
     facts = {
         "emulator": run.recipe.emulator,
         "description": run.recipe.description,
-        "time": _duration(record.seconds) + (f" in {len(sessions)} sessions" if len(sessions) > 1 else ""),
+        "time": duration(record.seconds) + (f" in {len(sessions)} sessions" if len(sessions) > 1 else ""),
         "parameters": "" if record.parameters is None else f"{record.parameters:,}",
         "epochs": _epochs(run),
-        "size on disk": _bytes(sum(f.stat().st_size for f in (run.folder / "emulator").glob("*") if f.is_file())),
+        "size on disk": size(sum(f.stat().st_size for f in (run.folder / "emulator").glob("*") if f.is_file())),
         "machine": "" if not sessions else _machine(sessions[-1].machine),
         "findings": "\n".join(record.findings),
     }
@@ -117,12 +132,12 @@ def training_pictures(run: Run, root: Path) -> dict[str, Drawn]:
     logs = _logs(run.folder)
     if not logs:
         return {}
-    mark = hashlib.sha256("".join(map(sha256, _log_files(run.folder))).encode()).hexdigest()[:8]
+    mark = hashlib.sha256("".join(map(sha256, below(run.folder, LOG))).encode()).hexdigest()[:8]
     own = next(iter(logs.values()))
     many = f" of {len(logs)} networks" if len(logs) > 1 else ""
     last = own[-1]["epoch"]
     out = {
-        "learning": _drawn(
+        "learning": keep_drawn(
             root / f"learning-{mark}.webp",
             lambda: draw_learning(logs, "", run.record.data.scoring.competition.direction),
             f"Training loss and validation score{many} over {last} epochs.",
@@ -130,35 +145,19 @@ def training_pictures(run: Run, root: Path) -> dict[str, Drawn]:
     }
     if len(logs) == 1 and has_terms(own):
         words = f"The terms of the loss over {last} epochs."
-        out["terms"] = _drawn(root / f"terms-{mark}.webp", lambda: draw_terms(own, ""), words)
+        out["terms"] = keep_drawn(root / f"terms-{mark}.webp", lambda: draw_terms(own, ""), words)
     return out
-
-
-def _drawn(path: Path, draw: Callable[[], Figure], alt: str) -> Drawn:
-    kind = path.name.partition("-")[0]
-    size = picture_size(path)
-    if size is None:
-        old = list(path.parent.glob(f"{kind}-*.webp"))
-        with atomic_path(path) as temporary:
-            size = save(draw(), temporary, kind, alt)
-        for stale in old:
-            stale.unlink(missing_ok=True)
-    return Drawn(path, size, alt)
 
 
 def _logs(folder: Path) -> dict[str, Log]:
     """Logs of a run and of what it is made of, by their places in it."""
     out: dict[str, Log] = {}
-    for path in _log_files(folder):
+    for path in below(folder, LOG):
         lines = read_lines(path)
         place = path.parent.relative_to(folder).as_posix()
         if lines:
             out["network" if place == "." else place.replace("bases/", "")] = lines
     return out
-
-
-def _log_files(folder: Path) -> list[Path]:
-    return below(folder, LOG)
 
 
 def _epochs(run: Run) -> str:
@@ -183,19 +182,76 @@ def _known(values: Mapping[str, str]) -> dict[str, str]:
     return {k: v for k, v in values.items() if v}
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _bytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
-
-
 def _readable(recipe: str) -> str:
     """The recipe of an entry: JSON with line ends, where it is JSON."""
     try:
         return json.dumps(parse_json(recipe), indent=1, ensure_ascii=False)
     except json.JSONDecodeError:
         return recipe
+
+
+def study_page(folder: Path, study: StudyFile, ids: Mapping[Path, str], scratch: Path) -> StudyPage:
+    """What the page of a study shows.
+
+    Args:
+        folder: Of the study.
+        study: As it was read from there.
+        ids: Real folder of a run to the id of its entry, for runs that have a page.
+        scratch: Where pictures are drawn.
+    """
+    name = identifier(study.name, folder)
+    pictures = {}
+    # A line over the base's would hide it.
+    same = f" Not drawn, for their runs are the base's: {', '.join(study.same_as_base)}." if study.same_as_base else ""
+    for i, result in enumerate(study.results):
+        kinds = {"intervals": (_intervals, CAPTION_OF_INTERVALS), "coordinates": (_coordinates, CAPTION_OF_COORDINATES)}
+        shown = []
+        for kind, (draw, caption) in kinds.items():
+            drawn = draw(study, result, scratch / f"{name}-{i}-{kind}.webp")
+            if drawn:
+                file = f"pictures/{name}/{i}-{kind}.webp"
+                shown.append(Picture(file, drawn.file, drawn.size, drawn.alt, caption + same, ""))
+        pictures[result.protocol, result.set] = shown
+    runs = {r.folder: Path(os.path.realpath(folder / r.folder)) for v in study.variants for r in v.runs}
+    entries = {place: ids[real] for place, real in runs.items() if real in ids}
+    best = next((v.runs[0].command for v in study.variants if v.name == study.best and v.runs), "")
+    return StudyPage(name, study, pictures, entries, checked_command(best))
+
+
+def _intervals(study: StudyFile, result: StudyResult, path: Path) -> Drawn | None:
+    variants = {
+        row.variant: {
+            k: VariantInterval(d.mean, d.low, d.high)
+            for k, d in row.difference.items()
+            if d.low is not None and d.high is not None
+        }
+        for row in result.rows
+        if row.difference and row.variant not in study.same_as_base
+    }
+    variants = {name: known for name, known in variants.items() if known}
+    if not variants:
+        return None
+    base = study.variants[0].name
+    figure = draw_intervals(
+        variants, base, f"{study.name}: {result.protocol}, {result.set}", study.competition.competition
+    )
+    size = save(figure, path, "intervals", study.name)
+    said = "; ".join(f"{row.variant}: {row.sentence}" for row in result.rows if row.difference)
+    return Drawn(path, size, f"Differences from {base} with confidence intervals. {said}.")
+
+
+def _coordinates(study: StudyFile, result: StudyResult, path: Path) -> Drawn | None:
+    same = study.same_as_base
+    means = {row.variant: row.mean for row in result.rows if row.mean and row.variant not in same}
+    if len(means) < 2:
+        return None
+    spreads = {row.variant: row.sd for row in result.rows if row.mean and row.sd}
+    title = f"{study.name}: {result.protocol}, {result.set}"
+    size = save(
+        draw_coordinates(means, spreads, study.variants[0].name, title, study.competition.competition),
+        path,
+        "coordinates",
+        study.name,
+    )
+    which = "every variant" if len(means) <= MOST_VARIANTS else f"the {MOST_VARIANTS} best variants"
+    return Drawn(path, size, f"The score and the numbers of {which} as lines; the table below holds them all.")
