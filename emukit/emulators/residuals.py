@@ -69,13 +69,14 @@ class Residuals:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What `from_arrays` needs."""
-        held = {"values": self.values, "first": self.first, "month": self.month, "warmth": self.global_mean}
-        return held if self.globe is None else held | {"globe": self.globe}
+        names = {"values": "values", "first": "first", "month": "month", "warmth": "global_mean", "globe": "globe"}
+        return {key: values for key, name in names.items() if (values := getattr(self, name)) is not None}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Residuals:
         """The inverse of `arrays`."""
-        return cls(*(arrays[k] for k in ("values", "first", "month", "warmth")), arrays.get("globe"))
+        values, first, month, warmth = (arrays[k] for k in ("values", "first", "month", "warmth"))
+        return cls(values, first, month, warmth, arrays.get("globe"))
 
 
 def training_residuals(archive: Archive, spans: Sequence[Span], smooth: int) -> Residuals:
