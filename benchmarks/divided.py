@@ -1,4 +1,4 @@
-"""One field over two processes against one: seconds of a training step, and the share of it that exchange takes.
+"""One field over several processes against one: seconds and memory of a training step, and what exchange takes of it.
 
 Invariant: both give the same loss after the same steps. The reference is the same network on the whole field in one
 process; each process computes with one thread.
@@ -6,6 +6,7 @@ process; each process computes with one thread.
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import tempfile
@@ -15,28 +16,35 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from benchmarks import Figure, Work, compare, measure
+from benchmarks.child import peak_mb
 from emukit.models.registry import build_network
 from emukit.parallel import domain as divided
 from emukit.parallel.comm import Comm
 from emukit.parallel.domain import DividedSphere, divide
 from emukit.parallel.launch import Place
 from emukit.parallel.rendezvous import join_group
-from emukit.sphere import WHOLE, Sphere
+from emukit.planning.memory import count_divided
+from emukit.sphere import WHOLE, Sphere, part_shape
 
 GRIDS = ((192, 288), (384, 576))
 PROCESSES = 2
 STEPS = 3
+# Processes that rows, and each row, are divided among, of which the memory is looked at.
+DIVISIONS = ((2, 1), (4, 1), (2, 2))
 # Of the frames: channels, a window's length, and months of the one segment.
 CHANNELS, HISTORY, MONTHS = 6, 3, 2
 # The U-Net on the finest grid, without weights of single cells, whose number would grow with the grid.
 OPTIONS = {"local": False, "linear": 0, "coarsen": 0}
 AGREEMENT = 1e-4
+# How much more than its share of the cells a process may keep for the gradient: rows and columns of its neighbours.
+HALO = 0.05
 
 
 def bench_divided(runs: int) -> list[Figure]:
-    """Steps of the U-Net on two grids."""
+    """Steps of the U-Net on two grids, and their memory."""
     figures = []
     for rows, columns in GRIDS:
         words = (str(rows), str(columns))
@@ -44,8 +52,29 @@ def bench_divided(runs: int) -> list[Figure]:
         work, plain = f"{__name__}:prepare_divided", f"{__name__}:prepare_whole"
         figures.append(compare(name, work, plain, words, runs=runs, tolerance=AGREEMENT))
         share = measure(f"{__name__}:prepare_share", words)
-        name = f"exchange of rows, share of a step, {rows} x {columns}, {PROCESSES} processes"
-        figures.append(Figure(name, 100 * share.answer, "%", 0.0, float("nan"), share.peak_mb, "", within=True))
+        name = f"exchange, share of a step, {rows} x {columns}, {PROCESSES} processes"
+        figures.append(Figure(name, 100 * share.answer, "%", 0.0, math.nan, share.peak_mb, "", within=True))
+    return [*figures, *_memory(*GRIDS[-1])]
+
+
+def _memory(rows: int, columns: int) -> list[Figure]:
+    """What the busiest process keeps for the gradient, counted, and the peak of the first one above its start."""
+    frame, batch = (CHANNELS, rows, columns), (1, MONTHS)
+    network = _network((rows, columns))
+    whole = count_divided(network, frame, HISTORY, batch, "fp32", 1)
+    alone = measure(f"{__name__}:prepare_memory", (str(rows), str(columns), "1", "1")).answer
+    figures = []
+    for down, across in DIVISIONS:
+        cost = count_divided(network, frame, HISTORY, batch, "fp32", down, across)
+        peak = measure(f"{__name__}:prepare_memory", (str(rows), str(columns), str(down), str(across)))
+        share = (1 + HALO) * cost.part[0] * cost.part[1] / (rows * columns)
+        where = f"{rows} x {columns}, {down} x {across} processes"
+        kept = (cost.kept / 1e6, "MB", whole.kept / 1e6, whole.kept / cost.kept)
+        bound = f"at most {100 * share:.0f} % of one process's"
+        within = cost.kept <= share * whole.kept
+        figures.append(Figure(f"kept for the gradient by each, {where}", *kept, peak.peak_mb, bound, within))
+        name = f"peak above the start of a process, {where}"
+        figures.append(Figure(name, peak.answer, "MB", alone, alone / peak.answer, peak.peak_mb, "", within=True))
     return figures
 
 
@@ -81,15 +110,38 @@ def prepare_share(rows: str, columns: str) -> Work:
     return _together(rows, columns, share)
 
 
-def _together(rows: str, columns: str, act: Callable[[Work], float]) -> Work:
-    """Join a group with processes that take the same steps, and take them."""
+def prepare_memory(rows: str, columns: str, down: str, across: str) -> Work:
+    """Megabytes by which the first of so many processes, or one alone, grows while it takes steps."""
+    grid = (int(rows), int(columns))
+    if down == across == "1":
+        return lambda: _grown(grid, None)
+    return _together(rows, columns, lambda steps: steps(), down, across, growth=True)
+
+
+def _grown(grid: tuple[int, int], sphere: DividedSphere | None) -> float:
+    before = peak_mb()
+    _steps(grid, sphere)()
+    return peak_mb() - before
+
+
+def _together(
+    rows: str,
+    columns: str,
+    act: Callable[[Work], float],
+    down: str = str(PROCESSES),
+    across: str = "1",
+    *,
+    growth: bool = False,
+) -> Work:
+    """Join a group with processes that take the same steps, and take them; or say how much this one grows by them."""
     folder = tempfile.mkdtemp(prefix="emukit-divided-")
-    place = str(Path(folder, "processes"))
+    words = (str(Path(folder, "processes")), rows, columns, down, across)
     others = [
-        subprocess.Popen([sys.executable, "-m", __name__, str(rank), place, rows, columns])
-        for rank in range(1, PROCESSES)
+        subprocess.Popen([sys.executable, "-m", __name__, str(rank), *words])
+        for rank in range(1, int(down) * int(across))
     ]
-    steps = _joined(0, place, (int(rows), int(columns)))
+    sphere = _joined(0, *words)
+    steps = (lambda: _grown(sphere.grid, sphere)) if growth else _steps(sphere.grid, sphere)
 
     def work() -> float:
         answer = act(steps)
@@ -101,26 +153,32 @@ def _together(rows: str, columns: str, act: Callable[[Work], float]) -> Work:
     return work
 
 
-def _joined(rank: int, place: str, grid: tuple[int, int]) -> Work:
-    join_group(Place(rank, PROCESSES, rank, "", 0, one_machine=True, file=place), "gloo")
-    return _steps(grid, DividedSphere(Comm(rank, PROCESSES), grid))
+def _joined(rank: int, place: str, rows: str, columns: str, down: str, across: str) -> DividedSphere:
+    world = int(down) * int(across)
+    join_group(Place(rank, world, rank, "", 0, one_machine=True, file=place), "gloo")
+    return DividedSphere(Comm(rank, world, columns=int(across)), (int(rows), int(columns)))
+
+
+def _network(grid: tuple[int, int]) -> nn.Module:
+    torch.manual_seed(0)
+    return build_network("unet", in_channels=CHANNELS, variables=2, grid=grid, history=HISTORY, options=OPTIONS)
 
 
 def _steps(grid: tuple[int, int], sphere: DividedSphere | None) -> Work:
     """Ready to take steps after one that prepares, which returns the loss of the last."""
     torch.set_num_threads(1)
-    torch.manual_seed(0)
-    network = build_network("unet", in_channels=CHANNELS, variables=2, grid=grid, history=HISTORY, options=OPTIONS)
+    network = _network(grid)
     if sphere is not None:
         divide(network, sphere)
     of: Sphere = sphere or WHOLE
-    frames = of.randn((1, MONTHS + HISTORY - 1, CHANNELS, *grid), torch.empty(0))
+    own = part_shape(of.part(grid), grid)
+    frames = of.randn((1, MONTHS + HISTORY - 1, CHANNELS, *own), torch.empty(0))
     optimizer = torch.optim.AdamW(network.parameters(), 1e-4)
 
     def step() -> float:
         optimizer.zero_grad(set_to_none=True)
         loss = of.cell_mean(network(frames).square()).mean()
-        (loss / (PROCESSES if sphere else 1)).backward()  # type: ignore[no-untyped-call]
+        (loss / (sphere.comm.world if sphere else 1)).backward()  # type: ignore[no-untyped-call]
         if sphere is not None:
             for parameter in network.parameters():
                 dist.all_reduce(parameter.grad)
@@ -139,5 +197,6 @@ def _steps(grid: tuple[int, int], sphere: DividedSphere | None) -> Work:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    _joined(int(sys.argv[1]), sys.argv[2], (int(sys.argv[3]), int(sys.argv[4])))()
+    joined = _joined(int(sys.argv[1]), *sys.argv[2:])
+    _steps(joined.grid, joined)()
     dist.destroy_process_group()

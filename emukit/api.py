@@ -51,9 +51,14 @@ def open_data(
     Raises:
         StoreError: The data cannot be read, or have no single meaning.
     """
+    reporter = default_reporter(not verbose)
     if isinstance(source, xr.Dataset):
-        return archive_from_dataset(source, source=IN_MEMORY, card=card, convert=convert)
-    return opening.open_data(str(source), card=card, convert=convert, reporter=default_reporter(not verbose))
+        archive = archive_from_dataset(source, source=IN_MEMORY, card=card, convert=convert)
+    else:
+        archive = opening.open_data(str(source), card=card, convert=convert, reporter=reporter)
+    for sentence in opening.oddities(archive):
+        reporter.note(sentence)
+    return archive
 
 
 def list_recipes() -> tuple[str, ...]:

@@ -52,11 +52,18 @@ class Reporter:
     console: Console = field(default_factory=lambda: open_console(stderr=True))
     plain_seconds: float = 15.0
     part_seconds: float = 600.0
+    _noted: set[str] = field(default_factory=set, init=False, repr=False)
 
     def say(self, text: str) -> None:
         """Print one line, with rich markup off: file names may hold brackets."""
         if not self.quiet:
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def note(self, text: str) -> None:
+        """Say what is to be known of data or recipe: once in a command, however many of its runs find it."""
+        if text not in self._noted:
+            self._noted.add(text)
+            self.say(f"note: {text}")
 
     @contextmanager
     def step(self, title: str, total: int, *, parts: bool = False) -> Iterator[Step]:

@@ -190,8 +190,7 @@ class Registry(Mapping[str, E], Generic[E]):
 
     def admit(self, name: str) -> None:
         """Let ``module:Name`` be imported from now on, because the user names it; other names need no leave."""
-        if TARGET.fullmatch(name):
-            self._named.add(name)
+        self._named.add(name)
 
     def find(self, name: str) -> E:
         """The entry of a name.
@@ -235,7 +234,7 @@ class Registry(Mapping[str, E], Generic[E]):
         Raises:
             EmukitError: One is not found.
         """
-        entries = {name: self.find(name) for name in dict.fromkeys(names)}
+        entries = {name: self.find(name) for name in names}
         return [
             Plugin(self.kind, name, e.target, e.distribution, e.version)
             for name, e in entries.items()

@@ -1,8 +1,8 @@
 """What networks and losses do with neighbouring cells and with the whole globe: padding, resampling, sums and means.
 
-Invariant: whoever asks a `Sphere` knows nothing of processes. `WHOLE` is the globe in one process; where a field's rows
-are divided over several, `emukit.parallel.domain.DividedSphere` answers instead, with the same numbers up to the order
-in which floats are added. Fields are (..., Y, X), rows from one pole to the other, columns all round the circle.
+Invariant: whoever asks a `Sphere` knows nothing of processes. `WHOLE` is the globe in one process; where a field's
+cells are divided over several, `emukit.parallel.domain.DividedSphere` answers instead, with the same numbers up to the
+order in which floats are added. Fields are (..., Y, X), rows from one pole to the other, columns all round the circle.
 """
 
 from __future__ import annotations
@@ -16,6 +16,16 @@ from torch import Tensor, nn
 # What lies beyond the last row. The meridian on the other side of the pole (``reflect``: rows mirrored and turned by
 # half a circle, as cells lie on a sphere), the last row again (``replicate``), or zeros, all round the map (``zero``).
 Edges = Literal["reflect", "replicate", "zero"]
+
+# Rows and columns of a grid that a process has.
+Part = tuple[slice, slice]
+ALL: Part = (slice(None), slice(None))
+
+
+def part_shape(part: Part, grid: tuple[int, int]) -> tuple[int, int]:
+    """How many rows and columns of a grid a part of it has."""
+    rows, columns = (len(range(*each.indices(n))) for each, n in zip(part, grid, strict=True))
+    return rows, columns
 
 
 def half_turn(fields: Tensor) -> Tensor:
@@ -34,35 +44,35 @@ def fill_columns(fields: Tensor, width: int) -> Tensor:
 
 
 class Sphere:
-    """The globe in one process. What a subclass changes are the methods that need rows of others."""
+    """The globe in one process. What a subclass changes are the methods that need cells of others."""
 
     @property
     def divided(self) -> bool:
-        """Whether this process has a part of the rows alone."""
+        """Whether this process has a part of the cells alone."""
         return False
 
-    def own(self, values: Tensor, dim: int, columns: int) -> Tensor:
-        """This process's rows of what holds all rows of a field with so many columns, along one dimension."""
+    def own(self, values: Tensor) -> Tensor:
+        """This process's cells of whole fields, (..., Y, X) -> (..., own Y, own X)."""
         return values
 
-    def rows(self, rows: int, columns: int) -> slice:
-        """Which rows of a field of so many rows and columns this process has."""
-        return slice(0, rows)
+    def part(self, grid: tuple[int, int]) -> Part:
+        """Which cells of a field on a grid (Y, X) this process has."""
+        return slice(0, grid[0]), slice(0, grid[1])
 
-    def total_rows(self, fields: Tensor) -> int:
-        """Y of a field on all processes together."""
-        return fields.shape[-2]
+    def whole_grid(self, fields: Tensor) -> tuple[int, int]:
+        """(Y, X) of fields on all processes together."""
+        return fields.shape[-2], fields.shape[-1]
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over the processes that share a globe, differentiable on all of them. Any shape."""
         return values
 
     def randn(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Standard normal numbers for fields of a shape (..., own Y, X): what one process would draw for these rows."""
+        """Standard normal numbers for fields (..., own Y, own X): what one process would draw for these cells."""
         return torch.randn(shape, dtype=like.dtype, device=like.device)
 
     def gather(self, fields: Tensor) -> Tensor:
-        """All rows of a field that is this process's: (..., own Y, X) -> (..., Y, X), not differentiable."""
+        """All cells of a field that is this process's: (..., own Y, own X) -> (..., Y, X)."""
         return fields
 
     def pad(self, fields: Tensor, width: int, edges: Edges = "reflect") -> Tensor:
@@ -90,32 +100,33 @@ class Sphere:
         return torch.cat((tall[..., -width:], tall, tall[..., :width]), -1)
 
     def for_coarser(self, fields: Tensor) -> Tensor:
-        """The rows that this process's rows of a grid half as fine are made of.
+        """The cells that this process's cells of a grid half as fine are made of.
 
         Args:
             fields: (..., Y, X).
 
         Returns:
-            (..., rows, X): 2 j and 2 j + 1 for each own row j of ceil(Y/2); an odd last row stands alone.
+            (..., rows, columns): 2 j and 2 j + 1 for each own row j of ceil(Y/2), likewise for columns; an odd last row
+            or column stands alone.
         """
         return fields
 
-    def for_finer(self, fields: Tensor, size: tuple[int, int], width: int) -> tuple[Tensor, int, int]:
-        """The rows that this process's rows of a grid twice as fine are made of.
+    def for_finer(self, fields: Tensor, size: tuple[int, int], width: int) -> tuple[Tensor, Part]:
+        """The cells that this process's cells of a grid twice as fine are made of.
 
         Args:
             fields: (..., ceil(Y/2), ceil(X/2)).
-            size: (Y, X) of the finer grid; the number of columns alone says which rows are this process's.
+            size: (Y, X) of the finer grid, of all or of this process's cells.
             width: Cells to add on every side.
 
         Returns:
-            (..., rows, columns), how many rows of the refined result, those of `width` not counted, come before this
-            process's first, and how many this process has.
+            (..., rows, columns), and which cells of these, refined, are this process's.
         """
-        return self.pad(fields, width), 0, size[0]
+        first = 2 * width
+        return self.pad(fields, width), (slice(first, first + size[0]), slice(first, first + size[1]))
 
-    def with_next_row(self, fields: Tensor) -> Tensor:
-        """Where rows are divided, this process's and the next one, at the end of the map its last again."""
+    def with_next(self, fields: Tensor) -> Tensor:
+        """Where the globe is divided, one row and column more than this process's; at the end of the map its last."""
         return fields
 
     def downsample(self, fields: Tensor) -> Tensor:
@@ -140,9 +151,9 @@ class Sphere:
         Returns:
             (B, C, Y, X).
         """
-        padded, first, rows = self.for_finer(fields, size, 1)
+        padded, (rows, columns) = self.for_finer(fields, size, 1)
         fine = F.interpolate(padded, scale_factor=2, mode="bilinear", align_corners=False)
-        return fine[..., 2 + first : 2 + first + rows, 2 : 2 + size[1]]
+        return fine[..., rows, columns]
 
     def transposed(self, fields: Tensor, convolution: nn.ConvTranspose2d, size: tuple[int, int]) -> Tensor:
         """A transposed convolution of 2 x 2 cells and stride 2: each cell becomes four.
@@ -152,9 +163,9 @@ class Sphere:
             convolution: Kernel 2, stride 2, without padding.
             size: (Y, X); of an odd side the last row or column is dropped.
         """
-        given, first, rows = self.for_finer(fields, size, 0)
+        given, (rows, columns) = self.for_finer(fields, size, 0)
         fine: Tensor = convolution(given)
-        return fine[..., first : first + rows, : size[1]]
+        return fine[..., rows, columns]
 
     def convolve(self, fields: Tensor, convolution: nn.Conv2d, bias: Tensor | None) -> Tensor:
         """A convolution with zeros beyond the edges, as `nn.Conv2d` with padding computes it, and this bias."""
@@ -168,7 +179,7 @@ class Sphere:
             patch: Rows and columns of a patch.
 
         Returns:
-            (..., rows, columns): those of this process's rows of patches.
+            (..., rows, columns): those of this process's patches.
         """
         rows = -fields.shape[-2] % patch[0]
         if rows:
@@ -179,17 +190,21 @@ class Sphere:
         return fill_columns(fields, patch[1])
 
     def from_tiles(self, fields: Tensor, grid: tuple[int, int], patch: tuple[int, int]) -> Tensor:
-        """Undo `to_tiles`: (..., rows, columns) of this process's rows of patches to (..., Y, X) of its own rows."""
+        """Undo `to_tiles`: (..., rows, columns) of this process's patches to (..., Y, X) of its own cells."""
         south = (fields.shape[-2] - grid[0]) // 2
         return fields[..., south : south + grid[0], : grid[1]]
 
     def own_tiles(self, values: Tensor, dim: int, tiles: tuple[int, int]) -> Tensor:
-        """Those of this process's rows of patches, of what there is one of for every patch, row by row."""
+        """Those of this process's patches, of what there is one of for every patch, row by row."""
         return values
 
-    def all_tiles(self, values: Tensor) -> Tensor:
-        """Features of all patches, (..., own patches, D) -> (..., N, D), differentiable on all processes."""
-        return values
+    def tiles_across(self, tiles: tuple[int, int]) -> int:
+        """How many patches this process has next to each other in longitude."""
+        return tiles[1]
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """What this process's patches read from all patches, each (B, heads, own patches, D) -> the same shape."""
+        return F.scaled_dot_product_attention(query, key, value)
 
     def to_cells(self, numbers: Tensor, linear: nn.Linear, grid: tuple[int, int]) -> Tensor:
         """Numbers that hold for the whole globe to a field, each cell with weights of its own.

@@ -54,8 +54,7 @@ def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]], right
         right: Numbers of the columns that are aligned to the right.
     """
     rule = "".join("--:|" if i in right else "---|" for i in range(len(headings)))
-    lines = ["|" + "|".join(f" {cell} " if cell else " " for cell in row) + "|" for row in (headings, *rows)]
-    return [lines[0], f"|{rule}", *lines[1:]]
+    return [f"| {' | '.join(headings)} |", f"|{rule}", *(f"| {' | '.join(row)} |" for row in rows)]
 
 
 def csv_table(headings: Iterable[object], rows: Iterable[Iterable[object]]) -> str:

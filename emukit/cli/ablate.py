@@ -173,7 +173,7 @@ def ablate(
         echo({"md": tables.markdown, "csv": tables.to_csv}[format](found), nl=False)
     else:
         console = open_console()
-        for part in tables.tables(found):
+        for part in tables.tables(found, console.width):
             console.print(part, highlight=False)
     reporter.say(f"wrote {plan.folder / tables.STUDY_FILE}. Next: emukit report {plan.folder}")
     failed = [r for r in plan.distinct() if r.error() and not r.finished(archive)]

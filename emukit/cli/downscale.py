@@ -107,7 +107,7 @@ def train_downscale(
         )
     chosen = load_downscale(recipe, settings or (), objective)
     report = o.reporter(quiet)
-    archive = o.open_named(data, card, convert, report)
+    archive = o.open_named(data, card, convert, report, in_full=True)
     seed = seed or 0
     folder = out or Path("runs") / f"{DOWNSCALE}-{slug(protocol or archive.default_protocol)}-s{seed}"
     if (folder / RECORD_FILE).exists():

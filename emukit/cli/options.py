@@ -77,13 +77,13 @@ Members = Annotated[
     typer.Option("--members", help="Members to train on, such as 0,1,2. Default: all.", show_default=False),
 ]
 Domain = Annotated[
-    int,
+    str,
     typer.Option(
         "--domain",
-        help="Processes that share one globe, each with some of its rows: for fields too large for one device. "
-        "Without torchrun, and without --devices where a command has it, as many processes are started.",
-        min=1,
-        metavar="N",
+        help="Processes that share one globe, each with some of its rows: for fields too large for one device. 2x3: "
+        "rows are divided over two, and each row over three. Without torchrun, and without --devices where a command "
+        "has it, as many processes are started.",
+        metavar="N|NxM",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only: no progress, no notes.")]
@@ -141,6 +141,23 @@ class App(typer.Typer):
         return at_home
 
 
+def division(domain: str) -> tuple[int, int]:
+    """What --domain says: over how many processes rows are divided, and each row.
+
+    Raises:
+        EmukitError: It says something else.
+    """
+    words = domain.lower().split("x")
+    if len(words) > 2 or not all(w.isascii() and w.isdigit() and 0 < int(w) < 10**6 for w in words):
+        raise EmukitError(
+            "--domain is no division of a globe",
+            found=domain,
+            expected="a number of processes, each with some of the rows, or two: 2x3 divides each row over three, too",
+            hint="--domain 2",
+        )
+    return int(words[0]), int(words[1]) if len(words) > 1 else 1
+
+
 def expanded(value: Any) -> Any:
     """A path, or what may be one, or several, with the home folder in the place of ``~``."""
     if isinstance(value, list | tuple):
@@ -186,8 +203,9 @@ def print_blocks(blocks: Sequence[ScoreTable], format: Formats, values: Any) -> 
     from emukit.runs import score_tables
 
     if format == "table":
-        for table in score_tables.tables(blocks):
-            open_console().print(table)
+        console = open_console()
+        for table in score_tables.tables(blocks, console.width):
+            console.print(table)
     elif format == "json":
         echo(json.dumps(values, indent=1))
     else:
@@ -228,15 +246,31 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def open_named(named: str | None, card: str | None, convert: list[str] | None, report: Reporter) -> Archive:
-    """Open the store that a command names, and say which it is."""
+def open_named(
+    named: str | None, card: str | None, convert: list[str] | None, report: Reporter, *, in_full: bool = False
+) -> Archive:
+    """Open the store that a command names, and say which it is, and that it is odd; with `in_full` how."""
     from emukit.data.opening import ENVIRONMENT, data_source, open_data
 
     source = data_source(named)
     why = "" if named else f" (from ${ENVIRONMENT})" if source != "demo" else " (no --data, no $EMUKIT_DATA)"
     report.say(f"data: {source}{why}")
     archive = open_data(source, card=card, convert=conversions(convert), reporter=report)
+    _say_oddities(archive, report, in_full)
     return archive
+
+
+def _say_oddities(archive: Archive, report: Reporter, in_full: bool) -> None:
+    """What is odd in the data: in full where they are trained on, elsewhere where that is told."""
+    from emukit.data.opening import oddities
+
+    found = oddities(archive)
+    if in_full:
+        for sentence in found:
+            report.note(sentence)
+    elif found:
+        what = "is one oddity" if len(found) == 1 else f"are {len(found)} oddities"
+        report.note(f"there {what} in the data: `emukit data check` lists them")
 
 
 def grid_shape(named: str | None, card: str | None) -> tuple[int, int] | None:
@@ -283,10 +317,11 @@ def open_for_run(run: Run, named: str | None, card: str | None, convert: list[st
     report.say(f"data: {source}{why}")
     kept = conversions(convert) if convert or named else data.convert
     archive = open_data(source, card=card or data.card_option, convert=kept, reporter=report)
+    _say_oddities(archive, report, in_full=False)
     if archive.digest != data.digest:
-        report.say("note: its values are not those that the run was trained on")
+        report.note("its values are not those that the run was trained on")
     for line in run.other_versions():
-        report.say(f"note: {line}")
+        report.note(line)
     return archive
 
 

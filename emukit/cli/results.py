@@ -16,7 +16,9 @@ from emukit.terminal import echo, open_console
 
 if TYPE_CHECKING:
     from emukit.metrics.competition import Detail
+    from emukit.parallel.comm import Comm
     from emukit.runs.evaluate import Evaluation
+    from emukit.runs.run import Run
     from emukit.studies.bootstrap import Difference
     from emukit.studies.compare import Pair, RunComparison
     from emukit.studies.repeated import RepeatedTable
@@ -87,6 +89,7 @@ def evaluate(
     settings: o.Settings = None,
     fast: o.Fast = False,
     track: o.Track = None,
+    domain: o.Domain = "1",
     data: Annotated[
         str | None,
         typer.Option(
@@ -106,11 +109,10 @@ def evaluate(
     shows every protocol, and how far seeds are apart. The runs are kept, with everything printed in validation.json;
     the same command continues where it was stopped.
     """
-    import json
-
     of_model = {"--out": out, "--recipe": recipe, "--set": settings, "--fast": fast, "--track": track}
     asked = {"--protocols": protocols, "--seeds": seeds}
-    if _is_recipe(what, asked, of_model, {"--split": split, "--members": members}):
+    of_run = {"--split": split, "--members": members, "--domain": domain if o.division(domain) != (1, 1) else None}
+    if _is_recipe(what, asked, of_model, of_run):
         evaluate_recipe(
             what,
             protocols=protocols,
@@ -127,7 +129,53 @@ def evaluate(
             quiet=quiet,
         )
         return
-    run, split = Path(what), split or "validation"
+    from emukit.runs.run import read_run
+
+    run = read_run(Path(what))
+    run.refuse_unfinished()
+    rows, columns = o.division(domain)
+    if rows * columns == 1:
+        _evaluate_run(run, split or "validation", members, None, data, card, convert, format, quiet)
+        return
+    from emukit.parallel.comm import open_comm
+
+    _start_sharing(run, rows * columns)
+    with open_comm() as alone:
+        comm = alone.divided(rows * columns, columns)
+        _evaluate_run(run, split or "validation", members, comm, data, card, convert, format, quiet)
+
+
+def _start_sharing(run: Run, processes: int) -> None:
+    """Have as many processes do what this one was asked for, unless it is one of them.
+
+    Raises:
+        RunError: There is no network to be divided.
+        TrainingError: The network cannot be divided, or this machine has too few devices.
+        typer.Exit: They have done it.
+    """
+    from emukit.parallel.launch import check_devices, inside_torchrun, relaunch
+    from emukit.runs.predict import check_domain
+
+    if not inside_torchrun():
+        check_domain(run)
+        check_devices(processes)
+        raise typer.Exit(relaunch(sys.argv[1:], processes))
+
+
+def _evaluate_run(
+    chosen: Run,
+    split: str,
+    members: int | None,
+    comm: Comm | None,
+    data: str | None,
+    card: str | None,
+    convert: list[str] | None,
+    format: o.Formats,
+    quiet: bool,
+) -> None:
+    """What `emukit evaluate RUN` does: one process, or each of those that share a globe, of which the first tells."""
+    import json
+
     from emukit.cli.show import (
         ENSEMBLE_HEADINGS,
         FORECAST_HEADINGS,
@@ -141,37 +189,43 @@ def evaluate(
     from emukit.runs.evaluate import detail_tables, ensemble_tables, scored_spans
     from emukit.runs.evaluate import evaluate as score
     from emukit.runs.forecasts import evaluate_forecasts, save_forecasts
-    from emukit.runs.run import read_run, save_evaluation
+    from emukit.runs.run import save_evaluation
 
-    report = o.reporter(quiet)
-    chosen = read_run(run)
-    chosen.refuse_unfinished()
+    run, main = chosen.folder, comm is None or comm.main
+    report = o.reporter(quiet, silent=not main)
     archive = o.open_for_run(chosen, data, card, convert, report)
     same = archive.digest == chosen.record.data.digest
     for words in chosen.log_problems():
         report.say(f"note: {words}")
     emulator, months = chosen.emulator(archive), chosen.split(archive)
+    if comm:
+        from emukit.emulators.divided import share_globe
+
+        share_globe(emulator, comm)
     evaluation = score(emulator, archive, months, split)
     spans = scored_spans(archive, months, split)
     for far in dict.fromkeys(emulator.warning_of(archive[s.scenario], s.start, s.stop) for s in spans):
         if far:
             report.say(f"note: {far}")
-    if same:
+    if same and main:
         save_evaluation(run, evaluation)
-    else:
+    elif not same:
         report.say("note: other data than it was trained on; the score is shown, not kept in the run")
     derived = competition_of(archive).derive is not None
     if derived:
         tables = detail_tables(emulator, archive, spans) if format in ("table", "json") else []
         if members is not None:
             tables += ensemble_tables(emulator, archive, spans, members, report)
-        _print_derived(run.name, evaluation, tables, format)
+        if main:
+            _print_derived(run.name, evaluation, tables, format)
         return
     forecasts = ensemble = None
     if isinstance(emulator, Trajectory):
         forecasts = evaluate_forecasts(emulator, archive, months, spans, members, report)
     if members is not None:
         ensemble = evaluate_ensemble(emulator, archive, spans, members, report)
+    if not main:
+        return
     if same and forecasts:
         save_forecasts(run, evaluation.name, forecasts)
     if same and ensemble:
@@ -290,7 +344,7 @@ def predict(
             show_default=False,
         ),
     ] = None,
-    domain: o.Domain = 1,
+    domain: o.Domain = "1",
     overwrite: o.Overwrite = False,
     data: o.TrainedData = None,
     card: o.Card = None,
@@ -303,8 +357,7 @@ def predict(
     from emukit.data.source import open_source
     from emukit.errors import EmukitError
     from emukit.parallel.comm import open_comm
-    from emukit.parallel.launch import check_devices, inside_torchrun, relaunch
-    from emukit.runs.predict import check_domain, check_place, predict_forcings, write_prediction, write_scenario
+    from emukit.runs.predict import check_place, predict_forcings, write_prediction, write_scenario
     from emukit.runs.run import read_run
 
     if (scenario is None) == (forcings is None):
@@ -313,6 +366,8 @@ def predict(
             found="both" if scenario else "neither",
             hint="--scenario ssp245, or --forcings FILE.nc",
         )
+    rows, columns = o.division(domain)
+    processes = rows * columns
     check_place(out, overwrite)
     chosen = read_run(run)
     chosen.refuse_unfinished()
@@ -320,12 +375,10 @@ def predict(
     idle = [name for name, value in given.items() if value]
     if forcings is not None and idle:
         raise EmukitError(f"{' and '.join(idle)} would do nothing: --forcings needs no store", hint="leave it out")
-    if domain > 1 and not inside_torchrun():
-        check_domain(chosen)
-        check_devices(domain)
-        raise typer.Exit(relaunch(sys.argv[1:], domain))
+    if processes > 1:
+        _start_sharing(chosen, processes)
     with open_comm() as alone:
-        comm = alone.divided(domain)
+        comm = alone.divided(processes, columns)
         report = o.reporter(quiet, silent=not comm.main)
         if forcings is not None:
             with open_source(str(forcings)) as opened:
@@ -370,7 +423,7 @@ def leaderboard(
     rows = collect_rows(places or here, published, lambda why: report.say(f"note: left out: {why}"))
     if format == "table":
         console = open_console()
-        for table in board.tables(rows):
+        for table in board.tables(rows, console.width):
             console.print(table)
     else:
         render = {"md": board.markdown, "csv": board.to_csv, "json": board.as_json}[format]

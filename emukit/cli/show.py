@@ -148,10 +148,11 @@ def _divided_table(name: str, memory: MemoryPlan, cost: DividedCost) -> Table:
     from emukit.planning.memory import on_device
 
     table = _cost_table(f"{name}: one field over {cost.processes} processes, the busiest of them")
-    table.add_row("rows", str(cost.rows), f"of {cost.whole}")
+    for name, own, whole in zip(("rows", "columns"), cost.part, cost.grid, strict=True):
+        table.add_row(name, str(own), f"of {whole}")
     table.add_row("activations", size(cost.kept), "kept for the backward pass, counted; halos included")
     table.add_row("together", size(on_device(memory, cost)), f"with model and data, of {size(memory.available)}")
-    table.add_row("sent", size(cost.sent), "rows for the neighbours in a step, forward and backward")
+    table.add_row("sent", size(cost.sent), "cells for the neighbours in a step, forward and backward")
     return table
 
 

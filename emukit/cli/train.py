@@ -104,7 +104,7 @@ def train(
     devices: Annotated[
         int, typer.Option(help="Number of processes: one per GPU, or one per CPU core without GPUs.", min=1)
     ] = 1,
-    domain: o.Domain = 1,
+    domain: o.Domain = "1",
     strategy: Annotated[
         Strategy | None,
         typer.Option(
@@ -133,7 +133,7 @@ def train(
                 "--final": final,
                 "--refit": refit,
                 "--devices": devices > 1,
-                "--domain": domain > 1,
+                "--domain": o.division(domain) != (1, 1),
                 "--strategy": strategy,
                 "--precision": precision,
                 "--compile": compile,
@@ -186,17 +186,19 @@ def train(
                 hint=f"name the recipe of the run: emukit train {before.recipe.emulator} --final {final}",
             )
         chosen = before.recipe
+    rows, columns = o.division(domain)
+    sharing = rows * columns
     if devices == 1 and not inside_torchrun():
-        devices = domain
-    execution = Execution(strategy.value if strategy else "ddp", compile, channels_last, track, domain)
+        devices = sharing
+    execution = Execution(strategy.value if strategy else "ddp", compile, channels_last, track, sharing)
     networks = networks_of(chosen)
     if isinstance(chosen, GeneratorRecipe):
         words = [f"{part}.training.precision={precision.value}" for part in PARTS] if precision else []
         chosen, objective, precision = load_recipe(model, recipe, [*settings, *words], loss), None, None
     if not networks:
         given = {
-            "--devices": devices > domain,
-            "--domain": domain > 1,
+            "--devices": devices > sharing,
+            "--domain": sharing > 1,
             "--strategy": strategy,
             "--precision": precision,
             "--objective": objective,
@@ -230,12 +232,12 @@ def train(
         if devices > 1 and not inside_torchrun():
             raise typer.Exit(relaunch(sys.argv[1:], devices))
     with open_comm() as comm:
-        comm = comm.divided(domain)
+        comm = comm.divided(sharing, columns)
         report = o.reporter(quiet, silent=not comm.main)
         if before:
             archive = o.open_for_run(before, data, card, convert, report)
         else:
-            archive = o.open_named(data, card, convert, report)
+            archive = o.open_named(data, card, convert, report, in_full=True)
         data_arguments = DataArguments(card, o.conversions(convert))
         if before and not (data or card or convert):
             data_arguments = DataArguments(before.record.data.card_option, before.record.data.convert)
@@ -422,7 +424,7 @@ def plan(
     loss: o.Loss = None,
     precision: PrecisionOption = None,
     settings: o.Settings = None,
-    domain: o.Domain = 1,
+    domain: o.Domain = "1",
     card: o.Card = None,
     convert: o.Convert = None,
     quiet: o.Quiet = False,
@@ -443,7 +445,7 @@ def plan(
         parts: Iterable[object] = [cost_table(f"{model}: memory, time and disk", daily_plan(archive, chosen, split))]
     else:
         with open_comm() as comm:
-            parts = plan_tables(model, make_plan(archive, chosen, split, comm, report, domain))
+            parts = plan_tables(model, make_plan(archive, chosen, split, comm, report, o.division(domain)))
     console = open_console()
     for part in parts:
         console.print(part, highlight=False)

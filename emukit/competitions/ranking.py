@@ -23,12 +23,15 @@ from rich.text import Text
 from emukit.data.card import load_card
 from emukit.errors import RecipeError
 from emukit.files import read_text, shipped
-from emukit.metrics.competition import Column, Competition
+from emukit.metrics.competition import Competition
 from emukit.terminal import csv_table, markdown_table, markdown_text, terminal_table
 
 LINES = ("reference", "limit")
 # With more numbers than the score and seven metrics a table is wider than a terminal.
 MOST_COLUMNS = 8
+# What names are left of a narrow terminal: enough for most words to stay whole.
+NAME_WIDTH = 24
+NOT_SCORED = "without a score there is no place: submit the CSV, or emukit score CSV --save where the truth is"
 # What another run of the climate model scores in the place of a prediction, and what a perfect emulator would.
 ANOTHER_RUN, LIMIT = "reference: another run", "noise ceiling"
 # Of the column that stands next to the score where it is known: the score holds the weather of one member.
@@ -112,29 +115,47 @@ def ranked(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return {s: sorted(groups[s], key=lambda r: r.order) for s in order}
 
 
-def tables(rows: Sequence[Row]) -> list[RenderableType]:
-    """One rich table a split."""
+def tables(rows: Sequence[Row], width: int) -> list[RenderableType]:
+    """One rich table a split, with what is not in it below.
+
+    Args:
+        rows: All that are shown.
+        width: Columns of the terminal.
+    """
     out: list[RenderableType] = []
+    explained: list[Competition] = []
     for split, group in ranked(rows).items():
-        table = terminal_table(split)
+        # A title of the table's own would be folded to its width.
+        out.append(Text(split, style="bold"))
+        table = terminal_table()
+        labels, numbers = [_terminal_label(row) for row in group], [_cells(row) for row in group]
         table.add_column("#", justify="right")
         table.add_column("entry", overflow="fold", ratio=1)
-        add_number_columns(table, group[0].competition)
-        several = any(row.members for row in group)
+        # Months on which nothing was scored yet have no numbers.
+        shown, taken = 0, 1 + len(str(len(group)))
+        several = any(row.over_members for row in group)
         if several:
-            table.add_column("\n".join(["mean ±", "sd over", "members"]), justify="right", no_wrap=True)
-        for place, row in places(group):
+            taken += 1 + max(len(row.over_members_text) for row in group)
+        if any(map(any, numbers)):
+            shown = add_number_columns(table, group[0].competition, labels, numbers, width - taken)
+        if several:
+            table.add_column("mean ±\nsd over\nmembers", justify="right", no_wrap=True)
+        for (place, row), label, cells in zip(places(group), labels, numbers, strict=True):
             # Text, not markup: a run's name may hold brackets.
             style = "dim" if row.kind in LINES else "cyan" if row.kind in ("published", "measured") else ""
-            shown = _cells(row)[: len(shown_columns(row.competition))] + [row.over_members_text] * several
-            table.add_row(*(Text(c) for c in (place, _terminal_label(row), *shown)), style=style)
-        captions = ["sources and caveats of the rows: --format md"] if any(row.note for row in group) else []
-        if len(group[0].competition.columns) > MOST_COLUMNS:
-            captions.append(f"the {len(group[0].competition.metrics)} numbers of each score: --format csv")
-        if captions:
-            table.caption, table.caption_justify = "; ".join(captions), "left"
+            table.add_row(
+                *(Text(c) for c in (place, label, *cells[:shown], *[row.over_members_text] * several)), style=style
+            )
         out.append(table)
-    return out + legends(row.competition for row in rows)
+        if any(row.kind == "submission" and row.score is None for row in group):
+            out.append(Text(NOT_SCORED, style="dim"))
+        if any(row.note for row in group):
+            out.append(Text("sources and caveats of the rows: --format md", style="dim"))
+        if shown:
+            out += left_out(group[0].competition, shown)
+            explained.append(group[0].competition)
+        out.append(Text())
+    return out + legends(explained)
 
 
 def legends(competitions: Iterable[Competition]) -> list[RenderableType]:
@@ -143,22 +164,44 @@ def legends(competitions: Iterable[Competition]) -> list[RenderableType]:
     return [Text(text, style="dim") for text in texts]
 
 
-def shown_columns(competition: Competition) -> tuple[Column, ...]:
-    """The columns of a table in a terminal: of a competition with many metrics the score alone."""
-    columns = competition.columns
-    return columns if len(columns) <= MOST_COLUMNS else columns[:1]
-
-
-def add_number_columns(table: Table, competition: Competition) -> None:
+def add_number_columns(
+    table: Table, competition: Competition, labels: Iterable[str], numbers: Iterable[Sequence[str]], width: int
+) -> int:
     """Add the columns of the score and the metrics: what each is, how it is measured, and its unit.
+
+    Of a competition with many metrics that is the score alone, and in a narrow terminal as many as leave names room.
 
     Args:
         table: One for a terminal, which has lines for these but no width.
         competition: Whose numbers they are.
+        labels: What the rows are called.
+        numbers: Of each row, the texts in the order of the competition's columns.
+        width: Columns of the terminal that names and numbers share.
+
+    Returns:
+        How many columns were added.
     """
-    for column in shown_columns(competition):
-        lines = [*column.heading.split(), column.measure, column.units]
-        table.add_column("\n".join(filter(None, lines)), justify="right", no_wrap=True)
+    columns = competition.columns if len(competition.columns) <= MOST_COLUMNS else competition.columns[:1]
+    numbers = list(numbers)
+    # The box takes a column on either side.
+    room = width - 2 - min(NAME_WIDTH, max(map(len, labels), default=0))
+    for i, column in enumerate(columns):
+        lines = [line for line in (*column.heading.split(), column.measure, column.units) if line]
+        room -= 1 + max(len(text) for text in (*lines, *(row[i] for row in numbers)))
+        if i and room < 0:
+            return i
+        table.add_column("\n".join(lines), justify="right", no_wrap=True)
+    return len(columns)
+
+
+def left_out(competition: Competition, shown: int) -> list[RenderableType]:
+    """A line on the numbers that a table has no column for."""
+    hidden = competition.columns[shown:]
+    if not hidden:
+        return []
+    what = f"the {len(hidden)} numbers of each score" if shown == 1 else ", ".join(c.title for c in hidden)
+    wider = "" if len(competition.columns) > MOST_COLUMNS else "in a wider terminal, or "
+    return [Text(f"{what}: {wider}with --format csv", style="dim")]
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -166,7 +209,7 @@ def markdown(rows: Sequence[Row]) -> str:
     lines = []
     for split, group in ranked(rows).items():
         headings = [markdown_text(column.full_heading) for column in group[0].competition.columns]
-        several = any(row.members for row in group)
+        several = any(row.over_members for row in group)
         headings += [OVER_MEMBERS] * several
         cells = (
             (place, _label(row), row.kind, *_cells(row), *[row.over_members_text] * several, row.note)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,8 @@ from emukit.data.time import Months, TimeAxis
 from emukit.data.variable import Variable
 from emukit.errors import ProtocolError
 from emukit.parallel.threads import open_pool
+
+T = TypeVar("T")
 
 
 class StoredTargets(Protocol):
@@ -247,6 +249,8 @@ class Archive(Mapping[str, Scenario]):
     bands: tuple[slice, ...] = (slice(None),)
     file_digest: Callable[[], str] | None = None
     made_up: bool = False
+    # A changed copy does not inherit what was computed from the original.
+    _kept: dict[str, Any] = field(default_factory=dict, init=False)
 
     def __repr__(self) -> str:
         """One line; the arrays would fill screens."""
@@ -280,6 +284,17 @@ class Archive(Mapping[str, Scenario]):
             for part in pool.map(_sha256, arrays):
                 whole.update(part)
         return whole.hexdigest()
+
+    def kept(self, name: str, compute: Callable[[], T]) -> T:
+        """What follows from the archive and takes long to compute: once, and then kept for as long as the archive is.
+
+        Args:
+            name: Of what is kept.
+            compute: Computes it when it is first asked for.
+        """
+        if name not in self._kept:
+            self._kept[name] = compute()
+        return cast(T, self._kept[name])
 
     @property
     def on_disk(self) -> bool:

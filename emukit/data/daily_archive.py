@@ -53,7 +53,7 @@ def archive_from_folder(path: Path | str, card: Card | str | None, reporter: Rep
     Args:
         path: As `open_folder`.
         card: As `open_folder`.
-        reporter: Shows the progress, and is told what is odd.
+        reporter: Shows the progress.
 
     Raises:
         StoreError: The folder cannot be read.
@@ -65,8 +65,6 @@ def archive_from_folder(path: Path | str, card: Card | str | None, reporter: Rep
             raise survey.problems[0]
         if folder is None:
             raise AssertionError("a folder without problems opens")
-        for note in folder.oddities:
-            reporter.say(f"note: {note}")
         needed = _bytes(folder)
         if needed > min(SHARE * host_free(), MOST_BYTES):
             reporter.say(f"{size(needed)} of daily fields stay on disk, and are read a part at a time")

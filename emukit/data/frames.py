@@ -36,6 +36,7 @@ from emukit.data.split import Span
 from emukit.data.statics import file_statics
 from emukit.data.time import TimeAxis
 from emukit.errors import ProtocolError, RecipeError
+from emukit.sphere import ALL, Part, part_shape
 
 
 class Window(Settings):
@@ -240,15 +241,13 @@ class FrameEncoder:
         channels, statics = static_fields(settings, archive)
         return cls(settings, archive.grid, statistics, statics, channels, archive.time)
 
-    def encode(
-        self, scenario: Scenario, device: torch.device | str = "cpu", rows: slice = slice(None)
-    ) -> EncodedScenario:
+    def encode(self, scenario: Scenario, device: torch.device | str = "cpu", part: Part = ALL) -> EncodedScenario:
         """Normalise one scenario's forcings and put them on a device.
 
         Args:
             scenario: Whose forcings.
             device: Where they are to be.
-            rows: Rows of the grid that are kept, where a globe is divided.
+            part: Cells of the grid that are kept, where a globe is divided.
 
         Raises:
             ProtocolError: A forcing is missing, or is a field here and was a series in training, or is on another grid
@@ -264,10 +263,9 @@ class FrameEncoder:
             )
         position = seasonal_positions(time)
         of_day = time.step_of_day if time.per_day > 1 else np.zeros(0, np.int64)
-        kept = len(range(*rows.indices(self.grid.shape[0]))), self.grid.shape[1]
-        fields = np.empty((len(scenario), len(self._gridded), *kept), np.float32)
+        fields = np.empty((len(scenario), len(self._gridded), *part_shape(part, self.grid.shape)), np.float32)
         for i, name in enumerate(self._gridded):
-            fields[:, i] = self._normalised(scenario, name, rows)
+            fields[:, i] = self._normalised(scenario, name, part)
         series = np.empty((len(scenario), len(self._global)), np.float32)
         for i, name in enumerate(self._global):
             series[:, i] = self._normalised(scenario, name)
@@ -275,11 +273,11 @@ class FrameEncoder:
             torch.from_numpy(fields).to(device),
             torch.from_numpy(series).to(device),
             torch.from_numpy(position).to(device),
-            torch.from_numpy(self._season[..., rows, :]).to(device),
-            torch.from_numpy(self._statics[..., rows, :]).to(device),
+            torch.from_numpy(self._season[..., *part]).to(device),
+            torch.from_numpy(self._statics[..., *part]).to(device),
             int(position[0]),
             torch.from_numpy(of_day).to(device),
-            torch.from_numpy(self._day[..., rows, :]).to(device),
+            torch.from_numpy(self._day[..., *part]).to(device),
         )
 
     def resident_bytes(self, steps: int) -> int:
@@ -357,7 +355,7 @@ class FrameEncoder:
             time,
         )
 
-    def _normalised(self, scenario: Scenario, name: str, rows: slice = slice(None)) -> NDArray[np.float32]:
+    def _normalised(self, scenario: Scenario, name: str, part: Part = ALL) -> NDArray[np.float32]:
         mean, std, gridded = self._statistics[name]
         values = _forcing(scenario, name)
         expected = (len(scenario), *self.grid.shape) if gridded else (len(scenario),)
@@ -368,7 +366,7 @@ class FrameEncoder:
                 expected=str(expected),
                 hint="predict on the grid and with the kind of forcing used in training",
             )
-        kept = values[:, rows] if gridded else values
+        kept = values[:, *part] if gridded else values
         return ((kept - mean) / std).astype(np.float32)
 
 

@@ -59,6 +59,11 @@ def open_data(
     return open_store(source, card=card, convert=convert, reporter=reporter)
 
 
+def oddities(archive: Archive) -> tuple[str, ...]:
+    """What was found odd in some data, a sentence each; nothing of published values, whose card says what is odd."""
+    return () if archive.published else tuple(n for n in archive.notes if n not in archive.card.oddities)
+
+
 def span_truth(archive: Archive, span: Span) -> NDArray[np.float32]:
     """(T, V, Y, X) truth of a span; a demo climate's hidden months come from its generator.
 

@@ -8,6 +8,7 @@ once; arrays are kept once, and a batch is read out of them.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +28,7 @@ from emukit.data.sampler import Sample
 from emukit.data.split import Span
 from emukit.data.targets import TargetNormalizer
 from emukit.errors import ProtocolError, RecipeError
+from emukit.sphere import ALL, Part, part_shape
 
 # Batches read ahead at most: the one under way and the next.
 AHEAD = 2
@@ -233,7 +235,7 @@ class SegmentSampler:
         settings: How.
         window: Which steps a target step sees.
         spans: What is trained on.
-        frame: (C, Y, X), of the rows that are kept.
+        frame: (C, Y, X), of the cells that are kept.
         grid: (Y, X) of the whole grid.
         variables: V.
         resident_bytes: Size of the arrays that batches are read from.
@@ -251,7 +253,7 @@ class SegmentSampler:
         normalizer: TargetNormalizer,
         settings: SegmentSettings,
         device: torch.device | str = "cpu",
-        rows: slice = slice(None),
+        part: Part = ALL,
     ) -> None:
         """Normalise the training months and put them where they are to live.
 
@@ -262,7 +264,7 @@ class SegmentSampler:
             normalizer: Normalises targets.
             settings: How spans are cut.
             device: Where batches are wanted.
-            rows: Rows of the grid that this process reads and keeps, where a globe is divided.
+            part: Cells of the grid that this process reads and keeps, where a globe is divided.
 
         Raises:
             ProtocolError: No training span is as long as a segment.
@@ -274,18 +276,20 @@ class SegmentSampler:
         self._archive = archive
         self._addresses = self.addresses.of(archive, spans, self.window, settings)
         self.spans = self._addresses.spans
-        self._rows, self.grid = rows, encoder.grid.shape
-        kept = len(range(*rows.indices(encoder.grid.shape[0])))
-        self.frame = (len(encoder.channels), kept, encoder.grid.shape[1])
+        self._part, self.grid = part, encoder.grid.shape
+        kept = part_shape(part, self.grid)
+        self.frame = (len(encoder.channels), *kept)
         self.variables = len(archive.variables)
         self._device = torch.device(device)
         scenarios = tuple(dict.fromkeys(s.scenario for s in self.spans))
-        self.resident_bytes = resident_bytes(archive, self._addresses, encoder) * kept // encoder.grid.shape[0]
+        self.resident_bytes = (
+            resident_bytes(archive, self._addresses, encoder) * math.prod(kept) // math.prod(self.grid)
+        )
         free = free_memory(self._device)
         self.residency = place(settings.residency, self.resident_bytes, free, self._device.type)
         self._streamed = self.residency == "host" and self._device.type != "cpu"
         home = torch.device("cpu") if self._streamed else self._device
-        self._encoded: dict[str, EncodedScenario] = {n: encoder.encode(archive[n], home, rows) for n in scenarios}
+        self._encoded: dict[str, EncodedScenario] = {n: encoder.encode(archive[n], home, part) for n in scenarios}
         self._targets = [self._span_targets(s, normalizer).to(home) for s in self.spans]
         self._reader = ThreadPoolExecutor(1, "batches") if self._streamed else None
         self._ahead: OrderedDict[_Key, Future[tuple[Sample, torch.cuda.Event | None]]] = OrderedDict()
@@ -384,11 +388,8 @@ class SegmentSampler:
     def _span_targets(self, span: Span, normalizer: TargetNormalizer) -> Tensor:
         scenario = self._archive[span.scenario]
         season = scenario.time.season[span.start : span.stop]
-        rows, columns = np.arange(self.grid[0])[self._rows], np.arange(self.grid[1])
-        own = normalizer.window(rows, columns)
-        fields = [
-            own.forward(scenario.truth(m, span.start, span.stop)[..., self._rows, :], season) for m in span.members
-        ]
+        own = normalizer.window(*(np.arange(n)[of] for n, of in zip(self.grid, self._part, strict=True)))
+        fields = [own.forward(scenario.truth(m, span.start, span.stop)[..., *self._part], season) for m in span.members]
         if self.settings.members == "mean":
             return torch.from_numpy(np.mean(fields, axis=0, dtype=np.float32, keepdims=True))
         return torch.from_numpy(np.stack(fields))

@@ -22,6 +22,7 @@ from emukit.data.segments import Segment, SegmentAddresses, SegmentSampler, Segm
 from emukit.data.split import Span
 from emukit.data.targets import TargetNormalizer
 from emukit.errors import ProtocolError, RecipeError
+from emukit.sphere import ALL, Part
 
 Array = NDArray[np.float64]
 
@@ -132,7 +133,7 @@ class RolloutSampler(SegmentSampler):
         normalizer: TargetNormalizer,
         settings: SegmentSettings,
         device: torch.device | str = "cpu",
-        rows: slice = slice(None),
+        part: Part = ALL,
     ) -> None:
         """As `SegmentSampler`, with the states that the encoder names.
 
@@ -141,7 +142,7 @@ class RolloutSampler(SegmentSampler):
             RecipeError: A name is not that of an output.
             EmukitError: The arrays are wanted on the device and do not fit.
         """
-        super().__init__(archive, spans, encoder, normalizer, settings, device, rows)
+        super().__init__(archive, spans, encoder, normalizer, settings, device, part)
         self.states = States.fit(archive, spans, normalizer, encoder.settings.states)
 
     def _read(self, key: tuple[tuple[Segment, ...], int, int]) -> Sample:

@@ -80,7 +80,7 @@ class NeuralEmulator(Emulator):
         self.encoder = encoder
         self.normalizer = normalizer
         self._keeps, self._last = False, None
-        # Which rows of the globe the network computes here; those of others are gathered for every prediction.
+        # Which cells of the globe the network computes here; those of others are gathered for every prediction.
         self.sphere = WHOLE
 
     @property
@@ -109,7 +109,7 @@ class NeuralEmulator(Emulator):
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X) float32; within the bounds, except for a residual."""
         window, time = self.encoder.settings.window, scenario.time
-        rows = self.sphere.rows(*self.grid.shape)
+        part = self.sphere.part(self.grid.shape)
         encoded = self._encode(scenario)
         training = self.network.training
         self.network.eval()
@@ -122,7 +122,7 @@ class NeuralEmulator(Emulator):
                     positions = window.frames(first, last - first, len(scenario), time)
                     frames = self.encoder.gather(encoded, torch.from_numpy(positions).to(self.device))[None]
                     shape = (last - first, *out.shape[1:])
-                    noise = AddressedNoise(self.seed, [self.number], [positions.tolist()], shape, rows)
+                    noise = AddressedNoise(self.seed, [self.number], [positions.tolist()], shape, part)
                     fields = self._objective.predict(self.network, frames, noise)[0]
                     fields = self.sphere.gather(fields)
                     season = time.season[first:last]
@@ -145,11 +145,11 @@ class NeuralEmulator(Emulator):
     def _encode(self, scenario: Scenario) -> EncodedScenario:
         """The forcings of a scenario, normalised, on the network's device."""
         if not self._keeps:
-            return self.encoder.encode(scenario, self.device, self.sphere.rows(*self.grid.shape))
+            return self.encoder.encode(scenario, self.device, self.sphere.part(self.grid.shape))
         if self._last is None or self._last[0] is not scenario or self._last[1].fields.device != self.device:
             # The last one goes first: two scenarios at once may not fit.
             self._last = None
-            self._last = (scenario, self.encoder.encode(scenario, self.device, self.sphere.rows(*self.grid.shape)))
+            self._last = (scenario, self.encoder.encode(scenario, self.device, self.sphere.part(self.grid.shape)))
         return self._last[1]
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

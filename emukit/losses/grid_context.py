@@ -49,7 +49,7 @@ class GridContext:
         weights: (Y, X) area weights of the whole grid, sum one. Their dtype and device are those a term's own arrays
             are built in.
         padding: What stencils see beyond the edges: the other side of the globe (``circular``) or zeros (``zero``).
-        sphere: Which rows of the fields this process has, and how it reaches those of others.
+        sphere: Which cells of the fields this process has, and how it reaches those of others.
     """
 
     weights: Tensor
@@ -62,7 +62,7 @@ class GridContext:
 
     def area_mean(self, values: Tensor) -> Tensor:
         """Area mean, (..., Y, X) -> (...)."""
-        weights = self.sphere.own(self.weights, -2, self.weights.shape[-1])
+        weights = self.sphere.own(self.weights)
         mean: Tensor = (values * weights.to(values.dtype)).sum((-2, -1))
         return self.sphere.sum(mean)
 

@@ -146,17 +146,19 @@ def polar(context: GridContext) -> LossTerm:
     sphere = context.sphere
     grid = whole
     if sphere.divided:
-        # A process warps what is sampled between its own rows and the first one of the next process.
-        own = sphere.rows(rows, columns)
-        place = ((points[..., 1] + 1) / 2 * (rows - 1)).clamp(0, rows - 1)
-        mine = (place >= own.start) & (place < own.stop)
-        within = 2 * (place - own.start) / (own.stop - own.start) - 1
-        grid = context.constant(torch.stack((points[..., 0], within), -1)[mine])[None, None]
+        # A process warps what is sampled between its own cells and the first ones of the next process, each way.
+        within, mine = [], torch.ones(points.shape[:2], dtype=torch.bool)
+        for axis, own in enumerate(reversed(sphere.part((rows, columns)))):
+            last = (columns, rows)[axis] - 1
+            place = ((points[..., axis] + 1) / 2 * last).clamp(0, last)
+            mine &= (place >= own.start) & (place < own.stop)
+            within.append(2 * (place - own.start) / (own.stop - own.start) - 1)
+        grid = context.constant(torch.stack(within, -1)[mine])[None, None]
         weights = weights[mine.to(weights.device)][None]
 
     def term(prediction: Tensor, target: Tensor, mean: Mean) -> Tensor:
         # All months as channels of one image: the grid is the same for all.
-        error = sphere.with_next_row((prediction - target).flatten(0, 1))
+        error = sphere.with_next((prediction - target).flatten(0, 1))
         warped = _warp(error[None], grid.to(error.dtype))[0].abs()
         months = sphere.sum((warped * weights.to(error.dtype)).sum((-2, -1)))
         return mean(months.view(prediction.shape[:2]).mean(1))

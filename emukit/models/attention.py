@@ -95,8 +95,7 @@ class SpaceAttention(OnSphere):
         query, key, value = self.project(maps).reshape(*maps.shape[:2], 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         if turn is not None:
             query, key = rotate(query, turn), rotate(key, turn)
-        key, value = self.sphere.all_tiles(key), self.sphere.all_tiles(value)
-        read = F.scaled_dot_product_attention(query, key, value)
+        read = self.sphere.attend(query, key, value)
         return self.out(read.transpose(1, 2).flatten(-2))  # type: ignore[no-any-return]
 
 

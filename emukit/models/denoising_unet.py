@@ -71,7 +71,7 @@ class DenoisingUNet(OnSphere):
         windows, fields, levels = asked(frames, self.history, self.variables, noisy, level)
         maps = self.encode(torch.cat((windows, fields), 1))
         if self.place is not None:
-            maps = maps + self.sphere.own(self.place, -2, maps.shape[-1])
+            maps = maps + self.sphere.own(self.place)
         maps = self.pyramid(maps, self.level(levels))
         out = torch.stack([head(maps, None) for head in self.heads], 1)
         return out.reshape(len(frames), -1, *out.shape[1:])

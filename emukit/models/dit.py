@@ -136,6 +136,11 @@ class _SharedHead(OnSphere):
         self.cells = nn.Linear(features, patch[0] * patch[1])
 
     def forward(self, read: Tensor) -> Tensor:
-        fields = self.cells(read).unflatten(2, (-1, self.tiles[1])).unflatten(-1, self.patch).transpose(3, 4)
+        fields = (
+            self.cells(read)
+            .unflatten(2, (-1, self.sphere.tiles_across(self.tiles)))
+            .unflatten(-1, self.patch)
+            .transpose(3, 4)
+        )
         fields = fields.flatten(4, 5).flatten(2, 3)
         return self.sphere.from_tiles(fields, self.grid, self.patch)

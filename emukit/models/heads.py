@@ -122,7 +122,7 @@ class CellHead(OnSphere):
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, K, Y, X) -> (B, Y, X)."""
-        weight, bias = (self.sphere.own(p, -2, maps.shape[-1]) for p in (self.weight, self.bias))
+        weight, bias = (self.sphere.own(p) for p in (self.weight, self.bias))
         return (maps * weight).sum(1) + bias
 
 

@@ -68,7 +68,7 @@ class LocalCNN(OnSphere):
         """(S, L+H-1, C, Y, X) -> (S, L, V, Y, X)."""
         maps = self.encode(stacked_windows(frames, self.history))
         if self.place is not None:
-            maps = maps + self.sphere.own(self.place, -2, maps.shape[-1])
+            maps = maps + self.sphere.own(self.place)
         for block in self.blocks:
             maps = block(maps, None)
         out = torch.stack([head(maps, None) for head in self.heads], 1)

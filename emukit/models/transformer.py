@@ -113,7 +113,9 @@ class PatchHead(OnSphere):
         """Cells that padding added are computed and dropped."""
         weight, bias = (self.sphere.own_tiles(p, 0, self.tiles) for p in (self.weight, self.bias))
         cells = torch.baddbmm(bias, patches.flatten(0, 1).transpose(0, 1), weight)
-        fields = cells.reshape(-1, self.tiles[1], cells.shape[1], *self.patch).permute(2, 0, 3, 1, 4)
+        fields = cells.reshape(-1, self.sphere.tiles_across(self.tiles), cells.shape[1], *self.patch).permute(
+            2, 0, 3, 1, 4
+        )
         fields = self.sphere.from_tiles(fields.flatten(3, 4).flatten(1, 2), self.grid, self.patch)
         return fields.reshape(*patches.shape[:2], *fields.shape[-2:])
 

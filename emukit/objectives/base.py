@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor
 from emukit.data.sampler import Sample
 from emukit.losses.composite import CompositeLoss
 from emukit.losses.grid_context import Mean, local_mean
+from emukit.sphere import ALL, Part
 
 # (S, L+H-1, C, Y, X) frames -> (S, L, V, Y, X) normalised fields: the network on the hardware at hand. A network that
 # `takes_level` is also given a noisy field (S, L, V, Y, X) and its level (S, L).
@@ -44,14 +45,14 @@ class AddressedNoise:
         realisations: (S,) number of each sample's realisation.
         steps: (S, L+H-1) of each frame.
         fields: (L, V, Y, X) of an answer.
-        rows: Rows of them that are wanted, where a globe is divided.
+        part: Cells of them that are wanted, where a globe is divided.
     """
 
     seed: int
     realisations: Sequence[int]
     steps: Sequence[Sequence[int]]
     fields: tuple[int, int, int, int]
-    rows: slice = field(default_factory=lambda: slice(None))
+    part: Part = ALL
 
     def __call__(self, channels: int) -> Tensor:
         """Those of each frame: of seed, realisation and step."""
@@ -64,7 +65,7 @@ class AddressedNoise:
     def _drawn(self, first: int, draw: tuple[int, ...], shape: tuple[int, ...]) -> Tensor:
         def field(number: int, step: int) -> NDArray[np.float32]:
             sequence = np.random.SeedSequence(self.seed, spawn_key=(number, step, *draw))
-            return np.random.default_rng(sequence).standard_normal(shape, np.float32)[..., self.rows, :]
+            return np.random.default_rng(sequence).standard_normal(shape, np.float32)[..., *self.part]
 
         samples = zip(self.realisations, self.steps, strict=True)
         return torch.from_numpy(np.stack([[field(n, step) for step in steps[first:]] for n, steps in samples]))

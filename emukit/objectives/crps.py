@@ -104,7 +104,7 @@ class Crps(Objective):
         """Mean over variables of the score of the area means of some regions, in units of their root mean square."""
         assert self.composite is not None
         sphere, weights = self.composite.context.sphere, self.composite.context.weights
-        weights = sphere.own(weights, -2, weights.shape[-1])
+        weights = sphere.own(weights)
         shares = sphere.region_means(weights[None, None], regions)[0]
 
         def means(fields: Tensor) -> Tensor:

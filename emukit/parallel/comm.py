@@ -58,8 +58,9 @@ class Comm:
         device: Where this process computes.
         on_close: What is done before the processes part, by whoever holds something of the group that lasts.
         group: The processes, where they are some of all.
-        axes: Where processes stand in rows and columns: those that have the same rows of the globe and other samples,
-            and those that have the same samples and other rows.
+        axes: Where processes stand in rows and columns: those that have the same cells of the globe and other samples,
+            and those that have the same samples and other cells.
+        columns: Of processes that share a globe, how many divide each row among them.
     """
 
     rank: int = 0
@@ -68,6 +69,7 @@ class Comm:
     on_close: ExitStack = field(default_factory=ExitStack, compare=False, repr=False)
     group: Group | None = field(default=None, compare=False, repr=False)
     axes: tuple[Comm, Comm] | None = field(default=None, compare=False, repr=False)
+    columns: int = 1
 
     @property
     def data(self) -> Comm:
@@ -84,8 +86,12 @@ class Comm:
         """What torch knows the group by; None for all processes."""
         return self.group.handle if self.group else None
 
-    def divided(self, domain: int) -> Comm:
-        """The same processes in rows and columns: every `domain` that follow each other share a globe.
+    def divided(self, domain: int, columns: int = 1) -> Comm:
+        """The same processes in groups: every `domain` that follow each other share a globe.
+
+        Args:
+            domain: Processes of a group.
+            columns: How many of them divide each row; 1: rows stay whole.
 
         Raises:
             TrainingError: The number of processes is not a multiple.
@@ -93,14 +99,14 @@ class Comm:
         check_groups(self.world, domain)
         if domain == 1:
             return self
-        # Neighbours in latitude, who speak most, are neighbours in rank: on one machine where possible.
-        columns = [Group(range(first, first + domain)) for first in range(0, self.world, domain)]
-        rows = [Group(range(first, self.world, domain)) for first in range(domain)]
-        for group in (*columns, *rows):
+        # Neighbours on the globe, who speak most, are neighbours in rank: on one machine where possible.
+        globes = [Group(range(first, first + domain)) for first in range(0, self.world, domain)]
+        copies = [Group(range(first, self.world, domain)) for first in range(domain)]
+        for group in (*globes, *copies):
             self.on_close.callback(group.let_go)
         own = divmod(self.rank, domain)
-        data = Comm(own[0], self.world // domain, self.device, self.on_close, rows[own[1]])
-        share = Comm(own[1], domain, self.device, self.on_close, columns[own[0]])
+        data = Comm(own[0], self.world // domain, self.device, self.on_close, copies[own[1]])
+        share = Comm(own[1], domain, self.device, self.on_close, globes[own[0]], columns=columns)
         return replace(self, axes=(data, share))
 
     @property

@@ -1,8 +1,9 @@
-"""One globe whose rows are divided over several processes: what `emukit.sphere` asks, answered with rows of others.
+"""One globe whose cells are divided over several processes: what `emukit.sphere` asks, answered with cells of others.
 
 Invariant: outputs and gradients are those of one process, up to the order in which floats are added. Latitude is
-divided and longitude stays whole, so the circle closes on every process and the only edges are the poles, which the
-processes that have them reflect. All exchange goes through one function, `_Rows`, whose backward returns what it took.
+divided first: longitude then stays whole, the circle closes on every process, and the only edges are the poles, which
+the processes that have them reflect. Where there are not rows enough, longitude is divided too, as a ring. All exchange
+of cells goes through one function, `_Cells`, whose backward returns what it took.
 
 Autograd calls backward functions in the reverse order of their forward ones. All processes call the same forward
 functions in the same order, so they meet in backward, too.
@@ -10,7 +11,8 @@ functions in the same order, so they meet in backward, too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,40 +22,70 @@ from torch import Tensor, nn
 
 from emukit.errors import TrainingError
 from emukit.parallel.comm import Comm, SumBoth
-from emukit.sphere import Edges, Sphere, fill_columns, half_turn, place
+from emukit.sphere import Edges, Part, Sphere, fill_columns, half_turn, place
 
-# First and last row plus one, of every process in the order of ranks.
+# First and last row, or column, plus one, of every process that an axis is divided among.
 Bounds = tuple[tuple[int, int], ...]
 
 # Rows are dealt out by so many where that is even: halvings then cut no pair of rows. How much larger than the mean the
 # largest part may become by it.
 COARSEST, UNEVEN = 16, 1.1
 
+# Keys and values of one attention that a process gathers from all others, and keeps for the gradient, at most; more go
+# round a ring, of which a process holds its own and one other part at a time.
+RING_BYTES = 1 << 25
+# Weights of queries and keys that such a process computes at once.
+SCORE_BYTES = 1 << 26
+
+
+@dataclass(frozen=True)
+class _Line:
+    """The processes among which one axis of a tensor is divided.
+
+    Attributes:
+        axis: Counted from the last.
+        members: Their ranks among those that share the globe, in the order of the axis.
+        own: This process's place among them.
+        circle: Whether the axis begins again where it ends.
+    """
+
+    axis: int
+    members: tuple[int, ...]
+    own: int
+    circle: bool = False
+
 
 class DividedSphere(Sphere):
-    """A part of the rows of one globe.
+    """A part of the cells of one globe.
 
     On the meta device nothing is sent, but all is counted: so a plan is made without other processes.
 
-    The number of columns, which no process divides, says how often a field has been halved, and so which of its rows
-    are whose.
+    The number of columns, which are divided evenly or not at all, says how often a field has been halved, and so which
+    of its cells are whose.
 
     Attributes:
         comm: The processes that share the globe.
         grid: (Y, X) of the finest fields.
-        sent: Bytes of rows that this process has sent, forward and backward.
+        across: Processes among which every row is divided.
+        sent: Bytes of cells that this process has sent, forward and backward.
     """
 
     def __init__(self, comm: Comm, grid: tuple[int, int]) -> None:
-        """Deal out the rows.
+        """Deal out the cells.
 
         Raises:
-            TrainingError: There are fewer rows than processes.
+            TrainingError: There are fewer rows than processes along a meridian, or the columns do not divide.
         """
         self.comm, self.grid, self.sent = comm, grid, 0
-        self._levels = levels(grid, comm.world)
-        self._patches: dict[int, Bounds] = {}
+        self.across = across = comm.columns
+        row, column = divmod(comm.rank, across)
+        self._down = _Line(-2, tuple(range(column, comm.world, across)), row)
+        self._round = _Line(-1, tuple(range(row * across, (row + 1) * across)), column, circle=True)
+        self._all = _Line(-2, tuple(range(comm.world)), comm.rank)
+        self._levels = levels(grid, comm.world // across)
+        self._patches: dict[int, tuple[int, int]] = {}
         _check_rows(self._levels[grid[1]], grid)
+        self._column_bounds(grid[1])
 
     @property
     def divided(self) -> bool:
@@ -61,7 +93,7 @@ class DividedSphere(Sphere):
         return True
 
     def bounds(self, columns: int) -> Bounds:
-        """Whose rows are which, of fields with so many columns.
+        """Whose rows are which, of fields with so many columns in all.
 
         Raises:
             TrainingError: Some process has none.
@@ -76,18 +108,33 @@ class DividedSphere(Sphere):
         _check_rows(found, self.grid)
         return found
 
-    def own(self, values: Tensor, dim: int, columns: int) -> Tensor:
-        """A view of this process's rows."""
-        start, stop = self.bounds(columns)[self.comm.rank]
-        return values.narrow(dim, start, stop - start)
+    def _column_bounds(self, columns: int, what: str = "columns") -> Bounds:
+        """Whose columns, or patches next to each other, are which, of so many."""
+        each, left = divmod(columns, self.across)
+        if left or not each:
+            raise TrainingError(
+                f"{columns} {what} cannot be divided over {self.across} processes in longitude",
+                found=f"--domain {self.comm.world // self.across}x{self.across}, and a network that comes to {columns} "
+                f"{what} on a globe of {self.grid[1]} columns",
+                expected="as many for every process",
+                hint="divide rows alone (--domain N), or by a number that divides the columns of the coarsest grid",
+            )
+        return tuple((each * i, each * (i + 1)) for i in range(self.across))
 
-    def rows(self, rows: int, columns: int) -> slice:
-        """This process's rows of a field with so many columns."""
-        return slice(*self.bounds(columns)[self.comm.rank])
+    def own(self, values: Tensor) -> Tensor:
+        """A view of this process's cells."""
+        rows, columns = self.part((values.shape[-2], values.shape[-1]))
+        return values[..., rows, columns]
 
-    def total_rows(self, fields: Tensor) -> int:
-        """Y of the level that a field's columns tell."""
-        return self.bounds(fields.shape[-1])[-1][1]
+    def part(self, grid: tuple[int, int]) -> Part:
+        """This process's cells of a field with so many columns."""
+        rows, columns = self.bounds(grid[1]), self._column_bounds(grid[1])
+        return slice(*rows[self._down.own]), slice(*columns[self._round.own])
+
+    def whole_grid(self, fields: Tensor) -> tuple[int, int]:
+        """(Y, X) of the level that a field's columns tell."""
+        columns = fields.shape[-1] * self.across
+        return self.bounds(columns)[-1][1], columns
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over the processes that share the globe, in float32 at least."""
@@ -98,100 +145,158 @@ class DividedSphere(Sphere):
         return summed.to(values.dtype)
 
     def randn(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """Drawn for all rows, so that the generators of all processes stay together."""
-        whole = (*shape[:-2], self.bounds(shape[-1])[-1][1], shape[-1])
-        return self.own(torch.randn(whole, dtype=like.dtype, device=like.device), -2, shape[-1])
+        """Drawn for all cells, so that the generators of all processes stay together."""
+        columns = shape[-1] * self.across
+        whole = (*shape[:-2], self.bounds(columns)[-1][1], columns)
+        return self.own(torch.randn(whole, dtype=like.dtype, device=like.device))
 
     def gather(self, fields: Tensor) -> Tensor:
-        """All rows, on every process."""
-        bounds = self.bounds(fields.shape[-1])
-        return self._take(fields, bounds, ((0, bounds[-1][1]),) * len(bounds))
+        """All cells, on every process."""
+        rows, columns = self.whole_grid(fields)
+        tall = self._take(fields, self.bounds(columns), [(0, rows)] * len(self._down.members), self._down)
+        return self._take(tall, self._column_bounds(columns), [(0, columns)] * self.across, self._round)
 
     def pad(self, fields: Tensor, width: int, edges: Edges = "reflect") -> Tensor:
-        """As for one process, of this process's rows: (..., own Y + 2 width, X + 2 width)."""
+        """As for one process, of this process's cells: (..., own Y + 2 width, own X + 2 width)."""
         if width == 0:
             return fields
-        bounds = self.bounds(fields.shape[-1])
+        bounds = self.bounds(fields.shape[-1] * self.across)
         tall = self._window(fields, bounds, [(a - width, b + width) for a, b in bounds], edges)
-        if edges == "zero":
-            return F.pad(tall, (width, width))
-        return torch.cat((tall[..., -width:], tall, tall[..., :width]), -1)
+        return self._widened(tall, width, edges)
+
+    def _widened(self, fields: Tensor, width: int, edges: Edges = "reflect") -> Tensor:
+        """Columns to the west and to the east, (..., X) -> (..., X + 2 width): round the circle, or zeros."""
+        if self.across == 1:
+            if edges == "zero":
+                return F.pad(fields, (width, width))
+            return torch.cat((fields[..., -width:], fields, fields[..., :width]), -1)
+        bounds = self._column_bounds(fields.shape[-1] * self.across)
+        want = [(a - width, b + width) for a, b in bounds]
+        return self._strip(fields, want) if edges == "zero" else self._take(fields, bounds, want, self._round)
+
+    def _strip(self, fields: Tensor, want: Sequence[tuple[int, int]]) -> Tensor:
+        """Columns of a map that is not closed to a circle, with zeros where it has ended."""
+        columns = fields.shape[-1] * self.across
+        inside = [(max(a, 0), min(b, columns)) for a, b in want]
+        taken = self._take(fields, self._column_bounds(columns), inside, self._round)
+        (a, b), (first, last) = want[self._round.own], inside[self._round.own]
+        return F.pad(taken, (first - a, b - last))
+
+    def _half_turn(self, fields: Tensor) -> Tensor:
+        """By half a circle, as `emukit.sphere.half_turn`, which brings the columns of other processes here."""
+        if self.across == 1:
+            return half_turn(fields)
+        columns = fields.shape[-1] * self.across
+        half, odd = divmod(columns, 2)
+        bounds = self._column_bounds(columns)
+        turned = self._take(fields, bounds, [(a - half - odd, b - half) for a, b in bounds], self._round)
+        return 0.5 * (turned[..., 1:] + turned[..., :-1]) if odd else turned
 
     def for_coarser(self, fields: Tensor) -> Tensor:
         """Both rows of each pair that this process's rows of the coarser grid are made of."""
-        fine, coarse = self.bounds(fields.shape[-1]), self.bounds((fields.shape[-1] + 1) // 2)
-        return self._take(fields, fine, [(2 * a, min(2 * b, fine[-1][1])) for a, b in coarse])
+        columns = fields.shape[-1] * self.across
+        fine, coarse = self.bounds(columns), self.bounds((columns + 1) // 2)
+        # No process may have half of a pair of columns.
+        self._column_bounds((columns + 1) // 2)
+        return self._take(fields, fine, [(2 * a, min(2 * b, fine[-1][1])) for a, b in coarse], self._down)
 
-    def for_finer(self, fields: Tensor, size: tuple[int, int], width: int) -> tuple[Tensor, int, int]:
-        """The coarse rows that lie under this process's fine ones, and `width` more on every side."""
-        coarse, fine = self.bounds(fields.shape[-1]), self.bounds(size[1])
+    def for_finer(self, fields: Tensor, size: tuple[int, int], width: int) -> tuple[Tensor, Part]:
+        """The coarse cells that lie under this process's fine ones, and `width` more on every side."""
+        coarse_columns = fields.shape[-1] * self.across
+        # Where columns are divided, each process has all of its pairs.
+        columns = size[1] if self.across == 1 else 2 * coarse_columns
+        coarse, fine = self.bounds(coarse_columns), self.bounds(columns)
         want = [(a // 2 - width, (b - 1) // 2 + 1 + width) for a, b in fine]
         tall = self._window(fields, coarse, want, "reflect")
         if width:
-            tall = torch.cat((tall[..., -width:], tall, tall[..., :width]), -1)
-        start, stop = fine[self.comm.rank]
-        return tall, start % 2, stop - start
+            tall = self._widened(tall, width)
+        start, stop = fine[self._down.own]
+        first = 2 * width + start % 2
+        return tall, (slice(first, first + stop - start), slice(2 * width, 2 * width + columns // self.across))
 
-    def with_next_row(self, fields: Tensor) -> Tensor:
-        """One row more than this process's."""
-        bounds = self.bounds(fields.shape[-1])
-        return self._window(fields, bounds, [(a, b + 1) for a, b in bounds], "replicate")
+    def with_next(self, fields: Tensor) -> Tensor:
+        """One row and one column more than this process's."""
+        columns = fields.shape[-1] * self.across
+        bounds = self.bounds(columns)
+        tall = self._window(fields, bounds, [(a, b + 1) for a, b in bounds], "replicate")
+        if self.across == 1:
+            return torch.cat((tall, tall[..., -1:]), -1)
+        have = self._column_bounds(columns)
+        taken = self._take(tall, have, [(a, min(b + 1, columns)) for a, b in have], self._round)
+        return taken if taken.shape[-1] > tall.shape[-1] else torch.cat((taken, taken[..., -1:]), -1)
 
     def convolve(self, fields: Tensor, convolution: nn.Conv2d, bias: Tensor | None) -> Tensor:
-        """With zeros beyond the poles alone; rows of others where the map goes on."""
+        """With zeros beyond the edges of the map alone; cells of others where the map goes on."""
         if convolution.padding == (0, 0) and max(convolution.stride) == 1:
             return super().convolve(fields, convolution, bias)
         (kernel, wide), (stride, stride_x) = convolution.kernel_size, convolution.stride
         (dilation, dilation_x), padding = convolution.dilation, convolution.padding
-        reach = dilation * (kernel - 1)
+        reach, reach_x = dilation * (kernel - 1), dilation_x * (wide - 1)
         even = stride == stride_x and stride in (1, 2) and kernel % 2 == wide % 2 == 1
-        if not even or padding != (reach // 2, dilation_x * (wide - 1) // 2) or convolution.padding_mode != "zeros":
+        if not even or padding != (reach // 2, reach_x // 2) or convolution.padding_mode != "zeros":
             raise TrainingError(
                 "a globe cannot be divided for this convolution",
                 found=str(convolution),
                 expected="an odd kernel, stride 1 or 2, and half the kernel of zeros on every side",
                 hint="leave --domain out",
             )
-        bounds = self.bounds(fields.shape[-1])
-        out = bounds if stride == 1 else self.bounds((fields.shape[-1] + 1) // 2)
-        want = [(stride * a - reach // 2, stride * (b - 1) + reach - reach // 2 + 1) for a, b in out]
-        tall = self._window(fields, bounds, want, "zero")
-        return F.conv2d(
-            tall, convolution.weight, bias, stride, (0, padding[1]), convolution.dilation, convolution.groups
-        )
+
+        def under(out: Bounds, reach: int) -> list[tuple[int, int]]:
+            return [(stride * a - reach // 2, stride * (b - 1) + reach - reach // 2 + 1) for a, b in out]
+
+        columns = fields.shape[-1] * self.across
+        bounds, coarse = self.bounds(columns), (columns + 1) // 2
+        out = bounds if stride == 1 else self.bounds(coarse)
+        given = self._window(fields, bounds, under(out, reach), "zero")
+        beyond = reach_x // 2
+        if self.across > 1:
+            given = self._strip(given, under(self._column_bounds(columns if stride == 1 else coarse), reach_x))
+            beyond = 0
+        return F.conv2d(given, convolution.weight, bias, stride, (0, beyond), convolution.dilation, convolution.groups)
 
     def cell_mean(self, fields: Tensor) -> Tensor:
         """Sums of all processes over the number of all cells."""
-        return self.sum(fields.sum((-2, -1))) / (self.total_rows(fields) * fields.shape[-1])
+        rows, columns = self.whole_grid(fields)
+        return self.sum(fields.sum((-2, -1))) / (rows * columns)
 
     def region_means(self, fields: Tensor, regions: tuple[int, int]) -> Tensor:
         """Each process's part of every region; regions overlap where they do not divide the rows."""
-        total = self.total_rows(fields)
-        zonal = F.adaptive_avg_pool2d(fields, (fields.shape[-2], regions[1]))
-        first = [i * total // regions[0] for i in range(regions[0])]
-        after = [-(-(i + 1) * total // regions[0]) for i in range(regions[0])]
-        own = torch.arange(total)[self.rows(total, fields.shape[-1])]
-        share = torch.stack([((own >= a) & (own < b)).double() / (b - a) for a, b in zip(first, after, strict=True)])
-        return self.sum(torch.einsum("...yk,ry->...rk", zonal, share.to(zonal)))
+        rows, columns = self.whole_grid(fields)
+        own_rows, own_columns = self.part((rows, columns))
+        if self.across == 1:
+            zonal = F.adaptive_avg_pool2d(fields, (fields.shape[-2], regions[1]))
+        else:
+            zonal = torch.einsum("...yx,cx->...yc", fields, _region_shares(columns, regions[1], own_columns).to(fields))
+        return self.sum(torch.einsum("...yk,ry->...rk", zonal, _region_shares(rows, regions[0], own_rows).to(zonal)))
 
     def to_cells(self, numbers: Tensor, linear: nn.Linear, grid: tuple[int, int]) -> Tensor:
-        """This process's rows alone are computed."""
-        weight = self.own(linear.weight.reshape(*grid, -1), 0, grid[1]).flatten(0, 1)
-        bias = None if linear.bias is None else self.own(linear.bias.reshape(grid), 0, grid[1]).flatten()
+        """This process's cells alone are computed."""
+        rows, columns = self.part(grid)
+        weight = linear.weight.reshape(*grid, -1)[rows, columns].flatten(0, 1)
+        bias = None if linear.bias is None else linear.bias.reshape(grid)[rows, columns].flatten()
         fields = F.linear(numbers, weight, bias)
-        return fields.reshape(*numbers.shape[:-1], -1, grid[1])
+        return fields.reshape(*numbers.shape[:-1], rows.stop - rows.start, columns.stop - columns.start)
 
     def to_tiles(self, fields: Tensor, patch: tuple[int, int]) -> Tensor:
-        """The rows of this process's rows of patches, which are dealt out by themselves."""
-        total, columns = self.total_rows(fields), fields.shape[-1]
+        """The cells of this process's patches, whose rows are dealt out by themselves."""
+        total, columns = self.whole_grid(fields)
         tiles = (-(-total // patch[0]), -(-columns // patch[1]))
+        if self.across > 1 and columns % patch[1]:
+            raise TrainingError(
+                "patches that are filled up cannot be divided in longitude",
+                found=f"{columns} columns, and patches of {patch[1]}",
+                expected="patches that divide the columns",
+                hint="divide rows alone (--domain N), or set model.patch_columns",
+            )
+        across = self.tiles_across(tiles)
         bounds = self._tile_bounds(tiles[0])
-        own = bounds[self.comm.rank]
-        # Attention sees patches by their number alone: it tells how many rows of patches they are.
-        self._patches[(own[1] - own[0]) * tiles[1]] = tuple((a * tiles[1], b * tiles[1]) for a, b in bounds)
+        own = bounds[self._down.own]
+        # Attention sees patches by their number alone: it tells how many there are in all.
+        self._patches[(own[1] - own[0]) * across] = tiles
         south = (tiles[0] * patch[0] - total) // 2
         want = [(a * patch[0] - south, b * patch[0] - south) for a, b in bounds]
-        return fill_columns(self._window(fields, self.bounds(columns), want, "reflect"), patch[1])
+        tall = self._window(fields, self.bounds(columns), want, "reflect")
+        return fill_columns(tall, patch[1])
 
     def from_tiles(self, fields: Tensor, grid: tuple[int, int], patch: tuple[int, int]) -> Tensor:
         """From the rows of patches to the rows of fields of their owners."""
@@ -199,43 +304,69 @@ class DividedSphere(Sphere):
         south = (tiles * patch[0] - grid[0]) // 2
         stretch = [(a * patch[0] - south, b * patch[0] - south) for a, b in self._tile_bounds(tiles)]
         have = [(max(a, 0), min(b, grid[0])) for a, b in stretch]
-        offset = have[self.comm.rank][0] - stretch[self.comm.rank][0]
-        length = have[self.comm.rank][1] - have[self.comm.rank][0]
-        return self._take(fields[..., offset : offset + length, : grid[1]], have, self.bounds(grid[1]))
+        offset = have[self._down.own][0] - stretch[self._down.own][0]
+        length = have[self._down.own][1] - have[self._down.own][0]
+        given = fields[..., offset : offset + length, : grid[1] // self.across]
+        return self._take(given, have, self.bounds(grid[1]), self._down)
 
     def own_tiles(self, values: Tensor, dim: int, tiles: tuple[int, int]) -> Tensor:
-        """A view of those of this process's rows of patches."""
-        start, stop = self._tile_bounds(tiles[0])[self.comm.rank]
-        return values.narrow(dim, start * tiles[1], (stop - start) * tiles[1])
+        """A view of those of this process's patches."""
+        start, stop = self._tile_bounds(tiles[0])[self._down.own]
+        if self.across == 1:
+            return values.narrow(dim, start * tiles[1], (stop - start) * tiles[1])
+        first, after = self._column_bounds(tiles[1], "patches")[self._round.own]
+        # Counted from the first: there is one dimension more in what follows.
+        dim %= values.ndim
+        shape = (*values.shape[:dim], *tiles, *values.shape[dim + 1 :])
+        rows = values.reshape(shape).narrow(dim, start, stop - start)
+        return rows.narrow(dim + 1, first, after - first).flatten(dim, dim + 1)
 
-    def all_tiles(self, values: Tensor) -> Tensor:
-        """Gathered from all processes; their gradients go back to whom each patch belongs."""
-        bounds = self._patches[values.shape[-2]]
-        return self._take(values, bounds, ((0, bounds[-1][1]),) * len(bounds))
+    def tiles_across(self, tiles: tuple[int, int]) -> int:
+        """As many as every other process."""
+        first, after = self._column_bounds(tiles[1], "patches")[self._round.own]
+        return after - first
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """With the keys and values of all: gathered where they are few, passed round a ring where they are many."""
+        tiles = self._patches[query.shape[-2]]
+        across = self.tiles_across(tiles)
+        # Process by process: who has the same rows of patches has as many of them.
+        counts = [(b - a) * across for a, b in self._tile_bounds(tiles[0]) for _ in range(self.across)]
+        if 2 * key.nbytes // counts[self.comm.rank] * sum(counts) > RING_BYTES:
+            return _RingAttention.apply(query, key, value, tuple(counts), self)  # type: ignore[no-untyped-call, no-any-return]
+        have = tuple((sum(counts[:i]), sum(counts[: i + 1])) for i in range(len(counts)))
+        want = [(0, sum(counts))] * len(have)
+        key, value = (self._take(each, have, want, self._all) for each in (key, value))
+        return F.scaled_dot_product_attention(query, key, value)
 
     def mask(self, values: Tensor, keep: float) -> Tensor:
-        """What dropout multiplies values by: that of one process, of which this one takes its rows."""
-        patches = self._patches.get(values.shape[-2]) if values.ndim > 1 else None
-        level = self._levels.get(values.shape[-1])
-        own = self.comm.rank
-        if values.ndim >= 4 and level and level[own][1] - level[own][0] == values.shape[-2]:
-            part: Bounds | None = level
-        else:
-            part = patches
-        total = part[-1][1] if part else values.shape[-2]
-        whole = values.new_empty((*values.shape[:-2], total, values.shape[-1])).bernoulli_(keep).div_(keep)
-        return whole.narrow(-2, part[own][0], values.shape[-2]) if part else whole
+        """What dropout multiplies values by: that of one process, of which this one takes its cells."""
+
+        def drawn(shape: tuple[int, ...]) -> Tensor:
+            return values.new_empty(shape).bernoulli_(keep).div_(keep)
+
+        shape, columns = tuple(values.shape), values.shape[-1] * self.across
+        # A network that cuts fields into patches drops features of patches, which may be as many as columns.
+        tiles = self._patches.get(shape[-2]) if values.ndim > 1 else None
+        if tiles:
+            return self.own_tiles(drawn((*shape[:-2], tiles[0] * tiles[1], shape[-1])), -2, tiles)
+        rows = self._levels.get(columns) if values.ndim >= 4 else None
+        if rows and rows[self._down.own][1] - rows[self._down.own][0] == shape[-2]:
+            return self.own(drawn((*shape[:-2], rows[-1][1], columns)))
+        return drawn(shape)
 
     def _tile_bounds(self, rows: int) -> Bounds:
-        bounds = shares(rows, self.comm.world)
+        bounds = shares(rows, len(self._down.members))
         _check_rows(bounds, self.grid)
         return bounds
 
-    def _take(self, fields: Tensor, have: Sequence[tuple[int, int]], want: Sequence[tuple[int, int]]) -> Tensor:
-        """Rows on (..., own rows, X) that lie within the map."""
+    def _take(
+        self, fields: Tensor, have: Sequence[tuple[int, int]], want: Sequence[tuple[int, int]], line: _Line
+    ) -> Tensor:
+        """Rows, or columns, that lie within the map, or anywhere on the circle."""
         if all(h == w for h, w in zip(have, want, strict=True)):
             return fields
-        return _Rows.apply(fields, tuple(have), tuple(want), self)  # type: ignore[no-untyped-call, no-any-return]
+        return _Cells.apply(fields, tuple(have), tuple(want), line, self)  # type: ignore[no-untyped-call, no-any-return]
 
     def _window(self, fields: Tensor, have: Bounds, want: Sequence[tuple[int, int]], edges: Edges) -> Tensor:
         """Rows that may lie beyond the poles.
@@ -254,94 +385,201 @@ class DividedSphere(Sphere):
                 # What is mirrored must be here, too; a process of few rows has not all of it.
                 first, last = min(first, 2 * total - max(b, total)), max(last, -min(a, 0))
             inside.append((first, last))
-        taken = self._take(fields, have, inside)
-        (a, b), (first, last) = want[self.comm.rank], inside[self.comm.rank]
+        taken = self._take(fields, have, inside, self._down)
+        (a, b), (first, last) = want[self._down.own], inside[self._down.own]
         south, north = max(-a, 0), max(b - total, 0)
         parts = [taken[..., max(a, 0) - first : min(b, total) - first, :]]
         if south:
-            parts.insert(0, _beyond(taken[..., :south, :], taken[..., :1, :], south, edges))
+            parts.insert(0, self._beyond(taken[..., :south, :], taken[..., :1, :], south, edges))
         if north:
-            parts.append(_beyond(taken[..., total - first - north :, :], taken[..., -1:, :], north, edges))
+            parts.append(self._beyond(taken[..., total - first - north :, :], taken[..., -1:, :], north, edges))
         return torch.cat(parts, -2) if len(parts) > 1 else parts[0]
 
+    def _beyond(self, rows: Tensor, edge: Tensor, number: int, edges: Edges) -> Tensor:
+        """What lies beyond a pole, (..., number, X), given the rows next to it and the last one."""
+        if edges == "reflect":
+            return self._half_turn(rows.flip(-2))
+        shape = (*edge.shape[:-2], number, edge.shape[-1])
+        return edge.expand(shape) if edges == "replicate" else edge.new_zeros(shape)
 
-class _Rows(torch.autograd.Function):
-    """The rows that this process wants, of those that others have; backward adds the gradients where rows came from."""
+
+class _RingAttention(torch.autograd.Function):
+    """Attention over keys and values that pass from process to process, as Liu et al. 2023 (arXiv:2310.01889).
+
+    A softmax over parts needs the largest weight and the sum of exponentials alone, which are corrected as parts come
+    (Milakov and Gimelshein 2018, arXiv:1805.02867). Kept for the gradient are this process's queries, keys, values and
+    answers, and the logarithm of each sum; weights are computed again. Gradients of keys and values travel with them,
+    and are home after a whole round.
+    """
 
     @staticmethod
-    def forward(ctx: Any, fields: Tensor, have: Bounds, want: Bounds, sphere: DividedSphere) -> Tensor:
-        ctx.have, ctx.want, ctx.sphere = have, want, sphere
-        own, mine = have[sphere.comm.rank], want[sphere.comm.rank]
-        out = fields.new_empty((*fields.shape[:-2], mine[1] - mine[0], fields.shape[-1]))
-        received = _exchange(fields, own, [_overlap(own, w) for w in want], [_overlap(h, mine) for h in have], sphere)
-        for part, values in received:
-            out[..., part[0] - mine[0] : part[1] - mine[0], :] = values
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, counts: tuple[int, ...], sphere: DividedSphere
+    ) -> Tensor:
+        kind = torch.promote_types(query.dtype, torch.float32)
+        scale = query.shape[-1] ** -0.5
+        answer = query.new_zeros(query.shape, dtype=kind)
+        largest = query.new_full((*query.shape[:-1], 1), float("-inf"), dtype=kind)
+        total = torch.zeros_like(largest)
+        # Views would keep all that queries, keys and values were cut from.
+        query, part = query.contiguous(), torch.stack((key, value))
+        own = part
+        # Under autocast, products of float32 would be computed in half of it.
+        with torch.autocast("cpu" if query.is_meta else query.device.type, enabled=False):
+            for turn in range(len(counts)):
+                keys, values = part.to(kind)
+                for rows in _chunks(query, keys):
+                    weights = scale * query[..., rows, :].to(kind) @ keys.transpose(-1, -2)
+                    now = torch.maximum(largest[..., rows, :], weights.amax(-1, keepdim=True))
+                    weights = weights.sub_(now).exp_()
+                    before = (largest[..., rows, :] - now).exp()
+                    answer[..., rows, :] = before * answer[..., rows, :] + weights @ values
+                    total[..., rows, :] = before * total[..., rows, :] + weights.sum(-1, keepdim=True)
+                    largest[..., rows, :] = now
+                if turn < len(counts) - 1:
+                    part = _passed(part, counts, turn, sphere)
+        answer = answer / total
+        ctx.counts, ctx.sphere = counts, sphere
+        ctx.save_for_backward(query, own, answer, largest + total.log())
+        return answer.to(query.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, saved, answer, logarithm = ctx.saved_tensors
+        kind, scale = answer.dtype, query.shape[-1] ** -0.5
+        wide, counts = gradient.to(kind), ctx.counts
+        inner = (wide * answer).sum(-1, keepdim=True)
+        of_query = torch.zeros_like(answer)
+        # Keys, values and their gradients.
+        part = torch.cat((saved.to(kind), torch.zeros_like(saved, dtype=kind)))
+        for turn in range(len(counts)):
+            keys, values, of_keys, of_values = part
+            for rows in _chunks(query, keys):
+                own, given = query[..., rows, :].to(kind), wide[..., rows, :]
+                weights = (scale * own @ keys.transpose(-1, -2)).sub_(logarithm[..., rows, :]).exp_()
+                of_values += weights.transpose(-1, -2) @ given
+                slope = (given @ values.transpose(-1, -2)).sub_(inner[..., rows, :]).mul_(weights).mul_(scale)
+                of_query[..., rows, :] += slope @ keys
+                of_keys += slope.transpose(-1, -2) @ own
+            # Home again, nobody needs the keys and values any more.
+            part = _passed(part if turn < len(counts) - 1 else part[2:], counts, turn, ctx.sphere)
+        of_key, of_value = part.to(saved.dtype)
+        return of_query.to(query.dtype), of_key, of_value, None, None
+
+
+def _chunks(query: Tensor, keys: Tensor) -> Iterator[slice]:
+    """Queries in parts whose weights for so many keys are no more than `SCORE_BYTES`."""
+    each = keys.element_size() * keys.shape[0] * keys.shape[1] * keys.shape[2]
+    step = max(1, SCORE_BYTES // each)
+    for first in range(0, query.shape[-2], step):
+        yield slice(first, min(first + step, query.shape[-2]))
+
+
+def _passed(part: Tensor, counts: tuple[int, ...], turn: int, sphere: DividedSphere) -> Tensor:
+    """What the process before had, for what this one had, (..., patches, D): a turn of the ring."""
+    comm = sphere.comm
+    ranks = comm.group.ranks if comm.group else tuple(range(comm.world))
+    sphere.sent += part.nbytes
+    coming = part.new_empty(_resized(part, -2, counts[(comm.rank - turn - 1) % len(counts)]))
+    if not part.is_meta:
+        ends = ((dist.isend, part.contiguous(), 1), (dist.irecv, coming, -1))
+        ring = [dist.P2POp(do, what, ranks[(comm.rank + to) % len(counts)], comm.handle) for do, what, to in ends]
+        for request in dist.batch_isend_irecv(ring):
+            request.wait()
+    return coming
+
+
+# Whose place in a line it is that gives or takes, and what: first and last plus one, counted from this process's first.
+_Piece = tuple[int, int, int]
+
+
+class _Cells(torch.autograd.Function):
+    """The rows or columns that this process wants, of those that others have; backward adds gradients where they came
+    from.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, fields: Tensor, have: Bounds, want: Bounds, line: _Line, sphere: DividedSphere) -> Tensor:
+        own, mine, length = have[line.own], want[line.own], have[-1][1]
+        # On a circle the same columns may be wanted in the west and in the east.
+        turns = (-length, 0, length) if line.circle else (0,)
+        gives, takes = [], []
+        for other in range(len(have)):
+            for turn in turns:
+                a, b = _overlap((own[0] + turn, own[1] + turn), want[other])
+                if b > a:
+                    gives.append((other, a - turn - own[0], b - turn - own[0]))
+                a, b = _overlap((have[other][0] + turn, have[other][1] + turn), mine)
+                if b > a:
+                    takes.append((other, a - mine[0], b - mine[0]))
+        ctx.gives, ctx.takes, ctx.line, ctx.sphere, ctx.length = gives, takes, line, sphere, own[1] - own[0]
+        out = fields.new_empty(_resized(fields, line.axis, mine[1] - mine[0]))
+        for (first, after), values in _exchange(fields, gives, takes, line, sphere):
+            out.narrow(line.axis, first, after - first).copy_(values)
         return out
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        have, want, sphere = ctx.have, ctx.want, ctx.sphere
-        own, mine = have[sphere.comm.rank], want[sphere.comm.rank]
-        out = gradient.new_zeros((*gradient.shape[:-2], own[1] - own[0], gradient.shape[-1]))
-        received = _exchange(
-            gradient, mine, [_overlap(h, mine) for h in have], [_overlap(own, w) for w in want], sphere
-        )
-        for part, values in received:
-            out[..., part[0] - own[0] : part[1] - own[0], :] += values
-        return out, None, None, None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None, None]:
+        line = ctx.line
+        out = gradient.new_zeros(_resized(gradient, line.axis, ctx.length))
+        for (first, after), values in _exchange(gradient, ctx.takes, ctx.gives, line, ctx.sphere):
+            out.narrow(line.axis, first, after - first).add_(values)
+        return out, None, None, None, None
 
 
 def _exchange(
-    fields: Tensor,
-    own: tuple[int, int],
-    send: Sequence[tuple[int, int]],
-    receive: Sequence[tuple[int, int]],
-    sphere: DividedSphere,
+    fields: Tensor, gives: Sequence[_Piece], takes: Sequence[_Piece], line: _Line, sphere: DividedSphere
 ) -> list[tuple[tuple[int, int], Tensor]]:
-    """Rows of this process to others, and those of others, with this process's own, in the order of ranks.
+    """Pieces of this process to others, and theirs, with this process's own, in the order of the line.
+
+    Two processes may have several pieces for each other; both name them in the same order.
 
     Args:
-        fields: (..., rows, X), those of `own`.
-        own: First and last row plus one of `fields`.
-        send: Rows for every process; empty where first is last.
-        receive: Rows of every process.
-        sphere: The processes; counts what is sent.
+        fields: What pieces are cut from.
+        gives: Pieces for others and for this process itself.
+        takes: Where what comes belongs.
+        line: The processes and the axis.
+        sphere: Counts what is sent.
     """
     comm = sphere.comm
     ranks = comm.group.ranks if comm.group else tuple(range(comm.world))
-    shape = (fields.shape[:-2], fields.shape[-1])
+    kept = iter([fields.narrow(line.axis, a, b - a) for other, a, b in gives if other == line.own])
     requests: list[tuple[Any, Tensor, int]] = []
     buffers: list[tuple[tuple[int, int], Tensor]] = []
-    for rank, (a, b) in enumerate(send):
-        if rank != comm.rank and b > a:
-            part = fields[..., a - own[0] : b - own[0], :].contiguous()
+    for other, a, b in gives:
+        if other != line.own:
+            part = fields.narrow(line.axis, a, b - a).contiguous()
             sphere.sent += part.nbytes
-            requests.append((dist.isend, part, ranks[rank]))
-    for rank, (a, b) in enumerate(receive):
-        if b <= a:
+            requests.append((dist.isend, part, ranks[line.members[other]]))
+    for other, a, b in takes:
+        if other == line.own:
+            buffers.append(((a, b), next(kept)))
             continue
-        if rank == comm.rank:
-            buffers.append(((a, b), fields[..., a - own[0] : b - own[0], :]))
-            continue
-        buffer = fields.new_empty((*shape[0], b - a, shape[1]))
+        buffer = fields.new_empty(_resized(fields, line.axis, b - a))
         buffers.append(((a, b), buffer))
-        requests.append((dist.irecv, buffer, ranks[rank]))
+        requests.append((dist.irecv, buffer, ranks[line.members[other]]))
     if requests and not fields.is_meta:
         for request in dist.batch_isend_irecv([dist.P2POp(*request, comm.handle) for request in requests]):
             request.wait()
     return buffers
 
 
+def _resized(fields: Tensor, axis: int, length: int) -> list[int]:
+    shape = list(fields.shape)
+    shape[axis] = length
+    return shape
+
+
 def _overlap(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
     return max(a[0], b[0]), min(a[1], b[1])
 
 
-def _beyond(rows: Tensor, edge: Tensor, number: int, edges: Edges) -> Tensor:
-    """What lies beyond a pole, (..., number, X), given the rows next to it and the last one."""
-    if edges == "reflect":
-        return half_turn(rows.flip(-2))
-    shape = (*edge.shape[:-2], number, edge.shape[-1])
-    return edge.expand(shape) if edges == "replicate" else edge.new_zeros(shape)
+def _region_shares(cells: int, regions: int, own: slice) -> Tensor:
+    """What each own row or column counts in the mean of each region, (regions, own), cut as torch does adaptively."""
+    first = [i * cells // regions for i in range(regions)]
+    after = [-(-(i + 1) * cells // regions) for i in range(regions)]
+    place = torch.arange(cells)[own]
+    return torch.stack([((place >= a) & (place < b)).double() / (b - a) for a, b in zip(first, after, strict=True)])
 
 
 def shares(rows: int, parts: int) -> Bounds:
@@ -369,34 +607,38 @@ def levels(grid: tuple[int, int], parts: int) -> dict[int, Bounds]:
 
 def _check_rows(bounds: Bounds, grid: tuple[int, int]) -> None:
     if any(b <= a for a, b in bounds):
+        most = bounds[-1][1]
         raise TrainingError(
             f"a globe of {grid[0]} rows cannot be divided over {len(bounds)} processes",
-            found=f"{bounds[-1][1]} rows where the network's grid is coarsest",
+            found=f"{most} rows where the network's grid is coarsest",
             expected="a row or more for every process",
-            hint=(f"--domain {bounds[-1][1]} or fewer" if bounds[-1][1] > 1 else "leave --domain out")
+            hint=(
+                f"--domain {most} or fewer, or {most}xN to divide longitude too" if most > 1 else "leave --domain out"
+            )
             + ", or a network with fewer halvings",
         )
 
 
 class DividedGroupNorm(nn.GroupNorm):
-    """`nn.GroupNorm` whose statistics are those of all rows; parameters have the same names."""
+    """`nn.GroupNorm` whose statistics are those of all cells; parameters have the same names."""
 
     sphere: DividedSphere
 
     def forward(self, fields: Tensor) -> Tensor:
-        """(B, C, own Y, X) -> the same shape."""
-        total = self.num_channels // self.num_groups * self.sphere.total_rows(fields) * fields.shape[-1]
+        """(B, C, own Y, own X) -> the same shape."""
+        rows, columns = self.sphere.whole_grid(fields)
+        total = self.num_channels // self.num_groups * rows * columns
         normal = _GroupNorm.apply(fields, self.weight, self.bias, self.num_groups, self.eps, total, self.sphere)  # type: ignore[no-untyped-call]
         return normal  # type: ignore[no-any-return]
 
 
 class _GroupNorm(torch.autograd.Function):
-    """Normalised by the mean and variance of all rows; kept for the gradient are the fields alone, as torch does.
+    """Normalised by the mean and variance of all cells; kept for the gradient are the fields alone, as torch does.
 
     With x the normalised fields, g the gradient times the weight and n the values of a group on all processes, the
-    gradient is (g - sum(g) / n - x sum(g x) / n) / sigma: both sums are over all rows, too. A sum in the forward pass
-    alone would leave out what this process's rows do to the statistics of the others'. Everything is written as numbers
-    by channel times fields, so that no copies of fields stand next to them.
+    gradient is (g - sum(g) / n - x sum(g x) / n) / sigma: both sums are over all cells, too. A sum in the forward pass
+    alone would leave out what this process's cells do to the statistics of the others'. Everything is written as
+    numbers by channel times fields, so that no copies of fields stand next to them.
     """
 
     @staticmethod
@@ -455,7 +697,7 @@ class DividedDropout(nn.Dropout):
     sphere: DividedSphere
 
     def forward(self, values: Tensor) -> Tensor:
-        """Any shape; of fields and patches the own rows."""
+        """Any shape; of fields and patches the own ones."""
         if not self.training or self.p == 0:
             return values
         return values * self.sphere.mask(values, 1 - self.p)
@@ -481,9 +723,9 @@ def check_divisible(name: str, part: Any) -> None:
 
 
 def divide(network: nn.Module, sphere: DividedSphere) -> None:
-    """Have a network compute this process's rows of its fields, in place; its parameters stay whole, with their names.
+    """Have a network compute this process's cells of its fields, in place; its parameters stay whole, with their names.
 
-    Gradients are those of this process's rows: summed over the processes they are those of the whole.
+    Gradients are those of this process's cells: summed over the processes they are those of the whole.
     """
     for module in list(network.modules()):
         for name, child in list(module.named_children()):

@@ -7,6 +7,7 @@ tensor by tensor: the network runs forward and backward on tensors without stora
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -142,8 +143,11 @@ def memory_plan(
     ):
         footprint = measure_for(recipe, network, (source.frame[0], *source.grid))
     whole = largest_batch(source)
-    # A stencil's rows of the neighbours are kept next to the own ones.
-    share = min(1.0, (source.frame[1] + 2 * (comm.domain.world > 1)) / source.grid[0])
+    # A stencil's cells of the neighbours are kept next to the own ones.
+    beside = [2 * (own < n) for own, n in zip(source.frame[1:], source.grid, strict=True)]
+    share = math.prod(
+        min(1.0, (own + more) / n) for own, more, n in zip(source.frame[1:], beside, source.grid, strict=True)
+    )
     segments, months = largest_share(whole, settings.segments.length, comm.data.world)
     return MemoryPlan(
         state,
@@ -219,18 +223,30 @@ class DividedCost:
     """What a step takes of the busiest process of several that share a globe.
 
     Attributes:
-        processes: How many share it; 1: it is whole.
-        rows: Its rows.
-        whole: Rows of the globe.
+        rows: Processes that rows are divided over.
+        columns: Processes that each row is divided over.
+        part: Rows and columns that it has.
+        grid: (Y, X) of the globe.
         kept: Bytes of tensors that it keeps for the backward pass.
-        sent: Bytes of rows that it sends, forward and backward.
+        sent: Bytes of cells that it sends, forward and backward.
     """
 
-    processes: int
     rows: int
-    whole: int
+    columns: int
+    part: tuple[int, int]
+    grid: tuple[int, int]
     kept: int
     sent: int
+
+    @property
+    def processes(self) -> int:
+        """How many share the globe."""
+        return self.rows * self.columns
+
+    @property
+    def option(self) -> str:
+        """What --domain is to say."""
+        return f"{self.rows}x{self.columns}" if self.columns > 1 else str(self.rows)
 
 
 def count_divided(
@@ -239,7 +255,8 @@ def count_divided(
     history: int,
     batch: tuple[int, int],
     precision: str,
-    processes: int,
+    rows: int,
+    columns: int = 1,
 ) -> DividedCost:
     """Count a forward and backward pass of a batch by one of several processes that share a globe.
 
@@ -249,28 +266,28 @@ def count_divided(
         history: H, frames of a window.
         batch: Segments, and months of each.
         precision: As in the training settings.
-        processes: How many share a globe; 1: it is whole.
+        rows: Processes that rows are divided over.
+        columns: Processes that each row is divided over; where both are 1, the globe is whole.
 
     Raises:
-        TrainingError: Some process would have no rows at some level of the network.
+        TrainingError: Some process would have no cells at some level of the network.
     """
-    channels, *grid = frame
-    sphere = None
-    rows = grid[0]
+    channels, grid = frame[0], (frame[1], frame[2])
+    processes, sphere, part = rows * columns, None, grid
     if processes > 1:
-        bounds = DividedSphere(Comm(0, processes), (grid[0], grid[1])).bounds(grid[1])
+        bounds = DividedSphere(Comm(0, processes, columns=columns), grid).bounds(grid[1])
         lengths = [b - a for a, b in bounds]
         # Those in the middle have neighbours on both sides.
-        busiest = max(range(processes), key=lambda r: (lengths[r], 0 < r < processes - 1))
-        sphere, rows = DividedSphere(Comm(busiest, processes), (grid[0], grid[1])), lengths[busiest]
-    shape = (batch[0], batch[1] + history - 1, channels, rows, grid[1])
-    kept = count_pass(network, shape, precision, sphere)
-    return DividedCost(processes, rows, grid[0], kept, sphere.sent if sphere else 0)
+        busiest = max(range(len(lengths)), key=lambda r: (lengths[r], 0 < r < len(lengths) - 1))
+        sphere = DividedSphere(Comm(busiest * columns, processes, columns=columns), grid)
+        part = (lengths[busiest], grid[1] // columns)
+    kept = count_pass(network, (batch[0], batch[1] + history - 1, channels, *part), precision, sphere)
+    return DividedCost(rows, columns, part, grid, kept, sphere.sent if sphere else 0)
 
 
 def on_device(memory: MemoryPlan, cost: DividedCost) -> int:
-    """Bytes on the device of a process that has some of the rows, of a plan for all of them."""
-    share = cost.rows / cost.whole
+    """Bytes on the device of a process that has some of the cells, of a plan for all of them."""
+    share = math.prod(cost.part) / math.prod(cost.grid)
     streamed = memory.residency == "host" and memory.device != "cpu"
     return memory.own_state + int(share * ((0 if streamed else memory.data) + memory.batch)) + cost.kept
 

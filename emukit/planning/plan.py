@@ -176,8 +176,8 @@ class Plan:
             yield f"shorter --set training.segments.length (now {segments.length})"
         yield "--devices N divides a batch among N devices"
         if self.divided:
-            each = size(on_device(self.memory, self.divided))
-            yield f"--domain {self.divided.processes} divides every field among as many devices: {each} on each"
+            each, number = size(on_device(self.memory, self.divided)), self.divided.processes
+            yield f"--domain {self.divided.option} divides every field among {number} devices: {each} on each"
         yield from self._smaller_model()
 
     def _smaller_state(self) -> Iterator[str]:
@@ -196,7 +196,14 @@ class Plan:
             yield f"a smaller model (now {now})"
 
 
-def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, reporter: Reporter, domain: int = 1) -> Plan:
+def make_plan(
+    archive: Archive,
+    recipe: Recipe,
+    split: Split,
+    comm: Comm,
+    reporter: Reporter,
+    domain: tuple[int, int] = (1, 1),
+) -> Plan:
     """Count, measure and time.
 
     Args:
@@ -205,11 +212,11 @@ def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, report
         split: Its training spans.
         comm: This process and its device.
         reporter: Shows progress.
-        domain: Processes that are to share a globe, for what each of them would take.
+        domain: Processes that rows, and each row, are to be divided among, for what each of them would take.
 
     Raises:
         RecipeError: The recipe is of an emulator that is fitted in closed form.
-        TrainingError: The network cannot be divided over `domain` processes.
+        TrainingError: The network cannot be divided over these processes.
     """
     if not isinstance(recipe, NetworkRecipe):
         raise RecipeError(
@@ -220,7 +227,7 @@ def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, report
             expected="a network",
             hint=f"emukit train {recipe.emulator}; `emukit models` lists the networks",
         )
-    if domain > 1:
+    if domain != (1, 1):
         check_divisible(recipe.emulator, NETWORKS.load(recipe.emulator))
     recipe = fit_recipe(recipe, archive, split, reporter)
     recipe = resolve_batch(recipe, archive, split, comm, reporter)
@@ -272,26 +279,31 @@ def make_plan(archive: Archive, recipe: Recipe, split: Split, comm: Comm, report
 
 
 def _divided(
-    network: nn.Module, recipe: NetworkRecipe, source: SegmentSampler, memory: MemoryPlan, domain: int
+    network: nn.Module, recipe: NetworkRecipe, source: SegmentSampler, memory: MemoryPlan, domain: tuple[int, int]
 ) -> DividedCost | None:
     """What a step takes of several processes that share a globe, where that was asked for or is needed."""
-    if domain == 1 and (memory.fits or memory.activations is None or getattr(network, "DIVIDES", False) is not True):
+    divides = getattr(network, "DIVIDES", False) is True
+    if domain == (1, 1) and (memory.fits or memory.activations is None or not divides):
         return None
     frame = (recipe.network_channels(source.frame[0]), *source.grid)
     batch = memory.whole, recipe.training.segments.length
 
-    def count(processes: int) -> DividedCost:
-        cost = count_divided(network, frame, source.window.history, batch, recipe.training.precision, processes)
+    def count(rows: int, columns: int = 1) -> DividedCost:
+        history, precision = source.window.history, recipe.training.precision
+        cost = count_divided(network, frame, history, batch, precision, rows, columns)
         passes = recipe.objective.build(None).passes
         return replace(cost, kept=passes * cost.kept, sent=passes * cost.sent)
 
-    if domain > 1:
-        return count(domain)
-    with suppress(TrainingError):
-        for processes in TRIED:
-            cost = count(processes)
-            if on_device(memory, cost) <= SAFE * memory.available:
-                return cost
+    if domain != (1, 1):
+        return count(*domain)
+    for processes in TRIED:
+        # Rows alone send least; where there are not enough of them, longitude is divided too.
+        for columns in (c for c in (1, *TRIED) if c <= processes):
+            with suppress(TrainingError):
+                cost = count(processes // columns, columns)
+                if on_device(memory, cost) <= SAFE * memory.available:
+                    return cost
+                break
     return None
 
 

@@ -111,7 +111,7 @@ def fit_variables(recipe: R, archive: Archive, reporter: Reporter | None = None)
     fitted = _for_variables(recipe, "", archive, said, residual=False)
     for line in said if reporter else ():
         assert reporter is not None
-        reporter.say(f"note: the data have no such variable: without {line}")
+        reporter.note(f"the data have no such variable: without {line}")
     return fitted
 
 
@@ -247,7 +247,7 @@ def _fitted(
         with_states = isinstance(recipe, NetworkRecipe) and recipe.inputs.states
         if (left or with_states) and names in _shipped_lists(recipe.emulator, path):
             changed[path] = left
-            reporter.say(f"note: {prefix}{path} without {', '.join(wrong)}: {'; '.join(wrong.values())}")
+            reporter.note(f"{prefix}{path} without {', '.join(wrong)}: {'; '.join(wrong.values())}")
         else:
             missing[prefix + path] = names, wrong
     if isinstance(recipe, WrapperRecipe):

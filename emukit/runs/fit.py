@@ -26,6 +26,7 @@ from emukit.data.split import Span, Split, final_split, leave_out
 from emukit.data.states import RolloutSampler, sampler_kind
 from emukit.data.targets import TargetNormalizer
 from emukit.emulators.base import Emulator
+from emukit.emulators.divided import share_globe
 from emukit.emulators.neural import NeuralEmulator
 from emukit.emulators.registry import EMULATORS, load_emulator
 from emukit.emulators.residual_correction import ResidualCorrection, residual_archive
@@ -286,9 +287,9 @@ class Trainer:
             tables = recipe.loss.for_variables(archive.variables).tables.values()
             for term in {name for table in tables for name in table}:
                 check_divisible(f"the loss term {term}", TERMS.load(term))
-        rows = sphere.rows(*archive.grid.shape)
+        part = sphere.part(archive.grid.shape)
         sampler = sampler_kind(recipe.inputs)
-        source = sampler(learned, split.train, encoder, normalizer, recipe.training.segments, comm.device, rows)
+        source = sampler(learned, split.train, encoder, normalizer, recipe.training.segments, comm.device, part)
         self._track = execution.track
         self._keep: KeptWeights | None = None
         self._ramp: Callable[[float], float] = recipe.loss.ramp
@@ -330,7 +331,8 @@ class Trainer:
             # A level of the network at which some process has no row shows here, and not in the first step.
             frame = (recipe.network_channels(len(encoder.channels)), *archive.grid.shape)
             history, precision = recipe.inputs.window.history, recipe.training.precision
-            count_divided(network, frame, history, (1, 1), precision, comm.domain.world)
+            columns = comm.domain.columns
+            count_divided(network, frame, history, (1, 1), precision, comm.domain.world // columns, columns)
             divide(network, sphere)
             network_only.sphere = sphere
         objective = recipe.objective.build(loss)
@@ -384,6 +386,8 @@ class Trainer:
             gc.collect()
             if State.of(emulator.network, averaged=False).weights <= SAFE * free_share(comm):
                 emulator.network.to(comm.device)
+            # A globe that had to be divided is predicted by all who share it, too.
+            share_globe(emulator, comm)
         emulator.network.eval()
         outcome = {
             "parameters": self._parameters,

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from emukit.competitions.cse151b import UNITS, cse151b
 from emukit.competitions.ranking import LIMIT, Row, load_published
-from emukit.config import describe
+from emukit.config import describe, parse_toml
 from emukit.data.card import load_card
 from emukit.data.protocol import ALL, LOSO
 from emukit.errors import EmukitError, RunError, SubmissionError
@@ -40,7 +40,7 @@ from emukit.runs.record import (
     slug,
     trained_on_validation,
 )
-from emukit.submission import ENTRY_FILE, read_entry
+from emukit.submission import ENTRY_FILE, Entry, read_entry
 
 if TYPE_CHECKING:
     from emukit.runs.run import Run
@@ -312,15 +312,14 @@ def _mean_row(row: Row, each: Sequence[Row]) -> Row:
 def _entry_rows(folder: Path) -> list[Row]:
     entry = read_entry(folder)
     path = folder / SCORE_FILE
-    model = model_name(entry.command, entry.emulator)
+    model, random = model_name(entry.command, entry.emulator), _is_random(entry)
     # A link that leads nowhere is no score, and is not the absence of one either.
     if not os.path.lexists(path):
         known = entry.validation.get("score")
         note = "not scored here" if known is None else f"not scored here, validation {known:.4f}"
         competition = Scoring(name=entry.competition, units=entry.units or UNITS).competition
-        return [
-            Row(entry.name, "submission", entry.split, None, {}, entry.seed, None, note, model, competition=competition)
-        ]
+        row = Row(entry.name, "submission", entry.split, None, {}, entry.seed, competition=competition)
+        return [replace(row, note=note, model=model, random=random)]
     remedy = "score the submission again with --save"
     scored = read_json(path, remedy)
     if scored.get("csv_sha256") != entry.csv_sha256:
@@ -336,7 +335,21 @@ def _entry_rows(folder: Path) -> list[Row]:
     if not isinstance(split, str) or not split:
         raise SubmissionError(f"{path} does not say what was scored", found=f"split {split!r}", hint=remedy)
     score, numbers = float(scored["score"]), competition.flatten(scored)
-    return [Row(entry.name, "submission", split, score, numbers, entry.seed, model=model, competition=competition)]
+    row = Row(entry.name, "submission", split, score, numbers, entry.seed, competition=competition)
+    return [replace(row, model=model, random=random)]
+
+
+def _is_random(entry: Entry) -> bool:
+    """Whether another seed would have given another submission, as far as the entry tells."""
+    alone = is_random({"emulator": entry.emulator})
+    # Most are made of no others, and thousands of recipes take a second to parse.
+    if alone or "bases" not in entry.recipe:
+        return alone
+    try:
+        return is_random(parse_toml(entry.recipe))
+    except ValueError:
+        # JSON, in entries of earlier versions.
+        return True
 
 
 def _scoring(values: Any, path: Path, remedy: str) -> Competition:

@@ -25,14 +25,13 @@ from emukit.data.store import scenario_from_dataset
 from emukit.data.units import same_units
 from emukit.data.zarr_writer import append_zarr, write_zarr
 from emukit.emulators.base import Emulator
-from emukit.emulators.neural import NeuralEmulator
+from emukit.emulators.divided import share_globe
 from emukit.emulators.trajectory import Trajectory
-from emukit.emulators.wrapper import Wrapper
 from emukit.errors import EmukitError, ProtocolError, RunError
 from emukit.models.registry import NETWORKS
 from emukit.outputs import MARK, Kind, marked, netcdf_kind, new_output, refuse_taken, zarr_kind
 from emukit.parallel.comm import Comm
-from emukit.parallel.domain import DividedSphere, check_divisible, divide
+from emukit.parallel.domain import check_divisible
 from emukit.planning.memory import SAFE
 from emukit.progress import Reporter
 from emukit.recipes.schema import networks_of
@@ -110,22 +109,6 @@ def predict_forcings(
     return _predicted(run, emulator, scenario, members, f"{source} ({scenario_digest(scenario)})", reporter)
 
 
-def share_globe(emulator: Emulator, comm: Comm) -> None:
-    """Divide the globe of every network of an emulator over processes that hold the same emulator.
-
-    Raises:
-        TrainingError: A network cannot be divided, or has too few rows.
-    """
-    if comm.domain.world == 1:
-        return
-    for part in _networks(emulator):
-        if part.from_beginning:
-            raise RunError("a trajectory is not divided over rows", hint="leave --domain out")
-        check_divisible(part.network_name, type(part.network))
-        part.sphere = sphere = DividedSphere(comm.domain, part.grid.shape)
-        divide(part.network, sphere)
-
-
 def check_domain(run: Run) -> None:
     """Refuse a run without a network that can be divided, before processes are started for it.
 
@@ -141,12 +124,6 @@ def check_domain(run: Run) -> None:
         )
     for network in networks:
         check_divisible(network.emulator, NETWORKS.load(network.emulator))
-
-
-def _networks(emulator: Emulator) -> list[NeuralEmulator]:
-    if isinstance(emulator, Wrapper):
-        return [part for base in emulator.bases for part in _networks(base)]
-    return [emulator] if isinstance(emulator, NeuralEmulator) else []
 
 
 def scenario_digest(scenario: Scenario) -> str:

@@ -255,7 +255,7 @@ def evaluate_recipe(
     sets, not_scored = named_protocols(archive, protocols)
     chosen = chosen_seeds(recipe, seeds)
     for protocol, why in not_scored.items():
-        reporter.say(f"note: {protocol}: {'left out' if protocol not in sets else 'validation only'}, {why}")
+        reporter.note(f"{protocol}: {'left out' if protocol not in sets else 'validation only'}, {why}")
     if len(chosen) < seeds:
         reporter.say(
             f"note: no seed of a run decides anything in {model}: one run is enough, {seeds} would be the same"

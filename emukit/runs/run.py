@@ -27,6 +27,7 @@ from emukit.data.archive import Archive
 from emukit.data.protocol import make_split
 from emukit.data.split import Split, final_split
 from emukit.emulators.base import Emulator
+from emukit.emulators.divided import share_globe
 from emukit.errors import EmukitError, RunError
 from emukit.files import LOCK_FILE, PART, exclusive, inside, write_text
 from emukit.parallel.comm import Comm
@@ -196,7 +197,7 @@ def train_run(
         if comm.any(done is not None):
             done = done or read_run(folder)
             reporter.say(f"{folder} is finished, of the same recipe, data, protocol and seed: nothing is trained")
-            return done, None if final else evaluate(done.emulator(archive), archive, split, "validation")
+            return done, None if final else _evaluated(done.emulator(archive), archive, split, comm)
     going_on = resume and (folder / RECORD_FILE).exists()
     execution = execution or Execution()
     shards = comm.world if execution.strategy == "fsdp" else 1
@@ -214,7 +215,7 @@ def train_run(
     # One process looks after the folder; the others wait for it, and end with it if it refuses.
     before = comm.main_only(lambda: _existing(folder, identity, resume))
     for note in split.notes:
-        reporter.say(f"note: {note}")
+        reporter.note(note)
     # Everything that can be wrong with recipe and data shows in the preparation, before the folder is made.
     started = time.monotonic()
     finish = prepare(archive, recipe, split, seed, comm, execution, selected)
@@ -228,7 +229,7 @@ def train_run(
         if known and known.state == "finished" and not (before and before.state == "finished"):
             # Another process has finished it while this one prepared.
             done = read_run(folder)
-            return done, None if final else evaluate(done.emulator(archive), archive, split, "validation")
+            return done, None if final else _evaluated(done.emulator(archive), archive, split, comm)
         record = known or new_record(archive, recipe, split, identity, data_arguments, command)
         sessions = (*record.sessions, session_now(comm.world))
         record = record.model_copy(update={"state": "training", "sessions": sessions})
@@ -249,8 +250,7 @@ def train_run(
         emulator.trained_in = trained_in(recipe, archive, split)
         emulator.plugins = plugins_of(recipe.model_dump(mode="json"))
         trained = time.monotonic()
-        # Not divided: every process has the whole emulator now, and the references take longest.
-        evaluation = None if final else evaluate(emulator, archive, split, "validation")
+        evaluation = None if final else _evaluated(emulator, archive, split, comm)
         # A network counts the sessions before this one too; what is fitted in closed form counts nothing itself.
         seconds = max(outcome.pop("seconds", 0.0), trained - begun) + prepared + time.monotonic() - trained
         record = record.model_copy(update={**outcome, "state": "finished", "seconds": round(seconds, 1)})
@@ -263,6 +263,13 @@ def train_run(
             record.write(folder)
         comm.barrier()
     return Run(folder, recipe, record), evaluation
+
+
+def _evaluated(emulator: Emulator, archive: Archive, split: Split, comm: Comm) -> Evaluation:
+    """What an emulator that every process has scores on validation: by each of them, or by those that share a globe."""
+    share_globe(emulator, comm)
+    # Months are not dealt out: the references take longest.
+    return evaluate(emulator, archive, split, "validation")
 
 
 def finished_run(

@@ -15,7 +15,15 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from emukit.competitions.ranking import ANOTHER_RUN, LIMIT, MOST_COLUMNS, add_number_columns, all_keys, legends
+from emukit.competitions.ranking import (
+    ANOTHER_RUN,
+    LIMIT,
+    MOST_COLUMNS,
+    add_number_columns,
+    all_keys,
+    left_out,
+    legends,
+)
 from emukit.metrics import Competition
 from emukit.metrics.competition import Column
 from emukit.terminal import csv_table, markdown_table, markdown_text, terminal_table
@@ -44,11 +52,18 @@ class ScoreTable:
         """Of all columns except the names of the lines."""
         return (*(c.full_heading for c in self.competition.columns), *((self.column[0],) if self.column else ()))
 
-    def cells(self, name: str) -> list[str]:
-        """Of one line."""
-        own = [self.column[1].get(name, "")] if self.column else []
+    def numbers(self, name: str) -> list[str]:
+        """The score and the metrics of one line."""
         values = self.lines[name]
-        return [c.text(values.get(c.key)) for c in self.competition.columns] + own
+        return [c.text(values.get(c.key)) for c in self.competition.columns]
+
+    def own(self, name: str) -> str:
+        """What stands in the column of the table's own."""
+        return self.column[1].get(name, "") if self.column else ""
+
+    def cells(self, name: str) -> list[str]:
+        """All of one line."""
+        return self.numbers(name) + ([self.own(name)] if self.column else [])
 
 
 @dataclass(frozen=True)
@@ -93,21 +108,30 @@ def summary_markdown(title: str, lines: Sequence[Summary]) -> str:
     return "\n".join([f"### {title}", "", *rows, ""])
 
 
-def tables(blocks: Sequence[ScoreTable]) -> list[RenderableType]:
-    """One rich table a block."""
+def tables(blocks: Sequence[ScoreTable], width: int) -> list[RenderableType]:
+    """One rich table a block.
+
+    Args:
+        blocks: What they hold.
+        width: Columns of the terminal.
+    """
     out: list[RenderableType] = []
     for block in blocks:
-        table = terminal_table(block.title)
+        # A title of the table's own would be folded to its width.
+        out.append(Text(block.title, style="bold"))
+        table = terminal_table()
         if len(block.competition.columns) > MOST_COLUMNS:
             out.append(_turned(table, block))
             continue
         table.add_column("", overflow="fold")
-        add_number_columns(table, block.competition)
+        numbers, own = [block.numbers(name) for name in block.lines], [block.own(name) for name in block.lines]
+        own_width = 1 + max(map(len, (block.column[0], *own))) if block.column else 0
+        shown = add_number_columns(table, block.competition, block.lines, numbers, width - own_width)
         if block.column:
             table.add_column(block.column[0], justify="right", no_wrap=True)
-        for name in block.lines:
-            table.add_row(Text(name), *block.cells(name))
-        out.append(table)
+        for name, cells, more in zip(block.lines, numbers, own, strict=True):
+            table.add_row(Text(name), *cells[:shown], *([more] if block.column else ()))
+        out += [table, *left_out(block.competition, shown)]
     return out + legends(block.competition for block in blocks)
 
 

@@ -19,7 +19,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from emukit import provenance
-from emukit.competitions.ranking import ANOTHER_RUN, LIMIT, add_number_columns, legends, shown_columns
+from emukit.competitions.ranking import ANOTHER_RUN, LIMIT, add_number_columns, left_out, legends
 from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
 from emukit.data.protocol import ALL, LOSO, make_split
@@ -271,23 +271,35 @@ class StudyTable:
     lines: Mapping[str, Mapping[str, float]]
 
 
-def tables(studies: Sequence[StudyTable]) -> list[RenderableType]:
-    """One rich table each, with the standard deviations under the means, and the sentences below."""
+def tables(studies: Sequence[StudyTable], width: int) -> list[RenderableType]:
+    """One rich table each, with the standard deviations under the means, and the sentences below.
+
+    Args:
+        studies: What they hold.
+        width: Columns of the terminal.
+    """
     out: list[RenderableType] = []
     for study in studies:
-        table = terminal_table(study.title)
+        # A title of the table's own would be folded to its width.
+        out.append(Text(study.title, style="bold"))
+        table = terminal_table()
         table.add_column("", overflow="fold")
         table.add_column("seeds", justify="right", no_wrap=True)
-        add_number_columns(table, study.competition)
-        shown = len(shown_columns(study.competition))
-        table.add_column(DIFFERENCE.replace(" ", "\n"), justify="right", no_wrap=True)
-        for row in study.rows:
-            cells = _cells(row, study.competition)
-            cells = [*cells[: 1 + shown], *cells[-1:]]
-            table.add_row(Text(row["variant"]), *(_two_lines(text, under) for text, under in cells))
-        for name, values in study.lines.items():
-            table.add_row(Text(name), "", *_numbers(values, study.competition)[:shown], "", style="dim")
-        out += [table, *(Text(f"{row['variant']}: {row['sentence']}") for row in study.rows[1:]), Text("")]
+        competition, difference = study.competition, DIFFERENCE.replace(" ", "\n")
+        rows = [[_two_lines(text, under) for text, under in _cells(row, competition)] for row in study.rows]
+        lines = [_numbers(values, competition) for values in study.lines.values()]
+        numbers = [[_widest(cell.plain) for cell in cells[1:-1]] for cells in rows]
+        labels = [*(row["variant"] for row in study.rows), *study.lines]
+        # The columns on either side of the numbers, with a space in front of each.
+        around = 2 + len("seeds") + max(len(_widest(text)) for text in (difference, *(r[-1].plain for r in rows)))
+        shown = add_number_columns(table, competition, labels, [*numbers, *lines], width - around)
+        table.add_column(difference, justify="right", no_wrap=True)
+        for row, cells in zip(study.rows, rows, strict=True):
+            table.add_row(Text(row["variant"]), *cells[: 1 + shown], *cells[-1:])
+        for name, cells_of_line in zip(study.lines, lines, strict=True):
+            table.add_row(Text(name), "", *cells_of_line[:shown], "", style="dim")
+        out += [table, *left_out(competition, shown)]
+        out += [*(Text(f"{row['variant']}: {row['sentence']}") for row in study.rows[1:]), Text("")]
     return out + legends(study.competition for study in studies)
 
 
@@ -340,6 +352,10 @@ def _cells(row: Mapping[str, Any], competition: Competition) -> list[tuple[str, 
 def _two_lines(text: str, under: str) -> Text:
     # An interval takes two more: a terminal of 80 columns has room for the names then.
     return Text.assemble(text, ("\n" + under.replace(" to ", " to\n"), "dim") if under else "")
+
+
+def _widest(text: str) -> str:
+    return max(text.split("\n"), key=len)
 
 
 def _numbers(values: Mapping[str, float], competition: Competition) -> list[str]:

@@ -290,11 +290,12 @@ class _Table:
         Returns:
             Rows, lines that are none, and how many lines were read: one more than may be where there are more.
         """
-        if b"\n" not in block and b'"' not in block:
-            block = block.replace(b"\r", b"\n")
+        # Every line end is one to a CSV reader, except within quotes, and these are asked below to close in their line.
+        if b"\r" in block:
+            block = block.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         data = np.frombuffer(block, np.uint8)
         quotes = np.flatnonzero(data == ord('"'))
-        if block.count(b"\r") != block.count(b"\r\n") or not _quotes_close(data, quotes):
+        if not _quotes_close(data, quotes):
             return None
         ends = np.flatnonzero(data == ord("\n"))
         if not len(ends) or ends[-1] != len(data) - 1:
@@ -323,7 +324,7 @@ class _Table:
         else:
             exact = odd & (of_lines(quotes) > 0)
         # Without quotes and in ASCII, a line with another number of commas is a blank one or no row.
-        bare = odd & ~exact & (ends - starts > (data[np.maximum(ends - 1, 0)] == ord("\r")))
+        bare = odd & ~exact & (ends > starts)
         wrong, slow = _Wrong(), list[tuple[int, str, str]]()
         for i in np.union1d(np.flatnonzero(exact), np.flatnonzero(bare)[:EXAMPLES]).tolist():
             row = next(csv.reader([_text(block[starts[i] : ends[i]])]), [])
@@ -480,7 +481,7 @@ def _quotes_close(data: NDArray[np.uint8], quotes: NDArray[np.int64]) -> bool:
     after = np.concatenate([data, [ord("\n")]])[closing + 1]
     ends = np.flatnonzero(data == ord("\n"))
     same = np.searchsorted(ends, opening) == np.searchsorted(ends, closing)
-    return bool(same.all() and np.isin(before, [*b",\n"]).all() and np.isin(after, [*b",\r\n"]).all())
+    return bool(same.all() and np.isin(before, [*b",\n"]).all() and np.isin(after, [*b",\n"]).all())
 
 
 def _is_undecodable(text: str) -> bool:

@@ -90,3 +90,20 @@ def test_a_folder_without_the_scenarios_of_any_protocol_is_no_use_for_training(e
     answer = emukit("data", "check", "lite")
     assert answer.code == 1
     assert "no protocol finds all its scenarios" in answer.out
+
+
+def test_what_is_odd_in_a_folder_is_repeated_by_every_command_or_told_by_none(emukit, climx_folder):
+    odd = emukit("data", "check", "--data", climx_folder[0]).out.partition("\nodd\n")[2]
+
+    def notes(*words):
+        lines = emukit(*words, "--data", climx_folder[0]).err.splitlines()
+        return [line.removeprefix("note: ") for line in lines if line.startswith("note: ")]
+
+    # There are too few days to train on; what is odd is said before.
+    told = notes("train", "typical-year")
+    assert len(told) == 7
+    assert all(f". {sentence}\n" in odd for sentence in told)
+    assert "the 31 December of the last year is missing" in "".join(told)
+    assert notes("train", "typical-year", "-q") == []
+    for words in (("data", "windows"), ("crossval", "linear")):
+        assert notes(*words) == ["there are 7 oddities in the data: `emukit data check` lists them"]

@@ -8,6 +8,10 @@ import pytest
     [
         (("cnn-gru-published", "--domain", "2"), "cnn-gru-published cannot be divided in space"),
         (("unet", "--domain", "2", "--devices", "3"), "3 processes cannot share globes in groups of 2"),
+        (("unet", "--domain", "1x2", "--devices", "3"), "3 processes cannot share globes in groups of 2"),
+        (("unet", "--domain", "0"), "--domain is no division of a globe"),
+        (("unet", "--domain", "2x"), "--domain is no division of a globe"),
+        (("unet", "--domain", "2x2x2"), "--domain is no division of a globe"),
         (("linear", "--domain", "2"), "--domain would do nothing"),
     ],
 )
@@ -23,9 +27,9 @@ def test_domain_alone_starts_as_many_processes(emukit, demo_store, monkeypatch):
     started = []
     monkeypatch.setattr("emukit.parallel.launch.relaunch", lambda words, number: started.append(number) or 0)
     monkeypatch.setattr("emukit.parallel.launch.check_devices", lambda devices: None)
-    for devices in ((), ("--devices", "4")):
-        assert emukit("train", "unet", "--domain", "2", *devices, "--data", demo_store, "--out", "runs/x").code == 0
-    assert started == [2, 4]
+    for words in (("2",), ("2", "--devices", "4"), ("2x3",)):
+        assert emukit("train", "unet", "--domain", *words, "--data", demo_store, "--out", "runs/x").code == 0
+    assert started == [2, 4, 6]
 
 
 def test_a_prediction_without_a_network_is_divided(emukit, demo_store, monkeypatch):
@@ -38,8 +42,24 @@ def test_a_prediction_without_a_network_is_divided(emukit, demo_store, monkeypat
     assert "no network whose fields could be divided" in answer.err
 
 
-def test_a_plan_of_a_divided_globe_says_nothing_of_it(emukit, demo_store):
-    answer = emukit("plan", "unet", "--data", demo_store, "--domain", "2", "--set", "model.coarsen=0")
+@pytest.mark.parametrize(("domain", "rows", "columns"), [("2", 4, 12), ("2x3", 4, 4)])
+def test_a_plan_of_a_divided_globe_says_nothing_of_it(emukit, demo_store, domain, rows, columns):
+    answer = emukit("plan", "unet", "--data", demo_store, "--domain", domain, "--set", "model.coarsen=0")
     assert answer.code == 0, answer.err
-    assert "one field over 2 processes" in answer.out
-    assert "4" in next(line for line in answer.out.splitlines() if line.startswith("rows"))
+    assert f"one field over {2 if domain == '2' else 6} processes" in answer.out
+    lines = [line.split() for line in answer.out.splitlines()]
+    assert ["rows", str(rows), "of", "8"] in lines
+    assert ["columns", str(columns), "of", "12"] in lines
+
+
+def test_an_evaluation_divides_what_cannot_be_or_only_seems_to(emukit, demo_store, monkeypatch):
+    assert emukit("train", "linear", "--data", demo_store, "--out", "runs/linear", "-q").code == 0
+    started = []
+    monkeypatch.setattr("emukit.parallel.launch.relaunch", lambda words, number: started.append(number) or 2)
+    monkeypatch.setattr("emukit.parallel.launch.check_devices", lambda devices: None)
+    answer = emukit("evaluate", "runs/linear", "--domain", "2")
+    assert (answer.code, started) == (2, []), answer.err
+    assert "no network whose fields could be divided" in answer.err
+    answer = emukit("evaluate", "linear", "--data", demo_store, "--seeds", "2", "--domain", "2")
+    assert (answer.code, started) == (2, []), answer.err
+    assert "--domain" in answer.err

@@ -64,7 +64,10 @@ def test_submission_without_a_score_has_a_row_and_a_stale_score_is_refused(emuki
     (row,) = json.loads(emukit("leaderboard", "submissions", "--no-published", "--format", "json").out)
     assert (row["name"], row["score"]) == ("e", None)
     assert "validation 0." in row["note"]
-    assert "not scored here" in emukit("leaderboard", "submissions", "--no-published").out
+    shown = emukit("leaderboard", "submissions", "--no-published").out
+    assert "not scored here" in shown
+    # Another seed would have given the same.
+    assert "e (linear)" in shown
     assert emukit("score", "submissions/e/submission.csv", demo_store, "--save").code == 0
     score = json.loads(Path("submissions/e/score.json").read_text())
     Path("submissions/e/score.json").write_text(json.dumps({**score, "csv_sha256": "0" * 64}))
@@ -144,6 +147,41 @@ def test_run_found_from_another_folder_finds_its_store(emukit, monkeypatch, tmp_
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert emukit("evaluate", "../run").code == 0
+
+
+def test_card_of_a_run_is_lost_in_another_folder_or_with_it_the_maps_of_a_report(emukit, monkeypatch, tmp_path):
+    assert emukit("data", "demo", "near.zarr", "--grid", "6x10", "--members", "2").code == 0
+    shutil.copy(shipped("data_cards", "demo.toml"), "card.toml")
+    words = ("--data", "near.zarr", "--card", "card.toml", "--out", "run")
+    assert emukit("train", "climatology", *words).code == 0
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    answer = emukit("evaluate", "../run")
+    assert answer.code == 0, answer.err
+    assert emukit("report", "../run", "--out", "pages").code == 0
+    assert any(Path("pages/pictures").rglob("maps.webp"))
+    # Without the card there are no maps, and it is said where one looks.
+    (tmp_path / "card.toml").unlink()
+    shutil.rmtree(tmp_path / "run" / "report")
+    answer = emukit("report", "../run", "--out", "without")
+    assert not any(Path("without").rglob("maps.webp"))
+    assert "no maps and curves of run: " in answer.out
+    assert "card.toml" in answer.out
+
+
+def test_hint_of_a_store_that_is_gone_does_not_help(emukit, monkeypatch):
+    assert emukit("data", "demo", "near.zarr", "--grid", "6x10", "--members", "2").code == 0
+    assert emukit("train", "climatology", "--data", "near.zarr", "--out", "run").code == 0
+    Path("near.zarr").rename("moved.zarr")
+    refused = emukit("evaluate", "run")
+    assert refused.code == 2
+    assert "name it with --data PATH, or set EMUKIT_DATA to its path" in refused.err
+    assert emukit("evaluate", "run", "--data", "moved.zarr").code == 0
+    monkeypatch.setenv("EMUKIT_DATA", "moved.zarr")
+    followed = emukit("evaluate", "run")
+    assert followed.code == 0, followed.err
+    assert "moved.zarr (from $EMUKIT_DATA; " in followed.err
+    assert emukit("data", "check").out.startswith("moved.zarr: ")
 
 
 @pytest.mark.parametrize(

@@ -128,3 +128,16 @@ def test_scored_years_move_no_threshold(opened):
     moved = base_percentiles(replace(archive, scenarios=scenarios))[0]
     for variable in ("tasmax", "tasmin", "pr"):
         np.testing.assert_array_equal(getattr(moved, variable), getattr(plain, variable))
+
+
+def test_percentiles_are_computed_for_every_span_or_taken_from_another_base_period(opened):
+    archive, _ = opened
+    plain = base_percentiles(archive)
+    assert base_percentiles(archive) is plain
+    daily = archive.card.daily.model_copy(update={"base_period": (1962, 1975)})
+    other = replace(archive, card=archive.card.model_copy(update={"daily": daily}))
+    assert other.digest == archive.digest
+    values, period, digest = base_percentiles(other)
+    assert period == (1962, 1975)
+    assert digest != plain[2]
+    assert (values.tasmax != plain[0].tasmax).mean() > 0.9

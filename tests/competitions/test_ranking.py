@@ -36,11 +36,15 @@ def test_floors_limits_and_unscored_rows_take_no_place():
     assert "source \\| here" in text
 
 
-def test_terminal_shows_names_as_they_are_and_why_there_is_no_score():
-    console = Console(width=100, file=io.StringIO())
-    for table in tables(ROWS):
+def printed(rows, width):
+    console = Console(width=width, file=io.StringIO())
+    for table in tables(rows, width):
         console.print(table)
-    shown = console.file.getvalue()
+    return console.file.getvalue()
+
+
+def test_terminal_shows_names_as_they_are_and_why_there_is_no_score():
+    shown = printed(ROWS, 100)
     assert "worse [bold] (seed 1)" in shown
     assert "unscored (seed 0) (not scored here)" in shown
     assert "reference: floor" in shown
@@ -71,12 +75,38 @@ def test_mean_and_spread_over_members_stand_beside_the_score_where_they_are_know
     assert lines[4].endswith(" | 0.6000 ± 0.2646 |  |")
     # One member has no spread.
     assert lines[5].endswith(" |  |  |")
-    console = Console(width=120, file=io.StringIO())
-    console.print(*tables(rows))
-    assert "0.6000 ± 0.2646" in console.file.getvalue()
+    for width in (120, 80, 50):
+        shown = printed(rows, width)
+        assert "0.6000 ± 0.2646" in shown
+        assert max(map(len, shown.splitlines())) <= width
     first, second = csv.DictReader(io.StringIO(to_csv(rows)))
     assert (float(first["members_mean"]), round(float(first["members_sd"]), 4)) == (0.6, 0.2646)
     assert first["remark"] == "seen less"
     assert (second["members_mean"], second["members_sd"]) == ("", "")
     assert json.loads(as_json(rows))[0]["members"] == [0.4, 0.5, 0.9]
     assert "members" not in markdown(ROWS)
+
+
+def test_a_narrow_terminal_breaks_words_or_hides_that_numbers_are_left_out():
+    numbers = {key: 0.5 + i / 10 for i, key in enumerate(cse151b().keys)}
+    names = ["variance-matched anchor of all members", "hierarchical-transformer of a team", "climatology"]
+    rows = [Row(name, "run", "a split " * 9, 0.5, numbers, random=False, competition=cse151b()) for name in names]
+    for width, hidden in ((100, 0), (80, 0), (60, 2), (50, 4)):
+        shown = printed(rows, width)
+        lines = [line.split() for line in shown.splitlines()]
+        assert max(map(len, shown.splitlines())) <= width
+        # A title is as wide as the terminal, and no word is on two lines.
+        assert lines[0] == ("a split " * 9)[:width].rsplit(" ", 1)[0].split()
+        assert {word for name in names for word in name.split()} <= {word for line in lines for word in line}
+        row = next(line for line in lines if line[:1] == ["1"])
+        assert row[-1] == f"{[*numbers.values()][5 - hidden]:.3f}"
+        left = [c.title for c in cse151b().columns[7 - hidden :]] if hidden else []
+        told = f"{', '.join(left)}: in a wider terminal, or with --format csv"
+        assert (told in " ".join(shown.split())) == ("--format csv" in shown) == bool(hidden)
+
+
+def test_months_without_any_score_have_empty_columns_or_no_word_on_how_to_get_one():
+    shown = printed([row for row in ROWS if row.name == "unscored"], 80)
+    assert "RMSE" not in shown
+    assert "emukit score CSV --save" in " ".join(shown.split())
+    assert "emukit score" not in printed([row for row in ROWS if row.name != "unscored"], 80)

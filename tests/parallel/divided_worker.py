@@ -1,15 +1,20 @@
-"""What every process of the tests of a divided globe runs: ``python -m tests.parallel.divided_worker JOB.json``.
+"""What every process of the tests of a divided globe runs: ``python -m tests.parallel.divided_worker JOBS.json``.
 
-Every process computes each case twice, alone and with its rows of the globe, in float64; the largest relative
-differences of what must be equal are written by the first. Processes are started once for all cases.
+Every process computes each case twice, alone and with its cells of the globe, in float64, and writes the largest
+relative differences of what must be equal. Processes are started once for all cases of as many of them, as forks of one
+that has imported everything.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +29,11 @@ from emukit.parallel.batchnorm import synchronise
 from emukit.parallel.comm import Comm, _Sum, open_comm
 from emukit.parallel.distributed import DistributedNetwork
 from emukit.parallel.domain import DividedSphere, divide
-from emukit.sphere import Sphere
+from emukit.parallel.launch import RENDEZVOUS_FILE
+from emukit.sphere import Sphere, half_turn, part_shape
+from emukit.training.footprint import count_pass
 
 VARIABLES = ("tas", "pr")
-STEPS = 6
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
@@ -64,26 +70,34 @@ def network_of(case: dict[str, Any]) -> nn.Module:
 @contextmanager
 def broken(how: str | None) -> Iterator[None]:
     """Inside, the exchange has one of the faults that the comparison must see."""
-    window, both = DividedSphere._window, divided.SumBoth
-    taken, norm = divided._Rows.backward, divided._GroupNorm.backward
+    window, both, take, turned = DividedSphere._window, divided.SumBoth, DividedSphere._take, DividedSphere._half_turn
+    taken, norm = divided._Cells.backward, divided._GroupNorm.backward
 
     def no_halo(self: DividedSphere, fields: Tensor, have: Any, want: Any, edges: Any) -> Tensor:
-        start, stop = have[self.comm.rank]
-        first, last = (want[self.comm.rank][0] - start, want[self.comm.rank][1] - start)
+        start, stop = have[self._down.own]
+        first, last = (want[self._down.own][0] - start, want[self._down.own][1] - start)
         places = torch.arange(first, last).clamp(0, stop - start - 1)
         return fields[..., places, :]
 
     def short_halo(self: DividedSphere, fields: Tensor, have: Any, want: Any, edges: Any) -> Tensor:
         less = [(a + (r > 0), b) for r, (a, b) in enumerate(want)]
         tall = window(self, fields, have, less, edges)
-        return torch.cat((tall[..., :1, :], tall), -2) if self.comm.rank else tall
+        return torch.cat((tall[..., :1, :], tall), -2) if self._down.own else tall
+
+    def open_circle(self: DividedSphere, fields: Tensor, have: Any, want: Any, line: Any) -> Tensor:
+        if not line.circle:
+            return take(self, fields, have, want, line)
+        start, stop = have[line.own]
+        places = torch.arange(want[line.own][0] - start, want[line.own][1] - start).clamp(0, stop - start - 1)
+        return fields[..., places]
 
     def kept(ctx: Any, gradient: Tensor) -> Any:
-        own, mine = ctx.have[ctx.sphere.comm.rank], ctx.want[ctx.sphere.comm.rank]
-        out = gradient.new_zeros((*gradient.shape[:-2], own[1] - own[0], gradient.shape[-1]))
-        a, b = max(own[0], mine[0]), min(own[1], mine[1])
-        out[..., a - own[0] : b - own[0], :] = gradient[..., a - mine[0] : b - mine[0], :]
-        return out, None, None, None
+        line = ctx.line
+        out = gradient.new_zeros(divided._resized(gradient, line.axis, ctx.length))
+        own = ([(a, b) for other, a, b in pieces if other == line.own] for pieces in (ctx.gives, ctx.takes))
+        for (a, b), (first, last) in zip(*own, strict=True):
+            out.narrow(line.axis, a, b - a).add_(gradient.narrow(line.axis, first, last - first))
+        return out, None, None, None, None
 
     def of_a_part(ctx: Any, gradient: Tensor) -> Any:
         class Alone:
@@ -96,23 +110,42 @@ def broken(how: str | None) -> Iterator[None]:
         DividedSphere._window = no_halo  # type: ignore[method-assign]
     elif how == "a halo one row short":
         DividedSphere._window = short_halo  # type: ignore[method-assign]
+    elif how == "no halo in longitude":
+        DividedSphere._take = open_circle  # type: ignore[method-assign]
+    elif how == "a half turn of the own columns":
+        DividedSphere._half_turn = lambda self, fields: half_turn(fields)  # type: ignore[method-assign]
     elif how == "a plain all_reduce":
         divided.SumBoth = _Sum  # type: ignore[misc, assignment]
     elif how == "a norm whose gradient sums a part":
         divided._GroupNorm.backward = staticmethod(of_a_part)  # type: ignore[method-assign]
     elif how == "gradients of the halo kept":
-        divided._Rows.backward = staticmethod(kept)  # type: ignore[method-assign]
+        divided._Cells.backward = staticmethod(kept)  # type: ignore[method-assign]
+    elif how is not None:
+        raise ValueError(how)
     try:
         yield
     finally:
-        DividedSphere._window = window  # type: ignore[method-assign]
+        DividedSphere._window, DividedSphere._take = window, take  # type: ignore[method-assign]
+        DividedSphere._half_turn = turned  # type: ignore[method-assign]
         divided.SumBoth = both  # type: ignore[misc]
-        divided._Rows.backward = staticmethod(taken)  # type: ignore[method-assign]
+        divided._Cells.backward = staticmethod(taken)  # type: ignore[method-assign]
         divided._GroupNorm.backward = staticmethod(norm)  # type: ignore[method-assign]
 
 
+@contextmanager
+def many_patches(ring: bool) -> Iterator[None]:
+    """Inside, any attention has too many keys to be gathered, and too many queries to be answered at once."""
+    before = divided.RING_BYTES, divided.SCORE_BYTES
+    if ring:
+        divided.RING_BYTES, divided.SCORE_BYTES = 0, 1 << 9
+    try:
+        yield
+    finally:
+        divided.RING_BYTES, divided.SCORE_BYTES = before
+
+
 def train(case: dict[str, Any], comm: Comm) -> dict[str, float]:
-    """Six steps of AdamW, by one process on all samples and by all processes on their samples and rows."""
+    """Steps of AdamW, by one process on all samples and by all processes on their samples and rows."""
     grid, history, months = tuple(case["grid"]), case.get("history", 2), case.get("months", 3)
     segments = case.get("segments", 2)
     torch.manual_seed(1)
@@ -125,7 +158,7 @@ def train(case: dict[str, Any], comm: Comm) -> dict[str, float]:
     one = torch.optim.AdamW(whole.parameters(), 1e-3)
     torch.manual_seed(2)
     record = []
-    for _ in range(STEPS):
+    for _ in range(case["steps"]):
         one.zero_grad()
         given = frames.clone().requires_grad_()
         prediction = whole(given)
@@ -148,20 +181,20 @@ def train(case: dict[str, Any], comm: Comm) -> dict[str, float]:
     def note(name: str, value: float) -> None:
         out[name] = max(out.get(name, 0.0), value)
 
-    for step in range(STEPS):
+    for step in range(len(record)):
         optimizer.zero_grad()
-        given = sphere.own(frames[mine], -2, grid[1]).clone().requires_grad_()
+        given = sphere.own(frames[mine]).clone().requires_grad_()
         prediction = distributed(given)
         mean = comm.data.mean(segments) if comm.data.world > 1 else torch.mean
-        total, _terms = loss(prediction, sphere.own(targets[mine], -2, grid[1]), mean=mean)
+        total, _terms = loss(prediction, sphere.own(targets[mine]), mean=mean)
         distributed.backward(total)
         expected = record[step]
         when = "first " if step == 0 else "later "
-        note(when + "output", difference(prediction.detach(), sphere.own(expected[0][mine], -2, grid[1])))
+        note(when + "output", difference(prediction.detach(), sphere.own(expected[0][mine])))
         note(when + "loss", difference(total.detach(), expected[1]))
         # What one process holds of the loss is scaled for averaging over all of them.
         held = given.grad / comm.world
-        note(when + "input gradient", difference(held, sphere.own(expected[2][mine], -2, grid[1])))
+        note(when + "input gradient", difference(held, sphere.own(expected[2][mine])))
         largest = max(float(g.abs().max()) for g in expected[3].values())
         for name, parameter in network.named_parameters():
             gradient = parameter.grad.full_tensor() if hasattr(parameter.grad, "full_tensor") else parameter.grad
@@ -179,18 +212,18 @@ def train(case: dict[str, Any], comm: Comm) -> dict[str, float]:
     network.eval()
     whole.eval()
     with torch.no_grad():
-        note("prediction", difference(sphere.gather(network(sphere.own(frames, -2, grid[1]))), whole(frames)))
+        note("prediction", difference(sphere.gather(network(sphere.own(frames))), whole(frames)))
     return out
 
 
 def measure(case: dict[str, Any], comm: Comm) -> dict[str, float]:
-    """Bytes of a step that are sent, and of tensors that are kept for its gradient, here and by one process."""
-    grid, frames = tuple(case["grid"]), case.get("history", 2) + 2
+    """Bytes of a step that are sent, and of tensors kept for its gradient: here, by one process, as a plan counts."""
+    grid, history = tuple(case["grid"]), case.get("history", 2)
     torch.manual_seed(1)
-    given = torch.randn(1, frames, 3, *grid, dtype=torch.float64)
+    given = torch.randn(1, history + 2, 3, *grid)
 
     def kept(network: nn.Module, values: Tensor) -> float:
-        own = {t.untyped_storage().data_ptr() for t in (values, *network.parameters())}
+        own = {t.untyped_storage().data_ptr() for t in (values, *network.parameters(), *network.buffers())}
         storages: dict[int, Tensor] = {}
 
         def keep(tensor: Tensor) -> Tensor:
@@ -204,23 +237,22 @@ def measure(case: dict[str, Any], comm: Comm) -> dict[str, float]:
         total.backward()
         return float(size)
 
-    sphere, network = DividedSphere(comm.domain, grid), network_of(case)
-    whole = kept(network_of(case), given)
+    sphere, network = DividedSphere(comm.domain, grid), network_of(case).float()
+    whole = kept(network_of(case).float(), given)
     divide(network, sphere)
-    mine = kept(network, sphere.own(given, -2, grid[1]).clone().requires_grad_())
+    mine = kept(network, sphere.own(given).contiguous())
     # What a plan counts, without any process.
-    counted = DividedSphere(Comm(comm.domain.rank, comm.domain.world), grid)
-    shell = network_of(case).to("meta")
-    divide(shell, counted)
-    own = counted.own(given, -2, grid[1]).to("meta").requires_grad_()
-    shell(own).square().mean().backward()
-    rows = sphere.rows(*grid)
+    counted = DividedSphere(Comm(comm.domain.rank, comm.domain.world, columns=comm.domain.columns), grid)
+    rows, columns = part_shape(sphere.part(grid), grid)
+    planned = count_pass(network_of(case).float(), (1, history + 2, 3, rows, columns), "fp32", counted)
     return {
         "sent": float(sphere.sent),
         "counted": float(counted.sent),
         "kept": mine,
+        "planned": float(planned),
         "whole": whole,
-        "rows": float(rows.stop - rows.start),
+        "rows": float(rows),
+        "columns": float(columns),
     }
 
 
@@ -230,28 +262,114 @@ def halo(case: dict[str, Any], comm: Comm) -> dict[str, float]:
     sphere = DividedSphere(comm.domain, grid)
     coded = torch.arange(grid[0])[:, None] * 1000.0 + torch.arange(grid[1])
     expected = Sphere().pad(coded, width, case["edges"])
-    rows = sphere.rows(*grid)
-    found = sphere.pad(coded[rows], width, case["edges"])
-    wrong = float((found != expected[rows.start : rows.stop + 2 * width]).sum())
-    values = sphere.own(coded, -2, grid[1]).expand(2, 3, -1, -1).clone().requires_grad_()
+    rows, columns = sphere.part(grid)
+    found = sphere.pad(coded[rows, columns], width, case["edges"])
+    expected = expected[rows.start : rows.stop + 2 * width, columns.start : columns.stop + 2 * width]
+    wrong = float((found != expected).sum()) if found.shape == expected.shape else float("inf")
+    values = sphere.own(coded).expand(2, 3, -1, -1).clone().requires_grad_()
     sphere.sent = 0
     sphere.pad(values, width, case["edges"]).sum().backward()
-    return {"wrong": wrong, "sent": float(sphere.sent), "rows": float(rows.stop - rows.start)}
+    return {"wrong": wrong, "sent": float(sphere.sent)}
 
 
-DO = {"train": train, "measure": measure, "halo": halo}
+def roll(case: dict[str, Any], comm: Comm) -> dict[str, float]:
+    """How far the output of a turned globe is from the turned output, by the columns of each turn."""
+    grid, history = tuple(case["grid"]), case.get("history", 2)
+    sphere, network = DividedSphere(comm.domain, grid), network_of(case).eval()
+    divide(network, sphere)
+    torch.manual_seed(1)
+    frames = torch.randn(1, history + 1, 3, *grid, dtype=torch.float64)
+    with torch.no_grad():
+        expected = sphere.gather(network(sphere.own(frames)))
+        return {
+            str(turn): difference(sphere.gather(network(sphere.own(frames.roll(turn, -1)))), expected.roll(turn, -1))
+            for turn in case["turns"]
+        }
+
+
+def smooth(case: dict[str, Any], comm: Comm) -> dict[str, float]:
+    """Largest second difference along a meridian and round a circle, at the edges of shards and elsewhere.
+
+    Fields are smooth waves, of no process's edge in particular; near the poles a network sees them mirrored.
+    """
+    grid, history = tuple(case["grid"]), case.get("history", 2)
+    sphere, network = DividedSphere(comm.domain, grid), network_of(case).eval()
+    divide(network, sphere)
+    row = (torch.arange(grid[0], dtype=torch.float64) + 0.5) / grid[0]
+    column = torch.arange(grid[1], dtype=torch.float64) / grid[1]
+    waves = (torch.pi * row).cos()[:, None] + 0.3 * (2 * torch.pi * column).sin()
+    frames = waves.expand(1, history, 3, *grid).contiguous()
+    with torch.no_grad():
+        fields = sphere.gather(network(sphere.own(frames)))[0, 0]
+    found = {}
+    bent = fields.diff(n=2, dim=-2).abs().amax((0, -1))
+    inside = torch.arange(1, grid[0] - 1)
+    first = [a for a, _ in sphere.bounds(grid[1])[1:]]
+    beside = torch.tensor([any(r in (a - 1, a) for a in first) for r in inside.tolist()])
+    polar = (inside < case["reach"]) | (inside >= grid[0] - case["reach"])
+    if first:
+        found |= {"edge": float(bent[beside].max()), "elsewhere": float(bent[~beside & ~polar].max())}
+    each = grid[1] // comm.domain.columns
+    if each < grid[1]:
+        bent = (fields.roll(-1, -1) + fields.roll(1, -1) - 2 * fields).abs().amax((0, -2))
+        cut = torch.tensor([c % each in (0, each - 1) for c in range(grid[1])])
+        found |= {"cut": float(bent[cut].max()), "between": float(bent[~cut].max())}
+    return found
+
+
+DO = {"train": train, "measure": measure, "halo": halo, "roll": roll, "smooth": smooth}
+
+
+def compute(cases: dict[str, Any], out: str) -> None:
+    """In one of the processes: all cases, one after another."""
+    torch.set_num_threads(1)
+    with open_comm() as alone:
+        # Every process forms the same groups in the same order.
+        divisions = dict.fromkeys(tuple(case["domain"]) for case in cases.values())
+        comms = {(rows, columns): alone.divided(rows * columns, columns) for rows, columns in divisions}
+        results = {}
+        for name, case in cases.items():
+            with broken(case.get("broken")), many_patches(case.get("ring", False)):
+                results[name] = DO[case.get("do", "train")](case, comms[tuple(case["domain"])])
+        Path(f"{out}-{alone.rank}").write_text(json.dumps(results))
+
+
+def fork(processes: int, cases: dict[str, Any], out: str) -> set[int]:
+    """Start as many processes as torchrun would; their process ids."""
+    started = set()
+    for rank in range(processes):
+        child = os.fork()
+        if child:
+            started.add(child)
+            continue
+        code = 1
+        try:
+            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+            os.environ |= {k: str(v) for k, v in place.items()}
+            os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "29400", RENDEZVOUS_FILE: f"{out}-rendezvous"}
+            compute(cases, out)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    return started
 
 
 def main(path: str) -> None:
-    torch.set_num_threads(1)
-    job = json.loads(Path(path).read_text())
-    with open_comm() as alone:
-        comm = alone.divided(job["domain"])
-        results = {}
-        for name, case in job["cases"].items():
-            with broken(case.get("broken")):
-                results[name] = DO[case.get("do", "train")](case, comm)
-        Path(f"{path}-{comm.rank}").write_text(json.dumps(results))
+    for name in ("torch._dynamo", "torch.distributed.nn", "torch.distributed.fsdp", "torch.distributed.tensor"):
+        import_module(name)
+    for processes, cases in json.loads(Path(path).read_text()).items():
+        running = fork(int(processes), cases, f"{path}-{processes}")
+        while running:
+            ended, status = os.wait()
+            running.discard(ended)
+            if status:
+                # The others would wait for it.
+                for other in running:
+                    os.kill(other, signal.SIGKILL)
+                sys.exit(f"one of {processes} processes failed")
 
 
 if __name__ == "__main__":

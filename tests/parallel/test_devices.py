@@ -59,13 +59,14 @@ def saved(run: subprocess.Popen[str], checkpoint: Path, after: int = 0) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes through /proc")
-def test_a_killed_process_leaves_the_others_waiting(tmp_path: Path, demo_store: Path) -> None:
+@pytest.mark.parametrize("together", ["--devices", "--domain"])
+def test_a_killed_process_leaves_the_others_waiting(tmp_path: Path, demo_store: Path, together: str) -> None:
     """It must end all within a minute, say which was killed and how to continue; one process alone can continue.
 
     That one saves and ends when its terminal is closed.
     """
     words = ["--data", str(demo_store), "--out", "run", *LONG]
-    run = start([*words, "--devices", "2"], tmp_path)
+    run = start([*words, together, "2"], tmp_path)
     checkpoint = tmp_path / "run" / "last.pt"
     saved(run, checkpoint)
     os.kill(process_of_rank(1, run.pid), signal.SIGKILL)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +51,24 @@ NETWORK_CASES = {name: case(name) for name in SMALL} | {
     "unet with layer norm, separate trunks": case("unet", options={"width": 4, "trunks": "separate", "dropout": 0.2}),
     "transformer with learned positions, odd": case("transformer", ODD, options={"positions": "learned"}),
 }
-# What alone would leave a bias without any gradient but rounding, which AdamW would scale up, stands next to the error.
-LOSS_CASES = {
-    f"loss {term}": case(
-        "unet",
-        ODD,
-        {"mse": 0.1, term: 1.0},
-        options={"width": 4},
-        padding="zero" if term in ("gabor", "sobel") else "circular",
-        months=4,
-    )
-    for term in TERMS
-}
+
+
+def loss_cases(grid: tuple[int, int]) -> dict[str, Any]:
+    # What alone would leave a bias without any gradient but rounding, which AdamW would scale up, stands next to the
+    # error.
+    return {
+        f"loss {term}": case(
+            "unet",
+            grid,
+            {"mse": 0.1, term: 1.0},
+            options={"width": 4},
+            padding="zero" if term in ("gabor", "sobel") else "circular",
+            months=4,
+        )
+        for term in TERMS
+    }
+
+
 BROKEN = {
     "no halo": "output",
     "a halo one row short": "output",
@@ -69,46 +76,126 @@ BROKEN = {
     "a norm whose gradient sums a part": "gradient",
     "gradients of the halo kept": "gradient",
 }
-HALOS = {
-    f"halo {w} {edges}": {"do": "halo", "grid": [9, 8], "width": w, "edges": edges}
-    for w, edges in ((1, "reflect"), (3, "reflect"), (2, "replicate"), (3, "zero"), (8, "reflect"))
-}
-
-LAUNCHES: dict[tuple[int, int], dict[str, Any]] = {
-    (2, 2): NETWORK_CASES
-    | LOSS_CASES
-    | {f"broken: {how}": case("unet", broken=how) for how in BROKEN}
-    | {"sharded": case("unet", strategy="fsdp"), "bytes": case("unet", (48, 16), do="measure")},
-    (3, 3): {name: NETWORK_CASES[name] for name in SMALL}
-    | HALOS
-    | {"bytes": case("plain-unet", (48, 16), do="measure")},
-    # Two groups of data, each of two processes.
-    (4, 2): {
-        "unet": case("unet"),
-        "simple-cnn": case("simple-cnn", ODD),
-        "sharded": case("unet", strategy="fsdp"),
-        "loss dice": case("unet", ODD, {"dice": 1.0, "rmse": 0.5}),
-    },
+BROKEN_ROUND = {
+    "no halo in longitude": "output",
+    "a half turn of the own columns": "output",
+    "gradients of the halo kept": "gradient",
 }
 
 
-def launch(processes: int, domain: int, cases: dict[str, Any], folder: Path) -> list[dict[str, dict[str, float]]]:
-    """What every process found, in the order of ranks."""
-    path = folder / f"job-{processes}-{domain}.json"
-    path.write_text(json.dumps({"domain": domain, "cases": cases}))
-    starter = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *starter, "-m", "tests.parallel.divided_worker", str(path)]
+# Keys and values that go round instead of being gathered; rows of patches that do not divide.
+RINGS = {
+    "ring transformer, odd": case("transformer", ODD, options={"positions": "learned", "checkpoint": True}, ring=True),
+    "ring dit": case("dit", (12, 16), ring=True),
+}
+
+
+def halos(grid: tuple[int, int]) -> dict[str, Any]:
+    return {
+        f"halo {w} {edges}": {"do": "halo", "grid": grid, "width": w, "edges": edges}
+        for w, edges in ((1, "reflect"), (3, "reflect"), (2, "replicate"), (3, "zero"), (8, "reflect"))
+    }
+
+
+# Without weights of single cells a network knows no longitude; one that halves the grid knows it by pairs.
+SHARED = {"local": False}
+ROLLS = {
+    "local-cnn": (case("local-cnn", options=SHARED), (1, 4, 7)),
+    "unet": (case("unet", options={**SHARED, "linear": 0, "coarsen": 0}), (2, 8)),
+    "denoising-unet": (case("denoising-unet", options=SHARED), (2, 6)),
+    "plain-unet": (case("plain-unet"), (4, 8)),
+    "dit": (case("dit", options=SHARED), (4, 12)),
+}
+ROLL_CASES = {f"roll {name}": one | {"do": "roll", "turns": turns} for name, (one, turns) in ROLLS.items()}
+# Two blocks of two convolutions, and one before them, see five rows each way.
+SMOOTH = case("local-cnn", (24, 24), options=SHARED) | {"do": "smooth", "reach": 5}
+SEAMS = ("no halo", "a halo one row short")
+
+
+def over(rows: int, columns: int, cases: dict[str, Any], steps: int = 2) -> dict[str, Any]:
+    """Cases of one division, named after it, with so many steps of AdamW."""
+    division = {"domain": [rows, columns], "steps": steps}
+    return {f"{rows}x{columns} {name}": one | division for name, one in cases.items()}
+
+
+def broken(faults: Iterable[str], of: dict[str, Any]) -> dict[str, Any]:
+    return {f"broken: {how}": of | {"broken": how} for how in faults}
+
+
+# By the number of processes, which are started once for all their cases.
+LAUNCHES: dict[int, dict[str, Any]] = {
+    2: over(
+        2,
+        1,
+        NETWORK_CASES
+        | loss_cases(ODD)
+        | broken(BROKEN, case("unet"))
+        | RINGS
+        | {"sharded": case("unet", strategy="fsdp"), "bytes": case("unet", (48, 16), do="measure")}
+        | {"smooth": SMOOTH, **{f"seam: {how}": SMOOTH | {"broken": how} for how in SEAMS}},
+        steps=6,
+    )
+    | over(
+        1,
+        2,
+        {name: case(name, (12, 16)) for name in SMALL}
+        | loss_cases((13, 16))
+        | broken(BROKEN_ROUND, case("unet"))
+        | {"bytes": case("unet", (12, 64), do="measure"), "sharded": case("unet", strategy="fsdp")}
+        | {"smooth": SMOOTH, "seam: no halo in longitude": SMOOTH | {"broken": "no halo in longitude"}},
+    ),
+    3: over(
+        3,
+        1,
+        {name: NETWORK_CASES[name] for name in SMALL}
+        | RINGS
+        | halos((9, 8))
+        | {"bytes": case("plain-unet", (48, 16), do="measure")}
+        | {f"bytes {how}": case("dit", (48, 16), do="measure", ring=how == "ring") for how in ("ring", "gathered")},
+    )
+    | over(1, 3, {"local-cnn": case("local-cnn", ODD)} | halos((9, 15))),
+    # Two groups of data, each of two processes; four that share a globe, by rows and both ways.
+    4: over(
+        2,
+        1,
+        {
+            "unet": case("unet"),
+            "simple-cnn": case("simple-cnn", ODD),
+            "sharded": case("unet", strategy="fsdp"),
+            "loss dice": case("unet", ODD, {"dice": 1.0, "rmse": 0.5}),
+        },
+    )
+    | over(4, 1, {name: case(name, (17, 16)) for name in SMALL} | halos((9, 8)))
+    | over(
+        2,
+        2,
+        {name: case(name) for name in SMALL}
+        | {"ring dit": RINGS["ring dit"]}
+        | halos((9, 8))
+        | ROLL_CASES
+        | {"smooth": SMOOTH},
+    ),
+}
+
+
+Found = dict[int, list[dict[str, dict[str, float]]]]
+
+
+def launch(jobs: dict[int, dict[str, Any]], folder: Path) -> Found:
+    """What every process found, by the number of processes and in the order of ranks."""
+    path = folder / "jobs.json"
+    path.write_text(json.dumps(jobs))
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "tests.parallel.divided_worker", str(path)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-6000:]
-    return [json.loads(Path(f"{path}-{rank}").read_text()) for rank in range(processes)]
+    return {n: [json.loads(Path(f"{path}-{n}-{rank}").read_text()) for rank in range(n)] for n in jobs}
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], list[dict[str, dict[str, float]]]]:
-    folder = tmp_path_factory.mktemp("domain")
-    return {key: launch(*key, cases, folder) for key, cases in LAUNCHES.items()}
+def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    return launch(LAUNCHES, tmp_path_factory.mktemp("domain"))
 
 
 def wrong(numbers: dict[str, float]) -> dict[str, float]:
@@ -116,57 +203,139 @@ def wrong(numbers: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in numbers.items() if not value <= EXACT}
 
 
-TRAINED = [
-    (key, name)
-    for key, cases in LAUNCHES.items()
-    for name, one in cases.items()
-    if one.get("do", "train") == "train" and "broken" not in one
-]
+def cases_of(do: str, *, broken: bool = False) -> list[Any]:
+    """Processes and name of every case that does something."""
+    return [
+        pytest.param(processes, name, id=f"{processes}-{name}")
+        for processes, cases in LAUNCHES.items()
+        for name, one in cases.items()
+        if one.get("do", "train") == do and ("broken" in one) == broken
+    ]
 
 
-@pytest.mark.parametrize(("key", "name"), TRAINED, ids=[f"{k[0]}-{k[1]}-{n}" for k, n in TRAINED])
-def test_a_divided_globe_trains_another_network_than_a_whole_one(found: Any, key: tuple[int, int], name: str) -> None:
-    """Outputs, loss, gradients of weights and inputs, and the weights after six steps of AdamW, in float64."""
-    for rank, results in enumerate(found[key]):
+@pytest.mark.parametrize(("processes", "name"), cases_of("train"))
+def test_a_divided_globe_trains_another_network_than_a_whole_one(found: Found, processes: int, name: str) -> None:
+    """Outputs, loss, gradients of weights and inputs, and the weights after two to six steps of AdamW, in float64."""
+    for rank, results in enumerate(found[processes]):
         assert not wrong(results[name]), f"process {rank}"
         assert {"first output", "first loss", "first gradient", "weights", "prediction"} <= results[name].keys()
 
 
-@pytest.mark.parametrize("how", BROKEN)
-def test_a_fault_of_the_exchange_passes_for_rounding(found: Any, how: str) -> None:
+@pytest.mark.parametrize(
+    ("division", "how", "where"),
+    [("2x1", how, where) for how, where in BROKEN.items()]
+    + [("1x2", how, where) for how, where in BROKEN_ROUND.items()],
+)
+def test_a_fault_of_the_exchange_passes_for_rounding(found: Found, division: str, how: str, where: str) -> None:
     """The comparison above must see each of them, and say whether values or gradients are wrong."""
-    results = [wrong(each[f"broken: {how}"]) for each in found[2, 2]]
-    assert any(each.get(f"first {BROKEN[how]}", 0.0) > 1e-3 for each in results)
-    if BROKEN[how] == "gradient":
+    results = [wrong(each[f"{division} broken: {how}"]) for each in found[2]]
+    assert any(each.get(f"first {where}", 0.0) > 1e-3 for each in results)
+    if where == "gradient":
         assert not any("first output" in each or "first loss" in each for each in results)
 
 
-@pytest.mark.parametrize("name", HALOS)
-def test_rows_beyond_a_shard_are_those_of_another_place(found: Any, name: str) -> None:
-    """A coded field, whose values spell their cell; a halo may be wider than the neighbour has rows."""
-    assert [each[name]["wrong"] for each in found[3, 3]] == [0.0] * 3
+@pytest.mark.parametrize(("processes", "name"), cases_of("halo"))
+def test_cells_beyond_a_shard_are_those_of_another_place(found: Found, processes: int, name: str) -> None:
+    """A coded field, whose values spell their cell; a halo may be wider than the neighbour has rows or columns."""
+    assert [each[name]["wrong"] for each in found[processes]] == [0.0] * processes
 
 
-def test_a_halo_costs_more_than_its_rows(found: Any) -> None:
+@pytest.mark.parametrize(("processes", "name"), cases_of("roll"))
+def test_a_divided_globe_has_a_first_column(found: Found, processes: int, name: str) -> None:
+    """A turned globe gives the turned output, also by columns that no process has all of."""
+    for each in found[processes]:
+        assert not wrong(each[name])
+
+
+@pytest.mark.parametrize(("processes", "name"), cases_of("smooth"))
+def test_a_seam_between_processes_shows_in_a_smooth_field(found: Found, processes: int, name: str) -> None:
+    """Without a look at what one process gives: the output is as smooth at the edges of shards as elsewhere."""
+    for each in found[processes]:
+        assert each[name].get("edge", 0.0) <= 1.05 * each[name].get("elsewhere", 0.0)
+        assert each[name].get("cut", 0.0) <= 1.05 * each[name].get("between", 0.0)
+
+
+def test_a_seam_is_not_seen_in_a_smooth_field(found: Found) -> None:
+    """What the test above would miss: that its measure sees no seam at all."""
+    for how in SEAMS:
+        assert found[2][0][f"2x1 seam: {how}"]["edge"] > 3 * found[2][0]["2x1 smooth"]["elsewhere"]
+    seam = found[2][0]["1x2 seam: no halo in longitude"]
+    assert seam["cut"] > 2 * found[2][0]["1x2 smooth"]["between"]
+
+
+def test_a_halo_costs_more_than_its_rows(found: Found) -> None:
     """Of three processes of three rows each: rows to both sides, and their gradients back; float32, 2 x 3 maps."""
     row = 2 * 3 * 8 * 4
-    assert [each["halo 1 reflect"]["sent"] for each in found[3, 3]] == [2 * row, 4 * row, 2 * row]
-    assert [each["halo 3 zero"]["sent"] for each in found[3, 3]] == [6 * row, 12 * row, 6 * row]
+    assert [each["3x1 halo 1 reflect"]["sent"] for each in found[3]] == [2 * row, 4 * row, 2 * row]
+    assert [each["3x1 halo 3 zero"]["sent"] for each in found[3]] == [6 * row, 12 * row, 6 * row]
 
 
-@pytest.mark.parametrize("key", [(2, 2), (3, 3)])
-def test_a_plan_counts_other_bytes_than_are_sent(found: Any, key: tuple[int, int]) -> None:
-    for each in found[key]:
-        assert each["bytes"]["sent"] == each["bytes"]["counted"] > 0
+def test_a_halo_costs_more_than_its_columns(found: Found) -> None:
+    """Of three processes of five columns and nine rows: a strip with two rows beyond the poles to both sides, which are
+    turned by half of fifteen columns, the mean of two turns, so that a process has none of its own there.
+    """
+    strip, turned = (9 + 2) * 2 * 3 * 4, 2 * 6 * 2 * 3 * 4
+    for each in found[3]:
+        assert each["1x3 halo 1 reflect"]["sent"] == 2 * (2 * strip + turned)
+        # Two processes have a side in the middle, where a map that is no circle goes on.
+    assert [each["1x3 halo 3 zero"]["sent"] for each in found[3]] == [
+        2 * side * 3 * (9 + 6) * 2 * 3 * 4 for side in (1, 2, 1)
+    ]
 
 
-@pytest.mark.parametrize("key", [(2, 2), (3, 3)])
-def test_a_shard_keeps_more_than_its_rows_and_a_halo(found: Any, key: tuple[int, int]) -> None:
-    """Bytes kept for the gradient: a part of the rows, and at every stencil two rows of others."""
-    for each in found[key]:
+BYTES = [(2, "2x1 bytes"), (2, "1x2 bytes"), (3, "3x1 bytes")]
+ATTENTION = [(3, "3x1 bytes ring"), (3, "3x1 bytes gathered")]
+
+
+@pytest.mark.parametrize(("processes", "name"), BYTES + ATTENTION)
+def test_a_plan_counts_other_bytes_than_are_sent_and_kept(found: Found, processes: int, name: str) -> None:
+    for each in found[processes]:
+        assert each[name]["sent"] == each[name]["counted"] > 0
+        assert each[name]["planned"] == pytest.approx(each[name]["kept"], rel=0.01)
+
+
+def test_a_ring_keeps_the_keys_of_all(found: Found) -> None:
+    """Of two blocks; gathered keys and values are kept whole by each process."""
+    for each in found[3]:
+        ring, gathered = each["3x1 bytes ring"]["kept"], each["3x1 bytes gathered"]["kept"]
+        others = 3 * (1 - each["3x1 bytes ring"]["rows"] / 48) * 12 * 4 * 16 * 4
+        assert gathered - ring > 0.95 * 2 * 2 * others
+
+
+@pytest.mark.parametrize(("processes", "name"), BYTES)
+def test_a_shard_keeps_more_than_its_cells_and_a_halo(found: Found, processes: int, name: str) -> None:
+    """Bytes kept for the gradient: a part of the cells, and at every stencil two rows or columns of others."""
+    rows, columns = LAUNCHES[processes][name]["grid"]
+    for each in found[processes]:
         # After two halvings two rows are as much as eight of the finest.
-        share = (each["bytes"]["rows"] + 8) / 48
-        assert each["bytes"]["kept"] <= share * each["bytes"]["whole"]
+        share = min(1.0, (each[name]["rows"] + 8) / rows) * min(1.0, (each[name]["columns"] + 8) / columns)
+        assert each[name]["kept"] <= share * each[name]["whole"]
+
+
+def test_a_network_or_loss_term_is_neither_divided_nor_refused() -> None:
+    """Every name of the registries is compared with one process above, by every kind of division, or refused."""
+    for division in ("2x1", "1x2", "4x1", "2x2"):
+        compared = {
+            one["network"]
+            for cases in LAUNCHES.values()
+            for name, one in cases.items()
+            if name.startswith(division) and one.get("do", "train") == "train"
+        }
+        assert compared | set(refused_networks()) >= set(NETWORKS), division
+    for division in ("2x1", "1x2"):
+        compared = {
+            term for name, one in LAUNCHES[2].items() if name.startswith(division) for term in one.get("loss", {})
+        }
+        assert compared >= set(TERMS), division
+
+
+def refused_networks() -> list[str]:
+    """Networks that say why they cannot be divided, each of which `check_divisible` refuses."""
+    names = [name for name in NETWORKS if NETWORKS.load(name).DIVIDES is not True]
+    for name in names:
+        with pytest.raises(TrainingError, match=f"{name} cannot be divided"):
+            check_divisible(name, NETWORKS.load(name))
+    return names
 
 
 def test_networks_that_flatten_the_field_are_divided_all_the_same() -> None:
@@ -196,6 +365,23 @@ def test_processes_that_do_not_fill_their_groups_train() -> None:
     with pytest.raises(TrainingError, match="3 processes") as refused:
         check_groups(3, 2)
     assert "--devices 4" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("grid", "ask"),
+    [
+        ((8, 15), lambda sphere: None),
+        # Six columns: three pairs, which two processes cannot have as many of.
+        ((8, 12), lambda sphere: sphere.for_coarser(torch.zeros(1, 1, 8, 3, device="meta"))),
+        ((8, 12), lambda sphere: sphere.to_tiles(torch.zeros(1, 1, 8, 6, device="meta"), (4, 8))),
+        ((8, 12), lambda sphere: sphere.to_tiles(torch.zeros(1, 1, 8, 6, device="meta"), (4, 4))),
+    ],
+    ids=["columns", "pairs", "patches that are filled up", "patches"],
+)
+def test_columns_that_do_not_divide_are_found_in_the_middle_of_training(grid: tuple[int, int], ask: Any) -> None:
+    with pytest.raises(TrainingError, match=r"cannot be divided .*in longitude") as refused:
+        ask(DividedSphere(Comm(0, 2, columns=2), grid))
+    assert "--domain N" in str(refused.value)
 
 
 def test_a_process_without_rows_is_found_in_the_middle_of_training() -> None:

@@ -40,7 +40,7 @@ CASES = {
 FLAT = ("training.optimizer.learning_rate=1e-4", "model.coarsen=0")
 # One globe over two processes; those that share it drop what one process would.
 CASES |= {
-    "globe": {"network": "unet", "set": [*FLAT, "training.average.kind=ema"]},
+    "globe": {"network": "local-cnn", "set": ["training.average.kind=ema"]},
     "dropped": {"network": "unet", "set": [*FLAT, "model.dropout=0.2"]},
 }
 # (processes, strategy) -> cases; what one way shows another need not show again: two copies are less than three.
@@ -87,25 +87,29 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         # Started by two with shards, continued by three with copies, ended by one: a relay of interruptions.
         relay = {"do": "train", **CASES["accumulated"], "out": str(folder / "relay")}
-        # Started by two that share a globe, ended by three that do not.
+        # Started by two that share a globe, continued by three, ended by one that has all of it.
         globe = {"do": "train", **CASES["globe"], "out": str(folder / "globe")}
         jobs += {
             1: [],
             2: [
                 relay | {"strategy": "fsdp", "stop_at": 2},
-                globe | {"domain": 2, "stop_at": 3},
+                globe | {"domain": 2, "stop_at": 2},
+                {"do": "train", **CASES["globe"], "out": place("globe", 2, "circle"), "domain": 2, "columns": 2},
                 {"do": "train", **CASES["dropped"], "out": place("dropped", 2, "domain"), "domain": 2},
                 DROPOUT | {"out": str(folder / "dropout")},
                 DROPOUT | {"out": str(folder / "dropout-resumed"), "stop_at": 3},
                 DROPOUT | {"out": str(folder / "dropout-resumed"), "resume": True},
             ],
-            3: [relay | {"strategy": "ddp", "stop_at": 2, "resume": True}, globe | {"resume": True}],
+            3: [
+                relay | {"strategy": "ddp", "stop_at": 2, "resume": True},
+                globe | {"domain": 3, "stop_at": 2, "resume": True},
+            ],
         }[processes]
         if processes == 2:
             jobs.append({"do": "refuse", "out": str(folder / "refused"), "network": "cnn-gru"})
             jobs.append({"do": "spread", "out": str(folder)})
         launch(processes, jobs, folder)
-    launch(1, [relay | {"resume": True}], folder)
+    launch(1, [relay | {"resume": True}, globe | {"resume": True}], folder)
     return folder
 
 
@@ -166,8 +170,27 @@ def test_a_globe_that_processes_share_trains_another_network(trained: Path) -> N
     same_training(trained / "dropped-1-ddp", trained / "dropped-2-domain")
 
 
-def test_a_run_of_a_divided_globe_goes_on_with_whole_ones(trained: Path) -> None:
+@pytest.mark.parametrize("run", ["globe", "globe-2-circle", "dropped-2-domain"])
+def test_a_divided_globe_is_scored_otherwise_after_training(trained: Path, run: str) -> None:
+    """Validation is predicted by the processes that share it, whole fields on none of them, and scored the same."""
+    one, many = (
+        json.loads((trained / name / "scores" / "validation.json").read_text())
+        for name in (f"{run.split('-')[0]}-1-ddp", run)
+    )
+    assert many["score"] == pytest.approx(one["score"], rel=1e-6)
+    if run != "globe":
+        noted = [json.loads((trained / f"{run}-evaluated-{rank}.json").read_text()) for rank in (0, 1)]
+        assert noted == [{"divided": True}] * 2
+
+
+def test_a_globe_that_is_divided_in_longitude_trains_another_network(trained: Path) -> None:
+    same_training(trained / "globe-1-ddp", trained / "globe-2-circle")
+
+
+def test_a_run_of_a_divided_globe_goes_on_with_another_division(trained: Path) -> None:
     same_training(trained / "globe-1-ddp", trained / "globe")
+    sessions = json.loads((trained / "globe" / "run.json").read_text())["sessions"]
+    assert [s["machine"]["processes"] for s in sessions] == [2, 3, 1]
 
 
 def test_dropout_begins_anew_when_as_many_processes_go_on(trained: Path) -> None:

@@ -25,8 +25,8 @@ from emukit.parallel.comm import Comm, open_comm
 from emukit.parallel.distributed import DistributedNetwork, whole
 from emukit.progress import silent_reporter
 from emukit.recipes.load import load_recipe
+from emukit.runs import run
 from emukit.runs.evaluate import score_emulator
-from emukit.runs.run import train_run
 from emukit.training import loop
 from emukit.training.engine import Engine, Execution
 from tests.coded import warming_archive
@@ -42,6 +42,7 @@ NETWORKS = {
     ),
     "cnn-gru-published": ("model.width=2", "model.hidden=8", "model.dropout=0.0"),
     "convlstm": ("model.width=4", "model.stages=1", "model.hidden=4", "model.linear=4"),
+    "local-cnn": ("model.width=4", "model.blocks=1"),
     "unet": ("model.width=8", "model.depth=1", "model.features=4", "model.hidden=8", "model.linear=4"),
 }
 COMMON = (
@@ -61,7 +62,7 @@ def train(job: dict, comm: Comm) -> None:
     Every process adds the state of its random generator before each step to ``random-RANK.txt``.
     """
     archive, folder = warming_archive(), Path(job["out"])
-    domain = job.get("domain", 1)
+    domain, columns = job.get("domain", 1), job.get("columns", 1)
     recipe = load_recipe(job["network"], None, [*NETWORKS[job["network"]], *COMMON, *job.get("set", ())])
     step = Engine.step
     taken = 0
@@ -76,21 +77,28 @@ def train(job: dict, comm: Comm) -> None:
             f.write(hashlib.sha256(torch.get_rng_state().numpy().tobytes()).hexdigest() + "\n")
         return step(self, *args)
 
-    Engine.step = counted
+    evaluate = run.evaluate
+
+    def noted(emulator, *args):
+        found = {"divided": emulator.sphere.divided}
+        folder.with_name(f"{folder.name}-evaluated-{comm.rank}.json").write_text(json.dumps(found))
+        return evaluate(emulator, *args)
+
+    Engine.step, run.evaluate = counted, noted
     try:
         with suppress(loop.Interrupted):
-            train_run(
+            run.train_run(
                 archive,
                 recipe,
                 folder,
                 protocol="k360",
-                comm=comm.divided(domain),
+                comm=comm.divided(domain, columns),
                 execution=Execution(job.get("strategy", "ddp"), domain=domain),
                 resume=job.get("resume", False),
                 reporter=silent_reporter(),
             )
     finally:
-        Engine.step = step
+        Engine.step, run.evaluate = step, evaluate
 
 
 def score(job: dict, comm: Comm) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from emukit.data.protocol import make_split
 from emukit.errors import EmukitError, ProtocolError, RecipeError
-from emukit.progress import silent_reporter
+from emukit.progress import Reporter, silent_reporter
 from emukit.recipes.fitting import fit_recipe, fit_variables
 from emukit.recipes.load import load_recipe
 from emukit.runs.run import finished_run, train_run
@@ -16,10 +16,11 @@ from tests.coded import warming_archive
 DEEP = "bases.0.recipe.bases.0.recipe"
 
 
-class Said:
+class Said(Reporter):
     """A reporter that keeps what it is told."""
 
     def __init__(self):
+        super().__init__()
         self.lines = []
 
     def say(self, line):
@@ -57,6 +58,17 @@ def test_shipped_recipes_leave_out_what_the_data_lack_and_say_so():
     # Nothing is changed where nothing is missing.
     whole = load_recipe("best-networks")
     assert fitted(whole, warming_archive()) == fit_variables(whole, warming_archive())
+
+
+def test_what_is_left_out_is_said_again_for_every_run_of_a_command():
+    archive, said = without("BC"), Said()
+    for protocol in ("official", "k360"):
+        fit_recipe(load_recipe("linear"), archive, make_split(archive, protocol), said)
+    (line,) = said.lines
+    assert line.startswith("note: model.features without BC: ")
+    another = Said()
+    fitted(load_recipe("linear"), archive, another)
+    assert another.lines == [line]
 
 
 @pytest.mark.parametrize("name", ["linear", "best-fast"])

@@ -10,6 +10,7 @@ import torch
 from emukit.data.card import parse_card
 from emukit.errors import RecipeError
 from emukit.losses.registry import LOSSES, named_loss
+from emukit.progress import Reporter
 from emukit.recipes.fitting import fit_variables
 from emukit.recipes.load import load_recipe
 from emukit.recipes.schema import networks_of, parse_recipe
@@ -27,8 +28,9 @@ DIGESTS = {
 }
 
 
-class Said:
+class Said(Reporter):
     def __init__(self):
+        super().__init__()
         self.lines = []
 
     def say(self, line):

@@ -36,9 +36,9 @@ def test_every_number_has_its_spread_and_the_score_its_interval():
     assert other.endswith("| -0.0200 (-0.030 to -0.010) |")
     assert "±" not in other
     assert waiting.replace(" ", "") == "|w|0|||||||||"
-    assert floor.startswith("| *reference: another run* | | 0.5000 | 0.510 |")
+    assert floor.startswith("| *reference: another run* |  | 0.5000 | 0.510 |")
     out = Console(width=130, record=True, file=io.StringIO())
-    for part in tables(STUDIES):
+    for part in tables(STUDIES, 130):
         out.print(part)
     shown = out.export_text()
     for column in COLUMNS[1:]:
@@ -54,7 +54,7 @@ def test_a_difference_without_an_interval_has_none():
     unknown = {c: {"mean": -0.02, "low": None, "high": None, "sd": None} for c in COLUMNS}
     study = StudyTable("s", cse151b(), (BASE, {**OTHER, "difference": unknown}), {})
     assert "| -0.0200 |" in markdown([study])
-    assert tables([study])
+    assert tables([study], 80)
 
 
 def test_the_column_of_the_difference_has_one_name_and_an_end_that_is_not_zero_is_not_printed_as_zero():
@@ -64,7 +64,7 @@ def test_the_column_of_the_difference_has_one_name_and_an_end_that_is_not_zero_i
     assert f"| {DIFFERENCE} |\n" in text
     assert "| +0.0100 (+0.0002 to +0.0190) |" in text
     out = Console(width=130, record=True, file=io.StringIO())
-    for part in tables([study]):
+    for part in tables([study], 80):
         out.print(part)
     shown = out.export_text()
     assert all(word in shown for word in DIFFERENCE.split())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from emukit.submission import check_submission, read, read_submission
+from emukit.submission import check, check_submission, read, read_submission
 from emukit.submission import lines as by_columns
 from emukit.submission.rows import Layout
 from tests.submission import plain_lines
@@ -108,17 +108,32 @@ def test_columns_find_what_a_csv_reader_finds(header, places, kept, times, end, 
         assert ours == {name.encode("utf-8", "replace").decode() for name in theirs}
 
 
-@pytest.mark.parametrize(
-    "what", sorted(set(WRONG) - {w for w in WRONG if "quote" in w or "line end" in w or w == "long"})
-)
-def test_a_wrong_line_does_not_make_the_others_slow(what, monkeypatch, tmp_path):
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"], ids=["LF", "CRLF", "CR"])
+@pytest.mark.parametrize("what", sorted(set(WRONG) - {w for w in WRONG if "quote" in w or w == "long"}))
+def test_a_wrong_line_does_not_make_the_others_slow(what, end, monkeypatch, tmp_path):
     """Read one by one, 2.5 million rows with one mistake took five seconds."""
     monkeypatch.setattr(by_columns._Table, "one_by_one", lambda *a: pytest.fail("read line by line"))
     name, _, number = ROWS[40].partition(b",")
     rows = [*ROWS[:40], *WRONG[what](ROWS[40], name, number, ROWS[3]), *ROWS[41:]]
     path = tmp_path / "s.csv"
-    path.write_bytes(b"\n".join([b"ID,Prediction", *rows]) + b"\n")
-    assert bool(check_submission(path, GRID, MONTHS)) == (what not in ("blank", "spaces", "plus"))
+    path.write_bytes(end.join([b"ID,Prediction", *rows]) + end)
+    assert bool(check_submission(path, GRID, MONTHS)) == (what not in ("blank", "half a line end", "spaces", "plus"))
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b"\r"], ids=["CRLF", "CR"])
+def test_quoted_names_do_not_make_lines_of_another_end_slow(end, monkeypatch, tmp_path):
+    monkeypatch.setattr(by_columns._Table, "one_by_one", lambda *a: pytest.fail("read line by line"))
+    path = tmp_path / "s.csv"
+    quoted = [b'"' + row.replace(b",", b'",') for row in ROWS]
+    path.write_bytes(end.join([b"ID,Prediction", *quoted[:40], b'"x",1', *quoted[40:]]) + end)
+    assert [(p.kind, p.rows) for p in check_submission(path, GRID, MONTHS)] == [("unknown", (42,))]
+
+
+def test_a_good_file_with_the_line_ends_of_old_macs_is_examined_row_by_row(monkeypatch, tmp_path):
+    monkeypatch.setattr(check, "examine", lambda *a: pytest.fail("read twice"))
+    path = tmp_path / "s.csv"
+    path.write_bytes(b"\r".join([b"ID,Prediction", *ROWS]) + b"\r")
+    assert not check_submission(path, GRID, MONTHS)
 
 
 def test_one_stray_quote_is_read_one_by_one_in_its_own_piece(monkeypatch):

@@ -343,6 +343,37 @@ def test_files_of_others_are_removed_or_in_the_way(copy: Path) -> None:
     assert (copy / "best-of.safetensors").exists()
 
 
+class _Killed(BaseException):
+    """What no cleaning up catches."""
+
+
+@pytest.mark.parametrize(
+    ("step", "epoch"),
+    # Weights are written before the checkpoint that names them, and older ones are removed after it.
+    [("save_checkpoint", 2), ("save_checkpoint", 3), ("drop_older_best", 2), ("drop_older_best", 3)],
+)
+def test_best_weights_of_a_training_that_is_killed_at_an_epoch_s_end_stay_for_ever(tmp_path, monkeypatch, step, epoch):
+    real = getattr(loop, step)
+
+    def kill(folder, state, *rest):
+        if epoch == (state if step == "drop_older_best" else state.epoch):
+            raise _Killed
+        real(folder, state, *rest)
+
+    # The third epoch is the last; every one is better than that before.
+    costs = {1: 9, 2: 8, 3: 7}
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, step, kill)
+        with pytest.raises(_Killed):
+            train(make_engine(SOURCE, epochs=3), tmp_path, scores(*costs.values()))
+    left = {p.name for p in tmp_path.glob("best-*")}
+    assert left == {best_path(tmp_path, e).name for e in (epoch - 1, epoch)}
+    done = epoch if step == "drop_older_best" else epoch - 1
+    result = train(make_engine(SOURCE, epochs=3), tmp_path, scores(*(c for e, c in costs.items() if e > done)))
+    assert result.best_epoch == 3
+    assert list(tmp_path.glob("best-*")) == [best_path(tmp_path, 3)]
+
+
 def test_a_bit_that_flips_in_a_tensor_is_trained_on(copy: Path) -> None:
     """What the weights are is nobody's knowledge: a changed one looks like any other."""
     content = bytearray((copy / LAST).read_bytes())

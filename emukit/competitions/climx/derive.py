@@ -22,9 +22,6 @@ HISTORICAL = "historical"
 BASE_PERIOD = (1961, 1990)
 DAYS = 365
 
-# Digest of the last archive to its percentiles, which take as long as the indices of a scenario.
-_LAST: dict[str, tuple[Thresholds, tuple[int, int], str]] = {}
-
 
 def thresholds_of_archive(archive: Archive) -> Thresholds:
     """Percentiles of the base period, on (365, Y X).
@@ -41,8 +38,11 @@ def base_percentiles(archive: Archive) -> tuple[Thresholds, tuple[int, int], str
     Raises:
         ProtocolError: There is no historical run, or it does not hold the base period.
     """
-    if archive.digest in _LAST:
-        return _LAST[archive.digest]
+    # They take as long as the indices of a scenario.
+    return archive.kept("percentiles of the base period", lambda: _percentiles(archive))
+
+
+def _percentiles(archive: Archive) -> tuple[Thresholds, tuple[int, int], str]:
     first, last = archive.card.daily.base_period if archive.card.daily else BASE_PERIOD
     if HISTORICAL not in archive:
         raise ProtocolError(
@@ -65,8 +65,7 @@ def base_percentiles(archive: Archive) -> tuple[Thresholds, tuple[int, int], str
             return scenario.values(place, member, begin + start, begin + stop, band)
 
         values[name] = quantile_of_days(read, len(rows), archive.grid.shape, archive.bands, quantile, digest.update)
-    _LAST.clear()
-    return _LAST.setdefault(archive.digest, (Thresholds(**values), (first, last), digest.hexdigest()))
+    return Thresholds(**values), (first, last), digest.hexdigest()
 
 
 def derive_indices(

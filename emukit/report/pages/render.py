@@ -135,7 +135,7 @@ def _tables(site: Site, uses: Mapping[str, Sequence[Mapping[str, Any]]]) -> list
         own = sum(r.kind in ("run", "submission") for r in group)
         competition = group[0].competition
         table = {"id": f"set-{i}", "split": split, "rows": rows, "marks": marks(group), "own": own}
-        table["members"] = any(row.members for row in group)
+        table["members"] = any(row.over_members for row in group)
         out.append(table | {"columns": competition.columns, "direction": competition.direction})
     return out
 
