@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -322,7 +323,8 @@ def draw_discrepancies(panels: Sequence[tuple[str, Mapping[str, Departure]]], ti
                 if np.isfinite(d.deviation).all():
                     low, high = d.mean - d.deviation, d.mean + d.deviation
                     axes.fill_between(d.years, low, high, color=colour, alpha=0.15, lw=0)
-            axes.set(ylabel=label)
+            # A panel is too low for a long label on one line.
+            axes.set(ylabel=fill(label, 18))
             axes.margins(x=0.01)
         rows[-1].set_xlabel("year")
         legend_below(figure, rows[0])
