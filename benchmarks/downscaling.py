@@ -72,7 +72,7 @@ def prepare_roll_and_crop() -> Work:
     import numpy as np
 
     sampler, addresses = _sampler()
-    archive, frames = sampler._archive, sampler._frames
+    archive, frames = sampler._archive, sampler._frames[0]
 
     def work() -> float:
         total = 0.0
@@ -85,7 +85,7 @@ def prepare_roll_and_crop() -> Work:
                 time = scenario.time[step : step + 1]
                 coarse = frames.coarsening.down(fine)
                 shown, base = frames.block(coarse, time, np.arange(Y), np.arange(X))
-                target = frames.normalised(fine, time, np.arange(Y), np.arange(X)) - base
+                target = frames.residual(fine, base, time, np.arange(Y), np.arange(X))
                 height, width = sampler.settings.size
                 for field in (target, shown):
                     rolled = np.roll(field, -block.column, -1)

@@ -127,6 +127,12 @@ def _divided(choice: Choice) -> Sequence[Figure]:
     return divided.bench_divided(choice.repeats)
 
 
+def _realisations(choice: Choice) -> Sequence[Figure]:
+    from benchmarks import realisations
+
+    return realisations.bench_realisations(choice.store, choice.repeats)
+
+
 def _climx(choice: Choice) -> Sequence[Figure]:
     from benchmarks import climx
 
@@ -238,6 +244,7 @@ BENCHES: dict[str, Bench] = {
     "linear": Bench(lambda choice: bench_linear(choice.store, choice.repeats), needs_store=True, check=_check_store),
     "memory": Bench(lambda choice: bench_memory(), frozenset(), by_default=False),
     "downscaling": Bench(_downscaling, by_default=False),
+    "realisations": Bench(_realisations, needs_store=True, by_default=False, check=_check_store),
     "divided": Bench(_divided, by_default=False),
     "report": Bench(_report),
     "climx": Bench(_climx, by_default=False),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,21 +10,6 @@ import typer
 
 from emukit.cli import options as o
 from emukit.terminal import echo
-
-# Columns of the table of scores, by the end of their keys.
-COLUMNS = {
-    "mae": "MAE",
-    "nmae": "NMAE",
-    "rmse": "RMSE",
-    "r2": "R2",
-    "correlation": "corr",
-    "bias": "bias",
-    "power": "power",
-    "p99": ">99 %",
-    "p99.9": ">99.9 %",
-    "crps": "CRPS",
-    "spread": "spread",
-}
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -133,26 +118,87 @@ def train_downscale(
     echo(f"run {folder}: {run.record['seconds']:.0f} s. Next: emukit downscale {folder} COARSE.nc --out FINE.zarr")
 
 
+def evaluate_downscale(
+    run: Path,
+    *,
+    given: Mapping[str, object],
+    split: str | None,
+    members: int | None,
+    data: str | None,
+    card: str | None,
+    convert: list[str] | None,
+    format: str,
+    quiet: bool,
+) -> None:
+    """What `emukit evaluate` does with a downscaling run; options as there.
+
+    Args:
+        given: Options that a run does not have, by name; those that are set are refused.
+    """
+    import json
+
+    from emukit.errors import EmukitError
+    from emukit.runs.downscale import evaluate_run, read_downscale_run
+
+    wrong = [name for name, value in given.items() if value]
+    if format in ("md", "csv"):
+        wrong.append(f"--format {format}")
+    if wrong:
+        raise EmukitError(
+            f"a downscaling run is not evaluated with {' and '.join(wrong)}",
+            found=str(run),
+            expected="--split, --members, --data, --card, --convert, --format table or json",
+            hint=f"emukit evaluate {run}, without",
+        )
+    report, chosen, name = o.reporter(quiet), read_downscale_run(run), split or "validation"
+    chosen.refuse_unfinished()
+    known = chosen.record["data"]
+    conversion = convert or [f"{k}={v}" for k, v in dict(known.get("convert") or {}).items()]
+    archive = o.open_named(data or str(known["source"]), card or known.get("card"), conversion, report)
+    scores = evaluate_run(chosen, archive, name, members, report)
+    if format == "json":
+        echo(json.dumps({"set": name, "scores": scores}, indent=1))
+        return
+    print_scores(name, scores, {v: archive.card.targets[v].units for v in archive.variables})
+
+
 def print_scores(name: str, scores: Mapping[str, Any], units: Mapping[str, str]) -> None:
-    """The table of a set: for each variable a row for each downscaler, the baselines always among them."""
+    """The tables of a set: for each variable a row for each downscaler, the baselines always among them.
+
+    Errors are in one table, texture and tails and what is said of realisations in another: together they are wider than
+    a terminal.
+    """
+    from emukit.metrics.downscaling import COLUMNS, TEXTURE
+
+    gain = scores["gain"]
+    known = [c for c in COLUMNS if any(k.endswith(f".{c}") for own in scores.values() for k in own)]
+    for title, columns in (
+        (name, [c for c in known if c not in TEXTURE]),
+        (f"{name}: texture", [c for c in known if c in TEXTURE]),
+    ):
+        _print_table(title, columns, scores, units)
+    said = ", ".join(f"{v} {g:+.1%}" for v, g in gain.items())
+    echo(f"MAE below that of the best baseline: {said}")
+
+
+def _print_table(title: str, columns: Sequence[str], scores: Mapping[str, Any], units: Mapping[str, str]) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
+    from emukit.metrics.downscaling import COLUMNS
     from emukit.terminal import open_console
 
-    gain = scores["gain"]
-    shown = [c for c in COLUMNS if any(k.endswith(f".{c}") for own in scores.values() for k in own)]
-    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
-    table.add_column(name)
-    for column in shown:
-        table.add_column(COLUMNS[column], justify="right", no_wrap=True)
-    for variable in gain:
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, collapse_padding=True)
+    # A label is folded before a number is cut.
+    table.add_column(title, min_width=16)
+    for column in columns:
+        heading = COLUMNS[column][0]
+        table.add_column(heading, justify="right", no_wrap=True, min_width=max(7, len(heading)))
+    for variable in scores["gain"]:
         table.add_row(Text(f"{variable}, {units[variable]}"))
         for label, own in scores.items():
             if label != "gain":
-                numbers = [own.get(f"{variable}.{c}") for c in shown]
+                numbers = [own.get(f"{variable}.{c}") for c in columns]
                 table.add_row(Text(f"- {label}"), *("" if n is None else f"{n:.3f}" for n in numbers))
     open_console().print(table)
-    said = ", ".join(f"{v} {g:+.1%}" for v, g in gain.items())
-    echo(f"MAE below that of the best baseline: {said}")

@@ -109,7 +109,8 @@ def report(
         draw=draw,
         overwrite=overwrite,
     )
-    pages = f"pages of entries: {written.entries}, of studies: {written.studies}; {written.size / 1e6:.1f} MB"
+    fine = f", of downscaling runs: {written.downscales}" if written.downscales else ""
+    pages = f"pages of entries: {written.entries}, of studies: {written.studies}{fine}; {written.size / 1e6:.1f} MB"
     echo(f"wrote {out / 'index.html'}: {pages}")
     for why, names in written.undrawn.items():
         others = f" and {len(names) - 1} more" if names[1:] else ""

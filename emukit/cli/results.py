@@ -112,6 +112,21 @@ def evaluate(
     of_model = {"--out": out, "--recipe": recipe, "--set": settings, "--fast": fast, "--track": track}
     asked = {"--protocols": protocols, "--seeds": seeds}
     of_run = {"--split": split, "--members": members, "--domain": domain if o.division(domain) != (1, 1) else None}
+    if (Path(what) / "downscale.json").exists():
+        from emukit.cli.downscale import evaluate_downscale
+
+        evaluate_downscale(
+            Path(what),
+            given={**of_model, **asked, "--domain": of_run["--domain"]},
+            split=split,
+            members=members,
+            data=data,
+            card=card,
+            convert=convert,
+            format=format,
+            quiet=quiet,
+        )
+        return
     if _is_recipe(what, asked, of_model, of_run):
         evaluate_recipe(
             what,

@@ -220,14 +220,14 @@ def _table(title: str, runs: Sequence[RunSummary], width: int) -> Text:
 
 
 def _title(run: RunSummary) -> str:
-    if run.record is None:
+    if run.protocol is None:
         return "failed before anything was trained" if run.state == "failed" else "damaged"
     if run.state != "finished":
-        return f"{run.record.identity.protocol}, not finished"
+        return f"{run.protocol}, not finished"
     ranked = run.ranked_by
     if ranked is None:
-        return f"{run.record.identity.protocol}, no score"
-    return f"{run.months[ranked[0]]} ({run.record.data.scoring.competition.direction})"
+        return f"{run.protocol}, no score"
+    return f"{run.months[ranked[0]]} ({run.direction})"
 
 
 def markdown(runs: Sequence[RunSummary]) -> str:
@@ -257,14 +257,14 @@ def problem_lines(runs: Sequence[RunSummary]) -> list[str]:
 
 
 def _values(run: RunSummary) -> dict[str, Any]:
-    record, ranked = (run.record), run.ranked_by
+    record, ranked = run.record, run.ranked_by
     return {
         "folder": str(run.folder),
         "state": run.state,
         "held": run.held,
         "model": run.model,
-        "protocol": record.identity.protocol if record else None,
-        "seed": record.identity.seed if record else None,
+        "protocol": run.protocol,
+        "seed": run.seed,
         "final": bool(record.identity.final) if record else None,
         "set": ranked[0] if ranked else None,
         "score": ranked[1] if ranked else None,
@@ -273,7 +273,7 @@ def _values(run: RunSummary) -> dict[str, Any]:
         "epochs": run.epochs,
         "seconds": round(run.seconds, 1),
         "bytes": run.size,
-        "started": record.sessions[0].started if record and record.sessions else None,
+        "started": run.started,
         "problem": run.problem,
     }
 
@@ -285,7 +285,7 @@ def _cells(run: RunSummary) -> tuple[str, ...]:
     epoch = "" if run.epoch is None else f"{run.epoch}/{run.epochs}" if run.epochs else str(run.epoch)
     score = "" if values["score"] is None else f"{values['score']:.4f}"
     seed = "" if values["seed"] is None else str(values["seed"])
-    time = duration(run.seconds) if run.record else ""
+    time = duration(run.seconds) if run.protocol is not None else ""
     return (
         name,
         state,

@@ -89,8 +89,10 @@ class BlockFrames(Protocol):
     ) -> tuple[NDArray[np.float32], Array]:
         """(T, C, y, x) frames of some steps of a block, and (T, V, y, x) what the network's answer is added to."""
 
-    def normalised(self, fine: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells) -> Array:
-        """(T, V, y, x) the truth of the block, in the units of the answer."""
+    def residual(
+        self, fine: NDArray[np.floating], base: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells
+    ) -> Array:
+        """(T, V, y, x) the answer that gives the truth of the block."""
 
 
 def check_size(size: tuple[int, int], grid: Grid) -> None:
@@ -147,7 +149,7 @@ class BlockSampler:
         archive: Archive,
         spans: Sequence[Span],
         coarsening: Coarsening,
-        frames: BlockFrames,
+        frames: BlockFrames | Sequence[BlockFrames],
         settings: BlockSettings,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -157,7 +159,7 @@ class BlockSampler:
             archive: The data.
             spans: Training spans.
             coarsening: Of the fine grid.
-            frames: Makes what the network is shown.
+            frames: Makes what the network is shown; one for all spans, or one for each.
             settings: How.
             device: Where batches are put.
 
@@ -169,7 +171,8 @@ class BlockSampler:
         if not spans or not any(len(s) for s in spans):
             raise ProtocolError("there are no training months to cut blocks from")
         self.settings, self.spans, self.grid = settings, tuple(spans), archive.grid
-        self._archive, self._frames, self._device = archive, frames, torch.device(device)
+        self._archive, self._device = archive, torch.device(device)
+        self._frames = tuple(frames) if isinstance(frames, Sequence) else (frames,) * len(self.spans)
         self._coarse = [
             [coarsening.down(archive[s.scenario].truth(m, s.start, s.stop)).astype(np.float32) for m in s.members]
             for s in self.spans
@@ -227,12 +230,13 @@ class BlockSampler:
             rows, columns = self.cells(block)
             time = scenario.time[step : step + 1]
             coarse = self._coarse[block.span][block.member][block.step : block.step + 1]
-            shown, base = self._frames.block(coarse, time, rows, columns)
+            own = self._frames[block.span]
+            shown, base = own.block(coarse, time, rows, columns)
             assert scenario.targets is not None
             whole = scenario.targets[scenario.member_index(span.members[block.member]), step]
             fine = whole[:, block.row : block.row + len(rows)][..., columns][None]
             frames.append(shown)
-            targets.append(self._frames.normalised(fine, time, rows, columns) - base)
+            targets.append(own.residual(fine, base, time, rows, columns))
             weights.append(np.broadcast_to(self._weights[rows, None], (1, len(rows), len(columns))))
         put = [torch.from_numpy(np.stack(part).astype(np.float32)) for part in (frames, targets, weights)]
         shown_, wanted, weight = (t.to(self._device) for t in put)

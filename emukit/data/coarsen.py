@@ -10,10 +10,10 @@ field, cropped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,23 @@ class CoarseSettings(Settings):
         if min(shape) < 2:
             raise ValueError("a coarse grid has at least 2 rows and 2 columns")
         return shape
+
+
+class WholeCells(NamedTuple):
+    """Some coarse cells with all fine cells in them, and where fine cells that were asked for are among these.
+
+    Attributes:
+        coarse_rows, coarse_columns: Of the coarse grid.
+        rows, columns: Of the fine grid.
+        inner, across: Places of the asked for among `rows` and `columns`.
+    """
+
+    coarse_rows: NDArray[np.int64]
+    coarse_columns: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    columns: NDArray[np.int64]
+    inner: NDArray[np.int64]
+    across: NDArray[np.int64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +182,57 @@ class Coarsening:
             (..., Y, X), or the rows and columns asked for, float64.
         """
         return _both((self._up[0][rows], self._up[1][columns]), fields)
+
+    @property
+    def whole(self) -> bool:
+        """Whether coarse fields are means over whole fine cells, so that fine fields can be given them cell by cell."""
+        plain = self.settings.method != "antialiased" and not self.settings.low_pass
+        return plain and all(f % c == 0 for f, c in zip(self.fine.shape, self.shape, strict=True))
+
+    def whole_cells(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> WholeCells:
+        """The coarse cells, whole, that hold some of the consecutive fine rows and columns."""
+        (Y, X), (y, x) = self.fine.shape, self.shape
+        high, wide = Y // y, X // x
+        top, bottom = rows[0] // high, rows[-1] // high + 1
+        left = columns[0] // wide
+        number = min(x, (columns[0] % wide + len(columns) - 1) // wide + 1)
+        across = np.arange(len(columns)) + columns[0] % wide
+        return WholeCells(
+            np.arange(top, bottom),
+            (left + np.arange(number)) % x,
+            np.arange(top * high, bottom * high),
+            (left * wide + np.arange(number * wide)) % X,
+            rows - top * high,
+            across % (number * wide),
+        )
+
+    def with_means(
+        self, fields: NDArray[np.floating], coarse: NDArray[np.floating], cells: WholeCells, positive: Sequence[bool]
+    ) -> Array:
+        """Fine fields with the area means of coarse ones in every coarse cell.
+
+        Args:
+            fields: (T, V, Y, X) of some whole coarse cells.
+            coarse: (T, V, y, x) of the globe.
+            cells: Which they are.
+            positive: By variable, whether it is multiplied, not added to; where that would take a factor beyond five,
+                it is added to as well, which never makes it negative.
+        """
+        T, V = fields.shape[:2]
+        high, wide = (f // c for f, c in zip(self.fine.shape, self.shape, strict=True))
+        shape = (T, V, len(cells.coarse_rows), high, len(cells.coarse_columns), wide)
+        blocks = np.array(fields, np.float64).reshape(shape)
+        weights = self.fine.weights[cells.rows, 0].reshape(-1, high)
+        weights = weights / weights.sum(1, keepdims=True)
+        means = np.einsum("tvihjw,ih->tvij", blocks, weights) / wide
+        wanted = np.asarray(coarse, np.float64)[:, :, cells.coarse_rows][..., cells.coarse_columns]
+        for v, multiplied in enumerate(positive):
+            own, want = means[:, v], np.maximum(wanted[:, v], 0.0) if multiplied else wanted[:, v]
+            near = multiplied & (own >= 0.2 * want) & (own > 0)
+            factor = np.where(near, want / np.where(near, own, 1.0), 1.0)
+            added = np.where(near, 0.0, want - own)
+            blocks[:, v] = blocks[:, v] * factor[:, :, None, :, None] + added[:, :, None, :, None]
+        return blocks.reshape(fields.shape)
 
     def down_up(self, fields: NDArray[np.floating]) -> Array:
         """The pass, (..., Y, X) -> (..., Y, X), float64."""

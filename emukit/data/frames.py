@@ -116,6 +116,8 @@ class InputSettings(Settings):
         forcings: Names of forcings, in channel order; none only where there are states.
         states: Names of outputs of which a frame holds the step before: what the network said of it, or the truth it
             begins from. A prediction is then a trajectory.
+        bounded: Whether states are put within the bounds of their variables before they are fed back, in rollouts and
+            in trajectories. Otherwise only what is written is.
         window: Which steps a target step sees.
         seasonal: Names of seasonal encodings: month, month-latitude, published. They tell the position in the year of
             months, days or hours, and nothing of years. Where steps are shorter than a day, hour (at Greenwich) and
@@ -126,6 +128,7 @@ class InputSettings(Settings):
 
     forcings: tuple[str, ...] = ("CO2", "CH4", "SO2", "BC", "rsdt")
     states: tuple[str, ...] = ()
+    bounded: bool = False
     window: Window = Window()
     seasonal: tuple[str, ...] = ("month", "month-latitude")
     statics: tuple[str, ...] = ("lat", "lon")
@@ -142,13 +145,16 @@ class InputSettings(Settings):
     def _reads_something(self) -> InputSettings:
         if not self.forcings and not self.states:
             raise ValueError("needs a forcing, or a state")
+        if self.bounded and not self.states:
+            raise ValueError("bounded has no effect without states")
         return self
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Recipes without states keep the digests that they had before there were any.
+        # Recipes keep the digests that they had before there were states, and before these had bounds.
         values: dict[str, Any] = dump(self)
-        return values if self.states else {k: v for k, v in values.items() if k != "states"}
+        unused = {"states", "bounded"} if not self.states else set() if self.bounded else {"bounded"}
+        return {k: v for k, v in values.items() if k not in unused}
 
     @field_validator("seasonal")
     @classmethod

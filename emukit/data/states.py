@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emukit.data.archive import Archive
+from emukit.data.archive import Archive, Domain
 from emukit.data.frames import FrameEncoder, InputSettings
 from emukit.data.sampler import Sample
 from emukit.data.segments import Segment, SegmentAddresses, SegmentSampler, SegmentSettings, StretchAddresses
@@ -115,11 +115,29 @@ def _place(name: str, archive: Archive, normalizer: TargetNormalizer) -> int:
     return archive.variables.index(name)
 
 
+def normalised_bounds(domain: Domain, normalizer: TargetNormalizer) -> tuple[Tensor, Tensor]:
+    """(V, Y, X) float32 bounds below and above of normalised outputs; infinite where a variable has none.
+
+    They are those of the first season: states are normalised alike in all.
+    """
+    limits = []
+    for side in ("lower", "upper"):
+        known = [getattr(variable.bounds, side) for variable in domain.described]
+        fields = np.stack([np.full(domain.grid.shape, 0.0 if k is None else k) for k in known])
+        found = torch.from_numpy(normalizer.forward(fields[None], np.zeros(1, np.int64))[0])
+        for place, value in enumerate(known):
+            if value is None:
+                found[place] = -torch.inf if side == "lower" else torch.inf
+        limits.append(found)
+    return limits[0], limits[1]
+
+
 class RolloutSampler(SegmentSampler):
     """The sampler of stretches of a trajectory.
 
     A sample holds, next to frames and targets, in `Sample.named`: ``states`` (S, n), the places of the states on the V
-    axis, and ``scale`` (S, V), as in `States`. The last n channels of a frame are the true states of the step before;
+    axis, and ``scale`` (S, V), as in `States`; and of bounded states ``lower`` and ``upper`` (S, V, Y, X), as in
+    `normalised_bounds`. The last n channels of a frame are the true states of the step before;
     targets are what the network should say. Every stretch of a training span is in every epoch.
     """
 
@@ -144,6 +162,7 @@ class RolloutSampler(SegmentSampler):
         """
         super().__init__(archive, spans, encoder, normalizer, settings, device, part)
         self.states = States.fit(archive, spans, normalizer, encoder.settings.states)
+        self._bounds = normalised_bounds(archive.domain, normalizer) if encoder.settings.bounded else None
 
     def _read(self, key: tuple[tuple[Segment, ...], int, int]) -> Sample:
         segments, first, last = key
@@ -161,7 +180,11 @@ class RolloutSampler(SegmentSampler):
         home, number = sample.targets.device, len(segments)
         places = torch.tensor(self.states.places, device=home).expand(number, -1)
         scale = torch.tensor(self.states.scale, dtype=targets.dtype, device=home).expand(number, -1)
-        return Sample(sample.frames, targets, {**sample.named, "states": places, "scale": scale})
+        named = {**sample.named, "states": places, "scale": scale}
+        if self._bounds is not None:
+            for name, bound in zip(("lower", "upper"), self._bounds, strict=True):
+                named[name] = bound.to(home).expand(number, -1, -1, -1)
+        return Sample(sample.frames, targets, named)
 
 
 def sampler_kind(inputs: InputSettings) -> type[SegmentSampler]:

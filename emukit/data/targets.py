@@ -16,6 +16,7 @@ from emukit.config import Settings, check
 from emukit.data.archive import Archive
 from emukit.data.split import Span
 from emukit.data.variable import Transform, Variable
+from emukit.errors import RecipeError
 
 if TYPE_CHECKING:
     from sklearn.preprocessing import PowerTransformer
@@ -24,6 +25,8 @@ Array = NDArray[np.float64]
 
 # Fitting Yeo-Johnson's exponent needs no more values than this; they are taken evenly over months and cells.
 YEO_JOHNSON_SAMPLE = 200_000
+# Of a standard deviation, added where a ratio to a climatology is taken.
+LITTLE = 0.2
 # Steps that are normalised at once.
 PART_STEPS = 2048
 
@@ -153,6 +156,24 @@ class TargetNormalizer:
             np.stack(scales, 1),
         )
 
+    def line(self) -> tuple[Array, Array]:
+        """(V, Y, X) what a normalised zero is, and the size of a normalised one, in physical units.
+
+        Raises:
+            RecipeError: A variable is transformed, or normalised by season.
+        """
+        bent = [v for v, p in zip(self.settings, self._pointwise, strict=True) if p.name != "none"]
+        seasonal = [v for v, s in self.settings.items() if "cell-month" in (s.climatology, s.scale)]
+        if bent or seasonal:
+            name = (bent or seasonal)[0]
+            raise RecipeError(
+                f"{name} is not normalised by a line that is the same in every season",
+                found=f"targets.{name}: {self.settings[name].model_dump()}",
+                expected='transform "none", climatology and scale "cell" or "global"',
+                hint=f"--set targets.{name}.transform=none",
+            )
+        return self._center[0], self._scale[0]
+
     def window(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> TargetNormalizer:
         """The same for fields of some rows and columns of the grid."""
         center, scale = (a[..., rows, :][..., columns] for a in (self._center, self._scale))
@@ -178,6 +199,20 @@ class TargetNormalizer:
             for v, function in enumerate(self._pointwise):
                 x = function.forward(values[part, v].astype(np.float64))
                 out[part, v] = (x - self._center[group, v]) / self._scale[group, v]
+
+    def level(self, values: NDArray[np.floating], season: NDArray[np.int64]) -> Array:
+        """How large normalised (T, V, Y, X) fields are next to their climatology, as the transform sees both.
+
+        A part of the scale is added to both, so that a desert month is divided by something; beyond a factor of three
+        nothing is told apart.
+        """
+        out = np.empty(values.shape, np.float64)
+        for v in range(values.shape[1]):
+            center, scale = self._center[season, v], self._scale[season, v]
+            x = values[:, v].astype(np.float64) * scale + center
+            little = LITTLE * scale
+            out[:, v] = np.clip((np.maximum(x, 0.0) + little) / (np.maximum(center, 0.0) + little), 1 / 3, 3.0)
+        return out
 
     def inverse(self, values: NDArray[np.floating], season: NDArray[np.int64]) -> Array:
         """Back to physical units, (T, V, Y, X) float64."""

@@ -4,9 +4,9 @@ Invariant: a realisation is a function of seed, number, step and forcings alone,
 asked for and with whichever other realisations it is drawn: it runs from the scenario's beginning. Beyond the fields
 that are asked for, memory does not grow with the number of months. What is drawn is added to what the base says.
 
-A predictor draws the next blocks from those before, the season and the base's global temperature, and a projector the
-details of every cell from the full fields before and the new blocks: the division of labour of Atlas
-(arXiv:2601.18111), on months and on what a run leaves of its forced response.
+A predictor draws what the past does not say of the next blocks, and a projector says the details of every cell from the
+full fields before and the new blocks: the division of labour of Atlas (arXiv:2601.18111), on months and on what a run
+leaves of its forced response. What a projector does not know is drawn from what it left of training months.
 """
 
 from __future__ import annotations
@@ -27,20 +27,27 @@ from emukit.data.sampler import Sample
 from emukit.data.split import Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.internal_state import StateSeries, StateSpace, check_blocks
-from emukit.emulators.residuals import training_residuals
-from emukit.emulators.sampled import add_variability, relative_climatology
+from emukit.emulators.residuals import globe_deviations, training_residuals
+from emukit.emulators.sampled import add_variability, globe_deviation, relative_climatology
 from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import RecipeError
 from emukit.models.precision import matmul_precision
 from emukit.models.registry import CONTEXT, NETWORKS, build_network
 from emukit.objectives.base import AddressedNoise
 from emukit.objectives.registry import OBJECTIVES
+from emukit.progress import Reporter
 
 # Months before a scenario's first in which a trajectory forgets that it began with nothing.
 SPIN_UP = 36
 
+# Training months of each calendar month whose details are drawn from, where there are so many.
+POOL = 100
+
 # Training months on which the size of innovations is seen: their root mean square is then known to 2 % in a cell.
 CALIBRATION = 1200
+
+# Which draw of a month is that of the globe: after all those that a solver makes.
+GLOBE = 2**32 - 1
 
 PREDICTOR, PROJECTOR = "predictor", "projector"
 
@@ -109,7 +116,13 @@ class Part:
 
 
 class TrainPart(Protocol):
-    """Trains a network on samples whose addresses are rows; the trainer of the run."""
+    """Trains a network on samples whose addresses are rows; the trainer of the run.
+
+    Attributes:
+        reporter: Shows the progress.
+    """
+
+    reporter: Reporter
 
     def __call__(self, part: str, samples: RowSampler, variables: tuple[str, ...]) -> Part:
         """A trained network.
@@ -123,13 +136,14 @@ class TrainPart(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class RowSampler:
-    """Samples of single months: the rows of a series in a new order every epoch.
+    """Samples of single months, or of some months in a row: the rows of a series in a new order every epoch.
 
     Attributes:
         series: Where they are read from.
         part: For which network: ``predictor`` or ``projector``.
         per_batch: Months of a batch; a last, smaller batch is left out.
-        length: L, which is one.
+        length: L, months of a sample of blocks. Of several the targets are whitened blocks, which differ from
+            innovations by what the past says, and `past` and `setting` are what they are drawn from.
     """
 
     series: StateSeries
@@ -156,11 +170,18 @@ class RowSampler:
     @property
     def steps_per_epoch(self) -> int:
         """Batches of an epoch."""
-        return max(len(self.series.rows) // self.per_batch, 1)
+        return max(len(self._rows) // self.per_batch, 1)
+
+    @property
+    def _rows(self) -> NDArray[np.int64]:
+        """Months after which the run goes on for all of a sample."""
+        rows, more = self.series.rows, self.length - 1
+        first = rows[: len(rows) - more]
+        return np.asarray(first[rows[more:] - first == more])
 
     def epoch(self, epoch: int, seed: int) -> list[list[int]]:
         """Rows of an epoch's batches, a function of seed and epoch alone."""
-        order = np.random.default_rng([seed, epoch]).permutation(self.series.rows).tolist()
+        order = np.random.default_rng([seed, epoch]).permutation(self._rows).tolist()
         return [order[i * self.per_batch : (i + 1) * self.per_batch] for i in range(self.steps_per_epoch)]
 
     def batch(self, addresses: Sequence[int], steps: slice | None = None) -> Sample:
@@ -169,7 +190,12 @@ class RowSampler:
         space, setting = series.space, series.setting(rows)
         if self.part == PREDICTOR:
             past = series.past(rows)
-            frames, target = space.block_frames(past, setting), series.block_innovation(rows)
+            frames = space.block_frames(past, setting)
+            if self.length > 1:
+                every = rows[:, None] + np.arange(self.length)
+                settings = series.setting(every.ravel()).reshape(*every.shape, -1)
+                return Sample(frames, series.whitened(series.blocks[every]), {"past": past, "setting": settings})
+            target = series.block_innovation(rows)
             return Sample(frames, target[:, None], {"source": _source(space, past)[:, None]})
         frames = space.detail_frames(series.state(rows - 1), series.blocks[torch.from_numpy(rows)], setting)
         return Sample(frames, series.detail_innovation(rows)[:, None])
@@ -193,6 +219,7 @@ class _Trajectory:
         step: The next month; negative in the spin-up.
         past: (E, P, V, y, x) blocks before it.
         state: (E, V, Y, X) the state before it.
+        globe: (E, R) the globe's deviations before it.
     """
 
     scenario: Scenario
@@ -201,6 +228,7 @@ class _Trajectory:
     step: int
     past: Tensor
     state: Tensor = field(repr=False)
+    globe: Tensor = field(repr=False)
 
 
 class Atlas(Wrapper):
@@ -208,9 +236,11 @@ class Atlas(Wrapper):
 
     Attributes:
         space: Between variability and states.
-        predictor: Draws blocks.
-        projector: Draws details.
+        predictor: Draws innovations of blocks; None: they are Gaussian.
+        projector: Draws details, or says their mean.
         climatology: (12, K, Y, X) means of the training months by calendar month, of the K relative variables.
+        unresolved: (12, P, V, Y, X) float16, what a projector that draws nothing leaves of the innovations of P
+            training months, by calendar month; P is zero where the projector draws.
         seed: Of the run.
         number: Which realisation it gives.
     """
@@ -226,16 +256,18 @@ class Atlas(Wrapper):
         domain: Domain,
         bases: Sequence[Emulator],
         space: StateSpace,
-        predictor: Part,
+        predictor: Part | None,
         projector: Part,
         climatology: NDArray[np.float32],
         seed: int,
         number: int = 0,
+        unresolved: NDArray[np.float16] | None = None,
     ) -> None:
         """Use `fit`."""
         super().__init__(domain, bases)
         self.space, self.predictor, self.projector = space, predictor, projector
         self.climatology, self.seed, self.number = climatology, seed, number
+        self.unresolved = no_fields(space) if unresolved is None else unresolved
         self._live: _Trajectory | None = None
         self._last: tuple[Scenario, int, int, NDArray[np.float32]] | None = None
         # Shared by all realisations.
@@ -268,24 +300,33 @@ class Atlas(Wrapper):
     def _drawn(self, scenario: Scenario, start: int, stop: int, numbers: tuple[int, ...]) -> NDArray[np.float32]:
         forced = self.bases[0].predict_fields(scenario, start, stop)
         out = np.empty((len(numbers), *forced.shape), np.float32)
-        for step, states in self._trajectory(scenario, start, stop, numbers):
-            if step >= start:
-                out[:, step - start] = states
+        globe = np.empty((len(numbers), len(forced), self.space.globe.shape[1]), np.float32)
+        for live in self._trajectory(scenario, start, stop, numbers):
+            if live.step > start:
+                out[:, live.step - 1 - start] = live.state.numpy()
+                globe[:, live.step - 1 - start] = live.globe.numpy()
         month = scenario.calendar_month[start:stop]
         usual = self.climatology[month].swapaxes(0, 1)
         for i in range(len(numbers)):
             residual = self.space.inverse(out[i], month)
+            self._balance(residual, usual, globe[i] * self.space.globe_scale[month])
             out[i] = forced
             add_variability(self.domain, out[i], residual, usual)
             self.clip_to_bounds(out[i])
         return out
 
-    def _trajectory(
-        self, scenario: Scenario, start: int, stop: int, numbers: tuple[int, ...]
-    ) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Months and states (E, V, Y, X) of realisations up to `stop`: all from `start` on, and some before it.
+    def _balance(self, residual: NDArray[np.float32], usual: NDArray[np.float32], globe: NDArray[np.floating]) -> None:
+        """Give factors (T, V, Y, X) of usual fields (R, T, Y, X) the globe's deviations (T, R), in place."""
+        relative = np.flatnonzero(self.domain.relative).tolist()
+        for v, fields, wanted in zip(relative, usual, globe.T, strict=False):
+            found = globe_deviation(self.grid, residual[:, v], fields)
+            scaled = np.maximum(1 + wanted, 0.0) / np.where(found > -1, 1 + found, 1.0)
+            residual[:, v] *= scaled[:, None, None].astype(np.float32)
 
-        They continue from where they were left if that is not after `start`; otherwise they begin again.
+    def _trajectory(self, scenario: Scenario, start: int, stop: int, numbers: tuple[int, ...]) -> Iterator[_Trajectory]:
+        """A trajectory after every month up to `stop`: all from `start` on, and some before it.
+
+        It continues from where it was left if that is not after `start`; otherwise it begins again.
         """
         live = self._live
         if live is None or live.scenario is not scenario or live.numbers != numbers or live.step > start:
@@ -295,7 +336,7 @@ class Atlas(Wrapper):
         with torch.inference_mode(), matmul_precision("fp32"):
             while live.step < stop:
                 self._advance(live)
-                yield live.step - 1, live.state.numpy()
+                yield live
         self._live = live
 
     def _begin(self, scenario: Scenario, numbers: tuple[int, ...]) -> _Trajectory:
@@ -308,6 +349,7 @@ class Atlas(Wrapper):
             -SPIN_UP,
             torch.zeros(blocks),
             torch.zeros(len(numbers), count, *grid),
+            torch.zeros(len(numbers), space.globe.shape[1]),
         )
 
     def _advance(self, live: _Trajectory) -> None:
@@ -321,13 +363,22 @@ class Atlas(Wrapper):
         address = 2 * (step + SPIN_UP)
         shape = (1, *source.shape[1:])
         noise = AddressedNoise(self.seed, live.numbers, [[address]] * count, shape)
-        drawn = self.predictor.draw(space.block_frames(live.past, setting), noise, source)
-        before = live.past[:, -1]
-        blocks = torch.from_numpy(space.persistence) * before + torch.from_numpy(space.innovation) * drawn
+        if self.predictor is None:
+            drawn = noise.answer(0)[:, 0]
+        else:
+            drawn = self.predictor.draw(space.block_frames(live.past, setting), noise, source)
+        blocks = space.next_blocks(live.past, drawn)
         noise = AddressedNoise(self.seed, live.numbers, [[address + 1]] * count, (1, *live.state.shape[1:]))
         drawn = self.projector.draw(space.detail_frames(live.state, blocks, setting), noise)
+        if (pool := self.unresolved[month]).size:
+            keys = (np.random.SeedSequence(self.seed, spawn_key=(n, address + 1)) for n in live.numbers)
+            chosen = [int(np.random.default_rng(key).integers(len(pool))) for key in keys]
+            drawn = drawn + torch.from_numpy(pool[chosen].astype(np.float32))
         kept = torch.from_numpy(space.detail_persistence) * space.without_blocks(live.state)
         detail = kept + torch.from_numpy(space.detail_innovation) * drawn
+        keys = (np.random.SeedSequence(self.seed, spawn_key=(n, address, GLOBE)) for n in live.numbers)
+        drawn_globe = [np.random.default_rng(k).standard_normal(live.globe.shape[1], np.float32) for k in keys]
+        live.globe = space.next_globe(live.past, blocks, live.globe, torch.from_numpy(np.stack(drawn_globe)))
         live.state = space.spread_out(blocks) + space.without_blocks(detail)
         live.past = torch.cat((live.past[:, 1:], blocks[:, None]), 1)
         live.step += 1
@@ -353,6 +404,11 @@ class Atlas(Wrapper):
         return self._warm[0][1]
 
     @property
+    def parts(self) -> dict[str, Part]:
+        """Its networks by name."""
+        return ({PREDICTOR: self.predictor} if self.predictor else {}) | {PROJECTOR: self.projector}
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What was drawn, and from how much of the variance."""
         kept = float((self.space.spread**2).mean())
@@ -367,7 +423,7 @@ class Atlas(Wrapper):
                 raise RecipeError(
                     f"model.{name} is out of range", found=str(options[name]), expected=f"{least} or more"
                 )
-        check_blocks(archive.grid.shape, options["block"])
+        check_blocks(archive.grid.shape, options["block"], len(archive.variables))
 
     @classmethod
     def fit(
@@ -383,6 +439,7 @@ class Atlas(Wrapper):
         block: int = 4,
         history: int = 2,
         memory: int = 12,
+        learned: bool = True,
     ) -> Self:
         """Learn the variability of the training runs.
 
@@ -398,6 +455,8 @@ class Atlas(Wrapper):
             block: Rows and columns of the cells that are predicted together.
             history: Months whose blocks the next ones are drawn from.
             memory: Months whose mean they are drawn from as well; 0: none.
+            learned: Whether a predictor is trained. Without it the innovations of blocks are Gaussian, and nothing that
+                says how it is trained is used: what its training is to be compared with.
 
         Raises:
             RecipeError: A value outside its range, or nobody trains the networks.
@@ -407,22 +466,30 @@ class Atlas(Wrapper):
             raise RecipeError("the networks of atlas are trained by a run", hint="emukit train atlas")
         cls.check(archive, smooth=smooth, block=block, history=history, memory=memory)
         residuals = training_residuals(archive, split.train, smooth)
-        relative = archive.domain.relative
-        series = StateSeries.of(residuals, archive.grid, relative, size=block, history=history, memory=memory)
-        predictor = train(PREDICTOR, RowSampler(series, PREDICTOR), archive.variables)
-        projector = train(PROJECTOR, RowSampler(series, PROJECTOR), archive.variables)
         climatology = relative_climatology(archive, split)
-        space = calibrated(series, predictor, projector, seed)
-        return cls(archive.domain, bases, space, predictor, projector, climatology, seed)
+        series = StateSeries.of(
+            residuals,
+            archive.grid,
+            archive.domain.relative,
+            globe_deviations(archive, split.train, smooth),
+            size=block,
+            history=history,
+            memory=memory,
+        )
+        predictor = train(PREDICTOR, RowSampler(series, PREDICTOR), archive.variables) if learned else None
+        projector = train(PROJECTOR, RowSampler(series, PROJECTOR), archive.variables)
+        space = calibrated(series, predictor, projector, seed, train.reporter)
+        left = unresolved(series, projector)
+        return cls(archive.domain, bases, space, predictor, projector, climatology, seed, unresolved=left)
 
     def own_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Statistics and networks."""
         arrays = {f"space.{name}": values for name, values in self.space.arrays().items()}
         own: dict[str, Any] = {"seed": self.seed, "number": self.number, "space": self.space.numbers()}
-        for name, part in ((PREDICTOR, self.predictor), (PROJECTOR, self.projector)):
+        for name, part in self.parts.items():
             own[name] = part.plain()
             arrays |= {f"{name}.{k}": v.detach().cpu().numpy() for k, v in part.network.state_dict().items()}
-        return own, {**arrays, "climatology": self.climatology}
+        return own, {**arrays, "climatology": self.climatology, "unresolved": self.unresolved}
 
     @classmethod
     def from_own_state(
@@ -437,15 +504,47 @@ class Atlas(Wrapper):
         rows, columns = domain.grid.shape
         coarse, count = (rows // space.size, columns // space.size), len(domain.variables)
         try:
-            predictor = Part.from_plain(meta[PREDICTOR], part(PREDICTOR), count, coarse)
+            learned = meta.get(PREDICTOR)
+            predictor = Part.from_plain(learned, part(PREDICTOR), count, coarse) if learned else None
             projector = Part.from_plain(meta[PROJECTOR], part(PROJECTOR), count, domain.grid.shape)
         except RecipeError as e:
             raise ValueError(f"{e.what}: {e.found or e.expected}") from e
         seed, number = int(meta["seed"]), int(meta["number"])
-        return cls(domain, bases, space, predictor, projector, arrays["climatology"], seed, number)
+        # Earlier versions drew all details with the projector.
+        left = arrays.get("unresolved")
+        return cls(domain, bases, space, predictor, projector, arrays["climatology"], seed, number, left)
 
 
-def calibrated(series: StateSeries, predictor: Part, projector: Part, seed: int) -> StateSpace:
+def no_fields(space: StateSpace) -> NDArray[np.float16]:
+    """(12, 0, V, Y, X): nothing to be drawn from, where the projector draws."""
+    return np.zeros((12, 0, *space.detail_innovation.shape), np.float16)
+
+
+def unresolved(series: StateSeries, projector: Part) -> NDArray[np.float16]:
+    """(12, P, V, Y, X): what a projector that draws nothing leaves of the innovations of training months.
+
+    A mean lacks the variance that it cannot know. What is left of whole fields has the patterns of the smallest scales,
+    and of all variables together; P is at most `POOL`, of months that are spread over the runs.
+    """
+    space = series.space
+    if OBJECTIVES.load(projector.objective).draws:
+        return no_fields(space)
+    by_month = [series.rows[series.month[series.rows] == m] for m in range(12)]
+    most = min(POOL, *(len(rows) for rows in by_month))
+    out = np.empty((12, most, *space.detail_innovation.shape), np.float16)
+    sampler = RowSampler(series, PROJECTOR)
+    with torch.inference_mode(), matmul_precision("fp32"):
+        for m, rows in enumerate(by_month):
+            chosen = rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
+            sample = sampler.batch(chosen.tolist())
+            noise = AddressedNoise(0, [0] * most, [[0]] * most, (1, *sample.targets.shape[2:]))
+            out[m] = (sample.targets[:, 0] - projector.draw(sample.frames, noise)).numpy()
+    return out
+
+
+def calibrated(
+    series: StateSeries, predictor: Part | None, projector: Part, seed: int, reporter: Reporter
+) -> StateSpace:
     """The statistics with innovations scaled so that those that are drawn vary as much as those of training runs.
 
     A network that was not trained for long draws too little, and a trajectory loses that share of its variance. How
@@ -454,33 +553,39 @@ def calibrated(series: StateSeries, predictor: Part, projector: Part, seed: int)
     Args:
         series: Training months, of which every nth is drawn: `CALIBRATION` of them where there are so many, up to twice
             as many at most.
-        predictor: Draws blocks.
-        projector: Draws details.
+        predictor: Draws blocks; None: nothing is to be scaled.
+        projector: Draws details, or says their mean, which is not scaled.
         seed: Of the draws.
+        reporter: Shows the progress.
     """
     space, rows = series.space, series.rows[:: max(len(series.rows) // CALIBRATION, 1)]
-    blocks, details = (np.zeros(a.shape) for a in (space.innovation, space.detail_innovation))
+    drawing = [(predictor, PREDICTOR)] if predictor else []
+    if OBJECTIVES.load(projector.objective).draws:
+        drawing.append((projector, PROJECTOR))
     scale = torch.from_numpy(space.detail_innovation)
-    with torch.inference_mode(), matmul_precision("fp32"):
-        for first in range(0, len(rows), 60):
-            part = rows[first : first + 60]
-            for network, kind, sums in ((predictor, PREDICTOR, blocks), (projector, PROJECTOR, details)):
+    sizes, months = {}, len(rows) * len(drawing)
+    with (
+        torch.inference_mode(),
+        matmul_precision("fp32"),
+        reporter.step("innovations of training months", months) as step,
+    ):
+        for network, kind in drawing:
+            sums = np.zeros(1)
+            for first in range(0, len(rows), 60):
+                part = rows[first : first + 60]
                 sample = RowSampler(series, kind).batch(part.tolist())
-                shape = (1, *sample.targets.shape[2:])
-                noise = AddressedNoise(seed, part.tolist(), [[0]] * len(part), shape)
+                noise = AddressedNoise(seed, part.tolist(), [[0]] * len(part), (1, *sample.targets.shape[2:]))
                 source = sample.named["source"][:, 0] if kind == PREDICTOR else None
                 drawn = network.draw(sample.frames, noise, source)
                 if kind == PROJECTOR:
                     drawn = space.without_blocks(scale * drawn) / scale
-                sums += drawn.double().square().sum(0).numpy()
-
-    def scaled(innovation: NDArray[np.float32], squares: NDArray[np.float64]) -> NDArray[np.float32]:
-        size = np.sqrt(squares / len(rows))
-        return np.asarray(innovation / np.where(size > 0, size, 1.0), np.float32)
-
-    return replace(
-        space, innovation=scaled(space.innovation, blocks), detail_innovation=scaled(space.detail_innovation, details)
-    )
+                sums = sums + drawn.double().square().sum(0).numpy()
+                step.advance(len(part))
+            size = np.sqrt(sums / len(rows))
+            sizes[kind] = np.where(size > 0, size, 1.0)
+    root = space.root / np.ravel(sizes.get(PREDICTOR, 1.0))
+    details = space.detail_innovation / sizes.get(PROJECTOR, 1.0)
+    return replace(space, root=root.astype(np.float32), detail_innovation=details.astype(np.float32))
 
 
 def _source(space: StateSpace, past: Tensor) -> Tensor:

@@ -29,9 +29,12 @@ from emukit.data.time import TimeAxis, in_words
 from emukit.emulators.forcing_space import FAR, ForcingSpace
 from emukit.errors import ProtocolError, RecipeError, RunError
 from emukit.files import atomic_path, check_regular, parse_json, read_text, sha256
+from emukit.progress import Reporter, silent_reporter
 from emukit.registry import Plugin
 
 FORMAT = 2
+# Steps of realisations that are drawn between two signs of progress.
+PIECE = 60
 # Before the names of the arrays of `trained_in`.
 SPACE = "trained_in."
 
@@ -83,6 +86,8 @@ class Emulator(ABC):
             the memory of a year.
         from_beginning: Whether it must run from a scenario's beginning, step by step, to reach a month: a trajectory.
             Work is then divided by scenario and realisation, never by months.
+        continues: Whether steps that are asked for piece by piece, in order, are those of one call; not so where a call
+            begins a forecast.
         trained_in: The training years among the forcings that it reads; None where it reads none, or is older.
         knows_error: Whether it knows how far off its forced response may be, as a distribution.
         plugins: What it needs of other packages.
@@ -92,6 +97,7 @@ class Emulator(ABC):
     steps: ClassVar[tuple[str, ...]] = ()
     by_variable: ClassVar[tuple[str, ...]] = ()
     from_beginning: ClassVar[bool] = False
+    continues: ClassVar[bool] = True
     streams: ClassVar[bool] = False
     knows_error: bool = False
 
@@ -255,6 +261,8 @@ class Emulator(ABC):
         start: str | None = None,
         stop: str | None = None,
         members: int | None = None,
+        *,
+        reporter: Reporter | None = None,
     ) -> xr.Dataset:
         """Predict a scenario, xarray in and out.
 
@@ -264,6 +272,7 @@ class Emulator(ABC):
                 the first that can be predicted when None.
             stop: Last step, included; the scenario's last when None.
             members: How many realisations; one answer, without a dimension for it, when None.
+            reporter: Shows how many steps of realisations are drawn; nothing when None.
 
         Returns:
             A dataset with the variables on (time, y, x), or (member, time, y, x), CF attributes and units. Its
@@ -301,14 +310,34 @@ class Emulator(ABC):
                 hint=f"let them begin in {known.text(0)}; all of them are predicted, and the first {time.unit}s can be "
                 "left out afterwards",
             )
+        realisations = self._in_pieces(scenario, first, last, members, reporter or silent_reporter())
         if members is None:
-            dataset = self._labelled(self.predict_fields(scenario, first, last), scenario, first)
+            dataset = self._labelled(realisations[0], scenario, first)
         else:
-            realisations = self.predict_members(scenario, first, last, members)
             number = xr.Variable("member", range(members), {"standard_name": "realization"})
             each = [self._labelled(fields, scenario, first) for fields in realisations]
             dataset = xr.concat(each, number, combine_attrs="identical")
         return dataset.assign_attrs(self.distance_attributes(scenario, first, last))
+
+    def _in_pieces(
+        self, scenario: Scenario, first: int, last: int, members: int | None, reporter: Reporter
+    ) -> NDArray[np.float32]:
+        """(E, last - first, V, Y, X), or of its own realisation alone; with progress where realisations are drawn."""
+
+        def asked(start: int, stop: int) -> NDArray[np.float32]:
+            if members is None:
+                return self.predict_fields(scenario, start, stop)[None]
+            return self.predict_members(scenario, start, stop, members)
+
+        if not (self.draws and self.continues):
+            return asked(first, last)
+        out = np.empty((members or 1, last - first, len(self.variables), *self.grid.shape), np.float32)
+        with reporter.step(f"drawing {scenario.name}", last - first) as step:
+            for start in range(first, last, PIECE):
+                stop = min(start + PIECE, last)
+                out[:, start - first : stop - first] = asked(start, stop)
+                step.advance(stop - start)
+        return out
 
     def _labelled(self, fields: NDArray[np.float32], scenario: Scenario, first: int) -> xr.Dataset:
         """Fields of the steps from `first` on as a dataset."""
@@ -407,6 +436,22 @@ def head_digest(head: Mapping[str, Any]) -> str:
     """SHA-256 of the plain values in `emulator.json`, without this digest itself."""
     values = {k: v for k, v in head.items() if k != "head_sha256"}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def saved_digest(folder: Path) -> str:
+    """SHA-256 of everything in the folder of a saved emulator, as it says itself; `read_saved` checks that it is so.
+
+    Raises:
+        RunError: There is none.
+    """
+    try:
+        return str(parse_json(read_text(folder / "emulator.json"))["head_sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise RunError(
+            f"no trained emulator in {folder}",
+            found=f"emulator.json: {getattr(e, 'strerror', None) or e}",
+            hint="finish its training, or name another run",
+        ) from e
 
 
 def read_saved(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.coarsen import Coarsening
 from emukit.data.split import Split
-from emukit.emulators.base import Emulator
+from emukit.emulators.base import Emulator, saved_digest
 from emukit.emulators.neural_downscaler import NeuralDownscaler, downscaler_of, load_downscaler, saved_values
 from emukit.emulators.registry import build_emulator
 from emukit.emulators.wrapper import Fold, Wrapper
-from emukit.errors import ProtocolError, RecipeError
+from emukit.errors import ProtocolError, RecipeError, RunError
 
 # Steps that are downscaled together.
 _STEPS = 60
@@ -46,15 +46,15 @@ class Downscaled(Wrapper):
 
         Raises:
             RecipeError: No folder is named.
-            RunError: There is no downscaler in it.
+            RunError: There is no downscaler in it, or another one than the recipe names.
             ProtocolError: It is of another grid or other variables.
         """
-        _found(archive, options["downscaler"])
+        _found(archive, **options)
 
     @classmethod
     def base_archive(cls, archive: Archive, **options: Any) -> Archive:
         """The data on the downscaler's coarse grid."""
-        return coarse_archive(archive, _found(archive, options["downscaler"]).coarsening)
+        return coarse_archive(archive, _found(archive, **options).coarsening)
 
     @classmethod
     def fit(
@@ -65,6 +65,7 @@ class Downscaled(Wrapper):
         folds: Sequence[Fold],
         *,
         downscaler: str = "",
+        digest: str = "",
     ) -> Self:
         """Put the two together.
 
@@ -74,12 +75,14 @@ class Downscaled(Wrapper):
             bases: The coarse emulator.
             folds: None.
             downscaler: Folder of a finished run of ``emukit train downscale``.
+            digest: SHA-256 of the downscaler in it, which the recipe is given when it is read: another one is refused.
 
         Raises:
+            RunError: The downscaler is not the one that the recipe names.
             ProtocolError: The downscaler was trained on other data or under another protocol, and may know what is
                 held out here.
         """
-        found = _found(archive, downscaler)
+        found = _found(archive, downscaler, digest)
         known, expected = found.trained_on, {"protocol": split.protocol, "data": archive.digest}
         if known != expected:
             raise ProtocolError(
@@ -137,18 +140,26 @@ class Downscaled(Wrapper):
         return cls(domain, (build_emulator(base["kind"], coarse, base["meta"], held),), downscaler)
 
 
-def _found(archive: Archive, folder: str) -> NeuralDownscaler:
-    if not folder:
+def _found(archive: Archive, downscaler: str = "", digest: str = "") -> NeuralDownscaler:
+    if not downscaler:
         raise RecipeError(
             "downscaled names no downscaler",
             expected="the folder of a finished run of `emukit train downscale`",
             hint="--set model.downscaler=runs/fine",
         )
-    place = Path(folder).expanduser()
-    found = load_downscaler(place / "emulator")
+    place = Path(downscaler).expanduser() / "emulator"
+    found = load_downscaler(place)
+    now = saved_digest(place)
+    if digest not in ("", now):
+        raise RunError(
+            f"the downscaler in {downscaler} is not the one that the recipe names",
+            found=f"one with the digest {now[:12]}",
+            expected=digest[:12],
+            hint="put that run back, or train this emulator again, into another --out",
+        )
     if found.domain.grid != archive.grid or found.domain.variables != archive.variables:
         raise ProtocolError(
-            f"the downscaler in {folder} is of another grid or other variables",
+            f"the downscaler in {downscaler} is of another grid or other variables",
             found=f"{found.domain.grid.shape}, {', '.join(found.domain.variables)}",
             expected=f"{archive.grid.shape}, {', '.join(archive.variables)}",
         )

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Self
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,10 +41,13 @@ class Downscaler(ABC):
         label: What tables call it.
         domain: What it says, and on which grid.
         coarsening: What it takes for coarse.
+        conserves: Whether its fields are given the means of the coarse cells that it is shown: what is never negative
+            by a factor in each coarse cell, everything else by what is added there.
     """
 
     kind: ClassVar[str]
     label: ClassVar[str]
+    conserves: bool = False
 
     def __init__(self, domain: Domain, coarsening: Coarsening) -> None:
         self.domain, self.coarsening = domain, coarsening
@@ -75,7 +80,14 @@ class Downscaler(ABC):
         shape = self.domain.grid.shape
         rows = np.arange(shape[0]) if rows is None else rows
         columns = np.arange(shape[1]) if columns is None else columns
-        out = self._fields(coarse, time, rows, columns, member)
+        if not self.conserves:
+            return self._bounded(self._fields(coarse, time, rows, columns, member))
+        whole = self.coarsening.whole_cells(rows, columns)
+        out = self._bounded(self._fields(coarse, time, whole.rows, whole.columns, member))
+        positive = [v.relative for v in self.domain.described]
+        return self.coarsening.with_means(out, coarse, whole, positive)[..., whole.inner, :][..., whole.across]
+
+    def _bounded(self, out: Array) -> Array:
         for v, variable in enumerate(self.domain.described):
             field, bounds = out[:, v], variable.bounds
             if bounds.lower is not None:
@@ -88,15 +100,6 @@ class Downscaler(ABC):
     def _fields(
         self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells, member: int
     ) -> Array: ...
-
-    @abstractmethod
-    def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        """Plain values and arrays from which `from_state` builds the same."""
-
-    @classmethod
-    @abstractmethod
-    def from_state(cls, domain: Domain, coarsening: Coarsening, meta: Mapping[str, Any], arrays: Arrays) -> Self:
-        """The inverse of `state`."""
 
 
 def training_pairs(
@@ -282,7 +285,7 @@ class Neighbourhood(Downscaler):
                 for row, at in enumerate(one._row):
                     cross[g, row] += q[at][one._column] @ t[own][:, :, row].transpose(2, 0, 1)
         per_day = archive.time.per_day
-        near = [_neighbours(g, groups, per_day) for g in range(groups)]
+        near = [neighbours(g, groups, per_day) for g in range(groups)]
         weights = np.zeros((groups, V, Y, X, F), np.float32)
         for g, own in enumerate(near):
             own = own if steps[own].sum() else list(range(groups))
@@ -305,6 +308,20 @@ class Neighbourhood(Downscaler):
         return np.ascontiguousarray(np.moveaxis(seen, 1, 3)).reshape(len(coarse), y, x, -1)
 
     def _fields(self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells, member: int) -> Array:
+        return self.inverse(self.transformed_fields(coarse, time, rows, columns))
+
+    def forward(self, fine: NDArray[np.floating]) -> Array:
+        """(T, V, Y, X) physical fields as the regression sees them."""
+        return _transformed(self._points, fine)
+
+    def inverse(self, transformed: Array) -> Array:
+        """The inverse of `forward`, in place."""
+        for v, point in enumerate(self._points):
+            transformed[:, v] = point.inverse(transformed[:, v])
+        return transformed
+
+    def transformed_fields(self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells) -> Array:
+        """(T, V, y, x) what it says of some rows and columns, before the transform is undone."""
         patches = self._patches(coarse, time)
         out = np.empty((len(coarse), len(self.domain.variables), len(rows), len(columns)))
         for g in np.unique(time.season):
@@ -316,8 +333,6 @@ class Neighbourhood(Downscaler):
                 weights = self.weights[g, :, row][:, columns].transpose(1, 0, 2)
                 found = weights @ seen[self._row[row]][self._column[columns]]
                 out[own, :, i] = found.transpose(2, 1, 0) + mean[:, i]
-        for v, point in enumerate(self._points):
-            out[:, v] = point.inverse(out[:, v])
         return out
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -333,6 +348,56 @@ class Neighbourhood(Downscaler):
         return cls(domain, coarsening, meta["transforms"], int(meta["width"]), *own)
 
 
+def held_apart(spans: Sequence[Span]) -> list[tuple[Span, tuple[Span, ...]]]:
+    """Training spans in parts, each with the spans that something may be fitted on which must not know it.
+
+    The others are the other scenarios. Of a single scenario parts are thirds of its steps, and the others the other
+    thirds: a step that is held out is held out for all members.
+    """
+    if len({s.scenario for s in spans}) > 1:
+        return [(s, tuple(o for o in spans if o.scenario != s.scenario)) for s in spans]
+    cuts = [[s.start + len(s) * i // 3 for i in range(4)] for s in spans]
+    parts = [replace(s, start=a, stop=b) for s, own in zip(spans, cuts, strict=True) for a, b in pairwise(own) if a < b]
+    return [(p, tuple(o for o in parts if o != p)) for p in parts]
+
+
+class CrossFit(NamedTuple):
+    """Regressions that do not know what they are asked about.
+
+    Attributes:
+        spans: The training spans, in parts.
+        apart: For each part, the regression that was fitted without its scenario (or third).
+    """
+
+    spans: tuple[Span, ...]
+    apart: tuple[Neighbourhood, ...]
+
+    @classmethod
+    def of(cls, archive: Archive, spans: Sequence[Span], whole: Neighbourhood, penalty: float) -> CrossFit:
+        """Fit them with the settings of another.
+
+        Args:
+            archive: The data.
+            spans: Training spans.
+            whole: The regression that knows all of them.
+            penalty: Its penalty.
+        """
+        fitted: dict[tuple[Span, ...], Neighbourhood] = {}
+        parts = held_apart(spans)
+        options: dict[str, Any] = {"width": whole.width, "penalty": penalty}
+        for _, others in parts:
+            if others and others not in fitted:
+                fitted[others] = Neighbourhood.fit(archive, others, whole.coarsening, whole.transforms, **options)
+        # A single step has no others: nothing can be held apart from it.
+        fitted[()] = whole
+        return cls(tuple(part for part, _ in parts), tuple(fitted[others] for _, others in parts))
+
+
+def stamps(time: TimeAxis) -> list[int]:
+    """A number for each step, the same wherever in a series it is looked at."""
+    return [(time.first + i * (time.minutes or 1)) % 2**32 for i in range(len(time))]
+
+
 def _transformed(points: Sequence[Pointwise], fields: NDArray[np.floating]) -> Array:
     out = np.asarray(fields, np.float64).copy()
     for v, point in enumerate(points):
@@ -340,7 +405,7 @@ def _transformed(points: Sequence[Pointwise], fields: NDArray[np.floating]) -> A
     return out
 
 
-def _neighbours(group: int, groups: int, per_day: int) -> list[int]:
+def neighbours(group: int, groups: int, per_day: int) -> list[int]:
     """The group, and those of the calendar months before and after it at the same time of the day."""
     if groups < 12:
         return [group]

@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from emukit.config import Settings, check, options_of
 from emukit.data.archive import Archive, Domain
@@ -32,7 +32,16 @@ from emukit.data.split import Span
 from emukit.data.targets import TargetNormalizer, TargetSettings
 from emukit.data.time import TimeAxis
 from emukit.emulators.base import FORMAT, read_saved, time_head, time_of, write_saved
-from emukit.emulators.downscaler import Arrays, Cells, Downscaler, Neighbourhood
+from emukit.emulators.downscaler import (
+    Arrays,
+    Cells,
+    CrossFit,
+    Downscaler,
+    Neighbourhood,
+    neighbours,
+    stamps,
+    training_pairs,
+)
 from emukit.errors import RecipeError, RunError, shortage
 from emukit.models.block_unet import BlockUNet
 from emukit.models.precision import matmul_precision
@@ -43,6 +52,8 @@ Array = NDArray[np.float64]
 
 # What emukit fills in of the network's constructor.
 CONTEXT = ("in_channels", "variables", "uniform", "levels")
+# Of the level, by which what is left may grow.
+EXPONENTS = np.linspace(0, 1.5, 16)
 # Steps of a block that are computed together.
 _STEPS = 8
 
@@ -54,6 +65,12 @@ class ConditionSettings(Settings):
         base: ``regression``: the ridge regression of each cell on the coarse cells round it; ``pass``: the pass alone.
         width: Coarse cells of a side of the square that the regression sees, an odd number.
         penalty: Of the regression's squared weights.
+        residual: What the network learns. ``out-of-fold``: what is left by regressions that were fitted without the
+            scenario at hand (of a single one, without a third of its steps), each cell and season in units of its own
+            size, which for rain grows where it rains more. ``in-sample``: what is left by the regression that knows the
+            step, in units of the field.
+        conserve: Whether answers are given the means of the coarse cells that are shown. Only where coarse fields are
+            such means, and coarse cells hold whole fine cells.
         statics: ``lat``, ``lon`` (sines and cosines), and fields of the store or of `static_file`; None: those two,
             and `land` and `orography` where the store has them.
         static_file: NetCDF file on the same grid that holds static fields the store does not have.
@@ -62,6 +79,8 @@ class ConditionSettings(Settings):
     base: Literal["regression", "pass"] = "regression"
     width: int = Field(5, ge=1, le=15)
     penalty: float = Field(0.01, gt=0)
+    residual: Literal["in-sample", "out-of-fold"] = "in-sample"
+    conserve: bool = False
     statics: tuple[str, ...] | None = None
     static_file: str | None = None
 
@@ -71,6 +90,12 @@ class ConditionSettings(Settings):
         if width % 2 == 0:
             raise ValueError("a square round a coarse cell has an odd number of cells a side")
         return width
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Recipes from before there was a choice keep their digests.
+        values: dict[str, Any] = dump(self)
+        return {k: v for k, v in values.items() if (k, v) not in (("residual", "in-sample"), ("conserve", False))}
 
 
 class ResidualFrames:
@@ -82,6 +107,9 @@ class ResidualFrames:
     Attributes:
         channels: Names.
         uniform: How many of them, the first, have one value in all cells.
+        size: (G, V, Y, X) what the answer is multiplied with, by `TimeAxis.season`; None: nothing.
+        growth: (V,) exponents with which that grows where the base is larger than usual, as rain has more that is left
+            where it rains more.
     """
 
     def __init__(
@@ -89,12 +117,15 @@ class ResidualFrames:
         coarsening: Coarsening,
         fine: TargetNormalizer,
         passed: TargetNormalizer,
-        base: Downscaler | None,
+        base: Neighbourhood | None,
         statics: NDArray[np.float32],
         static_channels: Sequence[str],
         time: TimeAxis,
+        size: Array | None = None,
+        growth: Array | None = None,
     ) -> None:
         self.coarsening, self.fine, self.passed, self.base = coarsening, fine, passed, base
+        self.size, self.growth = size, np.zeros(len(fine.settings)) if growth is None else growth
         self.statics, self.static_channels = statics, tuple(static_channels)
         uniform = [] if time.step == "year" else ["sin_year", "cos_year"]
         uniform += ["sin_day", "cos_day"] if time.per_day > 1 else []
@@ -123,14 +154,35 @@ class ResidualFrames:
         return np.concatenate(parts, 1, dtype=np.float32), base
 
     def normalised(self, fine: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells) -> Array:
-        """(T, V, y, x) fine fields in the units of the answer."""
+        """(T, V, y, x) fine fields in normalised units, those of the base."""
         return self.fine.window(rows, columns).forward_exactly(fine, time.season)
+
+    def residual(
+        self, fine: NDArray[np.floating], base: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells
+    ) -> Array:
+        """(T, V, y, x) the answer that gives fine fields: the inverse of `reconstructed`."""
+        left = self.normalised(fine, time, rows, columns) - base
+        return left if self.size is None else left / self._size(base, time, rows, columns)
+
+    def varied(self, **changes: Any) -> ResidualFrames:
+        """The same with another `base`, `size` or `growth`."""
+        one = copy(self)
+        one.__dict__.update(changes)
+        return one
+
+    def _size(self, base: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells) -> Array:
+        assert self.size is not None
+        size: Array = self.size[time.season][..., rows, :][..., columns]
+        if self.growth.any():
+            size = size * self.fine.window(rows, columns).level(base, time.season) ** self.growth[:, None, None]
+        return size
 
     def reconstructed(
         self, residual: NDArray[np.floating], base: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells
     ) -> Array:
-        """Physical units of base and residual: the inverse of `normalised` of their sum."""
-        whole = np.asarray(base, np.float64) + residual
+        """Physical units of base and answer."""
+        answer = residual if self.size is None else residual * self._size(base, time, rows, columns)
+        whole = np.asarray(base, np.float64) + answer
         return self.fine.window(rows, columns).inverse(whole, time.season)
 
 
@@ -166,6 +218,160 @@ def fit_frames(
         more, own = static_fields(settings, archive)
         channels, fields = (*channels, *more), np.concatenate([fields, own])
     return ResidualFrames(coarsening, fine, passed, base, fields, channels, archive.time)
+
+
+class CrossFrames(NamedTuple):
+    """Frames whose network learns what a base leaves that did not know the step.
+
+    Attributes:
+        whole: What the network is asked with.
+        spans: The training spans, in parts.
+        apart: What it is trained with: the frames of each part.
+    """
+
+    whole: ResidualFrames
+    spans: tuple[Span, ...]
+    apart: tuple[ResidualFrames, ...]
+
+
+def cross_frames(
+    archive: Archive, spans: Sequence[Span], frames: ResidualFrames, crossed: CrossFit | None
+) -> CrossFrames:
+    """Frames out of fold, whose answers are in units of what is left there.
+
+    Args:
+        archive: The data.
+        spans: Training spans.
+        frames: As fitted on all of them.
+        crossed: Their regression out of fold; None where their base is the pass.
+    """
+    parts: tuple[Span, ...] = tuple(spans)
+    apart = (frames,) * len(parts)
+    if crossed is not None:
+        parts, apart = crossed.spans, tuple(frames.varied(base=base) for base in crossed.apart)
+    growth = _residual_growth(archive, parts, apart)
+    ones = np.ones((archive.time.seasons, len(archive.variables), *archive.grid.shape))
+    apart = tuple(one.varied(size=ones, growth=growth) for one in apart)
+    size = _residual_size(archive, parts, apart)
+    whole = frames.varied(size=size, growth=growth)
+    return CrossFrames(whole, parts, tuple(one.varied(size=size) for one in apart))
+
+
+def _left(
+    archive: Archive, parts: Sequence[Span], apart: Sequence[ResidualFrames], every: int = 1
+) -> Iterator[tuple[Array, Array, TimeAxis]]:
+    """(T, V, Y, X) bases and the answers to them, of every so manieth step of the training, with their time axis."""
+    rows, columns = (np.arange(k) for k in archive.grid.shape)
+    for part, own in zip(parts, apart, strict=True):
+        for number, (fine, coarse, time) in enumerate(training_pairs(archive, (part,), own.coarsening)):
+            if number % every == 0:
+                _, base = own.block(coarse, time, rows, columns)
+                yield base, own.residual(fine, base, time, rows, columns), time
+
+
+def _residual_growth(archive: Archive, parts: Sequence[Span], apart: Sequence[ResidualFrames]) -> Array:
+    """(V,) exponents of what is left against the level of the base, for variables that a root or logarithm is taken of.
+
+    The most likely of some, if what is left is normal, with a size of its own in each cell times the level to a power.
+    """
+    roots = np.array([s.transform in ("sqrt", "log1p") for s in apart[0].fine.settings.values()])
+    if not roots.any():
+        return np.zeros(len(roots))
+    squares = np.zeros((len(EXPONENTS), len(roots), *archive.grid.shape))
+    logarithms, n = np.zeros(squares.shape[1:]), 0
+    # Sixteen powers of every cell: a part of the steps is enough for one number.
+    for base, left, time in _left(archive, parts, apart, every=4):
+        level = np.log(apart[0].fine.level(base, time.season))
+        logarithms, n = logarithms + level.sum(0), n + len(left)
+        for i, exponent in enumerate(EXPONENTS):
+            squares[i] += (left**2 * np.exp(-2 * exponent * level)).sum(0)
+    # Of each cell the most likely size is the root mean square, which leaves its logarithm and that of the levels.
+    sizes = np.log(np.maximum(squares / n, 1e-30)) + 2 * EXPONENTS[:, None, None, None] * logarithms / n
+    best = EXPONENTS[np.argmin((archive.grid.weights * sizes).sum((-2, -1)), 0)]
+    return np.where(roots, best, 0.0)
+
+
+def _residual_size(archive: Archive, parts: Sequence[Span], apart: Sequence[ResidualFrames]) -> Array:
+    """(G, V, Y, X) root mean square of what is left; a season is seen with the months next to it, as the base is."""
+    groups, per_day = archive.time.seasons, archive.time.per_day
+    squares, n = np.zeros((groups, len(archive.variables), *archive.grid.shape)), np.zeros(groups)
+    for _, left, time in _left(archive, parts, apart):
+        for g in np.unique(time.season):
+            squares[g] += (left[time.season == g] ** 2).sum(0)
+            n[g] += (time.season == g).sum()
+    near = [neighbours(g, groups, per_day) for g in range(groups)]
+    near = [own if n[own].sum() else list(range(groups)) for own in near]
+    size = np.sqrt(np.stack([squares[own].sum(0) / n[own].sum() for own in near]))
+    # Where next to nothing is left, as in a desert month, what is left is not magnified a thousandfold.
+    typical = np.median(size, (0, 2, 3), keepdims=True)
+    return np.asarray(np.maximum(size, np.where(typical > 0, 1e-2 * typical, 1.0)), np.float64)
+
+
+class ResidualDraws(Downscaler):
+    """The base, with an answer of a training month of the same season: noise without a network.
+
+    Answers are out of fold and in units of their size, so that they are as large as what is left here. The reference of
+    everything that draws.
+
+    Attributes:
+        frames: With the base.
+        season: (K,) `TimeAxis.season` of each kept answer.
+        answers: (K, V, Y, X) float32.
+    """
+
+    kind, label = "residual-draws", "ridge + what it left in a training month"
+
+    def __init__(
+        self, domain: Domain, frames: ResidualFrames, season: NDArray[np.int64], answers: NDArray[np.float32]
+    ) -> None:
+        super().__init__(domain, frames.coarsening)
+        self.frames, self.season, self.answers = frames, season, answers
+
+    @property
+    def draws(self) -> bool:
+        """It does."""
+        return True
+
+    @classmethod
+    def fit(cls, archive: Archive, crossed: CrossFrames, *, number: int = 40, seed: int = 0) -> Self:
+        """Keep some answers of every season, drawn from all training steps of all members.
+
+        Args:
+            archive: The data.
+            crossed: Frames out of fold.
+            number: How many of each season, at most.
+            seed: Of which.
+        """
+        steps = [
+            (part, member, step, int(archive[span.scenario].time.season[step]))
+            for part, span in enumerate(crossed.spans)
+            for member in span.members
+            for step in range(span.start, span.stop)
+        ]
+        kept: dict[int, list[NDArray[np.float32]]] = {}
+        rows, columns = (np.arange(n) for n in archive.grid.shape)
+        for i in np.random.default_rng([seed, 0xD4A3]).permutation(len(steps)):
+            part, member, step, season = steps[i]
+            own = kept.setdefault(season, [])
+            if len(own) >= number:
+                continue
+            scenario, apart = archive[crossed.spans[part].scenario], crossed.apart[part]
+            fine, time = scenario.truth(member, step, step + 1), scenario.time[step : step + 1]
+            _, base = apart.block(apart.coarsening.down(fine), time, rows, columns)
+            own.append(apart.residual(fine, base, time, rows, columns)[0].astype(np.float32))
+        season = np.repeat([*kept], [len(own) for own in kept.values()])
+        return cls(archive.domain, crossed.whole, season, np.stack([a for own in kept.values() for a in own]))
+
+    def _fields(self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells, member: int) -> Array:
+        _, base = self.frames.block(coarse, time, rows, columns)
+        answers = np.empty_like(base)
+        for i, stamp in enumerate(stamps(time)):
+            own = np.flatnonzero(self.season == time.season[i])
+            # A season that no training step has takes any.
+            own = own if len(own) else np.arange(len(self.season))
+            chosen = own[np.random.default_rng([member, stamp]).integers(len(own))]
+            answers[i] = self.answers[chosen][:, rows][..., columns]
+        return self.frames.reconstructed(answers, base, time, rows, columns)
 
 
 class SharedNoise:
@@ -220,6 +426,7 @@ class NeuralDownscaler(Downscaler):
         objective_options: Mapping[str, Any] | None = None,
         seed: int = 0,
         trained_on: Mapping[str, str] | None = None,
+        conserves: bool = False,
     ) -> None:
         """Put the parts together.
 
@@ -235,8 +442,10 @@ class NeuralDownscaler(Downscaler):
             objective_options: The objective's own.
             seed: Of realisations.
             trained_on: Protocol and digest of the data, by which others see what it may know.
+            conserves: Whether it keeps the means of coarse cells.
         """
         super().__init__(domain, coarsening)
+        self.conserves = conserves
         self.trained_on = dict(trained_on or {})
         self.frames, self.network, self.options = frames, network, dict(options)
         self.blocks, self.overlap, self.seed = blocks, overlap, seed
@@ -293,7 +502,7 @@ class NeuralDownscaler(Downscaler):
         return next(self.network.parameters()).device
 
     def _noise(self, time: TimeAxis, member: int) -> SharedNoise:
-        steps = [[(time.first + i * (time.minutes or 1)) % 2**32] for i in range(len(time))]
+        steps = [[stamp] for stamp in stamps(time)]
         fields = (1, len(self.domain.variables), *self.domain.grid.shape)
         return SharedNoise(AddressedNoise(self.seed, [member] * len(time), steps, fields))
 
@@ -315,6 +524,10 @@ class NeuralDownscaler(Downscaler):
         }
         arrays = {f"fine.{k}": v for k, v in fine_arrays.items()} | {f"passed.{k}": v for k, v in passed_arrays.items()}
         arrays["statics"] = frames.statics
+        if frames.size is not None:
+            arrays |= {"size": frames.size, "growth": frames.growth}
+        if self.conserves:
+            meta["conserves"] = True
         if frames.base is not None:
             meta["base"], own = frames.base.state()
             arrays |= {f"base.{k}": v for k, v in own.items()}
@@ -340,7 +553,8 @@ class NeuralDownscaler(Downscaler):
         if (time.step, time.calendar) != (domain.time.step, domain.time.calendar):
             raise ValueError(f"its time of {time.step} is not that of its fields, {domain.time.step}")
         statics = np.asarray(arrays["statics"], np.float32)
-        frames = ResidualFrames(coarsening, fine, passed, base, statics, meta["static_channels"], time)
+        grown = arrays.get("size"), arrays.get("growth")
+        frames = ResidualFrames(coarsening, fine, passed, base, statics, meta["static_channels"], time, *grown)
         asked = meta["objective"]
         chosen = OBJECTIVES.load(asked["name"])
         own = check(options_of(chosen), asked["options"], source="the saved downscaler").model_dump()
@@ -368,6 +582,7 @@ class NeuralDownscaler(Downscaler):
             objective_options=own,
             seed=int(asked["seed"]),
             trained_on=meta["trained_on"],
+            conserves=bool(meta.get("conserves")),
         )
 
 
@@ -383,6 +598,8 @@ def _check_arrays(domain: Domain, coarsening: Coarsening, meta: Mapping[str, Any
         if list(meta[name]["settings"]) != list(domain.variables):
             raise ValueError(f"{name} is of other variables")
         expected |= {f"{name}.center": (*fields, *domain.grid.shape), f"{name}.scale": (*fields, *domain.grid.shape)}
+    if "size" in arrays:
+        expected |= {"size": (*fields, *domain.grid.shape), "growth": fields[1:]}
     if "base" in meta:
         width, transforms = meta["base"]["width"], meta["base"]["transforms"]
         if type(width) is not int or width % 2 == 0 or not 1 <= width <= 15 or len(transforms) != fields[1]:
@@ -394,6 +611,8 @@ def _check_arrays(domain: Domain, coarsening: Coarsening, meta: Mapping[str, Any
         }
     if type(meta["overlap"]) is not int or meta["overlap"] < 0:
         raise ValueError(f"overlap {meta['overlap']!r}")
+    if meta.get("conserves") and not coarsening.whole:
+        raise ValueError("it keeps the means of coarse cells that are no means of whole cells")
     for name, shape in expected.items():
         if arrays[name].shape != shape or arrays[name].dtype.kind != "f":
             raise ValueError(f"{name} of shape {arrays[name].shape}, {arrays[name].dtype}, not {shape}")

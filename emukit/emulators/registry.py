@@ -150,6 +150,12 @@ EMULATORS: Registry[EmulatorEntry] = Registry(
             made_as="wrapper",
             takes_seed=True,
         ),
+        "column-closure": EmulatorEntry(
+            "emukit.emulators.column_closure:ColumnClosureEmulator",
+            "an energy balance, with what it leaves of every column said by a network, month by month; realisations",
+            made_as="wrapper",
+            takes_seed=True,
+        ),
         "typical-year": EmulatorEntry(
             "emukit.emulators.typical_year:TypicalYear",
             "daily fields whose sorted days are where they are expected, on the days of one training year",

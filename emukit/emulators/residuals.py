@@ -91,7 +91,29 @@ def training_residuals(archive: Archive, spans: Sequence[Span], smooth: int) -> 
     Raises:
         ProtocolError: No span is long enough, or has members enough, to tell weather from forced change.
     """
-    usable = usable_spans(spans, smooth)
+    usable = usable_spans(archive, spans, smooth)
+    rows = [len(s) for s in usable for _ in s.members]
+    values = np.empty((sum(rows), len(archive.variables), *archive.grid.shape), np.float16)
+    first = np.cumsum([0, *rows[:-1]])
+    month = np.concatenate([archive[s.scenario].calendar_month[s.start : s.stop] for s in usable for _ in s.members])
+    # One calendar month of all runs at a time: the mean over them is taken before it is rounded.
+    for m in range(12):
+        of_month = np.flatnonzero(month == m)
+        if of_month.size:
+            weather = np.concatenate([_weather(archive, s, m, smooth) for s in usable])
+            values[of_month] = _centred(weather, archive.domain.relative)
+    global_mean = [np.tile(_global_mean(archive, s, smooth), len(s.members)) for s in usable]
+    globe = globe_deviations(archive, spans, smooth).astype(np.float32)
+    return Residuals(values, first, month, np.concatenate(global_mean).astype(np.float32), globe)
+
+
+def usable_spans(archive: Archive, spans: Sequence[Span], smooth: int) -> list[Span]:
+    """Spans that tell weather from forced change.
+
+    Raises:
+        ProtocolError: There is none.
+    """
+    usable = [s for s in spans if _weight(len(s) // 12, smooth) / len(s.members) <= MOST_WEIGHT]
     if not usable:
         raise ProtocolError(
             "the training months do not tell weather from forced change",
@@ -99,31 +121,36 @@ def training_residuals(archive: Archive, spans: Sequence[Span], smooth: int) -> 
             expected="spans of several members, or of one over ten years or more",
             hint="train on several --members, or smooth over more years with --set model.smooth=21",
         )
-    rows = [len(s) for s in usable for _ in s.members]
-    values = np.empty((sum(rows), len(archive.variables), *archive.grid.shape), np.float16)
-    globe = np.empty((sum(rows), sum(archive.domain.relative)), np.float32)
-    first = np.cumsum([0, *rows[:-1]])
-    month = np.concatenate([archive[s.scenario].calendar_month[s.start : s.stop] for s in usable for _ in s.members])
-    # One calendar month of all runs at a time: the mean over them is taken before it is rounded.
-    for m in range(12):
-        of_month = np.flatnonzero(month == m)
-        if of_month.size:
-            parts = [_weather(archive, s, m, smooth) for s in usable]
-            values[of_month] = _centred(np.concatenate([cells for cells, _ in parts]), archive.domain.relative)
-            shares = np.concatenate([share for _, share in parts])
-            globe[of_month] = shares - shares.mean(0, dtype=np.float64)
-    global_mean = [np.tile(_global_mean(archive, s, smooth), len(s.members)) for s in usable]
-    return Residuals(values, first, month, np.concatenate(global_mean).astype(np.float32), globe)
+    return usable
 
 
-def usable_spans(spans: Sequence[Span], smooth: int) -> list[Span]:
-    """Those that are long enough, or have members enough, to tell weather from forced change.
+def globe_deviations(archive: Archive, spans: Sequence[Span], smooth: int) -> Array:
+    """(N, R) of the globe's mean of the R relative variables: deviations of a run as shares of its forced response.
 
-    Args:
-        spans: Training months.
-        smooth: As for `training_residuals`.
+    Rows are those of `training_residuals`, whose factors of cells do not say it: they nearly balance on the mean that
+    the run had at the time, and on no other.
     """
-    return [s for s in spans if _weight(len(s) // 12, smooth) / len(s.members) <= MOST_WEIGHT]
+    relative = np.flatnonzero(archive.domain.relative).tolist()
+    usable = usable_spans(archive, spans, smooth)
+    out = np.empty((sum(len(s) * len(s.members) for s in usable), len(relative)))
+    month = np.empty(len(out), np.int64)
+    first = 0
+    for s in usable:
+        scenario, rows = archive[s.scenario], slice(first, first + len(s) * len(s.members))
+        means = np.stack([archive.grid.mean(scenario.truth(m, s.start, s.stop)[:, relative]) for m in s.members])
+        own, calendar = np.empty_like(means), scenario.calendar_month[s.start : s.stop]
+        for m in np.unique(calendar):
+            at = calendar == m
+            matrix = smoother(int(at.sum()), smooth)
+            forced = matrix @ means[:, at].mean(0)
+            larger = 1.0 / np.sqrt(1.0 - np.diag(matrix) / len(s.members))
+            own[:, at] = (means[:, at] - forced) / np.where(forced > 0, forced, 1.0) * larger[:, None]
+        out[rows] = own.reshape(rows.stop - rows.start, len(relative))
+        month[rows] = np.tile(calendar, len(s.members))
+        first = rows.stop
+    for m in np.unique(month):
+        out[month == m] -= out[month == m].mean(0)
+    return out
 
 
 def climatology_of(archive: Archive, spans: Sequence[Span], v: int) -> NDArray[np.float32]:
@@ -160,13 +187,8 @@ def _weight(count: int, years: int) -> float:
     return float(np.diag(smoother(count, years)).max()) if count else 2.0
 
 
-def _weather(archive: Archive, span: Span, month: int, smooth: int) -> tuple[NDArray[np.float32], Array]:
-    """One calendar month of each member of a span without its forced response.
-
-    Returns:
-        (M * years, V, Y, X) of cells, and (M * years, K) of the globe as a share of its forced response, of the K
-        relative variables.
-    """
+def _weather(archive: Archive, span: Span, month: int, smooth: int) -> NDArray[np.float32]:
+    """(M * years, V, Y, X): one calendar month of each member of a span, without its forced response."""
     scenario = archive[span.scenario]
     rows = np.flatnonzero(scenario.calendar_month[span.start : span.stop] == month)
     truth = np.stack([scenario.truth(m, span.start, span.stop)[rows] for m in span.members])
@@ -175,17 +197,12 @@ def _weather(archive: Archive, span: Span, month: int, smooth: int) -> tuple[NDA
     larger = 1.0 / np.sqrt(1.0 - np.diag(matrix) / len(span.members))
     larger = larger[:, None, None, None].astype(np.float32)
     out = (truth - forced) * larger
-    globe = []
     for v in np.flatnonzero(archive.domain.relative):
-        level = archive.grid.mean(forced[:, v])
-        apart = archive.grid.mean(out[:, :, v])
-        globe.append(np.divide(apart, level, out=np.zeros_like(apart), where=level > 0).ravel())
         # At the ends of a series in a desert, a line may fall to nothing, or below.
         mean = np.maximum(forced[:, v], LEAST_SHARE * truth[:, :, v].mean((0, 1)))
         share = np.divide(out[:, :, v], mean, out=np.zeros_like(out[:, :, v]), where=mean > 0)
         out[:, :, v] = np.maximum(1.0 + share, 0.0)
-    cells = np.asarray(out.reshape(-1, *out.shape[2:]), np.float32)
-    return cells, np.stack(globe, 1) if globe else np.zeros((len(cells), 0))
+    return np.asarray(out.reshape(-1, *out.shape[2:]), np.float32)
 
 
 def _centred(weather: NDArray[np.float32], relative: Sequence[bool]) -> NDArray[np.float32]:

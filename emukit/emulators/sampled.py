@@ -355,7 +355,7 @@ class Sampled(Wrapper):
                 expected=f"at least {12 * years + 11}",
                 hint=f"--set model.years={max((longest - 11) // 12, 1)}",
             )
-        forcings = _forcings(archive, usable_spans(split.train, smooth), alike) if alike else None
+        forcings = _forcings(archive, usable_spans(archive, split.train, smooth), alike) if alike else None
         blocks = YearBlocks(residuals, years, similar, seed, alike, forcings)
         return cls(archive.domain, bases, blocks, climatology, uncertain=uncertain)
 
@@ -427,11 +427,17 @@ def _multiplied(
     out = forced * (1 + (residual - 1) * _share(forced, usual))
     globe, globe_usual = grid.mean(forced), grid.mean(usual)
     if deviation is None:
-        deviation = grid.mean(usual * (residual - 1)) / np.where(globe_usual > 0, globe_usual, 1.0)
+        deviation = globe_deviation(grid, residual, usual)
     wanted = globe * (1 + deviation * _share(globe, globe_usual))
     found = grid.mean(out)
     balance = np.where(found > 0, wanted / np.where(found > 0, found, 1.0), 1.0)
     return np.asarray(out * balance[:, None, None], np.float32)
+
+
+def globe_deviation(grid: Grid, residual: NDArray[np.floating], usual: NDArray[np.floating]) -> NDArray[np.float64]:
+    """(T,) relative deviations of the globe's mean, of factors (T, Y, X) of the usual fields (T, Y, X)."""
+    mean = grid.mean(usual)
+    return np.asarray(grid.mean(usual * (residual - 1)) / np.where(mean > 0, mean, 1.0))
 
 
 def _share(forced: NDArray[np.floating], usual: NDArray[np.floating]) -> NDArray[np.floating]:

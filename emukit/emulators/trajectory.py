@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Split
-from emukit.data.states import States
+from emukit.data.states import States, normalised_bounds
 from emukit.emulators.base import Emulator
 from emukit.emulators.neural import NeuralEmulator
 from emukit.errors import ProtocolError
@@ -40,6 +40,7 @@ class Trajectory(Emulator):
     """
 
     from_beginning = True
+    continues = False
     beginning: Fields | None = None
     begin: int | None = None
 
@@ -191,6 +192,9 @@ class TrajectoryNetwork(NeuralEmulator, Trajectory):
             begun.append(self.normalizer.forward(self.states_before(scenario, start), time.season[places]))
         held = torch.from_numpy(np.stack(begun)).to(device)
         n = len(self.states.places)
+        bounds = None
+        if self.encoder.settings.bounded:
+            bounds = [bound.to(device) for bound in normalised_bounds(self.domain, self.normalizer)]
         try:
             with torch.inference_mode(), matmul_precision("fp32"):
                 for step in range(steps):
@@ -204,6 +208,8 @@ class TrajectoryNetwork(NeuralEmulator, Trajectory):
                     )
                     said = self._objective.predict(self.network, frames, noise)[:, 0].float()
                     after = self.states.after(held[:, -1], said)
+                    if bounds is not None:
+                        after = after.clamp(*bounds)
                     held = torch.cat((held[:, 1:], after[:, None]), 1)
                     out[:, step] = after.cpu().numpy()
         finally:

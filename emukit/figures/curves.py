@@ -141,6 +141,30 @@ def draw_years(
     return figure
 
 
+def draw_course(panels: Sequence[Years], begin: str, title: str) -> Figure:
+    """Global means of every step, two variables a row.
+
+    Args:
+        panels: Over days, a variable each.
+        begin: The first step, in words.
+        title: Of the figure.
+    """
+    with drawing():
+        rows = -(-len(panels) // 2)
+        figure = sheet(title, 12.0, 0.9 + 2.0 * rows)
+        cells = figure.subplots(rows, 2, squeeze=False, sharex=True)
+        for axes, panel in zip(cells.ravel(), panels, strict=False):
+            draw_curves(axes, panel.curves)
+            axes.set(ylabel=panel.label.replace(", ", ",\n"))
+            axes.margins(x=0.01)
+        for axes in cells.ravel()[len(panels) :]:
+            axes.set_visible(False)
+        for axes in cells[-1]:
+            axes.set_xlabel(f"days from {begin} on")
+        legend_below(figure, cells[0, 0])
+    return figure
+
+
 def draw_seasons(panels: Sequence[Sequence[Season]], title: str) -> Figure:
     """Mean years, a variable a row of panels, a place a column; the errors under each, as they are too small to see."""
     with drawing():

@@ -18,6 +18,25 @@ from emukit.metrics.moments import Field, Moments, Term
 from emukit.metrics.standard import bias, step_rmse
 from emukit.metrics.variability import zonal_power
 
+# The numbers of a table by the end of their keys: heading, and what it is.
+COLUMNS = {
+    "mae": ("MAE", "area mean of the absolute error, over all steps"),
+    "nmae": ("NMAE", "MAE over the mean size of the truth"),
+    "rmse": ("RMSE", "root of the area mean squared error of each step"),
+    "r2": ("R2", "one minus squared error over variance, of all cells and steps"),
+    "correlation": ("corr", "Pearson correlation over all cells and steps"),
+    "bias": ("bias", "mean of prediction less truth"),
+    "power": ("power", "power of the finest quarter of zonal wavenumbers, relative to the truth"),
+    "spectrum": ("spectrum", "the quarter of zonal wavenumbers whose power is furthest off: by how much, relatively"),
+    "p99": (">99 %", "area beyond this quantile of the truth, relative to the truth"),
+    "p99.9": (">99.9 %", "area beyond this quantile of the truth, relative to the truth"),
+    "crps": ("CRPS", "fair CRPS of the realisations"),
+    "sharpness": ("CRPS/MAE", "CRPS over the MAE of the mean of the realisations"),
+    "spread": ("spread", "spread of the realisations over the error of their mean: 1 where the truth could be one"),
+}
+# Those of them that say how a field looks, and not how far it is from the truth.
+TEXTURE = ("power", "spectrum", "p99", "p99.9", "crps", "sharpness", "spread")
+
 # Quantiles of the truth, over all its cells and steps, beyond which a tail begins.
 TAILS = (0.99, 0.999)
 

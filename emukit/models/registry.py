@@ -66,6 +66,10 @@ NETWORKS: Registry[Entry] = Registry(
             "emukit.models.denoising_unet:DenoisingUNet",
             "residual U-Net on the full grid; takes noise of any level",
         ),
+        "hybrid": Entry(
+            "emukit.models.hybrid:Hybrid",
+            "spectral dynamical core with a learned closure of columns; reads states; needs the extra core",
+        ),
         "local-cnn": Entry(
             "emukit.models.local_cnn:LocalCNN",
             "convolutions on the full grid, of few cells; adds local detail",
@@ -126,6 +130,11 @@ def build_network(
             found=found,
             hint="a smaller model by --set model.*; `emukit plan` says what a model takes and what is free",
         ) from e
+
+
+def asks(network: type[nn.Module]) -> bool:
+    """Whether networks of a class ask, by a method `know`, what their frames and fields are before they are trained."""
+    return callable(getattr(network, "know", None))
 
 
 def count_parameters(

@@ -91,8 +91,13 @@ class Crps(Objective):
             forward(torch.cat((frames, self.composite.context.sphere.randn(shape, frames)), 2))
             for _ in range(self.realisations)
         ]
-        with torch.autocast(frames.device.type, enabled=False):
-            realisations, targets = torch.stack(drawn).float(), sample.targets.float()
+        return self.score(torch.stack(drawn), sample.targets, mean)
+
+    def score(self, realisations: Tensor, targets: Tensor, mean: Mean = local_mean) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of (E, S, L, V, Y, X) realisations of (S, L, V, Y, X) targets."""
+        assert self.composite is not None
+        with torch.autocast(targets.device.type, enabled=False):
+            realisations, targets = realisations.float(), targets.float()
             total, terms = self.composite.means(fair_crps(realisations, targets), "crps", mean)
             for name, regions in REGIONS.items() if self.regional else ():
                 found = self._of_regions(realisations, targets, regions, mean)

@@ -10,7 +10,7 @@ from typing import Any
 
 from emukit.registry import Entry, Registry
 
-REGRESSION = "regression"
+REGRESSION, CRPS = "regression", "crps"
 
 
 def _is_objective(found: Any) -> bool:
@@ -24,7 +24,7 @@ OBJECTIVES: Registry[Entry] = Registry(
     "emukit.objectives",
     {
         REGRESSION: Entry("emukit.objectives.regression:Regression", "one answer, by the loss of the recipe"),
-        "crps": Entry("emukit.objectives.crps:Crps", "realisations, by the fair CRPS of several at a time"),
+        CRPS: Entry("emukit.objectives.crps:Crps", "realisations, by the fair CRPS of several at a time"),
         "interpolant": Entry(
             "emukit.objectives.interpolant:Interpolant", "realisations, by the drift of random paths to the target"
         ),

@@ -7,6 +7,7 @@ never used before its boundary. Of one step it is the regression of what a step 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -18,6 +19,51 @@ from emukit.errors import RecipeError
 from emukit.losses.composite import CompositeLoss
 from emukit.losses.grid_context import Mean, local_mean
 from emukit.objectives.base import Forward, Objective
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """How long the trajectories of training are.
+
+    Attributes:
+        lengths: Their steps, one length after the other; the last is the longest.
+        boundaries: Epochs after which the next length is used, one fewer than lengths.
+        table: Where a recipe says both.
+    """
+
+    lengths: tuple[int, ...]
+    boundaries: tuple[float, ...]
+    table: str = "objective"
+
+    def __post_init__(self) -> None:
+        """Check both.
+
+        Raises:
+            RecipeError: Lengths do not grow, or boundaries do not ascend or are not one fewer.
+        """
+        lengths, boundaries, table = self.lengths, self.boundaries, self.table
+        if not lengths or lengths[0] < 1 or any(a >= b for a, b in pairwise(lengths)):
+            raise RecipeError(
+                f"{table}.lengths must grow", found=str(list(lengths)), expected="steps such as [1, 2, 4], from 1 up"
+            )
+        if len(boundaries) != len(lengths) - 1:
+            raise RecipeError(
+                f"{table}.boundaries must be one fewer than {table}.lengths",
+                found=f"{len(boundaries)} boundaries of {len(lengths)} lengths",
+                expected="the epoch after which each length but the first is used",
+                hint=f"--set {table}.lengths=[1,2] --set {table}.boundaries=[10]",
+            )
+        if any(b <= 0 for b in boundaries) or any(a >= b for a, b in pairwise(boundaries)):
+            raise RecipeError(f"{table}.boundaries must ascend, above zero", found=str(list(boundaries)))
+
+    @property
+    def longest(self) -> int:
+        """The last of the lengths."""
+        return self.lengths[-1]
+
+    def at(self, epochs: float) -> int:
+        """The length that follows from the epochs that are done."""
+        return self.lengths[sum(epochs >= b for b in self.boundaries)]
 
 
 class Rollout(Objective):
@@ -51,21 +97,8 @@ class Rollout(Objective):
             RecipeError: Lengths do not grow, boundaries do not ascend or are not one fewer, or the noise is negative.
         """
         super().__init__(loss)
-        self.lengths, self.boundaries = tuple(lengths), tuple(boundaries)
+        self.curriculum = Curriculum(tuple(lengths), tuple(boundaries))
         self.checkpoint, self.noise = checkpoint, noise
-        if not lengths or lengths[0] < 1 or any(a >= b for a, b in pairwise(lengths)):
-            raise RecipeError(
-                "objective.lengths must grow", found=str(list(lengths)), expected="steps such as [1, 2, 4], from 1 up"
-            )
-        if len(boundaries) != len(lengths) - 1:
-            raise RecipeError(
-                "objective.boundaries must be one fewer than objective.lengths",
-                found=f"{len(boundaries)} boundaries of {len(lengths)} lengths",
-                expected="the epoch after which each length but the first is used",
-                hint="--set objective.lengths=[1,2] --set objective.boundaries=[10]",
-            )
-        if any(b <= 0 for b in boundaries) or any(a >= b for a, b in pairwise(boundaries)):
-            raise RecipeError("objective.boundaries must ascend, above zero", found=str(list(boundaries)))
         if noise < 0:
             raise RecipeError("objective.noise is out of range", found=str(noise), expected="zero or more")
         self._epochs = 0.0
@@ -73,12 +106,12 @@ class Rollout(Objective):
     @property
     def longest(self) -> int:
         """The last of its lengths."""
-        return self.lengths[-1]
+        return self.curriculum.longest
 
     @property
     def length(self) -> int:
         """That of the step that comes next."""
-        return self.lengths[sum(self._epochs >= b for b in self.boundaries)]
+        return self.curriculum.at(self._epochs)
 
     @property
     def passes(self) -> int:
@@ -119,5 +152,11 @@ class Rollout(Objective):
             said = change if said is None else torch.where(scale > 0, said + change, change)
             out.append(said)
             after = first + (scale * said)[:, places]
+            if "lower" in sample.named:
+                bounded = after.clamp(sample.named["lower"][:, places], sample.named["upper"][:, places])
+                # What was beyond is no part of the state from here on.
+                moved = torch.zeros_like(said)
+                moved[:, places] = (bounded - after) / scale[places]
+                said, after = said + moved, bounded
             held = torch.cat((held[:, 1:], after[:, None]), 1)
         return torch.stack(out, 1)

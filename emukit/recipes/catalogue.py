@@ -155,6 +155,11 @@ def recipe_digest(values: Mapping[str, Any]) -> str:
     # Regression was what a network was trained for before there were others.
     if deciding.get("objective") in REGRESSION:
         del deciding["objective"]
+    model = deciding.get("model")
+    if deciding.get("emulator") == "downscaled" and isinstance(model, Mapping):
+        # Of a downscaler its digest decides, wherever it lies; recipes from before there was one know its folder alone.
+        without = "downscaler" if model.get("digest") else "digest"
+        deciding["model"] = {k: v for k, v in model.items() if k != without}
     training = deciding.get("training")
     if isinstance(training, Mapping) and isinstance(training.get("segments"), Mapping):
         segments = {k: v for k, v in training["segments"].items() if k != "residency"}

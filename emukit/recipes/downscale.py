@@ -120,7 +120,8 @@ def load_downscale(
         RecipeError: Unknown or wrong settings.
     """
     training = _training().model_dump(mode="json", exclude={"segments"})
-    values: dict[str, Any] = {"training": training}
+    # Records of runs from before there was a choice do not say it, and mean the other.
+    values: dict[str, Any] = {"training": training, "conditions": {"residual": "out-of-fold", "conserve": True}}
     source = f"recipe {DOWNSCALE}"
     for over, name in ((read_toml(file) if file else {}, str(file)), (parse_assignments(assignments), "--set")):
         if over:

@@ -7,12 +7,13 @@ checked before everything is laid together, then all of it at once.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emukit.config import merge, parse_assignments, read_toml
 from emukit.emulators.registry import EMULATORS, present_name, with_present_names
-from emukit.errors import RecipeError
+from emukit.errors import RecipeError, RunError
 from emukit.files import parse_json, read_text, shipped
 from emukit.losses.registry import named_loss
 from emukit.models.registry import NETWORKS
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 TOML = ".toml"
 # The networks of a generator, in its recipe.
 PARTS = ("predictor", "projector")
+# The emulator that names a downscaling run.
+DOWNSCALED = "downscaled"
 # The base of a recipe that says everything itself.
 NO_BASE = "none"
 
@@ -134,7 +137,7 @@ def load_recipe(
     values = merge(_without_other_objectives(values, changes), changes)
     if "bases" in values:
         values["bases"] = _load_bases(base_tables(values, source), single, source)
-    return parse_recipe(values, source)
+    return parse_recipe(_with_digests(values), source)
 
 
 def objective_path(name: str) -> str | None:
@@ -249,6 +252,28 @@ def _load_base(recipe: Any, single: Mapping[str, Any], source: str) -> dict[str,
     if "bases" in values:
         values["bases"] = _load_bases(base_tables(values, source), single, source)
     return values
+
+
+def _with_digests(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, with the digest of every downscaler that is named by its folder; where there is none, as they are."""
+    out, model = dict(values), values.get("model")
+    if out.get("emulator") == DOWNSCALED and isinstance(model, Mapping) and not model.get("digest"):
+        # Imports xarray, which recipes that name no downscaler do not need.
+        from emukit.emulators.base import saved_digest
+
+        # What is wrong with the folder is said when the data are there.
+        with suppress(RunError):
+            digest = saved_digest(Path(str(model.get("downscaler"))).expanduser() / "emulator")
+            out["model"] = {**model, "digest": digest}
+    bases = out.get("bases")
+    if isinstance(bases, list):
+        out["bases"] = [
+            {**b, "recipe": _with_digests(b["recipe"])}
+            if isinstance(b.get("recipe"), Mapping) and not b.get("run")
+            else b
+            for b in bases
+        ]
+    return out
 
 
 def _finished_run(base: dict[str, Any], source: str) -> dict[str, Any]:

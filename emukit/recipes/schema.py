@@ -29,8 +29,8 @@ from emukit.errors import RecipeError
 from emukit.losses.composite import CompositeLoss
 from emukit.models.registry import CONTEXT, NETWORKS
 from emukit.objectives.base import Objective
-from emukit.objectives.registry import OBJECTIVES, REGRESSION
-from emukit.objectives.rollout import Rollout
+from emukit.objectives.registry import CRPS, OBJECTIVES, REGRESSION
+from emukit.objectives.rollout import Curriculum, Rollout
 from emukit.recipes.catalogue import emulator_names, is_network, recipe_digest, unknown_emulator
 from emukit.training.settings import AverageSettings, LossSettings, OptimizerSettings, TrainingSettings, VariableTables
 
@@ -209,9 +209,10 @@ def trajectory_problem(recipe: NetworkRecipe, objective: Objective) -> str:
             f"training.segments.length is {segments.length}, and objective.lengths of a rollout end at "
             f"{objective.longest}: they must be the same"
         )
-    if objective.boundaries and objective.boundaries[-1] >= recipe.training.epochs:
+    boundaries = objective.curriculum.boundaries
+    if boundaries and boundaries[-1] >= recipe.training.epochs:
         return (
-            f"objective.boundaries end at epoch {objective.boundaries[-1]:g}, after training.epochs "
+            f"objective.boundaries end at epoch {boundaries[-1]:g}, after training.epochs "
             f"{recipe.training.epochs}: the last length would never be used"
         )
     return ""
@@ -321,6 +322,11 @@ class PartTraining(Settings):
         average: Averages of weights.
         precision: As of other networks.
         checkpoint_minutes: A checkpoint is written after every epoch, and within one when this much time has passed.
+        lengths: Months of the trajectories that a predictor is trained on, each from the blocks that it drew before,
+            one length after the other.
+        boundaries: Epochs after which the next length is used, one fewer than lengths.
+        recompute: Keep the blocks between months alone, and compute what is between them again for the gradient: less
+            memory, a third more time.
     """
 
     epochs: int = Field(10, ge=1, le=1_000_000)
@@ -329,10 +335,22 @@ class PartTraining(Settings):
     average: AverageSettings = AverageSettings(kind="ema", decay=0.999)
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     checkpoint_minutes: float = Field(5.0, gt=0)
+    lengths: tuple[int, ...] = (1,)
+    boundaries: tuple[float, ...] = ()
+    recompute: bool = False
+
+    @property
+    def curriculum(self) -> Curriculum:
+        """The lengths of trajectories.
+
+        Raises:
+            RecipeError: They do not grow, or the boundaries do not fit them.
+        """
+        return Curriculum(self.lengths, self.boundaries, "predictor.training")
 
     def whole(self) -> TrainingSettings:
         """The same as settings of the training loop."""
-        values = self.model_dump(exclude={"per_batch"})
+        values = self.model_dump(exclude={"per_batch", "lengths", "boundaries", "recompute"})
         segments = {"length": 1, "per_batch": self.per_batch, "members": "all"}
         return TrainingSettings.model_validate({**values, "segments": segments, "validate_every": self.epochs})
 
@@ -391,6 +409,21 @@ class GeneratorRecipe(WrapperRecipe):
         name = self.predictor.objective.name
         if not self.predictor.objective.build(None).draws:
             raise ValueError(f"predictor.objective.name {name} draws nothing: crps, interpolant or diffusion")
+        training = self.predictor.training
+        if training.curriculum.longest > 1 and name != CRPS:
+            raise ValueError(f"predictor.training.lengths: trajectories are scored by the CRPS, and not by {name}")
+        if training.curriculum.longest == 1 and training.recompute:
+            raise ValueError(
+                "predictor.training.recompute is for trajectories of several months: predictor.training.lengths"
+            )
+        if training.boundaries and training.boundaries[-1] >= training.epochs:
+            raise ValueError(
+                f"predictor.training.boundaries end at epoch {training.boundaries[-1]:g}, after "
+                f"predictor.training.epochs {training.epochs}: the last length would never be used"
+            )
+        own = self.projector.training
+        if own.lengths != (1,) or own.boundaries or own.recompute:
+            raise ValueError("projector.training: lengths, boundaries and recompute are those of a predictor")
         return self
 
 

@@ -27,6 +27,7 @@ from emukit.data.time import in_words
 from emukit.errors import EmukitError, ProtocolError
 from emukit.figures.curves import (
     draw_budget,
+    draw_course,
     draw_discrepancies,
     draw_ranks,
     draw_seasons,
@@ -35,6 +36,7 @@ from emukit.figures.curves import (
     draw_years,
 )
 from emukit.figures.figure import write_png
+from emukit.figures.hovmoeller import draw_hovmoeller
 from emukit.figures.maps import draw_maps
 from emukit.files import inside, open_regular, parse_json, read_text
 from emukit.outputs import Kind, new_output, refuse_taken
@@ -52,7 +54,7 @@ WEATHER_FILE = "weather.json"
 SOFTWARE = "emukit"
 PICTURES = (
     "maps", "change", "years", "seasons", "spectra", "ranks", "spread", "budget", "uncertainty", "discrepancy",
-    "shares", "indices", "regions", "days",
+    "shares", "indices", "regions", "days", "hovmoeller", "course",
 )  # fmt: skip
 # Of fields of all steps at once.
 ON_DISK = "the data stay on disk, and fields of all steps do not fit into memory"
@@ -237,6 +239,15 @@ def draw(shown: Shown, title: str) -> tuple[dict[str, Figure], dict[str, str]]:
         rows = pictures.share_rows(shown, shown.explanation)
         words = "share of each component in the annual mean response"
         figures["shares"] = draw_maps(rows, grid, f"{title}\n{words}", earth=earth)
+    found = pictures.sections(shown)
+    if found is None:
+        left_out["hovmoeller"] = "a single step, or a single row, is no course"
+    else:
+        figures["hovmoeller"] = draw_hovmoeller(*found, f"{title}\nanomalies from the mean of the member")
+    means = pictures.course(shown)
+    if means:
+        begin = scenario.time.text(span.start)
+        figures["course"] = draw_course(means, begin, f"{title}\nglobal means of every step")
     histograms = pictures.ranks(shown)
     if histograms:
         figures["ranks"] = draw_ranks(histograms, f"{title}\nmembers among {REALISATIONS} realisations")

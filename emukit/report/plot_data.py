@@ -20,6 +20,7 @@ from emukit.data.time import in_words
 from emukit.data.units import CONVERSIONS, same_units
 from emukit.emulators.base import Emulator, Explanation
 from emukit.figures.curves import Curves, Departure, Power, Ranks, Season, Years
+from emukit.figures.hovmoeller import Axis, Section
 from emukit.figures.maps import Panel, Row
 from emukit.metrics.variability import Spectrum, anomalies, chance_of_ranks, rank_histogram, spectra
 
@@ -27,6 +28,8 @@ Array = NDArray[np.float64]
 Fields = NDArray[np.float32]
 
 REALISATIONS = 10
+# Of Hovmoeller pictures of weather: where it moves eastward.
+LATITUDES = (30, 60)
 BANDS = {"90°S to 30°S": (-90, -30), "30°S to 30°N": (-30, 30), "30°N to 90°N": (30, 90)}
 # Of spectra, in words.
 SERIES = {
@@ -306,6 +309,65 @@ def annual_means(shown: Shown) -> list[Years]:
     )
     return [
         Years(f"{shown.label(name)}, global", Curves(x, members[..., v], predictions[..., v], truth=True))
+        for v, name in enumerate(shown.archive.variables)
+    ]
+
+
+def sections(shown: Shown) -> tuple[list[Section], Axis, Axis] | None:
+    """Anomalies of the scored member and of the prediction over time and one direction; None of less than two times.
+
+    Of steps shorter than a month they are means over the middle latitudes of the north by longitude, in which weather
+    moves eastward; of months and years annual means by latitude, in which a drift shows.
+    """
+    grid, scenario, span = shown.archive.grid, shown.scenario, shown.span
+    first, time = shown.span.members[0], shown.scenario.time
+    pair = shown.members[first], shown.predictions[0]
+    if time.minutes:
+        low, high = LATITUDES
+        rows = (low <= grid.lat) & (grid.lat < high)
+        words = f"mean of {low}° to {high}°N" if rows.any() else "mean of all latitudes"
+        rows = rows if rows.any() else np.ones_like(rows)
+        weights = grid.weights[rows, 0] / grid.weights[rows, 0].sum()
+        fields = [np.einsum("tvyx,y->tvx", f[:, :, rows], weights, dtype=np.float64) for f in pair]
+        days = (np.arange(len(span)) + 0.5) / time.per_day
+        downwards = Axis(f"days from {time.text(span.start)} on", days)
+        ticks = {x: f"{x:.0f}°" for x in (0.0, 90.0, 180.0, 270.0)}
+        along = Axis(f"longitude, {words}", np.asarray(grid.lon, np.float64), ticks)
+    else:
+        year = time.per_year
+        whole = len(span) // year
+        fields = [f[: whole * year].reshape(whole, year, *f.shape[1:]).mean((1, -1), dtype=np.float64) for f in pair]
+        years = year_of(scenario, span.start) + np.arange(whole) + 0.5
+        downwards, along = (
+            Axis("year", np.asarray(years, np.float64)),
+            Axis("latitude, zonal mean", np.asarray(grid.lat, np.float64)),
+        )
+    if len(fields[0]) < 2 or len(along.values) < 2:
+        return None
+    usual = fields[0].mean(0)
+    out = []
+    for v, variable in enumerate(shown.archive.variables):
+        true, said = (f[:, v] - usual[v] for f in fields)
+        panels = [(f"member {first}", true), ("prediction", said)]
+        colours = shown.archive.card.targets[variable].colours
+        out.append(
+            Section(f"{shown.label(variable)}, anomaly", colours, panels, ("prediction less member", said - true))
+        )
+    return out, downwards, along
+
+
+def course(shown: Shown) -> list[Years]:
+    """Global means of every scored step shorter than a month, of members and predictions; none of longer steps."""
+    time, span, grid = shown.scenario.time, shown.span, shown.archive.grid
+    if not time.minutes:
+        return []
+    days = (np.arange(len(span)) + 0.5) / time.per_day
+    members, predictions = ([grid.mean(f) for f in fields] for fields in (shown.members.values(), shown.ensemble))
+    return [
+        Years(
+            f"{shown.label(name)}, global",
+            Curves(days, np.stack([m[:, v] for m in members]), np.stack([p[:, v] for p in predictions]), truth=True),
+        )
         for v, name in enumerate(shown.archive.variables)
     ]
 

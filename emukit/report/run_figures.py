@@ -31,6 +31,7 @@ from emukit.errors import ProtocolError
 from emukit.figures.curves import (
     Season,
     draw_budget,
+    draw_course,
     draw_discrepancies,
     draw_distribution,
     draw_ranks,
@@ -39,6 +40,7 @@ from emukit.figures.curves import (
     draw_years,
 )
 from emukit.figures.figure import line_colours, write_webp
+from emukit.figures.hovmoeller import draw_hovmoeller
 from emukit.figures.indices import DIFFERENCES, SCORES
 from emukit.figures.maps import SEQUENTIAL, Field, Row, draw_error_maps, draw_maps, draw_zonal, map_colours
 from emukit.files import atomic_path, check_regular, open_regular, parse_json, read_text, sha256
@@ -206,6 +208,15 @@ def _words(fields: Mapping[str, Field]) -> str:
     return "; ".join(f"{f.label}: {f.numbers}" for f in fields.values()) + "."
 
 
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """Width and height in pixels; None where there is no picture that can be read."""
+    try:
+        with open_regular(path) as file, Image.open(file) as image:
+            return image.size
+    except (OSError, UnidentifiedImageError):
+        return None
+
+
 def keep_drawn(
     path: Path, draw: Callable[[], Figure], alt: str, about: str | None = None, maps: Iterable[str] = ()
 ) -> Drawn:
@@ -218,11 +229,9 @@ def keep_drawn(
         about: Words inside the file; `alt` when None.
         maps: As for `save`.
     """
-    try:
-        with open_regular(path) as file, Image.open(file) as image:
-            return Drawn(path, image.size, alt)
-    except (OSError, UnidentifiedImageError):
-        pass
+    known = picture_size(path)
+    if known is not None:
+        return Drawn(path, known, alt)
     kind = path.name.partition("-")[0]
     with atomic_path(path) as temporary:
         size = save(draw(), temporary, kind, alt if about is None else about, maps)
@@ -307,7 +316,7 @@ def _draw(run: Run, set_name: str, folder: Path, key: str, archive: Archive) -> 
         temporary.mkdir(parents=True)
         drawn = {}
         for name, (figure, alt) in figures.items():
-            maps = spread_colours if name == "spread" else OWN_MAPS.get(name, ())
+            maps = spread_colours if name in ("spread", "hovmoeller") else OWN_MAPS.get(name, ())
             drawn[name] = (*save(figure, temporary / f"{name}.webp", name, title, maps), alt)
         save_file(numbers, temporary / NUMBERS_FILE)
         about |= {
@@ -396,6 +405,12 @@ def _figures(shown: Shown, title: str) -> dict[str, tuple[Figure, str]]:
         out["budget"] = draw_budget(middles, panels, title), words
     if shown.explanation:
         out |= _explained(shown, shown.explanation, title)
+    means, found = pictures.course(shown), pictures.sections(shown)
+    if means and found is not None:
+        words = f"Global means of every step of the scored ones: {beside}."
+        out["course"] = draw_course(means, time.text(span.start), title), words
+        words = "Anomalies by longitude and time, of the scored member, of the prediction, and their difference."
+        out["hovmoeller"] = draw_hovmoeller(*found, title), words
     histograms = pictures.ranks(shown)
     if histograms:
         words = f"Ranks of members of the climate model among {REALISATIONS} realisations."

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -29,11 +30,12 @@ from emukit.files import parse_json, read_text
 from emukit.outputs import Kind, new_output, refuse_taken
 from emukit.progress import Reporter
 from emukit.report import run_figures as kept
-from emukit.report.content import run_entry, study_page, submission_entry, training_pictures
+from emukit.report.content import downscale_page, run_entry, study_page, submission_entry, training_pictures
 from emukit.report.pages.model import Entry, Errors, Picture, Site, Unfinished, identifier
 from emukit.report.pages.render import render
 from emukit.report.plot_data import LEAST_MONTHS, NO_SEASONS, NO_SPECTRA
 from emukit.report.run_figures import Drawn, RunFigures, in_scale, run_figures_of
+from emukit.runs.downscale_record import DOWNSCALE_FILE, DownscaleRecord, read_downscale_record
 from emukit.runs.leaderboard import RowSource, combine, entry_folders, folders_in, read_source
 from emukit.runs.listing import summarise_run
 from emukit.runs.record import RECORD_FILE
@@ -103,6 +105,14 @@ CAPTIONS = {
         "Share of each component in the variance of the annual mean response over the training years; every row has a "
         "scale of its own. Components that go together there divide among them what either could explain.",
     ),
+    "course": (
+        "Global means of every step",
+        "Of the trajectory that is scored. Where its lines leave those of the climate model it drifts.",
+    ),
+    "hovmoeller": (
+        "Hovmoeller pictures",
+        "Anomalies from the mean of the scored run, mean of the middle latitudes of the north, by longitude and time.",
+    ),
     "ranks": ("Ranks", "How often a run of the climate model has each rank among the realisations."),
     "spread": (
         "Spread",
@@ -124,6 +134,7 @@ class Report:
         size: Of all files, in bytes.
         left_out: What could not be read, and why.
         undrawn: Names of runs by why they have no maps and curves.
+        downscales: How many pages of downscaling runs.
     """
 
     folder: Path
@@ -132,6 +143,7 @@ class Report:
     size: int
     left_out: Sequence[str]
     undrawn: Mapping[str, Sequence[str]]
+    downscales: int = 0
 
 
 def write_report(
@@ -176,7 +188,7 @@ def write_report(
         for why in entry.missing:
             if why.startswith(NOT_DRAWN):
                 undrawn.setdefault(why.removeprefix(NOT_DRAWN), []).append(entry.name)
-    return Report(out, len(site.entries), len(site.studies), size, found.left_out, undrawn)
+    return Report(out, len(site.entries), len(site.studies), size, site.left_out, undrawn, len(site.downscales))
 
 
 def _site(
@@ -210,9 +222,15 @@ def _site(
         links |= {row.key: entry.id for row in own}
     ids = {s.folder.resolve(): e.id for s, e in zip(found.sources, entries, strict=True)}
     studies = [study_page(folder, study, ids, scratch) for folder, study in found.studies]
+    left_out, downscales = list(found.left_out), []
+    for about in found.downscales:
+        try:
+            downscales.append(downscale_page(about, scratch))
+        except EmukitError as e:
+            left_out.append(e.line)
     written = f"Written {provenance.now()} by emukit {VERSION}."
     title = "emukit leaderboard" if rows else "emukit studies" if studies else "emukit report"
-    return Site(title, written, rows, links, entries, studies, scales, found.left_out, found.unfinished)
+    return Site(title, written, rows, links, entries, studies, scales, left_out, found.unfinished, downscales)
 
 
 def shared_scales(figures_of_runs: Iterable[RunFigures]) -> dict[str, float]:
@@ -310,6 +328,7 @@ def _write(site: Site, out: Path, overwrite: bool) -> int:
             place(name).write_bytes(content)
             size += len(content)
         pictures = {p.file: p.source for e in site.entries for p in e.pictures}
+        pictures |= {p.file: p.source for d in site.downscales for p in d.pictures}
         pictures |= {p.file: p.source for s in site.studies for shown in s.pictures.values() for p in shown}
         for name, picture in pictures.items():
             shutil.copyfile(picture, place(name))
@@ -358,6 +377,7 @@ class Findings:
         studies: Folders with a study.
         unfinished: Runs that have no emulator yet.
         left_out: What could not be read.
+        downscales: Finished downscaling runs.
     """
 
     sources: list[RowSource] = field(default_factory=list)
@@ -365,6 +385,7 @@ class Findings:
     studies: list[tuple[Path, StudyFile]] = field(default_factory=list)
     unfinished: list[Unfinished] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    downscales: list[DownscaleRecord] = field(default_factory=list)
 
 
 def collect_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
@@ -411,8 +432,10 @@ def collect_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
         )
     for place in places:
         entries = entry_folders(place)
-        studies = [f for f in (place, *folders_in(place)) if (f / STUDY_FILE).exists()]
-        if not entries and not studies:
+        inside = (place, *folders_in(place))
+        studies = [f for f in inside if (f / STUDY_FILE).exists()]
+        downscales = [f for f in inside if (f / DOWNSCALE_FILE).exists() and f not in entries]
+        if not entries and not studies and not downscales:
             raise RunError(
                 f"{place} holds no run, no submission and no study" if place.exists() else f"there is no {place}",
                 expected="a folder that `emukit train`, `emukit submit` or `emukit ablate` wrote, or a folder of such",
@@ -420,6 +443,8 @@ def collect_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
             )
         for folder in entries:
             add(folder, folder == place)
+        for folder in downscales:
+            _add_downscale(found, folder, seen, folder == place)
         for folder in studies:
             try:
                 study = read_study(folder)
@@ -435,6 +460,30 @@ def collect_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
                 else:
                     found.left_out.append(f"the run {run.folder} of the study {study.name} is no longer there")
     return found
+
+
+def _add_downscale(found: Findings, folder: Path, seen: set[Path], named: bool) -> None:
+    """Read a downscaling run, once.
+
+    Raises:
+        RunError: It was named itself, and is damaged.
+    """
+    real = Path(os.path.realpath(folder))
+    if real in seen:
+        return
+    seen.add(real)
+    try:
+        about = read_downscale_record(folder)
+    except EmukitError as e:
+        if named:
+            raise
+        found.left_out.append(e.line)
+        return
+    if about.state == "finished":
+        found.downscales.append(about)
+    else:
+        command = f"{about.command or 'emukit train downscale'} --resume --out {shlex.quote(str(folder))}"
+        found.unfinished.append(Unfinished(folder.name, summarise_run(folder).state, command))
 
 
 def to_draw(found: Findings, most: int | None) -> set[Path]:

@@ -8,6 +8,7 @@ on the same steps. A folder belongs to one configuration, and is resumed only by
     last.pt                   checkpoint to resume from
     best-EPOCH.safetensors    weights of the best validation score
     samples/NUMBER.png        a validation step, at every validation
+    errors.png                where the errors are, of the network and of the best baseline
     emulator/                 the trained downscaler, whole
 """
 
@@ -17,7 +18,8 @@ import json
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +33,26 @@ from emukit.data.block_sampler import BlockSampler, check_size, hit_frequency
 from emukit.data.coarsen import Coarsening
 from emukit.data.protocol import make_split
 from emukit.data.split import Span, Split, is_hidden
-from emukit.emulators.downscaler import Downscaler, fit_baselines, known_targets
+from emukit.emulators.downscaler import (
+    CrossFit,
+    Downscaler,
+    fit_baselines,
+    known_targets,
+)
 from emukit.emulators.neural_downscaler import (
+    ConditionSettings,
+    CrossFrames,
     NeuralDownscaler,
+    ResidualDraws,
+    ResidualFrames,
     build_block_network,
+    cross_frames,
     fit_frames,
     load_downscaler,
     save_downscaler,
 )
 from emukit.errors import ProtocolError, RecipeError, RunError
-from emukit.files import exclusive, parse_json, read_text, write_text
+from emukit.files import exclusive, write_text
 from emukit.metrics import Moments, Score, mean_score
 from emukit.metrics.competition import Competition
 from emukit.metrics.downscaling import competition, tail_area, tail_thresholds, zonal_spectrum
@@ -50,16 +62,27 @@ from emukit.objectives.blocks import OnBlocks
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.recipes.downscale import DownscaleRecipe, parse_downscale
-from emukit.runs.record import DataArguments, card_digest, checked_command
+from emukit.runs.downscale_record import (
+    DOWNSCALE_FILE,
+    ERRORS,
+    FORMAT,
+    NETWORK,
+    SAMPLES,
+    DownscaleRecord,
+    read_downscale_record,
+)
+from emukit.runs.record import DataArguments, card_digest
 from emukit.training.engine import Engine, Execution
 from emukit.training.loop import train
 
-RECORD = "downscale.json"
-FORMAT = 1
 # Steps that are scored together.
 _STEPS = 60
-# Realisations by which an ensemble is scored where nobody says.
+# Realisations by which an ensemble is scored where nobody says, and on how many steps at most: a step of diffusion
+# costs a hundred times that of one answer.
 MEMBERS = 10
+DRAWN_STEPS = 60
+# Steps on which realisations are validated; they are the same at every validation, and so is their noise.
+VALIDATED_STEPS = 24
 
 
 @dataclass(frozen=True)
@@ -69,12 +92,17 @@ class DownscaleRun:
     Attributes:
         folder: Where it is.
         recipe: What was trained.
-        record: `downscale.json`.
+        about: Its record.
     """
 
     folder: Path
     recipe: DownscaleRecipe
-    record: Mapping[str, Any]
+    about: DownscaleRecord
+
+    @property
+    def record(self) -> Mapping[str, Any]:
+        """`downscale.json`."""
+        return self.about.values
 
     def downscaler(self) -> NeuralDownscaler:
         """The trained downscaler.
@@ -82,19 +110,27 @@ class DownscaleRun:
         Raises:
             RunError: Training has not finished, or the folder is damaged.
         """
-        if self.record["state"] != "finished":
+        self.refuse_unfinished()
+        return load_downscaler(self.folder / "emulator")
+
+    def refuse_unfinished(self) -> None:
+        """Refuse a run that has no downscaler yet.
+
+        Raises:
+            RunError: Training has not finished.
+        """
+        if self.about.state != "finished":
             begun = self.command or "the command that began it, with"
             raise RunError(
                 f"the run {self.folder} has not finished",
-                found=f"state {self.record['state']!r}",
+                found=f"state {self.about.state!r}",
                 hint=f"{begun} --resume --out {shlex.quote(str(self.folder))}",
             )
-        return load_downscaler(self.folder / "emulator")
 
     @property
     def command(self) -> str:
         """The command that began it, if it is one that trains and does nothing else; folders come from anywhere."""
-        return checked_command(str(self.record["command"]))
+        return self.about.command
 
 
 def read_downscale_run(folder: Path) -> DownscaleRun:
@@ -103,38 +139,14 @@ def read_downscale_run(folder: Path) -> DownscaleRun:
     Raises:
         RunError: It is none, or is damaged.
     """
-    path = folder / RECORD
+    about, path = read_downscale_record(folder), folder / DOWNSCALE_FILE
     try:
-        record = parse_json(read_text(path))
-        recipe = parse_downscale(record["recipe"], str(path))
-        kinds = {"state": str, "identity": dict, "command": str, "data": dict, "scores": dict, "sessions": list}
-        wrong = [key for key, kind in kinds.items() if not isinstance(record.get(key), kind)]
-        if record["state"] == "finished":
-            wrong += [] if _are_scores(record["scores"]) else ["scores"]
-            wrong += [] if isinstance(record.get("seconds"), int | float) else ["seconds"]
-    except OSError as e:
-        raise RunError(
-            f"{folder} is not a downscaling run",
-            found=f"no {RECORD}",
-            hint="name a folder that `emukit train downscale` wrote",
-        ) from e
+        recipe = parse_downscale(about.values["recipe"], str(path))
     except (ValueError, KeyError, TypeError, AttributeError, RecipeError) as e:
         raise RunError(f"{path} is damaged", found=str(e), hint="restore it, or train again") from e
-    if wrong or record.get("format") != FORMAT or record["identity"].get("recipe") != recipe.digest:
+    if about.values["identity"].get("recipe") != recipe.digest:
         raise RunError(f"{path} was edited, or is of another version", hint="restore it, or train again")
-    return DownscaleRun(folder, recipe, record)
-
-
-def _are_scores(scores: Mapping[str, Any]) -> bool:
-    """Whether every set has its gain, and every label numbers by name."""
-    return all(
-        isinstance(tables, dict)
-        and "gain" in tables
-        and all(
-            isinstance(own, dict) and all(isinstance(n, int | float) for n in own.values()) for own in tables.values()
-        )
-        for tables in scores.values()
-    )
+    return DownscaleRun(folder, recipe, about)
 
 
 def train_downscaler(
@@ -195,6 +207,7 @@ def train_downscaler(
             "convert": dict(arguments.convert or {}),
         },
         "train": [s.text(archive) for s in split.train],
+        "units": {v.name: v.units for v in archive.domain.described},
         "scored": {name: [s.text(archive) for s in spans] for name, spans in split.scored.items()},
         "command": command,
         "sessions": [],
@@ -203,19 +216,66 @@ def train_downscaler(
     session = {"started": provenance.now(), "versions": provenance.versions(), "git": provenance.git_state()}
     record = {**record, "sessions": [*record["sessions"], {**session, "machine": provenance.machine()}]}
     with exclusive(folder):
-        write_text(folder / RECORD, json.dumps(record, indent=1))
+        write_text(folder / DOWNSCALE_FILE, json.dumps(record, indent=1))
         outcome = trainer.train(folder, reporter)
         save_downscaler(trainer.downscaler, folder / "emulator")
-        scored = {
-            name: score_downscalers(archive, spans, trainer.downscaler, trainer.baselines)
-            for name, spans in split.scored.items()
+        scored = {}
+        for name, spans in split.scored.items():
             # Of the whole of a scenario the last decades say enough.
-            if name in ("validation", "test") and not any(is_hidden(archive, s) for s in spans)
-        }
+            if name in ("validation", "test") and not any(is_hidden(archive, s) for s in spans):
+                errors: dict[str, NDArray[np.float64]] = {}
+                scored[name] = score_downscalers(
+                    archive, spans, trainer.downscaler, trainer.baselines, beside=trainer.beside, errors=errors
+                )
+                if name == "validation":
+                    draw_errors(archive, scored[name], errors, [b.label for b in trainer.baselines], folder / ERRORS)
         record |= {**outcome, "state": "finished", "scores": scored}
         record["seconds"] = round(time.monotonic() - started, 1)
-        write_text(folder / RECORD, json.dumps(record, indent=1))
+        write_text(folder / DOWNSCALE_FILE, json.dumps(record, indent=1))
     return read_downscale_run(folder)
+
+
+def evaluate_run(
+    run: DownscaleRun, archive: Archive, name: str, members: int | None, reporter: Reporter
+) -> dict[str, Any]:
+    """Score a finished run on a set of its split, next to everything that its training stood next to.
+
+    Args:
+        run: Finished.
+        archive: Data of the run's grids and variables; baselines are fitted on the run's training months of them.
+        name: ``validation``, ``test``, or ``test-all`` where a scenario is left out.
+        members: Realisations, where it draws any; ten when None.
+        reporter: Shows progress.
+
+    Returns:
+        As `score_downscalers`.
+
+    Raises:
+        ProtocolError: There is no such set, or its truth is hidden, or the data are on another grid.
+        RunError: Realisations are asked of a downscaler that draws none.
+    """
+    one, identity = run.downscaler(), run.record["identity"]
+    if one.domain.grid != archive.grid or one.domain.variables != archive.variables:
+        raise ProtocolError(
+            f"the run {run.folder} is of another grid or other variables",
+            found=f"{archive.grid.shape}, {', '.join(archive.variables)}",
+            expected=f"{one.domain.grid.shape}, {', '.join(one.domain.variables)}",
+        )
+    if members is not None and not one.draws:
+        raise RunError(f"the run {run.folder} has one answer, not an ensemble", hint="leave out --members")
+    if archive.digest != identity["data"]:
+        reporter.say("note: other data than it was trained on")
+    split = make_split(archive, identity["protocol"], identity["members"])
+    if name not in split.scored:
+        raise ProtocolError(
+            f"protocol {split.protocol} has no set {name}", expected=", ".join(split.scored), hint="--split validation"
+        )
+    reporter.say("fitting the baselines on the training months")
+    baselines = fit_baselines(archive, split.train, one.coarsening)
+    plain = one.frames.varied(size=None)
+    crossed = _crossed(archive, split, plain, run.recipe.conditions) if one.draws else None
+    beside = _beside(archive, plain, crossed, identity["seed"], one.conserves)
+    return score_downscalers(archive, split.scored[name], one, baselines, members, beside=beside)
 
 
 def _existing(folder: Path, identity: Mapping[str, Any], resume: bool) -> dict[str, Any] | None:
@@ -245,6 +305,8 @@ class DownscaleTrainer:
     Attributes:
         downscaler: Holds the best weights in the end.
         baselines: The three.
+        beside: What else its scores stand next to: the regression that it is added to, and noise without a network
+            where it draws.
     """
 
     def __init__(self, archive: Archive, recipe: DownscaleRecipe, split: Split, seed: int, reporter: Reporter) -> None:
@@ -256,8 +318,17 @@ class DownscaleTrainer:
         self.baselines = fit_baselines(archive, split.train, coarsening)
         targets = known_targets(archive.domain, recipe.targets.of)
         frames = fit_frames(archive, split.train, coarsening, targets, recipe.conditions)
-        loss = recipe.loss.for_variables(archive.variables).tables
+        spans: Sequence[Span] = split.train
+        shown: ResidualFrames | Sequence[ResidualFrames] = frames
         objective = recipe.objective.build(None)
+        conserves = recipe.conditions.conserve and coarsening.whole
+        if recipe.conditions.conserve and not conserves:
+            reporter.say("note: coarse cells do not hold whole fine cells, or are no means: theirs are not kept")
+        crossed = _crossed(archive, split, frames, recipe.conditions)
+        self.beside = _beside(archive, frames, crossed if objective.draws else None, seed, conserves)
+        if crossed is not None:
+            frames, spans, shown = crossed
+        loss = recipe.loss.for_variables(archive.variables).tables
         torch.manual_seed(seed)
         network = build_block_network(frames, len(archive.variables), recipe.model.model_dump(), objective)
         self.downscaler = NeuralDownscaler(
@@ -272,9 +343,10 @@ class DownscaleTrainer:
             objective_options=recipe.objective.options,
             seed=seed,
             trained_on={"protocol": split.protocol, "data": archive.digest},
+            conserves=conserves,
         )
         comm = Comm()
-        self._sampler = BlockSampler(archive, split.train, coarsening, frames, recipe.blocks, comm.device)
+        self._sampler = BlockSampler(archive, spans, coarsening, shown, recipe.blocks, comm.device)
         on_blocks = OnBlocks(objective, loss, archive.variables)
         self._engine = Engine(network, self._sampler, on_blocks, recipe.training, comm, Execution())
         self.parameters = sum(p.numel() for p in network.parameters())
@@ -298,8 +370,8 @@ class DownscaleTrainer:
 
         def validate() -> Score:
             # After a resumed epoch too: pictures are numbered by what is in the folder, never written over.
-            number = len([*(folder / "samples").glob("*.png")]) + 1
-            draw_sample(self._archive, spans[0], self.downscaler, folder / "samples" / f"{number:04d}.png")
+            number = len([*(folder / SAMPLES).glob("*.png")]) + 1
+            draw_sample(self._archive, spans[0], self.downscaler, folder / SAMPLES / f"{number:04d}.png")
             return mean_score([self._scored(s) for s in spans])
 
         with matmul_precision(settings.precision):
@@ -316,8 +388,67 @@ class DownscaleTrainer:
         return {"parameters": self.parameters, "epochs": result.epochs, "best_epoch": result.best_epoch}
 
     def _scored(self, span: Span) -> Score:
-        moments = span_moments(self._archive, span, self.downscaler, self._competition)
-        return self._competition.score(moments, self._archive.grid.weights, self._archive.variables)
+        """The score of its answer; where it draws, with the fair CRPS of two realisations in the place of the MAE.
+
+        The error of one realisation would be smallest without any spread.
+        """
+        archive, scored, one = self._archive, self._competition, self.downscaler
+
+        def score(moments: Moments) -> Score:
+            return scored.score(moments, archive.grid.weights, archive.variables)
+
+        if not one.draws:
+            return score(span_moments(archive, span, one, scored))
+        coarse, scenario = coarse_truth(archive, span, one.coarsening), archive[span.scenario]
+        shape = (len(archive.variables), *archive.grid.shape)
+        errors, distance = (Moments.zero(shape, tuple(scored.terms)) for _ in range(2))
+        for part in some_parts(len(span), VALIDATED_STEPS):
+            start, stop = span.start + part.start, span.start + part.stop
+            truth = scenario.truth(span.members[0], start, stop)
+            a, b = (one.fields(coarse[part], scenario.time[start:stop], member=m) for m in (0, 1))
+            errors += scored.moments(a, truth)
+            errors += scored.moments(b, truth)
+            distance += scored.moments(a, b)
+        found, apart = score(errors), score(distance)
+        # Of one answer the CRPS is the MAE, so it has the same key and weight.
+        fair = {f"{v}.mae": found[f"{v}.mae"] - 0.5 * apart[f"{v}.mae"] for v in archive.variables}
+        return replace(found, numbers={**found.numbers, **fair})
+
+
+def _crossed(
+    archive: Archive, split: Split, frames: ResidualFrames, conditions: ConditionSettings
+) -> CrossFrames | None:
+    """Frames out of fold, where the network learns what is left there."""
+    if conditions.residual == "in-sample":
+        return None
+    base = frames.base
+    fitted = None if base is None else CrossFit.of(archive, split.train, base, conditions.penalty)
+    return cross_frames(archive, split.train, frames, fitted)
+
+
+def _beside(
+    archive: Archive, frames: ResidualFrames, crossed: CrossFrames | None, seed: int, conserves: bool
+) -> tuple[Downscaler, ...]:
+    """What else scores stand next to: the regression, and with what it leaves out of fold as noise."""
+    if frames.base is None:
+        return ()
+    regression = copy(frames.base)
+    regression.conserves = conserves
+    if crossed is None:
+        return (regression,)
+    noise = ResidualDraws.fit(archive, crossed, seed=seed)
+    noise.conserves = conserves
+    return (regression, noise)
+
+
+def some_parts(steps: int, most: int) -> list[slice]:
+    """Parts of at most 12 steps, evenly over a series, that hold at most so many; all steps where there are no more."""
+    if steps <= most:
+        return [slice(i, min(i + _STEPS, steps)) for i in range(0, steps, _STEPS)]
+    size = min(12, most)
+    number = most // size
+    first = np.linspace(0, steps - size, number).round().astype(int) if number > 1 else [(steps - size) // 2]
+    return [slice(int(i), int(i) + size) for i in first]
 
 
 def coarse_truth(archive: Archive, span: Span, coarsening: Coarsening) -> NDArray[np.float64]:
@@ -334,25 +465,38 @@ def coarse_truth(archive: Archive, span: Span, coarsening: Coarsening) -> NDArra
     return coarsening.down(archive[span.scenario].truth(span.members[0], span.start, span.stop))
 
 
-def span_moments(archive: Archive, span: Span, downscaler: Downscaler, scored: Competition) -> Moments:
-    """The sums of a span, predicted some steps at a time from its coarse truth."""
+def span_moments(
+    archive: Archive, span: Span, downscaler: Downscaler, scored: Competition, parts: Sequence[slice] | None = None
+) -> Moments:
+    """The sums of a span, or of some parts of it, predicted some steps at a time from its coarse truth."""
     scenario = archive[span.scenario]
     total = Moments.zero((len(archive.variables), *archive.grid.shape), tuple(scored.terms))
     coarse = coarse_truth(archive, span, downscaler.coarsening)
-    for first in range(0, len(span), _STEPS):
-        part = slice(first, min(first + _STEPS, len(span)))
+    for part in some_parts(len(span), len(span)) if parts is None else parts:
         start, stop = span.start + part.start, span.start + part.stop
         fields = downscaler.fields(coarse[part], scenario.time[start:stop])
         total += scored.moments(fields, scenario.truth(span.members[0], start, stop))
     return total
 
 
-def best_baseline(archive: Archive, spans: Sequence[Span], baselines: Sequence[Downscaler]) -> dict[str, float]:
-    """Variable to the lowest MAE of the baselines, each the mean over spans."""
+def best_baseline(
+    archive: Archive,
+    spans: Sequence[Span],
+    baselines: Sequence[Downscaler],
+    parts: Mapping[Span, Sequence[slice]] | None = None,
+) -> dict[str, float]:
+    """Variable to the lowest MAE of the baselines, each the mean over spans; of some `parts` of each, or of all."""
     plain = competition({v.name: v.units for v in archive.domain.described}, dict.fromkeys(archive.variables, 1.0))
     scores = [
         mean_score(
-            [plain.score(span_moments(archive, s, b, plain), archive.grid.weights, archive.variables) for s in spans]
+            [
+                plain.score(
+                    span_moments(archive, s, b, plain, None if parts is None else parts[s]),
+                    archive.grid.weights,
+                    archive.variables,
+                )
+                for s in spans
+            ]
         )
         for b in baselines
     ]
@@ -365,6 +509,8 @@ def score_downscalers(
     downscaler: Downscaler,
     baselines: Sequence[Downscaler],
     members: int | None = None,
+    beside: Sequence[Downscaler] = (),
+    errors: dict[str, NDArray[np.float64]] | None = None,
 ) -> dict[str, Any]:
     """All scores of a downscaler and of the baselines on the same steps.
 
@@ -372,44 +518,53 @@ def score_downscalers(
         archive: The data, whose truth is coarsened.
         spans: What is scored; numbers are means over them.
         downscaler: The network. Where it draws realisations, errors are those of their mean; tails and spectra those
-            of the first.
+            of the first. Everything is then scored on 60 steps at most, in years evenly over each span.
         baselines: The three.
         members: Realisations, where it draws any; ten when None.
+        beside: What else is scored on the same steps.
+        errors: Where the (V, Y, X) MAE of each cell is put, by label, the mean over spans.
 
     Returns:
         By label, the numbers by ``VARIABLE.NAME``: ``mae``, ``nmae``, ``rmse``, ``r2``, ``correlation``, ``bias``;
-        ``power`` (of the finest quarter of zonal wavenumbers, relative to the truth), ``p99`` and ``p99.9`` (area
-        beyond these quantiles of the truth, relative to it); ``crps`` and ``spread`` (over error) of ensembles. Under
-        ``gain`` how much lower the MAE is than that of the best baseline.
+        ``power`` (of the finest quarter of zonal wavenumbers, relative to the truth), ``spectrum`` (the quarter whose
+        power is furthest from that of the truth, relative to it, less one), ``p99`` and ``p99.9`` (area beyond these
+        quantiles of the truth, relative to it); of ensembles ``crps``, ``sharpness`` (CRPS over the MAE of the mean)
+        and ``spread`` (over error). Under ``gain`` how much lower the MAE is than that of the best baseline.
     """
-    best = best_baseline(archive, spans, baselines)
+    parts = {s: some_parts(len(s), DRAWN_STEPS if downscaler.draws else len(s)) for s in spans}
+    best = best_baseline(archive, spans, baselines, parts)
     scored = competition({v.name: v.units for v in archive.domain.described}, best)
     out: dict[str, Any] = {}
-    for one in (*baselines, downscaler):
-        found = [_numbers(archive, s, one, scored, members or MEMBERS) for s in spans]
-        out[one.label] = {k: float(np.mean([f[k] for f in found])) for k in found[0]}
+    for one in (*baselines, *beside, downscaler):
+        found = [_numbers(archive, s, one, scored, members or MEMBERS, parts[s]) for s in spans]
+        out[one.label] = {k: float(np.mean([f[k] for f, _ in found])) for k in found[0][0]}
+        if errors is not None:
+            errors[one.label] = np.mean([own for _, own in found], 0)
     out["gain"] = {v: 1 - out[downscaler.label][f"{v}.mae"] / best[v] for v in archive.variables}
     return out
 
 
-def _numbers(archive: Archive, span: Span, one: Downscaler, scored: Competition, members: int) -> dict[str, float]:
+def _numbers(
+    archive: Archive, span: Span, one: Downscaler, scored: Competition, members: int, parts: Sequence[slice]
+) -> tuple[dict[str, float], NDArray[np.float64]]:
+    """The numbers of a span, and the (V, Y, X) MAE of each cell."""
     scenario, grid = archive[span.scenario], archive.grid
     truth = scenario.truth(span.members[0], span.start, span.stop)
     coarse = coarse_truth(archive, span, one.coarsening)
-    thresholds = tail_thresholds(truth)
+    steps = sum(part.stop - part.start for part in parts)
+    thresholds = tail_thresholds(np.concatenate([truth[part] for part in parts]))
     number = members if one.draws else 1
     moments = Moments.zero(truth.shape[1:], tuple(scored.terms))
     sums = EnsembleSums.zero(number, truth.shape[1:])
     power, true_power = (np.zeros((truth.shape[1], grid.shape[1] // 2)) for _ in range(2))
     area, true_area = (np.zeros(thresholds.shape) for _ in range(2))
-    for first in range(0, len(span), _STEPS):
-        part = slice(first, min(first + _STEPS, len(span)))
+    for part in parts:
         time_ = scenario.time[span.start + part.start : span.start + part.stop]
         drawn = np.stack([one.fields(coarse[part], time_, member=m) for m in range(number)])
         moments += scored.moments(drawn.mean(0), truth[part])
         if number > 1:
             sums += EnsembleSums.of(drawn, truth[part])
-        share = len(time_) / len(span)
+        share = len(time_) / steps
         power += share * zonal_spectrum(drawn[0], grid)
         true_power += share * zonal_spectrum(truth[part], grid)
         area += share * tail_area(drawn[0], thresholds, grid)
@@ -419,13 +574,52 @@ def _numbers(archive: Archive, span: Span, one: Downscaler, scored: Competition,
     fine = slice(-(grid.shape[1] // 8), None)
     for v, name in enumerate(archive.variables):
         out[f"{name}.power"] = float(power[v, fine].sum() / true_power[v, fine].sum())
+        quarters = zip(*(np.array_split(p[v], 4) for p in (power, true_power)), strict=True)
+        out[f"{name}.spectrum"] = max((float(p.sum() / t.sum()) - 1 for p, t in quarters), key=abs)
         for i, label in enumerate(("p99", "p99.9")):
             out[f"{name}.{label}"] = float(area[i, v] / true_area[i, v]) if true_area[i, v] else float("nan")
     if number > 1:
-        for name, parts in score_ensemble(sums, grid.weights, archive.variables).items():
-            out[f"{name}.crps"] = parts.crps
-            out[f"{name}.spread"] = parts.spread_over_error or float("nan")
-    return out
+        for name, found in score_ensemble(sums, grid.weights, archive.variables).items():
+            out[f"{name}.crps"] = found.crps
+            out[f"{name}.sharpness"] = found.crps / out[f"{name}.mae"] if out[f"{name}.mae"] else float("nan")
+            out[f"{name}.spread"] = found.spread_over_error or float("nan")
+    return out, np.asarray(moments.more["absolute error"] / moments.n)
+
+
+def draw_errors(
+    archive: Archive,
+    scores: Mapping[str, Any],
+    errors: Mapping[str, NDArray[np.float64]],
+    baselines: Sequence[str],
+    path: Path,
+) -> None:
+    """Maps of the MAE of the best baseline and of the network, and their difference.
+
+    Args:
+        archive: The data.
+        scores: By label, as `score_downscalers` returns them.
+        errors: By label, as it fills them in.
+        baselines: Labels of the three.
+        path: A new PNG.
+    """
+    from emukit.figures.figure import write_png
+    from emukit.figures.maps import Panel, Row, draw_maps
+    from emukit.files import atomic_path
+
+    rows = []
+    for v, variable in enumerate(archive.domain.described):
+        best = min(baselines, key=lambda label: scores[label][f"{variable.name}.mae"])
+        panels = tuple(
+            Panel(f"{label}: {scores[label][f'{variable.name}.mae']:.3f}", errors[label][v])
+            for label in (best, NETWORK)
+        )
+        gain = Panel(
+            f"network less baseline: {-scores['gain'][variable.name]:+.1%}", errors[NETWORK][v] - errors[best][v]
+        )
+        rows.append(Row(variable.colours, f"MAE of {variable.name}, {variable.units}", panels, gain, positive=True))
+    figure = draw_maps(rows, archive.grid, "mean absolute errors, validation", earth=archive.source != "demo")
+    with atomic_path(path) as temporary:
+        write_png(figure, temporary, {"Title": "mean absolute errors"})
 
 
 def draw_sample(archive: Archive, span: Span, downscaler: Downscaler, path: Path) -> None:

@@ -29,7 +29,7 @@ from emukit.data.grid import Grid
 from emukit.data.source import open_source
 from emukit.data.time import TimeAxis
 from emukit.data.units import same_units
-from emukit.emulators.downscaler import Downscaler
+from emukit.emulators.neural_downscaler import NeuralDownscaler
 from emukit.errors import EmukitError, RunError, StoreError
 from emukit.files import LOCK_FILE, PART, exclusive, parse_json, read_text, remove_folder, write_text
 from emukit.outputs import MARK, marked, refuse_taken, zarr_kind
@@ -72,7 +72,7 @@ class Region:
             )
         return cls(south, north, west, east)
 
-    def cells(self, downscaler: Downscaler) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def cells(self, downscaler: NeuralDownscaler) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Rows and columns of the fine grid whose middles are inside.
 
         Raises:
@@ -107,7 +107,7 @@ class CoarseFile:
     time: TimeAxis
     fine: bool
 
-    def read(self, downscaler: Downscaler, part: slice) -> NDArray[np.float64]:
+    def read(self, downscaler: NeuralDownscaler, part: slice) -> NDArray[np.float64]:
         """(T, V, y, x) coarse fields of some steps.
 
         Raises:
@@ -131,7 +131,7 @@ class CoarseFile:
         return downscaler.coarsening.down(out) if self.fine else out
 
 
-def look_at(dataset: xr.Dataset, source: str, downscaler: Downscaler) -> CoarseFile:
+def look_at(dataset: xr.Dataset, source: str, downscaler: NeuralDownscaler) -> CoarseFile:
     """Find a downscaler's coarse fields in a dataset.
 
     Args:
@@ -209,7 +209,7 @@ def _same(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
 
 
 def downscale_file(
-    downscaler: Downscaler,
+    downscaler: NeuralDownscaler,
     fields: Path,
     out: Path,
     *,
@@ -362,7 +362,7 @@ class _FineStore:
         steps: Time steps that are written at once, which is how long a chunk is.
     """
 
-    downscaler: Downscaler
+    downscaler: NeuralDownscaler
     file: CoarseFile
     rows: NDArray[np.int64]
     columns: NDArray[np.int64]

@@ -178,8 +178,8 @@ def evaluate_ensemble(
     sums, real = EnsembleSums.zero(members, shape), EnsembleSums.zero(max(others, 1), shape)
     means: list[Score] = []
     periods: list[Period] = []
-    # What runs from a beginning is asked once for a whole span.
-    lengths = {place: place[2] - place[1] if emulator.from_beginning else STEPS for place in places}
+    # What begins where it is asked is asked once for a whole span.
+    lengths = {place: STEPS if emulator.continues else place[2] - place[1] for place in places}
     work = sum(-(-(place[2] - place[1]) // length) for place, length in lengths.items())
     with reporter.step("drawing realisations", members * work) as bar:
         for (name, start, stop), own in places.items():

@@ -33,10 +33,10 @@ from emukit.emulators.residual_correction import ResidualCorrection, residual_ar
 from emukit.emulators.trajectory import TrajectoryNetwork
 from emukit.emulators.variability import refuse_same_runs
 from emukit.emulators.wrapper import Fold, Wrapper
-from emukit.errors import ProtocolError, RunError, TrainingError
+from emukit.errors import ProtocolError, RecipeError, RunError, TrainingError
 from emukit.losses.registry import TERMS, loss_terms
 from emukit.models.precision import matmul_precision
-from emukit.models.registry import NETWORKS, build_network, count_parameters
+from emukit.models.registry import NETWORKS, asks, build_network, count_parameters
 from emukit.objectives.registry import REGRESSION
 from emukit.parallel.comm import Comm
 from emukit.parallel.domain import DividedSphere, check_divisible, divide
@@ -214,6 +214,12 @@ def _check_network(archive: Archive, recipe: NetworkRecipe) -> None:
     encodings = (f(recipe.inputs.seasonal, archive.grid, archive.time)[0] for f in (seasonal_fields, daily_fields))
     channels = [*recipe.inputs.forcings, *recipe.inputs.states, *(c for of in encodings for c in of)]
     statics, _ = static_fields(recipe.inputs, archive)
+    if asks(NETWORKS.load(recipe.emulator)) and not recipe.inputs.states:
+        raise RecipeError(
+            f"{recipe.emulator} computes with states, and is given none",
+            found="inputs.states is empty",
+            hint="data whose outputs are states, such as a six-hourly sequence, and --set inputs.states=[...]",
+        )
     count_parameters(
         recipe.emulator,
         in_channels=recipe.network_channels(len(channels) + len(statics)),
@@ -302,11 +308,23 @@ class Trainer:
         kind: Callable[..., NeuralEmulator] = NeuralEmulator
         if isinstance(source, RolloutSampler):
             kind = partial(TrajectoryNetwork, states=source.states)
+        fresh: Any = self._network(len(encoder.channels))
+        if isinstance(source, RolloutSampler) and asks(type(fresh)):
+            center, spread = normalizer.line()
+            fresh.know(
+                outputs=archive.variables,
+                channels=encoder.channels,
+                latitudes=archive.grid.lat,
+                hours=archive.time.minutes / 60,
+                center=center,
+                spread=spread,
+                change=source.states.scale,
+            )
         network_only = kind(
             archive.domain,
             recipe.emulator,
             recipe.options,
-            self._network(len(encoder.channels)),
+            fresh,
             encoder,
             normalizer,
             residual=anchor is not None,

@@ -11,15 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from emukit.data.archive import Archive
+from emukit.data.sampler import Sample
 from emukit.emulators.atlas import PROJECTOR, Part, RowSampler
+from emukit.emulators.internal_state import StateSeries
 from emukit.errors import TrainingError
 from emukit.losses.composite import CompositeLoss
-from emukit.losses.grid_context import GridContext
+from emukit.losses.grid_context import GridContext, Mean, local_mean
 from emukit.metrics import Score
 from emukit.models.precision import matmul_precision
 from emukit.models.registry import build_network
+from emukit.objectives.base import Forward, Objective
+from emukit.objectives.crps import Crps
+from emukit.objectives.rollout import Curriculum
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.recipes.schema import GeneratorRecipe, PartSettings
@@ -32,6 +39,7 @@ class PartTrainer:
 
     Attributes:
         outcome: Seconds and parameters of all of them together, for the record.
+        reporter: Shows the progress.
     """
 
     def __init__(
@@ -57,7 +65,7 @@ class PartTrainer:
                 hint="leave --devices out",
             )
         self._recipe, self._archive, self._seed, self._comm = recipe, archive, seed, comm
-        self._folder, self._reporter = folder, reporter
+        self._folder, self.reporter = folder, reporter
         self.outcome: dict[str, Any] = {"seconds": 0.0, "parameters": 0}
 
     def __call__(self, part: str, samples: RowSampler, variables: tuple[str, ...]) -> Part:
@@ -67,7 +75,11 @@ class PartTrainer:
         samples = replace(samples, per_batch=min(said.training.per_batch, len(samples.series.rows)))
         weights = torch.from_numpy(samples.weights)
         loss = CompositeLoss({v: {"mse": 1.0} for v in variables}, variables, GridContext(weights))
-        objective = said.objective.build(loss)
+        objective, curriculum = said.objective.build(loss), said.training.curriculum
+        if curriculum.longest > 1:
+            samples = replace(samples, length=curriculum.longest)
+            assert isinstance(objective, Crps)  # the recipe's own check
+            objective = MonthAfterMonth(objective, samples.series, curriculum, said.training.recompute)
         options = said.model.model_dump(mode="python")
         torch.manual_seed(self._seed)
         network = build_network(
@@ -81,7 +93,7 @@ class PartTrainer:
         parameters = sum(p.numel() for p in network.parameters())
         place = self._folder / part
         place.mkdir(parents=True, exist_ok=True)
-        self._reporter.say(
+        self.reporter.say(
             f"{part}: {said.network}, {parameters:,} parameters, objective {said.objective.name}, "
             f"{settings.epochs} epochs of {samples.steps_per_epoch} steps"
         )
@@ -94,13 +106,74 @@ class PartTrainer:
                 ramp=lambda done: 1.0,
                 validate=_nothing,
                 folder=place,
-                reporter=self._reporter,
+                reporter=self.reporter,
                 keep=KeptWeights(settings.epochs, averaged=True),
             )
         network.eval()
         self.outcome["seconds"] += result.seconds
         self.outcome["parameters"] += parameters
         return Part(network, said.network, options, samples.channels, said.objective.name, said.objective.options)
+
+
+class MonthAfterMonth(Objective):
+    """The fair CRPS of trajectories of several months, each drawn from the blocks that were drawn before.
+
+    Of one month it is the CRPS of what is drawn.
+    """
+
+    draws = True
+    divisible = False
+    single_runs = True
+
+    def __init__(self, crps: Crps, series: StateSeries, curriculum: Curriculum, recompute: bool) -> None:
+        """Set it up.
+
+        Args:
+            crps: Scores every month, in units of innovations.
+            series: Says how blocks follow from those before.
+            curriculum: Months of a trajectory.
+            recompute: Whether the inside of the network is computed again for the gradient, and not kept.
+        """
+        super().__init__(crps.composite)
+        self._crps, self._series, self._curriculum, self._recompute = crps, series, curriculum, recompute
+        self._epochs = 0.0
+
+    @property
+    def noise_channels(self) -> int:
+        """Those of the score."""
+        return self._crps.noise_channels
+
+    @property
+    def passes(self) -> int:
+        """One for each realisation of each month of the longest trajectory."""
+        return self._crps.passes * self._curriculum.longest
+
+    def advance(self, epochs: float) -> None:
+        """The length follows from the epochs that are done."""
+        self._epochs = epochs
+
+    def loss(
+        self, forward: Forward, sample: Sample, *, ramp: float = 1.0, mean: Mean = local_mean
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean over the months of the trajectory."""
+        length = self._curriculum.at(self._epochs)
+        drawn = [self._trajectory(forward, sample, length) for _ in range(self._crps.realisations)]
+        total, terms = self._crps.score(torch.stack(drawn), sample.targets[:, :length], mean)
+        return total, {**terms, "months": torch.tensor(float(length))}
+
+    def _trajectory(self, forward: Forward, sample: Sample, length: int) -> Tensor:
+        """(S, L, V, y, x) whitened blocks of one realisation."""
+        assert self.composite is not None
+        space, past, out = self._series.space, sample.named["past"], []
+        for i in range(length):
+            frames = space.block_frames(past, sample.named["setting"][:, i])
+            shape = (len(frames), 1, self.noise_channels, *frames.shape[-2:])
+            frames = torch.cat((frames, self.composite.context.sphere.randn(shape, frames)), 2)
+            drawn = recomputed(forward, frames, use_reentrant=False) if self._recompute else forward(frames)
+            blocks = space.next_blocks(past, drawn[:, 0].float())
+            past = torch.cat((past[:, 1:], blocks[:, None]), 1)
+            out.append(self._series.whitened(blocks))
+        return torch.stack(out, 1)
 
 
 def _nothing() -> Score:

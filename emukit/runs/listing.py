@@ -17,6 +17,7 @@ from typing import Any, Literal
 from emukit.errors import EmukitError, RunError
 from emukit.files import is_held, open_regular
 from emukit.recipes.catalogue import model_name
+from emukit.runs.downscale_record import DOWNSCALE_FILE, NETWORK, DownscaleRecord, read_downscale_record
 from emukit.runs.leaderboard import split_name
 from emukit.runs.record import RECORD_FILE, RunRecord, log_gaps, read_evaluation, read_record
 from emukit.training.log import LOG, read_lines
@@ -44,7 +45,8 @@ class RunSummary:
             study gave up.
         size: Bytes on disk, those of its bases included.
         held: Whether a live process on this machine writes it.
-        record: None where it is damaged, or failed before it began.
+        record: None where it is damaged, or failed before it began, or is one of `downscale`.
+        downscale: The record of a downscaling run.
         problem: What is wrong with it, for people; empty where nothing is.
         scores: Set to score, the one that selects first.
         months: Set to what was scored, as the leaderboard names it.
@@ -58,6 +60,7 @@ class RunSummary:
     size: int
     held: bool = False
     record: RunRecord | None = None
+    downscale: DownscaleRecord | None = None
     problem: str = ""
     scores: dict[str, float] = field(default_factory=dict)
     months: dict[str, str] = field(default_factory=dict)
@@ -68,7 +71,36 @@ class RunSummary:
     @property
     def model(self) -> str:
         """The recipe by the name it was trained under, as far as the record tells; else its emulator."""
+        if self.downscale:
+            return "downscale"
         return model_name(self.record.command, str(self.record.recipe["emulator"])) if self.record else ""
+
+    @property
+    def protocol(self) -> str | None:
+        """The split; None where no record says it."""
+        if self.record:
+            return self.record.identity.protocol
+        return self.downscale.protocol if self.downscale else None
+
+    @property
+    def seed(self) -> int | None:
+        """Likewise of the seed."""
+        if self.record:
+            return self.record.identity.seed
+        return self.downscale.seed if self.downscale else None
+
+    @property
+    def started(self) -> str | None:
+        """When its first session began."""
+        if self.record:
+            return self.record.sessions[0].started if self.record.sessions else None
+        sessions = self.downscale.values["sessions"] if self.downscale else []
+        return str(sessions[0].get("started")) if sessions and isinstance(sessions[0], dict) else None
+
+    @property
+    def direction(self) -> str:
+        """Which way its score is better, in words."""
+        return self.record.data.scoring.competition.direction if self.record else "lower is better"
 
     @property
     def ranked_by(self) -> tuple[str, float] | None:
@@ -116,7 +148,7 @@ def _below_place(place: Path) -> Iterator[Path]:
         # What cannot be looked into is said to be damaged, like what cannot be read.
         yield place
         return
-    if any(entry.name == RECORD_FILE for entry in entries):
+    if any(entry.name in (RECORD_FILE, DOWNSCALE_FILE) for entry in entries):
         yield place
         return
     for entry in entries:
@@ -148,15 +180,17 @@ def never_started(folder: Path) -> RunSummary | None:
 
 def _order(listed: RunSummary) -> tuple[int, bool, str, float, str]:
     ranked = listed.ranked_by
-    protocol = listed.record.identity.protocol if listed.record else ""
-    months, cost = protocol, 0.0
-    if ranked and listed.record:
-        months, cost = listed.months[ranked[0]], listed.record.data.scoring.competition.cost(ranked[1])
+    months, cost = listed.protocol or "", 0.0
+    if ranked:
+        competition = listed.record.data.scoring.competition if listed.record else None
+        months, cost = listed.months[ranked[0]], competition.cost(ranked[1]) if competition else ranked[1]
     return STATES.index(listed.state), not ranked, months, cost, str(listed.folder)
 
 
 def summarise_run(folder: Path) -> RunSummary:
     """A run folder; what is wrong in it is said, not raised."""
+    if (folder / DOWNSCALE_FILE).exists() and not (folder / RECORD_FILE).exists():
+        return _summarise_downscale(folder)
     inside, held = _below(folder), is_held(folder)
     size = inside.size
     try:
@@ -177,7 +211,26 @@ def summarise_run(folder: Path) -> RunSummary:
     epochs = training.get("epochs") if isinstance(training, Mapping) else None
     problem = failure.splitlines()[0] if state == "failed" else ""
     problem = "; ".join([problem] * bool(problem) + log_gaps(record, logs))
-    return RunSummary(folder, state, size, held, record, problem, scores, months, epoch, epochs, seconds)
+    return RunSummary(folder, state, size, held, record, None, problem, scores, months, epoch, epochs, seconds)
+
+
+def _summarise_downscale(folder: Path) -> RunSummary:
+    inside, held = _below(folder), is_held(folder)
+    try:
+        about = read_downscale_record(folder)
+        lines = read_lines(folder / LOG) if "." in inside.logs else []
+        epoch, seconds = _progress(inside.logs, dict.fromkeys(inside.logs, lines))
+    except EmukitError as e:
+        return RunSummary(folder, "damaged", inside.size, held, problem=f"{e.what} ({e.found})" if e.found else e.what)
+    except (TypeError, ValueError, OverflowError, OSError) as e:
+        return RunSummary(folder, "damaged", inside.size, held, problem=f"the log of {folder} is damaged ({e})")
+    state: State = "finished" if about.state == "finished" else "training" if held else "interrupted"
+    names = [n for n in SETS if n in about.scores]
+    scores = {n: about.scores[n][NETWORK]["score"] for n in names if "score" in about.scores[n][NETWORK]}
+    training = about.values["recipe"].get("training")
+    epochs = training.get("epochs") if isinstance(training, Mapping) else None
+    months = {n: about.months(n) for n in scores}
+    return RunSummary(folder, state, inside.size, held, None, about, "", scores, months, epoch, epochs, seconds)
 
 
 def _scores(folder: Path, record: RunRecord, names: Iterable[str]) -> tuple[dict[str, float], dict[str, str]]:

@@ -138,7 +138,10 @@ def scenario_digest(scenario: Scenario) -> str:
 def _predicted(
     run: Run, emulator: Emulator, wanted: Scenario, members: int | None, data: str, reporter: Reporter
 ) -> xr.Dataset:
-    dataset = emulator.predict(wanted) if members is None else predict_ensemble(emulator, wanted, members)
+    if members is None:
+        dataset = emulator.predict(wanted, reporter=reporter)
+    else:
+        dataset = predict_ensemble(emulator, wanted, members, reporter=reporter)
     far = emulator.warning_of(wanted, emulator.first_month, len(wanted))
     if far:
         reporter.say(f"note: {far}")
@@ -245,6 +248,8 @@ def predict_ensemble(
     members: int,
     start: str | None = None,
     stop: str | None = None,
+    *,
+    reporter: Reporter | None = None,
 ) -> xr.Dataset:
     """Realisations of a scenario, along a dimension ``member``.
 
@@ -254,6 +259,7 @@ def predict_ensemble(
         members: How many.
         start: First month; the first that can be predicted when None.
         stop: Last month, included; the scenario's last when None.
+        reporter: As for `Emulator.predict`.
 
     Raises:
         RunError: The emulator has one answer, or so many realisations do not fit into memory.
@@ -274,7 +280,7 @@ def predict_ensemble(
             expected=f"up to {size(room)}, most of what is free on this machine",
             hint=f"--members {room // (2 * one)}" if room >= 2 * one else "end other programs, or use a larger machine",
         )
-    return emulator.predict(forcings, start, stop, members)
+    return emulator.predict(forcings, start, stop, members, reporter=reporter)
 
 
 def check_place(out: Path, overwrite: bool = False) -> None:

@@ -60,8 +60,16 @@ class RefitPolicy:
             cost: From a validation score to what was made small.
 
         Raises:
-            RunError: The log of the run is missing, damaged or without a validation score.
+            RunError: The log of the run is missing, damaged or without a validation score, or the learning rate waited
+                for validations, of which a final fit has none.
         """
+        if settings.schedule == "plateau":
+            raise RunError(
+                "a final fit has no validations, for which the schedule of the learning rate waits",
+                found="training.schedule = plateau",
+                expected="cosine, whose rate follows from the step",
+                hint="select with --set training.schedule=cosine, then fit that run again",
+            )
         best, keep, before = float("inf"), None, 0.0
         lines = read_lines(self.folder / LOG)
         if missing := gaps(lines):

@@ -16,6 +16,7 @@ from emukit.errors import EmukitError, RunError
 from emukit.files import below, exclusive, parse_json, read_text, remove_folder, sweep
 from emukit.recipes.catalogue import identity_digest
 from emukit.runs import crossval, protocols
+from emukit.runs.downscale_record import DOWNSCALE_FILE
 from emukit.runs.listing import RunSummary, find_runs, list_runs, never_started, remove_traces, summarise_run
 from emukit.runs.record import RECORD_FILE, RunRecord, read_record
 from emukit.studies.saved_plan import PLAN_FILE
@@ -58,6 +59,13 @@ def prune_named(folders: Sequence[Path]) -> PrunePlan:
             raise RunError(
                 f"{folder} is a link", hint=f"name what it points to, {folder.resolve()}; nothing was removed"
             )
+        if (folder / DOWNSCALE_FILE).exists():
+            raise RunError(
+                f"{folder} is a downscaling run",
+                found="something that runs of `downscaled` may be made of",
+                expected="runs of emulators",
+                hint="remove the folder yourself, if nothing refines with it; nothing was removed",
+            )
         if not (folder / RECORD_FILE).exists() and not never_started(folder):
             raise RunError(
                 f"{folder} is not a run",
@@ -87,7 +95,8 @@ def prune_all_but_best(places: Sequence[Path], keep: int) -> PrunePlan:
     """
     kinds: dict[tuple[str, str], list[RunSummary]] = {}
     for run in list_runs(places):
-        if run.state == "finished" and run.kind:
+        # What runs of `downscaled` are made of is not behind them.
+        if run.state == "finished" and run.kind and not run.downscale:
             kinds.setdefault(run.kind, []).append(run)
     behind = [run for group in kinds.values() for run in group[keep:]]
     reasons = _reasons_to_stay(behind, [place.resolve() for place in places])

@@ -329,6 +329,7 @@ class TrainingState(BaseModel):
         best_average: Whether averaged weights reached it.
         best_digest: SHA-256 of their file, on the process that wrote it.
         stale: Validations since.
+        halvings: How often the learning rate was halved on a plateau.
         sums: Loss terms of the epoch under way, summed over its steps.
         stopped: Whether early stopping has ended the training.
         seconds: Time spent so far, over all sessions.
@@ -344,6 +345,7 @@ class TrainingState(BaseModel):
     best_average: bool = False
     best_digest: str = ""
     stale: Count = 0
+    halvings: Count = 0
     sums: dict[str, FiniteFloat] = Field(default_factory=dict)
     stopped: bool = False
     seconds: FiniteFloat = Field(0.0, ge=0)
@@ -364,6 +366,8 @@ class TrainingState(BaseModel):
     def _could_be(self) -> Self:
         if max(self.best_epoch, self.stale) > self.epoch:
             raise ValueError(f"best epoch {self.best_epoch} and {self.stale} validations since, in epoch {self.epoch}")
+        if self.halvings > self.epoch:
+            raise ValueError(f"a learning rate that was halved {self.halvings} times, in epoch {self.epoch}")
         if math.isfinite(self.best_score) != (self.best_epoch > 0):
             raise ValueError(f"best score {self.best_score} in epoch {self.best_epoch}")
         if bool(self.best_digest) != (self.best_epoch > 0):

@@ -1,9 +1,10 @@
 """How one optimiser step is computed on the hardware at hand: precision, compilation, processes, averages.
 
 Invariant: the engine changes how fast a step is, not what it is: in float32 every combination of processes, strategy
-and compilation takes the same steps up to rounding. The learning rate is a function of the step alone, so a resumed run
-needs no schedule state. The average of weights, exponential (EMA) or equal over the last epochs (SWA), is a function of
-the weights after each step, or epoch, alone, and never changes them; it is scored and chosen like any checkpoint.
+and compilation takes the same steps up to rounding. The learning rate is a function of the step, and of how often it
+was halved on a plateau, which the state of the training holds. The average of weights, exponential (EMA) or equal over
+the last epochs (SWA), is a function of the weights after each step, or epoch, alone, and never changes them; it is
+scored and chosen like any checkpoint.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from emukit.parallel.distributed import DistributedNetwork, Strategy, whole
 from emukit.training.settings import AverageSettings, OptimizerSettings, TrainingSettings
 
 AUTOCAST: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+# Of PyTorch's ReduceLROnPlateau as IPSL-AID trains with it.
+HALVED = 0.5
 
 # A loss scale this small means that gradients overflow whatever is done: fp16 starts at 65536 and halves.
 SMALLEST_SCALE = 1.0
@@ -351,16 +355,21 @@ def make_optimizer(network: nn.Module, settings: OptimizerSettings) -> torch.opt
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.learning_rate)
 
 
-def learning_rate(step: int, steps: int, settings: OptimizerSettings) -> float:
-    """Linear warm-up, then half a cosine down to the final rate.
+def learning_rate(step: int, steps: int, training: TrainingSettings, halvings: int = 0) -> float:
+    """Linear warm-up, then half a cosine down to the final rate; or halves of the peak, never below the final rate.
 
     Args:
         step: Zero for the first.
         steps: Of the whole training.
-        settings: Peak, end and length of the warm-up.
+        training: Its schedule, with the peak, the end and the warm-up of its optimiser.
+        halvings: How often validations have come to a plateau.
     """
+    settings, waits = training.optimizer, training.schedule == "plateau"
+    lowered = HALVED**halvings if waits else 1.0
     if step < settings.warmup_steps:
-        return settings.learning_rate * (step + 1) / settings.warmup_steps
+        return lowered * settings.learning_rate * (step + 1) / settings.warmup_steps
+    if waits:
+        return max(lowered * settings.learning_rate, settings.final_learning_rate)
     done = (step - settings.warmup_steps) / max(1, steps - 1 - settings.warmup_steps)
     cosine = 0.5 * (1.0 + math.cos(math.pi * min(1.0, done)))
     return settings.final_learning_rate + (settings.learning_rate - settings.final_learning_rate) * cosine

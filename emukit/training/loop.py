@@ -145,7 +145,7 @@ def train(
             batches = sampler.epoch(state.epoch, seed)
             for number in range(state.step, per_epoch):
                 group = batches[number * settings.accumulate : (number + 1) * settings.accumulate]
-                rate = learning_rate(state.epoch * per_epoch + number, steps, settings.optimizer)
+                rate = learning_rate(state.epoch * per_epoch + number, steps, settings, state.halvings)
                 ahead = next(iter(batches[(number + 1) * settings.accumulate :]), None)
                 done = state.epoch + number / per_epoch
                 numbers = engine.step(group, rate, ramp(done), ahead, done)
@@ -167,7 +167,7 @@ def train(
                     raise Interrupted
             taken = (state.epoch + 1) * per_epoch
             line: dict[str, Any] = {"epoch": state.epoch + 1, "step": taken}
-            line["learning_rate"] = learning_rate(taken - 1, steps, settings.optimizer)
+            line["learning_rate"] = learning_rate(taken - 1, steps, settings, state.halvings)
             line |= _epoch_means(state.sums, per_epoch)
             state.epoch, state.step, state.sums = state.epoch + 1, 0, {}
             average.after_epoch(state.epoch)
@@ -179,6 +179,8 @@ def train(
                     better |= also
                 state.stale = 0 if better else state.stale + 1
                 state.stopped = 0 < settings.patience <= state.stale
+                if settings.schedule == "plateau" and state.stale and state.stale % settings.plateau == 0:
+                    state.halvings += 1
             # An epoch is finished, and what was best before it is no news any more.
             bar.advance(0, note=f"epoch {state.epoch}/{epochs} loss {line['loss']:.4f}{_best(state)}")
             text = line_of(line | {"seconds": round(time.monotonic() - started, 2)})

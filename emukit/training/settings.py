@@ -154,6 +154,10 @@ class AverageSettings(Settings):
     start: float = Field(0.75, ge=0, lt=1)
 
 
+# Settings of a schedule that waits for validations.
+PLATEAU = ("schedule", "plateau")
+
+
 class TrainingSettings(Settings):
     """The training loop.
 
@@ -167,6 +171,9 @@ class TrainingSettings(Settings):
             ``fp16``, mixed: parameters, loss and optimiser stay in float32.
         validate_every: Epochs between validations.
         patience: Validations without a better score after which training stops; 0 never stops early.
+        schedule: Of the learning rate, after the warm-up: ``cosine``, half a cosine down to the final rate at the last
+            step; ``plateau``, halved whenever `plateau` validations have brought no better score.
+        plateau: Of that schedule.
         checkpoint_minutes: A checkpoint is written after every epoch, and within one when this much time has passed.
     """
 
@@ -178,7 +185,26 @@ class TrainingSettings(Settings):
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     validate_every: int = Field(1, ge=1)
     patience: int = Field(0, ge=0)
+    schedule: Literal["cosine", "plateau"] = "cosine"
+    plateau: int = Field(5, ge=1)
     checkpoint_minutes: float = Field(5.0, gt=0)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Recipes keep the digests that they had before there was another schedule.
+        values: dict[str, Any] = dump(self)
+        return values if self.schedule == "plateau" else {k: v for k, v in values.items() if k not in PLATEAU}
+
+    @model_validator(mode="after")
+    def _plateau_before_the_end(self) -> TrainingSettings:
+        if self.schedule == "cosine" and "plateau" in self.model_fields_set and self.plateau != 5:
+            raise ValueError("plateau is of schedule = 'plateau'")
+        if self.schedule == "plateau" and 0 < self.patience <= self.plateau:
+            raise ValueError(
+                f"patience {self.patience} stops the training before plateau {self.plateau} could lower the rate: "
+                "set patience higher, or 0"
+            )
+        return self
 
     @model_validator(mode="after")
     def _validated_at_all(self) -> TrainingSettings:

@@ -1,7 +1,15 @@
 """`emukit train downscale` and `emukit downscale` as users call them."""
 
+import json
+import re
+
 import pytest
 import xarray as xr
+
+from emukit.data.store import open_store
+from emukit.progress import Reporter
+from emukit.recipes.downscale import load_downscale
+from emukit.runs.downscale import train_downscaler
 
 SMALL = [
     "--set=coarse=4,6",
@@ -55,3 +63,97 @@ def test_other_runs_are_refused_by_name(emukit, linear_run, tmp_path):
     answer = emukit("downscale", linear_run, tmp_path / "x.nc", "--out", tmp_path / "f.zarr")
     assert answer.code == 2
     assert "not a downscaling run" in answer.err
+
+
+@pytest.fixture(scope="module")
+def fine_run(demo_store, tmp_path_factory):
+    """A finished downscaling run in a folder of runs."""
+    folder = tmp_path_factory.mktemp("fine-runs") / "runs" / "fine"
+    settings = [word.removeprefix("--set=") for word in SMALL]
+    recipe = load_downscale(None, [*settings, "conditions.base=regression", "conditions.width=3"])
+    train_downscaler(
+        open_store(demo_store),
+        recipe,
+        folder,
+        command="emukit train downscale --data demo",
+        reporter=Reporter(quiet=True),
+    )
+    return folder
+
+
+def test_runs_lists_downscaling_runs_and_removes_none(emukit, fine_run):
+    answer = emukit("runs", fine_run.parent, "--format", "json")
+    (line,) = json.loads(answer.out)
+    score = json.loads((fine_run / "downscale.json").read_text())["scores"]["validation"]["network"]["score"]
+    assert (line["model"], line["state"], line["seed"], line["set"]) == ("downscale", "finished", 0, "validation")
+    assert line["score"] == score
+    assert (line["epoch"], line["epochs"]) == (1, 1)
+    assert line["protocol"]
+    table = emukit("runs", fine_run.parent).out
+    assert "downscaling from 4 x 6 cells" in table
+    assert "lower is better" in table
+    for words in (["rm", fine_run, "--yes"], ["rm", fine_run.parent, "--keep-best", "1", "--yes"]):
+        answer = emukit("runs", *words)
+        assert (fine_run / "downscale.json").exists()
+    assert emukit("runs", "rm", fine_run, "--yes").code == 2
+
+
+def test_a_damaged_downscaling_run_is_listed_as_damaged(emukit, fine_run, tmp_path):
+    place = tmp_path / "runs" / "torn"
+    place.mkdir(parents=True)
+    (place / "downscale.json").write_text((fine_run / "downscale.json").read_text()[:500])
+    (line,) = json.loads(emukit("runs", tmp_path / "runs", "--format", "json").out)
+    assert line["state"] == "damaged"
+    record = json.loads((fine_run / "downscale.json").read_text())
+    (place / "downscale.json").write_text(json.dumps(record | {"state": "training"}))
+    (line,) = json.loads(emukit("runs", tmp_path / "runs", "--format", "json").out)
+    assert line["state"] == "interrupted"
+
+
+def test_evaluate_scores_a_downscaling_run_next_to_its_baselines(emukit, demo_store, fine_run):
+    answer = emukit("evaluate", fine_run, "--data", demo_store, "--format", "json", "-q")
+    assert answer.code == 0, answer.err
+    known = json.loads((fine_run / "downscale.json").read_text())["scores"]["validation"]
+    found = json.loads(answer.out)["scores"]
+    for label, own in known.items():
+        assert found[label] == pytest.approx(own, rel=1e-6)
+    answer = emukit("evaluate", fine_run, "--data", demo_store, "-q")
+    assert "MAE below that of the best baseline" in answer.out
+    for words, found in ([["--seeds", "1"], "--seeds"], [["--format", "csv"], "--format csv"], [["--fast"], "--fast"]):
+        answer = emukit("evaluate", fine_run, *words)
+        assert answer.code == 2
+        assert found in answer.err
+    answer = emukit("evaluate", fine_run, "--data", demo_store, "--split", "test")
+    assert answer.code == 2
+    assert "hidden" in answer.err
+
+
+def test_no_gain_is_printed_that_is_one_over_bilinear_alone(emukit, demo_store, fine_run):
+    """The network is better than bilinear by far, and than the best baseline by less or not at all."""
+    answer = emukit("evaluate", fine_run, "--data", demo_store, "-q")
+    scores = json.loads((fine_run / "downscale.json").read_text())["scores"]["validation"]
+    labels = ["bilinear", "bilinear + residual's monthly climatology", "bilinear + line of each cell and month"]
+    said = answer.out.splitlines()[-1]
+    for variable in ("tas", "pr"):
+        maes = [scores[label][f"{variable}.mae"] for label in labels]
+        own = scores["network"][f"{variable}.mae"]
+        alone, best = 1 - own / maes[0], 1 - own / min(maes)
+        assert alone - best > 0.01
+        assert f"{variable} {best:+.1%}" in said
+        assert f"{alone:+.1%}" not in answer.out
+
+
+def test_a_report_has_a_page_of_a_downscaling_run(emukit, fine_run, tmp_path):
+    answer = emukit("report", fine_run, "--out", tmp_path / "report", "-q")
+    assert answer.code == 0, answer.err
+    (page,) = (tmp_path / "report" / "downscaling").glob("fine-*.html")
+    text = page.read_text()
+    assert f"downscaling/{page.name}" in (tmp_path / "report" / "index.html").read_text()
+    known = json.loads((fine_run / "downscale.json").read_text())["scores"]["validation"]
+    for label, own in known.items():
+        if label != "gain":
+            assert f'<td class="number">{own["tas.mae"]:.3f}</td>' in text
+    assert "of the best baseline" in text
+    pictures = re.findall(r'<img src="\.\./([^"]+)"', text)
+    assert {p.rsplit("/", 1)[1] for p in pictures} >= {"errors.png", "learning.webp", "0001.png"}
+    assert all((tmp_path / "report" / p).stat().st_size > 1000 for p in pictures)

@@ -27,8 +27,8 @@ class PlainFrames:
         up = self.coarsening.up(coarse, rows, columns)
         return up.astype(np.float32), np.zeros_like(up)
 
-    def normalised(self, fine, time, rows, columns):
-        return np.asarray(fine, np.float64)
+    def residual(self, fine, base, time, rows, columns):
+        return np.asarray(fine, np.float64) - base
 
 
 @pytest.fixture(scope="module")

@@ -124,6 +124,53 @@ def test_a_finer_coarse_grid_is_refused():
         CoarseSettings(grid=(1, 18))
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns"),
+    [
+        (np.arange(48), np.arange(72)),
+        (np.arange(5, 6), np.arange(70, 75) % 72),
+        (np.arange(7, 30), (np.arange(72) + 3) % 72),
+        (np.arange(40, 48), np.arange(66, 72)),
+        (np.arange(4, 8), np.arange(1, 70)),
+    ],
+)
+def test_fields_given_the_means_of_coarse_cells_have_them(rows, columns):
+    chosen = pass_of((48, 72), (12, 18))
+    truth = np.abs(noise((48, 72), 3, 2)) ** 3
+    coarse = chosen.down(truth)
+    said = np.abs(noise((48, 72), 3, 2))
+    said[0, 1, :4, :4] = 0.0
+    said[0, 0, :4, :4] = 0.0
+    cells = chosen.whole_cells(rows, columns)
+    own = said[..., cells.rows, :][..., cells.columns]
+    found = chosen.with_means(own, coarse, cells, (False, True))
+    assert (found[:, 1] >= 0).all()
+    # Put where they belong, they have the coarse means of the cells that they are of.
+    whole = said.copy()
+    whole[:, :, cells.rows[:, None], cells.columns] = found
+    back = chosen.down(whole)[..., cells.coarse_rows, :][..., cells.coarse_columns]
+    np.testing.assert_allclose(back, coarse[..., cells.coarse_rows, :][..., cells.coarse_columns], rtol=1e-12)
+    np.testing.assert_array_equal(cells.rows[cells.inner], rows)
+    np.testing.assert_array_equal(cells.columns[cells.across], columns)
+    # What had the means already is left as it is.
+    same = truth[..., cells.rows, :][..., cells.columns]
+    np.testing.assert_allclose(chosen.with_means(same, coarse, cells, (False, True)), same, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("shape", "coarse", "method", "whole"),
+    [
+        ((48, 72), (12, 18), "conservative", True),
+        ((48, 72), (12, 18), "bilinear", True),
+        ((48, 72), (12, 18), "antialiased", False),
+        ((37, 72), (10, 18), "conservative", False),
+    ],
+)
+def test_only_means_over_whole_cells_can_be_given(shape, coarse, method, whole):
+    assert pass_of(shape, coarse, method).whole == whole
+    assert not pass_of(shape, coarse, method, low_pass=0.02).whole
+
+
 @pytest.mark.real
 @pytest.mark.parametrize(
     ("name", "variable", "coarse"),

@@ -89,7 +89,7 @@ def test_base_and_true_residual_are_the_truth(frames, asked):
     rows, columns = np.arange(1, 7), np.arange(8, 14) % 12
     _, base = frames.block(coarse, time, rows, columns)
     fine = truth[..., rows, :][..., columns]
-    residual = frames.normalised(fine, time, rows, columns) - base
+    residual = frames.residual(fine, base, time, rows, columns)
     np.testing.assert_allclose(frames.reconstructed(residual, base, time, rows, columns), fine, rtol=1e-12, atol=1e-12)
 
 
@@ -254,7 +254,7 @@ def test_sampler_asks_for_what_is_left(archive, frames):
     shown, base = frames.block(frames.coarsening.down(truth), time, rows, columns)
     # The sampler keeps coarse fields in single precision.
     np.testing.assert_allclose(sample.frames[0], shown, atol=2e-4)
-    left = frames.normalised(truth[..., rows, :][..., columns], time, rows, columns) - base
+    left = frames.residual(truth[..., rows, :][..., columns], base, time, rows, columns)
     np.testing.assert_allclose(sample.targets[0], left, atol=2e-4)
 
 

@@ -35,8 +35,9 @@ class Moved(nn.Module):
         return torch.cat((change, last[:, :1]), 1)[:, None]
 
 
-def emulator(history=1, moved=False):
-    inputs = InputSettings(forcings=(), states=("tas", "z500"), window=Window(history=history), seasonal=(), statics=())
+def emulator(history=1, moved=False, bounded=False):
+    window = Window(history=history)
+    inputs = InputSettings(forcings=(), states=("tas", "z500"), bounded=bounded, window=window, seasonal=(), statics=())
     encoder = FrameEncoder.fit(ARCHIVE, SPLIT.train, inputs)
     # Moved fields are the same in units of every cell only where all cells have the same.
     normalizer = TargetNormalizer.fit(ARCHIVE, SPLIT.train, {})
@@ -114,14 +115,37 @@ def test_saved_trajectories_are_those_that_were_trained(tmp_path):
     np.testing.assert_array_equal(still.forecast(CONTROL, [3, 7], 2)[1], CONTROL.targets[0, [6, 6]])
 
 
-def test_rain_below_zero_is_clipped_in_what_is_written_alone():
-    """The card gives pr no bound here, so that one is made up: z500 has a lower bound that every step breaks."""
-    found = emulator(moved=True)
+def no_colder_than(found, lower=281.0):
+    """The card gives no bounds here, so that one is made up, which every step breaks."""
     described = found.domain.card.targets["tas"]
-    bounded = described.model_copy(update={"bounds": described.bounds.model_copy(update={"lower": 281.0})})
+    bounded = described.model_copy(update={"bounds": described.bounds.model_copy(update={"lower": lower})})
     card = found.domain.card.model_copy(update={"targets": {**found.domain.card.targets, "tas": bounded}})
-    free = found.predict_fields(CONTROL, 10, 16)
     found.domain = found.domain.__class__(card, found.domain.grid, found.domain.variables, found.domain.time)
+
+
+def test_bounded_states_are_fed_back_as_they_are_written():
+    free, cut = emulator(moved=True), emulator(moved=True, bounded=True)
+    for found in (free, cut):
+        no_colder_than(found)
+    whole = cut.predict_fields(CONTROL, 10, 16)
+    assert whole[:, 0].min() == pytest.approx(281.0)
+    # What moves on is what was cut.
+    season = CONTROL.time.season[10:16]
+    moved = np.roll(cut.normalizer.forward(whole, season), 1, -1)
+    expected = np.maximum(cut.normalizer.inverse(moved[:-1], season[1:])[:, 0], 281.0)
+    np.testing.assert_allclose(whole[1:, 0], expected, atol=1e-3)
+    again = cut.starting_from(whole[2:3]).predict_fields(CONTROL, 13, 16)
+    np.testing.assert_allclose(again, whole[3:], atol=1e-3)
+    # What is no state follows from the state before: rain is that of temperatures that were cut.
+    apart = free.predict_fields(CONTROL, 10, 16)
+    np.testing.assert_array_equal(apart[0], whole[0])
+    assert np.abs(apart[1, 2] - whole[1, 2]).max() > 0.1
+
+
+def test_rain_below_zero_is_clipped_in_what_is_written_alone():
+    found = emulator(moved=True)
+    free = found.predict_fields(CONTROL, 10, 16)
+    no_colder_than(found)
     cut = found.predict_fields(CONTROL, 10, 16)
     np.testing.assert_array_equal(cut[:, 0], np.maximum(free[:, 0], 281.0))
     np.testing.assert_array_equal(cut[:, 1:], free[:, 1:])

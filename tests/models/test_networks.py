@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from emukit.errors import RecipeError
+from emukit.models.closure import ColumnClosure
 from emukit.models.cnn_gru import CNNGRU, FrameFeatures
 from emukit.models.dit import LevelBlock
+from emukit.models.hybrid import Hybrid
 from emukit.models.registry import NETWORKS, build_network, count_parameters
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -24,6 +26,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "dit": {"patch_rows": 2, "patch_columns": 3, "dim": 16, "heads": 2, "blocks": 1},
     "denoising-unet": {"width": 4, "depth": 1, "hidden": 8},
     "local-cnn": {"width": 4},
+    "hybrid": {"truncation": 3, "substeps": 2, "held": 1, "hidden": 8, "blocks": 1, "width": 4, "depth": 1},
 }
 
 # Networks that have a head, or a whole branch, for each variable, and nothing else that one variable alone would use.
@@ -47,6 +50,12 @@ def small(name: str, *, grid: tuple[int, int] = (8, 12), history: int = 4, **opt
         if isinstance(module, LevelBlock):
             # It begins as the identity; what it does shows after some training.
             nn.init.normal_(module.modulation.weight, std=0.5)
+        if isinstance(module, ColumnClosure):
+            # It says nothing yet.
+            nn.init.normal_(module.decode.weight, std=0.5)
+    if isinstance(network, Hybrid):
+        for head in network.decoder.branches[0].heads:
+            nn.init.normal_(head.cells.weight, std=0.5)
     return network
 
 

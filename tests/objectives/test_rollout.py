@@ -188,3 +188,28 @@ def test_noise_moves_the_beginning_by_a_share_of_a_step_and_only_while_training(
 def test_schedules_that_mean_nothing_are_refused(options, message):
     with pytest.raises(RecipeError, match=message):
         Rollout(None, **options)
+
+
+def test_a_rollout_goes_on_from_states_within_their_bounds():
+    network, given, length = Linear(3, 2), sample(), 3
+    unbounded = Rollout(composite(), lengths=[length], boundaries=[])
+    shape = given.targets.shape[2:]
+    lower, upper = torch.full(shape, -torch.inf), torch.full(shape, torch.inf)
+    # tas, at place 0, is the second channel of the states.
+    lower[0] = 0.2
+    bounds = {"lower": lower.double().expand(2, -1, -1, -1), "upper": upper.double().expand(2, -1, -1, -1)}
+    bounded = Sample(given.frames, given.targets, {**given.named, **bounds})
+    free = unbounded.trajectory_of(network, given, length)
+    said = unbounded.trajectory_of(network, bounded, length)
+    # The first step is what was said; the next begins from the bound.
+    assert torch.equal(said[:, 0], free[:, 0])
+    first = given.frames[:, 1, -1]
+    held = [given.frames[:, i, -2:].clone() for i in range(2)]
+    change = 0.0
+    for i in range(length):
+        window = torch.stack([torch.cat((given.frames[:, i + h, :1], held[h - 2]), 1) for h in range(2)], 1)
+        step = network(window)[:, 0]
+        torch.testing.assert_close(said[:, i, 0], change + step[:, 0])
+        tas = torch.clamp(first + SCALE[0] * (change + step[:, 0]), min=0.2)
+        change = (tas - first) / SCALE[0]
+        held.append(torch.stack((held[-1][:, 0] + SCALE[1] * step[:, 1], tas), 1))

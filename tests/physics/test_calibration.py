@@ -1,5 +1,6 @@
 """A calibration that does not find what made its data, on generated runs and on those of real climate models."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -143,3 +144,18 @@ def test_cesm2_warms_in_its_scenarios_as_its_idealised_run_says(models, real_sto
         truth = np.mean(means, 0).reshape(-1, 12).mean(1)
         errors[name] = float(np.sqrt(np.mean((level + warming[: len(truth)] - truth) ** 2)))
     assert max(errors.values()) < 0.2, errors
+
+
+def test_the_recipe_of_the_page_finds_what_the_page_says_of_cesm2(models, real_store, tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "docs" / "physics.md").read_text()
+    blocks = [part.split("```")[0] for part in page.split("```python\n")[1:]]
+    (recipe,) = [b for b in blocks if "abrupt-4xCO2" in b and "import" in b]
+    for experiment in ("abrupt-4xCO2", "piControl"):
+        (tmp_path / f"{experiment}.nc").symlink_to(Path(real_store).parent / f"cmip6_global_annual_{experiment}.nc")
+    monkeypatch.chdir(tmp_path)
+    exec(recipe, {})
+    said = capsys.readouterr().out
+    (line,) = [line for line in page.splitlines() if "model.calibration=given" in line and "train" in line]
+    numbers = [[float(n) for n in re.findall(r"[0-9]+\.[0-9]+", text)] for text in (said, line.split("aerosol")[0])]
+    assert "model.capacity=[" in said
+    np.testing.assert_allclose(*numbers, rtol=2e-3)

@@ -1,21 +1,31 @@
 """A downscaling run from data to fine fields in a file."""
 
+import io
 import json
+import shutil
+from copy import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from rich.console import Console
 
+from emukit.data.block_sampler import Block
 from emukit.data.coarsen import Coarsening
+from emukit.data.grid import Grid
 from emukit.data.protocol import make_split
 from emukit.data.split import Span
 from emukit.data.store import open_store
+from emukit.data.targets import Pointwise, TargetNormalizer, TargetSettings
+from emukit.data.time import TimeAxis
 from emukit.data.zarr_writer import write_zarr
+from emukit.emulators.base import saved_digest
 from emukit.emulators.downscaled import coarse_archive
-from emukit.emulators.downscaler import fit_baselines
+from emukit.emulators.downscaler import Neighbourhood, fit_baselines, held_apart
 from emukit.emulators.linear import LinearEmulator
-from emukit.emulators.neural_downscaler import NeuralDownscaler, load_downscaler
+from emukit.emulators.neural_downscaler import NeuralDownscaler, ResidualDraws, ResidualFrames, load_downscaler
 from emukit.errors import EmukitError, ProtocolError, RecipeError, RunError, StoreError
 from emukit.objectives.blocks import OnBlocks
 from emukit.progress import Reporter
@@ -23,14 +33,16 @@ from emukit.recipes.downscale import load_downscale
 from emukit.recipes.load import load_recipe
 from emukit.runs import downscale, downscaled_file
 from emukit.runs.downscale import (
-    RECORD,
     DownscaleTrainer,
     best_baseline,
     coarse_truth,
+    evaluate_run,
     read_downscale_run,
     score_downscalers,
+    some_parts,
     train_downscaler,
 )
+from emukit.runs.downscale_record import DOWNSCALE_FILE as RECORD
 from emukit.runs.downscaled_file import Region, downscale_file
 from emukit.runs.run import train_run
 from emukit.runs.submit import submit_run
@@ -84,7 +96,9 @@ def coarse(archive, run):
 def test_a_run_stands_next_to_all_three_baselines(archive, run):
     scores = run.record["scores"]["validation"]
     labels = [one.label for one in fit_baselines(archive, (Span("ssp126", 0, 24, (0,)),), run.downscaler().coarsening)]
-    assert [*scores] == [*labels, "network", "gain"]
+    # The regression that the network is added to stands there too: what the network adds is seen.
+    assert [*scores] == [*labels, Neighbourhood.label, "network", "gain"]
+    assert scores[Neighbourhood.label]["tas.mae"] > 0
     for v in archive.variables:
         best = min(scores[name][f"{v}.mae"] for name in labels)
         assert scores["gain"][v] == pytest.approx(1 - scores["network"][f"{v}.mae"] / best)
@@ -409,3 +423,232 @@ def test_a_downscaler_that_may_know_what_is_held_out_is_refused(archive, run, tm
         train_run(
             archive, load_recipe("downscaled", None, ["model.downscaler=nowhere"]), tmp_path / "run", reporter=QUIET
         )
+
+
+def test_a_run_from_before_residuals_were_out_of_fold_is_read_and_is_what_it_was(run, tmp_path):
+    before = load_downscale(None, ["conditions.residual=in-sample", "conditions.conserve=false"])
+    # As the version before wrote it.
+    assert before.digest == "998de6e2515b732eb0a22cef028d4e50bff3917634ba21bf13d4744c4fc020f6"
+    assert not {"residual", "conserve"} & before.model_dump(mode="json")["conditions"].keys()
+    record = json.loads((run.folder / RECORD).read_text())
+    values = before.model_dump(mode="json", exclude={"training": {"segments"}})
+    record |= {"recipe": values, "identity": record["identity"] | {"recipe": before.digest}}
+    del record["units"]
+    (tmp_path / RECORD).write_text(json.dumps(record))
+    read = read_downscale_run(tmp_path)
+    assert read.recipe.conditions.residual == "in-sample"
+    assert read.about.units == {"tas": "", "pr": ""}
+
+
+def test_the_network_learns_what_a_regression_leaves_that_never_saw_the_scenario(archive):
+    trainer = DownscaleTrainer(archive, recipe(), make_split(archive, None, (0,)), 0, QUIET)
+    sampler, frames = trainer._sampler, trainer.downscaler.frames
+    spans = make_split(archive, None, (0,)).train
+    assert sampler.spans == spans
+    for number, span in enumerate(spans):
+        others = [s for s in spans if s.scenario != span.scenario]
+        apart = Neighbourhood.fit(archive, others, frames.coarsening, ("none", "sqrt"), width=3, penalty=0.01)
+        address = Block(number, 0, 7, 2, 9)
+        rows, columns = sampler.cells(address)
+        time = archive[span.scenario].time[span.start + 7 : span.start + 8]
+        truth = archive[span.scenario].truth(0, span.start + 7, span.start + 8)
+        said = apart.fields(frames.coarsening.down(truth), time, rows, columns)
+        units = frames.fine.window(rows, columns)
+        base = units.forward_exactly(said, time.season)
+        left = units.forward_exactly(truth[..., rows, :][..., columns], time.season) - base
+        size = frames.size[time.season][..., rows, :][..., columns]
+        root = np.sqrt(said[:, 1])
+        center, scale = (a[time.season][:, 1][:, rows][..., columns] for a in (frames.fine._center, frames.fine._scale))
+        level = np.clip((root + 0.2 * scale) / (center + 0.2 * scale), 1 / 3, 3)
+        size[:, 1] *= level ** frames.growth[1]
+        assert frames.growth[0] == 0
+        np.testing.assert_allclose(sampler.batch([address]).targets[0], left / size, atol=2e-3)
+
+
+def test_answers_are_in_units_of_what_is_left(archive):
+    trainer = DownscaleTrainer(archive, recipe(), make_split(archive, None, (0,)), 0, QUIET)
+    sampler = trainer._sampler
+    targets = np.concatenate([sampler.batch(b).targets.numpy() for e in range(12) for b in sampler.epoch(e, 0)])
+    np.testing.assert_allclose(np.sqrt((targets**2).mean((0, 1, 3, 4))), 1, atol=0.1)
+
+
+def test_thirds_of_a_single_scenario_are_held_apart():
+    spans = (Span("a", 0, 10, (0, 1)), Span("a", 20, 21, (0, 1)))
+    parts = held_apart(spans)
+    assert [(p.start, p.stop) for p, _ in parts] == [(0, 3), (3, 6), (6, 10), (20, 21)]
+    for part, others in parts:
+        assert part not in others
+        assert len(others) == 3
+    two = (Span("a", 0, 10, (0,)), Span("b", 0, 5, (0,)))
+    assert held_apart(two) == [(two[0], (two[1],)), (two[1], (two[0],))]
+
+
+def test_noise_without_a_network_is_what_was_left_in_a_training_month_of_the_season(archive):
+    trainer = DownscaleTrainer(archive, recipe(objective="crps"), make_split(archive, None, (0,)), 0, QUIET)
+    _, drawn = trainer.beside
+    assert isinstance(drawn, ResidualDraws)
+    truth, time = archive["ssp370"].truth(0, 100, 103), archive["ssp370"].time[100:103]
+    coarse = drawn.coarsening.down(truth)
+    fields = drawn.fields(coarse, time, member=1)
+    np.testing.assert_array_equal(fields, drawn.fields(coarse, time, member=1))
+    assert np.abs(fields - drawn.fields(coarse, time, member=2)).max() > 0.1
+    np.testing.assert_allclose(drawn.coarsening.down(fields), coarse, rtol=1e-9)
+    # Of temperature, which has no transform, one of the answers is added, in units of its size.
+    plain = copy(drawn)
+    plain.conserves = False
+    frames = drawn.frames
+    base = frames.base.fields(coarse, time)
+    added = (plain.fields(coarse, time, member=1) - base)[:, 0] / frames.fine._scale[time.season][:, 0]
+    for i, season in enumerate(time.season):
+        own = drawn.answers[drawn.season == season][:, 0]
+        assert 0 < len(own) <= 40
+        assert np.abs(own * frames.size[season, 0] - added[i]).max((1, 2)).min() < 1e-4
+    part = drawn.fields(coarse, time, np.arange(3, 6), np.arange(9, 14) % 12, member=1)
+    np.testing.assert_allclose(part, fields[..., 3:6, :][..., np.arange(9, 14) % 12], rtol=1e-9)
+
+
+def test_more_is_left_of_rain_where_it_rains_more():
+    """Residuals made with an exponent of 0.6, and of a variable without a root with none."""
+    from emukit.emulators import neural_downscaler
+
+    rng = np.random.default_rng(0)
+    grid = Grid(np.linspace(-75, 75, 4), np.arange(6) * 60.0)
+    settings = {"tas": TargetSettings(transform="none"), "pr": TargetSettings(transform="sqrt")}
+    scale = np.full((12, 2, 4, 6), 0.5)
+    fine = TargetNormalizer(settings, [Pointwise("none", 1.0), Pointwise("sqrt", 1.0)], np.ones_like(scale), scale)
+    time = TimeAxis("month", 0, 2400)
+    base = rng.normal(0, 0.8, (2400, 2, 4, 6))
+    level = np.clip((np.maximum(base[:, 1] * 0.5 + 1, 0) + 0.1) / 1.1, 1 / 3, 3)
+    left = rng.normal(size=base.shape) * np.stack([np.ones_like(level), level**0.6], 1)
+    frames = ResidualFrames(None, fine, fine, None, np.zeros((0, 4, 6)), (), time)
+    archive = SimpleNamespace(grid=grid)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neural_downscaler, "_left", lambda *_, **__: [(base, left, time)])
+        growth = neural_downscaler._residual_growth(archive, (), (frames,))
+    assert growth[0] == 0
+    assert growth[1] == pytest.approx(0.6, abs=0.05)
+
+
+def test_a_network_that_draws_is_selected_by_its_crps_and_not_by_the_error_of_a_draw(archive):
+    split = make_split(archive, None, (0,))
+    trainer = DownscaleTrainer(archive, recipe(objective="crps"), split, 0, QUIET)
+    torch.nn.init.normal_(trainer.downscaler.network.head.weight)
+    one, span = trainer.downscaler, split.validation[0]
+    found = trainer._scored(span)
+    parts = some_parts(len(span), downscale.VALIDATED_STEPS)
+    steps = np.concatenate([np.arange(len(span))[p] for p in parts])
+    assert len(steps) == downscale.VALIDATED_STEPS < len(span)
+    scenario = archive[span.scenario]
+    truth = scenario.truth(span.members[0], span.start, span.stop)
+    time = scenario.time[span.start : span.stop]
+    a, b = (one.fields(one.coarsening.down(truth), time, member=m)[steps] for m in (0, 1))
+    t = truth[steps]
+    crps = (np.abs(a - t) + np.abs(b - t) - np.abs(a - b)) / 2
+    best = best_baseline(archive, split.validation, trainer.baselines)
+    expected = np.mean([(crps[:, v].mean(0) * archive.grid.weights).sum() / best[n] for v, n in enumerate(best)])
+    assert found.value == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("steps", "most"), [(100, 24), (100, 100), (7, 24), (24, 24), (360, 60), (13, 12)])
+def test_parts_of_a_series_are_evenly_over_it(steps, most):
+    parts = some_parts(steps, most)
+    held = np.concatenate([np.arange(steps)[p] for p in parts])
+    assert len(held) == len(set(held)) == min(steps, most)
+    if most < steps and len(parts) > 1:
+        assert (held[0], held[-1]) == (0, steps - 1)
+
+
+def test_a_draw_is_scored_on_the_same_steps_as_what_stands_next_to_it(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(downscale, "MEMBERS", 2)
+    monkeypatch.setattr(downscale, "DRAWN_STEPS", 24)
+    trained = train_downscaler(
+        archive, recipe("training.epochs=1", objective="crps"), tmp_path / "run", members=(0,), reporter=QUIET
+    )
+    own = trained.record["scores"]["validation"]
+    assert {"tas.crps", "pr.spread", "pr.sharpness"} <= own["network"].keys() & own[ResidualDraws.label].keys()
+    assert own["network"]["pr.sharpness"] == pytest.approx(own["network"]["pr.crps"] / own["network"]["pr.mae"])
+    span = make_split(archive, None).validation[0]
+    steps = np.concatenate([np.arange(len(span))[p] for p in some_parts(len(span), 24)])
+    truth = archive[span.scenario].truth(0, span.start, span.stop)[steps].astype(np.float64)
+    passed = trained.downscaler().coarsening.down_up(truth)
+    expected = (np.abs(passed[:, 0] - truth[:, 0]).mean(0) * archive.grid.weights).sum()
+    assert own["bilinear"]["tas.mae"] == pytest.approx(expected)
+    assert not any(k.endswith(("crps", "spread")) for k in own["bilinear"])
+
+
+def test_a_spectrum_says_which_quarter_is_furthest_off(archive, run):
+    one, span = run.downscaler(), Span("ssp585", 500, 530, (1,))
+    baselines = fit_baselines(archive, (Span("ssp126", 0, 120, (0,)),), one.coarsening)
+    found = score_downscalers(archive, (span,), one, baselines)["network"]
+    truth = archive["ssp585"].truth(1, 500, 530).astype(np.float64)
+    fields = one.fields(one.coarsening.down(truth), archive["ssp585"].time[500:530])
+    rows = archive.grid.weights.sum(1)
+    # Twelve cells have the wavenumbers 1 to 6: quarters of two, two, one and one. The last is counted once.
+    twice = np.array([2, 2, 2, 2, 2, 1])
+    power = [
+        (np.abs(np.fft.rfft(f[:, 1], axis=-1)[..., 1:]) ** 2 * rows[:, None]).sum((0, 1)) * twice
+        for f in (fields, truth)
+    ]
+    ratios = [power[0][q].sum() / power[1][q].sum() - 1 for q in (slice(0, 2), slice(2, 4), slice(4, 5), slice(5, 6))]
+    assert found["pr.spectrum"] == pytest.approx(max(ratios, key=abs))
+
+
+def test_a_finished_run_is_scored_again_to_the_same_numbers(archive, run):
+    again = evaluate_run(run, archive, "validation", None, QUIET)
+    for label, own in run.record["scores"]["validation"].items():
+        assert again[label] == pytest.approx(own, rel=1e-6), label
+    with pytest.raises(ProtocolError, match="no set nowhere"):
+        evaluate_run(run, archive, "nowhere", None, QUIET)
+    with pytest.raises(RunError, match="one answer"):
+        evaluate_run(run, archive, "validation", 5, QUIET)
+
+
+def test_a_downscaler_that_was_trained_again_is_not_taken_for_the_one_that_is_named(archive, run, tmp_path):
+    place = tmp_path / "fine"
+    shutil.copytree(run.folder, place)
+    named = load_recipe("downscaled", None, [f"model.downscaler={place}"])
+    assert named.options["digest"] == saved_digest(place / "emulator")
+    moved = tmp_path / "moved"
+    shutil.copytree(place, moved)
+    assert load_recipe("downscaled", None, [f"model.downscaler={moved}"]).digest == named.digest
+    other = train_downscaler(archive, recipe("training.epochs=1"), tmp_path / "other", members=(0,), reporter=QUIET)
+    shutil.rmtree(place)
+    shutil.copytree(other.folder, place)
+    with pytest.raises(RunError, match="is not the one that the recipe names"):
+        train_run(archive, named, tmp_path / "run", reporter=QUIET)
+    assert load_recipe("downscaled", None, [f"model.downscaler={place}"]).digest != named.digest
+    # A recipe from before there were digests takes what is in the folder.
+    assert load_recipe("downscaled").digest == "0e3a4c23d56f16e497d02d289892a53bdfc07a0bef5568a8ef3e7bf1a81abfd3"
+
+
+def test_training_says_how_far_it_is_once_an_epoch(archive, tmp_path):
+    out = io.StringIO()
+    reporter = Reporter(console=Console(file=out, width=200))
+    train_downscaler(archive, recipe(), tmp_path / "run", members=(0,), reporter=reporter)
+    lines = [line for line in out.getvalue().splitlines() if line.startswith("training ")]
+    assert len(lines) == 2
+    assert "epoch 1/2 loss" in lines[0]
+    assert "best" in lines[1]
+
+
+def test_answers_have_the_means_of_the_coarse_cells_that_they_are_shown(archive, run):
+    one, time = run.downscaler(), archive["ssp585"].time[500:520]
+    truth = archive["ssp585"].truth(0, 500, 520).astype(np.float64)
+    coarse = one.coarsening.down(truth)
+    fields = one.fields(coarse, time)
+    np.testing.assert_allclose(one.coarsening.down(fields), coarse, rtol=1e-9)
+    assert (fields[:, 1] >= 0).all()
+    loose = run.downscaler()
+    loose.conserves = False
+    assert np.abs(one.coarsening.down(loose.fields(coarse, time)) - coarse).max() > 1e-3
+    rows, columns = np.arange(3, 6), np.arange(9, 15) % 12
+    part = one.fields(coarse, time, rows, columns)
+    np.testing.assert_allclose(part, fields[..., rows, :][..., columns], rtol=1e-9)
+
+
+def test_means_of_cells_that_hold_no_whole_fine_cells_are_not_promised(archive, tmp_path):
+    out = io.StringIO()
+    reporter = Reporter(console=Console(file=out, width=200))
+    trained = train_downscaler(archive, recipe("coarse=3,5"), tmp_path / "run", members=(0,), reporter=reporter)
+    assert "theirs are not kept" in out.getvalue()
+    assert not trained.downscaler().conserves

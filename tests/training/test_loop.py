@@ -24,7 +24,7 @@ from emukit.training import loop
 from emukit.training.checkpoint import LAST
 from emukit.training.engine import learning_rate, make_optimizer
 from emukit.training.log import read_lines
-from emukit.training.settings import AverageSettings, OptimizerSettings
+from emukit.training.settings import AverageSettings, OptimizerSettings, TrainingSettings
 from tests.coded import changed, warming_archive
 from tests.training.test_checkpoint import SOURCE, STEPS, interrupt_after, scores, strict_lines, train
 from tests.training.test_engine import make_engine, parameters
@@ -267,7 +267,8 @@ def _arrays(folder):
 
 
 def test_learning_rate_warms_up_peaks_and_ends_where_it_should():
-    settings = OptimizerSettings(learning_rate=1.0, final_learning_rate=0.1, warmup_steps=4)
+    optimizer = OptimizerSettings(learning_rate=1.0, final_learning_rate=0.1, warmup_steps=4)
+    settings = TrainingSettings(optimizer=optimizer)
     rates = [learning_rate(s, 20, settings) for s in range(20)]
     np.testing.assert_allclose(rates[:5], [0.25, 0.5, 0.75, 1.0, 1.0])
     assert rates[-1] == pytest.approx(0.1)
@@ -283,9 +284,44 @@ def test_the_optimiser_steps_with_another_rate_than_the_schedule(tmp_path, accum
     engine.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
     train(engine, tmp_path)
     per_epoch = -(-STEPS // accumulate)
-    assert used == [learning_rate(s, 2 * per_epoch, settings) for s in range(2 * per_epoch)]
+    assert used == [learning_rate(s, 2 * per_epoch, engine.settings) for s in range(2 * per_epoch)]
     assert [used[0], used[2], used[-1]] == pytest.approx([1e-2 / 3, 1e-2, 1e-4])
     assert [line["learning_rate"] for line in strict_lines(tmp_path)] == [used[per_epoch - 1], used[-1]]
+
+
+# Scores of ten epochs, and the rate that each is trained with where two validations without a better one halve it:
+# written down by hand, from 0.08 to the floor of 0.01.
+PLATEAU_SCORES = (5.0, 4.0, 6.0, 4.0, 3.0, 3.0, 3.0, 3.0, 3.0, 9.0)
+PLATEAU_RATES = [0.08, 0.08, 0.08, 0.08, 0.04, 0.04, 0.04, 0.02, 0.02, 0.01]
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 7 * STEPS, 7 * STEPS + 1, 8 * STEPS])
+def test_a_plateau_lowers_the_rate_too_early_too_late_or_otherwise_after_a_resume(tmp_path, stop_at):
+    settings = {
+        "epochs": 10,
+        "schedule": "plateau",
+        "plateau": 2,
+        "optimizer": OptimizerSettings(learning_rate=0.08, final_learning_rate=0.01, warmup_steps=0),
+        "average": AverageSettings(kind="none"),
+    }
+    engine = make_engine(SOURCE, **settings)
+    validate = scores(*PLATEAU_SCORES)
+    if stop_at:
+        interrupt_after(engine, stop_at)
+        with pytest.raises(loop.Interrupted):
+            train(engine, tmp_path, validate=validate)
+        engine = make_engine(SOURCE, **settings)
+    train(engine, tmp_path, validate=validate)
+    assert [line["learning_rate"] for line in strict_lines(tmp_path)] == PLATEAU_RATES
+
+
+def test_a_schedule_that_nobody_chose_changes_the_digest_of_a_recipe():
+    assert not {"schedule", "plateau"} & TrainingSettings().model_dump().keys()
+    assert {"schedule", "plateau"} <= TrainingSettings(schedule="plateau").model_dump().keys()
+    with pytest.raises(ValueError, match="stops the training before"):
+        TrainingSettings(schedule="plateau", patience=5)
+    with pytest.raises(ValueError, match="plateau is of"):
+        TrainingSettings(plateau=3)
 
 
 def test_an_epoch_has_the_batches_of_another_or_of_another_seed(tmp_path):

@@ -119,6 +119,63 @@ class StudyPage:
 
 
 @dataclass(frozen=True)
+class ScoreLine:
+    """A row of a table of downscalers.
+
+    Attributes:
+        label: Of the downscaler.
+        values: In the order of the columns; None where it has none.
+    """
+
+    label: str
+    values: Sequence[float | None]
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores of one variable on one set.
+
+    Attributes:
+        title: Variable, units and set.
+        heads: Heading and meaning of each column.
+        rows: The baselines first.
+        gain: How much lower the MAE of the network is than that of the best baseline, relative to it.
+        months: What was scored.
+    """
+
+    title: str
+    heads: Sequence[tuple[str, str]]
+    rows: Sequence[ScoreLine]
+    gain: float | None
+    months: str
+
+
+@dataclass(frozen=True, eq=False)
+class DownscalePage:
+    """A downscaling run.
+
+    Attributes:
+        id: Of its page.
+        name: Of its folder.
+        facts: What it cost: name to value.
+        origin: Where it came from: name to value.
+        config: Its recipe as text.
+        tables: A table for each variable and set.
+        pictures: In the order of the page.
+        missing: What is not shown, and why.
+    """
+
+    id: str
+    name: str
+    facts: Mapping[str, str]
+    origin: Mapping[str, str]
+    config: str
+    tables: Sequence[ScoreTable]
+    pictures: Sequence[Picture]
+    missing: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Unfinished:
     """A run that has no emulator yet, and so no page.
 
@@ -147,6 +204,7 @@ class Site:
         scales: Quantity to the limit of the scale that all maps share.
         left_out: What could not be read, and why.
         unfinished: Runs without an emulator yet.
+        downscales: Downscaling runs, by id.
     """
 
     title: str
@@ -158,6 +216,7 @@ class Site:
     scales: Mapping[str, float]
     left_out: Sequence[str] = ()
     unfinished: Sequence[Unfinished] = ()
+    downscales: Sequence[DownscalePage] = ()
 
 
 def identifier(name: str, folder: Path) -> str:

@@ -65,6 +65,9 @@ def render(site: Site) -> Iterator[tuple[str, str]]:
         )
         if entry.errors:
             yield f"data/{entry.id}.js", entry_script(entry)
+    page = environment.get_template("downscale.html")
+    for run in site.downscales:
+        yield f"downscaling/{run.id}.html", page.render(root="../", page=run)
     page = environment.get_template("study.html")
     for study in site.studies:
         results = [_result(study, r) for r in study.study.results]
