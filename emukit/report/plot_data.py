@@ -234,7 +234,7 @@ def spread_rows(shown: Shown) -> list[MapRow]:
     return rows
 
 
-def share_rows(shown: Shown, explanation: Explanation) -> list[Row]:
+def share_rows(shown: Shown, explanation: Explanation) -> list[MapRow]:
     """Maps of the share of each component in the annual mean response, the largest first."""
     grid, rows = shown.archive.grid, []
     means = {name: grid.mean(share) for name, share in explanation.shares.items()}
@@ -245,11 +245,11 @@ def share_rows(shown: Shown, explanation: Explanation) -> list[Row]:
             for v, variable in enumerate(shown.archive.variables)
         ]
         label = name.removeprefix("feature ")
-        rows.append(Row("", label, panels, positive=True))
+        rows.append(MapRow("", label, panels, positive=True))
     return rows
 
 
-def uncertainty_rows(shown: Shown, explanation: Explanation) -> list[Row]:
+def uncertainty_rows(shown: Shown, explanation: Explanation) -> list[MapRow]:
     """Maps of the posterior standard deviation of the time mean, next to its error against the mean over members."""
     grid, rows, members = shown.archive.grid, [], list(shown.members.values())
     said = np.mean([time_mean(fields) for fields in shown.ensemble], axis=0)
@@ -261,7 +261,7 @@ def uncertainty_rows(shown: Shown, explanation: Explanation) -> list[Row]:
         }
         panels = [Panel(f"{name}\nroot area mean {np.sqrt(grid.mean(f**2)):.3f}", f) for name, f in maps.items()]
         colours = shown.archive.card.targets[variable].colours
-        rows.append(Row(colours, f"time mean,\n{shown.label(variable)}", panels, positive=True))
+        rows.append(MapRow(colours, f"time mean,\n{shown.label(variable)}", panels, positive=True))
     return rows
 
 

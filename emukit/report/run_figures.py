@@ -42,7 +42,7 @@ from emukit.figures.curves import (
 from emukit.figures.figure import line_colours, write_webp
 from emukit.figures.hovmoeller import draw_hovmoeller
 from emukit.figures.indices import DIFFERENCES, SCORES
-from emukit.figures.maps import SEQUENTIAL, Field, Row, draw_error_maps, draw_maps, draw_zonal, map_colours
+from emukit.figures.maps import SEQUENTIAL, Field, MapRow, draw_error_maps, draw_maps, draw_zonal, map_colours
 from emukit.files import atomic_path, check_regular, open_regular, parse_json, read_text, sha256
 from emukit.report import plot_data as pictures
 from emukit.report.index_pictures import collect_indices, index_figures
@@ -432,7 +432,7 @@ def _explained(shown: Shown, explanation: Explanation, title: str) -> dict[str, 
     shares = pictures.share_rows(shown, explanation)
     names = ", ".join(dict.fromkeys(name for by_scenario in explanation.discrepancies.values() for name in by_scenario))
 
-    def words(rows: Iterable[Row]) -> str:
+    def words(rows: Iterable[MapRow]) -> str:
         said = (f"{row.label}: {', '.join(p.title for p in row.panels)}" for row in rows)
         return " ".join("; ".join(said).split()) + "."
 
