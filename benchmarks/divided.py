@@ -24,7 +24,7 @@ from emukit.models.registry import build_network
 from emukit.parallel import domain as divided
 from emukit.parallel.comm import Comm
 from emukit.parallel.domain import DividedSphere, divide
-from emukit.parallel.launch import Place
+from emukit.parallel.launch import ProcessPlace
 from emukit.parallel.rendezvous import join_group
 from emukit.planning.memory import count_divided
 from emukit.sphere import WHOLE, Sphere, part_shape
@@ -155,7 +155,7 @@ def _together(
 
 def _joined(rank: int, place: str, rows: str, columns: str, down: str, across: str) -> DividedSphere:
     world = int(down) * int(across)
-    join_group(Place(rank, world, rank, "", 0, one_machine=True, file=place), "gloo")
+    join_group(ProcessPlace(rank, world, rank, "", 0, one_machine=True, file=place), "gloo")
     return DividedSphere(Comm(rank, world, columns=int(across)), (int(rows), int(columns)))
 
 

@@ -39,7 +39,7 @@ app = o.App(
     name="emukit",
     help="Climate emulation from emission forcings to a scored submission.",
     no_args_is_help=True,
-    cls=o.Group,
+    cls=o.CommandGroup,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

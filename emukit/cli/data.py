@@ -24,7 +24,9 @@ class Like(StrEnum):
     TINY = "climx-tiny"
 
 
-app = o.App(cls=o.Group, help="Check stores, write the demo climate, show forcing windows.", no_args_is_help=True)
+app = o.App(
+    cls=o.CommandGroup, help="Check stores, write the demo climate, show forcing windows.", no_args_is_help=True
+)
 
 # The spelling of earlier versions, when these commands took the store without --data.
 Positional = Annotated[str | None, typer.Argument(metavar="[STORE]", hidden=True, show_default=False)]

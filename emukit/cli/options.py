@@ -374,7 +374,7 @@ class Command(TyperCommand):
         return _without_type(super().get_params(ctx))
 
 
-class Group(TyperGroup):
+class CommandGroup(TyperGroup):
     """A group whose flags are shown as flags."""
 
     def get_params(self, ctx: Any) -> list[Any]:

@@ -42,7 +42,7 @@ def plot(
 ) -> None:
     """Draw a run among the members of the climate model: error maps, series, seasons, spectra, ranks (PNG)."""
     from emukit.report.plot import plot_run
-    from emukit.report.variability import weather_table
+    from emukit.report.variability import variability_table
     from emukit.runs.run import read_run
 
     report = o.reporter(quiet)
@@ -50,8 +50,8 @@ def plot(
     chosen.refuse_unfinished()
     archive = o.open_for_run(chosen, data, card, convert, report)
     for album in plot_run(chosen, archive, split, out, report, overwrite):
-        if album.weather:
-            open_console().print(weather_table(album.weather, album.title))
+        if album.variability:
+            open_console().print(variability_table(album.variability, album.title))
         for picture, why in album.left_out.items():
             echo(f"no picture of {picture}: {why}")
         echo(f"wrote {album.folder}: {', '.join(album.files)}")

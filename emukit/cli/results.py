@@ -443,6 +443,10 @@ def leaderboard(
     else:
         render = {"md": board.markdown, "csv": board.to_csv, "json": board.as_json}[format]
         echo(render(rows), nl=False)
+        # Its score may be lost: what no number says is said, as the table says it.
+        for row in rows:
+            if row.kind == "submission" and row.score is None:
+                report.note(f"{row.name}: {board.NOT_SCORED}")
 
 
 def compare(

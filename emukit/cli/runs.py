@@ -53,7 +53,7 @@ VALUES = (
 )
 
 
-class _ListByDefault(o.Group):
+class _ListByDefault(o.CommandGroup):
     """`emukit runs FOLDER` lists, though there are commands below `runs`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -164,7 +164,7 @@ def rm(
 
 
 def _here() -> list[Path]:
-    """Where runs are, where nobody says."""
+    """Where runs are by default."""
     return [p for p in (Path("runs"), Path("ablations")) if p.is_dir()]
 
 

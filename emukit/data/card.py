@@ -26,7 +26,7 @@ from pydantic import (
 
 from emukit.config import toml_values
 from emukit.data.time import in_words, step_problem
-from emukit.data.variable import Pair, Part, Role, Variable, as_tuple
+from emukit.data.variable import CardTable, Pair, Role, Variable, as_tuple
 from emukit.errors import EmukitError, StoreError
 from emukit.files import shipped
 from emukit.registry import Entry, Registry
@@ -41,7 +41,7 @@ Whole = Annotated[tuple[int, int], BeforeValidator(as_tuple)]
 Offsets = Whole
 
 
-class _Counted(Part):
+class _Counted(CardTable):
     """A part that counts steps of the time axis: of months under `months` or `steps`, of all others under `steps`."""
 
     @model_serializer(mode="wrap")
@@ -80,7 +80,7 @@ class SpanSpec(_Counted):
         return self.months or self.steps or (0, 0)
 
 
-class CardProtocol(Part):
+class CardProtocol(CardTable):
     """A named split. Training is every visible month of `train` that is not held out here.
 
     Attributes:
@@ -127,7 +127,7 @@ class Loso(_Counted):
         return self.test_months or self.test_steps or 0
 
 
-class DailyFiles(Part):
+class DailyFiles(CardTable):
     """Of data that come as a folder of daily files: how they are named, and what they hold next to fields.
 
     Attributes:
@@ -151,7 +151,7 @@ class DailyFiles(Part):
     carried: list[str] = Field(default_factory=list)
 
 
-class Digests(Part):
+class Digests(CardTable):
     """One variable of a published copy: the type it is stored in, and scenario to SHA-256 of its values.
 
     The values are those of one scenario in the order time, member, y, x (time, y, x of a forcing field; time of a
@@ -166,7 +166,7 @@ class Digests(Part):
     scenarios: dict[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]]
 
 
-class Published(Part):
+class Published(CardTable):
     """What the published copy of a data set holds.
 
     Attributes:
@@ -198,7 +198,7 @@ class Published(Part):
             yield from (f'{json.dumps(s)} = "{digest}"' for s, digest in of.scenarios.items())
 
 
-class Card(Part):
+class Card(CardTable):
     """A data set's card.
 
     Attributes:

@@ -83,7 +83,7 @@ class _Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
+class DayBlock:
     """Some days of some rows of a variable.
 
     Attributes:
@@ -141,7 +141,7 @@ class DailyStore:
         found = [chunk for part in self._parts if (chunk := self._chunk(part.ds, variable)) is not None]
         return (max(c[0] for c in found), max(c[1] for c in found)) if found else None
 
-    def blocks(self, variable: str, memory: int = BLOCK_BYTES) -> Iterator[Block]:
+    def blocks(self, variable: str, memory: int = BLOCK_BYTES) -> Iterator[DayBlock]:
         """All values of a variable, each day and row once, in the order that reads the files fastest.
 
         A year at a time of all rows; or some rows of all days, where chunks hold many days of few rows; or several
@@ -158,7 +158,7 @@ class DailyStore:
         for row in range(0, self.grid.shape[0], rows):
             band = slice(row, min(row + rows, self.grid.shape[0]))
             for start in range(0, self.days, years * DAYS):
-                yield Block(start, band, self.read(variable, start, min(start + years * DAYS, self.days), band))
+                yield DayBlock(start, band, self.read(variable, start, min(start + years * DAYS, self.days), band))
 
     def plan(self, variable: str, memory: int = BLOCK_BYTES) -> tuple[int, int]:
         """How many years and how many rows `blocks` reads at a time.

@@ -24,7 +24,7 @@ from emukit.cache import find_answer, keep_answer
 from emukit.data.archive import Archive, Scenario
 from emukit.data.card import Card
 from emukit.data.daily import DAYS, DailyStore
-from emukit.data.daily_folder import DailyFolder, DailyScenario, Forcing, Survey, survey_folder
+from emukit.data.daily_folder import DailyFolder, DailyScenario, FolderSurvey, Forcing, survey_folder
 from emukit.data.grid import weighted_mean
 from emukit.data.residency import host_free
 from emukit.data.time import DAY_MINUTES, TimeAxis
@@ -58,7 +58,7 @@ def archive_from_folder(path: Path | str, card: Card | str | None, reporter: Rep
     Raises:
         StoreError: The folder cannot be read.
     """
-    survey = Survey()
+    survey = FolderSurvey()
     with ExitStack() as stack:
         folder = survey_folder(Path(path), card, stack, survey)
         if survey.problems:

@@ -190,7 +190,7 @@ class DailyFolder:
 
 
 @dataclass
-class Survey:
+class FolderSurvey:
     """What was found wrong and odd while a folder was opened; a problem does not end the look at the others."""
 
     problems: list[StoreError] = field(default_factory=list)
@@ -220,7 +220,7 @@ def open_folder(path: Path | str, card: Card | str | None = None) -> Iterator[Da
     Raises:
         StoreError: The folder cannot be read, or is not what the card says: the first problem.
     """
-    survey = Survey()
+    survey = FolderSurvey()
     with ExitStack() as stack:
         folder = survey_folder(Path(path), card, stack, survey)
         if survey.problems:
@@ -244,7 +244,7 @@ def folder_cards() -> list[Card]:
     return [card for card in map(load_card, shipped_cards()) if card.daily is not None]
 
 
-def survey_folder(path: Path, card: Card | str | None, stack: ExitStack, survey: Survey) -> DailyFolder | None:
+def survey_folder(path: Path, card: Card | str | None, stack: ExitStack, survey: FolderSurvey) -> DailyFolder | None:
     """Open a folder, and collect what is wrong with it.
 
     Args:
@@ -313,7 +313,7 @@ def survey_folder(path: Path, card: Card | str | None, stack: ExitStack, survey:
     return DailyFolder(place, chosen, grid, scenarios, attributes, survey.oddities)
 
 
-def _compare_forcings(scenarios: Mapping[str, DailyScenario], survey: Survey) -> None:
+def _compare_forcings(scenarios: Mapping[str, DailyScenario], survey: FolderSurvey) -> None:
     """Say where forcings are stored in other types than elsewhere, and where nothing says their units."""
     unknown: dict[str, None] = {}
     for name, scenario in scenarios.items():
@@ -373,7 +373,7 @@ def _place(path: Path, files: DailyFiles) -> Path:
     )
 
 
-def _scenario_of(ds: xr.Dataset, name: str, card: Card, survey: Survey) -> str:
+def _scenario_of(ds: xr.Dataset, name: str, card: Card, survey: FolderSurvey) -> str:
     """The scenario of a file: what it says, else what its name says."""
     if SCENARIO in ds.variables:
         values = np.atleast_1d(ds[SCENARIO].to_numpy()).ravel()
@@ -397,7 +397,7 @@ def _one_grid(files: Sequence[tuple[str, xr.Dataset]]) -> Grid:
 
 
 def _read_scenario(
-    name: str, files: Sequence[tuple[str, xr.Dataset]], card: Card, survey: Survey
+    name: str, files: Sequence[tuple[str, xr.Dataset]], card: Card, survey: FolderSurvey
 ) -> DailyScenario | None:
     """One scenario; None where something is wrong with it."""
     problems = len(survey.problems)
@@ -430,7 +430,9 @@ def _read_scenario(
     return DailyScenario(name, names, targets, forcings, years, days)
 
 
-def _read_targets(name: str, files: Sequence[tuple[str, xr.Dataset]], card: Card, survey: Survey) -> DailyStore | None:
+def _read_targets(
+    name: str, files: Sequence[tuple[str, xr.Dataset]], card: Card, survey: FolderSurvey
+) -> DailyStore | None:
     layout = _files_of(card)
     holding = [(file, ds) for file, ds in files if any(v in ds.data_vars for v in card.targets)]
     for file, _ in files:
@@ -457,7 +459,7 @@ def _read_targets(name: str, files: Sequence[tuple[str, xr.Dataset]], card: Card
 
 
 def _read_forcing(
-    scenario: str, name: str, files: Sequence[tuple[str, xr.Dataset]], layout: DailyFiles, survey: Survey
+    scenario: str, name: str, files: Sequence[tuple[str, xr.Dataset]], layout: DailyFiles, survey: FolderSurvey
 ) -> Forcing:
     pieces: dict[int, _Piece] = {}
     steps: set[Literal["year", "month"]] = set()
@@ -523,7 +525,7 @@ def _forcing_axis(file: str, array: xr.DataArray, layout: DailyFiles) -> tuple[L
 
 
 def _steps(
-    file: str, ds: xr.Dataset, axis: str, step: Literal["year", "month"], scenario: str, survey: Survey
+    file: str, ds: xr.Dataset, axis: str, step: Literal["year", "month"], scenario: str, survey: FolderSurvey
 ) -> tuple[int, int]:
     """The first step of an axis, and how many there are. Year and month count; the day of a stamp does not."""
     count = ds.sizes[axis]

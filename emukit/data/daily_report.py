@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from emukit.data.card import Card
 from emukit.data.check_report import numbered, verdict
 from emukit.data.daily import DAYS, DailyStore
-from emukit.data.daily_folder import DailyFolder, DailyScenario, Survey, survey_folder
+from emukit.data.daily_folder import DailyFolder, DailyScenario, FolderSurvey, survey_folder
 from emukit.data.variable import Variable
 from emukit.errors import StoreError
 from emukit.progress import Reporter
@@ -139,7 +139,7 @@ def inspect_folder(path: Path | str, card: Card | str | None = None, reporter: R
         card: Its card; found by the grid when None.
         reporter: Where progress is shown.
     """
-    survey = Survey()
+    survey = FolderSurvey()
     with ExitStack() as stack:
         try:
             folder = survey_folder(Path(path), card, stack, survey)
@@ -172,7 +172,7 @@ def inspect_folder(path: Path | str, card: Card | str | None = None, reporter: R
 
 
 def _look_at_targets(
-    held: DailyScenario, store: DailyStore, card: Card, targets: dict[str, Extremes], survey: Survey
+    held: DailyScenario, store: DailyStore, card: Card, targets: dict[str, Extremes], survey: FolderSurvey
 ) -> None:
     last = (len(store.years) - 1) * DAYS
     for start, stop in dict.fromkeys([(0, min(DAYS, store.days)), (last, store.days)]):
@@ -196,7 +196,9 @@ def _look_at_targets(
                 survey.odd(held.name, f"{low} is above {high} on some days ({wrong:,} values of {ordered[low].size:,})")
 
 
-def _look_at_forcings(held: DailyScenario, folder: DailyFolder, forcings: dict[str, Extremes], survey: Survey) -> None:
+def _look_at_forcings(
+    held: DailyScenario, folder: DailyFolder, forcings: dict[str, Extremes], survey: FolderSurvey
+) -> None:
     for name, forcing in held.forcings.items():
         size = 12 if forcing.step == "month" else 1
         negative, zero = False, False
@@ -216,8 +218,10 @@ def _look_at_forcings(held: DailyScenario, folder: DailyFolder, forcings: dict[s
                 survey.odd(held.name, f"emissions hold {' and '.join(words)}")
 
 
-def _check_ranges(card: Card, targets: dict[str, Extremes], forcings: dict[str, Extremes], survey: Survey) -> None:
-    """Targets outside of what the card allows cannot be used; forcings, whose units nobody states, are odd."""
+def _check_ranges(
+    card: Card, targets: dict[str, Extremes], forcings: dict[str, Extremes], survey: FolderSurvey
+) -> None:
+    """Targets outside of what the card allows cannot be used; forcings, whose units are not stated, are odd."""
     for name, found in targets.items():
         of = card.targets[name]
         low, high = of.range
@@ -236,7 +240,7 @@ def _check_ranges(card: Card, targets: dict[str, Extremes], forcings: dict[str, 
             survey.notes.append(f"{name} is {found.low:.4g} .. {found.high:.4g}: not {of.units}, as the card guesses")
 
 
-def _check_base_period(folder: DailyFolder, survey: Survey) -> None:
+def _check_base_period(folder: DailyFolder, survey: FolderSurvey) -> None:
     if folder.card.daily is None:
         return
     first, last = folder.card.daily.base_period

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.decode import Findings
-from emukit.data.source import Blocks, Region, Source
+from emukit.data.source import Blocks, Extent, Source
 from emukit.data.store_layout import Layout
 from emukit.errors import StoreError
 from emukit.parallel.threads import open_pool
@@ -153,7 +153,7 @@ def _extremes(part: Values) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         return flat.min(axis=1), flat.max(axis=1)
 
 
-def _read_target(blocks: Blocks, region: Region, v: int, loaded: Loaded) -> None:
+def _read_target(blocks: Blocks, region: Extent, v: int, loaded: Loaded) -> None:
     block = blocks.read(region)
     months = slice(*region.months)
     for i, s in enumerate(range(*region.scenarios)):
@@ -181,7 +181,7 @@ class _Field:
         self._lock = threading.Lock()
         loaded.low[blocks.name], loaded.high[blocks.name] = self._low, self._high
 
-    def read(self, region: Region) -> None:
+    def read(self, region: Extent) -> None:
         block = self.blocks.read(region)[:, :, 0]
         months = slice(*region.months)
         for i, s in enumerate(range(*region.scenarios)):

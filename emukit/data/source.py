@@ -49,7 +49,7 @@ BLOCK_MONTHS = 120
 
 
 @dataclass(frozen=True)
-class Region:
+class Extent:
     """Scenarios, months and members of one variable, each half open; members are (0, 1) where it has none."""
 
     scenarios: tuple[int, int]
@@ -89,14 +89,14 @@ class Blocks:
             step *= max(1, default // step)
         return [(i, min(i + step, n)) for i in range(0, n, step)]
 
-    def regions(self) -> Iterator[Region]:
+    def regions(self) -> Iterator[Extent]:
         """Regions that cover the variable, each a whole number of chunks."""
         for scenarios in self._cuts("scenario", 1):
             for months in self._cuts("time", BLOCK_MONTHS):
                 for members in self._cuts("member", 1):
-                    yield Region(scenarios, months, members)
+                    yield Extent(scenarios, months, members)
 
-    def read(self, region: Region) -> NDArray[Any]:
+    def read(self, region: Extent) -> NDArray[Any]:
         """(S, T, M, [Y, X]) of a region, oriented as emukit's grid; a view where the data is in memory.
 
         Raises:

@@ -78,13 +78,13 @@ DESCRIPTIVE = ("long_name", "colours")
 _DIVERGING = "^(PiYG|PRGn|BrBG|PuOr|RdGy|RdBu|RdYlBu|RdYlGn|Spectral|coolwarm|bwr|seismic)(_r)?$"
 
 
-class Part(BaseModel):
+class CardTable(BaseModel):
     """Base of the tables of a card: frozen, strict, unknown keys forbidden."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
 
 
-class Bounds(Part):
+class Bounds(CardTable):
     """The range that a variable cannot leave, in its units; predictions are clipped to it.
 
     Attributes:
@@ -102,7 +102,7 @@ class Bounds(Part):
         return self
 
 
-class Variable(Part):
+class Variable(CardTable):
     """One variable: what it is, and what its values may be.
 
     What a card leaves out of the keys from `bounds` on is what `KNOWN` says of the name, if it is there.

@@ -53,7 +53,7 @@ class Panel:
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class MapRow:
     """Maps of one quantity.
 
     Attributes:
@@ -71,7 +71,7 @@ class Row:
     positive: bool = False
 
 
-def draw_maps(rows: Sequence[Row], grid: Grid, title: str, *, earth: bool) -> Figure:
+def draw_maps(rows: Sequence[MapRow], grid: Grid, title: str, *, earth: bool) -> Figure:
     """Rows of maps under each other; every row has as many as the first.
 
     Args:

@@ -53,7 +53,7 @@ class ReportedByMainError(EmukitError):
 
 
 @dataclass(frozen=True)
-class Place:
+class ProcessPlace:
     """A process's place among those that torchrun started.
 
     Attributes:
@@ -80,7 +80,7 @@ def inside_torchrun() -> bool:
     return all(name in os.environ for name in TORCHRUN)
 
 
-def torchrun_place() -> Place:
+def torchrun_place() -> ProcessPlace:
     """What torchrun says of this process in its environment.
 
     Raises:
@@ -105,7 +105,9 @@ def torchrun_place() -> Place:
             hint=f"start it with torchrun or --devices; to train with one process: unset {' '.join(TORCHRUN)}",
         )
     one_machine = os.environ.get("LOCAL_WORLD_SIZE") == found["WORLD_SIZE"]
-    return Place(rank, world, local, found["MASTER_ADDR"], port, one_machine, os.environ.get(RENDEZVOUS_FILE, ""))
+    return ProcessPlace(
+        rank, world, local, found["MASTER_ADDR"], port, one_machine, os.environ.get(RENDEZVOUS_FILE, "")
+    )
 
 
 def is_main() -> bool:

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from emukit.errors import TrainingError
-from emukit.parallel.launch import TORCHRUN, Place
+from emukit.parallel.launch import TORCHRUN, ProcessPlace
 
 # How long they wait for each other at the start: machines of a cluster are not handed out at the same second.
 RENDEZVOUS_TIMEOUT = timedelta(minutes=5)
@@ -30,7 +30,7 @@ COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 LOOPBACK = ("lo", "lo0")
 
 
-def join_group(place: Place, backend: str) -> None:
+def join_group(place: ProcessPlace, backend: str) -> None:
     """Wait for the other processes, and form a group with them.
 
     Raises:
@@ -61,7 +61,7 @@ def join_group(place: Place, backend: str) -> None:
         ) from e
 
 
-def _store(place: Place) -> Any:
+def _store(place: ProcessPlace) -> Any:
     """Where the processes leave word for each other."""
     if place.file:
         return dist.FileStore(place.file, place.world)  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ from emukit.figures.learning import Log, draw_learning, draw_terms, has_terms
 from emukit.figures.study import MOST_VARIANTS, VariantInterval, draw_coordinates, draw_intervals
 from emukit.files import below, parse_json, sha256
 from emukit.metrics.downscaling import COLUMNS
-from emukit.report.pages.model import DownscalePage, Entry, Picture, ScoreLine, ScoreTable, StudyPage, identifier
+from emukit.report.pages.model import DownscalePage, PageEntry, Picture, ScoreLine, ScoreTable, StudyPage, identifier
 from emukit.report.run_figures import Drawn, keep_drawn, picture_size, save
 from emukit.runs.downscale_record import ERRORS, SAMPLES, DownscaleRecord
 from emukit.runs.leaderboard import RowSource
@@ -47,7 +47,7 @@ CAPTION_OF_SAMPLE = (
 )
 
 
-def run_entry(run: Run, source: RowSource) -> Entry:
+def run_entry(run: Run, source: RowSource) -> PageEntry:
     """The page of a run, without pictures."""
     record = run.record
     identity, data = record.identity, record.data
@@ -86,7 +86,7 @@ def run_entry(run: Run, source: RowSource) -> Entry:
         }
         for s in sessions
     ]
-    return Entry(
+    return PageEntry(
         identifier(run.folder.name, run.folder),
         run.folder.resolve().name,
         run.folder.resolve().name,
@@ -99,7 +99,7 @@ def run_entry(run: Run, source: RowSource) -> Entry:
     )
 
 
-def submission_entry(source: RowSource) -> Entry:
+def submission_entry(source: RowSource) -> PageEntry:
     """The page of a submission.
 
     Raises:
@@ -119,7 +119,7 @@ def submission_entry(source: RowSource) -> Entry:
         "code": f"emukit {entry.emukit_version}" + (f", commit {entry.git_commit}" if entry.git_commit else ""),
         "file": f"{entry.csv}, SHA-256 {entry.csv_sha256}",
     }
-    return Entry(
+    return PageEntry(
         identifier(entry.name, source.folder),
         entry.name,
         source.folder.resolve().name,

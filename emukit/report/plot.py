@@ -48,7 +48,9 @@ from emukit.runs.evaluate import scored_spans
 from emukit.runs.run import Run
 
 FOLDER = "plots"
-WEATHER_FILE = "weather.json"
+VARIABILITY_FILE = "variability.json"
+# What it was called in earlier versions.
+FORMER_FILE = "weather.json"
 # As PNG names the program that wrote a file.
 SOFTWARE = "emukit"
 PICTURES = (
@@ -69,14 +71,14 @@ class Album:
         title: Which run, set and months.
         files: What was written.
         left_out: Picture to why there is none.
-        weather: How like that of members the weather is; None where there are too few months.
+        variability: How like that of members it is; None where there are too few months.
     """
 
     folder: Path
     title: str
     files: tuple[str, ...]
     left_out: Mapping[str, str]
-    weather: VariabilityComparison | None
+    variability: VariabilityComparison | None
 
 
 def plot_run(
@@ -156,7 +158,7 @@ def _strange(folder: Path) -> str:
 
 def _is_own(path: Path) -> bool:
     try:
-        if path.name == WEATHER_FILE:
+        if path.name in (VARIABILITY_FILE, FORMER_FILE):
             head = parse_json(read_text(path))
             return isinstance(head, dict) and {"title", "written", "data", "recipe"} <= head.keys()
         if path.suffix != ".png" or path.stem not in PICTURES:
@@ -182,18 +184,18 @@ def _write(
     figures, left_out = draw(shown, title) if shown else ({}, dict.fromkeys(PICTURES[:8], ON_DISK))
     if indices:
         figures |= {name: figure for name, (figure, _) in index_figures(indices, title, whole=True).items()}
-    weather = compare_variability(shown) if shown and "spectra" not in left_out else None
+    variability = compare_variability(shown) if shown and "spectra" not in left_out else None
     about = {"Title": title, "Software": SOFTWARE, "Description": f"data {archive.digest}, recipe {run.recipe.digest}"}
     with new_output(folder, KIND, overwrite) as temporary:
         temporary.mkdir()
         for name, figure in figures.items():
             write_png(figure, temporary / f"{name}.png", about)
-        if weather:
+        if variability:
             head = {"title": title, "written": provenance.now(), "data": archive.digest, "recipe": run.recipe.digest}
-            text = json.dumps(head | weather.as_dict(), indent=1)
-            (temporary / WEATHER_FILE).write_text(text, encoding="utf-8")
-    files = (*(f"{name}.png" for name in figures), *((WEATHER_FILE,) if weather else ()))
-    return Album(folder, title, files, left_out, weather)
+            text = json.dumps(head | variability.as_dict(), indent=1)
+            (temporary / VARIABILITY_FILE).write_text(text, encoding="utf-8")
+    files = (*(f"{name}.png" for name in figures), *((VARIABILITY_FILE,) if variability else ()))
+    return Album(folder, title, files, left_out, variability)
 
 
 def draw(shown: Shown, title: str) -> tuple[dict[str, Figure], dict[str, str]]:

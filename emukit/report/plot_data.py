@@ -21,7 +21,7 @@ from emukit.data.units import CONVERSIONS, same_units
 from emukit.emulators.base import Emulator
 from emukit.figures.curves import Curves, Power, Ranks, Season, Years
 from emukit.figures.hovmoeller import Axis, Section
-from emukit.figures.maps import Panel, Row
+from emukit.figures.maps import MapRow, Panel
 from emukit.metrics.variability import Spectrum, anomalies, chance_of_ranks, rank_histogram, spectra
 
 Array = NDArray[np.float64]
@@ -167,7 +167,7 @@ def _change(scenario: Scenario, span: Span, whole: Fields, first: int) -> Change
     return Change(early, late, truth[1] - truth[0], said[1] - said[0])
 
 
-def change_rows(shown: Shown, change: Change) -> list[Row]:
+def change_rows(shown: Shown, change: Change) -> list[MapRow]:
     """Maps of the change: of the prediction, of the truth, and what is between them in a scale of its own."""
     grid, scored = shown.archive.grid, shown.span.members[0]
     rows = []
@@ -177,7 +177,7 @@ def change_rows(shown: Shown, change: Change) -> list[Row]:
         means = [f"mean {float(grid.mean(f)):+.2f}" for f in (said, true)]
         panels = [Panel(f"prediction: {means[0]}", said), Panel(f"member {scored}: {means[1]}", true)]
         apart = Panel(f"prediction less member {scored}: {area_means(said - true, grid, squared=True)}", said - true)
-        rows.append(Row(colours, f"change of {shown.label(variable)}", panels, apart))
+        rows.append(MapRow(colours, f"change of {shown.label(variable)}", panels, apart))
     return rows
 
 
@@ -188,7 +188,7 @@ def change_words(shown: Shown, change: Change) -> str:
     return f"change of the mean from {early} to {late}"
 
 
-def error_rows(shown: Shown) -> list[Row]:
+def error_rows(shown: Shown) -> list[MapRow]:
     """Errors of the mean over time and of the standard deviation over time, as the score takes them."""
     archive, members = shown.archive, list(shown.members.items())
     scored, truth = members[0]
@@ -201,7 +201,7 @@ def error_rows(shown: Shown) -> list[Row]:
                 Panel(f"{name} less member {scored}: {area_means(e, archive.grid, squared=moment is time_mean)}", e)
                 for name, e in errors.items()
             ]
-            rows.append(Row(archive.card.targets[variable].colours, f"{what},\n{shown.label(variable)}", panels))
+            rows.append(MapRow(archive.card.targets[variable].colours, f"{what},\n{shown.label(variable)}", panels))
     return rows
 
 
@@ -211,7 +211,7 @@ def area_means(error: Array, grid: Grid, *, squared: bool) -> str:
     return f"{size}, bias {float(grid.mean(error)):+.3f}"
 
 
-def spread_rows(shown: Shown) -> list[Row]:
+def spread_rows(shown: Shown) -> list[MapRow]:
     """Maps of the spread of realisations and of members, each about their own mean; none without two of both."""
     if len(shown.predictions) <= REALISATIONS or len(shown.members) < 2:
         return []
@@ -227,7 +227,7 @@ def spread_rows(shown: Shown) -> list[Row]:
             f"realisations less members: {area_means(own[v] - real[v], grid, squared=False)}", own[v] - real[v]
         )
         colours = shown.archive.card.targets[variable].colours
-        rows.append(Row(colours, f"spread of {shown.label(variable)}", panels, apart, positive=True))
+        rows.append(MapRow(colours, f"spread of {shown.label(variable)}", panels, apart, positive=True))
     return rows
 
 

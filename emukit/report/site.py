@@ -31,7 +31,7 @@ from emukit.outputs import Kind, new_output, refuse_taken
 from emukit.progress import Reporter
 from emukit.report import run_figures as kept
 from emukit.report.content import downscale_page, run_entry, study_page, submission_entry, training_pictures
-from emukit.report.pages.model import Entry, Errors, Picture, Site, Unfinished, identifier
+from emukit.report.pages.model import Errors, PageEntry, Picture, Site, Unfinished, identifier
 from emukit.report.pages.render import render
 from emukit.report.plot_data import LEAST_MONTHS, NO_SEASONS, NO_SPECTRA
 from emukit.report.run_figures import Drawn, RunFigures, in_scale, run_figures_of
@@ -176,7 +176,7 @@ def write_report(
 
 
 def _site(
-    found: Findings, chosen: Container[Path], opener: Opener, reporter: Reporter, scratch: Path, published: bool
+    found: Collected, chosen: Container[Path], opener: Opener, reporter: Reporter, scratch: Path, published: bool
 ) -> Site:
     names = study_names(found.studies)
     sources = [named_source(source, names) for source in found.sources]
@@ -194,7 +194,7 @@ def _site(
                     missing.setdefault(source.folder, []).append(f"{NOT_DRAWN}{e.line}")
             step.advance(note=source.folder.name)
     scales = shared_scales(figures_of_runs.values())
-    entries: list[Entry] = []
+    entries: list[PageEntry] = []
     links: dict[tuple[object, ...], str] = {}
     for source in sources:
         folder = source.folder
@@ -256,7 +256,7 @@ def _entry(
     scratch: Path,
     *,
     curves: bool,
-) -> Entry:
+) -> PageEntry:
     if source.run is None:
         return submission_entry(source)
     entry = run_entry(source.run, source)
@@ -343,7 +343,7 @@ def _strange(out: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         files = set()
     own = {Path(MANIFEST)}.union(files, *(f.parents for f in files))
-    # A link is nobody's page, wherever it points.
+    # A link is not a page, wherever it points.
     strange = sorted(str(p) for p in there if p not in own or (out / p).is_symlink())
     return ", ".join(strange[:5]) + (f" and {len(strange) - 5} more" if len(strange) > 5 else "")
 
@@ -352,7 +352,7 @@ KIND = Kind("a report of `emukit report`", _strange)
 
 
 @dataclass
-class Findings:
+class Collected:
     """What the places hold.
 
     Attributes:
@@ -372,7 +372,7 @@ class Findings:
     downscales: list[DownscaleRecord] = field(default_factory=list)
 
 
-def collect_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
+def collect_places(places: Iterable[Path], study_runs: bool = True) -> Collected:
     """Read everything that has a page.
 
     Args:
@@ -382,7 +382,7 @@ def collect_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
     Raises:
         EmukitError: A place holds nothing, or is itself damaged.
     """
-    found = Findings()
+    found = Collected()
     seen: set[Path] = set()
 
     def add(folder: Path, named: bool) -> None:
@@ -446,7 +446,7 @@ def collect_places(places: Iterable[Path], study_runs: bool = True) -> Findings:
     return found
 
 
-def _add_downscale(found: Findings, folder: Path, seen: set[Path], named: bool) -> None:
+def _add_downscale(found: Collected, folder: Path, seen: set[Path], named: bool) -> None:
     """Read a downscaling run, once.
 
     Raises:
@@ -470,7 +470,7 @@ def _add_downscale(found: Findings, folder: Path, seen: set[Path], named: bool) 
         found.unfinished.append(Unfinished(folder.name, summarise_run(folder).state, command))
 
 
-def to_draw(found: Findings, most: int | None) -> set[Path]:
+def to_draw(found: Collected, most: int | None) -> set[Path]:
     """Folders of the runs that get pictures: those that were named, and the best of the others.
 
     Runs of different splits are taken in turns, the best of each first.

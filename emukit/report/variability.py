@@ -1,4 +1,4 @@
-"""How like the climate model's own the weather of a prediction is, in numbers.
+"""How like the climate model's own the variability of a prediction is, in numbers.
 
 Invariant: every difference of the prediction from a member is taken as that of a member from another is, which stands
 next to it, without which it says nothing.
@@ -43,7 +43,7 @@ CAPTION = (
 
 @dataclass(frozen=True, eq=False)
 class VariabilityComparison:
-    """The weather of a prediction, of members, and how far apart they are.
+    """The variability of a prediction, of members, and how far apart they are.
 
     Attributes:
         variables: Names along the V axis.
@@ -76,7 +76,7 @@ class VariabilityComparison:
         }
 
     def rows(self) -> Iterator[tuple[str, str, str, str, str, str]]:
-        """Cells of `weather_table`, a variable after the other.
+        """Cells of `variability_table`, a variable after the other.
 
         Where only a difference is known, there is nothing of the members and the prediction; a difference that was not
         measured is a question mark.
@@ -142,13 +142,13 @@ def compare_variability(shown: Shown) -> VariabilityComparison:
     )
 
 
-def _numbers(weather: VariabilityStatistics, grid: Grid) -> dict[str, Array]:
+def _numbers(found: VariabilityStatistics, grid: Grid) -> dict[str, Array]:
     """Area means, under the name of the difference that goes with each."""
     return {
-        "total_std": grid.mean(weather.std),
-        "memory": grid.mean(weather.memory),
-        "length": weather.length_km,
-        "together": grid.mean(weather.together),
+        "total_std": grid.mean(found.std),
+        "memory": grid.mean(found.memory),
+        "length": found.length_km,
+        "together": grid.mean(found.together),
     }
 
 
@@ -156,11 +156,11 @@ def _mean(differences: list[dict[str, Array]]) -> dict[str, Array]:
     return {k: np.mean([d[k] for d in differences], axis=0) for k in differences[0]}
 
 
-def weather_table(found: VariabilityComparison, title: str) -> Table:
+def variability_table(found: VariabilityComparison, title: str) -> Table:
     """All numbers for people, a line each."""
     table = terminal_table(title)
     table.caption, table.caption_justify = CAPTION, "left"
-    table.add_column("weather", overflow="fold")
+    table.add_column("statistic", overflow="fold")
     for heading in ("unit", "members", "prediction", "difference\nfrom member", "between\nmembers"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, *cells in found.rows():

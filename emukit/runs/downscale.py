@@ -603,7 +603,7 @@ def draw_errors(
         path: A new PNG.
     """
     from emukit.figures.figure import write_png
-    from emukit.figures.maps import Panel, Row, draw_maps
+    from emukit.figures.maps import MapRow, Panel, draw_maps
     from emukit.files import atomic_path
 
     rows = []
@@ -616,7 +616,7 @@ def draw_errors(
         gain = Panel(
             f"network less baseline: {-scores['gain'][variable.name]:+.1%}", errors[NETWORK][v] - errors[best][v]
         )
-        rows.append(Row(variable.colours, f"MAE of {variable.name}, {variable.units}", panels, gain, positive=True))
+        rows.append(MapRow(variable.colours, f"MAE of {variable.name}, {variable.units}", panels, gain, positive=True))
     figure = draw_maps(rows, archive.grid, "mean absolute errors, validation", earth=archive.source != "demo")
     with atomic_path(path) as temporary:
         write_png(figure, temporary, {"Title": "mean absolute errors"})
@@ -625,7 +625,7 @@ def draw_errors(
 def draw_sample(archive: Archive, span: Span, downscaler: Downscaler, path: Path) -> None:
     """A picture of the last step of a span: what the pass leaves of the truth, and what the network puts there."""
     from emukit.figures.figure import write_png
-    from emukit.figures.maps import Panel, Row, draw_maps
+    from emukit.figures.maps import MapRow, Panel, draw_maps
     from emukit.files import atomic_path
 
     scenario, step = archive[span.scenario], span.stop - 1
@@ -634,7 +634,7 @@ def draw_sample(archive: Archive, span: Span, downscaler: Downscaler, path: Path
     passed = downscaler.coarsening.up(coarse)[0]
     found = downscaler.fields(coarse, scenario.time[step : span.stop])[0]
     rows = [
-        Row(
+        MapRow(
             variable.colours,
             f"{variable.name}, {variable.units}",
             (Panel("truth minus pass", truth[0, v] - passed[v]), Panel("downscaled minus pass", found[v] - passed[v])),

@@ -65,7 +65,7 @@ class StudyRun(_Part):
     command: str = ""
 
 
-class Variant(_Part):
+class ShownVariant(_Part):
     """What differs from the base."""
 
     name: _Name
@@ -125,7 +125,7 @@ class StudyFile(_Part):
     trained_with: list[str] = []
     command: str = ""
     best: str | None = None
-    variants: Annotated[list[Variant], Field(min_length=1)]
+    variants: Annotated[list[ShownVariant], Field(min_length=1)]
     results: list[StudyResult] = []
 
     @property

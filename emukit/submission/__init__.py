@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from emukit.submission.entry import ENTRY_FILE, Entry, entry_of, read_entry, write_entry
     from emukit.submission.problems import Problem
     from emukit.submission.read import Columns, read_submission
-    from emukit.submission.rows import Layout, submission_ids, write_submission
+    from emukit.submission.rows import RowLayout, submission_ids, write_submission
     from emukit.submission.score import score_csv, score_submission
 
 _MODULES = {
@@ -21,7 +21,7 @@ _MODULES = {
     "entry": ("ENTRY_FILE", "Entry", "entry_of", "read_entry", "write_entry"),
     "problems": ("Problem",),
     "read": ("Columns", "read_submission"),
-    "rows": ("Layout", "submission_ids", "write_submission"),
+    "rows": ("RowLayout", "submission_ids", "write_submission"),
     "score": ("score_csv", "score_submission"),
 }
 _NAMES = {name: module for module, names in _MODULES.items() for name in names}
@@ -30,8 +30,8 @@ __all__ = [
     "ENTRY_FILE",
     "Columns",
     "Entry",
-    "Layout",
     "Problem",
+    "RowLayout",
     "check_submission",
     "entry_of",
     "read_entry",

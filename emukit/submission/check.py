@@ -22,7 +22,7 @@ from emukit.errors import SubmissionError
 from emukit.submission.lines import Examined, examine, examine_columns
 from emukit.submission.problems import EXAMPLES, Problem
 from emukit.submission.read import Columns, TooLongError, open_csv, read_submission
-from emukit.submission.rows import CELL, HEAD, Layout, month_name, packing_of
+from emukit.submission.rows import CELL, HEAD, RowLayout, month_name, packing_of
 
 _HEADER = b"ID,Prediction"
 
@@ -63,7 +63,7 @@ def check_submission(
     packing_of(path)
     if not path.is_file():
         raise SubmissionError(f"there is no submission {path}", hint="name an existing .csv, .csv.gz or .zip file")
-    layout = Layout.of(grid, months, variables)
+    layout = RowLayout.of(grid, months, variables)
     most = layout.most_rows
     try:
         columns = _columns(path, most)
@@ -96,12 +96,12 @@ def _columns(path: Path, most: int) -> Columns | None:
     return columns if columns and len(columns.ids) else None
 
 
-def _exactly_right(columns: Columns, layout: Layout) -> bool:
+def _exactly_right(columns: Columns, layout: RowLayout) -> bool:
     """Whether the IDs stand in order, each once, and all numbers are finite."""
     return columns.ids.equals(layout.ids) and bool(np.isfinite(columns.values).all())
 
 
-def _problems(examined: Examined, layout: Layout, reference: NDArray[np.floating] | None) -> list[Problem]:
+def _problems(examined: Examined, layout: RowLayout, reference: NDArray[np.floating] | None) -> list[Problem]:
     if examined.nothing_read:
         return examined.problems
     if examined.stopped:
@@ -131,7 +131,7 @@ _YEAR = 12
 
 
 def content_problems(
-    values: NDArray[np.float64], lines: NDArray[np.int64], layout: Layout, reference: Fields | None = None
+    values: NDArray[np.float64], lines: NDArray[np.int64], layout: RowLayout, reference: Fields | None = None
 ) -> list[Problem]:
     """Name impossible values, and months that hold another month's climate.
 
@@ -196,7 +196,7 @@ def _outside(
     return [Problem(kind, f"{len(found)} {what}, the worst {worst:g}", tuple(rows.tolist()), len(found))]
 
 
-def _shifted(fields: NDArray[np.float64], reference: Fields, layout: Layout) -> list[Problem]:
+def _shifted(fields: NDArray[np.float64], reference: Fields, layout: RowLayout) -> list[Problem]:
     if reference.shape[1:] != fields.shape[1:] or len(reference) < _YEAR or not np.isfinite(reference).all():
         raise ValueError(f"the reference {reference.shape} must be finite and (12 or more, V, Y, X) of {layout.shape}")
     problems = []
@@ -240,7 +240,7 @@ def _correlation(a: NDArray[np.float64], b: NDArray[np.float64], weights: NDArra
 _MONTH = re.compile(r"t\d{3}", re.ASCII)
 
 
-def structure_problems(examined: Examined, layout: Layout) -> list[Problem]:
+def structure_problems(examined: Examined, layout: RowLayout) -> list[Problem]:
     """Name what is wrong with the set of IDs, against what the file should hold."""
     return [
         *_months(examined.lines, examined.strange_months, layout),
@@ -249,7 +249,7 @@ def structure_problems(examined: Examined, layout: Layout) -> list[Problem]:
     ]
 
 
-def _months(lines: NDArray[np.int64], strange: set[str], layout: Layout) -> list[Problem]:
+def _months(lines: NDArray[np.int64], strange: set[str], layout: RowLayout) -> list[Problem]:
     here = {int(t) for t in np.flatnonzero(lines.reshape(layout.months, -1).any(1))}
     found = sorted(here | {int(name[1:]) for name in strange if _MONTH.fullmatch(name)})
     if not found:
@@ -267,7 +267,7 @@ def _months(lines: NDArray[np.int64], strange: set[str], layout: Layout) -> list
     return problems
 
 
-def _cells(strange: set[str], layout: Layout) -> list[Problem]:
+def _cells(strange: set[str], layout: RowLayout) -> list[Problem]:
     parts = [m.groupdict() for m in map(CELL.fullmatch, strange) if m]
     problems = []
     variables = {p["variable"] for p in parts} - set(layout.variables)
@@ -285,7 +285,7 @@ def _cells(strange: set[str], layout: Layout) -> list[Problem]:
     return problems
 
 
-def _missing(lines: NDArray[np.int64], layout: Layout) -> list[Problem]:
+def _missing(lines: NDArray[np.int64], layout: RowLayout) -> list[Problem]:
     missing = np.flatnonzero(lines == 0)
     if not len(missing):
         return []

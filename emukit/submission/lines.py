@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from emukit.submission.problems import EXAMPLES, Problem, Tally
 from emukit.submission.read import LONGEST_LINE, Columns, pieces
-from emukit.submission.rows import COLUMNS, HEAD, Layout, month_name
+from emukit.submission.rows import COLUMNS, HEAD, RowLayout, month_name
 
 # Enough to tell another grid from a slip of the pen; a file of random IDs must not fill the memory.
 _MOST_STRANGE = 100_000
@@ -62,7 +62,7 @@ class Examined:
         return not (self.lines.any() or self.strange_months or self.strange_cells)
 
 
-def examine(stream: IO[bytes], layout: Layout) -> Examined:
+def examine(stream: IO[bytes], layout: RowLayout) -> Examined:
     """Read all lines of a CSV and name what is wrong with its encoding, header, IDs and numbers.
 
     Raises:
@@ -73,7 +73,7 @@ def examine(stream: IO[bytes], layout: Layout) -> Examined:
     return reading.result()
 
 
-def examine_columns(columns: Columns, layout: Layout) -> Examined:
+def examine_columns(columns: Columns, layout: RowLayout) -> Examined:
     """Name what is wrong with IDs and numbers that were read already, row i from line i + 2.
 
     What it finds is what `examine` finds in the same file.
@@ -109,7 +109,7 @@ class _Rows:
 class _Reading:
     """What was read of one file so far."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: RowLayout) -> None:
         self.layout = layout
         self.lines = np.zeros(layout.size, np.int64)
         self.values = np.full(layout.size, np.nan)
@@ -258,7 +258,7 @@ class _Reading:
 
 @dataclass(eq=False)
 class _Wrong:
-    """Lines that are no rows: how many have another number of columns, the first of them, and why reading stops."""
+    """Lines that are not rows: how many have another number of columns, the first of them, and why reading stops."""
 
     count: int = 0
     examples: list[tuple[int, str]] = field(default_factory=list)

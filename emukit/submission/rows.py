@@ -1,8 +1,8 @@
 """The rows of a submission: what each is called, in which order they stand, and how they are written.
 
 Invariant: an ID is ``t{month:03d}_{variable}_{lat:.2f}_{lon:.2f}`` and the order is month, variable, latitude,
-longitude. Every reader and writer of submissions asks a `Layout`; nobody else builds or takes apart an ID. Reading a
-file gives back every number bit for bit, and equal predictions give equal bytes, packed or not.
+longitude. Every reader and writer of submissions asks a `RowLayout`; nothing else builds or takes apart an ID. Reading
+a file gives back every number bit for bit, and equal predictions give equal bytes, packed or not.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ COLUMNS = ("ID", "Prediction")
 
 
 @dataclass(frozen=True)
-class Layout:
+class RowLayout:
     """Which rows a submission holds: months x variables x latitudes x longitudes.
 
     Attributes:
@@ -65,7 +65,7 @@ class Layout:
                 )
 
     @classmethod
-    def of(cls, grid: Grid, months: int, variables: Sequence[str] = ("tas", "pr")) -> Layout:
+    def of(cls, grid: Grid, months: int, variables: Sequence[str] = ("tas", "pr")) -> RowLayout:
         """The layout of a prediction on a grid."""
         return cls(
             months,
@@ -75,7 +75,7 @@ class Layout:
         )
 
     @classmethod
-    def from_ids(cls, ids: pa.ChunkedArray) -> Layout:
+    def from_ids(cls, ids: pa.ChunkedArray) -> RowLayout:
         """Read the layout off the IDs of a complete file, whose rows may stand in any order.
 
         The cells are those of one month; `positions` tells whether the other months have the same.
@@ -184,7 +184,7 @@ def submission_ids(grid: Grid, months: int, variables: Sequence[str] = ("tas", "
     Raises:
         SubmissionError: The months do not fit three digits, or two cells would share an ID.
     """
-    return Layout.of(grid, months, variables).ids
+    return RowLayout.of(grid, months, variables).ids
 
 
 def write_submission(
@@ -229,7 +229,7 @@ def packing_of(path: Path) -> str:
     """``csv``, ``gz`` or ``zip``, by the name.
 
     Raises:
-        SubmissionError: It is none of them.
+        SubmissionError: It is not one of them.
     """
     name = path.name.lower()
     for ending, packing in ((".csv", "csv"), (".csv.gz", "gz"), (".zip", "zip")):
@@ -242,7 +242,7 @@ def packing_of(path: Path) -> str:
     )
 
 
-def _checked_layout(prediction: NDArray[np.floating], grid: Grid, variables: tuple[str, ...]) -> Layout:
+def _checked_layout(prediction: NDArray[np.floating], grid: Grid, variables: tuple[str, ...]) -> RowLayout:
     expected = f"(T, {len(variables)}, {grid.shape[0]}, {grid.shape[1]}), float32 or float64"
     if prediction.ndim != 4 or prediction.shape[1:] != (len(variables), *grid.shape):
         raise SubmissionError(
@@ -252,7 +252,7 @@ def _checked_layout(prediction: NDArray[np.floating], grid: Grid, variables: tup
         raise SubmissionError(
             "the prediction is of a type that has no exact text", found=str(prediction.dtype), expected=expected
         )
-    layout = Layout.of(grid, len(prediction), variables)
+    layout = RowLayout.of(grid, len(prediction), variables)
     finite = np.isfinite(prediction)
     if not finite.all():
         first = layout.id_at(int(np.argmin(finite)))

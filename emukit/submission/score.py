@@ -17,7 +17,7 @@ from emukit.errors import SubmissionError
 from emukit.metrics import Competition, Score
 from emukit.metrics.checked import Address, checked_score, refuse_not_finite
 from emukit.submission.read import Columns, read_submission
-from emukit.submission.rows import Layout
+from emukit.submission.rows import RowLayout
 
 
 def score_csv(submission: Path | str, solution: Path | str, competition: Competition) -> Score:
@@ -32,7 +32,7 @@ def score_csv(submission: Path | str, solution: Path | str, competition: Competi
         SubmissionError: A file cannot be read, the IDs of the two differ, or a value is not finite.
     """
     truth = read_submission(solution)
-    layout = Layout.from_ids(truth.ids)
+    layout = RowLayout.from_ids(truth.ids)
     if set(layout.variables) != set(competition.variables):
         raise SubmissionError(
             f"{solution} is not a solution of {competition.title}",
@@ -62,14 +62,14 @@ def score_submission(
         SubmissionError: The file cannot be read, its IDs are not those of the truth, or a value is not finite; the
             truth is hidden (all zero).
     """
-    layout = Layout.of(grid, len(truth), competition.variables)
+    layout = RowLayout.of(grid, len(truth), competition.variables)
     if truth.shape != layout.shape:
         raise ValueError(f"truth {truth.shape} must be (T, V, Y, X) = {layout.shape}")
     prediction = arrange(read_submission(submission, layout.most_rows), layout, str(submission))
     return _score(competition, prediction, truth, layout)
 
 
-def arrange(columns: Columns, layout: Layout, name: str) -> NDArray[np.float64]:
+def arrange(columns: Columns, layout: RowLayout, name: str) -> NDArray[np.float64]:
     """Put the rows of a file into fields (T, V, Y, X), matched by ID.
 
     Raises:
@@ -88,7 +88,7 @@ def arrange(columns: Columns, layout: Layout, name: str) -> NDArray[np.float64]:
     return fields
 
 
-def _match(positions: NDArray[np.int64], columns: Columns, layout: Layout, name: str) -> None:
+def _match(positions: NDArray[np.int64], columns: Columns, layout: RowLayout, name: str) -> None:
     times = np.bincount(positions[positions >= 0], minlength=layout.size)
     unknown, missing, repeated = np.flatnonzero(positions < 0), np.flatnonzero(times == 0), np.flatnonzero(times > 1)
     found = []
@@ -109,11 +109,11 @@ def _match(positions: NDArray[np.int64], columns: Columns, layout: Layout, name:
 
 
 def _score(
-    competition: Competition, prediction: NDArray[np.floating], truth: NDArray[np.floating], layout: Layout
+    competition: Competition, prediction: NDArray[np.floating], truth: NDArray[np.floating], layout: RowLayout
 ) -> Score:
     where, variables = _address(layout), layout.variables
     return checked_score(competition, prediction, truth, layout.weights, variables, where, SubmissionError)
 
 
-def _address(layout: Layout) -> Address:
+def _address(layout: RowLayout) -> Address:
     return lambda *at: layout.id_at(int(np.ravel_multi_index(at, layout.shape)))

@@ -61,7 +61,9 @@ def test_floors_do_not_depend_on_the_members_trained_on(emukit, demo_store):
 
 def test_submission_without_a_score_has_a_row_and_a_stale_score_is_refused(emukit, linear_run, demo_store):
     assert emukit("submit", linear_run, "--out", "submissions/e").code == 0
-    (row,) = json.loads(emukit("leaderboard", "submissions", "--no-published", "--format", "json").out)
+    listed = emukit("leaderboard", "submissions", "--no-published", "--format", "json")
+    assert "note: e: without a score there is no place" in listed.err
+    (row,) = json.loads(listed.out)
     assert (row["name"], row["score"]) == ("e", None)
     assert "validation 0." in row["note"]
     shown = emukit("leaderboard", "submissions", "--no-published").out
@@ -69,6 +71,7 @@ def test_submission_without_a_score_has_a_row_and_a_stale_score_is_refused(emuki
     # Another seed would have given the same.
     assert "e (linear)" in shown
     assert emukit("score", "submissions/e/submission.csv", demo_store, "--save").code == 0
+    assert "without a score" not in emukit("leaderboard", "submissions", "--format", "json").err
     score = json.loads(Path("submissions/e/score.json").read_text())
     Path("submissions/e/score.json").write_text(json.dumps({**score, "csv_sha256": "0" * 64}))
     answer = emukit("leaderboard", "submissions/e")

@@ -12,7 +12,7 @@ from PIL import Image
 from emukit.report import plot
 
 # In the least time; what is drawn is tested without the command line.
-QUICK = {"maps.png", "weather.json"}
+QUICK = {"maps.png", "variability.json"}
 
 
 @pytest.fixture
@@ -32,12 +32,12 @@ def test_every_visible_set_has_its_folder_in_the_run(emukit, demo_store, quick):
     assert names("r/plots") == {"validation-ssp370", "test-ssp370"}
     for folder in Path("r/plots").iterdir():
         assert names(folder) == QUICK
-        weather = json.loads((folder / "weather.json").read_text())
-        assert weather["title"].startswith(f"r, {folder.name.partition('-')[0]}: ssp370 ")
-        assert set(weather["members"]) == {"0", "1"}
-        assert weather["difference from a member"]["total_std"]["tas"] < -0.5
+        found = json.loads((folder / "variability.json").read_text())
+        assert found["title"].startswith(f"r, {folder.name.partition('-')[0]}: ssp370 ")
+        assert set(found["members"]) == {"0", "1"}
+        assert found["difference from a member"]["total_std"]["tas"] < -0.5
     assert answer.out.count("tas std, cell by cell") == 2
-    assert "wrote r/plots/test-ssp370: maps.png, weather.json" in answer.out
+    assert "wrote r/plots/test-ssp370: maps.png, variability.json" in answer.out
 
 
 def test_all_pictures_of_realisations_are_whole(emukit, demo_store):
@@ -55,7 +55,7 @@ def test_all_pictures_of_realisations_are_whole(emukit, demo_store):
         "spectra.png",
         "ranks.png",
         "spread.png",
-        "weather.json",
+        "variability.json",
     }
     for picture in folder.glob("*.png"):
         with Image.open(picture) as image:
@@ -78,7 +78,7 @@ def test_emulator_with_one_answer_has_no_ranks_and_is_told_so(emukit, linear_run
         "years.png",
         "seasons.png",
         "spectra.png",
-        "weather.json",
+        "variability.json",
     }
     assert "no picture of ranks: the emulator has one answer" in answer.out
     assert "emukit train sampled" in answer.out
@@ -155,8 +155,11 @@ def test_files_of_others_are_not_replaced_and_own_ones_are(emukit, linear_run, q
     (folder,) = Path("o").iterdir()
     assert "--overwrite replaces it" in emukit(*words).err
     before = (folder / "maps.png").stat().st_ino
+    # As earlier versions called it.
+    (folder / "variability.json").rename(folder / "weather.json")
     assert emukit(*words, "--overwrite").code == 0
     assert (folder / "maps.png").stat().st_ino != before
+    assert names(folder) == QUICK
     # Another's file, and another's picture under a name of ours.
     for name in ("notes.txt", "maps.png"):
         (folder / name).write_text("mine")

@@ -14,7 +14,7 @@ from emukit.data.demo.climx import TRUTH, write_climx_demo
 from emukit.data.demo.daily import AEROSOLS, GASES, NOISES, VARIABLES, DailyClimate, forcing
 from emukit.data.demo.planet import EARTH_RADIUS_KM
 from emukit.data.demo.response import make_climate, region_shares
-from emukit.data.demo.weather import DailyWeather, Noise, wave_factors
+from emukit.data.demo.weather import DailyWeather, NoiseField, wave_factors
 from emukit.data.grid import Grid
 from emukit.errors import EmukitError, ProtocolError
 from emukit.progress import silent_reporter
@@ -53,7 +53,7 @@ def test_neighbours_that_are_not_correlated_by_their_distance_on_the_sphere(colu
 def test_noise_that_forgets_or_swells_from_day_to_day():
     grid = Grid(np.linspace(-60.0, 60.0, 3), np.arange(4) * 90.0)
     memory = np.linspace(0.1, 0.9, 12).reshape(3, 4)
-    noises = [Noise((1000.0,), memory)] * 3000
+    noises = [NoiseField((1000.0,), memory)] * 3000
     drawn = DailyWeather(np.random.default_rng(0), grid, noises).draw(4).astype(np.float64)
     for day in range(4):
         np.testing.assert_allclose(drawn[:, day].var(0), 1, atol=0.12)
@@ -63,7 +63,7 @@ def test_noise_that_forgets_or_swells_from_day_to_day():
 
 def test_days_that_depend_on_how_many_are_drawn_at_once():
     grid = Grid(np.linspace(-60.0, 60.0, 4), np.arange(6) * 60.0)
-    noises = [Noise((1000.0,), 0.7), Noise((3000.0, 500.0), 0.2)]
+    noises = [NoiseField((1000.0,), 0.7), NoiseField((3000.0, 500.0), 0.2)]
     whole = DailyWeather(np.random.default_rng(3), grid, noises).draw(7)
     parts = DailyWeather(np.random.default_rng(3), grid, noises)
     np.testing.assert_allclose(np.concatenate([parts.draw(n) for n in (1, 4, 2)], axis=1), whole, atol=1e-5)

@@ -10,7 +10,7 @@ from PIL import Image
 from emukit.competitions.cse151b import cse151b
 from emukit.competitions.ranking import Row
 from emukit.figures.maps import Field
-from emukit.report.pages.model import Entry, Errors, Picture, Site, StudyPage, identifier
+from emukit.report.pages.model import Errors, PageEntry, Picture, Site, StudyPage, identifier
 from emukit.studies.study_file import StudyFile
 from tests.coded import small_grid
 
@@ -32,7 +32,7 @@ def row(name: str, score: float | None, kind: str = "run", split: str = SPLIT, n
     return Row(name, kind, split, score, own, note=note, competition=cse151b())  # type: ignore[arg-type]
 
 
-def entry(name: str, score: float | None, folder: Path, split: str = SPLIT, picture: Path | None = None) -> Entry:
+def entry(name: str, score: float | None, folder: Path, split: str = SPLIT, picture: Path | None = None) -> PageEntry:
     """A run with errors that spell its score, the quantity and the cell."""
     grid = small_grid()
     cells = np.arange(24.0).reshape(grid.shape) - 11.5
@@ -59,7 +59,7 @@ def entry(name: str, score: float | None, folder: Path, split: str = SPLIT, pict
     pictures = []
     if picture:
         pictures = [Picture(f"pictures/{ident}/maps.webp", picture, (20, 10), f"Maps of {name}", "caption", "Maps")]
-    return Entry(
+    return PageEntry(
         ident,
         name,
         name,

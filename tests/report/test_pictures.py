@@ -23,7 +23,7 @@ from emukit.figures.curves import (
 )
 from emukit.figures.figure import MEMBERS, TRUTH, drawing, legend_below, sheet, write_png
 from emukit.figures.learning import draw_learning
-from emukit.figures.maps import Panel, Row, draw_maps, edges, scale, scale_colours
+from emukit.figures.maps import MapRow, Panel, draw_maps, edges, scale, scale_colours
 from tests.coded import small_grid
 
 GRID = small_grid(4, 6)
@@ -45,7 +45,7 @@ def value_at(axes, lon, lat):
 
 def test_map_shows_every_cell_at_its_place_with_north_up():
     field = np.arange(24.0).reshape(4, 6) - 10
-    figure = draw_maps([Row("RdBu_r", "tas (K)", [Panel("one", field)])], GRID, "title", earth=False)
+    figure = draw_maps([MapRow("RdBu_r", "tas (K)", [Panel("one", field)])], GRID, "title", earth=False)
     axes = figure.axes[0]
     for y, lat in enumerate(GRID.lat):
         for x, lon in enumerate(GRID.lon):
@@ -59,7 +59,7 @@ def test_map_shows_every_cell_at_its_place_with_north_up():
 def test_map_has_the_cell_on_the_prime_meridian_on_both_sides():
     grid = Grid(GRID.lat, np.arange(6) * 60.0)
     field = np.arange(24.0).reshape(4, 6)
-    axes = draw_maps([Row("BrBG", "pr", [Panel("one", field)])], grid, "title", earth=False).axes[0]
+    axes = draw_maps([MapRow("BrBG", "pr", [Panel("one", field)])], grid, "title", earth=False).axes[0]
     for lon, x in ((5, 0), (29, 0), (31, 1), (329, 5), (331, 0), (355, 0)):
         assert value_at(axes, lon, grid.lat[2]) == field[2, x]
     labels = [t.get_text() for t in axes.get_xticklabels()]
@@ -68,14 +68,17 @@ def test_map_has_the_cell_on_the_prime_meridian_on_both_sides():
 
 def test_map_of_a_region_ends_where_it_ends():
     grid = Grid(np.array([10.0, 20.0]), np.array([100.0, 110.0, 120.0]))
-    axes = draw_maps([Row("RdBu_r", "tas", [Panel("one", np.ones((2, 3)))])], grid, "title", earth=False).axes[0]
+    axes = draw_maps([MapRow("RdBu_r", "tas", [Panel("one", np.ones((2, 3)))])], grid, "title", earth=False).axes[0]
     assert axes.get_xlim() == (95.0, 125.0)
     assert axes.get_ylim() == (5.0, 25.0)
 
 
 def test_panels_of_a_row_share_one_scale_about_zero_and_rows_have_their_own():
     small, large = np.full((4, 6), 0.1), np.full((4, 6), -2.5)
-    rows = [Row("RdBu_r", "a (K)", [Panel("x", small), Panel("y", large)]), Row("BrBG", "b", [Panel("x", small)] * 2)]
+    rows = [
+        MapRow("RdBu_r", "a (K)", [Panel("x", small), Panel("y", large)]),
+        MapRow("BrBG", "b", [Panel("x", small)] * 2),
+    ]
     figure = draw_maps(rows, GRID, "title", earth=False)
     limits = [mesh_of(axes).get_clim() for axes in figure.axes[:4]]
     assert limits == [(-3, 3), (-3, 3), (-0.1, 0.1), (-0.1, 0.1)]
@@ -162,8 +165,8 @@ def test_the_truth_stands_out_among_the_members():
 
 
 def test_coasts_are_on_maps_of_the_earth_and_a_panel_apart_has_its_own_scale():
-    row = Row("RdBu_r", "tas (K)", [Panel("a", np.full((4, 6), 3.9)), Panel("b", np.full((4, 6), 1.0))])
-    apart = Row(row.colours, row.label, row.panels, Panel("a less b", np.full((4, 6), 0.29)))
+    row = MapRow("RdBu_r", "tas (K)", [Panel("a", np.full((4, 6), 3.9)), Panel("b", np.full((4, 6), 1.0))])
+    apart = MapRow(row.colours, row.label, row.panels, Panel("a less b", np.full((4, 6), 0.29)))
     for earth in (True, False):
         maps = [a for a in draw_maps([apart], GRID, "title", earth=earth).axes if a.get_title(loc="left")]
         assert [any(isinstance(c, LineCollection) for c in a.collections) for a in maps] == [earth] * 3
@@ -246,7 +249,7 @@ def test_ranks_are_shown_for_every_member_over_the_band_of_chance():
 
 def test_pictures_do_not_depend_on_a_users_settings_and_leave_them_alone(tmp_path):
     def png(name):
-        figure = draw_maps([Row("RdBu_r", "tas", [Panel("x", np.ones((4, 6)))])], GRID, "title", earth=False)
+        figure = draw_maps([MapRow("RdBu_r", "tas", [Panel("x", np.ones((4, 6)))])], GRID, "title", earth=False)
         write_png(figure, tmp_path / name, {"Title": "t", "Software": "emukit"})
         return (tmp_path / name).read_bytes()
 

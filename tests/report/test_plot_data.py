@@ -33,7 +33,7 @@ from emukit.report.plot_data import (
     spread_rows,
     year_of,
 )
-from emukit.report.variability import compare_variability, weather_table
+from emukit.report.variability import compare_variability, variability_table
 from emukit.runs.evaluate import score_emulator
 from tests.coded import coded_archive, warming_archive
 from tests.forecasts import sequence
@@ -253,7 +253,7 @@ def test_length_beyond_what_is_measured_is_no_number(warming):
     assert plain["prediction"]["length"] == {"tas": said, "pr": said}
     assert plain["difference from a member"]["length"] == {"tas": None, "pr": None}
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(weather_table(found, "t"))
+    console.print(variability_table(found, "t"))
     (line,) = [text for text in console.export_text().splitlines() if "tas length" in text]
     members = "..".join(f"{f(m['length'][0] for m in found.members.values()):.0f}" for f in (min, max))
     between = f"{100 * found.between_members['length'][0]:.1f}"

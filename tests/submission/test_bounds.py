@@ -17,11 +17,11 @@ from emukit.errors import SubmissionError
 from emukit.submission import check_submission, read_submission
 from emukit.submission.lines import examine, examine_columns
 from emukit.submission.read import TooLongError
-from emukit.submission.rows import Layout
+from emukit.submission.rows import RowLayout
 from tests.submission.cases import GRID, MONTHS, coded, lines_of, save, score_csv, score_submission
 
 ROW = b"t000_tas_-60.00_1.88,1\n"
-LAYOUT = Layout.of(GRID, MONTHS)
+LAYOUT = RowLayout.of(GRID, MONTHS)
 
 
 def packed(folder: Path, content: bytes, packing: str) -> Path:
@@ -91,7 +91,7 @@ def test_a_header_that_is_not_text_is_named(tmp_path: Path, header: bytes) -> No
 @given(data=st.data())
 def test_columns_and_lines_find_the_same(data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     _, *rows = lines_of(coded(12))
-    layout = Layout.of(GRID, 12)
+    layout = RowLayout.of(GRID, 12)
     for _ in range(data.draw(st.integers(1, 8))):
         i, j = (data.draw(st.integers(0, len(rows) - 1)) for _ in range(2))
         name, value = rows[i].split(",")

@@ -9,13 +9,13 @@ import pytest
 from numpy.typing import NDArray
 
 from emukit.data.grid import Grid
-from emukit.submission import Layout, Problem, check_submission, write_submission
+from emukit.submission import Problem, RowLayout, check_submission, write_submission
 from emukit.submission.check import content_problems
 from tests.submission.cases import GRID, MONTHS, coded, lines_of, save
 
 
 def problems_of(fields: NDArray[np.floating], reference: NDArray[np.floating] | None = None) -> list[Problem]:
-    layout = Layout.of(GRID, len(fields))
+    layout = RowLayout.of(GRID, len(fields))
     lines = np.arange(2, layout.size + 2)
     return content_problems(np.asarray(fields, np.float64).ravel(), lines, layout, reference)
 
@@ -168,7 +168,7 @@ def test_real_runs_are_no_shift_and_a_shifted_real_run_is(real_store: Path) -> N
         return np.stack([store[v][ssp, start:stop, member] for v in ("tas", "pr")], 1)
 
     climatology = months(0, 0, 240, 0).reshape(20, 12, 2, *grid.shape).mean(0)
-    layout = Layout.of(grid, 120)
+    layout = RowLayout.of(grid, 120)
     lines = np.arange(layout.size)
     for shift in (-1, 0, 1):
         run = months(3, 660 + shift, 780 + shift, 1).astype(np.float64)

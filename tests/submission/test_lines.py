@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from emukit.submission import check, check_submission, read, read_submission
 from emukit.submission import lines as by_columns
-from emukit.submission.rows import Layout
+from emukit.submission.rows import RowLayout
 from tests.submission import plain_lines
 from tests.submission.cases import GRID, coded, lines_of, save
 
 MONTHS = 6
-LAYOUT = Layout.of(GRID, MONTHS)
+LAYOUT = RowLayout.of(GRID, MONTHS)
 ROWS = [line.encode() for line in lines_of(coded(MONTHS))[1:]]
 HEADERS = (
     *[b"ID,Prediction"] * 4,

@@ -15,7 +15,7 @@ from benchmarks.references import score_by_merge
 from emukit.data.grid import Grid
 from emukit.errors import SubmissionError
 from emukit.metrics import Moments
-from emukit.submission import Layout, write_submission
+from emukit.submission import RowLayout, write_submission
 from tests.coded import score_moments
 from tests.submission.cases import GRID, coded, lines_of, save, score_csv, score_submission
 
@@ -201,14 +201,14 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_a_layout_read_off_shuffled_ids_is_the_layout() -> None:
     # Neither sorts as text as it does as a number.
-    layout = Layout.of(Grid(np.array([-60.0, -5.0, 60.0]), np.array([5.0, 95.0, 185.0])), 24)
+    layout = RowLayout.of(Grid(np.array([-60.0, -5.0, 60.0]), np.array([5.0, 95.0, 185.0])), 24)
     ids = layout.ids.take(np.random.default_rng(0).permutation(layout.size))
-    found = Layout.from_ids(ids)
+    found = RowLayout.from_ids(ids)
     assert (found.months, set(found.variables), found.lat, found.lon) == (24, {"tas", "pr"}, layout.lat, layout.lon)
 
 
 def test_positions_are_those_of_the_order_and_minus_one_elsewhere() -> None:
-    layout = Layout.of(GRID, 24)
+    layout = RowLayout.of(GRID, 24)
     ids = layout.ids.to_pylist()
     asked = [ids[500], "t024" + ids[1][4:], "t003_tas_9.99_1.88", "", "t000", "é" * 30, ids[0]]
     assert layout.positions(pa.chunked_array([asked])).tolist() == [500, -1, -1, -1, -1, -1, 0]

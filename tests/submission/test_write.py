@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as st_numpy
 
 from emukit.data.grid import Grid
 from emukit.errors import EmukitError, SubmissionError
-from emukit.submission import Layout, read_submission, submission_ids, write_submission
+from emukit.submission import RowLayout, read_submission, submission_ids, write_submission
 from emukit.submission.score import arrange
 from tests.submission.cases import GRID, coded, lines_of
 
@@ -74,7 +74,7 @@ def test_every_bit_of_every_number_comes_back(
     assert columns.ids.equals(submission_ids(grid, len(prediction)))
     back = columns.values.astype(prediction.dtype).reshape(prediction.shape)
     np.testing.assert_array_equal(back.view(np.uint8), prediction.view(np.uint8))
-    fields = arrange(columns, Layout.of(grid, len(prediction)), "x")
+    fields = arrange(columns, RowLayout.of(grid, len(prediction)), "x")
     np.testing.assert_array_equal(fields, prediction.astype(str).astype(np.float64))
 
 

@@ -44,7 +44,7 @@ from emukit.data.demo.response import (
     region_patterns,
     region_shares,
 )
-from emukit.data.demo.weather import DailyWeather, Noise
+from emukit.data.demo.weather import DailyWeather, NoiseField
 from emukit.data.grid import Grid
 from emukit.errors import ProtocolError
 
@@ -395,7 +395,7 @@ class DailyMaps:
             bc=climate.bc.reshape(len(climate.bc), -1),
         )
 
-    def noises(self, land: Array) -> list[Noise]:
+    def noises(self, land: Array) -> list[NoiseField]:
         """The fields of noise, in the order of `NOISES`; days resemble each other more at sea."""
         memory: Mapping[str, float | Array] = {
             "air": 0.88 - 0.13 * land,
@@ -406,7 +406,7 @@ class DailyMaps:
             "wind": 0.50,
             "moisture": 0.60,
         }
-        return [Noise(_LENGTHS[name], memory[name]) for name in NOISES]
+        return [NoiseField(_LENGTHS[name], memory[name]) for name in NOISES]
 
     def fields(self, day: NDArray[np.int64], warming: Array, local: Field, noise: Field) -> dict[str, Field]:
         """Variable to (D, C).

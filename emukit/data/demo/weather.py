@@ -84,7 +84,7 @@ def _smooth_lon(field: NDArray[np.float32], grid: Grid, length_km: float) -> NDA
 
 
 @dataclass(frozen=True, eq=False)
-class Noise:
+class NoiseField:
     """One field of noise.
 
     Attributes:
@@ -108,7 +108,7 @@ class DailyWeather:
         noises: F fields.
     """
 
-    def __init__(self, rng: np.random.Generator, grid: Grid, noises: Sequence[Noise]) -> None:
+    def __init__(self, rng: np.random.Generator, grid: Grid, noises: Sequence[NoiseField]) -> None:
         self._rng, self._grid = rng, grid
         known = {n.lengths_km: wave_factors(grid, n.lengths_km) for n in noises}
         self._factors = np.stack([known[n.lengths_km] for n in noises])
@@ -142,7 +142,7 @@ def wave_factors(grid: Grid, lengths_km: Sequence[float]) -> Field:
 
     Args:
         grid: Y rows, X columns; K = X // 2 + 1 waves.
-        lengths_km: As in `Noise`.
+        lengths_km: As in `NoiseField`.
     """
     points = unit_vectors(grid)
     factors = np.empty((len(grid.lon) // 2 + 1, len(grid.lat), len(grid.lat)))

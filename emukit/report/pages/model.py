@@ -67,7 +67,7 @@ class Errors:
 
 
 @dataclass(frozen=True, eq=False)
-class Entry:
+class PageEntry:
     """A run or a submission.
 
     Attributes:
@@ -211,7 +211,7 @@ class Site:
     written: str
     rows: Sequence[Row]
     links: Mapping[tuple[object, ...], str]
-    entries: Sequence[Entry]
+    entries: Sequence[PageEntry]
     studies: Sequence[StudyPage]
     scales: Mapping[str, float]
     left_out: Sequence[str] = ()

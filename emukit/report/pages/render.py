@@ -26,10 +26,10 @@ from emukit.data.variable import OTHER_COLOURS
 from emukit.figures.maps import coastline, scale_colours
 from emukit.metrics import Competition
 from emukit.metrics.competition import Column
-from emukit.report.pages.model import Entry, Site, StudyPage
+from emukit.report.pages.model import PageEntry, Site, StudyPage
 from emukit.studies.bootstrap import both_ends
 from emukit.studies.results import DIFFERENCE
-from emukit.studies.study_file import Interval, StudyFile, StudyResult, Variant
+from emukit.studies.study_file import Interval, ShownVariant, StudyFile, StudyResult
 
 HERE = Path(__file__).parent
 ASSETS = ("style.css", "table.js", "compare.js")
@@ -113,7 +113,7 @@ def _differences(study: StudyFile) -> dict[str, list[str]]:
     return out
 
 
-def _best(page: StudyPage) -> Variant | None:
+def _best(page: StudyPage) -> ShownVariant | None:
     """The trial that a search chose, where it is known how to train it."""
     return next((v for v in page.study.variants if v.name == page.study.best and page.best_command), None)
 
@@ -146,7 +146,7 @@ def _cells(row: Row) -> list[tuple[Column, float | None]]:
     return list(zip(row.competition.columns, row.values().values(), strict=True))
 
 
-def _sets(entry: Entry, beside: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
+def _sets(entry: PageEntry, beside: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
     """What an entry has on each set of months, with the lines it is measured against and its place."""
     out = []
     for own in entry.rows:
@@ -244,7 +244,7 @@ def marks(rows: Sequence[Row]) -> list[Mark]:
     return out
 
 
-def entry_script(entry: Entry) -> str:
+def entry_script(entry: PageEntry) -> str:
     """The errors of one entry, for the page that compares."""
     errors = entry.errors
     assert errors is not None
