@@ -159,8 +159,10 @@ def draw_course(panels: Sequence[Years], begin: str, title: str) -> Figure:
             axes.margins(x=0.01)
         for axes in cells.ravel()[len(panels) :]:
             axes.set_visible(False)
-        for axes in cells[-1]:
+        # Of an odd number the last of the right column is a row higher.
+        for axes in cells.ravel()[max(len(panels) - 2, 0) : len(panels)]:
             axes.set_xlabel(f"days from {begin} on")
+            axes.tick_params(labelbottom=True)
         legend_below(figure, cells[0, 0])
     return figure
 
