@@ -125,7 +125,7 @@ def parse_toml(text: str) -> dict[str, Any]:
     """The values of a TOML text.
 
     Raises:
-        ValueError: It is none, is nested deeper than settings are, or holds whole numbers beyond 64 bits.
+        ValueError: It is not TOML, is nested deeper than settings are, or holds whole numbers beyond 64 bits.
     """
     try:
         values = tomllib.loads(text)
@@ -154,7 +154,7 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
-    """Turn `a.b=c` words into nested values; c is read as a TOML value, and as text where it is none.
+    """Turn `a.b=c` words into nested values; c is read as a TOML value, and as text where it is not one.
 
     Raises:
         RecipeError: A word has no `=` or an empty key, or two words contradict each other.

@@ -253,7 +253,7 @@ def parse_json(text: str) -> Any:
     """The value that a JSON text holds.
 
     Raises:
-        json.JSONDecodeError: It is none, is nested deeper than can be read, or holds a number of thousands of digits.
+        json.JSONDecodeError: It is not JSON, nested deeper than can be read, or holds a number of thousands of digits.
     """
     try:
         return json.loads(text)
@@ -324,7 +324,7 @@ def _new_part(place: Path) -> tuple[Path, int]:
                 # A sweeper may have been faster, and has removed it then.
                 held = _taken(owner) and os.fstat(owner).st_nlink > 0
             except OSError:
-                # Without locks nobody sweeps either.
+                # Without locks nothing is swept either.
                 held = True
             if held:
                 return part, owner
@@ -337,7 +337,7 @@ def _new_part(place: Path) -> tuple[Path, int]:
 
 def _sweep_part(part: Path) -> None:
     found = part.lstat()
-    # Ours are open to nobody else: what is in them was put there by nobody else either.
+    # Ours are closed to other users, so only we can have put anything into them.
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
         return
     try:

@@ -164,7 +164,7 @@ def rm(
 
 
 def _here() -> list[Path]:
-    """Where runs are, where nobody says."""
+    """Where runs are by default."""
     return [p for p in (Path("runs"), Path("ablations")) if p.is_dir()]
 
 

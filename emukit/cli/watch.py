@@ -84,7 +84,7 @@ class Watch:
             self._reporter.say(f"{_name(run)}: {what} ({self._count()})")
 
     def look(self) -> None:
-        """Time goes on."""
+        """Draw the table again when it is time to."""
         now = time.monotonic()
         if self._live is None or now - self._looked < REFRESH_SECONDS:
             return

@@ -221,7 +221,7 @@ def _look_at_forcings(
 def _check_ranges(
     card: Card, targets: dict[str, Extremes], forcings: dict[str, Extremes], survey: FolderSurvey
 ) -> None:
-    """Targets outside of what the card allows cannot be used; forcings, whose units nobody states, are odd."""
+    """Targets outside of what the card allows cannot be used; forcings, whose units are not stated, are odd."""
     for name, found in targets.items():
         of = card.targets[name]
         low, high = of.range

@@ -1,7 +1,7 @@
 """A first data card for a store that has none, to be read and completed by who knows the data.
 
 Invariant: the draft loads as it stands, and the store opens with it. What was found in the store is written as it is;
-what was guessed says so in a comment, and what nobody can find in a store is marked ``TODO``.
+what was guessed says so in a comment, and what a store does not say is marked ``TODO``.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _find_step(ds: xr.Dataset, findings: Findings) -> str:
     if hours > 24 * 300:
         step = "year"
     elif hours > 24 * 26 or not hours:
-        # Of a single step, or of stamps that are no dates, the reader of months says what is wrong.
+        # Of a single step, or of stamps that are not dates, the reader of months says what is wrong.
         step = "month"
     else:
         step = "day" if hours == 24 else f"{hours:g}h"
@@ -221,7 +221,7 @@ def _unbounded(ds: xr.Dataset, step: str, guess: _Guess, scenarios: Sequence[str
 
 
 def _name_of(path: Path) -> str:
-    """A name for the card of a store, which is none of the cards that there are."""
+    """A name for the card of a store, unlike those of all existing cards."""
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", path.name.removesuffix(path.suffix)) or "mine"
     return f"{name}-draft" if name in card_names() else name
 

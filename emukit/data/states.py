@@ -1,7 +1,7 @@
 """States as inputs: which outputs a network reads of the step before, and what a step changes of them.
 
 Invariant: a state is a normalised output. What a network says of it is the change over one step, in units of the
-standard deviation of such changes in training; of an output that is no state, it is the normalised field itself.
+standard deviation of such changes in training; of an output that is not a state, it is the normalised field itself.
 """
 
 from __future__ import annotations

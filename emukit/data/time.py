@@ -194,7 +194,7 @@ class TimeAxis:
         It may lie outside of the axis: below zero, or at its length or beyond it.
 
         Raises:
-            ProtocolError: The text is no such step.
+            ProtocolError: The text is not such a step.
         """
         forms = {"year": r"(\d{1,4})", "month": r"(\d{1,4})-(\d\d)", "day": r"(\d{1,4})-(\d\d)-(\d\d)"}
         form = forms.get(self.step, r"(\d{1,4})-(\d\d)-(\d\d)T(\d\d)(?::?(\d\d))?")

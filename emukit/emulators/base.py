@@ -290,7 +290,7 @@ class Emulator(ABC):
         return fields_to_dataset(fields, steps, self.grid, self.domain.described, scenario.name)
 
     def distance_attributes(self, scenario: Scenario, start: int, stop: int) -> dict[str, Any]:
-        """Attributes of a prediction of months [start, stop): how far from training it is; none where nobody knows."""
+        """Attributes of a prediction of months [start, stop): how far it is from training; none where unknown."""
         space = self.trained_in
         far = space.farthest(scenario, self.grid, start, stop) if space else None
         if space is None or far is None:
@@ -408,7 +408,7 @@ def read_saved(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     try:
         head = parse_json(read_text(folder / "emulator.json"))
         check_regular(folder / "arrays.safetensors")
-        # Mapped, the file would stand in memory beside what is read from it: twice the emulator.
+        # Mapped, the file would be in memory in addition to what is read from it: twice the emulator.
         arrays = load_file(folder / "arrays.safetensors", backend="pread")
     except FileNotFoundError as e:
         raise RunError(

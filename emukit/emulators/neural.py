@@ -201,7 +201,7 @@ class NeuralEmulator(Emulator):
                 options=options,
             )
         except RecipeError as e:
-            # The recipe is no longer there to be fixed: what to do, and where, is for the caller to say.
+            # The recipe cannot be fixed any more; the caller says what to do instead.
             raise ValueError(f"{e.what}: {e.found or e.expected}") from e
         network.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in part("network").items()})
         network.eval()

@@ -1,7 +1,7 @@
 """A simple emulator that can be trusted far from what it was shown, plus networks that learn its residual.
 
 Invariant: with a shrinkage factor of zero the prediction is the anchor's, whatever the networks predict. The factor is
-found where the networks were asked about scenarios that nobody had shown them.
+found where the networks were asked about scenarios that they had not been shown.
 
 A network that is right where forcings are like those it was trained on can be wrong without bound where they are not,
 and a factor found in one scenario says nothing of another that goes further. So the correction can be made to fall off

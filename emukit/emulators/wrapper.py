@@ -45,7 +45,7 @@ class Wrapper(Emulator):
         needs_mean: Whether its bases must say the mean over runs, without any variability of a single one.
         varied: Whether it gives its base that variability.
         cross_fitted: Whether `fit` needs folds, for which the bases are trained again and again: how far a base can be
-            trusted in a scenario that nobody showed it cannot be seen in one that it was trained on.
+            trusted in a scenario that it was not shown cannot be seen in one that it was trained on.
         residual: Whether every base but the first is trained on what the first leaves.
         trains_networks: Whether it has networks of its own: its recipe says how they are trained, and `fit` is given a
             function `train` that trains one.

@@ -102,7 +102,7 @@ def draw_years(
     Args:
         panels: The rows.
         scored: First and last calendar year, with fractions, of the months that are scored.
-        hidden: The same of months whose truth nobody here knows.
+        hidden: The same of months whose truth is not in the store.
         title: Of the figure.
     """
     with drawing():
@@ -357,7 +357,7 @@ def draw_distribution(curves: Curves, label: str, title: str) -> Figure:
         axes = figure.subplots()
         draw_curves(axes, _without_zeros(curves))
         axes.set(xscale="log", xlabel=label, ylabel="share of area and months\nper factor e")
-        # In units that nobody foresaw there may be no amount of these sizes, and a logarithm needs one.
+        # In unexpected units there may be no amount of these sizes, and a logarithm needs one.
         if (curves.members > 0).any() or (curves.predictions > 0).any():
             axes.set_yscale("log")
             axes.set_ylim(bottom=1e-5)

@@ -25,7 +25,7 @@ FARTHEST = 5.0
 FARTHEST_BEHIND = 8.0
 BASE = "#000000"
 OTHERS = [c for c in COLOURS if c != BASE]
-# More lines than this are told apart by nobody.
+# More lines than this cannot be told apart.
 MOST_VARIANTS = len(OTHERS) * len(STYLES)
 
 

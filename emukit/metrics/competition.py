@@ -81,7 +81,7 @@ class Metric(Column):
             says that the number does not exist for these months.
         terms: Name to what is summed besides `Moments`: of (T, V, Y, X) predictions and truths in float64, (T, V, Y,
             X) values. The sums are `Moments.more` by these names.
-        ceiling: How the number of a perfect emulator is estimated from several runs; None where nobody knows.
+        ceiling: How the number of a perfect emulator is estimated from several runs; None where that is unknown.
     """
 
     variable: str | None
@@ -117,10 +117,12 @@ class StoreFormat:
         packings: Suffixes that can be written, the default first.
         write: (store of predicted fields, the data, path of the file) to the number of rows written; refuses what the
             competition would refuse.
+        note: What to know of a file from fields on a grid, in a sentence; empty where there is nothing. None: never.
     """
 
     packings: tuple[str, ...]
     write: Callable[[Path, Any, Path], int]
+    note: Callable[[Grid], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -443,7 +445,7 @@ class Score:
         """The inverse of `as_dict`.
 
         Raises:
-            KeyError, TypeError, ValueError: A number is missing or is none, or they do not make the score.
+            KeyError, TypeError, ValueError: A number is missing or is not a number, or they do not make the score.
         """
         score = cls(competition, competition.flatten(values), int(values["months"]))
         if score.value != values["score"]:

@@ -145,7 +145,7 @@ class Deviations:
         Args:
             regional: (E, T, V, R) means of regions.
             area: (R,) share of each region; they sum to one.
-            per_year: Steps of a year. Years are counted from the first step; what is left of the last is no year.
+            per_year: Steps of a year. Years are counted from the first step; an incomplete last year is left out.
             zonal: Of the same runs.
         """
         z = deviations(regional)

@@ -746,6 +746,9 @@ class Hybrid(nn.Module):
                 place = self._places[i]
                 before = self._mean(observed[i])
                 after = observed[i] + parts[place] * unit[i]
+                if kind == "water":
+                    # There is no less than none, and what is written is what the budget holds of.
+                    after = F.relu(after)
                 factor = (before + gain.get(kind, torch.zeros_like(before))) / self._mean(after)
                 parts[place] = (after.double() * factor[:, None, None] - observed[i].double()).float() / unit[i]
 

@@ -2,22 +2,24 @@
 
 Invariant: a plan is made with what training itself would allocate, or less: a model that does not fit is counted, never
 built. Of a fit to daily fields (typical-year, delta-change and other closed forms), time is that of one year of one
-variable, read and sorted here, times how often that is done; memory and disk follow from the sizes of arrays.
+variable, read, sorted, predicted and packed here, times how often that is done; memory and disk follow from sizes.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
+from numcodecs import Blosc
 from torch import nn
 
+from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
 from emukit.data.frames import FrameEncoder
 from emukit.data.residency import host_free, place
@@ -28,6 +30,7 @@ from emukit.data.targets import TargetNormalizer
 from emukit.emulators.registry import EMULATORS
 from emukit.emulators.typical_year import DAYS, TrainingYear, regress_sorted, training_years
 from emukit.errors import ProtocolError, RecipeError, TrainingError
+from emukit.metrics.extremes import VARIABLES, Thresholds, indices_of_year, quantile_of_days
 from emukit.models.precision import matmul_precision
 from emukit.models.registry import NETWORKS
 from emukit.parallel.comm import Comm
@@ -68,6 +71,8 @@ LEARNED_BYTES = 10
 # Copies of a year of one variable that are alive together while it is read, sorted and ranked; and the libraries.
 # Measured: 2.3 GB in all on 192 x 288 cells and 7 variables, whose learned arrays are 1.4 GB.
 COPIES, LIBRARIES = 8, 400 << 20
+# Of percentiles.
+BASE_YEARS = 30
 # Of fields in memory: what they take until the run is validated, its references included. Measured on the lite files.
 UNTIL_VALIDATED = 1.7
 
@@ -328,9 +333,9 @@ def _time_steps(engine: Engine[Any], source: SegmentSampler, accumulate: int, mo
     engine.network.train()
 
     def seconds(number: int) -> float:
-        started = time.perf_counter()
+        started = perf_counter()
         engine.step([batch[:number]], rate=0.0, ramp=1.0)
-        return time.perf_counter() - started
+        return perf_counter() - started
 
     seconds(1)  # prepares what later steps find ready: the optimiser's state, above all
     number, taken = 1, seconds(1)
@@ -374,9 +379,22 @@ def daily_plan(archive: Archive, recipe: Recipe, split: Split) -> Iterator[tuple
     where = "on disk, read a part at a time" if archive.on_disk else "in memory"
     yield "data", size(raw), f"of {size(sum(p.stat().st_size for p in files))} in files; {where}"
     yield "training", f"{len(years):,} years", f"of {variables} variables on {cells:,} cells"
-    seconds = _timed(archive, years[0]) * len(years) * variables
-    share = f"one year of one variable took {duration(seconds / len(years) / variables)}, most of it reading"
+    took = _timed(archive, years[0])
+    seconds = (took.read + took.sort) * len(years) * variables
+    share = f"one year of one variable took {duration(took.read + took.sort)}, most of it reading"
     yield "time", duration(seconds), f"{share if archive.on_disk else share.partition(',')[0]}; one process"
+    if competition_of(archive).derive:
+        scored = sum(math.ceil(len(s) / DAYS) for s in split.scored.get("validation", ()))
+        # The run and, the first time, the climatology that stands beside its score.
+        passes = 2 * scored * (variables * (took.read + took.predict) + 2 * took.indices)
+        base = BASE_YEARS * len(Thresholds.QUANTILES) * took.read + took.percentiles
+        yield (
+            "validation",
+            duration(passes + base),
+            f"{scored} years; {duration(base)} of it percentiles of {BASE_YEARS} years; `evaluate` takes as long again",
+        )
+        written = math.ceil(len(span) / DAYS) * (variables * (took.predict + 1.5 * took.pack) + took.indices) + base
+        yield "submitting", duration(written), "days predicted and written, read again, and their indices"
     if archive.on_disk:
         yield "digest", size(sum(p.stat().st_size for p in files)), "of files are read once more, the first time"
     learned = LEARNED_BYTES * DAYS * cells * variables
@@ -400,18 +418,55 @@ def daily_plan(archive: Archive, recipe: Recipe, split: Split) -> Iterator[tuple
     )
 
 
-def _timed(archive: Archive, year: TrainingYear) -> float:
-    """Seconds for one year of one variable: the second of two, as the first one opens what it reads."""
+@dataclass(frozen=True)
+class _Seconds:
+    """What one year of one variable takes to be read, sorted, predicted and packed; and its indices, and percentiles.
+
+    Attributes:
+        read, sort, predict, pack: Seconds for a variable and a year.
+        indices: For a year, of all variables that they need.
+        percentiles: For all of them, without reading.
+    """
+
+    read: float
+    sort: float
+    predict: float
+    pack: float
+    indices: float
+    percentiles: float
+
+
+def _timed(archive: Archive, year: TrainingYear) -> _Seconds:
+    """Reading, of two years the second, as the first one opens what it reads; then what is done with the days."""
     band = archive.bands[0]
     share = len(range(*band.indices(archive.grid.shape[0]))) / archive.grid.shape[0]
-    read = sort = 0.0
+    read = 0.0
     for variable in (0, len(archive.variables) - 1):
-        begun = time.perf_counter()
+        begun = perf_counter()
         values = year.values(archive, variable, band)
-        read, begun = time.perf_counter() - begun, time.perf_counter()
-        regress_sorted(iter([values]), np.zeros(1))
-        sort = time.perf_counter() - begun
+        read = perf_counter() - begun
     if len(archive.bands) > 1:
         # A band is read with all of its years.
         read /= max(len(archive[year.span.scenario]) / DAYS, 1.0)
-    return (read + sort) / share
+    cells = values[0].size
+    ranks = np.broadcast_to(np.arange(DAYS)[:, None, None], values.shape)
+    nowhere = Thresholds(*(np.zeros((DAYS, cells)) for _ in Thresholds.QUANTILES))
+    row = np.zeros((BASE_YEARS * DAYS, 1, values.shape[2]), np.float32)
+    steps: list[Callable[[], object]] = [
+        lambda: regress_sorted(iter([values]), np.zeros(1)),
+        # As typical-year does it, which takes longer than others.
+        lambda: np.take_along_axis(np.maximum.accumulate(values + values * np.float32(0.5), axis=0), ranks, axis=0),
+        lambda: Blosc(cname="lz4").encode(np.ascontiguousarray(values)),
+        lambda: indices_of_year(dict.fromkeys(VARIABLES, values), nowhere, None),
+        lambda: quantile_of_days(
+            lambda a, b, _: row[a:b], len(row), row.shape[1:], (slice(None),), 0.9, lambda _: None
+        ),
+    ]
+    took = []
+    for step in steps:
+        begun = perf_counter()
+        step()
+        took.append(perf_counter() - begun)
+    sort, predict, pack, indices, percentiles = took
+    rows = len(Thresholds.QUANTILES) * archive.grid.shape[0]
+    return _Seconds(read / share, sort / share, predict / share, pack / share, indices / share, rows * percentiles)

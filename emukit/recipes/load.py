@@ -341,7 +341,7 @@ def _on_base(over: Mapping[str, Any], source: str, folder: Path, seen: tuple[str
         seen: The bases that led here.
 
     Raises:
-        RecipeError: The base is none, or leads back to itself.
+        RecipeError: The base does not exist, or leads back to itself.
     """
     base = over["base"]
     if not isinstance(base, str):

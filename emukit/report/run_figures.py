@@ -366,7 +366,7 @@ def _figures(shown: Shown, title: str) -> dict[str, tuple[Figure, str]]:
     years = draw_years(pictures.annual_means(shown), scored, pictures.hidden_years(scenario), title)
 
     def bands(line: list[Season]) -> list[Season]:
-        # Of a store of a single band there is but the globe.
+        # A store of a single band has only the globe.
         return [s for s in line if s.place in pictures.BANDS] or line
 
     out = {

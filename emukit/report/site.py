@@ -343,7 +343,7 @@ def _strange(out: Path) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         files = set()
     own = {Path(MANIFEST)}.union(files, *(f.parents for f in files))
-    # A link is nobody's page, wherever it points.
+    # A link is not a page, wherever it points.
     strange = sorted(str(p) for p in there if p not in own or (out / p).is_symlink())
     return ", ".join(strange[:5]) + (f" and {len(strange) - 5} more" if len(strange) > 5 else "")
 

@@ -1,12 +1,13 @@
-"""How a recipe answers what nobody showed it, asked without the test months.
+"""How a recipe answers what it was not shown, asked without the test months.
 
 Invariant: no test month is fitted on, selected on or scored here. The validation months are scored, as one fold and as
 the end of a scenario that is left out: they may select.
 
-A year held out at random is no question: its neighbours answer it. The folds leave out what a competition leaves out: a
-scenario as a whole, and, in turn, the later part of each while its earlier part and the others stay; and the validation
-months, against all members. How far the forcings of a fold lie from those of its training is said next to its scores:
-recipes that extrapolate best are not those that interpolate best, so the two are averaged and ranked apart.
+A year held out at random tests nothing: its neighbours give the answer away. The folds leave out what a competition
+leaves out: a scenario as a whole, and, in turn, the later part of each while its earlier part and the others stay; and
+the validation months, against all members. How far the forcings of a fold lie from those of its training is said next
+to its scores: recipes that extrapolate best are not those that interpolate best, so the two are averaged and ranked
+apart.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, lru_cache, partial
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from emukit.cache import find_answer, keep_answer
 from emukit.competitions.ranking import ANOTHER_RUN, LIMIT
 from emukit.competitions.registry import competition_of
-from emukit.data.archive import Archive
+from emukit.data.archive import Archive, Scenario
 from emukit.data.protocol import make_split
 from emukit.data.split import Span, Split, is_hidden
 from emukit.emulators.base import Emulator
@@ -34,6 +35,12 @@ from emukit.progress import Reporter
 from emukit.runs.record import card_digest
 
 Field = NDArray[np.float64]
+Truth = tuple[list[int], Field, Field]
+
+# What was derived last of a scenario's truth, and of an emulator's prediction, for as long as these are: a year of days
+# on the full grid of ClimX takes several seconds to read or to predict, and a command scores it and tells of it.
+_TRUTH: WeakKeyDictionary[Scenario, tuple[ref[Archive], Span, Truth]] = WeakKeyDictionary()
+_PREDICTION: WeakKeyDictionary[Emulator, tuple[ref[Archive], Span, Field]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -239,15 +246,13 @@ def _score_by_pieces(emulator: Emulator, archive: Archive, span: Span) -> Score:
     scenario, competition = archive[span.scenario], competition_of(archive)
     variables = scored_variables(archive)
     moments = Moments.zero((len(variables), *archive.grid.shape), tuple(competition.terms))
-    derive = competition.derive
-    place = (archive, span.scenario, span.start, span.stop)
-    of_prediction, of_truth = (derive(*place), derive(*place)) if derive else (None, None)
+    if competition.derive:
+        for year in zip(*derived_fields(emulator, archive, span), strict=True):
+            moments += competition.moments(*(fields[None] for fields in year))
+        return competition.score(moments, archive.grid.weights, variables)
     for start, stop in scenario.pieces(span.start, span.stop):
-        prediction = emulator.predict_fields(scenario, start, stop)
-        if of_prediction:
-            prediction = of_prediction(prediction)
         truth = scenario.truth(span.members[0], start, stop)
-        moments += competition.moments(prediction, of_truth(truth) if of_truth else truth)
+        moments += competition.moments(emulator.predict_fields(scenario, start, stop), truth)
     return competition.score(moments, archive.grid.weights, variables)
 
 
@@ -316,7 +321,7 @@ def ensemble_member(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
 def noise_ceiling(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
     """What a perfect emulator would score on spans, from all runs of their months.
 
-    None where there is a single run, or nobody knows the noise ceiling of a number of the score.
+    None where there is a single run, or the noise ceiling of a number of the score is unknown.
 
     How it is estimated: `emukit.metrics.limit`.
     """
@@ -327,7 +332,7 @@ def noise_ceiling(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
         runs = [archive[name].truth(m, start, stop) for m in archive[name].members]
         return competition_of(archive).limit(runs, archive.grid.weights, archive.variables)
 
-    # How much of a derived number is noise, nobody knows.
+    # How much of a derived number is noise is unknown.
     if competition_of(archive).derive or any(len(archive[s.scenario].members) < 2 for s in spans):
         return None
     limits = [limit(s.scenario, s.start, s.stop) for s in spans]
@@ -370,7 +375,7 @@ def detail_tables(emulator: Emulator, archive: Archive, spans: tuple[Span, ...])
         return []
     out = []
     for span in spans:
-        years, truth, warming = _truth(archive, span, place)
+        years, truth, warming = _truth(archive, span)
         prediction = _derived(emulator, archive, span)
         out += [(span.text(archive), table) for table in detail(years, warming, prediction, truth)]
     return out
@@ -395,7 +400,6 @@ def ensemble_tables(
     if not emulator.draws:
         emulator.member(0)  # says what is wrong
     score = competition_of(archive).ensemble
-    place = archive.domain.temperature or 0
     if score is None or archive.on_disk:
         raise ProtocolError(
             "these realisations cannot be scored",
@@ -406,7 +410,7 @@ def ensemble_tables(
     out = []
     with reporter.step("drawing realisations", members * len(spans)) as bar:
         for span in spans:
-            _, truth, _ = _truth(archive, span, place)
+            _, truth, _ = _truth(archive, span)
             drawn = np.empty((members, *truth.shape))
             for i in range(members):
                 drawn[i] = _derived(emulator.member(i), archive, span)
@@ -420,12 +424,20 @@ def derived_fields(emulator: Emulator, archive: Archive, span: Span) -> tuple[Fi
 
     A calendar year of data on disk is in memory at a time.
     """
-    _, truth, _ = _truth(archive, span, archive.domain.temperature or 0)
+    _, truth, _ = _truth(archive, span)
     return _derived(emulator, archive, span), truth
 
 
-def _truth(archive: Archive, span: Span, temperature: int) -> tuple[list[int], Field, Field]:
+def _truth(archive: Archive, span: Span) -> Truth:
     """Years, derived fields, and the global mean temperature of each year."""
+    scenario = archive[span.scenario]
+    kept = _TRUTH.get(scenario)
+    if kept is None or kept[0]() is not archive or kept[1] != span:
+        kept = _TRUTH[scenario] = (ref(archive), span, _derived_truth(archive, span, archive.domain.temperature or 0))
+    return kept[2]
+
+
+def _derived_truth(archive: Archive, span: Span, temperature: int) -> Truth:
     scenario, competition = archive[span.scenario], competition_of(archive)
     assert competition.derive is not None
     derive = competition.derive(archive, span.scenario, span.start, span.stop)
@@ -442,6 +454,13 @@ def _truth(archive: Archive, span: Span, temperature: int) -> tuple[list[int], F
 
 def _derived(emulator: Emulator, archive: Archive, span: Span) -> Field:
     """(N, W, Y, X) what is derived from a prediction."""
+    kept = _PREDICTION.get(emulator)
+    if kept is None or kept[0]() is not archive or kept[1] != span:
+        kept = _PREDICTION[emulator] = (ref(archive), span, _derived_prediction(emulator, archive, span))
+    return kept[2]
+
+
+def _derived_prediction(emulator: Emulator, archive: Archive, span: Span) -> Field:
     scenario, competition = archive[span.scenario], competition_of(archive)
     assert competition.derive is not None
     derive = competition.derive(archive, span.scenario, span.start, span.stop)

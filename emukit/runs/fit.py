@@ -196,7 +196,7 @@ def _check_wrapper(archive: Archive, recipe: WrapperRecipe, split: Split) -> Non
         refuse_same_runs(archive, split.train)
     if kind.cross_fitted and len({s.scenario for s in split.train}) < 2:
         raise ProtocolError(
-            f"{recipe.emulator} leaves training scenarios out in turn, and there is but one",
+            f"{recipe.emulator} leaves training scenarios out in turn, and there is only one",
             found=", ".join(dict.fromkeys(s.scenario for s in split.train)),
             hint="a protocol that trains on two or more, or an emulator without folds, such as best-fast",
         )

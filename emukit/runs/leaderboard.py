@@ -304,7 +304,7 @@ def _entry_rows(folder: Path) -> list[Row]:
     entry = read_entry(folder)
     path = folder / SCORE_FILE
     model, random = model_name(entry.command, entry.emulator), _is_random(entry)
-    # A link that leads nowhere is no score, and is not the absence of one either.
+    # A link that leads nowhere is not a score, but not the absence of one either.
     if not os.path.lexists(path):
         known = entry.validation.get("score")
         note = "not scored here" if known is None else f"not scored here, validation {known:.4f}"

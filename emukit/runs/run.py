@@ -305,7 +305,7 @@ def read_run(folder: Path) -> Run:
     """Read a run folder.
 
     Raises:
-        RunError: It is none, is truncated, or is of another format.
+        RunError: It is not a run, is truncated, or is of another format.
         RecipeError: Its recipe does not fit this version of emukit.
     """
     record = read_record(folder)
@@ -323,12 +323,12 @@ def checked_recipe(folder: Path, record: RunRecord) -> Recipe:
     return parse_recipe(record.recipe, str(folder / RECORD_FILE))
 
 
-# What the folder of a final fit ends in, where nobody names it.
+# What the default name of the folder of a final fit ends in.
 FINAL = "-final"
 
 
 def run_name(model: str, protocol: str, seed: int) -> str:
-    """How the folder of a run is named, where nobody names it."""
+    """The default name of the folder of a run."""
     return f"{model_label(model)}-{slug(protocol)}-s{seed}"
 
 

@@ -135,6 +135,8 @@ def _submit_store(
     # Whatever a run held out to be judged by, what is handed in is the card's own test.
     split = make_split(archive, archive.card.default_protocol)
     span = split.test
+    if form.note and (note := form.note(archive.grid)):
+        reporter.say(f"note: {note}")
     with reporter.step("submission", 2) as step, new_output(folder, KIND, overwrite) as temporary:
         temporary.mkdir()
         write_scenario(run, archive, span.scenario, temporary / STORE, reporter=reporter)
@@ -225,7 +227,7 @@ def _lines(record: RunRecord, folder: Path, recipe: Recipe) -> Iterator[str]:
     for option, value in known.items():
         if value is not None and _value(words, option) is None:
             words += [option, value]
-    # The second training of --refit lies beside the first.
+    # The second training of --refit lies next to the first.
     words += ["--out", own.removesuffix(FINAL) if refitted else own]
     yield shlex.join(words)
 

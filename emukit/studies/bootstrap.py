@@ -42,7 +42,7 @@ from emukit.data.split import Span
 from emukit.emulators.base import Emulator
 from emukit.files import atomic_path, open_regular
 from emukit.metrics import Competition, Moments
-from emukit.runs.evaluate import scored_variables
+from emukit.runs.evaluate import derived_fields, scored_variables
 from emukit.runs.run import Run
 
 Array = NDArray[np.float64]
@@ -235,14 +235,13 @@ def year_moments(emulator: Emulator, archive: Archive, spans: Sequence[Span], co
     """
     out = []
     for span in spans:
+        if competition.derive:
+            # A year of fields in memory at a time; the truth of several runs is derived once.
+            derived = zip(*derived_fields(emulator, archive, span), strict=True)
+            out.append(np.stack([competition.moments(*(fields[None] for fields in year)).pack() for year in derived]))
+            continue
         prediction = emulator.predict_fields(archive[span.scenario], span.start, span.stop)
         truth = archive[span.scenario].truth(span.members[0], span.start, span.stop)
-        if competition.derive:
-            derive = competition.derive(archive, span.scenario, span.start, span.stop)
-            prediction, truth = derive(prediction), derive(truth)
-            edges = [*range(len(truth) + 1)]
-            out.append(np.stack([competition.moments(prediction[a:b], truth[a:b]).pack() for a, b in pairwise(edges)]))
-            continue
         year = archive[span.scenario].time.per_year
         edges = [*range(0, years_in(span, archive) * year, year), len(span)]
         out.append(np.stack([competition.moments(prediction[a:b], truth[a:b]).pack() for a, b in pairwise(edges)]))
@@ -269,7 +268,7 @@ def load_years(path: Path) -> list[Array] | None:
 
 
 def numbers_on_years(run: Run, archive: Archive, spans: Sequence[Span], name: str) -> Array:
-    """The numbers of a run on a set and on draws of its years, whose sums are kept beside the scores of the run.
+    """The numbers of a run on a set and on draws of its years, whose sums are kept next to the scores of the run.
 
     Args:
         run: A finished one.

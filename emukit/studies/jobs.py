@@ -51,7 +51,7 @@ class Job:
     Attributes:
         words: The program and its arguments. The process ends itself, saving first, when its parent is gone, as every
             emukit does.
-        folder: What it writes; nobody else may at the same time.
+        folder: What it writes; no other process may write there at the same time.
         log: Where its words go.
         done: Whether the work of a folder is done already, perhaps by another process that held it.
     """

@@ -1,7 +1,7 @@
 """Which runs may go, and their going.
 
-Invariant: what is removed was named, or is behind others of its kind; nobody writes it, and nothing that stays refers
-to it. A removal that is interrupted leaves a run whole, or no run.
+Invariant: what is removed was named, or is behind others of its kind; it is not being written, and nothing that stays
+refers to it. A removal that is interrupted leaves a run whole, or no run.
 """
 
 from __future__ import annotations

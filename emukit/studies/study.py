@@ -36,7 +36,7 @@ NAME_WORDS = "up to 60 letters, digits, dots, dashes and underscores, no dot fir
 NAME = r"^(?!\.)(?!runs$)[\w.-]{1,60}$"
 # Of a setting, as `--set` takes it.
 PATH = re.compile(r"[\w-]+(\.[\w-]+)*")
-# Beyond these a range of numbers is none that anything here has.
+# No setting here has a range beyond these.
 LARGEST = 1e15
 # More runs of one study than this are a mistake in its axes.
 MOST_VARIANTS = 200
@@ -215,7 +215,7 @@ class Study(Settings):
     def all_variants(self) -> list[Variant]:
         """The base first, then the named ones, then those of the axes; recipe and settings of each in full.
 
-        Without those that are searched, which nobody knows yet.
+        Without those that are searched, which are not known yet.
         """
         base = Variant(name=self.base_name, recipe=self.base, settings=self.settings, members=self.base_members)
         named = [
@@ -348,7 +348,7 @@ def seconds_of(text: str) -> float:
     """A time such as 90s, 30m, 1.5h or 2d in seconds.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not a time.
     """
     found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([smhd])\s*", text)
     seconds = float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else 0.0

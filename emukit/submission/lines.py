@@ -258,7 +258,7 @@ class _Reading:
 
 @dataclass(eq=False)
 class _Wrong:
-    """Lines that are no rows: how many have another number of columns, the first of them, and why reading stops."""
+    """Lines that are not rows: how many have another number of columns, the first of them, and why reading stops."""
 
     count: int = 0
     examples: list[tuple[int, str]] = field(default_factory=list)

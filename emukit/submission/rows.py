@@ -1,8 +1,8 @@
 """The rows of a submission: what each is called, in which order they stand, and how they are written.
 
 Invariant: an ID is ``t{month:03d}_{variable}_{lat:.2f}_{lon:.2f}`` and the order is month, variable, latitude,
-longitude. Every reader and writer of submissions asks a `RowLayout`; nobody else builds or takes apart an ID. Reading a
-file gives back every number bit for bit, and equal predictions give equal bytes, packed or not.
+longitude. Every reader and writer of submissions asks a `RowLayout`; nothing else builds or takes apart an ID. Reading
+a file gives back every number bit for bit, and equal predictions give equal bytes, packed or not.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def packing_of(path: Path) -> str:
     """``csv``, ``gz`` or ``zip``, by the name.
 
     Raises:
-        SubmissionError: It is none of them.
+        SubmissionError: It is not one of them.
     """
     name = path.name.lower()
     for ending, packing in ((".csv", "csv"), (".csv.gz", "gz"), (".zip", "zip")):

@@ -181,7 +181,7 @@ def train(
                 state.stopped = 0 < settings.patience <= state.stale
                 if settings.schedule == "plateau" and state.stale and state.stale % settings.plateau == 0:
                     state.halvings += 1
-            # An epoch is finished, and what was best before it is no news any more.
+            # The epoch is finished, and its best score has been reported.
             bar.advance(0, note=f"epoch {state.epoch}/{epochs} loss {line['loss']:.4f}{_best(state)}")
             text = line_of(line | {"seconds": round(time.monotonic() - started, 2)})
             if state.log is not None:
@@ -262,7 +262,7 @@ def _stop_requests(comm: Comm) -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    # A terminal that is closed is no reason to stop where that was to be ignored, as under nohup.
+    # Under nohup, a closed terminal is not a reason to stop.
     hangup = () if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else (signal.SIGHUP,)
     signals = (signal.SIGINT, signal.SIGTERM, *hangup)
     before = [signal.getsignal(s) for s in signals]

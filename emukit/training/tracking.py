@@ -106,7 +106,7 @@ def wandb(folder: Path, lines: Sequence[Line], about: Mapping[str, Any]) -> Iter
 
 
 def _wandb_login() -> None:
-    """Refuse wandb where nobody is logged in and it is not told to do without."""
+    """Refuse wandb where no user is logged in and it is not in offline mode."""
     import wandb as package
 
     try:

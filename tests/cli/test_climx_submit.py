@@ -41,8 +41,9 @@ def test_submission_is_of_the_daily_fields_next_to_it(emukit, century, tmp_path)
     assert trained.code == 0, trained.err
     assert "WSDI nNSE" in trained.out
     assert "Next: emukit submit run" in trained.out
-    answer = emukit("submit", "run", "--out", "sub", "-q")
+    answer = emukit("submit", "run", "--out", "sub")
     assert answer.code == 0, answer.err
+    assert "each cell stands for 48 x 48 cells of the leaderboard" in " ".join(answer.err.split())
     folder = Path("sub")
     assert {p.name for p in folder.iterdir()} == {
         "daily.zarr",

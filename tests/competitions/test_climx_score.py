@@ -44,6 +44,7 @@ def test_a_lite_field_that_scores_otherwise_than_its_cells_repeated():
     lite, full = score_index(truth, prediction), score_index(expand(truth), expand(prediction))
     assert lite.value == pytest.approx(full.value, abs=1e-12)
     assert lite.cells == full.cells
+    assert dict(lite.by_region) == pytest.approx(dict(full.by_region), abs=1e-12)
     with pytest.raises(ValueError, match="does not divide"):
         expand(np.zeros((3, 13, 18)))
 

@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 from emukit.competitions.climx.derive import derive_indices, thresholds_of_archive
+from emukit.competitions.registry import competition_of
 from emukit.data import daily_archive
 from emukit.data.daily import DailyStore
 from emukit.data.opening import open_data
@@ -21,7 +22,8 @@ from emukit.errors import EmukitError, ProtocolError, RecipeError
 from emukit.progress import silent_reporter
 from emukit.recipes.fitting import fit_recipe
 from emukit.recipes.load import load_recipe
-from emukit.runs.evaluate import score_emulator, score_members
+from emukit.runs.evaluate import detail_tables, score_emulator, score_members
+from emukit.studies.bootstrap import year_moments
 
 FEATURES = ("log:CO2_LBC", "SO2", "BC_AX@northern")
 
@@ -195,3 +197,31 @@ def test_more_years_to_draw_from_than_fit(held, monkeypatch):
     with pytest.raises(RecipeError, match="do not fit into memory") as e:
         DeltaChange.fit(held, split_of(held), years=3, features=("log:CO2_LBC",))
     assert "model.years=2" in str(e.value)
+
+
+def test_a_score_and_what_is_told_of_it_read_and_predict_each_year_once(climx_folder, on_disk, monkeypatch):
+    """Three passes over 56 years of the full grid took most of an hour."""
+    archive = on_disk(climx_folder[0])
+    split = split_of(archive)
+    emulator = ClimatologyEmulator.fit(archive, split)
+    thresholds_of_archive(archive)
+    (span,) = split.scored["validation"]
+    read, predicted = [], []
+    plain, predict = DailyStore.read, emulator.predict_fields
+    monkeypatch.setattr(
+        DailyStore, "read", lambda self, variable, *where: read.append(variable) or plain(self, variable, *where)
+    )
+    monkeypatch.setattr(emulator, "predict_fields", lambda s, a, b: predicted.append(a) or predict(s, a, b))
+    first = score_members(emulator, archive, (span,))[0].value
+    assert score_emulator(emulator, archive, (span,)).value == first
+    ((_, table), *_) = detail_tables(emulator, archive, (span,))
+    assert float(table.rows[0][1]) == pytest.approx(first, abs=1e-4)
+    years = len(archive[span.scenario].pieces(span.start, span.stop))
+    (sums,) = year_moments(emulator, archive, [span], competition_of(archive))
+    assert len(sums) == years
+    assert {name: read.count(name) for name in archive.variables} == dict.fromkeys(archive.variables, years)
+    assert len(predicted) == years
+    # Of another emulator and another span it is another answer.
+    other = ClimatologyEmulator.fit(archive, split, years=2)
+    assert score_emulator(other, archive, (span,)).value != first
+    assert score_emulator(emulator, archive, (span,)).value == first

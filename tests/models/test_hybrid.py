@@ -190,6 +190,21 @@ def test_mass_is_kept_and_water_changes_by_evaporation_less_rain(decoder):
     assert float(after["pr"].min()) >= 0
 
 
+def test_water_of_a_column_does_not_fall_below_none_and_the_budget_holds_all_the_same():
+    found, sample = stirred(hybrid(decoder="columns"), 3.0), frames(3)
+    place, values = OUTPUTS.index("W"), known()
+    # Columns so dry that what is taken from them is more than they hold.
+    sample[:, :, CHANNELS.index("state:W")] = -4.9
+    with torch.no_grad():
+        said = found(sample)
+    water = physical(said, sample, place)
+    assert float(water.min()) > -1e-4
+    assert float((water < 1e-3).double().mean()) > 0.01
+    before = torch.tensor(values["center"][place] + values["spread"][place] * -4.9).expand(3, -1, -1)
+    rain, evaporation = (physical(said, sample, OUTPUTS.index(name)) for name in ("pr", "evap"))
+    np.testing.assert_allclose(mean(water) - mean(before), 0.25 * (mean(evaporation) - mean(rain)), atol=1e-5)
+
+
 def test_every_weight_learns_and_gradients_are_those_of_finite_differences():
     found, sample = stirred(hybrid(), 0.1), frames()
     loss = found(sample).square().mean()

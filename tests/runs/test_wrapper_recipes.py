@@ -128,7 +128,7 @@ def test_anchor_without_a_network_is_refused() -> None:
     [
         ("best-networks", ("bases.0.recipe.model.length_scale=-1.0",), "k360", "length_scale is out of range"),
         ("best-networks", ("bases.0.recipe.bases.0.recipe.model.length=-1.0",), "k360", "length is out of range"),
-        ("residual-correction", (), "one", "there is but one"),
+        ("residual-correction", (), "one", "there is only one"),
     ],
 )
 def test_what_a_wrapper_refuses_is_refused_before_its_bases_are_trained(

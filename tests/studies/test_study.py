@@ -21,6 +21,7 @@ from emukit.studies.study import (
 STUDIES = {
     "anchor",
     "architecture",
+    "climx-networks",
     "climx-templates",
     "loss-weights",
     "members",

@@ -69,6 +69,28 @@ def regions() -> LandRegions:
     return LandRegions(tuple(kept["names"]), np.repeat(values, lengths).reshape(SHAPE))
 
 
+@lru_cache(maxsize=4)
+def weights_on(shape: tuple[int, ...]) -> tuple[Field, NDArray[np.int64]]:
+    """Regions on a grid whose cells are blocks of the competition's, as if each were repeated over its block.
+
+    Args:
+        shape: (Y, X) of the grid.
+
+    Returns:
+        (R, Y X) the weights of the cells of a block that lie in each region, and (Y X) how many lie in any.
+
+    Raises:
+        ValueError: The grid does not divide the competition's.
+    """
+    y, x = shape
+    if y < 1 or x < 1 or SHAPE[0] % y or SHAPE[1] % x:
+        raise ValueError(f"a grid of {y} x {x} cells does not divide {SHAPE[0]} x {SHAPE[1]}")
+    blocks, where = (y, SHAPE[0] // y, x, SHAPE[1] // x), regions()
+    weights = where.weights.reshape(len(where.names), *blocks).sum((2, 4))
+    inside = (where.cells >= 0).reshape(blocks).sum((1, 3))
+    return weights.reshape(len(where.names), -1), inside.ravel()
+
+
 @dataclass(frozen=True)
 class IndexScore:
     """The score of one index.
@@ -127,7 +149,7 @@ def _climx(scored: Mapping[str, str], derived: bool = False) -> Competition:
         detail=_detail if derived else None,
         ensemble=_ensemble if derived else None,
         maps=_maps if derived else None,
-        submission=StoreFormat(packings=("parquet", "csv"), write=_write) if derived else None,
+        submission=StoreFormat(packings=("parquet", "csv"), write=_write, note=_note) if derived else None,
     )
 
 
@@ -154,6 +176,17 @@ def _write(store: Path, archive: Any, out: Path) -> int:
     from emukit.competitions.climx.indices import submission_from_store
 
     return submission_from_store(store, archive, out)
+
+
+def _note(grid: Grid) -> str:
+    if grid.shape == SHAPE:
+        return ""
+    rows, columns = (n // m for n, m in zip(SHAPE, grid.shape, strict=True))
+    return (
+        f"each cell stands for {rows} x {columns} cells of the leaderboard, which scores every one of them: the mean "
+        "of a block misses its mountains and coasts, and even the true lite fields would score far below 0. "
+        "Train on the full files for a place there (docs/climx.md)"
+    )
 
 
 def _metric(index: str) -> Metric:
@@ -257,15 +290,15 @@ def _mean_square(values: Field) -> Field:
     return np.asarray(np.einsum("kyx,kyx->yx", values, values) / len(values))
 
 
-def _by_region(efficiency: Field, variance: Field) -> tuple[Field, Field]:
+def _by_region(efficiency: Field, variance: Field) -> tuple[Field, NDArray[np.bool_]]:
     """(..., R) area-weighted mean over the cells of a region that count, NaN where none does; (..., Y X) which do."""
-    where = regions()
+    weights, cells = weights_on(variance.shape[-2:])
     lead = variance.shape[:-2]
-    counted = expand((variance > LEAST_VARIANCE).astype(np.float64)).reshape(*lead, -1) * (where.cells.ravel() >= 0)
-    values = np.where(counted > 0, expand(efficiency).reshape(*lead, -1), 0.0)
-    area, total = counted @ where.weights.T, values @ where.weights.T
+    counted = (variance > LEAST_VARIANCE).reshape(*lead, -1) & (cells > 0)
+    values = np.where(counted, efficiency.reshape(*lead, -1), 0.0)
+    area, total = counted.astype(np.float64) @ weights.T, values @ weights.T
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.where(area > 0, total / area, np.nan), np.float64), np.asarray(counted, np.float64)
+        return np.asarray(np.where(area > 0, total / area, np.nan), np.float64), counted
 
 
 def _mean_of_known(ratios: Field) -> Field:
@@ -278,4 +311,5 @@ def _mean_of_known(ratios: Field) -> Field:
 def _index_score(efficiency: Field, variance: Field) -> IndexScore:
     ratios, counted = _by_region(efficiency, variance)
     by_region = {n: float(r) for n, r in zip(regions().names, ratios, strict=True) if not np.isnan(r)}
-    return IndexScore(float(_mean_of_known(ratios)) if by_region else None, by_region, int(counted.sum()))
+    cells = weights_on(variance.shape)[1]
+    return IndexScore(float(_mean_of_known(ratios)) if by_region else None, by_region, int(cells[counted].sum()))
