@@ -568,8 +568,7 @@ def _print_study(table: RepeatedTable, format: o.Formats) -> None:
         each = (f"{value:.4f}" for value in row.each)
         cells.append((row.variant, *each, *estimate(score, ""), *estimate(difference, "+")))
     o.print_rows(headings, cells, format)
-    column = table.competition.by_key["score"]
-    echo(f"\n{column.description}; {column.better} is better\n")
+    echo(f"\n{table.competition.by_key['score'].description}\n")
     for row in table.rows[1:]:
         echo(f"{'- ' if format == 'md' else ''}{row.variant}: {row.sentence}")
 
