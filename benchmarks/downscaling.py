@@ -18,7 +18,7 @@ def bench_downscaling(runs: int) -> list[Figure]:
     """Blocks against rolling and cropping whole fields; peaks of a training step; 721 x 1440 cells stitched."""
     blocks = BATCHES * TIMES * PER_TIME
     loader = compare(
-        f"{blocks} training blocks of 24 x 36 cells",
+        f"{blocks} training blocks of 24 x 36 cells of 96 x 144",
         f"{__name__}:{prepare_sampler.__name__}",
         f"{__name__}:{prepare_roll_and_crop.__name__}",
         [],
@@ -97,17 +97,17 @@ def prepare_roll_and_crop() -> Work:
 
 
 def _sampler() -> tuple[Any, Any]:
-    """The sampler of a made-up climate, and the addresses of its first batches."""
+    """The sampler of a made-up climate of 96 x 144 cells, and the addresses of its first batches."""
+    from benchmarks.networks import Job, made_up_archive
     from emukit.data.block_sampler import BlockSampler, BlockSettings
     from emukit.data.coarsen import Coarsening, CoarseSettings
-    from emukit.data.opening import open_data
     from emukit.data.split import Span
     from emukit.data.targets import TargetSettings
     from emukit.emulators.downscaler import known_targets
     from emukit.emulators.neural_downscaler import ConditionSettings, fit_frames
 
-    archive = open_data("demo")
-    coarsening = Coarsening(archive.grid, CoarseSettings())
+    archive = made_up_archive(Job("none", grid=(96, 144), years=20))
+    coarsening = Coarsening(archive.grid, CoarseSettings(grid=(24, 36)))
     spans = (Span("ssp126", 0, 240, (0,)),)
     targets = known_targets(archive.domain, lambda v: TargetSettings())
     frames = fit_frames(archive, spans, coarsening, targets, ConditionSettings(base="pass"))

@@ -203,9 +203,11 @@ def print_blocks(blocks: Sequence[ScoreTable], format: Formats, values: Any) -> 
     from emukit.runs import score_tables
 
     if format == "table":
+        from rich.console import Group
+
         console = open_console()
-        for table in score_tables.tables(blocks, console.width):
-            console.print(table)
+        # At once: whoever reads the first line alone, as head does, is no error then.
+        console.print(Group(*score_tables.tables(blocks, console.width)))
     elif format == "json":
         echo(json.dumps(values, indent=1))
     else:

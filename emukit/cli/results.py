@@ -437,9 +437,11 @@ def leaderboard(
     here = [p for p in (Path("runs"), Path("submissions")) if p.is_dir() and any(p.iterdir())]
     rows = collect_rows(places or here, published, lambda why: report.say(f"note: left out: {why}"))
     if format == "table":
+        from rich.console import Group
+
         console = open_console()
-        for table in board.tables(rows, console.width):
-            console.print(table)
+        # At once: whoever reads the first line alone, as head does, is no error then.
+        console.print(Group(*board.tables(rows, console.width)))
     else:
         render = {"md": board.markdown, "csv": board.to_csv, "json": board.as_json}[format]
         echo(render(rows), nl=False)

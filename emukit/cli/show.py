@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -103,13 +104,16 @@ def score_block(title: str, scores: Mapping[str, Score]) -> ScoreTable:
 
 
 def evaluation_block(name: str, evaluation: Evaluation) -> ScoreTable:
-    """An evaluation with its references and the noise ceiling."""
-    title = f"{evaluation.name}: {'; '.join(evaluation.spans)}"
+    """An evaluation: the score, the same with every member as truth, the references and the noise ceiling."""
+    from emukit.runs.evaluate import member_lines
+
+    remark = f"; {evaluation.remark}" if evaluation.remark else ""
+    title = f"{evaluation.name}: {'; '.join(evaluation.spans)}{remark}"
     references = dict(sorted(evaluation.references.items(), key=lambda kv: kv[1].cost))
     limit = {LIMIT: evaluation.limit} if evaluation.limit else {}
-    return score_block(
-        title, {name: evaluation.score, **{f"reference: {k}": s for k, s in references.items()}, **limit}
-    )
+    block = score_block(title, {f"reference: {k}": s for k, s in references.items()} | limit | {name: evaluation.score})
+    lines = {name: block.lines[name], **member_lines([evaluation.members]), **block.lines}
+    return replace(block, lines=lines)
 
 
 def plan_tables(name: str, plan: Plan) -> Iterator[Table | Text]:

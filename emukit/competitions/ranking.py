@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -33,6 +34,8 @@ NAME_WIDTH = 24
 NOT_SCORED = "without a score there is no place: submit the CSV, or emukit score CSV --save where the truth is"
 # What another run of the climate model scores in the place of a prediction, and what a perfect emulator would.
 ANOTHER_RUN, LIMIT = "reference: another run", "noise ceiling"
+# Of the column that stands next to the score where it is known: the score holds the weather of one member.
+OVER_MEMBERS = "mean ± sd over members"
 Format = Literal["table", "md", "csv", "json"]
 _Text = Annotated[str, Field(min_length=1)]
 _Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -56,6 +59,9 @@ class Row:
         note: Source of a published number, or what to know.
         model: What was trained, of a run or a submission.
         random: Whether another seed would give another score.
+        remark: What to know of its training, next to its name.
+        members: Scores with each member of these months as truth, in the place of the one that the split names; empty
+            where they are not known.
         competition: Which score it is.
     """
 
@@ -69,12 +75,24 @@ class Row:
     note: str = ""
     model: str = ""
     random: bool = True
+    remark: str = ""
+    members: tuple[float, ...] = ()
     competition: Competition = field(kw_only=True)
 
     @property
     def key(self) -> tuple[str, str, str, int | None, float | None]:
         """What tells one line of the leaderboard from another."""
         return self.split, self.name, self.kind, self.seed, self.score
+
+    @property
+    def over_members(self) -> tuple[float, float] | None:
+        """Mean over members as truth, and sample standard deviation over them; None of fewer than two."""
+        return (fmean(self.members), stdev(self.members)) if len(self.members) > 1 else None
+
+    @property
+    def over_members_text(self) -> str:
+        """The same for people; empty where it is not known."""
+        return "" if self.over_members is None else "{:.4f} ± {:.4f}".format(*self.over_members)
 
     @property
     def order(self) -> tuple[bool, float]:
@@ -114,13 +132,20 @@ def tables(rows: Sequence[Row], width: int) -> list[RenderableType]:
         table.add_column("#", justify="right")
         table.add_column("entry", overflow="fold", ratio=1)
         # Months on which nothing was scored yet have no numbers.
-        shown, place_width = 0, 1 + len(str(len(group)))
+        shown, taken = 0, 1 + len(str(len(group)))
+        several = any(row.over_members for row in group)
+        if several:
+            taken += 1 + max(len(row.over_members_text) for row in group)
         if any(map(any, numbers)):
-            shown = add_number_columns(table, group[0].competition, labels, numbers, width - place_width)
+            shown = add_number_columns(table, group[0].competition, labels, numbers, width - taken)
+        if several:
+            table.add_column("mean ±\nsd over\nmembers", justify="right", no_wrap=True)
         for (place, row), label, cells in zip(places(group), labels, numbers, strict=True):
             # Text, not markup: a run's name may hold brackets.
             style = "dim" if row.kind in LINES else "cyan" if row.kind in ("published", "measured") else ""
-            table.add_row(*(Text(c) for c in (place, label, *cells[:shown])), style=style)
+            table.add_row(
+                *(Text(c) for c in (place, label, *cells[:shown], *[row.over_members_text] * several)), style=style
+            )
         out.append(table)
         if any(row.kind == "submission" and row.score is None for row in group):
             out.append(Text(NOT_SCORED, style="dim"))
@@ -184,7 +209,12 @@ def markdown(rows: Sequence[Row]) -> str:
     lines = []
     for split, group in ranked(rows).items():
         headings = [markdown_text(column.full_heading) for column in group[0].competition.columns]
-        cells = ((place, _label(row), row.kind, *_cells(row), row.note) for place, row in places(group))
+        several = any(row.over_members for row in group)
+        headings += [OVER_MEMBERS] * several
+        cells = (
+            (place, _label(row), row.kind, *_cells(row), *[row.over_members_text] * several, row.note)
+            for place, row in places(group)
+        )
         shown = (list(map(markdown_text, line)) for line in cells)
         right = (0, *range(3, 3 + len(headings)))
         table = markdown_table(["#", "entry", "kind", *headings, "note"], shown, right)
@@ -195,12 +225,16 @@ def markdown(rows: Sequence[Row]) -> str:
 def to_csv(rows: Sequence[Row]) -> str:
     """One CSV table of all rows, the split as a column."""
     keys = all_keys(row.competition for row in rows)
+    last = ("seed", "parameters", "note", "model", "remark", "members_mean", "members_sd")
     lines = (
-        (split, r.name, r.kind, r.score, *map(r.numbers.get, keys), r.seed, r.parameters, r.note, r.model)
+        (
+            *(split, r.name, r.kind, r.score, *map(r.numbers.get, keys)),
+            *(r.seed, r.parameters, r.note, r.model, r.remark, *(r.over_members or (None, None))),
+        )
         for split, group in ranked(rows).items()
         for r in group
     )
-    return csv_table(["split", "name", "kind", "score", *keys, "seed", "parameters", "note", "model"], lines)
+    return csv_table(["split", "name", "kind", "score", *keys, *last], lines)
 
 
 def as_json(rows: Sequence[Row]) -> str:
@@ -232,6 +266,7 @@ def places(group: Sequence[Row]) -> list[tuple[str, Row]]:
 def _label(row: Row) -> str:
     words = [row.model] if row.model else []
     words += [f"seed {row.seed}"] if row.seed is not None and row.random else []
+    words += [row.remark] if row.remark else []
     return f"{row.name} ({', '.join(words)})" if words else row.name
 
 

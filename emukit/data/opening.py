@@ -60,8 +60,10 @@ def open_data(
 
 
 def oddities(archive: Archive) -> tuple[str, ...]:
-    """What was found odd in some data, a sentence each; nothing of published values, whose card says what is odd."""
-    return () if archive.published else tuple(n for n in archive.notes if n not in archive.card.oddities)
+    """What was found odd in some data, a sentence each; nothing of what is known by its card."""
+    if archive.published or archive.source == DEMO:
+        return ()
+    return tuple(n for n in archive.notes if n not in archive.card.oddities)
 
 
 def span_truth(archive: Archive, span: Span) -> NDArray[np.float32]:

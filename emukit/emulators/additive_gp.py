@@ -16,7 +16,7 @@ for scenarios that nobody showed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
 
@@ -27,7 +27,7 @@ from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.grid import Grid
 from emukit.data.split import Span, Split
 from emukit.data.variable import Role
-from emukit.emulators.base import Emulator, temperature_position
+from emukit.emulators.base import Discrepancy, Emulator, Explanation, temperature_position
 from emukit.emulators.features import feature
 from emukit.emulators.forcing_space import ForcingSpace, years_of
 from emukit.emulators.restricted_likelihood import Conditioned, fit_sizes
@@ -45,6 +45,9 @@ GROUPS = (slice(0, 1), slice(1, 5), slice(5, 9), slice(9, 12))
 INDEPENDENT = 50.0
 # Time of a discrepancy in years per unit.
 TIME_UNIT = 40.0
+# Random sums of the departures of runs that stand for their covariance: cells far apart that have none are correlated
+# by 1 / sqrt(64) by chance.
+PATTERNS = 64
 DISCREPANCY = "discrepancy"
 WARMING = "warming"
 
@@ -76,6 +79,12 @@ class Points:
         """Points [start, stop)."""
         rows = slice(start, stop)
         return Points(self.time[rows], self.scenario[rows], {k: c[rows] for k, c in self.columns.items()})
+
+    def means(self, stretches: Sequence[tuple[int, int]]) -> Points:
+        """One point for each stretch [a, b) of points of one scenario, their mean."""
+        columns = {k: np.array([c[a:b].mean() for a, b in stretches]) for k, c in self.columns.items()}
+        time = np.array([self.time[a:b].mean() for a, b in stretches])
+        return Points(time, np.array([self.scenario[a] for a, _ in stretches]), columns)
 
 
 def motion(kind: Motion, a: Array, b: Array) -> Array:
@@ -136,6 +145,7 @@ class IndexProcess:
         sizes: Component to its size.
         weights: (N,) of the kernel at the training years, in the unit of the index.
         mean: Its mean.
+        unit: Its standard deviation from run to run; None in emulators that were saved before it was kept.
         center: Mean over the training years of what the process says.
         slope: What of it goes with the warming; zero of the warming itself.
         spread: Standard deviation over the training years of the rest.
@@ -144,6 +154,7 @@ class IndexProcess:
     sizes: Mapping[str, float]
     weights: Array
     mean: float
+    unit: float | None = None
     center: float = 0.0
     slope: float = 0.0
     spread: float = 1.0
@@ -235,10 +246,14 @@ class AdditiveGP(Wrapper):
         mean: (12, V, Y, X) coefficients where the kernel adds nothing.
         space: Of forcings, with the training years as points.
         length_scale: Distance in it at which exp(-1/2) of the departure from the base is left.
+        patterns: (P, 12, V, Y, X) fields of coefficients that go together from run to run, in units of `internal`:
+            their squares sum to one over P. None in emulators that were saved before there were any.
+        globe: (V,) standard deviation of a run's annual global means about the forced response; None likewise.
     """
 
     kind = "additive-gp"
     steps: ClassVar[tuple[str, ...]] = ("month",)
+    knows_error = True
 
     def __init__(
         self,
@@ -253,12 +268,15 @@ class AdditiveGP(Wrapper):
         mean: NDArray[np.float32],
         space: ForcingSpace,
         length_scale: float,
+        patterns: NDArray[np.float16] | None,
+        globe: Array | None,
     ) -> None:
         """Use `fit`."""
         super().__init__(domain, bases)
         self.drivers, self.kind_of_motion, self.sizes, self.noise = drivers, kind_of_motion, sizes, noise
         self.internal, self.loads, self.mean, self.space = internal, loads, mean, space
-        self.length_scale = length_scale
+        self.length_scale, self.patterns, self.globe = length_scale, patterns, globe
+        self.knows_error = patterns is not None
 
     @property
     def component_names(self) -> tuple[str, ...]:
@@ -342,6 +360,8 @@ class AdditiveGP(Wrapper):
             mean,
             space,
             length_scale,
+            internal.patterns,
+            np.array([internal.deviation(w) for w in _global_weights(archive)]),
         )
 
     @classmethod
@@ -426,6 +446,109 @@ class AdditiveGP(Wrapper):
                 variance[:, v] += posterior[:, None, None] * by_month[month]
         return np.sqrt(variance)
 
+    def draw_error(
+        self, scenario: Scenario, start: int, stop: int, seed: np.random.SeedSequence
+    ) -> NDArray[np.float32]:
+        """(T, V, Y, X): a draw of what the process may be off by, from its posterior, as much as it is believed.
+
+        In time it has the posterior covariance of the process, from cell to cell and from season to season that of
+        runs: what is averaged over runs is wrong where these go together. It is smooth over the year: the draw is of
+        years, and months lie between them.
+        """
+        if self.patterns is None:
+            return super().draw_error(scenario, start, stop, seed)
+        months = self.drivers.of(scenario, self.grid)
+        knots = months.means(years_of(0, len(scenario)) or [(0, len(scenario))])
+        years, names, kind = self.drivers.columns(self.drivers.years), self.component_names, self.kind_of_motion
+        own, across, among = (
+            np.stack([covariance(n, a, b, kind) for n in names])
+            for a, b in ((knots, knots), (knots, years), (years, years))
+        )
+        between = np.stack([np.interp(months.time[start:stop], knots.time, e) for e in np.eye(len(knots.time))], 1)
+        normal = np.random.default_rng(seed).standard_normal((len(knots.time), len(self.patterns)))
+        season, month = orthonormal_season(6).astype(np.float32), scenario.calendar_month[start:stop]
+        out = np.zeros((stop - start, len(self.variables), *self.grid.shape), np.float32)
+        for v in range(len(self.variables)):
+            for g, group in enumerate(GROUPS):
+                sizes = self.sizes[v, g]
+                process = Conditioned.on(np.tensordot(sizes, among, 1), self.noise)
+                known = process.covariance(np.tensordot(sizes, own, 1), np.tensordot(sizes, across, 1))
+                paths = (between @ _root(known) @ normal).astype(np.float32)
+                for h in range(group.start, group.stop):
+                    field = np.tensordot(paths, self.patterns[:, h, v].astype(np.float32), 1)
+                    out[:, v] += season[month, h, None, None] * self.internal[h, v] * field
+        return out * self._near(scenario, start, stop)[:, None, None, None].astype(np.float32)
+
+    def explain(self, scenario: Scenario, start: int, stop: int) -> Explanation:
+        """Shares of the components, the discrepancy of each training scenario, and how sure the mean is."""
+        return Explanation(self.shares(), self._discrepancies(scenario), self._deviation_of_mean(scenario, start, stop))
+
+    def _deviation_of_mean(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float64]:
+        """(V, Y, X): posterior standard deviation of the mean of the process over months, in the variable's unit."""
+        at, years, season, month = self._asked(scenario, start, stop)
+        names, kind = self.component_names, self.kind_of_motion
+        own, across, among = (
+            np.stack([covariance(n, a, b, kind) for n in names]) for a, b in ((at, at), (at, years), (years, years))
+        )
+        variance = np.zeros((len(self.variables), *self.grid.shape))
+        for v in range(len(self.variables)):
+            for g, group in enumerate(GROUPS):
+                sizes = self.sizes[v, g]
+                process = Conditioned.on(np.tensordot(sizes, among, 1), self.noise)
+                weights = season[month, group].astype(np.float64).T / (stop - start)
+                prior = np.einsum("ht,tu,hu->h", weights, np.tensordot(sizes, own, 1), weights, optimize=True)
+                known = process.variance(prior, weights @ np.tensordot(sizes, across, 1), weights.sum(1))
+                variance[v] += np.einsum("h,hyx->yx", known, self.internal[group, v].astype(np.float64) ** 2)
+        return np.sqrt(variance)
+
+    def _discrepancies(self, scenario: Scenario) -> dict[str, dict[str, Discrepancy]]:
+        """Those of global mean and indices, then those that cells have of their own, over the years of a time axis."""
+        forcings, card = self.drivers.years, self.domain.card
+        units = [f"{v} ({card.targets[v].units})" for v in self.variables]
+        found = {}
+        for name, p in self.drivers.processes.items():
+            role: Role = "temperature" if name == WARMING else INDICES[name][0]
+            v = card.position(role, self.variables)
+            assert v is not None  # an index without a variable was left out
+            label = "global mean" if name == WARMING else name
+            unit = np.nan if p.unit is None else p.unit
+            found[f"{label}, {units[v]}"] = self._departures(scenario, forcings, p.sizes, "brownian", p.weights, unit)
+        years = self.drivers.columns(forcings)
+        for v, text in enumerate(units):
+            sizes = dict(zip(self.component_names, self.sizes[v, 0], strict=True))
+            weights = self.grid.mean(self.loads[v, 0]).astype(np.float64)
+            unit = np.nan if self.globe is None else float(self.globe[v])
+            label = f"rest of the global mean, {text}"
+            found[label] = self._departures(scenario, years, sizes, self.kind_of_motion, weights, unit)
+        return found
+
+    def _departures(
+        self, scenario: Scenario, years: Points, sizes: Mapping[str, float], kind: Motion, weights: Array, unit: float
+    ) -> dict[str, Discrepancy]:
+        """By training scenario the discrepancy of a series that is a process of its own.
+
+        Args:
+            scenario: Whose time axis is looked at.
+            years: Training years, with the columns of the components.
+            sizes: Of the components.
+            kind: Of the motion.
+            weights: (N,) of the kernel, in the unit of the series.
+            unit: Standard deviation of the series from run to run.
+        """
+        among = sum(size * covariance(n, years, years, kind) for n, size in sizes.items())
+        process = Conditioned.on(np.asarray(among), self.noise)
+        time: Array = np.arange(len(scenario) // 12, dtype=np.float64) + 0.5
+        months = int(self.drivers.first_month.astype(np.int64))
+        begin, found = 1970 + months / 12, {}
+        for i, name in enumerate(self.drivers.scenarios):
+            at = Points(time, np.full(len(time), i), {})
+            across = sizes[DISCREPANCY] * covariance(DISCREPANCY, at, years, kind)
+            prior = sizes[DISCREPANCY] * prior_variance(DISCREPANCY, at, kind)
+            deviation = unit * np.sqrt(process.variance(prior, across, 0.0))
+            last = float(years.time[years.scenario == i].max()) + 0.5
+            found[name] = Discrepancy(begin + time, across @ weights, deviation, begin + last)
+        return found
+
     def shares(self) -> dict[str, NDArray[np.float32]]:
         """(V, Y, X) by component: its share in the variance over training years of the annual mean response."""
         years = self.drivers.columns(self.drivers.years)
@@ -467,6 +590,7 @@ class AdditiveGP(Wrapper):
             name: {
                 "sizes": dict(p.sizes),
                 "mean": p.mean,
+                "unit": p.unit,
                 "center": p.center,
                 "slope": p.slope,
                 "spread": p.spread,
@@ -493,6 +617,7 @@ class AdditiveGP(Wrapper):
         arrays["years.columns"] = np.stack([*d.years.columns.values()])
         arrays["processes.weights"] = np.stack([p.weights for p in d.processes.values()])
         arrays |= {n: getattr(self, n) for n in ("sizes", "noise", "internal", "loads", "mean")}
+        arrays |= {n: a for n in ("patterns", "globe") if (a := getattr(self, n)) is not None}
         return own, arrays
 
     @classmethod
@@ -524,6 +649,8 @@ class AdditiveGP(Wrapper):
             arrays["mean"],
             ForcingSpace.from_arrays(meta["forcings"], space),
             float(meta["length_scale"] if "length_scale" in meta else meta["reach"]),
+            arrays.get("patterns"),
+            arrays.get("globe"),
         )
 
     def _near(self, scenario: Scenario, start: int, stop: int) -> Array:
@@ -566,11 +693,13 @@ class _Internal:
         variance: (12, V, Y, X) of a run's coefficients about the forced response.
         departures: (R, V, Y, X) of the annual means of single runs from the mean over their members.
         freedom: Degrees of freedom of both.
+        patterns: (P, 12, V, Y, X) random sums of departures, as `AdditiveGP` keeps them.
     """
 
     variance: Array
     departures: NDArray[np.float32]
     freedom: int
+    patterns: NDArray[np.float16]
 
     def deviation(self, weights: Array) -> float:
         """Standard deviation from run to run of an annual mean index, from its (V, Y, X) weights."""
@@ -582,7 +711,10 @@ def _coefficients(archive: Archive, spans: Sequence[Span]) -> tuple[Array, _Inte
     """(N, 12, V, Y, X) Fourier coefficients of training years, how runs differ, and (N,) the noise of each year."""
     season = orthonormal_season(6)
     values, members, departures = [], [], []
-    square, freedom = np.zeros((12, len(archive.variables), *archive.grid.shape)), 0
+    shape = (12, len(archive.variables), *archive.grid.shape)
+    square, freedom = np.zeros(shape), 0
+    # The sums are random that their number be small; what they stand for is not, so their seed is no setting.
+    sums, rng = np.zeros((PATTERNS, *shape), np.float32), np.random.default_rng(0)
     for span in spans:
         scenario = archive[span.scenario]
         for a, b in years_of(span.start, span.stop):
@@ -598,6 +730,8 @@ def _coefficients(archive: Archive, spans: Sequence[Span]) -> tuple[Array, _Inte
             members.append(len(span.members))
             if len(span.members) > 1:
                 square += (apart**2).sum(0)
+                signs = rng.standard_normal((PATTERNS, len(apart)), np.float32)
+                sums += np.tensordot(signs, apart.astype(np.float32), 1)
                 departures.append(apart[:, 0].astype(np.float32))
                 freedom += len(span.members) - 1
     if not freedom:
@@ -607,8 +741,24 @@ def _coefficients(archive: Archive, spans: Sequence[Span]) -> tuple[Array, _Inte
             expected="two members or more in a training span",
             hint="train on several --members, or take the recipe kriging, --set bases.0.recipe=kriging",
         )
-    internal = _Internal(square / freedom, np.concatenate(departures), freedom)
+    size = np.sqrt((sums**2).sum(0))
+    patterns = np.divide(sums, size, out=np.zeros_like(sums), where=size > 0).astype(np.float16)
+    internal = _Internal(square / freedom, np.concatenate(departures), freedom, patterns)
     return np.stack(values), internal, 1.0 / np.array(members, np.float64)
+
+
+def _global_weights(archive: Archive) -> Iterator[Array]:
+    """For each variable the (V, Y, X) weights of its global mean."""
+    for v in range(len(archive.variables)):
+        weights = np.zeros((len(archive.variables), *archive.grid.shape))
+        weights[v] = archive.grid.weights
+        yield weights
+
+
+def _root(covariance_: Array) -> Array:
+    """The symmetric root of a covariance; one of its kind, so that draws of like processes are alike."""
+    values, vectors = np.linalg.eigh((covariance_ + covariance_.T) / 2)
+    return np.asarray((vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T, np.float64)
 
 
 def _products(scaled: Array, area: Array) -> Array:
@@ -647,7 +797,8 @@ def _fit_drivers(
         apart = series - series.mean()
         sizes = fit_sizes(components, noise, np.outer(apart, apart), 1.0)
         load, mean = Conditioned.on(np.tensordot(sizes, components, 1), noise).weights(series)
-        return IndexProcess({n: float(s) for n, s in zip(kernels, sizes, strict=True)}, unit * load, float(unit * mean))
+        named = {n: float(s) for n, s in zip(kernels, sizes, strict=True)}
+        return IndexProcess(named, unit * load, float(unit * mean), float(unit))
 
     temperature = temperature_position(archive, "model.warming")
     found = {WARMING: process(temperature, archive.grid.weights).standardised(years)}

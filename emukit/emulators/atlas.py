@@ -374,7 +374,7 @@ class Atlas(Wrapper):
             keys = (np.random.SeedSequence(self.seed, spawn_key=(n, address + 1)) for n in live.numbers)
             chosen = [int(np.random.default_rng(key).integers(len(pool))) for key in keys]
             drawn = drawn + torch.from_numpy(pool[chosen].astype(np.float32))
-        kept = torch.from_numpy(space.detail_persistence) * space.without_blocks(live.state)
+        kept = space.expected_details(space.without_blocks(live.state), live.past[:, -1], blocks)
         detail = kept + torch.from_numpy(space.detail_innovation) * drawn
         keys = (np.random.SeedSequence(self.seed, spawn_key=(n, address, GLOBE)) for n in live.numbers)
         drawn_globe = [np.random.default_rng(k).standard_normal(live.globe.shape[1], np.float32) for k in keys]

@@ -11,7 +11,7 @@ import inspect
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -39,6 +39,39 @@ PIECE = 60
 SPACE = "trained_in."
 
 
+@dataclass(frozen=True, eq=False)
+class Discrepancy:
+    """How a series of a scenario departs from the response that all scenarios share.
+
+    Attributes:
+        years: (N,) middles of years, in calendar years with fractions.
+        mean: (N,) the departure.
+        deviation: (N,) its posterior standard deviation; NaN where that is not known.
+        trained: When its training years end; all later ones are foretold. A calendar year with fractions.
+    """
+
+    years: NDArray[np.float64]
+    mean: NDArray[np.float64]
+    deviation: NDArray[np.float64]
+    trained: float
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """What a forced response is made of, and how sure it is.
+
+    Attributes:
+        shares: Component to the (V, Y, X) share that it has in the variance of the annual mean response over the
+            training years.
+        discrepancies: What departs, with its unit, to the discrepancy of each training scenario.
+        deviation: (V, Y, X) posterior standard deviation of the mean over the steps asked for, in the variables' units.
+    """
+
+    shares: Mapping[str, NDArray[np.floating]]
+    discrepancies: Mapping[str, Mapping[str, Discrepancy]]
+    deviation: NDArray[np.float64]
+
+
 class Emulator(ABC):
     """Answers forcings with climate.
 
@@ -56,6 +89,7 @@ class Emulator(ABC):
         continues: Whether steps that are asked for piece by piece, in order, are those of one call; not so where a call
             begins a forecast.
         trained_in: The training years among the forcings that it reads; None where it reads none, or is older.
+        knows_error: Whether it knows how far off its forced response may be, as a distribution.
         plugins: What it needs of other packages.
     """
 
@@ -65,6 +99,7 @@ class Emulator(ABC):
     from_beginning: ClassVar[bool] = False
     continues: ClassVar[bool] = True
     streams: ClassVar[bool] = False
+    knows_error: bool = False
 
     def __init__(self, domain: Domain) -> None:
         self.domain = domain
@@ -173,6 +208,26 @@ class Emulator(ABC):
         Raises:
             ProtocolError: A forcing that the emulator needs is missing, or has another shape.
         """
+
+    def explain(self, scenario: Scenario, start: int, stop: int) -> Explanation | None:
+        """What the forced response of steps [start, stop) is made of; None of one that does not know."""
+        return None
+
+    def draw_error(
+        self, scenario: Scenario, start: int, stop: int, seed: np.random.SeedSequence
+    ) -> NDArray[np.float32]:
+        """(T, V, Y, X): what the forced response of steps [start, stop) may be off by, drawn from that distribution.
+
+        A function of the seed and the forcings: a step is the same whichever steps are asked for.
+
+        Raises:
+            RunError: It does not know.
+        """
+        raise RunError(
+            f"this {self.kind} emulator does not know how far off its forced response may be",
+            expected="one that does, such as additive-gp",
+            hint="train it again if an earlier version of emukit did, or wrap another base",
+        )
 
     def budget(self, scenario: Scenario) -> dict[str, dict[str, NDArray[np.float64]]]:
         """The energy budget that its answer to a scenario rests on; empty where it rests on none.

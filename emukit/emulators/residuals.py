@@ -44,12 +44,16 @@ class Residuals:
         month: (N,) calendar month, January 0.
         global_mean: (N,) global mean of the smoothed temperature of the run over the year round that month, K; zeros
             where no variable is the temperature.
+        globe: (N, K) deviation of the global mean of each of the K relative variables, as a share of it; None of
+            residuals that were saved before it was kept. The factors of cells do not tell it: what they would give
+            depends on the mean that they multiply.
     """
 
     values: NDArray[np.float16]
     first: NDArray[np.int64]
     month: NDArray[np.int64]
     global_mean: NDArray[np.float32]
+    globe: NDArray[np.float32] | None = None
 
     @property
     def runs(self) -> list[slice]:
@@ -65,12 +69,14 @@ class Residuals:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """What `from_arrays` needs."""
-        return {"values": self.values, "first": self.first, "month": self.month, "warmth": self.global_mean}
+        names = {"values": "values", "first": "first", "month": "month", "warmth": "global_mean", "globe": "globe"}
+        return {key: values for key, name in names.items() if (values := getattr(self, name)) is not None}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Residuals:
         """The inverse of `arrays`."""
-        return cls(*(arrays[k] for k in ("values", "first", "month", "warmth")))
+        values, first, month, warmth = (arrays[k] for k in ("values", "first", "month", "warmth"))
+        return cls(values, first, month, warmth, arrays.get("globe"))
 
 
 def training_residuals(archive: Archive, spans: Sequence[Span], smooth: int) -> Residuals:
@@ -85,7 +91,7 @@ def training_residuals(archive: Archive, spans: Sequence[Span], smooth: int) -> 
     Raises:
         ProtocolError: No span is long enough, or has members enough, to tell weather from forced change.
     """
-    usable = _usable(archive, spans, smooth)
+    usable = usable_spans(archive, spans, smooth)
     rows = [len(s) for s in usable for _ in s.members]
     values = np.empty((sum(rows), len(archive.variables), *archive.grid.shape), np.float16)
     first = np.cumsum([0, *rows[:-1]])
@@ -97,10 +103,11 @@ def training_residuals(archive: Archive, spans: Sequence[Span], smooth: int) -> 
             weather = np.concatenate([_weather(archive, s, m, smooth) for s in usable])
             values[of_month] = _centred(weather, archive.domain.relative)
     global_mean = [np.tile(_global_mean(archive, s, smooth), len(s.members)) for s in usable]
-    return Residuals(values, first, month, np.concatenate(global_mean).astype(np.float32))
+    globe = globe_deviations(archive, spans, smooth).astype(np.float32)
+    return Residuals(values, first, month, np.concatenate(global_mean).astype(np.float32), globe)
 
 
-def _usable(archive: Archive, spans: Sequence[Span], smooth: int) -> list[Span]:
+def usable_spans(archive: Archive, spans: Sequence[Span], smooth: int) -> list[Span]:
     """Spans that tell weather from forced change.
 
     Raises:
@@ -124,7 +131,7 @@ def globe_deviations(archive: Archive, spans: Sequence[Span], smooth: int) -> Ar
     the run had at the time, and on no other.
     """
     relative = np.flatnonzero(archive.domain.relative).tolist()
-    usable = _usable(archive, spans, smooth)
+    usable = usable_spans(archive, spans, smooth)
     out = np.empty((sum(len(s) * len(s.members) for s in usable), len(relative)))
     month = np.empty(len(out), np.int64)
     first = 0
@@ -138,7 +145,8 @@ def globe_deviations(archive: Archive, spans: Sequence[Span], smooth: int) -> Ar
             forced = matrix @ means[:, at].mean(0)
             larger = 1.0 / np.sqrt(1.0 - np.diag(matrix) / len(s.members))
             own[:, at] = (means[:, at] - forced) / np.where(forced > 0, forced, 1.0) * larger[:, None]
-        out[rows], month[rows] = own.reshape(-1, len(relative)), np.tile(calendar, len(s.members))
+        out[rows] = own.reshape(rows.stop - rows.start, len(relative))
+        month[rows] = np.tile(calendar, len(s.members))
         first = rows.stop
     for m in np.unique(month):
         out[month == m] -= out[month == m].mean(0)

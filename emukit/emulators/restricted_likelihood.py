@@ -86,13 +86,25 @@ class Conditioned:
         mean = np.tensordot(self.summed, values, 1) / self.summed.sum()
         return np.tensordot(self.inverse, values - mean, 1), np.asarray(mean, np.float64)
 
-    def variance(self, prior: Array, across: Array) -> Array:
+    def variance(self, prior: Array, across: Array, level: Array | float = 1.0) -> Array:
         """(T,) posterior variances, the uncertainty of the mean included.
 
         Args:
             prior: (T,) variances of the process at the points asked for.
             across: (T, N) its covariances with the training points.
+            level: (T,) how often each point holds the mean: zero of a component alone.
         """
         explained = np.einsum("tn,nm,tm->t", across, self.inverse, across, optimize=True)
-        unexplained = 1.0 - across @ self.summed
+        unexplained = level - across @ self.summed
         return np.asarray(np.maximum(prior - explained + unexplained**2 / self.summed.sum(), 0.0), np.float64)
+
+    def covariance(self, prior: Array, across: Array) -> Array:
+        """(T, T) posterior covariances, the uncertainty of the mean included; `variance` is their diagonal.
+
+        Args:
+            prior: (T, T) of the process between the points asked for.
+            across: (T, N) as there.
+        """
+        unexplained = 1.0 - across @ self.summed
+        shared = np.outer(unexplained, unexplained) / self.summed.sum()
+        return np.asarray(prior - across @ self.inverse @ across.T + shared, np.float64)

@@ -29,9 +29,10 @@ from scipy.special import ndtr, ndtri
 
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.grid import Grid
-from emukit.data.split import Split
+from emukit.data.split import Span, Split
 from emukit.emulators.base import Emulator, refuse_unused
-from emukit.emulators.residuals import Residuals, climatology_of, training_residuals
+from emukit.emulators.features import feature
+from emukit.emulators.residuals import Residuals, climatology_of, training_residuals, usable_spans
 from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import ProtocolError, RecipeError
 
@@ -62,19 +63,30 @@ class YearBlocks:
     Attributes:
         residuals: Where blocks are drawn from; a block may begin in any year.
         years: Length of a block.
-        similar: Share of all blocks that are drawn from, those of the most similar global mean temperature.
+        similar: Share of all blocks that are drawn from, those of the most similar climate.
         seed: Of the draws.
+        alike: Forcing series that make climates similar next to the global mean temperature, as
+            `emukit.emulators.features` names them.
+        forcings: (N, A) these of the rows of the residuals.
     """
 
     residuals: Residuals
     years: int
     similar: float
     seed: int
+    alike: tuple[str, ...] = ()
+    forcings: NDArray[np.float32] | None = None
 
-    def sample(
-        self, scenario: Scenario, number: int, start: int, stop: int, global_mean: Callable[[int, int], float]
-    ) -> NDArray[np.float32]:
-        """(T, V, Y, X) residuals of months [start, stop) of a realisation.
+    def rows(
+        self,
+        scenario: Scenario,
+        number: int,
+        start: int,
+        stop: int,
+        global_mean: Callable[[int, int], float],
+        grid: Grid,
+    ) -> NDArray[np.int64]:
+        """(T,) rows of the residuals that are the weather of months [start, stop) of a realisation.
 
         Blocks lie one before the other from the scenario's end, so that a month has its place in its block whichever
         months are asked for.
@@ -85,17 +97,26 @@ class YearBlocks:
             start: First month.
             stop: Month after the last.
             global_mean: Global mean temperature of the months [first, last) of the forced response, K.
+            grid: Of forcings that are fields.
         """
         end, length = len(scenario), 12 * self.years
-        out = np.empty((stop - start, *self.residuals.values.shape[1:]), np.float32)
+        series = np.stack([feature(n, scenario, grid) for n in self.alike], 1) if self.alike else np.zeros((end, 0))
+        out = np.empty(stop - start, np.int64)
         for block in range((end - stop) // length, (end - start - 1) // length + 1):
             first = end - (block + 1) * length
-            row = self._draw(scenario, number, block, global_mean)
+            row = self._draw(scenario, number, block, global_mean, series)
             low, high = max(first, start), min(first + length, stop)
-            out[low - start : high - start] = self.residuals.values[row + low - first : row + high - first]
+            out[low - start : high - start] = np.arange(row + low - first, row + high - first)
         return out
 
-    def _draw(self, scenario: Scenario, number: int, block: int, global_mean: Callable[[int, int], float]) -> int:
+    def _draw(
+        self,
+        scenario: Scenario,
+        number: int,
+        block: int,
+        global_mean: Callable[[int, int], float],
+        series: NDArray[np.floating],
+    ) -> int:
         """The row of the residuals with which a block begins."""
         length = 12 * self.years
         first = len(scenario) - (block + 1) * length
@@ -103,13 +124,27 @@ class YearBlocks:
         if self.similar < 1:
             # Whole years, or a season would pass for a climate; of the first block there may be less than one.
             begin = max(first, 0)
-            wanted = global_mean(begin, begin + 12 * max((first + length - begin) // 12, 1))
-            sums = np.cumsum([0.0, *self.residuals.global_mean])
-            of_block = (sums[rows + length] - sums[rows]) / length
-            nearest = np.argsort(np.abs(of_block - wanted), kind="stable")
+            stop = begin + 12 * max((first + length - begin) // 12, 1)
+            apart = np.abs(_block_means(self.residuals.global_mean, rows, length) - global_mean(begin, stop))
+            if self.forcings is not None:
+                # Each in units of what blocks differ by in it; what never moves tells no block from another.
+                wanted = [global_mean(begin, stop), *series[begin:stop].mean(0)]
+                held = (self.residuals.global_mean, *self.forcings.T)
+                square = np.zeros(len(rows))
+                for values, value in zip(held, wanted, strict=True):
+                    of_block = _block_means(values, rows, length)
+                    square += ((of_block - value) / (of_block.std() or np.inf)) ** 2
+                apart = np.sqrt(square)
+            nearest = np.argsort(apart, kind="stable")
             rows = rows[nearest[: max(1, round(self.similar * len(rows)))]]
         rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(number, block)))
         return int(rows[rng.integers(len(rows))])
+
+
+def _block_means(values: NDArray[np.floating], rows: NDArray[np.int64], length: int) -> NDArray[np.float64]:
+    """(R,) means of the (N,) values over blocks that begin with some rows."""
+    sums = np.cumsum([0.0, *values])
+    return np.asarray((sums[rows + length] - sums[rows]) / length, np.float64)
 
 
 class Sampled(Wrapper):
@@ -120,6 +155,7 @@ class Sampled(Wrapper):
         climatology: (12, K, Y, X) means of the training months by calendar month, of the K relative variables, whose
             residuals multiply.
         number: Which realisation it gives.
+        uncertain: Whether realisations differ in their forced response too.
     """
 
     kind = "sampled"
@@ -133,9 +169,11 @@ class Sampled(Wrapper):
         weather: YearBlocks | Modes,
         climatology: NDArray[np.float32],
         number: int = 0,
+        uncertain: bool = False,
     ) -> None:
         """Use `fit`."""
         super().__init__(domain, bases)
+        self.uncertain = uncertain
         self.weather = weather
         self.climatology = climatology
         self.number = number
@@ -147,17 +185,26 @@ class Sampled(Wrapper):
 
     def member(self, number: int) -> Self:
         """The same emulator giving another realisation; numbers from 0."""
-        return type(self)(self.domain, self.bases, self.weather, self.climatology, number)
+        return type(self)(self.domain, self.bases, self.weather, self.climatology, number, self.uncertain)
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X) of one realisation; within the bounds."""
         out = self.bases[0].predict_fields(scenario, start, stop)
+        if self.uncertain:
+            # Blocks have keys of two numbers.
+            seed = np.random.SeedSequence(self.weather.seed, spawn_key=(self.number,))
+            out = out + self.bases[0].draw_error(scenario, start, stop, seed)
+            self.clip_to_bounds(out)
+        globe: NDArray[np.float32] | None = None
         if isinstance(self.weather, Modes):
             residual = self.weather.sample(scenario, self.number, start, stop)
         else:
-            residual = self.weather.sample(scenario, self.number, start, stop, self._warmth_of(scenario))
+            held = self.weather.residuals
+            rows = self.weather.rows(scenario, self.number, start, stop, self._warmth_of(scenario), self.grid)
+            residual = held.values[rows].astype(np.float32)
+            globe = None if held.globe is None else held.globe[rows]
         usual = self.climatology[scenario.calendar_month[start:stop]].swapaxes(0, 1)
-        add_variability(self.domain, out, residual, usual)
+        add_variability(self.domain, out, residual, usual, globe)
         self.clip_to_bounds(out)
         return out
 
@@ -179,7 +226,7 @@ class Sampled(Wrapper):
     def check(cls, archive: Archive, **options: Any) -> None:
         """Refuse values out of their ranges, or without effect; arguments as for `fit`."""
         if options["weather"] == "eof":
-            own = {name: options[name] for name in ("years", "similar")}
+            own = {name: options[name] for name in ("years", "similar", "alike")}
             refuse_unused(cls.fit, "weather is made from patterns", "set model.weather to 'blocks'", **own)
         else:
             refuse_unused(
@@ -189,6 +236,13 @@ class Sampled(Wrapper):
             if options[name] < 1:
                 raise RecipeError(f"model.{name} is out of range", found=str(options[name]), expected="1 or more")
         similar = options["similar"]
+        if similar == 1:
+            refuse_unused(cls.fit, "blocks are drawn from all", "set model.similar below 1", alike=options["alike"])
+        if len(set(options["alike"])) < len(options["alike"]):
+            found = ", ".join(options["alike"])
+            raise RecipeError("model.alike names something twice", found=found, expected="each once")
+        for name in options["alike"]:
+            feature(name, next(iter(archive.values())), archive.grid)
         if not 0 < similar <= 1:
             raise RecipeError("model.similar is out of range", found=str(similar), expected="a share above 0, up to 1")
         if options["weather"] == "blocks" and similar < 1 and archive.domain.temperature is None:
@@ -199,13 +253,25 @@ class Sampled(Wrapper):
                 hint="--set model.similar=1.0",
             )
 
+    @classmethod
+    def forcings_read(cls, options: Mapping[str, Any]) -> dict[str, Sequence[str]]:
+        """`alike`."""
+        return {"alike": options["alike"]}
+
+    @classmethod
+    def needs_error(cls, **options: Any) -> bool:
+        """Where `uncertain` is set."""
+        return bool(options["uncertain"])
+
     def own_state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """How weather is drawn; residuals, or patterns."""
-        own: dict[str, Any] = {"number": self.number, "seed": self.weather.seed}
+        own: dict[str, Any] = {"number": self.number, "seed": self.weather.seed, "uncertain": self.uncertain}
         if isinstance(self.weather, Modes):
             return own | {"weather": "eof"}, {"climatology": self.climatology, **self.weather.arrays()}
-        own |= {"weather": "blocks", "years": self.weather.years, "similar": self.weather.similar}
-        return own, {"climatology": self.climatology, **self.weather.residuals.arrays()}
+        blocks = self.weather
+        own |= {"weather": "blocks", "years": blocks.years, "similar": blocks.similar, "alike": list(blocks.alike)}
+        forcings = {} if blocks.forcings is None else {"forcings": blocks.forcings}
+        return own, {"climatology": self.climatology, **blocks.residuals.arrays(), **forcings}
 
     @classmethod
     def from_own_state(
@@ -217,12 +283,15 @@ class Sampled(Wrapper):
         if meta["weather"] == "eof":
             weather = Modes.from_arrays(arrays, seed)
         else:
-            weather = YearBlocks(Residuals.from_arrays(arrays), int(meta["years"]), float(meta["similar"]), seed)
+            residuals, alike = Residuals.from_arrays(arrays), tuple(meta.get("alike", ()))
+            years, similar = int(meta["years"]), float(meta["similar"])
+            weather = YearBlocks(residuals, years, similar, seed, alike, arrays.get("forcings"))
         climatology = arrays.get("climatology")
         if climatology is None:
             # Of versions in which pr alone was relative, and had zeros where it was not predicted.
             climatology = arrays["rain"][:, None][:, : sum(domain.relative)]
-        return cls(domain, bases, weather, climatology, int(meta["number"]))
+        # Emulators of earlier versions know one forced response alone.
+        return cls(domain, bases, weather, climatology, int(meta["number"]), bool(meta.get("uncertain", False)))
 
     @classmethod
     def fit(
@@ -237,7 +306,9 @@ class Sampled(Wrapper):
         smooth: int = 21,
         years: int = 5,
         similar: float = 0.3,
+        alike: tuple[str, ...] = (),
         modes: int = 300,
+        uncertain: bool = False,
     ) -> Self:
         """Learn the weather of the training runs.
 
@@ -252,18 +323,29 @@ class Sampled(Wrapper):
                 from its weather; 1: not at all.
             years: Length of a block (``blocks``).
             similar: Share of all blocks that are drawn from, those of the most similar global temperature (``blocks``).
+            alike: Forcing series by which blocks are similar besides, as `emukit.emulators.features` names them, each
+                in units of the spread of all blocks (``blocks``).
             modes: Patterns, at most (``eof``).
+            uncertain: Give each realisation a forced response of its own, drawn from what the base knows of how far off
+                it may be; it must know that, as `additive-gp` does.
 
         Raises:
-            RecipeError: A value outside its range.
+            RecipeError: A value outside its range, or a base that does not know how far off it may be.
             ProtocolError: The training months do not tell weather from forced change, or hold no block.
         """
-        cls.check(archive, weather=weather, smooth=smooth, years=years, similar=similar, modes=modes)
+        cls.check(archive, weather=weather, smooth=smooth, years=years, similar=similar, alike=alike, modes=modes)
+        if uncertain and not bases[0].knows_error:
+            raise RecipeError(
+                "model.uncertain needs a base that knows how far off it may be",
+                found=bases[0].kind,
+                expected="additive-gp, as this version of emukit saves it",
+                hint="--set model.uncertain=false",
+            )
         residuals = training_residuals(archive, split.train, smooth)
         climatology = relative_climatology(archive, split)
         if weather == "eof":
             made = Modes.fit(residuals, archive.grid, archive.domain.relative, modes=modes, seed=seed)
-            return cls(archive.domain, bases, made, climatology)
+            return cls(archive.domain, bases, made, climatology, uncertain=uncertain)
         longest = max(rows.stop - rows.start for rows in residuals.runs)
         # A block begins in the calendar month in which a scenario's last ends: up to eleven months into a run.
         if longest < 12 * years + 11:
@@ -273,11 +355,27 @@ class Sampled(Wrapper):
                 expected=f"at least {12 * years + 11}",
                 hint=f"--set model.years={max((longest - 11) // 12, 1)}",
             )
-        return cls(archive.domain, bases, YearBlocks(residuals, years, similar, seed), climatology)
+        forcings = _forcings(archive, usable_spans(archive, split.train, smooth), alike) if alike else None
+        blocks = YearBlocks(residuals, years, similar, seed, alike, forcings)
+        return cls(archive.domain, bases, blocks, climatology, uncertain=uncertain)
+
+
+def _forcings(archive: Archive, spans: Sequence[Span], names: Sequence[str]) -> NDArray[np.float32]:
+    """(N, A) forcings of the months of every member of spans, as residuals follow each other."""
+    parts = []
+    for s in spans:
+        scenario = archive[s.scenario]
+        series = np.stack([feature(n, scenario, archive.grid)[s.start : s.stop] for n in names], 1)
+        parts += [series] * len(s.members)
+    return np.concatenate(parts).astype(np.float32)
 
 
 def add_variability(
-    domain: Domain, forced: NDArray[np.float32], residual: NDArray[np.floating], usual: NDArray[np.float32]
+    domain: Domain,
+    forced: NDArray[np.float32],
+    residual: NDArray[np.floating],
+    usual: NDArray[np.float32],
+    globe: NDArray[np.float32] | None = None,
 ) -> None:
     """Give months of a forced response the variability of a run, in place.
 
@@ -286,10 +384,12 @@ def add_variability(
         forced: (T, V, Y, X).
         residual: (T, V, Y, X) what is added, or the factor of a relative variable.
         usual: (K, T, Y, X) the training's mean of each month, of the K relative variables.
+        globe: (T, K) deviations of their global means, as shares; None: what the factors give on the training's mean.
     """
     relative = np.flatnonzero(domain.relative).tolist()
-    for v, fields in zip(relative, usual, strict=True):
-        forced[:, v] = _multiplied(domain.grid, forced[:, v], residual[:, v], fields)
+    for k, (v, fields) in enumerate(zip(relative, usual, strict=True)):
+        deviation = None if globe is None else globe[:, k]
+        forced[:, v] = _multiplied(domain.grid, forced[:, v], residual[:, v], fields, deviation)
     for v in (v for v in range(len(domain.variables)) if v not in relative):
         forced[:, v] += residual[:, v]
 
@@ -304,7 +404,11 @@ def relative_climatology(archive: Archive, split: Split) -> NDArray[np.float32]:
 
 
 def _multiplied(
-    grid: Grid, forced: NDArray[np.float32], residual: NDArray[np.float32], usual: NDArray[np.float32]
+    grid: Grid,
+    forced: NDArray[np.float32],
+    residual: NDArray[np.float32],
+    usual: NDArray[np.float32],
+    deviation: NDArray[np.floating] | None,
 ) -> NDArray[np.float32]:
     """(T, Y, X): a relative variable with the deviations of training runs, cell by cell and of the globe's mean.
 
@@ -317,10 +421,14 @@ def _multiplied(
         forced: (T, Y, X) the forced response.
         residual: (T, Y, X) its factor.
         usual: (T, Y, X) the training's mean of each month.
+        deviation: (T,) of the globe's mean in the run that the factor is of, as a share; None: what the factor gives on
+            the training's mean.
     """
     out = forced * (1 + (residual - 1) * _share(forced, usual))
     globe, globe_usual = grid.mean(forced), grid.mean(usual)
-    wanted = globe * (1 + globe_deviation(grid, residual, usual) * _share(globe, globe_usual))
+    if deviation is None:
+        deviation = globe_deviation(grid, residual, usual)
+    wanted = globe * (1 + deviation * _share(globe, globe_usual))
     found = grid.mean(out)
     balance = np.where(found > 0, wanted / np.where(found > 0, found, 1.0), 1.0)
     return np.asarray(out * balance[:, None, None], np.float32)

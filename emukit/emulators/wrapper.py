@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Self
 
 from numpy.typing import NDArray
 
-from emukit.data.archive import Archive, Domain
+from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Span, Split
-from emukit.emulators.base import Emulator
+from emukit.emulators.base import Emulator, Explanation
 from emukit.emulators.registry import build_emulator
 
 
@@ -85,6 +85,15 @@ class Wrapper(Emulator):
         """
         return archive
 
+    @classmethod
+    def needs_error(cls, **options: Any) -> bool:
+        """Whether its bases must know how far off their forced response may be (`Emulator.knows_error`).
+
+        Args:
+            options: Those of `fit`.
+        """
+        return False
+
     def refit(
         self, archive: Archive, split: Split, bases: Sequence[Emulator], folds: Sequence[Fold], **options: Any
     ) -> Self:
@@ -115,6 +124,10 @@ class Wrapper(Emulator):
         one = copy(self)
         one.bases = tuple(base.member(number) if base.draws else base for base in self.bases)
         return one
+
+    def explain(self, scenario: Scenario, start: int, stop: int) -> Explanation | None:
+        """That of the first base that knows."""
+        return next((found for b in self.bases if (found := b.explain(scenario, start, stop))), None)
 
     @property
     def first_month(self) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from textwrap import fill
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -28,6 +29,8 @@ LEAST_OF_A_FAN = 8
 # From the top of an axis of power to its bottom, so that it has two powers of ten to read it by.
 LEAST_RANGE = 100.0
 MARKERS = "os^Dv"
+# Of scenarios. Okabe and Ito (2008): blue, vermilion, green, purple, orange, sky blue.
+SCENARIOS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 # Steps before the window that are drawn with it: as many again as it holds, and some.
 BEFORE = 6
 
@@ -94,6 +97,23 @@ class Power:
     curves: Curves
 
 
+@dataclass(frozen=True, eq=False)
+class Departure:
+    """How a series of one scenario departs from what all scenarios share.
+
+    Attributes:
+        years: (N,) middles of years.
+        mean: (N,).
+        deviation: (N,) one standard deviation; NaN where it is not known.
+        trained: Calendar year, with fractions, in which training ends.
+    """
+
+    years: Array
+    mean: Array
+    deviation: Array
+    trained: float
+
+
 def draw_years(
     panels: Sequence[Years], scored: tuple[float, float], hidden: Sequence[tuple[float, float]], title: str
 ) -> Figure:
@@ -139,8 +159,10 @@ def draw_course(panels: Sequence[Years], begin: str, title: str) -> Figure:
             axes.margins(x=0.01)
         for axes in cells.ravel()[len(panels) :]:
             axes.set_visible(False)
-        for axes in cells[-1]:
+        # Of an odd number the last of the right column is a row higher.
+        for axes in cells.ravel()[max(len(panels) - 2, 0) : len(panels)]:
             axes.set_xlabel(f"days from {begin} on")
+            axes.tick_params(labelbottom=True)
         legend_below(figure, cells[0, 0])
     return figure
 
@@ -301,6 +323,37 @@ def draw_budget(years: Array, panels: Mapping[str, Mapping[str, Array]], title: 
             axes.set(xlabel="year", ylabel=label)
             axes.margins(x=0.01)
             axes.legend(loc="upper left", frameon=False)
+    return figure
+
+
+def draw_discrepancies(panels: Sequence[tuple[str, Mapping[str, Departure]]], title: str) -> Figure:
+    """A panel for everything that departs, a line a scenario: solid where it was trained on, dotted where foretold.
+
+    A band that is not known is not drawn.
+
+    Args:
+        panels: Label of an axis, and the departures of scenarios by name.
+        title: Of the figure.
+    """
+    with drawing():
+        figure = sheet(title, 10.5, 0.9 + 2.6 * len(panels))
+        rows = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
+        for axes, (label, departures) in zip(rows, panels, strict=True):
+            axes.axhline(0.0, color="black", lw=0.6)
+            for i, (name, d) in enumerate(departures.items()):
+                colour, known = SCENARIOS[i % len(SCENARIOS)], d.years <= d.trained
+                # The dotted part begins where the solid one ends.
+                foretold = ~known | np.append(~known[1:], False)
+                axes.plot(d.years[known], d.mean[known], color=colour, label=name)
+                axes.plot(d.years[foretold], d.mean[foretold], color=colour, ls=":")
+                if np.isfinite(d.deviation).all():
+                    low, high = d.mean - d.deviation, d.mean + d.deviation
+                    axes.fill_between(d.years, low, high, color=colour, alpha=0.15, lw=0)
+            # A panel is too low for a long label on one line.
+            axes.set(ylabel=fill(label, 18))
+            axes.margins(x=0.01)
+        rows[-1].set_xlabel("year")
+        legend_below(figure, rows[0])
     return figure
 
 

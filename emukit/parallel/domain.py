@@ -494,9 +494,7 @@ _Piece = tuple[int, int, int]
 
 
 class _Cells(torch.autograd.Function):
-    """The rows or columns that this process wants, of those that others have; backward adds gradients where they came
-    from.
-    """
+    """The rows or columns that this process wants, of those that others have; backward returns their gradients."""
 
     @staticmethod
     def forward(ctx: Any, fields: Tensor, have: Bounds, want: Bounds, line: _Line, sphere: DividedSphere) -> Tensor:

@@ -301,6 +301,12 @@ class WrapperRecipe(Recipe):
             name = base.recipe.emulator
             if name in EMULATORS and getattr(EMULATORS.load(name), "varied", False):
                 raise ValueError(f"{self.emulator} wraps what says the mean over runs; {name} varies as a run does")
+        for base in self.bases if kind.needs_error(**self.options) else ():
+            name = base.recipe.emulator
+            if name not in EMULATORS or not getattr(EMULATORS.load(name), "knows_error", False):
+                raise ValueError(
+                    f"model.uncertain needs a base that knows how far off it may be, as additive-gp; {name} does not"
+                )
         return self
 
 

@@ -28,6 +28,7 @@ from emukit.errors import EmukitError, ProtocolError
 from emukit.figures.curves import (
     draw_budget,
     draw_course,
+    draw_discrepancies,
     draw_ranks,
     draw_seasons,
     draw_spectra,
@@ -54,8 +55,8 @@ FORMER_FILE = "weather.json"
 # As PNG names the program that wrote a file.
 SOFTWARE = "emukit"
 PICTURES = (
-    "maps", "change", "years", "seasons", "spectra", "ranks", "spread", "budget", "indices", "regions", "days",
-    "hovmoeller", "course",
+    "maps", "change", "years", "seasons", "spectra", "ranks", "spread", "budget", "uncertainty", "discrepancy",
+    "shares", "indices", "regions", "days", "hovmoeller", "course",
 )  # fmt: skip
 # Of fields of all steps at once.
 ON_DISK = "the data stay on disk, and fields of all steps do not fit into memory"
@@ -231,6 +232,15 @@ def draw(shown: Shown, title: str) -> tuple[dict[str, Figure], dict[str, str]]:
     middles, panels = pictures.annual_budget(shown)
     if len(middles):
         figures["budget"] = draw_budget(middles, panels, f"{title}\nannual means of the energy budget")
+    if shown.explanation:
+        grid, earth = shown.archive.grid, shown.earth
+        rows = pictures.uncertainty_rows(shown, shown.explanation)
+        figures["uncertainty"] = draw_maps(rows, grid, f"{title}\nhow sure the forced response is", earth=earth)
+        departures = pictures.discrepancy_panels(shown.explanation)
+        figures["discrepancy"] = draw_discrepancies(departures, f"{title}\ndepartures of training scenarios")
+        rows = pictures.share_rows(shown, shown.explanation)
+        words = "share of each component in the annual mean response"
+        figures["shares"] = draw_maps(rows, grid, f"{title}\n{words}", earth=earth)
     found = pictures.sections(shown)
     if found is None:
         left_out["hovmoeller"] = "a single step, or a single row, is no course"

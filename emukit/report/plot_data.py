@@ -18,8 +18,8 @@ from emukit.data.opening import DEMO
 from emukit.data.split import Span
 from emukit.data.time import in_words
 from emukit.data.units import CONVERSIONS, same_units
-from emukit.emulators.base import Emulator
-from emukit.figures.curves import Curves, Power, Ranks, Season, Years
+from emukit.emulators.base import Emulator, Explanation
+from emukit.figures.curves import Curves, Departure, Power, Ranks, Season, Years
 from emukit.figures.hovmoeller import Axis, Section
 from emukit.figures.maps import MapRow, Panel
 from emukit.metrics.variability import Spectrum, anomalies, chance_of_ranks, rank_histogram, spectra
@@ -81,6 +81,7 @@ class Shown:
         global_predictions: (R, N, V) of the ensemble, NaN before the first month that can be predicted.
         change: How the climate changes until the end of the span; None where its beginning is not known.
         budget: Unit to the (N,) series of the energy budget by name; empty where the emulator has none.
+        explanation: What the forced response is made of, over the span; None of an emulator that does not know.
     """
 
     archive: Archive
@@ -91,6 +92,7 @@ class Shown:
     global_predictions: Array
     change: Change | None
     budget: Mapping[str, Mapping[str, Array]]
+    explanation: Explanation | None
 
     @property
     def earth(self) -> bool:
@@ -152,6 +154,7 @@ def collect(emulator: Emulator, archive: Archive, span: Span) -> Shown:
         np.stack(means[:REALISATIONS]),
         _change(scenario, span, wholes[0], span.start if emulator.from_beginning else answers[0].first_month),
         emulator.budget(scenario),
+        emulator.explain(scenario, span.start, span.stop),
     )
 
 
@@ -229,6 +232,45 @@ def spread_rows(shown: Shown) -> list[MapRow]:
         colours = shown.archive.card.targets[variable].colours
         rows.append(MapRow(colours, f"spread of {shown.label(variable)}", panels, apart, positive=True))
     return rows
+
+
+def share_rows(shown: Shown, explanation: Explanation) -> list[MapRow]:
+    """Maps of the share of each component in the annual mean response, the largest first."""
+    grid, rows = shown.archive.grid, []
+    means = {name: grid.mean(share) for name, share in explanation.shares.items()}
+    for name in sorted(means, key=lambda n: -float(means[n].mean())):
+        share = np.asarray(explanation.shares[name], np.float64)
+        panels = [
+            Panel(f"{variable}: {100 * float(means[name][v]):.1f} % of the area mean", share[v])
+            for v, variable in enumerate(shown.archive.variables)
+        ]
+        label = name.removeprefix("feature ")
+        rows.append(MapRow("", label, panels, positive=True))
+    return rows
+
+
+def uncertainty_rows(shown: Shown, explanation: Explanation) -> list[MapRow]:
+    """Maps of the posterior standard deviation of the time mean, next to its error against the mean over members."""
+    grid, rows, members = shown.archive.grid, [], list(shown.members.values())
+    said = np.mean([time_mean(fields) for fields in shown.ensemble], axis=0)
+    error = np.abs(said - np.mean([time_mean(fields) for fields in members], axis=0))
+    for v, variable in enumerate(shown.archive.variables):
+        maps = {
+            "posterior standard deviation": explanation.deviation[v],
+            f"error against the mean of {len(members)} members": error[v],
+        }
+        panels = [Panel(f"{name}\nroot area mean {np.sqrt(grid.mean(f**2)):.3f}", f) for name, f in maps.items()]
+        colours = shown.archive.card.targets[variable].colours
+        rows.append(MapRow(colours, f"time mean,\n{shown.label(variable)}", panels, positive=True))
+    return rows
+
+
+def discrepancy_panels(explanation: Explanation) -> list[tuple[str, dict[str, Departure]]]:
+    """For everything that departs from the common response, the departure of every training scenario."""
+    return [
+        (label, {n: Departure(d.years, d.mean, d.deviation, d.trained) for n, d in departures.items()})
+        for label, departures in explanation.discrepancies.items()
+    ]
 
 
 def _spread(runs: Sequence[Fields]) -> Array:

@@ -26,11 +26,13 @@ from safetensors.numpy import load_file, save_file
 
 from emukit.data.archive import Archive
 from emukit.data.grid import Grid
+from emukit.emulators.base import Explanation
 from emukit.errors import ProtocolError
 from emukit.figures.curves import (
     Season,
     draw_budget,
     draw_course,
+    draw_discrepancies,
     draw_distribution,
     draw_ranks,
     draw_seasons,
@@ -40,7 +42,7 @@ from emukit.figures.curves import (
 from emukit.figures.figure import line_colours, write_webp
 from emukit.figures.hovmoeller import draw_hovmoeller
 from emukit.figures.indices import DIFFERENCES, SCORES
-from emukit.figures.maps import SEQUENTIAL, Field, draw_error_maps, draw_maps, draw_zonal, map_colours
+from emukit.figures.maps import SEQUENTIAL, Field, MapRow, draw_error_maps, draw_maps, draw_zonal, map_colours
 from emukit.files import atomic_path, check_regular, open_regular, parse_json, read_text, sha256
 from emukit.report import plot_data as pictures
 from emukit.report.index_pictures import collect_indices, index_figures
@@ -53,7 +55,7 @@ Array = NDArray[np.float64]
 FOLDER = "report"
 ABOUT_FILE, NUMBERS_FILE = "about.json", "numbers.safetensors"
 # Raised with every change of what is kept or drawn.
-VERSION = 9
+VERSION = 10
 # Of every picture, in inches: on a page they are as wide as its text, and their letters are of one size.
 SHAPES = {
     "maps": (8.6, 4.5),
@@ -66,6 +68,9 @@ SHAPES = {
     "ranks": (8.6, 3.6),
     "spread": (12.9, 4.6),
     "budget": (8.6, 3.6),
+    "uncertainty": (8.6, 4.8),
+    "discrepancy": (8.6, 9.5),
+    "shares": (8.6, 13.0),
     "indices": (8.6, 8.4),
     "regions": (8.6, 8.6),
     "days": (8.6, 7.0),
@@ -73,12 +78,18 @@ SHAPES = {
     "terms": (8.6, 2.8),
 }
 # Lines of many hues, of which so many colours are kept; elsewhere colours mean something, and none is left out.
-MANY = {"learning": 16, "terms": 16, "coordinates": 64, "intervals": 32}
+MANY = {"learning": 16, "terms": 16, "coordinates": 64, "intervals": 32, "discrepancy": 64}
 # What a mean over a step is called.
 ADJECTIVES = {"month": "monthly", "day": "daily", "year": "annual"}
 # Of what a cell sees: a page has no room for the globe's and for years, which `emukit plot` draws.
 POWER = "monthly, area mean of cells"
-MAPS_OF_INDICES = {"indices": (DIFFERENCES,), "regions": (SCORES,)}
+# Colour maps of pictures that have their own.
+OWN_MAPS = {
+    "uncertainty": (SEQUENTIAL,),
+    "shares": (SEQUENTIAL,),
+    "indices": (DIFFERENCES,),
+    "regions": (SCORES,),
+}
 MOMENTS = {"mean": "mean over time", "std": "standard deviation over time"}
 
 
@@ -305,7 +316,7 @@ def _draw(run: Run, set_name: str, folder: Path, key: str, archive: Archive) -> 
         temporary.mkdir(parents=True)
         drawn = {}
         for name, (figure, alt) in figures.items():
-            maps = spread_colours if name in ("spread", "hovmoeller") else MAPS_OF_INDICES.get(name, ())
+            maps = spread_colours if name in ("spread", "hovmoeller") else OWN_MAPS.get(name, ())
             drawn[name] = (*save(figure, temporary / f"{name}.webp", name, title, maps), alt)
         save_file(numbers, temporary / NUMBERS_FILE)
         about |= {
@@ -392,6 +403,8 @@ def _figures(shown: Shown, title: str) -> dict[str, tuple[Figure, str]]:
     if len(middles):
         words = "Annual means of the energy budget: forcings, what is sent back, the net flux, and warming by layer."
         out["budget"] = draw_budget(middles, panels, title), words
+    if shown.explanation:
+        out |= _explained(shown, shown.explanation, title)
     means, found = pictures.course(shown), pictures.sections(shown)
     if means and found is not None:
         words = f"Global means of every step of the scored ones: {beside}."
@@ -409,3 +422,29 @@ def _figures(shown: Shown, title: str) -> dict[str, tuple[Figure, str]]:
         )
         out["spread"] = draw_maps(spread, shown.archive.grid, title, earth=shown.earth), words
     return out
+
+
+def _explained(shown: Shown, explanation: Explanation, title: str) -> dict[str, tuple[Figure, str]]:
+    """Pictures of what a forced response is made of."""
+    grid, earth = shown.archive.grid, shown.earth
+    sure = pictures.uncertainty_rows(shown, explanation)
+    departures = pictures.discrepancy_panels(explanation)
+    shares = pictures.share_rows(shown, explanation)
+    names = ", ".join(dict.fromkeys(name for by_scenario in explanation.discrepancies.values() for name in by_scenario))
+
+    def words(rows: Iterable[MapRow]) -> str:
+        said = (f"{row.label}: {', '.join(p.title for p in row.panels)}" for row in rows)
+        return " ".join("; ".join(said).split()) + "."
+
+    return {
+        "uncertainty": (draw_maps(sure, grid, title, earth=earth), f"Maps of how sure the response is. {words(sure)}"),
+        "discrepancy": (
+            draw_discrepancies(departures, title),
+            f"Departures of {names} from the response that all scenarios share, over the years: "
+            f"{'; '.join(explanation.discrepancies)}.",
+        ),
+        "shares": (
+            draw_maps(shares, grid, title, earth=earth),
+            f"Maps of the share of each component. {words(shares)}",
+        ),
+    }

@@ -89,6 +89,22 @@ CAPTIONS = {
         "Energy budget",
         "Annual means of the energy balance behind the prediction: forcings, and how each layer warms.",
     ),
+    "uncertainty": (
+        "How sure the response is",
+        "Posterior standard deviation of the time mean of the forced response, next to the error of the prediction "
+        "against the mean over members, which has chance of its own. Nothing is known of what the base gets wrong.",
+    ),
+    "discrepancy": (
+        "Departures of scenarios",
+        "How each training scenario departs from the response that all of them share, with one posterior standard "
+        "deviation: its global mean, its climate indices, and what cells depart by besides. Dotted: foretold, after "
+        "its training years.",
+    ),
+    "shares": (
+        "What the response is made of",
+        "Share of each component in the variance of the annual mean response over the training years; every row has a "
+        "scale of its own. Components that go together there divide among them what either could explain.",
+    ),
     "course": (
         "Global means of every step",
         "Of the trajectory that is scored. Where its lines leave those of the climate model it drifts.",

@@ -7,10 +7,11 @@ the score, and decide nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, lru_cache, partial
+from statistics import fmean, stdev
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -32,7 +33,7 @@ from emukit.metrics import Moments, Score, mean_score
 from emukit.metrics.competition import Detail
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
-from emukit.runs.record import card_digest
+from emukit.runs.record import card_digest, trained_on_validation
 
 Field = NDArray[np.float64]
 Truth = tuple[list[int], Field, Field]
@@ -55,6 +56,7 @@ class Evaluation:
             linear emulator at its defaults.
         limit: Of a perfect emulator; None where it cannot be estimated.
         members: Against every member of the same months in the place of the one that the protocol scores.
+        remark: What to know of its training; empty where there is nothing.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Evaluation:
     references: Mapping[str, Score]
     limit: Score | None
     members: Mapping[int, Score] = field(default_factory=dict)
+    remark: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -102,7 +105,24 @@ def evaluate(emulator: Emulator, archive: Archive, split: Split, name: str = "va
     (first, *rest) = {s.members[0] for s in spans}
     score = score_emulator(emulator, archive, spans) if rest or first not in members else members[first]
     texts = tuple(s.text(archive) for s in spans)
-    return Evaluation(name, texts, score, references, limit, members)
+    remark = trained_on_validation(split.protocol, name, final="validation" not in split.scored)
+    return Evaluation(name, texts, score, references, limit, members, remark)
+
+
+def member_lines(by_seed: Sequence[Mapping[int, Score]]) -> dict[str, dict[str, float]]:
+    """Mean over members as truth, and sample standard deviation over members; of several seeds, the mean of each.
+
+    Args:
+        by_seed: For each seed, the scores against each member. Of a single member there is no line.
+    """
+    each = [[s.line() for s in by_member.values()] for by_member in by_seed]
+    number = min(map(len, each), default=0)
+    if number < 2:
+        return {}
+    names = [k for k in each[0][0] if all(k in line for own in each for line in own)]
+    mean = {k: fmean(fmean(m[k] for m in own) for own in each) for k in names}
+    spread = {k: fmean(stdev(m[k] for m in own) for own in each) for k in names}
+    return {f"mean over {number} members as truth": mean, "standard deviation over members": spread}
 
 
 def lines_beside(archive: Archive, protocol: str, spans: tuple[Span, ...]) -> tuple[dict[str, Score], Score | None]:

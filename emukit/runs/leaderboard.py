@@ -38,6 +38,7 @@ from emukit.runs.record import (
     read_json,
     read_record,
     slug,
+    trained_on_validation,
 )
 from emukit.submission import ENTRY_FILE, Entry, read_entry
 
@@ -231,7 +232,11 @@ def _set_rows(folder: Path, record: RunRecord, part: str) -> list[Row]:
     model = model_name(record.command, str(record.recipe["emulator"]))
     note = _ensemble_note(folder, part)
     own = Row(name, "run", split, score, numbers, seed, record.parameters, note, competition=competition)
-    rows = [replace(own, model=model, random=is_random(record.recipe))]
+    remark = trained_on_validation(record.identity.protocol, part, final=bool(record.identity.final))
+    # An evaluation of an earlier version holds no other members.
+    by_member = evaluation.get("members", {})
+    each = tuple(float(by_member[m]["score"]) for m in sorted(by_member, key=int))
+    rows = [replace(own, model=model, random=is_random(record.recipe), remark=remark, members=each)]
     for reference, scored in evaluation["floors"].items():
         values = competition.flatten(scored)
         rows.append(Row(reference, "reference", split, float(scored["score"]), values, competition=competition))
@@ -297,7 +302,11 @@ def _mean_row(row: Row, each: Sequence[Row]) -> Row:
     """The row with the mean of the scores and numbers of several."""
     scores = [r.score for r in each if r.score is not None]
     keys = [key for key in row.competition.keys if all(key in r.numbers for r in each)]
-    return replace(row, score=fmean(scores), numbers={key: fmean(r.numbers[key] for r in each) for key in keys})
+    # Members are alike by their number alone: the first of one scenario and of another.
+    alike = {len(r.members) for r in each}
+    members = tuple(map(fmean, zip(*(r.members for r in each), strict=True))) if len(alike) == 1 else ()
+    numbers = {key: fmean(r.numbers[key] for r in each) for key in keys}
+    return replace(row, score=fmean(scores), numbers=numbers, members=members)
 
 
 def _entry_rows(folder: Path) -> list[Row]:

@@ -27,8 +27,14 @@ from emukit.progress import Reporter
 from emukit.recipes.catalogue import is_random
 from emukit.recipes.fitting import fit_variables
 from emukit.recipes.schema import Recipe, seeds_within
-from emukit.runs.evaluate import ensemble_member, evaluate, noise_ceiling, scored_spans
-from emukit.runs.record import DataArguments, Scoring
+from emukit.runs.evaluate import (
+    ensemble_member,
+    evaluate,
+    member_lines,
+    noise_ceiling,
+    scored_spans,
+)
+from emukit.runs.record import DataArguments, Scoring, trained_on_validation
 from emukit.runs.run import Run, finished_run, run_name, save_evaluation, train_run
 from emukit.runs.score_tables import ScoreTable, Summary
 from emukit.training.engine import Execution
@@ -62,8 +68,8 @@ class Scored:
     @property
     def remark(self) -> str:
         """Of a scenario left out, whether the last months of the others, the validation months, trained."""
-        left_out = self.protocol.startswith(LOSO) and self.name != "validation"
-        return "; validation months not in training" if left_out else ""
+        words = trained_on_validation(self.protocol, self.name, final=False)
+        return f"; {words}" if words else ""
 
     def lines(self) -> dict[str, dict[str, float]]:
         """Score and numbers of the mean over seeds, of their sample standard deviation, of reference and limit."""
@@ -74,22 +80,11 @@ class Scored:
         lines[f"mean of {len(each)} seeds" if several else "one run"] = mean
         if several:
             lines["standard deviation over seeds"] = {k: stdev(e[k] for e in each) for k in mean}
-        lines |= self._member_lines()
+        lines |= member_lines([*self.members.values()])
         for name, score in ((ANOTHER_RUN, self.reference), (LIMIT, self.limit)):
             if score:
                 lines[name] = score.line()
         return lines
-
-    def _member_lines(self) -> dict[str, dict[str, float]]:
-        """Mean over seeds of the mean over members as truth, and of the sample standard deviation over members."""
-        each = [[s.line() for s in by_member.values()] for by_member in self.members.values()]
-        number = min(map(len, each), default=0)
-        if number < 2:
-            return {}
-        names = [k for k in each[0][0] if all(k in line for own in each for line in own)]
-        mean = {k: fmean(fmean(m[k] for m in own) for own in each) for k in names}
-        spread = {k: fmean(stdev(m[k] for m in own) for own in each) for k in names}
-        return {f"mean over {number} members as truth": mean, "standard deviation over members": spread}
 
 
 @dataclass(frozen=True)

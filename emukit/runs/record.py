@@ -23,6 +23,7 @@ from emukit.competitions.cse151b import NAME, UNITS
 from emukit.competitions.registry import COMPETITIONS, competition_of, load_competition
 from emukit.config import describe
 from emukit.data.card import CARDS, shipped_cards
+from emukit.data.protocol import LOSO
 from emukit.errors import RunError
 from emukit.files import below, parse_json, read_text, write_text
 from emukit.metrics import Competition
@@ -384,10 +385,27 @@ def read_evaluation(folder: Path, name: str, record: RunRecord) -> dict[str, Any
             expected=f"{name}: {'; '.join(known or ())}",
             hint=remedy,
         )
-    limit = evaluation.get("limit")
-    for score in (evaluation, *floors.values(), *([limit] if limit is not None else [])):
+    limit, members = evaluation.get("limit"), evaluation.get("members", {})
+    if not (isinstance(members, Mapping) and all(str(m).isdecimal() for m in members)):
+        raise RunError(f"{path} is damaged", found="scores of members of another form", hint=remedy)
+    for score in (evaluation, *floors.values(), *members.values(), *([limit] if limit is not None else [])):
         check_score(score, record.data.scoring.competition, path, remedy)
     return evaluation
+
+
+def trained_on_validation(protocol: str, name: str, *, final: bool) -> str:
+    """Whether the validation months trained, where a scenario is left out; empty elsewhere.
+
+    There they are the last months of the other scenarios: with them, as `--refit` trains, an emulator has seen more.
+
+    Args:
+        protocol: Under which it was trained.
+        name: Of the set that is scored.
+        final: Whether it was a final fit.
+    """
+    if not protocol.startswith(LOSO) or name == "validation":
+        return ""
+    return "validation months in training" if final else "validation months not in training"
 
 
 def check_score(score: Any, competition: Competition, path: Path, remedy: str) -> None:

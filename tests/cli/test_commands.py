@@ -214,6 +214,8 @@ def test_demo_is_used_and_named_where_no_data_is_given(emukit, monkeypatch, demo
     answer = emukit("train", "climatology", "--out", "runs/b")
     assert answer.code == 0
     assert "data: demo" in answer.err
+    # What is odd about it stands in its card.
+    assert "note: " not in answer.err
     assert json.loads(Path("runs/b/run.json").read_text())["data"]["card"] == "demo"
 
 

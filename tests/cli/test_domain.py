@@ -1,6 +1,16 @@
 """`--domain` that starts processes for what cannot be divided, or does nothing without a word."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
+import xarray as xr
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize(
@@ -63,3 +73,38 @@ def test_an_evaluation_divides_what_cannot_be_or_only_seems_to(emukit, demo_stor
     answer = emukit("evaluate", "linear", "--data", demo_store, "--seeds", "2", "--domain", "2")
     assert (answer.code, started) == (2, []), answer.err
     assert "--domain" in answer.err
+
+
+@pytest.mark.slow
+def test_processes_that_share_a_globe_say_something_else_of_a_run_or_all_say_it(emukit, demo_store):
+    settings = ("model.width=4", "model.blocks=1", "training.epochs=1", "training.segments.length=120")
+    words = ("train", "local-cnn", "--data", demo_store, "--out", "run", "-q", *(f"--set={s}" for s in settings))
+    assert emukit(*words).code == 0
+    alone = json.loads(emukit("evaluate", "run", "--format", "json", "-q").out)
+    assert emukit("predict", "run", "--scenario", "ssp245", "--out", "alone.nc", "-q").code == 0
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    said = []
+    for words in (
+        ("evaluate", "run", "--format", "json", "--domain", "1x2"),
+        ("predict", "run", "--scenario", "ssp245", "--out", "shared.nc", "--domain", "2"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "emukit", *words, "-q"],
+            cwd=Path.cwd(),
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        said.append(done.stdout)
+    shared = json.loads(said[0])
+    assert shared["score"] == pytest.approx(alone["score"], rel=1e-6)
+    assert shared["floors"] == alone["floors"]
+    assert said[1].splitlines() == ["wrote shared.nc"]
+    with xr.open_dataset("alone.nc") as one, xr.open_dataset("shared.nc") as many:
+        for variable in ("tas", "pr"):
+            spread = float(one[variable].std())
+            np.testing.assert_allclose(many[variable], one[variable], rtol=0, atol=1e-5 * spread)

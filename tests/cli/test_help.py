@@ -1,13 +1,18 @@
 """Help with examples that do not work, flags that seem to want a value, and options that are spelled in two ways."""
 
+import io
 import json
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import typer
+from rich.console import Console
 
 from emukit.cli import app
+from emukit.competitions.cse151b import cse151b
+from emukit.runs.score_tables import ScoreTable
 
 ROOT = typer.main.get_command(app)
 
@@ -149,3 +154,19 @@ def test_rows_in_another_order_are_a_note(emukit, demo_store, linear_run):
     answer = emukit("check-submission", path, "--data", demo_store, "--format", "json")
     assert answer.code == 1
     assert [(p["what"], p["kind"]) for p in json.loads(answer.out)] == [("problem", "missing"), ("note", "misordered")]
+
+
+def test_reading_the_first_line_of_a_table_alone_is_an_error(monkeypatch):
+    """As `head -1` does: it is gone before a second piece is written."""
+
+    class Head(io.StringIO):
+        def write(self, text):
+            if self.getvalue():
+                raise BrokenPipeError
+            return super().write(text)
+
+    read = Head()
+    monkeypatch.setattr(import_module("emukit.cli.options"), "open_console", lambda: Console(file=read, width=80))
+    block = ScoreTable("months", cse151b(), {"a": {"score": 0.5}})
+    import_module("emukit.cli.options").print_blocks([block, block], "table", None)
+    assert read.getvalue().startswith("months")

@@ -65,6 +65,28 @@ def test_seed_that_decides_nothing_is_kept_and_not_shown():
     assert json.loads(as_json([row]))[0]["seed"] == 3
 
 
+def test_mean_and_spread_over_members_stand_beside_the_score_where_they_are_known():
+    row = Row("a", "run", "s", 0.5, NUMBERS, members=(0.4, 0.5, 0.9), remark="seen less", competition=cse151b())
+    rows = [row, Row("old", "run", "s", 0.6, NUMBERS, members=(0.6,), competition=cse151b())]
+    lines = markdown(rows).splitlines()
+    assert lines[2].endswith(" | mean ± sd over members | note |")
+    assert lines[3].count("|") == lines[4].count("|") == lines[5].count("|")
+    assert lines[4].startswith("| 1 | a (seen less) | run | 0.5000 | 1.000 |")
+    assert lines[4].endswith(" | 0.6000 ± 0.2646 |  |")
+    # One member has no spread.
+    assert lines[5].endswith(" |  |  |")
+    for width in (120, 80, 50):
+        shown = printed(rows, width)
+        assert "0.6000 ± 0.2646" in shown
+        assert max(map(len, shown.splitlines())) <= width
+    first, second = csv.DictReader(io.StringIO(to_csv(rows)))
+    assert (float(first["members_mean"]), round(float(first["members_sd"]), 4)) == (0.6, 0.2646)
+    assert first["remark"] == "seen less"
+    assert (second["members_mean"], second["members_sd"]) == ("", "")
+    assert json.loads(as_json(rows))[0]["members"] == [0.4, 0.5, 0.9]
+    assert "members" not in markdown(ROWS)
+
+
 def test_a_narrow_terminal_breaks_words_or_hides_that_numbers_are_left_out():
     numbers = {key: 0.5 + i / 10 for i, key in enumerate(cse151b().keys)}
     names = ["variance-matched anchor of all members", "hierarchical-transformer of a team", "climatology"]

@@ -26,7 +26,7 @@ from emukit.emulators.restricted_likelihood import (
     negative_log_likelihood,
 )
 from emukit.emulators.seasonal_ridge import orthonormal_season
-from emukit.errors import ProtocolError, RecipeError
+from emukit.errors import ProtocolError, RecipeError, RunError
 from tests.coded import warming_archive
 
 OPTIONS = {"warming": ("CO2", "SO2"), "features": ("SO2",), "indices": ("hemispheres",), "forcings": ("CO2", "SO2")}
@@ -246,6 +246,136 @@ def test_posterior_spread_covers_the_forced_response() -> None:
         error = said - calm["ssp370"].targets[0, rows]
         inside.append((np.abs(error) < known).mean())
     assert 0.55 < np.mean(inside) < 0.9
+
+
+def draws(emulator: AdditiveGP, archive: Archive, rows: slice, number: int = 300) -> NDArray:
+    """(N, T, V, Y, X) of ssp370."""
+    seeds = np.random.SeedSequence(4).spawn(number)
+    return np.stack([emulator.draw_error(archive["ssp370"], rows.start, rows.stop, seed) for seed in seeds])
+
+
+def test_draws_of_the_error_spread_as_the_posterior_says_and_vanish_where_the_base_speaks(archive, split, base) -> None:
+    rows = slice(157, 181)
+    emulator = fitted(archive, split, base, length_scale=1e6)
+    found = draws(emulator, archive, rows)
+    # In single months the coefficients of a season go together in the draws, and count apart in the posterior.
+    spread = found.std(0) / emulator.uncertainty(archive["ssp370"], rows.start, rows.stop)
+    assert spread.mean() == pytest.approx(1.0, abs=0.03)
+    assert np.abs(found.mean(0) / found.std(0)).mean() < 0.1
+    # In means over years there is no season: every cell, by the quadratic form over all months.
+    spread = found.mean(1).std(0) / emulator.explain(archive["ssp370"], rows.start, rows.stop).deviation
+    assert spread.mean() == pytest.approx(1.0, abs=0.03)
+    assert 0.83 < spread.min() < spread.max() < 1.17
+    near = fitted(archive, split, base, length_scale=0.5)
+    share = near.space.kernel_similarity(archive["ssp370"], archive.grid, 0.5)[rows]
+    assert share.min() < 0.9
+    seed = np.random.SeedSequence(4)
+    whole, part = (e.draw_error(archive["ssp370"], rows.start, rows.stop, seed) for e in (emulator, near))
+    np.testing.assert_allclose(part, whole * share[:, None, None, None], rtol=1e-4, atol=1e-6)
+
+
+def test_cells_that_go_together_in_runs_are_wrong_together() -> None:
+    archive = warming_archive(noise=0.05)
+    rng = np.random.default_rng(2)
+    for scenario in archive.values():
+        # Tropics and pr of the last row have a state of their own in every run and year.
+        state = rng.normal(size=(3, 181)).cumsum(1)[:, :, None] * 0.1
+        scenario.targets[:, :, 0, 1:3] += state[..., None].astype(np.float32)
+        scenario.targets[:, :, 1, 3] += state.astype(np.float32)
+    split = make_split(archive, "k360")
+    emulator = fitted(archive, split, ClimatologyEmulator.fit(archive, split))
+    found = draws(emulator, archive, slice(168, 180), 200).mean(1)
+    together = [np.corrcoef(found[:, 0, 1, 0], other)[0, 1] for other in (found[:, 0, 2, 5], found[:, 1, 3, 2])]
+    apart = np.corrcoef(found[:, 0, 0, 0], found[:, 0, 1, 0])[0, 1]
+    assert together[0] > 0.9
+    assert together[1] > 0.8
+    assert abs(apart) < 0.5
+
+
+def test_a_draw_is_of_its_seed_and_its_months_alone(archive, split, base, tmp_path: Path) -> None:
+    emulator = fitted(archive, split, base)
+    one, other = np.random.SeedSequence(0, spawn_key=(1,)), np.random.SeedSequence(0, spawn_key=(2,))
+    for name in ("ssp245", "ssp370"):
+        whole = emulator.draw_error(archive[name], 0, 181, one)
+        assert not np.allclose(whole, emulator.draw_error(archive[name], 0, 181, other))
+        for start, stop in ((0, 1), (7, 20), (100, 181)):
+            part = emulator.draw_error(archive[name], start, stop, one)
+            np.testing.assert_allclose(part, whole[start:stop], rtol=1e-4, atol=1e-5)
+    emulator.save(tmp_path / "saved")
+    loaded = load_emulator(tmp_path / "saved")
+    np.testing.assert_array_equal(
+        loaded.draw_error(archive["ssp370"], 90, 100, one), emulator.draw_error(archive["ssp370"], 90, 100, one)
+    )
+
+
+def test_an_emulator_of_before_there_were_draws_is_read_and_draws_nothing(archive, split, base) -> None:
+    emulator = fitted(archive, split, base)
+    own, arrays = emulator.own_state()
+    older = {n: a for n, a in arrays.items() if n not in ("patterns", "globe")}
+    before = AdditiveGP.from_own_state(archive.domain, (base,), own, older)
+    scenario = archive["ssp370"]
+    np.testing.assert_array_equal(before.predict_fields(scenario, 0, 30), emulator.predict_fields(scenario, 0, 30))
+    assert emulator.knows_error
+    assert not before.knows_error
+    with pytest.raises(RunError, match="does not know how far off"):
+        before.draw_error(scenario, 0, 12, np.random.SeedSequence(0))
+    # The mean of a departure is known, and how sure it is is not.
+    own["processes"] = {n: {k: v for k, v in p.items() if k != "unit"} for n, p in own["processes"].items()}
+    before = AdditiveGP.from_own_state(archive.domain, (base,), own, older)
+    found, now = (e.explain(scenario, 0, 12).discrepancies for e in (before, emulator))
+    for label, departures in found.items():
+        assert np.isnan(departures["ssp126"].deviation).all()
+        np.testing.assert_array_equal(departures["ssp126"].mean, now[label]["ssp126"].mean)
+        assert np.isfinite(now[label]["ssp126"].deviation).all()
+
+
+def test_discrepancies_are_those_of_the_processes_with_the_spread_of_their_posterior() -> None:
+    archive = offset_archive(2.0)
+    split = make_split(archive, "k360")
+    emulator = fitted(archive, split, ClimatologyEmulator.fit(archive, split))
+    found = emulator.explain(archive["ssp370"], 0, 12).discrepancies
+    labels = ["global mean, tas (K)", "hemispheres, tas (K)"]
+    labels += ["rest of the global mean, tas (K)", "rest of the global mean, pr (mm/day)"]
+    assert list(found) == labels
+    months = archive.grid.mean(emulator.response(archive["ssp370"], 0, 360, only=(DISCREPANCY,)))
+    for v, label in enumerate(labels[2:]):
+        own = found[label]["ssp370"].mean
+        np.testing.assert_allclose(own, months[:, v].reshape(30, 12).mean(1), rtol=0.02, atol=2e-3)
+    last = max(s.stop for s in split.train if s.scenario == "ssp370")
+    assert found[labels[0]]["ssp370"].trained == pytest.approx(2015 + last / 12)
+    np.testing.assert_allclose(found[labels[0]]["ssp370"].years, 2015.5 + np.arange(30))
+    # Annual global means of single runs: their mean over runs, and their spread about it.
+    runs = np.array(
+        [
+            [archive.grid.mean(archive[s.scenario].truth(m, a, a + 12)[:, 0]).mean(dtype=float) for m in range(3)]
+            for s in split.train
+            for a in range(s.start + len(s) % 12, s.stop, 12)
+        ]
+    )
+    globe, values = runs.var(1, ddof=1).mean(), runs.mean(1)
+    forcings = emulator.drivers.years
+    cells = dict(zip(emulator.component_names, emulator.sizes[0, 0], strict=True))
+    asked = {
+        labels[0]: (forcings, emulator.drivers.processes["warming"].sizes, "brownian"),
+        labels[2]: (emulator.drivers.columns(forcings), cells, "integrated"),
+    }
+    at = Points(np.arange(30) + 0.5, np.full(30, emulator.drivers.scenarios.index("ssp370")), {})
+    for label, (years, sizes, kind) in asked.items():
+        # A flat mean as one more component of enormous size.
+        whole = sum(s * covariance(n, years, years, kind) for n, s in sizes.items()) + 1e5
+        inverse = np.linalg.inv(whole + np.diag(emulator.noise))
+        across = sizes[DISCREPANCY] * covariance(DISCREPANCY, at, years, kind)
+        prior = sizes[DISCREPANCY] * np.diag(covariance(DISCREPANCY, at, at, kind))
+        known = prior - np.einsum("tn,nm,tm->t", across, inverse, across)
+        own = found[label]["ssp370"]
+        np.testing.assert_allclose(own.deviation**2, known * globe, rtol=3e-3)
+        if label == labels[0]:
+            np.testing.assert_allclose(own.mean, across @ inverse @ (values - values.mean()), rtol=1e-3, atol=1e-3)
+        # Nobody has seen the end: there it is less sure than in the middle of what trained.
+        assert own.deviation[-1] > 1.5 * own.deviation[12]
+    # It is the scenario that was made to depart that does.
+    ends = {name: d.mean[-1] for name, d in found[labels[0]].items()}
+    assert max(ends, key=lambda name: abs(ends[name])) == "ssp370"
 
 
 def test_shares_add_up_and_findings_name_every_component(archive, split, base) -> None:

@@ -9,6 +9,7 @@ from emukit.data.demo import DemoClimate
 from emukit.data.protocol import make_split
 from emukit.data.split import Span, Split
 from emukit.data.store import archive_from_dataset
+from emukit.emulators.additive_gp import AdditiveGP
 from emukit.emulators.base import Emulator
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import load_emulator
@@ -16,6 +17,7 @@ from emukit.emulators.residuals import Residuals, _global_mean, smoother, traini
 from emukit.emulators.sampled import NODES, Modes, Sampled, YearBlocks
 from emukit.errors import ProtocolError, RecipeError
 from emukit.metrics.variability import VariabilityStatistics, rank_histogram
+from emukit.recipes.load import load_recipe
 from tests.coded import coded_archive, small_grid, warming_archive
 
 FEATURES = ("CO2", "SO2")
@@ -117,6 +119,33 @@ def test_nothing_fitted_knows_a_month_that_is_scored(options):
     assert all(np.array_equal(before[k], after[k]) for k in before)
 
 
+@pytest.mark.parametrize("options", KINDS[1:])
+def test_an_uncertain_realisation_has_a_forced_response_of_its_own(climate, tmp_path, options):
+    archive, split = climate
+    own = {"warming": ("CO2", "SO2"), "features": ("SO2",), "indices": (), "forcings": ("CO2", "SO2")}
+    base = AdditiveGP.fit(archive, split, (LinearEmulator.fit(archive, split, features=FEATURES),), (), **own)
+    own = {"smooth": 15, "seed": 3} | ({} if options.get("weather") == "eof" else {"years": 2}) | options
+    plain, wide = (Sampled.fit(archive, split, (base,), (), **own, uncertain=u) for u in (False, True))
+    wide.save(tmp_path / "wide")
+    loaded, scenario = load_emulator(tmp_path / "wide"), archive["ssp370"]
+    assert loaded.uncertain
+    for number in (0, 2):
+        error = base.draw_error(scenario, 100, 130, np.random.SeedSequence(3, spawn_key=(number,)))
+        fields = [e.member(number).predict_fields(scenario, 100, 130)[:, 0] for e in (plain, wide, loaded)]
+        np.testing.assert_allclose(fields[1] - fields[0], error[:, 0], atol=1e-3)
+        assert np.abs(error[:, 0]).max() > 0.01
+        np.testing.assert_array_equal(fields[1], fields[2])
+
+
+def test_uncertainty_of_a_base_that_knows_none_is_refused(climate):
+    archive, split = climate
+    with pytest.raises(RecipeError, match="needs a base that knows how far off it may be"):
+        sampled(archive, split, uncertain=True)
+    with pytest.raises(RecipeError, match="linear does not"):
+        load_recipe("sampled", assignments=["model.uncertain=true"])
+    assert load_recipe("best-sampled", assignments=["model.uncertain=true"]).options["uncertain"]
+
+
 @pytest.mark.parametrize("options", KINDS)
 def test_pr_is_never_negative_and_the_mean_of_many_is_what_the_base_says(options):
     archive = warming_archive()
@@ -177,6 +206,32 @@ def test_the_globe_s_rain_varies_as_in_a_run_where_cells_balance_on_another_mean
         assert grid.mean(fields[:, 1]).std() < 0.19
 
 
+def test_the_globe_s_rain_varies_as_in_a_run_whose_own_mean_has_changed():
+    """Rain moves between halves of the globe, and balances on the mean of its time, not on the training's."""
+    archive = warming_archive()
+    split = make_split(archive, "k360")
+    grid = archive.grid
+    half = np.where(np.arange(grid.shape[1]) < grid.shape[1] // 2, 1.0, -1.0)
+    rng, rain = np.random.default_rng(2), {}
+    for i, (name, scenario) in enumerate(archive.items()):
+        # In half of the scenarios it rains nine times as much in the one half, in the others in the other.
+        mean = 5.0 * (1 + (0.8 if i % 2 else -0.8) * half)
+        swing = np.clip(rng.standard_normal((3, 181, 1, 1)), -2, 2)
+        scenario.targets[:, :, 1] = mean + 0.4 * half * swing + 0.05 * rng.standard_normal((3, 181, 1, 1))
+        rain[name] = np.broadcast_to(mean, (181, 1, *grid.shape))
+    fields = np.concatenate([np.full_like(rain["ssp245"], 280.0), rain["ssp245"]], 1)
+    emulator = Sampled.fit(archive, split, (Known(archive.domain, fields),), (), smooth=15, years=2, similar=1.0)
+    runs = np.stack([emulator.member(k).predict_fields(archive["ssp245"], 0, 181)[:, 1] for k in range(12)])
+    # That of the runs; on the training's mean the swings would give the globe 0.25 mm/day and more.
+    assert grid.mean(runs).std() == pytest.approx(0.05, rel=0.15)
+    held = emulator.weather.residuals
+    older = Residuals(held.values, held.first, held.month, held.global_mean)
+    blocks = YearBlocks(older, 2, 1.0, 0)
+    before = Sampled(archive.domain, emulator.bases, blocks, emulator.climatology)
+    assert grid.mean(before.predict_fields(archive["ssp245"], 0, 181)[:, 1]).std() > 0.15
+    assert Residuals.from_arrays(older.arrays()).globe is None
+
+
 def rows_that_spell_themselves(runs=(40, 75), first_month=3):
     """Residuals whose values are their row, in both variables; a run begins in April."""
     first = np.cumsum([0, *runs[:-1]])
@@ -186,12 +241,17 @@ def rows_that_spell_themselves(runs=(40, 75), first_month=3):
     return Residuals(values, first, month, (row % 1000).astype(np.float32))
 
 
+def drawn(blocks, scenario, number, global_mean=lambda a, b: 0.0):
+    """The residuals of all 121 months."""
+    return blocks.residuals.values[blocks.rows(scenario, number, 0, 121, global_mean, small_grid())]
+
+
 def test_blocks_are_whole_years_of_one_run_in_their_own_season():
     scenario = coded_archive()["ssp245"]  # 121 months from January: the last block begins in a February
     blocks = YearBlocks(rows_that_spell_themselves(), years=2, similar=1.0, seed=0)
     begun = set()
     for number in range(40):
-        rows = blocks.sample(scenario, number, 0, 121, lambda a, b: 0.0)
+        rows = drawn(blocks, scenario, number)
         assert (rows == rows[:, :1, :1, :1]).all()
         rows = rows[:, 0, 0, 0].astype(int)
         month = blocks.residuals.month[rows]
@@ -215,10 +275,48 @@ def test_blocks_of_similar_warmth_are_drawn():
         return 200.0
 
     for number in range(20):
-        rows = blocks.sample(scenario, number, 0, 121, global_mean)[:, 0, 0, 0]
+        rows = drawn(blocks, scenario, number, global_mean)[:, 0, 0, 0]
         assert abs(rows[-24:].mean() - 200) <= 24
     assert (97, 121) in asked
     assert (0, 12) in asked  # the first block holds one month: its year is compared, not its season
+
+
+def test_blocks_of_similar_forcings_are_drawn_among_those_of_similar_warmth():
+    """Of rows that are all alike warm, those whose forcing is that of the scenario."""
+    scenario = coded_archive()["ssp126"]  # CO2 of its last two years: 97 to 120
+    residuals = rows_that_spell_themselves((400,))
+    warm = replace(residuals, global_mean=np.full(400, 3.0, np.float32))
+    forcings = np.stack([np.arange(400.0)[::-1] / 2, np.zeros(400)], 1).astype(np.float32)
+    blocks = YearBlocks(warm, 2, 0.1, 0, ("CO2", "CH4"), forcings)
+    for number in range(20):
+        rows = drawn(blocks, scenario, number)[:, 0, 0, 0]
+        # Its mean is 108.5, which the forcing has about row 182; a tenth of the blocks is three years.
+        assert abs(rows[-24:].mean() - 182) <= 24
+    # Warmth and forcing pull apart alike where blocks differ as much in both.
+    both = YearBlocks(residuals, 2, 0.1, 0, ("CO2",), forcings[:, :1])
+    for number in range(20):
+        rows = drawn(both, scenario, number, lambda a, b: 382.0)[:, 0, 0, 0]
+        assert abs(rows[-24:].mean() - (382 + 182) / 2) <= 24
+
+
+def test_alike_forcings_are_fitted_saved_and_refused_where_nothing_is_compared(climate, tmp_path):
+    archive, split = climate
+    emulator = sampled(archive, split, similar=0.2, alike=("SO2", "CO2"))
+    held = emulator.weather
+    assert held.forcings.shape == (len(held.residuals.values), 2)
+    span = split.train[1]
+    second = slice(3 * len(split.train[0]) + len(span), 3 * len(split.train[0]) + 2 * len(span))
+    np.testing.assert_allclose(held.forcings[second, 1], archive[span.scenario].forcings["CO2"][: span.stop])
+    emulator.save(tmp_path / "e")
+    fields = [e.predict_fields(archive["ssp245"], 3, 100) for e in (emulator, load_emulator(tmp_path / "e"))]
+    np.testing.assert_array_equal(*fields)
+    other = sampled(archive, split, similar=0.2).predict_fields(archive["ssp245"], 3, 100)
+    assert (fields[0] != other).any()
+    for wrong in ({"similar": 1.0}, {"alike": ("SO2", "SO2")}, {"weather": "eof"}):
+        with pytest.raises(RecipeError):
+            sampled(archive, split, **({"alike": ("SO2",)} | wrong))
+    with pytest.raises(ProtocolError, match="N2O"):
+        sampled(archive, split, alike=("N2O",))
 
 
 def test_smoother_keeps_straight_lines_and_nothing_else():

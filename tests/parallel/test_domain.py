@@ -69,6 +69,15 @@ def loss_cases(grid: tuple[int, int]) -> dict[str, Any]:
     }
 
 
+def all_losses(grid: tuple[int, int]) -> dict[str, Any]:
+    """All terms at once, continued round the circle and by zeros."""
+    terms = dict.fromkeys(TERMS, 1.0)
+    return {
+        f"losses, {padding}": case("unet", grid, terms, options={"width": 4}, padding=padding, months=4)
+        for padding in ("circular", "zero")
+    }
+
+
 BROKEN = {
     "no halo": "output",
     "a halo one row short": "output",
@@ -139,7 +148,7 @@ LAUNCHES: dict[int, dict[str, Any]] = {
         1,
         2,
         {name: case(name, (12, 16)) for name in SMALL}
-        | loss_cases((13, 16))
+        | all_losses((13, 16))
         | broken(BROKEN_ROUND, case("unet"))
         | {"bytes": case("unet", (12, 64), do="measure"), "sharded": case("unet", strategy="fsdp")}
         | {"smooth": SMOOTH, "seam: no halo in longitude": SMOOTH | {"broken": "no halo in longitude"}},
@@ -170,6 +179,7 @@ LAUNCHES: dict[int, dict[str, Any]] = {
         2,
         2,
         {name: case(name) for name in SMALL}
+        | all_losses((12, 16))
         | {"ring dit": RINGS["ring dit"]}
         | halos((9, 8))
         | ROLL_CASES
@@ -188,7 +198,7 @@ def launch(jobs: dict[int, dict[str, Any]], folder: Path) -> Found:
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "tests.parallel.divided_worker", str(path)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-6000:]
     return {n: [json.loads(Path(f"{path}-{n}-{rank}").read_text()) for rank in range(n)] for n in jobs}
 
@@ -322,16 +332,20 @@ def test_a_network_or_loss_term_is_neither_divided_nor_refused() -> None:
             if name.startswith(division) and one.get("do", "train") == "train"
         }
         assert compared | set(refused_networks()) >= set(NETWORKS), division
-    for division in ("2x1", "1x2"):
+    for division in ("2x1", "1x2", "2x2"):
         compared = {
-            term for name, one in LAUNCHES[2].items() if name.startswith(division) for term in one.get("loss", {})
+            term
+            for cases in LAUNCHES.values()
+            for name, one in cases.items()
+            if name.startswith(division)
+            for term in one.get("loss", {})
         }
         assert compared >= set(TERMS), division
 
 
 def refused_networks() -> list[str]:
-    """Networks that say why they cannot be divided, each of which `check_divisible` refuses."""
-    names = [name for name in NETWORKS if NETWORKS.load(name).DIVIDES is not True]
+    """Networks that do not say that they can be divided, each of which `check_divisible` refuses."""
+    names = [name for name in NETWORKS if getattr(NETWORKS.load(name), "DIVIDES", False) is not True]
     for name in names:
         with pytest.raises(TrainingError, match=f"{name} cannot be divided"):
             check_divisible(name, NETWORKS.load(name))

@@ -12,10 +12,12 @@ from matplotlib.colors import to_rgb
 from emukit.data.grid import Grid
 from emukit.figures.curves import (
     Curves,
+    Departure,
     Power,
     Ranks,
     Season,
     Years,
+    draw_discrepancies,
     draw_ranks,
     draw_seasons,
     draw_spectra,
@@ -172,6 +174,27 @@ def test_coasts_are_on_maps_of_the_earth_and_a_panel_apart_has_its_own_scale():
         assert [any(isinstance(c, LineCollection) for c in a.collections) for a in maps] == [earth] * 3
         meshes = [next(c for c in a.collections if isinstance(c, QuadMesh)) for a in maps]
         assert [m.get_clim()[1] for m in meshes] == pytest.approx([4.0, 4.0, 0.3])
+
+
+def test_departures_are_solid_where_trained_dotted_beyond_with_their_spread():
+    years = np.arange(2015.5, 2020)
+    a = Departure(years, np.array([0.0, 1.0, 2.0, 4.0, 8.0]), np.full(5, 0.5), 2018.0)
+    b = Departure(years, -a.mean, np.full(5, np.nan), 2020.0)
+    figure = draw_discrepancies([("tas (K)", {"ssp126": a, "ssp370": b}), ("pr", {"ssp126": a})], "title")
+    axes, other = figure.axes
+    zero, solid, dotted, whole, rest = axes.lines
+    np.testing.assert_array_equal(solid.get_xydata(), np.stack([years[:3], a.mean[:3]], 1))
+    # The two parts meet.
+    np.testing.assert_array_equal(dotted.get_xydata(), np.stack([years[2:], a.mean[2:]], 1))
+    assert (zero.get_ydata()[0], solid.get_linestyle(), dotted.get_linestyle()) == (0, "-", ":")
+    assert solid.get_color() == dotted.get_color() != whole.get_color()
+    np.testing.assert_array_equal(whole.get_ydata(), b.mean)
+    assert len(rest.get_xdata()) == 0
+    (band,) = (c for c in axes.collections if isinstance(c, PolyCollection))
+    corners = {tuple(v) for v in band.get_paths()[0].vertices}
+    assert {(2019.5, 7.5), (2019.5, 8.5), (2015.5, -0.5), (2015.5, 0.5)} <= corners
+    assert [t.get_text() for t in figure.legends[0].get_texts()] == ["ssp126", "ssp370"]
+    assert other.get_ylabel() == "pr"
 
 
 def test_a_difference_of_zero_has_no_tint():

@@ -13,10 +13,12 @@ from rich.console import Console
 from emukit.data.archive import Archive
 from emukit.data.protocol import make_split
 from emukit.data.split import Span
+from emukit.emulators.additive_gp import AdditiveGP
 from emukit.emulators.base import Emulator
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.sampled import Sampled
 from emukit.emulators.trajectory import Persistence
+from emukit.emulators.variance_matched import VarianceMatched
 from emukit.errors import ProtocolError
 from emukit.figures.maps import draw_maps
 from emukit.metrics.variability import VariabilityStatistics, rank_histogram
@@ -25,14 +27,19 @@ from emukit.report.plot import _place, _visible_sets, draw
 from emukit.report.plot_data import (
     annual_means,
     collect,
+    discrepancy_panels,
     error_rows,
     hidden_years,
     mean_years,
     power,
     ranks,
+    share_rows,
     spread_rows,
+    uncertainty_rows,
     year_of,
 )
+from emukit.report.run_figures import _figures
+from emukit.report.site import CAPTIONS
 from emukit.report.variability import compare_variability, variability_table
 from emukit.runs.evaluate import score_emulator
 from tests.coded import coded_archive, warming_archive
@@ -210,6 +217,51 @@ def test_maps_of_spread_are_of_realisations_and_members_about_their_own_means(sa
     one = replace(shown, members={2: shown.members[2]})
     assert spread_rows(one) == []
     assert "single member" in draw(one, "title")[1]["spread"]
+
+
+def test_what_a_response_is_made_of_is_shown_of_the_months_and_by_component(warming):
+    archive, anchor, span, plain = warming
+    assert plain.explanation is None
+    assert not {"uncertainty", "discrepancy", "shares"} & draw(plain, "title")[0].keys()
+    split = make_split(archive, "k360")
+    own = {"warming": ("CO2", "SO2"), "features": ("SO2",), "indices": ("hemispheres",), "forcings": ("CO2", "SO2")}
+    base = AdditiveGP.fit(archive, split, (anchor,), (), **own)
+    # A wrapper is explained by what it wraps.
+    emulator = VarianceMatched.fit(archive, split, (base,), ())
+    shown = collect(emulator, archive, span)
+    explained = shown.explanation
+    rows = share_rows(shown, explained)
+    assert {row.label for row in rows} == {"warming", "hemispheres", "SO2", "discrepancy"}
+    shares = base.shares()
+    means = [archive.grid.mean(shares[n if n in shares else f"feature {n}"]) for n in (row.label for row in rows)]
+    assert [m.mean() for m in means] == sorted([m.mean() for m in means], reverse=True)
+    for row, mean in zip(rows, means, strict=True):
+        name = row.label if row.label in shares else f"feature {row.label}"
+        for v, panel in enumerate(row.panels):
+            np.testing.assert_allclose(panel.error, shares[name][v], rtol=1e-6)
+            assert panel.title == f"{archive.variables[v]}: {100 * mean[v]:.1f} % of the area mean"
+        assert row.positive
+    members = archive["ssp370"].targets[:, 121:181].astype(float).mean(1)
+    error = np.abs(emulator.predict_fields(archive["ssp370"], 121, 181).mean(0, dtype=float) - members.mean(0))
+    for v, row in enumerate(uncertainty_rows(shown, explained)):
+        np.testing.assert_allclose(row.panels[0].error, explained.deviation[v])
+        np.testing.assert_allclose(row.panels[1].error, error[v], rtol=1e-5)
+        assert f"{np.sqrt(archive.grid.mean(error[v] ** 2)):.3f}" in row.panels[1].title
+        assert "mean of 3 members" in row.panels[1].title
+    panels = discrepancy_panels(explained)
+    assert [label for label, _ in panels] == list(explained.discrepancies)
+    label, last = panels[-1]
+    assert label == "rest of the global mean, pr (mm/day)"
+    assert list(last) == [s.scenario for s in split.train]
+    np.testing.assert_array_equal(last["ssp370"].mean, explained.discrepancies[label]["ssp370"].mean)
+    figures, left_out = draw(shown, "title")
+    assert {"uncertainty", "discrepancy", "shares"} <= figures.keys()
+    assert not {"uncertainty", "discrepancy", "shares"} & left_out.keys()
+    # The pages show the same, each with a caption and what it says in words.
+    pages = _figures(shown, "title")
+    assert {"uncertainty", "discrepancy", "shares"} <= pages.keys() & CAPTIONS.keys()
+    assert all(row.label in pages["shares"][1] for row in rows)
+    assert "ssp126, ssp370, ssp585" in pages["discrepancy"][1]
 
 
 def test_weather_is_compared_as_members_are_with_each_other(warming):

@@ -138,6 +138,27 @@ def test_leaderboard_ranks_within_the_same_months_and_lines_take_no_place(files)
     assert team[-1].startswith("source: their report")
 
 
+def test_pages_say_the_mean_over_members_and_what_trained(tmp_path):
+    made = site(tmp_path)
+    known = replace(made.entries[0].rows[0], members=(0.5, 0.8, 0.8), remark="validation months not in training")
+    entry = replace(made.entries[0], rows=[known])
+    rows = [known if r.key == known.key else r for r in made.rows]
+    texts = dict(render(replace(made, rows=rows, entries=[entry, *made.entries[1:]])))
+    table = Page(texts["index.html"]).rows
+    heads = next(r for r in table if r[0] == "#")
+    best = next(r for r in table if r[1].startswith("best"))
+    assert "validation months not in training" in best[1]
+    assert dict(zip(heads, best, strict=True))["mean over members"].strip() == "0.7000"
+    assert dict(zip(heads, best, strict=True))["sd over members"].strip() == "0.1732"
+    third = next(r for r in table if r[1].startswith("third"))
+    assert dict(zip(heads, third, strict=True))["mean over members"].strip() == ""
+    page = texts[f"entries/{entry.id}.html"]
+    assert "Mean and standard deviation of the score with each member as truth: 0.7000 ± 0.1732." in page
+    assert "Validation months not in training." in page
+    # Other sets of months, of which nothing is known, have no such column.
+    assert "over members" not in next(r for r in table if "#" in r and r is not heads)
+
+
 def test_page_of_an_entry_shows_its_months_alone_with_lines_and_place(files):
     made, texts = files
     third = Page(texts[f"entries/{made.entries[2].id}.html"])

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emukit.cli.show import evaluation_block
 from emukit.competitions.cse151b import cse151b
 from emukit.competitions.ranking import load_published
 from emukit.data.demo import DemoClimate
@@ -23,7 +24,7 @@ from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
 from emukit.runs.evaluate import evaluate, noise_ceiling, score_emulator
 from emukit.runs.leaderboard import collect_rows, published_rows
-from emukit.runs.run import save_evaluation, train_run
+from emukit.runs.run import read_run, save_evaluation, train_run
 from emukit.runs.submit import submit_run
 from emukit.submission import read_submission
 from tests.coded import limit_score, warming_archive
@@ -184,6 +185,54 @@ def test_leaderboard_shows_floors_and_the_limit_beside_runs(tmp_path):
     path.write_text(json.dumps({**kept, "limit": {"score": "x"}}))
     with pytest.raises(RunError, match="damaged"):
         collect_rows([tmp_path / "linear"], published=False)
+
+
+def test_rows_say_the_mean_over_members_and_whether_validation_months_trained(tmp_path):
+    archive = warming_archive()
+    recipe = load_recipe("variance-matched")
+    chosen = {}
+    for scenario in ("ssp126", "ssp585"):
+        for final in (None, tmp_path / f"{scenario}-s"):
+            folder = tmp_path / f"{scenario}-{'f' if final else 's'}"
+            before = read_run(final) if final else None
+            made, _ = train_run(archive, recipe, folder, protocol=f"loso:{scenario}", final=before, reporter=QUIET)
+            found = evaluate(made.emulator(archive), archive, made.split(archive), "test")
+            save_evaluation(made.folder, found)
+            chosen[made.folder.name] = found
+    every = [r for r in collect_rows([tmp_path], published=False) if r.kind == "run"]
+    tested = [r for r in every if " test: " in r.split]
+    rows = {r.name.partition(" (")[0]: r for r in tested if " loso:all " not in r.split}
+    for name, found in chosen.items():
+        row = rows[name]
+        members = [found.members[m].value for m in range(3)]
+        assert members[0] == row.score != members[1]
+        assert row.over_members == (pytest.approx(np.mean(members)), pytest.approx(np.std(members, ddof=1)))
+        words = "validation months in training" if name.endswith("f") else "validation months not in training"
+        assert row.remark == found.remark == words
+        block = evaluation_block(name, found)
+        assert block.title.split(" (")[0].endswith(f"; {words}")
+        assert list(block.lines)[:3] == [name, "mean over 3 members as truth", "standard deviation over members"]
+        assert block.lines["mean over 3 members as truth"]["score"] == pytest.approx(np.mean(members))
+        numbers = [found.members[m]["tas.monthly_rmse"] for m in range(3)]
+        assert block.lines["standard deviation over members"]["tas.monthly_rmse"] == pytest.approx(
+            np.std(numbers, ddof=1)
+        )
+    mean = rows["ssp126-s"], rows["ssp585-s"]
+    (together,) = (r for r in tested if r.name == "ssp126-s + ssp585-s")
+    assert together.members == pytest.approx(np.mean([r.members for r in mean], axis=0))
+    # The validation months are no test of anything they did not train.
+    assert {r.remark for r in every if r not in tested} == {""}
+    path = tmp_path / "ssp126-s" / "scores" / "test.json"
+    kept = json.loads(path.read_text())
+    for wrong in ([0.5], {"0": {"score": "x"}}, {"first": kept["members"]["0"]}):
+        path.write_text(json.dumps({**kept, "members": wrong}))
+        with pytest.raises(RunError, match="damaged"):
+            collect_rows([tmp_path / "ssp126-s"], published=False)
+    path.write_text(json.dumps({k: v for k, v in kept.items() if k != "members"}))
+    (row,) = [
+        r for r in collect_rows([tmp_path / "ssp126-s"], published=False) if "test:" in r.split and r.kind == "run"
+    ]
+    assert row.over_members is None
 
 
 def test_mean_over_scenarios_left_out_is_of_one_recipe_and_ranked_beside_the_same_scenarios(tmp_path):

@@ -138,6 +138,7 @@ def _tables(site: Site, uses: Mapping[str, Sequence[Mapping[str, Any]]]) -> list
         own = sum(r.kind in ("run", "submission") for r in group)
         competition = group[0].competition
         table = {"id": f"set-{i}", "split": split, "rows": rows, "marks": marks(group), "own": own}
+        table["members"] = any(row.over_members for row in group)
         out.append(table | {"columns": competition.columns, "direction": competition.direction})
     return out
 
@@ -157,6 +158,7 @@ def _sets(entry: PageEntry, beside: Mapping[str, Sequence[Row]]) -> list[dict[st
         rows = [{"row": r, "cells": _cells(r), "own": r is own} for r in sorted([own, *others], key=lambda r: r.order)]
         columns = own.competition.columns
         found = {"split": own.split, "rows": rows, "place": place, "of": competitors, "note": own.note}
+        found |= {"members": own.over_members_text, "remark": own.remark}
         out.append(found | {"columns": columns})
     return out
 
