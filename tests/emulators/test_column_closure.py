@@ -207,7 +207,7 @@ def test_noise_has_the_length_scales_it_is_said_to_have():
         ({"held": 3}, "held"),
         ({"substeps": 0}, "substeps"),
         ({"memory": -1.0}, "memory"),
-        ({"diffusion": 9.0}, "diffusion"),
+        ({"diffusion": 9.0}, "diffusion(.|\\n)*from 0 to model.substeps, 4"),
         ({"noise": -1}, "noise"),
     ],
 )
