@@ -208,6 +208,8 @@ class ColumnClosureEmulator(Wrapper):
     steps: ClassVar[tuple[str, ...]] = ("month",)
     varied: ClassVar[bool] = True
     from_beginning: ClassVar[bool] = True
+    # It keeps no state between calls.
+    continues: ClassVar[bool] = False
 
     def __init__(
         self,
