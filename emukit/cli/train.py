@@ -432,6 +432,7 @@ def plan(
     """Show what a training will cost here in memory and time, which bottleneck comes first, and what to switch on."""
     from emukit.cli.show import cost_table, plan_tables
     from emukit.data.protocol import make_split
+    from emukit.errors import EmukitError
     from emukit.parallel.comm import open_comm
     from emukit.planning.plan import daily_plan, is_daily_fit, make_plan
     from emukit.recipes.load import load_recipe
@@ -440,8 +441,13 @@ def plan(
     words = [*(settings or ()), *([f"training.precision={precision.value}"] if precision else ())]
     chosen = load_recipe(model, recipe, words, loss)
     archive = o.open_named(data, card, convert, report)
+    daily = is_daily_fit(archive, chosen)
+    if daily and o.division(domain) != (1, 1):
+        raise EmukitError(
+            f"--domain would do nothing: {model} has no network whose fields could be divided", hint="leave it out"
+        )
     split = make_split(archive, protocol, o.member_list(members))
-    if is_daily_fit(archive, chosen):
+    if daily:
         parts: Iterable[object] = [cost_table(f"{model}: memory, time and disk", daily_plan(archive, chosen, split))]
     else:
         with open_comm() as comm:

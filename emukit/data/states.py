@@ -115,10 +115,10 @@ def _place(name: str, archive: Archive, normalizer: TargetNormalizer) -> int:
     return archive.variables.index(name)
 
 
-def normalised_bounds(domain: Domain, normalizer: TargetNormalizer) -> tuple[Tensor, Tensor]:
-    """(V, Y, X) float32 bounds below and above of normalised outputs; infinite where a variable has none.
+def normalised_bounds(domain: Domain, normalizer: TargetNormalizer, states: States) -> tuple[Tensor, Tensor]:
+    """(V, Y, X) float32 bounds below and above of normalised states; infinite of all else, and where there are none.
 
-    They are those of the first season: states are normalised alike in all.
+    They are those of the first season: states are normalised alike in all, and other outputs need not be.
     """
     limits = []
     for side in ("lower", "upper"):
@@ -126,7 +126,7 @@ def normalised_bounds(domain: Domain, normalizer: TargetNormalizer) -> tuple[Ten
         fields = np.stack([np.full(domain.grid.shape, 0.0 if k is None else k) for k in known])
         found = torch.from_numpy(normalizer.forward(fields[None], np.zeros(1, np.int64))[0])
         for place, value in enumerate(known):
-            if value is None:
+            if value is None or place not in states.places:
                 found[place] = -torch.inf if side == "lower" else torch.inf
         limits.append(found)
     return limits[0], limits[1]
@@ -162,7 +162,8 @@ class RolloutSampler(SegmentSampler):
         """
         super().__init__(archive, spans, encoder, normalizer, settings, device, part)
         self.states = States.fit(archive, spans, normalizer, encoder.settings.states)
-        self._bounds = normalised_bounds(archive.domain, normalizer) if encoder.settings.bounded else None
+        bounded = encoder.settings.bounded
+        self._bounds = normalised_bounds(archive.domain, normalizer, self.states) if bounded else None
 
     def _read(self, key: tuple[tuple[Segment, ...], int, int]) -> Sample:
         segments, first, last = key

@@ -30,7 +30,7 @@ from emukit.emulators.internal_state import StateSeries, StateSpace, check_block
 from emukit.emulators.residuals import globe_deviations, training_residuals
 from emukit.emulators.sampled import add_variability, globe_deviation, relative_climatology
 from emukit.emulators.wrapper import Fold, Wrapper
-from emukit.errors import RecipeError
+from emukit.errors import ProtocolError, RecipeError
 from emukit.models.precision import matmul_precision
 from emukit.models.registry import CONTEXT, NETWORKS, build_network
 from emukit.objectives.base import AddressedNoise
@@ -150,6 +150,20 @@ class RowSampler:
     part: str
     per_batch: int = 64
     length: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse samples that no run holds.
+
+        Raises:
+            ProtocolError: No run goes on for so many months.
+        """
+        if not len(self._rows):
+            raise ProtocolError(
+                "no training run holds so long a trajectory",
+                found=f"{self.length} months",
+                expected=f"with the {self.series.space.past} months before them, no more than a training run has",
+                hint="shorter --set predictor.training.lengths, or a protocol with longer training spans",
+            )
 
     @property
     def channels(self) -> int:

@@ -86,8 +86,8 @@ class Emulator(ABC):
             the memory of a year.
         from_beginning: Whether it must run from a scenario's beginning, step by step, to reach a month: a trajectory.
             Work is then divided by scenario and realisation, never by months.
-        continues: Whether steps that are asked for piece by piece, in order, are those of one call; not so where a call
-            begins a forecast.
+        continues: Whether steps that are asked for piece by piece, in order, are those of one call, and cost no more;
+            not so where a call begins a forecast, or runs from the beginning every time.
         trained_in: The training years among the forcings that it reads; None where it reads none, or is older.
         knows_error: Whether it knows how far off its forced response may be, as a distribution.
         plugins: What it needs of other packages.

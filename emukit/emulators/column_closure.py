@@ -208,6 +208,8 @@ class ColumnClosureEmulator(Wrapper):
     steps: ClassVar[tuple[str, ...]] = ("month",)
     varied: ClassVar[bool] = True
     from_beginning: ClassVar[bool] = True
+    # It keeps no state between calls.
+    continues: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -316,10 +318,11 @@ class ColumnClosureEmulator(Wrapper):
             )
         for name in ("memory", "diffusion", "regional", "learning_rate"):
             value = options.get(name, 1.0)
-            if not (0 <= value < math.inf) or (name == "diffusion" and value > options.get("substeps", 4)):
-                raise RecipeError(
-                    f"model.{name} is out of range", found=str(value), expected="zero or more, and finite"
-                )
+            # More would take a departure beyond the mean of its neighbours in one substep.
+            most = options.get("substeps", 4) if name == "diffusion" else math.inf
+            if not (0 <= value <= most and value < math.inf):
+                expected = "zero or more, and finite" if most == math.inf else f"from 0 to model.substeps, {most}"
+                raise RecipeError(f"model.{name} is out of range", found=str(value), expected=expected)
 
     @property
     def draws(self) -> bool:

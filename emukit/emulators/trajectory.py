@@ -194,7 +194,7 @@ class TrajectoryNetwork(NeuralEmulator, Trajectory):
         n = len(self.states.places)
         bounds = None
         if self.encoder.settings.bounded:
-            bounds = [bound.to(device) for bound in normalised_bounds(self.domain, self.normalizer)]
+            bounds = [bound.to(device) for bound in normalised_bounds(self.domain, self.normalizer, self.states)]
         try:
             with torch.inference_mode(), matmul_precision("fp32"):
                 for step in range(steps):

@@ -31,8 +31,9 @@ HOURS = 1 / (2 * OMEGA * 3600)
 # The temperature that the implicit terms are linear about; a high one keeps them stable (Simmons et al. 1978).
 REFERENCE = 288.0
 
-Spacing = Literal["gauss", "equiangular", "equiangular_with_poles"]
-SPACINGS: tuple[Spacing, ...] = ("gauss", "equiangular", "equiangular_with_poles")
+# A wind has no direction in a row on a pole: the transforms of winds divide by the cosine of latitude.
+Spacing = Literal["gauss", "equiangular"]
+SPACINGS: tuple[Spacing, ...] = ("gauss", "equiangular")
 
 
 class Fields(NamedTuple):
@@ -87,7 +88,7 @@ def spacing_of(latitudes: NDArray[np.float64]) -> Spacing:
     raise RecipeError(
         "the dynamical core does not know the latitudes of the grid",
         found=f"{len(latitudes)} rows from {latitudes[0]:.3f} to {latitudes[-1]:.3f}",
-        expected="Gaussian latitudes, or evenly spaced ones with or without poles",
+        expected="Gaussian latitudes, or the middles of evenly spaced bands, without a row on a pole",
         hint="interpolate the data to a Gaussian grid",
     )
 

@@ -107,3 +107,9 @@ def test_what_is_odd_in_a_folder_is_repeated_by_every_command_or_told_by_none(em
     assert notes("train", "typical-year", "-q") == []
     for words in (("data", "windows"), ("crossval", "linear")):
         assert notes(*words) == ["there are 7 oddities in the data: `emukit data check` lists them"]
+
+
+def test_a_plan_of_a_fit_to_days_takes_a_division_that_does_nothing(emukit, climx_folder):
+    refused = emukit("plan", "typical-year", "--data", climx_folder[0], "--domain", "2")
+    assert refused.code == 2
+    assert "--domain would do nothing" in refused.err

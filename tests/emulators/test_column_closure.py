@@ -180,6 +180,16 @@ def test_a_realisation_is_its_seed_and_number_whatever_is_asked(climate, trained
     assert trained.draws
 
 
+def test_a_scenario_is_run_through_once_and_not_from_its_beginning_for_every_piece(climate, trained):
+    """For every 60 months from the first on, a century takes nine times as long."""
+    archive, _, _ = climate
+    asked = trained.columns.closure.calls
+    months = 130
+    found = trained.predict(archive["ssp370"], stop=archive["ssp370"].time.text(months - 1), members=1)
+    assert found.sizes["time"] == months
+    assert trained.columns.closure.calls - asked == months
+
+
 def test_what_is_saved_predicts_the_same_and_fits_are_repeated(climate, trained, tmp_path):
     archive, split, bases = climate
     trained.save(tmp_path / "emulator")
@@ -207,7 +217,7 @@ def test_noise_has_the_length_scales_it_is_said_to_have():
         ({"held": 3}, "held"),
         ({"substeps": 0}, "substeps"),
         ({"memory": -1.0}, "memory"),
-        ({"diffusion": 9.0}, "diffusion"),
+        ({"diffusion": 9.0}, "diffusion(.|\\n)*from 0 to model.substeps, 4"),
         ({"noise": -1}, "noise"),
     ],
 )

@@ -7,8 +7,8 @@ from torch import nn
 
 from emukit.data.frames import FrameEncoder, InputSettings, Window
 from emukit.data.protocol import make_split
-from emukit.data.states import States
-from emukit.data.targets import TargetNormalizer
+from emukit.data.states import States, normalised_bounds
+from emukit.data.targets import TargetNormalizer, TargetSettings
 from emukit.emulators.registry import load_emulator
 from emukit.emulators.trajectory import Persistence, TrajectoryNetwork
 from emukit.errors import ProtocolError
@@ -140,6 +140,20 @@ def test_bounded_states_are_fed_back_as_they_are_written():
     apart = free.predict_fields(CONTROL, 10, 16)
     np.testing.assert_array_equal(apart[0], whole[0])
     assert np.abs(apart[1, 2] - whole[1, 2]).max() > 0.1
+
+
+def test_outputs_that_are_not_states_keep_the_bounds_of_their_own_season():
+    """Their normalised zero is another in every season, and that of the first would be too much rain in others."""
+    fitted = emulator(bounded=True)
+    seasonal = TargetNormalizer.fit(ARCHIVE, SPLIT.train, {"pr": TargetSettings(climatology="cell-month")})
+    pr = ARCHIVE.variables.index("pr")
+    assert ARCHIVE.domain.described[pr].bounds.lower == 0.0
+    lower, upper = normalised_bounds(fitted.domain, seasonal, fitted.states)
+    assert torch.isinf(lower[pr]).all()
+    assert torch.isinf(upper[pr]).all()
+    no_colder_than(fitted)
+    lower, _ = normalised_bounds(fitted.domain, seasonal, fitted.states)
+    assert torch.isfinite(lower[0]).all()
 
 
 def test_rain_below_zero_is_clipped_in_what_is_written_alone():

@@ -169,6 +169,15 @@ def test_held_through_one_step_tendencies_are_not_held():
     assert gained.abs().max() > 0
 
 
+def test_water_of_a_held_tendency_is_that_of_all_steps_it_is_held_through():
+    found, sample = stirred(hybrid(substeps=3, held=3)), frames()
+    with torch.no_grad():
+        begun, _ = found.encode(sample[:, 0])
+        _, gained = found.advance(begun, sample[:, 0])
+        said = found.tendencies(begun, found._ready().outer.clip_wavenumbers(found._modal(sample[:, 0]))).humidity
+    torch.testing.assert_close(gained, said * 6.0 * (2 * 7.292e-5 * 3600))
+
+
 @pytest.mark.parametrize("decoder", ["columns", "unet"])
 def test_mass_is_kept_and_water_changes_by_evaporation_less_rain(decoder):
     found, sample = stirred(hybrid(decoder=decoder)), frames(3)

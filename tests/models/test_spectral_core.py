@@ -174,9 +174,10 @@ def test_latitudes_that_have_no_weights_are_refused():
     gauss = np.rad2deg(np.arcsin(np.polynomial.legendre.leggauss(12)[0]))
     assert spacing_of(gauss) == "gauss"
     assert spacing_of(-90 + 15 * (np.arange(12) + 0.5)) == "equiangular"
-    assert spacing_of(np.linspace(-90, 90, 13)) == "equiangular_with_poles"
-    with pytest.raises(RecipeError, match="latitudes"):
-        spacing_of(np.linspace(-80, 80, 12))
+    # On a pole the winds of the transforms are not finite.
+    for latitudes in (np.linspace(-80, 80, 12), np.linspace(-90, 90, 13)):
+        with pytest.raises(RecipeError, match="latitudes"):
+            spacing_of(latitudes)
 
 
 def test_without_the_package_the_error_says_what_to_install(monkeypatch):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from emukit.emulators.atlas import PREDICTOR, RowSampler
-from emukit.errors import RecipeError
+from emukit.errors import ProtocolError, RecipeError
 from emukit.losses.composite import CompositeLoss
 from emukit.losses.grid_context import GridContext
 from emukit.objectives.crps import Crps, fair_crps
@@ -130,6 +130,13 @@ def test_a_trajectory_stays_within_its_run(series):
     able = {n for start in (0, 60) for n in range(start + 3, start + 57)}
     assert rows < able
     assert len(rows) == 10 * (len(able) // 10)
+
+
+def test_a_trajectory_longer_than_every_run_is_refused_before_an_empty_batch(series):
+    # Of 60 months three are behind the first.
+    assert RowSampler(series, PREDICTOR, length=57).epoch(0, 0)[0]
+    with pytest.raises(ProtocolError, match="58 months"):
+        RowSampler(series, PREDICTOR, length=58)
 
 
 @pytest.mark.parametrize(

@@ -275,6 +275,12 @@ def test_learning_rate_warms_up_peaks_and_ends_where_it_should():
     assert all(a >= b for a, b in itertools.pairwise(rates[4:]))
 
 
+def test_a_rate_that_is_halved_again_and_again_ends_at_the_final_one():
+    optimizer = OptimizerSettings(learning_rate=1.0, final_learning_rate=0.1, warmup_steps=4)
+    settings = TrainingSettings(schedule="plateau", optimizer=optimizer)
+    assert [learning_rate(10, 20, settings, n) for n in range(6)] == [1.0, 0.5, 0.25, 0.125, 0.1, 0.1]
+
+
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_the_optimiser_steps_with_another_rate_than_the_schedule(tmp_path, accumulate):
     """The rate of every step, over the end of an epoch; the log has that of each epoch's last."""
