@@ -270,7 +270,8 @@ def evaluate_run(
         raise ProtocolError(
             f"protocol {split.protocol} has no set {name}", expected=", ".join(split.scored), hint="--split validation"
         )
-    _refuse_hidden(archive, split.scored[name])
+    for span in split.scored[name]:
+        _refuse_hidden(archive, span)
     reporter.say("fitting the baselines on the training months")
     baselines = fit_baselines(archive, split.train, one.coarsening)
     plain = one.frames.varied(size=None)

@@ -608,7 +608,7 @@ def test_a_hidden_test_is_refused_before_baselines_are_fitted_for_it(archive, ru
         raise AssertionError("fitted for nothing")
 
     monkeypatch.setattr("emukit.runs.downscale.fit_baselines", fitted)
-    with pytest.raises(ProtocolError, match="ssp245 .* hidden") as refused:
+    with pytest.raises(ProtocolError, match=r"ssp245 .* hidden") as refused:
         evaluate_run(run, archive, "test", None, QUIET)
     assert "--split validation" in refused.value.hint
 
