@@ -540,6 +540,7 @@ def check_blocks(grid: tuple[int, int], size: int, variables: int) -> None:
             "model.block is out of range",
             found=f"{size}, on a grid of {grid[0]} x {grid[1]} cells",
             expected=f"one of {', '.join(map(str, able))}" if able else "a number above 1 that divides both sides",
+            hint=f"--set model.block={min(able, key=lambda n: abs(n - size))}" if able else "data on a grid with one",
         )
     numbers = variables * grid[0] * grid[1] // size**2
     if numbers > MOST_NUMBERS:

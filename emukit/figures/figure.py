@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib import style
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from PIL import Image
 
 # Vermilion, sky blue, orange and blue of Okabe and Ito (2008), next to greys: they differ in lightness too.
@@ -60,12 +62,21 @@ def sheet(title: str, width: float, height: float) -> Figure:
 
 def legend_below(figure: Figure, axes: Axes) -> None:
     """One legend for all axes of a figure, under them, from what one of them shows, in as few rows as fit."""
-    handles, labels = axes.get_legend_handles_labels()
+    _place_below(figure, *axes.get_legend_handles_labels())
+
+
+def _place_below(figure: Figure, handles: Sequence[Artist], labels: Sequence[str]) -> None:
     for columns in range(len(labels), 0, -1):
         legend = figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False)
-        if columns == 1 or legend.get_window_extent().width <= figure.bbox.width:
+        if columns == 1 or _fits(figure, legend):
             return
         legend.remove()
+
+
+def _fits(figure: Figure, legend: Legend) -> bool:
+    # The extent begins at the left margin; the right one is as wide.
+    box = legend.get_window_extent()
+    return bool(box.x1 + max(box.x0, 0.0) <= figure.bbox.width)
 
 
 def shorten(name: str, most: int = 28) -> str:
@@ -108,6 +119,10 @@ def write_webp(
     """
     with drawing():
         figure.set_size_inches(width, height)
+        # Letters keep their size, so a legend that fitted the figure may be too wide for the page.
+        for legend in [x for x in figure.legends if not _fits(figure, x)]:
+            legend.remove()
+            _place_below(figure, [h for h in legend.legend_handles if h], [t.get_text() for t in legend.get_texts()])
         figure.draw_without_rendering()
         figure.set_layout_engine("none")
         drawn = io.BytesIO()

@@ -262,11 +262,14 @@ def draw_error_maps(
 def draw_zonal(fields: Mapping[str, Field], grid: Grid, scales: Mapping[str, float], title: str) -> Figure:
     """Zonal means of errors over latitude, with those of other members; arguments as for `draw_error_maps`."""
     with drawing():
-        figure = sheet(title, 11.0, 3.6)
-        line = figure.subplots(1, len(fields), squeeze=False, sharey=True)[0]
+        # Four panels a row: more of them side by side are narrower than their words.
+        columns = min(len(fields), 4)
+        rows = -(-len(fields) // columns)
+        figure = sheet(title, 11.0, 0.6 + 3.0 * rows)
+        line = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
         # As wide as the area of a band of latitude: the tropics are half the globe.
         height = np.sin(np.deg2rad(grid.lat))
-        for axes, (name, field) in zip(line, fields.items(), strict=True):
+        for axes, (name, field) in zip(line, fields.items(), strict=False):
             for i, member in enumerate(field.members):
                 label = "" if i else f"other members of the climate model ({len(field.members)})"
                 axes.plot(member, height, color=MEMBERS, lw=1.0, alpha=0.8, label=label)
@@ -278,5 +281,7 @@ def draw_zonal(fields: Mapping[str, Field], grid: Grid, scales: Mapping[str, flo
         ticks = np.array([-60, -30, 0, 30, 60])
         line[0].set_yticks(np.sin(np.deg2rad(ticks)), ["60°S", "30°S", "0°", "30°N", "60°N"])
         line[0].set_ylim(-1, 1)
+        for axes in line[len(fields) :]:
+            axes.remove()
         legend_below(figure, line[0])
     return figure

@@ -55,7 +55,7 @@ Array = NDArray[np.float64]
 FOLDER = "report"
 ABOUT_FILE, NUMBERS_FILE = "about.json", "numbers.safetensors"
 # Raised with every change of what is kept or drawn.
-VERSION = 10
+VERSION = 11
 # Of every picture, in inches: on a page they are as wide as its text, and their letters are of one size.
 SHAPES = {
     "maps": (8.6, 4.5),
@@ -77,6 +77,8 @@ SHAPES = {
     "learning": (8.6, 2.8),
     "terms": (8.6, 2.8),
 }
+# Heights of figures of two variables, for which shapes are made: with more of them a picture grows as its figure does.
+OF_TWO = {"maps": 5.1, "another_run": 5.1, "zonal": 3.6, "years": 6.9, "seasons": 8.9}
 # Lines of many hues, of which so many colours are kept; elsewhere colours mean something, and none is left out.
 MANY = {"learning": 16, "terms": 16, "coordinates": 64, "intervals": 32, "discrepancy": 64}
 # What a mean over a step is called.
@@ -200,6 +202,8 @@ def save(figure: Figure, path: Path, kind: str, about: str, maps: Iterable[str] 
         Width and height in pixels.
     """
     width, height = SHAPES.get(kind) or figure.get_size_inches()
+    if kind in OF_TWO:
+        height *= max(1.0, figure.get_size_inches()[1] / OF_TWO[kind])
     colours: list[str] | int = MANY[kind] if kind in MANY else map_colours(maps) if maps else line_colours()
     return write_webp(figure, path, about, width=width, height=height, colours=colours)
 

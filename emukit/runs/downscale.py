@@ -270,6 +270,8 @@ def evaluate_run(
         raise ProtocolError(
             f"protocol {split.protocol} has no set {name}", expected=", ".join(split.scored), hint="--split validation"
         )
+    for span in split.scored[name]:
+        _refuse_hidden(archive, span)
     reporter.say("fitting the baselines on the training months")
     baselines = fit_baselines(archive, split.train, one.coarsening)
     plain = one.frames.varied(size=None)
@@ -361,8 +363,9 @@ class DownscaleTrainer:
     def train(self, folder: Path, reporter: Reporter) -> dict[str, Any]:
         """Train, or continue; how it went, for the record."""
         settings = self._recipe.training
+        epochs = f"{settings.epochs} epoch{'s' if settings.epochs > 1 else ''}"
         reporter.say(
-            f"downscale: {self.parameters:,} parameters, {settings.epochs} epochs of {self._sampler.steps_per_epoch} "
+            f"downscale: {self.parameters:,} parameters, {epochs} of {self._sampler.steps_per_epoch} "
             f"batches of {self._recipe.blocks.times * self._recipe.blocks.per_time} blocks"
         )
 
@@ -451,17 +454,23 @@ def some_parts(steps: int, most: int) -> list[slice]:
     return [slice(int(i), int(i) + size) for i in first]
 
 
+def _refuse_hidden(archive: Archive, span: Span) -> None:
+    if is_hidden(archive, span):
+        raise ProtocolError(
+            f"the coarse fields of {span.text(archive)} are hidden in this store",
+            found="no targets of these steps",
+            expected="a set whose truth the store shows",
+            hint="score validation with --split validation, or downscale fields of another origin",
+        )
+
+
 def coarse_truth(archive: Archive, span: Span, coarsening: Coarsening) -> NDArray[np.float64]:
     """(T, V, y, x) what a downscaler is shown of a span's member.
 
     Raises:
         ProtocolError: The truth is hidden, and so are its coarse fields.
     """
-    if is_hidden(archive, span):
-        raise ProtocolError(
-            f"the coarse fields of {span.text(archive)} are hidden in this store",
-            hint="score validation, or downscale fields of another origin",
-        )
+    _refuse_hidden(archive, span)
     return coarsening.down(archive[span.scenario].truth(span.members[0], span.start, span.stop))
 
 

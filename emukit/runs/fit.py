@@ -367,7 +367,8 @@ class Trainer:
         epochs = self._keep.epoch if self._keep else settings.epochs
         reporter.say(
             f"{self._recipe.emulator}: {self._parameters:,} parameters, {len(emulator.encoder.channels)} channels, "
-            f"{epochs} epochs of {-(-self._source.steps_per_epoch // settings.accumulate)} steps on {where}"
+            f"{epochs} epoch{'s' if epochs > 1 else ''} of "
+            f"{-(-self._source.steps_per_epoch // settings.accumulate)} steps on {where}"
         )
         objective = self._recipe.objective
         if objective.name == REGRESSION:

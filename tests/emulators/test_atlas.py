@@ -300,6 +300,7 @@ def test_blocks_that_do_not_divide_the_grid_are_refused(size):
     with pytest.raises(RecipeError, match=r"model.block is out of range") as caught:
         series_of(size=size)
     assert caught.value.expected == "one of 2"
+    assert caught.value.hint == "--set model.block=2"
 
 
 def test_statistics_are_saved_whole(series):

@@ -15,7 +15,7 @@ from emukit.figures.learning import draw_learning, draw_terms, has_terms
 from emukit.figures.maps import LEVELS, Field, _east_of_greenwich, coastline, draw_error_maps, draw_zonal, round_limit
 from emukit.figures.study import VariantInterval, draw_coordinates, draw_intervals
 from emukit.report.plot_data import _scale_to_daily
-from emukit.report.run_figures import SHAPES
+from emukit.report.run_figures import SHAPES, save
 from tests.coded import small_grid
 from tests.report.test_pictures import mesh_of
 
@@ -92,6 +92,24 @@ def test_titles_of_zonal_panels_end_before_the_next_panel_and_the_edge():
         (title,) = (t for t in axes.findobj(Text) if t.get_text() == axes.get_title(loc="left"))
         assert title.get_window_extent().x1 <= axes.get_window_extent().x1
     assert all(axes.get_window_extent().height > 80 for axes in figure.axes)
+
+
+@pytest.mark.parametrize("kind", ["maps", "zonal"])
+def test_panels_of_seven_variables_do_not_lie_on_each_other_on_a_page(tmp_path, kind):
+    long = Field("BrBG", "pr (kg m-2 s-1), standard deviation over time", "MAE 2", FIELD, np.zeros((0, 4)))
+    many, scales = {f"v.{i}": long for i in range(14)}, {f"v.{i}": 1.0 for i in range(14)}
+    if kind == "maps":
+        figure = draw_error_maps(many, GRID, scales, "title", earth=False)
+    else:
+        figure = draw_zonal(many, GRID, scales, "title")
+    save(figure, tmp_path / f"{kind}.webp", kind, "")
+    panels = [axes for axes in figure.axes if axes.get_title(loc="left")]
+    assert len(panels) == 14
+    for axes in panels:
+        (title,) = (t for t in axes.findobj(Text) if t.get_text() == axes.get_title(loc="left"))
+        words = title.get_window_extent()
+        assert not any(words.overlaps(other.get_window_extent()) for other in figure.axes if other is not axes)
+        assert axes.get_window_extent().height > 80
 
 
 def test_nothing_has_no_place_on_a_logarithm():

@@ -23,7 +23,7 @@ from emukit.figures.curves import (
     draw_spectra,
     draw_years,
 )
-from emukit.figures.figure import MEMBERS, TRUTH, drawing, legend_below, sheet, write_png
+from emukit.figures.figure import MEMBERS, TRUTH, drawing, legend_below, line_colours, sheet, write_png, write_webp
 from emukit.figures.learning import draw_learning
 from emukit.figures.maps import MapRow, Panel, draw_maps, edges, scale, scale_colours
 from tests.coded import small_grid
@@ -305,3 +305,17 @@ def test_a_legend_wider_than_the_picture_is_not_cut_off(words, rows):
         assert box.x0 >= 0
         assert box.x1 <= figure.bbox.width
         assert len({round(text.get_window_extent().y0) for text in legend.get_texts()}) == rows
+
+
+def test_a_legend_is_not_cut_off_by_the_smaller_picture_of_a_page(tmp_path):
+    with drawing():
+        figure = sheet("A title", 10.5, 6.9)
+        axes = figure.subplots()
+        axes.axvspan(0, 1, label="scored months")
+        for label in ("truth: the member it is scored by", "other members of the climate model (2)", "prediction"):
+            axes.plot([0, 1], label=label)
+        legend_below(figure, axes)
+    write_webp(figure, tmp_path / "years.webp", "", width=8.6, height=3.4, colours=line_colours())
+    (legend,) = figure.legends
+    assert legend.get_window_extent().x1 <= figure.bbox.width
+    assert [t.get_text() for t in legend.get_texts()][-1] == "prediction"

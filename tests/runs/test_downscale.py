@@ -603,6 +603,16 @@ def test_a_finished_run_is_scored_again_to_the_same_numbers(archive, run):
         evaluate_run(run, archive, "validation", 5, QUIET)
 
 
+def test_a_hidden_test_is_refused_before_baselines_are_fitted_for_it(archive, run, monkeypatch):
+    def fitted(*_):
+        raise AssertionError("fitted for nothing")
+
+    monkeypatch.setattr("emukit.runs.downscale.fit_baselines", fitted)
+    with pytest.raises(ProtocolError, match=r"ssp245 .* hidden") as refused:
+        evaluate_run(run, archive, "test", None, QUIET)
+    assert "--split validation" in refused.value.hint
+
+
 def test_a_downscaler_that_was_trained_again_is_not_taken_for_the_one_that_is_named(archive, run, tmp_path):
     place = tmp_path / "fine"
     shutil.copytree(run.folder, place)
