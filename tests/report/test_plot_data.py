@@ -194,7 +194,7 @@ def test_ensemble_is_ten_realisations_of_which_the_first_is_the_prediction(sampl
     assert mean_years(shown)[0][0].cycle.predictions.shape == (10, 12)
     assert power(shown)[0][0].curves.predictions.shape[0] == 10
     figures, left_out = draw(shown, "title")
-    assert set(figures) == {"maps", "change", "years", "seasons", "spectra", "ranks", "spread"}
+    assert set(figures) == {"maps", "change", "years", "seasons", "spectra", "ranks", "spread", "hovmoeller"}
     assert left_out == {}
 
 
@@ -319,7 +319,7 @@ def test_one_member_has_no_other_run_and_no_second_map():
     shown = collect(emulator, archive, split.validation[0])
     assert all(len(row.panels) == 1 for row in error_rows(shown))
     figures, left_out = draw(shown, "title")
-    assert set(figures) == {"maps", "change", "years", "seasons"}
+    assert set(figures) == {"maps", "change", "years", "seasons", "hovmoeller"}
     assert "24 months are too few" in left_out["spectra"]
     assert "one answer" in left_out["ranks"]
     assert "one answer" in left_out["spread"]
