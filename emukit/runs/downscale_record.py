@@ -100,13 +100,17 @@ def read_downscale_record(folder: Path) -> DownscaleRecord:
         if not wrong:
             identity = record["identity"]
             wrong += [k for k, kind in (("protocol", str), ("seed", int)) if not isinstance(identity.get(k), kind)]
+            coarse = record["recipe"].get("coarse", {})
+            wrong += [] if isinstance(coarse, dict) and isinstance(coarse.get("grid", []), list) else ["recipe.coarse"]
+            wrong += [f"scored.{k}" for k, spans in record["scored"].items() if not isinstance(spans, list)]
         if record.get("state") == "finished":
             wrong += [] if "scores" in wrong or _are_scores(record["scores"]) else ["scores"]
             wrong += [] if isinstance(record.get("seconds"), int | float) else ["seconds"]
     except OSError as e:
         raise RunError(
             f"{folder} is not a downscaling run",
-            found=f"no {DOWNSCALE_FILE}",
+            found=f"{'no ' if isinstance(e, FileNotFoundError) else ''}{DOWNSCALE_FILE}"
+            + ("" if isinstance(e, FileNotFoundError) else f": {e.strerror or e}"),
             hint="name a folder that `emukit train downscale` wrote",
         ) from e
     except (ValueError, TypeError, AttributeError) as e:

@@ -1,6 +1,7 @@
 """`emukit train downscale` and `emukit downscale` as users call them."""
 
 import json
+import os
 import re
 
 import pytest
@@ -157,3 +158,30 @@ def test_a_report_has_a_page_of_a_downscaling_run(emukit, fine_run, tmp_path):
     pictures = re.findall(r'<img src="\.\./([^"]+)"', text)
     assert {p.rsplit("/", 1)[1] for p in pictures} >= {"errors.png", "learning.webp", "0001.png"}
     assert all((tmp_path / "report" / p).stat().st_size > 1000 for p in pictures)
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value", "found"),
+    [("scored", "validation", 3, "scored.validation"), ("recipe", "coarse", {"grid": True}, "recipe.coarse")],
+)
+def test_a_record_with_values_of_another_kind_is_listed_as_damaged(
+    emukit, fine_run, tmp_path, table, key, value, found
+):
+    record = json.loads((fine_run / "downscale.json").read_text())
+    record[table][key] = value
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "downscale.json").write_text(json.dumps(record))
+    answer = emukit("runs", tmp_path, "--format", "json")
+    assert answer.code == 0, answer.err
+    (line,) = json.loads(answer.out)
+    assert line["state"] == "damaged"
+    assert found in answer.out + answer.err
+
+
+def test_a_record_that_is_no_file_is_not_said_to_be_missing(emukit, tmp_path):
+    os.mkfifo(tmp_path / "downscale.json")
+    answer = emukit("downscale", tmp_path, tmp_path / "x.nc", "--out", tmp_path / "f.zarr")
+    assert answer.code == 2
+    assert "not a downscaling run" in answer.err
+    assert "no downscale.json" not in answer.err
