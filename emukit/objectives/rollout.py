@@ -49,7 +49,7 @@ class Curriculum:
         if len(boundaries) != len(lengths) - 1:
             raise RecipeError(
                 f"{table}.boundaries must be one fewer than {table}.lengths",
-                found=f"{len(boundaries)} boundaries of {len(lengths)} lengths",
+                found=f"boundaries: {len(boundaries)}, lengths: {len(lengths)}",
                 expected="the epoch after which each length but the first is used",
                 hint=f"--set {table}.lengths=[1,2] --set {table}.boundaries=[10]",
             )

@@ -35,10 +35,10 @@ from emukit.report.pages.model import Errors, PageEntry, Picture, Site, Unfinish
 from emukit.report.pages.render import render
 from emukit.report.plot_data import LEAST_MONTHS, NO_SEASONS, NO_SPECTRA
 from emukit.report.run_figures import Drawn, RunFigures, in_scale, run_figures_of
-from emukit.runs.downscale_record import DOWNSCALE_FILE, DownscaleRecord, read_downscale_record
+from emukit.runs.downscale_record import DownscaleRecord, read_downscale_record
 from emukit.runs.leaderboard import RowSource, combine, entry_folders, folders_in, read_source
 from emukit.runs.listing import summarise_run
-from emukit.runs.record import RECORD_FILE
+from emukit.runs.record import DOWNSCALE_FILE, RECORD_FILE
 from emukit.runs.run import Run
 from emukit.studies.study_file import STUDY_FILE, StudyFile, read_study
 

@@ -63,7 +63,6 @@ from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.recipes.downscale import DownscaleRecipe, parse_downscale
 from emukit.runs.downscale_record import (
-    DOWNSCALE_FILE,
     ERRORS,
     FORMAT,
     NETWORK,
@@ -71,7 +70,7 @@ from emukit.runs.downscale_record import (
     DownscaleRecord,
     read_downscale_record,
 )
-from emukit.runs.record import DataArguments, card_digest
+from emukit.runs.record import DOWNSCALE_FILE, DataArguments, card_digest
 from emukit.training.engine import Engine, Execution
 from emukit.training.loop import train
 

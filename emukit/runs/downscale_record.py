@@ -13,9 +13,8 @@ from typing import Any
 
 from emukit.errors import RunError
 from emukit.files import parse_json, read_text
-from emukit.runs.record import checked_command
+from emukit.runs.record import DOWNSCALE_FILE, checked_command
 
-DOWNSCALE_FILE = "downscale.json"
 FORMAT = 1
 # Pictures in the folder: maps of errors, and steps at every validation.
 ERRORS, SAMPLES = "errors.png", "samples"

@@ -29,6 +29,8 @@ from emukit.metrics import Competition
 from emukit.outputs import json_kind, new_output
 from emukit.recipes.catalogue import is_random, model_name
 from emukit.runs.record import (
+    DOWNSCALE_FILE,
+    OF_DOWNSCALING,
     RECORD_FILE,
     Identity,
     RunRecord,
@@ -102,7 +104,7 @@ def collect_rows(
             raise RunError(
                 f"{place} holds no run and no submission",
                 expected="a folder that `emukit train` or `emukit submit` wrote, or a folder of such",
-                hint="train first, or name another folder",
+                hint=OF_DOWNSCALING if (place / DOWNSCALE_FILE).exists() else "train first, or name another folder",
             )
         for folder in found:
             try:

@@ -17,9 +17,9 @@ from typing import Any, Literal
 from emukit.errors import EmukitError, RunError
 from emukit.files import is_held, open_regular
 from emukit.recipes.catalogue import model_name
-from emukit.runs.downscale_record import DOWNSCALE_FILE, NETWORK, DownscaleRecord, read_downscale_record
+from emukit.runs.downscale_record import NETWORK, DownscaleRecord, read_downscale_record
 from emukit.runs.leaderboard import split_name
-from emukit.runs.record import RECORD_FILE, RunRecord, log_gaps, read_evaluation, read_record
+from emukit.runs.record import DOWNSCALE_FILE, RECORD_FILE, RunRecord, log_gaps, read_evaluation, read_record
 from emukit.training.log import LOG, read_lines
 
 State = Literal["training", "interrupted", "failed", "finished", "damaged"]

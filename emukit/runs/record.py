@@ -39,6 +39,9 @@ if TYPE_CHECKING:
     from emukit.recipes.schema import Recipe
 
 RECORD_FILE = "run.json"
+# What `emukit train downscale` writes instead, and who reads it.
+DOWNSCALE_FILE = "downscale.json"
+OF_DOWNSCALING = "it holds a run of downscaling, which `emukit evaluate`, `runs`, `report` and `downscale` read"
 # Beyond any score.
 MOST = 1e9
 # A name, a class as module:Name, or a recipe file.
@@ -295,7 +298,7 @@ def read_record(folder: Path) -> RunRecord:
         raise RunError(
             f"{folder} is not a run",
             found=f"no {RECORD_FILE}" if isinstance(e, FileNotFoundError) else f"{RECORD_FILE}: {e.strerror or e}",
-            hint="name a folder that `emukit train` wrote",
+            hint=OF_DOWNSCALING if (folder / DOWNSCALE_FILE).exists() else "name a folder that `emukit train` wrote",
         ) from e
     except ValueError as e:
         problems = describe(e) if isinstance(e, ValidationError) else [str(e)]

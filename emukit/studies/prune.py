@@ -16,9 +16,8 @@ from emukit.errors import EmukitError, RunError
 from emukit.files import below, exclusive, parse_json, read_text, remove_folder, sweep
 from emukit.recipes.catalogue import identity_digest
 from emukit.runs import crossval, protocols
-from emukit.runs.downscale_record import DOWNSCALE_FILE
 from emukit.runs.listing import RunSummary, find_runs, list_runs, never_started, remove_traces, summarise_run
-from emukit.runs.record import RECORD_FILE, RunRecord, read_record
+from emukit.runs.record import DOWNSCALE_FILE, RECORD_FILE, RunRecord, read_record
 from emukit.studies.saved_plan import PLAN_FILE
 from emukit.submission import ENTRY_FILE, Entry, read_entry
 

@@ -185,3 +185,12 @@ def test_a_record_that_is_no_file_is_not_said_to_be_missing(emukit, tmp_path):
     assert answer.code == 2
     assert "not a downscaling run" in answer.err
     assert "no downscale.json" not in answer.err
+
+
+@pytest.mark.parametrize("command", ["plot", "leaderboard", "submit"])
+def test_a_command_of_other_runs_says_that_nobody_trained_it(emukit, tmp_path, command):
+    (tmp_path / "fine").mkdir()
+    (tmp_path / "fine" / "downscale.json").write_text("{}")
+    refused = emukit(command, tmp_path / "fine")
+    assert refused.code == 2
+    assert "it holds a run of downscaling" in " ".join(refused.err.split())

@@ -42,8 +42,8 @@ from emukit.runs.downscale import (
     some_parts,
     train_downscaler,
 )
-from emukit.runs.downscale_record import DOWNSCALE_FILE as RECORD
 from emukit.runs.downscaled_file import Region, downscale_file
+from emukit.runs.record import DOWNSCALE_FILE as RECORD
 from emukit.runs.run import train_run
 from emukit.runs.submit import submit_run
 from emukit.training.loop import KeptWeights, train
