@@ -198,7 +198,7 @@ class TrainingSettings(Settings):
     @model_validator(mode="after")
     def _plateau_before_the_end(self) -> TrainingSettings:
         if self.schedule == "cosine" and "plateau" in self.model_fields_set and self.plateau != 5:
-            raise ValueError("plateau is of schedule = 'plateau'")
+            raise ValueError("plateau counts only with schedule = 'plateau'")
         if self.schedule == "plateau" and 0 < self.patience <= self.plateau:
             raise ValueError(
                 f"patience {self.patience} stops the training before plateau {self.plateau} could lower the rate: "
