@@ -55,6 +55,7 @@ def test_all_pictures_of_realisations_are_whole(emukit, demo_store):
         "spectra.png",
         "ranks.png",
         "spread.png",
+        "hovmoeller.png",
         "variability.json",
     }
     for picture in folder.glob("*.png"):
@@ -78,6 +79,7 @@ def test_emulator_with_one_answer_has_no_ranks_and_is_told_so(emukit, linear_run
         "years.png",
         "seasons.png",
         "spectra.png",
+        "hovmoeller.png",
         "variability.json",
     }
     assert "no picture of ranks: the emulator has one answer" in answer.out

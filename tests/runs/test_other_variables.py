@@ -110,7 +110,7 @@ def test_pictures_are_in_the_colours_or_of_the_pairs_of_other_variables(archive)
     assert [r.colours for r in rows[::2]] == [v.colours for v in archive.domain.described]
     assert draw_maps(rows, archive.grid, "title", earth=False).axes
     found = compare_variability(shown)
-    pairs = [line.name for line in found.lines() if "correlation" in line.name]
+    pairs = [name for name, *_ in found.rows() if "correlation" in name]
     assert pairs == [f"tas with {v} correlation" for v in archive.variables[1:]]
     plain = found.as_dict()["prediction"]["together"]
     assert list(plain) == [f"tas with {v}" for v in archive.variables[1:]]
