@@ -326,7 +326,7 @@ def test_a_schedule_that_nobody_chose_changes_the_digest_of_a_recipe():
     assert {"schedule", "plateau"} <= TrainingSettings(schedule="plateau").model_dump().keys()
     with pytest.raises(ValueError, match="stops the training before"):
         TrainingSettings(schedule="plateau", patience=5)
-    with pytest.raises(ValueError, match="plateau is of"):
+    with pytest.raises(ValueError, match="plateau counts only with"):
         TrainingSettings(plateau=3)
 
 
