@@ -104,7 +104,7 @@ def _sampler() -> tuple[Any, Any]:
     from emukit.data.split import Span
     from emukit.data.targets import TargetSettings
     from emukit.emulators.downscaler import known_targets
-    from emukit.emulators.neural_downscaler import ConditionSettings, fit_frames
+    from emukit.emulators.downscaling_residuals import ConditionSettings, fit_frames
 
     archive = made_up_archive(Job("none", grid=(96, 144), years=20))
     coarsening = Coarsening(archive.grid, CoarseSettings(grid=(24, 36)))
@@ -144,7 +144,8 @@ def prepare_stitched() -> Work:
     from emukit.data.grid import Grid
     from emukit.data.targets import Pointwise, TargetNormalizer, TargetSettings
     from emukit.data.time import TimeAxis
-    from emukit.emulators.neural_downscaler import NeuralDownscaler, ResidualFrames
+    from emukit.emulators.downscaling_residuals import ResidualFrames
+    from emukit.emulators.neural_downscaler import NeuralDownscaler
     from emukit.models.block_unet import BlockUNet
 
     lat, lon = np.arange(721) * 0.25 - 90.0, np.arange(1440) * 0.25

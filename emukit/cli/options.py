@@ -150,7 +150,7 @@ def division(domain: str) -> tuple[int, int]:
     words = domain.lower().split("x")
     if len(words) > 2 or not all(w.isascii() and w.isdigit() and 0 < int(w) < 10**6 for w in words):
         raise EmukitError(
-            "--domain is no division of a globe",
+            "--domain does not say how to divide a globe",
             found=domain,
             expected="a number of processes, each with some of the rows, or two: 2x3 divides each row over three, too",
             hint="--domain 2",

@@ -164,7 +164,7 @@ def _start_sharing(run: Run, processes: int) -> None:
     """Have as many processes do what this one was asked for, unless it is one of them.
 
     Raises:
-        RunError: There is no network to be divided.
+        RunError: The run has no network, and nothing else is divided.
         TrainingError: The network cannot be divided, or this machine has too few devices.
         typer.Exit: They have done it.
     """

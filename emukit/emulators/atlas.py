@@ -155,7 +155,7 @@ class RowSampler:
         """Refuse samples that no run holds.
 
         Raises:
-            ProtocolError: No run goes on for so many months.
+            ProtocolError: No training run is as long as a sample.
         """
         if not len(self._rows):
             raise ProtocolError(
@@ -188,7 +188,7 @@ class RowSampler:
 
     @property
     def _rows(self) -> NDArray[np.int64]:
-        """Months after which the run goes on for all of a sample."""
+        """First months of samples: those that a training run follows for the length of a sample."""
         rows, more = self.series.rows, self.length - 1
         first = rows[: len(rows) - more]
         return np.asarray(first[rows[more:] - first == more])

@@ -442,7 +442,7 @@ def saved_digest(folder: Path) -> str:
     """SHA-256 of everything in the folder of a saved emulator, as it says itself; `read_saved` checks that it is so.
 
     Raises:
-        RunError: There is none.
+        RunError: The folder holds no saved emulator.
     """
     try:
         return str(parse_json(read_text(folder / "emulator.json"))["head_sha256"])

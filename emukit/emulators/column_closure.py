@@ -262,7 +262,7 @@ class ColumnClosureEmulator(Wrapper):
             blocks: Its residual blocks.
             position: Learned numbers of each cell that it reads.
             noise: Fields of noise that it reads.
-            memory: Months in which a departure of temperature falls to 1/e by itself; 0: every month begins anew.
+            memory: Months in which a departure of temperature decays to 1/e; 0: it has no memory.
             diffusion: Share of a departure of temperature that goes over to the mean of its neighbours in a month.
             rounds: Steps of the optimiser.
             months: That a rollout is long.

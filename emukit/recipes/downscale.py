@@ -18,7 +18,8 @@ from emukit.config import Settings, check, merge, options_of, parse_assignments,
 from emukit.data.block_sampler import BlockSettings
 from emukit.data.coarsen import CoarseSettings
 from emukit.data.targets import TargetSettings
-from emukit.emulators.neural_downscaler import CONTEXT, ConditionSettings
+from emukit.emulators.downscaling_residuals import ConditionSettings
+from emukit.emulators.neural_downscaler import CONTEXT
 from emukit.errors import RecipeError
 from emukit.models.block_unet import BlockUNet
 from emukit.objectives.registry import OBJECTIVES

@@ -39,18 +39,15 @@ from emukit.emulators.downscaler import (
     fit_baselines,
     known_targets,
 )
-from emukit.emulators.neural_downscaler import (
+from emukit.emulators.downscaling_residuals import (
     ConditionSettings,
     CrossFrames,
-    NeuralDownscaler,
     ResidualDraws,
     ResidualFrames,
-    build_block_network,
     cross_frames,
     fit_frames,
-    load_downscaler,
-    save_downscaler,
 )
+from emukit.emulators.neural_downscaler import NeuralDownscaler, build_block_network, load_downscaler, save_downscaler
 from emukit.errors import ProtocolError, RecipeError, RunError
 from emukit.files import exclusive, write_text
 from emukit.metrics import Moments, Score, mean_score

@@ -19,9 +19,9 @@ ROOT = Path(__file__).parents[2]
         (("cnn-gru-published", "--domain", "2"), "cnn-gru-published cannot be divided in space"),
         (("unet", "--domain", "2", "--devices", "3"), "3 processes cannot share globes in groups of 2"),
         (("unet", "--domain", "1x2", "--devices", "3"), "3 processes cannot share globes in groups of 2"),
-        (("unet", "--domain", "0"), "--domain is no division of a globe"),
-        (("unet", "--domain", "2x"), "--domain is no division of a globe"),
-        (("unet", "--domain", "2x2x2"), "--domain is no division of a globe"),
+        (("unet", "--domain", "0"), "--domain does not say how to divide a globe"),
+        (("unet", "--domain", "2x"), "--domain does not say how to divide a globe"),
+        (("unet", "--domain", "2x2x2"), "--domain does not say how to divide a globe"),
         (("linear", "--domain", "2"), "--domain would do nothing"),
     ],
 )

@@ -15,14 +15,8 @@ from emukit.data.split import Span
 from emukit.data.store import open_store
 from emukit.data.targets import TargetSettings
 from emukit.emulators.downscaler import fit_baselines, known_targets
-from emukit.emulators.neural_downscaler import (
-    ConditionSettings,
-    NeuralDownscaler,
-    ResidualFrames,
-    Tiling,
-    build_block_network,
-    fit_frames,
-)
+from emukit.emulators.downscaling_residuals import ConditionSettings, ResidualFrames, fit_frames
+from emukit.emulators.neural_downscaler import NeuralDownscaler, Tiling, build_block_network
 from emukit.models.block_unet import BlockUNet
 from emukit.objectives.registry import OBJECTIVES
 from tests.other_steps import even_dataset, written, yearly_dataset

@@ -24,8 +24,9 @@ from emukit.data.zarr_writer import write_zarr
 from emukit.emulators.base import saved_digest
 from emukit.emulators.downscaled import coarse_archive
 from emukit.emulators.downscaler import Neighbourhood, fit_baselines, held_apart
+from emukit.emulators.downscaling_residuals import ResidualDraws, ResidualFrames
 from emukit.emulators.linear import LinearEmulator
-from emukit.emulators.neural_downscaler import NeuralDownscaler, ResidualDraws, ResidualFrames, load_downscaler
+from emukit.emulators.neural_downscaler import NeuralDownscaler, load_downscaler
 from emukit.errors import EmukitError, ProtocolError, RecipeError, RunError, StoreError
 from emukit.objectives.blocks import OnBlocks
 from emukit.progress import Reporter
@@ -509,7 +510,7 @@ def test_noise_without_a_network_is_what_was_left_in_a_training_month_of_the_sea
 
 def test_more_is_left_of_rain_where_it_rains_more():
     """Residuals made with an exponent of 0.6, and of a variable without a root with none."""
-    from emukit.emulators import neural_downscaler
+    from emukit.emulators import downscaling_residuals
 
     rng = np.random.default_rng(0)
     grid = Grid(np.linspace(-75, 75, 4), np.arange(6) * 60.0)
@@ -523,8 +524,8 @@ def test_more_is_left_of_rain_where_it_rains_more():
     frames = ResidualFrames(None, fine, fine, None, np.zeros((0, 4, 6)), (), time)
     archive = SimpleNamespace(grid=grid)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neural_downscaler, "_left", lambda *_, **__: [(base, left, time)])
-        growth = neural_downscaler._residual_growth(archive, (), (frames,))
+        patch.setattr(downscaling_residuals, "_left", lambda *_, **__: [(base, left, time)])
+        growth = downscaling_residuals._residual_growth(archive, (), (frames,))
     assert growth[0] == 0
     assert growth[1] == pytest.approx(0.6, abs=0.05)
 

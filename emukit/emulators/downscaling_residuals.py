@@ -1,0 +1,349 @@
+"""What a downscaling network is shown and learns: frames of a block, and what the base leaves of the fine fields.
+
+The residual is in normalised units. What it is added to, its base, is the coarse-down-up pass in statistics of its own
+(as published by IPSL-AID), or the ridge regression of each cell on the coarse cells round it.
+
+Invariant: reconstructing with the true residual gives the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
+from typing import Any, Literal, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+
+from emukit.config import Settings
+from emukit.data.archive import Archive, Domain
+from emukit.data.coarsen import Coarsening
+from emukit.data.encodings import STATIC, place_fields
+from emukit.data.frames import InputSettings, static_fields
+from emukit.data.split import Span
+from emukit.data.targets import TargetNormalizer, TargetSettings
+from emukit.data.time import TimeAxis
+from emukit.emulators.downscaler import Cells, CrossFit, Downscaler, Neighbourhood, neighbours, stamps, training_pairs
+from emukit.errors import RecipeError
+
+Array = NDArray[np.float64]
+
+# Of the level, by which what is left may grow.
+EXPONENTS = np.linspace(0, 1.5, 16)
+
+
+class ConditionSettings(Settings):
+    """What the network is told next to the coarse fields, and what its answer is added to.
+
+    Attributes:
+        base: ``regression``: the ridge regression of each cell on the coarse cells round it; ``pass``: the pass alone.
+        width: Coarse cells of a side of the square that the regression sees, an odd number.
+        penalty: Of the regression's squared weights.
+        residual: What the network learns. ``out-of-fold``: what is left by regressions that were fitted without the
+            scenario at hand (of a single one, without a third of its steps), each cell and season in units of its own
+            size, which for rain grows where it rains more. ``in-sample``: what is left by the regression that knows the
+            step, in units of the field.
+        conserve: Whether answers are given the means of the coarse cells that are shown. Only where coarse fields are
+            such means, and coarse cells hold whole fine cells.
+        statics: ``lat``, ``lon`` (sines and cosines), and fields of the store or of `static_file`; None: those two,
+            and `land` and `orography` where the store has them.
+        static_file: NetCDF file on the same grid that holds static fields the store does not have.
+    """
+
+    base: Literal["regression", "pass"] = "regression"
+    width: int = Field(5, ge=1, le=15)
+    penalty: float = Field(0.01, gt=0)
+    residual: Literal["in-sample", "out-of-fold"] = "in-sample"
+    conserve: bool = False
+    statics: tuple[str, ...] | None = None
+    static_file: str | None = None
+
+    @field_validator("width")
+    @classmethod
+    def _odd(cls, width: int) -> int:
+        if width % 2 == 0:
+            raise ValueError("a square round a coarse cell has an odd number of cells a side")
+        return width
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Recipes from before there was a choice keep their digests.
+        values: dict[str, Any] = dump(self)
+        return {k: v for k, v in values.items() if (k, v) not in (("residual", "in-sample"), ("conserve", False))}
+
+
+class ResidualFrames:
+    """What the network is shown of a block, and what its answer is added to.
+
+    Channels: the time of the year, and of the day where steps are hours (uniform); the pass, normalised by statistics
+    of its own; the base, where it is another; static fields.
+
+    Attributes:
+        channels: Names.
+        uniform: How many of them, the first, have one value in all cells.
+        size: (G, V, Y, X) what the answer is multiplied with, by `TimeAxis.season`; None: nothing.
+        growth: (V,) exponents with which that grows where the base is larger than usual, as rain has more that is left
+            where it rains more.
+    """
+
+    def __init__(
+        self,
+        coarsening: Coarsening,
+        fine: TargetNormalizer,
+        passed: TargetNormalizer,
+        base: Neighbourhood | None,
+        statics: NDArray[np.float32],
+        static_channels: Sequence[str],
+        time: TimeAxis,
+        size: Array | None = None,
+        growth: Array | None = None,
+    ) -> None:
+        self.coarsening, self.fine, self.passed, self.base = coarsening, fine, passed, base
+        self.size, self.growth = size, np.zeros(len(fine.settings)) if growth is None else growth
+        self.statics, self.static_channels = statics, tuple(static_channels)
+        uniform = [] if time.step == "year" else ["sin_year", "cos_year"]
+        uniform += ["sin_day", "cos_day"] if time.per_day > 1 else []
+        self.uniform = len(uniform)
+        names = list(fine.settings)
+        own = [f"coarse {v}" for v in names] + ([f"base {v}" for v in names] if base else [])
+        self.channels: tuple[str, ...] = (*uniform, *own, *self.static_channels)
+
+    def block(
+        self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells
+    ) -> tuple[NDArray[np.float32], Array]:
+        """(T, C, y, x) frames of some steps of a block, and (T, V, y, x) what the answer is added to, normalised."""
+        up = self.coarsening.up(coarse, rows, columns)
+        passed = self.passed.window(rows, columns).forward_exactly(up, time.season)
+        base = passed
+        if self.base is not None:
+            base = self.normalised(self.base.fields(coarse, time, rows, columns), time, rows, columns)
+        shape = (len(rows), len(columns))
+        phases = [time.phase / time.per_year] if time.step != "year" else []
+        phases += [time.step_of_day / time.per_day] if time.per_day > 1 else []
+        waves = [wave(2 * np.pi * phase) for phase in phases for wave in (np.sin, np.cos)]
+        parts: list[Array] = [np.broadcast_to(w[:, None, None, None], (len(time), 1, *shape)) for w in waves]
+        parts += [passed, *([base] if self.base is not None else [])]
+        statics = self.statics[:, rows][..., columns].astype(np.float64)
+        parts.append(np.broadcast_to(statics, (len(time), *statics.shape)))
+        return np.concatenate(parts, 1, dtype=np.float32), base
+
+    def normalised(self, fine: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells) -> Array:
+        """(T, V, y, x) fine fields in normalised units, those of the base."""
+        return self.fine.window(rows, columns).forward_exactly(fine, time.season)
+
+    def residual(
+        self, fine: NDArray[np.floating], base: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells
+    ) -> Array:
+        """(T, V, y, x) the answer that gives fine fields: the inverse of `reconstructed`."""
+        left = self.normalised(fine, time, rows, columns) - base
+        return left if self.size is None else left / self._size(base, time, rows, columns)
+
+    def varied(self, **changes: Any) -> ResidualFrames:
+        """The same with another `base`, `size` or `growth`."""
+        one = copy(self)
+        one.__dict__.update(changes)
+        return one
+
+    def _size(self, base: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells) -> Array:
+        assert self.size is not None
+        size: Array = self.size[time.season][..., rows, :][..., columns]
+        if self.growth.any():
+            size = size * self.fine.window(rows, columns).level(base, time.season) ** self.growth[:, None, None]
+        return size
+
+    def reconstructed(
+        self, residual: NDArray[np.floating], base: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells
+    ) -> Array:
+        """Physical units of base and answer."""
+        answer = residual if self.size is None else residual * self._size(base, time, rows, columns)
+        whole = np.asarray(base, np.float64) + answer
+        return self.fine.window(rows, columns).inverse(whole, time.season)
+
+
+def fit_frames(
+    archive: Archive,
+    spans: Sequence[Span],
+    coarsening: Coarsening,
+    targets: Mapping[str, TargetSettings],
+    conditions: ConditionSettings,
+) -> ResidualFrames:
+    """Statistics of the fine fields and of the pass, each of its own, and the base; on training spans alone.
+
+    Raises:
+        RecipeError: A static field is not there.
+    """
+    fine = TargetNormalizer.fit(archive, spans, targets)
+    passed = TargetNormalizer.fit(archive, spans, targets, through=coarsening.down_up)
+    base = None
+    if conditions.base == "regression":
+        # A regression has no use for a fitted exponent.
+        transforms = ["none" if t.transform == "yeo-johnson" else t.transform for t in targets.values()]
+        width, penalty = conditions.width, conditions.penalty
+        if width % 2 == 0:
+            raise RecipeError("conditions.width is even", found=str(width), expected="an odd number of coarse cells")
+        base = Neighbourhood.fit(archive, spans, coarsening, transforms, width=width, penalty=penalty)
+    names = conditions.statics
+    if names is None:
+        names = ("lat", "lon", *(n for n in ("land", "orography") if n in archive.statics))
+    known, others = [n for n in names if n in STATIC], [n for n in names if n not in STATIC]
+    channels, fields = place_fields(tuple(known), archive.grid)
+    if others or conditions.static_file:
+        settings = InputSettings(statics=tuple(others), static_file=conditions.static_file)
+        more, own = static_fields(settings, archive)
+        channels, fields = (*channels, *more), np.concatenate([fields, own])
+    return ResidualFrames(coarsening, fine, passed, base, fields, channels, archive.time)
+
+
+class CrossFrames(NamedTuple):
+    """Frames whose network learns what a base leaves that did not know the step.
+
+    Attributes:
+        whole: What the network is asked with.
+        spans: The training spans, in parts.
+        apart: What it is trained with: the frames of each part.
+    """
+
+    whole: ResidualFrames
+    spans: tuple[Span, ...]
+    apart: tuple[ResidualFrames, ...]
+
+
+def cross_frames(
+    archive: Archive, spans: Sequence[Span], frames: ResidualFrames, crossed: CrossFit | None
+) -> CrossFrames:
+    """Frames out of fold, whose answers are in units of what is left there.
+
+    Args:
+        archive: The data.
+        spans: Training spans.
+        frames: As fitted on all of them.
+        crossed: Their regression out of fold; None where their base is the pass.
+    """
+    parts: tuple[Span, ...] = tuple(spans)
+    apart = (frames,) * len(parts)
+    if crossed is not None:
+        parts, apart = crossed.spans, tuple(frames.varied(base=base) for base in crossed.apart)
+    growth = _residual_growth(archive, parts, apart)
+    ones = np.ones((archive.time.seasons, len(archive.variables), *archive.grid.shape))
+    apart = tuple(one.varied(size=ones, growth=growth) for one in apart)
+    size = _residual_size(archive, parts, apart)
+    whole = frames.varied(size=size, growth=growth)
+    return CrossFrames(whole, parts, tuple(one.varied(size=size) for one in apart))
+
+
+def _left(
+    archive: Archive, parts: Sequence[Span], apart: Sequence[ResidualFrames], every: int = 1
+) -> Iterator[tuple[Array, Array, TimeAxis]]:
+    """(T, V, Y, X) bases and the answers to them, of every `every`-th step of the training, with their time axis."""
+    rows, columns = (np.arange(k) for k in archive.grid.shape)
+    for part, own in zip(parts, apart, strict=True):
+        for number, (fine, coarse, time) in enumerate(training_pairs(archive, (part,), own.coarsening)):
+            if number % every == 0:
+                _, base = own.block(coarse, time, rows, columns)
+                yield base, own.residual(fine, base, time, rows, columns), time
+
+
+def _residual_growth(archive: Archive, parts: Sequence[Span], apart: Sequence[ResidualFrames]) -> Array:
+    """(V,) exponents of what is left against the level of the base, for variables that a root or logarithm is taken of.
+
+    The most likely of some, if what is left is normal, with a size of its own in each cell times the level to a power.
+    """
+    roots = np.array([s.transform in ("sqrt", "log1p") for s in apart[0].fine.settings.values()])
+    if not roots.any():
+        return np.zeros(len(roots))
+    squares = np.zeros((len(EXPONENTS), len(roots), *archive.grid.shape))
+    logarithms, n = np.zeros(squares.shape[1:]), 0
+    # Sixteen powers of every cell: a part of the steps is enough for one number.
+    for base, left, time in _left(archive, parts, apart, every=4):
+        level = np.log(apart[0].fine.level(base, time.season))
+        logarithms, n = logarithms + level.sum(0), n + len(left)
+        for i, exponent in enumerate(EXPONENTS):
+            squares[i] += (left**2 * np.exp(-2 * exponent * level)).sum(0)
+    # Of each cell the most likely size is the root mean square, which leaves its logarithm and that of the levels.
+    sizes = np.log(np.maximum(squares / n, 1e-30)) + 2 * EXPONENTS[:, None, None, None] * logarithms / n
+    best = EXPONENTS[np.argmin((archive.grid.weights * sizes).sum((-2, -1)), 0)]
+    return np.where(roots, best, 0.0)
+
+
+def _residual_size(archive: Archive, parts: Sequence[Span], apart: Sequence[ResidualFrames]) -> Array:
+    """(G, V, Y, X) root mean square of what is left; a season is seen with the months next to it, as the base is."""
+    groups, per_day = archive.time.seasons, archive.time.per_day
+    squares, n = np.zeros((groups, len(archive.variables), *archive.grid.shape)), np.zeros(groups)
+    for _, left, time in _left(archive, parts, apart):
+        for g in np.unique(time.season):
+            squares[g] += (left[time.season == g] ** 2).sum(0)
+            n[g] += (time.season == g).sum()
+    near = [neighbours(g, groups, per_day) for g in range(groups)]
+    near = [own if n[own].sum() else list(range(groups)) for own in near]
+    size = np.sqrt(np.stack([squares[own].sum(0) / n[own].sum() for own in near]))
+    # Where next to nothing is left, as in a desert month, what is left is not magnified a thousandfold.
+    typical = np.median(size, (0, 2, 3), keepdims=True)
+    return np.asarray(np.maximum(size, np.where(typical > 0, 1e-2 * typical, 1.0)), np.float64)
+
+
+class ResidualDraws(Downscaler):
+    """The base, with an answer of a training month of the same season: noise without a network.
+
+    Answers are out of fold and in units of their size, so that they are as large as what is left here. The reference of
+    everything that draws.
+
+    Attributes:
+        frames: With the base.
+        season: (K,) `TimeAxis.season` of each kept answer.
+        answers: (K, V, Y, X) float32.
+    """
+
+    kind, label = "residual-draws", "ridge + what it left in a training month"
+
+    def __init__(
+        self, domain: Domain, frames: ResidualFrames, season: NDArray[np.int64], answers: NDArray[np.float32]
+    ) -> None:
+        super().__init__(domain, frames.coarsening)
+        self.frames, self.season, self.answers = frames, season, answers
+
+    @property
+    def draws(self) -> bool:
+        """It does."""
+        return True
+
+    @classmethod
+    def fit(cls, archive: Archive, crossed: CrossFrames, *, number: int = 40, seed: int = 0) -> Self:
+        """Keep some answers of every season, drawn from all training steps of all members.
+
+        Args:
+            archive: The data.
+            crossed: Frames out of fold.
+            number: How many of each season, at most.
+            seed: Of which.
+        """
+        steps = [
+            (part, member, step, int(archive[span.scenario].time.season[step]))
+            for part, span in enumerate(crossed.spans)
+            for member in span.members
+            for step in range(span.start, span.stop)
+        ]
+        kept: dict[int, list[NDArray[np.float32]]] = {}
+        rows, columns = (np.arange(n) for n in archive.grid.shape)
+        for i in np.random.default_rng([seed, 0xD4A3]).permutation(len(steps)):
+            part, member, step, season = steps[i]
+            own = kept.setdefault(season, [])
+            if len(own) >= number:
+                continue
+            scenario, apart = archive[crossed.spans[part].scenario], crossed.apart[part]
+            fine, time = scenario.truth(member, step, step + 1), scenario.time[step : step + 1]
+            _, base = apart.block(apart.coarsening.down(fine), time, rows, columns)
+            own.append(apart.residual(fine, base, time, rows, columns)[0].astype(np.float32))
+        season = np.repeat([*kept], [len(own) for own in kept.values()])
+        return cls(archive.domain, crossed.whole, season, np.stack([a for own in kept.values() for a in own]))
+
+    def _fields(self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells, member: int) -> Array:
+        _, base = self.frames.block(coarse, time, rows, columns)
+        answers = np.empty_like(base)
+        for i, stamp in enumerate(stamps(time)):
+            own = np.flatnonzero(self.season == time.season[i])
+            # A season that no training step has takes any.
+            own = own if len(own) else np.arange(len(self.season))
+            chosen = own[np.random.default_rng([member, stamp]).integers(len(own))]
+            answers[i] = self.answers[chosen][:, rows][..., columns]
+        return self.frames.reconstructed(answers, base, time, rows, columns)
