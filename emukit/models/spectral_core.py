@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from emukit.distribution import install_hint
 from emukit.errors import RecipeError
 
 # Of the Earth: radius (m), rotation (1/s), gravity (m s-2); gas constant of dry air (J kg-1 K-1), R / cp.
@@ -65,7 +66,7 @@ def check_extra() -> None:
             "the dynamical core is not installed",
             found="no package dinosaur_torch",
             expected="the extra core",
-            hint="pip install 'emukit-climate[core]'",
+            hint=install_hint("core"),
         )
 
 
