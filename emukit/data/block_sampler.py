@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 
 from emukit.config import Settings
 from emukit.data.archive import Archive
-from emukit.data.coarsen import Coarsening
+from emukit.data.coarsen import Coarsening, in_context
 from emukit.data.grid import Grid
 from emukit.data.sampler import Sample
 from emukit.data.split import Span
@@ -80,9 +80,15 @@ class Block(NamedTuple):
 
 
 class BlockFrames(Protocol):
-    """What a network is shown of a block, and asked for."""
+    """What a network is shown of a block, and asked for.
+
+    Attributes:
+        channels: Names of the frames' channels.
+        context: Steps on either side whose coarse fields it reads too, as `in_context` lays them out.
+    """
 
     channels: tuple[str, ...]
+    context: int
 
     def block(
         self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells
@@ -173,10 +179,13 @@ class BlockSampler:
         self.settings, self.spans, self.grid = settings, tuple(spans), archive.grid
         self._archive, self._device = archive, torch.device(device)
         self._frames = tuple(frames) if isinstance(frames, Sequence) else (frames,) * len(self.spans)
-        self._coarse = [
-            [coarsening.down(archive[s.scenario].truth(m, s.start, s.stop)).astype(np.float32) for m in s.members]
-            for s in self.spans
-        ]
+
+        def seen(span: Span, member: int, context: int) -> NDArray[np.floating]:
+            coarse = coarsening.down(archive[span.scenario].truth(member, span.start, span.stop))
+            return in_context(coarse.astype(np.float32), context)
+
+        pairs = [*zip(self.spans, self._frames, strict=True)]
+        self._coarse = [[seen(span, m, own.context) for m in span.members] for span, own in pairs]
         self._times = np.concatenate(
             [
                 np.stack([x.ravel() for x in np.meshgrid(i, range(len(s.members)), range(len(s)), indexing="ij")], 1)

@@ -14,21 +14,32 @@ from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from emukit.config import Settings
 from emukit.data.archive import Archive, Domain
-from emukit.data.coarsen import Coarsening
+from emukit.data.coarsen import Coarsening, offsets
 from emukit.data.encodings import STATIC, place_fields
 from emukit.data.frames import InputSettings, static_fields
 from emukit.data.split import Span
 from emukit.data.targets import TargetNormalizer, TargetSettings
 from emukit.data.time import TimeAxis
-from emukit.emulators.downscaler import Cells, CrossFit, Downscaler, Neighbourhood, neighbours, stamps, training_pairs
-from emukit.errors import RecipeError
+from emukit.data.variable import ROOTS
+from emukit.emulators.downscaler import (
+    Cells,
+    CrossFit,
+    Downscaler,
+    Neighbourhood,
+    coarse_fields,
+    neighbours,
+    stamps,
+    training_pairs,
+)
 
 Array = NDArray[np.float64]
 
+# Steps on either side that may be seen: weights and channels grow with them.
+MOST_CONTEXT = 6
 # Of the level, by which what is left may grow.
 EXPONENTS = np.linspace(0, 1.5, 16)
 
@@ -39,7 +50,11 @@ class ConditionSettings(Settings):
     Attributes:
         base: ``regression``: the ridge regression of each cell on the coarse cells round it; ``pass``: the pass alone.
         width: Coarse cells of a side of the square that the regression sees, an odd number.
+        context: Steps before, and as many after, whose coarse fields the regression and the network see too.
+        context_width: Coarse cells of a side of the square that the regression sees of these.
         penalty: Of the regression's squared weights.
+        root: By which variables that never fall below zero are seen, ``sqrt`` or ``cbrt``, where neither
+            `targets.NAME.transform` nor the data card says anything.
         residual: What the network learns. ``out-of-fold``: what is left by regressions that were fitted without the
             scenario at hand (of a single one, without a third of its steps), each cell and season in units of its own
             size, which for rain grows where it rains more. ``in-sample``: what is left by the regression that knows the
@@ -53,31 +68,42 @@ class ConditionSettings(Settings):
 
     base: Literal["regression", "pass"] = "regression"
     width: int = Field(5, ge=1, le=15)
+    context: int = Field(0, ge=0, le=MOST_CONTEXT)
+    context_width: int = Field(3, ge=1, le=15)
     penalty: float = Field(0.01, gt=0)
+    root: Literal["sqrt", "cbrt"] = "sqrt"
     residual: Literal["in-sample", "out-of-fold"] = "in-sample"
     conserve: bool = False
     statics: tuple[str, ...] | None = None
     static_file: str | None = None
 
-    @field_validator("width")
+    @field_validator("width", "context_width")
     @classmethod
     def _odd(cls, width: int) -> int:
         if width % 2 == 0:
             raise ValueError("a square round a coarse cell has an odd number of cells a side")
         return width
 
+    @model_validator(mode="after")
+    def _what_acts(self) -> ConditionSettings:
+        if "context_width" in self.model_fields_set and not (self.context and self.base == "regression"):
+            raise ValueError("context_width is of a regression with a context: set context=1, base=regression")
+        return self
+
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Recipes from before there was a choice keep their digests.
         values: dict[str, Any] = dump(self)
-        return {k: v for k, v in values.items() if (k, v) not in (("residual", "in-sample"), ("conserve", False))}
+        before = {"residual": "in-sample", "conserve": False, "context": 0, "context_width": 3, "root": "sqrt"}
+        return {k: v for k, v in values.items() if k not in before or v != before[k]}
 
 
 class ResidualFrames:
     """What the network is shown of a block, and what its answer is added to.
 
     Channels: the time of the year, and of the day where steps are hours (uniform); the pass, normalised by statistics
-    of its own; the base, where it is another; static fields.
+    of its own; the passes of the steps before and after, of which zero is their climatology; the base, where it is
+    another than the pass; static fields.
 
     Attributes:
         channels: Names.
@@ -85,6 +111,7 @@ class ResidualFrames:
         size: (G, V, Y, X) what the answer is multiplied with, by `TimeAxis.season`; None: nothing.
         growth: (V,) exponents with which that grows where the base is larger than usual, as rain has more that is left
             where it rains more.
+        context: How many steps before and after are shown.
     """
 
     def __init__(
@@ -98,24 +125,26 @@ class ResidualFrames:
         time: TimeAxis,
         size: Array | None = None,
         growth: Array | None = None,
+        context: int = 0,
     ) -> None:
         self.coarsening, self.fine, self.passed, self.base = coarsening, fine, passed, base
+        self.context = context
         self.size, self.growth = size, np.zeros(len(fine.settings)) if growth is None else growth
         self.statics, self.static_channels = statics, tuple(static_channels)
         uniform = [] if time.step == "year" else ["sin_year", "cos_year"]
         uniform += ["sin_day", "cos_day"] if time.per_day > 1 else []
         self.uniform = len(uniform)
         names = list(fine.settings)
-        own = [f"coarse {v}" for v in names] + ([f"base {v}" for v in names] if base else [])
+        own = [f"coarse {v}" + (f" {step:+d}" if step else "") for step in offsets(context) for v in names]
+        own += [f"base {v}" for v in names] if base else []
         self.channels: tuple[str, ...] = (*uniform, *own, *self.static_channels)
 
     def block(
         self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells
     ) -> tuple[NDArray[np.float32], Array]:
         """(T, C, y, x) frames of some steps of a block, and (T, V, y, x) what the answer is added to, normalised."""
-        up = self.coarsening.up(coarse, rows, columns)
-        passed = self.passed.window(rows, columns).forward_exactly(up, time.season)
-        base = passed
+        passes = self._passes(coarse, time, rows, columns)
+        base = passes[0]
         if self.base is not None:
             base = self.normalised(self.base.fields(coarse, time, rows, columns), time, rows, columns)
         shape = (len(rows), len(columns))
@@ -123,10 +152,24 @@ class ResidualFrames:
         phases += [time.step_of_day / time.per_day] if time.per_day > 1 else []
         waves = [wave(2 * np.pi * phase) for phase in phases for wave in (np.sin, np.cos)]
         parts: list[Array] = [np.broadcast_to(w[:, None, None, None], (len(time), 1, *shape)) for w in waves]
-        parts += [passed, *([base] if self.base is not None else [])]
+        parts += [*passes, *([base] if self.base is not None else [])]
         statics = self.statics[:, rows][..., columns].astype(np.float64)
         parts.append(np.broadcast_to(statics, (len(time), *statics.shape)))
         return np.concatenate(parts, 1, dtype=np.float32), base
+
+    def _passes(self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells) -> list[Array]:
+        """(T, V, y, x) normalised passes of the steps themselves, and of those of their context."""
+        own, V = self.passed.window(rows, columns), len(self.fine.settings)
+        out = []
+        for i, step in enumerate(offsets(self.context)):
+            seen = coarse[:, i * V : (i + 1) * V]
+            known = np.isfinite(seen).all((1, 2, 3)) if step else np.ones(len(seen), bool)
+            passed = np.zeros((len(seen), V, len(rows), len(columns)))
+            if known.any():
+                up = self.coarsening.up(seen[known], rows, columns)
+                passed[known] = own.forward_exactly(up, time.later(step).season[known])
+            out.append(passed)
+        return out
 
     def normalised(self, fine: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells) -> Array:
         """(T, V, y, x) fine fields in normalised units, those of the base."""
@@ -179,10 +222,16 @@ def fit_frames(
     if conditions.base == "regression":
         # A regression has no use for a fitted exponent.
         transforms = ["none" if t.transform == "yeo-johnson" else t.transform for t in targets.values()]
-        width, penalty = conditions.width, conditions.penalty
-        if width % 2 == 0:
-            raise RecipeError("conditions.width is even", found=str(width), expected="an odd number of coarse cells")
-        base = Neighbourhood.fit(archive, spans, coarsening, transforms, width=width, penalty=penalty)
+        base = Neighbourhood.fit(
+            archive,
+            spans,
+            coarsening,
+            transforms,
+            width=conditions.width,
+            penalty=conditions.penalty,
+            context=conditions.context,
+            context_width=conditions.context_width,
+        )
     names = conditions.statics
     if names is None:
         names = ("lat", "lon", *(n for n in ("land", "orography") if n in archive.statics))
@@ -192,7 +241,7 @@ def fit_frames(
         settings = InputSettings(statics=tuple(others), static_file=conditions.static_file)
         more, own = static_fields(settings, archive)
         channels, fields = (*channels, *more), np.concatenate([fields, own])
-    return ResidualFrames(coarsening, fine, passed, base, fields, channels, archive.time)
+    return ResidualFrames(coarsening, fine, passed, base, fields, channels, archive.time, context=conditions.context)
 
 
 class CrossFrames(NamedTuple):
@@ -238,7 +287,8 @@ def _left(
     """(T, V, Y, X) bases and the answers to them, of every `every`-th step of the training, with their time axis."""
     rows, columns = (np.arange(k) for k in archive.grid.shape)
     for part, own in zip(parts, apart, strict=True):
-        for number, (fine, coarse, time) in enumerate(training_pairs(archive, (part,), own.coarsening)):
+        pairs = training_pairs(archive, (part,), own.coarsening, own.context)
+        for number, (fine, coarse, time) in enumerate(pairs):
             if number % every == 0:
                 _, base = own.block(coarse, time, rows, columns)
                 yield base, own.residual(fine, base, time, rows, columns), time
@@ -249,7 +299,7 @@ def _residual_growth(archive: Archive, parts: Sequence[Span], apart: Sequence[Re
 
     The most likely of some, if what is left is normal, with a size of its own in each cell times the level to a power.
     """
-    roots = np.array([s.transform in ("sqrt", "log1p") for s in apart[0].fine.settings.values()])
+    roots = np.array([s.transform in ROOTS for s in apart[0].fine.settings.values()])
     if not roots.any():
         return np.zeros(len(roots))
     squares = np.zeros((len(EXPONENTS), len(roots), *archive.grid.shape))
@@ -301,6 +351,7 @@ class ResidualDraws(Downscaler):
     ) -> None:
         super().__init__(domain, frames.coarsening)
         self.frames, self.season, self.answers = frames, season, answers
+        self.context = frames.context
 
     @property
     def draws(self) -> bool:
@@ -330,9 +381,12 @@ class ResidualDraws(Downscaler):
             own = kept.setdefault(season, [])
             if len(own) >= number:
                 continue
-            scenario, apart = archive[crossed.spans[part].scenario], crossed.apart[part]
+            span, apart = crossed.spans[part], crossed.apart[part]
+            scenario = archive[span.scenario]
             fine, time = scenario.truth(member, step, step + 1), scenario.time[step : step + 1]
-            _, base = apart.block(apart.coarsening.down(fine), time, rows, columns)
+            at = slice(step - span.start, step - span.start + 1)
+            coarse = coarse_fields(archive, span, member, apart.coarsening, apart.context, at)
+            _, base = apart.block(coarse, time, rows, columns)
             own.append(apart.residual(fine, base, time, rows, columns)[0].astype(np.float32))
         season = np.repeat([*kept], [len(own) for own in kept.values()])
         return cls(archive.domain, crossed.whole, season, np.stack([a for own in kept.values() for a in own]))

@@ -36,6 +36,7 @@ from emukit.data.split import Span, Split, is_hidden
 from emukit.emulators.downscaler import (
     CrossFit,
     Downscaler,
+    coarse_fields,
     fit_baselines,
     known_targets,
 )
@@ -314,7 +315,7 @@ class DownscaleTrainer:
         coarsening = Coarsening(archive.grid, recipe.coarse)
         reporter.say("fitting the baselines on the training months")
         self.baselines = fit_baselines(archive, split.train, coarsening)
-        targets = known_targets(archive.domain, recipe.targets.of)
+        targets = known_targets(archive.domain, recipe.targets.of, recipe.conditions.root)
         frames = fit_frames(archive, split.train, coarsening, targets, recipe.conditions)
         spans: Sequence[Span] = split.train
         shown: ResidualFrames | Sequence[ResidualFrames] = frames
@@ -398,7 +399,7 @@ class DownscaleTrainer:
 
         if not one.draws:
             return score(span_moments(archive, span, one, scored))
-        coarse, scenario = coarse_truth(archive, span, one.coarsening), archive[span.scenario]
+        coarse, scenario = coarse_truth(archive, span, one.coarsening, one.context), archive[span.scenario]
         shape = (len(archive.variables), *archive.grid.shape)
         errors, distance = (Moments.zero(shape, tuple(scored.terms)) for _ in range(2))
         for part in some_parts(len(span), VALIDATED_STEPS):
@@ -460,14 +461,14 @@ def _refuse_hidden(archive: Archive, span: Span) -> None:
         )
 
 
-def coarse_truth(archive: Archive, span: Span, coarsening: Coarsening) -> NDArray[np.float64]:
-    """(T, V, y, x) what a downscaler is shown of a span's member.
+def coarse_truth(archive: Archive, span: Span, coarsening: Coarsening, context: int = 0) -> NDArray[np.float64]:
+    """(T, (1 + 2 context) V, y, x) what a downscaler is shown of a span's first member.
 
     Raises:
         ProtocolError: The truth is hidden, and so are its coarse fields.
     """
     _refuse_hidden(archive, span)
-    return coarsening.down(archive[span.scenario].truth(span.members[0], span.start, span.stop))
+    return coarse_fields(archive, span, span.members[0], coarsening, context)
 
 
 def span_moments(
@@ -476,7 +477,7 @@ def span_moments(
     """The sums of a span, or of some parts of it, predicted some steps at a time from its coarse truth."""
     scenario = archive[span.scenario]
     total = Moments.zero((len(archive.variables), *archive.grid.shape), tuple(scored.terms))
-    coarse = coarse_truth(archive, span, downscaler.coarsening)
+    coarse = coarse_truth(archive, span, downscaler.coarsening, downscaler.context)
     for part in some_parts(len(span), len(span)) if parts is None else parts:
         start, stop = span.start + part.start, span.start + part.stop
         fields = downscaler.fields(coarse[part], scenario.time[start:stop])
@@ -555,7 +556,7 @@ def _numbers(
     """The numbers of a span, and the (V, Y, X) MAE of each cell."""
     scenario, grid = archive[span.scenario], archive.grid
     truth = scenario.truth(span.members[0], span.start, span.stop)
-    coarse = coarse_truth(archive, span, one.coarsening)
+    coarse = coarse_truth(archive, span, one.coarsening, one.context)
     steps = sum(part.stop - part.start for part in parts)
     thresholds = tail_thresholds(np.concatenate([truth[part] for part in parts]))
     number = members if one.draws else 1
@@ -635,8 +636,9 @@ def draw_sample(archive: Archive, span: Span, downscaler: Downscaler, path: Path
 
     scenario, step = archive[span.scenario], span.stop - 1
     truth = scenario.truth(span.members[0], step, span.stop)
-    coarse = downscaler.coarsening.down(truth)
-    passed = downscaler.coarsening.up(coarse)[0]
+    last = slice(len(span) - 1, len(span))
+    coarse = coarse_fields(archive, span, span.members[0], downscaler.coarsening, downscaler.context, last)
+    passed = downscaler.coarsening.up(coarse[:, : len(archive.variables)])[0]
     found = downscaler.fields(coarse, scenario.time[step : span.stop])[0]
     rows = [
         MapRow(
