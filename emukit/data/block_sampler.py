@@ -7,7 +7,7 @@ a block is known exactly (`hit_frequency`): rows next to a pole are in few, whic
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ Array = NDArray[np.float64]
 Cells = NDArray[np.int64]
 
 WEIGHTS = "weights"
+# What an answer is added to: frames alone know what that is made of.
+_Base = TypeVar("_Base")
 
 
 class BlockSettings(Settings):
@@ -79,7 +81,7 @@ class Block(NamedTuple):
     column: int
 
 
-class BlockFrames(Protocol):
+class BlockFrames(Protocol[_Base]):
     """What a network is shown of a block, and asked for.
 
     Attributes:
@@ -92,12 +94,10 @@ class BlockFrames(Protocol):
 
     def block(
         self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells
-    ) -> tuple[NDArray[np.float32], Array]:
-        """(T, C, y, x) frames of some steps of a block, and (T, V, y, x) what the network's answer is added to."""
+    ) -> tuple[NDArray[np.float32], _Base]:
+        """(T, C, y, x) frames of some steps of a block, and what the network's answer is added to."""
 
-    def residual(
-        self, fine: NDArray[np.floating], base: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells
-    ) -> Array:
+    def residual(self, fine: NDArray[np.floating], base: _Base, time: TimeAxis, rows: Cells, columns: Cells) -> Array:
         """(T, V, y, x) the answer that gives the truth of the block."""
 
 
@@ -155,7 +155,7 @@ class BlockSampler:
         archive: Archive,
         spans: Sequence[Span],
         coarsening: Coarsening,
-        frames: BlockFrames | Sequence[BlockFrames],
+        frames: BlockFrames[Any] | Sequence[BlockFrames[Any]],
         settings: BlockSettings,
         device: torch.device | str = "cpu",
     ) -> None:

@@ -55,6 +55,9 @@ class ConditionSettings(Settings):
         penalty: Of the regression's squared weights.
         root: By which variables that never fall below zero are seen, ``sqrt`` or ``cbrt``, where neither
             `targets.NAME.transform` nor the data card says anything.
+        calibrate: Whether realisations are spread, after training, by the factor of each variable that gives them the
+            spread of their error on training steps that their base did not know. Only what draws and learns
+            ``out-of-fold`` is.
         residual: What the network learns. ``out-of-fold``: what is left by regressions that were fitted without the
             scenario at hand (of a single one, without a third of its steps), each cell and season in units of its own
             size, which for rain grows where it rains more. ``in-sample``: what is left by the regression that knows the
@@ -72,6 +75,7 @@ class ConditionSettings(Settings):
     context_width: int = Field(3, ge=1, le=15)
     penalty: float = Field(0.01, gt=0)
     root: Literal["sqrt", "cbrt"] = "sqrt"
+    calibrate: bool = False
     residual: Literal["in-sample", "out-of-fold"] = "in-sample"
     conserve: bool = False
     statics: tuple[str, ...] | None = None
@@ -94,8 +98,27 @@ class ConditionSettings(Settings):
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Recipes from before there was a choice keep their digests.
         values: dict[str, Any] = dump(self)
-        before = {"residual": "in-sample", "conserve": False, "context": 0, "context_width": 3, "root": "sqrt"}
+        before = {
+            "residual": "in-sample",
+            "conserve": False,
+            "context": 0,
+            "context_width": 3,
+            "root": "sqrt",
+            "calibrate": False,
+        }
         return {k: v for k, v in values.items() if k not in before or v != before[k]}
+
+
+class Base(NamedTuple):
+    """What an answer is added to.
+
+    Attributes:
+        fields: (T, V, y, x) normalised.
+        unit: (T, V, y, x) what the answer is multiplied with first; None: nothing.
+    """
+
+    fields: Array
+    unit: Array | None
 
 
 class ResidualFrames:
@@ -141,8 +164,8 @@ class ResidualFrames:
 
     def block(
         self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells
-    ) -> tuple[NDArray[np.float32], Array]:
-        """(T, C, y, x) frames of some steps of a block, and (T, V, y, x) what the answer is added to, normalised."""
+    ) -> tuple[NDArray[np.float32], Base]:
+        """(T, C, y, x) frames of some steps of a block, and what the answer is added to."""
         passes = self._passes(coarse, time, rows, columns)
         base = passes[0]
         if self.base is not None:
@@ -155,7 +178,7 @@ class ResidualFrames:
         parts += [*passes, *([base] if self.base is not None else [])]
         statics = self.statics[:, rows][..., columns].astype(np.float64)
         parts.append(np.broadcast_to(statics, (len(time), *statics.shape)))
-        return np.concatenate(parts, 1, dtype=np.float32), base
+        return np.concatenate(parts, 1, dtype=np.float32), Base(base, self._unit(base, time, rows, columns))
 
     def _passes(self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells) -> list[Array]:
         """(T, V, y, x) normalised passes of the steps themselves, and of those of their context."""
@@ -175,12 +198,10 @@ class ResidualFrames:
         """(T, V, y, x) fine fields in normalised units, those of the base."""
         return self.fine.window(rows, columns).forward_exactly(fine, time.season)
 
-    def residual(
-        self, fine: NDArray[np.floating], base: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells
-    ) -> Array:
+    def residual(self, fine: NDArray[np.floating], base: Base, time: TimeAxis, rows: Cells, columns: Cells) -> Array:
         """(T, V, y, x) the answer that gives fine fields: the inverse of `reconstructed`."""
-        left = self.normalised(fine, time, rows, columns) - base
-        return left if self.size is None else left / self._size(base, time, rows, columns)
+        left = self.normalised(fine, time, rows, columns) - base.fields
+        return left if base.unit is None else left / base.unit
 
     def varied(self, **changes: Any) -> ResidualFrames:
         """The same with another `base`, `size` or `growth`."""
@@ -188,19 +209,20 @@ class ResidualFrames:
         one.__dict__.update(changes)
         return one
 
-    def _size(self, base: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells) -> Array:
-        assert self.size is not None
+    def _unit(self, base: Array, time: TimeAxis, rows: Cells, columns: Cells) -> Array | None:
+        if self.size is None:
+            return None
         size: Array = self.size[time.season][..., rows, :][..., columns]
         if self.growth.any():
             size = size * self.fine.window(rows, columns).level(base, time.season) ** self.growth[:, None, None]
         return size
 
     def reconstructed(
-        self, residual: NDArray[np.floating], base: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells
+        self, residual: NDArray[np.floating], base: Base, time: TimeAxis, rows: Cells, columns: Cells
     ) -> Array:
         """Physical units of base and answer."""
-        answer = residual if self.size is None else residual * self._size(base, time, rows, columns)
-        whole = np.asarray(base, np.float64) + answer
+        answer = residual if base.unit is None else residual * base.unit
+        whole = np.asarray(base.fields + answer, np.float64)
         return self.fine.window(rows, columns).inverse(whole, time.season)
 
 
@@ -291,7 +313,7 @@ def _left(
         for number, (fine, coarse, time) in enumerate(pairs):
             if number % every == 0:
                 _, base = own.block(coarse, time, rows, columns)
-                yield base, own.residual(fine, base, time, rows, columns), time
+                yield base.fields, own.residual(fine, base, time, rows, columns), time
 
 
 def _residual_growth(archive: Archive, parts: Sequence[Span], apart: Sequence[ResidualFrames]) -> Array:
@@ -393,7 +415,7 @@ class ResidualDraws(Downscaler):
 
     def _fields(self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells, member: int) -> Array:
         _, base = self.frames.block(coarse, time, rows, columns)
-        answers = np.empty_like(base)
+        answers = np.empty_like(base.fields)
         for i, stamp in enumerate(stamps(time)):
             own = np.flatnonzero(self.season == time.season[i])
             # A season that no training step has takes any.

@@ -80,6 +80,8 @@ MEMBERS = 10
 DRAWN_STEPS = 60
 # Steps on which realisations are validated; they are the same at every validation, and so is their noise.
 VALIDATED_STEPS = 24
+# Realisations and steps of each part of the training by which they are calibrated.
+CALIBRATED = (4, 24)
 
 
 @dataclass(frozen=True)
@@ -324,6 +326,7 @@ class DownscaleTrainer:
         if recipe.conditions.conserve and not conserves:
             reporter.say("note: coarse cells do not hold whole fine cells, or are no means: theirs are not kept")
         crossed = _crossed(archive, split, frames, recipe.conditions)
+        self._calibrated = crossed if objective.draws and recipe.conditions.calibrate else None
         self.beside = _beside(archive, frames, crossed if objective.draws else None, seed, conserves)
         if crossed is not None:
             frames, spans, shown = crossed
@@ -385,7 +388,14 @@ class DownscaleTrainer:
                 folder=folder,
                 reporter=reporter,
             )
-        return {"parameters": self.parameters, "epochs": result.epochs, "best_epoch": result.best_epoch}
+        outcome = {"parameters": self.parameters, "epochs": result.epochs, "best_epoch": result.best_epoch}
+        if self._calibrated is None:
+            return outcome
+        spread = fold_spread(self._archive, self._calibrated, self.downscaler)
+        self.downscaler.frames = respread(self.downscaler.frames, spread)
+        said = ", ".join(f"{v} {s:.2f}" for v, s in zip(self._archive.variables, spread, strict=True))
+        reporter.say(f"spread over error on training steps: {said}; realisations are spread by the inverse")
+        return outcome | {"fold_spread": dict(zip(self._archive.variables, spread.tolist(), strict=True))}
 
     def _scored(self, span: Span) -> Score:
         """The score of its answer; where it draws, with the fair CRPS of two realisations in the place of the MAE.
@@ -439,6 +449,28 @@ def _beside(
     noise = ResidualDraws.fit(archive, crossed, seed=seed)
     noise.conserves = conserves
     return (regression, noise)
+
+
+def fold_spread(archive: Archive, crossed: CrossFrames, downscaler: NeuralDownscaler) -> NDArray[np.float64]:
+    """(V,) spread over error of realisations, of some training steps of each part, with bases that did not know it."""
+    members, steps = CALIBRATED
+    sums = EnsembleSums.zero(members, (len(archive.variables), *archive.grid.shape))
+    for span, frames in zip(crossed.spans, crossed.apart, strict=True):
+        one, scenario = copy(downscaler), archive[span.scenario]
+        one.frames = frames
+        coarse = coarse_truth(archive, span, one.coarsening, one.context)
+        for part in some_parts(len(span), steps):
+            start, stop = span.start + part.start, span.start + part.stop
+            drawn = [one.fields(coarse[part], scenario.time[start:stop], member=m) for m in range(members)]
+            sums += EnsembleSums.of(np.stack(drawn), scenario.truth(span.members[0], start, stop))
+    found = score_ensemble(sums, archive.grid.weights, archive.variables).values()
+    return np.array([one.spread_over_error or 1.0 for one in found])
+
+
+def respread(frames: ResidualFrames, spread: NDArray[np.float64]) -> ResidualFrames:
+    """Frames whose answers are spread by the inverse of what was found, at most twice as far and at least half."""
+    assert frames.size is not None
+    return frames.varied(size=frames.size / np.clip(spread, 0.5, 2.0)[:, None, None])
 
 
 def some_parts(steps: int, most: int) -> list[slice]:

@@ -57,6 +57,9 @@ TINY = [
     "blocks.times=16",
     "overlap=2",
     "conditions.width=3",
+    "conditions.context=0",
+    "conditions.root=sqrt",
+    "conditions.calibrate=false",
     "model.width=4",
     "model.depth=1",
     "training.epochs=2",
@@ -427,10 +430,14 @@ def test_a_downscaler_that_may_know_what_is_held_out_is_refused(archive, run, tm
 
 
 def test_a_run_from_before_residuals_were_out_of_fold_is_read_and_is_what_it_was(run, tmp_path):
-    before = load_downscale(None, ["conditions.residual=in-sample", "conditions.conserve=false"])
+    settings = ["residual=in-sample", "conserve=false", "context=0", "root=sqrt", "calibrate=false"]
+    before = load_downscale(None, [f"conditions.{s}" for s in settings])
     # As the version before wrote it.
     assert before.digest == "998de6e2515b732eb0a22cef028d4e50bff3917634ba21bf13d4744c4fc020f6"
-    assert not {"residual", "conserve"} & before.model_dump(mode="json")["conditions"].keys()
+    assert (
+        not {"residual", "conserve", "context", "context_width", "root"}
+        & before.model_dump(mode="json")["conditions"].keys()
+    )
     record = json.loads((run.folder / RECORD).read_text())
     values = before.model_dump(mode="json", exclude={"training": {"segments"}})
     record |= {"recipe": values, "identity": record["identity"] | {"recipe": before.digest}}
