@@ -125,16 +125,23 @@ def coarse_fields(
 
 
 def training_pairs(
-    archive: Archive, spans: Sequence[Span], coarsening: Coarsening, context: int = 0
+    archive: Archive,
+    spans: Sequence[Span],
+    coarsening: Coarsening,
+    context: int = 0,
+    steps: int | None = None,
+    every: int = 1,
 ) -> Iterator[tuple[NDArray[np.float32], Array, TimeAxis]]:
     """Fine and coarse fields (T, V, ...) of training steps, some at a time, with their time axis.
 
-    With `context` coarse fields are those of `in_context`, as far as the span goes.
+    With `context` coarse fields are those of `in_context`, as far as the span goes. Of parts of so many consecutive
+    `steps` only `every` so many-th of a span is given.
     """
+    steps = steps or _STEPS
     for span in spans:
         for member in span.members:
-            for first in range(0, len(span), _STEPS):
-                part = slice(first, min(first + _STEPS, len(span)))
+            for first in range(0, len(span), steps * every):
+                part = slice(first, min(first + steps, len(span)))
                 start, stop = span.start + part.start, span.start + part.stop
                 fine = archive[span.scenario].truth(member, start, stop)
                 coarse = coarse_fields(archive, span, member, coarsening, context, part)
@@ -257,7 +264,7 @@ class Neighbourhood(Downscaler):
         fine_mean: NDArray[np.floating],
         coarse_mean: NDArray[np.floating],
         context: int = 0,
-        context_width: int = 3,
+        context_width: int = 1,
     ) -> None:
         super().__init__(domain, coarsening)
         self.transforms, self.width = tuple(transforms), width
@@ -279,7 +286,7 @@ class Neighbourhood(Downscaler):
         width: int = 5,
         penalty: float = 0.01,
         context: int = 0,
-        context_width: int = 3,
+        context_width: int = 1,
     ) -> Self:
         """Fit on the training steps.
 
@@ -399,7 +406,7 @@ class Neighbourhood(Downscaler):
     def from_state(cls, domain: Domain, coarsening: Coarsening, meta: Mapping[str, Any], arrays: Arrays) -> Self:
         """The inverse of `state`."""
         own = (arrays["weights"], arrays["fine_mean"], arrays["coarse_mean"])
-        context, context_width = int(meta.get("context", 0)), int(meta.get("context_width", 3))
+        context, context_width = int(meta.get("context", 0)), int(meta.get("context_width", 1))
         return cls(domain, coarsening, meta["transforms"], int(meta["width"]), *own, context, context_width)
 
 

@@ -8,7 +8,7 @@ Invariant: reconstructing with the true residual gives the truth.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from typing import Any, Literal, NamedTuple, Self
 
@@ -40,8 +40,13 @@ Array = NDArray[np.float64]
 
 # Steps on either side that may be seen: weights and channels grow with them.
 MOST_CONTEXT = 6
-# Of the level, by which what is left may grow.
+# With which what is left may grow with the level of the base, and with how far the pass is from its climatology.
 EXPONENTS = np.linspace(0, 1.5, 16)
+FAR_EXPONENTS = np.linspace(0, 0.5, 11)
+# Standard deviations beyond which passes are not told apart.
+FARTHEST = 6.0
+# Exponents are fitted on parts of so many steps, of which every fourth is taken: years from all of a scenario.
+_PART_STEPS, _EVERY = 48, 4
 
 
 class ConditionSettings(Settings):
@@ -55,9 +60,9 @@ class ConditionSettings(Settings):
         penalty: Of the regression's squared weights.
         root: By which variables that never fall below zero are seen, ``sqrt`` or ``cbrt``, where neither
             `targets.NAME.transform` nor the data card says anything.
-        calibrate: Whether realisations are spread, after training, by the factor of each variable that gives them the
-            spread of their error on training steps that their base did not know. Only what draws and learns
-            ``out-of-fold`` is.
+        calibrate: Whether what is left ``out-of-fold`` may grow where the pass is far from its climatology, by a power
+            that is fitted; and whether realisations are spread, after training, by the factor of each variable that
+            gives them the spread of their error on training steps that their base did not know.
         residual: What the network learns. ``out-of-fold``: what is left by regressions that were fitted without the
             scenario at hand (of a single one, without a third of its steps), each cell and season in units of its own
             size, which for rain grows where it rains more. ``in-sample``: what is left by the regression that knows the
@@ -72,7 +77,7 @@ class ConditionSettings(Settings):
     base: Literal["regression", "pass"] = "regression"
     width: int = Field(5, ge=1, le=15)
     context: int = Field(0, ge=0, le=MOST_CONTEXT)
-    context_width: int = Field(3, ge=1, le=15)
+    context_width: int = Field(1, ge=1, le=15)
     penalty: float = Field(0.01, gt=0)
     root: Literal["sqrt", "cbrt"] = "sqrt"
     calibrate: bool = False
@@ -102,7 +107,7 @@ class ConditionSettings(Settings):
             "residual": "in-sample",
             "conserve": False,
             "context": 0,
-            "context_width": 3,
+            "context_width": 1,
             "root": "sqrt",
             "calibrate": False,
         }
@@ -114,11 +119,18 @@ class Base(NamedTuple):
 
     Attributes:
         fields: (T, V, y, x) normalised.
+        passed: (T, V, y, x) the pass, normalised by statistics of its own.
         unit: (T, V, y, x) what the answer is multiplied with first; None: nothing.
     """
 
     fields: Array
+    passed: Array
     unit: Array | None
+
+    @property
+    def farness(self) -> Array:
+        """(T, V, y, x) how far the pass is from its climatology: 1 where it is its climatology, never below."""
+        return np.asarray(1 + np.minimum(self.passed**2, FARTHEST**2))
 
 
 class ResidualFrames:
@@ -134,6 +146,8 @@ class ResidualFrames:
         size: (G, V, Y, X) what the answer is multiplied with, by `TimeAxis.season`; None: nothing.
         growth: (V,) exponents with which that grows where the base is larger than usual, as rain has more that is left
             where it rains more.
+        far: (V,) exponents with which it grows where the pass is far from its climatology, as in a climate that the
+            training does not hold.
         context: How many steps before and after are shown.
     """
 
@@ -148,11 +162,12 @@ class ResidualFrames:
         time: TimeAxis,
         size: Array | None = None,
         growth: Array | None = None,
+        far: Array | None = None,
         context: int = 0,
     ) -> None:
         self.coarsening, self.fine, self.passed, self.base = coarsening, fine, passed, base
-        self.context = context
-        self.size, self.growth = size, np.zeros(len(fine.settings)) if growth is None else growth
+        self.context, none = context, np.zeros(len(fine.settings))
+        self.size, self.growth, self.far = size, none if growth is None else growth, none if far is None else far
         self.statics, self.static_channels = statics, tuple(static_channels)
         uniform = [] if time.step == "year" else ["sin_year", "cos_year"]
         uniform += ["sin_day", "cos_day"] if time.per_day > 1 else []
@@ -178,7 +193,7 @@ class ResidualFrames:
         parts += [*passes, *([base] if self.base is not None else [])]
         statics = self.statics[:, rows][..., columns].astype(np.float64)
         parts.append(np.broadcast_to(statics, (len(time), *statics.shape)))
-        return np.concatenate(parts, 1, dtype=np.float32), Base(base, self._unit(base, time, rows, columns))
+        return np.concatenate(parts, 1, dtype=np.float32), self._unit(Base(base, passes[0], None), time, rows, columns)
 
     def _passes(self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells) -> list[Array]:
         """(T, V, y, x) normalised passes of the steps themselves, and of those of their context."""
@@ -204,18 +219,21 @@ class ResidualFrames:
         return left if base.unit is None else left / base.unit
 
     def varied(self, **changes: Any) -> ResidualFrames:
-        """The same with another `base`, `size` or `growth`."""
+        """The same with another `base`, `size`, `growth` or `far`."""
         one = copy(self)
         one.__dict__.update(changes)
         return one
 
-    def _unit(self, base: Array, time: TimeAxis, rows: Cells, columns: Cells) -> Array | None:
+    def _unit(self, base: Base, time: TimeAxis, rows: Cells, columns: Cells) -> Base:
+        """The same base with the unit of its answer."""
         if self.size is None:
-            return None
-        size: Array = self.size[time.season][..., rows, :][..., columns]
+            return base
+        unit: Array = self.size[time.season][..., rows, :][..., columns]
         if self.growth.any():
-            size = size * self.fine.window(rows, columns).level(base, time.season) ** self.growth[:, None, None]
-        return size
+            unit = unit * self.fine.window(rows, columns).level(base.fields, time.season) ** self.growth[:, None, None]
+        if self.far.any():
+            unit = unit * base.farness ** self.far[:, None, None]
+        return base._replace(unit=unit)
 
     def reconstructed(
         self, residual: NDArray[np.floating], base: Base, time: TimeAxis, rows: Cells, columns: Cells
@@ -281,7 +299,7 @@ class CrossFrames(NamedTuple):
 
 
 def cross_frames(
-    archive: Archive, spans: Sequence[Span], frames: ResidualFrames, crossed: CrossFit | None
+    archive: Archive, spans: Sequence[Span], frames: ResidualFrames, crossed: CrossFit | None, calibrate: bool
 ) -> CrossFrames:
     """Frames out of fold, whose answers are in units of what is left there.
 
@@ -290,52 +308,74 @@ def cross_frames(
         spans: Training spans.
         frames: As fitted on all of them.
         crossed: Their regression out of fold; None where their base is the pass.
+        calibrate: Whether what is left may grow where the pass is far from its climatology.
     """
     parts: tuple[Span, ...] = tuple(spans)
     apart = (frames,) * len(parts)
     if crossed is not None:
         parts, apart = crossed.spans, tuple(frames.varied(base=base) for base in crossed.apart)
     growth = _residual_growth(archive, parts, apart)
+    far = _residual_far(archive, parts, apart, growth) if calibrate else np.zeros_like(growth)
     ones = np.ones((archive.time.seasons, len(archive.variables), *archive.grid.shape))
-    apart = tuple(one.varied(size=ones, growth=growth) for one in apart)
+    grown = {"growth": growth, "far": far}
+    apart = tuple(one.varied(size=ones, **grown) for one in apart)
     size = _residual_size(archive, parts, apart)
-    whole = frames.varied(size=size, growth=growth)
+    whole = frames.varied(size=size, **grown)
     return CrossFrames(whole, parts, tuple(one.varied(size=size) for one in apart))
 
 
 def _left(
-    archive: Archive, parts: Sequence[Span], apart: Sequence[ResidualFrames], every: int = 1
-) -> Iterator[tuple[Array, Array, TimeAxis]]:
-    """(T, V, Y, X) bases and the answers to them, of every `every`-th step of the training, with their time axis."""
+    archive: Archive, parts: Sequence[Span], apart: Sequence[ResidualFrames], *which: int
+) -> Iterator[tuple[Base, Array, TimeAxis]]:
+    """Bases and the answers to them (T, V, Y, X), with their time axis; `which` steps, as `training_pairs` says."""
     rows, columns = (np.arange(k) for k in archive.grid.shape)
     for part, own in zip(parts, apart, strict=True):
-        pairs = training_pairs(archive, (part,), own.coarsening, own.context)
-        for number, (fine, coarse, time) in enumerate(pairs):
-            if number % every == 0:
-                _, base = own.block(coarse, time, rows, columns)
-                yield base.fields, own.residual(fine, base, time, rows, columns), time
+        for fine, coarse, time in training_pairs(archive, (part,), own.coarsening, own.context, *which):
+            _, base = own.block(coarse, time, rows, columns)
+            yield base, own.residual(fine, base, time, rows, columns), time
+
+
+def _likeliest(exponents: Array, steps: Iterable[tuple[Array, Array]], weights: NDArray[np.floating]) -> Array:
+    """(V,) the most likely of some exponents, if what is left is normal and grows with something to that power.
+
+    Of each cell it has a size of its own.
+
+    Args:
+        exponents: Among which.
+        steps: What is left (T, V, Y, X), and the logarithm of what the power is of.
+        weights: (Y, X) of area.
+    """
+    squares: Array | float = 0.0
+    logarithms: Array | float = 0.0
+    n, powers = 0, exponents[:, None, None, None, None]
+    for left, logarithm in steps:
+        squares = squares + np.stack([(left**2 * np.exp(-2 * p * logarithm)).sum(0) for p in exponents])
+        logarithms, n = logarithms + logarithm.sum(0), n + len(left)
+    # Of each cell the most likely size is the root mean square, which leaves its logarithm and that of the powers.
+    sizes = np.log(np.maximum(np.asarray(squares) / n, 1e-30)) + 2 * powers[:, 0] * np.asarray(logarithms) / n
+    return np.asarray(exponents[np.argmin((weights * sizes).sum((-2, -1)), 0)])
 
 
 def _residual_growth(archive: Archive, parts: Sequence[Span], apart: Sequence[ResidualFrames]) -> Array:
-    """(V,) exponents of what is left against the level of the base, for variables that a root or logarithm is taken of.
-
-    The most likely of some, if what is left is normal, with a size of its own in each cell times the level to a power.
-    """
-    roots = np.array([s.transform in ROOTS for s in apart[0].fine.settings.values()])
+    """(V,) exponents of what is left against the level of the base, for variables seen by a root or logarithm."""
+    fine = apart[0].fine
+    roots = np.array([s.transform in ROOTS for s in fine.settings.values()])
     if not roots.any():
         return np.zeros(len(roots))
-    squares = np.zeros((len(EXPONENTS), len(roots), *archive.grid.shape))
-    logarithms, n = np.zeros(squares.shape[1:]), 0
-    # Sixteen powers of every cell: a part of the steps is enough for one number.
-    for base, left, time in _left(archive, parts, apart, every=4):
-        level = np.log(apart[0].fine.level(base, time.season))
-        logarithms, n = logarithms + level.sum(0), n + len(left)
-        for i, exponent in enumerate(EXPONENTS):
-            squares[i] += (left**2 * np.exp(-2 * exponent * level)).sum(0)
-    # Of each cell the most likely size is the root mean square, which leaves its logarithm and that of the levels.
-    sizes = np.log(np.maximum(squares / n, 1e-30)) + 2 * EXPONENTS[:, None, None, None] * logarithms / n
-    best = EXPONENTS[np.argmin((archive.grid.weights * sizes).sum((-2, -1)), 0)]
-    return np.where(roots, best, 0.0)
+    found = _left(archive, parts, apart, _PART_STEPS, _EVERY)
+    steps = ((left, np.log(fine.level(base.fields, time.season))) for base, left, time in found)
+    return np.where(roots, _likeliest(EXPONENTS, steps, archive.grid.weights), 0.0)
+
+
+def _residual_far(archive: Archive, parts: Sequence[Span], apart: Sequence[ResidualFrames], growth: Array) -> Array:
+    """(V,) exponents of what is left, after its `growth`, against how far the pass is from its climatology."""
+    fine = apart[0].fine
+    found = _left(archive, parts, apart, _PART_STEPS, _EVERY)
+    steps = (
+        (left * fine.level(base.fields, time.season) ** -growth[:, None, None], np.log(base.farness))
+        for base, left, time in found
+    )
+    return _likeliest(FAR_EXPONENTS, steps, archive.grid.weights)
 
 
 def _residual_size(archive: Archive, parts: Sequence[Span], apart: Sequence[ResidualFrames]) -> Array:

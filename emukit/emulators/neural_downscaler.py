@@ -200,7 +200,7 @@ class NeuralDownscaler(Downscaler):
         arrays = {f"fine.{k}": v for k, v in fine_arrays.items()} | {f"passed.{k}": v for k, v in passed_arrays.items()}
         arrays["statics"] = frames.statics
         if frames.size is not None:
-            arrays |= {"size": frames.size, "growth": frames.growth}
+            arrays |= {"size": frames.size, "growth": frames.growth, "far": frames.far}
         if self.conserves:
             meta["conserves"] = True
         if frames.context:
@@ -230,7 +230,7 @@ class NeuralDownscaler(Downscaler):
         if (time.step, time.calendar) != (domain.time.step, domain.time.calendar):
             raise ValueError(f"its time of {time.step} is not that of its fields, {domain.time.step}")
         statics = np.asarray(arrays["statics"], np.float32)
-        grown = arrays.get("size"), arrays.get("growth")
+        grown = [arrays.get(name) for name in ("size", "growth", "far")]
         shown = (statics, meta["static_channels"], time, *grown, meta.get("context", 0))
         frames = ResidualFrames(coarsening, fine, passed, base, *shown)
         asked = meta["objective"]
@@ -278,12 +278,14 @@ def _check_arrays(domain: Domain, coarsening: Coarsening, meta: Mapping[str, Any
         expected |= {f"{name}.center": (*fields, *domain.grid.shape), f"{name}.scale": (*fields, *domain.grid.shape)}
     if "size" in arrays:
         expected |= {"size": (*fields, *domain.grid.shape), "growth": fields[1:]}
+        # Of downscalers from before it was fitted there is none.
+        expected |= {"far": fields[1:]} if "far" in arrays else {}
     context = meta.get("context", 0)
     if type(context) is not int or not 0 <= context <= MOST_CONTEXT:
         raise ValueError(f"context {context!r}")
     if "base" in meta:
         width, transforms = meta["base"]["width"], meta["base"]["transforms"]
-        around, own = meta["base"].get("context_width", 3), meta["base"].get("context", 0)
+        around, own = meta["base"].get("context_width", 1), meta["base"].get("context", 0)
         odd = all(type(w) is int and w % 2 == 1 and 1 <= w <= 15 for w in (width, around))
         if not odd or len(transforms) != fields[1]:
             raise ValueError(f"base.width {width!r}, base.context_width {around!r} or base.transforms {transforms!r}")

@@ -1,5 +1,6 @@
 """Steps before and after the one that is downscaled: what is seen of them, and what is never seen."""
 
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -178,6 +179,9 @@ def test_blocks_of_training_see_the_neighbours_of_their_step(archive, seen):
 
 def test_saved_and_loaded_sees_the_same(seen, tmp_path):
     one, plain, time = seen
+    size = np.random.default_rng(0).uniform(0.5, 2, (12, 2, *one.domain.grid.shape))
+    one = copy(one)
+    one.frames = one.frames.varied(size=size, growth=np.array([0.0, 0.3]), far=np.array([0.2, 0.1]))
     save_downscaler(one, tmp_path / "emulator")
     loaded = load_downscaler(tmp_path / "emulator")
     shown = in_context(plain, 1)

@@ -194,7 +194,7 @@ def test_untrained_network_gives_its_base(archive, frames, asked):
     else:
         rows, columns = np.arange(8), np.arange(12)
         passed = frames.passed.forward_exactly(frames.coarsening.up(coarse), time.season)
-        expected = frames.reconstructed(np.zeros_like(passed), Base(passed, None), time, rows, columns)
+        expected = frames.reconstructed(np.zeros_like(passed), Base(passed, passed, None), time, rows, columns)
         np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
