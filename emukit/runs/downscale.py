@@ -275,7 +275,8 @@ def evaluate_run(
     baselines = fit_baselines(archive, split.train, one.coarsening)
     plain = one.frames.varied(size=None)
     crossed = _crossed(archive, split, plain, run.recipe.conditions) if one.draws else None
-    beside = _beside(archive, plain, crossed, identity["seed"], one.conserves)
+    calibrate = run.recipe.conditions.calibrate
+    beside = _beside(archive, plain, crossed, identity["seed"], one.conserves, calibrate)
     return score_downscalers(archive, split.scored[name], one, baselines, members, beside=beside)
 
 
@@ -327,7 +328,8 @@ class DownscaleTrainer:
             reporter.say("note: coarse cells do not hold whole fine cells, or are no means: theirs are not kept")
         crossed = _crossed(archive, split, frames, recipe.conditions)
         self._calibrated = crossed if objective.draws and recipe.conditions.calibrate else None
-        self.beside = _beside(archive, frames, crossed if objective.draws else None, seed, conserves)
+        drawn = crossed if objective.draws else None
+        self.beside = _beside(archive, frames, drawn, seed, conserves, recipe.conditions.calibrate)
         if crossed is not None:
             frames, spans, shown = crossed
         loss = recipe.loss.for_variables(archive.variables).tables
@@ -437,9 +439,12 @@ def _crossed(
 
 
 def _beside(
-    archive: Archive, frames: ResidualFrames, crossed: CrossFrames | None, seed: int, conserves: bool
+    archive: Archive, frames: ResidualFrames, crossed: CrossFrames | None, seed: int, conserves: bool, calibrate: bool
 ) -> tuple[Downscaler, ...]:
-    """What else scores stand next to: the regression, and with what it leaves out of fold as noise."""
+    """What else scores stand next to: the regression, and with what it leaves out of fold as noise.
+
+    Where realisations of the network are calibrated, so is the noise.
+    """
     if frames.base is None:
         return ()
     regression = copy(frames.base)
@@ -448,15 +453,19 @@ def _beside(
         return (regression,)
     noise = ResidualDraws.fit(archive, crossed, seed=seed)
     noise.conserves = conserves
+    if calibrate:
+        noise.frames = respread(noise.frames, fold_spread(archive, crossed, noise))
     return (regression, noise)
 
 
-def fold_spread(archive: Archive, crossed: CrossFrames, downscaler: NeuralDownscaler) -> NDArray[np.float64]:
+def fold_spread(
+    archive: Archive, crossed: CrossFrames, downscaler: NeuralDownscaler | ResidualDraws
+) -> NDArray[np.float64]:
     """(V,) spread over error of realisations, of some training steps of each part, with bases that did not know it."""
     members, steps = CALIBRATED
     sums = EnsembleSums.zero(members, (len(archive.variables), *archive.grid.shape))
     for span, frames in zip(crossed.spans, crossed.apart, strict=True):
-        one, scenario = copy(downscaler), archive[span.scenario]
+        scenario, one = archive[span.scenario], copy(downscaler)
         one.frames = frames
         coarse = coarse_truth(archive, span, one.coarsening, one.context)
         for part in some_parts(len(span), steps):
