@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from emukit.submission.check import check_submission
-    from emukit.submission.entry import ENTRY_FILE, Entry, entry_of, read_entry, write_entry
+    from emukit.submission.entry import ENTRY_FILE, SubmissionEntry, entry_of, read_entry, write_entry
     from emukit.submission.problems import Problem
     from emukit.submission.read import Columns, read_submission
     from emukit.submission.rows import RowLayout, submission_ids, write_submission
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "check": ("check_submission",),
-    "entry": ("ENTRY_FILE", "Entry", "entry_of", "read_entry", "write_entry"),
+    "entry": ("ENTRY_FILE", "SubmissionEntry", "entry_of", "read_entry", "write_entry"),
     "problems": ("Problem",),
     "read": ("Columns", "read_submission"),
     "rows": ("RowLayout", "submission_ids", "write_submission"),
@@ -29,9 +29,9 @@ _NAMES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
     "ENTRY_FILE",
     "Columns",
-    "Entry",
     "Problem",
     "RowLayout",
+    "SubmissionEntry",
     "check_submission",
     "entry_of",
     "read_entry",
