@@ -22,10 +22,20 @@ from emukit.emulators.forcing_space import ForcingSpace
 from emukit.emulators.registry import EMULATORS
 from emukit.errors import EmukitError, ProtocolError, RecipeError
 from emukit.losses.registry import LOSSES
+from emukit.models.registry import NETWORKS, asks
 from emukit.progress import Reporter
 from emukit.recipes.catalogue import own_names
+from emukit.recipes.describe import settings_of
 from emukit.recipes.load import load_recipe
-from emukit.recipes.schema import NetworkRecipe, Recipe, TargetsSettings, WrapperRecipe, networks_of, recipe_class
+from emukit.recipes.schema import (
+    GeneratorRecipe,
+    NetworkRecipe,
+    Recipe,
+    TargetsSettings,
+    WrapperRecipe,
+    networks_of,
+    recipe_class,
+)
 from emukit.training.settings import LossSettings
 
 R = TypeVar("R", bound=Recipe)
@@ -36,7 +46,7 @@ def fit_recipe(recipe: R, archive: Archive, split: Split, reporter: Reporter) ->
     """A recipe for the variables of the data, without the forcings of shipped recipes that they lack.
 
     A recipe whose emulator does not know the steps of the data is refused first, or reads them into memory where they
-    do not fit.
+    do not fit, or computes with states that they do not hold.
 
     Args:
         recipe: What is to be trained. Lists of forcings that are those of a shipped recipe lose what is missing, as
@@ -54,6 +64,8 @@ def fit_recipe(recipe: R, archive: Archive, split: Split, reporter: Reporter) ->
         if not isinstance(leaf, NetworkRecipe):
             EMULATORS[leaf.emulator].load().check_steps(archive)
     _refuse_on_disk(recipe, archive)
+    _refuse_without_states(recipe, archive)
+    _say_idle_parts(recipe, reporter)
     recipe = fit_variables(recipe, archive, reporter)
     spans = [*split.train, *(s for spans in split.scored.values() for s in spans)]
     scenarios = tuple(dict.fromkeys(s.scenario for s in spans))
@@ -92,6 +104,34 @@ def _refuse_on_disk(recipe: Recipe, archive: Archive) -> None:
             expected="an emulator that is fitted a year at a time: typical-year, delta-change, climx-lps, climatology",
             hint="one of these, coarser data (the lite files of ClimX), or a machine with more memory",
         )
+
+
+def _refuse_without_states(recipe: Recipe, archive: Archive) -> None:
+    """Refuse a network that computes with states where the data are no sequence of them."""
+    for network in networks_of(recipe):
+        states = network.inputs.states
+        if asks(NETWORKS.load(network.emulator)) and not set(states) & set(archive.variables):
+            wanted = f"with {', '.join(states)}" if states else "whose outputs --set inputs.states=[...] names"
+            raise ProtocolError(
+                f"{network.emulator} computes with states, and these data are no sequence of them",
+                found=f"{archive.time.unit}s of {', '.join(archive.variables)} in {archive.source}",
+                expected=f"states of the atmosphere one after the other, such as six-hourly ones, {wanted}",
+                hint="such data (docs/forecasts.md), or another network: `emukit models` lists them",
+            )
+
+
+def _say_idle_parts(recipe: Recipe, reporter: Reporter) -> None:
+    """Say which settings of networks that are not trained somebody has changed: they do nothing."""
+    for leaf in _leaves(recipe):
+        if not isinstance(leaf, GeneratorRecipe):
+            continue
+        for part, why in EMULATORS.load(leaf.emulator).untrained(**leaf.options).items():
+            shipped, own = (
+                {s.path: s.value for s in settings_of(getattr(r, part), f"{part}.")}
+                for r in (load_recipe(leaf.emulator), leaf)
+            )
+            if changed := [path for path in own if own[path] != shipped.get(path)]:
+                reporter.note(f"{why} trains no {part}: {', '.join(changed)} would do nothing")
 
 
 def fit_variables(recipe: R, archive: Archive, reporter: Reporter | None = None) -> R:
