@@ -84,11 +84,10 @@ def generator_size(recipe: GeneratorRecipe) -> int:
     from emukit.models.registry import count_parameters
 
     options, blocks = recipe.options, (GRID[0] // recipe.options["block"], GRID[1] // recipe.options["block"])
-    sizes = {
-        "predictor": (recipe.predictor, block_channels(2, options["history"], options["memory"]), blocks),
-        "projector": (recipe.projector, detail_channels(2), GRID),
-    }
-    untrained = EMULATORS.load(recipe.emulator).untrained(**options)
+    sizes = (
+        (recipe.predictor, block_channels(2, options["history"], options["memory"]), blocks),
+        (recipe.projector, detail_channels(2), GRID),
+    )
     return sum(
         count_parameters(
             part.network,
@@ -98,8 +97,7 @@ def generator_size(recipe: GeneratorRecipe) -> int:
             history=1,
             options=part.model.model_dump(mode="python"),
         )
-        for name, (part, channels, grid) in sizes.items()
-        if name not in untrained
+        for part, channels, grid in sizes
     )
 
 

@@ -440,11 +440,6 @@ class Atlas(Wrapper):
         check_blocks(archive.grid.shape, options["block"], len(archive.variables))
 
     @classmethod
-    def untrained(cls, **options: Any) -> dict[str, str]:
-        """The predictor, where nothing is to be learned of innovations."""
-        return {} if options["learned"] else {PREDICTOR: "model.learned = false"}
-
-    @classmethod
     def check_training(cls, archive: Archive, spans: Sequence[Span], **options: Any) -> None:
         """Refuse spans that do not tell variability from forced change; arguments as for `fit`."""
         usable_spans(archive, spans, options["smooth"])

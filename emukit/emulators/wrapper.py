@@ -101,15 +101,6 @@ class Wrapper(Emulator):
         return
 
     @classmethod
-    def untrained(cls, **options: Any) -> dict[str, str]:
-        """Its own networks that are not trained, each with the option that says so.
-
-        Args:
-            options: Those of `fit`.
-        """
-        return {}
-
-    @classmethod
     def needs_error(cls, **options: Any) -> bool:
         """Whether its bases must know how far off their forced response may be (`Emulator.knows_error`).
 

@@ -25,10 +25,8 @@ from emukit.losses.registry import LOSSES
 from emukit.models.registry import NETWORKS, asks
 from emukit.progress import Reporter
 from emukit.recipes.catalogue import own_names
-from emukit.recipes.describe import settings_of
 from emukit.recipes.load import load_recipe
 from emukit.recipes.schema import (
-    GeneratorRecipe,
     NetworkRecipe,
     Recipe,
     TargetsSettings,
@@ -65,7 +63,6 @@ def fit_recipe(recipe: R, archive: Archive, split: Split, reporter: Reporter) ->
             EMULATORS[leaf.emulator].load().check_steps(archive)
     _refuse_on_disk(recipe, archive)
     _refuse_without_states(recipe, archive)
-    _say_idle_parts(recipe, reporter)
     recipe = fit_variables(recipe, archive, reporter)
     spans = [*split.train, *(s for spans in split.scored.values() for s in spans)]
     scenarios = tuple(dict.fromkeys(s.scenario for s in spans))
@@ -118,20 +115,6 @@ def _refuse_without_states(recipe: Recipe, archive: Archive) -> None:
                 expected=f"states of the atmosphere one after the other, such as six-hourly ones, {wanted}",
                 hint="such data (docs/forecasts.md), or another network: `emukit models` lists them",
             )
-
-
-def _say_idle_parts(recipe: Recipe, reporter: Reporter) -> None:
-    """Say which settings of networks that are not trained somebody has changed: they do nothing."""
-    for leaf in _leaves(recipe):
-        if not isinstance(leaf, GeneratorRecipe):
-            continue
-        for part, why in EMULATORS.load(leaf.emulator).untrained(**leaf.options).items():
-            shipped, own = (
-                {s.path: s.value for s in settings_of(getattr(r, part), f"{part}.")}
-                for r in (load_recipe(leaf.emulator), leaf)
-            )
-            if changed := [path for path in own if own[path] != shipped.get(path)]:
-                reporter.note(f"{why} trains no {part}: {', '.join(changed)} would do nothing")
 
 
 def fit_variables(recipe: R, archive: Archive, reporter: Reporter | None = None) -> R:

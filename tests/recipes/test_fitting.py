@@ -140,22 +140,6 @@ def test_a_core_on_months_is_told_something_else_than_that_it_needs_states():
     assert "z500" in error.value.expected
 
 
-def test_settings_of_a_network_that_is_not_trained_do_nothing_in_silence():
-    archive = warming_archive()
-
-    def told(*words):
-        said = Said()
-        recipe = load_recipe("atlas", assignments=("model.block=2", *words))
-        fit_recipe(recipe, archive, make_split(archive, "k360"), said)
-        return [line for line in said.lines if "would do nothing" in line]
-
-    changed = ("predictor.training.epochs=77", "predictor.model.dim=24")
-    assert told("model.learned=true", *changed) == told("model.learned=false") == []
-    (line,) = told("model.learned=false", *changed)
-    assert "model.learned = false trains no predictor" in line
-    assert "predictor.model.dim, predictor.training.epochs" in line
-
-
 def test_the_hint_for_a_loss_is_a_setting_that_works():
     for name in ("best-networks", "residual-correction"):
         with pytest.raises(RecipeError, match="no loss of its own") as error:
