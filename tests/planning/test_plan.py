@@ -126,7 +126,7 @@ def test_a_copy_is_measured_again_or_another_network_is_not(archive, monkeypatch
         chosen = recipe(*words)
         return memory.measure_for(chosen, memory.build_for(chosen, archive, 5), (5, *archive.grid.shape)).activations
 
-    others = ("model.hidden=9", "model.dropout=0.3", "training.segments.length=5", "training.precision=bf16")
+    others = ("model.hidden=9", "model.dropout=0.3", "inputs.window.history=4", "training.precision=bf16")
     found = [activations(*words) for words in ((), (), *((word,) for word in others))]
     assert len(measured) == 1 + len(others)
     assert found[0] == found[1]
