@@ -275,8 +275,7 @@ def evaluate_run(
     baselines = fit_baselines(archive, split.train, one.coarsening)
     plain = one.frames.varied(size=None)
     crossed = _crossed(archive, split, plain, run.recipe.conditions) if one.draws else None
-    calibrate = run.recipe.conditions.calibrate
-    beside = _beside(archive, plain, crossed, identity["seed"], one.conserves, calibrate)
+    beside = _beside(archive, plain, crossed, identity["seed"], one.conserves)
     return score_downscalers(archive, split.scored[name], one, baselines, members, beside=beside)
 
 
@@ -328,8 +327,7 @@ class DownscaleTrainer:
             reporter.say("note: coarse cells do not hold whole fine cells, or are no means: theirs are not kept")
         crossed = _crossed(archive, split, frames, recipe.conditions)
         self._calibrated = crossed if objective.draws and recipe.conditions.calibrate else None
-        drawn = crossed if objective.draws else None
-        self.beside = _beside(archive, frames, drawn, seed, conserves, recipe.conditions.calibrate)
+        self.beside = _beside(archive, frames, crossed if objective.draws else None, seed, conserves)
         if crossed is not None:
             frames, spans, shown = crossed
         loss = recipe.loss.for_variables(archive.variables).tables
@@ -439,12 +437,9 @@ def _crossed(
 
 
 def _beside(
-    archive: Archive, frames: ResidualFrames, crossed: CrossFrames | None, seed: int, conserves: bool, calibrate: bool
+    archive: Archive, frames: ResidualFrames, crossed: CrossFrames | None, seed: int, conserves: bool
 ) -> tuple[Downscaler, ...]:
-    """What else scores stand next to: the regression, and with what it leaves out of fold as noise.
-
-    Where realisations of the network are calibrated, so is the noise.
-    """
+    """What else scores stand next to: the regression, and with what it leaves out of fold as noise."""
     if frames.base is None:
         return ()
     regression = copy(frames.base)
@@ -453,16 +448,17 @@ def _beside(
         return (regression,)
     noise = ResidualDraws.fit(archive, crossed, seed=seed)
     noise.conserves = conserves
-    if calibrate:
-        noise.frames = respread(noise.frames, fold_spread(archive, crossed, noise))
     return (regression, noise)
 
 
-def fold_spread(
-    archive: Archive, crossed: CrossFrames, downscaler: NeuralDownscaler | ResidualDraws
-) -> NDArray[np.float64]:
-    """(V,) spread over error of realisations, of some training steps of each part, with bases that did not know it."""
+def fold_spread(archive: Archive, crossed: CrossFrames, downscaler: NeuralDownscaler) -> NDArray[np.float64]:
+    """(V,) spread over error of realisations, of some training steps of each part, with bases that did not know it.
+
+    Both are taken in units of the answer, in which what is left is normal and has unit variance in every cell: in
+    mm/day a few wet cells would decide.
+    """
     members, steps = CALIBRATED
+    rows, columns = (np.arange(n) for n in archive.grid.shape)
     sums = EnsembleSums.zero(members, (len(archive.variables), *archive.grid.shape))
     for span, frames in zip(crossed.spans, crossed.apart, strict=True):
         scenario, one = archive[span.scenario], copy(downscaler)
@@ -470,8 +466,12 @@ def fold_spread(
         coarse = coarse_truth(archive, span, one.coarsening, one.context)
         for part in some_parts(len(span), steps):
             start, stop = span.start + part.start, span.start + part.stop
-            drawn = [one.fields(coarse[part], scenario.time[start:stop], member=m) for m in range(members)]
-            sums += EnsembleSums.of(np.stack(drawn), scenario.truth(span.members[0], start, stop))
+            shown, axis = coarse[part], scenario.time[start:stop]
+            _, base = frames.block(shown, axis, rows, columns)
+            fields = [one.fields(shown, axis, member=m) for m in range(members)]
+            fields.append(scenario.truth(span.members[0], start, stop).astype(np.float64))
+            *drawn, truth = (frames.residual(field, base, axis, rows, columns) for field in fields)
+            sums += EnsembleSums.of(np.stack(drawn), truth)
     found = score_ensemble(sums, archive.grid.weights, archive.variables).values()
     return np.array([one.spread_over_error or 1.0 for one in found])
 

@@ -709,7 +709,13 @@ def test_spread_over_error_on_training_steps_is_of_bases_that_did_not_know_them(
         (part,) = some_parts(len(span), 12)
         truth = archive[span.scenario].truth(0, span.start, span.stop)[part].astype(np.float64)
         time = archive[span.scenario].time[span.start + part.start : span.start + part.stop]
-        drawn = np.stack([apart.fields(one.coarsening.down(truth), time, member=m) for m in range(3)])
+        coarse = one.coarsening.down(truth)
+        drawn = np.stack([apart.fields(coarse, time, member=m) for m in range(3)])
+        base = frames.base.fields(coarse, time)
+        unit = frames.block(coarse, time, np.arange(8), np.arange(12))[1].unit
+        zero = frames.fine.forward_exactly(base, time.season)
+        *drawn, truth = ((frames.fine.forward_exactly(f, time.season) - zero) / unit for f in (*drawn, truth))
+        drawn = np.stack(drawn)
         w = archive.grid.weights
         variance += (drawn.var(0, ddof=1) * w).sum((0, 2, 3))
         error += ((drawn.mean(0) - truth) ** 2 * w).sum((0, 2, 3))
