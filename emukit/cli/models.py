@@ -52,7 +52,7 @@ def _model_row(name: str) -> tuple[str, str, str]:
     recipe = load_recipe(name)
     networks = networks_of(recipe)
     size = f"{sum(network_size(n) for n in networks):,}" if networks else "closed form"
-    if isinstance(recipe, GeneratorRecipe):
+    if isinstance(recipe, GeneratorRecipe) and recipe.trains:
         size = f"{generator_size(recipe):,}"
     entry = NETWORKS.get(recipe.emulator) or EMULATORS[recipe.emulator]
     return name, size, recipe.description or entry.summary
