@@ -275,11 +275,17 @@ def _steps(grid: tuple[int, int], sphere: DividedSphere | None) -> Work:
     return work
 
 
-if __name__ == "__main__":
+def accompany(rank: str, *words: str) -> None:
+    """In one of the other processes: join the group, and take the same steps, or read the store that is named last."""
     torch.set_num_threads(1)
-    joined = _joined(int(sys.argv[1]), *sys.argv[2:7])
-    if sys.argv[7:]:
-        _read(sys.argv[7], joined)
+    place, rows, columns, down, across, *store = words
+    joined = _joined(int(rank), place, rows, columns, down, across)
+    if store:
+        _read(store[0], joined)
     else:
         _steps(joined.grid, joined)()
     dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    accompany(*sys.argv[1:])
