@@ -41,7 +41,7 @@ def bench_climx(runs: int = 3) -> list[Figure]:
     """Every figure; several minutes."""
     here = __name__
     name, lite = "ClimX indices, 12 x 18, 86 years", f"{here}:prepare_lite"
-    bounds = {"runs": runs, "faster": FASTER, "seconds": LITE_SECONDS, "peak_mb": FULL_MB}
+    bounds: dict[str, Any] = {"runs": runs, "faster": FASTER, "seconds": LITE_SECONDS, "peak_mb": FULL_MB}
     out = [compare(name, lite, f"{here}:prepare_lite_plain", (), **bounds)]
     if importlib.util.find_spec("xclim") is not None:
         out.append(compare(f"{name}, against xclim", lite, f"{here}:prepare_xclim", (), **bounds))
@@ -61,7 +61,7 @@ def bench_climx(runs: int = 3) -> list[Figure]:
         place = Path(folder)
         for seed in (0, 1):
             measure(f"{here}:prepare_write", (str(place / f"{seed}.parquet"), str(seed)))
-        file_bounds = {"runs": runs, "seconds": FILE_SECONDS, "peak_mb": SCORE_MB}
+        file_bounds: dict[str, Any] = {"runs": runs, "seconds": FILE_SECONDS, "peak_mb": SCORE_MB}
         for ending, scale in (("parquet", 1.0), ("csv", YEARS / PLAIN_YEARS)):
             path = str(place / f"written.{ending}")
             for what, arguments in (("write", (path, "0")), ("check", (path,))):
