@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.archive import Scenario
-from emukit.data.daily_archive import StoredForcing
+from emukit.data.daily_archive import SteppedForcing, StoredForcing
 from emukit.data.grid import Grid, weighted_mean
 from emukit.errors import ProtocolError, RecipeError
 
@@ -74,8 +74,8 @@ def feature(name: str, scenario: Scenario, grid: Grid) -> NDArray[np.float64]:
 
 
 def _area_mean(held: NDArray[np.floating], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    # Maps on disk are read once, and not spread over the days.
-    return held.area_mean(weights) if isinstance(held, StoredForcing) else weighted_mean(held, weights)
+    # Maps of months are averaged once, and not on each of their days.
+    return held.area_mean(weights) if isinstance(held, SteppedForcing | StoredForcing) else weighted_mean(held, weights)
 
 
 def check_feature(name: str, scenario: Scenario, grid: Grid) -> re.Match[str]:

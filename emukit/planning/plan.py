@@ -410,7 +410,7 @@ def daily_plan(archive: Archive, recipe: Recipe, split: Split) -> Iterator[tuple
         learned = 8 * 12 * cells * variables
     needed = (fitted or learned) + COPIES * year + LIBRARIES
     if not archive.on_disk:
-        maps = sum(4 * len(s) * cells for s in archive.values() for f in s.forcings.values() if f.ndim == 3)
+        maps = sum(f.nbytes for s in archive.values() for f in s.forcings.values() if f.ndim == 3)
         needed += int(UNTIL_VALIDATED * (raw + maps))
     verdict = "fits" if needed < host_free() else "DOES NOT FIT"
     yield "memory", size(needed), f"{verdict} into {size(host_free())} that are free"

@@ -55,7 +55,7 @@ Array = NDArray[np.float64]
 FOLDER = "report"
 ABOUT_FILE, NUMBERS_FILE = "about.json", "numbers.safetensors"
 # Raised with every change of what is kept or drawn.
-VERSION = 11
+VERSION = 12
 # Of every picture, in inches: on a page they are as wide as its text, and their letters are of one size.
 SHAPES = {
     "maps": (8.6, 4.5),
@@ -311,7 +311,7 @@ def _draw(run: Run, set_name: str, folder: Path, key: str, archive: Archive) -> 
     shown = collect(emulator, archive, span)
     numbers, about = _numbers(shown)
     title = f"{set_name}: {span.text(archive)}"
-    spread_colours = [SEQUENTIAL, *dict.fromkeys(archive.card.targets[v].colours for v in archive.variables)]
+    spread_colours = [SEQUENTIAL, *dict.fromkeys(archive.card.targets[v].colours for v in shown.archive.variables)]
     figures = _figures(shown, title)
     indices = collect_indices(emulator, archive, span)
     if indices:

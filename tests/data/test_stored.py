@@ -256,3 +256,21 @@ def test_a_score_and_what_is_told_of_it_read_and_predict_each_year_once(climx_fo
     other = ClimatologyEmulator.fit(archive, split, years=2)
     assert score_emulator(other, archive, (span,)).value != first
     assert score_emulator(emulator, archive, (span,)).value == first
+
+
+def test_maps_of_months_are_held_once_and_read_as_those_of_every_day(climx_folder, held):
+    from emukit.data.daily_folder import open_folder
+
+    scenario = held["ssp370"]
+    stepped = scenario.forcings["SO2"]
+    with open_folder(climx_folder[0]) as folder:
+        maps = folder.forcing("ssp370", "SO2").read().astype(np.float32)
+    month = 12 * (scenario.time.year - scenario.time.year[0]) + scenario.time.month
+    plain = maps[month]
+    assert stepped.nbytes == maps.nbytes < plain.nbytes / 20
+    assert (len(stepped), stepped.shape, stepped.ndim) == (len(plain), plain.shape, 3)
+    np.testing.assert_array_equal(np.asarray(stepped), plain)
+    for index in (40, slice(20, 90), np.array([3, 400]), (slice(20, 90), slice(1, 3)), (slice(None), 2, 3), (...,)):
+        np.testing.assert_array_equal(stepped[index], plain[index])
+    weights = held.grid.weights
+    np.testing.assert_allclose(stepped.area_mean(weights), (plain * weights).sum((1, 2)), rtol=1e-6)
