@@ -312,7 +312,9 @@ def _draw(run: Run, set_name: str, folder: Path, key: str, archive: Archive) -> 
     numbers, about = _numbers(shown)
     title = f"{set_name}: {span.text(archive)}"
     spread_colours = [SEQUENTIAL, *dict.fromkeys(archive.card.targets[v].colours for v in shown.archive.variables)]
-    figures = _figures(shown, title)
+    figures, earth = _figures(shown, title), shown.earth
+    # Fields of decades of days: indices need the room.
+    del shown
     indices = collect_indices(emulator, archive, span)
     if indices:
         figures |= index_figures(indices, title, whole=False)
@@ -328,7 +330,7 @@ def _draw(run: Run, set_name: str, folder: Path, key: str, archive: Archive) -> 
             "set": set_name,
             "span": span.text(archive),
             "span_key": hashlib.sha256(f"{archive.digest} {span.text(archive)}".encode()).hexdigest()[:12],
-            "earth": shown.earth,
+            "earth": earth,
             "pictures": drawn,
         }
         (temporary / ABOUT_FILE).write_text(json.dumps(about, indent=1), encoding="utf-8")
