@@ -69,7 +69,8 @@ PLANNING_SHARE, PLANNING_SECONDS, RATE_SECONDS = 1 / 3, 30.0, 2.0
 # Of typical-year: float32 level and slope, and uint16 ranks, for every sorted day of every cell and variable.
 LEARNED_BYTES = 10
 # Copies of a year of one variable that are alive together while it is read, sorted and ranked; and the libraries.
-# Measured: 2.3 GB in all on 192 x 288 cells and 7 variables, whose learned arrays are 1.4 GB.
+# Measured on 192 x 288 cells and 7 variables, whose learned arrays are 1.4 GB: 2.3 GB in all for the fit, and 4.1 GB
+# until it is validated.
 COPIES, LIBRARIES = 8, 400 << 20
 # Of the coefficients of `linear`: twice in float64 while they are fitted, which is four times what is kept.
 LINEAR_COPIES = 4
@@ -409,6 +410,10 @@ def daily_plan(archive: Archive, recipe: Recipe, split: Split) -> Iterator[tuple
     elif recipe.emulator != "typical-year":
         learned = 8 * 12 * cells * variables
     needed = (fitted or learned) + COPIES * year + LIBRARIES
+    if archive.on_disk and competition_of(archive).derive:
+        # A year of prediction and of truth, and the percentiles: the run is validated once it is fitted.
+        scoring = learned + (2 * variables + COPIES) * year + 8 * len(Thresholds.QUANTILES) * DAYS * cells + LIBRARIES
+        needed = max(needed, scoring)
     if not archive.on_disk:
         maps = sum(f.nbytes for s in archive.values() for f in s.forcings.values() if f.ndim == 3)
         needed += int(UNTIL_VALIDATED * (raw + maps))

@@ -42,6 +42,10 @@ def test_time_memory_and_disk_of_a_daily_folder(opened, on_disk, monkeypatch):
     # Percentiles of thirty years of three variables; then three years, twice: read, predicted and derived.
     assert plan["validation"][0] == planning.duration(30 * 3 * 1.5 + 10 + 2 * 3 * (7 * 3.5 + 2 * 6))
     assert plan["submitting"][0] == planning.duration(3 * (7 * (2 + 3) + 6) + 30 * 3 * 1.5 + 10)
+    if on_disk:
+        # What is learned (10 bytes a value), two years, eight copies of one variable, percentiles, libraries.
+        needed = 365 * 24 * (10 * 7 + 4 * (2 * 7 + 8) + 8 * 3) + (400 << 20)
+        assert plan["memory"][0] == planning.size(needed)
     assert ("digest" in plan) == on_disk
     assert ("on disk" in plan["data"][1]) == on_disk
     assert plan["submission"][0] == f"{4 * 1094 * 7 * 24 / 1000:.3g} kB"
