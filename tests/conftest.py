@@ -134,6 +134,14 @@ def climx_climate():
 
 
 @pytest.fixture
+def undrawn(monkeypatch):
+    """Pages have blank pictures: what is drawn on them, half a second of work each, is tested elsewhere."""
+    from tests.report import sites
+
+    sites.leave_blank(monkeypatch)
+
+
+@pytest.fixture
 def strange(monkeypatch):
     """The table of competitions with two of others."""
     from emukit.competitions import registry

@@ -65,7 +65,7 @@ def test_the_change_is_between_whole_years(store, shown):
     assert words[store[0]].partition(" to ")[0] in pictures.change_words(shown, change)
 
 
-def test_what_cannot_be_drawn_is_said(emukit, store):  # noqa: F811
+def test_what_cannot_be_drawn_is_said(emukit, store, undrawn):  # noqa: F811
     step, place, card = store
     assert emukit("train", "linear", "--data", place, "--card", card, "--out", "runs/linear", "-q").code == 0
     answer = emukit("plot", "runs/linear", "--out", "plots", "-q")
