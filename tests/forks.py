@@ -78,13 +78,14 @@ def start_together(folder: Path, processes: int, *words: object, name: str = "co
 class Popen:
     """In the place of `subprocess.Popen` for `python -m emukit WORDS` with one output: what `emukit.studies.jobs` asks.
 
-    Its parent is not the process that starts it, so it cannot be told to end with that one.
+    Its parent is not the process that starts it, so it cannot be told to end with that one. Linux alone says what its
+    output is called.
     """
 
     def __init__(self, words: Sequence[str], *, stdout: IO[bytes], env: Mapping[str, str], **_: object) -> None:
         assert list(words[:3]) == [sys.executable, "-m", "emukit"]
         given = {"OMP_NUM_THREADS": "1"} | {k: v for k, v in env.items() if k != PARENT}
-        log = Path(stdout.name)
+        log = Path(f"/proc/self/fd/{stdout.fileno()}").readlink()
         self._process = _forked(Path.cwd(), list(words[3:]), log, log, given)
 
     def poll(self) -> int | None:

@@ -48,7 +48,8 @@ def _one_thread(monkeypatch):
 @pytest.fixture
 def _forked(monkeypatch):
     """Runs are forks: that each is a command of its own shows where a study is killed, and in tests/studies."""
-    monkeypatch.setattr(jobs, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": forks.Popen}))
+    if sys.platform == "linux":
+        monkeypatch.setattr(jobs, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": forks.Popen}))
 
 
 @pytest.fixture
