@@ -66,6 +66,11 @@ class Curriculum:
         """The length that follows from the epochs that are done."""
         return self.lengths[sum(epochs >= b for b in self.boundaries)]
 
+    def mean(self, epochs: int) -> float:
+        """Of the lengths, over so many epochs."""
+        edges = [0.0, *(min(b, epochs) for b in self.boundaries), float(epochs)]
+        return sum(length * (b - a) for length, (a, b) in zip(self.lengths, pairwise(edges), strict=True)) / epochs
+
 
 class Rollout(Objective):
     """The composite loss over the steps of a trajectory, in units of what one step changes."""
@@ -118,6 +123,15 @@ class Rollout(Objective):
     def passes(self) -> int:
         """One for each step of the longest trajectory."""
         return self.longest
+
+    @property
+    def kept(self) -> int:
+        """All of them, or one at a time."""
+        return 1 if self.checkpoint else self.longest
+
+    def share(self, epochs: int) -> float:
+        """Shorter trajectories cost less."""
+        return self.curriculum.mean(epochs) / self.longest
 
     def advance(self, epochs: float) -> None:
         """The length follows from the epochs that are done."""

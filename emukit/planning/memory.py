@@ -190,8 +190,11 @@ def measure_for(recipe: NetworkRecipe, network: nn.Module, frame: tuple[int, int
     """
     training, history = recipe.training, recipe.inputs.window.history
     wide = (recipe.network_channels(frame[0]), *frame[1:])
-    footprint = measure(network, wide, history, training.segments.length, training.precision)
-    return footprint.times(recipe.objective.build(None).passes)
+    objective = recipe.objective.build(None)
+    # Each step of a trajectory is a pass of its own.
+    length = 1 if objective.trajectory else training.segments.length
+    footprint = measure(network, wide, history, length, training.precision)
+    return footprint.times(objective.passes, objective.kept)
 
 
 def build_for(recipe: NetworkRecipe, archive: Archive, channels: int) -> nn.Module:

@@ -149,7 +149,8 @@ def test_a_length_is_never_used_before_its_boundary():
         _, terms = objective.loss(Linear(3, 2), given)
         found.append(int(terms["steps"]))
     assert found == [1, 1, 2, 2, 4, 4]
-    assert (objective.longest, objective.passes) == (4, 4)
+    assert (objective.longest, objective.passes, objective.kept) == (4, 4, 4)
+    assert Rollout(None, lengths=[1, 2], boundaries=[1.0], checkpoint=True).kept == 1
 
 
 def test_noise_moves_the_beginning_by_a_share_of_a_step_and_only_while_training():
