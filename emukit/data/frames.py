@@ -36,7 +36,11 @@ from emukit.data.split import Span
 from emukit.data.statics import file_statics
 from emukit.data.time import TimeAxis
 from emukit.errors import ProtocolError, RecipeError
+from emukit.parallel.share import ALONE
 from emukit.sphere import ALL, Part, part_shape
+
+# The first cell of a grid.
+ONE: Part = (slice(1), slice(1))
 
 
 class Window(Settings):
@@ -225,8 +229,11 @@ class FrameEncoder:
         self._statistics = dict(statistics)
         self._gridded = [n for n in settings.forcings if statistics[n][2]]
         self._global = [n for n in settings.forcings if not statistics[n][2]]
-        seasonal_channels, self._season = seasonal_fields(settings.seasonal, grid, time)
-        daily_channels, self._day = daily_fields(settings.seasonal, grid, time)
+        # One cell tells channels and size; encodings are made for the cells that are asked for.
+        seasonal_channels, season = seasonal_fields(settings.seasonal, _cells_of(grid, ONE), time)
+        daily_channels, day = daily_fields(settings.seasonal, _cells_of(grid, ONE), time)
+        self._cycle_bytes = season.nbytes + day.nbytes
+        self._cycles: tuple[Part, NDArray[np.float32], NDArray[np.float32]] | None = None
         self._statics = statics
         self._static_channels = static_channels
         states = [f"state:{name}" for name in settings.states]
@@ -243,9 +250,12 @@ class FrameEncoder:
         statistics = {}
         for name in settings.forcings:
             parts = [_forcing(archive[s.scenario], name)[s.start : s.stop] for s in spans]
-            n = sum(p.size for p in parts)
-            mean = sum(float(p.sum(dtype=np.float64)) for p in parts) / n
-            variance = sum(float(np.square(p - mean, dtype=np.float64).sum()) for p in parts) / n
+            # A series is whole on every process that shares a globe.
+            share = archive.share if parts[0].ndim == 3 else ALONE
+            n, total = share.sum([sum(p.size for p in parts), sum(float(p.sum(dtype=np.float64)) for p in parts)])
+            mean = float(total / n)
+            square = sum(float(np.square(p - mean, dtype=np.float64).sum()) for p in parts)
+            variance = float(share.sum(square) / n)
             # A forcing that never changes in training carries nothing to scale by: it becomes zero.
             statistics[name] = (mean, float(np.sqrt(variance)) or 1.0, parts[0].ndim == 3)
         channels, statics = static_fields(settings, archive)
@@ -271,7 +281,7 @@ class FrameEncoder:
                 expected=self.time.describe(),
                 hint="predict on the time axis of the training",
             )
-        position = seasonal_positions(time)
+        position, (season, day) = seasonal_positions(time), self._encodings(part)
         of_day = time.step_of_day if time.per_day > 1 else np.zeros(0, np.int64)
         fields = np.empty((len(scenario), len(self._gridded), *part_shape(part, self.grid.shape)), np.float32)
         for i, name in enumerate(self._gridded):
@@ -283,17 +293,25 @@ class FrameEncoder:
             torch.from_numpy(fields).to(device),
             torch.from_numpy(series).to(device),
             torch.from_numpy(position).to(device),
-            torch.from_numpy(self._season[..., *part]).to(device),
+            torch.from_numpy(season).to(device),
             torch.from_numpy(self._statics[..., *part]).to(device),
             int(position[0]),
             torch.from_numpy(of_day).to(device),
-            torch.from_numpy(self._day[..., *part]).to(device),
+            torch.from_numpy(day).to(device),
         )
+
+    def _encodings(self, part: Part) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Those of the year and of the day, (P, E, y, x) and (Q, D, y, x), of the cells of a part."""
+        if self._cycles is None or self._cycles[0] != part:
+            cells, names = _cells_of(self.grid, part), self.settings.seasonal
+            season, day = (make(names, cells, self.time)[1] for make in (seasonal_fields, daily_fields))
+            self._cycles = (part, season, day)
+        return self._cycles[1:]
 
     def resident_bytes(self, steps: int) -> int:
         """Size of what `encode` makes of a scenario of that many steps."""
         cells = self.grid.shape[0] * self.grid.shape[1]
-        fixed = self._season.nbytes + self._day.nbytes + self._statics.nbytes
+        fixed = cells * self._cycle_bytes + self._statics.nbytes
         each: int = 4 * cells * len(self._gridded) + 4 * len(self._global) + 8 * (1 + (self.time.per_day > 1))
         return int(fixed) + steps * each
 
@@ -368,7 +386,7 @@ class FrameEncoder:
     def _normalised(self, scenario: Scenario, name: str, part: Part = ALL) -> NDArray[np.float32]:
         mean, std, gridded = self._statistics[name]
         values = _forcing(scenario, name)
-        expected = (len(scenario), *self.grid.shape) if gridded else (len(scenario),)
+        expected = (len(scenario), *scenario.share.shape(self.grid.shape)) if gridded else (len(scenario),)
         if values.shape != expected:
             raise ProtocolError(
                 f"forcing {name} of {scenario.name} does not have the shape the emulator was trained on",
@@ -376,8 +394,13 @@ class FrameEncoder:
                 expected=str(expected),
                 hint="predict on the grid and with the kind of forcing used in training",
             )
-        kept = values[:, *part] if gridded else values
+        kept = scenario.share.cut(values, part) if gridded else values
         return ((kept - mean) / std).astype(np.float32)
+
+
+def _cells_of(grid: Grid, part: Part) -> Grid:
+    rows, columns = part
+    return Grid(grid.lat[rows], grid.lon[columns])
 
 
 def _forcing(scenario: Scenario, name: str) -> NDArray[np.floating]:
