@@ -23,6 +23,8 @@ from emukit.metrics.extremes import INDICES, VARIABLES, Thresholds, indices_of_y
 DAYS, BASE_YEARS, YEARS = 365, 30, 86
 LITE, FULL = (12, 18), (192, 288)
 FASTER = 10.0
+# The plain way is leaner than xclim, which checks units and calendars on its way.
+FASTER_THAN_PLAIN = 3.0
 # A tenth of what the organisers' code took for these indices.
 LITE_SECONDS = 1.33
 # What the plain way does of a full-grid year, and of a CSV of 86 years: the rest is counted, as it takes minutes.
@@ -41,10 +43,10 @@ def bench_climx(runs: int = 3) -> list[Figure]:
     """Every figure; several minutes."""
     here = __name__
     name, lite = "ClimX indices, 12 x 18, 86 years", f"{here}:prepare_lite"
-    bounds: dict[str, Any] = {"runs": runs, "faster": FASTER, "seconds": LITE_SECONDS, "peak_mb": FULL_MB}
-    out = [compare(name, lite, f"{here}:prepare_lite_plain", (), **bounds)]
+    bounds: dict[str, Any] = {"runs": runs, "seconds": LITE_SECONDS, "peak_mb": FULL_MB}
+    out = [compare(name, lite, f"{here}:prepare_lite_plain", (), faster=FASTER_THAN_PLAIN, **bounds)]
     if importlib.util.find_spec("xclim") is not None:
-        out.append(compare(f"{name}, against xclim", lite, f"{here}:prepare_xclim", (), **bounds))
+        out.append(compare(f"{name}, against xclim", lite, f"{here}:prepare_xclim", (), faster=FASTER, **bounds))
     out.append(
         compare(
             "ClimX indices, 192 x 288, a year",
