@@ -195,8 +195,13 @@ def _steps(grid: tuple[int, int], sphere: DividedSphere | None) -> Work:
     return work
 
 
-if __name__ == "__main__":
+def accompany(rank: str, *words: str) -> None:
+    """In one of the other processes: join the group, and take the same steps."""
     torch.set_num_threads(1)
-    joined = _joined(int(sys.argv[1]), *sys.argv[2:])
+    joined = _joined(int(rank), *words)
     _steps(joined.grid, joined)()
     dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    accompany(*sys.argv[1:])

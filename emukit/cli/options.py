@@ -227,17 +227,17 @@ def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]], format: F
     else:
         from rich.text import Text
 
-        table = terminal_table()
+        table, console = terminal_table(), open_console()
         for i, heading in enumerate(headings):
             cells = [row[i] for row in rows if row[i]]
-            # A name that is cut off could not be typed.
-            table.add_column(
-                heading, overflow="fold", justify="right" if cells and all(map(_is_number, cells)) else "left"
-            )
+            # A name that is cut off could not be typed, and one on two lines not be found.
+            named = i == 0 and max(map(len, cells), default=0) <= console.width // 2
+            right = bool(cells) and all(map(_is_number, cells))
+            table.add_column(heading, overflow="fold", justify="right" if right else "left", no_wrap=named)
         for row in rows:
             # Text, not markup: a name may hold brackets.
             table.add_row(*map(Text, row))
-        open_console().print(table)
+        console.print(table)
 
 
 def _is_number(cell: str) -> bool:

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from emukit.config import check, options_of
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.sampler import Sample
-from emukit.data.split import Split
+from emukit.data.split import Span, Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.internal_state import StateSeries, StateSpace, check_blocks
-from emukit.emulators.residuals import globe_deviations, training_residuals
+from emukit.emulators.residuals import globe_deviations, training_residuals, usable_spans
 from emukit.emulators.sampled import add_variability, globe_deviation, relative_climatology
 from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import ProtocolError, RecipeError
@@ -442,6 +442,11 @@ class Atlas(Wrapper):
                     f"model.{name} is out of range", found=str(options[name]), expected=f"{least} or more"
                 )
         check_blocks(archive.grid.shape, options["block"], len(archive.variables))
+
+    @classmethod
+    def check_training(cls, archive: Archive, spans: Sequence[Span], **options: Any) -> None:
+        """Refuse spans that do not tell variability from forced change; arguments as for `fit`."""
+        usable_spans(archive, spans, options["smooth"])
 
     @classmethod
     def fit(

@@ -419,7 +419,7 @@ def temperature_position(archive: Archive, setting: str) -> int:
     """Where the near-surface temperature is on the V axis, for a setting that cannot do without.
 
     Raises:
-        RecipeError: There is none.
+        RecipeError: No target of the data card is the near-surface temperature.
     """
     position = archive.domain.temperature
     if position is None:

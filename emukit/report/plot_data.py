@@ -20,7 +20,7 @@ from emukit.data.time import in_words
 from emukit.data.units import CONVERSIONS, same_units
 from emukit.emulators.base import Emulator, Explanation
 from emukit.figures.curves import Curves, Departure, Power, Ranks, Season, Years
-from emukit.figures.hovmoeller import Axis, Section
+from emukit.figures.hovmoeller import FigureAxis, Section
 from emukit.figures.maps import MapRow, Panel
 from emukit.metrics.variability import Spectrum, anomalies, chance_of_ranks, rank_histogram, spectra
 
@@ -313,7 +313,7 @@ def annual_means(shown: Shown) -> list[Years]:
     ]
 
 
-def sections(shown: Shown) -> tuple[list[Section], Axis, Axis] | None:
+def sections(shown: Shown) -> tuple[list[Section], FigureAxis, FigureAxis] | None:
     """Anomalies of the scored member and of the prediction over time and one direction; None of less than two times.
 
     Of steps shorter than a month they are means over the middle latitudes of the north by longitude, in which weather
@@ -330,17 +330,17 @@ def sections(shown: Shown) -> tuple[list[Section], Axis, Axis] | None:
         weights = grid.weights[rows, 0] / grid.weights[rows, 0].sum()
         fields = [np.einsum("tvyx,y->tvx", f[:, :, rows], weights, dtype=np.float64) for f in pair]
         days = (np.arange(len(span)) + 0.5) / time.per_day
-        downwards = Axis(f"days from {time.text(span.start)} on", days)
+        downwards = FigureAxis(f"days from {time.text(span.start)} on", days)
         ticks = {x: f"{x:.0f}°" for x in (0.0, 90.0, 180.0, 270.0)}
-        along = Axis(f"longitude, {words}", np.asarray(grid.lon, np.float64), ticks)
+        along = FigureAxis(f"longitude, {words}", np.asarray(grid.lon, np.float64), ticks)
     else:
         year = time.per_year
         whole = len(span) // year
         fields = [f[: whole * year].reshape(whole, year, *f.shape[1:]).mean((1, -1), dtype=np.float64) for f in pair]
         years = year_of(scenario, span.start) + np.arange(whole) + 0.5
         downwards, along = (
-            Axis("year", np.asarray(years, np.float64)),
-            Axis("latitude, zonal mean", np.asarray(grid.lat, np.float64)),
+            FigureAxis("year", np.asarray(years, np.float64)),
+            FigureAxis("latitude, zonal mean", np.asarray(grid.lat, np.float64)),
         )
     if len(fields[0]) < 2 or len(along.values) < 2:
         return None

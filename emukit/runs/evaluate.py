@@ -39,7 +39,8 @@ Field = NDArray[np.float64]
 Truth = tuple[list[int], Field, Field]
 
 # What was derived last of a scenario's truth, and of an emulator's prediction, for as long as these are: a year of days
-# on the full grid of ClimX takes several seconds to read or to predict, and a command scores it and tells of it.
+# on the full grid of ClimX takes several seconds to read or to predict, and a command scores it and tells of it. A
+# network predicts something else after every step of its training: `score_emulator`, which validates, keeps nothing.
 _TRUTH: WeakKeyDictionary[Scenario, tuple[ref[Archive], Span, Truth]] = WeakKeyDictionary()
 _PREDICTION: WeakKeyDictionary[Emulator, tuple[ref[Archive], Span, Field]] = WeakKeyDictionary()
 
@@ -103,7 +104,7 @@ def evaluate(emulator: Emulator, archive: Archive, split: Split, name: str = "va
     members = score_members(emulator, archive, spans)
     # Where the protocol scores one member, its score is among them.
     (first, *rest) = {s.members[0] for s in spans}
-    score = score_emulator(emulator, archive, spans) if rest or first not in members else members[first]
+    score = score_emulator(emulator, archive, spans, keep=True) if rest or first not in members else members[first]
     texts = tuple(s.text(archive) for s in spans)
     remark = trained_on_validation(split.protocol, name, final="validation" not in split.scored)
     return Evaluation(name, texts, score, references, limit, members, remark)
@@ -197,7 +198,9 @@ def scored_spans(archive: Archive, split: Split, name: str) -> tuple[Span, ...]:
     return spans
 
 
-def score_emulator(emulator: Emulator, archive: Archive, spans: tuple[Span, ...], comm: Comm | None = None) -> Score:
+def score_emulator(
+    emulator: Emulator, archive: Archive, spans: tuple[Span, ...], comm: Comm | None = None, *, keep: bool = False
+) -> Score:
     """Mean score of an emulator over spans of an archive that it fits.
 
     Args:
@@ -205,10 +208,12 @@ def score_emulator(emulator: Emulator, archive: Archive, spans: tuple[Span, ...]
         archive: Its forcings are predicted from, its targets compared with.
         spans: Months.
         comm: Processes that share the months; every one of them gets the score. None: this one alone.
+        keep: Of data on disk, keep what is derived from the last span for what is told of it next. The emulator must
+            not change as long as it is.
     """
     if comm is None or comm.world == 1:
         if archive.on_disk:
-            return mean_score([_score_by_pieces(emulator, archive, span) for span in spans])
+            return mean_score([_score_by_pieces(emulator, archive, span, keep=keep) for span in spans])
         # Spans of the same months, one after the other, are of several members: one prediction for all of them.
         predict = lru_cache(1)(lambda name, start, stop: emulator.predict_fields(archive[name], start, stop))
         return _score(archive, spans, lambda s: predict(s.scenario, s.start, s.stop))
@@ -219,7 +224,7 @@ def score_emulator(emulator: Emulator, archive: Archive, spans: tuple[Span, ...]
 
 
 def score_members(emulator: Emulator, archive: Archive, spans: tuple[Span, ...]) -> dict[int, Score]:
-    """The score of an emulator against each member that all spans have, the mean over their months.
+    """The score of an emulator, which is trained, against each member that all spans have, the mean over their months.
 
     A score against one member holds that member's own weather; the mean over members holds a third of it.
     """
@@ -229,7 +234,7 @@ def score_members(emulator: Emulator, archive: Archive, spans: tuple[Span, ...])
     for name, start, stop in places:
         if archive.on_disk:
             for member, found in scores.items():
-                found.append(_score_by_pieces(emulator, archive, Span(name, start, stop, (member,))))
+                found.append(_score_by_pieces(emulator, archive, Span(name, start, stop, (member,)), keep=True))
             continue
         said = emulator.predict_fields(archive[name], start, stop)
         for member, found in scores.items():
@@ -261,13 +266,14 @@ def span_moments(
     return competition.moments(prediction, truth)
 
 
-def _score_by_pieces(emulator: Emulator, archive: Archive, span: Span) -> Score:
+def _score_by_pieces(emulator: Emulator, archive: Archive, span: Span, *, keep: bool) -> Score:
     """Score of one span of targets on disk: a calendar year of prediction and truth is in memory at a time."""
     scenario, competition = archive[span.scenario], competition_of(archive)
     variables = scored_variables(archive)
     moments = Moments.zero((len(variables), *archive.grid.shape), tuple(competition.terms))
     if competition.derive:
-        for year in zip(*derived_fields(emulator, archive, span), strict=True):
+        predicted = _derived(emulator, archive, span) if keep else _derived_prediction(emulator, archive, span)
+        for year in zip(predicted, _truth(archive, span)[1], strict=True):
             moments += competition.moments(*(fields[None] for fields in year))
         return competition.score(moments, archive.grid.weights, variables)
     for start, stop in scenario.pieces(span.start, span.stop):

@@ -213,7 +213,7 @@ def test_a_score_and_what_is_told_of_it_read_and_predict_each_year_once(climx_fo
     )
     monkeypatch.setattr(emulator, "predict_fields", lambda s, a, b: predicted.append(a) or predict(s, a, b))
     first = score_members(emulator, archive, (span,))[0].value
-    assert score_emulator(emulator, archive, (span,)).value == first
+    assert score_emulator(emulator, archive, (span,), keep=True).value == first
     ((_, table), *_) = detail_tables(emulator, archive, (span,))
     assert float(table.rows[0][1]) == pytest.approx(first, abs=1e-4)
     years = len(archive[span.scenario].pieces(span.start, span.stop))
@@ -223,5 +223,19 @@ def test_a_score_and_what_is_told_of_it_read_and_predict_each_year_once(climx_fo
     assert len(predicted) == years
     # Of another emulator and another span it is another answer.
     other = ClimatologyEmulator.fit(archive, split, years=2)
-    assert score_emulator(other, archive, (span,)).value != first
-    assert score_emulator(emulator, archive, (span,)).value == first
+    assert score_emulator(other, archive, (span,), keep=True).value != first
+    assert score_emulator(emulator, archive, (span,), keep=True).value == first
+
+
+def test_weights_of_one_epoch_are_scored_by_the_fields_of_another(climx_folder, on_disk, monkeypatch):
+    """What validates asks one emulator again and again, which predicts something else each time."""
+    archive = on_disk(climx_folder[0])
+    split = split_of(archive)
+    emulator, other = ClimatologyEmulator.fit(archive, split), ClimatologyEmulator.fit(archive, split, years=2)
+    spans = split.scored["validation"]
+    first, second = (score_emulator(e, archive, spans).value for e in (emulator, other))
+    assert first != second
+    # Kept of what a command scored before.
+    assert score_members(emulator, archive, spans)[0].value == first
+    monkeypatch.setattr(emulator, "predict_fields", other.predict_fields)
+    assert score_emulator(emulator, archive, spans).value == second

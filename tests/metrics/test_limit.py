@@ -1,10 +1,14 @@
 """A limit that no emulator could reach, or that a real one would be told to have passed."""
 
+import math
+
 import numpy as np
 import pytest
 
 from emukit.data.protocol import make_split
 from emukit.metrics import Moments
+from emukit.metrics.limit import Ceiling, ceilings_of, mean_left
+from emukit.metrics.standard import relative_rmse, step_rmse
 from emukit.runs.evaluate import noise_ceiling
 from tests.coded import limit_score, score_moments
 
@@ -40,6 +44,48 @@ def test_three_runs_tell_what_the_perfect_emulator_scores_on_any_run(climate):
     np.testing.assert_allclose(np.mean(estimates, 0), reached, rtol=0.02)
     # A single estimate is near enough to be of use.
     np.testing.assert_allclose(estimates[0], reached, rtol=0.15)
+
+
+def test_weather_of_one_pattern_has_the_root_of_one_run_and_not_the_larger_one_of_a_pooled_variance():
+    """A run's time mean is off by a pattern times a standard normal number: the mean of its size is sqrt(2 / pi).
+
+    The root of the variance of three runs would be 0.886 on average, that of many of them one.
+    """
+    rng = np.random.default_rng(0)
+    pattern = rng.normal(size=(1, 4, 6))
+    pattern /= np.sqrt((pattern**2).mean())
+    known = Ceiling((mean_left,), math.sqrt)
+    sets = rng.normal(size=(4000, 3, 1, 1, 1, 1)) * pattern
+    found = np.mean([ceilings_of(np.repeat(runs, 2, 1), np.ones((4, 6)), 0, [known]) for runs in sets])
+    assert found == pytest.approx(math.sqrt(2 / math.pi), rel=0.02)
+
+
+def test_three_runs_tell_it_where_the_weather_of_the_globe_goes_together():
+    """Every number of a climate with two patterns that decades remember, whose forced response and spread are known."""
+    rng = np.random.default_rng(1)
+    sets, months, cells = 300, 48, (4, 6)
+    t = np.arange(months)[:, None, None]
+    forced = rng.uniform(1.0, 3.0, cells) * np.cos(2 * np.pi * t / 12) + rng.uniform(0, 1, cells) * t / months
+    forced = np.stack([forced, 0.5 * forced], 1)
+    patterns = rng.normal(size=(2, 2, *cells))
+    slow = rng.normal(size=(3 * sets, 1, 2)) + 0.5 * rng.normal(size=(3 * sets, months, 2))
+    runs = forced + 0.3 * np.tensordot(slow, patterns, 1) + 0.5 * rng.normal(size=(3 * sets, months, 2, *cells))
+    weights, mean = np.ones(cells), forced.mean(0)
+    perfect = mean + (forced - mean) * runs.std(1).mean(0) / forced.std(0)
+    reached = np.mean([numbers(score_moments(Moments.of(perfect, run), weights)) for run in runs], 0)
+    found = [numbers(limit_score(runs[i : i + 3], weights)) for i in range(0, 3 * sets, 3)]
+    np.testing.assert_allclose(np.mean(found, 0), reached, rtol=0.015)
+
+
+def test_a_ratio_of_pairs_is_that_of_the_runs():
+    """Relative errors divide by what the same two runs vary: where all vary by one, by one."""
+    rng = np.random.default_rng(2)
+    runs = rng.normal(size=(4, 600, 1, 3, 4))
+    relative = relative_rmse("tas").ceiling
+    step = step_rmse("tas", "K").ceiling
+    shares, steps = ceilings_of(runs, np.ones((3, 4)), 0, [relative, step])
+    # Without a forced response nothing can be known: the error is the weather, and what is made up to vary like it.
+    assert shares == pytest.approx(steps / runs.std(1).mean(), rel=0.01)
 
 
 def test_limit_is_below_what_another_run_scores(climate):

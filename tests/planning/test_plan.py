@@ -117,6 +117,22 @@ def test_activations_that_do_not_fit_are_the_wall_and_no_step_is_taken(archive, 
     assert "MAY NOT FIT" in made.memory.line()
 
 
+def test_a_copy_is_measured_again_or_another_network_is_not(archive, monkeypatch):
+    measured, measure = [], memory.measure
+    monkeypatch.setattr(memory, "measure", lambda *a: measured.append(a) or measure(*a))
+    monkeypatch.setattr(memory, "_MEASURED", {})
+
+    def activations(*words):
+        chosen = recipe(*words)
+        return memory.measure_for(chosen, memory.build_for(chosen, archive, 5), (5, *archive.grid.shape)).activations
+
+    others = ("model.hidden=9", "model.dropout=0.3", "inputs.window.history=4", "training.precision=bf16")
+    found = [activations(*words) for words in ((), (), *((word,) for word in others))]
+    assert len(measured) == 1 + len(others)
+    assert found[0] == found[1]
+    assert len(set(found)) == 1 + len(others)
+
+
 def test_a_night_is_the_wall_of_time(archive):
     made = planned(archive)
     slow = replace(made, step_seconds=1.1 * plan.PATIENCE_SECONDS / made.steps)
@@ -279,6 +295,7 @@ def test_a_step_of_more_batches_than_an_epoch_has_is_refused(archive, more, tmp_
 def test_what_would_take_long_is_counted_and_only_a_forward_pass_is_timed(archive, monkeypatch):
     known = planned(archive)
     monkeypatch.setattr(footprint, "MOST_FLOPS", 0.0)
+    monkeypatch.setattr(memory, "_MEASURED", {})
     monkeypatch.setattr(plan, "PLANNING_SECONDS", 0.0)
     monkeypatch.setattr(plan, "_time_steps", lambda *a: pytest.fail("took a step"))
     made = planned(archive)
