@@ -235,9 +235,9 @@ def train(
         comm = comm.divided(sharing, columns)
         report = o.reporter(quiet, silent=not comm.main)
         if before:
-            archive = o.open_for_run(before, data, card, convert, report)
+            archive = o.open_for_run(before, data, card, convert, report, o.reading(chosen, comm))
         else:
-            archive = o.open_named(data, card, convert, report, in_full=True)
+            archive = o.open_named(data, card, convert, report, in_full=True, comm=o.reading(chosen, comm))
         data_arguments = DataArguments(card, o.conversions(convert))
         if before and not (data or card or convert):
             data_arguments = DataArguments(before.record.data.card_option, before.record.data.convert)

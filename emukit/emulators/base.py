@@ -209,6 +209,10 @@ class Emulator(ABC):
             ProtocolError: A forcing that the emulator needs is missing, or has another shape.
         """
 
+    def predict_own(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
+        """`predict_fields` of the cells that the scenario holds, (T, V, y, x)."""
+        return self.predict_fields(scenario, start, stop)
+
     def explain(self, scenario: Scenario, start: int, stop: int) -> Explanation | None:
         """What the forced response of steps [start, stop) is made of; None of one that does not know."""
         return None

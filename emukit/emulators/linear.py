@@ -12,6 +12,7 @@ does besides, by as little as a penalty of its own allows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
@@ -286,7 +287,7 @@ def fit_cells(
     z, cycle, weights = table.z, table.cycle, table.weights
     groups, basis = archive.time.seasons, season_basis(harmonics, archive.time)
     names = z.shape[1]
-    shape = (len(archive.variables), archive.grid.weights.size)
+    shape = (len(archive.variables), math.prod(archive.cells))
     intercept, response = np.empty((groups, *shape)), np.empty((groups, names, *shape))
 
     def regress(z: Array, truth: NDArray[np.floating]) -> tuple[Array, Array]:
@@ -314,7 +315,7 @@ def fit_cells(
             by_feature = np.einsum("nk,mkc->mnc", scaled, coefficients)
             intercept[:, variables, block] = base.reshape(groups, len(variables), -1)
             response[:, :, variables, block] = by_feature.reshape(groups, names, len(variables), -1)
-    fields = (len(archive.variables), *archive.grid.shape)
+    fields = (len(archive.variables), *archive.cells)
     return (
         intercept.reshape(groups, *fields).astype(np.float32),
         _smoothed(response.reshape(groups, names, *fields), smoothing).astype(np.float32),

@@ -265,7 +265,8 @@ def make_plan(
             return Plan(recipe, memory, steps, None, None, timed=False, divided=divided)
         each, length = training.accumulate, training.segments.length
         one, most = memory.footprint.flops.at(1, length), _planning_segments(memory, length)
-        flops = each * memory.footprint.flops.at(memory.whole, length)
+        share = recipe.objective.build(None).share(training.epochs)
+        flops = each * memory.footprint.flops.at(memory.whole, length) * share
         rate = memory.footprint.flops_per_second
         if rate is None:
             reporter.say(f"planning: counted, not computed; a forward pass is timed for {RATE_SECONDS:g} s at most")
@@ -278,7 +279,8 @@ def make_plan(
         if memory.fits and quick and most:
             objective = recipe.objective.build(composite_loss(recipe.loss, archive, comm.device))
             engine = Engine(network, source, objective, training, comm, Execution())
-            seconds, timed = _time_steps(engine, source, each, most)
+            longest, timed = _time_steps(engine, source, each, most)
+            seconds = longest * share
         bar.advance(note="time")
     return Plan(recipe, memory, steps, flops, seconds, timed, divided)
 
@@ -334,7 +336,8 @@ def _time_steps(engine: Engine[Any], source: SegmentSampler, accumulate: int, mo
 
     def seconds(number: int) -> float:
         started = perf_counter()
-        engine.step([batch[:number]], rate=0.0, ramp=1.0)
+        # Steps of the last epoch are the longest.
+        engine.step([batch[:number]], rate=0.0, ramp=1.0, epochs=engine.settings.epochs)
         return perf_counter() - started
 
     seconds(1)  # prepares what later steps find ready: the optimiser's state, above all

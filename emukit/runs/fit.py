@@ -395,6 +395,7 @@ class Trainer:
             # Wrapped or sharded for training; what is kept is the plain network. It comes to the device if there is
             # room: where it had to be sharded, perhaps not even now that gradients and optimiser are gone.
             emulator.network, emulator.sphere = self._network(len(emulator.encoder.channels)), WHOLE
+            emulator.normalizer = emulator.normalizer.whole(self._archive.share)
             load_best(folder, result.best_epoch, emulator.network)
             del self._engine
             gc.collect()

@@ -28,7 +28,7 @@ from emukit.data.protocol import make_split
 from emukit.data.split import Split, final_split
 from emukit.emulators.base import Emulator
 from emukit.emulators.divided import share_globe
-from emukit.errors import EmukitError, RunError
+from emukit.errors import EmukitError, RunError, TrainingError
 from emukit.files import LOCK_FILE, PART, exclusive, inside, write_text
 from emukit.parallel.comm import Comm
 from emukit.planning.memory import resolve_batch
@@ -186,7 +186,12 @@ def train_run(
         TrainingError: The loss is not finite.
     """
     # Refuses data that cannot be scored, before anything is trained.
-    competition_of(archive)
+    if competition_of(archive).derive and archive.share.divided:
+        raise TrainingError(
+            "numbers of whole years are not scored by processes that each read their own rows",
+            found=f"{archive.source}, scored by {competition_of(archive).name}",
+            hint="leave --domain out",
+        )
     split = make_split(archive, protocol, members)
     comm = comm or Comm()
     if not resume:

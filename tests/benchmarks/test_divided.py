@@ -38,7 +38,7 @@ def measure(work, arguments):
         sys.exit(ended.err)
     return Measured(**json.loads(ended.out), runs=1)
 
-divided.GRIDS, divided.DIVISIONS = ((12, 16),), ((1, 2),)
+divided.GRIDS, divided.DIVISIONS = ((16, 16),), ((1, 2),)
 divided.measure = benchmarks.measure = measure
 subprocess.Popen = Started
 print(json.dumps([asdict(figure) for figure in divided.bench_divided(1)]))
@@ -59,7 +59,7 @@ def test_two_processes_are_timed_for_another_loss(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    step, share, kept, peak = (Figure(**figure) for figure in json.loads(done.stdout))
+    step, share, kept, peak, read = (Figure(**figure) for figure in json.loads(done.stdout))
     assert step.value > 0
     assert step.reference > 0
     assert 0 < share.value < 100
@@ -67,3 +67,6 @@ def test_two_processes_are_timed_for_another_loss(tmp_path: Path) -> None:
     # On a globe this small a halo is no small part of what is kept.
     assert kept.reference / 2 < kept.value < kept.reference
     assert peak.value > 0
+    # What half of so little takes does not show in a peak.
+    assert read.name.endswith("16 x 16, 1 x 2 processes")
+    assert math.isfinite(read.value)
