@@ -1,4 +1,4 @@
-"""One field over several processes against one: seconds and memory of a training step, and what exchange takes of it.
+"""One field over several processes against one: seconds and memory of a training step, of reading, and of exchange.
 
 Invariant: both give the same loss after the same steps. The reference is the same network on the whole field in one
 process; each process computes with one thread.
@@ -11,15 +11,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from benchmarks import Figure, Work, compare, measure
 from benchmarks.child import peak_mb
+from emukit.data.demo import DemoClimate
+from emukit.data.demo.planet import emission_grid, target_grid
+from emukit.data.frames import FrameEncoder, InputSettings
+from emukit.data.segments import SegmentSampler, SegmentSettings
+from emukit.data.split import Span
+from emukit.data.store import open_store
+from emukit.data.targets import TargetNormalizer
+from emukit.data.zarr_writer import write_zarr
 from emukit.models.registry import build_network
 from emukit.parallel import domain as divided
 from emukit.parallel.comm import Comm
@@ -39,6 +49,8 @@ CHANNELS, HISTORY, MONTHS = 6, 3, 2
 # The U-Net on the finest grid, without weights of single cells, whose number would grow with the grid.
 OPTIONS = {"local": False, "linear": 0, "coarsen": 0}
 AGREEMENT = 1e-4
+# The store that is read: so many cells each way for one of the demo climate, years, and rows of a chunk.
+FINER, YEARS, CHUNK_ROWS = 4, 3, 24
 # How much more than its share of the cells a process may keep for the gradient: rows and columns of its neighbours.
 HALO = 0.05
 
@@ -54,7 +66,7 @@ def bench_divided(runs: int) -> list[Figure]:
         share = measure(f"{__name__}:prepare_share", words)
         name = f"exchange, share of a step, {rows} x {columns}, {PROCESSES} processes"
         figures.append(Figure(name, 100 * share.answer, "%", 0.0, math.nan, share.peak_mb, "", within=True))
-    return [*figures, *_memory(*GRIDS[-1])]
+    return [*figures, *_memory(*GRIDS[-1]), *_reading(*GRIDS[-1])]
 
 
 def _memory(rows: int, columns: int) -> list[Figure]:
@@ -76,6 +88,67 @@ def _memory(rows: int, columns: int) -> list[Figure]:
         name = f"peak above the start of a process, {where}"
         figures.append(Figure(name, peak.answer, "MB", alone, alone / peak.answer, peak.peak_mb, "", within=True))
     return figures
+
+
+def _reading(rows: int, columns: int) -> list[Figure]:
+    """How much the first process grows while a store is read, normalised and encoded."""
+    figures = []
+    with tempfile.TemporaryDirectory(prefix="emukit-divided-") as folder:
+        store = Path(folder, "rows.zarr")
+        held = write_rows(store, rows, columns) / 1e6
+        alone = measure(f"{__name__}:prepare_reading", (str(store), str(rows), str(columns), "1", "1")).answer
+        for down, across in DIVISIONS:
+            words = (str(store), str(rows), str(columns), str(down), str(across))
+            peak = measure(f"{__name__}:prepare_reading", words)
+            name = f"peak above the start of a process that reads {held:.0f} MB, {rows} x {columns}, {down} x {across}"
+            name += " processes"
+            figures.append(Figure(name, peak.answer, "MB", alone, alone / peak.answer, peak.peak_mb, "", within=True))
+    return figures
+
+
+def write_rows(store: Path, rows: int, columns: int) -> int:
+    """Write a demo climate whose cells are cut into finer ones, some rows in each chunk; bytes of its fields."""
+    climate = DemoClimate(rows // FINER, columns // FINER, years=YEARS, members=1)
+    coarse, grid = climate.dataset(hidden=False), target_grid(rows, columns)
+    other = emission_grid(rows, columns)
+    place = {"y": grid.lat, "x": grid.lon, "latitude": other.lat, "longitude": other.lon}
+    fine = coarse.isel({d: np.arange(len(v)) // FINER for d, v in place.items()}).assign_coords(place)
+    fields = [str(v) for v in fine.data_vars if {"y", "latitude"} & set(fine[v].dims)]
+    for v in fields:
+        fine[v] = fine[v].astype(np.float32)
+    one = {"y": CHUNK_ROWS, "latitude": CHUNK_ROWS, "ssp": 1}
+    chunks = {v: {"chunks": tuple(one.get(str(d), n) for d, n in fine[v].sizes.items())} for v in fields}
+    time_axis: dict[Hashable, Any] = {"time": {"units": "days since 2015-01-15", "calendar": "noleap"}}
+    write_zarr(fine, store, time_axis | {v: {**e, "compressors": None} for v, e in chunks.items()})
+    return sum(fine[v].nbytes for v in fields)
+
+
+def prepare_reading(store: str, rows: str, columns: str, down: str, across: str) -> Work:
+    """Megabytes by which the first of so many processes, or one alone, grows while it makes a store ready."""
+    if down == across == "1":
+        return lambda: _read(store, None)
+    folder = tempfile.mkdtemp(prefix="emukit-divided-")
+    words = (str(Path(folder, "processes")), rows, columns, down, across)
+    others = _others(words, store)
+    sphere = _joined(0, *words)
+
+    def work() -> float:
+        grown = _read(store, sphere)
+        _part(others)
+        return grown
+
+    return work
+
+
+def _read(store: str, sphere: DividedSphere | None) -> float:
+    before = peak_mb()
+    archive = open_store(store, comm=sphere.comm if sphere else None)
+    spans = [Span(name, 0, len(scenario), scenario.members) for name, scenario in archive.items()]
+    encoder = FrameEncoder.fit(archive, spans, InputSettings())
+    normalizer = TargetNormalizer.fit(archive, spans, {})
+    part = (sphere or WHOLE).part(archive.grid.shape)
+    SegmentSampler(archive, spans, encoder, normalizer, SegmentSettings(length=12), "cpu", part)
+    return peak_mb() - before
 
 
 def prepare_whole(rows: str, columns: str) -> Work:
@@ -136,21 +209,28 @@ def _together(
     """Join a group with processes that take the same steps, and take them; or say how much this one grows by them."""
     folder = tempfile.mkdtemp(prefix="emukit-divided-")
     words = (str(Path(folder, "processes")), rows, columns, down, across)
-    others = [
-        subprocess.Popen([sys.executable, "-m", __name__, str(rank), *words])
-        for rank in range(1, int(down) * int(across))
-    ]
+    others = _others(words)
     sphere = _joined(0, *words)
     steps = (lambda: _grown(sphere.grid, sphere)) if growth else _steps(sphere.grid, sphere)
 
     def work() -> float:
         answer = act(steps)
-        for other in others:
-            other.wait()
-        dist.destroy_process_group()
+        _part(others)
         return answer
 
     return work
+
+
+def _others(words: tuple[str, str, str, str, str], *more: str) -> list[subprocess.Popen[bytes]]:
+    world = int(words[3]) * int(words[4])
+    command = [sys.executable, "-m", __name__]
+    return [subprocess.Popen([*command, str(rank), *words, *more]) for rank in range(1, world)]
+
+
+def _part(others: list[subprocess.Popen[bytes]]) -> None:
+    for other in others:
+        other.wait()
+    dist.destroy_process_group()
 
 
 def _joined(rank: int, place: str, rows: str, columns: str, down: str, across: str) -> DividedSphere:
@@ -195,8 +275,17 @@ def _steps(grid: tuple[int, int], sphere: DividedSphere | None) -> Work:
     return work
 
 
-if __name__ == "__main__":
+def accompany(rank: str, *words: str) -> None:
+    """In one of the other processes: join the group, and take the same steps, or read the store that is named last."""
     torch.set_num_threads(1)
-    joined = _joined(int(sys.argv[1]), *sys.argv[2:])
-    _steps(joined.grid, joined)()
+    place, rows, columns, down, across, *store = words
+    joined = _joined(int(rank), place, rows, columns, down, across)
+    if store:
+        _read(store[0], joined)
+    else:
+        _steps(joined.grid, joined)()
     dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    accompany(*sys.argv[1:])

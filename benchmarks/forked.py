@@ -24,7 +24,7 @@ HANG_SECONDS = 60.0
 MEMORY_BYTES = 4 << 30
 _LOOK_SECONDS = 0.01
 # What the commands under test import; a fork has it already.
-_IMPORTS = (
+IMPORTS = (
     "emukit.cli",
     "emukit.cli.show",
     "emukit.data.opening",
@@ -83,7 +83,7 @@ class Ended:
 
 def preload() -> None:
     """Import what commands need; once is enough, and nothing is computed, so that no thread is lost in a fork."""
-    for name in _IMPORTS:
+    for name in IMPORTS:
         import_module(name)
 
 

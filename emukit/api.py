@@ -27,7 +27,7 @@ from emukit.runs.run import Run, read_run, train_run
 from emukit.runs.submit import submit_run
 
 if TYPE_CHECKING:
-    from emukit.submission import Entry
+    from emukit.submission import SubmissionEntry
 
 IN_MEMORY = "a dataset in memory"
 
@@ -193,7 +193,9 @@ def evaluate(run: Run, archive: Archive, split: str = "validation") -> Evaluatio
     return evaluate_emulator(run.emulator(archive), archive, run.split(archive), split)
 
 
-def submit(run: Run, archive: Archive, folder: str | Path, *, packing: str = "csv", verbose: bool = False) -> Entry:
+def submit(
+    run: Run, archive: Archive, folder: str | Path, *, packing: str = "csv", verbose: bool = False
+) -> SubmissionEntry:
     """Write the submission of a run's test months, checked, with its `entry.toml`.
 
     Args:

@@ -187,8 +187,9 @@ def exclusive(folder: Path) -> Iterator[None]:
             if not _taken(lock):
                 # Somebody may only have been looking, for a moment.
                 time.sleep(LOOKING_SECONDS)
-                if not _taken(lock):
-                    raise RunError(f"another process is writing {folder}", hint="wait for it, or choose another --out")
+            # Who held it may have taken the folder back, and this lock with it.
+            if not _taken(lock) or os.fstat(lock.fileno()).st_nlink == 0:
+                raise RunError(f"another process is writing {folder}", hint="wait for it, or choose another --out")
         except OSError as e:
             raise EmukitError(
                 f"cannot lock {path}", found=e.strerror or str(e), hint="name a place whose file system has locks"

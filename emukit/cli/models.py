@@ -11,6 +11,7 @@ from emukit.cache import find_answer, keep_answer
 from emukit.emulators.registry import EMULATORS
 from emukit.files import read_text
 from emukit.models.registry import NETWORKS
+from emukit.objectives.registry import OBJECTIVES
 from emukit.recipes.catalogue import plugin_models, recipe_names
 from emukit.recipes.load import load_recipe, shipped_recipe
 
@@ -52,7 +53,7 @@ def _model_row(name: str) -> tuple[str, str, str]:
     recipe = load_recipe(name)
     networks = networks_of(recipe)
     size = f"{sum(network_size(n) for n in networks):,}" if networks else "closed form"
-    if isinstance(recipe, GeneratorRecipe):
+    if isinstance(recipe, GeneratorRecipe) and recipe.trains:
         size = f"{generator_size(recipe):,}"
     entry = NETWORKS.get(recipe.emulator) or EMULATORS[recipe.emulator]
     return name, size, recipe.description or entry.summary
@@ -140,12 +141,14 @@ def choice_lines(name: str) -> Iterator[str]:
         from emukit.models.block_unet import BlockUNet
 
         yield f"model.size: {', '.join(BlockUNet.SIZES)}"
+        yield from _objective_lines(trajectories=False)
         yield "docs/downscaling.md says more of them"
         return
     sized = {s: load_recipe(name, assignments=(f"model.size={s}",)) for s in sizes_of(load_recipe(name).emulator)}
     sizes = [f"{s} ({network_size(r):,} parameters)" for s, r in sized.items() if isinstance(r, NetworkRecipe)]
     if sizes:
         yield f"model.size: {', '.join(sizes)}"
+    yield from _objective_lines(trajectories=True)
     yield "loss terms:"
     yield from (f"  {name} ({TERMS[name].summary})" for name in TERMS)
     yield "losses for --loss, each as a recipe's [loss] table:"
@@ -153,6 +156,13 @@ def choice_lines(name: str) -> Iterator[str]:
         yield f"  {name}: " + "; ".join(f"{key} = {_inline(value)}" for key, value in table.items())
     yield f"seasonal encodings: {', '.join(CYCLES)}"
     yield f"statics: {', '.join(STATIC)}, and the fields of the store or of inputs.static_file"
+
+
+def _objective_lines(*, trajectories: bool) -> Iterator[str]:
+    yield "objectives for objective.name:"
+    for name, entry in OBJECTIVES.items():
+        if entry.problem or trajectories or not OBJECTIVES.load(name).trajectory:
+            yield f"  {name} ({entry.problem or entry.summary or entry.origin})"
 
 
 def _inline(value: Any) -> str:

@@ -24,7 +24,9 @@ from emukit.terminal import csv_table, echo, markdown_table, markdown_text, open
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
+    from emukit.parallel.comm import Comm
     from emukit.progress import Reporter
+    from emukit.recipes.schema import Recipe
     from emukit.runs.run import Run
     from emukit.runs.score_tables import ScoreTable
 
@@ -227,17 +229,17 @@ def print_rows(headings: Sequence[str], rows: Iterable[Sequence[str]], format: F
     else:
         from rich.text import Text
 
-        table = terminal_table()
+        table, console = terminal_table(), open_console()
         for i, heading in enumerate(headings):
             cells = [row[i] for row in rows if row[i]]
-            # A name that is cut off could not be typed.
-            table.add_column(
-                heading, overflow="fold", justify="right" if cells and all(map(_is_number, cells)) else "left"
-            )
+            # A name that is cut off could not be typed, and one on two lines not be found.
+            named = i == 0 and max(map(len, cells), default=0) <= console.width // 2
+            right = bool(cells) and all(map(_is_number, cells))
+            table.add_column(heading, overflow="fold", justify="right" if right else "left", no_wrap=named)
         for row in rows:
             # Text, not markup: a name may hold brackets.
             table.add_row(*map(Text, row))
-        open_console().print(table)
+        console.print(table)
 
 
 def _is_number(cell: str) -> bool:
@@ -249,15 +251,24 @@ def _is_number(cell: str) -> bool:
 
 
 def open_named(
-    named: str | None, card: str | None, convert: list[str] | None, report: Reporter, *, in_full: bool = False
+    named: str | None,
+    card: str | None,
+    convert: list[str] | None,
+    report: Reporter,
+    *,
+    in_full: bool = False,
+    comm: Comm | None = None,
 ) -> Archive:
-    """Open the store that a command names, and say which it is, and that it is odd; with `in_full` how."""
+    """Open the store that a command names, and say which it is, and that it is odd; with `in_full` how.
+
+    Of processes that share a globe (`comm`) each reads its own cells.
+    """
     from emukit.data.opening import ENVIRONMENT, data_source, open_data
 
     source = data_source(named)
     why = "" if named else f" (from ${ENVIRONMENT})" if source != "demo" else " (no --data, no $EMUKIT_DATA)"
     report.say(f"data: {source}{why}")
-    archive = open_data(source, card=card, convert=conversions(convert), reporter=report)
+    archive = open_data(source, card=card, convert=conversions(convert), reporter=report, comm=comm)
     _say_oddities(archive, report, in_full)
     return archive
 
@@ -296,10 +307,25 @@ def grid_shape(named: str | None, card: str | None) -> tuple[int, int] | None:
     return layout.grid.shape if layout else None
 
 
-def open_for_run(run: Run, named: str | None, card: str | None, convert: list[str] | None, report: Reporter) -> Archive:
+def reading(recipe: Recipe, comm: Comm) -> Comm | None:
+    """The processes that share a globe where each needs its own cells alone: a network does, what wraps others not."""
+    from emukit.recipes.schema import NetworkRecipe
+
+    return comm.domain if isinstance(recipe, NetworkRecipe) and not recipe.inputs.states else None
+
+
+def open_for_run(
+    run: Run,
+    named: str | None,
+    card: str | None,
+    convert: list[str] | None,
+    report: Reporter,
+    comm: Comm | None = None,
+) -> Archive:
     """Open the store that a command names, else the one the run was trained on, as it was opened then.
 
-    Where that is gone, `$EMUKIT_DATA` takes its place.
+    Where that is gone, `$EMUKIT_DATA` takes its place. Of processes that share a globe (`comm`) each reads its own
+    cells.
 
     Raises:
         StoreError: There is no such store, or it cannot be read.
@@ -318,7 +344,7 @@ def open_for_run(run: Run, named: str | None, card: str | None, convert: list[st
             )
     report.say(f"data: {source}{why}")
     kept = conversions(convert) if convert or named else data.convert
-    archive = open_data(source, card=card or data.card_option, convert=kept, reporter=report)
+    archive = open_data(source, card=card or data.card_option, convert=kept, reporter=report, comm=comm)
     _say_oddities(archive, report, in_full=False)
     if archive.digest != data.digest:
         report.note("its values are not those that the run was trained on")

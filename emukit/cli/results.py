@@ -208,7 +208,9 @@ def _evaluate_run(
 
     run, main = chosen.folder, comm is None or comm.main
     report = o.reporter(quiet, silent=not main)
-    archive = o.open_for_run(chosen, data, card, convert, report)
+    # Scores of realisations are of whole fields.
+    reading = o.reading(chosen.recipe, comm) if comm and members is None else None
+    archive = o.open_for_run(chosen, data, card, convert, report, reading)
     same = archive.digest == chosen.record.data.digest
     for words in chosen.log_problems():
         report.say(f"note: {words}")
@@ -401,7 +403,7 @@ def predict(
             comm.main_only(lambda: write_prediction(predicted, out, overwrite))
         else:
             assert scenario is not None
-            archive = o.open_for_run(chosen, data, card, convert, report)
+            archive = o.open_for_run(chosen, data, card, convert, report, o.reading(chosen.recipe, comm))
             with ExitStack() as files:
                 fields = files.enter_context(open_source(str(initial))).ds if initial else None
                 write_scenario(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from emukit.data.split import Split
     from emukit.metrics import Competition, Score
     from emukit.metrics.competition import SubmissionFormat
-    from emukit.submission import Entry
+    from emukit.submission import SubmissionEntry
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -191,7 +191,7 @@ def score(
         report.say(f"wrote {place}")
 
 
-def _solutions(entry: Entry | None) -> tuple[str, ...]:
+def _solutions(entry: SubmissionEntry | None) -> tuple[str, ...]:
     """How a file ends that is a solution, not a store: as those of emukit do, or as the entry's competition has it."""
     own: tuple[str, ...] = ()
     if entry and entry.units:
@@ -266,7 +266,7 @@ def _score_climx(path: Path, solution: str | None, format: o.Formats, save: bool
         o.print_rows(("to compare with", "nNSE"), [(n, f"{v:.4f}") for n, v in REFERENCES.items()], format)
 
 
-def _protocol_of(csv: Path, entry: Entry | None, protocol: str | None) -> str | None:
+def _protocol_of(csv: Path, entry: SubmissionEntry | None, protocol: str | None) -> str | None:
     """The protocol of the entry next to a CSV, where there is one: the months of another would fit its rows as well.
 
     Raises:
@@ -288,7 +288,7 @@ def _protocol_of(csv: Path, entry: Entry | None, protocol: str | None) -> str | 
     return entry.protocol
 
 
-def _refuse_other_benchmark(csv: Path, entry: Entry, archive: Archive, split: Split) -> None:
+def _refuse_other_benchmark(csv: Path, entry: SubmissionEntry, archive: Archive, split: Split) -> None:
     """Refuse to check a submission against a grid and months that are not its own.
 
     Raises:

@@ -192,7 +192,7 @@ def train(
         devices = sharing
     execution = Execution(strategy.value if strategy else "ddp", compile, channels_last, track, sharing)
     networks = networks_of(chosen)
-    if isinstance(chosen, GeneratorRecipe):
+    if isinstance(chosen, GeneratorRecipe) and chosen.trains:
         words = [f"{part}.training.precision={precision.value}" for part in PARTS] if precision else []
         chosen, objective, precision = load_recipe(model, recipe, [*settings, *words], loss), None, None
     if not networks:
@@ -206,9 +206,9 @@ def train(
             "--channels-last": channels_last,
             "--track": track,
         }
-        why = (
-            "trains its networks in one process" if isinstance(chosen, GeneratorRecipe) else "is fitted in closed form"
-        )
+        why = "is fitted in closed form"
+        if isinstance(chosen, GeneratorRecipe):
+            why = "trains its networks in one process" if chosen.trains else "trains no network as it is"
         _refuse_without_networks(model, [name for name, value in given.items() if value], why)
     else:
         if track is not None:
@@ -235,9 +235,9 @@ def train(
         comm = comm.divided(sharing, columns)
         report = o.reporter(quiet, silent=not comm.main)
         if before:
-            archive = o.open_for_run(before, data, card, convert, report)
+            archive = o.open_for_run(before, data, card, convert, report, o.reading(chosen, comm))
         else:
-            archive = o.open_named(data, card, convert, report, in_full=True)
+            archive = o.open_named(data, card, convert, report, in_full=True, comm=o.reading(chosen, comm))
         data_arguments = DataArguments(card, o.conversions(convert))
         if before and not (data or card or convert):
             data_arguments = DataArguments(before.record.data.card_option, before.record.data.convert)

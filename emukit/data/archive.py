@@ -21,6 +21,7 @@ from emukit.data.grid import Grid
 from emukit.data.time import Months, TimeAxis
 from emukit.data.variable import Variable
 from emukit.errors import ProtocolError
+from emukit.parallel.share import ALONE, Share
 from emukit.parallel.threads import open_pool
 
 T = TypeVar("T")
@@ -47,11 +48,12 @@ class Scenario:
         name: For example ``ssp370``.
         time: Its T steps.
         forcings: Name to (T,) float64 (global series) or (T, Y, X) float32 (fields), in the card's units. Fields that
-            stay on disk are `emukit.data.daily_archive.StoredForcing`.
+            stay on disk are `emukit.data.daily_archive.StoredForcing`, maps of months on days `SteppedForcing`.
         members: The ensemble members present, in the order of the first axis of `targets`.
         targets: (M, T, V, Y, X) float32 in physical units, or None where only forcings are known.
         hidden: (T,) True where the targets are a hidden test set (zero in the store).
         stored: Targets on disk, of the only member, in the place of `targets`.
+        share: Which cells fields hold, (y, x): all, unless processes share the globe.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Scenario:
     targets: NDArray[np.float32] | None = None
     hidden: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     stored: StoredTargets | None = None
+    share: Share = ALONE
 
     def __len__(self) -> int:
         return len(self.time)
@@ -236,6 +239,8 @@ class Archive(Mapping[str, Scenario]):
             all at once.
         file_digest: Of an archive on disk, what computes `digest`: from the bytes of its files.
         made_up: Whether its files say that a demo climate made them, whose planet is not the Earth.
+        share: Which cells the fields of scenarios hold; all, unless processes share the globe. Grid and statics are
+            whole.
     """
 
     card: Card
@@ -249,6 +254,7 @@ class Archive(Mapping[str, Scenario]):
     bands: tuple[slice, ...] = (slice(None),)
     file_digest: Callable[[], str] | None = None
     made_up: bool = False
+    share: Share = ALONE
     # A changed copy does not inherit what was computed from the original.
     _kept: dict[str, Any] = field(default_factory=dict, init=False)
 
@@ -261,6 +267,11 @@ class Archive(Mapping[str, Scenario]):
         """The split to use where none is named."""
         return self.card.default_protocol
 
+    @property
+    def cells(self) -> tuple[int, int]:
+        """(y, x) of the cells that fields hold."""
+        return self.share.shape(self.grid.shape)
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of every name, month and value, for provenance; the same whatever container it was read from.
@@ -272,6 +283,7 @@ class Archive(Mapping[str, Scenario]):
         """
         if self.file_digest is not None:
             return self.file_digest()
+        share = self.share
         names = [self.grid.lat.tobytes(), self.grid.lon.tobytes(), repr(self.variables).encode()]
         arrays = [self.statics[k] for k in sorted(self.statics)]
         names += [k.encode() for k in sorted(self.statics)]
@@ -280,6 +292,11 @@ class Archive(Mapping[str, Scenario]):
             names += [repr((s.name, s.members, forcings)).encode(), _stamps(s.time), s.hidden.tobytes()]
             arrays += [s.forcings[k] for k in forcings] + ([] if s.targets is None else [s.targets])
         whole = hashlib.sha256(b"\0".join(names))
+        if share.divided:
+            statics = len(self.statics)
+            for i, array in enumerate(arrays):
+                whole.update(_sha256(array) if i < statics or array.ndim < 2 else _sha256_of_all(array, share))
+            return share.of_first(whole.hexdigest)
         with open_pool(2) as pool:  # hashlib releases the interpreter lock
             for part in pool.map(_sha256, arrays):
                 whole.update(part)
@@ -338,3 +355,14 @@ def _sha256(array: NDArray[np.generic]) -> bytes:
     array = np.ascontiguousarray(array)
     head = f"{array.dtype.str}{array.shape}".encode()
     return hashlib.sha256(head + hashlib.sha256(array.data.cast("B")).digest()).digest()
+
+
+def _sha256_of_all(array: NDArray[np.generic], share: Share) -> bytes:
+    """As `_sha256` of the cells of all processes, (..., T, y, x) or (..., T, V, y, x); right on the first alone."""
+    whole = hashlib.sha256()
+    for fields in array if array.ndim > 3 else [array]:
+        for part in share.pieces_at_first(fields):
+            if part is not None:
+                whole.update(np.ascontiguousarray(part).data.cast("B"))
+    head = f"{array.dtype.str}{(*array.shape[:-2], *share.whole_shape(array))}".encode()
+    return hashlib.sha256(head + whole.digest()).digest()

@@ -3,7 +3,8 @@
 Invariant: a refusal names the first place: variable, scenario, member, month, and the cell or the chunk file.
 
 Masks are boolean: (S, T) over S scenarios and T steps, (S, M) over scenarios and M members. Every function reads the
-values as loaded, in the card's units, and records what it finds in `findings`; nothing is raised here.
+values as loaded, in the card's units, and records what it finds in `findings`; nothing is raised here. Of processes
+that share a globe, each looks at its own cells, and all find the same.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def held_steps(layout: Layout, loaded: Loaded, findings: Findings) -> Mask:
         arrays = [loaded.forcings[v][s][outside] for v in forcings]
         arrays += [loaded.targets[s][:, outside]] if targets else []
         # The extremes of a step are NaN if any value is; a scenario that is not there has none at all.
-        if outside.any() and all(np.isnan(a).all() for a in arrays):
+        if outside.any() and loaded.share.every(all(np.isnan(a).all() for a in arrays)):
             held[s] = ~outside
             findings.note(
                 f"{name} holds {layout.time.text(there[0])} .. {layout.time.text(there[-1])} of the store's "
@@ -61,7 +62,7 @@ def present_members(layout: Layout, loaded: Loaded, held: Mask, findings: Findin
     for s, name in enumerate(layout.names):
         for m, member in enumerate(layout.members):
             if any(np.isnan(loaded.low[v][s, m, held[s]]).any() for v in sound):
-                present[s, m] = not bool(np.isnan(loaded.targets[s][m]).all())
+                present[s, m] = not loaded.share.every(np.isnan(loaded.targets[s][m]).all())
                 if not present[s, m]:
                     findings.note(f"member {member} is missing (NaN) in {name}")
     return present
@@ -75,14 +76,18 @@ def refuse_not_finite(layout: Layout, loaded: Loaded, present: Mask, held: Mask,
             continue
         s, m, t = np.argwhere(bad)[0]
         where = f"{layout.names[s]}, member {layout.members[m]}, {layout.time.text(t)}"
-        _refuse_value(name, where, loaded.targets[s][m, t, v], int(bad.sum()), layout, findings)
+        values = loaded.share.whole(loaded.targets[s][m, t, v])
+        _refuse_value(name, where, values, int(bad.sum()), layout, findings)
     for name in layout.forcings:
         bad = ~np.isfinite(loaded.low[name] + loaded.high[name]) & held
         if name in loaded.broken or not bad.any():
             continue
         s, t = np.argwhere(bad)[0]
         where = f"{layout.names[s]}, {layout.time.text(t)}"
-        _refuse_value(name, where, np.asarray(loaded.forcings[name][s][t]), int(bad.sum()), layout, findings)
+        values = np.asarray(loaded.forcings[name][s][t])
+        if values.ndim:
+            values = loaded.share.whole(values)
+        _refuse_value(name, where, values, int(bad.sum()), layout, findings)
 
 
 def _refuse_value(
@@ -220,7 +225,8 @@ def note_negatives(card: Card, layout: Layout, loaded: Loaded, findings: Finding
         low = loaded.low[name]
         if name in loaded.broken or not (low < 0).any() or card.forcings[name].largest[0] < 0:
             continue
-        count = sum(int((a[low[s] < 0] < 0).sum()) for s, a in enumerate(loaded.forcings[name]))
+        own = sum(int((a[low[s] < 0] < 0).sum()) for s, a in enumerate(loaded.forcings[name]))
+        count = own if layout.forcings[name] is None else int(loaded.share.sum(own))
         findings.note(f"{name} has {count} values below zero, down to {np.nanmin(low):.2g}: kept as they are")
 
 
@@ -244,7 +250,8 @@ def note_same_members(layout: Layout, loaded: Loaded, present: Mask, hidden: Mas
                 same &= loaded.high[v][s, a] == loaded.high[v][s, b]
             numbers = [list(layout.targets).index(v) for v in sound]
             fields = loaded.targets[s]
-            count = sum(np.array_equal(fields[a, t, numbers], fields[b, t, numbers]) for t in np.flatnonzero(same))
+            equal = [np.array_equal(fields[a, t, numbers], fields[b, t, numbers]) for t in np.flatnonzero(same)]
+            count = int(loaded.share.every(equal).sum()) if equal else 0
             if count:
                 findings.note(
                     f"members {layout.members[a]} and {layout.members[b]} of {name} are the same run in {count} of "

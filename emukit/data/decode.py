@@ -96,6 +96,18 @@ class Axes:
             block = block[..., ::-1, :]
         return np.roll(block, self.roll, axis=-1) if self.roll else block
 
+    def stored(self, rows: slice, columns: slice, grid: tuple[int, int]) -> tuple[slice, NDArray[np.int64]]:
+        """Where some rows and columns of emukit's order stand in the store; columns may go round its end.
+
+        Args:
+            rows: From first to last, in emukit's order.
+            columns: Likewise.
+            grid: (Y, X) of all cells.
+        """
+        (south, north, _), places = rows.indices(grid[0]), np.arange(grid[1])[columns]
+        found = slice(grid[0] - north, grid[0] - south) if self.flip else slice(south, north)
+        return found, (places - self.roll) % grid[1]
+
 
 def role(dim: Hashable) -> str | None:
     """The role of a dimension, or None where its name says nothing."""

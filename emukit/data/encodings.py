@@ -31,7 +31,8 @@ class Cycle:
 
     Attributes:
         channels: Their names.
-        fields: From (P, 1, 1) angles and a grid to one array for each channel, which broadcasts to (P, Y, X). The
+        fields: From (P, 1, 1) angles and a grid, or some rows and columns of one, to one array for each channel, which
+            broadcasts to (P, Y, X). What it says of a cell depends on where that lies, not on the others. The
             angle zero is the beginning of the year, or midnight at Greenwich.
         of: What goes round: ``year``, or ``day`` for steps shorter than one.
     """

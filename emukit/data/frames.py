@@ -36,7 +36,11 @@ from emukit.data.split import Span
 from emukit.data.statics import file_statics
 from emukit.data.time import TimeAxis
 from emukit.errors import ProtocolError, RecipeError
+from emukit.parallel.share import ALONE
 from emukit.sphere import ALL, Part, part_shape
+
+# The first cell of a grid.
+ONE: Part = (slice(1), slice(1))
 
 
 class Window(Settings):
@@ -118,6 +122,8 @@ class InputSettings(Settings):
             begins from. A prediction is then a trajectory.
         bounded: Whether states are put within the bounds of their variables before they are fed back, in rollouts and
             in trajectories. Otherwise only what is written is.
+        conserved: State to how its global mean is held to that of the beginning, in rollouts and in trajectories:
+            ``multiply``, by a factor, or ``add``, by the same amount in all cells.
         window: Which steps a target step sees.
         seasonal: Names of seasonal encodings: month, month-latitude, published. They tell the position in the year of
             months, days or hours, and nothing of years. Where steps are shorter than a day, hour (at Greenwich) and
@@ -129,6 +135,7 @@ class InputSettings(Settings):
     forcings: tuple[str, ...] = ("CO2", "CH4", "SO2", "BC", "rsdt")
     states: tuple[str, ...] = ()
     bounded: bool = False
+    conserved: dict[str, Literal["add", "multiply"]] = Field(default_factory=dict)
     window: Window = Window()
     seasonal: tuple[str, ...] = ("month", "month-latitude")
     statics: tuple[str, ...] = ("lat", "lon")
@@ -147,14 +154,15 @@ class InputSettings(Settings):
             raise ValueError("needs a forcing, or a state")
         if self.bounded and not self.states:
             raise ValueError("bounded has no effect without states")
+        if unknown := [name for name in self.conserved if name not in self.states]:
+            raise ValueError(f"conserved names {', '.join(unknown)}: none of the states, {', '.join(self.states)}")
         return self
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Recipes keep the digests that they had before there were states, and before these had bounds.
+        # Recipes keep the digests that they had before there were states, and before these had bounds and budgets.
         values: dict[str, Any] = dump(self)
-        unused = {"states", "bounded"} if not self.states else set() if self.bounded else {"bounded"}
-        return {k: v for k, v in values.items() if k not in unused}
+        return {k: v for k, v in values.items() if v or k not in ("states", "bounded", "conserved")}
 
     @field_validator("seasonal")
     @classmethod
@@ -221,8 +229,11 @@ class FrameEncoder:
         self._statistics = dict(statistics)
         self._gridded = [n for n in settings.forcings if statistics[n][2]]
         self._global = [n for n in settings.forcings if not statistics[n][2]]
-        seasonal_channels, self._season = seasonal_fields(settings.seasonal, grid, time)
-        daily_channels, self._day = daily_fields(settings.seasonal, grid, time)
+        # One cell tells channels and size; encodings are made for the cells that are asked for.
+        seasonal_channels, season = seasonal_fields(settings.seasonal, _cells_of(grid, ONE), time)
+        daily_channels, day = daily_fields(settings.seasonal, _cells_of(grid, ONE), time)
+        self._cycle_bytes = season.nbytes + day.nbytes
+        self._cycles: tuple[Part, NDArray[np.float32], NDArray[np.float32]] | None = None
         self._statics = statics
         self._static_channels = static_channels
         states = [f"state:{name}" for name in settings.states]
@@ -239,9 +250,12 @@ class FrameEncoder:
         statistics = {}
         for name in settings.forcings:
             parts = [_forcing(archive[s.scenario], name)[s.start : s.stop] for s in spans]
-            n = sum(p.size for p in parts)
-            mean = sum(float(p.sum(dtype=np.float64)) for p in parts) / n
-            variance = sum(float(np.square(p - mean, dtype=np.float64).sum()) for p in parts) / n
+            # A series is whole on every process that shares a globe.
+            share = archive.share if parts[0].ndim == 3 else ALONE
+            n, total = share.sum([sum(p.size for p in parts), sum(float(p.sum(dtype=np.float64)) for p in parts)])
+            mean = float(total / n)
+            square = sum(float(np.square(p - mean, dtype=np.float64).sum()) for p in parts)
+            variance = float(share.sum(square) / n)
             # A forcing that never changes in training carries nothing to scale by: it becomes zero.
             statistics[name] = (mean, float(np.sqrt(variance)) or 1.0, parts[0].ndim == 3)
         channels, statics = static_fields(settings, archive)
@@ -267,7 +281,7 @@ class FrameEncoder:
                 expected=self.time.describe(),
                 hint="predict on the time axis of the training",
             )
-        position = seasonal_positions(time)
+        position, (season, day) = seasonal_positions(time), self._encodings(part)
         of_day = time.step_of_day if time.per_day > 1 else np.zeros(0, np.int64)
         fields = np.empty((len(scenario), len(self._gridded), *part_shape(part, self.grid.shape)), np.float32)
         for i, name in enumerate(self._gridded):
@@ -279,17 +293,25 @@ class FrameEncoder:
             torch.from_numpy(fields).to(device),
             torch.from_numpy(series).to(device),
             torch.from_numpy(position).to(device),
-            torch.from_numpy(self._season[..., *part]).to(device),
+            torch.from_numpy(season).to(device),
             torch.from_numpy(self._statics[..., *part]).to(device),
             int(position[0]),
             torch.from_numpy(of_day).to(device),
-            torch.from_numpy(self._day[..., *part]).to(device),
+            torch.from_numpy(day).to(device),
         )
+
+    def _encodings(self, part: Part) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Those of the year and of the day, (P, E, y, x) and (Q, D, y, x), of the cells of a part."""
+        if self._cycles is None or self._cycles[0] != part:
+            cells, names = _cells_of(self.grid, part), self.settings.seasonal
+            season, day = (make(names, cells, self.time)[1] for make in (seasonal_fields, daily_fields))
+            self._cycles = (part, season, day)
+        return self._cycles[1:]
 
     def resident_bytes(self, steps: int) -> int:
         """Size of what `encode` makes of a scenario of that many steps."""
         cells = self.grid.shape[0] * self.grid.shape[1]
-        fixed = self._season.nbytes + self._day.nbytes + self._statics.nbytes
+        fixed = cells * self._cycle_bytes + self._statics.nbytes
         each: int = 4 * cells * len(self._gridded) + 4 * len(self._global) + 8 * (1 + (self.time.per_day > 1))
         return int(fixed) + steps * each
 
@@ -364,7 +386,7 @@ class FrameEncoder:
     def _normalised(self, scenario: Scenario, name: str, part: Part = ALL) -> NDArray[np.float32]:
         mean, std, gridded = self._statistics[name]
         values = _forcing(scenario, name)
-        expected = (len(scenario), *self.grid.shape) if gridded else (len(scenario),)
+        expected = (len(scenario), *scenario.share.shape(self.grid.shape)) if gridded else (len(scenario),)
         if values.shape != expected:
             raise ProtocolError(
                 f"forcing {name} of {scenario.name} does not have the shape the emulator was trained on",
@@ -372,8 +394,13 @@ class FrameEncoder:
                 expected=str(expected),
                 hint="predict on the grid and with the kind of forcing used in training",
             )
-        kept = values[:, *part] if gridded else values
+        kept = scenario.share.cut(values, part) if gridded else values
         return ((kept - mean) / std).astype(np.float32)
+
+
+def _cells_of(grid: Grid, part: Part) -> Grid:
+    rows, columns = part
+    return Grid(grid.lat[rows], grid.lon[columns])
 
 
 def _forcing(scenario: Scenario, name: str) -> NDArray[np.floating]:

@@ -2,16 +2,19 @@
 
 Invariant: next to the values only each step's smallest and largest value is kept, and digests where they are asked for.
 The extremes tell NaN, hidden months and units without another pass over the data; this is what keeps loading near the
-cost of decompression.
+cost of decompression. Processes that share a globe hold their own cells; extremes, digests and what could not be read
+are those of all cells, the same on each of them.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +23,12 @@ from emukit.data.decode import Findings
 from emukit.data.source import Blocks, Extent, Source
 from emukit.data.store_layout import Layout
 from emukit.errors import StoreError
+from emukit.parallel.share import ALONE, Share
 from emukit.parallel.threads import open_pool
 from emukit.progress import Reporter
 
 # zstd and lz4 release the interpreter lock; more than two threads wait for memory instead.
 THREADS = 2
-# Steps whose values are brought into the order of a digest at once.
-DIGEST_STEPS = 64
 
 Values = NDArray[np.floating]
 
@@ -36,9 +38,10 @@ class Loaded:
     """Values as stored (units not converted) and the extremes of each step.
 
     Attributes:
-        targets: Per scenario (M, T, V, Y, X) float32.
-        forcings: Name to one array per scenario: (T, Y, X) float32 or (T,) float64. Scenarios whose values are the
+        targets: Per scenario (M, T, V, y, x) float32, of the cells that are held.
+        forcings: Name to one array per scenario: (T, y, x) float32 or (T,) float64. Scenarios whose values are the
             same share one array.
+        share: Which cells are held.
         low: Variable to the smallest value of each step: (S, M, T) for targets, (S, T) for forcings. NaN if any is.
         high: The same for the largest value.
         broken: Variables of which some block could not be read; their values mean nothing.
@@ -48,6 +51,7 @@ class Loaded:
 
     targets: list[NDArray[np.float32]]
     forcings: dict[str, list[Values]]
+    share: Share = ALONE
     low: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     high: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
@@ -55,7 +59,12 @@ class Loaded:
 
 
 def load(
-    source: Source, layout: Layout, findings: Findings, reporter: Reporter, digests: Collection[str] = ()
+    source: Source,
+    layout: Layout,
+    findings: Findings,
+    reporter: Reporter,
+    digests: Collection[str] = (),
+    share: Share = ALONE,
 ) -> Loaded:
     """Read every usable variable; blocks that cannot be read become problems in `findings`.
 
@@ -65,10 +74,11 @@ def load(
         findings: Where problems go.
         reporter: Where progress is shown.
         digests: Variables, float32 or float64 in the store, whose digests are taken.
+        share: Which cells are read and held.
     """
     s, m, t = len(layout.names), len(layout.members), len(layout.time)
-    shape = (m, t, len(layout.targets), *layout.grid.shape)
-    loaded = Loaded([np.zeros(shape, np.float32) for _ in range(s if layout.targets else 0)], {})
+    shape = (m, t, len(layout.targets), *share.shape(layout.grid.shape))
+    loaded = Loaded([np.zeros(shape, np.float32) for _ in range(s if layout.targets else 0)], {}, share)
     first: list[Task] = []
     then: list[Task] = []
     for v, (name, axes) in enumerate(layout.targets.items()):
@@ -76,36 +86,76 @@ def load(
         blocks = source.blocks(name, axes)
         then += [Task(name, partial(_read_target, blocks, r, v, loaded)) for r in blocks.regions()]
     fields: list[_Field] = []
+    together: list[_Field] = []
     for name, forcing_axes in layout.forcings.items():
         passing = name in digests and forcing_axes is not None and source.ds[name].dtype.itemsize > 4
         fields.append(_Field(source.blocks(name, forcing_axes), layout, loaded, passing))
+        if passing and share.divided:
+            # Rows of all processes meet in the digest, in order.
+            together.append(fields[-1])
+            continue
         for r in fields[-1].blocks.regions():
             (then if r.scenarios[0] else first).append(Task(name, partial(fields[-1].read, r)))
     with reporter.step("read store", len(first) + len(then)) as step:
         # The first scenario's forcings come first: the others are compared with them.
         for batch in (first, then):
             _run(batch, loaded, findings, step.advance)
+    for f in together:
+        f.read_together(loaded, findings)
+    _agree(loaded, findings)
     for f in fields:
         f.finish(loaded)
-    held = [v for v in digests if v not in loaded.digests and v not in loaded.broken]
+    # In an order that all processes have.
+    held = [v for v in loaded.low if v in digests and v not in loaded.digests and v not in loaded.broken]
+    if share.divided:
+        loaded.digests |= {v: [_held_digest(layout, loaded, v, i) for i in range(s)] for v in held}
+        return loaded
     with open_pool(THREADS) as pool:  # hashlib releases the interpreter lock
         taken = {v: [pool.submit(_held_digest, layout, loaded, v, i) for i in range(s)] for v in held}
     loaded.digests |= {v: [f.result() for f in of] for v, of in taken.items()}
     return loaded
 
 
+def _agree(loaded: Loaded, findings: Findings) -> None:
+    """Let all processes know what each could not read, and the extremes of all cells."""
+    share = loaded.share
+    if not share.divided:
+        return
+    own = [[p.what, p.found, p.expected, p.hint] for p in findings.problems]
+    said = [json.loads(text) for text in share.texts(json.dumps([own, sorted(loaded.broken)]))]
+    findings.problems.clear()
+    for problems, broken in said:
+        loaded.broken.update(broken)
+        for what, found, expected, hint in problems:
+            findings.refuse(what, found=found, expected=expected, hint=hint)
+    for name in loaded.low:
+        # In place: who reads a variable fills the same arrays.
+        loaded.low[name][...], loaded.high[name][...] = share.extremes(loaded.low[name], loaded.high[name])
+
+
 def _held_digest(layout: Layout, loaded: Loaded, name: str, s: int) -> str:
     """Digest of values that are held as they are stored."""
+    share = loaded.share
     if name in loaded.forcings:
-        first = next(i for i, a in enumerate(loaded.forcings[name]) if a is loaded.forcings[name][s])
-        return digest_of(loaded.forcings[name][s]) if first == s else _held_digest(layout, loaded, name, first)
+        values = loaded.forcings[name][s]
+        first = next(i for i, a in enumerate(loaded.forcings[name]) if a is values)
+        if first < s:
+            return _held_digest(layout, loaded, name, first)
+        return digest_of(values) if values.ndim == 1 else _digest_of_all(values, share)
     v, targets = list(layout.targets).index(name), loaded.targets[s]
     if not (loaded.low[name][s].any() or loaded.high[name][s].any()):
-        return zeros_digest(targets[:, :, v].size)
+        rows, columns = layout.grid.shape
+        return zeros_digest(targets.shape[0] * targets.shape[1] * rows * columns)
+    return _digest_of_all(targets[:, :, v].swapaxes(0, 1), share)
+
+
+def _digest_of_all(values: Values, share: Share) -> str:
+    """SHA-256 of (T, ..., y, x) values of all cells, little-endian, in the order of their dimensions."""
     digest = hashlib.sha256()
-    for first in range(0, targets.shape[1], DIGEST_STEPS):
-        digest.update(_little(targets[:, first : first + DIGEST_STEPS, v].swapaxes(0, 1)))
-    return digest.hexdigest()
+    for part in share.pieces_at_first(values):
+        if part is not None:
+            digest.update(_little(part))
+    return share.of_first(digest.hexdigest)
 
 
 def digest_of(values: Values) -> str:
@@ -154,7 +204,7 @@ def _extremes(part: Values) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def _read_target(blocks: Blocks, region: Extent, v: int, loaded: Loaded) -> None:
-    block = blocks.read(region)
+    block = blocks.read(region, loaded.share)
     months = slice(*region.months)
     for i, s in enumerate(range(*region.scenarios)):
         for j, m in enumerate(range(*region.members)):
@@ -169,9 +219,10 @@ class _Field:
     """One forcing. Scenarios equal to the first share its array: memory that is never written is never used."""
 
     def __init__(self, blocks: Blocks, layout: Layout, loaded: Loaded, digests: bool) -> None:
-        self.blocks = blocks
+        self.blocks, self._share = blocks, loaded.share
         s, t = len(layout.names), len(layout.time)
-        shape, dtype = ((t, *layout.grid.shape), np.float32) if blocks.axes else ((t,), np.float64)
+        cells = loaded.share.shape(layout.grid.shape)
+        shape, dtype = ((t, *cells), np.float32) if blocks.axes else ((t,), np.float64)
         self._arrays: list[Values] = [np.empty(shape, dtype) for _ in range(s)]
         self._equal: list[list[slice]] = [[] for _ in range(s)]
         self._differs = np.zeros(s, bool)
@@ -182,11 +233,35 @@ class _Field:
         loaded.low[blocks.name], loaded.high[blocks.name] = self._low, self._high
 
     def read(self, region: Extent) -> None:
-        block = self.blocks.read(region)[:, :, 0]
+        block = self._block(region)
+        for i, s in enumerate(range(*region.scenarios) if self._digests else ()):
+            self._digests[s].add(region.months[0], block[i])
+        self._keep(region, block)
+
+    def read_together(self, loaded: Loaded, findings: Findings) -> None:
+        """Read all of it, in order, and have the first process take digests of all cells."""
+        for region in self.blocks.regions():
+            try:
+                block = self._block(region)
+            except StoreError as e:
+                # The others wait for this process's cells all the same.
+                loaded.broken.add(self.blocks.name)
+                findings.problems.append(e)
+                spans = (region.scenarios, region.months)
+                cells = self._arrays[0].shape[1:]
+                block = np.zeros((*(b - a for a, b in spans), *cells), self.blocks.variable.dtype)
+            for i, s in enumerate(range(*region.scenarios)):
+                whole = self._share.at_first(block[i])
+                if whole is not None:
+                    self._digests[s].add(region.months[0], whole)
+            self._keep(region, block)
+
+    def _block(self, region: Extent) -> NDArray[Any]:
+        return self.blocks.read(region, self._share)[:, :, 0]
+
+    def _keep(self, region: Extent, block: NDArray[Any]) -> None:
         months = slice(*region.months)
         for i, s in enumerate(range(*region.scenarios)):
-            if self._digests:
-                self._digests[s].add(region.months[0], block[i])
             out, base = self._arrays[s][months], self._arrays[0][months]
             # One month tells most differing blocks apart, without a copy of the block.
             if s and all(np.array_equal(block[i, :n].astype(out.dtype, copy=False), base[:n]) for n in (1, None)):
@@ -200,9 +275,9 @@ class _Field:
 
     def finish(self, loaded: Loaded) -> None:
         """Share the arrays that are equal; complete those that are equal in part only."""
-        first = self._arrays[0]
+        first, differs = self._arrays[0], self._share.any(self._differs)
         for s in range(1, len(self._arrays)):
-            if not self._differs[s]:
+            if not differs[s]:
                 self._arrays[s] = first
                 self._low[s], self._high[s] = self._low[0], self._high[0]
                 continue
@@ -210,7 +285,7 @@ class _Field:
                 self._arrays[s][months] = first[months]
         loaded.forcings[self.blocks.name] = self._arrays
         if self._digests and self.blocks.name not in loaded.broken:
-            loaded.digests[self.blocks.name] = [d.hexdigest() for d in self._digests]
+            loaded.digests[self.blocks.name] = [self._share.of_first(d.hexdigest) for d in self._digests]
 
 
 class _Passing:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from emukit.data.split import Span, is_hidden
 from emukit.data.store import archive_from_dataset, open_store
 from emukit.errors import ProtocolError
 from emukit.progress import Reporter
+
+if TYPE_CHECKING:
+    from emukit.parallel.comm import Comm
 
 DEMO = "demo"
 ENVIRONMENT = "EMUKIT_DATA"
@@ -37,6 +41,7 @@ def open_data(
     card: str | None = None,
     convert: Mapping[str, str] | None = None,
     reporter: Reporter | None = None,
+    comm: Comm | None = None,
 ) -> Archive:
     """Open a store by its path, or the demo climate by the name ``demo``.
 
@@ -45,6 +50,8 @@ def open_data(
         card: Data card, by name or by the path of a TOML file; recognised when None.
         convert: Variable to the units that the store holds it in, from which it is converted to those of the card.
         reporter: Where progress and notes go.
+        comm: The processes that share the globe, each of which reads and holds its own cells, of a folder of daily
+            files all; None: this one alone.
 
     Raises:
         StoreError: The store cannot be read, or is ambiguous.
@@ -55,8 +62,10 @@ def open_data(
         climate = DemoClimate()
         # The competition's layout has no place for static fields, so a demo store on disk goes without them.
         statics = {name: (("y", "x"), field) for name, field in climate.statics().items()}
-        return archive_from_dataset(climate.dataset().assign(statics), source=DEMO, card=card, convert=convert)
-    return open_store(source, card=card, convert=convert, reporter=reporter)
+        return archive_from_dataset(
+            climate.dataset().assign(statics), source=DEMO, card=card, convert=convert, comm=comm
+        )
+    return open_store(source, card=card, convert=convert, reporter=reporter, comm=comm)
 
 
 def oddities(archive: Archive) -> tuple[str, ...]:

@@ -79,13 +79,23 @@ def _runs(
     layout: Layout, loaded: Loaded, present: NDArray[np.bool_], hidden: NDArray[np.bool_], v: int
 ) -> Iterator[MemberSeries]:
     columns = layout.grid.shape[1]
-    share = np.full(columns, 1.0 / columns, np.float32)
     for s, targets in enumerate(loaded.targets):
         for m in np.flatnonzero(present[s]):
             if not hidden[s].all():
-                zonal = targets[m, :, v] @ share
+                own = targets[m, :, v]
+                mean = own @ np.full(own.shape[-1], 1.0 / columns, np.float32)
+                zonal = _of_all_rows(mean, layout, loaded).astype(np.float32)
                 zonal[hidden[s]] = np.nan
                 yield MemberSeries(s, int(m), zonal)
+
+
+def _of_all_rows(shares: NDArray[np.floating], layout: Layout, loaded: Loaded) -> NDArray[np.floating]:
+    """(T, y) what each process's columns add to means over longitude -> (T, Y) those means."""
+    if not loaded.share.divided:
+        return shares
+    rows = np.zeros((len(shares), layout.grid.shape[0]))
+    rows[:, loaded.share.rows] = shares
+    return loaded.share.sum(rows)
 
 
 def by_month(values: NDArray[np.floating], layout: Layout) -> Array | None:
@@ -122,7 +132,7 @@ def season_fit(observed: Array, lat: Array) -> tuple[int, float]:
 def _check_insolation(name: str, layout: Layout, loaded: Loaded, findings: Findings) -> None:
     arrays = {id(a): (s, a) for s, a in reversed(list(enumerate(loaded.forcings[name])))}
     for s, array in reversed(arrays.values()):
-        zonal = array.mean(-1, dtype=np.float64)
+        zonal = _of_all_rows(array.sum(-1, dtype=np.float64) / layout.grid.shape[1], layout, loaded)
         year = by_month(zonal, layout)
         if year is None or np.ptp(year, axis=0).max() < 20.0:
             continue
@@ -243,15 +253,18 @@ def _note_repeats(
     findings: Findings,
 ) -> None:
     """Months that hold what another month holds."""
+    # Two fields hardly share a row, so that few have to be compared: of several processes, a row of each.
     seen: dict[bytes, list[tuple[MemberSeries, int]]] = {}
-    repeats = []
+    share, repeats = loaded.share, []
     for run in runs:
-        for t in np.flatnonzero(~hidden[run.scenario]).tolist():
+        visible = np.flatnonzero(~hidden[run.scenario])
+        middle = loaded.targets[run.scenario].shape[-2] // 2
+        rows = loaded.targets[run.scenario][run.member, visible, v, middle]
+        for t, key in zip(visible.tolist(), share.keys([row.tobytes() for row in rows]), strict=True):
             field = loaded.targets[run.scenario][run.member, t, v]
-            # Two fields hardly share a row, so that few have to be compared.
-            like = seen.setdefault(field[len(field) // 2].tobytes(), [])
+            like = seen.setdefault(key, [])
             for other, at in like:
-                if at != t and np.array_equal(field, loaded.targets[other.scenario][other.member, at, v]):
+                if at != t and share.every(np.array_equal(field, loaded.targets[other.scenario][other.member, at, v])):
                     repeats.append((run, t, other, at))
                     break
             else:
@@ -309,7 +322,7 @@ def _note_longitudes(
     year = by_month(fields, layout) if not visible.size else None
     if land is None or year is None:
         return
-    season = np.ptp(year, axis=0)
+    season = loaded.share.whole(np.ptp(year, axis=0))
     rows = np.abs(layout.grid.lat) < 70
     a = season[rows] - season[rows].mean(1, keepdims=True)
     b = land[rows] - land[rows].mean(1, keepdims=True)

@@ -148,7 +148,9 @@ def _compare(known: Known, layout: Layout, loaded: Loaded, variables: Mapping[st
     for v in (*layout.targets, *layout.forcings):
         theirs = variables[v].scenarios if v in variables and v in loaded.digests else {}
         scenario_of = {digest: s for s, digest in theirs.items()}
-        hidden = zeros_digest(loaded.targets[0][:, :, 0].size) if v in layout.targets and theirs else ""
+        rows, columns = layout.grid.shape
+        size = len(layout.members) * len(layout.time) * rows * columns
+        hidden = zeros_digest(size) if v in layout.targets and theirs else ""
         for s, name in enumerate(layout.names):
             mine = loaded.digests[v][s] if theirs else ""
             if mine and mine == hidden == theirs.get(name):

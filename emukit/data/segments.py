@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -388,8 +389,8 @@ class SegmentSampler:
     def _span_targets(self, span: Span, normalizer: TargetNormalizer) -> Tensor:
         scenario = self._archive[span.scenario]
         season = scenario.time.season[span.start : span.stop]
-        own = normalizer.window(*(np.arange(n)[of] for n, of in zip(self.grid, self._part, strict=True)))
-        fields = [own.forward(scenario.truth(m, span.start, span.stop)[..., *self._part], season) for m in span.members]
+        own, cut = normalizer.own(self._part, self.grid), partial(scenario.share.cut, part=self._part)
+        fields = [own.forward(cut(scenario.truth(m, span.start, span.stop)), season) for m in span.members]
         if self.settings.members == "mean":
             return torch.from_numpy(np.mean(fields, axis=0, dtype=np.float32, keepdims=True))
         return torch.from_numpy(np.stack(fields))

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from emukit.data.chunk_files import READ_ERRORS, REPAIR, ChunkedArray, read_problem
 from emukit.data.decode import ROLES, Axes, role
 from emukit.errors import StoreError
+from emukit.parallel.share import ALONE, Share
 
 NETCDF = (".nc", ".nc4", ".netcdf", ".cdf", ".h5")
 EXPECTED = "a Zarr folder (v2 or v3) or a NetCDF file (.nc)"
@@ -96,8 +97,12 @@ class Blocks:
                 for members in self._cuts("member", 1):
                     yield Extent(scenarios, months, members)
 
-    def read(self, region: Extent) -> NDArray[Any]:
-        """(S, T, M, [Y, X]) of a region, oriented as emukit's grid; a view where the data is in memory.
+    def read(self, region: Extent, share: Share = ALONE) -> NDArray[Any]:
+        """(S, T, M, [y, x]) of a region, oriented as emukit's grid; a view where the data is in memory.
+
+        Args:
+            region: Scenarios, months and members.
+            share: Which cells are read. A chunk that holds cells of several processes is read by each of them.
 
         Raises:
             StoreError: The region cannot be read.
@@ -107,13 +112,31 @@ class Blocks:
         if self._chunked:
             coords = tuple(index[d].start // self._chunk[d] if d in index else 0 for d in self.variable.dims)
             block = self._chunked.read(self._chunked.at(coords))
+        elif self.axes and share.divided:
+            block = self._read_part(index, self.axes, share)
         else:
             block = self._read_lazily(index)
         order = [r for r in ROLES if r in self.dims]
         block = block.transpose([self.variable.dims.index(self.dims[r]) for r in order])
         missing = tuple(i for i, r in enumerate(("scenario", "time", "member")) if r not in self.dims)
         block = np.expand_dims(block, missing)
-        return self.axes.orient(block) if self.axes else block
+        if self.axes is None:
+            return block
+        if self._chunked or not share.divided:
+            return share.own(self.axes.orient(block))
+        # Columns were read in emukit's order.
+        return block[..., ::-1, :] if self.axes.flip else block
+
+    def _read_part(self, index: dict[Any, slice], axes: Axes, share: Share) -> NDArray[Any]:
+        """The rows and columns of a process, rows in the order of the store."""
+        sizes = self.variable.sizes
+        rows, columns = axes.stored(share.rows, share.columns, (sizes[axes.lat], sizes[axes.lon]))
+        # Those that go round the end of the store come with all between: no chunk is read twice.
+        west, east = int(columns.min()), int(columns.max()) + 1
+        block = self._read_lazily({**index, axes.lat: rows, axes.lon: slice(west, east)})
+        if len(columns) == east - west and columns[0] == west:
+            return block
+        return block.take(columns - west, self.variable.dims.index(axes.lon))
 
     def _read_lazily(self, index: dict[Any, slice]) -> NDArray[Any]:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -28,7 +29,11 @@ from emukit.data.statics import store_statics
 from emukit.data.store_layout import Layout, read_layout
 from emukit.data.units import conversion
 from emukit.errors import StoreError
+from emukit.parallel.share import share_of
 from emukit.progress import Reporter
+
+if TYPE_CHECKING:
+    from emukit.parallel.comm import Comm
 
 QUIET = Reporter(quiet=True)
 
@@ -39,6 +44,7 @@ def open_store(
     card: Card | str | None = None,
     convert: Mapping[str, str] | None = None,
     reporter: Reporter | None = None,
+    comm: Comm | None = None,
 ) -> Archive:
     """Read a store (Zarr v2 or v3, NetCDF) into memory and check it.
 
@@ -47,15 +53,18 @@ def open_store(
         card: The data card, its name, or the path of its TOML file; recognised from the store when None.
         convert: Variable to the units that the store holds it in, for example ``{"tas": "degC"}``.
         reporter: Where progress is shown.
+        comm: The processes that share the globe, each of which makes this call, and reads and holds its own cells;
+            None: this one alone.
 
     Returns:
         The archive: float32 targets (M, T, V, Y, X) and forcing fields (T, Y, X), float64 series (T,).
 
     Raises:
         StoreError: The store cannot be read, or has no single meaning.
+        TrainingError: There are fewer rows than processes, or the columns do not divide.
     """
     with open_source(path) as source:
-        return _archive(source, card, convert, reporter)
+        return _archive(source, card, convert, reporter, comm)
 
 
 def archive_from_dataset(
@@ -64,6 +73,7 @@ def archive_from_dataset(
     source: str,
     card: Card | str | None = None,
     convert: Mapping[str, str] | None = None,
+    comm: Comm | None = None,
 ) -> Archive:
     """A checked archive from a dataset in the store's layout.
 
@@ -72,11 +82,12 @@ def archive_from_dataset(
         source: Where it is from, for messages and records.
         card: Data card, or its name; recognised when None.
         convert: Variable to the units that the dataset holds it in, from which it is converted to those of the card.
+        comm: As `open_store`.
 
     Raises:
         StoreError: The dataset has no single meaning.
     """
-    return _archive(Source(ds, source), card, convert, None)
+    return _archive(Source(ds, source), card, convert, None, comm)
 
 
 def scenario_from_dataset(
@@ -155,6 +166,7 @@ def take_survey(
     with_targets: bool = True,
     scenario: str | None = None,
     digests: bool = False,
+    comm: Comm | None = None,
 ) -> Survey | None:
     """Read and check everything.
 
@@ -168,6 +180,7 @@ def take_survey(
         with_targets: Whether it must hold targets.
         scenario: Its one scenario, where the store names none.
         digests: Take the digests of all variables, not only of those that may be of a published copy.
+        comm: As `open_store`.
 
     Returns:
         None where the axes cannot be read.
@@ -186,7 +199,8 @@ def take_survey(
         return None
     copies = known_copies(source.ds, card, named, findings) if with_targets else []
     compared = {v for k in copies for v in comparable(k, layout, source.ds, convert)}
-    loaded = load(source, layout, findings, reporter, [*layout.targets, *layout.forcings] if digests else compared)
+    taken = [*layout.targets, *layout.forcings] if digests else compared
+    loaded = load(source, layout, findings, reporter, taken, share_of(comm, layout.grid.shape))
     held = completeness.held_steps(layout, loaded, findings)
     present = completeness.present_members(layout, loaded, held, findings)
     hidden = completeness.hidden_steps(layout, loaded, present)
@@ -270,10 +284,14 @@ def _convert(survey: Survey, name: str, scale: NDArray[np.float64], offset: floa
 
 
 def _archive(
-    source: Source, card: Card | str | None, convert: Mapping[str, str] | None, reporter: Reporter | None
+    source: Source,
+    card: Card | str | None,
+    convert: Mapping[str, str] | None,
+    reporter: Reporter | None,
+    comm: Comm | None,
 ) -> Archive:
     findings = Findings()
-    layout_card, survey = survey_store(source, card, convert, findings, reporter or QUIET)
+    layout_card, survey = survey_store(source, card, convert, findings, reporter or QUIET, comm=comm)
     findings.check()
     if survey is None:
         raise StoreError(f"{source.name} holds no field on a grid", hint="see `emukit data check`")
@@ -288,6 +306,7 @@ def survey_store(
     reporter: Reporter,
     *,
     digests: bool = False,
+    comm: Comm | None = None,
 ) -> tuple[Card, Survey | None]:
     """A store's card and what is in it; arguments as `open_store` and `take_survey`.
 
@@ -297,7 +316,9 @@ def survey_store(
         StoreError: There is no card for it.
     """
     chosen = load_card(card) if isinstance(card, str) else card or identify_card(source.ds)
-    survey = take_survey(source, chosen, convert or {}, findings, reporter, named=card is not None, digests=digests)
+    survey = take_survey(
+        source, chosen, convert or {}, findings, reporter, named=card is not None, digests=digests, comm=comm
+    )
     if card is None and survey is not None and survey.identity.card is not None:
         chosen = survey.identity.card
     return chosen, survey
@@ -319,7 +340,7 @@ def archive_of(source: Source, card: Card, survey: Survey, notes: tuple[str, ...
         notes: What is odd, for people.
     """
     layout = survey.layout
-    return Archive(
+    archive = Archive(
         card=card,
         source=source.name,
         grid=layout.grid,
@@ -328,7 +349,12 @@ def archive_of(source: Source, card: Card, survey: Survey, notes: tuple[str, ...
         statics=survey.statics,
         notes=notes,
         published=survey.identity.recognised,
+        share=survey.loaded.share,
     )
+    if archive.share.divided:
+        # All processes are needed for it, and here all of them are.
+        _ = archive.digest
+    return archive
 
 
 def _scenario(survey: Survey, s: int) -> Scenario:
@@ -337,7 +363,9 @@ def _scenario(survey: Survey, s: int) -> Scenario:
     own, whole = slice(start, stop), stop - start == len(layout.time)
     # Scenarios that share an array continue sharing it.
     forcings = {k: arrays[s] if whole else arrays[s][own] for k, arrays in survey.loaded.forcings.items()}
-    scenario = Scenario(layout.names[s], layout.time[own], forcings, hidden=survey.hidden[s, own])
+    scenario = Scenario(
+        layout.names[s], layout.time[own], forcings, hidden=survey.hidden[s, own], share=survey.loaded.share
+    )
     if not present.any():
         return replace(scenario, hidden=np.ones(len(scenario), bool))
     targets = survey.loaded.targets[s][:, own]

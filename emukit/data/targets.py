@@ -17,6 +17,7 @@ from emukit.data.archive import Archive
 from emukit.data.split import Span
 from emukit.data.variable import Transform, Variable
 from emukit.errors import RecipeError
+from emukit.parallel.share import Share
 
 if TYPE_CHECKING:
     from sklearn.preprocessing import PowerTransformer
@@ -116,8 +117,8 @@ class TargetNormalizer:
     ) -> None:
         self.settings = dict(settings)
         self._pointwise = tuple(pointwise)
-        # (G, V, Y, X) each, for the G groups of `TimeAxis.season` (12 of months), whatever the grouping: one code path,
-        # and 1 MB on the competition's grid.
+        # (G, V, Y, X) each, or of the cells of one of several processes, for the G groups of `TimeAxis.season` (12 of
+        # months), whatever the grouping: one code path, and 1 MB on the competition's grid.
         self._center, self._scale = center, scale
 
     @classmethod
@@ -136,19 +137,22 @@ class TargetNormalizer:
             spans: Training spans.
             settings: By variable.
             through: What is done to the (T, Y, X) fields of a variable first, such as a coarse-down-up pass.
+
+        Returns:
+            Of the cells that the archive holds.
         """
         pointwise, centers, scales = [], [], []
         known = {v.name: settings.get(v.name, TargetSettings()).known(v) for v in archive.domain.described}
         for v, chosen in enumerate(known.values()):
             function = Pointwise(chosen.transform, _fit_exponent(archive, spans, v, chosen, through))
             sums = _season_sums(archive, spans, v, function, through)
-            center = _grouped_mean(sums[0], sums[1], chosen.climatology)
+            center = _grouped_mean(sums[0], sums[1], chosen.climatology, archive)
             # Second moment about that centre, from sums: E[(x-c)^2] = E[x^2] - 2cE[x] + c^2.
             about = sums[2] - 2 * center * sums[1] + sums[0] * center**2
-            variance = np.maximum(_grouped_mean(sums[0], about, chosen.scale), 0.0)
+            variance = np.maximum(_grouped_mean(sums[0], about, chosen.scale, archive), 0.0)
             pointwise.append(function)
             centers.append(center)
-            scales.append(_positive(np.sqrt(variance)))
+            scales.append(_positive(np.sqrt(variance), archive.share))
         return cls(
             known,
             pointwise,
@@ -173,6 +177,17 @@ class TargetNormalizer:
                 hint=f"--set targets.{name}.transform=none",
             )
         return self._center[0], self._scale[0]
+
+    def own(self, part: tuple[slice, slice], grid: tuple[int, int]) -> TargetNormalizer:
+        """The same for a part of a grid of (Y, X) cells; itself where it knows no other cells."""
+        rows, columns = (np.arange(n)[of] for n, of in zip(grid, part, strict=True))
+        held = self._center.shape[-2:]
+        return self if held == (len(rows), len(columns)) else self.window(rows, columns)
+
+    def whole(self, share: Share) -> TargetNormalizer:
+        """Put together from what processes that share a globe know of their cells."""
+        center, scale = (share.whole(a) for a in (self._center, self._scale))
+        return TargetNormalizer(self.settings, self._pointwise, center, scale)
 
     def window(self, rows: NDArray[np.int64], columns: NDArray[np.int64]) -> TargetNormalizer:
         """The same for fields of some rows and columns of the grid."""
@@ -258,9 +273,20 @@ def _fit_exponent(
         return 1.0
     from sklearn.preprocessing import PowerTransformer
 
-    values = [f.ravel() for s in spans for f in _truth(archive, s, variable, through)]
-    step = max(1, sum(v.size for v in values) // YEO_JOHNSON_SAMPLE)
-    sample = np.concatenate([v[::step] for v in values]).astype(np.float64)
+    grid, share = archive.grid.shape, archive.share
+    own = tuple(range(n)[of] for n, of in zip(grid, (share.rows, share.columns), strict=True))
+    step = max(1, sum(len(s) * len(s.members) for s in spans) * grid[0] * grid[1] // YEO_JOHNSON_SAMPLE)
+    values = []
+    for span in spans:
+        for fields in _truth(archive, span, variable, through):
+            t, *place = np.unravel_index(np.arange(0, len(fields) * grid[0] * grid[1], step), (len(fields), *grid))
+            here = np.logical_and.reduce([(at >= o.start) & (at < o.stop) for at, o in zip(place, own, strict=True)])
+            y, x = (at[here] - o.start for at, o in zip(place, own, strict=True))
+            # Of several processes each has zeros in the place of others' cells: their sum is the sample of one.
+            taken = np.zeros(len(t))
+            taken[here] = fields[t[here], y, x]
+            values.append(taken)
+    sample = share.sum(np.concatenate(values))
     return float(PowerTransformer(method="yeo-johnson", standardize=False).fit(sample[:, None]).lambdas_[0])
 
 
@@ -275,7 +301,7 @@ def _season_sums(
     """Count (G, 1, 1), sum and sum of squares (G, Y, X) of transformed values by `TimeAxis.season`."""
     groups = archive.time.seasons
     n = np.zeros((groups, 1, 1))
-    sums = np.zeros((2, groups, *archive.grid.shape))
+    sums = np.zeros((2, groups, *archive.cells))
     for span in spans:
         season = archive[span.scenario].time.season[span.start : span.stop]
         for truth in _truth(archive, span, variable, through):
@@ -287,8 +313,8 @@ def _season_sums(
     return n, sums[0], sums[1]
 
 
-def _grouped_mean(n: Array, total: Array, group: str) -> Array:
-    """Mean over the groups named, spread back to (G, Y, X)."""
+def _grouped_mean(n: Array, total: Array, group: str, archive: Archive) -> Array:
+    """Mean over the groups named, spread back to (G, y, x)."""
     if group == "cell-month":
         if (n == 0).any():
             # A season that no training span holds: the cell's mean stands in for it.
@@ -297,12 +323,13 @@ def _grouped_mean(n: Array, total: Array, group: str) -> Array:
         return np.asarray(total / n)
     mean = total.sum(0) / n.sum()
     if group == "global":
-        mean = np.full_like(mean, mean.mean())
+        own, rows, columns = archive.share, *archive.grid.shape
+        mean = np.full_like(mean, own.sum(mean.sum()) / (rows * columns) if own.divided else mean.mean())
     return np.broadcast_to(mean, total.shape).copy()
 
 
-def _positive(scale: Array) -> Array:
+def _positive(scale: Array, share: Share) -> Array:
     # A cell that never varies in training (a desert month without rain) has no scale of its own. A thousandth of the
     # typical one keeps the division finite and such a cell's errors from dominating the loss a thousandfold more.
-    floor = 1e-3 * float(np.median(scale)) or 1.0
+    floor = 1e-3 * float(np.median(share.whole(scale))) or 1.0
     return np.asarray(np.maximum(scale, floor))

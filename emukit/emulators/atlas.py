@@ -6,7 +6,8 @@ that are asked for, memory does not grow with the number of months. What is draw
 
 A predictor draws what the past does not say of the next blocks, and a projector says the details of every cell from the
 full fields before and the new blocks: the division of labour of Atlas (arXiv:2601.18111), on months and on what a run
-leaves of its forced response. What a projector does not know is drawn from what it left of training months.
+leaves of its forced response. What a projector does not know is drawn from what it left of training months. Without
+networks, regressions stand for both: what they leave of blocks is Gaussian, and of details drawn from training months.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from torch import Tensor, nn
 from emukit.config import check, options_of
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.sampler import Sample
-from emukit.data.split import Split
+from emukit.data.split import Span, Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.internal_state import StateSeries, StateSpace, check_blocks
-from emukit.emulators.residuals import globe_deviations, training_residuals
+from emukit.emulators.residuals import globe_deviations, training_residuals, usable_spans
 from emukit.emulators.sampled import add_variability, globe_deviation, relative_climatology
 from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import ProtocolError, RecipeError
@@ -251,10 +252,10 @@ class Atlas(Wrapper):
     Attributes:
         space: Between variability and states.
         predictor: Draws innovations of blocks; None: they are Gaussian.
-        projector: Draws details, or says their mean.
+        projector: Draws details, or says their mean; None: a regression alone says it.
         climatology: (12, K, Y, X) means of the training months by calendar month, of the K relative variables.
-        unresolved: (12, P, V, Y, X) float16, what a projector that draws nothing leaves of the innovations of P
-            training months, by calendar month; P is zero where the projector draws.
+        unresolved: (12, P, V, Y, X) float16, what is left of the innovations of P training months, by calendar month,
+            where no projector draws; P is zero where one does.
         seed: Of the run.
         number: Which realisation it gives.
     """
@@ -271,7 +272,7 @@ class Atlas(Wrapper):
         bases: Sequence[Emulator],
         space: StateSpace,
         predictor: Part | None,
-        projector: Part,
+        projector: Part | None,
         climatology: NDArray[np.float32],
         seed: int,
         number: int = 0,
@@ -382,8 +383,10 @@ class Atlas(Wrapper):
         else:
             drawn = self.predictor.draw(space.block_frames(live.past, setting), noise, source)
         blocks = space.next_blocks(live.past, drawn)
-        noise = AddressedNoise(self.seed, live.numbers, [[address + 1]] * count, (1, *live.state.shape[1:]))
-        drawn = self.projector.draw(space.detail_frames(live.state, blocks, setting), noise)
+        drawn = torch.zeros_like(live.state)
+        if self.projector is not None:
+            noise = AddressedNoise(self.seed, live.numbers, [[address + 1]] * count, (1, *live.state.shape[1:]))
+            drawn = self.projector.draw(space.detail_frames(live.state, blocks, setting), noise)
         if (pool := self.unresolved[month]).size:
             keys = (np.random.SeedSequence(self.seed, spawn_key=(n, address + 1)) for n in live.numbers)
             chosen = [int(np.random.default_rng(key).integers(len(pool))) for key in keys]
@@ -420,7 +423,8 @@ class Atlas(Wrapper):
     @property
     def parts(self) -> dict[str, Part]:
         """Its networks by name."""
-        return ({PREDICTOR: self.predictor} if self.predictor else {}) | {PROJECTOR: self.projector}
+        every = {PREDICTOR: self.predictor, PROJECTOR: self.projector}
+        return {name: part for name, part in every.items() if part}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -438,6 +442,11 @@ class Atlas(Wrapper):
                     f"model.{name} is out of range", found=str(options[name]), expected=f"{least} or more"
                 )
         check_blocks(archive.grid.shape, options["block"], len(archive.variables))
+
+    @classmethod
+    def check_training(cls, archive: Archive, spans: Sequence[Span], **options: Any) -> None:
+        """Refuse spans that do not tell variability from forced change; arguments as for `fit`."""
+        usable_spans(archive, spans, options["smooth"])
 
     @classmethod
     def fit(
@@ -469,8 +478,8 @@ class Atlas(Wrapper):
             block: Rows and columns of the cells that are predicted together.
             history: Months whose blocks the next ones are drawn from.
             memory: Months whose mean they are drawn from as well; 0: none.
-            learned: Whether a predictor is trained. Without it the innovations of blocks are Gaussian, and nothing that
-                says how it is trained is used: what its training is to be compared with.
+            learned: Whether predictor and projector are trained. Without them regressions say what is known of the next
+                month, innovations of blocks are Gaussian, and those of details are drawn from training months.
 
         Raises:
             RecipeError: A value outside its range, or nobody trains the networks.
@@ -490,8 +499,10 @@ class Atlas(Wrapper):
             history=history,
             memory=memory,
         )
-        predictor = train(PREDICTOR, RowSampler(series, PREDICTOR), archive.variables) if learned else None
-        projector = train(PROJECTOR, RowSampler(series, PROJECTOR), archive.variables)
+        predictor, projector = (
+            train(part, RowSampler(series, part), archive.variables) if learned else None
+            for part in (PREDICTOR, PROJECTOR)
+        )
         space = calibrated(series, predictor, projector, seed, train.reporter)
         left = unresolved(series, projector)
         return cls(archive.domain, bases, space, predictor, projector, climatology, seed, unresolved=left)
@@ -518,9 +529,10 @@ class Atlas(Wrapper):
         rows, columns = domain.grid.shape
         coarse, count = (rows // space.size, columns // space.size), len(domain.variables)
         try:
-            learned = meta.get(PREDICTOR)
-            predictor = Part.from_plain(learned, part(PREDICTOR), count, coarse) if learned else None
-            projector = Part.from_plain(meta[PROJECTOR], part(PROJECTOR), count, domain.grid.shape)
+            predictor, projector = (
+                Part.from_plain(meta[name], part(name), count, grid) if meta.get(name) else None
+                for name, grid in ((PREDICTOR, coarse), (PROJECTOR, domain.grid.shape))
+            )
         except RecipeError as e:
             raise ValueError(f"{e.what}: {e.found or e.expected}") from e
         seed, number = int(meta["seed"]), int(meta["number"])
@@ -534,30 +546,36 @@ def no_fields(space: StateSpace) -> NDArray[np.float16]:
     return np.zeros((12, 0, *space.detail_innovation.shape), np.float16)
 
 
-def unresolved(series: StateSeries, projector: Part) -> NDArray[np.float16]:
-    """(12, P, V, Y, X): what a projector that draws nothing leaves of the innovations of training months.
+def unresolved(series: StateSeries, projector: Part | None) -> NDArray[np.float16]:
+    """(12, P, V, Y, X): what regression and projector leave of the details of training months, where none is drawn.
 
     A mean lacks the variance that it cannot know. What is left of whole fields has the patterns of the smallest scales,
-    and of all variables together; P is at most `POOL`, of months that are spread over the runs.
+    and of all variables together. P is at most `POOL`, of months that are spread over the runs. A calendar month with
+    fewer has some of them several times. One that never has enough of its run before it has those of the nearest.
     """
     space = series.space
-    if OBJECTIVES.load(projector.objective).draws:
+    if projector is not None and OBJECTIVES.load(projector.objective).draws:
         return no_fields(space)
     by_month = [series.rows[series.month[series.rows] == m] for m in range(12)]
-    most = min(POOL, *(len(rows) for rows in by_month))
+    there = np.flatnonzero([len(rows) for rows in by_month])
+    most = min(POOL, max(len(rows) for rows in by_month))
     out = np.empty((12, most, *space.detail_innovation.shape), np.float16)
     sampler = RowSampler(series, PROJECTOR)
     with torch.inference_mode(), matmul_precision("fp32"):
-        for m, rows in enumerate(by_month):
+        for m in range(12):
+            rows = by_month[there[np.abs((there - m + 6) % 12 - 6).argmin()]]
             chosen = rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
             sample = sampler.batch(chosen.tolist())
-            noise = AddressedNoise(0, [0] * most, [[0]] * most, (1, *sample.targets.shape[2:]))
-            out[m] = (sample.targets[:, 0] - projector.draw(sample.frames, noise)).numpy()
+            left = sample.targets[:, 0]
+            if projector is not None:
+                noise = AddressedNoise(0, [0] * most, [[0]] * most, (1, *left.shape[1:]))
+                left = left - projector.draw(sample.frames, noise)
+            out[m] = left.numpy()
     return out
 
 
 def calibrated(
-    series: StateSeries, predictor: Part | None, projector: Part, seed: int, reporter: Reporter
+    series: StateSeries, predictor: Part | None, projector: Part | None, seed: int, reporter: Reporter
 ) -> StateSpace:
     """The statistics with innovations scaled so that those that are drawn vary as much as those of training runs.
 
@@ -568,14 +586,16 @@ def calibrated(
         series: Training months, of which every nth is drawn: `CALIBRATION` of them where there are so many, up to twice
             as many at most.
         predictor: Draws blocks; None: nothing is to be scaled.
-        projector: Draws details, or says their mean, which is not scaled.
+        projector: Draws details, or says their mean, which is not scaled; None likewise.
         seed: Of the draws.
         reporter: Shows the progress.
     """
     space, rows = series.space, series.rows[:: max(len(series.rows) // CALIBRATION, 1)]
     drawing = [(predictor, PREDICTOR)] if predictor else []
-    if OBJECTIVES.load(projector.objective).draws:
+    if projector is not None and OBJECTIVES.load(projector.objective).draws:
         drawing.append((projector, PROJECTOR))
+    if not drawing:
+        return space
     scale = torch.from_numpy(space.detail_innovation)
     sizes, months = {}, len(rows) * len(drawing)
     with (

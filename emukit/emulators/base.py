@@ -209,6 +209,10 @@ class Emulator(ABC):
             ProtocolError: A forcing that the emulator needs is missing, or has another shape.
         """
 
+    def predict_own(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
+        """`predict_fields` of the cells that the scenario holds, (T, V, y, x)."""
+        return self.predict_fields(scenario, start, stop)
+
     def explain(self, scenario: Scenario, start: int, stop: int) -> Explanation | None:
         """What the forced response of steps [start, stop) is made of; None of one that does not know."""
         return None
@@ -419,7 +423,7 @@ def temperature_position(archive: Archive, setting: str) -> int:
     """Where the near-surface temperature is on the V axis, for a setting that cannot do without.
 
     Raises:
-        RecipeError: There is none.
+        RecipeError: No target of the data card is the near-surface temperature.
     """
     position = archive.domain.temperature
     if position is None:

@@ -98,10 +98,10 @@ def seasonal_sums(archive: Archive, spans: Sequence[Span]) -> tuple[NDArray[np.f
     """Sums of all members' targets by season.
 
     Returns:
-        (G, V, Y, X) sums in float64 and the (G,) number of fields in each, for the G groups of `TimeAxis.season`.
+        (G, V, y, x) sums in float64 and the (G,) number of fields in each, for the G groups of `TimeAxis.season`.
     """
     groups = archive.time.seasons
-    total = np.zeros((groups, len(archive.variables), *archive.grid.shape))
+    total = np.zeros((groups, len(archive.variables), *archive.cells))
     count = np.zeros(groups, np.int64)
     for span in spans:
         scenario = archive[span.scenario]

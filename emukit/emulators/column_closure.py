@@ -177,7 +177,7 @@ def noise_fields(generator: np.random.Generator, number: int, grid: tuple[int, i
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class RunSeries:
     """A member of a training span, for the loop.
 
     Attributes:
@@ -413,7 +413,7 @@ def _told(month: NDArray[np.int64], warmth: NDArray[np.float64], usual: float) -
 
 def _training_runs(
     archive: Archive, split: Split, base: Emulator, warm: int, wet: int, months: int
-) -> tuple[float, list[Run]]:
+) -> tuple[float, list[RunSeries]]:
     """The global mean temperature of the base over the training months, and the members of spans long enough."""
     said, usual, count = {}, 0.0, 0
     for span in split.train:
@@ -437,7 +437,7 @@ def _training_runs(
         part = slice(first - base.first_month, span.stop - base.first_month)
         for member in span.members:
             truth = scenario.truth(member, first, span.stop)
-            runs.append(Run(truth[:, warm] - fields[part, warm], truth[:, wet], fields[part, wet], told[part]))
+            runs.append(RunSeries(truth[:, warm] - fields[part, warm], truth[:, wet], fields[part, wet], told[part]))
     if not runs:
         raise ProtocolError(
             "no training span is long enough for a rollout",
@@ -450,7 +450,7 @@ def _training_runs(
 
 def _train(
     columns: Columns,
-    series: Sequence[Run],
+    series: Sequence[RunSeries],
     rounds: int,
     months: int,
     runs: int,

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.archive import Scenario
-from emukit.data.daily_archive import StoredForcing
+from emukit.data.daily_archive import SteppedForcing, StoredForcing
 from emukit.data.grid import Grid, weighted_mean
 from emukit.errors import ProtocolError, RecipeError
 
@@ -59,9 +59,9 @@ def feature(name: str, scenario: Scenario, grid: Grid) -> NDArray[np.float64]:
     held = scenario.forcings[match["forcing"]]
     if region is not None:
         weights = grid.weights * _inside(region, grid)
-        values = _area_mean(held, weights / weights.sum())
+        values = _area_mean(scenario, held, weights / weights.sum())
     else:
-        values = _area_mean(held, grid.weights) if held.ndim == 3 else held.astype(np.float64)
+        values = _area_mean(scenario, held, grid.weights) if held.ndim == 3 else held.astype(np.float64)
     if match["log"]:
         if not (values > 0).all():
             raise ProtocolError(
@@ -73,9 +73,11 @@ def feature(name: str, scenario: Scenario, grid: Grid) -> NDArray[np.float64]:
     return exponential_memory(values, float(years), scenario.time.per_year) if years else values
 
 
-def _area_mean(held: NDArray[np.floating], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    # Maps on disk are read once, and not spread over the days.
-    return held.area_mean(weights) if isinstance(held, StoredForcing) else weighted_mean(held, weights)
+def _area_mean(scenario: Scenario, held: NDArray[np.floating], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    # Maps of months are averaged once, and not on each of their days; those on disk are read once.
+    if isinstance(held, SteppedForcing | StoredForcing):
+        return held.area_mean(weights)
+    return scenario.share.sum(weighted_mean(held, scenario.share.own(weights)))
 
 
 def check_feature(name: str, scenario: Scenario, grid: Grid) -> re.Match[str]:

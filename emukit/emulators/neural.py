@@ -26,7 +26,7 @@ from emukit.models.precision import matmul_precision
 from emukit.models.registry import CONTEXT, NETWORKS, build_network
 from emukit.objectives.base import AddressedNoise, Objective
 from emukit.objectives.registry import OBJECTIVES, REGRESSION
-from emukit.sphere import WHOLE, Sphere
+from emukit.sphere import WHOLE, Sphere, part_shape
 
 # Target months computed at once: enough to keep two cores busy, few enough that a 353 M-parameter network fits 8 GB.
 BLOCK_MONTHS = 60
@@ -108,12 +108,31 @@ class NeuralEmulator(Emulator):
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X) float32; within the bounds, except for a residual."""
+        own = self._predicted(scenario, start, stop)
+        if not self.sphere.divided:
+            return own
+        out = np.empty((*own.shape[:2], *self.grid.shape), np.float32)
+        with torch.inference_mode():
+            for first in range(0, len(own), BLOCK_MONTHS):
+                block = slice(first, first + BLOCK_MONTHS)
+                out[block] = self.sphere.gather(torch.from_numpy(own[block]).to(self.device)).cpu().numpy()
+        return out
+
+    def predict_own(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
+        """(T, V, y, x): of a globe that is divided and read so, what this process computes."""
+        if self.sphere.divided and scenario.share.divided:
+            return self._predicted(scenario, start, stop)
+        return scenario.share.own(self.predict_fields(scenario, start, stop))
+
+    def _predicted(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
+        """(T, V, y, x) of the cells that the network computes here."""
         window, time = self.encoder.settings.window, scenario.time
         part = self.sphere.part(self.grid.shape)
-        encoded = self._encode(scenario)
+        encoded, normalizer = self._encode(scenario), self.normalizer.own(part, self.grid.shape)
         training = self.network.training
         self.network.eval()
-        out = np.empty((stop - start, len(self.variables), *self.grid.shape), np.float32)
+        cells = part_shape(part, self.grid.shape)
+        out = np.empty((stop - start, len(self.variables), *cells), np.float32)
         try:
             # Predictions are float32, whatever training was: a score must not depend on where it is computed.
             with torch.inference_mode(), matmul_precision("fp32"):
@@ -121,12 +140,11 @@ class NeuralEmulator(Emulator):
                     last = min(first + BLOCK_MONTHS, stop)
                     positions = window.frames(first, last - first, len(scenario), time)
                     frames = self.encoder.gather(encoded, torch.from_numpy(positions).to(self.device))[None]
-                    shape = (last - first, *out.shape[1:])
+                    shape = (last - first, len(self.variables), *self.grid.shape)
                     noise = AddressedNoise(self.seed, [self.number], [positions.tolist()], shape, part)
                     fields = self._objective.predict(self.network, frames, noise)[0]
-                    fields = self.sphere.gather(fields)
                     season = time.season[first:last]
-                    out[first - start : last - start] = self.normalizer.inverse(fields.float().cpu().numpy(), season)
+                    out[first - start : last - start] = normalizer.inverse(fields.float().cpu().numpy(), season)
         finally:
             self.network.train(training)
         if not self.residual:

@@ -146,7 +146,7 @@ EMULATORS: Registry[EmulatorEntry] = Registry(
         ),
         "atlas": EmulatorEntry(
             "emukit.emulators.atlas:Atlas",
-            "an emulator, with variability that networks draw month by month; realisations of any length",
+            "an emulator, with variability drawn month by month, by regressions or networks; of any length",
             made_as="wrapper",
             takes_seed=True,
         ),

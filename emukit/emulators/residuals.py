@@ -111,7 +111,7 @@ def usable_spans(archive: Archive, spans: Sequence[Span], smooth: int) -> list[S
     """Spans that tell weather from forced change.
 
     Raises:
-        ProtocolError: There is none.
+        ProtocolError: No span does.
     """
     usable = [s for s in spans if _weight(len(s) // 12, smooth) / len(s.members) <= MOST_WEIGHT]
     if not usable:

@@ -31,7 +31,7 @@ from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.grid import Grid
 from emukit.data.split import Span, Split
 from emukit.emulators.base import Emulator, refuse_unused
-from emukit.emulators.features import feature
+from emukit.emulators.features import feature, forcing_of
 from emukit.emulators.residuals import Residuals, climatology_of, training_residuals, usable_spans
 from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import ProtocolError, RecipeError
@@ -254,6 +254,33 @@ class Sampled(Wrapper):
             )
 
     @classmethod
+    def check_training(cls, archive: Archive, spans: Sequence[Span], **options: Any) -> None:
+        """Refuse spans without weather or blocks, and series by which no block differs; arguments as for `fit`."""
+        usable = usable_spans(archive, spans, options["smooth"])
+        if options["weather"] == "eof":
+            return
+        longest, years = max(map(len, usable)), options["years"]
+        # A block begins in the calendar month in which a scenario's last ends: up to eleven months into a run.
+        if longest < 12 * years + 11:
+            raise ProtocolError(
+                f"the training months hold no block of {years} years from any calendar month",
+                found=f"runs of {longest} months at most",
+                expected=f"at least {12 * years + 11}",
+                hint=f"--set model.years={max((longest - 11) // 12, 1)}",
+            )
+        names = options["alike"]
+        series = _forcings(archive, usable, names) if names else np.zeros((1, 0), np.float32)
+        for name, least, most in zip(names, series.min(0), series.max(0), strict=True):
+            # Of a passage from 0 to 1 less than a hundredth is none.
+            if most - least <= (0.0 if forcing_of(name) else 0.01):
+                raise RecipeError(
+                    f"model.alike names {name}, by which no training block differs from another",
+                    found=f"from {least:.4g} to {most:.4g} in the training {archive.time.unit}s",
+                    expected="a series that changes there",
+                    hint="leave it out, or name another",
+                )
+
+    @classmethod
     def forcings_read(cls, options: Mapping[str, Any]) -> dict[str, Sequence[str]]:
         """`alike`."""
         return {"alike": options["alike"]}
@@ -341,20 +368,12 @@ class Sampled(Wrapper):
                 expected="additive-gp, as this version of emukit saves it",
                 hint="--set model.uncertain=false",
             )
+        cls.check_training(archive, split.train, weather=weather, smooth=smooth, years=years, alike=alike)
         residuals = training_residuals(archive, split.train, smooth)
         climatology = relative_climatology(archive, split)
         if weather == "eof":
             made = Modes.fit(residuals, archive.grid, archive.domain.relative, modes=modes, seed=seed)
             return cls(archive.domain, bases, made, climatology, uncertain=uncertain)
-        longest = max(rows.stop - rows.start for rows in residuals.runs)
-        # A block begins in the calendar month in which a scenario's last ends: up to eleven months into a run.
-        if longest < 12 * years + 11:
-            raise ProtocolError(
-                f"the training months hold no block of {years} years from any calendar month",
-                found=f"runs of {longest} months at most",
-                expected=f"at least {12 * years + 11}",
-                hint=f"--set model.years={max((longest - 11) // 12, 1)}",
-            )
         forcings = _forcings(archive, usable_spans(archive, split.train, smooth), alike) if alike else None
         blocks = YearBlocks(residuals, years, similar, seed, alike, forcings)
         return cls(archive.domain, bases, blocks, climatology, uncertain=uncertain)

@@ -86,6 +86,21 @@ class Wrapper(Emulator):
         return archive
 
     @classmethod
+    def check_training(cls, archive: Archive, spans: Sequence[Span], **options: Any) -> None:
+        """Refuse training spans that `fit` would refuse, before the bases are trained.
+
+        Args:
+            archive: The data.
+            spans: Training spans.
+            options: Those of `fit`.
+
+        Raises:
+            ProtocolError: They do not tell what is to be learned.
+            RecipeError: They leave an option without effect.
+        """
+        return
+
+    @classmethod
     def needs_error(cls, **options: Any) -> bool:
         """Whether its bases must know how far off their forced response may be (`Emulator.knows_error`).
 

@@ -38,7 +38,7 @@ class Section:
 
 
 @dataclass(frozen=True, eq=False)
-class Axis:
+class FigureAxis:
     """What an axis of all panels is.
 
     Attributes:
@@ -52,7 +52,7 @@ class Axis:
     ticks: dict[float, str] | None = None
 
 
-def draw_hovmoeller(sections: Sequence[Section], time: Axis, along: Axis, title: str) -> Figure:
+def draw_hovmoeller(sections: Sequence[Section], time: FigureAxis, along: FigureAxis, title: str) -> Figure:
     """A row for each variable: the panels side by side, and their difference.
 
     Args:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.grid import Grid
-from emukit.metrics.limit import Ceiling, ceilings_of
+from emukit.metrics.limit import Ceiling, Total, ceilings_of
 from emukit.metrics.moments import Field, Moments, Term
 
 Better = Literal["lower", "higher", "neither"]
@@ -350,7 +350,11 @@ class Competition:
         return float(value) if value.ndim == 0 else value
 
     def limit(
-        self, runs: Sequence[NDArray[np.floating]] | NDArray[np.floating], weights: Any, variables: Sequence[str]
+        self,
+        runs: Sequence[NDArray[np.floating]] | NDArray[np.floating],
+        weights: Any,
+        variables: Sequence[str],
+        total: Total = np.asarray,
     ) -> Score | None:
         """What a perfect emulator scores against one run, as `emukit.metrics.limit` estimates it.
 
@@ -358,6 +362,7 @@ class Competition:
             runs: M runs, at least two, each (T, V, Y, X) in physical units.
             weights: (Y, X) area weights; any positive multiple gives the same score.
             variables: Names along the V axis.
+            total: As `emukit.metrics.limit.ceilings_of` takes it.
 
         Returns:
             The numbers that have a ceiling; None where the score needs another.
@@ -369,7 +374,7 @@ class Competition:
         numbers: dict[str, float] = {}
         for variable, place in places.items():
             own = [m for m in self.metrics if m.variable == variable and m.ceiling]
-            means = ceilings_of(runs, weights, place, [m.ceiling for m in own if m.ceiling])
+            means = ceilings_of(runs, weights, place, [m.ceiling for m in own if m.ceiling], total)
             numbers |= {m.key: value for m, value in zip(own, means, strict=True)}
         ordered = {key: numbers[key] for key in self.keys if key in numbers}
         score = Score(self, ordered, len(runs[0]))

@@ -24,11 +24,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
 from statistics import fmean
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+# From sums over some cells to those over all.
+Total = Callable[[Any], Array]
 
 # 16 MB in float64.
 BLOCK_VALUES = 2_000_000
@@ -116,6 +119,7 @@ def ceilings_of(
     weights: NDArray[np.floating],
     place: int,
     ceilings: Sequence[Ceiling],
+    total: Total = np.asarray,
 ) -> list[float]:
     """Ceilings of one variable.
 
@@ -124,6 +128,7 @@ def ceilings_of(
         weights: (Y, X) area weights; any positive multiple gives the same.
         place: Of the variable along the V axis.
         ceilings: What is estimated.
+        total: From sums over the cells that are given to sums over all cells, where others have the rest.
 
     Raises:
         ValueError: There are fewer than two runs, or no months.
@@ -132,7 +137,7 @@ def ceilings_of(
         raise ValueError(f"a limit needs two runs and a month, not {len(runs)} and {len(runs[0]) if len(runs) else 0}")
     if not ceilings:
         return []
-    w = np.asarray(weights, np.float64) / np.sum(weights, dtype=np.float64)
+    w = np.asarray(weights, np.float64) / total(np.sum(weights, dtype=np.float64))
     months, _, rows, columns = runs[0].shape
     # Cells are apart until the end: a few rows of them at a time need little more memory than the runs themselves.
     step = max(1, BLOCK_VALUES // (len(runs) * months * columns))
@@ -141,6 +146,7 @@ def ceilings_of(
     for y in range(0, rows, step):
         some = Runs(np.stack([r[:, place, y : y + step].astype(np.float64) for r in runs]))
         blocks.append(np.stack([cells(some) for cells in kinds]))
-    means = {kind: (own * w).sum((1, 2)) for kind, own in zip(kinds, np.concatenate(blocks, axis=2), strict=True)}
+    sums = total(np.stack([(own * w).sum((1, 2)) for own in np.concatenate(blocks, axis=2)]))
+    means = dict(zip(kinds, sums, strict=True))
     each = [zip(*(means[cells] for cells in ceiling.cells), strict=True) for ceiling in ceilings]
     return [fmean(ceiling.of_means(*of_pair) for of_pair in of) for ceiling, of in zip(ceilings, each, strict=True)]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from emukit.models.heads import VariableHead, downsampled_grids
-from emukit.models.layers import GlobeConv2d, LevelEmbedding, Poles, asked, check_sizes
+from emukit.models.layers import GlobeConv2d, LevelEmbedding, Poles, asked, check_sizes, faint
 from emukit.models.unet import Pyramid, ResidualBlock
 from emukit.sphere import OnSphere
 
@@ -64,7 +64,7 @@ class DenoisingUNet(OnSphere):
         self.place = nn.Parameter(torch.zeros(width, *grid)) if local else None
         self.level = LevelEmbedding(hidden)
         self.pyramid = Pyramid(width, depth, state=hidden, dropout=dropout, poles=poles)
-        self.heads = nn.ModuleList(VariableHead(width, 0, grid, local=local) for _ in range(variables))
+        self.heads = faint(nn.ModuleList(VariableHead(width, 0, grid, local=local) for _ in range(variables)))
 
     def forward(self, frames: Tensor, noisy: Tensor | None = None, level: Tensor | None = None) -> Tensor:
         """(S, L+H-1, C, Y, X), and with noise (S, L, V, Y, X) and (S, L) -> (S, L, V, Y, X)."""

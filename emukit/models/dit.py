@@ -1,8 +1,9 @@
 """A diffusion transformer: patches that attend to the whole globe, told of the level of noise by their norms.
 
 Invariant: a target month is a function of its own window, its own noisy field and its level alone. Blocks begin as the
-identity (adaLN-Zero). Rotary positions make whole numbers of turns round the circle of longitude; without weights of
-each patch (`local`) the answer rolls with the input by whole patches where they divide the circle.
+identity (adaLN-Zero), and answers close to zero. Rotary positions make whole numbers of turns round the circle of
+longitude; without weights of each patch (`local`) the answer rolls with the input by whole patches where they divide
+the circle.
 
 Peebles and Xie 2023 (arXiv:2212.09748), with `emukit.models.attention` for positions.
 """
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from emukit.models.attention import FeedForward, SpaceAttention, Turn, patch_centres, space_turn
-from emukit.models.layers import MOST_BLOCKS, LevelEmbedding, asked, check_sizes, modulated
+from emukit.models.layers import MOST_BLOCKS, LevelEmbedding, asked, check_sizes, faint, modulated
 from emukit.models.transformer import PatchHead, tiling
 from emukit.sphere import OnSphere
 
@@ -105,9 +106,8 @@ class DiT(OnSphere):
         self.modulation = nn.Linear(dim, 2 * dim)
         nn.init.zeros_(self.modulation.weight)
         nn.init.zeros_(self.modulation.bias)
-        self.heads = nn.ModuleList(
-            PatchHead(dim, grid, self.patch) if local else _SharedHead(dim, grid, self.patch) for _ in range(variables)
-        )
+        kind = PatchHead if local else _SharedHead
+        self.heads = faint(nn.ModuleList(kind(dim, grid, self.patch) for _ in range(variables)))
 
     def forward(self, frames: Tensor, noisy: Tensor | None = None, level: Tensor | None = None) -> Tensor:
         """(S, L+H-1, C, Y, X), and with noise (S, L, V, Y, X) and (S, L) -> (S, L, V, Y, X)."""

@@ -21,7 +21,7 @@ from emukit.models.layers import check_sizes, normalised_convolution
 DEEPEST = 16
 
 
-class ResidualBlock(nn.Module):
+class BatchNormResidualBlock(nn.Module):
     """Two convolutions next to a skip, all at full resolution, (B, C, Y, X) -> (B, out, Y, X)."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -43,7 +43,7 @@ class ResidualBlock(nn.Module):
 class SimpleCNN(nn.Module):
     """Forcing frames to climate, (S, L+H-1, C, Y, X) -> (S, L, V, Y, X)."""
 
-    BLOCKS: ClassVar[tuple[type[nn.Module], ...]] = (ResidualBlock,)
+    BLOCKS: ClassVar[tuple[type[nn.Module], ...]] = (BatchNormResidualBlock,)
     DIVIDES: ClassVar[bool | str] = True
 
     def __init__(
@@ -78,7 +78,7 @@ class SimpleCNN(nn.Module):
         widths = [width * 2**i for i in range(depth)]
         widths.append(widths[-1])
         self.stem = nn.Sequential(*normalised_convolution(history * in_channels, width), nn.ReLU())
-        self.blocks = nn.Sequential(*(ResidualBlock(a, b) for a, b in pairwise(widths)))
+        self.blocks = nn.Sequential(*(BatchNormResidualBlock(a, b) for a, b in pairwise(widths)))
         self.head = nn.Sequential(
             nn.Dropout2d(dropout),
             *normalised_convolution(widths[-1], max(widths[-1] // 2, 1)),

@@ -69,6 +69,23 @@ class Schedule:
         """Weight of the Brownian motion; its derivative is minus `noise`."""
         return self.noise * (1 - t)
 
+    def of_gaussian(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The drift to a target of unit variance that nothing is known of.
+
+        Args:
+            t: From 0 to 1.
+
+        Returns:
+            The deviation of the path about a x0, the factor of that difference in the drift, which takes away x0, and
+            the deviation of what this leaves of the drift of a single path.
+        """
+        power = 1 if self.target == "linear" else 2
+        # Variance of b x1 + s W and its covariance with b' x1 + s' W, both divided by t, which may be zero.
+        variance = t ** (2 * power - 1) + self.noise**2 * (1 - t) ** 2
+        covariance = power * t ** (2 * power - 2) - self.noise**2 * (1 - t)
+        left = self.b_slope(t) ** 2 + self.noise**2 * t - t * covariance**2 / variance
+        return (t * variance).sqrt(), covariance / variance, left.clamp(min=0.0).sqrt()
+
     def corrected(self, drift: Drift, source: Tensor, diffusion: Diffusivity) -> Drift:
         """The drift that gives the same fields at every time with another diffusion, 0 < t < 1.
 
@@ -156,6 +173,7 @@ class Interpolant(Objective):
         solver: Literal["roberts", "euler"] = "roberts",
         steps: int = 10,
         diffusion: float = 1.0,
+        gaussian: bool = False,
     ) -> None:
         """Set it up.
 
@@ -167,6 +185,9 @@ class Interpolant(Objective):
             steps: From the source to the target.
             diffusion: Of the solver, in units of the path's own; the drift is corrected by the score. Only ``euler``
                 takes another than 1: the score has no value at the end, where ``roberts`` asks for it.
+            gaussian: The network learns what differs from the drift to a target of unit variance that neither source
+                nor frames say anything of. One that has learned nothing then draws such a target, as with the
+                preconditioning of ``diffusion``; otherwise it has to learn this drift too.
 
         Raises:
             RecipeError: A value out of its range.
@@ -184,7 +205,7 @@ class Interpolant(Objective):
                 hint="--set objective.solver=euler",
             )
         self.schedule = Schedule(target, noise)
-        self.solver, self.steps, self.diffusion = solver, steps, diffusion
+        self.solver, self.steps, self.diffusion, self.gaussian = solver, steps, diffusion, gaussian
 
     def loss(
         self, forward: Forward, sample: Sample, *, ramp: float = 1.0, mean: Mean = local_mean
@@ -230,6 +251,11 @@ class Interpolant(Objective):
             times: (S, L).
         """
         t, path = times[..., None, None, None], self.schedule
+        if self.gaussian:
+            apart = along - path.a(t) * source
+            deviation, factor, left = path.of_gaussian(t)
+            said = forward(frames, apart / deviation.clamp(min=1e-6), times)
+            return -source + factor * apart + left * said
         variance = path.a(t) ** 2 + path.b(t) ** 2 + (path.noise * (1 - t)) ** 2 * t
         said = forward(frames, along * variance.rsqrt(), times)
         return -source + (path.b_slope(t) ** 2 + path.noise**2 * t).sqrt() * said

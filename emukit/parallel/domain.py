@@ -150,11 +150,23 @@ class DividedSphere(Sphere):
         whole = (*shape[:-2], self.bounds(columns)[-1][1], columns)
         return self.own(torch.randn(whole, dtype=like.dtype, device=like.device))
 
-    def gather(self, fields: Tensor) -> Tensor:
-        """All cells, on every process."""
+    def gather(self, fields: Tensor, *, at_first: bool = False) -> Tensor:
+        """All cells, on every process, or on the first alone; the others then get none."""
         rows, columns = self.whole_grid(fields)
-        tall = self._take(fields, self.bounds(columns), [(0, rows)] * len(self._down.members), self._down)
-        return self._take(tall, self._column_bounds(columns), [(0, columns)] * self.across, self._round)
+        everyone, none = not at_first, (0, 0)
+        tall = self._take(
+            fields,
+            self.bounds(columns),
+            [(0, rows) if everyone or place == 0 else none for place in range(len(self._down.members))],
+            self._down,
+        )
+        joined = everyone or self._down.own == 0
+        return self._take(
+            tall,
+            self._column_bounds(columns),
+            [(0, columns) if joined and (everyone or place == 0) else none for place in range(self.across)],
+            self._round,
+        )
 
     def pad(self, fields: Tensor, width: int, edges: Edges = "reflect") -> Tensor:
         """As for one process, of this process's cells: (..., own Y + 2 width, own X + 2 width)."""

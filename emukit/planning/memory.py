@@ -38,6 +38,9 @@ TRIED = (2, 4, 8, 16, 32, 64)
 R = TypeVar("R", bound=Recipe)
 N = TypeVar("N", bound=NetworkRecipe)
 
+# What steps cost, by all that decides it: copies, folds and seeds of a recipe are measured once in a process.
+_MEASURED: dict[tuple[object, ...], Footprint] = {}
+
 # An automatic batch leaves an epoch this many steps at least: fewer, larger ones learn less in the same time.
 FEWEST_STEPS = 8
 
@@ -190,8 +193,23 @@ def measure_for(recipe: NetworkRecipe, network: nn.Module, frame: tuple[int, int
     """
     training, history = recipe.training, recipe.inputs.window.history
     wide = (recipe.network_channels(frame[0]), *frame[1:])
-    footprint = measure(network, wide, history, training.segments.length, training.precision)
-    return footprint.times(recipe.objective.build(None).passes)
+    objective, precision = recipe.objective.build(None), training.precision
+    # Each step of a trajectory is a pass of its own.
+    length = 1 if objective.trajectory else training.segments.length
+    weights = tuple(p.shape for p in network.parameters())
+    key = (
+        type(network),
+        recipe.model.model_dump_json(),
+        weights,
+        next(network.parameters()).device,
+        wide,
+        history,
+        length,
+        precision,
+    )
+    if key not in _MEASURED:
+        _MEASURED[key] = measure(network, wide, history, length, precision)
+    return _MEASURED[key].times(objective.passes, objective.kept)
 
 
 def build_for(recipe: NetworkRecipe, archive: Archive, channels: int) -> nn.Module:

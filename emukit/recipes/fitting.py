@@ -22,10 +22,18 @@ from emukit.emulators.forcing_space import ForcingSpace
 from emukit.emulators.registry import EMULATORS
 from emukit.errors import EmukitError, ProtocolError, RecipeError
 from emukit.losses.registry import LOSSES
+from emukit.models.registry import NETWORKS, asks
 from emukit.progress import Reporter
 from emukit.recipes.catalogue import own_names
 from emukit.recipes.load import load_recipe
-from emukit.recipes.schema import NetworkRecipe, Recipe, TargetsSettings, WrapperRecipe, networks_of, recipe_class
+from emukit.recipes.schema import (
+    NetworkRecipe,
+    Recipe,
+    TargetsSettings,
+    WrapperRecipe,
+    networks_of,
+    recipe_class,
+)
 from emukit.training.settings import LossSettings
 
 R = TypeVar("R", bound=Recipe)
@@ -36,7 +44,7 @@ def fit_recipe(recipe: R, archive: Archive, split: Split, reporter: Reporter) ->
     """A recipe for the variables of the data, without the forcings of shipped recipes that they lack.
 
     A recipe whose emulator does not know the steps of the data is refused first, or reads them into memory where they
-    do not fit.
+    do not fit, or computes with states that they do not hold.
 
     Args:
         recipe: What is to be trained. Lists of forcings that are those of a shipped recipe lose what is missing, as
@@ -54,6 +62,7 @@ def fit_recipe(recipe: R, archive: Archive, split: Split, reporter: Reporter) ->
         if not isinstance(leaf, NetworkRecipe):
             EMULATORS[leaf.emulator].load().check_steps(archive)
     _refuse_on_disk(recipe, archive)
+    _refuse_without_states(recipe, archive)
     recipe = fit_variables(recipe, archive, reporter)
     spans = [*split.train, *(s for spans in split.scored.values() for s in spans)]
     scenarios = tuple(dict.fromkeys(s.scenario for s in spans))
@@ -89,9 +98,24 @@ def _refuse_on_disk(recipe: Recipe, archive: Archive) -> None:
         raise ProtocolError(
             f"{recipe.emulator} trains in memory, into which the data do not fit",
             found=f"{archive.source}, {archive.grid.shape[0]} x {archive.grid.shape[1]} cells",
-            expected="an emulator that is fitted a year at a time: typical-year, delta-change, climx-lps, climatology",
+            expected="an emulator that is fitted a year at a time: typical-year, delta-change, linear, climx-lps, "
+            "climatology",
             hint="one of these, coarser data (the lite files of ClimX), or a machine with more memory",
         )
+
+
+def _refuse_without_states(recipe: Recipe, archive: Archive) -> None:
+    """Refuse a network that computes with states where the data are no sequence of them."""
+    for network in networks_of(recipe):
+        states = network.inputs.states
+        if asks(NETWORKS.load(network.emulator)) and not set(states) & set(archive.variables):
+            wanted = f"with {', '.join(states)}" if states else "whose outputs --set inputs.states=[...] names"
+            raise ProtocolError(
+                f"{network.emulator} computes with states, and these data are no sequence of them",
+                found=f"{archive.time.unit}s of {', '.join(archive.variables)} in {archive.source}",
+                expected=f"states of the atmosphere one after the other, such as six-hourly ones, {wanted}",
+                hint="such data (docs/forecasts.md), or another network: `emukit models` lists them",
+            )
 
 
 def fit_variables(recipe: R, archive: Archive, reporter: Reporter | None = None) -> R:

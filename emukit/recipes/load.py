@@ -134,10 +134,37 @@ def load_recipe(
     source = f"{source} with --set" if changes else source
     # A whole list replaces the recipe's; a table is single settings of bases by their numbers.
     single = {} if isinstance(changes.get("bases"), list) else changes.pop("bases", {})
+    changes = _with_networks(values, changes)
     values = merge(_without_other_objectives(values, changes), changes)
+    _refuse_idle_parts(values, changes, source)
     if "bases" in values:
         values["bases"] = _load_bases(base_tables(values, source), single, source)
     return parse_recipe(_with_digests(values), source)
+
+
+def _with_networks(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """What is laid over the recipe of a generator, which trains its networks once something is said of one."""
+    model, known = over.get("model", {}), values.get("model", {})
+    said = any(part in over and part in values for part in PARTS)
+    if not said or not isinstance(model, Mapping) or "learned" in model or known.get("learned", True):
+        return dict(over)
+    return {**over, "model": {**model, "learned": True}}
+
+
+def _refuse_idle_parts(values: Mapping[str, Any], changes: Mapping[str, Any], source: str) -> None:
+    """Refuse single settings of networks that are not trained.
+
+    Raises:
+        RecipeError: There are some.
+    """
+    model, idle = values.get("model"), [part for part in PARTS if part in changes and part in values]
+    if idle and isinstance(model, Mapping) and model.get("learned") is False:
+        raise RecipeError(
+            f"{source} says how networks are trained that are not: settings of {' and '.join(idle)} would do nothing",
+            found="model.learned = false",
+            expected="model.learned = true, or no settings of networks",
+            hint="--set model.learned=true",
+        )
 
 
 def objective_path(name: str) -> str | None:
@@ -184,6 +211,7 @@ def _lay_over(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, A
     tables = over.get("loss", {})
     kept = {k: v for k, v in values.get("loss", {}).items() if not isinstance(tables, Mapping) or k not in tables}
     under = {**values, "loss": kept} if "loss" in values else values
+    over = _with_networks(under, over)
     return merge(_without_other_objectives(under, over), expand_size(over, values["emulator"]))
 
 

@@ -404,6 +404,11 @@ class GeneratorRecipe(WrapperRecipe):
     predictor: Annotated[SerializeAsAny[PartSettings], BeforeValidator(_part_settings)]
     projector: Annotated[SerializeAsAny[PartSettings], BeforeValidator(_part_settings)]
 
+    @property
+    def trains(self) -> bool:
+        """Whether its networks are trained: an option `learned` may say that they are not."""
+        return bool(self.options.get("learned", True))
+
     @model_validator(mode="after")
     def _draws_at_all(self) -> GeneratorRecipe:
         name = self.predictor.objective.name

@@ -15,7 +15,7 @@ from emukit.figures.learning import Log, draw_learning, draw_terms, has_terms
 from emukit.figures.study import MOST_VARIANTS, VariantInterval, draw_coordinates, draw_intervals
 from emukit.files import below, parse_json, sha256
 from emukit.metrics.downscaling import COLUMNS
-from emukit.report.pages.model import DownscalePage, PageEntry, Picture, ScoreLine, ScoreTable, StudyPage, identifier
+from emukit.report.pages.model import DownscalePage, PageEntry, PageTable, Picture, ScoreLine, StudyPage, identifier
 from emukit.report.run_figures import Drawn, keep_drawn, picture_size, save
 from emukit.runs.downscale_record import ERRORS, SAMPLES, DownscaleRecord
 from emukit.runs.leaderboard import RowSource
@@ -325,7 +325,7 @@ def downscale_page(about: DownscaleRecord, scratch: Path) -> DownscalePage:
     )
 
 
-def _tables(about: DownscaleRecord) -> list[ScoreTable]:
+def _tables(about: DownscaleRecord) -> list[PageTable]:
     """A table for each variable of each set: a row for each downscaler, the baselines always among them."""
     out = []
     for set_name, scores in about.scores.items():
@@ -335,5 +335,5 @@ def _tables(about: DownscaleRecord) -> list[ScoreTable]:
             rows = [ScoreLine(label, [scores[label].get(f"{variable}.{c}") for c in shown]) for label in labels]
             title = f"{variable}, {units}, {set_name}" if units else f"{variable}, {set_name}"
             heads = [COLUMNS[c] for c in shown]
-            out.append(ScoreTable(title, heads, rows, scores["gain"].get(variable), about.months(set_name)))
+            out.append(PageTable(title, heads, rows, scores["gain"].get(variable), about.months(set_name)))
     return out

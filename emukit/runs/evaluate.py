@@ -2,7 +2,8 @@
 
 Invariant: a score over several spans is the mean of the spans' scores, each of its numbers likewise; hidden months are
 never scored. Further tables, of what a competition derives from whole years, are of the same prediction and truth as
-the score, and decide nothing.
+the score, and decide nothing. Processes that share a globe, each with its own cells of truth and prediction, add up
+their sums over months; no field of a month is ever whole.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ Field = NDArray[np.float64]
 Truth = tuple[list[int], Field, Field]
 
 # What was derived last of a scenario's truth, and of an emulator's prediction, for as long as these are: a year of days
-# on the full grid of ClimX takes several seconds to read or to predict, and a command scores it and tells of it.
+# on the full grid of ClimX takes several seconds to read or to predict, and a command scores it and tells of it. A
+# network predicts something else after every step of its training: `score_emulator`, which validates, keeps nothing.
 _TRUTH: WeakKeyDictionary[Scenario, tuple[ref[Archive], Span, Truth]] = WeakKeyDictionary()
 _PREDICTION: WeakKeyDictionary[Emulator, tuple[ref[Archive], Span, Field]] = WeakKeyDictionary()
 
@@ -103,7 +105,7 @@ def evaluate(emulator: Emulator, archive: Archive, split: Split, name: str = "va
     members = score_members(emulator, archive, spans)
     # Where the protocol scores one member, its score is among them.
     (first, *rest) = {s.members[0] for s in spans}
-    score = score_emulator(emulator, archive, spans) if rest or first not in members else members[first]
+    score = score_emulator(emulator, archive, spans, keep=True) if rest or first not in members else members[first]
     texts = tuple(s.text(archive) for s in spans)
     remark = trained_on_validation(split.protocol, name, final="validation" not in split.scored)
     return Evaluation(name, texts, score, references, limit, members, remark)
@@ -137,11 +139,16 @@ def lines_beside(archive: Archive, protocol: str, spans: tuple[Span, ...]) -> tu
         "protocol": protocol,
         "spans": [[s.scenario, s.start, s.stop, list(s.members)] for s in spans],
     }
+    known = None
     with suppress(KeyError, TypeError, ValueError, AttributeError):
         kept = find_answer("references", key)
         competition, limit = competition_of(archive), kept["limit"]
         scores = {n: Score.from_dict(competition, s) for n, s in kept["references"].items()}
-        return scores, limit and Score.from_dict(competition, limit)
+        known = scores, limit and Score.from_dict(competition, limit)
+    # Processes that share a globe compute it together, unless all of them know it.
+    if archive.share.every(known is not None):
+        assert known is not None
+        return known
     references, limit = _compute_lines(archive, protocol, spans)
     answer = {n: s.as_dict() for n, s in references.items()}
     keep_answer("references", key, {"references": answer, "limit": limit and limit.as_dict()})
@@ -197,7 +204,9 @@ def scored_spans(archive: Archive, split: Split, name: str) -> tuple[Span, ...]:
     return spans
 
 
-def score_emulator(emulator: Emulator, archive: Archive, spans: tuple[Span, ...], comm: Comm | None = None) -> Score:
+def score_emulator(
+    emulator: Emulator, archive: Archive, spans: tuple[Span, ...], comm: Comm | None = None, *, keep: bool = False
+) -> Score:
     """Mean score of an emulator over spans of an archive that it fits.
 
     Args:
@@ -205,12 +214,14 @@ def score_emulator(emulator: Emulator, archive: Archive, spans: tuple[Span, ...]
         archive: Its forcings are predicted from, its targets compared with.
         spans: Months.
         comm: Processes that share the months; every one of them gets the score. None: this one alone.
+        keep: Of data on disk, keep what is derived from the last span for what is told of it next. The emulator must
+            not change as long as it is.
     """
     if comm is None or comm.world == 1:
         if archive.on_disk:
-            return mean_score([_score_by_pieces(emulator, archive, span) for span in spans])
+            return mean_score([_score_by_pieces(emulator, archive, span, keep=keep) for span in spans])
         # Spans of the same months, one after the other, are of several members: one prediction for all of them.
-        predict = lru_cache(1)(lambda name, start, stop: emulator.predict_fields(archive[name], start, stop))
+        predict = lru_cache(1)(lambda name, start, stop: emulator.predict_own(archive[name], start, stop))
         return _score(archive, spans, lambda s: predict(s.scenario, s.start, s.stop))
     # What is derived from whole years cannot be divided within one.
     if emulator.from_beginning or competition_of(archive).derive:
@@ -219,7 +230,7 @@ def score_emulator(emulator: Emulator, archive: Archive, spans: tuple[Span, ...]
 
 
 def score_members(emulator: Emulator, archive: Archive, spans: tuple[Span, ...]) -> dict[int, Score]:
-    """The score of an emulator against each member that all spans have, the mean over their months.
+    """The score of an emulator, which is trained, against each member that all spans have, the mean over their months.
 
     A score against one member holds that member's own weather; the mean over members holds a third of it.
     """
@@ -229,9 +240,9 @@ def score_members(emulator: Emulator, archive: Archive, spans: tuple[Span, ...])
     for name, start, stop in places:
         if archive.on_disk:
             for member, found in scores.items():
-                found.append(_score_by_pieces(emulator, archive, Span(name, start, stop, (member,))))
+                found.append(_score_by_pieces(emulator, archive, Span(name, start, stop, (member,)), keep=True))
             continue
-        said = emulator.predict_fields(archive[name], start, stop)
+        said = emulator.predict_own(archive[name], start, stop)
         for member, found in scores.items():
             found.append(_score(archive, (Span(name, start, stop, (member,)),), partial(_given, said)))
     return {member: mean_score(found) for member, found in scores.items()}
@@ -261,13 +272,14 @@ def span_moments(
     return competition.moments(prediction, truth)
 
 
-def _score_by_pieces(emulator: Emulator, archive: Archive, span: Span) -> Score:
+def _score_by_pieces(emulator: Emulator, archive: Archive, span: Span, *, keep: bool) -> Score:
     """Score of one span of targets on disk: a calendar year of prediction and truth is in memory at a time."""
     scenario, competition = archive[span.scenario], competition_of(archive)
     variables = scored_variables(archive)
     moments = Moments.zero((len(variables), *archive.grid.shape), tuple(competition.terms))
     if competition.derive:
-        for year in zip(*derived_fields(emulator, archive, span), strict=True):
+        predicted = _derived(emulator, archive, span) if keep else _derived_prediction(emulator, archive, span)
+        for year in zip(predicted, _truth(archive, span)[1], strict=True):
             moments += competition.moments(*(fields[None] for fields in year))
         return competition.score(moments, archive.grid.weights, variables)
     for start, stop in scenario.pieces(span.start, span.stop):
@@ -279,16 +291,25 @@ def _score_by_pieces(emulator: Emulator, archive: Archive, span: Span) -> Score:
 def _shared_score(emulator: Emulator, archive: Archive, span: Span, comm: Comm) -> Score:
     """Score of one span whose months the processes predict in turns, in the blocks that one alone would compute."""
     scenario, competition = archive[span.scenario], competition_of(archive)
-    terms = tuple(competition.terms)
-    moments = Moments.zero((len(archive.variables), *archive.grid.shape), terms)
+    terms, shape = tuple(competition.terms), (len(archive.variables), *archive.cells)
+    moments = Moments.zero(shape, terms)
     blocks = [(a, min(a + BLOCK_MONTHS, span.stop)) for a in range(span.start, span.stop, BLOCK_MONTHS)]
-    # Processes that share a globe predict together, and have the whole of it; one of them scores.
+    # Processes that share a globe predict together, and each scores its own cells; where they have read all of them,
+    # one scores the whole.
+    scores = archive.share.divided or comm.domain.main
     for (start, stop), counts in comm.data.padded_rounds(blocks):
-        prediction = emulator.predict_fields(scenario, start, stop)
-        if counts and comm.domain.main:
+        prediction = emulator.predict_own(scenario, start, stop)
+        if counts and scores:
             moments += competition.moments(prediction, scenario.truth(span.members[0], start, stop))
-    whole = Moments.unpack(comm.sum(moments.pack()), terms)
-    return competition.score(whole, archive.grid.weights, archive.variables)
+    among = comm.data if archive.share.divided else comm
+    summed = Moments.unpack(among.sum(moments.pack()), terms)
+    return competition.score(_of_all_cells(summed, archive), archive.grid.weights, archive.variables)
+
+
+def _of_all_cells(moments: Moments, archive: Archive) -> Moments:
+    """Sums of the cells that an archive holds -> of all cells, six or so fields for each variable."""
+    share = archive.share
+    return Moments.unpack(share.whole(moments.pack()), tuple(moments.more)) if share.divided else moments
 
 
 def _shared_by_span(emulator: Emulator, archive: Archive, spans: tuple[Span, ...], comm: Comm) -> list[Score]:
@@ -350,7 +371,8 @@ def noise_ceiling(archive: Archive, spans: tuple[Span, ...]) -> Score | None:
     @cache
     def limit(name: str, start: int, stop: int) -> Score | None:
         runs = [archive[name].truth(m, start, stop) for m in archive[name].members]
-        return competition_of(archive).limit(runs, archive.grid.weights, archive.variables)
+        own = archive.share
+        return competition_of(archive).limit(runs, own.own(archive.grid.weights), archive.variables, own.sum)
 
     # How much of a derived number is noise is unknown.
     if competition_of(archive).derive or any(len(archive[s.scenario].members) < 2 for s in spans):
@@ -384,7 +406,8 @@ def _score(archive: Archive, spans: tuple[Span, ...], predict: Callable[[Span], 
     for span in spans:
         truth = archive[span.scenario].truth(span.members[0], span.start, span.stop)
         moments = span_moments(archive, span, predict(span), truth)
-        scores.append(competition.score(moments, archive.grid.weights, scored_variables(archive)))
+        whole = _of_all_cells(moments, archive)
+        scores.append(competition.score(whole, archive.grid.weights, scored_variables(archive)))
     return mean_score(scores)
 
 

@@ -33,7 +33,7 @@ from emukit.emulators.residual_correction import ResidualCorrection, residual_ar
 from emukit.emulators.trajectory import TrajectoryNetwork
 from emukit.emulators.variability import refuse_same_runs
 from emukit.emulators.wrapper import Fold, Wrapper
-from emukit.errors import ProtocolError, RecipeError, RunError, TrainingError
+from emukit.errors import ProtocolError, RunError, TrainingError
 from emukit.losses.registry import TERMS, loss_terms
 from emukit.models.precision import matmul_precision
 from emukit.models.registry import NETWORKS, asks, build_network, count_parameters
@@ -190,6 +190,7 @@ def _check_wrapper(archive: Archive, recipe: WrapperRecipe, split: Split) -> Non
     """Refuse what a wrapper, or one that it wraps, would refuse after its bases were trained."""
     kind = EMULATORS.load(recipe.emulator)
     kind.check(archive, **recipe.options)
+    kind.check_training(archive, split.train, **recipe.options)
     # Its bases are checked on the data that they are trained on.
     archive = kind.base_archive(archive, **recipe.options)
     if kind.varied:
@@ -214,12 +215,6 @@ def _check_network(archive: Archive, recipe: NetworkRecipe) -> None:
     encodings = (f(recipe.inputs.seasonal, archive.grid, archive.time)[0] for f in (seasonal_fields, daily_fields))
     channels = [*recipe.inputs.forcings, *recipe.inputs.states, *(c for of in encodings for c in of)]
     statics, _ = static_fields(recipe.inputs, archive)
-    if asks(NETWORKS.load(recipe.emulator)) and not recipe.inputs.states:
-        raise RecipeError(
-            f"{recipe.emulator} computes with states, and is given none",
-            found="inputs.states is empty",
-            hint="data whose outputs are states, such as a six-hourly sequence, and --set inputs.states=[...]",
-        )
     count_parameters(
         recipe.emulator,
         in_channels=recipe.network_channels(len(channels) + len(statics)),
@@ -400,6 +395,7 @@ class Trainer:
             # Wrapped or sharded for training; what is kept is the plain network. It comes to the device if there is
             # room: where it had to be sharded, perhaps not even now that gradients and optimiser are gone.
             emulator.network, emulator.sphere = self._network(len(emulator.encoder.channels)), WHOLE
+            emulator.normalizer = emulator.normalizer.whole(self._archive.share)
             load_best(folder, result.best_epoch, emulator.network)
             del self._engine
             gc.collect()

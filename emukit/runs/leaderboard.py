@@ -42,7 +42,7 @@ from emukit.runs.record import (
     slug,
     trained_on_validation,
 )
-from emukit.submission import ENTRY_FILE, Entry, read_entry
+from emukit.submission import ENTRY_FILE, SubmissionEntry, read_entry
 
 if TYPE_CHECKING:
     from emukit.runs.run import Run
@@ -341,7 +341,7 @@ def _entry_rows(folder: Path) -> list[Row]:
     return [replace(row, model=model, random=random)]
 
 
-def _is_random(entry: Entry) -> bool:
+def _is_random(entry: SubmissionEntry) -> bool:
     """Whether another seed would have given another submission, as far as the entry tells."""
     alone = is_random({"emulator": entry.emulator})
     # Most are made of no others, and thousands of recipes take a second to parse.

@@ -17,7 +17,7 @@ import json
 import shlex
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from emukit.data.protocol import make_split
 from emukit.data.split import Split, final_split
 from emukit.emulators.base import Emulator
 from emukit.emulators.divided import share_globe
-from emukit.errors import EmukitError, RunError
+from emukit.errors import EmukitError, RunError, TrainingError
 from emukit.files import LOCK_FILE, PART, exclusive, inside, write_text
 from emukit.parallel.comm import Comm
 from emukit.planning.memory import resolve_batch
@@ -186,7 +186,12 @@ def train_run(
         TrainingError: The loss is not finite.
     """
     # Refuses data that cannot be scored, before anything is trained.
-    competition_of(archive)
+    if competition_of(archive).derive and archive.share.divided:
+        raise TrainingError(
+            "numbers of whole years are not scored by processes that each read their own rows",
+            found=f"{archive.source}, scored by {competition_of(archive).name}",
+            hint="leave --domain out",
+        )
     split = make_split(archive, protocol, members)
     comm = comm or Comm()
     if not resume:
@@ -219,6 +224,7 @@ def train_run(
     # Everything that can be wrong with recipe and data shows in the preparation, before the folder is made.
     started = time.monotonic()
     finish = prepare(archive, recipe, split, seed, comm, execution, selected)
+    made = not folder.exists()
     with ExitStack() as held:
 
         def hold() -> RunRecord | None:
@@ -245,7 +251,7 @@ def train_run(
                 # Its checkpoint cannot be used: no session took place, and the record stays what it was.
                 known.write(folder)
             elif not known and comm.main:
-                _withdraw(folder)
+                _withdraw(folder, made=made)
             raise
         emulator.trained_in = trained_in(recipe, archive, split)
         emulator.plugins = plugins_of(recipe.model_dump(mode="json"))
@@ -371,13 +377,23 @@ def _again(record: RunRecord, folder: Path) -> str:
     return f"{command or 'the command that began it, with'} --resume --out {place}"
 
 
-def _withdraw(folder: Path) -> None:
-    """Take back a folder in which nothing was trained yet, so that it is free for the corrected command."""
+def _withdraw(folder: Path, *, made: bool) -> None:
+    """Take back a held folder in which nothing was trained yet, so that it is free for the corrected command.
+
+    Args:
+        folder: The run folder.
+        made: Whether it is this command's.
+    """
     files = [p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()]
     if {p.relative_to(folder) for p in files} <= {Path(RECORD_FILE), Path(LOCK_FILE)}:
         (folder / RECORD_FILE).unlink(missing_ok=True)
         for place in sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True):
             place.rmdir()
+        # Last: until then nobody else begins here.
+        (folder / LOCK_FILE).unlink()
+        if made:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def _existing(folder: Path, identity: Identity, resume: bool) -> RunRecord | None:

@@ -33,7 +33,7 @@ from emukit.runs.leaderboard import SCORE_FILE, split_name
 from emukit.runs.predict import PREDICTION, write_scenario
 from emukit.runs.record import RunRecord, checked_command, read_record
 from emukit.runs.run import FINAL, Run, checked_recipe
-from emukit.submission import ENTRY_FILE, Entry, read_entry, write_entry
+from emukit.submission import ENTRY_FILE, SubmissionEntry, read_entry, write_entry
 
 
 def _strange(folder: Path) -> str:
@@ -58,7 +58,7 @@ KIND = Kind("a submission of `emukit submit`", _strange)
 
 def submit_run(
     run: Run, archive: Archive, folder: Path, packing: str, reporter: Reporter, overwrite: bool = False
-) -> Entry:
+) -> SubmissionEntry:
     """Predict the test span, write and check the file, and write the entry.
 
     Args:
@@ -129,7 +129,7 @@ def submit_run(
 
 def _submit_store(
     run: Run, archive: Archive, folder: Path, form: StoreFormat, packing: str, reporter: Reporter, overwrite: bool
-) -> Entry:
+) -> SubmissionEntry:
     """Predict the scenario that the competition hides, keep the fields, and write what is computed from them."""
     competition = competition_of(archive)
     # Whatever a run held out to be judged by, what is handed in is the card's own test.
@@ -151,7 +151,7 @@ def _submit_store(
 
 def _entry(
     run: Run, archive: Archive, split: Split, competition: Competition, folder: Path, path: Path, rows: int
-) -> Entry:
+) -> SubmissionEntry:
     span = split.test
     time = archive[span.scenario].time
     record, form = run.record, competition.submission
@@ -161,7 +161,7 @@ def _entry(
         options += ["--data", archive.source]
     # A final fit trained on the validation months: no score of them says anything.
     evaluation = None if record.identity.final else run.evaluation("validation")
-    return Entry(
+    return SubmissionEntry(
         name=folder.name,
         created=provenance.now(),
         emulator=run.recipe.emulator,

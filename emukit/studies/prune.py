@@ -19,7 +19,7 @@ from emukit.runs import crossval, protocols
 from emukit.runs.listing import RunSummary, find_runs, list_runs, never_started, remove_traces, summarise_run
 from emukit.runs.record import DOWNSCALE_FILE, RECORD_FILE, RunRecord, read_record
 from emukit.studies.saved_plan import PLAN_FILE
-from emukit.submission import ENTRY_FILE, Entry, read_entry
+from emukit.submission import ENTRY_FILE, SubmissionEntry, read_entry
 
 SUBMISSIONS = "submissions"
 # Results over several runs, in a folder that holds these.
@@ -177,7 +177,7 @@ def _final_fits(folders: Iterable[Path]) -> Iterator[tuple[str, Path]]:
                 yield identity.final, folder
 
 
-def _entries(places: Iterable[Path]) -> Iterator[tuple[Path, Entry]]:
+def _entries(places: Iterable[Path]) -> Iterator[tuple[Path, SubmissionEntry]]:
     """Entries at or right below the places; a damaged one names nothing."""
     for place in dict.fromkeys(p for p in places if p.is_dir()):
         for path in (*place.glob(ENTRY_FILE), *sorted(place.glob(f"*/{ENTRY_FILE}"))):
@@ -185,7 +185,7 @@ def _entries(places: Iterable[Path]) -> Iterator[tuple[Path, Entry]]:
                 yield path.parent, read_entry(path.parent)
 
 
-def _is_of(entry: Entry, record: RunRecord) -> bool:
+def _is_of(entry: SubmissionEntry, record: RunRecord) -> bool:
     """Whether an entry was written from this run, or from one that is the same in all that an entry tells."""
     with suppress(ValueError):
         identity = record.identity

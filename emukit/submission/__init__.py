@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from emukit.submission.check import check_submission
-    from emukit.submission.entry import ENTRY_FILE, Entry, entry_of, read_entry, write_entry
+    from emukit.submission.entry import ENTRY_FILE, SubmissionEntry, entry_of, read_entry, write_entry
     from emukit.submission.problems import Problem
-    from emukit.submission.read import Columns, read_submission
+    from emukit.submission.read import CsvColumns, read_submission
     from emukit.submission.rows import RowLayout, submission_ids, write_submission
     from emukit.submission.score import score_csv, score_submission
 
 _MODULES = {
     "check": ("check_submission",),
-    "entry": ("ENTRY_FILE", "Entry", "entry_of", "read_entry", "write_entry"),
+    "entry": ("ENTRY_FILE", "SubmissionEntry", "entry_of", "read_entry", "write_entry"),
     "problems": ("Problem",),
-    "read": ("Columns", "read_submission"),
+    "read": ("CsvColumns", "read_submission"),
     "rows": ("RowLayout", "submission_ids", "write_submission"),
     "score": ("score_csv", "score_submission"),
 }
@@ -28,10 +28,10 @@ _NAMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "ENTRY_FILE",
-    "Columns",
-    "Entry",
+    "CsvColumns",
     "Problem",
     "RowLayout",
+    "SubmissionEntry",
     "check_submission",
     "entry_of",
     "read_entry",

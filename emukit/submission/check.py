@@ -21,7 +21,7 @@ from emukit.data.grid import Grid
 from emukit.errors import SubmissionError
 from emukit.submission.lines import Examined, examine, examine_columns
 from emukit.submission.problems import EXAMPLES, Problem
-from emukit.submission.read import Columns, TooLongError, open_csv, read_submission
+from emukit.submission.read import CsvColumns, TooLongError, open_csv, read_submission
 from emukit.submission.rows import CELL, HEAD, RowLayout, month_name, packing_of
 
 _HEADER = b"ID,Prediction"
@@ -81,7 +81,7 @@ def check_submission(
     return _problems(examined, layout, reference)
 
 
-def _columns(path: Path, most: int) -> Columns | None:
+def _columns(path: Path, most: int) -> CsvColumns | None:
     """The rows of a file with the right header and a number in each row, which is line i + 2; None of any other."""
     try:
         with open_csv(path) as stream:
@@ -96,7 +96,7 @@ def _columns(path: Path, most: int) -> Columns | None:
     return columns if columns and len(columns.ids) else None
 
 
-def _exactly_right(columns: Columns, layout: RowLayout) -> bool:
+def _exactly_right(columns: CsvColumns, layout: RowLayout) -> bool:
     """Whether the IDs stand in order, each once, and all numbers are finite."""
     return columns.ids.equals(layout.ids) and bool(np.isfinite(columns.values).all())
 

@@ -22,7 +22,7 @@ Month = Annotated[str, Field(pattern=r"^\d{4}-\d{2}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
-class Entry(BaseModel):
+class SubmissionEntry(BaseModel):
     """One submission, as it is kept for the leaderboard.
 
     Attributes:
@@ -79,7 +79,7 @@ class Entry(BaseModel):
     validation: dict[str, float] = Field(default_factory=dict)
 
 
-def write_entry(folder: Path | str, entry: Entry) -> Path:
+def write_entry(folder: Path | str, entry: SubmissionEntry) -> Path:
     """Write ``entry.toml`` into a folder; its path."""
     path = Path(folder) / ENTRY_FILE
     values: dict[str, Any] = entry.model_dump()
@@ -92,7 +92,7 @@ def write_entry(folder: Path | str, entry: Entry) -> Path:
     return path
 
 
-def read_entry(folder: Path | str) -> Entry:
+def read_entry(folder: Path | str) -> SubmissionEntry:
     """Read the entry of a folder.
 
     Raises:
@@ -101,7 +101,7 @@ def read_entry(folder: Path | str) -> Entry:
     path = Path(folder) / ENTRY_FILE
     expected = "the file that emukit submit writes"
     try:
-        return Entry.model_validate(parse_toml(read_text(path)))
+        return SubmissionEntry.model_validate(parse_toml(read_text(path)))
     except OSError as e:
         raise SubmissionError(f"cannot read {path}", found=e.strerror or str(e), expected=expected) from e
     except ValidationError as e:
@@ -110,7 +110,7 @@ def read_entry(folder: Path | str) -> Entry:
         raise SubmissionError(f"{path} is not TOML", found=str(e), expected=expected) from e
 
 
-def entry_of(csv: Path) -> Entry | None:
+def entry_of(csv: Path) -> SubmissionEntry | None:
     """What the entry next to a submission's CSV says of it; None where there is none, or it is of another file.
 
     Raises:

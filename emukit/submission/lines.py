@@ -21,7 +21,7 @@ import pyarrow.csv as arrow_csv
 from numpy.typing import NDArray
 
 from emukit.submission.problems import EXAMPLES, Problem, Tally
-from emukit.submission.read import LONGEST_LINE, Columns, pieces
+from emukit.submission.read import LONGEST_LINE, CsvColumns, pieces
 from emukit.submission.rows import COLUMNS, HEAD, RowLayout, month_name
 
 # Enough to tell another grid from a slip of the pen; a file of random IDs must not fill the memory.
@@ -73,7 +73,7 @@ def examine(stream: IO[bytes], layout: RowLayout) -> Examined:
     return reading.result()
 
 
-def examine_columns(columns: Columns, layout: RowLayout) -> Examined:
+def examine_columns(columns: CsvColumns, layout: RowLayout) -> Examined:
     """Name what is wrong with IDs and numbers that were read already, row i from line i + 2.
 
     What it finds is what `examine` finds in the same file.

@@ -48,7 +48,7 @@ _MAGIC = {"gz": b"\x1f\x8b", "zip": b"PK"}
 
 
 @dataclass(frozen=True, eq=False)
-class Columns:
+class CsvColumns:
     """The rows of a submission or solution, in the file's order.
 
     Attributes:
@@ -140,7 +140,7 @@ def open_csv(path: Path, rows: int = MOST_ROWS) -> Iterator[IO[bytes]]:
         raise SubmissionError(f"cannot read {path}", found=e.strerror or str(e), hint="name an existing file") from e
 
 
-def read_submission(path: Path | str, rows: int | None = None, *, skip_blank_lines: bool = True) -> Columns:
+def read_submission(path: Path | str, rows: int | None = None, *, skip_blank_lines: bool = True) -> CsvColumns:
     """Read the columns ID and Prediction, whatever other columns there are.
 
     Args:
@@ -167,7 +167,7 @@ def read_submission(path: Path | str, rows: int | None = None, *, skip_blank_lin
                 hint=f"emukit check-submission {path} names every wrong row",
             ) from e
     table = pa.Table.from_batches(batches, pa.schema(_TYPES.items()))
-    return Columns(table["ID"], table["Prediction"].to_numpy())
+    return CsvColumns(table["ID"], table["Prediction"].to_numpy())
 
 
 def pieces(stream: IO[bytes]) -> Iterator[bytes]:

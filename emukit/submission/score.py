@@ -16,7 +16,7 @@ from emukit.data.grid import Grid
 from emukit.errors import SubmissionError
 from emukit.metrics import Competition, Score
 from emukit.metrics.checked import Address, checked_score, refuse_not_finite
-from emukit.submission.read import Columns, read_submission
+from emukit.submission.read import CsvColumns, read_submission
 from emukit.submission.rows import RowLayout
 
 
@@ -69,7 +69,7 @@ def score_submission(
     return _score(competition, prediction, truth, layout)
 
 
-def arrange(columns: Columns, layout: RowLayout, name: str) -> NDArray[np.float64]:
+def arrange(columns: CsvColumns, layout: RowLayout, name: str) -> NDArray[np.float64]:
     """Put the rows of a file into fields (T, V, Y, X), matched by ID.
 
     Raises:
@@ -88,7 +88,7 @@ def arrange(columns: Columns, layout: RowLayout, name: str) -> NDArray[np.float6
     return fields
 
 
-def _match(positions: NDArray[np.int64], columns: Columns, layout: RowLayout, name: str) -> None:
+def _match(positions: NDArray[np.int64], columns: CsvColumns, layout: RowLayout, name: str) -> None:
     times = np.bincount(positions[positions >= 0], minlength=layout.size)
     unknown, missing, repeated = np.flatnonzero(positions < 0), np.flatnonzero(times == 0), np.flatnonzero(times > 1)
     found = []

@@ -108,6 +108,13 @@ def train(
     log = comm.main_only(lambda: _log_of(folder, state, reporter))
     steps = settings.epochs * per_epoch
     epochs = keep.epoch if keep else settings.epochs
+    validations = -(-epochs // settings.validate_every)
+    # The first is the best yet, and after the last there is nothing to be trained.
+    if keep is None and settings.schedule == "plateau" and validations < settings.plateau + 2:
+        reporter.note(
+            f"{validations} validation{'s' if validations > 1 else ''} never lower the learning rate: "
+            f"training.plateau = {settings.plateau} takes {settings.plateau + 2} or more"
+        )
     clock = time.monotonic()
 
     def save() -> None:

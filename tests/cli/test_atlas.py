@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from emukit.cli.models import generator_size
+from emukit.recipes.load import load_recipe
+from emukit.recipes.schema import GeneratorRecipe
 from emukit.runs.run import read_run
+
+# Of the transformer and the convolutions of the shipped recipe, on 48 x 72 cells.
+PARAMETERS = 453_488
 
 SMALL = (
     "--set=base=linear",
@@ -42,7 +48,9 @@ def test_commands_of_a_generator(emukit, demo_store):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--devices", "2"), "trains its networks in one process: --devices would do nothing"),
+        (("--devices", "2"), "trains no network as it is: --devices would do nothing"),
+        (("--devices", "2", "--objective", "crps"), "trains its networks in one process: --devices would do nothing"),
+        (("--precision", "bf16"), "trains no network as it is: --precision would do nothing"),
         (("--objective", "regression"), "draws nothing: crps, interpolant or diffusion"),
         (("--objective", "crsp"), "unknown objective 'crsp'; known: regression, crps"),
         (("--set", "model.block=5"), "one of 2, 4"),
@@ -58,5 +66,9 @@ def test_options_that_a_generator_cannot_take_are_refused(emukit, demo_store, wo
 def test_list_of_models_counts_the_networks_of_a_generator(emukit):
     answer = emukit("models", "--format", "csv")
     (line,) = (x for x in answer.out.splitlines() if x.startswith("atlas,"))
-    assert "closed form" not in line
+    assert "closed form" in line
+    Path("mine.toml").write_text('base = "atlas"\n[model]\nlearned = true\n')
+    recipe = load_recipe("mine.toml")
+    assert isinstance(recipe, GeneratorRecipe)
+    assert generator_size(recipe) == PARAMETERS
     assert emukit("plan", "atlas", "--data", "demo").code == 2

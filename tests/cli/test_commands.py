@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import re
 import signal
 import subprocess
@@ -17,6 +16,7 @@ import torch
 import xarray as xr
 
 import emukit as api
+from tests import forks
 from tests.cli.conftest import TINY
 
 
@@ -143,18 +143,16 @@ def test_network_trains_resumes_and_refuses_to_overwrite(emukit, demo_store):
 
 def test_killed_run_resumes_to_the_same_weights(emukit, demo_store, tmp_path):
     """SIGKILL in the middle of training, as a lost machine would."""
-    # Sums come out alike in another process where as many threads make them.
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     words = ["train", "cnn-gru", "--data", str(demo_store), "-q", *TINY, "--set=training.checkpoint_minutes=0.0001"]
     whole = emukit(*words, "--out", "whole")
     assert whole.code == 0, whole.err
-    command = [sys.executable, "-m", "emukit", *words, "--out", "killed"]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    # Sums come out alike in another process where as many threads make them.
+    started = forks.start(tmp_path, *words, "--out", "killed", OMP_NUM_THREADS=str(torch.get_num_threads()))
     deadline = time.monotonic() + 60
     while not (tmp_path / "killed" / "last.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    started.signal(signal.SIGKILL)
+    assert started.wait() == -signal.SIGKILL
     assert json.loads((tmp_path / "killed" / "run.json").read_text())["state"] == "training"
     resumed = emukit(*words, "--out", "killed", "--resume")
     assert resumed.code == 0, resumed.err
@@ -164,19 +162,13 @@ def test_killed_run_resumes_to_the_same_weights(emukit, demo_store, tmp_path):
 
 def test_ctrl_c_saves_and_says_how_to_go_on(demo_store, tmp_path):
     words = ["train", "cnn-gru", "--data", str(demo_store), *TINY, "--set=training.epochs=500", "--out", "run"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "emukit", *words],
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    started = forks.start(tmp_path, *words)
     deadline = time.monotonic() + 60
     while not (tmp_path / "run" / "last.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    started.signal(signal.SIGINT)
+    assert started.wait() == 130
+    err = started.err.read_text()
     assert "--resume" in err
     assert "Traceback" not in err
 
@@ -245,10 +237,9 @@ def test_linear_on_the_real_store_reaches_the_reference(emukit, real_store):
 def test_terminated_writer_leaves_nothing(tmp_path):
     """SIGTERM, as a batch system sends it, in the middle of writing a store."""
     # Large enough that writing takes seconds: the signal must come before its end.
-    command = [sys.executable, "-m", "emukit", "data", "demo", "big.zarr", "--grid", "64x96"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    started = forks.start(tmp_path, "data", "demo", "big.zarr", "--grid", "64x96")
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".emukit-*.part/big.zarr")) and process.poll() is None and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".emukit-*.part/big.zarr")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.terminate()
-    assert (process.wait(60), list(tmp_path.iterdir())) == (128 + signal.SIGTERM, [])
+    started.signal(signal.SIGTERM)
+    assert (started.wait(), list(tmp_path.iterdir())) == (128 + signal.SIGTERM, [])

@@ -1,16 +1,12 @@
 """`--domain` that starts processes for what cannot be divided, or does nothing without a word."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import xarray as xr
 
-ROOT = Path(__file__).parents[2]
+from tests import forks
 
 
 @pytest.mark.parametrize(
@@ -76,30 +72,27 @@ def test_an_evaluation_divides_what_cannot_be_or_only_seems_to(emukit, demo_stor
 
 
 @pytest.mark.slow
-def test_processes_that_share_a_globe_say_something_else_of_a_run_or_all_say_it(emukit, demo_store):
+def test_processes_that_share_a_globe_say_something_else_of_a_run_or_all_say_it(
+    emukit, demo_store, tmp_path, monkeypatch
+):
     settings = ("model.width=4", "model.blocks=1", "training.epochs=1", "training.segments.length=120")
     words = ("train", "local-cnn", "--data", demo_store, "--out", "run", "-q", *(f"--set={s}" for s in settings))
     assert emukit(*words).code == 0
     alone = json.loads(emukit("evaluate", "run", "--format", "json", "-q").out)
     assert emukit("predict", "run", "--scenario", "ssp245", "--out", "alone.nc", "-q").code == 0
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    said = []
+    said, started = [], []
+    # What a command starts, and that it ends with it, is tested in tests/parallel.
+    monkeypatch.setattr("emukit.parallel.launch.relaunch", lambda words, number: started.append((words, number)) or 0)
     for words in (
         ("evaluate", "run", "--format", "json", "--domain", "1x2"),
         ("predict", "run", "--scenario", "ssp245", "--out", "shared.nc", "--domain", "2"),
     ):
-        done = subprocess.run(
-            [sys.executable, "-m", "emukit", *words, "-q"],
-            cwd=Path.cwd(),
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        said.append(done.stdout)
+        assert emukit(*words, "-q").code == 0
+        assert started.pop() == ([*words, "-q"], 2)
+        first, second = forks.start_together(tmp_path, 2, *words, "-q", name=words[0])
+        assert (first.wait(), second.wait()) == (0, 0), first.err.read_text() + second.err.read_text()
+        assert second.out.read_text() == ""
+        said.append(first.out.read_text())
     shared = json.loads(said[0])
     assert shared["score"] == pytest.approx(alone["score"], rel=1e-6)
     assert shared["floors"] == alone["floors"]

@@ -1,12 +1,8 @@
 """Scores that stand where they do not belong: under another card, another truth, another CSV, another climate."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +10,7 @@ import pytest
 import xarray as xr
 
 from emukit.files import shipped
+from tests import forks
 from tests.cli.conftest import TINY
 
 
@@ -152,7 +149,9 @@ def test_run_found_from_another_folder_finds_its_store(emukit, monkeypatch, tmp_
     assert emukit("evaluate", "../run").code == 0
 
 
-def test_card_of_a_run_is_lost_in_another_folder_or_with_it_the_maps_of_a_report(emukit, monkeypatch, tmp_path):
+def test_card_of_a_run_is_lost_in_another_folder_or_with_it_the_maps_of_a_report(
+    emukit, monkeypatch, tmp_path, undrawn
+):
     assert emukit("data", "demo", "near.zarr", "--grid", "6x10", "--members", "2").code == 0
     shutil.copy(shipped("data_cards", "demo.toml"), "card.toml")
     words = ("--data", "near.zarr", "--card", "card.toml", "--out", "run")
@@ -234,21 +233,9 @@ def test_flipped_bytes_in_weights_are_noticed(emukit, linear_run):
 
 
 def test_two_processes_do_not_train_into_one_folder(demo_store, tmp_path):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "emukit", "train", "cnn-gru", "--data", str(demo_store), "-q", "--out", "run", *TINY]
-    codes = []
-
-    def run(seed):
-        done = subprocess.run(
-            [*words, "--seed", str(seed)], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        codes.append((done.returncode, done.stderr))
-
-    threads = [threading.Thread(target=run, args=(s,)) for s in (1, 2)]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
+    words = ("train", "cnn-gru", "--data", demo_store, "-q", "--out", "run", *TINY)
+    both = [forks.start(tmp_path, *words, "--seed", seed, name=f"seed-{seed}") for seed in (1, 2)]
+    codes = [(one.wait(), one.err.read_text()) for one in both]
     assert sorted(c for c, _ in codes) == [0, 2], codes
     loser = next(err for code, err in codes if code == 2)
     assert "another process" in loser or "exists" in loser

@@ -50,6 +50,18 @@ def test_validate_crossval_and_models_take_a_file(emukit, demo_store, mine):
     assert ridge["meaning"].endswith(".")
 
 
+@pytest.mark.parametrize("name", ["cnn-gru", "downscale"])
+def test_the_name_of_a_setting_is_broken_in_eighty_columns(emukit, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "80")
+    rows = json.loads(emukit("models", name, "--format", "json").out)
+    shown = emukit("models", name).out
+    first = {line.split()[0] for line in shown.splitlines() if line.strip()}
+    assert {row["setting"] for row in rows} <= first
+    # What may be named as an objective; a downscaler has no states to feed back.
+    assert "  diffusion (" in shown
+    assert ("  rollout (" in shown) == (name == "cnn-gru")
+
+
 def test_a_schema_is_json_with_the_options_of_the_name(emukit):
     answer = emukit("models", "linear", "--schema")
     schema = json.loads(answer.out)

@@ -18,10 +18,12 @@ from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import load_emulator
 from emukit.emulators.residuals import Residuals, globe_deviations, training_residuals
 from emukit.errors import RecipeError
+from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
 from emukit.recipes.schema import PartTraining
 from emukit.runs.ensemble_scores import evaluate_ensemble
+from emukit.runs.generator import PartTrainer
 from emukit.runs.run import train_run
 from tests.coded import small_grid, warming_archive
 
@@ -453,7 +455,8 @@ def test_details_that_a_mean_lacks_vary_as_those_of_training_months(archive):
     series = series_of(together(travel=0.0))
     space, mean = series.space, Part(Nothing(), "local-cnn", {}, 1, "regression", {})
     left = unresolved(series, mean)
-    assert left.shape == (12, 99, 2, 4, 6)
+    assert left.shape == (12, 100, 2, 4, 6)
+    assert np.array_equal(unresolved(series, None), left)
     emulator = formula(archive, series, projector=mean, unresolved=left)
     states = states_of(emulator, archive["ssp245"], 60)
     drawn, known = (
@@ -492,10 +495,28 @@ def test_what_a_projector_leaves_belongs_to_the_calendar_month():
     series = series_of(residuals(months=60))
     left = unresolved(series, Part(Nothing(), "local-cnn", {}, 1, "regression", {}))
     rows = series.rows[series.month[series.rows] == 7]
-    assert left.shape[1] == min(len(series.rows[series.month[series.rows] == m]) for m in range(12))
+    assert left.shape[1] == max(len(series.rows[series.month[series.rows] == m]) for m in range(12))
     own = series.detail_innovation(rows).numpy()
     for field in left[7].astype(np.float32):
         assert np.abs(own - field).max((1, 2, 3)).min() < 5e-3
+
+
+def test_calendar_months_without_enough_of_a_run_before_them_have_details_all_the_same():
+    """Runs of twenty months with a memory of twelve: of four calendar months none has a year before it."""
+    series = series_of(residuals(months=20, runs=6), memory=12)
+    there = np.unique(series.month[series.rows])
+    assert there.tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    left = unresolved(series, None)
+    assert left.shape == (12, 6, 2, 4, 6)
+    assert (left.std((1, 2, 3, 4)) > 0.5).all()
+    for month, nearest in ((8, 7), (9, 7), (10, 0), (11, 0)):
+        assert np.array_equal(left[month], left[nearest])
+    # Calendar months with fewer than others have all of theirs.
+    uneven = series_of(residuals(months=30, runs=3), memory=12)
+    left, rows = unresolved(uneven, None), uneven.rows[uneven.month[uneven.rows] == 9]
+    assert (left.shape[1], len(rows)) == (6, 3)
+    own = uneven.detail_innovation(rows).numpy()
+    assert all(np.abs(left[9].astype(np.float32) - field).max((1, 2, 3)).min() < 5e-3 for field in own)
 
 
 def test_a_projector_that_draws_is_not_drawn_for(series):
@@ -570,8 +591,8 @@ def test_networks_are_told_the_season_and_the_warming_of_the_base(archive, serie
 def test_trained_generator_is_saved_and_draws_the_same(archive, tmp_path, objective):
     words = {
         **{name: (f"predictor.objective.name={name}", *options) for name, options in CHEAP.items()},
-        "nothing learned": ("model.learned=false",),
-        "projector that draws": ("projector.objective.name=crps", "model.learned=false"),
+        "nothing learned": (),
+        "projector that draws": ("projector.objective.name=crps", "predictor.objective.steps=3"),
         "trajectories": (
             "predictor.objective.name=crps",
             "predictor.training.lengths=[1,3]",
@@ -579,7 +600,8 @@ def test_trained_generator_is_saved_and_draws_the_same(archive, tmp_path, object
             "predictor.training.recompute=true",
         ),
     }[objective]
-    recipe = load_recipe("atlas", assignments=(*SMALL, *words))
+    small = SMALL[:3] if objective == "nothing learned" else SMALL
+    recipe = load_recipe("atlas", assignments=(*small, *words))
     run, evaluation = train_run(archive, recipe, tmp_path / "run", protocol="k360", seed=3, reporter=QUIET)
     assert evaluation is not None
     assert np.isfinite(evaluation.score.value)
@@ -598,9 +620,44 @@ def test_trained_generator_is_saved_and_draws_the_same(archive, tmp_path, object
     assert whole[:, :, 1].min() >= 0
     found = evaluate_ensemble(emulator, archive, make_split(archive, "k360").validation, 2, QUIET)
     assert all(part.cells.crps > 0 for part in found.parts.values())
-    assert run.record.parameters == sum(
-        p.numel() for part in emulator.parts.values() for p in part.network.parameters()
-    )
+    assert set(emulator.parts) == (set() if objective == "nothing learned" else {PREDICTOR, PROJECTOR})
+    parameters = sum(p.numel() for part in emulator.parts.values() for p in part.network.parameters())
+    assert run.record.parameters == (parameters or None)
+
+
+def alternating(months=400, runs=3, rho=0.8, seed=0):
+    """A memory whose sign changes with the half of the year: most of it no regression on the past can say."""
+    rng, x = np.random.default_rng(seed), np.zeros((2, 4, 6))
+    out, month = np.empty((runs * months, 2, 4, 6)), np.tile(np.arange(months) % 12, runs)
+    for t in range(runs * months):
+        new = rng.standard_normal((2, 2, 3)).repeat(2, 1).repeat(2, 2)
+        x = (rho if month[t] < 6 else -rho) * x + (1 - rho**2) ** 0.5 * new
+        out[t] = x
+    values = np.stack((2 * out[:, 0], np.maximum(1 + 0.2 * out[:, 1], 0)), 1).astype(np.float16)
+    return Residuals(values, np.arange(runs) * months, month, np.linspace(0, 3, runs * months).astype(np.float32))
+
+
+def test_a_predictor_learns_what_regressions_cannot_say(archive, tmp_path):
+    """With the noise of images, or a fresh network that adds noise of its own, it learned nothing in as long."""
+    series, held = series_of(alternating()), series_of(alternating(seed=5))
+    long = ("predictor.model.dim=16", "predictor.training.epochs=8", "predictor.training.optimizer.learning_rate=0.01")
+    recipe = load_recipe("atlas", assignments=(*SMALL, *long))
+    trainer = PartTrainer(recipe, archive, 0, Comm(), tmp_path, QUIET)
+    part = trainer(PREDICTOR, RowSampler(series, PREDICTOR), ("tas", "pr"))
+    # Of a regression of months apart, whose share of the variance is the square of rho.
+    left = np.trace(held.space.root @ held.space.root.T) / 12
+    ceiling = 1 - (1 - 0.64) / left
+    sample = RowSampler(replace(held, space=series.space, whitening=series.whitening), PREDICTOR)
+    batch = sample.batch(held.rows.tolist())
+    numbers = torch.randn(batch.targets.shape, generator=torch.Generator().manual_seed(0))
+    level = 50.0
+    noisy = batch.targets + level * numbers
+    levels = torch.full(batch.targets.shape[:2], level)
+    with torch.inference_mode():
+        said = part.network(batch.frames, noisy / (level**2 + 1) ** 0.5, levels.log() / 4)
+    unsaid = float((batch.targets - said).square().mean() / batch.targets.square().mean())
+    assert ceiling == pytest.approx(0.55, abs=0.05)
+    assert 1 - unsaid > 0.5 * ceiling
 
 
 def test_the_same_seed_trains_the_same_networks(archive, tmp_path):
@@ -628,6 +685,25 @@ def test_the_same_seed_trains_the_same_networks(archive, tmp_path):
 def test_recipe_that_cannot_be_is_refused(words, said):
     with pytest.raises(RecipeError, match=said):
         load_recipe("atlas", assignments=(*SMALL[:3], *words))
+
+
+def test_what_is_said_of_a_network_trains_it_and_nothing_else_does(tmp_path):
+    """Settings of networks that are not trained would do nothing, without a word."""
+    assert not load_recipe("atlas").trains
+    assert not load_recipe("atlas", assignments=("model.block=2",)).trains
+    for words in (("predictor.objective.name=crps",), ("projector.training.epochs=2",), ("model.learned=true",)):
+        assert load_recipe("atlas", assignments=words).trains
+    file = tmp_path / "mine.toml"
+    for text, trains in (
+        ('base = "atlas"\n[predictor.training]\nepochs = 2\n', True),
+        ('base = "atlas"\n[model]\nlearned = false\n[predictor.training]\nepochs = 2\n', False),
+        ('emulator = "atlas"\n[projector.training]\nepochs = 2\n', True),
+    ):
+        file.write_text(text)
+        assert load_recipe(str(file)).trains == load_recipe("atlas", file).trains == trains
+    with pytest.raises(RecipeError, match="settings of predictor would do nothing") as caught:
+        load_recipe("atlas", assignments=("model.learned=false", "predictor.training.epochs=2"))
+    assert caught.value.hint == "--set model.learned=true"
 
 
 def test_another_objective_does_not_inherit_options(tmp_path):

@@ -169,6 +169,45 @@ def test_loss_is_the_error_of_the_drift():
     assert torch.equal(seen["times"], times)
 
 
+@pytest.mark.parametrize("options", [{}, {"target": "quadratic", "noise": 0.6}])
+def test_nothing_learned_of_a_gaussian_is_its_exact_drift(options):
+    """Whatever the source is, a network of zeros draws unit variance, and its loss is what chance leaves of a path."""
+    objective, zeros = Interpolant(LOSS, gaussian=True, steps=20, **options), lambda frames, x, t: torch.zeros_like(x)
+    target, noise = objective.schedule.target, objective.schedule.noise
+    samples = 2000
+    numbers = AddressedNoise(1, range(samples), [range(2)] * samples, (2, 2, 2, 3))
+    begin = torch.full((samples, 2, 2, 2, 3), 5.0)
+    drawn = objective.predict(zeros, torch.zeros(samples, 2, 1, 2, 3), numbers, begin)
+    assert float(drawn.mean()) == pytest.approx(0.0, abs=0.02)
+    assert float(drawn.std()) == pytest.approx(1.0, abs=0.01)
+    # The loss of many paths, and the mean over times of what is left by hand.
+    torch.manual_seed(0)
+    sample = Sample(torch.zeros(20000, 1, 1, 2, 3), torch.randn(20000, 1, 2, 2, 3))
+    sample.named["source"] = torch.randn(20000, 1, 2, 2, 3)
+    found, _ = objective.loss(zeros, sample)
+    left = []
+    for t in ((i + 0.5) / 1000 for i in range(1000)):
+        _, b, slope, s, s_slope = coefficients(target, noise, t)
+        covariance = b * slope + s * s_slope * t
+        left.append(slope**2 + s_slope**2 * t - covariance**2 / (b * b + s * s * t))
+    assert float(found) == pytest.approx(sum(left) / 1000, rel=0.01)
+
+
+def test_network_of_the_path_without_its_source_is_asked_in_unit_variance():
+    """Also at the beginning, where the path has no spread."""
+    objective, seen = Interpolant(None, gaussian=True), []
+
+    def forward(frames, x, times):
+        seen.append((float(times.flatten()[0]), x))
+        return torch.zeros_like(x)
+
+    numbers = AddressedNoise(1, range(500), [range(1)] * 500, (1, 2, 2, 3))
+    objective.predict(forward, torch.zeros(500, 1, 1, 2, 3), numbers, torch.full((500, 1, 2, 2, 3), 5.0))
+    assert seen[0][0] == 0
+    assert not seen[0][1].any()
+    assert [float(x.std()) for _, x in seen[1:]] == pytest.approx([1.0] * (len(seen) - 1), abs=0.25)
+
+
 def test_drift_of_the_conditional_mean_has_the_smallest_loss():
     """The drift of a Gaussian is fitted by least squares at a time: slope and offset are those of the exact one."""
     g = torch.Generator().manual_seed(0)

@@ -17,10 +17,20 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from emukit.data.archive import Archive, Domain, Scenario
+from emukit.data.frames import FrameEncoder, InputSettings
+from emukit.data.split import Span
+from emukit.data.store import open_store
+from emukit.data.targets import TargetNormalizer, TargetSettings
+from emukit.emulators.base import Emulator
+from emukit.errors import StoreError
 from emukit.losses.composite import CompositeLoss
 from emukit.losses.grid_context import GridContext
 from emukit.models.registry import build_network
@@ -30,6 +40,7 @@ from emukit.parallel.comm import Comm, _Sum, open_comm
 from emukit.parallel.distributed import DistributedNetwork
 from emukit.parallel.domain import DividedSphere, divide
 from emukit.parallel.launch import RENDEZVOUS_FILE
+from emukit.runs.evaluate import _compute_lines, score_emulator
 from emukit.sphere import Sphere, half_turn, part_shape
 from emukit.training.footprint import count_pass
 
@@ -317,7 +328,127 @@ def smooth(case: dict[str, Any], comm: Comm) -> dict[str, float]:
     return found
 
 
-DO = {"train": train, "measure": measure, "halo": halo, "roll": roll, "smooth": smooth}
+def bytes_read() -> int:
+    """What this process has read from files so far; Linux alone counts it."""
+    counts = Path("/proc/self/io")
+    return int(dict(line.split(": ") for line in counts.read_text().splitlines())["rchar"]) if counts.exists() else 0
+
+
+class Given(Emulator):
+    """Says what it is given, (T, V, y, x) of the cells that are held."""
+
+    kind = "given"
+
+    def __init__(self, domain: Domain, fields: NDArray[np.float32]) -> None:
+        super().__init__(domain)
+        self.fields = fields
+
+    def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
+        return self.fields[start:stop]
+
+    def state(self) -> Any: ...
+
+    @classmethod
+    def from_state(cls, *parts: Any) -> Any: ...
+
+
+def apart(found: Any, expected: Any) -> float:
+    """Largest difference of arrays, relative to the largest value; infinite where shapes differ."""
+    return difference(*(torch.from_numpy(np.array(v, np.float64)) for v in (found, expected)))
+
+
+def read(case: dict[str, Any], comm: Comm) -> dict[str, Any]:
+    """A store read by rows beside the same store read whole: values, what is told of it, and all that is summed."""
+    whole = open_store(case["store"])
+    # What the others send for the digest of all cells is read, too, from sockets.
+    with patch.object(Archive, "digest", ""):
+        before = bytes_read()
+        open_store(case["store"], comm=comm.domain)
+        out: dict[str, Any] = {"read": bytes_read() - before, "stored": case["bytes"]}
+    own = open_store(case["store"], comm=comm.domain)
+    share = own.share
+    out["digest"] = float(own.digest != whole.digest)
+    out["notes"] = float(own.notes != whole.notes or own.published != whole.published)
+    out["values"] = 0.0
+    held = expected = 0
+    for name, one in own.items():
+        fields = [(one.forcings[k], v) for k, v in whole[name].forcings.items() if v.ndim == 3]
+        fields += [(one.targets, whole[name].targets)] if one.targets is not None else []
+        held += sum(found.nbytes for found, _ in fields)
+        expected += sum(v.nbytes for _, v in fields)
+        out["values"] += sum(not np.array_equal(found, share.own(v)) for found, v in fields)
+        out["values"] += float(not np.array_equal(one.hidden, whole[name].hidden) or one.members != whole[name].members)
+        # What one array holds for several scenarios it holds for them here, too.
+        shared = [
+            [other[name].forcings[k] is other["ssp126"].forcings[k] for k in one.forcings] for other in (own, whole)
+        ]
+        out["values"] += float(shared[0] != shared[1])
+    out["held"] = held / expected
+    spans = (Span("ssp126", 0, 100, (0, 1)), Span("ssp585", 3, 120, (1,)))
+    inputs = InputSettings(forcings=("CO2", "SO2", "rsdt"))
+    states = [FrameEncoder.fit(a, spans, inputs).state()[0]["statistics"] for a in (own, whole)]
+    out["inputs"] = max(apart(states[0][k][:2], states[1][k][:2]) for k in inputs.forcings)
+    for settings in ({"transform": "yeo-johnson", "scale": "cell-month"}, {"climatology": "global", "scale": "global"}):
+        by = dict.fromkeys(own.variables, TargetSettings(**settings))
+        parts = [TargetNormalizer.fit(a, spans, by) for a in (own, whole)]
+        (meta, found), (same, wanted) = parts[0].whole(share).state(), parts[1].state()
+        out["targets"] = max(out.get("targets", 0.0), *(apart(found[k], wanted[k]) for k in wanted))
+        out["targets"] = max(out["targets"], apart(meta["exponents"], same["exponents"]))
+    (scored,) = [Span("ssp585", 20, 130, (0,))]
+    said = np.random.default_rng(0).normal(280, 9, (361, 2, *whole.grid.shape)).astype(np.float32)
+    gathered: list[int] = []
+    take = DividedSphere.gather
+
+    def counted(self: DividedSphere, fields: Tensor, **how: Any) -> Tensor:
+        found = take(self, fields, **how)
+        gathered.append(found.numel())
+        return found
+
+    DividedSphere.gather = counted  # type: ignore[method-assign]
+    try:
+        scores = [score_emulator(Given(whole.domain, share.own(said)), own, (scored,), c) for c in (None, comm)]
+    finally:
+        DividedSphere.gather = take  # type: ignore[method-assign]
+    wanted_score = score_emulator(Given(whole.domain, said), whole, (scored,))
+    out["score"] = max(apart([*s.line().values()], [*wanted_score.line().values()]) for s in scores)
+    # Six sums for each variable, once for each score.
+    out["gathered"] = max(gathered) / (6 * 2 * whole.grid.weights.size)
+    lines = [_compute_lines(a, "loso:ssp585", (scored,)) for a in (own, whole)]
+    assert len(lines[1][0]) > 2
+    (found_lines, limit), (wanted_lines, wanted_limit) = lines
+    out["lines"] = float(found_lines.keys() != wanted_lines.keys()) + apart(
+        [*limit.line().values()], [*wanted_limit.line().values()]
+    )
+    for name, line in wanted_lines.items():
+        # A linear fit is kept in float32.
+        out["linear" if name == "linear" else "lines"] = max(
+            out.get("linear" if name == "linear" else "lines", 0.0),
+            apart([*found_lines[name].line().values()], [*line.line().values()]),
+        )
+    return out
+
+
+def refused(case: dict[str, Any], comm: Comm) -> dict[str, Any]:
+    """What is said of a damaged store by one process, and by all that read it together."""
+    said = []
+    for among in (None, comm.domain):
+        try:
+            open_store(case["store"], comm=among)
+            said.append("nothing")
+        except StoreError as e:
+            said.append(str(e))
+    return {"alone": said[0], "together": said[1]}
+
+
+DO = {
+    "read": read,
+    "refused": refused,
+    "train": train,
+    "measure": measure,
+    "halo": halo,
+    "roll": roll,
+    "smooth": smooth,
+}
 
 
 def compute(cases: dict[str, Any], out: str) -> None:

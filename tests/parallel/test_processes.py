@@ -93,16 +93,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
             1: [],
             2: [
                 relay | {"strategy": "fsdp", "stop_at": 2},
-                globe | {"domain": 2, "stop_at": 2},
+                globe | {"domain": 2, "stop_at": 2, "own": True},
                 {"do": "train", **CASES["globe"], "out": place("globe", 2, "circle"), "domain": 2, "columns": 2},
-                {"do": "train", **CASES["dropped"], "out": place("dropped", 2, "domain"), "domain": 2},
+                {"do": "train", **CASES["dropped"], "out": place("dropped", 2, "domain"), "domain": 2, "own": True},
                 DROPOUT | {"out": str(folder / "dropout")},
                 DROPOUT | {"out": str(folder / "dropout-resumed"), "stop_at": 3},
                 DROPOUT | {"out": str(folder / "dropout-resumed"), "resume": True},
             ],
             3: [
                 relay | {"strategy": "ddp", "stop_at": 2, "resume": True},
-                globe | {"domain": 3, "stop_at": 2, "resume": True},
+                globe | {"domain": 3, "stop_at": 2, "resume": True, "own": True},
             ],
         }[processes]
         if processes == 2:
@@ -180,7 +180,8 @@ def test_a_divided_globe_is_scored_otherwise_after_training(trained: Path, run: 
     assert many["score"] == pytest.approx(one["score"], rel=1e-6)
     if run != "globe":
         noted = [json.loads((trained / f"{run}-evaluated-{rank}.json").read_text()) for rank in (0, 1)]
-        assert noted == [{"divided": True}] * 2
+        # One holds its own rows alone, and scores them; the other whole fields, as what wraps networks does.
+        assert noted == [{"divided": True, "own": run.startswith("dropped")}] * 2
 
 
 def test_a_globe_that_is_divided_in_longitude_trains_another_network(trained: Path) -> None:

@@ -11,18 +11,21 @@ import os
 import signal
 import sys
 from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from emukit.data.archive import Archive, Scenario
 from emukit.data.split import Span
 from emukit.emulators.registry import load_emulator
 from emukit.errors import EmukitError
 from emukit.files import exclusive
 from emukit.parallel.comm import Comm, open_comm
 from emukit.parallel.distributed import DistributedNetwork, whole
+from emukit.parallel.share import Share, share_of
 from emukit.progress import silent_reporter
 from emukit.recipes.load import load_recipe
 from emukit.runs import run
@@ -56,6 +59,18 @@ COMMON = (
 )
 
 
+def held(archive: Archive, share: Share) -> Archive:
+    """What a process holds that has read its own cells alone."""
+
+    def own(scenario: Scenario) -> Scenario:
+        forcings = {k: share.own(v) if v.ndim == 3 else v for k, v in scenario.forcings.items()}
+        return replace(scenario, forcings=forcings, targets=share.own(scenario.targets), share=share)
+
+    found = replace(archive, scenarios={name: own(s) for name, s in archive.items()}, share=share)
+    assert found.digest == archive.digest
+    return found
+
+
 def train(job: dict, comm: Comm) -> None:
     """One training; with ``stop_at`` it is asked to stop after that many steps of this process.
 
@@ -63,6 +78,9 @@ def train(job: dict, comm: Comm) -> None:
     """
     archive, folder = warming_archive(), Path(job["out"])
     domain, columns = job.get("domain", 1), job.get("columns", 1)
+    comm = comm.divided(domain, columns)
+    if job.get("own"):
+        archive = held(archive, share_of(comm.domain, archive.grid.shape))
     recipe = load_recipe(job["network"], None, [*NETWORKS[job["network"]], *COMMON, *job.get("set", ())])
     step = Engine.step
     taken = 0
@@ -80,7 +98,7 @@ def train(job: dict, comm: Comm) -> None:
     evaluate = run.evaluate
 
     def noted(emulator, *args):
-        found = {"divided": emulator.sphere.divided}
+        found = {"divided": emulator.sphere.divided, "own": args[0].share.divided}
         folder.with_name(f"{folder.name}-evaluated-{comm.rank}.json").write_text(json.dumps(found))
         return evaluate(emulator, *args)
 
@@ -92,7 +110,7 @@ def train(job: dict, comm: Comm) -> None:
                 recipe,
                 folder,
                 protocol="k360",
-                comm=comm.divided(domain, columns),
+                comm=comm,
                 execution=Execution(job.get("strategy", "ddp"), domain=domain),
                 resume=job.get("resume", False),
                 reporter=silent_reporter(),

@@ -2,29 +2,20 @@
 
 import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from emukit.data.protocol import make_split
 from emukit.errors import EmukitError, ProtocolError, RecipeError
-from emukit.progress import Reporter, silent_reporter
+from emukit.progress import silent_reporter
 from emukit.recipes.fitting import fit_recipe, fit_variables
 from emukit.recipes.load import load_recipe
 from emukit.runs.run import finished_run, train_run
 from tests.coded import warming_archive
+from tests.reporters import Said
 
 DEEP = "bases.0.recipe.bases.0.recipe"
-
-
-class Said(Reporter):
-    """A reporter that keeps what it is told."""
-
-    def __init__(self):
-        super().__init__()
-        self.lines = []
-
-    def say(self, line):
-        self.lines.append(line)
 
 
 def without(*names):
@@ -129,11 +120,24 @@ def test_what_only_fitting_finds_leaves_the_folder_to_the_corrected_command(tmp_
     archive = warming_archive()
     base, setting = 'bases.0.recipe.emulator="eof-regression"', "bases.0.recipe.model.components="
     recipe = load_recipe("ensemble", assignments=[base, "bases.0.copies=1", f"{setting}9000"])
-    with pytest.raises(RecipeError, match=r"model\.components"):
-        train_run(archive, recipe, tmp_path / "run", reporter=silent_reporter())
+    (tmp_path / "mine").mkdir()
+    for name in ("run", "mine"):
+        with pytest.raises(RecipeError, match=r"model\.components"):
+            train_run(archive, recipe, tmp_path / name, reporter=silent_reporter())
+    # Nor does the lock stay; a folder that was there before does.
+    assert [p.relative_to(tmp_path) for p in tmp_path.rglob("*")] == [Path("mine")]
     right = load_recipe("ensemble", assignments=[base, "bases.0.copies=1", f"{setting}2"])
     run, _ = train_run(archive, right, tmp_path / "run", reporter=silent_reporter())
     assert run.record.state == "finished"
+
+
+def test_a_core_on_months_is_told_something_else_than_that_it_needs_states():
+    archive = warming_archive()
+    with pytest.raises(ProtocolError, match="no sequence of them") as error:
+        fit_recipe(load_recipe("hybrid"), archive, make_split(archive, "k360"), silent_reporter())
+    assert error.value.found.startswith("months of tas, pr")
+    assert "six-hourly" in error.value.expected
+    assert "z500" in error.value.expected
 
 
 def test_the_hint_for_a_loss_is_a_setting_that_works():

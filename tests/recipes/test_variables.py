@@ -10,12 +10,12 @@ import torch
 from emukit.data.card import parse_card
 from emukit.errors import RecipeError
 from emukit.losses.registry import LOSSES, named_loss
-from emukit.progress import Reporter
 from emukit.recipes.fitting import fit_variables
 from emukit.recipes.load import load_recipe
 from emukit.recipes.schema import networks_of, parse_recipe
 from emukit.training.settings import LossSettings, composite_loss
 from tests.coded import warming_archive
+from tests.reporters import Said
 
 # Of recipes fitted to tas and pr: what identities of finished runs hold.
 DIGESTS = {
@@ -26,15 +26,6 @@ DIGESTS = {
     "residual-correction": "48c65960d544daed9403ebe98bf823c2c017a0838dc23d41cc7f2c6515c199de",
     "best-fast": "86f872629a04f605d2f4e66910a0c0cff8d383467b1734f0d95774ca8ea8f896",
 }
-
-
-class Said(Reporter):
-    def __init__(self):
-        super().__init__()
-        self.lines = []
-
-    def say(self, line):
-        self.lines.append(line)
 
 
 def archive_of(*names: str, **more: object):

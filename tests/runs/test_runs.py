@@ -17,7 +17,7 @@ from emukit.runs.listing import find_runs, list_runs, summarise_run
 from emukit.runs.run import read_run, train_run
 from emukit.studies import prune as removal
 from emukit.studies.prune import prune_all_but_best, prune_named, remove
-from emukit.submission import Entry, write_entry
+from emukit.submission import SubmissionEntry, write_entry
 from tests.coded import warming_archive
 
 QUIET = silent_reporter()
@@ -248,7 +248,7 @@ def entry_of(run, **changes):
         "emukit_version": "0", "git_commit": "", "csv": "submission.csv", "csv_sha256": "0" * 64, "rows": 1,
         "validation": {},
     }  # fmt: skip
-    return Entry(**(values | changes))
+    return SubmissionEntry(**(values | changes))
 
 
 @pytest.mark.parametrize("place", ["beside", "here", "inside"])

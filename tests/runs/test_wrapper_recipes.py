@@ -128,6 +128,8 @@ def test_anchor_without_a_network_is_refused() -> None:
     [
         ("best-networks", ("bases.0.recipe.model.length_scale=-1.0",), "k360", "length_scale is out of range"),
         ("best-networks", ("bases.0.recipe.bases.0.recipe.model.length=-1.0",), "k360", "length is out of range"),
+        ("sampled", ("model.years=100",), "k360", "no block of 100 years"),
+        ("sampled", ("model.alike=['step:9999:20']",), "k360", "no training block differs"),
         ("residual-correction", (), "one", "there is only one"),
     ],
 )
@@ -142,7 +144,7 @@ def test_what_a_wrapper_refuses_is_refused_before_its_bases_are_trained(
     with pytest.raises((RecipeError, ProtocolError), match=match):
         prepare(archive, recipe, split, 0, Comm(), Execution())
     if protocol == "k360":
-        with pytest.raises(RecipeError, match=match):
+        with pytest.raises((RecipeError, ProtocolError), match=match):
             train_run(archive, recipe, tmp_path / "run", protocol=protocol, reporter=Reporter(quiet=True))
         assert not (tmp_path / "run").exists()  # so that the corrected command finds its folder free
 

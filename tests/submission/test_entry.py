@@ -13,10 +13,10 @@ from pydantic import ValidationError
 
 from emukit.errors import SubmissionError
 from emukit.files import sha256
-from emukit.submission import ENTRY_FILE, Entry, read_entry, write_entry
+from emukit.submission import ENTRY_FILE, SubmissionEntry, read_entry, write_entry
 
 RECIPE = "[train]\nlearning_rate = 5e-4\nnote = \"three \\\" quotes ''' and \\\\ back\"\n"
-ENTRY = Entry(
+ENTRY = SubmissionEntry(
     name="ridge",
     created="2025-06-01T12:00:00+00:00",
     emulator="linear",
@@ -38,8 +38,8 @@ ENTRY = Entry(
 )
 
 
-def changed(**values: object) -> Entry:
-    return Entry.model_validate({**ENTRY.model_dump(), **values})
+def changed(**values: object) -> SubmissionEntry:
+    return SubmissionEntry.model_validate({**ENTRY.model_dump(), **values})
 
 
 # What a file can hold: no lone surrogates.

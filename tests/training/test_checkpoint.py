@@ -41,7 +41,9 @@ def scores(*values: float):
     return validate
 
 
-def train(engine: Engine, folder: Path, validate=None, ramp=lambda epochs: 1.0, seed=0) -> TrainingResult:
+def train(
+    engine: Engine, folder: Path, validate=None, ramp=lambda epochs: 1.0, seed=0, reporter=None
+) -> TrainingResult:
     return loop.train(
         engine,
         SOURCE,
@@ -50,7 +52,7 @@ def train(engine: Engine, folder: Path, validate=None, ramp=lambda epochs: 1.0, 
         ramp=ramp,
         validate=validate or scores(*range(99, 0, -1)),
         folder=folder,
-        reporter=silent_reporter(),
+        reporter=reporter or silent_reporter(),
     )
 
 

@@ -26,6 +26,7 @@ from emukit.training.engine import learning_rate, make_optimizer
 from emukit.training.log import read_lines
 from emukit.training.settings import AverageSettings, OptimizerSettings, TrainingSettings
 from tests.coded import changed, warming_archive
+from tests.reporters import Said
 from tests.training.test_checkpoint import SOURCE, STEPS, interrupt_after, scores, strict_lines, train
 from tests.training.test_engine import make_engine, parameters
 
@@ -319,6 +320,26 @@ def test_a_plateau_lowers_the_rate_too_early_too_late_or_otherwise_after_a_resum
         engine = make_engine(SOURCE, **settings)
     train(engine, tmp_path, validate=validate)
     assert [line["learning_rate"] for line in strict_lines(tmp_path)] == PLATEAU_RATES
+
+
+@pytest.mark.parametrize(("epochs", "every", "said"), [(3, 1, True), (4, 1, False), (6, 2, True), (7, 2, False)])
+def test_a_plateau_that_cannot_come_is_waited_for_in_silence(tmp_path, epochs, every, said):
+    """Scores that never get better lower the rate exactly where nothing is said."""
+    optimizer = OptimizerSettings(learning_rate=0.08, final_learning_rate=0.01, warmup_steps=0)
+    engine = make_engine(
+        SOURCE,
+        epochs=epochs,
+        validate_every=every,
+        schedule="plateau",
+        plateau=2,
+        optimizer=optimizer,
+        average=AverageSettings(kind="none"),
+    )
+    reporter = Said()
+    train(engine, tmp_path, validate=scores(*range(1, 9)), reporter=reporter)
+    rates = {line["learning_rate"] for line in strict_lines(tmp_path)}
+    assert rates == ({0.08} if said else {0.08, 0.04})
+    assert sum("never lower the learning rate" in line for line in reporter.lines) == said
 
 
 def test_a_schedule_that_nobody_chose_changes_the_digest_of_a_recipe():

@@ -193,7 +193,7 @@ class DemoClimate:
                 targets[:, i] = self.truth(name).transpose(2, 1, 0, 3, 4)
             advance()
         rsdt = self.planet.insolation.astype(np.float32)[np.arange(self.months) % 12]
-        values = Fields(
+        values = DemoFields(
             tas=targets[0],
             pr=targets[1],
             rsdt=np.broadcast_to(rsdt[None, :, :, None], (len(SCENARIOS), *rsdt.shape, self.lon_cells)).copy(),
@@ -273,7 +273,7 @@ def _stream_check() -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class Fields:
+class DemoFields:
     """The variables of a store, S scenarios by T months by M members.
 
     Attributes:
@@ -301,7 +301,7 @@ def noleap_months(first_year: int, months: int) -> list[cftime.DatetimeNoLeap]:
 
 
 def competition_dataset(
-    fields: Fields,
+    fields: DemoFields,
     scenarios: tuple[str, ...],
     first_year: int,
     grid: Grid,

@@ -132,7 +132,7 @@ class ScoreLine:
 
 
 @dataclass(frozen=True)
-class ScoreTable:
+class PageTable:
     """Scores of one variable on one set.
 
     Attributes:
@@ -170,7 +170,7 @@ class DownscalePage:
     facts: Mapping[str, str]
     origin: Mapping[str, str]
     config: str
-    tables: Sequence[ScoreTable]
+    tables: Sequence[PageTable]
     pictures: Sequence[Picture]
     missing: Sequence[str]
 
