@@ -283,6 +283,32 @@ def halo(case: dict[str, Any], comm: Comm) -> dict[str, float]:
     return {"wrong": wrong, "sent": float(sphere.sent)}
 
 
+def strip(case: dict[str, Any], comm: Comm) -> dict[str, float]:
+    """Convolutions with zeros beyond the edges of the map: outputs and gradients of every kernel, and what is sent."""
+    grid, out = tuple(case["grid"]), {}
+    torch.manual_seed(1)
+    fields = torch.randn(1, 1, *grid, dtype=torch.float64)
+    for kernel, stride, dilation in case["kernels"]:
+        padding = tuple(d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True))
+        convolution = nn.Conv2d(1, 2, kernel, stride, padding, dilation).double()
+        sphere = DividedSphere(comm.domain, grid)
+        whole, own = fields.clone().requires_grad_(), sphere.own(fields).clone().requires_grad_()
+        expected, found = convolution(whole), sphere.convolve(own, convolution, convolution.bias)
+        name = f"{kernel} {stride} {dilation}"
+        out[f"sent {name}"] = float(sphere.sent)
+        slope = torch.randn(expected.shape, dtype=torch.float64)
+        (expected * slope).sum().backward()
+        (found * sphere.own(slope)).sum().backward()
+        assert whole.grad is not None
+        assert own.grad is not None
+        apart = (
+            difference(found.detach(), sphere.own(expected.detach())),
+            difference(own.grad, sphere.own(whole.grad)),
+        )
+        out[f"apart {name}"] = max(apart)
+    return out
+
+
 def roll(case: dict[str, Any], comm: Comm) -> dict[str, float]:
     """How far the output of a turned globe is from the turned output, by the columns of each turn."""
     grid, history = tuple(case["grid"]), case.get("history", 2)
@@ -443,6 +469,7 @@ def refused(case: dict[str, Any], comm: Comm) -> dict[str, Any]:
 DO = {
     "read": read,
     "refused": refused,
+    "strip": strip,
     "train": train,
     "measure": measure,
     "halo": halo,
