@@ -8,13 +8,10 @@ that has imported everything.
 from __future__ import annotations
 
 import json
-import os
-import signal
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -39,10 +36,10 @@ from emukit.parallel.batchnorm import synchronise
 from emukit.parallel.comm import Comm, _Sum, open_comm
 from emukit.parallel.distributed import DistributedNetwork
 from emukit.parallel.domain import DividedSphere, divide
-from emukit.parallel.launch import RENDEZVOUS_FILE
 from emukit.runs.evaluate import _compute_lines, score_emulator
 from emukit.sphere import Sphere, half_turn, part_shape
 from emukit.training.footprint import count_pass
+from tests.parallel.forks import run_together
 
 VARIABLES = ("tas", "pr")
 
@@ -492,42 +489,10 @@ def compute(cases: dict[str, Any], out: str) -> None:
         Path(f"{out}-{alone.rank}").write_text(json.dumps(results))
 
 
-def fork(processes: int, cases: dict[str, Any], out: str) -> set[int]:
-    """Start as many processes as torchrun would; their process ids."""
-    started = set()
-    for rank in range(processes):
-        child = os.fork()
-        if child:
-            started.add(child)
-            continue
-        code = 1
-        try:
-            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-            os.environ |= {k: str(v) for k, v in place.items()}
-            os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "29400", RENDEZVOUS_FILE: f"{out}-rendezvous"}
-            compute(cases, out)
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    return started
-
-
 def main(path: str) -> None:
-    for name in ("torch._dynamo", "torch.distributed.nn", "torch.distributed.fsdp", "torch.distributed.tensor"):
-        import_module(name)
     for processes, cases in json.loads(Path(path).read_text()).items():
-        running = fork(int(processes), cases, f"{path}-{processes}")
-        while running:
-            ended, status = os.wait()
-            running.discard(ended)
-            if status:
-                # The others would wait for it.
-                for other in running:
-                    os.kill(other, signal.SIGKILL)
-                sys.exit(f"one of {processes} processes failed")
+        out = f"{path}-{processes}"
+        run_together(int(processes), partial(compute, cases, out), f"{out}-rendezvous")
 
 
 if __name__ == "__main__":
