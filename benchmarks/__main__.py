@@ -30,10 +30,11 @@ def bench(
             help="By default help, commands, write, score, store, linear, report, predict and input: about a quarter "
             "of an hour on two cores, and store and linear only with --data. By name alone: segments (a network "
             "against itself by window), train (against the starter kit's), reach (the time to a score; hours), "
-            "memory (how it grows with the store), divided (one field over two processes), downscaling (blocks, and a "
-            "large map stitched of them), realisations (training atlas and drawing, only with --data), climx (indices, "
-            "submissions, training from disk), device (precision and segment lengths against the roofline; meant for a "
-            "GPU) and faults (kills, damaged files; hours).",
+            "memory (how it grows with the store), divided (one field over two processes), trajectories (learned "
+            "closures against their cores; needs the extra core), downscaling (blocks, and a large map stitched of "
+            "them), realisations (training atlas and drawing, only with --data), climx (indices, submissions, training "
+            "from disk), device (precision and segment lengths against the roofline; meant for a GPU) and faults "
+            "(kills, damaged files; hours).",
         ),
     ] = None,
     data: o.Data = None,

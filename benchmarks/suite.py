@@ -121,6 +121,12 @@ def _downscaling(choice: Choice) -> Sequence[Figure]:
     return downscaling.bench_downscaling(choice.repeats)
 
 
+def _trajectories(choice: Choice) -> Sequence[Figure]:
+    from benchmarks import trajectories
+
+    return trajectories.bench_trajectories(choice.repeats)
+
+
 def _divided(choice: Choice) -> Sequence[Figure]:
     from benchmarks import divided
 
@@ -226,6 +232,12 @@ def _check_store(choice: Choice) -> None:
     check_store(choice.store)
 
 
+def _check_core(choice: Choice) -> None:
+    from emukit.models.spectral_core import check_extra
+
+    check_extra()
+
+
 def _check_zarr_v2(choice: Choice) -> None:
     from benchmarks.checks import check_zarr_v2
 
@@ -246,6 +258,7 @@ BENCHES: dict[str, Bench] = {
     "downscaling": Bench(_downscaling, by_default=False),
     "realisations": Bench(_realisations, needs_store=True, by_default=False, check=_check_store),
     "divided": Bench(_divided, by_default=False),
+    "trajectories": Bench(_trajectories, by_default=False, check=_check_core),
     "report": Bench(_report),
     "climx": Bench(_climx, by_default=False),
     "segments": Bench(_segments, _FIGURES, by_default=False, check=_networks_of(_segment_jobs)),

@@ -122,6 +122,8 @@ class InputSettings(Settings):
             begins from. A prediction is then a trajectory.
         bounded: Whether states are put within the bounds of their variables before they are fed back, in rollouts and
             in trajectories. Otherwise only what is written is.
+        conserved: State to how its global mean is held to that of the beginning, in rollouts and in trajectories:
+            ``multiply``, by a factor, or ``add``, by the same amount in all cells.
         window: Which steps a target step sees.
         seasonal: Names of seasonal encodings: month, month-latitude, published. They tell the position in the year of
             months, days or hours, and nothing of years. Where steps are shorter than a day, hour (at Greenwich) and
@@ -133,6 +135,7 @@ class InputSettings(Settings):
     forcings: tuple[str, ...] = ("CO2", "CH4", "SO2", "BC", "rsdt")
     states: tuple[str, ...] = ()
     bounded: bool = False
+    conserved: dict[str, Literal["add", "multiply"]] = Field(default_factory=dict)
     window: Window = Window()
     seasonal: tuple[str, ...] = ("month", "month-latitude")
     statics: tuple[str, ...] = ("lat", "lon")
@@ -151,14 +154,15 @@ class InputSettings(Settings):
             raise ValueError("needs a forcing, or a state")
         if self.bounded and not self.states:
             raise ValueError("bounded has no effect without states")
+        if unknown := [name for name in self.conserved if name not in self.states]:
+            raise ValueError(f"conserved names {', '.join(unknown)}: none of the states, {', '.join(self.states)}")
         return self
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Recipes keep the digests that they had before there were states, and before these had bounds.
+        # Recipes keep the digests that they had before there were states, and before these had bounds and budgets.
         values: dict[str, Any] = dump(self)
-        unused = {"states", "bounded"} if not self.states else set() if self.bounded else {"bounded"}
-        return {k: v for k, v in values.items() if k not in unused}
+        return {k: v for k, v in values.items() if v or k not in ("states", "bounded", "conserved")}
 
     @field_validator("seasonal")
     @classmethod

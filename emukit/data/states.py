@@ -136,8 +136,10 @@ class RolloutSampler(SegmentSampler):
     """The sampler of stretches of a trajectory.
 
     A sample holds, next to frames and targets, in `Sample.named`: ``states`` (S, n), the places of the states on the V
-    axis, and ``scale`` (S, V), as in `States`; and of bounded states ``lower`` and ``upper`` (S, V, Y, X), as in
-    `normalised_bounds`. The last n channels of a frame are the true states of the step before;
+    axis, and ``scale`` (S, V), as in `States`; of bounded states ``lower`` and ``upper`` (S, V, Y, X), as in
+    `normalised_bounds`; and where means are conserved what `emukit.physics.budget.StateBudgets` reads: ``held``
+    (S, n), 1 of a state to which is added and 2 of one that is multiplied, ``areas`` (S, Y, X), and ``center`` and
+    ``spread`` (S, n, Y, X). The last n channels of a frame are the true states of the step before;
     targets are what the network should say. Every stretch of a training span is in every epoch.
     """
 
@@ -164,6 +166,7 @@ class RolloutSampler(SegmentSampler):
         self.states = States.fit(archive, spans, normalizer, encoder.settings.states)
         bounded = encoder.settings.bounded
         self._bounds = normalised_bounds(archive.domain, normalizer, self.states) if bounded else None
+        self._conserved = _conserved(archive, encoder.settings, normalizer, self.states)
 
     def _read(self, key: tuple[tuple[Segment, ...], int, int]) -> Sample:
         segments, first, last = key
@@ -185,7 +188,25 @@ class RolloutSampler(SegmentSampler):
         if self._bounds is not None:
             for name, bound in zip(("lower", "upper"), self._bounds, strict=True):
                 named[name] = bound.to(home).expand(number, -1, -1, -1)
+        for name, fixed in self._conserved.items():
+            named[name] = fixed.to(home).expand(number, *[-1] * fixed.ndim)
         return Sample(sample.frames, targets, named)
+
+
+def _conserved(
+    archive: Archive, settings: InputSettings, normalizer: TargetNormalizer, states: States
+) -> dict[str, Tensor]:
+    """What a sample holds of means that are conserved."""
+    if not settings.conserved:
+        return {}
+    center, spread = (torch.from_numpy(values)[list(states.places)] for values in normalizer.line())
+    number = {None: 0, "add": 1, "multiply": 2}
+    return {
+        "held": torch.tensor([number[settings.conserved.get(name)] for name in settings.states]),
+        "areas": torch.from_numpy(archive.grid.weights),
+        "center": center,
+        "spread": spread,
+    }
 
 
 def sampler_kind(inputs: InputSettings) -> type[SegmentSampler]:

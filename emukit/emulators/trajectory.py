@@ -24,6 +24,7 @@ from emukit.emulators.neural import NeuralEmulator
 from emukit.errors import ProtocolError
 from emukit.models.precision import matmul_precision
 from emukit.objectives.base import AddressedNoise
+from emukit.physics.budget import StateBudgets
 
 Fields = NDArray[np.float32]
 
@@ -195,6 +196,9 @@ class TrajectoryNetwork(NeuralEmulator, Trajectory):
         bounds = None
         if self.encoder.settings.bounded:
             bounds = [bound.to(device) for bound in normalised_bounds(self.domain, self.normalizer, self.states)]
+        where = list(self.states.places)
+        budgets = self._budgets()
+        means = budgets.budgets(held[:, -1, where]) if budgets else {}
         try:
             with torch.inference_mode(), matmul_precision("fp32"):
                 for step in range(steps):
@@ -208,8 +212,12 @@ class TrajectoryNetwork(NeuralEmulator, Trajectory):
                     )
                     said = self._objective.predict(self.network, frames, noise)[:, 0].float()
                     after = self.states.after(held[:, -1], said)
+                    if budgets:
+                        after[:, where] = budgets.hold(after[:, where], means)
                     if bounds is not None:
                         after = after.clamp(*bounds)
+                        if budgets:
+                            after[:, where] = budgets.hold(after[:, where], means)
                     held = torch.cat((held[:, 1:], after[:, None]), 1)
                     out[:, step] = after.cpu().numpy()
         finally:
@@ -218,6 +226,15 @@ class TrajectoryNetwork(NeuralEmulator, Trajectory):
             out[i] = self.normalizer.inverse(out[i], time.season[start : start + steps])
             self.clip_to_bounds(out[i])
         return out
+
+    def _budgets(self) -> StateBudgets | None:
+        """What holds the means that are conserved."""
+        settings, places = self.encoder.settings, list(self.states.places)
+        if not settings.conserved:
+            return None
+        areas, *line = (torch.from_numpy(a).to(self.device) for a in (self.grid.weights, *self.normalizer.line()))
+        center, spread = (values[places] for values in line)
+        return StateBudgets(areas, settings.states, settings.conserved, center, spread)
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """As `NeuralEmulator`, with the states."""

@@ -103,8 +103,17 @@ class Objective(ABC):
 
     @property
     def passes(self) -> int:
-        """Forward passes of a training step."""
+        """Forward passes of a training step; of a trajectory, those of its longest."""
         return 1
+
+    @property
+    def kept(self) -> int:
+        """Passes of which everything is kept for the gradient at the same time."""
+        return self.passes
+
+    def share(self, epochs: int) -> float:
+        """Passes of a step, on average over so many epochs, over `passes`."""
+        return 1.0
 
     def advance(self, epochs: float) -> None:
         """Told before every training step how many epochs are done, with fractions; most objectives do not care."""

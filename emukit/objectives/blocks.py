@@ -58,6 +58,11 @@ class OnBlocks(Objective):
         """Those of the objective."""
         return self._inner.passes
 
+    @property
+    def kept(self) -> int:
+        """Those of the objective inside."""
+        return self._inner.kept
+
     def loss(
         self, forward: Forward, sample: Sample, *, ramp: float = 1.0, mean: Mean = local_mean
     ) -> tuple[Tensor, dict[str, Tensor]]:

@@ -19,6 +19,7 @@ from emukit.errors import RecipeError
 from emukit.losses.composite import CompositeLoss
 from emukit.losses.grid_context import Mean, local_mean
 from emukit.objectives.base import Forward, Objective
+from emukit.physics.budget import HOWS, StateBudgets
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,11 @@ class Curriculum:
     def at(self, epochs: float) -> int:
         """The length that follows from the epochs that are done."""
         return self.lengths[sum(epochs >= b for b in self.boundaries)]
+
+    def mean(self, epochs: int) -> float:
+        """Of the lengths, over so many epochs."""
+        edges = [0.0, *(min(b, epochs) for b in self.boundaries), float(epochs)]
+        return sum(length * (b - a) for length, (a, b) in zip(self.lengths, pairwise(edges), strict=True)) / epochs
 
 
 class Rollout(Objective):
@@ -118,6 +124,15 @@ class Rollout(Objective):
         """One for each step of the longest trajectory."""
         return self.longest
 
+    @property
+    def kept(self) -> int:
+        """All of them, or one at a time."""
+        return 1 if self.checkpoint else self.longest
+
+    def share(self, epochs: int) -> float:
+        """Shorter trajectories cost less."""
+        return self.curriculum.mean(epochs) / self.longest
+
     def advance(self, epochs: float) -> None:
         """The length follows from the epochs that are done."""
         self._epochs = epochs
@@ -132,11 +147,19 @@ class Rollout(Objective):
         # A state after i steps is the first plus i changes; an output that is not a state is predicted at every step.
         state = (sample.named["scale"][0] > 0)[:, None, None]
         true = torch.where(state, true.cumsum(1), true)
-        said = self.trajectory_of(forward, sample, length)
+        budgets = _budgets_of(sample, self.composite.variables)
+        said = self.trajectory_of(forward, sample, length, budgets)
         total, terms = self.composite(said, true, ramp=ramp, mean=mean)
-        return total, {**terms, "steps": torch.tensor(float(length), device=total.device)}
+        terms = {**terms, "steps": torch.tensor(float(length), device=total.device)}
+        if budgets:
+            # What the budgets had to add to a global mean in a step, at most, in its own unit.
+            largest = zip(budgets.corrector.held, budgets.corrector.largest, strict=True)
+            terms |= {f"conserved.{name}": value.to(total) for name, value in largest}
+        return total, terms
 
-    def trajectory_of(self, forward: Forward, sample: Sample, length: int) -> Tensor:
+    def trajectory_of(
+        self, forward: Forward, sample: Sample, length: int, budgets: StateBudgets | None = None
+    ) -> Tensor:
         """(S, L, V, Y, X): of states the change since the beginning, in units of `scale`; of others the field."""
         places, scale = sample.named["states"][0], sample.named["scale"][0][:, None, None]
         n, frames = len(places), sample.frames
@@ -145,18 +168,37 @@ class Rollout(Objective):
         if self.noise and torch.is_grad_enabled():
             held = held + self.noise * scale[places] * torch.randn_like(held)
         first, said, out = held[:, -1], None, []
+        means = budgets.budgets(first) if budgets else {}
         for i in range(length):
             window = torch.cat((frames[:, i : i + history, :-n], held.to(frames.dtype)), 2)
             step = recomputed(forward, window, use_reentrant=False) if self.checkpoint else forward(window)
             change = step[:, 0]
             said = change if said is None else torch.where(scale > 0, said + change, change)
-            out.append(said)
             after = first + (scale * said)[:, places]
+            if budgets:
+                after, said = _moved(budgets.hold(after, means), after, said, places, scale)
+            out.append(said)
             if "lower" in sample.named:
-                bounded = after.clamp(sample.named["lower"][:, places], sample.named["upper"][:, places])
-                # What was beyond is no part of the state from here on.
-                moved = torch.zeros_like(said)
-                moved[:, places] = (bounded - after) / scale[places]
-                said, after = said + moved, bounded
+                within = after.clamp(sample.named["lower"][:, places], sample.named["upper"][:, places])
+                # What was beyond is no part of the state from here on, and neither is what made up for it.
+                within = budgets.hold(within, means) if budgets else within
+                after, said = _moved(within, after, said, places, scale)
             held = torch.cat((held[:, 1:], after[:, None]), 1)
         return torch.stack(out, 1)
+
+
+def _moved(to: Tensor, states: Tensor, said: Tensor, places: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """States that were moved, and what a trajectory said with them."""
+    more = torch.zeros_like(said)
+    more[:, places] = (to - states) / scale[places]
+    return to, said + more
+
+
+def _budgets_of(sample: Sample, names: Sequence[str]) -> StateBudgets | None:
+    """What holds the means that a sample says are conserved."""
+    if "held" not in sample.named:
+        return None
+    areas, center, spread, held = (sample.named[name][0] for name in ("areas", "center", "spread", "held"))
+    states = [names[place] for place in sample.named["states"][0].tolist()]
+    how = {name: HOWS[number - 1] for name, number in zip(states, held.tolist(), strict=True) if number}
+    return StateBudgets(areas, states, how, center, spread)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from emukit.errors import RecipeError
 
 How = Literal["add", "multiply"]
+HOWS: tuple[How, ...] = ("add", "multiply")
 
 
 class BudgetCorrector(nn.Module):
@@ -106,6 +107,56 @@ class BudgetCorrector(nn.Module):
             name: {"mean": float(self.total[i]) / steps, "largest": float(self.largest[i])}
             for i, name in enumerate(self.held)
         }
+
+
+class StateBudgets:
+    """Holds global means of normalised states to those that a trajectory began with.
+
+    Attributes:
+        corrector: Of physical values, with its count of what was added.
+    """
+
+    def __init__(
+        self,
+        weights: Tensor,
+        quantities: Sequence[str],
+        how: Mapping[str, How],
+        center: Tensor,
+        spread: Tensor,
+    ) -> None:
+        """Say which states are held, and how.
+
+        Args:
+            weights: (Y, X) areas of the cells, in any unit.
+            quantities: Names of the n states.
+            how: State to ``add`` or ``multiply``.
+            center: (n, Y, X) physical value of a normalised zero.
+            spread: (n, Y, X) physical size of a normalised one.
+
+        Raises:
+            RecipeError: A quantity that is no state.
+        """
+        self.corrector = BudgetCorrector(weights, quantities, how).to(weights.device)
+        self._center, self._spread = center.double(), spread.double()
+        self._places = [list(quantities).index(name) for name in self.corrector.held]
+
+    def budgets(self, states: Tensor) -> dict[str, Tensor]:
+        """The (B,) global means, in physical units, of the (B, n, Y, X) states that a trajectory begins from."""
+        means = self.corrector.mean(self._center + self._spread * states.double())
+        return {name: means[:, place] for name, place in zip(self.corrector.held, self._places, strict=True)}
+
+    def hold(self, states: Tensor, budgets: Mapping[str, Tensor]) -> Tensor:
+        """(B, n, Y, X) states with these means; those that are not held are left alone, bit for bit.
+
+        Raises:
+            RecipeError: A mean cannot be brought to its budget by a factor.
+        """
+        held = self.corrector(self._center + self._spread * states.double(), budgets)
+        normalised = ((held - self._center) / self._spread).to(states.dtype)
+        parts = list(states.unbind(1))
+        for place in self._places:
+            parts[place] = normalised[:, place]
+        return torch.stack(parts, 1)
 
 
 def _factor(name: str, before: Tensor, budget: Tensor) -> Tensor:

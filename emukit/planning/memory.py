@@ -193,7 +193,9 @@ def measure_for(recipe: NetworkRecipe, network: nn.Module, frame: tuple[int, int
     """
     training, history = recipe.training, recipe.inputs.window.history
     wide = (recipe.network_channels(frame[0]), *frame[1:])
-    length, precision = training.segments.length, training.precision
+    objective, precision = recipe.objective.build(None), training.precision
+    # Each step of a trajectory is a pass of its own.
+    length = 1 if objective.trajectory else training.segments.length
     weights = tuple(p.shape for p in network.parameters())
     key = (
         type(network),
@@ -207,7 +209,7 @@ def measure_for(recipe: NetworkRecipe, network: nn.Module, frame: tuple[int, int
     )
     if key not in _MEASURED:
         _MEASURED[key] = measure(network, wide, history, length, precision)
-    return _MEASURED[key].times(recipe.objective.build(None).passes)
+    return _MEASURED[key].times(objective.passes, objective.kept)
 
 
 def build_for(recipe: NetworkRecipe, archive: Archive, channels: int) -> nn.Module:

@@ -105,11 +105,9 @@ class Footprint:
     flops: Affine
     flops_per_second: float | None
 
-    def times(self, passes: int) -> Footprint:
-        """That of so many passes whose activations are kept together."""
-        if passes == 1:
-            return self
-        return Footprint(self.activations.times(passes), self.flops.times(passes), self.flops_per_second)
+    def times(self, passes: int, kept: int) -> Footprint:
+        """That of so many passes, of which some are kept together."""
+        return Footprint(self.activations.times(kept), self.flops.times(passes), self.flops_per_second)
 
 
 def measure(network: nn.Module, frame: tuple[int, int, int], history: int, length: int, precision: str) -> Footprint:

@@ -112,11 +112,15 @@ def test_what_is_no_state_is_refused_by_name():
     assert sampler(length=38)[0].steps_per_epoch == 1
     with pytest.raises(ValueError, match="needs a forcing, or a state"):
         InputSettings(forcings=())
+    with pytest.raises(ValueError, match="conserved names pr"):
+        InputSettings(forcings=(), states=("tas",), conserved={"pr": "add"})
 
 
 def test_recipes_without_states_are_what_they_were():
     assert "states" not in InputSettings().model_dump()
     assert inputs().model_dump()["states"] == ("z500", "tas")
+    assert "conserved" not in inputs().model_dump()
+    assert "bounded" not in inputs().model_dump()
 
 
 def test_frames_leave_room_for_states_and_keep_their_statics():

@@ -35,9 +35,9 @@ class Moved(nn.Module):
         return torch.cat((change, last[:, :1]), 1)[:, None]
 
 
-def emulator(history=1, moved=False, bounded=False):
+def emulator(history=1, moved=False, **more):
     window = Window(history=history)
-    inputs = InputSettings(forcings=(), states=("tas", "z500"), bounded=bounded, window=window, seasonal=(), statics=())
+    inputs = InputSettings(forcings=(), states=("tas", "z500"), window=window, seasonal=(), statics=(), **more)
     encoder = FrameEncoder.fit(ARCHIVE, SPLIT.train, inputs)
     # Moved fields are the same in units of every cell only where all cells have the same.
     normalizer = TargetNormalizer.fit(ARCHIVE, SPLIT.train, {})
@@ -163,3 +163,32 @@ def test_rain_below_zero_is_clipped_in_what_is_written_alone():
     cut = found.predict_fields(CONTROL, 10, 16)
     np.testing.assert_array_equal(cut[:, 0], np.maximum(free[:, 0], 281.0))
     np.testing.assert_array_equal(cut[:, 1:], free[:, 1:])
+
+
+def test_a_trajectory_keeps_the_means_that_it_began_with(tmp_path):
+    how = {"tas": "add", "z500": "multiply"}
+    free, held = emulator(), emulator(conserved=how)
+    held.save(tmp_path / "emulator")
+    found = load_emulator(tmp_path).forecast(CONTROL, [10, 30], 12)
+    begun = CONTROL.targets[0, [9, 29]]
+    expected = ARCHIVE.grid.mean(begun)[:, None, :2]
+    np.testing.assert_allclose(ARCHIVE.grid.mean(found)[:, :, :2], np.repeat(expected, 12, 1), rtol=1e-6)
+    drifted = ARCHIVE.grid.mean(free.forecast(CONTROL, [10, 30], 12))[:, :, :2]
+    assert (np.abs(drifted[:, -1] / expected[:, 0] - 1) > 1e-5).all()
+    # What is no state is left alone, and a first step is what was said but for its mean.
+    one, other = (e.predict_fields(CONTROL, 10, 11)[0] for e in (free, held))
+    np.testing.assert_array_equal(one[2], other[2])
+    np.testing.assert_allclose(np.ptp(other[0] - one[0]), 0, atol=1e-3)
+    np.testing.assert_allclose(np.ptp(other[1] / one[1]), 0, atol=1e-6)
+
+
+def test_means_hold_where_bounds_cut():
+    cut, both = emulator(moved=True, bounded=True), emulator(moved=True, bounded=True, conserved={"tas": "add"})
+    for found in (cut, both):
+        no_colder_than(found)
+        # What is written is cut once more, which is not looked at here.
+        found.clip_to_bounds = lambda fields: None
+    begun = ARCHIVE.grid.mean(CONTROL.targets[0, 9:10])[:, 0]
+    means = [ARCHIVE.grid.mean(found.predict_fields(CONTROL, 10, 14))[:, 0] for found in (cut, both)]
+    np.testing.assert_allclose(means[1], begun.repeat(4), rtol=1e-6)
+    assert means[0].min() > begun + 0.1

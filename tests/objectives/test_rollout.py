@@ -149,7 +149,8 @@ def test_a_length_is_never_used_before_its_boundary():
         _, terms = objective.loss(Linear(3, 2), given)
         found.append(int(terms["steps"]))
     assert found == [1, 1, 2, 2, 4, 4]
-    assert (objective.longest, objective.passes) == (4, 4)
+    assert (objective.longest, objective.passes, objective.kept) == (4, 4, 4)
+    assert Rollout(None, lengths=[1, 2], boundaries=[1.0], checkpoint=True).kept == 1
 
 
 def test_noise_moves_the_beginning_by_a_share_of_a_step_and_only_while_training():
@@ -213,3 +214,79 @@ def test_a_rollout_goes_on_from_states_within_their_bounds():
         tas = torch.clamp(first + SCALE[0] * (change + step[:, 0]), min=0.2)
         change = (tas - first) / SCALE[0]
         held.append(torch.stack((held[-1][:, 0] + SCALE[1] * step[:, 1], tas), 1))
+
+
+@pytest.mark.parametrize("how", [1, 2])
+def test_a_rollout_goes_on_from_states_that_keep_their_means(how):
+    """tas is held, by adding or by a factor: written out, with areas, a mean state and a unit of its own."""
+    network, given, length = Linear(3, 2), sample(), 3
+    areas = torch.cos(torch.deg2rad(torch.from_numpy(LAT)))[:, None].expand(3, 4)
+    center = torch.stack([torch.full((3, 4), 5.0), torch.full((3, 4), 280.0) + 10 * areas]).double()
+    spread = torch.stack([torch.full((3, 4), 1.0).double(), 2 + areas])
+    named = {"held": torch.tensor([0, how]), "areas": areas, "center": center, "spread": spread}
+    conserved = Sample(given.frames, given.targets, given.named | {k: v.expand(2, *v.shape) for k, v in named.items()})
+    objective = Rollout(composite(), lengths=[length], boundaries=[])
+
+    def mean(values):
+        return (values * areas).sum((-2, -1), keepdim=True) / areas.sum()
+
+    first = given.frames[:, 1, -2:]
+    held, largest = [given.frames[:, i, -2:] for i in range(2)], 0.0
+    budget = mean(center[1] + spread[1] * first[:, 1])
+    expected = []
+    for i in range(length):
+        window = torch.stack([torch.cat((given.frames[:, i + h, :1], held[h - 2]), 1) for h in range(2)], 1)
+        step = network(window)[:, 0]
+        z500, tas = held[-1][:, 0] + SCALE[1] * step[:, 1], held[-1][:, 1] + SCALE[0] * step[:, 0]
+        physical = center[1] + spread[1] * tas
+        missed = budget - mean(physical)
+        physical = physical + missed if how == 1 else physical * budget / mean(physical)
+        largest = max(largest, float(missed.detach().abs().max()))
+        tas = (physical - center[1]) / spread[1]
+        held.append(torch.stack((z500, tas), 1))
+        expected.append(torch.stack(((tas - first[:, 1]) / SCALE[0], (z500 - first[:, 0]) / SCALE[1], step[:, 2]), 1))
+    said = []
+    keep = objective.trajectory_of
+    objective.trajectory_of = lambda *arguments: said.append(keep(*arguments)) or said[-1]
+    total, terms = objective.loss(network, conserved)
+    torch.testing.assert_close(said[0], torch.stack(expected, 1))
+    assert float(terms["conserved.tas"]) == pytest.approx(largest)
+    assert largest > 0.05
+    # What is learned is learned under the budget.
+    free, _ = objective.loss(network, given)
+    assert total.item() != pytest.approx(free.item(), rel=1e-3)
+    total.backward()
+    assert torch.isfinite(network.weight.grad).all()
+
+
+def test_what_made_up_for_a_bound_is_no_part_of_the_state():
+    """A field that is cut at zero has more of it; a factor takes that away, and none is below zero."""
+    network, given, length = Linear(3, 2), sample(), 3
+    shape = given.targets.shape[2:]
+    areas = torch.cos(torch.deg2rad(torch.from_numpy(LAT)))[:, None].expand(3, 4)
+    lower, upper = torch.full(shape, -torch.inf), torch.full(shape, torch.inf)
+    # tas is 0.5 + a normalised value, and not below zero.
+    lower[0] = -0.5
+    named = {
+        "held": torch.tensor([0, 2]),
+        "areas": areas,
+        "center": torch.full((2, 3, 4), 0.5).double(),
+        "spread": torch.ones(2, 3, 4).double(),
+        "lower": lower.double(),
+        "upper": upper.double(),
+    }
+    frames = given.frames.clone()
+    frames[:, :, -1] = frames[:, :, -1].clamp(min=-0.5)
+    both = Sample(frames, given.targets, given.named | {k: v.expand(2, *v.shape) for k, v in named.items()})
+    seen = []
+
+    def watched(window):
+        seen.append(window[:, -1, -1].detach() + 0.5)
+        return network(window)
+
+    Rollout(composite(), lengths=[length], boundaries=[]).loss(watched, both)
+    means = [(s * areas).sum((-2, -1)) / areas.sum() for s in seen]
+    for state, value in zip(seen[1:], means[1:], strict=True):
+        torch.testing.assert_close(value, means[0])
+        assert float(state.min()) >= 0
+        assert (state == 0).any()

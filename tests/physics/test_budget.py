@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from emukit.errors import RecipeError
-from emukit.physics.budget import BudgetCorrector
+from emukit.physics.budget import BudgetCorrector, StateBudgets
 
 LAT = torch.deg2rad(torch.linspace(-88, 88, 12, dtype=torch.float64))
 AREAS = torch.cos(LAT)[:, None].expand(12, 18)
@@ -94,3 +94,23 @@ def test_a_field_that_has_its_mean_of_zero_is_left_as_it_is():
     balanced = torch.zeros(1, 1, 12, 18)
     balanced[..., 5, 3], balanced[..., 5, 4] = 2.0, -2.0
     assert torch.equal(held(balanced, {"pr": torch.zeros(1)}), balanced.double())
+
+
+def test_states_keep_the_means_that_they_began_with_and_others_their_bits():
+    center = torch.stack([250 + 40 * torch.cos(LAT)[:, None].expand(12, 18), torch.full((12, 18), 3.0).double()])
+    spread = torch.stack([1 + torch.sin(LAT)[:, None].expand(12, 18) ** 2, torch.full((12, 18), 2.0).double()])
+    draws = torch.Generator().manual_seed(0)
+    begun, ended = (torch.randn(5, 2, 12, 18, generator=draws) for _ in range(2))
+    for how, name, place in (("add", "tas", 0), ("multiply", "tas", 0), ("multiply", "q", 1)):
+        held = StateBudgets(AREAS, ("tas", "q"), {name: how}, center, spread)
+        found = held.hold(ended, held.budgets(begun))
+        physical = [center + spread * x.double() for x in (begun, ended, found)]
+        np.testing.assert_allclose(mean(physical[2][:, place]), mean(physical[0][:, place]), rtol=1e-7)
+        assert torch.equal(found[:, 1 - place], ended[:, 1 - place])
+        moved = physical[2][:, place] - physical[1][:, place]
+        if how == "multiply":
+            moved = physical[2][:, place] / physical[1][:, place]
+        wrong = (moved - moved[:, :1, :1]).abs()
+        assert float(wrong[physical[1][:, place].abs() > 0.1].max()) < 1e-4
+        missed = mean(physical[0][:, place]) - mean(physical[1][:, place])
+        assert held.corrector.added()[name]["largest"] == pytest.approx(np.abs(missed).max(), rel=1e-6)

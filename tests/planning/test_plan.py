@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from torch import nn
 
 from emukit.data.protocol import make_split
@@ -17,7 +18,9 @@ from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
 from emukit.runs.run import train_run
 from emukit.training import footprint
+from emukit.training.engine import Engine
 from tests.coded import warming_archive
+from tests.forecasts import sequence
 
 SETTINGS = [
     "model.hidden=8",
@@ -302,6 +305,55 @@ def test_what_would_take_long_is_counted_and_only_a_forward_pass_is_timed(archiv
     assert (made.memory.activations, made.flops) == (known.memory.activations, known.flops)
     assert made.step_seconds > 0
     assert not made.timed
+
+
+def test_a_rollout_is_planned_as_so_many_steps_and_keeps_one_that_is_computed_again():
+    archive = sequence()
+    split = make_split(archive, "forecast")
+
+    def made(lengths, *more):
+        words = [f"objective.lengths={lengths}", f"training.segments.length={lengths[-1]}", *more]
+        words += ['inputs.states=["tas", "z500"]', "model.width=4", "model.depth=1", "training.epochs=4"]
+        words += ["training.validate_every=1"]
+        chosen = load_recipe("forecast", None, [*words, "training.segments.per_batch=2"])
+        return make_plan(archive, chosen, split, Comm(), QUIET)
+
+    one = made([1], "objective.boundaries=[]")
+    four = made([1, 4], "objective.boundaries=[3.0]")
+    again = made([1, 4], "objective.boundaries=[3.0]", "objective.checkpoint=true")
+    assert four.memory.activations == pytest.approx(4 * one.memory.activations, abs=4)
+    assert again.memory.activations == one.memory.activations
+    # Three epochs of one step, and one of four.
+    assert four.flops == pytest.approx((3 * 1 + 1 * 4) / 4 * one.flops)
+    assert four.timed
+
+
+def test_what_a_rollout_keeps_is_what_is_planned(monkeypatch):
+    """Counted tensor by tensor in a real step."""
+    archive = sequence()
+    split = make_split(archive, "forecast")
+    words = ["objective.lengths=[3]", "objective.boundaries=[]", "training.segments.length=3", "training.epochs=1"]
+    words += ['inputs.states=["tas", "z500"]', "model.width=8", "model.depth=1", "training.validate_every=1"]
+    chosen = load_recipe("forecast", None, [*words, "training.segments.per_batch=4"])
+    planned = make_plan(archive, chosen, split, Comm(), QUIET).memory.activations
+    kept, step = [], Engine.step
+
+    def counted(engine, *arguments, **options):
+        storages = {}
+
+        def pack(tensor):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            found = step(engine, *arguments, **options)
+        kept.append(sum(storages.values()))
+        return found
+
+    monkeypatch.setattr(Engine, "step", counted)
+    make_plan(archive, chosen, split, Comm(), QUIET)
+    # Losses and parameters are among what a real step keeps.
+    assert 0.8 * planned < max(kept) < 1.5 * planned
 
 
 def test_planning_takes_a_third_of_free_memory_at_most(archive):

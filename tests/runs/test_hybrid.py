@@ -24,6 +24,9 @@ SMALL = (
     "model.depth=1",
     "training.epochs=1",
     "training.validate_every=1",
+    "training.segments.length=2",
+    "objective.lengths=[1, 2]",
+    "objective.boundaries=[0.5]",
     # Three layers hold no level of 835 hPa that is not also their middle.
     'model.roles={u200="eastward 0.2", v200="northward 0.2", u850="eastward 0.83", v850="northward 0.83", '
     't500="temperature 0.51", t850="temperature 0.83", z500="geopotential 0.51", ps="pressure", W="water", '
