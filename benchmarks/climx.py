@@ -1,13 +1,13 @@
 """ClimX: indices of extremes, the score and the file of a whole submission, training from fields on disk.
 
-Invariant: the input is made up and the same for both sides. Indices are compared with xclim's, which the organisers'
-code calls, where it is installed; training from disk with training in memory.
+Invariant: the input is made up and the same for both sides. Indices, files and scores are compared with the plain way
+to them (`benchmarks.plain_climx`), indices with xclim's besides, which the organisers' code calls, where it is
+installed; training from disk with training in memory.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import math
 import tempfile
 import warnings
 from functools import partial
@@ -23,6 +23,12 @@ from emukit.metrics.extremes import INDICES, VARIABLES, Thresholds, indices_of_y
 DAYS, BASE_YEARS, YEARS = 365, 30, 86
 LITE, FULL = (12, 18), (192, 288)
 FASTER = 10.0
+# The plain way is leaner than xclim, which checks units and calendars on its way.
+FASTER_THAN_PLAIN = 3.0
+# A tenth of what the organisers' code took for these indices.
+LITE_SECONDS = 1.33
+# What the plain way does of a full-grid year, and of a CSV of 86 years: the rest is counted, as it takes minutes.
+PLAIN_ROWS, PLAIN_YEARS = 24, 4
 # Of the issue: ten minutes and 2 GB for the indices of a scenario on the full grid.
 FULL_SECONDS, FULL_MB = 600.0 / YEARS, 2000.0
 SCORE_SECONDS, SCORE_MB = 5.0, 2500.0
@@ -36,39 +42,45 @@ Fields = dict[str, NDArray[np.float32]]
 def bench_climx(runs: int = 3) -> list[Figure]:
     """Every figure; several minutes."""
     here = __name__
-    out = [_indices(runs)]
-    out.append(_alone("ClimX indices, 192 x 288, a year", f"{here}:prepare_full_year", runs, FULL_SECONDS, FULL_MB))
+    name, lite = "ClimX indices, 12 x 18, 86 years", f"{here}:prepare_lite"
+    bounds: dict[str, Any] = {"runs": runs, "seconds": LITE_SECONDS, "peak_mb": FULL_MB}
+    out = [compare(name, lite, f"{here}:prepare_lite_plain", (), faster=FASTER_THAN_PLAIN, **bounds)]
+    if importlib.util.find_spec("xclim") is not None:
+        out.append(compare(f"{name}, against xclim", lite, f"{here}:prepare_xclim", (), faster=FASTER, **bounds))
+    out.append(
+        compare(
+            "ClimX indices, 192 x 288, a year",
+            f"{here}:prepare_full_year",
+            f"{here}:prepare_full_year_plain",
+            (),
+            runs=runs,
+            seconds=FULL_SECONDS,
+            peak_mb=FULL_MB,
+            scale=FULL[0] / PLAIN_ROWS,
+        )
+    )
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         for seed in (0, 1):
             measure(f"{here}:prepare_write", (str(place / f"{seed}.parquet"), str(seed)))
-        for ending in ("parquet", "csv"):
+        file_bounds: dict[str, Any] = {"runs": runs, "seconds": FILE_SECONDS, "peak_mb": SCORE_MB}
+        for ending, scale in (("parquet", 1.0), ("csv", YEARS / PLAIN_YEARS)):
             path = str(place / f"written.{ending}")
-            out.append(
-                _alone(f"ClimX write {ending}", f"{here}:prepare_write", runs, FILE_SECONDS, SCORE_MB, path, "0")
-            )
-            out.append(_alone(f"ClimX check {ending}", f"{here}:prepare_check", runs, FILE_SECONDS, SCORE_MB, path))
+            for what, arguments in (("write", (path, "0")), ("check", (path,))):
+                work = f"{here}:prepare_{what}"
+                out.append(
+                    compare(f"ClimX {what} {ending}", work, f"{work}_plain", arguments, scale=scale, **file_bounds)
+                )
+                # What the plain writer left is a shorter file.
+                measure(f"{here}:prepare_write", (path, "0"))
         paths = [str(place / f"{seed}.parquet") for seed in (0, 1)]
-        out.append(_alone("ClimX score", f"{here}:prepare_score", runs, SCORE_SECONDS, SCORE_MB, *paths))
+        score = f"{here}:prepare_score", f"{here}:prepare_score_plain"
+        out.append(compare("ClimX score", *score, paths, runs=runs, seconds=SCORE_SECONDS, peak_mb=SCORE_MB))
         measure(f"{here}:prepare_folder", (folder,))
         disk, memory = f"{here}:prepare_train_disk", f"{here}:prepare_train_memory"
         name = "typical-year from disk, 48 x 72, against memory"
         out.append(compare(name, disk, memory, (folder,), runs=1, faster=0.2, peak_mb=DISK_MB))
     return out
-
-
-def _indices(runs: int) -> Figure:
-    name, ours = "ClimX indices, 12 x 18, 86 years", f"{__name__}:prepare_lite"
-    if importlib.util.find_spec("xclim") is None:
-        return _alone(f"{name} (xclim is not installed)", ours, runs, 13.3 / FASTER, FULL_MB)
-    return compare(f"{name}, against xclim", ours, f"{__name__}:prepare_xclim", (), runs=runs, faster=FASTER)
-
-
-def _alone(name: str, work: str, runs: int, seconds: float, peak_mb: float, *arguments: str) -> Figure:
-    done = [measure(work, arguments) for _ in range(runs)]
-    value, peak = sorted(d.seconds for d in done)[runs // 2], max(d.peak_mb for d in done)
-    bound = f"under {seconds:.2g} s, under {peak_mb:.0f} MB"
-    return Figure(name, value, "s", math.nan, math.nan, peak, bound, value < seconds and peak < peak_mb)
 
 
 def made_up(years: int, shape: tuple[int, int], seed: int) -> Fields:
@@ -100,7 +112,26 @@ def prepare_full_year() -> Work:
     year = made_up(1, FULL, 2)
     thresholds = Thresholds(*(np.quantile(year[n], q) * np.ones((DAYS, 1)) for n, q in Thresholds.QUANTILES.items()))
     wide = Thresholds(*(np.repeat(getattr(thresholds, n), FULL[0] * FULL[1], 1) for n in Thresholds.QUANTILES))
-    return lambda: _checksum(_by_year(year, wide))
+    return lambda: _checksum({n: values[:, :PLAIN_ROWS] for n, values in _by_year(year, wide).items()})
+
+
+def prepare_full_year_plain() -> Work:
+    """The same of some of its rows."""
+    import xarray as xr
+
+    from benchmarks import plain_climx
+
+    year = made_up(1, FULL, 2)
+    of = {
+        n: xr.DataArray(
+            np.full((DAYS, PLAIN_ROWS, FULL[1]), np.quantile(year[n], q)),
+            {"dayofyear": np.arange(1, DAYS + 1)},
+            ("dayofyear", "y", "x"),
+        )
+        for n, q in Thresholds.QUANTILES.items()
+    }
+    run = plain_climx.labelled({n: values[:, :PLAIN_ROWS] for n, values in year.items()}, 2015)
+    return lambda: _checksum(plain_climx.indices(run, of))
 
 
 def _by_year(run: Fields, thresholds: Thresholds) -> dict[str, NDArray[np.float64]]:
@@ -117,20 +148,25 @@ def _checksum(found: dict[str, NDArray[np.float64]]) -> float:
     return float(sum(values.mean() / (np.abs(values).max() or 1.0) for values in found.values()))
 
 
+def prepare_lite_plain() -> Work:
+    """The same by xarray, one index after the other."""
+    from benchmarks import plain_climx
+
+    base = plain_climx.labelled(made_up(BASE_YEARS, LITE, 0), 1961)
+    run = plain_climx.labelled(made_up(YEARS, LITE, 1), 2015)
+    return lambda: _checksum(plain_climx.indices(run, plain_climx.percentiles(base)))
+
+
 def prepare_xclim() -> Work:
     """The same by xclim, in memory."""
     warnings.simplefilter("ignore")
-    import cftime
-    import xarray as xr
-
+    from benchmarks.plain_climx import labelled
     from benchmarks.xclim_indices import by_xclim
 
     units = {"tas": "K", "tasmax": "K", "tasmin": "K", "pr": "kg m-2 s-1"}
 
     def arrays(run: Fields, first: int) -> dict[str, Any]:
-        stamps = cftime.num2date(np.arange(len(run["pr"])) + 0.5, f"days since {first}-01-01", "noleap")
-        time = xr.CFTimeIndex(stamps)  # type: ignore[no-untyped-call]
-        return {n: xr.DataArray(run[n], {"time": time}, ("time", "y", "x"), n, {"units": units[n]}) for n in VARIABLES}
+        return {n: days.assign_attrs(units=units[n]) for n, days in labelled(run, first).items()}
 
     base, run = arrays(made_up(BASE_YEARS, LITE, 0), 1961), arrays(made_up(YEARS, LITE, 1), 2015)
     return lambda: _checksum(by_xclim(base, run))
@@ -143,6 +179,15 @@ def prepare_write(path: str, seed: str) -> Work:
     return partial(write_submission, path, submission(int(seed)))
 
 
+def prepare_write_plain(path: str, seed: str) -> Work:
+    """Write it by pandas, a CSV of its first years; the answer is the number of rows of all of it."""
+    from benchmarks.plain_climx import write_frame
+
+    years = YEARS if path.endswith(".parquet") else PLAIN_YEARS
+    values = {name: field[:years] for name, field in submission(int(seed)).items()}
+    return lambda: write_frame(Path(path), values) * YEARS / years
+
+
 def prepare_check(path: str) -> Work:
     """Check a submission; the answer is the number of problems, and one."""
     from emukit.competitions.climx.files import problems_of
@@ -150,11 +195,27 @@ def prepare_check(path: str) -> Work:
     return lambda: 1.0 + len(problems_of(Path(path)))
 
 
+def prepare_check_plain(path: str) -> Work:
+    """Check it by pandas, a CSV by its first years."""
+    from benchmarks.plain_climx import count_problems
+
+    return lambda: 1.0 + count_problems(Path(path), PLAIN_YEARS * FULL[0] * FULL[1])
+
+
 def prepare_score(path: str, solution: str) -> Work:
     """Score a submission against another, for all parts of the years."""
     from emukit.competitions.climx.files import score_files
 
     return lambda: next(iter(score_files(Path(path), Path(solution)).parts.values())).value
+
+
+def prepare_score_plain(path: str, solution: str) -> Work:
+    """The same, region by region."""
+    from benchmarks.plain_climx import score_frames
+    from emukit.competitions.climx.files import PARTS
+    from emukit.competitions.climx.score import regions
+
+    return lambda: score_frames(Path(path), Path(solution), regions().cells, [*PARTS.values()])
 
 
 def submission(seed: int) -> dict[str, NDArray[np.float64]]:

@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,8 +28,12 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "emukit": VERSION} | {p: version(p) for p in PACKAGES}
 
 
+@cache
 def git_state() -> dict[str, str | bool]:
-    """Commit of the checkout that emukit runs from, and whether it was changed; empty for an installed wheel."""
+    """Commit of the checkout that emukit runs from, and whether it was changed; empty for an installed wheel.
+
+    Asked once in a process: what is changed later is not what it has imported.
+    """
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return {}

@@ -64,6 +64,25 @@ def _no_network():
     assert not reached, f"this test needs a network: {reached}"
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    """Groups of tests that one worker takes together are begun first, one after the other.
+
+    Each takes a minute or two. Begun at the end, it would leave the other worker idle; two at once would share cores.
+    """
+    groups: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if marker := item.get_closest_marker("xdist_group"):
+            groups.setdefault(marker.args[0], []).append(item)
+    grouped = {item for group in groups.values() for item in group}
+    others, ordered = [item for item in items if item not in grouped], []
+    for name in sorted(groups):
+        # A worker begins with the first and the third unit of work, the other one with the second and the fourth.
+        ordered += [*groups[name], *others[:1]]
+        others = others[1:]
+    items[:] = ordered + others
+
+
 def pytest_terminal_summary(terminalreporter):
     """Say loudly that the real store was not tested, and how to test it."""
     if not os.environ.get("EMUKIT_REAL_STORE"):
@@ -131,6 +150,14 @@ def climx_climate():
     from tests.golden import climx_fields
 
     return climx_fields.make(1)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pages have blank pictures: what is drawn on them, half a second of work each, is tested elsewhere."""
+    from tests.report import sites
+
+    sites.leave_blank(monkeypatch)
 
 
 @pytest.fixture

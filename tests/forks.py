@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Mapping
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import IO
 
 from benchmarks.forked import IMPORTS, command
-from emukit.parallel.launch import RENDEZVOUS_FILE
+from emukit.parallel.launch import PARENT, RENDEZVOUS_FILE
 
 _SERVED = multiprocessing.get_context("forkserver")
 _SERVED.set_forkserver_preload([*IMPORTS])
@@ -58,9 +61,7 @@ def start(folder: Path, *words: object, name: str = "command", **environment: st
     """
     out, err = (folder.with_name(f"{folder.name}-{name}.{kind}") for kind in ("out", "err"))
     given = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    process = _SERVED.Process(target=_become, args=(folder, [str(w) for w in words], out, err, given))
-    process.start()
-    return Started(process, out, err)
+    return Started(_forked(folder, [str(w) for w in words], out, err, given), out, err)
 
 
 def start_together(folder: Path, processes: int, *words: object, name: str = "command") -> list[Started]:
@@ -74,6 +75,49 @@ def start_together(folder: Path, processes: int, *words: object, name: str = "co
     ]
 
 
+class Popen:
+    """In the place of `subprocess.Popen` for `python -m emukit WORDS` with one output: what `emukit.studies.jobs` asks.
+
+    Its parent is not the process that starts it, so it cannot be told to end with that one. Linux alone says what its
+    output is called.
+    """
+
+    def __init__(self, words: Sequence[str], *, stdout: IO[bytes], env: Mapping[str, str], **_: object) -> None:
+        assert list(words[:3]) == [sys.executable, "-m", "emukit"]
+        given = {"OMP_NUM_THREADS": "1"} | {k: v for k, v in env.items() if k != PARENT}
+        log = Path(f"/proc/self/fd/{stdout.fileno()}").readlink()
+        self._process = _forked(Path.cwd(), list(words[3:]), log, log, given)
+
+    def poll(self) -> int | None:
+        """Its exit code, or None while it runs."""
+        return self._process.exitcode
+
+    def wait(self, seconds: float | None = None) -> int:
+        """Its exit code.
+
+        Raises:
+            subprocess.TimeoutExpired: It still runs.
+        """
+        self._process.join(seconds)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("emukit", seconds or 0.0)
+        return self._process.exitcode
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """End it."""
+        self._process.kill()
+
+
+def _forked(folder: Path, words: list[str], out: Path, err: Path, environment: Mapping[str, str]) -> BaseProcess:
+    process = _SERVED.Process(target=_become, args=(folder, words, out, err, environment))
+    process.start()
+    return process
+
+
 def _become(folder: Path, words: list[str], out: Path, err: Path, environment: Mapping[str, str]) -> None:
     import torch
 
@@ -82,5 +126,5 @@ def _become(folder: Path, words: list[str], out: Path, err: Path, environment: M
     os.environ.update(environment)
     os.chdir(folder)
     for number, path in ((1, out), (2, err)):
-        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)
     command(*words)()

@@ -312,6 +312,19 @@ def test_a_lock_that_is_a_link_empties_its_target(tmp_path):
     assert not is_held(tmp_path)
 
 
+def test_a_folder_that_was_taken_back_meanwhile_is_held(tmp_path, monkeypatch):
+    """Another process would make a new lock in it, and both would write."""
+    taken = files._taken
+
+    def late(lock, *kind):
+        (tmp_path / LOCK_FILE).unlink(missing_ok=True)
+        return taken(lock, *kind)
+
+    monkeypatch.setattr(files, "_taken", late)
+    with pytest.raises(RunError, match="another process is writing"), exclusive(tmp_path):
+        pass
+
+
 def test_a_lock_that_is_a_fifo_is_waited_for(tmp_path):
     os.mkfifo(tmp_path / LOCK_FILE)
     with pytest.raises(RunError, match="is not a file"), exclusive(tmp_path):

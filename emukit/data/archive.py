@@ -48,7 +48,7 @@ class Scenario:
         name: For example ``ssp370``.
         time: Its T steps.
         forcings: Name to (T,) float64 (global series) or (T, Y, X) float32 (fields), in the card's units. Fields that
-            stay on disk are `emukit.data.daily_archive.StoredForcing`.
+            stay on disk are `emukit.data.daily_archive.StoredForcing`, maps of months on days `SteppedForcing`.
         members: The ensemble members present, in the order of the first axis of `targets`.
         targets: (M, T, V, Y, X) float32 in physical units, or None where only forcings are known.
         hidden: (T,) True where the targets are a hidden test set (zero in the store).

@@ -7,7 +7,7 @@ a block is known exactly (`hit_frequency`): rows next to a pole are in few, whic
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 
 from emukit.config import Settings
 from emukit.data.archive import Archive
-from emukit.data.coarsen import Coarsening
+from emukit.data.coarsen import Coarsening, in_context
 from emukit.data.grid import Grid
 from emukit.data.sampler import Sample
 from emukit.data.split import Span
@@ -27,6 +27,8 @@ Array = NDArray[np.float64]
 Cells = NDArray[np.int64]
 
 WEIGHTS = "weights"
+# What an answer is added to: frames alone know what that is made of.
+_Base = TypeVar("_Base")
 
 
 class BlockSettings(Settings):
@@ -79,19 +81,23 @@ class Block(NamedTuple):
     column: int
 
 
-class BlockFrames(Protocol):
-    """What a network is shown of a block, and asked for."""
+class BlockFrames(Protocol[_Base]):
+    """What a network is shown of a block, and asked for.
+
+    Attributes:
+        channels: Names of the frames' channels.
+        context: Steps on either side whose coarse fields it reads too, as `in_context` lays them out.
+    """
 
     channels: tuple[str, ...]
+    context: int
 
     def block(
         self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells
-    ) -> tuple[NDArray[np.float32], Array]:
-        """(T, C, y, x) frames of some steps of a block, and (T, V, y, x) what the network's answer is added to."""
+    ) -> tuple[NDArray[np.float32], _Base]:
+        """(T, C, y, x) frames of some steps of a block, and what the network's answer is added to."""
 
-    def residual(
-        self, fine: NDArray[np.floating], base: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells
-    ) -> Array:
+    def residual(self, fine: NDArray[np.floating], base: _Base, time: TimeAxis, rows: Cells, columns: Cells) -> Array:
         """(T, V, y, x) the answer that gives the truth of the block."""
 
 
@@ -149,7 +155,7 @@ class BlockSampler:
         archive: Archive,
         spans: Sequence[Span],
         coarsening: Coarsening,
-        frames: BlockFrames | Sequence[BlockFrames],
+        frames: BlockFrames[Any] | Sequence[BlockFrames[Any]],
         settings: BlockSettings,
         device: torch.device | str = "cpu",
     ) -> None:
@@ -173,10 +179,13 @@ class BlockSampler:
         self.settings, self.spans, self.grid = settings, tuple(spans), archive.grid
         self._archive, self._device = archive, torch.device(device)
         self._frames = tuple(frames) if isinstance(frames, Sequence) else (frames,) * len(self.spans)
-        self._coarse = [
-            [coarsening.down(archive[s.scenario].truth(m, s.start, s.stop)).astype(np.float32) for m in s.members]
-            for s in self.spans
-        ]
+
+        def seen(span: Span, member: int, context: int) -> NDArray[np.floating]:
+            coarse = coarsening.down(archive[span.scenario].truth(member, span.start, span.stop))
+            return in_context(coarse.astype(np.float32), context)
+
+        pairs = [*zip(self.spans, self._frames, strict=True)]
+        self._coarse = [[seen(span, m, own.context) for m in span.members] for span, own in pairs]
         self._times = np.concatenate(
             [
                 np.stack([x.ravel() for x in np.meshgrid(i, range(len(s.members)), range(len(s)), indexing="ij")], 1)

@@ -239,6 +239,31 @@ class Coarsening:
         return self.up(self.down(fields))
 
 
+def offsets(context: int) -> tuple[int, ...]:
+    """Steps of a series that are seen together, in the order of `in_context`: 0, -1, 1, -2, 2 and so on."""
+    return (0, *(sign * k for k in range(1, context + 1) for sign in (-1, 1)))
+
+
+def in_context(series: NDArray[np.floating], context: int) -> NDArray[np.floating]:
+    """Fields of every step of a series, next to those of the steps before and after it.
+
+    Args:
+        series: (T, V, y, x) of consecutive steps.
+        context: How many steps on either side.
+
+    Returns:
+        (T, (1 + 2 context) V, y, x): the V fields of the step itself, then those of the steps that `offsets` names.
+        They are NaN where the series has no such step. Fewer steps of context are the first of these fields.
+    """
+    if not context:
+        return series
+    out = np.full((len(series), 1 + 2 * context, *series.shape[1:]), np.nan, series.dtype)
+    for i, step in enumerate(offsets(context)):
+        inside = slice(max(-step, 0), max(len(series) - max(step, 0), 0))
+        out[inside, i] = series[max(step, 0) : max(len(series) + min(step, 0), 0)]
+    return out.reshape(len(series), -1, *series.shape[2:])
+
+
 def _both(matrices: tuple[Array, Array], fields: NDArray[np.floating]) -> Array:
     return np.asarray(matrices[0] @ np.asarray(fields, np.float64) @ matrices[1].T)
 

@@ -142,8 +142,11 @@ def _scenario(folder: DailyFolder, held: DailyScenario, variables: tuple[str, ..
 
 def _on_days(forcing: Forcing, time: TimeAxis) -> NDArray[np.floating]:
     """(T,) float64 or (T, Y, X) float32: the value of its own step on every day."""
-    values = forcing.read()
-    return np.asarray(values[_places(forcing, time)], np.float32 if values.ndim == 3 else np.float64)
+    values, place = forcing.read(), _places(forcing, time)
+    if values.ndim == 3:
+        stepped: Any = SteppedForcing(np.asarray(values, np.float32), place)
+        return cast(NDArray[np.floating], stepped)
+    return np.asarray(values[place], np.float64)
 
 
 def _places(forcing: Forcing, time: TimeAxis) -> NDArray[np.int64]:
@@ -170,9 +173,9 @@ def _bytes(folder: DailyFolder) -> int:
     cells = folder.grid.shape[0] * folder.grid.shape[1]
     total = 0
     for held in folder.scenarios.values():
-        fields = len(folder.card.targets) if held.targets is not None else 0
-        fields += sum(forcing.is_map for forcing in held.forcings.values())
-        total += 4 * held.days * cells * fields
+        fields = held.days * len(folder.card.targets) if held.targets is not None else 0
+        fields += sum(forcing.steps for forcing in held.forcings.values() if forcing.is_map)
+        total += 4 * cells * fields
     return total
 
 
@@ -226,6 +229,42 @@ class DailyTargets:
             self._kept.values = self._store.read(name, begin, end, slice(first, last))
             self._kept.key = key
         return self._kept.values[start - begin : stop - begin].copy()
+
+
+class SteppedForcing:
+    """Maps of a forcing on the days of a scenario, each held once: on every day they would take 30 times the memory.
+
+    It is indexed as an array (T, Y, X) is, and becomes one where an array is asked for.
+    """
+
+    ndim = 3
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, maps: NDArray[np.float32], place: NDArray[np.int64]) -> None:
+        """Use `archive_from_folder`.
+
+        Args:
+            maps: (S, Y, X) on an axis of their own.
+            place: (T,) which of them belongs to each day.
+        """
+        self._maps, self._place = maps, place
+        self.shape = (len(place), *maps.shape[1:])
+        self.nbytes = maps.nbytes
+
+    def __len__(self) -> int:
+        return len(self._place)
+
+    def __getitem__(self, index: Any) -> Any:
+        first, *others = index if isinstance(index, tuple) else (index,)
+        return self._maps[(self._place[first], *others)]
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> NDArray[Any]:
+        """On every day."""
+        return np.asarray(self._maps[self._place], dtype)
+
+    def area_mean(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(T,) sum over cells times (Y, X) weights."""
+        return np.asarray(weighted_mean(self._maps, weights)[self._place], np.float64)
 
 
 class StoredForcing:

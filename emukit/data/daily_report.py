@@ -193,7 +193,8 @@ def _look_at_targets(
                 ordered[variable] = values
         for low, high in pairwise(_ORDER):
             if low in ordered and high in ordered and (wrong := int((ordered[low] > ordered[high]).sum())):
-                survey.odd(held.name, f"{low} is above {high} on some days ({wrong:,} values of {ordered[low].size:,})")
+                year, size = store.first_year + start // DAYS, ordered[low].size
+                survey.odd(held.name, f"{low} is above {high} on some days of {year} ({wrong:,} values of {size:,})")
 
 
 def _look_at_forcings(

@@ -36,8 +36,9 @@ class TargetSettings(Settings):
     """How one target variable is normalised.
 
     Attributes:
-        transform: Pointwise function of the value: none, log1p, sqrt (both for what is never negative), yeo-johnson
-            with its exponent fitted on training months, or what the data card says of the variable (``card``).
+        transform: Pointwise function of the value: none, log1p, sqrt, cbrt (these for what is never negative),
+            yeo-johnson with its exponent fitted on training months, or what the data card says of the variable
+            (``card``).
         climatology: What is subtracted: the training mean of all cells and months (``global``), of each cell
             (``cell``), or of each cell and calendar month (``cell-month``). Days share the group of their calendar
             month, as 365 means of a few values each would be noise; hours that of their month and time of the day;
@@ -62,11 +63,14 @@ class Pointwise(NamedTuple):
     exponent: float
 
     def forward(self, x: Array) -> Array:
-        """Physical units to the transform's, of any shape. Values below zero count as zero under log1p and sqrt."""
+        """Physical units to the transform's, of any shape. Values below zero count as zero under log1p and roots."""
         if self.name == "log1p":
             return np.log1p(np.maximum(x, 0.0))
         if self.name == "sqrt":
             return np.sqrt(np.maximum(x, 0.0))
+        if self.name == "cbrt":
+            # The cube root of rain is nearly normal (Stidd 1953, doi:10.1029/TR034i001p00031).
+            return np.cbrt(np.maximum(x, 0.0))
         if self.name == "yeo-johnson":
             return _power_transformer(self.exponent).transform(x.reshape(-1, 1)).reshape(x.shape)  # type: ignore[no-any-return]
         return x
@@ -77,6 +81,8 @@ class Pointwise(NamedTuple):
             return np.expm1(np.clip(z, 0.0, 700.0))
         if self.name == "sqrt":
             return np.square(np.maximum(z, 0.0))
+        if self.name == "cbrt":
+            return np.maximum(z, 0.0) ** 3
         if self.name == "yeo-johnson":
             # Outside its range the inverse does not exist (NaN): a network that overshoots gets the range's edge.
             low, high = _yeo_johnson_range(self.exponent)

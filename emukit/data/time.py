@@ -88,6 +88,10 @@ class TimeAxis:
         first = self.first + start * (self.minutes or 1)
         return replace(self, first=first, length=max(stop - start, 0))
 
+    def later(self, steps: int) -> TimeAxis:
+        """The axis whose every step is so many steps later, or earlier where `steps` is negative."""
+        return replace(self, first=self.first + steps * (self.minutes or 1))
+
     @property
     def is_monthly(self) -> bool:
         """Whether its steps are months."""

@@ -19,9 +19,9 @@ def as_tuple(value: object) -> object:
 
 Pair = Annotated[tuple[float, float], BeforeValidator(as_tuple)]
 
-Transform = Literal["none", "log1p", "sqrt", "yeo-johnson"]
+Transform = Literal["none", "log1p", "sqrt", "cbrt", "yeo-johnson"]
 # Those for what is never negative.
-ROOTS = ("log1p", "sqrt")
+ROOTS = ("log1p", "sqrt", "cbrt")
 Role = Literal["", "temperature", "precipitation"]
 
 # What a mean over time and cells is called in CF.

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.archive import Archive, Domain, Scenario
-from emukit.data.coarsen import Coarsening
+from emukit.data.coarsen import Coarsening, in_context
 from emukit.data.split import Split
 from emukit.emulators.base import Emulator, saved_digest
 from emukit.emulators.neural_downscaler import NeuralDownscaler, downscaler_of, load_downscaler, saved_values
@@ -109,11 +109,13 @@ class Downscaled(Wrapper):
 
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X) float32 within the bounds."""
-        coarse = coarse_scenario(scenario, self.downscaler.coarsening)
-        said = self.bases[0].predict_fields(coarse, start, stop)
+        coarse, context = coarse_scenario(scenario, self.downscaler.coarsening), self.downscaler.context
+        # What is said of a step does not depend on which others are asked for.
+        first, last = max(start - context, 0), min(stop + context, len(scenario))
+        said = in_context(self.bases[0].predict_fields(coarse, first, last), context)[start - first : stop - first]
         out = np.empty((stop - start, len(self.variables), *self.grid.shape), np.float32)
-        for first in range(0, stop - start, _STEPS):
-            part = slice(first, min(first + _STEPS, stop - start))
+        for done in range(0, stop - start, _STEPS):
+            part = slice(done, min(done + _STEPS, stop - start))
             time = scenario.time[start + part.start : start + part.stop]
             out[part] = self.downscaler.fields(said[part], time, member=self.number)
         return out

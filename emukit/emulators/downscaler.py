@@ -14,13 +14,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.archive import Archive, Domain
-from emukit.data.coarsen import Coarsening
+from emukit.data.coarsen import Coarsening, in_context, offsets
 from emukit.data.split import Span
 from emukit.data.targets import Pointwise, TargetSettings
 from emukit.data.time import TimeAxis
@@ -43,11 +43,13 @@ class Downscaler(ABC):
         coarsening: What it takes for coarse.
         conserves: Whether its fields are given the means of the coarse cells that it is shown: what is never negative
             by a factor in each coarse cell, everything else by what is added there.
+        context: Steps before and after each one whose coarse fields it reads too.
     """
 
     kind: ClassVar[str]
     label: ClassVar[str]
     conserves: bool = False
+    context: int = 0
 
     def __init__(self, domain: Domain, coarsening: Coarsening) -> None:
         self.domain, self.coarsening = domain, coarsening
@@ -68,7 +70,9 @@ class Downscaler(ABC):
         """Fine fields of coarse ones.
 
         Args:
-            coarse: (T, V, y, x) on the whole coarse grid, in physical units.
+            coarse: (T, V, y, x) on the whole coarse grid, in physical units; where it reads a `context`,
+                (T, (1 + 2 context) V, y, x) as `emukit.data.coarsen.in_context` makes it. More context than it reads
+                is left out.
             time: Their T steps.
             rows: Consecutive fine rows that are wanted; all when None.
             columns: Consecutive fine columns, round the globe; all when None.
@@ -76,7 +80,15 @@ class Downscaler(ABC):
 
         Returns:
             (T, V, Y, X), or the rows and columns asked for, within the bounds of the variables.
+
+        Raises:
+            ValueError: The fields lack the context.
         """
+        V = len(self.domain.variables)
+        read = (1 + 2 * self.context) * V
+        if coarse.shape[1] < read:
+            raise ValueError(f"{coarse.shape[1]} coarse fields of each step, not {read}: in_context makes them")
+        coarse = coarse[:, :read]
         shape = self.domain.grid.shape
         rows = np.arange(shape[0]) if rows is None else rows
         columns = np.arange(shape[1]) if columns is None else columns
@@ -85,7 +97,7 @@ class Downscaler(ABC):
         whole = self.coarsening.whole_cells(rows, columns)
         out = self._bounded(self._fields(coarse, time, whole.rows, whole.columns, member))
         positive = [v.relative for v in self.domain.described]
-        return self.coarsening.with_means(out, coarse, whole, positive)[..., whole.inner, :][..., whole.across]
+        return self.coarsening.with_means(out, coarse[:, :V], whole, positive)[..., whole.inner, :][..., whole.across]
 
     def _bounded(self, out: Array) -> Array:
         for v, variable in enumerate(self.domain.described):
@@ -102,16 +114,38 @@ class Downscaler(ABC):
     ) -> Array: ...
 
 
+def coarse_fields(
+    archive: Archive, span: Span, member: int, coarsening: Coarsening, context: int = 0, part: slice = slice(None)
+) -> Array:
+    """(T, (1 + 2 context) V, y, x) what is shown of some steps of a span, and of no step outside of it."""
+    start, stop, _ = part.indices(len(span))
+    first, last = max(start - context, 0), min(stop + context, len(span))
+    fine = archive[span.scenario].truth(member, span.start + first, span.start + last)
+    return np.asarray(in_context(coarsening.down(fine), context)[start - first : stop - first], np.float64)
+
+
 def training_pairs(
-    archive: Archive, spans: Sequence[Span], coarsening: Coarsening
+    archive: Archive,
+    spans: Sequence[Span],
+    coarsening: Coarsening,
+    context: int = 0,
+    steps: int | None = None,
+    every: int = 1,
 ) -> Iterator[tuple[NDArray[np.float32], Array, TimeAxis]]:
-    """Fine and coarse fields (T, V, ...) of training steps, some at a time, with their time axis."""
+    """Fine and coarse fields (T, V, ...) of training steps, some at a time, with their time axis.
+
+    With `context` coarse fields are those of `in_context`, as far as the span goes. Of parts of so many consecutive
+    `steps` only `every` so many-th of a span is given.
+    """
+    steps = steps or _STEPS
     for span in spans:
         for member in span.members:
-            for first in range(span.start, span.stop, _STEPS):
-                last = min(first + _STEPS, span.stop)
-                fine = archive[span.scenario].truth(member, first, last)
-                yield fine, coarsening.down(fine), archive[span.scenario].time[first:last]
+            for first in range(0, len(span), steps * every):
+                part = slice(first, min(first + steps, len(span)))
+                start, stop = span.start + part.start, span.start + part.stop
+                fine = archive[span.scenario].truth(member, start, stop)
+                coarse = coarse_fields(archive, span, member, coarsening, context, part)
+                yield fine, coarse, archive[span.scenario].time[start:stop]
 
 
 class Interpolation(Downscaler):
@@ -205,11 +239,15 @@ class Neighbourhood(Downscaler):
 
     Anomalies from the climatology of each season, of the variables as `transforms` say them, of all variables in a
     square of coarse cells, explain those of the fine cell. A season learns from the calendar months next to it too.
+    With a `context` the steps before and after are seen in a square of their own. Where a series has no such step, its
+    anomalies count as zero.
 
     Attributes:
-        transforms: By variable: ``none``, ``sqrt`` or ``log1p``.
+        transforms: By variable: ``none``, ``sqrt``, ``cbrt`` or ``log1p``.
         width: Coarse cells of a side of the square.
-        weights: (G, V, Y, X, F) of the F = V width^2 coarse anomalies.
+        context: Steps before, and steps after, that are seen.
+        context_width: Coarse cells of a side of their square.
+        weights: (G, V, Y, X, F) of the F = V width^2 + 2 context V context_width^2 coarse anomalies.
         fine_mean: (G, V, Y, X) climatology, transformed.
         coarse_mean: (G, V, y, x) likewise.
     """
@@ -225,9 +263,12 @@ class Neighbourhood(Downscaler):
         weights: NDArray[np.floating],
         fine_mean: NDArray[np.floating],
         coarse_mean: NDArray[np.floating],
+        context: int = 0,
+        context_width: int = 1,
     ) -> None:
         super().__init__(domain, coarsening)
         self.transforms, self.width = tuple(transforms), width
+        self.context, self.context_width = context, context_width
         self.weights, self.fine_mean, self.coarse_mean = weights, fine_mean, coarse_mean
         self._points = [Pointwise(t, 1.0) for t in self.transforms]
         (Y, X), (y, x) = domain.grid.shape, coarsening.shape
@@ -244,6 +285,8 @@ class Neighbourhood(Downscaler):
         *,
         width: int = 5,
         penalty: float = 0.01,
+        context: int = 0,
+        context_width: int = 1,
     ) -> Self:
         """Fit on the training steps.
 
@@ -254,6 +297,8 @@ class Neighbourhood(Downscaler):
             transforms: By variable.
             width: Odd number of coarse cells of a side.
             penalty: Of the squared weights of standardised anomalies, for each training step.
+            context: Steps before, and steps after, that are seen too.
+            context_width: Odd number of coarse cells of a side of what is seen of them.
         """
         domain, groups = archive.domain, archive.time.seasons
         V, (Y, X), (y, x) = len(archive.variables), archive.grid.shape, coarsening.shape
@@ -270,11 +315,12 @@ class Neighbourhood(Downscaler):
         n[n == 0] = n.sum()
         count = n[:, None, None, None]
         empty = np.zeros((groups, V, Y, X, 0), np.float32)
-        one = cls(domain, coarsening, transforms, width, empty, fine_sum / count, coarse_sum / count)
-        F = V * width**2
+        means = (fine_sum / count, coarse_sum / count)
+        one = cls(domain, coarsening, transforms, width, empty, *means, context, context_width)
+        F = one.features
         gram, cross = np.zeros((groups, y, x, F, F)), np.zeros((groups, Y, X, F, V))
         steps = np.zeros(groups)
-        for fine, coarse, time in training_pairs(archive, spans, coarsening):
+        for fine, coarse, time in training_pairs(archive, spans, coarsening, context):
             t = _transformed(points, fine) - one.fine_mean[time.season]
             p = one._patches(coarse, time)
             for g in np.unique(time.season):
@@ -295,17 +341,30 @@ class Neighbourhood(Downscaler):
             inverse = np.linalg.inv(standard) / (scale[..., :, None] * scale[..., None, :])
             for row, at in enumerate(one._row):
                 weights[g, :, row] = (inverse[at][one._column] @ C[row]).transpose(2, 0, 1)
-        return cls(domain, coarsening, transforms, width, weights, one.fine_mean, one.coarse_mean)
+        return cls(domain, coarsening, transforms, width, weights, *means, context, context_width)
+
+    @property
+    def features(self) -> int:
+        """F, how many coarse anomalies explain a fine cell."""
+        return count_features(len(self.domain.variables), self.width, self.context, self.context_width)
 
     def _patches(self, coarse: NDArray[np.floating], time: TimeAxis) -> Array:
         """(T, y, x, F) anomalies of the coarse cells round each, round in longitude, the last row again at a pole."""
-        anomaly = _transformed(self._points, coarse) - self.coarse_mean[time.season]
-        half, (y, x) = self.width // 2, self.coarsening.shape
-        rows = np.clip(np.arange(-half, y + half), 0, y - 1)
-        columns = np.arange(-half, x + half) % x
-        wide = anomaly[..., rows, :][..., columns]
-        seen = np.lib.stride_tricks.sliding_window_view(wide, (self.width, self.width), (-2, -1))
-        return np.ascontiguousarray(np.moveaxis(seen, 1, 3)).reshape(len(coarse), y, x, -1)
+        V, (y, x) = len(self.domain.variables), self.coarsening.shape
+        parts = []
+        for i, step in enumerate(offsets(self.context)):
+            width = self.context_width if step else self.width
+            season = time.later(step).season
+            anomaly = _transformed(self._points, coarse[:, i * V : (i + 1) * V]) - self.coarse_mean[season]
+            if step:
+                anomaly = np.nan_to_num(anomaly, nan=0.0)
+            half = width // 2
+            rows = np.clip(np.arange(-half, y + half), 0, y - 1)
+            columns = np.arange(-half, x + half) % x
+            wide = anomaly[..., rows, :][..., columns]
+            seen = np.lib.stride_tricks.sliding_window_view(wide, (width, width), (-2, -1))
+            parts.append(np.moveaxis(seen, 1, 3).reshape(len(coarse), y, x, -1))
+        return np.concatenate(parts, -1)
 
     def _fields(self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells, member: int) -> Array:
         return self.inverse(self.transformed_fields(coarse, time, rows, columns))
@@ -337,7 +396,9 @@ class Neighbourhood(Downscaler):
 
     def state(self) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         """Weights and climatologies."""
-        meta = {"transforms": list(self.transforms), "width": self.width}
+        meta: dict[str, Any] = {"transforms": list(self.transforms), "width": self.width}
+        if self.context:
+            meta |= {"context": self.context, "context_width": self.context_width}
         arrays = {"weights": self.weights, "fine_mean": self.fine_mean, "coarse_mean": self.coarse_mean}
         return meta, arrays
 
@@ -345,7 +406,13 @@ class Neighbourhood(Downscaler):
     def from_state(cls, domain: Domain, coarsening: Coarsening, meta: Mapping[str, Any], arrays: Arrays) -> Self:
         """The inverse of `state`."""
         own = (arrays["weights"], arrays["fine_mean"], arrays["coarse_mean"])
-        return cls(domain, coarsening, meta["transforms"], int(meta["width"]), *own)
+        context, context_width = int(meta.get("context", 0)), int(meta.get("context_width", 1))
+        return cls(domain, coarsening, meta["transforms"], int(meta["width"]), *own, context, context_width)
+
+
+def count_features(variables: int, width: int, context: int, context_width: int) -> int:
+    """How many coarse anomalies a `Neighbourhood` of these widths sees."""
+    return variables * (width**2 + 2 * context * context_width**2)
 
 
 def held_apart(spans: Sequence[Span]) -> list[tuple[Span, tuple[Span, ...]]]:
@@ -384,7 +451,12 @@ class CrossFit(NamedTuple):
         """
         fitted: dict[tuple[Span, ...], Neighbourhood] = {}
         parts = held_apart(spans)
-        options: dict[str, Any] = {"width": whole.width, "penalty": penalty}
+        options: dict[str, Any] = {
+            "width": whole.width,
+            "penalty": penalty,
+            "context": whole.context,
+            "context_width": whole.context_width,
+        }
         for _, others in parts:
             if others and others not in fitted:
                 fitted[others] = Neighbourhood.fit(archive, others, whole.coarsening, whole.transforms, **options)
@@ -413,21 +485,24 @@ def neighbours(group: int, groups: int, per_day: int) -> list[int]:
     return sorted({(month + d) % 12 * per_day + hour for d in (-1, 0, 1)})
 
 
-def known_targets(domain: Domain, settings: Callable[[str], TargetSettings]) -> dict[str, TargetSettings]:
-    """How each variable is normalised: as the settings say; what never falls below zero by its root by default.
+def known_targets(
+    domain: Domain, settings: Callable[[str], TargetSettings], root: Literal["sqrt", "cbrt"] = "sqrt"
+) -> dict[str, TargetSettings]:
+    """How each variable is normalised: as the settings say; what never falls below zero by a root by default.
 
     Rain is skewed: its root is nearly as likely above as below its mean.
 
     Args:
         domain: Of the variables.
         settings: From a name to what is said of it.
+        root: Which root.
     """
     out = {}
     for variable in domain.described:
         said = settings(variable.name)
         chosen = said.known(variable)
-        root = said.transform == "card" and chosen.transform == "none" and variable.relative
-        out[variable.name] = chosen.model_copy(update={"transform": "sqrt"}) if root else chosen
+        free = said.transform == "card" and chosen.transform == "none" and variable.relative
+        out[variable.name] = chosen.model_copy(update={"transform": root}) if free else chosen
     return out
 
 

@@ -8,29 +8,45 @@ Invariant: reconstructing with the true residual gives the truth.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from emukit.config import Settings
 from emukit.data.archive import Archive, Domain
-from emukit.data.coarsen import Coarsening
+from emukit.data.coarsen import Coarsening, offsets
 from emukit.data.encodings import STATIC, place_fields
 from emukit.data.frames import InputSettings, static_fields
 from emukit.data.split import Span
 from emukit.data.targets import TargetNormalizer, TargetSettings
 from emukit.data.time import TimeAxis
-from emukit.emulators.downscaler import Cells, CrossFit, Downscaler, Neighbourhood, neighbours, stamps, training_pairs
-from emukit.errors import RecipeError
+from emukit.data.variable import ROOTS
+from emukit.emulators.downscaler import (
+    Cells,
+    CrossFit,
+    Downscaler,
+    Neighbourhood,
+    coarse_fields,
+    neighbours,
+    stamps,
+    training_pairs,
+)
 
 Array = NDArray[np.float64]
 
-# Of the level, by which what is left may grow.
+# Steps on either side that may be seen: weights and channels grow with them.
+MOST_CONTEXT = 6
+# With which what is left may grow with the level of the base, and with how far the pass is from its climatology.
 EXPONENTS = np.linspace(0, 1.5, 16)
+FAR_EXPONENTS = np.linspace(0, 0.5, 11)
+# Standard deviations beyond which passes are not told apart.
+FARTHEST = 6.0
+# Exponents are fitted on parts of so many steps, of which every fourth is taken: years from all of a scenario.
+_PART_STEPS, _EVERY = 48, 4
 
 
 class ConditionSettings(Settings):
@@ -39,7 +55,14 @@ class ConditionSettings(Settings):
     Attributes:
         base: ``regression``: the ridge regression of each cell on the coarse cells round it; ``pass``: the pass alone.
         width: Coarse cells of a side of the square that the regression sees, an odd number.
+        context: Steps before, and as many after, whose coarse fields the regression and the network see too.
+        context_width: Coarse cells of a side of the square that the regression sees of these.
         penalty: Of the regression's squared weights.
+        root: By which variables that never fall below zero are seen, ``sqrt`` or ``cbrt``, where neither
+            `targets.NAME.transform` nor the data card says anything.
+        calibrate: Whether what is left ``out-of-fold`` may grow where the pass is far from its climatology, by a power
+            that is fitted; and whether realisations are spread, after training, by the factor of each variable that
+            gives them the spread of their error on training steps that their base did not know.
         residual: What the network learns. ``out-of-fold``: what is left by regressions that were fitted without the
             scenario at hand (of a single one, without a third of its steps), each cell and season in units of its own
             size, which for rain grows where it rains more. ``in-sample``: what is left by the regression that knows the
@@ -53,31 +76,69 @@ class ConditionSettings(Settings):
 
     base: Literal["regression", "pass"] = "regression"
     width: int = Field(5, ge=1, le=15)
+    context: int = Field(0, ge=0, le=MOST_CONTEXT)
+    context_width: int = Field(1, ge=1, le=15)
     penalty: float = Field(0.01, gt=0)
+    root: Literal["sqrt", "cbrt"] = "sqrt"
+    calibrate: bool = False
     residual: Literal["in-sample", "out-of-fold"] = "in-sample"
     conserve: bool = False
     statics: tuple[str, ...] | None = None
     static_file: str | None = None
 
-    @field_validator("width")
+    @field_validator("width", "context_width")
     @classmethod
     def _odd(cls, width: int) -> int:
         if width % 2 == 0:
             raise ValueError("a square round a coarse cell has an odd number of cells a side")
         return width
 
+    @model_validator(mode="after")
+    def _what_acts(self) -> ConditionSettings:
+        if "context_width" in self.model_fields_set and not (self.context and self.base == "regression"):
+            raise ValueError("context_width is of a regression with a context: set context=1, base=regression")
+        return self
+
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         # Recipes from before there was a choice keep their digests.
         values: dict[str, Any] = dump(self)
-        return {k: v for k, v in values.items() if (k, v) not in (("residual", "in-sample"), ("conserve", False))}
+        before = {
+            "residual": "in-sample",
+            "conserve": False,
+            "context": 0,
+            "context_width": 1,
+            "root": "sqrt",
+            "calibrate": False,
+        }
+        return {k: v for k, v in values.items() if k not in before or v != before[k]}
+
+
+class Base(NamedTuple):
+    """What an answer is added to.
+
+    Attributes:
+        fields: (T, V, y, x) normalised.
+        passed: (T, V, y, x) the pass, normalised by statistics of its own.
+        unit: (T, V, y, x) what the answer is multiplied with first; None: nothing.
+    """
+
+    fields: Array
+    passed: Array
+    unit: Array | None
+
+    @property
+    def farness(self) -> Array:
+        """(T, V, y, x) how far the pass is from its climatology: 1 where it is its climatology, never below."""
+        return np.asarray(1 + np.minimum(self.passed**2, FARTHEST**2))
 
 
 class ResidualFrames:
     """What the network is shown of a block, and what its answer is added to.
 
     Channels: the time of the year, and of the day where steps are hours (uniform); the pass, normalised by statistics
-    of its own; the base, where it is another; static fields.
+    of its own; the passes of the steps before and after, of which zero is their climatology; the base, where it is
+    another than the pass; static fields.
 
     Attributes:
         channels: Names.
@@ -85,6 +146,9 @@ class ResidualFrames:
         size: (G, V, Y, X) what the answer is multiplied with, by `TimeAxis.season`; None: nothing.
         growth: (V,) exponents with which that grows where the base is larger than usual, as rain has more that is left
             where it rains more.
+        far: (V,) exponents with which it grows where the pass is far from its climatology, as in a climate that the
+            training does not hold.
+        context: How many steps before and after are shown.
     """
 
     def __init__(
@@ -98,24 +162,27 @@ class ResidualFrames:
         time: TimeAxis,
         size: Array | None = None,
         growth: Array | None = None,
+        far: Array | None = None,
+        context: int = 0,
     ) -> None:
         self.coarsening, self.fine, self.passed, self.base = coarsening, fine, passed, base
-        self.size, self.growth = size, np.zeros(len(fine.settings)) if growth is None else growth
+        self.context, none = context, np.zeros(len(fine.settings))
+        self.size, self.growth, self.far = size, none if growth is None else growth, none if far is None else far
         self.statics, self.static_channels = statics, tuple(static_channels)
         uniform = [] if time.step == "year" else ["sin_year", "cos_year"]
         uniform += ["sin_day", "cos_day"] if time.per_day > 1 else []
         self.uniform = len(uniform)
         names = list(fine.settings)
-        own = [f"coarse {v}" for v in names] + ([f"base {v}" for v in names] if base else [])
+        own = [f"coarse {v}" + (f" {step:+d}" if step else "") for step in offsets(context) for v in names]
+        own += [f"base {v}" for v in names] if base else []
         self.channels: tuple[str, ...] = (*uniform, *own, *self.static_channels)
 
     def block(
         self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells
-    ) -> tuple[NDArray[np.float32], Array]:
-        """(T, C, y, x) frames of some steps of a block, and (T, V, y, x) what the answer is added to, normalised."""
-        up = self.coarsening.up(coarse, rows, columns)
-        passed = self.passed.window(rows, columns).forward_exactly(up, time.season)
-        base = passed
+    ) -> tuple[NDArray[np.float32], Base]:
+        """(T, C, y, x) frames of some steps of a block, and what the answer is added to."""
+        passes = self._passes(coarse, time, rows, columns)
+        base = passes[0]
         if self.base is not None:
             base = self.normalised(self.base.fields(coarse, time, rows, columns), time, rows, columns)
         shape = (len(rows), len(columns))
@@ -123,41 +190,57 @@ class ResidualFrames:
         phases += [time.step_of_day / time.per_day] if time.per_day > 1 else []
         waves = [wave(2 * np.pi * phase) for phase in phases for wave in (np.sin, np.cos)]
         parts: list[Array] = [np.broadcast_to(w[:, None, None, None], (len(time), 1, *shape)) for w in waves]
-        parts += [passed, *([base] if self.base is not None else [])]
+        parts += [*passes, *([base] if self.base is not None else [])]
         statics = self.statics[:, rows][..., columns].astype(np.float64)
         parts.append(np.broadcast_to(statics, (len(time), *statics.shape)))
-        return np.concatenate(parts, 1, dtype=np.float32), base
+        return np.concatenate(parts, 1, dtype=np.float32), self._unit(Base(base, passes[0], None), time, rows, columns)
+
+    def _passes(self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells) -> list[Array]:
+        """(T, V, y, x) normalised passes of the steps themselves, and of those of their context."""
+        own, V = self.passed.window(rows, columns), len(self.fine.settings)
+        out = []
+        for i, step in enumerate(offsets(self.context)):
+            seen = coarse[:, i * V : (i + 1) * V]
+            known = np.isfinite(seen).all((1, 2, 3)) if step else np.ones(len(seen), bool)
+            passed = np.zeros((len(seen), V, len(rows), len(columns)))
+            if known.any():
+                up = self.coarsening.up(seen[known], rows, columns)
+                passed[known] = own.forward_exactly(up, time.later(step).season[known])
+            out.append(passed)
+        return out
 
     def normalised(self, fine: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells) -> Array:
         """(T, V, y, x) fine fields in normalised units, those of the base."""
         return self.fine.window(rows, columns).forward_exactly(fine, time.season)
 
-    def residual(
-        self, fine: NDArray[np.floating], base: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells
-    ) -> Array:
+    def residual(self, fine: NDArray[np.floating], base: Base, time: TimeAxis, rows: Cells, columns: Cells) -> Array:
         """(T, V, y, x) the answer that gives fine fields: the inverse of `reconstructed`."""
-        left = self.normalised(fine, time, rows, columns) - base
-        return left if self.size is None else left / self._size(base, time, rows, columns)
+        left = self.normalised(fine, time, rows, columns) - base.fields
+        return left if base.unit is None else left / base.unit
 
     def varied(self, **changes: Any) -> ResidualFrames:
-        """The same with another `base`, `size` or `growth`."""
+        """The same with another `base`, `size`, `growth` or `far`."""
         one = copy(self)
         one.__dict__.update(changes)
         return one
 
-    def _size(self, base: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells) -> Array:
-        assert self.size is not None
-        size: Array = self.size[time.season][..., rows, :][..., columns]
+    def _unit(self, base: Base, time: TimeAxis, rows: Cells, columns: Cells) -> Base:
+        """The same base with the unit of its answer."""
+        if self.size is None:
+            return base
+        unit: Array = self.size[time.season][..., rows, :][..., columns]
         if self.growth.any():
-            size = size * self.fine.window(rows, columns).level(base, time.season) ** self.growth[:, None, None]
-        return size
+            unit = unit * self.fine.window(rows, columns).level(base.fields, time.season) ** self.growth[:, None, None]
+        if self.far.any():
+            unit = unit * base.farness ** self.far[:, None, None]
+        return base._replace(unit=unit)
 
     def reconstructed(
-        self, residual: NDArray[np.floating], base: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells
+        self, residual: NDArray[np.floating], base: Base, time: TimeAxis, rows: Cells, columns: Cells
     ) -> Array:
         """Physical units of base and answer."""
-        answer = residual if self.size is None else residual * self._size(base, time, rows, columns)
-        whole = np.asarray(base, np.float64) + answer
+        answer = residual if base.unit is None else residual * base.unit
+        whole = np.asarray(base.fields + answer, np.float64)
         return self.fine.window(rows, columns).inverse(whole, time.season)
 
 
@@ -179,10 +262,16 @@ def fit_frames(
     if conditions.base == "regression":
         # A regression has no use for a fitted exponent.
         transforms = ["none" if t.transform == "yeo-johnson" else t.transform for t in targets.values()]
-        width, penalty = conditions.width, conditions.penalty
-        if width % 2 == 0:
-            raise RecipeError("conditions.width is even", found=str(width), expected="an odd number of coarse cells")
-        base = Neighbourhood.fit(archive, spans, coarsening, transforms, width=width, penalty=penalty)
+        base = Neighbourhood.fit(
+            archive,
+            spans,
+            coarsening,
+            transforms,
+            width=conditions.width,
+            penalty=conditions.penalty,
+            context=conditions.context,
+            context_width=conditions.context_width,
+        )
     names = conditions.statics
     if names is None:
         names = ("lat", "lon", *(n for n in ("land", "orography") if n in archive.statics))
@@ -192,7 +281,7 @@ def fit_frames(
         settings = InputSettings(statics=tuple(others), static_file=conditions.static_file)
         more, own = static_fields(settings, archive)
         channels, fields = (*channels, *more), np.concatenate([fields, own])
-    return ResidualFrames(coarsening, fine, passed, base, fields, channels, archive.time)
+    return ResidualFrames(coarsening, fine, passed, base, fields, channels, archive.time, context=conditions.context)
 
 
 class CrossFrames(NamedTuple):
@@ -210,7 +299,7 @@ class CrossFrames(NamedTuple):
 
 
 def cross_frames(
-    archive: Archive, spans: Sequence[Span], frames: ResidualFrames, crossed: CrossFit | None
+    archive: Archive, spans: Sequence[Span], frames: ResidualFrames, crossed: CrossFit | None, calibrate: bool
 ) -> CrossFrames:
     """Frames out of fold, whose answers are in units of what is left there.
 
@@ -219,51 +308,74 @@ def cross_frames(
         spans: Training spans.
         frames: As fitted on all of them.
         crossed: Their regression out of fold; None where their base is the pass.
+        calibrate: Whether what is left may grow where the pass is far from its climatology.
     """
     parts: tuple[Span, ...] = tuple(spans)
     apart = (frames,) * len(parts)
     if crossed is not None:
         parts, apart = crossed.spans, tuple(frames.varied(base=base) for base in crossed.apart)
     growth = _residual_growth(archive, parts, apart)
+    far = _residual_far(archive, parts, apart, growth) if calibrate else np.zeros_like(growth)
     ones = np.ones((archive.time.seasons, len(archive.variables), *archive.grid.shape))
-    apart = tuple(one.varied(size=ones, growth=growth) for one in apart)
+    grown = {"growth": growth, "far": far}
+    apart = tuple(one.varied(size=ones, **grown) for one in apart)
     size = _residual_size(archive, parts, apart)
-    whole = frames.varied(size=size, growth=growth)
+    whole = frames.varied(size=size, **grown)
     return CrossFrames(whole, parts, tuple(one.varied(size=size) for one in apart))
 
 
 def _left(
-    archive: Archive, parts: Sequence[Span], apart: Sequence[ResidualFrames], every: int = 1
-) -> Iterator[tuple[Array, Array, TimeAxis]]:
-    """(T, V, Y, X) bases and the answers to them, of every `every`-th step of the training, with their time axis."""
+    archive: Archive, parts: Sequence[Span], apart: Sequence[ResidualFrames], *which: int
+) -> Iterator[tuple[Base, Array, TimeAxis]]:
+    """Bases and the answers to them (T, V, Y, X), with their time axis; `which` steps, as `training_pairs` says."""
     rows, columns = (np.arange(k) for k in archive.grid.shape)
     for part, own in zip(parts, apart, strict=True):
-        for number, (fine, coarse, time) in enumerate(training_pairs(archive, (part,), own.coarsening)):
-            if number % every == 0:
-                _, base = own.block(coarse, time, rows, columns)
-                yield base, own.residual(fine, base, time, rows, columns), time
+        for fine, coarse, time in training_pairs(archive, (part,), own.coarsening, own.context, *which):
+            _, base = own.block(coarse, time, rows, columns)
+            yield base, own.residual(fine, base, time, rows, columns), time
+
+
+def _likeliest(exponents: Array, steps: Iterable[tuple[Array, Array]], weights: NDArray[np.floating]) -> Array:
+    """(V,) the most likely of some exponents, if what is left is normal and grows with something to that power.
+
+    Of each cell it has a size of its own.
+
+    Args:
+        exponents: Among which.
+        steps: What is left (T, V, Y, X), and the logarithm of what the power is of.
+        weights: (Y, X) of area.
+    """
+    squares: Array | float = 0.0
+    logarithms: Array | float = 0.0
+    n, powers = 0, exponents[:, None, None, None, None]
+    for left, logarithm in steps:
+        squares = squares + np.stack([(left**2 * np.exp(-2 * p * logarithm)).sum(0) for p in exponents])
+        logarithms, n = logarithms + logarithm.sum(0), n + len(left)
+    # Of each cell the most likely size is the root mean square, which leaves its logarithm and that of the powers.
+    sizes = np.log(np.maximum(np.asarray(squares) / n, 1e-30)) + 2 * powers[:, 0] * np.asarray(logarithms) / n
+    return np.asarray(exponents[np.argmin((weights * sizes).sum((-2, -1)), 0)])
 
 
 def _residual_growth(archive: Archive, parts: Sequence[Span], apart: Sequence[ResidualFrames]) -> Array:
-    """(V,) exponents of what is left against the level of the base, for variables that a root or logarithm is taken of.
-
-    The most likely of some, if what is left is normal, with a size of its own in each cell times the level to a power.
-    """
-    roots = np.array([s.transform in ("sqrt", "log1p") for s in apart[0].fine.settings.values()])
+    """(V,) exponents of what is left against the level of the base, for variables seen by a root or logarithm."""
+    fine = apart[0].fine
+    roots = np.array([s.transform in ROOTS for s in fine.settings.values()])
     if not roots.any():
         return np.zeros(len(roots))
-    squares = np.zeros((len(EXPONENTS), len(roots), *archive.grid.shape))
-    logarithms, n = np.zeros(squares.shape[1:]), 0
-    # Sixteen powers of every cell: a part of the steps is enough for one number.
-    for base, left, time in _left(archive, parts, apart, every=4):
-        level = np.log(apart[0].fine.level(base, time.season))
-        logarithms, n = logarithms + level.sum(0), n + len(left)
-        for i, exponent in enumerate(EXPONENTS):
-            squares[i] += (left**2 * np.exp(-2 * exponent * level)).sum(0)
-    # Of each cell the most likely size is the root mean square, which leaves its logarithm and that of the levels.
-    sizes = np.log(np.maximum(squares / n, 1e-30)) + 2 * EXPONENTS[:, None, None, None] * logarithms / n
-    best = EXPONENTS[np.argmin((archive.grid.weights * sizes).sum((-2, -1)), 0)]
-    return np.where(roots, best, 0.0)
+    found = _left(archive, parts, apart, _PART_STEPS, _EVERY)
+    steps = ((left, np.log(fine.level(base.fields, time.season))) for base, left, time in found)
+    return np.where(roots, _likeliest(EXPONENTS, steps, archive.grid.weights), 0.0)
+
+
+def _residual_far(archive: Archive, parts: Sequence[Span], apart: Sequence[ResidualFrames], growth: Array) -> Array:
+    """(V,) exponents of what is left, after its `growth`, against how far the pass is from its climatology."""
+    fine = apart[0].fine
+    found = _left(archive, parts, apart, _PART_STEPS, _EVERY)
+    steps = (
+        (left * fine.level(base.fields, time.season) ** -growth[:, None, None], np.log(base.farness))
+        for base, left, time in found
+    )
+    return _likeliest(FAR_EXPONENTS, steps, archive.grid.weights)
 
 
 def _residual_size(archive: Archive, parts: Sequence[Span], apart: Sequence[ResidualFrames]) -> Array:
@@ -301,6 +413,7 @@ class ResidualDraws(Downscaler):
     ) -> None:
         super().__init__(domain, frames.coarsening)
         self.frames, self.season, self.answers = frames, season, answers
+        self.context = frames.context
 
     @property
     def draws(self) -> bool:
@@ -330,16 +443,19 @@ class ResidualDraws(Downscaler):
             own = kept.setdefault(season, [])
             if len(own) >= number:
                 continue
-            scenario, apart = archive[crossed.spans[part].scenario], crossed.apart[part]
+            span, apart = crossed.spans[part], crossed.apart[part]
+            scenario = archive[span.scenario]
             fine, time = scenario.truth(member, step, step + 1), scenario.time[step : step + 1]
-            _, base = apart.block(apart.coarsening.down(fine), time, rows, columns)
+            at = slice(step - span.start, step - span.start + 1)
+            coarse = coarse_fields(archive, span, member, apart.coarsening, apart.context, at)
+            _, base = apart.block(coarse, time, rows, columns)
             own.append(apart.residual(fine, base, time, rows, columns)[0].astype(np.float32))
         season = np.repeat([*kept], [len(own) for own in kept.values()])
         return cls(archive.domain, crossed.whole, season, np.stack([a for own in kept.values() for a in own]))
 
     def _fields(self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells, member: int) -> Array:
         _, base = self.frames.block(coarse, time, rows, columns)
-        answers = np.empty_like(base)
+        answers = np.empty_like(base.fields)
         for i, stamp in enumerate(stamps(time)):
             own = np.flatnonzero(self.season == time.season[i])
             # A season that no training step has takes any.

@@ -49,6 +49,7 @@ class EnergyBalanceEmulator(LinearEmulator):
 
     kind = "energy-balance"
     steps: ClassVar[tuple[str, ...]] = ("month", "year")
+    streams: ClassVar[bool] = False
 
     def __init__(
         self,

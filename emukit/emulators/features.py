@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.archive import Scenario
-from emukit.data.daily_archive import StoredForcing
+from emukit.data.daily_archive import SteppedForcing, StoredForcing
 from emukit.data.grid import Grid, weighted_mean
 from emukit.errors import ProtocolError, RecipeError
 
@@ -74,8 +74,8 @@ def feature(name: str, scenario: Scenario, grid: Grid) -> NDArray[np.float64]:
 
 
 def _area_mean(scenario: Scenario, held: NDArray[np.floating], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    # Maps on disk are read once, and not spread over the days.
-    if isinstance(held, StoredForcing):
+    # Maps of months are averaged once, and not on each of their days; those on disk are read once.
+    if isinstance(held, SteppedForcing | StoredForcing):
         return held.area_mean(weights)
     return scenario.share.sum(weighted_mean(held, scenario.share.own(weights)))
 

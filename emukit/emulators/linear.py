@@ -1,7 +1,8 @@
 """The linear emulator: each cell's climate as a straight line in a few forcing series.
 
 Invariant: the fit is closed-form and sees training months alone; all members enter at once, and as they share their
-forcings that is the fit to their mean with the members as weights.
+forcings that is the fit to their mean with the members as weights. Targets on disk are read once, a calendar year or a
+band of rows at a time.
 
 Pattern scaling with several patterns; after Santer et al. (1990) and, for ClimateBench, Watson-Parris et al. (2022,
 doi:10.1029/2021MS002954). Regressed on several forcings at once, a cell attributes to one what belongs to another
@@ -12,22 +13,23 @@ does besides, by as little as a penalty of its own allows.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.archive import Archive, Domain, Scenario
-from emukit.data.grid import Grid
+from emukit.data.grid import Grid, weighted_mean
 from emukit.data.split import Span, Split
 from emukit.emulators.base import Emulator, refuse_unused, temperature_position
 from emukit.emulators.climatology import AnnualCycle
 from emukit.emulators.features import feature
-from emukit.emulators.seasonal_ridge import fit_harmonics, fit_seasons, season_basis
+from emukit.emulators.seasonal_ridge import StreamedHarmonics, fit_harmonics, fit_seasons, season_basis
 from emukit.errors import RecipeError
 
 Array = NDArray[np.float64]
@@ -49,6 +51,7 @@ class LinearEmulator(Emulator):
 
     kind = "linear"
     by_variable = ("strength",)
+    streams: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -183,6 +186,13 @@ class LinearEmulator(Emulator):
             temperature_position(archive, "model.warming")
         terms = (*features, WARMING) if warming else features
         _check_options(terms, warming, given["harmonics"], min(given["ridge"], given["warming_ridge"]))
+        if given["least_warming"] is not None and archive.on_disk:
+            raise RecipeError(
+                "model.least_warming fits some cells a second time, which needs their fields in memory",
+                found=f"{archive.source}, which stays on disk",
+                expected="no such bound",
+                hint="--set model.least_warming=none, or coarser data (the lite files of ClimX)",
+            )
         if given["least_warming"] is not None and not (features and warming):
             raise RecipeError(
                 "model.least_warming bounds nothing",
@@ -299,6 +309,15 @@ def fit_cells(
     for variables, factors in penalties:
         # Dividing a column by the root of a number is multiplying its penalty by that number.
         scaled = columns / np.sqrt(factors)
+        if archive.on_disk:
+            streamed = StreamedHarmonics(z @ scaled, cycle, weights, ridge, basis)
+            for v, band in itertools.product(variables, archive.bands):
+                rows = range(*band.indices(archive.grid.shape[0]))
+                block = slice(rows.start * archive.grid.shape[1], rows.stop * archive.grid.shape[1])
+                base, coefficients = streamed.fit(_stored_pieces(archive, split, v, band), block.stop - block.start)
+                intercept[:, v, block] = base
+                response[:, :, v, block] = np.einsum("nk,mkc->mnc", scaled, coefficients)
+            continue
         at_once = BLOCK_CELLS
         if archive.time.minutes:
             at_once = min(at_once, max(1, BLOCK_VALUES // (len(z) * len(variables))))
@@ -361,6 +380,8 @@ def penalties_of(
 
 def _smoothed(fields: Array, share: float) -> Array:
     """(..., Y, X) fields, a share of which is the mean over nine cells; beyond a pole lies the row next to it again."""
+    if not share:
+        return fields
     rows = np.pad(fields, [(0, 0)] * (fields.ndim - 2) + [(1, 1), (0, 0)], mode="edge")
     three = rows[..., :-2, :] + rows[..., 1:-1, :] + rows[..., 2:, :]
     nine = three + np.roll(three, 1, -1) + np.roll(three, -1, -1)
@@ -389,6 +410,13 @@ def _hold_up(
 def global_temperature(archive: Archive, split: Split) -> Array:
     """(N,) global mean temperature of all training steps, the mean over members."""
     position = [temperature_position(archive, "model.warming")]
+    if archive.on_disk:
+        total = np.zeros(sum(map(len, split.train)))
+        for band in archive.bands:
+            for steps, fields in _stored_pieces(archive, split, position[0], band):
+                of_band = fields.reshape(len(fields), -1, archive.grid.shape[1])
+                total[steps] += weighted_mean(of_band, archive.grid.weights[band])
+        return total
     means = []
     for span in split.train:
         for start in range(span.start, span.stop, SLAB_STEPS):
@@ -425,6 +453,20 @@ def _training_table(
 def _member_means(archive: Archive, split: Split, variables: list[int], cells: slice) -> NDArray[np.float32]:
     """(N, V, C) means over members of some variables in some cells, of all training steps."""
     return np.concatenate([_mean_of_span(archive, span, variables, cells) for span in split.train])
+
+
+def _stored_pieces(
+    archive: Archive, split: Split, variable: int, band: slice
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """Training steps, a calendar year at a time, and their (T, C) targets on disk in a band of rows."""
+    seen = 0
+    for span in split.train:
+        scenario = archive[span.scenario]
+        for start, stop in scenario.pieces(span.start, span.stop):
+            values = scenario.values(variable, span.members[0], start, stop, band)
+            first = seen + start - span.start
+            yield slice(first, first + stop - start), values.reshape(stop - start, -1)
+        seen += len(span)
 
 
 def _mean_of_span(archive: Archive, span: Span, variables: list[int], cells: slice) -> NDArray[np.float32]:

@@ -31,11 +31,10 @@ from emukit.emulators.downscaler import (
     Cells,
     Downscaler,
     Neighbourhood,
+    count_features,
     stamps,
 )
-from emukit.emulators.downscaling_residuals import (
-    ResidualFrames,
-)
+from emukit.emulators.downscaling_residuals import MOST_CONTEXT, ResidualFrames
 from emukit.errors import RecipeError, RunError, shortage
 from emukit.models.block_unet import BlockUNet
 from emukit.models.precision import matmul_precision
@@ -121,7 +120,7 @@ class NeuralDownscaler(Downscaler):
             conserves: Whether it keeps the means of coarse cells.
         """
         super().__init__(domain, coarsening)
-        self.conserves = conserves
+        self.conserves, self.context = conserves, frames.context
         self.trained_on = dict(trained_on or {})
         self.frames, self.network, self.options = frames, network, dict(options)
         self.blocks, self.overlap, self.seed = blocks, overlap, seed
@@ -201,9 +200,11 @@ class NeuralDownscaler(Downscaler):
         arrays = {f"fine.{k}": v for k, v in fine_arrays.items()} | {f"passed.{k}": v for k, v in passed_arrays.items()}
         arrays["statics"] = frames.statics
         if frames.size is not None:
-            arrays |= {"size": frames.size, "growth": frames.growth}
+            arrays |= {"size": frames.size, "growth": frames.growth, "far": frames.far}
         if self.conserves:
             meta["conserves"] = True
+        if frames.context:
+            meta["context"] = frames.context
         if frames.base is not None:
             meta["base"], own = frames.base.state()
             arrays |= {f"base.{k}": v for k, v in own.items()}
@@ -229,8 +230,9 @@ class NeuralDownscaler(Downscaler):
         if (time.step, time.calendar) != (domain.time.step, domain.time.calendar):
             raise ValueError(f"its time of {time.step} is not that of its fields, {domain.time.step}")
         statics = np.asarray(arrays["statics"], np.float32)
-        grown = arrays.get("size"), arrays.get("growth")
-        frames = ResidualFrames(coarsening, fine, passed, base, statics, meta["static_channels"], time, *grown)
+        grown = [arrays.get(name) for name in ("size", "growth", "far")]
+        shown = (statics, meta["static_channels"], time, *grown, meta.get("context", 0))
+        frames = ResidualFrames(coarsening, fine, passed, base, *shown)
         asked = meta["objective"]
         chosen = OBJECTIVES.load(asked["name"])
         own = check(options_of(chosen), asked["options"], source="the saved downscaler").model_dump()
@@ -276,12 +278,21 @@ def _check_arrays(domain: Domain, coarsening: Coarsening, meta: Mapping[str, Any
         expected |= {f"{name}.center": (*fields, *domain.grid.shape), f"{name}.scale": (*fields, *domain.grid.shape)}
     if "size" in arrays:
         expected |= {"size": (*fields, *domain.grid.shape), "growth": fields[1:]}
+        # Of downscalers from before it was fitted there is none.
+        expected |= {"far": fields[1:]} if "far" in arrays else {}
+    context = meta.get("context", 0)
+    if type(context) is not int or not 0 <= context <= MOST_CONTEXT:
+        raise ValueError(f"context {context!r}")
     if "base" in meta:
         width, transforms = meta["base"]["width"], meta["base"]["transforms"]
-        if type(width) is not int or width % 2 == 0 or not 1 <= width <= 15 or len(transforms) != fields[1]:
-            raise ValueError(f"base.width {width!r} or base.transforms {transforms!r}")
+        around, own = meta["base"].get("context_width", 1), meta["base"].get("context", 0)
+        odd = all(type(w) is int and w % 2 == 1 and 1 <= w <= 15 for w in (width, around))
+        if not odd or len(transforms) != fields[1]:
+            raise ValueError(f"base.width {width!r}, base.context_width {around!r} or base.transforms {transforms!r}")
+        if own != context:
+            raise ValueError(f"base.context {own!r}, and context {context!r}")
         expected |= {
-            "base.weights": (*fields, *domain.grid.shape, fields[1] * width**2),
+            "base.weights": (*fields, *domain.grid.shape, count_features(fields[1], width, own, around)),
             "base.fine_mean": (*fields, *domain.grid.shape),
             "base.coarse_mean": (*fields, *coarsening.shape),
         }

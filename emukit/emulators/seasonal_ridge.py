@@ -13,17 +13,21 @@ Letters: N steps of training, K columns, C numbers predicted, each on its own.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import LinAlgError, solve
 
 from emukit.data.time import TimeAxis
-from emukit.emulators.climatology import AnnualCycle
+from emukit.emulators.climatology import AnnualCycle, fill_unseen
 
 Array = NDArray[np.float64]
 
 # Columns whose errors are in float64 at a time: the targets of a whole grid are several times as large as the store.
 BLOCK_COLUMNS = 512
+# Columns of targets on disk that are in float64 at a time, of the steps of a year.
+STREAMED_COLUMNS = 8192
 
 
 def fit_seasons(
@@ -82,6 +86,49 @@ def fit_harmonics(
     response = np.einsum("fhc,mh->mfc", found.reshape(z.shape[1], basis.shape[1], -1), basis)
     intercept = truth_mean - design_mean @ found
     return intercept, response
+
+
+class StreamedHarmonics:
+    """`fit_harmonics` of targets that come some steps at a time: their sums are kept, and no target.
+
+    In exact arithmetic its answers are those of `fit_harmonics`.
+    """
+
+    def __init__(self, z: Array, cycle: AnnualCycle, weights: Array, ridge: float, basis: Array) -> None:
+        """Prepare what does not depend on targets; arguments as for `fit_harmonics`."""
+        groups = cycle.time.seasons
+        design = (z[:, :, None] * cycle.at(basis)[:, None, :]).reshape(len(z), -1)
+        self._design_mean = cycle.knots(cycle.means(design, weights))
+        departures = design - cycle.at(self._design_mean)
+        weighted = departures * weights[:, None]
+        self._season = (cycle.season[:, None] == np.arange(groups)) * weights[:, None]
+        # What is summed over the steps: products with the columns, and with the seasons.
+        self._sums_of = np.concatenate([weighted, self._season], axis=1)
+        self._of_knots = weighted.T @ cycle.at(np.eye(groups))
+        self._scaled = departures * np.sqrt(weights)[:, None]
+        self._cycle, self._ridge, self._basis, self._columns = cycle, ridge, basis, z.shape[1]
+
+    def fit(self, pieces: Iterable[tuple[slice, NDArray[np.floating]]], targets: int) -> tuple[Array, Array]:
+        """(G, C) intercepts and (G, K, C) coefficients, as `fit_harmonics` returns them.
+
+        Args:
+            pieces: Steps and their (N', C) targets; together every step once.
+            targets: C.
+        """
+        sums = np.zeros((self._sums_of.shape[1], targets))
+        for steps, truth in pieces:
+            of_steps = self._sums_of[steps].T
+            for first in range(0, targets, STREAMED_COLUMNS):
+                block = slice(first, first + STREAMED_COLUMNS)
+                sums[:, block] += of_steps @ truth[:, block].astype(np.float64)
+        waves = self._scaled.shape[1]
+        count = self._season.sum(0)
+        means = sums[waves:] / np.where(count > 0, count, 1.0)[:, None]
+        fill_unseen(means, count > 0, self._cycle.time.per_day)
+        truth_mean = self._cycle.knots(means)
+        found = _solve_ridge(self._scaled, sums[:waves] - self._of_knots @ truth_mean, max(self._ridge, 1e-9))
+        response = np.einsum("fhc,mh->mfc", found.reshape(self._columns, self._basis.shape[1], -1), self._basis)
+        return truth_mean - self._design_mean @ found, response
 
 
 def season_basis(harmonics: int, time: TimeAxis) -> Array:

@@ -88,10 +88,15 @@ def shorten(name: str, most: int = 28) -> str:
 def write_png(figure: Figure, path: Path, about: Mapping[str, str]) -> None:
     """Write a figure, with words about it inside the file."""
     with drawing():
-        # Laid out once; a figure that keeps its layout engine is laid out for a trial drawing, and again when saved.
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+        _lay_out(figure)
         figure.savefig(path, format="png", metadata=dict(about))
+
+
+def _lay_out(figure: Figure) -> None:
+    """Lay a figure out once: one that keeps its engine is laid out for a trial drawing, and again when it is saved."""
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+    figure.set_layout_engine("none")
 
 
 def line_colours() -> list[str]:
@@ -123,8 +128,7 @@ def write_webp(
         for legend in [x for x in figure.legends if not _fits(figure, x)]:
             legend.remove()
             _place_below(figure, [h for h in legend.legend_handles if h], [t.get_text() for t in legend.get_texts()])
-        figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+        _lay_out(figure)
         drawn = io.BytesIO()
         figure.savefig(drawn, format="png", pil_kwargs={"compress_level": 1})
     image = Image.open(drawn).convert("RGB")

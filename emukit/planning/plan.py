@@ -28,7 +28,7 @@ from emukit.data.split import Split
 from emukit.data.states import cut, sampler_kind
 from emukit.data.targets import TargetNormalizer
 from emukit.emulators.registry import EMULATORS
-from emukit.emulators.typical_year import DAYS, TrainingYear, regress_sorted, training_years
+from emukit.emulators.typical_year import DAYS, TrainingYear, order_days, regress_sorted, training_years
 from emukit.errors import ProtocolError, RecipeError, TrainingError
 from emukit.metrics.extremes import VARIABLES, Thresholds, indices_of_year, quantile_of_days
 from emukit.models.precision import matmul_precision
@@ -69,8 +69,11 @@ PLANNING_SHARE, PLANNING_SECONDS, RATE_SECONDS = 1 / 3, 30.0, 2.0
 # Of typical-year: float32 level and slope, and uint16 ranks, for every sorted day of every cell and variable.
 LEARNED_BYTES = 10
 # Copies of a year of one variable that are alive together while it is read, sorted and ranked; and the libraries.
-# Measured: 2.3 GB in all on 192 x 288 cells and 7 variables, whose learned arrays are 1.4 GB.
+# Measured on 192 x 288 cells and 7 variables, whose learned arrays are 1.4 GB: 2.3 GB in all for the fit, and 4.1 GB
+# until it is validated.
 COPIES, LIBRARIES = 8, 400 << 20
+# Of the coefficients of `linear`: twice in float64 while they are fitted, which is four times what is kept.
+LINEAR_COPIES = 4
 # Of percentiles.
 BASE_YEARS = 30
 # Of fields in memory: what they take until the run is validated, its references included. Measured on the lite files.
@@ -400,14 +403,22 @@ def daily_plan(archive: Archive, recipe: Recipe, split: Split) -> Iterator[tuple
         yield "submitting", duration(written), "days predicted and written, read again, and their indices"
     if archive.on_disk:
         yield "digest", size(sum(p.stat().st_size for p in files)), "of files are read once more, the first time"
-    learned = LEARNED_BYTES * DAYS * cells * variables
+    learned, fitted = LEARNED_BYTES * DAYS * cells * variables, 0
     if recipe.emulator == "delta-change":
         learned = int(recipe.options["years"]) * year * variables
+    elif recipe.emulator == "linear":
+        series = {*recipe.options["features"], *recipe.options["warming"]}
+        learned = 4 * 12 * (1 + len(series)) * cells * variables
+        fitted = LINEAR_COPIES * learned
     elif recipe.emulator != "typical-year":
         learned = 8 * 12 * cells * variables
-    needed = learned + COPIES * year + LIBRARIES
+    needed = (fitted or learned) + COPIES * year + LIBRARIES
+    if archive.on_disk and competition_of(archive).derive:
+        # A year of prediction and of truth, and the percentiles: the run is validated once it is fitted.
+        scoring = learned + (2 * variables + COPIES) * year + 8 * len(Thresholds.QUANTILES) * DAYS * cells + LIBRARIES
+        needed = max(needed, scoring)
     if not archive.on_disk:
-        maps = sum(4 * len(s) * cells for s in archive.values() for f in s.forcings.values() if f.ndim == 3)
+        maps = sum(f.nbytes for s in archive.values() for f in s.forcings.values() if f.ndim == 3)
         needed += int(UNTIL_VALIDATED * (raw + maps))
     verdict = "fits" if needed < host_free() else "DOES NOT FIT"
     yield "memory", size(needed), f"{verdict} into {size(host_free())} that are free"
@@ -452,13 +463,13 @@ def _timed(archive: Archive, year: TrainingYear) -> _Seconds:
         # A band is read with all of its years.
         read /= max(len(archive[year.span.scenario]) / DAYS, 1.0)
     cells = values[0].size
-    ranks = np.broadcast_to(np.arange(DAYS)[:, None, None], values.shape)
+    ranks = np.broadcast_to(np.arange(DAYS, dtype=np.uint16)[:, None, None], values.shape)
     nowhere = Thresholds(*(np.zeros((DAYS, cells)) for _ in Thresholds.QUANTILES))
     row = np.zeros((BASE_YEARS * DAYS, 1, values.shape[2]), np.float32)
     steps: list[Callable[[], object]] = [
         lambda: regress_sorted(iter([values]), np.zeros(1)),
-        # As typical-year does it, which takes longer than others.
-        lambda: np.take_along_axis(np.maximum.accumulate(values + values * np.float32(0.5), axis=0), ranks, axis=0),
+        # Of typical-year, which takes longer than others.
+        lambda: order_days(values, values, 0.5, ranks, np.empty_like(values)),
         lambda: Blosc(cname="lz4").encode(np.ascontiguousarray(values)),
         lambda: indices_of_year(dict.fromkeys(VARIABLES, values), nowhere, None),
         lambda: quantile_of_days(

@@ -122,7 +122,8 @@ def load_downscale(
     """
     training = _training().model_dump(mode="json", exclude={"segments"})
     # Records of runs from before there was a choice do not say it, and mean the other.
-    values: dict[str, Any] = {"training": training, "conditions": {"residual": "out-of-fold", "conserve": True}}
+    conditions = {"residual": "out-of-fold", "conserve": True, "context": 1, "root": "cbrt", "calibrate": True}
+    values: dict[str, Any] = {"training": training, "conditions": conditions}
     source = f"recipe {DOWNSCALE}"
     for over, name in ((read_toml(file) if file else {}, str(file)), (parse_assignments(assignments), "--set")):
         if over:

@@ -98,7 +98,8 @@ def _refuse_on_disk(recipe: Recipe, archive: Archive) -> None:
         raise ProtocolError(
             f"{recipe.emulator} trains in memory, into which the data do not fit",
             found=f"{archive.source}, {archive.grid.shape[0]} x {archive.grid.shape[1]} cells",
-            expected="an emulator that is fitted a year at a time: typical-year, delta-change, climx-lps, climatology",
+            expected="an emulator that is fitted a year at a time: typical-year, delta-change, linear, climx-lps, "
+            "climatology",
             hint="one of these, coarser data (the lite files of ClimX), or a machine with more memory",
         )
 

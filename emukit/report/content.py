@@ -299,10 +299,15 @@ def downscale_page(about: DownscaleRecord, scratch: Path) -> DownscalePage:
         words = "Training loss, and the score on the validation months that selected the weights."
         pictures.append(Picture(f"pictures/{name}/learning.webp", curve, pixels, words, words, "Learning curves"))
     sessions = [s for s in values["sessions"] if isinstance(s, dict)]
+    spread = values.get("fold_spread")
+    spreads = spread.items() if isinstance(spread, dict) else ()
     facts = {
         "parameters": f"{values['parameters']:,}" if isinstance(values.get("parameters"), int) else "",
         "epochs": f"{values.get('epochs', '')}, the best {values.get('best_epoch', '')}",
         "time": f"{values['seconds']:.0f} s" + (f" in {len(sessions)} sessions" if len(sessions) > 1 else ""),
+        "spread over error on training steps, before it was calibrated": ", ".join(
+            f"{v} {s:.2f}" for v, s in spreads if isinstance(s, int | float)
+        ),
     }
     origin = {
         "command": about.command,

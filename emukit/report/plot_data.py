@@ -7,7 +7,7 @@ hidden is never taken for one whose truth is zero.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +46,8 @@ NO_SPECTRA = "spectra and the comparison of variability are made of months"
 # Of monthly precipitation, in mm/day: from deserts to the wettest months of the tropics.
 SIZES = (0.01, 60.0)
 SIZE_CLASSES = 48
+# Of pictures of every step: no page has more pixels, and decades of days would take minutes to draw.
+MOST_TIMES = 1000
 # Twenty years, in which weather comes near to its mean.
 CHANGE_YEARS = 20
 
@@ -133,6 +135,7 @@ def collect(emulator: Emulator, archive: Archive, span: Span) -> Shown:
         span: Visible months.
     """
     scenario, grid = archive[span.scenario], archive.grid
+    places = _pictured(archive)
     members = sorted(scenario.members, key=lambda m: m != span.members[0])
     answers = [emulator.member(k) for k in range(REALISATIONS + 1)] if emulator.draws else [emulator]
     predictions, means, wholes = [], [], list[Fields]()
@@ -140,32 +143,47 @@ def collect(emulator: Emulator, archive: Archive, span: Span) -> Shown:
         # A trajectory is what is scored only where it begins as the span does.
         first, last = (span.start, span.stop) if answer.from_beginning else (answer.first_month, len(scenario))
         whole = answer.predict_fields(scenario, first, last)
-        mean = np.full((len(scenario), len(archive.variables)), np.nan)
+        if len(places) < len(archive.variables):
+            whole = whole[:, places]
+        mean = np.full((len(scenario), len(places)), np.nan)
         mean[first:last] = grid.mean(whole)
         means.append(mean)
         wholes = wholes or [whole]
         predictions.append(whole[span.start - first : span.stop - first].copy())
+    first = span.start if emulator.from_beginning else answers[0].first_month
+    pictured = replace(archive, variables=tuple(archive.variables[v] for v in places))
     return Shown(
-        archive,
+        pictured,
         span,
-        {m: scenario.truth(m, span.start, span.stop) for m in members},
+        {m: _truth(scenario, m, span.start, span.stop, places) for m in members},
         predictions,
-        np.stack([_global_means(scenario, m, grid) for m in members]),
+        np.stack([_global_means(scenario, m, grid)[:, places] for m in members]),
         np.stack(means[:REALISATIONS]),
-        _change(scenario, span, wholes[0], span.start if emulator.from_beginning else answers[0].first_month),
+        _change(scenario, span, wholes[0], first, places),
         emulator.budget(scenario),
         emulator.explain(scenario, span.start, span.stop),
     )
 
 
-def _change(scenario: Scenario, span: Span, whole: Fields, first: int) -> Change | None:
+def _pictured(archive: Archive) -> list[int]:
+    """Positions of the variables that are shown: those that daily files carry along and nothing scores are not."""
+    carried = archive.card.daily.carried if archive.card.daily else ()
+    return [v for v, name in enumerate(archive.variables) if name not in carried]
+
+
+def _truth(scenario: Scenario, member: int, start: int, stop: int, places: list[int]) -> Fields:
+    fields = scenario.truth(member, start, stop)
+    return fields if len(places) == fields.shape[1] else fields[:, places]
+
+
+def _change(scenario: Scenario, span: Span, whole: Fields, first: int, places: list[int]) -> Change | None:
     """The change of a prediction of all months from `first` on, and of the truth; None where one is not known."""
     year = scenario.time.per_year
     late = span.stop - min(CHANGE_YEARS * year, len(span) // year * year), span.stop
     early = first, min(first + CHANGE_YEARS * year, first + (late[0] - first) // year * year)
     if late[0] == late[1] or early[1] <= early[0] or scenario.hidden[slice(*early)].any():
         return None
-    truth = [time_mean(scenario.truth(span.members[0], *months)) for months in (early, late)]
+    truth = [time_mean(_truth(scenario, span.members[0], *months, places)) for months in (early, late)]
     said = [time_mean(whole[a - first : b - first]) for a, b in (early, late)]
     return Change(early, late, truth[1] - truth[0], said[1] - said[0])
 
@@ -328,9 +346,9 @@ def sections(shown: Shown) -> tuple[list[Section], FigureAxis, FigureAxis] | Non
         words = f"mean of {low}° to {high}°N" if rows.any() else "mean of all latitudes"
         rows = rows if rows.any() else np.ones_like(rows)
         weights = grid.weights[rows, 0] / grid.weights[rows, 0].sum()
-        fields = [np.einsum("tvyx,y->tvx", f[:, :, rows], weights, dtype=np.float64) for f in pair]
-        days = (np.arange(len(span)) + 0.5) / time.per_day
-        downwards = FigureAxis(f"days from {time.text(span.start)} on", days)
+        fields = [_thinned(np.einsum("tvyx,y->tvx", f[:, :, rows], weights, dtype=np.float64)) for f in pair]
+        days = _thinned((np.arange(len(span)) + 0.5) / time.per_day)
+        downwards = FigureAxis(f"days from {time.text(span.start)} on{_means_of(len(span), time.unit)}", days)
         ticks = {x: f"{x:.0f}°" for x in (0.0, 90.0, 180.0, 270.0)}
         along = FigureAxis(f"longitude, {words}", np.asarray(grid.lon, np.float64), ticks)
     else:
@@ -361,15 +379,33 @@ def course(shown: Shown) -> list[Years]:
     time, span, grid = shown.scenario.time, shown.span, shown.archive.grid
     if not time.minutes:
         return []
-    days = (np.arange(len(span)) + 0.5) / time.per_day
-    members, predictions = ([grid.mean(f) for f in fields] for fields in (shown.members.values(), shown.ensemble))
+    days = _thinned((np.arange(len(span)) + 0.5) / time.per_day)
+    members, predictions = (
+        [_thinned(grid.mean(f)) for f in fields] for fields in (shown.members.values(), shown.ensemble)
+    )
     return [
         Years(
-            f"{shown.label(name)}, global",
+            f"{shown.label(name)}, global{_means_of(len(span), time.unit)}",
             Curves(days, np.stack([m[:, v] for m in members]), np.stack([p[:, v] for p in predictions]), truth=True),
         )
         for v, name in enumerate(shown.archive.variables)
     ]
+
+
+def _together(steps: int) -> int:
+    """How many steps are averaged, so that at most `MOST_TIMES` are drawn."""
+    return -(-steps // MOST_TIMES)
+
+
+def _thinned(values: Array) -> Array:
+    """(T', ...) means of as many steps as `_together` says; steps at the end that are too few for one are left out."""
+    each = _together(len(values))
+    whole = len(values) // each
+    return values if each == 1 else values[: whole * each].reshape(whole, each, *values.shape[1:]).mean(1)
+
+
+def _means_of(steps: int, unit: str) -> str:
+    return f", means of {_together(steps)} {unit}s" if _together(steps) > 1 else ""
 
 
 def year_of(scenario: Scenario, step: int) -> float:
@@ -463,13 +499,16 @@ def distribution(shown: Shown, variable: str) -> Curves:
     """
     v = shown.archive.variables.index(variable)
     edges = np.geomspace(*SIZES, SIZE_CLASSES + 1) / _scale_to_daily(shown.archive.card.targets[variable].units)
-    weights = np.broadcast_to(
-        shown.archive.grid.weights / len(shown.span), (len(shown.span), *shown.archive.grid.shape)
-    )
+    weights, logs = shown.archive.grid.weights / len(shown.span), np.log(edges)
 
     def shares(fields: Fields) -> Array:
-        counted, _ = np.histogram(fields[:, v], edges, weights=weights)
-        return np.asarray(counted / np.diff(np.log(edges)), np.float64)
+        # Classes of one width in the logarithm need no sorting, which of decades of days takes most of a minute.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            place = np.floor((np.log(fields[:, v], dtype=np.float64) - logs[0]) / (logs[1] - logs[0]))
+        inside = (place >= 0) & (place < SIZE_CLASSES)
+        of_step = np.broadcast_to(weights, place.shape)[inside]
+        counted = np.bincount(place[inside].astype(np.int64), weights=of_step, minlength=SIZE_CLASSES)
+        return np.asarray(counted / np.diff(logs), np.float64)
 
     members, predictions = (
         np.stack([shares(f) for f in fields]) for fields in (shown.members.values(), shown.ensemble)

@@ -55,7 +55,7 @@ Array = NDArray[np.float64]
 FOLDER = "report"
 ABOUT_FILE, NUMBERS_FILE = "about.json", "numbers.safetensors"
 # Raised with every change of what is kept or drawn.
-VERSION = 11
+VERSION = 12
 # Of every picture, in inches: on a page they are as wide as its text, and their letters are of one size.
 SHAPES = {
     "maps": (8.6, 4.5),
@@ -311,8 +311,10 @@ def _draw(run: Run, set_name: str, folder: Path, key: str, archive: Archive) -> 
     shown = collect(emulator, archive, span)
     numbers, about = _numbers(shown)
     title = f"{set_name}: {span.text(archive)}"
-    spread_colours = [SEQUENTIAL, *dict.fromkeys(archive.card.targets[v].colours for v in archive.variables)]
-    figures = _figures(shown, title)
+    spread_colours = [SEQUENTIAL, *dict.fromkeys(archive.card.targets[v].colours for v in shown.archive.variables)]
+    figures, earth = _figures(shown, title), shown.earth
+    # Fields of decades of days: indices need the room.
+    del shown
     indices = collect_indices(emulator, archive, span)
     if indices:
         figures |= index_figures(indices, title, whole=False)
@@ -328,7 +330,7 @@ def _draw(run: Run, set_name: str, folder: Path, key: str, archive: Archive) -> 
             "set": set_name,
             "span": span.text(archive),
             "span_key": hashlib.sha256(f"{archive.digest} {span.text(archive)}".encode()).hexdigest()[:12],
-            "earth": shown.earth,
+            "earth": earth,
             "pictures": drawn,
         }
         (temporary / ABOUT_FILE).write_text(json.dumps(about, indent=1), encoding="utf-8")

@@ -36,6 +36,7 @@ from emukit.data.split import Span, Split, is_hidden
 from emukit.emulators.downscaler import (
     CrossFit,
     Downscaler,
+    coarse_fields,
     fit_baselines,
     known_targets,
 )
@@ -79,6 +80,8 @@ MEMBERS = 10
 DRAWN_STEPS = 60
 # Steps on which realisations are validated; they are the same at every validation, and so is their noise.
 VALIDATED_STEPS = 24
+# Realisations and steps of each part of the training by which they are calibrated.
+CALIBRATED = (4, 24)
 
 
 @dataclass(frozen=True)
@@ -314,7 +317,7 @@ class DownscaleTrainer:
         coarsening = Coarsening(archive.grid, recipe.coarse)
         reporter.say("fitting the baselines on the training months")
         self.baselines = fit_baselines(archive, split.train, coarsening)
-        targets = known_targets(archive.domain, recipe.targets.of)
+        targets = known_targets(archive.domain, recipe.targets.of, recipe.conditions.root)
         frames = fit_frames(archive, split.train, coarsening, targets, recipe.conditions)
         spans: Sequence[Span] = split.train
         shown: ResidualFrames | Sequence[ResidualFrames] = frames
@@ -323,6 +326,7 @@ class DownscaleTrainer:
         if recipe.conditions.conserve and not conserves:
             reporter.say("note: coarse cells do not hold whole fine cells, or are no means: theirs are not kept")
         crossed = _crossed(archive, split, frames, recipe.conditions)
+        self._calibrated = crossed if objective.draws and recipe.conditions.calibrate else None
         self.beside = _beside(archive, frames, crossed if objective.draws else None, seed, conserves)
         if crossed is not None:
             frames, spans, shown = crossed
@@ -384,7 +388,14 @@ class DownscaleTrainer:
                 folder=folder,
                 reporter=reporter,
             )
-        return {"parameters": self.parameters, "epochs": result.epochs, "best_epoch": result.best_epoch}
+        outcome = {"parameters": self.parameters, "epochs": result.epochs, "best_epoch": result.best_epoch}
+        if self._calibrated is None:
+            return outcome
+        spread = fold_spread(self._archive, self._calibrated, self.downscaler)
+        self.downscaler.frames = respread(self.downscaler.frames, spread)
+        said = ", ".join(f"{v} {s:.2f}" for v, s in zip(self._archive.variables, spread, strict=True))
+        reporter.say(f"spread over error on training steps: {said}; realisations are spread by the inverse")
+        return outcome | {"fold_spread": dict(zip(self._archive.variables, spread.tolist(), strict=True))}
 
     def _scored(self, span: Span) -> Score:
         """The score of its answer; where it draws, with the fair CRPS of two realisations in the place of the MAE.
@@ -398,7 +409,7 @@ class DownscaleTrainer:
 
         if not one.draws:
             return score(span_moments(archive, span, one, scored))
-        coarse, scenario = coarse_truth(archive, span, one.coarsening), archive[span.scenario]
+        coarse, scenario = coarse_truth(archive, span, one.coarsening, one.context), archive[span.scenario]
         shape = (len(archive.variables), *archive.grid.shape)
         errors, distance = (Moments.zero(shape, tuple(scored.terms)) for _ in range(2))
         for part in some_parts(len(span), VALIDATED_STEPS):
@@ -422,7 +433,7 @@ def _crossed(
         return None
     base = frames.base
     fitted = None if base is None else CrossFit.of(archive, split.train, base, conditions.penalty)
-    return cross_frames(archive, split.train, frames, fitted)
+    return cross_frames(archive, split.train, frames, fitted, conditions.calibrate)
 
 
 def _beside(
@@ -438,6 +449,37 @@ def _beside(
     noise = ResidualDraws.fit(archive, crossed, seed=seed)
     noise.conserves = conserves
     return (regression, noise)
+
+
+def fold_spread(archive: Archive, crossed: CrossFrames, downscaler: NeuralDownscaler) -> NDArray[np.float64]:
+    """(V,) spread over error of realisations, of some training steps of each part, with bases that did not know it.
+
+    Both are taken in units of the answer, in which what is left is normal and has unit variance in every cell: in
+    mm/day a few wet cells would decide.
+    """
+    members, steps = CALIBRATED
+    rows, columns = (np.arange(n) for n in archive.grid.shape)
+    sums = EnsembleSums.zero(members, (len(archive.variables), *archive.grid.shape))
+    for span, frames in zip(crossed.spans, crossed.apart, strict=True):
+        scenario, one = archive[span.scenario], copy(downscaler)
+        one.frames = frames
+        coarse = coarse_truth(archive, span, one.coarsening, one.context)
+        for part in some_parts(len(span), steps):
+            start, stop = span.start + part.start, span.start + part.stop
+            shown, axis = coarse[part], scenario.time[start:stop]
+            _, base = frames.block(shown, axis, rows, columns)
+            fields = [one.fields(shown, axis, member=m) for m in range(members)]
+            fields.append(scenario.truth(span.members[0], start, stop).astype(np.float64))
+            *drawn, truth = (frames.residual(field, base, axis, rows, columns) for field in fields)
+            sums += EnsembleSums.of(np.stack(drawn), truth)
+    found = score_ensemble(sums, archive.grid.weights, archive.variables).values()
+    return np.array([one.spread_over_error or 1.0 for one in found])
+
+
+def respread(frames: ResidualFrames, spread: NDArray[np.float64]) -> ResidualFrames:
+    """Frames whose answers are spread by the inverse of what was found, at most twice as far and at least half."""
+    assert frames.size is not None
+    return frames.varied(size=frames.size / np.clip(spread, 0.5, 2.0)[:, None, None])
 
 
 def some_parts(steps: int, most: int) -> list[slice]:
@@ -460,14 +502,14 @@ def _refuse_hidden(archive: Archive, span: Span) -> None:
         )
 
 
-def coarse_truth(archive: Archive, span: Span, coarsening: Coarsening) -> NDArray[np.float64]:
-    """(T, V, y, x) what a downscaler is shown of a span's member.
+def coarse_truth(archive: Archive, span: Span, coarsening: Coarsening, context: int = 0) -> NDArray[np.float64]:
+    """(T, (1 + 2 context) V, y, x) what a downscaler is shown of a span's first member.
 
     Raises:
         ProtocolError: The truth is hidden, and so are its coarse fields.
     """
     _refuse_hidden(archive, span)
-    return coarsening.down(archive[span.scenario].truth(span.members[0], span.start, span.stop))
+    return coarse_fields(archive, span, span.members[0], coarsening, context)
 
 
 def span_moments(
@@ -476,7 +518,7 @@ def span_moments(
     """The sums of a span, or of some parts of it, predicted some steps at a time from its coarse truth."""
     scenario = archive[span.scenario]
     total = Moments.zero((len(archive.variables), *archive.grid.shape), tuple(scored.terms))
-    coarse = coarse_truth(archive, span, downscaler.coarsening)
+    coarse = coarse_truth(archive, span, downscaler.coarsening, downscaler.context)
     for part in some_parts(len(span), len(span)) if parts is None else parts:
         start, stop = span.start + part.start, span.start + part.stop
         fields = downscaler.fields(coarse[part], scenario.time[start:stop])
@@ -555,7 +597,7 @@ def _numbers(
     """The numbers of a span, and the (V, Y, X) MAE of each cell."""
     scenario, grid = archive[span.scenario], archive.grid
     truth = scenario.truth(span.members[0], span.start, span.stop)
-    coarse = coarse_truth(archive, span, one.coarsening)
+    coarse = coarse_truth(archive, span, one.coarsening, one.context)
     steps = sum(part.stop - part.start for part in parts)
     thresholds = tail_thresholds(np.concatenate([truth[part] for part in parts]))
     number = members if one.draws else 1
@@ -635,8 +677,9 @@ def draw_sample(archive: Archive, span: Span, downscaler: Downscaler, path: Path
 
     scenario, step = archive[span.scenario], span.stop - 1
     truth = scenario.truth(span.members[0], step, span.stop)
-    coarse = downscaler.coarsening.down(truth)
-    passed = downscaler.coarsening.up(coarse)[0]
+    last = slice(len(span) - 1, len(span))
+    coarse = coarse_fields(archive, span, span.members[0], downscaler.coarsening, downscaler.context, last)
+    passed = downscaler.coarsening.up(coarse[:, : len(archive.variables)])[0]
     found = downscaler.fields(coarse, scenario.time[step : span.stop])[0]
     rows = [
         MapRow(

@@ -24,6 +24,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from emukit.data.chunk_files import READ_ERRORS, read_problem
+from emukit.data.coarsen import in_context
 from emukit.data.decode import Axes, Findings, read_axes, read_time
 from emukit.data.grid import Grid
 from emukit.data.source import open_source
@@ -108,27 +109,30 @@ class CoarseFile:
     fine: bool
 
     def read(self, downscaler: NeuralDownscaler, part: slice) -> NDArray[np.float64]:
-        """(T, V, y, x) coarse fields of some steps.
+        """(T, (1 + 2 context) V, y, x) coarse fields of some steps, with those of the steps that its `context` reads.
 
         Raises:
             StoreError: They cannot be read, or are not finite.
         """
+        context = downscaler.context
+        first, last = max(part.start - context, 0), min(part.stop + context, len(self.time))
         fields = []
         for name in self.variables:
-            lazy = self.dataset[name].isel(time=part).transpose("time", self.axes.lat, self.axes.lon)
+            lazy = self.dataset[name].isel(time=slice(first, last)).transpose("time", self.axes.lat, self.axes.lon)
             try:
                 fields.append(self.axes.orient(lazy.values))
             except READ_ERRORS as e:
                 raise read_problem(f"{name} cannot be read", e) from e
         out = np.stack(fields, 1).astype(np.float64)
         if not np.isfinite(out).all():
-            first = int(np.flatnonzero(~np.isfinite(out).all((1, 2, 3)))[0]) + part.start
+            wrong = int(np.flatnonzero(~np.isfinite(out).all((1, 2, 3)))[0]) + first
             raise StoreError(
-                f"coarse fields are not finite at {self.time.text(first)}",
+                f"coarse fields are not finite at {self.time.text(wrong)}",
                 expected="a number in every cell",
                 hint="fill what is missing first",
             )
-        return downscaler.coarsening.down(out) if self.fine else out
+        coarse = downscaler.coarsening.down(out) if self.fine else out
+        return np.asarray(in_context(coarse, context)[part.start - first : part.stop - first])
 
 
 def look_at(dataset: xr.Dataset, source: str, downscaler: NeuralDownscaler) -> CoarseFile:

@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from emukit.studies import ablate
+from emukit.studies import ablate, jobs
+from tests import forks
 
 STUDY = """
 question = "how stiff?"
@@ -44,11 +46,19 @@ def _one_thread(monkeypatch):
 
 
 @pytest.fixture
+def _forked(monkeypatch):
+    """Runs are forks: that each is a command of its own shows where a study is killed, and in tests/studies."""
+    if sys.platform == "linux":
+        monkeypatch.setattr(jobs, "subprocess", SimpleNamespace(**{**vars(subprocess), "Popen": forks.Popen}))
+
+
+@pytest.fixture
 def file():
     Path("stiff.toml").write_text(STUDY)
     return "stiff.toml"
 
 
+@pytest.mark.usefixtures("_forked")
 def test_from_a_file_to_a_table(emukit, demo_store, file):
     """The numbers are those of the demo climate; they change only with what is computed."""
     words = ("ablate", file, "--data", demo_store, "--jobs", "2")
@@ -187,6 +197,7 @@ main()
     assert len([*log.glob("*/run.json")]) == 2
 
 
+@pytest.mark.usefixtures("_forked")
 def test_a_search_from_a_file_to_a_table(emukit, demo_store):
     pytest.importorskip("optuna", reason="Optuna is not installed: searches are not tested")
     Path("ridge.toml").write_text(

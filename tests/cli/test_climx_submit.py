@@ -115,7 +115,7 @@ def test_fields_on_disk_give_the_run_and_the_submission_of_fields_in_memory(
     refused = emukit("predict", "stored", "--scenario", "ssp126", "--out", "p.nc", "-q")
     assert refused.code == 2
     assert "--out p.zarr" in refused.err
-    assert emukit("train", "linear", "--data", century / "lite", "--out", "l", "-q").code == 2
+    assert emukit("train", "climx-nn", "--data", century / "lite", "--out", "l", "-q").code == 2
 
 
 @pytest.mark.slow

@@ -149,7 +149,9 @@ def test_run_found_from_another_folder_finds_its_store(emukit, monkeypatch, tmp_
     assert emukit("evaluate", "../run").code == 0
 
 
-def test_card_of_a_run_is_lost_in_another_folder_or_with_it_the_maps_of_a_report(emukit, monkeypatch, tmp_path):
+def test_card_of_a_run_is_lost_in_another_folder_or_with_it_the_maps_of_a_report(
+    emukit, monkeypatch, tmp_path, undrawn
+):
     assert emukit("data", "demo", "near.zarr", "--grid", "6x10", "--members", "2").code == 0
     shutil.copy(shipped("data_cards", "demo.toml"), "card.toml")
     words = ("--data", "near.zarr", "--card", "card.toml", "--out", "run")

@@ -106,7 +106,7 @@ def test_a_prediction_replaces_what_it_is_trained_on(emukit, linear_run, demo_st
     assert emukit(*words, "--overwrite").code == 0
 
 
-def test_a_log_of_a_finished_run_has_a_hole_and_nobody_says_so(emukit, demo_store):
+def test_a_log_of_a_finished_run_has_a_hole_and_nobody_says_so(emukit, demo_store, undrawn):
     words = ("train", "cnn-gru", *TINY, "--data", demo_store, "--out", "net")
     assert emukit(*words, "-q").code == 0
     log = Path("net/metrics.jsonl")

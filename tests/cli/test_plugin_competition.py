@@ -38,7 +38,7 @@ def outside(tmp_path, monkeypatch):
     sys.modules.pop("mycompetition", None)
 
 
-def test_its_run_is_evaluated_ranked_reported_submitted_and_scored(outside, emukit, demo_store, tmp_path):
+def test_its_run_is_evaluated_ranked_reported_submitted_and_scored(outside, emukit, demo_store, tmp_path, undrawn):
     opened = ("--data", demo_store, "--card", "mylab")
     answer = emukit("train", "linear", *opened, "--out", "runs/m", "-q")
     assert answer.code == 0, answer.err

@@ -64,7 +64,7 @@ def outside(tmp_path, monkeypatch):
 
 
 def test_a_package_adds_a_network_a_loss_and_a_card_and_its_run_is_like_any_other(
-    outside, emukit, demo_store, monkeypatch
+    outside, emukit, demo_store, monkeypatch, undrawn
 ):
     opened = ("--data", demo_store, "--card", "mylab")
     words = ("--set=loss.tas={mse=1.0,bias=0.5}", "--set=model.width=4", "--out=runs/p", *opened, *TRAIN)

@@ -30,7 +30,7 @@ def test_a_command_of_a_record_is_neither_obeyed_nor_to_be_pasted(emukit, linear
     assert "\\x1b[31mred" in emukit("evaluate", folder, "--data", demo_store).err
 
 
-def test_a_folder_whose_name_is_not_utf8_is_listed_ranked_and_reported(emukit, linear_run):
+def test_a_folder_whose_name_is_not_utf8_is_listed_ranked_and_reported(emukit, linear_run, undrawn):
     name = os.fsdecode(b"r\xff")
     shutil.copytree(linear_run, Path("runs") / name)
     for words in (["runs"], ["leaderboard"], ["report", "-q"]):

@@ -19,6 +19,7 @@ class PlainFrames:
     """Shows the pass as it is, and asks for the truth."""
 
     channels = ("a", "b")
+    context = 0
 
     def __init__(self, coarsening):
         self.coarsening = coarsening

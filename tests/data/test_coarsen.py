@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 import xarray as xr
 
-from emukit.data.coarsen import Coarsening, CoarseSettings, _low_pass
+from emukit.data.coarsen import Coarsening, CoarseSettings, _low_pass, in_context, offsets
 from emukit.data.grid import Grid
 from emukit.errors import RecipeError
 
@@ -193,3 +193,20 @@ def test_real_grids_with_odd_rows_and_points_at_the_poles(real_store, name, vari
     assert grid.mean(passed) == pytest.approx(float(grid.mean(filled)), rel=1e-12)
     np.testing.assert_allclose(chosen.down(passed), chosen.down(filled), rtol=1e-11)
     assert np.abs(passed - filled).mean() < 0.2 * np.abs(filled - filled.mean()).mean()
+
+
+@pytest.mark.parametrize("length", [1, 2, 7])
+@pytest.mark.parametrize("context", [0, 1, 3])
+def test_each_step_stands_next_to_its_neighbours_and_nothing_beyond_the_series(length, context):
+    """Values are their own addresses: a hundred times the step, and the variable."""
+    series = 100.0 * np.arange(length)[:, None, None, None] + np.arange(2)[:, None, None] + np.zeros((2, 3))
+    found = in_context(series, context)
+    assert found.shape == (length, 2 * (1 + 2 * context), 2, 3)
+    for t in range(length):
+        for place, step in enumerate(offsets(context)):
+            for v in range(2):
+                inside = 0 <= t + step < length
+                expected = 100.0 * (t + step) + v if inside else np.nan
+                np.testing.assert_array_equal(found[t, 2 * place + v], np.full((2, 3), expected))
+    if context:
+        np.testing.assert_array_equal(found[:, : 2 * (2 * context - 1)], in_context(series, context - 1))

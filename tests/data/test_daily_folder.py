@@ -242,7 +242,7 @@ def test_negative_emissions_and_targets_in_a_file_for_forcings_are_told(copied):
     odd = "\n".join(report.oddities)
     assert "emissions hold negative values" in odd
     assert "named for forcings alone holds targets" in odd
-    assert "tas is above tasmax on some days (1 values" in odd
+    assert "tas is above tasmax on some days of 2015 (1 values" in odd
     assert "CO2_LBC is 400 .. 400: not mol mol-1" in odd
     assert "there is no file of historical" in odd
     assert "no scenario holds the base period 1961-1990" in odd

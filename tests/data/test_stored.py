@@ -17,6 +17,7 @@ from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.emulators.climx_baselines import ClimxPatternScaling
 from emukit.emulators.delta_change import DeltaChange
 from emukit.emulators.features import feature
+from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.typical_year import TypicalYear
 from emukit.errors import EmukitError, ProtocolError, RecipeError
 from emukit.progress import silent_reporter
@@ -132,6 +133,35 @@ def test_emulators_on_disk_are_those_in_memory(layout, climx_folder, banded, hel
 
 
 @pytest.mark.parametrize("layout", ["years", "bands"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"features": FEATURES},
+        {"features": ("SO2",), "warming": ("log:CO2_LBC",), "strength": {"pr": {"SO2": 30.0}}, "smoothing": 0.3},
+    ],
+    ids=["features", "warming"],
+)
+def test_lines_fitted_to_targets_on_disk_are_those_in_memory(
+    layout, options, climx_folder, banded, held, on_disk, narrow
+):
+    archive, split = on_disk(banded if layout == "bands" else climx_folder[0]), split_of(held)
+    one, two = (LinearEmulator.fit(a, split, ridge=3.0, **options).state()[1] for a in (held, archive))
+    for name in ("center", "scale"):
+        np.testing.assert_array_equal(two[name], one[name])
+    for v, variable in enumerate(held.variables):
+        for name in ("intercept", "response"):
+            of_one, of_two = one[name][..., v, :, :], two[name][..., v, :, :]
+            np.testing.assert_allclose(of_two, of_one, rtol=0, atol=2e-6 * np.abs(of_one).max(), err_msg=variable)
+
+
+def test_a_bound_that_fits_cells_twice_is_refused_of_targets_on_disk(climx_folder, on_disk):
+    archive = on_disk(climx_folder[0])
+    options = {"features": ("SO2",), "warming": ("log:CO2_LBC",), "least_warming": 0.5}
+    with pytest.raises(RecipeError, match="in memory"):
+        LinearEmulator.fit(archive, split_of(archive), **options)
+
+
+@pytest.mark.parametrize("layout", ["years", "bands"])
 def test_a_pass_reads_every_chunk_once_and_never_a_scenario(layout, climx_folder, banded, on_disk, narrow, monkeypatch):
     """Days times rows that are read for each variable, in chunks: as many as there are, and few at a time."""
     archive = on_disk(banded if layout == "bands" else climx_folder[0])
@@ -184,10 +214,11 @@ def test_digest_of_files_follows_their_bytes(climx_folder, on_disk, tmp_path, mo
 
 def test_what_trains_in_memory_is_refused_before_it_begins(climx_folder, on_disk):
     archive = on_disk(climx_folder[0])
-    for name in ("cnn-gru", "linear", "best-fast"):
+    for name in ("cnn-gru", "climx-nn", "best-fast"):
         with pytest.raises(EmukitError, match=r"trains in memory|does not know"):
             fit_recipe(load_recipe(name), archive, split_of(archive), silent_reporter())
-    fit_recipe(load_recipe("typical-year"), archive, split_of(archive), silent_reporter())
+    for name in ("typical-year", "linear"):
+        fit_recipe(load_recipe(name), archive, split_of(archive), silent_reporter())
 
 
 def test_more_years_to_draw_from_than_fit(held, monkeypatch):
@@ -239,3 +270,21 @@ def test_weights_of_one_epoch_are_scored_by_the_fields_of_another(climx_folder, 
     assert score_members(emulator, archive, spans)[0].value == first
     monkeypatch.setattr(emulator, "predict_fields", other.predict_fields)
     assert score_emulator(emulator, archive, spans).value == second
+
+
+def test_maps_of_months_are_held_once_and_read_as_those_of_every_day(climx_folder, held):
+    from emukit.data.daily_folder import open_folder
+
+    scenario = held["ssp370"]
+    stepped = scenario.forcings["SO2"]
+    with open_folder(climx_folder[0]) as folder:
+        maps = folder.forcing("ssp370", "SO2").read().astype(np.float32)
+    month = 12 * (scenario.time.year - scenario.time.year[0]) + scenario.time.month
+    plain = maps[month]
+    assert stepped.nbytes == maps.nbytes < plain.nbytes / 20
+    assert (len(stepped), stepped.shape, stepped.ndim) == (len(plain), plain.shape, 3)
+    np.testing.assert_array_equal(np.asarray(stepped), plain)
+    for index in (40, slice(20, 90), np.array([3, 400]), (slice(20, 90), slice(1, 3)), (slice(None), 2, 3), (...,)):
+        np.testing.assert_array_equal(stepped[index], plain[index])
+    weights = held.grid.weights
+    np.testing.assert_allclose(stepped.area_mean(weights), (plain * weights).sum((1, 2)), rtol=1e-6)

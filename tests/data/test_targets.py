@@ -14,7 +14,7 @@ def climate():
     return archive, make_split(archive, "k360")
 
 
-@pytest.mark.parametrize("transform", ["none", "log1p", "sqrt", "yeo-johnson"])
+@pytest.mark.parametrize("transform", ["none", "log1p", "sqrt", "cbrt", "yeo-johnson"])
 @pytest.mark.parametrize("group", ["global", "cell", "cell-month"])
 def test_inverse_gives_back_what_went_in(climate, transform, group):
     archive, split = climate
@@ -26,7 +26,7 @@ def test_inverse_gives_back_what_went_in(climate, transform, group):
     np.testing.assert_allclose(back, fields, rtol=2e-5, atol=2e-6)
 
 
-@pytest.mark.parametrize("transform", ["none", "log1p", "sqrt", "yeo-johnson"])
+@pytest.mark.parametrize("transform", ["none", "log1p", "sqrt", "cbrt", "yeo-johnson"])
 def test_inverse_of_any_network_output_is_finite(climate, transform):
     archive, split = climate
     normalizer = TargetNormalizer.fit(archive, split.train, {"pr": TargetSettings(transform=transform)})

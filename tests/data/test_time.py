@@ -101,6 +101,15 @@ def test_a_part_of_an_axis_keeps_its_dates(whole):
     assert part.position(whole.text(0)) == -7
 
 
+@pytest.mark.parametrize(
+    "whole", [TimeAxis("month", 545, 40), TimeAxis("year", 1990, 40), axis("6h", 2015, 400, "noleap")]
+)
+def test_a_later_axis_has_the_dates_that_many_steps_on(whole):
+    assert whole.later(3)[:20].texts() == whole.texts()[3:23]
+    assert whole.later(-1)[1:].texts() == whole.texts()[:-1]
+    np.testing.assert_array_equal(whole.later(2)[:20].season, whole.season[2:22])
+
+
 def test_stamps_within_a_step_are_its_address():
     noon = axis("day", 2015, 10, "noleap", hour=12)
     assert noon.position("2015-01-03") == 2

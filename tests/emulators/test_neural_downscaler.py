@@ -15,7 +15,7 @@ from emukit.data.split import Span
 from emukit.data.store import open_store
 from emukit.data.targets import TargetSettings
 from emukit.emulators.downscaler import fit_baselines, known_targets
-from emukit.emulators.downscaling_residuals import ConditionSettings, ResidualFrames, fit_frames
+from emukit.emulators.downscaling_residuals import Base, ConditionSettings, ResidualFrames, fit_frames
 from emukit.emulators.neural_downscaler import NeuralDownscaler, Tiling, build_block_network
 from emukit.models.block_unet import BlockUNet
 from emukit.objectives.registry import OBJECTIVES
@@ -194,7 +194,7 @@ def test_untrained_network_gives_its_base(archive, frames, asked):
     else:
         rows, columns = np.arange(8), np.arange(12)
         passed = frames.passed.forward_exactly(frames.coarsening.up(coarse), time.season)
-        expected = frames.reconstructed(np.zeros_like(passed), passed, time, rows, columns)
+        expected = frames.reconstructed(np.zeros_like(passed), Base(passed, passed, None), time, rows, columns)
         np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 

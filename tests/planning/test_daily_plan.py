@@ -32,7 +32,7 @@ def test_time_memory_and_disk_of_a_daily_folder(opened, on_disk, monkeypatch):
     archive = opened(on_disk)
     recipe = load_recipe("typical-year")
     assert planning.is_daily_fit(archive, recipe)
-    assert not planning.is_daily_fit(archive, load_recipe("linear"))
+    assert not planning.is_daily_fit(archive, load_recipe("climx-nn"))
     took = planning._Seconds(read=1.5, sort=0.5, predict=2.0, pack=2.0, indices=6.0, percentiles=10.0)
     monkeypatch.setattr(planning, "_timed", lambda archive, year: took)
     plan = {what: (amount, remark) for what, amount, remark in planning.daily_plan(archive, recipe, split_of(archive))}
@@ -42,9 +42,17 @@ def test_time_memory_and_disk_of_a_daily_folder(opened, on_disk, monkeypatch):
     # Percentiles of thirty years of three variables; then three years, twice: read, predicted and derived.
     assert plan["validation"][0] == planning.duration(30 * 3 * 1.5 + 10 + 2 * 3 * (7 * 3.5 + 2 * 6))
     assert plan["submitting"][0] == planning.duration(3 * (7 * (2 + 3) + 6) + 30 * 3 * 1.5 + 10)
+    if on_disk:
+        # What is learned (10 bytes a value), two years, eight copies of one variable, percentiles, libraries.
+        needed = 365 * 24 * (10 * 7 + 4 * (2 * 7 + 8) + 8 * 3) + (400 << 20)
+        assert plan["memory"][0] == planning.size(needed)
     assert ("digest" in plan) == on_disk
     assert ("on disk" in plan["data"][1]) == on_disk
     assert plan["submission"][0] == f"{4 * 1094 * 7 * 24 / 1000:.3g} kB"
+    of_linear = {
+        what: amount for what, amount, _ in planning.daily_plan(archive, load_recipe("linear"), split_of(archive))
+    }
+    assert of_linear["run"] == f"{4 * 12 * 5 * 7 * 24 / 1000:.3g} kB"  # an intercept and four series a month
     with pytest.raises(ProtocolError, match="no whole year"):
         list(planning.daily_plan(archive, recipe, Split("own", (Span("ssp126", 0, 300, (0,)),), {})))
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from PIL import Image
 
 from emukit.errors import EmukitError, RunError
 from emukit.files import write_text
@@ -27,21 +26,11 @@ QUIET = Reporter(quiet=True)
 EVIL = "<img src=x onerror=alert(1)>"
 
 
-def blank(figure, path, about, **shape):
-    """A picture in no time; what is drawn is tested elsewhere."""
-    Image.new("RGB", (4, 2)).save(path, format="WEBP")
-    return 4, 2
-
-
 @pytest.fixture(scope="module", autouse=True)
 def quick():
     """No time is spent on drawing."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_figures, "write_webp", blank)
-        for name in [n for n in vars(run_figures) if n.startswith("draw_")]:
-            patch.setattr(run_figures, name, lambda *a, **k: Figure((1, 1)))
-        for name in ("draw_learning", "draw_terms"):
-            patch.setattr(content, name, lambda *a, **k: Figure((1, 1)))
+        sites.leave_blank(patch)
         yield
 
 

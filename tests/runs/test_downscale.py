@@ -21,10 +21,11 @@ from emukit.data.store import open_store
 from emukit.data.targets import Pointwise, TargetNormalizer, TargetSettings
 from emukit.data.time import TimeAxis
 from emukit.data.zarr_writer import write_zarr
+from emukit.emulators import downscaling_residuals
 from emukit.emulators.base import saved_digest
 from emukit.emulators.downscaled import coarse_archive
 from emukit.emulators.downscaler import Neighbourhood, fit_baselines, held_apart
-from emukit.emulators.downscaling_residuals import ResidualDraws, ResidualFrames
+from emukit.emulators.downscaling_residuals import Base, ResidualDraws, ResidualFrames
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.neural_downscaler import NeuralDownscaler, load_downscaler
 from emukit.errors import EmukitError, ProtocolError, RecipeError, RunError, StoreError
@@ -38,7 +39,9 @@ from emukit.runs.downscale import (
     best_baseline,
     coarse_truth,
     evaluate_run,
+    fold_spread,
     read_downscale_run,
+    respread,
     score_downscalers,
     some_parts,
     train_downscaler,
@@ -57,6 +60,9 @@ TINY = [
     "blocks.times=16",
     "overlap=2",
     "conditions.width=3",
+    "conditions.context=0",
+    "conditions.root=sqrt",
+    "conditions.calibrate=false",
     "model.width=4",
     "model.depth=1",
     "training.epochs=2",
@@ -427,10 +433,14 @@ def test_a_downscaler_that_may_know_what_is_held_out_is_refused(archive, run, tm
 
 
 def test_a_run_from_before_residuals_were_out_of_fold_is_read_and_is_what_it_was(run, tmp_path):
-    before = load_downscale(None, ["conditions.residual=in-sample", "conditions.conserve=false"])
+    settings = ["residual=in-sample", "conserve=false", "context=0", "root=sqrt", "calibrate=false"]
+    before = load_downscale(None, [f"conditions.{s}" for s in settings])
     # As the version before wrote it.
     assert before.digest == "998de6e2515b732eb0a22cef028d4e50bff3917634ba21bf13d4744c4fc020f6"
-    assert not {"residual", "conserve"} & before.model_dump(mode="json")["conditions"].keys()
+    assert (
+        not {"residual", "conserve", "context", "context_width", "root"}
+        & before.model_dump(mode="json")["conditions"].keys()
+    )
     record = json.loads((run.folder / RECORD).read_text())
     values = before.model_dump(mode="json", exclude={"training": {"segments"}})
     record |= {"recipe": values, "identity": record["identity"] | {"recipe": before.digest}}
@@ -508,26 +518,45 @@ def test_noise_without_a_network_is_what_was_left_in_a_training_month_of_the_sea
     np.testing.assert_allclose(part, fields[..., 3:6, :][..., np.arange(9, 14) % 12], rtol=1e-9)
 
 
-def test_more_is_left_of_rain_where_it_rains_more():
-    """Residuals made with an exponent of 0.6, and of a variable without a root with none."""
-    from emukit.emulators import downscaling_residuals
-
+def test_more_is_left_of_rain_where_it_rains_more_and_of_anything_in_a_strange_climate():
+    """Made with exponents of 0.6 (of the level, of rain alone), and of 0.2 and 0.1 (of how far the pass is)."""
     rng = np.random.default_rng(0)
     grid = Grid(np.linspace(-75, 75, 4), np.arange(6) * 60.0)
     settings = {"tas": TargetSettings(transform="none"), "pr": TargetSettings(transform="sqrt")}
     scale = np.full((12, 2, 4, 6), 0.5)
     fine = TargetNormalizer(settings, [Pointwise("none", 1.0), Pointwise("sqrt", 1.0)], np.ones_like(scale), scale)
-    time = TimeAxis("month", 0, 2400)
-    base = rng.normal(0, 0.8, (2400, 2, 4, 6))
+    time = TimeAxis("month", 0, 4800)
+    base, passed = rng.normal(0, 0.8, (4800, 2, 4, 6)), rng.normal(0, 2, (4800, 2, 4, 6))
     level = np.clip((np.maximum(base[:, 1] * 0.5 + 1, 0) + 0.1) / 1.1, 1 / 3, 3)
-    left = rng.normal(size=base.shape) * np.stack([np.ones_like(level), level**0.6], 1)
+    far = (1 + np.minimum(passed**2, 36)) ** np.array([0.2, 0.1])[:, None, None]
+    left = rng.normal(size=base.shape) * np.stack([np.ones_like(level), level**0.6], 1) * far
     frames = ResidualFrames(None, fine, fine, None, np.zeros((0, 4, 6)), (), time)
-    archive = SimpleNamespace(grid=grid)
+    archive, asked = SimpleNamespace(grid=grid), []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(downscaling_residuals, "_left", lambda *_, **__: [(base, left, time)])
+        found = [(Base(base, passed, None), left, time)]
+        patch.setattr(downscaling_residuals, "_left", lambda *which: asked.append(which[3:]) or found)
         growth = downscaling_residuals._residual_growth(archive, (), (frames,))
+        exponents = downscaling_residuals._residual_far(archive, (), (frames,), growth)
     assert growth[0] == 0
     assert growth[1] == pytest.approx(0.6, abs=0.05)
+    np.testing.assert_allclose(exponents, [0.2, 0.1], atol=1e-9)
+    # Of four years in sixteen: all seasons, and the beginning and the end of a scenario.
+    assert asked == [(48, 4)] * 2
+
+
+def test_an_answer_is_larger_where_the_pass_is_far_from_its_climatology(archive):
+    trainer = DownscaleTrainer(archive, recipe("conditions.calibrate=true"), make_split(archive, None, (0,)), 0, QUIET)
+    # What draws nothing has no spread.
+    assert trainer._calibrated is None
+    frames = trainer.downscaler.frames.varied(far=np.array([0.25, 0.0]))
+    rows, columns, time = np.arange(2, 6), np.arange(10, 15) % 12, archive["ssp585"].time[900:903]
+    coarse = frames.coarsening.down(archive["ssp585"].truth(0, 900, 903))
+    _, base = frames.block(coarse, time, rows, columns)
+    _, near = frames.varied(far=np.zeros(2)).block(coarse, time, rows, columns)
+    passed = frames.passed.forward_exactly(frames.coarsening.up(coarse), time.season)[:, 0, rows][..., columns]
+    assert passed.max() > 2
+    np.testing.assert_allclose(base.unit[:, 0] / near.unit[:, 0], (1 + np.minimum(passed**2, 36)) ** 0.25, rtol=1e-9)
+    np.testing.assert_array_equal(base.unit[:, 1], near.unit[:, 1])
 
 
 def test_a_network_that_draws_is_selected_by_its_crps_and_not_by_the_error_of_a_draw(archive):
@@ -663,3 +692,52 @@ def test_means_of_cells_that_hold_no_whole_fine_cells_are_not_promised(archive, 
     trained = train_downscaler(archive, recipe("coarse=3,5"), tmp_path / "run", members=(0,), reporter=reporter)
     assert "theirs are not kept" in out.getvalue()
     assert not trained.downscaler().conserves
+
+
+def test_spread_over_error_on_training_steps_is_of_bases_that_did_not_know_them(archive, monkeypatch):
+    split = make_split(archive, None, (0,))
+    trainer = DownscaleTrainer(archive, recipe("conditions.calibrate=true", objective="crps"), split, 0, QUIET)
+    torch.nn.init.normal_(trainer.downscaler.network.head.weight, std=0.1)
+    monkeypatch.setattr(downscale, "CALIBRATED", (3, 12))
+    one, crossed = trainer.downscaler, trainer._calibrated
+    found = fold_spread(archive, crossed, one)
+    variance, error = np.zeros(2), np.zeros(2)
+    for span, frames in zip(crossed.spans, crossed.apart, strict=True):
+        assert frames.base is not one.frames.base
+        apart = copy(one)
+        apart.frames = frames
+        (part,) = some_parts(len(span), 12)
+        truth = archive[span.scenario].truth(0, span.start, span.stop)[part].astype(np.float64)
+        time = archive[span.scenario].time[span.start + part.start : span.start + part.stop]
+        coarse = one.coarsening.down(truth)
+        drawn = np.stack([apart.fields(coarse, time, member=m) for m in range(3)])
+        base = frames.base.fields(coarse, time)
+        unit = frames.block(coarse, time, np.arange(8), np.arange(12))[1].unit
+        zero = frames.fine.forward_exactly(base, time.season)
+        *drawn, truth = ((frames.fine.forward_exactly(f, time.season) - zero) / unit for f in (*drawn, truth))
+        drawn = np.stack(drawn)
+        w = archive.grid.weights
+        variance += (drawn.var(0, ddof=1) * w).sum((0, 2, 3))
+        error += ((drawn.mean(0) - truth) ** 2 * w).sum((0, 2, 3))
+    np.testing.assert_allclose(found, np.sqrt(4 / 3 * variance / error), rtol=1e-6)
+    # Spread by the inverse, temperature is spread as far as it is wrong; its answers are added as they are.
+    known = trainer.downscaler.frames.size.copy()
+    one.frames = respread(one.frames, np.array([0.5, 8.0]))
+    np.testing.assert_allclose(
+        one.frames.size / known, np.broadcast_to([[[2.0]], [[0.5]]], known.shape[1:])[None] + 0 * known
+    )
+
+
+def test_a_run_that_draws_is_calibrated_once_it_is_trained(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(downscale, "MEMBERS", 2)
+    monkeypatch.setattr(downscale, "DRAWN_STEPS", 12)
+    monkeypatch.setattr(downscale, "CALIBRATED", (2, 12))
+    settings = ["training.epochs=1", "conditions.calibrate=true"]
+    trained = train_downscaler(
+        archive, recipe(*settings, objective="crps"), tmp_path / "run", members=(0,), reporter=QUIET
+    )
+    spread = np.array([trained.record["fold_spread"][v] for v in archive.variables])
+    assert (spread != 1).all()
+    raw = DownscaleTrainer(archive, trained.recipe, make_split(archive, None, (0,)), 0, QUIET).downscaler.frames.size
+    expected = raw / np.clip(spread, 0.5, 2)[:, None, None]
+    np.testing.assert_allclose(trained.downscaler().frames.size, expected, rtol=1e-6)

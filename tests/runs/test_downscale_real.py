@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from emukit.data.coarsen import in_context
 from emukit.data.store import open_store
 from emukit.files import shipped
 from emukit.progress import Reporter
@@ -64,7 +65,7 @@ def test_a_week_of_era5_with_points_at_the_poles_is_downscaled(real_data, tmp_pa
     assert found["bilinear"]["msl.nmae"] < 2e-3
     assert found["bilinear"]["msl.nmae"] < found["bilinear"]["tp.nmae"] / 100
     one = run.downscaler()
-    coarse = one.coarsening.down(week.truth(0, 6, 7))
+    coarse = in_context(one.coarsening.down(week.truth(0, 6, 7)), one.context)
     fields = one.fields(coarse, week.time[6:7])
     assert fields.shape == (1, 5, 181, 360)
     assert (fields[:, archive.variables.index("tp")] >= 0).all()
@@ -88,7 +89,7 @@ def test_a_seasonal_ensemble_in_which_no_month_is_there_twice_is_downscaled(real
     assert found["bilinear + residual's monthly climatology"]["ts.mae"] != found["bilinear"]["ts.mae"]
     one = run.downscaler()
     truth = forecast.truth(4, 5, 6)
-    fields = one.fields(one.coarsening.down(truth), forecast.time[5:6])
+    fields = one.fields(in_context(one.coarsening.down(truth), one.context), forecast.time[5:6])
     assert np.abs(fields - truth).mean() < 5
 
 
@@ -107,6 +108,7 @@ def test_six_hourly_fields_of_a_gcm_are_downscaled_to_a_store(real_data, tmp_pat
     one = run.downscaler()
     # The time of the day and of the year are told, and seasons are those of the hours of a month.
     assert one.frames.uniform == 4
+    assert (one.context, one.frames.channels.count("coarse t2m -1")) == (1, 1)
     assert archive.time.seasons == 48
     # Surface pressure is mountains: what the pass leaves is the same at every step.
     assert found["bilinear + residual's monthly climatology"]["ps.mae"] < 0.1 * found["bilinear"]["ps.mae"]
@@ -122,7 +124,8 @@ def test_six_hourly_fields_of_a_gcm_are_downscaled_to_a_store(real_data, tmp_pat
     fine.to_netcdf(tmp_path / "last.nc")
     assert downscale_file(one, tmp_path / "last.nc", tmp_path / "fine.zarr", reporter=QUIET) == 5
     with xr.open_zarr(tmp_path / "fine.zarr") as written:
-        expected = one.fields(one.coarsening.down(control.truth(0, 355, 360)), control.time[355:360])
+        shown = in_context(one.coarsening.down(control.truth(0, 355, 360)), one.context)
+        expected = one.fields(shown, control.time[355:360])
         np.testing.assert_allclose(written.t2m.values, expected[:, archive.variables.index("t2m")], rtol=1e-6)
 
 

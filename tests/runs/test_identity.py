@@ -137,3 +137,25 @@ def test_refused_resume_leaves_a_session_that_never_was(tmp_path, state):
     with pytest.raises(RunError, match="cannot be used"):
         train_run(archive, recipe, folder, protocol="k360", resume=True, reporter=QUIET)
     assert record.read_text() == before
+
+
+def test_code_that_changed_after_it_was_imported_is_recorded(tmp_path, monkeypatch):
+    """Every run of a process is of the code that the process began with; outside a checkout nothing is said."""
+    from emukit import provenance
+
+    package = tmp_path / "emukit"
+    package.mkdir()
+    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
+    monkeypatch.setattr(provenance, "_git", lambda root, *words: answers.pop(0))
+    answers = ["abc", "", "def", " M changed.py"]
+    provenance.git_state.cache_clear()
+    try:
+        assert provenance.git_state() == {}
+        (tmp_path / ".git").mkdir()
+        provenance.git_state.cache_clear()
+        assert provenance.git_state() == {"commit": "abc", "changed": False}
+        assert provenance.git_state() == {"commit": "abc", "changed": False}
+        provenance.git_state.cache_clear()
+        assert provenance.git_state() == {"commit": "def", "changed": True}
+    finally:
+        provenance.git_state.cache_clear()

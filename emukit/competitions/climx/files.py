@@ -7,15 +7,23 @@ public and its private split.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
-from emukit.competitions.climx.score import PUBLISHED, SHAPE, ClimXScore, score_index
-from emukit.competitions.climx.submission import CELLS, FIRST_YEAR, YEARS, check_table, read_table
+from emukit.competitions.climx.score import PUBLISHED, SHAPE, ClimXScore, part_moments, scores_of
+from emukit.competitions.climx.submission import (
+    CELLS,
+    FIRST_YEAR,
+    YEARS,
+    check_layout,
+    check_table,
+    checked_values,
+    open_columns,
+)
 from emukit.errors import SubmissionError
 from emukit.metrics.extremes import INDICES
 
@@ -76,7 +84,8 @@ def problems_of(path: Path) -> list[str]:
     Raises:
         SubmissionError: It cannot be read.
     """
-    return check_table(read_table(path))
+    with ExitStack() as stack:
+        return check_table(open_columns(path, stack))
 
 
 def score_files(submission: Path, solution: Path) -> ScoredParts:
@@ -87,24 +96,32 @@ def score_files(submission: Path, solution: Path) -> ScoredParts:
     Raises:
         SubmissionError: One of them cannot be read or is not valid.
     """
-    predicted, truth = read_table(submission), read_table(solution)
-    usage = truth[USAGE].to_numpy() if USAGE in truth.column_names else None
-    if usage is not None:
-        truth = truth.drop_columns([USAGE])
-    for path, table in ((submission, predicted), (solution, truth)):
-        problems = check_table(table)
-        if problems:
-            raise SubmissionError(f"{path} is not valid", found="\n            ".join(problems))
-    parts = PARTS if usage is None else _parts(usage, solution)
-    by_index = {}
-    for name in INDICES:
-        g, p = _fields(truth, name), _fields(predicted, name)
-        by_index[name] = {part: score_index(g[years], p[years]) for part, years in parts.items()}
-    return ScoredParts({part: ClimXScore({n: by_index[n][part] for n in INDICES}) for part in parts})
-
-
-def _fields(table: pa.Table, name: str) -> NDArray[np.floating]:
-    return np.asarray(table[name].to_numpy()).reshape(YEARS, *SHAPE)
+    with ExitStack() as stack:
+        tables = [open_columns(path, stack) for path in (submission, solution)]
+        usage = tables[1][USAGE].to_numpy() if USAGE in tables[1].column_names else None
+        if usage is not None:
+            tables[1] = tables[1].drop_columns([USAGE])
+        problems = [check_layout(table) for table in tables]
+        parts = PARTS if usage is None or problems[1] else _parts(usage, solution)
+        moments = []
+        # A column of each at a time: all of them would take the memory of both files.
+        for name in INDICES:
+            fields = []
+            for table, found in zip(tables, problems, strict=True):
+                if name in table.column_names:
+                    values, wrong = checked_values(name, table[name])
+                    found += wrong
+                    fields.append(values)
+            if not any(problems):
+                predicted, truth = (values.reshape(YEARS, *SHAPE) for values in fields)
+                moments.append(part_moments(truth, predicted, [*parts.values()]))
+    for path, found in zip((submission, solution), problems, strict=True):
+        if found:
+            raise SubmissionError(f"{path} is not valid", found="\n            ".join(found))
+    variance, error = (np.stack([m[i] for m in moments]) for i in (0, 1))
+    scores = scores_of(variance, error)
+    by_part = {part: {n: scores[i][p] for i, n in enumerate(INDICES)} for p, part in enumerate(parts)}
+    return ScoredParts({part: ClimXScore(of) for part, of in by_part.items()})
 
 
 def _parts(usage: NDArray[np.object_], solution: Path) -> dict[str, slice | NDArray[np.int64]]:

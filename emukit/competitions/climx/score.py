@@ -86,6 +86,8 @@ def weights_on(shape: tuple[int, ...]) -> tuple[Field, NDArray[np.int64]]:
     if y < 1 or x < 1 or SHAPE[0] % y or SHAPE[1] % x:
         raise ValueError(f"a grid of {y} x {x} cells does not divide {SHAPE[0]} x {SHAPE[1]}")
     blocks, where = (y, SHAPE[0] // y, x, SHAPE[1] // x), regions()
+    if shape == SHAPE:
+        return where.weights, (where.cells >= 0).ravel().astype(np.int64)
     weights = where.weights.reshape(len(where.names), *blocks).sum((2, 4))
     inside = (where.cells >= 0).reshape(blocks).sum((1, 3))
     return weights.reshape(len(where.names), -1), inside.ravel()
@@ -226,17 +228,61 @@ def score_index(truth: NDArray[np.floating], prediction: NDArray[np.floating]) -
     Raises:
         ValueError: The shapes differ or do not fit the grid, or a value is not finite.
     """
-    g, p = _checked(truth, prediction)
-    departure = g - g.mean(0)
-    variance = _mean_square(departure)
-    np.subtract(g, p, out=departure)
-    error = _mean_square(departure)
+    _check_shapes(truth, prediction)
+    ((score,),) = scores_of(*(m[None] for m in part_moments(truth, prediction, [slice(None)])))
+    return score
+
+
+def part_moments(
+    truth: NDArray[Any], prediction: NDArray[Any], parts: Sequence[slice | NDArray[np.int64]]
+) -> tuple[Field, Field]:
+    """What the score of an index needs of P parts of the years, each for itself, in one pass over the fields.
+
+    Args:
+        truth: (K, Y, X).
+        prediction: Likewise.
+        parts: The years of each part, which may overlap.
+
+    Returns:
+        (P, Y, X) population variance of the truth, and mean squared error.
+
+    Raises:
+        ValueError: A value is not finite.
+    """
+    member = np.zeros((len(parts), len(truth)), bool)
+    for of, part in zip(member, parts, strict=True):
+        of[part] = True
+    # Years that lie in the same parts are summed together, and every part adds up what it holds.
+    patterns, group = np.unique(member, axis=1, return_inverse=True)
+    shape = truth.shape[1:]
+    sums, departure = np.zeros((patterns.shape[1], 3, *shape)), np.empty(shape)
+    # Departures from one year, in place of its mean: differences of large sums would lose digits.
+    first = truth[0].astype(np.float64)
+    for year, (total, square, error) in enumerate(sums[g] for g in group.ravel()):
+        np.subtract(truth[year], first, out=departure)
+        total += departure
+        np.multiply(departure, departure, out=departure)
+        square += departure
+        np.subtract(truth[year], prediction[year], out=departure)
+        np.multiply(departure, departure, out=departure)
+        error += departure
+    each = np.tensordot(patterns.astype(np.float64), sums, 1) / member.sum(1)[:, None, None, None]
     # One value that is not finite shows in the sums of its cell.
-    if not (np.isfinite(variance).all() and np.isfinite(error).all()):
+    if not np.isfinite(each).all():
         raise ValueError("a value is not finite")
+    return each[:, 1] - each[:, 0] ** 2, each[:, 2]
+
+
+def scores_of(variance: Field, error: Field) -> list[list[IndexScore]]:
+    """The scores of N indices, for P parts of the years each.
+
+    Args:
+        variance: (N, P, Y, X) of the truth, as `part_moments` gives it.
+        error: (N, P, Y, X) mean squared error.
+    """
     with np.errstate(invalid="ignore"):
         efficiency = (variance - error) / (variance + error)
-    return _index_score(efficiency, variance)
+    return _index_scores(efficiency, variance)
 
 
 def crps_efficiency(truth: NDArray[np.floating], members: NDArray[np.floating], *, fair: bool = False) -> IndexScore:
@@ -254,7 +300,8 @@ def crps_efficiency(truth: NDArray[np.floating], members: NDArray[np.floating], 
     Raises:
         ValueError: As in `score_index`.
     """
-    g, _ = _checked(truth, members[0])
+    _check_shapes(truth, members[0])
+    g = np.asarray(truth, np.float64)
     if not (np.isfinite(g).all() and np.isfinite(members).all()):
         raise ValueError("a value is not finite")
     reference = np.abs(g[:, None] - g[None]).mean((0, 1)) / 2
@@ -262,7 +309,8 @@ def crps_efficiency(truth: NDArray[np.floating], members: NDArray[np.floating], 
     with np.errstate(invalid="ignore", divide="ignore"):
         skill = 1 - score / reference
         efficiency = skill / (2 - skill)
-    return _index_score(efficiency, g.var(0))
+    ((found,),) = _index_scores(efficiency[None, None], g.var(0)[None, None])
+    return found
 
 
 def expand(field: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -279,15 +327,9 @@ def expand(field: NDArray[np.floating]) -> NDArray[np.floating]:
     return field.repeat(SHAPE[0] // y, -2).repeat(SHAPE[1] // x, -1)
 
 
-def _checked(truth: NDArray[np.floating], prediction: NDArray[np.floating]) -> tuple[Field, Field]:
+def _check_shapes(truth: NDArray[np.floating], prediction: NDArray[np.floating]) -> None:
     if truth.shape != prediction.shape or truth.ndim != 3:
         raise ValueError(f"truth {truth.shape} and prediction {prediction.shape} must both be (K, Y, X)")
-    return np.asarray(truth, np.float64), np.asarray(prediction, np.float64)
-
-
-def _mean_square(values: Field) -> Field:
-    """(Y, X) of (K, Y, X), without their squares in memory."""
-    return np.asarray(np.einsum("kyx,kyx->yx", values, values) / len(values))
 
 
 def _by_region(efficiency: Field, variance: Field) -> tuple[Field, NDArray[np.bool_]]:
@@ -308,8 +350,13 @@ def _mean_of_known(ratios: Field) -> Field:
         return np.asarray(np.where(known, ratios, 0.0).sum(-1) / known.sum(-1))
 
 
-def _index_score(efficiency: Field, variance: Field) -> IndexScore:
+def _index_scores(efficiency: Field, variance: Field) -> list[list[IndexScore]]:
+    """Of (N, P, Y, X) efficiencies of cells and variances of the truth."""
     ratios, counted = _by_region(efficiency, variance)
-    by_region = {n: float(r) for n, r in zip(regions().names, ratios, strict=True) if not np.isnan(r)}
-    cells = weights_on(variance.shape)[1]
-    return IndexScore(float(_mean_of_known(ratios)) if by_region else None, by_region, int(cells[counted].sum()))
+    cells, names, means = weights_on(variance.shape[-2:])[1], regions().names, _mean_of_known(ratios)
+
+    def score(i: int, p: int) -> IndexScore:
+        by_region = {n: float(r) for n, r in zip(names, ratios[i, p], strict=True) if not np.isnan(r)}
+        return IndexScore(float(means[i, p]) if by_region else None, by_region, int(cells[counted[i, p]].sum()))
+
+    return [[score(i, p) for p in range(variance.shape[1])] for i in range(len(variance))]

@@ -7,6 +7,7 @@ written and read in that order or refused. A missing value is refused, never fil
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -106,38 +107,107 @@ def read_table(path: Path | str) -> pa.Table:
     ending = _ending(path)
     try:
         if ending == ".parquet":
-            content = pq.ParquetFile(path).metadata
-            if content.num_rows <= 2 * ROWS and content.num_columns <= 2 * len(COLUMNS):
-                return pq.read_table(path)
-        else:
-            table, rows = _read_csv(path)
-            if rows <= 2 * ROWS:
-                return table
+            with _parquet(path) as file:
+                return file.read()
+        table, rows = _read_csv(path)
     except (OSError, pa.ArrowException) as e:
-        raise SubmissionError(
-            f"cannot read {path}", found=str(e).splitlines()[0], expected="a Parquet or CSV file"
-        ) from e
-    raise SubmissionError(
+        raise _unreadable(path, e) from e
+    if rows <= 2 * ROWS:
+        return table
+    raise _too_large(path)
+
+
+def _parquet(path: Path) -> pq.ParquetFile:
+    try:
+        file = pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as e:
+        raise _unreadable(path, e) from e
+    if file.metadata.num_rows > 2 * ROWS or file.metadata.num_columns > 2 * len(COLUMNS):
+        file.close()
+        raise _too_large(path)
+    return file
+
+
+def _unreadable(path: Path, error: Exception) -> SubmissionError:
+    found = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return SubmissionError(f"cannot read {path}", found=found, expected="a Parquet or CSV file")
+
+
+def _too_large(path: Path) -> SubmissionError:
+    return SubmissionError(
         f"{path} holds far more than a submission",
         found=f"more than {2 * ROWS:,} rows or {2 * len(COLUMNS)} columns",
         expected=f"{ROWS:,} rows, {len(COLUMNS)} columns",
     )
 
 
-def check_table(table: pa.Table) -> list[str]:
+class ParquetColumns:
+    """The columns of a Parquet file, each read when it is asked for: all of them would take 600 MB.
+
+    Attributes:
+        column_names: Their names.
+        num_rows: How many rows there are.
+    """
+
+    def __init__(self, path: Path, file: pq.ParquetFile) -> None:
+        """Use `open_columns`."""
+        self._path, self._file = path, file
+        self.column_names: list[str] = file.schema_arrow.names
+        self.num_rows: int = file.metadata.num_rows
+
+    def __getitem__(self, name: str) -> pa.ChunkedArray:
+        """The column of a name; of several of that name the first.
+
+        Raises:
+            SubmissionError: It cannot be read.
+        """
+        try:
+            return self._file.read(columns=[name]).column(0)
+        except (OSError, pa.ArrowException) as e:
+            raise _unreadable(self._path, e) from e
+
+    def drop_columns(self, names: list[str]) -> ParquetColumns:
+        """The same without some columns."""
+        out = ParquetColumns(self._path, self._file)
+        out.column_names = [name for name in self.column_names if name not in names]
+        return out
+
+
+def open_columns(path: Path | str, stack: ExitStack) -> ParquetColumns | pa.Table:
+    """As `read_table`, but the columns of a Parquet file are read one by one.
+
+    Args:
+        path: The file.
+        stack: Closes it.
+
+    Raises:
+        SubmissionError: As `read_table`.
+    """
+    path = Path(path)
+    if _ending(path) != ".parquet":
+        return read_table(path)
+    return ParquetColumns(path, stack.enter_context(_parquet(path)))
+
+
+def check_table(table: ParquetColumns | pa.Table) -> list[str]:
     """Every way in which a table is not a valid submission, a sentence each; none where it is.
 
     Beyond what the competition's own check asks, this looks for values that no climate has: they are how a wrong unit
     or a shifted calendar shows.
     """
-    problems = _columns(table) + _rows(table)
+    problems = check_layout(table)
     for name in INDICES:
         if name in table.column_names:
-            problems += _values(name, table[name])
+            problems += checked_values(name, table[name])[1]
     return problems
 
 
-def _columns(table: pa.Table) -> list[str]:
+def check_layout(table: ParquetColumns | pa.Table) -> list[str]:
+    """What is wrong with the columns and rows of a table, whatever the values of its indices are."""
+    return _columns(table) + _rows(table)
+
+
+def _columns(table: ParquetColumns | pa.Table) -> list[str]:
     names = table.column_names
     problems = [f"column {name} is missing" for name in COLUMNS if name not in names]
     extra = [name for name in names if name not in COLUMNS]
@@ -150,7 +220,7 @@ def _columns(table: pa.Table) -> list[str]:
     return problems
 
 
-def _rows(table: pa.Table) -> list[str]:
+def _rows(table: ParquetColumns | pa.Table) -> list[str]:
     problems = []
     if table.num_rows != ROWS:
         problems.append(f"{table.num_rows:,} rows instead of {ROWS:,} ({YEARS} years of {CELLS:,} cells)")
@@ -163,10 +233,15 @@ def _rows(table: pa.Table) -> list[str]:
     return problems
 
 
-def _values(name: str, column: pa.ChunkedArray) -> list[str]:
+def checked_values(name: str, column: pa.ChunkedArray) -> tuple[NDArray[np.float64], list[str]]:
+    """The values of an index, none where they are no numbers, and what is wrong with them, a sentence each."""
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-        return [f"{name} is {column.type} instead of int64 or float64"]
+        return np.empty(0), [f"{name} is {column.type} instead of int64 or float64"]
     values = np.asarray(column.to_numpy(), np.float64)
+    return values, _problems(name, values)
+
+
+def _problems(name: str, values: NDArray[np.float64]) -> list[str]:
     if len(values) == 0:
         return []
     # A mask of millions of rows is made only for what is wrong somewhere; NaN and infinity show in the extremes.
