@@ -485,7 +485,7 @@ class Atlas(Wrapper):
             RecipeError: A value outside its range, or nobody trains the networks.
             ProtocolError: The training months do not tell variability from forced change, or no run is long enough.
         """
-        if train is None:
+        if learned and train is None:
             raise RecipeError("the networks of atlas are trained by a run", hint="emukit train atlas")
         cls.check(archive, smooth=smooth, block=block, history=history, memory=memory)
         residuals = training_residuals(archive, split.train, smooth)
@@ -499,11 +499,12 @@ class Atlas(Wrapper):
             history=history,
             memory=memory,
         )
-        predictor, projector = (
-            train(part, RowSampler(series, part), archive.variables) if learned else None
-            for part in (PREDICTOR, PROJECTOR)
-        )
-        space = calibrated(series, predictor, projector, seed, train.reporter)
+        space, predictor, projector = series.space, None, None
+        if learned and train is not None:
+            predictor, projector = (
+                train(part, RowSampler(series, part), archive.variables) for part in (PREDICTOR, PROJECTOR)
+            )
+            space = calibrated(series, predictor, projector, seed, train.reporter)
         left = unresolved(series, projector)
         return cls(archive.domain, bases, space, predictor, projector, climatology, seed, unresolved=left)
 
@@ -594,8 +595,6 @@ def calibrated(
     drawing = [(predictor, PREDICTOR)] if predictor else []
     if projector is not None and OBJECTIVES.load(projector.objective).draws:
         drawing.append((projector, PROJECTOR))
-    if not drawing:
-        return space
     scale = torch.from_numpy(space.detail_innovation)
     sizes, months = {}, len(rows) * len(drawing)
     with (

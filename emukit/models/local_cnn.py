@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from emukit.models.heads import VariableHead
-from emukit.models.layers import MOST_BLOCKS, GlobeConv2d, Poles, check_sizes, stacked_windows
+from emukit.models.layers import MOST_BLOCKS, GlobeConv2d, Poles, check_sizes, faint, stacked_windows
 from emukit.models.unet import ResidualBlock
 from emukit.sphere import OnSphere
 
@@ -62,7 +62,7 @@ class LocalCNN(OnSphere):
         self.blocks = nn.ModuleList(
             ResidualBlock(width, width, state=0, dropout=dropout, poles=poles) for _ in range(blocks)
         )
-        self.heads = nn.ModuleList(VariableHead(width, 0, grid, local=local) for _ in range(variables))
+        self.heads = faint(nn.ModuleList(VariableHead(width, 0, grid, local=local) for _ in range(variables)))
 
     def forward(self, frames: Tensor) -> Tensor:
         """(S, L+H-1, C, Y, X) -> (S, L, V, Y, X)."""

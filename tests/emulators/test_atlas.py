@@ -638,7 +638,7 @@ def alternating(months=400, runs=3, rho=0.8, seed=0):
 
 
 def test_a_predictor_learns_what_regressions_cannot_say(archive, tmp_path):
-    """With the noise of images, or a fresh network that adds noise of its own, it learned nothing in as long."""
+    """With the levels of noise for images it learned nothing in as long: 0.0003 of the variance."""
     series, held = series_of(alternating()), series_of(alternating(seed=5))
     long = ("predictor.model.dim=16", "predictor.training.epochs=8", "predictor.training.optimizer.learning_rate=0.01")
     recipe = load_recipe("atlas", assignments=(*SMALL, *long))

@@ -54,6 +54,18 @@ def test_cells_of_their_own_can_tell_longitudes_apart(name):
     assert not torch.allclose(network(frames.roll(6, -1)), network(frames).roll(6, -1))
 
 
+@pytest.mark.parametrize("name", [*LEVELS, "local-cnn"])
+def test_a_fresh_network_adds_next_to_nothing_to_what_is_known_without_it(name):
+    """It would otherwise begin with a third of the variance of its targets in noise of its own."""
+    context = {"in_channels": 3, "variables": 2, "grid": (8, 12), "history": 1}
+    sizes = {"patch_rows": 2, "patch_columns": 3} if name == "dit" else {}
+    network = NETWORKS.load(name)(**context, **sizes).eval()
+    noisy = (torch.randn(8, 1, 2, 8, 12), torch.rand(8, 1)) if name in LEVELS else ()
+    with torch.no_grad():
+        said = network(torch.randn(8, 1, 3, 8, 12), *noisy)
+    assert 0 < said.square().mean() < 0.02
+
+
 def test_blocks_of_a_diffusion_transformer_begin_as_the_identity():
     block, patches = LevelBlock(16, 2, 4, 0.0), torch.randn(3, 6, 16)
     turn = (torch.ones(6, 4), torch.zeros(6, 4))

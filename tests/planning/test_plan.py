@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -235,8 +236,10 @@ def test_a_slow_step_is_extrapolated_from_its_parts(monkeypatch, per_segment, wh
 
     class Slow:
         network = nn.Identity()
+        settings = SimpleNamespace(epochs=7)
 
-        def step(self, batches, rate, ramp):
+        def step(self, batches, rate, ramp, epochs):
+            assert epochs == 7
             sizes.append(len(batches[0]))
             clock[0] += 0.5 + per_segment * len(batches[0]) + (9.0 if len(sizes) == 1 else 0.0)
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from contextlib import contextmanager
 
@@ -19,6 +18,7 @@ from emukit.training import loop, tracking
 from emukit.training.engine import Execution
 from emukit.training.log import read_lines
 from emukit.training.tracking import Tracker, check_tracker, mirror, scalars
+from tests import forks
 from tests.cli.conftest import TINY
 from tests.coded import warming_archive
 
@@ -137,26 +137,19 @@ def test_tracker_without_its_package_says_what_to_install(monkeypatch):
 
 
 @pytest.mark.parametrize("mode", ["online", "shared", "sideways"])
-def test_a_tracker_that_cannot_begin_leaves_a_run_behind(tmp_path, mode):
+def test_a_tracker_that_cannot_begin_leaves_a_run_behind(tmp_path, monkeypatch, mode):
     """In a process of its own: wandb reads its environment once."""
     pytest.importorskip("wandb", reason="wandb is not installed: its mirror is not tested")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
-    done = subprocess.run(
-        [sys.executable, "-m", "emukit", "train", "cnn-gru", "--out", "run", "--track", "wandb"],
-        cwd=tmp_path,
-        env=environment
-        | {"WANDB_MODE": mode, "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
-        # Nobody listens there: a test needs no network.
-        | {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: wandb cannot start\n")
-    assert "WANDB_MODE=offline now" in done.stderr
+    for name in [n for n in os.environ if n.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    environment = {"WANDB_MODE": mode, "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
+    # Nobody listens there: a test needs no network.
+    environment |= {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
+    started = forks.start(tmp_path, "train", "cnn-gru", "--out", "run", "--track", "wandb", **environment)
+    assert started.wait() == 2
+    said = started.err.read_text()
+    assert said.startswith("error: wandb cannot start\n")
+    assert "WANDB_MODE=offline now" in said
     assert not (tmp_path / "run").exists()
 
 
