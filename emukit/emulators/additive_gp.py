@@ -8,7 +8,8 @@ run to run, so that sizes of components have one unit everywhere. The kernel is 
 the global mean warming that the forcings explain, in a few climate indices, in forcing series, and a discrepancy
 (Kennedy and O'Hagan 2001, doi:10.1111/1467-9868.00294) of each scenario, independent between scenarios. A scenario
 that has departed from what its forcings explain continues to: the discrepancy is integrated Brownian motion from the
-first month. Sizes are found by restricted likelihood, pooled over cells and over the coefficients of a group.
+first month. Sizes are found by restricted likelihood, pooled over the cells of a part and over the coefficients of a
+group: quiet cells and noisy ones have sizes of their own.
 
 Global mean and indices are one-dimensional processes of the same kind on remembered forcings, so that they are known
 for scenarios that nobody showed.
@@ -48,6 +49,8 @@ TIME_UNIT = 40.0
 # Random sums of the departures of runs that stand for their covariance: cells far apart that have none are correlated
 # by 1 / sqrt(64) by chance.
 PATTERNS = 64
+# A part numbers cells in a byte.
+MOST_PARTS = 255
 DISCREPANCY = "discrepancy"
 WARMING = "warming"
 
@@ -239,15 +242,18 @@ class AdditiveGP(Wrapper):
     Attributes:
         drivers: What the kernel is a function of.
         kind_of_motion: Of the discrepancies.
-        sizes: (V, G, J) of the components, by group of coefficients; `component_names` names them.
+        sizes: (V, G, P, J) of the components, by group of coefficients and part of the cells; `component_names` names
+            them.
+        part: (V, G, Y, X) number of the part that a cell belongs to.
         noise: (N,) variance of each training year, in units of that of one run.
         internal: (12, V, Y, X) standard deviation of a run's coefficients about the forced response.
         loads: (V, 12, N, Y, X) weights of the kernel, in the variable's unit.
         mean: (12, V, Y, X) coefficients where the kernel adds nothing.
         space: Of forcings, with the training years as points.
         length_scale: Distance in it at which exp(-1/2) of the departure from the base is left.
-        patterns: (P, 12, V, Y, X) fields of coefficients that go together from run to run, in units of `internal`:
-            their squares sum to one over P. None in emulators that were saved before there were any.
+        sharpness: Power of the distance in that exponent, as in `ForcingSpace.kernel_similarity`.
+        patterns: (R, 12, V, Y, X) fields of coefficients that go together from run to run, in units of `internal`:
+            their squares sum to one over R. None in emulators that were saved before there were any.
         globe: (V,) standard deviation of a run's annual global means about the forced response; None likewise.
     """
 
@@ -262,20 +268,23 @@ class AdditiveGP(Wrapper):
         drivers: Drivers,
         kind_of_motion: Motion,
         sizes: Array,
+        part: NDArray[np.uint8],
         noise: Array,
         internal: NDArray[np.float32],
         loads: NDArray[np.float32],
         mean: NDArray[np.float32],
         space: ForcingSpace,
         length_scale: float,
+        sharpness: float,
         patterns: NDArray[np.float16] | None,
         globe: Array | None,
     ) -> None:
         """Use `fit`."""
         super().__init__(domain, bases)
-        self.drivers, self.kind_of_motion, self.sizes, self.noise = drivers, kind_of_motion, sizes, noise
+        self.drivers, self.kind_of_motion, self.noise = drivers, kind_of_motion, noise
+        self.sizes, self.part = sizes, part
         self.internal, self.loads, self.mean, self.space = internal, loads, mean, space
-        self.length_scale, self.patterns, self.globe = length_scale, patterns, globe
+        self.length_scale, self.sharpness, self.patterns, self.globe = length_scale, sharpness, patterns, globe
         self.knows_error = patterns is not None
 
     @property
@@ -295,7 +304,9 @@ class AdditiveGP(Wrapper):
         indices: tuple[str, ...] = ("hemispheres", "rain-belt"),
         features: tuple[str, ...] = ("SO2", "step:2045:20", "CO2~30"),
         discrepancy: Literal["integrated", "brownian"] = "integrated",
+        parts: int = 1,
         length_scale: float = 3.0,
+        sharpness: float = 2.0,
         forcings: tuple[str, ...] = ("CO2", "CH4", "SO2", "BC"),
     ) -> Self:
         """Find the sizes of the components, and condition on the training years.
@@ -311,8 +322,11 @@ class AdditiveGP(Wrapper):
                 is left out.
             features: Forcing series in which the response is linear.
             discrepancy: How a scenario departs from what all share: integrated Brownian motion, or Brownian motion.
+            parts: The cells are divided by how much runs differ in them, into so many parts of equal area, which have
+                sizes of their own.
             length_scale: Distance from the nearest training year among `forcings`, in standard deviations of the
                 training years, at which exp(-1/2) of the departure from the base is left.
+            sharpness: Of the departure exp(-(distance / length_scale)^sharpness / 2) is left.
             forcings: The axes of that space.
 
         Raises:
@@ -320,9 +334,8 @@ class AdditiveGP(Wrapper):
             ProtocolError: A forcing is not in the store, no training span holds a whole year, or none has the two
                 members that tell internal variability from the forced response.
         """
-        cls.check(
-            archive, warming=warming, indices=indices, features=features, length_scale=length_scale, forcings=forcings
-        )
+        series = {"warming": warming, "indices": indices, "features": features, "forcings": forcings}
+        cls.check(archive, parts=parts, length_scale=length_scale, sharpness=sharpness, **series)
         first = bases[0].first_month
         spans = [replace(s, start=max(s.start, first)) for s in split.train if s.stop > first]
         space = ForcingSpace.fit(archive, spans, forcings)
@@ -333,7 +346,8 @@ class AdditiveGP(Wrapper):
         names = (*drivers.components, DISCREPANCY)
         components = np.stack([covariance(n, years, years, discrepancy) for n in names])
         fields = (len(archive.variables), *archive.grid.shape)
-        sizes = np.zeros((len(archive.variables), len(GROUPS), len(names)))
+        sizes = np.zeros((len(archive.variables), len(GROUPS), parts, len(names)))
+        part = np.zeros((len(archive.variables), len(GROUPS), *archive.grid.shape), np.uint8)
         loads = np.zeros((len(archive.variables), 12, len(rows), *archive.grid.shape), np.float32)
         mean = np.zeros((12, *fields), np.float32)
         deviation = np.sqrt(internal.variance).reshape(12, *fields)
@@ -343,10 +357,17 @@ class AdditiveGP(Wrapper):
                 # What does not differ between runs does not vary: its mean is all there is to say.
                 safe = np.where(unit > 0, unit, np.inf)
                 scaled = values[:, group, v] / safe
-                sizes[v, g] = fit_sizes(components, noise, _products(scaled, archive.grid.weights), INDEPENDENT)
-                process = Conditioned.on(np.tensordot(sizes[v, g], components, 1), noise)
-                weights, level = process.weights(scaled)
-                loads[v, group] = (weights * unit).swapaxes(0, 1)
+                part[v, g] = parts_by_noise(unit, archive.grid.weights, parts)
+                level = np.zeros(unit.shape)
+                for p in range(parts):
+                    cells = part[v, g] == p
+                    own, area = scaled[..., cells], archive.grid.weights[cells]
+                    # Each part counts as much as all cells would: its own cells are all that it is asked of.
+                    area = area / (area.sum() / archive.grid.weights.ravel().sum())
+                    sizes[v, g, p] = fit_sizes(components, noise, _products(own, area), INDEPENDENT)
+                    process = Conditioned.on(np.tensordot(sizes[v, g, p], components, 1), noise)
+                    weights, level[:, cells] = process.weights(own)
+                    loads[v, group][..., cells] = (weights * unit[:, cells]).swapaxes(0, 1)
                 mean[group, v] = np.where(unit > 0, level * unit, values[:, group, v].mean(0))
         return cls(
             archive.domain,
@@ -354,12 +375,14 @@ class AdditiveGP(Wrapper):
             drivers,
             discrepancy,
             sizes,
+            part,
             noise,
             deviation.astype(np.float32),
             loads,
             mean,
             space,
             length_scale,
+            sharpness,
             internal.patterns,
             np.array([internal.deviation(w) for w in _global_weights(archive)]),
         )
@@ -377,6 +400,14 @@ class AdditiveGP(Wrapper):
             raise RecipeError(
                 "model.length_scale is out of range", found=str(length_scale), expected="more than 0, and finite"
             )
+        sharpness, parts, cells = options["sharpness"], options["parts"], int(np.prod(archive.grid.shape))
+        if not (sharpness > 0 and np.isfinite(sharpness)):
+            raise RecipeError(
+                "model.sharpness is out of range", found=str(sharpness), expected="more than 0, and finite"
+            )
+        most = min(cells, MOST_PARTS)
+        if not 1 <= parts <= most:
+            raise RecipeError("model.parts is out of range", found=str(parts), expected=f"1 to {most}")
         temperature_position(archive, "model.warming")
         for key in ("warming", "indices", "features", "forcings"):
             names = options[key]
@@ -419,9 +450,11 @@ class AdditiveGP(Wrapper):
         out = np.zeros((stop - start, len(self.variables), *self.grid.shape), np.float32)
         for v in range(len(self.variables)):
             for g, group in enumerate(GROUPS):
-                kernel = np.tensordot(self.sizes[v, g] * chosen, across, 1).astype(np.float32)
-                for h in range(group.start, group.stop):
-                    out[:, v] += season[month, h, None, None] * np.tensordot(kernel, self.loads[v, h], 1)
+                for sizes, cells in self._parts(v, g):
+                    kernel = np.tensordot(sizes * chosen, across, 1).astype(np.float32)
+                    for h in range(group.start, group.stop):
+                        said = np.tensordot(kernel, self.loads[v, h][:, cells], 1)
+                        out[:, v, cells] += season[month, h, None] * said
         if only is None:
             out += np.einsum("mh,hvyx->mvyx", season, self.mean)[month]
         return out
@@ -439,11 +472,11 @@ class AdditiveGP(Wrapper):
         variance = np.zeros((stop - start, len(self.variables), *self.grid.shape), np.float32)
         for v in range(len(self.variables)):
             for g, group in enumerate(GROUPS):
-                sizes = self.sizes[v, g]
-                process = Conditioned.on(np.tensordot(sizes, among, 1), self.noise)
-                posterior = process.variance(sizes @ prior, np.tensordot(sizes, across, 1)).astype(np.float32)
-                by_month = np.einsum("mh,hyx->myx", season[:, group] ** 2, self.internal[group, v] ** 2)
-                variance[:, v] += posterior[:, None, None] * by_month[month]
+                for sizes, cells in self._parts(v, g):
+                    process = Conditioned.on(np.tensordot(sizes, among, 1), self.noise)
+                    posterior = process.variance(sizes @ prior, np.tensordot(sizes, across, 1)).astype(np.float32)
+                    by_month = np.einsum("mh,hc->mc", season[:, group] ** 2, self.internal[group, v][:, cells] ** 2)
+                    variance[:, v, cells] += posterior[:, None] * by_month[month]
         return np.sqrt(variance)
 
     def draw_error(
@@ -470,13 +503,13 @@ class AdditiveGP(Wrapper):
         out = np.zeros((stop - start, len(self.variables), *self.grid.shape), np.float32)
         for v in range(len(self.variables)):
             for g, group in enumerate(GROUPS):
-                sizes = self.sizes[v, g]
-                process = Conditioned.on(np.tensordot(sizes, among, 1), self.noise)
-                known = process.covariance(np.tensordot(sizes, own, 1), np.tensordot(sizes, across, 1))
-                paths = (between @ _root(known) @ normal).astype(np.float32)
-                for h in range(group.start, group.stop):
-                    field = np.tensordot(paths, self.patterns[:, h, v].astype(np.float32), 1)
-                    out[:, v] += season[month, h, None, None] * self.internal[h, v] * field
+                for sizes, cells in self._parts(v, g):
+                    process = Conditioned.on(np.tensordot(sizes, among, 1), self.noise)
+                    known = process.covariance(np.tensordot(sizes, own, 1), np.tensordot(sizes, across, 1))
+                    paths = (between @ _root(known) @ normal).astype(np.float32)
+                    for h in range(group.start, group.stop):
+                        field = np.tensordot(paths, self.patterns[:, h, v][:, cells].astype(np.float32), 1)
+                        out[:, v, cells] += season[month, h, None] * self.internal[h, v][cells] * field
         return out * self._near(scenario, start, stop)[:, None, None, None].astype(np.float32)
 
     def explain(self, scenario: Scenario, start: int, stop: int) -> Explanation:
@@ -493,12 +526,13 @@ class AdditiveGP(Wrapper):
         variance = np.zeros((len(self.variables), *self.grid.shape))
         for v in range(len(self.variables)):
             for g, group in enumerate(GROUPS):
-                sizes = self.sizes[v, g]
-                process = Conditioned.on(np.tensordot(sizes, among, 1), self.noise)
                 weights = season[month, group].astype(np.float64).T / (stop - start)
-                prior = np.einsum("ht,tu,hu->h", weights, np.tensordot(sizes, own, 1), weights, optimize=True)
-                known = process.variance(prior, weights @ np.tensordot(sizes, across, 1), weights.sum(1))
-                variance[v] += np.einsum("h,hyx->yx", known, self.internal[group, v].astype(np.float64) ** 2)
+                for sizes, cells in self._parts(v, g):
+                    process = Conditioned.on(np.tensordot(sizes, among, 1), self.noise)
+                    prior = np.einsum("ht,tu,hu->h", weights, np.tensordot(sizes, own, 1), weights, optimize=True)
+                    known = process.variance(prior, weights @ np.tensordot(sizes, across, 1), weights.sum(1))
+                    internal = self.internal[group, v][:, cells].astype(np.float64)
+                    variance[v, cells] += np.einsum("h,hc->c", known, internal**2)
         return np.sqrt(variance)
 
     def _discrepancies(self, scenario: Scenario) -> dict[str, dict[str, Discrepancy]]:
@@ -512,41 +546,52 @@ class AdditiveGP(Wrapper):
             assert v is not None  # an index without a variable was left out
             label = "global mean" if name == WARMING else name
             unit = np.nan if p.unit is None else p.unit
-            found[f"{label}, {units[v]}"] = self._departures(scenario, forcings, p.sizes, "brownian", p.weights, unit)
+            own = [(p.sizes, p.weights, unit)]
+            found[f"{label}, {units[v]}"] = self._departures(scenario, forcings, own, "brownian")
         years = self.drivers.columns(forcings)
         for v, text in enumerate(units):
-            sizes = dict(zip(self.component_names, self.sizes[v, 0], strict=True))
-            weights = self.grid.mean(self.loads[v, 0]).astype(np.float64)
             unit = np.nan if self.globe is None else float(self.globe[v])
-            label = f"rest of the global mean, {text}"
-            found[label] = self._departures(scenario, years, sizes, self.kind_of_motion, weights, unit)
+            own = []
+            for sizes, cells in self._parts(v, 0):
+                named = dict(zip(self.component_names, sizes, strict=True))
+                share = float(self.grid.mean(cells.astype(np.float64)))
+                own.append((named, self.grid.mean(self.loads[v, 0] * cells).astype(np.float64), share * unit))
+            found[f"rest of the global mean, {text}"] = self._departures(scenario, years, own, self.kind_of_motion)
         return found
 
     def _departures(
-        self, scenario: Scenario, years: Points, sizes: Mapping[str, float], kind: Motion, weights: Array, unit: float
+        self, scenario: Scenario, years: Points, parts: Sequence[tuple[Mapping[str, float], Array, float]], kind: Motion
     ) -> dict[str, Discrepancy]:
-        """By training scenario the discrepancy of a series that is a process of its own.
+        """By training scenario the discrepancy of a series that is a sum of processes of its own.
+
+        Its deviation is the sum of theirs: parts of the globe err together.
 
         Args:
             scenario: Whose time axis is looked at.
             years: Training years, with the columns of the components.
-            sizes: Of the components.
+            parts: Of each process: sizes of the components; (N,) weights of the kernel, in the unit of the series;
+                standard deviation of it from run to run.
             kind: Of the motion.
-            weights: (N,) of the kernel, in the unit of the series.
-            unit: Standard deviation of the series from run to run.
         """
-        among = sum(size * covariance(n, years, years, kind) for n, size in sizes.items())
-        process = Conditioned.on(np.asarray(among), self.noise)
+        processes = [
+            Conditioned.on(
+                np.asarray(sum(size * covariance(n, years, years, kind) for n, size in s.items())), self.noise
+            )
+            for s, _, _ in parts
+        ]
         time: Array = np.arange(len(scenario) // 12, dtype=np.float64) + 0.5
         months = int(self.drivers.first_month.astype(np.int64))
         begin, found = 1970 + months / 12, {}
         for i, name in enumerate(self.drivers.scenarios):
             at = Points(time, np.full(len(time), i), {})
-            across = sizes[DISCREPANCY] * covariance(DISCREPANCY, at, years, kind)
-            prior = sizes[DISCREPANCY] * prior_variance(DISCREPANCY, at, kind)
-            deviation = unit * np.sqrt(process.variance(prior, across, 0.0))
+            across, prior = covariance(DISCREPANCY, at, years, kind), prior_variance(DISCREPANCY, at, kind)
+            said, deviation = np.zeros(len(time)), np.zeros(len(time))
+            for process, (sizes, weights, unit) in zip(processes, parts, strict=True):
+                size = sizes[DISCREPANCY]
+                said += size * across @ weights
+                deviation += unit * np.sqrt(process.variance(size * prior, size * across, 0.0))
             last = float(years.time[years.scenario == i].max()) + 0.5
-            found[name] = Discrepancy(begin + time, across @ weights, deviation, begin + last)
+            found[name] = Discrepancy(begin + time, said, deviation, begin + last)
         return found
 
     def shares(self) -> dict[str, NDArray[np.float32]]:
@@ -555,13 +600,10 @@ class AdditiveGP(Wrapper):
         parts = {}
         for j, name in enumerate(self.component_names):
             kernel = covariance(name, years, years, self.kind_of_motion).astype(np.float32)
-            said = np.stack(
-                [
-                    np.tensordot(np.float32(self.sizes[v, 0, j]) * kernel, self.loads[v, 0], 1)
-                    for v in range(len(self.variables))
-                ],
-                1,
-            )
+            said = np.zeros((len(kernel), len(self.variables), *self.grid.shape), np.float32)
+            for v in range(len(self.variables)):
+                for sizes, cells in self._parts(v, 0):
+                    said[:, v, cells] = np.tensordot(np.float32(sizes[j]) * kernel, self.loads[v, 0][:, cells], 1)
             parts[name] = said.var(0)
         total = np.sum(np.stack([*parts.values()]), axis=0)
         return {n: np.divide(p, total, out=np.zeros_like(p), where=total > 0) for n, p in parts.items()}
@@ -600,6 +642,7 @@ class AdditiveGP(Wrapper):
         own = {
             "motion": self.kind_of_motion,
             "length_scale": self.length_scale,
+            "sharpness": self.sharpness,
             "forcings": list(self.space.names),
             "scenarios": list(d.scenarios),
             "warming": list(d.warming.names),
@@ -616,7 +659,7 @@ class AdditiveGP(Wrapper):
         arrays |= {"years.time": d.years.time, "years.scenario": d.years.scenario}
         arrays["years.columns"] = np.stack([*d.years.columns.values()])
         arrays["processes.weights"] = np.stack([p.weights for p in d.processes.values()])
-        arrays |= {n: getattr(self, n) for n in ("sizes", "noise", "internal", "loads", "mean")}
+        arrays |= {n: getattr(self, n) for n in ("sizes", "part", "noise", "internal", "loads", "mean")}
         arrays |= {n: a for n in ("patterns", "globe") if (a := getattr(self, n)) is not None}
         return own, arrays
 
@@ -637,24 +680,35 @@ class AdditiveGP(Wrapper):
         scenarios = tuple(meta["scenarios"])
         drivers = Drivers(scenarios, years, warming, features, processes, domain.first_month)
         space = {n.removeprefix("space."): a for n, a in arrays.items() if n.startswith("space.")}
+        sizes, part = arrays["sizes"], arrays.get("part")
+        if part is None:
+            # Emulators of earlier versions have the same sizes in all cells.
+            sizes, part = sizes[:, :, None], np.zeros((*sizes.shape[:2], *domain.grid.shape), np.uint8)
         return cls(
             domain,
             bases,
             drivers,
             meta["motion"],
-            arrays["sizes"],
+            sizes,
+            part,
             arrays["noise"],
             arrays["internal"],
             arrays["loads"],
             arrays["mean"],
             ForcingSpace.from_arrays(meta["forcings"], space),
             float(meta["length_scale"] if "length_scale" in meta else meta["reach"]),
+            float(meta.get("sharpness", 2.0)),
             arrays.get("patterns"),
             arrays.get("globe"),
         )
 
     def _near(self, scenario: Scenario, start: int, stop: int) -> Array:
-        return self.space.kernel_similarity(scenario, self.grid, self.length_scale)[start:stop]
+        return self.space.kernel_similarity(scenario, self.grid, self.length_scale, self.sharpness)[start:stop]
+
+    def _parts(self, v: int, g: int) -> Iterator[tuple[Array, NDArray[np.bool_]]]:
+        """(J,) sizes and (Y, X) cells of each part, of a variable and a group of coefficients."""
+        for p, sizes in enumerate(self.sizes[v, g]):
+            yield sizes, self.part[v, g] == p
 
     def _asked(
         self, scenario: Scenario, start: int, stop: int
@@ -664,6 +718,23 @@ class AdditiveGP(Wrapper):
         years = self.drivers.columns(self.drivers.years)
         season = orthonormal_season(6).astype(np.float32)
         return at, years, season, scenario.calendar_month[start:stop]
+
+
+def parts_by_noise(deviation: Array, weights: Array, parts: int) -> NDArray[np.uint8]:
+    """(Y, X) number of the part of each cell, the quietest zero, in parts of equal area as nearly as cells allow.
+
+    Args:
+        deviation: (H, Y, X) standard deviations from run to run.
+        weights: (Y, X) area weights.
+        parts: How many.
+    """
+    order = np.argsort((deviation**2).mean(0), axis=None, kind="stable")
+    area = np.cumsum(weights.ravel()[order])
+    # By the middle of a cell, so that one of half the area is in one part.
+    middle = (area - weights.ravel()[order] / 2) / area[-1]
+    out = np.empty(order.size, np.uint8)
+    out[order] = np.minimum(middle * parts, parts - 1).astype(np.uint8)
+    return out.reshape(deviation.shape[1:])
 
 
 def index_weights(name: str, grid: Grid) -> Array | None:

@@ -116,9 +116,10 @@ class ForcingSpace:
         square = ((self.of(scenario, grid)[:, None] - self.points[None]) ** 2).sum(-1)
         return np.asarray(np.sqrt(square.min(1)), np.float64)
 
-    def kernel_similarity(self, scenario: Scenario, grid: Grid, reach: float) -> Array:
-        """(T,) of all months of a scenario to the nearest training year, as `kernel` measures it."""
-        return np.asarray(self.kernel(self.of(scenario, grid), reach).max(1), np.float64)
+    def kernel_similarity(self, scenario: Scenario, grid: Grid, reach: float, sharpness: float = 2.0) -> Array:
+        """(T,) of all months of a scenario to the nearest training year: exp(-(distance / reach)^sharpness / 2)."""
+        square = ((self.of(scenario, grid)[:, None] - self.points[None]) ** 2).sum(-1).min(1)
+        return np.asarray(np.exp(-0.5 * (square / reach**2) ** (sharpness / 2)), np.float64)
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """All of it by name, except for the names of the series."""

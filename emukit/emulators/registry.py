@@ -212,6 +212,9 @@ EMULATORS: Registry[EmulatorEntry] = Registry(
 # What emulators, and options of theirs, are called in recipes, run folders and saved emulators of earlier versions.
 FORMER_NAMES = {"anchored": "residual-correction"}
 FORMER_OPTIONS = {"residual-correction": {"reach": "length_scale"}, "additive-gp": {"reach": "length_scale"}}
+# Options that came later, at the value that does what was done before: there they change no digest of a recipe, so that
+# runs of before are found.
+LATER_OPTIONS: Mapping[str, Mapping[str, Any]] = {"additive-gp": {"parts": 1, "sharpness": 2.0}}
 
 
 def present_name(name: str) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 from emukit.competitions.registry import COMPETITIONS
 from emukit.data.card import CARDS
 from emukit.data.encodings import CYCLES, STATIC
-from emukit.emulators.registry import EMULATORS, present_name, with_former_names
+from emukit.emulators.registry import EMULATORS, LATER_OPTIONS, present_name, with_former_names
 from emukit.errors import RecipeError, RunError
 from emukit.files import shipped
 from emukit.losses.registry import TERMS
@@ -155,6 +155,7 @@ def recipe_digest(values: Mapping[str, Any]) -> str:
     # Regression was what a network was trained for before there were others.
     if deciding.get("objective") in REGRESSION:
         del deciding["objective"]
+    deciding |= _model_as_before(values)
     model = deciding.get("model")
     if deciding.get("emulator") == "downscaled" and isinstance(model, Mapping):
         # Of a downscaler its digest decides, wherever it lies; recipes from before there was one know its folder alone.
@@ -165,6 +166,14 @@ def recipe_digest(values: Mapping[str, Any]) -> str:
         segments = {k: v for k, v in training["segments"].items() if k != "residency"}
         deciding["training"] = {**training, "segments": segments}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+
+def _model_as_before(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of an emulator, where there are any, without later ones at the value of the time before them."""
+    model, later = values.get("model"), LATER_OPTIONS.get(str(values.get("emulator")))
+    if later is None or not isinstance(model, Mapping):
+        return {}
+    return {"model": {k: v for k, v in model.items() if k not in later or v != later[k]}}
 
 
 def _bases_as_before(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,6 +190,7 @@ def _bases_as_before(values: Mapping[str, Any]) -> dict[str, Any]:
             base = {**base, "run": {k: v for k, v in base["run"].items() if k != "folder"}}
         if isinstance(base, Mapping) and isinstance(base.get("recipe"), Mapping):
             recipe = {**with_former_names(base["recipe"]), **_bases_as_before(base["recipe"])}
+            recipe |= _model_as_before(recipe)
             if recipe.get("objective") in REGRESSION:
                 del recipe["objective"]
             base = {**base, "recipe": recipe}

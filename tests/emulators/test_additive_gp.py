@@ -14,7 +14,15 @@ from emukit.data.archive import Archive
 from emukit.data.protocol import make_split
 from emukit.data.split import Span, Split
 from emukit.emulators import additive_gp
-from emukit.emulators.additive_gp import DISCREPANCY, AdditiveGP, Points, covariance, index_weights, motion
+from emukit.emulators.additive_gp import (
+    DISCREPANCY,
+    AdditiveGP,
+    Points,
+    covariance,
+    index_weights,
+    motion,
+    parts_by_noise,
+)
 from emukit.emulators.base import Emulator
 from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.emulators.linear import LinearEmulator
@@ -48,7 +56,9 @@ def base(archive: Archive, split: Split) -> Emulator:
 
 
 def fitted(archive: Archive, split: Split, base: Emulator, **options) -> AdditiveGP:
-    return AdditiveGP.fit(archive, split, (base,), (), **{"length_scale": 3.0, **OPTIONS, **options})
+    return AdditiveGP.fit(
+        archive, split, (base,), (), **{"length_scale": 3.0, "sharpness": 4.0, "parts": 2, **OPTIONS, **options}
+    )
 
 
 def random_points(rng: np.random.Generator, number: int) -> Points:
@@ -146,8 +156,9 @@ def test_conditioning_is_generalised_least_squares() -> None:
     np.testing.assert_allclose(process.variance(prior, across), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_response_is_the_process_of_the_coefficients(archive, split, base) -> None:
-    """Against a plain computation, cell by cell, of what the sizes found say."""
+@pytest.mark.parametrize("part", [0, 1])
+def test_response_is_the_process_of_the_coefficients(archive, split, base, part) -> None:
+    """Against a plain computation, cell by cell, of what the sizes found for its part say."""
     emulator = fitted(archive, split, base)
     drivers = emulator.drivers
     years = drivers.columns(drivers.years)
@@ -156,7 +167,8 @@ def test_response_is_the_process_of_the_coefficients(archive, split, base) -> No
     spans = [(s, a) for s in split.train for a in range(s.stop % 12 + 12 * 0, s.stop, 12)]
     rows = [(s, a) for s, a in spans if a >= s.start and a + 12 <= s.stop]
     assert len(rows) == len(years.time)
-    y, x, v = 2, 3, 1
+    v = 1
+    y, x = np.argwhere(emulator.part[v, 0] == part)[1]
     runs = np.array(
         [[archive[s.scenario].truth(m, a, a + 12)[:, v, y, x] for m in range(3)] for s, a in rows], np.float64
     )
@@ -167,7 +179,8 @@ def test_response_is_the_process_of_the_coefficients(archive, split, base) -> No
     expected = np.zeros(20)
     month = archive["ssp370"].calendar_month[150:170]
     for h, g in enumerate([0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3]):
-        sizes = dict(zip(emulator.component_names, emulator.sizes[v, g], strict=True))
+        own = emulator.sizes[v, g, emulator.part[v, g, y, x]]
+        sizes = dict(zip(emulator.component_names, own, strict=True))
         among = sum(s * covariance(n, years, years, "integrated") for n, s in sizes.items())
         across = sum(s * covariance(n, at, years, "integrated") for n, s in sizes.items())
         inverse = np.linalg.inv(among + np.eye(len(rows)) / 3)
@@ -176,6 +189,44 @@ def test_response_is_the_process_of_the_coefficients(archive, split, base) -> No
         expected += season[month, h] * (mean + across @ inverse @ (values - mean))
     found = emulator.response(archive["ssp370"], 150, 170)[:, v, y, x]
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_parts_hold_equal_areas_from_quiet_to_noisy() -> None:
+    rng = np.random.default_rng(5)
+    deviation = rng.gamma(2.0, size=(3, 20, 30))
+    weights = np.broadcast_to(np.cos(np.linspace(-1.5, 1.5, 20))[:, None], (20, 30))
+    found, size = parts_by_noise(deviation, weights, 3), np.sqrt((deviation**2).mean(0))
+    for p in range(3):
+        assert weights[found == p].sum() / weights.sum() == pytest.approx(1 / 3, abs=0.005)
+    assert size[found == 0].max() < size[found == 1].min()
+    assert size[found == 1].max() < size[found == 2].min()
+
+
+def test_sizes_of_a_part_are_of_its_cells_alone(archive, split, base) -> None:
+    """Rain of noisy cells that follows the forcings alike in all members moves the sizes of their part alone."""
+    plain = fitted(archive, split, base)
+    noisy = np.broadcast_to(plain.part[1, 0] == 1, archive.grid.shape)
+    scenarios = {}
+    for name, scenario in archive.items():
+        targets = scenario.targets.copy()
+        targets[:, :, 1] += (0.002 * scenario.forcings["CO2"])[:, None, None] * noisy
+        scenarios[name] = replace(scenario, targets=targets)
+    wetter = fitted(replace(archive, scenarios=scenarios), split, base)
+    np.testing.assert_array_equal(wetter.part, plain.part)
+    np.testing.assert_allclose(wetter.sizes[0], plain.sizes[0])
+    np.testing.assert_allclose(wetter.sizes[1, 0, 0], plain.sizes[1, 0, 0])
+    assert wetter.sizes[1, 0, 1, 0] > 2 * plain.sizes[1, 0, 1, 0]
+
+
+def test_an_emulator_saved_before_there_were_parts_says_what_it_said(archive, split, base) -> None:
+    whole = fitted(archive, split, base, parts=1, sharpness=2.0)
+    meta, arrays = whole.own_state()
+    earlier = {n: a for n, a in arrays.items() if n != "part"} | {"sizes": arrays["sizes"][:, :, 0]}
+    meta = {n: value for n, value in meta.items() if n != "sharpness"}
+    loaded = AdditiveGP.from_own_state(archive.domain, (base,), meta, earlier)
+    for what in ("predict_fields", "uncertainty"):
+        expected = getattr(whole, what)(archive["ssp370"], 90, 110)
+        np.testing.assert_array_equal(getattr(loaded, what)(archive["ssp370"], 90, 110), expected)
 
 
 def offset_archive(size: float, months: int = 361) -> Archive:
@@ -211,7 +262,8 @@ def test_far_from_all_training_years_the_base_speaks_alone(archive, split, base)
     scenario = archive["ssp370"]
     far = replace(scenario, forcings={**scenario.forcings, "CO2": scenario.forcings["CO2"] + 1e5})
     np.testing.assert_array_equal(emulator.predict_fields(far, 0, 60), base.predict_fields(far, 0, 60))
-    near = emulator.space.kernel_similarity(scenario, archive.grid, 3.0)[100:110, None, None, None]
+    distance = emulator.space.distance(scenario, archive.grid)[100:110, None, None, None]
+    near = np.exp(-((distance / 3.0) ** emulator.sharpness) / 2)
     expected = near * emulator.response(scenario, 100, 110) + (1 - near) * base.predict_fields(scenario, 100, 110)
     np.testing.assert_allclose(emulator.predict_fields(scenario, 100, 110)[:, 0], expected[:, 0], rtol=1e-5)
 
@@ -267,7 +319,7 @@ def test_draws_of_the_error_spread_as_the_posterior_says_and_vanish_where_the_ba
     assert spread.mean() == pytest.approx(1.0, abs=0.03)
     assert 0.83 < spread.min() < spread.max() < 1.17
     near = fitted(archive, split, base, length_scale=0.5)
-    share = near.space.kernel_similarity(archive["ssp370"], archive.grid, 0.5)[rows]
+    share = np.exp(-((near.space.distance(archive["ssp370"], archive.grid)[rows] / 0.5) ** near.sharpness) / 2)
     assert share.min() < 0.9
     seed = np.random.SeedSequence(4)
     whole, part = (e.draw_error(archive["ssp370"], rows.start, rows.stop, seed) for e in (emulator, near))
@@ -354,21 +406,24 @@ def test_discrepancies_are_those_of_the_processes_with_the_spread_of_their_poste
     )
     globe, values = runs.var(1, ddof=1).mean(), runs.mean(1)
     forcings = emulator.drivers.years
-    cells = dict(zip(emulator.component_names, emulator.sizes[0, 0], strict=True))
+    quiet, noisy = (dict(zip(emulator.component_names, s, strict=True)) for s in emulator.sizes[0, 0])
+    share = archive.grid.mean((emulator.part[0, 0] == 0).astype(float))
     asked = {
-        labels[0]: (forcings, emulator.drivers.processes["warming"].sizes, "brownian"),
-        labels[2]: (emulator.drivers.columns(forcings), cells, "integrated"),
+        labels[0]: (forcings, [(1.0, emulator.drivers.processes["warming"].sizes)], "brownian"),
+        labels[2]: (emulator.drivers.columns(forcings), [(share, quiet), (1 - share, noisy)], "integrated"),
     }
     at = Points(np.arange(30) + 0.5, np.full(30, emulator.drivers.scenarios.index("ssp370")), {})
-    for label, (years, sizes, kind) in asked.items():
-        # A flat mean as one more component of enormous size.
-        whole = sum(s * covariance(n, years, years, kind) for n, s in sizes.items()) + 1e5
-        inverse = np.linalg.inv(whole + np.diag(emulator.noise))
-        across = sizes[DISCREPANCY] * covariance(DISCREPANCY, at, years, kind)
-        prior = sizes[DISCREPANCY] * np.diag(covariance(DISCREPANCY, at, at, kind))
-        known = prior - np.einsum("tn,nm,tm->t", across, inverse, across)
+    for label, (years, parts, kind) in asked.items():
+        deviation = np.zeros(30)
+        for part, sizes in parts:
+            # A flat mean as one more component of enormous size.
+            whole = sum(s * covariance(n, years, years, kind) for n, s in sizes.items()) + 1e5
+            inverse = np.linalg.inv(whole + np.diag(emulator.noise))
+            across = sizes[DISCREPANCY] * covariance(DISCREPANCY, at, years, kind)
+            prior = sizes[DISCREPANCY] * np.diag(covariance(DISCREPANCY, at, at, kind))
+            deviation += part * np.sqrt(prior - np.einsum("tn,nm,tm->t", across, inverse, across))
         own = found[label]["ssp370"]
-        np.testing.assert_allclose(own.deviation**2, known * globe, rtol=3e-3)
+        np.testing.assert_allclose(own.deviation**2, deviation**2 * globe, rtol=3e-3)
         if label == labels[0]:
             np.testing.assert_allclose(own.mean, across @ inverse @ (values - values.mean()), rtol=1e-3, atol=1e-3)
         # Nobody has seen the end: there it is less sure than in the middle of what trained.
@@ -408,6 +463,9 @@ def test_an_index_without_a_cell_or_variable_is_left_out(archive, split, base) -
     ("options", "match"),
     [
         ({"length_scale": 0.0}, "length_scale is out of range"),
+        ({"sharpness": 0.0}, "sharpness is out of range"),
+        ({"parts": 0}, "parts is out of range"),
+        ({"parts": 25}, "expected: 1 to 24"),
         ({"warming": ()}, "names no forcing"),
         ({"warming": ("CO2", "CO2")}, "names something twice"),
         ({"indices": ("enso",)}, "names no climate index"),

@@ -7,14 +7,12 @@ that has imported everything.
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-import signal
 import sys
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -39,10 +37,10 @@ from emukit.parallel.batchnorm import synchronise
 from emukit.parallel.comm import Comm, _Sum, open_comm
 from emukit.parallel.distributed import DistributedNetwork
 from emukit.parallel.domain import DividedSphere, divide
-from emukit.parallel.launch import RENDEZVOUS_FILE
 from emukit.runs.evaluate import _compute_lines, score_emulator
 from emukit.sphere import Sphere, half_turn, part_shape
 from emukit.training.footprint import count_pass
+from tests.parallel.forks import run_together
 
 VARIABLES = ("tas", "pr")
 
@@ -155,29 +153,57 @@ def many_patches(ring: bool) -> Iterator[None]:
         divided.RING_BYTES, divided.SCORE_BYTES = before
 
 
-def train(case: dict[str, Any], comm: Comm) -> dict[str, float]:
-    """Steps of AdamW, by one process on all samples and by all processes on their samples and rows."""
+def data_of(case: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """Frames and targets of all samples and cells."""
     grid, history, months = tuple(case["grid"]), case.get("history", 2), case.get("months", 3)
     segments = case.get("segments", 2)
     torch.manual_seed(1)
     frames = torch.randn(segments, months + history - 1, 3, *grid, dtype=torch.float64)
-    targets = torch.randn(segments, months, len(VARIABLES), *grid, dtype=torch.float64)
-    out: dict[str, float] = {}
+    return frames, torch.randn(segments, months, len(VARIABLES), *grid, dtype=torch.float64)
 
-    whole = network_of(case)
-    one_loss = loss_of(case, None)
-    one = torch.optim.AdamW(whole.parameters(), 1e-3)
-    torch.manual_seed(2)
-    record = []
-    for _ in range(case["steps"]):
-        one.zero_grad()
-        given = frames.clone().requires_grad_()
-        prediction = whole(given)
-        total, _terms = one_loss(prediction, targets)
-        total.backward()
-        gradients = {n: p.grad.clone() for n, p in whole.named_parameters()}
-        record.append((prediction.detach(), total.detach(), given.grad, gradients))
-        one.step()
+
+def whole_key(case: dict[str, Any]) -> str:
+    """What decides the training of one process."""
+    own = {k: v for k, v in case.items() if k not in ("domain", "broken", "ring", "strategy", "steps")}
+    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def train_whole(cases: dict[str, dict[str, Any]], folder: Path) -> None:
+    """Steps of AdamW by one process, by the key of each case: once for all divisions that are compared with it."""
+    torch.set_num_threads(1)
+    for key, case in cases.items():
+        frames, targets = data_of(case)
+        network, loss = network_of(case), loss_of(case, None)
+        optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
+        torch.manual_seed(2)
+        steps, ends = [], {}
+        for number in range(1, max(case["steps"]) + 1):
+            optimizer.zero_grad()
+            given = frames.clone().requires_grad_()
+            prediction = network(given)
+            total, _terms = loss(prediction, targets)
+            total.backward()
+            gradients = {n: p.grad.clone() for n, p in network.named_parameters()}
+            steps.append((prediction.detach(), total.detach(), given.grad, gradients))
+            optimizer.step()
+            if number in case["steps"]:
+                held = {n: v.detach().clone() for n, v in network.state_dict().items()}
+                network.eval()
+                # Dropout of further steps draws what it would have drawn.
+                with torch.no_grad(), torch.random.fork_rng():
+                    ends[number] = (held, network(frames))
+                network.train()
+        torch.save((steps, ends), folder / key)
+
+
+def train(case: dict[str, Any], comm: Comm) -> dict[str, float]:
+    """Steps of AdamW by all processes on their samples and rows, beside those of one process."""
+    grid, segments = tuple(case["grid"]), case.get("segments", 2)
+    frames, targets = data_of(case)
+    out: dict[str, float] = {}
+    record, ends = torch.load(case["whole"], mmap=True)
+    expected_weights, expected_prediction = ends[case["steps"]]
+    record = record[: case["steps"]]
 
     sphere = DividedSphere(comm.domain, grid)
     network = network_of(case)
@@ -212,18 +238,15 @@ def train(case: dict[str, Any], comm: Comm) -> dict[str, float]:
             apart = float((gradient - expected[3][name]).abs().max())
             note(when + "gradient", apart / largest)
         optimizer.step()
-    expected_weights = dict(whole.named_parameters())
-    heaviest = max(float(p.detach().abs().max()) for p in whole.parameters())
+    heaviest = max(float(expected_weights[n].abs().max()) for n, _ in network.named_parameters())
     for name, parameter in network.named_parameters():
         found = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
         note("weights", float((found - expected_weights[name]).abs().max().detach()) / heaviest)
-    buffers = dict(whole.named_buffers())
     for name, buffer in network.named_buffers():
-        note("buffers", difference(buffer.double(), buffers[name].double()))
+        note("buffers", difference(buffer.double(), expected_weights[name].double()))
     network.eval()
-    whole.eval()
     with torch.no_grad():
-        note("prediction", difference(sphere.gather(network(sphere.own(frames))), whole(frames)))
+        note("prediction", difference(sphere.gather(network(sphere.own(frames))), expected_prediction))
     return out
 
 
@@ -281,6 +304,32 @@ def halo(case: dict[str, Any], comm: Comm) -> dict[str, float]:
     sphere.sent = 0
     sphere.pad(values, width, case["edges"]).sum().backward()
     return {"wrong": wrong, "sent": float(sphere.sent)}
+
+
+def strip(case: dict[str, Any], comm: Comm) -> dict[str, float]:
+    """Convolutions with zeros beyond the edges of the map: outputs and gradients of every kernel, and what is sent."""
+    grid, out = tuple(case["grid"]), {}
+    torch.manual_seed(1)
+    fields = torch.randn(1, 1, *grid, dtype=torch.float64)
+    for kernel, stride, dilation in case["kernels"]:
+        padding = tuple(d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True))
+        convolution = nn.Conv2d(1, 2, kernel, stride, padding, dilation).double()
+        sphere = DividedSphere(comm.domain, grid)
+        whole, own = fields.clone().requires_grad_(), sphere.own(fields).clone().requires_grad_()
+        expected, found = convolution(whole), sphere.convolve(own, convolution, convolution.bias)
+        name = f"{kernel} {stride} {dilation}"
+        out[f"sent {name}"] = float(sphere.sent)
+        slope = torch.randn(expected.shape, dtype=torch.float64)
+        (expected * slope).sum().backward()
+        (found * sphere.own(slope)).sum().backward()
+        assert whole.grad is not None
+        assert own.grad is not None
+        apart = (
+            difference(found.detach(), sphere.own(expected.detach())),
+            difference(own.grad, sphere.own(whole.grad)),
+        )
+        out[f"apart {name}"] = max(apart)
+    return out
 
 
 def roll(case: dict[str, Any], comm: Comm) -> dict[str, float]:
@@ -443,6 +492,7 @@ def refused(case: dict[str, Any], comm: Comm) -> dict[str, Any]:
 DO = {
     "read": read,
     "refused": refused,
+    "strip": strip,
     "train": train,
     "measure": measure,
     "halo": halo,
@@ -465,42 +515,21 @@ def compute(cases: dict[str, Any], out: str) -> None:
         Path(f"{out}-{alone.rank}").write_text(json.dumps(results))
 
 
-def fork(processes: int, cases: dict[str, Any], out: str) -> set[int]:
-    """Start as many processes as torchrun would; their process ids."""
-    started = set()
-    for rank in range(processes):
-        child = os.fork()
-        if child:
-            started.add(child)
-            continue
-        code = 1
-        try:
-            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-            os.environ |= {k: str(v) for k, v in place.items()}
-            os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "29400", RENDEZVOUS_FILE: f"{out}-rendezvous"}
-            compute(cases, out)
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    return started
-
-
 def main(path: str) -> None:
-    for name in ("torch._dynamo", "torch.distributed.nn", "torch.distributed.fsdp", "torch.distributed.tensor"):
-        import_module(name)
-    for processes, cases in json.loads(Path(path).read_text()).items():
-        running = fork(int(processes), cases, f"{path}-{processes}")
-        while running:
-            ended, status = os.wait()
-            running.discard(ended)
-            if status:
-                # The others would wait for it.
-                for other in running:
-                    os.kill(other, signal.SIGKILL)
-                sys.exit(f"one of {processes} processes failed")
+    launches = json.loads(Path(path).read_text())
+    folder = Path(f"{path}-whole")
+    folder.mkdir()
+    whole: dict[str, dict[str, Any]] = {}
+    for case in (case for cases in launches.values() for case in cases.values()):
+        if case.get("do", "train") == "train":
+            key = whole_key(case)
+            case["whole"] = str(folder / key)
+            steps = whole.get(key, {"steps": []})["steps"]
+            whole[key] = case | {"steps": [*steps, case["steps"]]}
+    run_together(1, partial(train_whole, whole, folder), "")
+    for processes, cases in launches.items():
+        out = f"{path}-{processes}"
+        run_together(int(processes), partial(compute, cases, out), f"{out}-rendezvous")
 
 
 if __name__ == "__main__":

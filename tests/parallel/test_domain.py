@@ -121,6 +121,16 @@ SMOOTH = case("local-cnn", (24, 24), options=SHARED) | {"do": "smooth", "reach":
 SEAMS = ("no halo", "a halo one row short")
 
 
+# Kernel, stride and dilation of convolutions with zeros beyond the map, in rows and columns.
+KERNELS = (
+    ((3, 3), 1, (1, 1)),
+    ((1, 7), 1, (1, 1)),
+    ((5, 3), 1, (1, 2)),
+    ((3, 3), 2, (1, 1)),
+    ((1, 5), 2, (1, 1)),
+)
+
+
 def over(rows: int, columns: int, cases: dict[str, Any], steps: int = 2) -> dict[str, Any]:
     """Cases of one division, named after it, with so many steps of AdamW."""
     division = {"domain": [rows, columns], "steps": steps}
@@ -162,7 +172,8 @@ LAUNCHES: dict[int, dict[str, Any]] = {
         | {"bytes": case("plain-unet", (48, 16), do="measure")}
         | {f"bytes {how}": case("dit", (48, 16), do="measure", ring=how == "ring") for how in ("ring", "gathered")},
     )
-    | over(1, 3, {"local-cnn": case("local-cnn", ODD)} | halos((9, 15))),
+    | over(1, 3, {"local-cnn": case("local-cnn", ODD)} | halos((9, 15)))
+    | over(1, 3, {"strip": {"do": "strip", "grid": (6, 24), "kernels": KERNELS}}),
     # Two groups of data, each of two processes; four that share a globe, by rows and both ways.
     4: over(
         2,
@@ -291,6 +302,23 @@ def test_a_halo_costs_more_than_its_columns(found: Found) -> None:
     assert [each["1x3 halo 3 zero"]["sent"] for each in found[3]] == [
         2 * side * 3 * (9 + 6) * 2 * 3 * 4 for side in (1, 2, 1)
     ]
+
+
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), KERNELS)
+def test_a_strip_of_columns_is_wider_or_narrower_than_a_kernel_reaches(
+    found: Found, kernel: tuple[int, int], stride: int, dilation: tuple[int, int]
+) -> None:
+    """A map that is no circle: zeros beyond its ends alone, and from each neighbour the columns that are needed."""
+    name = f"{list(kernel)} {stride} {list(dilation)}"
+    strips = [each["1x3 strip"] for each in found[3]]
+    assert [each[f"apart {name}"] <= EXACT for each in strips] == [True] * 3
+    rows, across = (d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True))
+    # Of two columns that a stride of two joins, the second sees a column less to its east.
+    west, east = across, across - (stride - 1)
+    tall = 6 + 2 * rows if stride == 1 else 6 + 2 * rows - 1
+    column = 8 * tall
+    # To the eastern neighbour go columns that it needs to its west, to the western one those to its east.
+    assert [each[f"sent {name}"] for each in strips] == [west * column, (west + east) * column, east * column]
 
 
 BYTES = [(2, "2x1 bytes"), (2, "1x2 bytes"), (3, "3x1 bytes")]

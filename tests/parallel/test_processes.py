@@ -55,15 +55,14 @@ DROPOUT = {"do": "train", "network": "cnn-gru", "set": ["model.dropout=0.2"]}
 SPANS = [["ssp370", 3, 150], ["ssp585", 0, 61]]
 
 
-def launch(processes: int, jobs: list[dict], folder: Path) -> None:
-    """Run jobs under torchrun, or alone."""
-    listed = folder / f"jobs-{processes}-{len(jobs)}-{jobs[0]['out'].replace('/', '-')}.json"
-    listed.write_text(json.dumps(jobs))
-    starter = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    command = [sys.executable, *(starter if processes > 1 else []), "-m", "tests.parallel.worker", str(listed)]
+def launch(groups: list[tuple[int, list[dict]]], folder: Path) -> None:
+    """Run the jobs of one group of processes after another."""
+    listed = folder / "jobs.json"
+    listed.write_text(json.dumps(groups))
+    command = [sys.executable, "-m", "tests.parallel.worker", str(listed)]
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=480, check=False)
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[:6000]
 
 
@@ -79,6 +78,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         out = place(case, processes, strategy)
         return {"do": "train", "out": out, "strategy": strategy, **CASES[case], **more}
 
+    groups = []
     for processes in (1, 2, 3):
         jobs = [job(c, p, s) for (p, s), cases in RUNS.items() if p == processes for c in cases]
         emulator = place("segments", 1, "ddp")
@@ -108,8 +108,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if processes == 2:
             jobs.append({"do": "refuse", "out": str(folder / "refused"), "network": "cnn-gru"})
             jobs.append({"do": "spread", "out": str(folder)})
-        launch(processes, jobs, folder)
-    launch(1, [relay | {"resume": True}, globe | {"resume": True}], folder)
+        groups.append((processes, jobs))
+    launch([*groups, (1, [relay | {"resume": True}, globe | {"resume": True}])], folder)
     return folder
 
 
@@ -223,7 +223,7 @@ def test_shards_are_left_behind(trained: Path) -> None:
 @pytest.mark.parametrize("processes", [2, 3])
 def test_threads_of_the_group_outlive_it_and_abort_an_ending_process(trained: Path, processes: int) -> None:
     """They run on in an interpreter that ends under them; nothing that torch keeps may hold the group."""
-    listed = [json.loads(p.read_text()) for p in trained.glob(f"jobs-{processes}-*-threads-*")]
+    listed = [json.loads(p.read_text()) for p in trained.glob(f"jobs.json-{processes}-*-threads-*")]
     assert len(listed) == processes
     for threads in listed:
         assert threads

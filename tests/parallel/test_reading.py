@@ -19,6 +19,15 @@ pytestmark = pytest.mark.xdist_group("domain")
 GRID = (13, 16)
 # Of the variables that have rows.
 FIELDS = ("tas", "pr", "SO2", "BC", "rsdt")
+# Processes, how they divide the globe, and what they read.
+READ = (
+    (2, (2, 1), "demo.zarr"),
+    (2, (2, 1), "rows.zarr"),
+    (2, (2, 1), "rows.nc"),
+    (4, (2, 2), "demo.zarr"),
+    (4, (2, 2), "rows.zarr"),
+    (4, (4, 1), "rows.nc"),
+)
 
 
 def by_rows(climate: DemoClimate) -> tuple[xr.Dataset, dict[str, Any]]:
@@ -58,18 +67,15 @@ def jobs(stores: dict[str, str]) -> dict[int, dict[str, Any]]:
         place = Path(path)
         return sum(f.stat().st_size for f in (place.rglob("*") if place.is_dir() else [place]) if f.is_file())
 
-    def reads(rows: int, columns: int) -> dict[str, Any]:
-        return {
-            f"{rows}x{columns} {name}": {"do": "read", "store": path, "bytes": size(path), "domain": [rows, columns]}
-            for name, path in stores.items()
-            if name in ("demo.zarr", "rows.zarr", "rows.nc")
-        }
-
     damaged = {
         f"refused {name}": {"do": "refused", "store": stores[name], "domain": [2, 1]}
         for name in ("nan.zarr", "cut.zarr")
     }
-    return {2: reads(2, 1) | damaged, 4: reads(2, 2) | reads(4, 1)}
+    read: dict[int, dict[str, Any]] = {2: damaged, 4: {}}
+    for processes, (rows, columns), name in READ:
+        place = {"store": stores[name], "bytes": size(stores[name]), "domain": [rows, columns]}
+        read[processes][f"{rows}x{columns} {name}"] = {"do": "read", **place}
+    return read
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +85,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     return launch(jobs(make_stores(folder / "stores")), folder)
 
 
-CASES = [
-    (n, f"{d} {s}") for n, d in ((2, "2x1"), (4, "2x2"), (4, "4x1")) for s in ("demo.zarr", "rows.zarr", "rows.nc")
-]
+CASES = [(processes, f"{rows}x{columns} {name}") for processes, (rows, columns), name in READ]
 
 
 @pytest.mark.parametrize(("processes", "name"), CASES)

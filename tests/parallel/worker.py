@@ -1,6 +1,7 @@
 """What every process of the tests runs: ``python -m tests.parallel.worker JOBS.json``.
 
-The jobs are trainings on a small archive, one after another, so that processes are started once for many of them.
+The jobs are trainings on a small archive, one after another, so that processes are started once for many of them, as
+forks of one that has imported everything.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import signal
 import sys
 from contextlib import nullcontext, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,6 +35,7 @@ from emukit.runs.evaluate import score_emulator
 from emukit.training import loop
 from emukit.training.engine import Engine, Execution
 from tests.coded import warming_archive
+from tests.parallel.forks import run_together
 
 NETWORKS = {
     "cnn-gru": (
@@ -202,12 +205,19 @@ def threads() -> list[str]:
     return names
 
 
-def main(path: str) -> None:
+def work(jobs: list[dict], name: str) -> None:
+    """In one of the processes: all jobs, one after another."""
     torch.set_num_threads(1)
     with open_comm() as comm:
-        for job in json.loads(Path(path).read_text()):
+        for job in jobs:
             {"train": train, "score": score, "refuse": refuse, "spread": distributed}[job["do"]](job, comm)
-    Path(f"{path}-threads-{comm.rank}").write_text(json.dumps(threads()))
+    Path(f"{name}-threads-{comm.rank}").write_text(json.dumps(threads()))
+
+
+def main(path: str) -> None:
+    for number, (processes, jobs) in enumerate(json.loads(Path(path).read_text())):
+        name = f"{path}-{processes}-{number}"
+        run_together(processes, partial(work, jobs, name), f"{name}-rendezvous")
 
 
 if __name__ == "__main__":

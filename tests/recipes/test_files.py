@@ -275,5 +275,12 @@ def test_settings_of_a_finished_run_are_refused(here, made):
 
 
 def test_a_recipe_with_bases_keeps_the_digest_that_its_old_runs_have():
-    """As they were in records of 0.1.0."""
-    assert load_recipe("best-fast").digest == "86f872629a04f605d2f4e66910a0c0cff8d383467b1734f0d95774ca8ea8f896"
+    """As they were in records of 0.1.0, when `additive-gp` had the same sizes in all cells and another gate."""
+    settings = [f"bases.0.recipe.model.{s}" for s in ("parts=1", "sharpness=2.0", "length_scale=3.0")]
+    before = load_recipe("best-fast", None, settings)
+    assert before.digest == "86f872629a04f605d2f4e66910a0c0cff8d383467b1734f0d95774ca8ea8f896"
+    assert load_recipe("best-fast").digest != before.digest
+    for setting in settings[:2]:
+        # Each of them decides.
+        other = load_recipe("best-fast", None, [s for s in settings if s != setting])
+        assert other.digest not in (before.digest, load_recipe("best-fast").digest)

@@ -35,7 +35,8 @@ def test_options_of_bases_have_either_name(option):
     assert load_recipe("best-networks", None, (f"bases.0.recipe.model.{option}=1.0",)).digest == BEST_NETWORKS
     other = load_recipe("best-networks", None, (f"bases.0.recipe.model.{option}=3.0",))
     assert other.bases[0].recipe.options["length_scale"] == 3.0
-    assert load_recipe("additive-gp", None, (f"model.{option}=5.0",)).digest == ADDITIVE_GP_OF_FIVE
+    settings = (f"model.{option}=5.0", "model.parts=1", "model.sharpness=2.0")
+    assert load_recipe("additive-gp", None, settings).digest == ADDITIVE_GP_OF_FIVE
 
 
 def test_recipe_files_of_earlier_versions_are_read(tmp_path):

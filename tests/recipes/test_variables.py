@@ -46,9 +46,14 @@ def fitted(name, archive, *words, said=None, loss=None):
     return fit_variables(load_recipe(name, None, words, loss), archive, said)
 
 
+# What `additive-gp` did when the runs of these digests were trained.
+BEFORE = ("parts=1", "sharpness=2.0", "length_scale=3.0")
+
+
 @pytest.mark.parametrize("name", DIGESTS)
 def test_a_run_trained_before_is_of_another_recipe(name):
-    assert fitted(name, archive_of("tas", "pr")).digest == DIGESTS[name]
+    words = [f"bases.0.recipe.model.{s}" for s in BEFORE] if name == "best-fast" else []
+    assert fitted(name, archive_of("tas", "pr"), *words).digest == DIGESTS[name]
 
 
 def test_a_third_variable_has_no_loss_or_the_loss_of_another():
