@@ -235,6 +235,17 @@ class Known(Emulator):
         raise NotImplementedError
 
 
+class Late(Known):
+    """One whose window reaches eleven months back."""
+
+    kind = "late"
+    first_month = 11
+
+    def predict_fields(self, scenario, start, stop):
+        assert start >= self.first_month
+        return super().predict_fields(scenario, start, stop)
+
+
 def test_what_an_emulator_says_of_a_month_does_not_depend_on_which_months_are_asked_for(archive, seen):
     one, _, _ = seen
     scenario = archive["ssp126"]
@@ -244,6 +255,20 @@ def test_what_an_emulator_says_of_a_month_does_not_depend_on_which_months_are_as
     wide, narrow = emulator.predict_fields(scenario, 0, 90), emulator.predict_fields(scenario, 40, 47)
     np.testing.assert_allclose(narrow, wide[40:47], rtol=1e-5, atol=1e-5)
     assert emulator.predict_fields(scenario, len(scenario) - 1, len(scenario)).shape[0] == 1
+
+
+def test_months_before_the_first_of_a_base_are_not_asked_of_it(archive, seen):
+    """A base whose window drops the first months would refuse them, and with them its own first month."""
+    one, _, _ = seen
+    scenario = archive["ssp126"]
+    said = coarse_fields(archive, Span("ssp126", 0, len(scenario), (0,)), 0, one.coarsening).astype(np.float32)
+    base = Late(replace(archive.domain, grid=one.coarsening.grid), said)
+    emulator = Downscaled(archive.domain, (base,), one)
+    assert emulator.first_month == Late.first_month == 11
+    first = emulator.predict_fields(scenario, 11, 15)
+    np.testing.assert_allclose(emulator.predict_fields(scenario, 11, 12), first[:1], rtol=1e-5, atol=1e-5)
+    # What the base says of the first month is seen next to the second.
+    np.testing.assert_allclose(emulator.predict_fields(scenario, 12, 14), first[1:3], rtol=1e-5, atol=1e-5)
 
 
 def test_a_width_of_a_context_that_is_not_there_is_refused():
