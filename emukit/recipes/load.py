@@ -146,7 +146,9 @@ def _with_networks(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[s
     """What is laid over the recipe of a generator, which trains its networks once something is said of one."""
     model, known = over.get("model", {}), values.get("model", {})
     said = any(part in over and part in values for part in PARTS)
-    if not said or not isinstance(model, Mapping) or "learned" in model or known.get("learned", True):
+    # What is no table is refused with the rest of the recipe.
+    tables = isinstance(model, Mapping) and isinstance(known, Mapping)
+    if not said or not tables or "learned" in model or known.get("learned", True):
         return dict(over)
     return {**over, "model": {**model, "learned": True}}
 

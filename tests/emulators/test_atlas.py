@@ -704,6 +704,9 @@ def test_what_is_said_of_a_network_trains_it_and_nothing_else_does(tmp_path):
     with pytest.raises(RecipeError, match="settings of predictor would do nothing") as caught:
         load_recipe("atlas", assignments=("model.learned=false", "predictor.training.epochs=2"))
     assert caught.value.hint == "--set model.learned=true"
+    file.write_text('emulator = "atlas"\nmodel = 3\n')
+    with pytest.raises(RecipeError, match="1 wrong setting"):
+        load_recipe("atlas", file, ("predictor.training.epochs=2",))
 
 
 def test_another_objective_does_not_inherit_options(tmp_path):
