@@ -23,6 +23,7 @@ from emukit.errors import ProtocolError
 from emukit.figures.maps import draw_maps
 from emukit.metrics.variability import VariabilityStatistics, rank_histogram
 from emukit.progress import silent_reporter
+from emukit.report import plot_data
 from emukit.report.plot import _place, _visible_sets, draw
 from emukit.report.plot_data import (
     annual_means,
@@ -358,3 +359,14 @@ def test_a_trajectory_is_shown_from_the_beginning_that_is_scored():
     np.testing.assert_array_equal(shown.predictions[0], archive["control"].targets[0, [span.start - 1] * len(span)])
     assert np.isnan(shown.global_predictions[0, : span.start]).all()
     assert np.isfinite(shown.global_predictions[0, span.start : span.stop]).all()
+
+
+@pytest.mark.parametrize(("steps", "each"), [(1000, 1), (1001, 2), (2500, 3)])
+def test_decades_of_days_are_drawn_one_by_one_or_as_some_of_them(steps, each):
+    """Means of so many days that a picture is no wider than a page; one of each would be its own weather."""
+    values = np.random.default_rng(0).normal(size=(steps, 3))
+    found = plot_data._thinned(values)
+    expected = [values[i : i + each].mean(0) for i in range(0, steps - each + 1, each)]
+    np.testing.assert_allclose(found, expected)
+    assert len(found) <= 1000
+    assert plot_data._means_of(steps, "day") == ("" if each == 1 else f", means of {each} days")
