@@ -97,6 +97,8 @@ class ConditionSettings(Settings):
     def _what_acts(self) -> ConditionSettings:
         if "context_width" in self.model_fields_set and not (self.context and self.base == "regression"):
             raise ValueError("context_width is of a regression with a context: set context=1, base=regression")
+        if self.calibrate and self.residual == "in-sample":
+            raise ValueError("calibrate is of what is left out of fold: set residual=out-of-fold, or calibrate=false")
         return self
 
     @model_serializer(mode="wrap")

@@ -122,7 +122,7 @@ def load_downscale(
     """
     training = _training().model_dump(mode="json", exclude={"segments"})
     # Records of runs from before there was a choice do not say it, and mean the other.
-    conditions = {"residual": "out-of-fold", "conserve": True, "context": 1, "root": "cbrt", "calibrate": True}
+    conditions = {"residual": "out-of-fold", "conserve": True, "context": 1, "root": "cbrt"}
     values: dict[str, Any] = {"training": training, "conditions": conditions}
     source = f"recipe {DOWNSCALE}"
     for over, name in ((read_toml(file) if file else {}, str(file)), (parse_assignments(assignments), "--set")):
@@ -148,4 +148,7 @@ def load_downscale(
         values["objective"] = merge(
             {"name": objective}, {k: v for k, v in dict(values.get("objective", {})).items() if k != "name"}
         )
+    conditions = values["conditions"]
+    if isinstance(conditions, Mapping) and conditions.get("residual") == "out-of-fold":
+        values["conditions"] = {"calibrate": True, **conditions}
     return parse_downscale(values, source)

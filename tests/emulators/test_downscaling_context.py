@@ -278,6 +278,15 @@ def test_a_width_of_a_context_that_is_not_there_is_refused():
         load_downscale(None, ["conditions.context=1", "conditions.context_width=4"])
 
 
+def test_a_calibration_of_what_is_left_in_sample_does_nothing():
+    assert load_downscale().conditions.calibrate
+    in_sample = "conditions.residual=in-sample"
+    assert not load_downscale(None, [in_sample]).conditions.calibrate
+    assert not load_downscale(None, ["conditions.calibrate=false"]).conditions.calibrate
+    with pytest.raises(RecipeError, match="calibrate is of what is left out of fold"):
+        load_downscale(None, [in_sample, "conditions.calibrate=true"])
+
+
 def test_training_with_a_context_hides_what_is_held_out(archive):
     """Months next to a training span are changed, and nothing that is fitted changes."""
     split = make_split(archive, "loso:ssp585")
