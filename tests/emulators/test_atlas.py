@@ -706,6 +706,18 @@ def test_what_is_said_of_a_network_trains_it_and_nothing_else_does(tmp_path):
     assert caught.value.hint == "--set model.learned=true"
 
 
+def test_another_network_does_not_inherit_options(tmp_path):
+    """The recipe gives its predictor patches and blocks, which no other network has."""
+    file = tmp_path / "mine.toml"
+    file.write_text('emulator = "atlas"\npredictor = { network = "denoising-unet", model = { width = 8 } }\n')
+    for found in (load_recipe("atlas", assignments=("predictor.network=denoising-unet",)), load_recipe(str(file))):
+        assert found.predictor.network == "denoising-unet"
+        assert not hasattr(found.predictor.model, "patch_rows")
+    assert found.predictor.model.width == 8
+    same = load_recipe("atlas", assignments=("predictor.network=dit", "predictor.model.dim=32")).predictor.model
+    assert (same.patch_rows, same.blocks, same.dim) == (3, 3, 32)
+
+
 def test_another_objective_does_not_inherit_options(tmp_path):
     words = ('predictor.objective={name = "crps", noise = 3}',)
     file = tmp_path / "mine.toml"
