@@ -192,10 +192,7 @@ def _forced_response(name: str) -> dict[str, Any]:
 
 
 def _without_other_options(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain values without the options of objectives and of parts' networks in whose place others are named.
-
-    Each has options of its own.
-    """
+    """Plain values without the options of what is exchanged: an objective, and a part's network, has its own."""
     kept = dict(values)
     for key, change in changes.items():
         value = values.get(key)
