@@ -674,7 +674,7 @@ def test_the_same_seed_trains_the_same_networks(archive, tmp_path):
     ("words", "said"),
     [
         (("predictor.objective.name=regression",), "draws nothing"),
-        (("predictor.network=unet",), "depth|patch_rows"),
+        (("predictor.network=unet",), "takes a noisy field"),
         (("projector.objective.name=diffusion",), "local-cnn does not"),
         (("projector.objective.name=rollout",), "feeds states back"),
         (("bases.0.recipe=variance-matched",), "varies as a run does"),
