@@ -338,7 +338,7 @@ def _left(
 def _likeliest(exponents: Array, steps: Iterable[tuple[Array, Array]], weights: NDArray[np.floating]) -> Array:
     """(V,) the most likely of some exponents, if what is left is normal and grows with something to that power.
 
-    Of each cell it has a size of its own.
+    Each cell has a size of its own.
 
     Args:
         exponents: Among which.

@@ -70,14 +70,14 @@ class Schedule:
         return self.noise * (1 - t)
 
     def of_gaussian(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The drift to a target of unit variance that nothing is known of.
+        """The drift to a target of which nothing is known but its unit variance.
 
         Args:
             t: From 0 to 1.
 
         Returns:
-            The deviation of the path about a x0, the factor of that difference in the drift, which takes away x0, and
-            the deviation of what this leaves of the drift of a single path.
+            The standard deviation of the path about a x0; the factor by which the drift, which takes away x0, follows
+            that difference; the standard deviation of what this leaves of the drift of a single path.
         """
         power = 1 if self.target == "linear" else 2
         # Variance of b x1 + s W and its covariance with b' x1 + s' W, both divided by t, which may be zero.
