@@ -82,6 +82,8 @@ class Schedule:
         power = 1 if self.target == "linear" else 2
         # Variance of b x1 + s W and its covariance with b' x1 + s' W, both divided by t, which may be zero.
         variance = t ** (2 * power - 1) + self.noise**2 * (1 - t) ** 2
+        # At the beginning nothing is apart from the source: without noise to speak of this would be 0 / 0.
+        variance = variance.clamp(min=torch.finfo(variance.dtype).tiny)
         covariance = power * t ** (2 * power - 2) - self.noise**2 * (1 - t)
         left = self.b_slope(t) ** 2 + self.noise**2 * t - t * covariance**2 / variance
         return (t * variance).sqrt(), covariance / variance, left.clamp(min=0.0).sqrt()
