@@ -299,10 +299,3 @@ def test_training_with_a_context_hides_what_is_held_out(archive):
     coarsening = Coarsening(archive.grid, CoarseSettings(grid=(4, 6)))
     fits = [Neighbourhood.fit(a, (span,), coarsening, ("none", "sqrt"), width=1, context=2) for a in (archive, other)]
     np.testing.assert_array_equal(fits[0].weights, fits[1].weights)
-
-
-def test_calibration_without_anything_to_calibrate_by_is_refused_or_left_out():
-    with pytest.raises(RecipeError, match="calibrate would do nothing"):
-        load_downscale(None, ["conditions.residual=in-sample", "conditions.calibrate=true"])
-    assert not load_downscale(None, ["conditions.residual=in-sample"]).conditions.calibrate
-    assert load_downscale().conditions.calibrate
