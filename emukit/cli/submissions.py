@@ -62,7 +62,7 @@ def submit(
 
 
 def check_submission(
-    csv: Annotated[Path, typer.Argument(metavar="CSV", help=".csv, .csv.gz or .zip")],
+    csv: Annotated[Path, typer.Argument(metavar="CSV", help=".csv, .csv.gz or .zip; of ClimX .parquet")],
     data: o.Data = None,
     protocol: o.Protocol = None,
     card: o.Card = None,
