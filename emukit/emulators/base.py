@@ -138,7 +138,7 @@ class Emulator(ABC):
         raise RunError(
             f"a {self.kind} emulator has one answer to a scenario, not an ensemble",
             expected="an emulator that draws realisations",
-            hint="leave out --members, or train one: emukit train best-sampled or atlas, or a network with "
+            hint="leave out --members, or train one: emukit train delta-change (daily data), best-sampled or atlas, or a network with "
             "--objective crps --set training.segments.members=all",
         )
 
