@@ -217,8 +217,8 @@ def _format_of(competition: Competition) -> SubmissionFormat:
     if not isinstance(competition.submission, SubmissionFormat):
         raise SubmissionError(
             f"the competition {competition.name} takes no such file",
-            expected="a ClimX file in .parquet, or in .csv that begins with row_id; or data of a card whose competition "
-            "has a submission format",
+            expected="a ClimX file in .parquet, or in .csv that begins with row_id; or data of a card whose "
+            "competition has a submission format",
             hint="name another file, other data with --data, or another card with --card",
         )
     return competition.submission
