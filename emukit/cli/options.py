@@ -308,7 +308,7 @@ def grid_shape(named: str | None, card: str | None) -> tuple[int, int] | None:
 
 
 def reading(recipe: Recipe, comm: Comm) -> Comm | None:
-    """The processes that share a globe where each needs its own cells alone: a network does, what wraps others not."""
+    """The processes that share a globe where each needs its own cells alone: for networks, not for wrappers."""
     from emukit.recipes.schema import NetworkRecipe
 
     return comm.domain if isinstance(recipe, NetworkRecipe) and not recipe.inputs.states else None

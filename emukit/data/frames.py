@@ -155,7 +155,8 @@ class InputSettings(Settings):
         if self.bounded and not self.states:
             raise ValueError("bounded has no effect without states")
         if unknown := [name for name in self.conserved if name not in self.states]:
-            raise ValueError(f"conserved names {', '.join(unknown)}: none of the states, {', '.join(self.states)}")
+            states = f"none of the states, {', '.join(self.states)}" if self.states else "there are no states"
+            raise ValueError(f"conserved names {', '.join(unknown)}: {states}")
         return self
 
     @model_serializer(mode="wrap")

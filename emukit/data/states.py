@@ -199,7 +199,8 @@ def _conserved(
     """What a sample holds of means that are conserved."""
     if not settings.conserved:
         return {}
-    center, spread = (torch.from_numpy(values)[list(states.places)] for values in normalizer.line())
+    known = normalizer.line(tuple(settings.conserved))
+    center, spread = (torch.from_numpy(values)[list(states.places)] for values in known)
     number = {None: 0, "add": 1, "multiply": 2}
     return {
         "held": torch.tensor([number[settings.conserved.get(name)] for name in settings.states]),

@@ -166,22 +166,26 @@ class TargetNormalizer:
             np.stack(scales, 1),
         )
 
-    def line(self) -> tuple[Array, Array]:
+    def line(self, names: Sequence[str] | None = None) -> tuple[Array, Array]:
         """(V, Y, X) what a normalised zero is, and the size of a normalised one, in physical units.
 
+        Args:
+            names: Variables of which it has to be so: what is said of others means nothing. All when None.
+
         Raises:
-            RecipeError: A variable is transformed, or normalised by season.
+            RecipeError: One of them is transformed, or normalised by season.
         """
-        bent = [v for v, p in zip(self.settings, self._pointwise, strict=True) if p.name != "none"]
-        seasonal = [v for v, s in self.settings.items() if "cell-month" in (s.climatology, s.scale)]
-        if bent or seasonal:
-            name = (bent or seasonal)[0]
-            raise RecipeError(
-                f"{name} is not normalised by a line that is the same in every season",
-                found=f"targets.{name}: {self.settings[name].model_dump()}",
-                expected='transform "none", climatology and scale "cell" or "global"',
-                hint=f"--set targets.{name}.transform=none",
-            )
+        for (name, settings), pointwise in zip(self.settings.items(), self._pointwise, strict=True):
+            wrong = {} if pointwise.name == "none" else {"transform": "none"}
+            for key in ("climatology", "scale"):
+                wrong |= {key: "cell"} if getattr(settings, key) == "cell-month" else {}
+            if wrong and (names is None or name in names):
+                raise RecipeError(
+                    f"{name} is not normalised by a line that is the same in every season",
+                    found=f"targets.{name}: {settings.model_dump()}",
+                    expected='transform "none", climatology and scale "cell" or "global"',
+                    hint=" ".join(f"--set targets.{name}.{key}={value}" for key, value in wrong.items()),
+                )
         return self._center[0], self._scale[0]
 
     def own(self, part: tuple[slice, slice], grid: tuple[int, int]) -> TargetNormalizer:

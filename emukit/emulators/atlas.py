@@ -552,7 +552,7 @@ def unresolved(series: StateSeries, projector: Part | None) -> NDArray[np.float1
 
     A mean lacks the variance that it cannot know. What is left of whole fields has the patterns of the smallest scales,
     and of all variables together. P is at most `POOL`, of months that are spread over the runs. A calendar month with
-    fewer has some of them several times. One that never has enough of its run before it has those of the nearest.
+    fewer repeats some of them. One that no run has enough months before takes those of the nearest calendar month.
     """
     space = series.space
     if projector is not None and OBJECTIVES.load(projector.objective).draws:

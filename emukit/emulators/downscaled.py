@@ -110,8 +110,8 @@ class Downscaled(Wrapper):
     def predict_fields(self, scenario: Scenario, start: int, stop: int) -> NDArray[np.float32]:
         """(T, V, Y, X) float32 within the bounds."""
         coarse, context = coarse_scenario(scenario, self.downscaler.coarsening), self.downscaler.context
-        # What is said of a step does not depend on which others are asked for.
-        first, last = max(start - context, 0), min(stop + context, len(scenario))
+        # What is said of a step does not depend on which others are asked for. Before its first the base says nothing.
+        first, last = max(start - context, min(start, self.first_month)), min(stop + context, len(scenario))
         said = in_context(self.bases[0].predict_fields(coarse, first, last), context)[start - first : stop - first]
         out = np.empty((stop - start, len(self.variables), *self.grid.shape), np.float32)
         for done in range(0, stop - start, _STEPS):

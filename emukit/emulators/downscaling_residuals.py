@@ -97,6 +97,8 @@ class ConditionSettings(Settings):
     def _what_acts(self) -> ConditionSettings:
         if "context_width" in self.model_fields_set and not (self.context and self.base == "regression"):
             raise ValueError("context_width is of a regression with a context: set context=1, base=regression")
+        if self.calibrate and self.residual == "in-sample":
+            raise ValueError("calibrate is of what is left out of fold: set residual=out-of-fold, or calibrate=false")
         return self
 
     @model_serializer(mode="wrap")
@@ -338,7 +340,7 @@ def _left(
 def _likeliest(exponents: Array, steps: Iterable[tuple[Array, Array]], weights: NDArray[np.floating]) -> Array:
     """(V,) the most likely of some exponents, if what is left is normal and grows with something to that power.
 
-    Of each cell it has a size of its own.
+    Each cell has a size of its own.
 
     Args:
         exponents: Among which.

@@ -271,7 +271,7 @@ class Sampled(Wrapper):
         names = options["alike"]
         series = _forcings(archive, usable, names) if names else np.zeros((1, 0), np.float32)
         for name, least, most in zip(names, series.min(0), series.max(0), strict=True):
-            # Of a passage from 0 to 1 less than a hundredth is none.
+            # A passage runs from 0 to 1: less than a hundredth of it is no difference.
             if most - least <= (0.0 if forcing_of(name) else 0.01):
                 raise RecipeError(
                     f"model.alike names {name}, by which no training block differs from another",

@@ -232,7 +232,8 @@ class TrajectoryNetwork(NeuralEmulator, Trajectory):
         settings, places = self.encoder.settings, list(self.states.places)
         if not settings.conserved:
             return None
-        areas, *line = (torch.from_numpy(a).to(self.device) for a in (self.grid.weights, *self.normalizer.line()))
+        known = self.normalizer.line(tuple(settings.conserved))
+        areas, *line = (torch.from_numpy(a).to(self.device) for a in (self.grid.weights, *known))
         center, spread = (values[places] for values in line)
         return StateBudgets(areas, settings.states, settings.conserved, center, spread)
 

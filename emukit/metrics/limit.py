@@ -4,12 +4,12 @@ A run is t = f + e: the forced response f, common to all runs, and internal vari
 A perfect emulator knows f, and how large a run's standard deviation over time is expected to be; it predicts f with
 its anomalies about the time mean scaled to that standard deviation. What is left of a number is its noise ceiling.
 
-Numbers take roots, and a root is not what it is on average under the root. The variance of the time mean that three
-runs give has two degrees of freedom in a cell, and in the mean over a field some more, as its cells go together: its
-root is too low for that of the true variance, by 11 % with two. But the perfect emulator is compared with one run: its
-number is the root of a variance of one degree of freedom, lower still, by 20 %. So nothing is pooled before a root is
-taken: each pair of runs gives a number. Where e is normal, (e_i - e_j) / sqrt(2) has the distribution of e, over cells
-and months together, and so its number, roots included, has the expectation of the perfect emulator's.
+Metrics take roots, and the mean of a root is not the root of the mean. The variance of the time mean that three runs
+give has two degrees of freedom in a cell, and more in the mean over a field. With two, its root is on average 11 %
+below that of the true variance. But the perfect emulator is compared with one run. Its number is the root of a
+variance of one degree of freedom, which is lower still: 20 % below. So nothing is pooled before a root is taken, and
+each pair of runs gives a number. Where e is normal, (e_i - e_j) / sqrt(2) has the distribution of e, over cells and
+months together. Its number, roots included, therefore has the expectation of the perfect emulator's.
 
 A prediction that knows, by the metric, to vary less than a run where that lowers the monthly error more than it costs
 can be below this limit by some thousandths.

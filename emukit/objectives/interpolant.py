@@ -70,18 +70,20 @@ class Schedule:
         return self.noise * (1 - t)
 
     def of_gaussian(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The drift to a target of unit variance that nothing is known of.
+        """The drift to a target of which nothing is known but its unit variance.
 
         Args:
             t: From 0 to 1.
 
         Returns:
-            The deviation of the path about a x0, the factor of that difference in the drift, which takes away x0, and
-            the deviation of what this leaves of the drift of a single path.
+            The standard deviation of the path about a x0; the factor by which the drift, which takes away x0, follows
+            that difference; the standard deviation of what this leaves of the drift of a single path.
         """
         power = 1 if self.target == "linear" else 2
         # Variance of b x1 + s W and its covariance with b' x1 + s' W, both divided by t, which may be zero.
         variance = t ** (2 * power - 1) + self.noise**2 * (1 - t) ** 2
+        # At the beginning nothing is apart from the source: without noise to speak of this would be 0 / 0.
+        variance = variance.clamp(min=torch.finfo(variance.dtype).tiny)
         covariance = power * t ** (2 * power - 2) - self.noise**2 * (1 - t)
         left = self.b_slope(t) ** 2 + self.noise**2 * t - t * covariance**2 / variance
         return (t * variance).sqrt(), covariance / variance, left.clamp(min=0.0).sqrt()

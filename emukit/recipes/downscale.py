@@ -107,6 +107,24 @@ def parse_downscale(values: Mapping[str, Any], source: str) -> DownscaleRecipe:
     return check(kind, values, source=source, hint="docs/downscaling.md lists the settings")
 
 
+def _refuse_or_leave_out_calibration(conditions: dict[str, Any], said: Mapping[str, Any]) -> dict[str, Any]:
+    """Conditions that calibrate nothing where the network learns in-sample: there is nothing to calibrate by.
+
+    Raises:
+        RecipeError: It was said that they should.
+    """
+    if conditions.get("residual") != "in-sample":
+        return conditions
+    if said.get("calibrate") is True:
+        raise RecipeError(
+            "conditions.calibrate would do nothing",
+            found="conditions.residual in-sample",
+            expected="out-of-fold: it calibrates by what is left of steps that the base did not know",
+            hint="leave out conditions.calibrate, or conditions.residual",
+        )
+    return {**conditions, "calibrate": said.get("calibrate", False)}
+
+
 def load_downscale(
     file: Path | None = None, assignments: Iterable[str] = (), objective: str | None = None
 ) -> DownscaleRecipe:
@@ -122,9 +140,9 @@ def load_downscale(
     """
     training = _training().model_dump(mode="json", exclude={"segments"})
     # Records of runs from before there was a choice do not say it, and mean the other.
-    conditions = {"residual": "out-of-fold", "conserve": True, "context": 1, "root": "cbrt", "calibrate": True}
+    conditions = {"residual": "out-of-fold", "conserve": True, "context": 1, "root": "cbrt"}
     values: dict[str, Any] = {"training": training, "conditions": conditions}
-    source = f"recipe {DOWNSCALE}"
+    source, said = f"recipe {DOWNSCALE}", dict[str, Any]()
     for over, name in ((read_toml(file) if file else {}, str(file)), (parse_assignments(assignments), "--set")):
         if over:
             admit(over)
@@ -142,10 +160,17 @@ def load_downscale(
             if isinstance(over.get("coarse"), str | list | tuple):
                 over = {**over, "coarse": {"grid": over["coarse"]}}
             values, source = merge(values, over), f"{source} with {name}"
+            if isinstance(over.get("conditions"), Mapping):
+                said |= over["conditions"]
+    if isinstance(values["conditions"], dict):
+        values["conditions"] = _refuse_or_leave_out_calibration(values["conditions"], said)
     if objective is not None:
         if objective not in OBJECTIVES:
             raise RecipeError(f"unknown objective {objective!r}", expected=", ".join(OBJECTIVES))
         values["objective"] = merge(
             {"name": objective}, {k: v for k, v in dict(values.get("objective", {})).items() if k != "name"}
         )
+    conditions = values["conditions"]
+    if isinstance(conditions, Mapping) and conditions.get("residual") == "out-of-fold":
+        values["conditions"] = {"calibrate": True, **conditions}
     return parse_downscale(values, source)

@@ -135,7 +135,7 @@ def load_recipe(
     # A whole list replaces the recipe's; a table is single settings of bases by their numbers.
     single = {} if isinstance(changes.get("bases"), list) else changes.pop("bases", {})
     changes = _with_networks(values, changes)
-    values = merge(_without_other_objectives(values, changes), changes)
+    values = merge(_without_other_options(values, changes), changes)
     _refuse_idle_parts(values, changes, source)
     if "bases" in values:
         values["bases"] = _load_bases(base_tables(values, source), single, source)
@@ -146,7 +146,9 @@ def _with_networks(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[s
     """What is laid over the recipe of a generator, which trains its networks once something is said of one."""
     model, known = over.get("model", {}), values.get("model", {})
     said = any(part in over and part in values for part in PARTS)
-    if not said or not isinstance(model, Mapping) or "learned" in model or known.get("learned", True):
+    # What is no table is refused with the rest of the recipe.
+    tables = isinstance(model, Mapping) and isinstance(known, Mapping)
+    if not said or not tables or "learned" in model or known.get("learned", True):
         return dict(over)
     return {**over, "model": {**model, "learned": True}}
 
@@ -191,8 +193,8 @@ def _forced_response(name: str) -> dict[str, Any]:
     return {**recipe, "base": NO_BASE}
 
 
-def _without_other_objectives(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Plain values without the options of objectives in whose place others are named: each has options of its own."""
+def _without_other_options(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain values without the options of what is exchanged: an objective, and a part's network, has its own."""
     kept = dict(values)
     for key, change in changes.items():
         value = values.get(key)
@@ -201,7 +203,9 @@ def _without_other_objectives(values: Mapping[str, Any], changes: Mapping[str, A
         if key == "objective":
             kept[key] = {} if change.get("name", value.get("name")) != value.get("name") else value
         elif key in PARTS:
-            kept[key] = _without_other_objectives(value, change)
+            kept[key] = _without_other_options(value, change)
+            if change.get("network", value.get("network")) != value.get("network"):
+                kept[key].pop("model", None)
     return kept
 
 
@@ -212,7 +216,7 @@ def _lay_over(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, A
     kept = {k: v for k, v in values.get("loss", {}).items() if not isinstance(tables, Mapping) or k not in tables}
     under = {**values, "loss": kept} if "loss" in values else values
     over = _with_networks(under, over)
-    return merge(_without_other_objectives(under, over), expand_size(over, values["emulator"]))
+    return merge(_without_other_options(under, over), expand_size(over, values["emulator"]))
 
 
 def _load_bases(bases: list[dict[str, Any]], single: Any, source: str) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ from emukit.errors import RecipeError
 from emukit.losses.composite import CompositeLoss
 from emukit.models.registry import CONTEXT, NETWORKS
 from emukit.objectives.base import Objective
-from emukit.objectives.registry import CRPS, OBJECTIVES, REGRESSION
+from emukit.objectives.registry import CRPS, LATER_OPTIONS, OBJECTIVES, REGRESSION
 from emukit.objectives.rollout import Curriculum, Rollout
 from emukit.recipes.catalogue import emulator_names, is_network, recipe_digest, unknown_emulator
 from emukit.training.settings import AverageSettings, LossSettings, OptimizerSettings, TrainingSettings, VariableTables
@@ -94,6 +94,12 @@ class ObjectiveSettings(Settings):
     """
 
     name: str = REGRESSION
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = dump(self)
+        later = LATER_OPTIONS.get(self.name, {})
+        return {k: v for k, v in values.items() if k not in later or v != later[k]}
 
     @property
     def options(self) -> dict[str, Any]:

@@ -419,10 +419,16 @@ def _existing(folder: Path, identity: Identity, resume: bool) -> RunRecord | Non
         if path.is_symlink() and path.is_dir():
             raise RunError(f"{path} is a link", expected="a folder", hint="remove the link: nothing is written there")
     if different:
+        # The command that began it says something else where shipped settings have changed since.
+        changed = (
+            " (with the emukit that began it, where shipped settings have changed since)"
+            if "recipe" in different
+            else ""
+        )
         raise RunError(
             f"the run {folder} belongs to another configuration",
             found=f"another {', '.join(different)}",
             expected="the configuration that started it",
-            hint=f"resume with: {_again(record, folder)}; or choose another --out",
+            hint=f"resume with: {_again(record, folder)}{changed}; or choose another --out",
         )
     return record

@@ -133,3 +133,31 @@ def test_frames_leave_room_for_states_and_keep_their_statics():
     torch.testing.assert_close(out, run)
     assert (out[:, -2:] == 0).all()
     np.testing.assert_array_equal(out[0, -2 - len(encoded.statics) : -2], encoded.statics)
+
+
+def conserving(how, **targets):
+    settings = inputs().model_copy(update={"conserved": how})
+    encoder = FrameEncoder.fit(ARCHIVE, SPLIT.train, settings)
+    normalizer = TargetNormalizer.fit(ARCHIVE, SPLIT.train, {n: TargetSettings(**t) for n, t in targets.items()})
+    return RolloutSampler(ARCHIVE, SPLIT.train, encoder, normalizer, SegmentSettings(length=3, per_batch=4))
+
+
+def test_an_output_whose_mean_is_not_conserved_may_be_normalised_by_season():
+    other = next(name for name in ARCHIVE.variables if name not in inputs().states)
+    source = conserving({"tas": "add"}, **{other: {"climatology": "cell-month"}})
+    assert "held" in source.batch([Segment(0, 0, 7)]).named
+
+
+def test_what_is_to_be_done_about_a_mean_that_cannot_be_conserved_is_what_helps():
+    with pytest.raises(RecipeError, match="not normalised by a line") as caught:
+        conserving({"tas": "add"}, tas={"transform": "yeo-johnson"})
+    assert caught.value.hint == "--set targets.tas.transform=none"
+    normalizer = TargetNormalizer.fit(ARCHIVE, SPLIT.train, {"tas": TargetSettings(climatology="cell-month")})
+    with pytest.raises(RecipeError) as caught:
+        normalizer.line()
+    assert caught.value.hint == "--set targets.tas.climatology=cell"
+
+
+def test_conserved_without_a_state_says_that_there_are_none():
+    with pytest.raises(ValueError, match="conserved names tas: there are no states"):
+        InputSettings(conserved={"tas": "add"})

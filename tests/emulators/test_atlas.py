@@ -674,7 +674,7 @@ def test_the_same_seed_trains_the_same_networks(archive, tmp_path):
     ("words", "said"),
     [
         (("predictor.objective.name=regression",), "draws nothing"),
-        (("predictor.network=unet",), "depth|patch_rows"),
+        (("predictor.network=unet",), "takes a noisy field"),
         (("projector.objective.name=diffusion",), "local-cnn does not"),
         (("projector.objective.name=rollout",), "feeds states back"),
         (("bases.0.recipe=variance-matched",), "varies as a run does"),
@@ -704,6 +704,21 @@ def test_what_is_said_of_a_network_trains_it_and_nothing_else_does(tmp_path):
     with pytest.raises(RecipeError, match="settings of predictor would do nothing") as caught:
         load_recipe("atlas", assignments=("model.learned=false", "predictor.training.epochs=2"))
     assert caught.value.hint == "--set model.learned=true"
+    file.write_text('emulator = "atlas"\nmodel = 3\n')
+    with pytest.raises(RecipeError, match="1 wrong setting"):
+        load_recipe("atlas", file, ("predictor.training.epochs=2",))
+
+
+def test_another_network_does_not_inherit_options(tmp_path):
+    """The recipe gives its predictor patches and blocks, which no other network has."""
+    file = tmp_path / "mine.toml"
+    file.write_text('emulator = "atlas"\npredictor = { network = "denoising-unet", model = { width = 8 } }\n')
+    for found in (load_recipe("atlas", assignments=("predictor.network=denoising-unet",)), load_recipe(str(file))):
+        assert found.predictor.network == "denoising-unet"
+        assert not hasattr(found.predictor.model, "patch_rows")
+    assert found.predictor.model.width == 8
+    same = load_recipe("atlas", assignments=("predictor.network=dit", "predictor.model.dim=32")).predictor.model
+    assert (same.patch_rows, same.blocks, same.dim) == (3, 3, 32)
 
 
 def test_another_objective_does_not_inherit_options(tmp_path):

@@ -235,6 +235,17 @@ class Known(Emulator):
         raise NotImplementedError
 
 
+class Late(Known):
+    """One whose window reaches eleven months back."""
+
+    kind = "late"
+    first_month = 11
+
+    def predict_fields(self, scenario, start, stop):
+        assert start >= self.first_month
+        return super().predict_fields(scenario, start, stop)
+
+
 def test_what_an_emulator_says_of_a_month_does_not_depend_on_which_months_are_asked_for(archive, seen):
     one, _, _ = seen
     scenario = archive["ssp126"]
@@ -246,11 +257,34 @@ def test_what_an_emulator_says_of_a_month_does_not_depend_on_which_months_are_as
     assert emulator.predict_fields(scenario, len(scenario) - 1, len(scenario)).shape[0] == 1
 
 
+def test_months_before_the_first_of_a_base_are_not_asked_of_it(archive, seen):
+    """A base whose window drops the first months would refuse them, and with them its own first month."""
+    one, _, _ = seen
+    scenario = archive["ssp126"]
+    said = coarse_fields(archive, Span("ssp126", 0, len(scenario), (0,)), 0, one.coarsening).astype(np.float32)
+    base = Late(replace(archive.domain, grid=one.coarsening.grid), said)
+    emulator = Downscaled(archive.domain, (base,), one)
+    assert emulator.first_month == Late.first_month == 11
+    first = emulator.predict_fields(scenario, 11, 15)
+    np.testing.assert_allclose(emulator.predict_fields(scenario, 11, 12), first[:1], rtol=1e-5, atol=1e-5)
+    # What the base says of the first month is seen next to the second.
+    np.testing.assert_allclose(emulator.predict_fields(scenario, 12, 14), first[1:3], rtol=1e-5, atol=1e-5)
+
+
 def test_a_width_of_a_context_that_is_not_there_is_refused():
     with pytest.raises(RecipeError, match="context_width is of a regression with a context"):
         load_downscale(None, ["conditions.context=0", "conditions.context_width=5"])
     with pytest.raises(RecipeError, match="odd number"):
         load_downscale(None, ["conditions.context=1", "conditions.context_width=4"])
+
+
+def test_a_calibration_of_what_is_left_in_sample_does_nothing():
+    assert load_downscale().conditions.calibrate
+    in_sample = "conditions.residual=in-sample"
+    assert not load_downscale(None, [in_sample]).conditions.calibrate
+    assert not load_downscale(None, ["conditions.calibrate=false"]).conditions.calibrate
+    with pytest.raises(RecipeError, match="calibrate is of what is left out of fold"):
+        load_downscale(None, [in_sample, "conditions.calibrate=true"])
 
 
 def test_training_with_a_context_hides_what_is_held_out(archive):
@@ -265,3 +299,10 @@ def test_training_with_a_context_hides_what_is_held_out(archive):
     coarsening = Coarsening(archive.grid, CoarseSettings(grid=(4, 6)))
     fits = [Neighbourhood.fit(a, (span,), coarsening, ("none", "sqrt"), width=1, context=2) for a in (archive, other)]
     np.testing.assert_array_equal(fits[0].weights, fits[1].weights)
+
+
+def test_calibration_without_anything_to_calibrate_by_is_refused_or_left_out():
+    with pytest.raises(RecipeError, match="calibrate would do nothing"):
+        load_downscale(None, ["conditions.residual=in-sample", "conditions.calibrate=true"])
+    assert not load_downscale(None, ["conditions.residual=in-sample"]).conditions.calibrate
+    assert load_downscale().conditions.calibrate

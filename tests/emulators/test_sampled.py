@@ -513,3 +513,14 @@ def test_warmth_of_a_month_is_of_the_year_around_it():
         found = _global_mean(steady, Span("ssp126", 12, 132, (0, 1, 2)), smooth)
         # Before the middle of the first year, and after that of the last, nothing is known but those years.
         np.testing.assert_allclose(found, 12 + np.clip(np.arange(120), 5.5, 113.5), rtol=1e-5)
+
+
+def test_blocks_fit_where_the_longest_run_holds_one_from_any_calendar_month():
+    """Nine years and eleven months hold a block of nine years from any calendar month; a month less does not."""
+    archive = warming_archive(months=12 * 9 + 11)
+    options = {"weather": "blocks", "smooth": 15, "years": 9, "alike": ()}
+    whole, short = (Span("ssp126", start, len(archive["ssp126"]), (0, 1, 2)) for start in (0, 1))
+    Sampled.check_training(archive, [whole], **options)
+    with pytest.raises(ProtocolError, match="no block of 9 years from any calendar month") as caught:
+        Sampled.check_training(archive, [short], **options)
+    assert caught.value.hint == "--set model.years=8"

@@ -193,6 +193,13 @@ def test_nothing_learned_of_a_gaussian_is_its_exact_drift(options):
     assert float(found) == pytest.approx(sum(left) / 1000, rel=0.01)
 
 
+def test_a_path_of_next_to_no_noise_begins_at_a_number():
+    objective = Interpolant(LOSS, gaussian=True, noise=1e-30, steps=2)
+    noise = AddressedNoise(1, [0], [[0]], (1, 2, 2, 3))
+    drawn = objective.predict(lambda frames, x, t: torch.zeros_like(x), torch.zeros(1, 1, 1, 2, 3), noise)
+    assert drawn.isfinite().all()
+
+
 def test_network_of_the_path_without_its_source_is_asked_in_unit_variance():
     """Also at the beginning, where the path has no spread."""
     objective, seen = Interpolant(None, gaussian=True), []

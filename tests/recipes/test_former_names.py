@@ -11,6 +11,7 @@ from emukit.emulators.residual_correction import Decay, ResidualCorrection
 from emukit.emulators.sampled import Sampled
 from emukit.errors import RecipeError
 from emukit.recipes.catalogue import is_random, model_name, recipe_digest
+from emukit.recipes.downscale import load_downscale
 from emukit.recipes.load import load_recipe
 from emukit.recipes.schema import parse_recipe
 from tests.coded import warming_archive
@@ -18,6 +19,9 @@ from tests.coded import warming_archive
 # Written by the last version that had the earlier names.
 LENGTH_SCALE_OF_TWO = "dd54dfdc215db5a6557d1c7463bc379105367193ab666901fb6b5a6f7a97ab44"
 BEST_NETWORKS = "b119c49336ef4bba857320df09ccb76d4db31cc43e7a9c71b36adb0a0b22eaae"
+# By the last version whose interpolant had no option `gaussian`.
+INTERPOLANT_OF_DIT = "be0bf280e0a07b03a87db2e092b45d617aa14cf97937aa8df54cd5a68266c5fc"
+INTERPOLANT_OF_DOWNSCALE = "94f9b2a9b5758b2180d292cb623adf6f70e3648da018ad87b66a197d78421c68"
 ADDITIVE_GP_OF_FIVE = "df87c0339270ddd5243454223f1bb8179c5f7fac9d826b6b4cbd74efe117e9e9"
 
 
@@ -72,6 +76,27 @@ def test_a_record_of_an_earlier_version_keeps_its_digest():
     assert parse_recipe(inner, "a record").bases[0].recipe.digest == LENGTH_SCALE_OF_TWO
     new = {**inner, "bases": [{"recipe": parse_recipe(values, "a record").model_dump(mode="json"), "copies": 1}]}
     assert recipe_digest(new) == recipe_digest(inner)
+
+
+@pytest.mark.parametrize(("name", "path"), [("dit", "objective"), ("atlas", "predictor.objective")])
+def test_a_record_with_an_interpolant_of_an_earlier_version_keeps_its_digest(name, path):
+    """A run of before there was `gaussian` would be refused when it is resumed, and trained again by its study."""
+    recipe = load_recipe(name, None, (f"{path}.name=interpolant",))
+    values = recipe.model_dump(mode="json")
+    table = values["predictor"]["objective"] if name == "atlas" else values["objective"]
+    assert (table["name"], "gaussian" in table) == ("interpolant", False)
+    assert parse_recipe(values, "a record").digest == recipe.digest
+    assert name != "dit" or recipe.digest == INTERPOLANT_OF_DIT
+    other = load_recipe(name, None, (f"{path}.name=interpolant", f"{path}.gaussian=true"))
+    assert parse_recipe(other.model_dump(mode="json"), "a record").digest == other.digest != recipe.digest
+
+
+def test_a_downscaling_recipe_with_an_interpolant_of_an_earlier_version_keeps_its_digest():
+    before = ("conditions.context=0", "conditions.root=sqrt", "conditions.calibrate=false")
+    assert load_downscale(None, before, "interpolant").digest == INTERPOLANT_OF_DOWNSCALE
+    later = load_downscale(None, (*before, "objective.gaussian=true"), "interpolant")
+    assert later.objective.options["gaussian"]
+    assert later.digest != INTERPOLANT_OF_DOWNSCALE
 
 
 def test_a_name_that_never_was_is_still_refused():

@@ -23,6 +23,7 @@ from emukit.errors import ProtocolError
 from emukit.figures.maps import draw_maps
 from emukit.metrics.variability import VariabilityStatistics, rank_histogram
 from emukit.progress import silent_reporter
+from emukit.report import plot_data
 from emukit.report.plot import _place, _visible_sets, draw
 from emukit.report.plot_data import (
     annual_means,
@@ -366,3 +367,14 @@ def test_errors_of_precipitation_in_si_units_are_not_zero_in_words():
     assert area_means(np.full(grid.shape, -2.5e-6), grid, squared=True) == "RMSE 2.50e-06, bias -2.50e-06"
     assert area_means(np.full(grid.shape, 0.25), grid, squared=False) == "MAE 0.250, bias +0.250"
     assert area_means(np.zeros(grid.shape), grid, squared=True) == "RMSE 0.000, bias +0.000"
+
+
+@pytest.mark.parametrize(("steps", "each"), [(1000, 1), (1001, 2), (2500, 3)])
+def test_decades_of_days_are_drawn_one_by_one_or_as_some_of_them(steps, each):
+    """Means of so many days that a picture is no wider than a page; one of each would be its own weather."""
+    values = np.random.default_rng(0).normal(size=(steps, 3))
+    found = plot_data._thinned(values)
+    expected = [values[i : i + each].mean(0) for i in range(0, steps - each + 1, each)]
+    np.testing.assert_allclose(found, expected)
+    assert len(found) <= 1000
+    assert plot_data._means_of(steps, "day") == ("" if each == 1 else f", means of {each} days")

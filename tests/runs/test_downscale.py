@@ -537,11 +537,17 @@ def test_more_is_left_of_rain_where_it_rains_more_and_of_anything_in_a_strange_c
         patch.setattr(downscaling_residuals, "_left", lambda *which: asked.append(which[3:]) or found)
         growth = downscaling_residuals._residual_growth(archive, (), (frames,))
         exponents = downscaling_residuals._residual_far(archive, (), (frames,), growth)
+        # Where it rains more than usual the pass is far: what the level explains is not for the distance to explain.
+        wet = np.stack([passed[:, 0], 2 * base[:, 1] + 2], 1)
+        own = np.stack([np.ones_like(level), level**0.6], 1) * rng.normal(size=base.shape)
+        found = [(Base(base, wet, None), own, time)]
+        apart = downscaling_residuals._residual_far(archive, (), (frames,), np.array([0.0, 0.6]))
     assert growth[0] == 0
     assert growth[1] == pytest.approx(0.6, abs=0.05)
     np.testing.assert_allclose(exponents, [0.2, 0.1], atol=1e-9)
+    np.testing.assert_allclose(apart, 0, atol=1e-9)
     # Of four years in sixteen: all seasons, and the beginning and the end of a scenario.
-    assert asked == [(48, 4)] * 2
+    assert asked == [(48, 4)] * 3
 
 
 def test_an_answer_is_larger_where_the_pass_is_far_from_its_climatology(archive):

@@ -105,6 +105,16 @@ def test_run_is_not_resumed_on_data_of_which_one_value_changed(whole, what):
     assert recorded(folder) == archive.digest
 
 
+def test_refused_resume_of_another_recipe_does_not_send_to_the_command_that_was_typed_alone(whole):
+    archive, folder = whole
+    with pytest.raises(RunError, match="another recipe") as caught:
+        train_run(archive, load_recipe("linear"), folder, protocol="k360", reporter=QUIET, resume=True)
+    assert "shipped settings have changed since" in caught.value.hint
+    with pytest.raises(RunError, match="another data") as caught:
+        train(changed(archive, "CO2"), folder, resume=True)
+    assert "shipped settings" not in caught.value.hint
+
+
 def test_run_is_resumed_on_an_equal_copy_of_its_data(whole):
     archive, folder = whole
     train(warming_archive(months=121), folder, resume=True)

@@ -13,6 +13,7 @@ from emukit.errors import EmukitError, RunError
 from emukit.files import LOCK_FILE, exclusive, is_held
 from emukit.progress import silent_reporter
 from emukit.recipes.load import load_recipe
+from emukit.runs import run as run_module
 from emukit.runs.listing import find_runs, list_runs, summarise_run
 from emukit.runs.run import read_run, train_run
 from emukit.studies import prune as removal
@@ -358,3 +359,21 @@ def test_a_removal_that_is_forbidden_leaves_the_run_whole(runs, monkeypatch):
     with pytest.raises(EmukitError, match="cannot remove"):
         remove(victim)
     assert sorted(p.name for p in (runs / "r2").rglob("*")) == before
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_command_that_fails_takes_a_folder_with_it_that_was_there_or_leaves_its_own(tmp_path, monkeypatch, there):
+    archive, folder = warming_archive(), tmp_path / "run"
+    if there:
+        folder.mkdir()
+
+    def finish(place, reporter):
+        (place / "bases").mkdir()
+        assert is_held(place)
+        raise EmukitError("nothing can be learned")
+
+    monkeypatch.setattr(run_module, "prepare", lambda *_: finish)
+    with pytest.raises(EmukitError, match="nothing can be learned"):
+        train_run(archive, load_recipe("climatology"), folder, reporter=QUIET)
+    assert folder.exists() == there
+    assert not there or not list(folder.iterdir())
