@@ -38,7 +38,8 @@ def check(
     card: o.Card = None,
     convert: o.Convert = None,
     digests: Annotated[
-        bool, typer.Option("--digests", help="Print the [published] table of a data card for these values, too.")
+        bool,
+        typer.Option("--digests", help="Print what the table `published` of a data card says of these values, too."),
     ] = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -102,7 +103,7 @@ def demo(
     like: Annotated[
         Like | None,
         typer.Option(
-            help="A daily climate in the layout of ClimX; tiny is for a first look, and trains with --years 86.",
+            help="A daily climate in the layout of ClimX; tiny is for a first look, and needs --years 86 to train.",
             show_default=False,
         ),
     ] = None,

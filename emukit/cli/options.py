@@ -43,7 +43,7 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="STORE",
-        help="Zarr or NetCDF store, or 'demo'. Default: $EMUKIT_DATA, else the demo climate.",
+        help="Zarr or NetCDF store, folder of ClimX files, or 'demo'. Default: $EMUKIT_DATA, else the demo climate.",
         show_default=False,
     ),
 ]

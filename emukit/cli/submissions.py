@@ -62,7 +62,7 @@ def submit(
 
 
 def check_submission(
-    csv: Annotated[Path, typer.Argument(metavar="CSV", help=".csv, .csv.gz or .zip")],
+    csv: Annotated[Path, typer.Argument(metavar="CSV", help=".csv, .csv.gz or .zip; of ClimX .parquet")],
     data: o.Data = None,
     protocol: o.Protocol = None,
     card: o.Card = None,
@@ -217,8 +217,9 @@ def _format_of(competition: Competition) -> SubmissionFormat:
     if not isinstance(competition.submission, SubmissionFormat):
         raise SubmissionError(
             f"the competition {competition.name} takes no such file",
-            expected="data of a card whose competition has a submission format",
-            hint="name other data with --data, or another card with --card",
+            expected="a ClimX file in .parquet, or in .csv that begins with row_id; or data of a card whose "
+            "competition has a submission format",
+            hint="name another file, other data with --data, or another card with --card",
         )
     return competition.submission
 

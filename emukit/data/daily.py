@@ -68,6 +68,8 @@ MOST_CELLS, MOST_DAYS, MOST_CHUNK_BYTES = 16 * 192 * 288, 1000 * DAYS, 1 << 30
 BLOCK_BYTES = 256 << 20
 # Of unpacked chunks that the library keeps for each variable of each file.
 CHUNK_CACHE = 4 << 20
+# How the text begins that stands for a large file in a clone without Git LFS.
+LFS = b"version https://git-lfs"
 # Reading more than this times the days that are wanted is avoided where it can be.
 MOST_REREAD = 1.5
 READ_ERRORS = (OSError, ValueError, KeyError, RuntimeError, TypeError)
@@ -335,7 +337,27 @@ def open_file(path: Path, stack: ExitStack) -> xr.Dataset:
         netCDF4.set_chunk_cache(CHUNK_CACHE)
         return stack.enter_context(xr.open_dataset(path, engine=engine, chunks=None, decode_times=False))
     except READ_ERRORS as e:
-        raise StoreError(f"cannot read {path}", found=str(e).splitlines()[0], expected="Zarr or NetCDF") from e
+        found, hint = str(e).splitlines()[0], ""
+        if path.is_file():
+            size = path.stat().st_size
+            if _is_pointer(path):
+                found, hint = (
+                    "a pointer of Git LFS, not the file itself",
+                    "run `git lfs pull`, or download the file again",
+                )
+            else:
+                found += f", {size:,} bytes"
+                hint = "an interrupted download reads so: compare the size with the source's, and download it again"
+        raise StoreError(f"cannot read {path}", found=found, expected="Zarr or NetCDF", hint=hint) from e
+
+
+def _is_pointer(path: Path) -> bool:
+    """Whether a file is what a clone without Git LFS leaves in the place of a large file."""
+    try:
+        with path.open("rb") as f:
+            return f.read(len(LFS)) == LFS
+    except OSError:
+        return False
 
 
 def _first_day(ds: xr.Dataset, name: str) -> int:

@@ -32,6 +32,8 @@ from emukit.parallel.share import ALONE, Share
 
 NETCDF = (".nc", ".nc4", ".netcdf", ".cdf", ".h5")
 EXPECTED = "a Zarr folder (v2 or v3) or a NetCDF file (.nc)"
+PACKED = (".zip", ".gz", ".tar", ".tgz")
+OR_FOLDER = f"{EXPECTED}, or a folder of ClimX files (*train*.nc)"
 # The metadata of one array: Zarr v2's, its attributes, and Zarr v3's.
 METADATA = (".zarray", ".zattrs", "zarr.json")
 # How chunk files of Zarr v2 are named, and the folder of those of v3.
@@ -220,7 +222,7 @@ def _local(text: str) -> Path:
 def _open(path: Path) -> Source:
     if not path.exists():
         raise StoreError(
-            f"there is no store at {path}", expected=EXPECTED, hint="check the path; commands take it with --data PATH"
+            f"there is no store at {path}", expected=OR_FOLDER, hint="check the path; commands take it with --data PATH"
         )
     strange = next(_not_files(path), None)
     if strange:
@@ -238,7 +240,7 @@ def _open(path: Path) -> Source:
             found=f"a file with the extension {path.suffix}" if path.suffix else "a file without extension",
             expected=EXPECTED,
             hint="unpack it first"
-            if path.suffix in (".zip", ".gz", ".tar", ".tgz")
+            if path.suffix.lower() in PACKED
             else "convert it to one of those; a NetCDF file of another name is read when it ends in .nc",
         )
     return _open_netcdf(path)
@@ -279,7 +281,7 @@ def _open_zarr(path: Path) -> Source:
 def _refuse_without_metadata(path: Path) -> None:
     inside = sorted(path.iterdir())
     if not inside:
-        raise StoreError(f"{path} is an empty folder", expected=EXPECTED, hint=REPAIR)
+        raise StoreError(f"{path} is an empty folder", expected=OR_FOLDER, hint=REPAIR)
     if any((path / name).exists() for name in (".zgroup", ".zmetadata", "zarr.json")):
         return
     folders = [p for p in inside if p.is_dir()]
@@ -298,9 +300,20 @@ def _refuse_without_metadata(path: Path) -> None:
     raise StoreError(
         f"{path} is not a store",
         found=f"a folder with {', '.join(p.name for p in inside[:5])}",
-        expected=EXPECTED,
-        hint="name the folder that holds .zgroup or zarr.json",
+        expected=OR_FOLDER,
+        hint=_folder_hint(path, inside),
     )
+
+
+def _folder_hint(path: Path, inside: list[Path]) -> str:
+    """What to do about a folder that is no store: a download lies deeper in it, or packed."""
+    deeper = next((p for depth in (1, 2, 3) for p in path.glob("*/" * depth + "*train*.nc")), None)
+    if deeper:
+        return f"name {deeper.parent}, where {deeper.name} lies"
+    packed = next((p for p in inside if p.suffix.lower() in PACKED), None)
+    if packed:
+        return f"unpack {packed.name} first"
+    return "name the folder that holds .zgroup or zarr.json, or the files as they were downloaded"
 
 
 def _consolidated(path: Path) -> tuple[bool, tuple[str, ...]]:

@@ -404,12 +404,12 @@ def draw_window(
 
 
 def draw_distribution(curves: Curves, label: str, title: str) -> Figure:
-    """How often cells have which amount in a month, on logarithmic axes; curves over the amount."""
+    """How often cells have which amount in a step, on logarithmic axes; curves over the amount."""
     with drawing():
         figure = sheet(title, 8.0, 3.8)
         axes = figure.subplots()
         draw_curves(axes, _without_zeros(curves))
-        axes.set(xscale="log", xlabel=label, ylabel="share of area and months\nper factor e")
+        axes.set(xscale="log", xlabel=label, ylabel="share of area and time\nper factor e")
         # In unexpected units there may be no amount of these sizes, and a logarithm needs one.
         if (curves.members > 0).any() or (curves.predictions > 0).any():
             axes.set_yscale("log")

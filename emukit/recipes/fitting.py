@@ -271,7 +271,9 @@ def _fitted(
         with_states = isinstance(recipe, NetworkRecipe) and recipe.inputs.states
         if (left or with_states) and names in _shipped_lists(recipe.emulator, path):
             changed[path] = left
-            reporter.note(f"{prefix}{path} without {', '.join(wrong)}: {'; '.join(wrong.values())}")
+            whys = dict.fromkeys(_absent(n, archive, scenarios) or why for n, why in wrong.items())
+            rest = f" ({', '.join(left)} stay)" if left else ""
+            reporter.note(f"{prefix}{path} without {', '.join(wrong)}: {'; '.join(whys)}{rest}")
         else:
             missing[prefix + path] = names, wrong
     if isinstance(recipe, WrapperRecipe):
@@ -308,6 +310,15 @@ def _missing(recipe: Recipe, name: str, archive: Archive, scenarios: Sequence[st
             check_feature(name, archive[scenario], archive.grid)
         except EmukitError as e:
             return e.what if not e.found or isinstance(e, ProtocolError) else f"{e.what}: {e.found}"
+    return ""
+
+
+def _absent(name: str, archive: Archive, scenarios: Sequence[str]) -> str:
+    """The first scenario without the forcing of a feature, in words that hold for other names as well."""
+    forcing = forcing_of(name)
+    for scenario in scenarios:
+        if forcing and forcing not in archive[scenario].forcings:
+            return f"not in scenario {scenario}"
     return ""
 
 

@@ -228,8 +228,10 @@ def error_rows(shown: Shown) -> list[MapRow]:
 
 def area_means(error: Array, grid: Grid, *, squared: bool) -> str:
     """The area means of an error: its size, the root of squares or the mean of absolutes as in the score, and bias."""
-    size = f"RMSE {np.sqrt(grid.mean(error**2)):.3f}" if squared else f"MAE {grid.mean(np.abs(error)):.3f}"
-    return f"{size}, bias {float(grid.mean(error)):+.3f}"
+    name, size = ("RMSE", np.sqrt(grid.mean(error**2))) if squared else ("MAE", grid.mean(np.abs(error)))
+    # Precipitation in kg m-2 s-1 has no digit among the first three decimals.
+    form = ".2e" if 0 < size < 0.001 else ".3f"
+    return f"{name} {float(size):{form}}, bias {float(grid.mean(error)):+{form}}"
 
 
 def spread_rows(shown: Shown) -> list[MapRow]:

@@ -78,9 +78,9 @@ CAPTIONS = {
     "years": ("Global means", "Annual means over the whole scenario; every run of the climate model is a line."),
     "seasons": (
         "Seasonal cycle by latitude",
-        "The mean year of the scored months, and under it the same less the scored run.",
+        "The mean year of the scored span, and under it the same less the scored run.",
     ),
-    "rain": ("Distribution of precipitation", "Monthly means of cells, by their area."),
+    "rain": ("Distribution of precipitation", "How often cells have which amount, by their area."),
     "spectra": (
         "Spectra",
         "Of anomalies from a straight line of each calendar month: how much variance has which period, in cells.",
@@ -202,7 +202,12 @@ def _site(
     with reporter.step("report", len(found.sources)) as step:
         for source in found.sources:
             if source.record and source.folder not in chosen:
-                missing[source.folder] = [f"{NOT_DRAWN}others are better; --draw N draws the best N"]
+                why = (
+                    "others are better; --draw N draws the best N"
+                    if any(r.kind == "run" for r in source.rows)
+                    else "it has no score here"
+                )
+                missing[source.folder] = [NOT_DRAWN + why]
             elif source.run:
                 try:
                     figures_of_runs[source.folder] = _run_figures(source.run, opener, scratch)

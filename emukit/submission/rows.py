@@ -237,7 +237,7 @@ def packing_of(path: Path) -> str:
             return packing
     raise SubmissionError(
         f"{path.name} is not a name for a submission",
-        expected="a name that ends in .csv, .csv.gz or .zip",
+        expected="a name that ends in .csv, .csv.gz or .zip; of ClimX in .parquet",
         hint="rename it",
     )
 

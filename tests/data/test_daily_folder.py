@@ -20,6 +20,7 @@ from emukit.data.daily_folder import is_daily_folder, open_folder
 from emukit.data.daily_report import inspect_folder, working_protocols
 from emukit.data.demo.climx import TRUTH
 from emukit.data.demo.daily import AEROSOLS, GASES, VARIABLES
+from emukit.data.source import open_source
 from emukit.errors import ProtocolError, StoreError
 from emukit.files import shipped
 
@@ -378,6 +379,33 @@ def test_files_that_are_damaged_or_are_no_files(copied):
     said = problems(place)
     for name in ("a_train.nc", "b_train.nc", "c_train.nc", HIST[0]):
         assert f"cannot read {place / name}" in said, name
+
+
+def test_an_interrupted_download_or_a_pointer_to_a_file_is_told_apart(copied):
+    place = copied(SSP126, TEST, HIST[0])
+    os.truncate(place / HIST[0], 30_000)
+    (place / "a_train.nc").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    found = {p.what: p for p in inspect_folder(place).problems}
+    cut, pointer = found[f"cannot read {place / HIST[0]}"], found[f"cannot read {place / 'a_train.nc'}"]
+    assert "30,000 bytes" in cut.found
+    assert "download it again" in cut.hint
+    assert "a pointer of Git LFS" in pointer.found
+
+
+def test_a_download_that_lies_deeper_or_packed_is_pointed_at(copied, tmp_path):
+    copied(SSP126, TEST)
+    bundle = tmp_path / "bundle"
+    (bundle / "climx").mkdir(parents=True)
+    (tmp_path / "lite").rename(bundle / "climx" / "lite")
+    with pytest.raises(StoreError) as caught, open_source(bundle):
+        pass
+    assert str(bundle / "climx" / "lite") in caught.value.hint
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    (packed / "climx.zip").write_bytes(b"")
+    with pytest.raises(StoreError, match="not a store") as caught, open_source(packed):
+        pass
+    assert "unpack climx.zip" in caught.value.hint
 
 
 def test_names_that_obey_a_terminal(copied):

@@ -62,6 +62,15 @@ def test_what_is_left_out_is_said_again_for_every_run_of_a_command():
     assert another.lines == [line]
 
 
+def test_names_that_are_missing_for_one_reason_share_it():
+    """One clause for every name is three lines of a terminal, on each training on ClimX."""
+    said = Said()
+    fitted(load_recipe("linear"), without("BC", "SO2"), said)
+    (line,) = said.lines
+    assert line.count("not in scenario") == 1, line
+    assert line.endswith(" stay)"), line
+
+
 @pytest.mark.parametrize("name", ["linear", "best-fast"])
 def test_a_shipped_recipe_trains_without_black_carbon(name, tmp_path):
     archive = without("BC")

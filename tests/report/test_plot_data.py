@@ -27,6 +27,7 @@ from emukit.report import plot_data
 from emukit.report.plot import _place, _visible_sets, draw
 from emukit.report.plot_data import (
     annual_means,
+    area_means,
     collect,
     discrepancy_panels,
     error_rows,
@@ -43,7 +44,7 @@ from emukit.report.run_figures import _figures
 from emukit.report.site import CAPTIONS
 from emukit.report.variability import compare_variability, variability_table
 from emukit.runs.evaluate import score_emulator
-from tests.coded import coded_archive, warming_archive
+from tests.coded import coded_archive, small_grid, warming_archive
 from tests.forecasts import sequence
 
 
@@ -359,6 +360,13 @@ def test_a_trajectory_is_shown_from_the_beginning_that_is_scored():
     np.testing.assert_array_equal(shown.predictions[0], archive["control"].targets[0, [span.start - 1] * len(span)])
     assert np.isnan(shown.global_predictions[0, : span.start]).all()
     assert np.isfinite(shown.global_predictions[0, span.start : span.stop]).all()
+
+
+def test_errors_of_precipitation_in_si_units_are_not_zero_in_words():
+    grid = small_grid()
+    assert area_means(np.full(grid.shape, -2.5e-6), grid, squared=True) == "RMSE 2.50e-06, bias -2.50e-06"
+    assert area_means(np.full(grid.shape, 0.25), grid, squared=False) == "MAE 0.250, bias +0.250"
+    assert area_means(np.zeros(grid.shape), grid, squared=True) == "RMSE 0.000, bias +0.000"
 
 
 @pytest.mark.parametrize(("steps", "each"), [(1000, 1), (1001, 2), (2500, 3)])

@@ -121,6 +121,14 @@ def test_pictures_are_of_the_best_runs_and_of_those_that_are_named(runs, archive
     assert not write_report([runs], tmp_path / "a", lambda run: archive, QUIET, published=False, draw=3).undrawn
 
 
+def test_a_run_without_a_score_is_not_said_to_be_worse_than_others(runs, archive, tmp_path):
+    copied = tmp_path / "copied"
+    shutil.copytree(runs, copied)
+    shutil.rmtree(copied / "net" / "scores")
+    written = write_report([copied], tmp_path / "r", lambda run: archive, QUIET, published=False, draw=0)
+    assert {why for why, names in written.undrawn.items() if "net" in names} == {"it has no score here"}
+
+
 def test_every_split_has_its_best_drawn_before_the_second_of_any(runs):
     found = collect_places([runs])
     a, b, c = found.sources

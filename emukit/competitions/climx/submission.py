@@ -248,7 +248,8 @@ def _problems(name: str, values: NDArray[np.float64]) -> list[str]:
     low, high = float(values.min()), float(values.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         bad = ~np.isfinite(values)
-        return [f"{name}: {int(bad.sum()):,} values are missing, NaN or infinite, the first in {_where(bad)}"]
+        count = "1 value is" if bad.sum() == 1 else f"{int(bad.sum()):,} values are"
+        return [f"{name}: {count} missing, NaN or infinite, the first in {_where(bad)}"]
     return [f"{name}: {text}, the first in {_where(wrong)}" for text, wrong in _oddities(name, values, low, high)]
 
 
