@@ -60,6 +60,15 @@ def test_forced_ceiling_is_the_least_squares_cubic_and_beats_every_smooth_answer
     assert ceiling > scored(smooth, truth)
 
 
+def test_a_cubic_through_a_few_years_is_no_ceiling(fields):
+    warming, truth, said = fields
+    for years, shown in ((3, False), (19, False), (20, True)):
+        by_part, compare, _ = detail_tables(YEARS[:years], warming[:years], said[:years], truth[:years])
+        assert ("forced ceiling" in by_part.headings) == shown
+        assert any("forced ceiling" in name for name, _ in compare.rows) == shown
+        assert len(by_part.rows[0]) == len(by_part.headings)
+
+
 def test_regions_are_sorted_by_the_mean_of_their_indices(fields):
     warming, truth, said = fields
     table = detail_tables(YEARS, warming, said, truth)[2]

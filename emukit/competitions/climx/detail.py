@@ -35,10 +35,15 @@ FIRST_SHARE = 56 / 86
 DEGREE = 3
 # Fewer years say nothing of a variance.
 LEAST_YEARS = 5
+# A cubic has four numbers for each cell, and takes their share of the weather: all of it in four years, a fifth of it in
+# twenty.
+LEAST_YEARS_OF_CEILING = 20
 
 
 def detail_tables(years: Sequence[int], warming: Field, prediction: Field, truth: Field) -> list[Detail]:
     """Scores by part of the years and by region, and what others reach.
+
+    The forced ceiling is left out under `LEAST_YEARS_OF_CEILING` years.
 
     Args:
         years: N years.
@@ -46,13 +51,13 @@ def detail_tables(years: Sequence[int], warming: Field, prediction: Field, truth
         prediction: (N, 15, Y, X) indices.
         truth: Likewise.
     """
-    ceiling = _score(forced_fit(warming, truth), truth)
+    ceilings = [_score(forced_fit(warming, truth), truth)] if len(years) >= LEAST_YEARS_OF_CEILING else []
     parts = ScoredParts({name: _score(prediction[of], truth[of]) for name, of in parts_of(years).items()})
     whole = next(iter(parts.parts.values()))
-    compare = [("forced ceiling: a cubic in the global temperature of this truth", f"{ceiling.value:.4f}")]
+    compare = [("forced ceiling: a cubic in the global temperature of this truth", f"{c.value:.4f}") for c in ceilings]
     compare += [(name, f"{value:.4f}") for name, value in REFERENCES.items()]
     return [
-        Detail(parts.headings(["forced ceiling"]), tuple(parts.rows([ceiling]))),
+        Detail(parts.headings(["forced ceiling"] * len(ceilings)), tuple(parts.rows(ceilings))),
         Detail(("to compare with; baselines on the hidden ssp245", "nNSE"), tuple(compare)),
         Detail(("region, lowest first", "nNSE, mean of the indices", "lowest", "highest"), tuple(_by_region(whole)), 8),
     ]
@@ -115,7 +120,7 @@ def forced_fit(warming: Field, truth: Field) -> Field:
     No smooth answer can do much better, as it is fitted to the years that it is scored on.
     """
     z = (warming - warming.mean()) / (warming.std() or 1.0)
-    design = np.stack([z**k for k in range(min(DEGREE, len(z) - 1) + 1)], 1)
+    design = np.stack([z**k for k in range(DEGREE + 1)], 1)
     q, _ = np.linalg.qr(design)
     flat = truth.reshape(len(truth), -1)
     return np.asarray((q @ (q.T @ flat)).reshape(truth.shape))
