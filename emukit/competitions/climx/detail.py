@@ -35,7 +35,7 @@ FIRST_SHARE = 56 / 86
 DEGREE = 3
 # Fewer years say nothing of a variance.
 LEAST_YEARS = 5
-# A cubic has four numbers for each cell, and takes their share of the weather: all of it in four years, a fifth in twenty.
+# A cubic has four numbers for each cell and takes their share of the weather: all in four years, a fifth in twenty.
 LEAST_YEARS_OF_CEILING = 20
 
 
