@@ -50,7 +50,8 @@ def bench_trajectories(runs: int) -> list[Figure]:
         ours.answer,
         "MB",
         plain.answer,
-        plain.answer / ours.answer,
+        # Growth too small to be seen has no ratio.
+        plain.answer / ours.answer if ours.answer > 0 else math.nan,
         ours.peak_mb,
         "",
         within=True,

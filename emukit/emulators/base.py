@@ -138,8 +138,8 @@ class Emulator(ABC):
         raise RunError(
             f"a {self.kind} emulator has one answer to a scenario, not an ensemble",
             expected="an emulator that draws realisations",
-            hint="leave out --members, or train one: emukit train delta-change (daily data), best-sampled or "
-            "atlas, or a network with --objective crps --set training.segments.members=all",
+            hint="leave out --members, or train one: emukit train best-sampled or atlas, on daily data delta-change, "
+            "or a network with --objective crps --set training.segments.members=all",
         )
 
     def predict_members(self, scenario: Scenario, start: int, stop: int, members: int) -> NDArray[np.float32]:
