@@ -148,9 +148,9 @@ def score_frames(submission: Path, solution: Path, regions: NDArray[np.int64], p
 
     Args:
         submission: Parquet.
-        solution: Likewise.
-        regions: (Y, X) number of the region of each cell, negative where there is none.
-        parts: Of the years.
+        solution: Parquet.
+        regions: (Y, X) number of each cell's region; negative outside all regions.
+        parts: The years of each part, as slices.
     """
     predicted, truth = pd.read_parquet(submission), pd.read_parquet(solution)
     weights = np.cos(np.deg2rad(np.linspace(-90, 90, regions.shape[0])))[:, None] * np.ones(regions.shape)

@@ -86,13 +86,13 @@ def prepare_core_steps(rows: str, columns: str, truncation: str) -> Work:
     core = network._ready().core
     place = next(i for i, role in enumerate(network.roles) if role.kind == "geopotential")
     with torch.inference_mode():
-        begun, _ = network.encode(frames[:, 0])
-        before = network.decode(begun)[place]
+        initial, _ = network.encode(frames[:, 0])
+        before = network.decode(initial)[place]
 
     def work() -> float:
         with torch.inference_mode():
             for _ in range(STEPS):
-                state = begun
+                state = initial
                 for _ in range(network.substeps):
                     state = core.step(state)
             changed = network.decode(state)[place] - before

@@ -6,7 +6,7 @@ more than one is refused by name. Mistakes are collected, so that `data check` s
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -516,5 +516,5 @@ def _refuse_axis(name: str, values: NDArray[np.float64], findings: Findings) -> 
     return False
 
 
-def _names(names: object) -> str:
-    return ", ".join(str(n) for n in names) or "none"  # type: ignore[attr-defined]
+def _names(names: Iterable[Hashable]) -> str:
+    return ", ".join(str(n) for n in names) or "none"

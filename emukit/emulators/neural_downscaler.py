@@ -278,7 +278,7 @@ def _check_arrays(domain: Domain, coarsening: Coarsening, meta: Mapping[str, Any
         expected |= {f"{name}.center": (*fields, *domain.grid.shape), f"{name}.scale": (*fields, *domain.grid.shape)}
     if "size" in arrays:
         expected |= {"size": (*fields, *domain.grid.shape), "growth": fields[1:]}
-        # Of downscalers from before it was fitted there is none.
+        # Downscalers saved before this power was fitted do not hold it.
         expected |= {"far": fields[1:]} if "far" in arrays else {}
     context = meta.get("context", 0)
     if type(context) is not int or not 0 <= context <= MOST_CONTEXT:

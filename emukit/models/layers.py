@@ -257,10 +257,10 @@ def asked(
     return windows, fields, levels
 
 
-# Of the fresh weights of heads that say what noisy fields or regressions leave. As they are drawn, they would add noise
-# that training has to take away first: in dit a third of the variance of the targets, in denoising-unet 7 %. Of targets
-# with little to be known that takes longer than there is. At zero, realisations would begin alike, and the CRPS would
-# have no gradient towards spread.
+# Scales the initial weights of heads that predict what noisy fields or regressions leave. Unscaled they add noise that
+# training has to remove first: in dit a third of the variance of the targets, in denoising-unet 7 %. If targets are
+# hardly predictable, training ends before that. With weights of zero all realisations would begin equal, and the CRPS
+# would have no gradient that increases their spread.
 FAINT = 0.1
 
 

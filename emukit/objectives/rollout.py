@@ -180,7 +180,7 @@ class Rollout(Objective):
             out.append(said)
             if "lower" in sample.named:
                 within = after.clamp(sample.named["lower"][:, places], sample.named["upper"][:, places])
-                # What was beyond is no part of the state from here on, and neither is what made up for it.
+                # Clipping to the bounds changes global means, so they are held again.
                 within = budgets.hold(within, means) if budgets else within
                 after, said = _moved(within, after, said, places, scale)
             held = torch.cat((held[:, 1:], after[:, None]), 1)
