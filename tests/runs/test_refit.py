@@ -16,8 +16,8 @@ from emukit.errors import ProtocolError, RunError
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
 from emukit.runs.evaluate import evaluate
+from emukit.runs.fit import RefitPolicy
 from emukit.runs.leaderboard import collect_rows
-from emukit.runs.refit import RefitPolicy
 from emukit.runs.run import read_run, save_evaluation, train_run
 from emukit.runs.submit import submit_run
 from emukit.training.loop import KeptWeights
