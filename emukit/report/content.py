@@ -83,7 +83,7 @@ def run_entry(run: Run, source: RowSource) -> PageEntry:
         "converted": ", ".join(f"{k} from {v}" for k, v in data.convert.items()),
         "data digest": data.digest,
         "recipe digest": identity.recipe,
-        "final fit of": identity.final or "",
+        "selected by the run": identity.final or "",
     }
     lines = [
         {
