@@ -52,7 +52,7 @@ def test_every_number_has_its_spread_and_the_score_its_interval():
 
 def test_a_table_of_many_numbers_has_a_line_for_each():
     """Side by side nobody can read them as text."""
-    many = competition({v: "K" for v in "abc"})
+    many = competition(dict.fromkeys("abc", "K"))
     keys = [c.key for c in many.columns]
     base = {**BASE, "mean": {k: i / 10 for i, k in enumerate(keys)}, "sd": None}
     other = {**base, "variant": "b", "seeds": [0], "mean": {k: i / 5 for i, k in enumerate(keys)}}
