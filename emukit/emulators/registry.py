@@ -279,7 +279,7 @@ def load_emulator(folder: Path | str) -> Emulator:
     from emukit.data.encodings import CYCLES, STATIC
     from emukit.data.grid import Grid
     from emukit.emulators.base import SPACE, read_saved, time_of
-    from emukit.emulators.forcing_space import ForcingSpace
+    from emukit.emulators.features import ForcingSpace
     from emukit.models.registry import NETWORKS
     from emukit.objectives.registry import OBJECTIVES
 

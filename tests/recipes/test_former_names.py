@@ -5,7 +5,7 @@ import pytest
 
 from emukit.data.protocol import make_split
 from emukit.emulators.climatology import ClimatologyEmulator
-from emukit.emulators.forcing_space import ForcingSpace
+from emukit.emulators.features import ForcingSpace
 from emukit.emulators.registry import build_emulator
 from emukit.emulators.residual_correction import Decay, ResidualCorrection
 from emukit.emulators.sampled import Sampled
