@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from emukit.errors import RecipeError
-from emukit.planning import training_time as budget
-from emukit.planning.training_time import Cost, fit_epochs, trainings
 from emukit.recipes.load import load_recipe
+from emukit.studies import budget
+from emukit.studies.budget import Cost, fit_epochs, trainings
 from tests import forks
 from tests.cli.conftest import TINY
 
