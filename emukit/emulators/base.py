@@ -142,7 +142,9 @@ class Emulator(ABC):
             "or a network with --objective crps --set training.segments.members=all",
         )
 
-    def predict_members(self, scenario: Scenario, start: int, stop: int, members: int) -> NDArray[np.float32]:
+    def predict_members(
+        self, scenario: Scenario, start: int, stop: int, members: int, first: int = 0
+    ) -> NDArray[np.float32]:
         """Predict months [start, stop) as an ensemble.
 
         Args:
@@ -150,17 +152,18 @@ class Emulator(ABC):
             start: First month.
             stop: Month after the last.
             members: E, how many realisations; one for an emulator that has one answer.
+            first: The number of the first of them.
 
         Returns:
-            (E, stop - start, V, Y, X) float32 in physical units; the first is what `predict_fields` gives.
+            (E, stop - start, V, Y, X) float32 in physical units; that of number 0 is what `predict_fields` gives.
 
         Raises:
             RunError: More than one of an emulator that has one answer.
             ProtocolError: As `predict_fields`.
         """
-        if members == 1:
+        if members == 1 and not first:
             return self.predict_fields(scenario, start, stop)[None]
-        return np.stack([self.member(i).predict_fields(scenario, start, stop) for i in range(members)])
+        return np.stack([self.member(first + i).predict_fields(scenario, start, stop) for i in range(members)])
 
     @classmethod
     def forcings_read(cls, options: Mapping[str, Any]) -> dict[str, Sequence[str]]:

@@ -16,13 +16,18 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from emukit.data.archive import Archive, Scenario
+from emukit.data.protocol import make_split
 from emukit.data.split import Span
+from emukit.emulators.atlas import Atlas
+from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import load_emulator
+from emukit.emulators.trajectory import Persistence
 from emukit.errors import EmukitError
 from emukit.files import exclusive
 from emukit.parallel.comm import Comm, open_comm
@@ -31,10 +36,13 @@ from emukit.parallel.share import Share, share_of
 from emukit.progress import silent_reporter
 from emukit.recipes.load import load_recipe
 from emukit.runs import run
+from emukit.runs.ensemble_scores import evaluate_ensemble
 from emukit.runs.evaluate import score_emulator
+from emukit.runs.forecasts import evaluate_forecasts
 from emukit.training import loop
 from emukit.training.engine import Engine, Execution
 from tests.coded import warming_archive
+from tests.forecasts import sequence
 from tests.parallel.forks import run_together
 
 NETWORKS = {
@@ -131,6 +139,54 @@ def score(job: dict, comm: Comm) -> None:
         Path(job["out"]).write_text(json.dumps(value.as_dict()))
 
 
+class Wandering(Persistence):
+    """What was, and with every step more of the realisation's own."""
+
+    number = 0
+
+    @property
+    def draws(self):
+        return True
+
+    def member(self, number):
+        one = Wandering(self.domain)
+        one.number = number
+        return one
+
+    def forecast(self, scenario, starts, steps):
+        away = 0.1 * (self.number - 1) * np.arange(1, steps + 1, dtype=np.float32)
+        return super().forecast(scenario, starts, steps) + away[:, None, None, None]
+
+
+def realise(job: dict, comm: Comm) -> None:
+    """Score realisations of a generator, its one answer, and forecasts; every process notes scores and what it drew."""
+    archive, drawn = warming_archive(), []
+    split = make_split(archive, "k360")
+    base = LinearEmulator.fit(archive, split)
+    generator = Atlas.fit(archive, split, (base,), (), seed=1, block=2, learned=False)
+    spans = tuple(Span(name, start, stop, (member,)) for name, start, stop, member in job["spans"])
+    draw = Atlas._drawn
+
+    def noted(self, scenario, start, stop, numbers):
+        drawn.append([scenario.name, start, stop, numbers])
+        return draw(self, scenario, start, stop, numbers)
+
+    Atlas._drawn = noted
+    try:
+        ensemble = evaluate_ensemble(generator, archive, spans, job["members"], silent_reporter(), comm)
+    finally:
+        Atlas._drawn = draw
+    score = score_emulator(generator, archive, spans, comm)
+    weather = sequence()
+    days = make_split(weather, "forecast")
+    forecasts = evaluate_forecasts(
+        Wandering(weather.domain), weather, days, days.scored["test"], 3, silent_reporter(), comm
+    )
+    scores = {"ensemble": ensemble.as_dict(), "score": score.as_dict(), "forecasts": forecasts.as_dict()}
+    note = {"scores": scores, "drawn": drawn}
+    Path(f"{job['out']}-{comm.world}-{comm.rank}.json").write_text(json.dumps(note))
+
+
 def refuse(job: dict, comm: Comm) -> None:
     """Train into a folder that holds another run, then into one that is held; every process notes how it ended."""
     folder, ends = Path(job["out"]), []
@@ -210,7 +266,8 @@ def work(jobs: list[dict], name: str) -> None:
     torch.set_num_threads(1)
     with open_comm() as comm:
         for job in jobs:
-            {"train": train, "score": score, "refuse": refuse, "spread": distributed}[job["do"]](job, comm)
+            do = {"train": train, "score": score, "realise": realise, "refuse": refuse, "spread": distributed}
+            do[job["do"]](job, comm)
     Path(f"{name}-threads-{comm.rank}").write_text(json.dumps(threads()))
 
 
