@@ -68,8 +68,8 @@ class ConditionSettings(Settings):
         calibrate: Whether what is left ``out-of-fold`` may grow where the pass is far from its climatology, by a power
             that is fitted; and whether realisations are spread, after training, by the factor of each variable that
             gives them the spread of their error on training steps that their base did not know.
-        climate: Whether what is left may also grow with the climate, by an exponent that is fitted, and how far the
-            pass is counts from the mean in that climate: see `Climate`.
+        climate: Whether what is left may also grow with the climate, by an exponent that is fitted, and the distance of
+            the pass is that from the mean in its climate. On where the objective draws, unless it is said.
         residual: What the network learns. ``out-of-fold``: what is left by regressions that were fitted without the
             scenario at hand (of a single one, without a third of its steps), each cell and season in units of its own
             size, which for rain grows where it rains more. ``in-sample``: what is left by the regression that knows the
