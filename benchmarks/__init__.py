@@ -68,7 +68,7 @@ class Figure:
         name: What was measured.
         value: Median, in `unit`.
         unit: ``s`` or ``ms``, ``months/s``, or ``%``.
-        reference: Median of the plain reference, in the same unit.
+        reference: Median of the plain reference, in the same unit; NaN where there is none.
         ratio: How many times faster than the reference; NaN where that cannot be said.
         peak_mb: Peak resident memory in 1e6 bytes; that of the accelerator where one was used.
         bound: What it is held to, in words.
@@ -96,7 +96,8 @@ class Figure:
 
     def cells(self) -> tuple[str, ...]:
         """What stands under the headings."""
-        numbers = (f"{self.value:.2f} {self.unit}", f"{self.reference:.2f} {self.unit}", times_faster(self.ratio))
+        reference = "-" if math.isnan(self.reference) else f"{self.reference:.2f} {self.unit}"
+        numbers = (f"{self.value:.2f} {self.unit}", reference, times_faster(self.ratio))
         # Where nothing is held to a bound, nothing holds.
         holds = ("yes" if self.within else "NO") if self.bound else ""
         return (self.name, *numbers, f"{self.peak_mb:.0f}", self.bound, holds)

@@ -190,7 +190,7 @@ def prepare_write_plain(path: str, seed: str) -> Work:
 
 def prepare_check(path: str) -> Work:
     """Check a submission; the answer is the number of problems, and one."""
-    from emukit.competitions.climx.files import problems_of
+    from emukit.competitions.climx.parts import problems_of
 
     return lambda: 1.0 + len(problems_of(Path(path)))
 
@@ -204,7 +204,7 @@ def prepare_check_plain(path: str) -> Work:
 
 def prepare_score(path: str, solution: str) -> Work:
     """Score a submission against another, for all parts of the years."""
-    from emukit.competitions.climx.files import score_files
+    from emukit.competitions.climx.parts import score_files
 
     return lambda: next(iter(score_files(Path(path), Path(solution)).parts.values())).value
 
@@ -212,7 +212,7 @@ def prepare_score(path: str, solution: str) -> Work:
 def prepare_score_plain(path: str, solution: str) -> Work:
     """The same, region by region."""
     from benchmarks.plain_climx import score_frames
-    from emukit.competitions.climx.files import PARTS
+    from emukit.competitions.climx.parts import PARTS
     from emukit.competitions.climx.score import regions
 
     return lambda: score_frames(Path(path), Path(solution), regions().cells, [*PARTS.values()])

@@ -32,10 +32,9 @@ from emukit.data.targets import TargetNormalizer
 from emukit.data.zarr_writer import write_zarr
 from emukit.models.registry import build_network
 from emukit.parallel import domain as divided
-from emukit.parallel.comm import Comm
+from emukit.parallel.comm import Comm, join_group
 from emukit.parallel.domain import DividedSphere, divide
 from emukit.parallel.launch import ProcessPlace
-from emukit.parallel.rendezvous import join_group
 from emukit.planning.memory import count_divided
 from emukit.sphere import WHOLE, Sphere, part_shape
 

@@ -44,9 +44,8 @@ def check(
     quiet: o.Quiet = False,
 ) -> None:
     """Check a store: what is in it, what is odd, what is hidden; exit with 1 if nothing can be trained on it."""
-    from emukit.data.check_report import StoreReport, inspect_store
+    from emukit.data.check_report import FolderReport, StoreReport, inspect_folder, inspect_store
     from emukit.data.daily_folder import is_daily_folder
-    from emukit.data.daily_report import FolderReport, inspect_folder
     from emukit.data.opening import DEMO, data_source
     from emukit.errors import EmukitError
 

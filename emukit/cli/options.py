@@ -282,8 +282,8 @@ def _say_oddities(archive: Archive, report: Reporter, in_full: bool) -> None:
         for sentence in found:
             report.note(sentence)
     elif found:
-        what = "is one oddity" if len(found) == 1 else f"are {len(found)} oddities"
-        report.note(f"there {what} in the data: `emukit data check` lists them")
+        # Not how many: the check reads values too, and lists what the card says next to what it found.
+        report.note("the data are odd in places: `emukit data check` lists them")
 
 
 def grid_shape(named: str | None, card: str | None) -> tuple[int, int] | None:

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from emukit.runs.evaluate import Evaluation
     from emukit.runs.run import Run
     from emukit.studies.bootstrap import Difference
-    from emukit.studies.compare import Pair, RunComparison
-    from emukit.studies.repeated import RepeatedTable
+    from emukit.studies.compare import Pair, RepeatedTable, RunComparison
 
 HEADINGS = ("number", "better", "first", "second", "second - first", "95 % interval", "second is")
 VALUES = (
@@ -216,7 +215,7 @@ def _evaluate_run(
         report.say(f"note: {words}")
     emulator, months = chosen.emulator(archive), chosen.split(archive)
     if comm:
-        from emukit.emulators.divided import share_globe
+        from emukit.emulators.neural import share_globe
 
         share_globe(emulator, comm)
     evaluation = score(emulator, archive, months, split)
@@ -517,7 +516,7 @@ def _compare_studies(folders: Sequence[Path], split: str | None, data: object, f
     import json
 
     from emukit.errors import RunError
-    from emukit.studies.repeated import VALUES, repeated_study, value_rows
+    from emukit.studies.compare import VALUES, repeated_study, value_rows
 
     other = [str(folder) for folder in folders if not _is_study(folder)]
     if other:

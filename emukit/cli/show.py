@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from emukit.data.card import Card
     from emukit.data.frames import FrameEncoder, Window
     from emukit.data.split import Split
-    from emukit.metrics.deviations import Statistic
+    from emukit.metrics.variability import Statistic
     from emukit.planning.memory import DividedCost, MemoryPlan
     from emukit.planning.plan import Bottleneck, Plan
     from emukit.runs.ensemble_scores import EnsembleEvaluation, RegionalScores

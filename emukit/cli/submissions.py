@@ -74,7 +74,7 @@ def check_submission(
 
     A ClimX submission (Parquet, or a CSV that begins with row_id) is recognised, and needs no store.
     """
-    from emukit.competitions.climx.files import is_climx
+    from emukit.competitions.climx.parts import is_climx
 
     if is_climx(csv):
         _refuse_store_options(data, protocol, card, convert)
@@ -133,7 +133,7 @@ def score(
 
     A ClimX submission (Parquet, or a CSV that begins with row_id) is scored against a solution in the same layout.
     """
-    from emukit.competitions.climx.files import is_climx
+    from emukit.competitions.climx.parts import is_climx
 
     if is_climx(csv):
         _refuse_store_options(data, protocol, card, convert)
@@ -237,7 +237,7 @@ def _refuse_store_options(data: str | None, protocol: str | None, card: str | No
 
 
 def _check_climx(path: Path, format: o.Formats) -> None:
-    from emukit.competitions.climx.files import problems_of
+    from emukit.competitions.climx.parts import problems_of
 
     problems = problems_of(path)
     if format != "table":
@@ -252,7 +252,7 @@ def _check_climx(path: Path, format: o.Formats) -> None:
 
 
 def _score_climx(path: Path, solution: str | None, format: o.Formats, save: bool) -> None:
-    from emukit.competitions.climx.files import REFERENCES, score_files
+    from emukit.competitions.climx.parts import REFERENCES, score_files
     from emukit.errors import SubmissionError
 
     if solution is None or save:

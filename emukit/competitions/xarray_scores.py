@@ -1,7 +1,7 @@
 """Scoring xarray datasets, for notebooks.
 
 Invariant: what is compared lies on the same months and cells and is in the same units; nothing is aligned, converted or
-averaged by silence. Values are checked as those of a CSV are: `emukit.metrics.checked`.
+averaged by silence. Values are checked as those of a CSV are: `emukit.submission.score`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from emukit.data.decode import role
 from emukit.data.units import same_units
 from emukit.data.variable import Variable
 from emukit.errors import EmukitError
-from emukit.metrics.checked import checked_score
 from emukit.metrics.competition import Score
+from emukit.submission.score import checked_score
 
 CARD = "cse151b-2025"
 

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     import xarray as xr
 
 ATTRIBUTE = "emukit_card"
+# The competition of a card that names none, which scores fields as they are.
+GENERIC = "generic"
 DIGESTS_ATTRIBUTE = "emukit_published"
 
 Whole = Annotated[tuple[int, int], BeforeValidator(as_tuple)]
@@ -233,7 +235,7 @@ class Card(CardTable):
     url: str = ""
     benchmark: str = ""
     # Excluded from dumps: digests of cards are older than it. `emukit.runs.record.card_digest` adds it.
-    competition: str = Field("generic", exclude=True)
+    competition: str = Field(GENERIC, exclude=True)
     by_layout: bool = True
     time: str = "month"
     scenarios: Annotated[list[str], Field(min_length=1)]

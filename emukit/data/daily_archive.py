@@ -125,19 +125,29 @@ def _time(held: DailyScenario) -> TimeAxis:
     return TimeAxis("day", first_year * DAYS * DAY_MINUTES, held.days, CALENDAR)
 
 
+def outline_of(folder: DailyFolder, source: str) -> Archive:
+    """The scenarios and their steps without any values: enough to cut protocols from, and made at once."""
+    scenarios = {
+        name: Scenario(name, _time(held), {}, (0,), _no_values(folder, held), np.full(held.days, held.targets is None))
+        for name, held in folder.scenarios.items()
+    }
+    return Archive(folder.card, source, folder.grid, tuple(folder.card.targets), scenarios)
+
+
+def _no_values(folder: DailyFolder, held: DailyScenario) -> NDArray[np.float32]:
+    """Zeros that take no memory, where only the shape of targets is asked for."""
+    return np.broadcast_to(np.float32(0), (1, held.days, len(folder.card.targets), *folder.grid.shape))
+
+
 def _scenario(folder: DailyFolder, held: DailyScenario, variables: tuple[str, ...]) -> Scenario:
     time = _time(held)
-    shape = (1, held.days, len(variables), *folder.grid.shape)
-    if held.targets is None:
-        # Zeros that take no memory: they are hidden, and only their shape is asked for.
-        targets: NDArray[np.float32] = np.broadcast_to(np.float32(0), shape)
-        hidden = np.ones(held.days, bool)
-    else:
-        targets, hidden = np.empty(shape, np.float32), np.zeros(held.days, bool)
+    targets = _no_values(folder, held)
+    if held.targets is not None:
+        targets = np.empty_like(targets, order="C")
         for v, name in enumerate(variables):
             targets[0, :, v] = held.targets.read(name, 0, held.days)
     forcings = {name: _on_days(forcing, time) for name, forcing in held.forcings.items()}
-    return Scenario(held.name, time, forcings, (0,), targets, hidden)
+    return Scenario(held.name, time, forcings, (0,), targets, np.full(held.days, held.targets is None))
 
 
 def _on_days(forcing: Forcing, time: TimeAxis) -> NDArray[np.floating]:

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from emukit.data.archive import Archive, Scenario
-from emukit.data.card import SpanSpec
-from emukit.data.split import FOLD, Span, Split, fold_split, stretches
+from emukit.data.card import GENERIC, SpanSpec
+from emukit.data.split import FOLD, Span, Split, fold_split, is_hidden, stretches
 from emukit.errors import ProtocolError
 
 LOSO = "loso:"
@@ -49,14 +49,19 @@ def make_split(archive: Archive, protocol: str | None = None, members: Sequence[
 
 
 def working_protocols(archive: Archive) -> list[str]:
-    """The protocols that can be cut from an archive: the card's, its default first, then leaving one scenario out."""
+    """The protocols that can be cut from an archive: the card's, its default first, then leaving one scenario out.
+
+    A scenario whose last months are hidden is not offered to be left out.
+    """
     card, working = archive.card, []
     for protocol in dict.fromkeys([card.default_protocol, *card.protocols, *(LOSO + name for name in archive)]):
         try:
-            _cut(archive, protocol, None)
+            split = _cut(archive, protocol, None)
         except ProtocolError:
             continue
-        working.append(protocol)
+        # What is hidden is predicted under the card's own protocols; left out, it would be scored by nothing.
+        if not protocol.startswith(LOSO) or not any(is_hidden(archive, span) for span in split.scored["test"]):
+            working.append(protocol)
     return working
 
 
@@ -96,10 +101,20 @@ def _cut(archive: Archive, protocol: str, members: Sequence[int] | None) -> Spli
 
 
 def _refuse_base_period(archive: Archive, protocol: str, held_out: Sequence[Span]) -> None:
-    """Years that give the percentiles of indices are training data: none of them may be scored."""
+    """Years that give the percentiles of indices are training data: all must be there, and none may be scored."""
     if archive.card.daily is None:
         return
     first, last = archive.card.daily.base_period
+    past = archive[HISTORICAL].time.year if HISTORICAL in archive else np.zeros(0, int)
+    whole = (last + 1 - first) * archive.time.per_year
+    # What is scored as it is needs no percentiles.
+    if archive.card.competition != GENERIC and ((past >= first) & (past <= last)).sum() != whole:
+        raise ProtocolError(
+            f"protocol {protocol} lacks the years of the percentiles that its score is computed with",
+            found=_visible_text(archive),
+            expected=f"all {archive.time.unit}s of {first} to {last} in a scenario {HISTORICAL}",
+            hint=f"add the files of {HISTORICAL}",
+        )
     for span in held_out:
         year = archive[span.scenario].time.year
         if span.scenario == HISTORICAL and year[span.start] <= last and year[span.stop - 1] >= first:

@@ -29,8 +29,7 @@ from emukit.data.grid import Grid
 from emukit.data.split import Span, Split
 from emukit.data.variable import Role
 from emukit.emulators.base import Discrepancy, Emulator, Explanation, temperature_position
-from emukit.emulators.features import feature
-from emukit.emulators.forcing_space import ForcingSpace, years_of
+from emukit.emulators.features import ForcingSpace, feature, years_of
 from emukit.emulators.restricted_likelihood import Conditioned, fit_sizes
 from emukit.emulators.seasonal_ridge import orthonormal_season
 from emukit.emulators.wrapper import Fold, Wrapper

@@ -26,7 +26,7 @@ from emukit.data.cf import fields_to_dataset
 from emukit.data.grid import Grid
 from emukit.data.store import scenario_from_dataset
 from emukit.data.time import TimeAxis, in_words
-from emukit.emulators.forcing_space import FAR, ForcingSpace
+from emukit.emulators.features import FAR, ForcingSpace
 from emukit.errors import ProtocolError, RecipeError, RunError
 from emukit.files import atomic_path, check_regular, parse_json, read_text, sha256
 from emukit.progress import Reporter, silent_reporter

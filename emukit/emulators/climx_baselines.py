@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.grid import weighted_mean
+from emukit.data.protocol import HISTORICAL
 from emukit.data.split import Span, Split
 from emukit.data.time import MONTH_LENGTHS
 from emukit.emulators.base import Emulator, temperature_position
@@ -34,7 +35,6 @@ Array = NDArray[np.float64]
 Field = NDArray[np.float32]
 Knots = Literal["first", "middle"]
 
-HISTORICAL = "historical"
 DAYS, CALENDAR = 365, "noleap"
 # What their preprocessing adds before the logarithm, in kg m-2 s-1 and kg kg-1.
 OFFSET = 1e-6

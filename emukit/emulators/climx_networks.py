@@ -28,11 +28,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from emukit.data.archive import Archive, Domain, Scenario
+from emukit.data.protocol import HISTORICAL
 from emukit.data.split import Span, Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.climx_baselines import (
     DAYS,
-    HISTORICAL,
     OFFSET,
     Array,
     Field,

@@ -10,6 +10,7 @@ the variables.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -413,6 +414,39 @@ class Neighbourhood(Downscaler):
 def count_features(variables: int, width: int, context: int, context_width: int) -> int:
     """How many coarse anomalies a `Neighbourhood` of these widths sees."""
     return variables * (width**2 + 2 * context * context_width**2)
+
+
+def fit_bytes(
+    variables: int,
+    fine: tuple[int, int],
+    coarse: tuple[int, int],
+    seasons: int,
+    *,
+    width: int,
+    context: int,
+    context_width: int,
+) -> int:
+    """Bytes that `Neighbourhood.fit` holds at its widest, to know before anything is read.
+
+    Products of the coarse anomalies with each other, in each coarse cell and season, grow with the square of their
+    number; those with the fine fields, and what the steps at hand show, with the number.
+
+    Args:
+        variables: V.
+        fine: (Y, X) of the fine grid.
+        coarse: (y, x) of the coarse grid.
+        seasons: G, seasons that have a regression each.
+        width: As of `fit`, as all below.
+        context: Steps.
+        context_width: Cells.
+    """
+    F = count_features(variables, width, context, context_width)
+    cells, points = math.prod(coarse), math.prod(fine)
+    products = seasons * (cells * F * F + points * F * variables)
+    # Of the steps at hand, with the parts that they are joined from; then, next to the last of these, what is solved of
+    # one season: the products of it and of its neighbours, their sum, and three matrices of the season before.
+    at_hand = max(2 * _STEPS * cells * F, _STEPS * cells * F + 7 * cells * F * F)
+    return 8 * (products + at_hand) + 4 * seasons * variables * points * F
 
 
 def held_apart(spans: Sequence[Span]) -> list[tuple[Span, tuple[Span, ...]]]:

@@ -16,10 +16,10 @@ from emukit.data.archive import Scenario
 from emukit.data.grid import Grid
 from emukit.errors import ProtocolError
 from emukit.physics.calibration import Calibration
-from emukit.physics.energy_balance import Course
-from emukit.physics.forcing import (
+from emukit.physics.energy_balance import (
     CH4_2015,
     CO2_2015,
+    Course,
     ch4_concentration,
     ch4_forcing,
     co2_concentration,

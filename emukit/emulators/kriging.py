@@ -22,7 +22,7 @@ from scipy.linalg import cho_factor, cho_solve
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Split
 from emukit.emulators.base import Emulator
-from emukit.emulators.forcing_space import ForcingSpace, years_of
+from emukit.emulators.features import ForcingSpace, years_of
 from emukit.emulators.seasonal_ridge import orthonormal_season
 from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import RecipeError

@@ -1,7 +1,8 @@
 """A network that predicts climate: frames in by its encoder, physical units out by its normaliser.
 
 Invariant: the prediction for a month does not depend on how many months are asked for, nor in which blocks they are
-computed (up to float32 rounding).
+computed (up to float32 rounding). Processes that share a globe ask the same of it, in the same order, and get whole
+fields.
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ from torch import nn
 from emukit.config import check, options_of
 from emukit.data.archive import Domain, Scenario
 from emukit.data.frames import EncodedScenario, FrameEncoder
+from emukit.data.residency import free_memory
 from emukit.data.targets import TargetNormalizer
 from emukit.emulators.base import Emulator
-from emukit.errors import RecipeError
+from emukit.emulators.wrapper import Wrapper
+from emukit.errors import RecipeError, RunError
 from emukit.models.precision import matmul_precision
 from emukit.models.registry import CONTEXT, NETWORKS, build_network
 from emukit.objectives.base import AddressedNoise, Objective
 from emukit.objectives.registry import OBJECTIVES, REGRESSION
+from emukit.parallel.comm import Comm
+from emukit.parallel.domain import DividedSphere, check_divisible, divide
 from emukit.sphere import WHOLE, Sphere, part_shape
 
 # Target months computed at once: enough to keep two cores busy, few enough that a 353 M-parameter network fits 8 GB.
@@ -243,3 +248,44 @@ class NeuralEmulator(Emulator):
     def more_of(cls, meta: Mapping[str, Any]) -> dict[str, Any]:
         """Further arguments of a subclass's constructor, from what its `state` added."""
         return {}
+
+
+def share_globe(emulator: Emulator, comm: Comm) -> None:
+    """Divide the globe of every network of an emulator over processes that hold the same emulator.
+
+    What is saved of it is as before: parameters stay whole, with their names. A network that does not fit on the
+    devices of these processes stays whole, where it is.
+
+    Raises:
+        TrainingError: A network cannot be divided, or has too few cells.
+        RunError: It is a trajectory.
+    """
+    if comm.domain.world == 1:
+        return
+    for part in _networks(emulator):
+        if part.sphere.divided:
+            continue
+        if part.from_beginning:
+            raise RunError("a trajectory is not divided in space", hint="leave --domain out")
+        check_divisible(part.network_name, type(part.network))
+        if not _brought(part, comm):
+            continue
+        part.sphere = sphere = DividedSphere(comm.domain, part.grid.shape)
+        divide(part.network, sphere)
+
+
+def _brought(part: NeuralEmulator, comm: Comm) -> bool:
+    """Whether the network is, or now is, where processes speak with each other: GPUs do so from GPU to GPU alone."""
+    if part.device.type == comm.device.type:
+        return True
+    size = sum(t.nbytes for t in (*part.network.parameters(), *part.network.buffers()))
+    if comm.any(size > free_memory(comm.device)):
+        return False
+    part.network.to(comm.device)
+    return True
+
+
+def _networks(emulator: Emulator) -> list[NeuralEmulator]:
+    if isinstance(emulator, Wrapper):
+        return [part for base in emulator.bases for part in _networks(base)]
+    return [emulator] if isinstance(emulator, NeuralEmulator) else []

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.split import Span, Split
 from emukit.emulators.base import Emulator, refuse_unused
-from emukit.emulators.features import feature
-from emukit.emulators.forcing_space import ForcingSpace
+from emukit.emulators.features import ForcingSpace, feature
 from emukit.emulators.wrapper import Fold, Wrapper
 from emukit.errors import ProtocolError, RecipeError
 

@@ -28,7 +28,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from emukit.competitions.climx.derive import thresholds_of_archive
+from emukit.competitions.climx.score import thresholds_of_archive
 from emukit.data.archive import Archive, Domain, Scenario
 from emukit.data.grid import Grid
 from emukit.data.split import Span, Split

@@ -115,21 +115,26 @@ class Departure:
 
 
 def draw_years(
-    panels: Sequence[Years], scored: tuple[float, float], hidden: Sequence[tuple[float, float]], title: str
+    panels: Sequence[Years],
+    scored: tuple[float, float],
+    hidden: Sequence[tuple[float, float]],
+    title: str,
+    steps: str = "months",
 ) -> Figure:
     """Annual means, a variable a row.
 
     Args:
         panels: The rows.
-        scored: First and last calendar year, with fractions, of the months that are scored.
-        hidden: The same of months whose truth is not in the store.
+        scored: First and last calendar year, with fractions, of the steps that are scored.
+        hidden: The same of steps whose truth is not in the store.
         title: Of the figure.
+        steps: What steps are called.
     """
     with drawing():
         figure = sheet(title, 10.5, 0.9 + 3.0 * len(panels))
         rows = figure.subplots(len(panels), 1, squeeze=False, sharex=True)[:, 0]
         for axes, panel in zip(rows, panels, strict=True):
-            axes.axvspan(*scored, color=SCORED, lw=0, zorder=0, label="scored months")
+            axes.axvspan(*scored, color=SCORED, lw=0, zorder=0, label=f"scored {steps}")
             for i, (start, stop) in enumerate(hidden):
                 label = "" if i else "truth hidden in this store"
                 axes.axvspan(start, stop, fill=False, hatch="///", ec="#BBBBBB", lw=0, zorder=0, label=label)

@@ -5,7 +5,7 @@ identity (adaLN-Zero), and answers close to zero. Rotary positions make whole nu
 longitude; without weights of each patch (`local`) the answer rolls with the input by whole patches where they divide
 the circle.
 
-Peebles and Xie 2023 (arXiv:2212.09748), with `emukit.models.attention` for positions.
+Peebles and Xie 2023 (arXiv:2212.09748), with `emukit.models.transformer` for positions.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from emukit.models.attention import FeedForward, SpaceAttention, Turn, patch_centres, space_turn
 from emukit.models.layers import MOST_BLOCKS, LevelEmbedding, asked, check_sizes, faint, modulated
-from emukit.models.transformer import PatchHead, tiling
+from emukit.models.transformer import FeedForward, PatchHead, SpaceAttention, Turn, patch_centres, space_turn, tiling
 from emukit.sphere import OnSphere
 
 

@@ -1,13 +1,14 @@
 """How a network is trained and asked: what a training step minimises, and how the network then answers.
 
 Invariant: a network knows nothing of its objective. The same network, sampler and optimiser serve any of them; what an
-objective adds to a network's input, it adds in training and in prediction alike.
+objective adds to a network's input, it adds in training and in prediction alike. `OnBlocks` makes any objective one of
+blocks of a map: with the weights of `emukit.data.block_sampler` the expectation of its loss is the loss of the globe.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -16,14 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from emukit.data.block_sampler import WEIGHTS
 from emukit.data.sampler import Sample
+from emukit.errors import RecipeError
 from emukit.losses.composite import CompositeLoss
-from emukit.losses.grid_context import Mean, local_mean
+from emukit.losses.grid_context import GridContext, Mean, local_mean
 from emukit.sphere import ALL, Part
 
 # (S, L+H-1, C, Y, X) frames -> (S, L, V, Y, X) normalised fields: the network on the hardware at hand. A network that
 # `takes_level` is also given a noisy field (S, L, V, Y, X) and its level (S, L).
 Forward = Callable[..., Tensor]
+# Terms that compare cell by cell, and so know no shape of the grid.
+TERMS = ("mse", "l1", "huber", "log_cosh")
 
 
 class Noise(Protocol):
@@ -148,3 +153,59 @@ class Objective(ABC):
             (S, L, V, Y, X) normalised.
         """
         return forward(frames)
+
+
+class OnBlocks(Objective):
+    """An objective with the weights of each batch in the place of a grid's."""
+
+    divisible = False
+
+    def __init__(self, inner: Objective, terms: Mapping[str, Mapping[str, float]], variables: tuple[str, ...]) -> None:
+        """Wrap it.
+
+        Args:
+            inner: What is minimised.
+            terms: Variable to term to weight.
+            variables: Along the V axis.
+
+        Raises:
+            RecipeError: A term compares more than cells.
+        """
+        super().__init__(None)
+        wrong = sorted({t for own in terms.values() for t, weight in own.items() if weight} - {*TERMS})
+        if wrong:
+            raise RecipeError(
+                f"the loss has terms that blocks cannot have: {', '.join(wrong)}",
+                found="a term of a whole map, or of many steps",
+                expected=f"some of {', '.join(TERMS)}",
+                hint="--set 'loss.default={l1=1.0}'",
+            )
+        self._inner, self._terms, self._variables = inner, terms, variables
+
+    @property
+    def noise_channels(self) -> int:
+        """Those of the objective."""
+        return self._inner.noise_channels
+
+    @property
+    def passes(self) -> int:
+        """Those of the objective."""
+        return self._inner.passes
+
+    @property
+    def kept(self) -> int:
+        """Those of the objective inside."""
+        return self._inner.kept
+
+    def loss(
+        self, forward: Forward, sample: Sample, *, ramp: float = 1.0, mean: Mean = local_mean
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """That of the objective, with the weights of the sample."""
+        # (S, 1, Y, X): area means are then sums over each block by weights of its own.
+        context = GridContext(sample.named[WEIGHTS])
+        self._inner.composite = CompositeLoss(self._terms, self._variables, context)
+        return self._inner.loss(forward, sample, ramp=ramp, mean=mean)
+
+    def predict(self, forward: Forward, frames: Tensor, noise: Noise, source: Tensor | None = None) -> Tensor:
+        """That of the objective."""
+        return self._inner.predict(forward, frames, noise, source)

@@ -118,7 +118,7 @@ def load_downscale(
         objective: Short for ``objective.name``.
 
     Raises:
-        RecipeError: Unknown or wrong settings.
+        RecipeError: Unknown or wrong settings, or such as would do nothing.
     """
     training = _training().model_dump(mode="json", exclude={"segments"})
     # Records of runs from before there was a choice do not say it, and mean the other.
@@ -154,7 +154,26 @@ def load_downscale(
         # One answer has no spread that a climate could change.
         asked = values.get("objective", {})
         name = asked.get("name", REGRESSION) if isinstance(asked, Mapping) else asked
-        if conditions["calibrate"] is True and name in OBJECTIVES and OBJECTIVES.load(name).draws:
+        known = isinstance(name, str) and name in OBJECTIVES
+        if conditions["calibrate"] is True and known and OBJECTIVES.load(name).draws:
             conditions = {"climate": True, **conditions}
         values["conditions"] = conditions
-    return parse_downscale(values, source)
+    recipe = parse_downscale(values, source)
+    _refuse_unused(recipe.conditions)
+    return recipe
+
+
+def _refuse_unused(conditions: ConditionSettings) -> None:
+    """Refuse settings of a regression where there is none; records of runs may hold them."""
+    if conditions.base == "regression":
+        return
+    usual = ConditionSettings()
+    changed = [n for n in ("width", "penalty") if getattr(conditions, n) != getattr(usual, n)]
+    if changed:
+        raise RecipeError(
+            f"{' and '.join(f'conditions.{n}' for n in changed)} would do nothing",
+            found=f"{', '.join(f'conditions.{n} = {getattr(conditions, n)}' for n in changed)}, where "
+            "conditions.base is the pass, and no regression is fitted",
+            expected=", ".join(f"{n} at its default, {getattr(usual, n)}" for n in changed),
+            hint=f"leave {'it' if len(changed) == 1 else 'them'} out, or --set conditions.base=regression",
+        )

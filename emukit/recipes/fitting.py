@@ -17,8 +17,7 @@ from emukit.config import toml_value
 from emukit.data.archive import Archive
 from emukit.data.split import Split
 from emukit.data.variable import ROOTS
-from emukit.emulators.features import check_feature, forcing_of
-from emukit.emulators.forcing_space import ForcingSpace
+from emukit.emulators.features import ForcingSpace, check_feature, forcing_of
 from emukit.emulators.registry import EMULATORS
 from emukit.errors import EmukitError, ProtocolError, RecipeError
 from emukit.losses.registry import LOSSES

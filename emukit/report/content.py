@@ -11,11 +11,19 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from emukit.figures.learning import Log, draw_learning, draw_terms, has_terms
-from emukit.figures.study import MOST_VARIANTS, VariantInterval, draw_coordinates, draw_intervals
+from emukit.figures.studies import (
+    MOST_VARIANTS,
+    Log,
+    VariantInterval,
+    draw_coordinates,
+    draw_intervals,
+    draw_learning,
+    draw_terms,
+    has_terms,
+)
 from emukit.files import below, parse_json, sha256
 from emukit.metrics.downscaling import COLUMNS
-from emukit.report.pages.model import DownscalePage, PageEntry, PageTable, Picture, ScoreLine, StudyPage, identifier
+from emukit.report.pages import DownscalePage, PageEntry, PageTable, Picture, ScoreLine, StudyPage, identifier
 from emukit.report.run_figures import Drawn, keep_drawn, picture_size, save
 from emukit.runs.downscale_record import ERRORS, SAMPLES, DownscaleRecord
 from emukit.runs.leaderboard import RowSource
@@ -75,7 +83,7 @@ def run_entry(run: Run, source: RowSource) -> PageEntry:
         "converted": ", ".join(f"{k} from {v}" for k, v in data.convert.items()),
         "data digest": data.digest,
         "recipe digest": identity.recipe,
-        "final fit of": identity.final or "",
+        "selected by the run": identity.final or "",
     }
     lines = [
         {

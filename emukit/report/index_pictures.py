@@ -17,7 +17,7 @@ from emukit.data.archive import Archive
 from emukit.data.grid import Grid
 from emukit.data.split import Span
 from emukit.emulators.base import Emulator
-from emukit.figures.indices import (
+from emukit.figures.maps import (
     CellDays,
     IndexMap,
     draw_cell_days,

@@ -36,8 +36,7 @@ from emukit.figures.curves import (
     draw_years,
 )
 from emukit.figures.figure import write_png
-from emukit.figures.hovmoeller import draw_hovmoeller
-from emukit.figures.maps import draw_maps
+from emukit.figures.maps import draw_hovmoeller, draw_maps
 from emukit.files import inside, open_regular, parse_json, read_text
 from emukit.outputs import Kind, new_output, refuse_taken
 from emukit.progress import Reporter
@@ -208,7 +207,11 @@ def draw(shown: Shown, title: str) -> tuple[dict[str, Figure], dict[str, str]]:
             pictures.error_rows(shown), shown.archive.grid, f"{title}\nerrors, with their area means", earth=shown.earth
         ),
         "years": draw_years(
-            pictures.annual_means(shown), scored, pictures.hidden_years(scenario), f"{title}\nannual means"
+            pictures.annual_means(shown),
+            scored,
+            pictures.hidden_years(scenario),
+            f"{title}\nannual means",
+            in_words(scenario.time.step),
         ),
     }
     left_out = {}

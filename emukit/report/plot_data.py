@@ -20,8 +20,7 @@ from emukit.data.time import in_words
 from emukit.data.units import CONVERSIONS, same_units
 from emukit.emulators.base import Emulator, Explanation
 from emukit.figures.curves import Curves, Departure, Power, Ranks, Season, Years
-from emukit.figures.hovmoeller import FigureAxis, Section
-from emukit.figures.maps import MapRow, Panel
+from emukit.figures.maps import FigureAxis, MapRow, Panel, Section
 from emukit.metrics.variability import Spectrum, anomalies, chance_of_ranks, rank_histogram, spectra
 
 Array = NDArray[np.float64]

@@ -26,6 +26,7 @@ from safetensors.numpy import load_file, save_file
 
 from emukit.data.archive import Archive
 from emukit.data.grid import Grid
+from emukit.data.time import in_words
 from emukit.emulators.base import Explanation
 from emukit.errors import ProtocolError
 from emukit.figures.curves import (
@@ -40,9 +41,18 @@ from emukit.figures.curves import (
     draw_years,
 )
 from emukit.figures.figure import line_colours, write_webp
-from emukit.figures.hovmoeller import draw_hovmoeller
-from emukit.figures.indices import DIFFERENCES, SCORES
-from emukit.figures.maps import SEQUENTIAL, Field, MapRow, draw_error_maps, draw_maps, draw_zonal, map_colours
+from emukit.figures.maps import (
+    DIFFERENCES,
+    SCORES,
+    SEQUENTIAL,
+    Field,
+    MapRow,
+    draw_error_maps,
+    draw_hovmoeller,
+    draw_maps,
+    draw_zonal,
+    map_colours,
+)
 from emukit.files import atomic_path, check_regular, open_regular, parse_json, read_text, sha256
 from emukit.report import plot_data as pictures
 from emukit.report.index_pictures import collect_indices, index_figures
@@ -55,7 +65,7 @@ Array = NDArray[np.float64]
 FOLDER = "report"
 ABOUT_FILE, NUMBERS_FILE = "about.json", "numbers.safetensors"
 # Raised with every change of what is kept or drawn.
-VERSION = 12
+VERSION = 13
 # Of every picture, in inches: on a page they are as wide as its text, and their letters are of one size.
 SHAPES = {
     "maps": (8.6, 4.5),
@@ -380,7 +390,9 @@ def _figures(shown: Shown, title: str) -> dict[str, tuple[Figure, str]]:
     span, scenario, time = shown.span, shown.scenario, shown.scenario.time
     scored = pictures.year_of(scenario, span.start), pictures.year_of(scenario, span.stop)
     beside = f"the prediction and {len(shown.members)} members of the climate model"
-    years = draw_years(pictures.annual_means(shown), scored, pictures.hidden_years(scenario), title)
+    years = draw_years(
+        pictures.annual_means(shown), scored, pictures.hidden_years(scenario), title, in_words(time.step)
+    )
 
     def bands(line: list[Season]) -> list[Season]:
         # A store of a single band has only the globe.

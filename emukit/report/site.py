@@ -31,8 +31,7 @@ from emukit.outputs import Kind, new_output, refuse_taken
 from emukit.progress import Reporter
 from emukit.report import run_figures as kept
 from emukit.report.content import downscale_page, run_entry, study_page, submission_entry, training_pictures
-from emukit.report.pages.model import Errors, PageEntry, Picture, Site, Unfinished, identifier
-from emukit.report.pages.render import render
+from emukit.report.pages import Errors, PageEntry, Picture, Site, Unfinished, identifier, render
 from emukit.report.plot_data import LEAST_MONTHS, NO_SEASONS, NO_SPECTRA
 from emukit.report.run_figures import Drawn, RunFigures, in_scale, run_figures_of
 from emukit.runs.downscale_record import DownscaleRecord, read_downscale_record

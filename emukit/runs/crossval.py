@@ -26,7 +26,7 @@ from emukit.data.archive import Archive
 from emukit.data.protocol import make_split
 from emukit.data.split import HELD_OUT, Span, Split, fold_split, last_scored
 from emukit.emulators.base import Emulator
-from emukit.emulators.forcing_space import ForcingSpace
+from emukit.emulators.features import ForcingSpace
 from emukit.errors import ProtocolError
 from emukit.metrics import Competition, Score, mean_score
 from emukit.outputs import json_kind, new_output, refuse_taken

@@ -32,12 +32,14 @@ from emukit.data.archive import Archive
 from emukit.data.block_sampler import BlockSampler, check_size, hit_frequency
 from emukit.data.coarsen import Coarsening
 from emukit.data.protocol import make_split
+from emukit.data.residency import host_free
 from emukit.data.split import Span, Split, is_hidden
 from emukit.emulators.downscaler import (
     CrossFit,
     Downscaler,
     coarse_fields,
     fit_baselines,
+    fit_bytes,
     known_targets,
 )
 from emukit.emulators.downscaling_residuals import (
@@ -56,7 +58,7 @@ from emukit.metrics.competition import Competition
 from emukit.metrics.downscaling import competition, tail_area, tail_thresholds, zonal_spectrum
 from emukit.metrics.ensemble import EnsembleSums, score_ensemble
 from emukit.models.precision import matmul_precision
-from emukit.objectives.blocks import OnBlocks
+from emukit.objectives.base import OnBlocks
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.recipes.downscale import DownscaleRecipe, parse_downscale
@@ -69,6 +71,7 @@ from emukit.runs.downscale_record import (
     read_downscale_record,
 )
 from emukit.runs.record import DOWNSCALE_FILE, DataArguments, card_digest
+from emukit.terminal import size
 from emukit.training.engine import Engine, Execution
 from emukit.training.loop import train
 
@@ -314,6 +317,7 @@ class DownscaleTrainer:
         """Fit statistics, base and baselines on the training months, and draw the weights."""
         self._archive, self._recipe, self._split, self._seed = archive, recipe, split, seed
         check_size(recipe.blocks.size, archive.grid)
+        _refuse_large(archive, recipe)
         coarsening = Coarsening(archive.grid, recipe.coarse)
         reporter.say("fitting the baselines on the training months")
         self.baselines = fit_baselines(archive, split.train, coarsening)
@@ -423,6 +427,31 @@ class DownscaleTrainer:
         # Of one answer the CRPS is the MAE, so it has the same key and weight.
         fair = {f"{v}.mae": found[f"{v}.mae"] - 0.5 * apart[f"{v}.mae"] for v in archive.variables}
         return replace(found, numbers={**found.numbers, **fair})
+
+
+def _refuse_large(archive: Archive, recipe: DownscaleRecipe) -> None:
+    """Refuse a regression that does not fit into memory, before any field is read."""
+    conditions = recipe.conditions
+    if conditions.base != "regression":
+        return
+    needed = fit_bytes(
+        len(archive.variables),
+        archive.grid.shape,
+        recipe.coarse.grid,
+        archive.time.seasons,
+        width=conditions.width,
+        context=conditions.context,
+        context_width=conditions.context_width,
+    )
+    free = host_free()
+    if needed > free:
+        raise RecipeError(
+            "the regression that the network is added to does not fit into memory",
+            found=f"{size(needed)} for conditions.width = {conditions.width}, conditions.context = "
+            f"{conditions.context} and conditions.context_width = {conditions.context_width}",
+            expected=f"less than the {size(free)} that are free",
+            hint="--set conditions.context_width=1, a smaller conditions.width, or fewer steps of conditions.context",
+        )
 
 
 def _crossed(

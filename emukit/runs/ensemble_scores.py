@@ -24,7 +24,6 @@ from emukit.emulators.base import Emulator
 from emukit.errors import ProtocolError
 from emukit.files import inside, write_text
 from emukit.metrics import Moments, Score, mean_score
-from emukit.metrics.deviations import Deviations, RunStatistics, ZonalPower
 from emukit.metrics.ensemble import (
     LEAST_BLOCKS,
     EnsembleParts,
@@ -39,6 +38,7 @@ from emukit.metrics.ensemble import (
     time_blocks,
     two_sample_test,
 )
+from emukit.metrics.variability import Deviations, RunStatistics, ZonalPower
 from emukit.progress import Reporter
 from emukit.runs.evaluate import score_emulator
 

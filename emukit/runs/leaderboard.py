@@ -227,14 +227,15 @@ def _set_rows(folder: Path, record: RunRecord, part: str) -> list[Row]:
     evaluation = read_evaluation(folder, part, record)
     members = record.identity.members
     name = folder.name + (f" (members {','.join(map(str, members))})" if members is not None else "")
-    name += " (final fit, trained on validation too)" if record.identity.final else ""
+    remark = trained_on_validation(record.identity.protocol, part, final=bool(record.identity.final))
+    if record.identity.final:
+        name += " (final fit)" if remark else " (final fit, trained on validation too)"
     split = split_name(record.data.benchmark, record.identity.protocol, evaluation["set"], evaluation["spans"])
     competition, seed = record.data.scoring.competition, record.identity.seed
     score, numbers = float(evaluation["score"]), competition.flatten(evaluation)
     model = model_name(record.command, str(record.recipe["emulator"]))
     note = _ensemble_note(folder, part)
     own = Row(name, "run", split, score, numbers, seed, record.parameters, note, competition=competition)
-    remark = trained_on_validation(record.identity.protocol, part, final=bool(record.identity.final))
     # An evaluation of an earlier version holds no other members.
     by_member = evaluation.get("members", {})
     each = tuple(float(by_member[m]["score"]) for m in sorted(by_member, key=int))

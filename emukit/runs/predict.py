@@ -25,7 +25,7 @@ from emukit.data.store import scenario_from_dataset
 from emukit.data.units import same_units
 from emukit.data.zarr_writer import append_zarr, write_zarr
 from emukit.emulators.base import Emulator
-from emukit.emulators.divided import share_globe
+from emukit.emulators.neural import share_globe
 from emukit.emulators.trajectory import Trajectory
 from emukit.errors import EmukitError, ProtocolError, RunError
 from emukit.models.registry import NETWORKS

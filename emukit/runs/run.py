@@ -27,7 +27,7 @@ from emukit.data.archive import Archive
 from emukit.data.protocol import make_split
 from emukit.data.split import Split, final_split
 from emukit.emulators.base import Emulator
-from emukit.emulators.divided import share_globe
+from emukit.emulators.neural import share_globe
 from emukit.errors import EmukitError, RunError, TrainingError
 from emukit.files import LOCK_FILE, PART, exclusive, inside, write_text
 from emukit.parallel.comm import Comm
@@ -37,7 +37,7 @@ from emukit.recipes.catalogue import check_plugins, model_label, other_versions,
 from emukit.recipes.fitting import fit_recipe, trained_in
 from emukit.recipes.schema import Recipe, parse_recipe
 from emukit.runs.evaluate import Evaluation, check_fits, evaluate
-from emukit.runs.fit import load_trained, prepare
+from emukit.runs.fit import RefitPolicy, check_selected, load_trained, prepare
 from emukit.runs.record import (
     RECORD_FILE,
     DataArguments,
@@ -53,7 +53,6 @@ from emukit.runs.record import (
     session_now,
     slug,
 )
-from emukit.runs.refit import RefitPolicy, check_selected
 from emukit.training.engine import Execution
 
 

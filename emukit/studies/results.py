@@ -19,7 +19,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from emukit import provenance
-from emukit.competitions.ranking import ANOTHER_RUN, LIMIT, add_number_columns, left_out, legends
+from emukit.competitions.ranking import ANOTHER_RUN, LIMIT, MOST_COLUMNS, add_number_columns, left_out, legends
 from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive
 from emukit.data.protocol import ALL, LOSO, make_split
@@ -304,16 +304,19 @@ def tables(studies: Sequence[StudyTable], width: int) -> list[RenderableType]:
 
 
 def markdown(studies: Sequence[StudyTable]) -> str:
-    """One Markdown table each, and the sentences under it."""
+    """One Markdown table each, and the sentences under it; of many numbers a line each, and a column a variant."""
     lines = []
     for study in studies:
         columns = study.competition.columns
-        headings = ("", "seeds", *(markdown_text(c.full_heading) for c in columns), DIFFERENCE)
-        rows = []
+        headings: tuple[str, ...] = ("", "seeds", *(markdown_text(c.full_heading) for c in columns), DIFFERENCE)
+        rows: list[tuple[str, ...]] = []
         for row in study.rows:
             cells = (f"{text} ({under})" if under else text for text, under in _cells(row, study.competition))
             rows.append((markdown_text(row["variant"]), *cells))
         rows += [(f"*{name}*", "", *_numbers(values, study.competition), "") for name, values in study.lines.items()]
+        if len(columns) > MOST_COLUMNS:
+            # A line a number: nobody can read so many columns as text.
+            headings, *rows = zip(headings, *rows, strict=True)
         lines += [f"### {markdown_text(study.title)}", ""]
         lines += markdown_table(headings, rows, right=range(1, len(headings)))
         lines += ["", *(f"- {markdown_text(row['variant'])}: {row['sentence']}" for row in study.rows[1:]), ""]

@@ -11,17 +11,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from emukit.submission.check import check_submission
     from emukit.submission.entry import ENTRY_FILE, SubmissionEntry, entry_of, read_entry, write_entry
-    from emukit.submission.problems import Problem
     from emukit.submission.read import CsvColumns, read_submission
-    from emukit.submission.rows import RowLayout, submission_ids, write_submission
+    from emukit.submission.rows import Problem, RowLayout, submission_ids, write_submission
     from emukit.submission.score import score_csv, score_submission
 
 _MODULES = {
     "check": ("check_submission",),
     "entry": ("ENTRY_FILE", "SubmissionEntry", "entry_of", "read_entry", "write_entry"),
-    "problems": ("Problem",),
     "read": ("CsvColumns", "read_submission"),
-    "rows": ("RowLayout", "submission_ids", "write_submission"),
+    "rows": ("Problem", "RowLayout", "submission_ids", "write_submission"),
     "score": ("score_csv", "score_submission"),
 }
 _NAMES = {name: module for module, names in _MODULES.items() for name in names}

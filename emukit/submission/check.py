@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 from emukit.data.grid import Grid
 from emukit.errors import SubmissionError
 from emukit.submission.lines import Examined, examine, examine_columns
-from emukit.submission.problems import EXAMPLES, Problem
 from emukit.submission.read import CsvColumns, TooLongError, open_csv, read_submission
-from emukit.submission.rows import CELL, HEAD, RowLayout, month_name, packing_of
+from emukit.submission.rows import CELL, EXAMPLES, HEAD, Problem, RowLayout, month_name, packing_of
 
 _HEADER = b"ID,Prediction"
 

@@ -20,9 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 from numpy.typing import NDArray
 
-from emukit.submission.problems import EXAMPLES, Problem, Tally
 from emukit.submission.read import LONGEST_LINE, CsvColumns, pieces
-from emukit.submission.rows import COLUMNS, HEAD, RowLayout, month_name
+from emukit.submission.rows import COLUMNS, EXAMPLES, HEAD, Problem, RowLayout, Tally, month_name
 
 # Enough to tell another grid from a slip of the pen; a file of random IDs must not fill the memory.
 _MOST_STRANGE = 100_000

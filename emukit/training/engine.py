@@ -24,9 +24,8 @@ from torch import Tensor, nn
 from emukit.data.sampler import A, Sampler
 from emukit.errors import TrainingError
 from emukit.objectives.base import Objective
-from emukit.parallel.batchnorm import replicated, synchronise
 from emukit.parallel.comm import Comm
-from emukit.parallel.distributed import DistributedNetwork, Strategy, whole
+from emukit.parallel.distributed import DistributedNetwork, Strategy, replicated, synchronise, whole
 from emukit.training.settings import AverageSettings, OptimizerSettings, TrainingSettings
 
 AUTOCAST: dict[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}

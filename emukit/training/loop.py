@@ -23,8 +23,15 @@ from emukit.errors import TrainingError
 from emukit.metrics import Score
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
-from emukit.training.best import drop_older_best, load_best, save_best
-from emukit.training.checkpoint import LAST, TrainingState, load_checkpoint, save_checkpoint
+from emukit.training.checkpoint import (
+    LAST,
+    TrainingState,
+    drop_older_best,
+    load_best,
+    load_checkpoint,
+    save_best,
+    save_checkpoint,
+)
 from emukit.training.engine import Engine, learning_rate
 from emukit.training.log import LOG, MetricsLog, line_of, recovered
 from emukit.training.settings import TrainingSettings

@@ -110,6 +110,10 @@ def test_nothing_holds_where_nothing_is_held() -> None:
     assert Figure("x", 1.0, "s", 1.0, 1.0, 70.0, "under 2 s", True).cells()[-1] == "yes"
 
 
+def test_a_reference_that_there_is_not_is_no_number() -> None:
+    assert Figure("x", 1.0, "s", math.nan, math.nan, 70.0, "", True).cells()[2:4] == ("-", "-")
+
+
 def test_the_memory_of_the_parent_is_not_counted() -> None:
     held = np.ones(60_000_000)
     assert measure("quick", "quick").peak_mb < held.nbytes / 1e6

@@ -8,7 +8,7 @@ import xarray as xr
 
 from emukit.data.protocol import make_split
 from emukit.data.store import open_store
-from emukit.emulators.forcing_space import ForcingSpace
+from emukit.emulators.features import ForcingSpace
 from emukit.emulators.registry import load_emulator
 from emukit.recipes.fitting import trained_in
 from emukit.recipes.load import load_recipe

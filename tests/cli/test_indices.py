@@ -229,7 +229,7 @@ def test_a_split_of_a_solution_that_is_not_scored_by_itself(submissions):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    from emukit.competitions.climx.files import score_files
+    from emukit.competitions.climx.parts import score_files
     from emukit.competitions.climx.submission import CELLS, read_table
 
     folder, truth, prediction = submissions

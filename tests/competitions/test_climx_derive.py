@@ -6,8 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from emukit.competitions.climx.derive import base_percentiles, derive_indices
 from emukit.competitions.climx.indices import compute_indices, compute_percentiles
+from emukit.competitions.climx.score import base_percentiles, derive_indices
 from emukit.competitions.registry import competition_of
 from emukit.data.card import CardProtocol
 from emukit.data.daily import open_daily

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emukit.competitions.climx.detail import detail_tables, ensemble_table, forced_fit, parts_of
+from emukit.competitions.climx.parts import detail_tables, ensemble_table, forced_fit, parts_of
 from emukit.competitions.climx.score import ClimXScore, crps_efficiency, score_index
 from emukit.metrics.extremes import INDICES
 

@@ -164,8 +164,8 @@ def test_higher_is_better_in_ranking_and_in_the_best_epoch(strange):
 
 def test_a_sentence_and_colours_follow_the_direction(strange):
     from emukit.figures.figure import BETTER, WORSE
-    from emukit.figures.study import VariantInterval, draw_intervals
-    from emukit.report.pages.render import marks
+    from emukit.figures.studies import VariantInterval, draw_intervals
+    from emukit.report.pages import marks
     from emukit.studies.bootstrap import Difference, sentence
 
     competition = load_competition("skill", UNITS)
@@ -208,7 +208,7 @@ def test_the_competition_of_the_docs_is_one():
 
 
 def test_a_search_and_a_final_fit_look_for_the_best_and_not_the_lowest(strange, tmp_path):
-    from emukit.runs.refit import RefitPolicy
+    from emukit.runs.fit import RefitPolicy
     from emukit.studies.search import _costs
     from emukit.training.settings import TrainingSettings
 

@@ -15,11 +15,13 @@ import xarray as xr
 
 from emukit.data import daily
 from emukit.data.card import load_card, parse_card
+from emukit.data.check_report import inspect_folder
 from emukit.data.daily import DAYS, open_daily
+from emukit.data.daily_archive import outline_of
 from emukit.data.daily_folder import is_daily_folder, open_folder
-from emukit.data.daily_report import inspect_folder, working_protocols
 from emukit.data.demo.climx import TRUTH
 from emukit.data.demo.daily import AEROSOLS, GASES, VARIABLES
+from emukit.data.protocol import make_split, working_protocols
 from emukit.data.source import open_source
 from emukit.errors import ProtocolError, StoreError
 from emukit.files import shipped
@@ -501,8 +503,21 @@ def test_protocols_of_a_full_folder_are_those_of_its_card(climx_folder):
     folder = report.folder
     whole = {name: replace(held, days=86 * DAYS - 1) for name, held in folder.scenarios.items()}
     loso = ("loso:ssp126", "loso:ssp370", "loso:ssp585")
-    assert working_protocols(replace(folder, scenarios=whole)) == ("official", "ssp370-2015-2070", *loso)
+
+    def working(scenarios):
+        return tuple(working_protocols(outline_of(replace(folder, scenarios=scenarios), "folder")))
+
+    assert working(whole) == ("official", "ssp370-2015-2070", *loso)
     cut = whole | {"ssp126": replace(whole["ssp126"], days=20 * DAYS)}
-    assert working_protocols(replace(folder, scenarios=cut)) == ("official", "ssp370-2015-2070", *loso[1:])
+    assert working(cut) == ("official", "ssp370-2015-2070", *loso[1:])
     cut["ssp585"] = replace(whole["ssp585"], days=19 * DAYS)
-    assert working_protocols(replace(folder, scenarios=cut)) == ("official",)
+    assert working(cut) == ("official",)
+    # Without the years of the percentiles nothing can be scored, whatever else is there.
+    lost = {name: held for name, held in whole.items() if name != "historical"}
+    assert working(lost) == ()
+    assert working(whole | {"historical": replace(whole["historical"], days=29 * DAYS)}) == ()
+    other = replace(folder, card=folder.card.model_copy(update={"competition": "generic"}), scenarios=lost)
+    assert tuple(working_protocols(outline_of(other, "folder"))) == loso
+    with pytest.raises(ProtocolError, match="lacks the years of the percentiles") as e:
+        make_split(outline_of(replace(folder, scenarios=lost), "folder"), "loso:ssp126")
+    assert e.value.expected == "all days of 1961 to 1990 in a scenario historical"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from emukit.competitions.climx.derive import derive_indices, thresholds_of_archive
+from emukit.competitions.climx.score import derive_indices, thresholds_of_archive
 from emukit.competitions.registry import competition_of
 from emukit.data import daily_archive
 from emukit.data.daily import DailyStore

@@ -6,7 +6,6 @@ import pytest
 from emukit.data.coarsen import Coarsening, CoarseSettings
 from emukit.data.grid import Grid
 from emukit.data.split import Span
-from emukit.data.store import open_store
 from emukit.data.targets import TargetSettings
 from emukit.emulators.downscaler import (
     CellLine,
@@ -18,16 +17,6 @@ from emukit.emulators.downscaler import (
 )
 
 SPANS = (Span("ssp126", 0, 240, (0, 1)), Span("ssp370", 60, 180, (1,)))
-
-
-@pytest.fixture(scope="module")
-def archive(demo_store):
-    return open_store(demo_store)
-
-
-@pytest.fixture(scope="module")
-def coarsening(archive):
-    return Coarsening(archive.grid, CoarseSettings(grid=(4, 6)))
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Steps before and after the one that is downscaled: what is seen of them, and what is never seen."""
 
+import tracemalloc
 from copy import copy
 from dataclasses import replace
 
@@ -13,12 +14,11 @@ from emukit.data.block_sampler import BlockSampler, BlockSettings
 from emukit.data.coarsen import Coarsening, CoarseSettings, in_context
 from emukit.data.protocol import make_split
 from emukit.data.split import Span
-from emukit.data.store import open_store
 from emukit.data.targets import TargetSettings
 from emukit.emulators import downscaler
 from emukit.emulators.base import Emulator
 from emukit.emulators.downscaled import Downscaled
-from emukit.emulators.downscaler import Neighbourhood, coarse_fields, fit_baselines, known_targets
+from emukit.emulators.downscaler import Neighbourhood, coarse_fields, fit_baselines, fit_bytes, known_targets
 from emukit.emulators.downscaling_residuals import ConditionSettings, fit_frames
 from emukit.emulators.neural_downscaler import (
     NeuralDownscaler,
@@ -29,22 +29,12 @@ from emukit.emulators.neural_downscaler import (
 from emukit.errors import RecipeError, RunError
 from emukit.objectives.registry import OBJECTIVES
 from emukit.progress import Reporter
-from emukit.recipes.downscale import load_downscale
-from emukit.runs import downscaled_file
+from emukit.recipes.downscale import load_downscale, parse_downscale
+from emukit.runs import downscale, downscaled_file
 from emukit.runs.downscaled_file import downscale_file
 
 SPANS = (Span("ssp126", 0, 240, (0, 1)),)
 QUIET = Reporter(quiet=True)
-
-
-@pytest.fixture(scope="module")
-def archive(demo_store):
-    return open_store(demo_store)
-
-
-@pytest.fixture(scope="module")
-def coarsening(archive):
-    return Coarsening(archive.grid, CoarseSettings(grid=(4, 6)))
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +266,57 @@ def test_a_width_of_a_context_that_is_not_there_is_refused():
         load_downscale(None, ["conditions.context=0", "conditions.context_width=5"])
     with pytest.raises(RecipeError, match="odd number"):
         load_downscale(None, ["conditions.context=1", "conditions.context_width=4"])
+
+
+def test_settings_of_a_regression_that_the_pass_would_ignore():
+    with pytest.raises(RecipeError) as e:
+        load_downscale(None, ["conditions.base=pass", "conditions.width=7", "conditions.penalty=0.1"])
+    assert e.value.what == "conditions.width and conditions.penalty would do nothing"
+    assert "conditions.width = 7, conditions.penalty = 0.1" in e.value.found
+    with pytest.raises(RecipeError, match=r"conditions\.penalty would do nothing"):
+        load_downscale(None, ["conditions.base=pass", "conditions.penalty=0.1"])
+    recipe = load_downscale(None, ["conditions.base=pass", "conditions.width=5"])
+    assert recipe.conditions.base == "pass"
+    # Runs of before it was refused are still read.
+    values = recipe.model_dump(mode="json", exclude={"training": {"segments"}})
+    values["conditions"]["width"] = 7
+    assert parse_downscale(values, "a record").conditions.width == 7
+
+
+@pytest.mark.parametrize(("width", "context", "context_width"), [(5, 0, 1), (3, 2, 5), (7, 1, 3)])
+def test_memory_of_the_regression_is_what_is_said_before_it_is_fitted(
+    archive, coarsening, width, context, context_width
+):
+    span, options = Span("ssp126", 0, 240, (0,)), {"width": width, "context": context, "context_width": context_width}
+    said = fit_bytes(2, archive.grid.shape, coarsening.shape, archive.time.seasons, **options)
+    tracemalloc.start()
+    try:
+        Neighbourhood.fit(archive, (span,), coarsening, ("none", "cbrt"), **options)
+        held = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert held / 1.3 < said < held * 1.3
+
+
+def test_a_regression_that_does_not_fit_is_refused_before_anything_is_read(archive, monkeypatch):
+    def read(*args, **kwargs):
+        raise AssertionError("it reads")
+
+    small = ("coarse=4,6", "blocks.size=4,6", "model.depth=1")
+    large = ("conditions.context=6", "conditions.width=15", "conditions.context_width=15")
+    recipe = load_downscale(None, [*small, *large])
+    for name in ("fit_baselines", "fit_frames"):
+        monkeypatch.setattr(downscale, name, read)
+    split = make_split(archive, "k360")
+    # F = 2 (225 + 12 x 225) = 5850: 12 x 24 cells take 79 GB of products alone.
+    monkeypatch.setattr(downscale, "host_free", lambda: 70 << 30)
+    with pytest.raises(RecipeError, match="does not fit into memory") as e:
+        downscale.DownscaleTrainer(archive, recipe, split, 0, QUIET)
+    assert "conditions.context_width = 15" in e.value.found
+    assert e.value.expected == "less than the 75.2 GB that are free"
+    monkeypatch.setattr(downscale, "host_free", lambda: 200 << 30)
+    with pytest.raises(AssertionError, match="it reads"):
+        downscale.DownscaleTrainer(archive, recipe, split, 0, QUIET)
 
 
 def test_a_calibration_of_what_is_left_in_sample_does_nothing():

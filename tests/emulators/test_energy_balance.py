@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from emukit.data.protocol import make_split
-from emukit.data.store import open_store
 from emukit.data.time import TimeAxis
 from emukit.emulators.energy_balance import EnergyBalanceEmulator
 from emukit.emulators.features import check_feature, feature, forcing_of
@@ -15,7 +14,7 @@ from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import load_emulator
 from emukit.errors import ProtocolError, RecipeError
 from emukit.physics.calibration import Calibration
-from emukit.physics.forcing import ch4_forcing, co2_forcing
+from emukit.physics.energy_balance import ch4_forcing, co2_forcing
 from emukit.recipes.load import load_recipe
 from emukit.report.plot import draw
 from emukit.report.plot_data import annual_budget, collect
@@ -30,11 +29,6 @@ TRUE = {
     "level": 0.0,
     "rms": 0.0,
 }
-
-
-@pytest.fixture(scope="module")
-def archive(demo_store):
-    return open_store(demo_store)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from emukit.data.protocol import make_split
 from emukit.data.split import Span, Split
 from emukit.emulators.base import Emulator
 from emukit.emulators.climatology import ClimatologyEmulator
-from emukit.emulators.forcing_space import ForcingSpace, years_of
+from emukit.emulators.features import ForcingSpace, years_of
 from emukit.emulators.kriging import Kriging
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import load_emulator

@@ -24,11 +24,6 @@ from tests.other_steps import even_dataset, written, yearly_dataset
 SPANS = (Span("ssp126", 0, 240, (0, 1)),)
 
 
-@pytest.fixture(scope="module")
-def archive(demo_store):
-    return open_store(demo_store)
-
-
 def frames_of(archive, base="regression"):
     coarsening = Coarsening(archive.grid, CoarseSettings(grid=(4, 6)))
     said = TargetSettings(climatology="cell-month", scale="cell")

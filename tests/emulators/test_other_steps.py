@@ -18,8 +18,7 @@ from emukit.data.targets import TargetNormalizer, TargetSettings
 from emukit.data.time import TimeAxis
 from emukit.emulators import linear
 from emukit.emulators.climatology import AnnualCycle, ClimatologyEmulator
-from emukit.emulators.features import feature
-from emukit.emulators.forcing_space import ForcingSpace
+from emukit.emulators.features import ForcingSpace, feature
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import EMULATORS, load_emulator
 from emukit.emulators.variability import _neighbours

@@ -12,7 +12,7 @@ from emukit.data.archive import Archive
 from emukit.data.protocol import make_split
 from emukit.data.split import Span, leave_out
 from emukit.emulators.climatology import ClimatologyEmulator
-from emukit.emulators.forcing_space import ForcingSpace
+from emukit.emulators.features import ForcingSpace
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import load_emulator
 from emukit.emulators.residual_correction import ResidualCorrection, residual_archive

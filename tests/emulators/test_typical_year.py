@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from emukit.competitions.climx.derive import thresholds_of_archive
+from emukit.competitions.climx.score import thresholds_of_archive
 from emukit.data.archive import Archive, Scenario
 from emukit.data.card import parse_card
 from emukit.data.opening import open_data

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emukit.data.grid import Grid
-from emukit.metrics.deviations import Deviations, ZonalPower, deviations
+from emukit.metrics.variability import Deviations, ZonalPower, deviations
 
 GRID = Grid(np.array([-45.0, 0.0, 45.0]), np.arange(0.0, 360, 30))
 AREA = np.array([0.6, 0.4])

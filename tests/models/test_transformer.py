@@ -10,9 +10,17 @@ import torch
 from torch import nn
 
 from emukit.errors import RecipeError
-from emukit.models.attention import SpaceAttention, TimeAttention, patch_centres, rotate, space_turn, time_turn
 from emukit.models.registry import build_network, count_parameters
-from emukit.models.transformer import PatchHead, Transformer
+from emukit.models.transformer import (
+    PatchHead,
+    SpaceAttention,
+    TimeAttention,
+    Transformer,
+    patch_centres,
+    rotate,
+    space_turn,
+    time_turn,
+)
 from emukit.sphere import WHOLE
 
 SMALL: dict[str, Any] = {"patch_rows": 2, "patch_columns": 3, "dim": 16, "heads": 2, "frame_blocks": 1, "linear": 4}

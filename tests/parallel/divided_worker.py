@@ -33,9 +33,8 @@ from emukit.losses.composite import CompositeLoss
 from emukit.losses.grid_context import GridContext
 from emukit.models.registry import build_network
 from emukit.parallel import domain as divided
-from emukit.parallel.batchnorm import synchronise
 from emukit.parallel.comm import Comm, _Sum, open_comm
-from emukit.parallel.distributed import DistributedNetwork
+from emukit.parallel.distributed import DistributedNetwork, synchronise
 from emukit.parallel.domain import DividedSphere, divide
 from emukit.runs.evaluate import _compute_lines, score_emulator
 from emukit.sphere import Sphere, half_turn, part_shape

@@ -7,8 +7,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from emukit.parallel.batchnorm import GlobalBatchNorm2d, replicated, synchronise
 from emukit.parallel.comm import Comm
+from emukit.parallel.distributed import GlobalBatchNorm2d, replicated, synchronise
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from torch.distributed import launcher
 from torch.distributed.elastic.multiprocessing.api import SignalException
 
 from emukit.errors import TrainingError
-from emukit.parallel import rendezvous
+from emukit.parallel import comm
 from emukit.parallel.comm import open_comm
 from emukit.parallel.launch import PARENT, RENDEZVOUS_FILE, TORCHRUN, is_main, relaunch, torchrun_place
 from tests.parallel.worker import threads
@@ -36,7 +36,7 @@ def environment(monkeypatch):
             monkeypatch.setenv(name, value)
         for name in ("TORCHELASTIC_USE_AGENT_STORE", "LOCAL_WORLD_SIZE", RENDEZVOUS_FILE):
             monkeypatch.delenv(name, raising=False)
-        monkeypatch.setattr(rendezvous, "RENDEZVOUS_TIMEOUT", timedelta(seconds=1))
+        monkeypatch.setattr(comm, "RENDEZVOUS_TIMEOUT", timedelta(seconds=1))
 
     return put
 
@@ -73,7 +73,7 @@ def test_a_place_that_cannot_be_is_a_crash_or_a_wait(environment, name, value):
 
 def test_a_name_that_nobody_knows_is_waited_for(environment, monkeypatch):
     environment(MASTER_ADDR="nowhere.invalid")
-    monkeypatch.setattr(rendezvous, "rendezvous", None)
+    monkeypatch.setattr(comm, "rendezvous", None)
     with pytest.raises(TrainingError, match=r"could not connect[^$]*MASTER_ADDR=nowhere\.invalid"), open_comm():
         pass
 
@@ -98,8 +98,8 @@ def test_others_that_do_not_come_are_waited_for_without_end(environment, rank):
 def test_one_that_hangs_is_waited_for_without_end(environment, monkeypatch):
     environment(WORLD_SIZE="1", MASTER_PORT=str(free_port()))
     formed = []
-    monkeypatch.setattr(rendezvous.dist, "init_process_group", lambda *names, **options: formed.append(options))
-    rendezvous.join_group(torchrun_place(), "gloo")
+    monkeypatch.setattr(comm.dist, "init_process_group", lambda *names, **options: formed.append(options))
+    comm.join_group(torchrun_place(), "gloo")
     assert timedelta(minutes=1) < formed[0]["timeout"] < timedelta(hours=1)
 
 

@@ -9,8 +9,7 @@ import torch
 
 from emukit.errors import RecipeError
 from emukit.physics.calibration import Calibration, Observed, calibrate
-from emukit.physics.energy_balance import EnergyBalance
-from emukit.physics.forcing import CO2_1850, ch4_forcing, co2_forcing
+from emukit.physics.energy_balance import CO2_1850, EnergyBalance, ch4_forcing, co2_forcing
 
 GUESS = Calibration(EnergyBalance.of(1.0, (7.0, 80.0), (0.7,), 1.2), torch.ones(1, dtype=torch.float64))
 TRUTH = Calibration(EnergyBalance.of(0.8, (9.0, 60.0), (0.6,), 1.4), torch.tensor([0.9], dtype=torch.float64))

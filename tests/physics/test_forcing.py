@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emukit.errors import ProtocolError
-from emukit.physics.forcing import (
+from emukit.physics.energy_balance import (
     CH4_1850,
     CH4_YEARS,
     CO2_1850,

@@ -13,7 +13,7 @@ from emukit.competitions.cse151b import cse151b
 from emukit.competitions.ranking import Row
 from emukit.figures.maps import Field
 from emukit.report import content, run_figures
-from emukit.report.pages.model import Errors, PageEntry, Picture, Site, StudyPage, identifier
+from emukit.report.pages import Errors, PageEntry, Picture, Site, StudyPage, identifier
 from emukit.studies.study_file import StudyFile
 from tests.coded import small_grid
 
@@ -173,7 +173,7 @@ def site(folder: Path) -> Site:
 
 def write(made: Site, folder: Path) -> Path:
     """Write a site as it is, without a manifest."""
-    from emukit.report.pages.render import render
+    from emukit.report.pages import render
 
     for name, text in render(made):
         path = folder / name

@@ -5,14 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from emukit.competitions.climx.derive import derive_indices
-from emukit.competitions.climx.detail import score_maps
-from emukit.competitions.climx.score import regions, score_index
+from emukit.competitions.climx.parts import score_maps
+from emukit.competitions.climx.score import derive_indices, regions, score_index
 from emukit.data import daily_archive
 from emukit.data.opening import open_data
 from emukit.data.split import Span, Split
 from emukit.emulators.climx_baselines import ClimxClimatology
-from emukit.figures.indices import IndexMap, draw_index_maps
+from emukit.figures.maps import IndexMap, draw_index_maps
 from emukit.metrics.extremes import INDICES
 from emukit.report.index_pictures import RANKS, collect_indices, index_figures
 

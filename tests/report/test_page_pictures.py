@@ -11,9 +11,15 @@ from PIL import Image
 from emukit.competitions.cse151b import cse151b
 from emukit.figures.curves import Curves, draw_distribution
 from emukit.figures.figure import BETTER, WORSE, write_webp
-from emukit.figures.learning import draw_learning, draw_terms, has_terms
 from emukit.figures.maps import LEVELS, Field, _east_of_greenwich, coastline, draw_error_maps, draw_zonal, round_limit
-from emukit.figures.study import VariantInterval, draw_coordinates, draw_intervals
+from emukit.figures.studies import (
+    VariantInterval,
+    draw_coordinates,
+    draw_intervals,
+    draw_learning,
+    draw_terms,
+    has_terms,
+)
 from emukit.report.plot_data import _scale_to_daily
 from emukit.report.run_figures import SHAPES, save
 from tests.coded import small_grid

@@ -24,8 +24,8 @@ from emukit.figures.curves import (
     draw_years,
 )
 from emukit.figures.figure import MEMBERS, TRUTH, drawing, legend_below, line_colours, sheet, write_png, write_webp
-from emukit.figures.learning import draw_learning
 from emukit.figures.maps import MapRow, Panel, draw_maps, edges, scale, scale_colours
+from emukit.figures.studies import draw_learning
 from tests.coded import small_grid
 
 GRID = small_grid(4, 6)
@@ -128,6 +128,8 @@ def test_hidden_years_are_a_gap_and_the_scored_ones_shaded():
     assert axes.get_ylim()[0] > 0.5
     legend = [t.get_text() for t in figure.legends[0].get_texts()]
     assert legend == ["scored months", "truth hidden in this store", "members of the climate model (2)", "prediction"]
+    (axes,) = draw_years([Years("tas (K)", curves)], (2001.0, 2002.0), [], "title", "days").axes
+    assert axes.patches[0].get_label() == "scored days"
 
 
 def test_realisations_are_a_band_with_the_first_as_its_line():

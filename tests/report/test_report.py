@@ -426,7 +426,7 @@ def test_page_says_what_the_record_says(drawn):
     final = run.record.identity.model_copy(update={"final": "f" * 64})
     refitted = replace(run, record=run.record.model_copy(update={"identity": final, "seconds": 9000.0}))
     shown = content.run_entry(refitted, source)
-    assert shown.provenance["final fit of"] == "f" * 64
+    assert shown.provenance["selected by the run"] == "f" * 64
     assert shown.facts["time"] == "2.5 h"
 
 

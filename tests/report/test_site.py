@@ -12,8 +12,17 @@ import pytest
 
 from emukit.competitions.cse151b import cse151b
 from emukit.errors import RunError
-from emukit.report.pages.model import Unfinished, identifier
-from emukit.report.pages.render import ASSETS, HERE, WIDTH, entry_script, marks, render, site_script
+from emukit.report.pages import (
+    ASSETS,
+    HERE,
+    WIDTH,
+    Unfinished,
+    entry_script,
+    identifier,
+    marks,
+    render,
+    site_script,
+)
 from emukit.studies.results import DIFFERENCE
 from emukit.studies.study_file import read_study
 from tests.report.sites import EVIL, SPLIT, row, site, study

@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from emukit.competitions.cse151b import cse151b
+from emukit.competitions.generic import competition
 from emukit.studies.results import DIFFERENCE, StudyTable, markdown, tables, to_csv
 
 COLUMNS = ("score", *cse151b().keys)
@@ -47,6 +48,22 @@ def test_every_number_has_its_spread_and_the_score_its_interval():
     assert "-0.030 to" in shown
     assert "-0.010" in shown
     assert "[red]x: better by 0.020" in shown
+
+
+def test_a_table_of_many_numbers_has_a_line_for_each():
+    """Side by side nobody can read them as text."""
+    many = competition(dict.fromkeys("abc", "K"))
+    keys = [c.key for c in many.columns]
+    base = {**BASE, "mean": {k: i / 10 for i, k in enumerate(keys)}, "sd": None}
+    other = {**base, "variant": "b", "seeds": [0], "mean": {k: i / 5 for i, k in enumerate(keys)}}
+    text = markdown([StudyTable("s", many, (base, other), {"limit": base["mean"]})])
+    heads, _, *lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert heads == "|  | a\\|b\\`\\* | b | *limit* |"
+    assert lines[0] == "| seeds | 2 | 1 |  |"
+    assert len(lines) == 1 + len(keys) + 1
+    titles = [c.full_heading for c in many.columns]
+    for i in (3, 7, 15):
+        assert lines[1 + i] == f"| {titles[i]} | {i / 10:.3f} | {i / 5:.3f} | {i / 10:.3f} |"
 
 
 def test_a_difference_without_an_interval_has_none():

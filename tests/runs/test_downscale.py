@@ -29,7 +29,7 @@ from emukit.emulators.downscaling_residuals import Base, ResidualDraws, Residual
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.neural_downscaler import NeuralDownscaler, load_downscaler
 from emukit.errors import EmukitError, ProtocolError, RecipeError, RunError, StoreError
-from emukit.objectives.blocks import OnBlocks
+from emukit.objectives.base import OnBlocks
 from emukit.progress import Reporter
 from emukit.recipes.downscale import load_downscale
 from emukit.recipes.load import load_recipe

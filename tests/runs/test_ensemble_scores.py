@@ -14,8 +14,8 @@ from emukit.emulators.variance_matched import VarianceMatched
 from emukit.emulators.wrapper import Wrapper
 from emukit.errors import ProtocolError, RunError
 from emukit.metrics import Moments
-from emukit.metrics.deviations import Deviations, ZonalPower
 from emukit.metrics.ensemble import EnsembleSums, RankCounts, Regions, energy_score, score_ensemble, two_sample_test
+from emukit.metrics.variability import Deviations, ZonalPower
 from emukit.progress import Reporter
 from emukit.runs.ensemble_scores import evaluate_ensemble, save_ensemble
 from tests.coded import score_moments, warming_archive

@@ -16,8 +16,8 @@ from emukit.errors import ProtocolError, RunError
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
 from emukit.runs.evaluate import evaluate
+from emukit.runs.fit import RefitPolicy
 from emukit.runs.leaderboard import collect_rows
-from emukit.runs.refit import RefitPolicy
 from emukit.runs.run import read_run, save_evaluation, train_run
 from emukit.runs.submit import submit_run
 from emukit.training.loop import KeptWeights
@@ -172,8 +172,17 @@ def test_trained_months_are_not_scored_and_the_leaderboard_says_final(archive, t
     assert "final fit" in caught.value.found
     save_evaluation(run.folder, evaluate(run.emulator(archive), archive, run.split(archive), "test"))
     (row,) = [r for r in collect_rows([run.folder], published=False) if r.kind == "run"]
-    assert "final fit" in row.name
+    assert row.name == "f (final fit, trained on validation too)"
+    assert row.remark == ""
     assert "test" in row.split
+
+
+def test_that_the_validation_months_trained_is_said_once(archive, tmp_path):
+    before, _ = train_run(archive, load_recipe("linear"), tmp_path / "a", protocol="loso:ssp126", reporter=QUIET)
+    run, _ = final_run(archive, before, tmp_path / "f", protocol="loso:ssp126")
+    save_evaluation(run.folder, evaluate(run.emulator(archive), archive, run.split(archive), "test"))
+    (row,) = [r for r in collect_rows([run.folder], published=False) if r.kind == "run"]
+    assert (row.name, row.remark) == ("f (final fit)", "validation months in training")
 
 
 def test_another_configuration_or_a_final_fit_selects_nothing(archive, tmp_path):

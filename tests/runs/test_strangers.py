@@ -15,7 +15,7 @@ from emukit.errors import EmukitError, RunError
 from emukit.progress import silent_reporter
 from emukit.recipes.catalogue import is_random
 from emukit.recipes.load import load_recipe
-from emukit.report.pages.model import identifier
+from emukit.report.pages import identifier
 from emukit.report.site import collect_places
 from emukit.runs.leaderboard import collect_rows
 from emukit.runs.listing import list_runs

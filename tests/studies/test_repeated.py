@@ -9,7 +9,7 @@ from scipy import stats
 from emukit.competitions.climx.score import _climx
 from emukit.metrics.extremes import UNITS
 from emukit.runs.record import Scoring
-from emukit.studies.repeated import repeated_study
+from emukit.studies.compare import repeated_study
 from tests.cli.conftest import emukit  # noqa: F401
 
 BASE, OTHER, BROKEN = (0.07, 0.064, 0.069), (-0.197, -0.169, -0.17), (0.1, None, 0.1)

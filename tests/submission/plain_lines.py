@@ -10,8 +10,7 @@ import math
 import numpy as np
 
 from emukit.submission.lines import Examined
-from emukit.submission.problems import Problem, Tally
-from emukit.submission.rows import HEAD, month_name
+from emukit.submission.rows import HEAD, Problem, Tally, month_name
 
 LONGEST_LINE = 1 << 20
 

@@ -20,8 +20,7 @@ from emukit.metrics import Score
 from emukit.parallel.comm import Comm
 from emukit.progress import silent_reporter
 from emukit.training import loop
-from emukit.training.best import best_path
-from emukit.training.checkpoint import LAST, load_checkpoint, save_shard, shard_reader
+from emukit.training.checkpoint import LAST, best_path, load_checkpoint, save_shard, shard_reader
 from emukit.training.engine import Engine
 from emukit.training.loop import TrainingResult
 from emukit.training.settings import AverageSettings

@@ -16,7 +16,7 @@ import numpy as np
 import xarray as xr
 
 from emukit import provenance
-from emukit.competitions.climx.derive import base_percentiles
+from emukit.competitions.climx.score import base_percentiles
 from emukit.competitions.climx.submission import FIRST_YEAR, LAST_YEAR, ROWS, write_submission
 from emukit.data.archive import Archive
 from emukit.data.daily import DAYS, open_daily
