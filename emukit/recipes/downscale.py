@@ -154,8 +154,7 @@ def load_downscale(
         # One answer has no spread that a climate could change.
         asked = values.get("objective", {})
         name = asked.get("name", REGRESSION) if isinstance(asked, Mapping) else asked
-        known = isinstance(name, str) and name in OBJECTIVES
-        if conditions["calibrate"] is True and known and OBJECTIVES.load(name).draws:
+        if conditions["calibrate"] is True and name in OBJECTIVES and OBJECTIVES.load(name).draws:
             conditions = {"climate": True, **conditions}
         values["conditions"] = conditions
     recipe = parse_downscale(values, source)
