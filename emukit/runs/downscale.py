@@ -472,7 +472,9 @@ def _crossed(
         return None
     base = frames.base
     fitted = None if base is None else CrossFit.of(archive, split.train, base, conditions.penalty)
-    return cross_frames(archive, split.train, frames, fitted, conditions.calibrate)
+    return cross_frames(
+        archive, split.train, frames, fitted, calibrate=conditions.calibrate, climate=conditions.climate
+    )
 
 
 def _beside(
