@@ -260,7 +260,7 @@ def test_crps_run_scores_its_ensemble(drawn_run):
 
 @pytest.mark.parametrize("objective", ["diffusion", "interpolant"])
 def test_generative_objectives_learn_on_blocks_and_draw(archive, objective):
-    chosen = recipe("conditions.base=pass", objective=objective)
+    chosen = recipe("conditions.base=pass", "conditions.width=5", objective=objective)
     trainer = DownscaleTrainer(archive, chosen, make_split(archive, None, (0,)), 0, QUIET)
     numbers = trainer._engine.step(trainer._sampler.epoch(0, 0)[:1], 1e-3, 1.0)
     assert np.isfinite([*numbers.values()]).all()
@@ -310,7 +310,7 @@ def test_a_file_becomes_a_store_of_fine_fields(run, archive, coarse, tmp_path):
 
 
 def test_realisations_are_written_along_a_dimension_of_their_own(archive, coarse, tmp_path):
-    chosen = recipe("conditions.base=pass", objective="diffusion")
+    chosen = recipe("conditions.base=pass", "conditions.width=5", objective="diffusion")
     one = DownscaleTrainer(archive, chosen, make_split(archive, None, (0,)), 0, QUIET).downscaler
     coarse.isel(time=slice(0, 3)).to_netcdf(tmp_path / "coarse.nc")
     downscale_file(one, tmp_path / "coarse.nc", tmp_path / "fine.zarr", members=2, reporter=QUIET)
