@@ -73,7 +73,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection():
-    """Modules and tests stay to the end: garbage is looked for among what tests leave, not among them again and again."""
+    """Modules and tests stay to the end: garbage is looked for among what tests leave."""
     gc.disable()
     try:
         return (yield)
