@@ -79,6 +79,7 @@ class Emulator(ABC):
         kind: Name in the registry, by which a saved emulator finds its class. A class of another package need not
             say it: an emulator is called as its recipe names it.
         by_variable: Options of `fit` that are tables by variable, or lists of variables.
+        forcing_options: Options of `fit` that name forcings, as `emukit.emulators.features` does.
         domain: What it predicts, and where.
         steps: The kinds of steps it knows, of ``month``, ``year``, ``day`` and ``hour``; empty: all.
         draws: Whether it draws realisations, each with variability as a run has, and not one answer.
@@ -96,6 +97,7 @@ class Emulator(ABC):
     kind: str
     steps: ClassVar[tuple[str, ...]] = ()
     by_variable: ClassVar[tuple[str, ...]] = ()
+    forcing_options: ClassVar[tuple[str, ...]] = ()
     from_beginning: ClassVar[bool] = False
     continues: ClassVar[bool] = True
     streams: ClassVar[bool] = False
@@ -167,8 +169,8 @@ class Emulator(ABC):
 
     @classmethod
     def forcings_read(cls, options: Mapping[str, Any]) -> dict[str, Sequence[str]]:
-        """The options of `fit` that name forcings, as `emukit.emulators.features` does, with the names; none here."""
-        return {}
+        """The `forcing_options` with the names that they hold."""
+        return {name: options[name] for name in cls.forcing_options}
 
     @classmethod
     def check(cls, archive: Archive, **options: Any) -> None:

@@ -214,7 +214,10 @@ FORMER_NAMES = {"anchored": "residual-correction"}
 FORMER_OPTIONS = {"residual-correction": {"reach": "length_scale"}, "additive-gp": {"reach": "length_scale"}}
 # Options that came later, at the value that does what was done before: there they change no digest of a recipe, so that
 # runs of before are found.
-LATER_OPTIONS: Mapping[str, Mapping[str, Any]] = {"additive-gp": {"parts": 1, "sharpness": 2.0}}
+LATER_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "additive-gp": {"parts": 1, "sharpness": 2.0},
+    "hybrid": {"relaxation": 0.0, "relaxation_days": [1.0, 5.0]},
+}
 
 
 def present_name(name: str) -> str:

@@ -177,6 +177,8 @@ class Hybrid(nn.Module):
         diffusion_order: int = 3,
         divergence_hours: tuple[float, float] = (6.0, 0.5),
         divergence: float = 0.5,
+        relaxation: float = 0.0,
+        relaxation_days: tuple[float, float] = (1.0, 5.0),
     ) -> None:
         """Fresh weights.
 
@@ -204,6 +206,10 @@ class Hybrid(nn.Module):
             divergence_hours: In which divergence of every scale, and of the smallest one besides, falls to 1/e; 0 for
                 never.
             divergence: Share of the divergence of interpolated winds that the core begins with.
+            relaxation: Standard deviations from the mean of training beyond which states are drawn back, in
+                predictions; 0 for never.
+            relaxation_days: In which what lies beyond, and departures of global means from those of training, fall to
+                1/e.
 
         Raises:
             ValueError: A size is out of range, `held` does not divide `substeps`, a role is not known, or a level has
@@ -217,6 +223,8 @@ class Hybrid(nn.Module):
         check_sizes(0, position=position)
         if min(*divergence_hours, divergence, diffusion_hours) < 0:
             raise ValueError("diffusion_hours, divergence_hours and divergence must not be negative")
+        if relaxation < 0 or min(relaxation_days) <= 0:
+            raise ValueError("relaxation must not be negative, and relaxation_days must be above zero")
         if substeps % held:
             raise ValueError(f"held must divide substeps {substeps}, not {held}")
         most = min(grid[0] - 2, (grid[1] - 1) // 2)
@@ -229,6 +237,7 @@ class Hybrid(nn.Module):
         self.roles = roles_of(roles or {})
         self.settings = (truncation, tuple(float(b) for b in edges), diffusion_hours, diffusion_order)
         self.divergence, self.divergence_hours = divergence, divergence_hours
+        self.relaxation, self.relaxation_days = relaxation, relaxation_days
         self.substeps, self.held = substeps, held
         self.sigma = (edges[1:] + edges[:-1]) / 2
         self.layers = layers = len(self.sigma)
@@ -711,9 +720,42 @@ class Hybrid(nn.Module):
             parts = list(said.unbind(1))
             for i, change in changes.items():
                 parts[places[i]] = parts[places[i]] + change
+            if self.relaxation and not self.training:
+                rate = self._relaxed(parts, observed, unit, rate)
             self._budgets(parts, observed, unit, rate)
             out = torch.stack(parts, 1)
         return out.reshape(len(frames), -1, *out.shape[1:])
+
+    def _relaxed(
+        self, parts: list[Tensor], observed: Mapping[int, Tensor], unit: Mapping[int, Tensor], rate: Tensor
+    ) -> Tensor:
+        """Draw states back to those of training, in place of the (B, Y, X) parts; water evaporates or fails to.
+
+        Trajectories of training last days and begin from true states: what a network gets wrong by a little in every
+        step they do not show, and in weeks it adds up.
+
+        Args:
+            parts: By output.
+            observed: States before the step.
+            unit: What one unit of a state's change is.
+            rate: (B, Y, X) evaporation less precipitation that the closure says, mm/day.
+
+        Returns:
+            The rate, with what the water of columns was changed by.
+        """
+        days = self.hours.float() / 24
+        beyond, mean = (1 - torch.exp(-days / time) for time in self.relaxation_days)
+        for i in unit:
+            place = self._places[i]
+            before = observed[i] - self.center[place]
+            after = before + parts[place] * unit[i]
+            limit = self.relaxation * self.spread[place]
+            taken = beyond * (after - after.clamp(-limit, limit))
+            taken = taken + mean * self._mean(after - taken).float()[:, None, None]
+            parts[place] = parts[place] - taken / unit[i]
+            if self.roles[i].kind == "water":
+                rate = rate - taken / days
+        return rate
 
     def _budgets(
         self, parts: list[Tensor], observed: Mapping[int, Tensor], unit: Mapping[int, Tensor], rate: Tensor

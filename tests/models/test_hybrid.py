@@ -178,9 +178,9 @@ def test_water_of_a_held_tendency_is_that_of_all_steps_it_is_held_through():
     torch.testing.assert_close(gained, said * 6.0 * (2 * 7.292e-5 * 3600))
 
 
-@pytest.mark.parametrize("decoder", ["columns", "unet"])
-def test_mass_is_kept_and_water_changes_by_evaporation_less_rain(decoder):
-    found, sample = stirred(hybrid(decoder=decoder)), frames(3)
+@pytest.mark.parametrize(("decoder", "relaxation"), [("columns", 0.0), ("unet", 0.0), ("unet", 0.2)])
+def test_mass_is_kept_and_water_changes_by_evaporation_less_rain(decoder, relaxation):
+    found, sample = stirred(hybrid(decoder=decoder, relaxation=relaxation)).eval(), frames(3)
     with torch.no_grad():
         said = found(sample)
     at = {name: OUTPUTS.index(name) for name in ("ps", "W", "pr", "evap")}
@@ -212,6 +212,47 @@ def test_water_of_a_column_does_not_fall_below_none_and_the_budget_holds_all_the
     before = torch.tensor(values["center"][place] + values["spread"][place] * -4.9).expand(3, -1, -1)
     rain, evaporation = (physical(said, sample, OUTPUTS.index(name)) for name in ("pr", "evap"))
     np.testing.assert_allclose(mean(water) - mean(before), 0.25 * (mean(evaporation) - mean(rain)), atol=1e-5)
+
+
+def test_in_predictions_states_are_drawn_back_to_those_of_training():
+    """What lies beyond falls to 1/e in `relaxation_days`, and so does what is left in the global mean."""
+    free, held = (stirred(hybrid(relaxation=r, relaxation_days=(2.0, 7.0))).eval() for r in (0.0, 0.5))
+    sample, values = frames(), known()
+    sample[:, :, CHANNELS.index("state:t850")] += 0.6
+    with torch.no_grad():
+        before, after = free(sample), held(sample)
+    for name in ("t850", "z500", "u200", "q850"):
+        place = OUTPUTS.index(name)
+        spread, usual = (torch.tensor(values[k][place]) for k in ("spread", "center"))
+        expected = physical(before, sample, place) - usual
+        expected -= (1 - np.exp(-0.25 / 2)) * (expected - expected.clamp(-0.5 * spread, 0.5 * spread))
+        expected -= (1 - np.exp(-0.25 / 7)) * mean(expected)[:, None, None]
+        found = physical(after, sample, place) - usual
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * SPREAD[name])
+        assert float((found - (physical(before, sample, place) - usual)).abs().max()) > 0.01 * SPREAD[name], name
+
+
+def test_a_column_that_is_drawn_back_evaporates_what_it_gains():
+    free, held = (stirred(hybrid(relaxation=r, decoder="none")).eval() for r in (0.0, 0.1))
+    sample = frames()
+    with torch.no_grad():
+        before, after = free(sample), held(sample)
+    water, rain, more = (
+        physical(after, sample, place) - physical(before, sample, place)
+        for place in (OUTPUTS.index(name) for name in ("W", "pr", "evap"))
+    )
+    assert float(rain.abs().max()) == 0
+    # Up to the factor that holds the global mean, which here changes every column by nearly as much.
+    assert float((water - 0.25 * more).abs().max()) < 0.05 * float(water.abs().max())
+    assert float(water.abs().max()) > 0.05
+
+
+def test_training_is_not_drawn_back():
+    free, held, sample = stirred(hybrid()), stirred(hybrid(relaxation=0.1)), frames()
+    assert free.training
+    with torch.no_grad():
+        assert torch.equal(free(sample), held(sample))
+        assert not torch.equal(free.eval()(sample), held.eval()(sample))
 
 
 def test_every_weight_learns_and_gradients_are_those_of_finite_differences():
@@ -281,6 +322,8 @@ def test_a_core_without_winds_is_refused():
     ("options", "match"),
     [
         ({"held": 3}, "held"),
+        ({"relaxation": -1.0}, "relaxation"),
+        ({"relaxation": 2.0, "relaxation_days": (0.0, 5.0)}, "relaxation_days"),
         ({"truncation": 40}, "truncation"),
         ({"boundaries": [0.0, 0.5]}, "boundaries"),
         ({"roles": {"u200": "westward 0.2"}}, "u200"),

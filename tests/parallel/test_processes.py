@@ -16,8 +16,8 @@ from emukit.training.log import read_lines
 
 ROOT = Path(__file__).parents[2]
 
-# All tests ask about the same trainings, which take a minute: one worker makes them, and the other has time for others.
-pytestmark = pytest.mark.xdist_group("processes")
+# All tests ask about the same trainings.
+pytestmark = pytest.mark.long
 
 # Every way in which a batch is divided: segments (with a last batch that is short), months of segments, and, where
 # batch normalisation forbids that and the batch is too short, not at all.

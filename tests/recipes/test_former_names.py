@@ -22,6 +22,8 @@ BEST_NETWORKS = "b119c49336ef4bba857320df09ccb76d4db31cc43e7a9c71b36adb0a0b22eaa
 # By the last version whose interpolant had no option `gaussian`.
 INTERPOLANT_OF_DIT = "be0bf280e0a07b03a87db2e092b45d617aa14cf97937aa8df54cd5a68266c5fc"
 INTERPOLANT_OF_DOWNSCALE = "94f9b2a9b5758b2180d292cb623adf6f70e3648da018ad87b66a197d78421c68"
+# By the last version whose hybrid had no option `relaxation`.
+HYBRID = "febee693e09f355d0558ebe9a781e5e11299e7b76b4771c25e2e5cbbc472c399"
 ADDITIVE_GP_OF_FIVE = "df87c0339270ddd5243454223f1bb8179c5f7fac9d826b6b4cbd74efe117e9e9"
 
 
@@ -41,6 +43,11 @@ def test_options_of_bases_have_either_name(option):
     assert other.bases[0].recipe.options["length_scale"] == 3.0
     settings = (f"model.{option}=5.0", "model.parts=1", "model.sharpness=2.0")
     assert load_recipe("additive-gp", None, settings).digest == ADDITIVE_GP_OF_FIVE
+
+
+def test_a_hybrid_of_before_states_were_drawn_back_is_the_same_recipe():
+    assert load_recipe("hybrid", None, ("model.relaxation=0.0",)).digest == HYBRID
+    assert load_recipe("hybrid").digest != HYBRID
 
 
 def test_recipe_files_of_earlier_versions_are_read(tmp_path):

@@ -52,6 +52,8 @@ from emukit.runs.run import train_run
 from emukit.runs.submit import submit_run
 from emukit.training.loop import KeptWeights, train
 
+pytestmark = pytest.mark.long
+
 QUIET = Reporter(quiet=True)
 TINY = [
     "coarse=4,6",
