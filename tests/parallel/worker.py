@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import signal
 import sys
 from contextlib import nullcontext, suppress
@@ -33,6 +34,7 @@ from emukit.files import exclusive
 from emukit.parallel.comm import Comm, open_comm
 from emukit.parallel.distributed import DistributedNetwork, whole
 from emukit.parallel.share import Share, share_of
+from emukit.planning import memory
 from emukit.progress import silent_reporter
 from emukit.recipes.load import load_recipe
 from emukit.runs import run
@@ -261,20 +263,30 @@ def threads() -> list[str]:
     return names
 
 
-def work(jobs: list[dict], name: str) -> None:
-    """In one of the processes: all jobs, one after another."""
+def work(jobs: list[dict], name: str, measured: Path) -> None:
+    """In one of the processes: all jobs, one after another.
+
+    Args:
+        jobs: What to do.
+        name: Of the files that it leaves.
+        measured: Keeps what steps of networks cost, which several processes need not measure after one has.
+    """
     torch.set_num_threads(1)
+    if measured.exists():
+        memory._MEASURED.update(pickle.loads(measured.read_bytes()))
     with open_comm() as comm:
         for job in jobs:
             do = {"train": train, "score": score, "realise": realise, "refuse": refuse, "spread": distributed}
             do[job["do"]](job, comm)
+        if comm.world == 1:
+            measured.write_bytes(pickle.dumps(memory._MEASURED))
     Path(f"{name}-threads-{comm.rank}").write_text(json.dumps(threads()))
 
 
 def main(path: str) -> None:
     for number, (processes, jobs) in enumerate(json.loads(Path(path).read_text())):
         name = f"{path}-{processes}-{number}"
-        run_together(processes, partial(work, jobs, name), f"{name}-rendezvous")
+        run_together(processes, partial(work, jobs, name, Path(f"{path}-measured")), f"{name}-rendezvous")
 
 
 if __name__ == "__main__":
