@@ -53,14 +53,16 @@ docs: $(DEV)
 # The order of the tests: another every day, so that tests that lean on others are found, and a red day can be repeated.
 ORDER ?= $(shell date -u +%Y%m%d)
 
+# One worker takes all tests of a module: what they share is made once. The order of modules is that of tests/conftest.py.
+DIVIDE = -n 2 --dist loadfile --no-loadscope-reorder
 # One thread a worker: the arrays are small, and two workers keep two cores busy.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup --durations=8 --randomly-seed=$(ORDER)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(DIVIDE) --durations=8 --randomly-seed=$(ORDER)
 
 # What needs no process of its own, no training and no real store: under a minute, for while one writes.
 FAST = tests/data tests/losses tests/metrics tests/recipes tests/submission tests/competitions $(wildcard tests/test_*.py)
 test-fast: $(DEV)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 -m "not slow and not real" --randomly-seed=$(ORDER) $(FAST)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q $(DIVIDE) -m "not slow and not real" --randomly-seed=$(ORDER) $(FAST)
 
 # The environment alone: runs/ holds hours of training.
 clean:

@@ -66,21 +66,8 @@ def _no_network():
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items):
-    """Groups of tests that one worker takes together are begun first, one after the other.
-
-    Each takes a minute or two. Begun at the end, it would leave the other worker idle; two at once would share cores.
-    """
-    groups: dict[str, list[pytest.Item]] = {}
-    for item in items:
-        if marker := item.get_closest_marker("xdist_group"):
-            groups.setdefault(marker.args[0], []).append(item)
-    grouped = {item for group in groups.values() for item in group}
-    others, ordered = [item for item in items if item not in grouped], []
-    for name in sorted(groups):
-        # A worker begins with the first and the third unit of work, the other one with the second and the fourth.
-        ordered += [*groups[name], *others[:1]]
-        others = others[1:]
-    items[:] = ordered + others
+    """Long modules are begun first: begun at the end, one of them would leave the other worker idle."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -44,6 +46,11 @@ class Started:
         assert code is not None, f"still running after {seconds:g} s: {self.err.read_text()}"
         return code
 
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self.process.exitcode is None
+
     def signal(self, number: int) -> None:
         """Send it a signal."""
         assert self.process.pid
@@ -76,17 +83,37 @@ def start_together(folder: Path, processes: int, *words: object, name: str = "co
 
 
 class Popen:
-    """In the place of `subprocess.Popen` for `python -m emukit WORDS` with one output: what `emukit.studies.jobs` asks.
+    """In the place of `subprocess.Popen` for `python -m emukit WORDS` with one file of output, or a pipe of errors.
 
     Its parent is not the process that starts it, so it cannot be told to end with that one. Linux alone says what its
     output is called.
     """
 
-    def __init__(self, words: Sequence[str], *, stdout: IO[bytes], env: Mapping[str, str], **_: object) -> None:
+    def __init__(
+        self, words: Sequence[str], *, env: Mapping[str, str], stdout: IO[bytes] | int, stderr: int, **_: object
+    ) -> None:
         assert list(words[:3]) == [sys.executable, "-m", "emukit"]
         given = {"OMP_NUM_THREADS": "1"} | {k: v for k, v in env.items() if k != PARENT}
-        log = Path(f"/proc/self/fd/{stdout.fileno()}").readlink()
-        self._process = _forked(Path.cwd(), list(words[3:]), log, log, given)
+        if isinstance(stdout, int):
+            assert (stdout, stderr) == (subprocess.DEVNULL, subprocess.PIPE)
+            number, name = tempfile.mkstemp()
+            os.close(number)
+            out, self._err = Path(os.devnull), Path(name)
+        else:
+            out = self._err = Path(f"/proc/self/fd/{stdout.fileno()}").readlink()
+        self._process = _forked(Path.cwd(), list(words[3:]), out, self._err, given)
+
+    @property
+    def returncode(self) -> int | None:
+        """As `poll`."""
+        return self.poll()
+
+    def communicate(self) -> tuple[None, str]:
+        """Wait for its end; what would have come from the pipe of its standard error."""
+        self.wait()
+        said = self._err.read_text()
+        self._err.unlink()
+        return None, said
 
     def poll(self) -> int | None:
         """Its exit code, or None while it runs."""
@@ -124,6 +151,10 @@ def _become(folder: Path, words: list[str], out: Path, err: Path, environment: M
     torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))
     os.environ.clear()
     os.environ.update(environment)
+    # Whoever has asked for it before knows where it was.
+    tempfile.tempdir = None
+    # Where the tests themselves run under nohup, it would ignore the end of its terminal too.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     os.chdir(folder)
     for number, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), number)

@@ -36,6 +36,7 @@ def notebook(tmp_path_factory):
     return names
 
 
+@pytest.mark.slow
 def test_notebook_of_the_docs_asks_what_if(notebook):
     """Less CO2 than in the scenario is cooler, and the more so the later; before 2030 nothing changes."""
     cooler = notebook["cooler"]

@@ -5,6 +5,7 @@ import re
 import shlex
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -97,12 +98,18 @@ def test_make_targets_that_are_named_exist(target):
     assert re.search(rf"^{target}:", text_of(ROOT / "Makefile"), re.MULTILINE)
 
 
+@cache
+def whole_command():
+    """The command line with all that is below it."""
+    return typer.main.get_command(app)
+
+
 SHOWN = {line for page in PAGES if page.name != "CHANGELOG.md" for line in COMMAND.findall(text_of(page))}
 
 
 @pytest.mark.parametrize("line", sorted(SHOWN))
 def test_every_command_shown_is_known_with_its_options(line):
-    command = typer.main.get_command(app)
+    command = whole_command()
     words = shlex.split(line.replace("'", ""))[1:]
     while hasattr(command, "commands"):
         # `emukit runs FOLDER` lists without the word.
@@ -128,6 +135,7 @@ def first_steps(tmp_path_factory):
     return folder, codes
 
 
+@pytest.mark.slow
 def test_first_steps_of_the_guide_run_as_they_stand(first_steps):
     folder, codes = first_steps
     assert len(codes) > 8
@@ -136,6 +144,7 @@ def test_first_steps_of_the_guide_run_as_they_stand(first_steps):
         assert (folder / left).exists(), left
 
 
+@pytest.mark.slow
 def test_python_example_of_the_guide_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert called("train", "linear", "--data", "demo", "--out", "runs/demo", "-q") == 0

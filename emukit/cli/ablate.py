@@ -102,7 +102,7 @@ def ablate(
     from emukit.files import exclusive
     from emukit.studies import results as tables
     from emukit.studies.ablate import StudyData, make_study_plan, run_study, write_plan
-    from emukit.studies.saved_plan import plan_exists
+    from emukit.studies.budget import plan_exists
     from emukit.studies.search import Search, search_study
     from emukit.studies.study import load_study, seconds_of
 

@@ -80,7 +80,7 @@ def train_downscale(
     """
     from emukit.errors import RecipeError
     from emukit.recipes.downscale import DOWNSCALE, load_downscale
-    from emukit.runs.downscale import train_downscaler
+    from emukit.runs.downscale import refuse_large, train_downscaler
     from emukit.runs.record import RECORD_FILE, DataArguments, slug, typed_command
 
     wrong = [name for name, value in given.items() if value]
@@ -92,6 +92,9 @@ def train_downscale(
         )
     chosen = load_downscale(recipe, settings or (), objective)
     report = o.reporter(quiet)
+    layout = o.layout_of(data, card)
+    if layout:
+        refuse_large(chosen, len(layout.targets), layout.grid.shape, layout.time.seasons)
     archive = o.open_named(data, card, convert, report, in_full=True)
     seed = seed or 0
     folder = out or Path("runs") / f"{DOWNSCALE}-{slug(protocol or archive.default_protocol)}-s{seed}"

@@ -24,6 +24,7 @@ from emukit.terminal import csv_table, echo, markdown_table, markdown_text, open
 
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
+    from emukit.data.store_layout import Layout
     from emukit.parallel.comm import Comm
     from emukit.progress import Reporter
     from emukit.recipes.schema import Recipe
@@ -286,24 +287,36 @@ def _say_oddities(archive: Archive, report: Reporter, in_full: bool) -> None:
         report.note("the data are odd in places: `emukit data check` lists them")
 
 
-def grid_shape(named: str | None, card: str | None) -> tuple[int, int] | None:
-    """(Y, X) of the store that a command names, without reading its fields; None where its axes are not understood.
+def layout_of(named: str | None, card: str | None) -> Layout | None:
+    """The axes of the store that a command names, without reading its fields; None where they are not understood.
+
+    Of a folder of daily files, and of the demo climate, they are known once they are open.
 
     Raises:
         StoreError: There is no readable store, or no card for it.
     """
     from emukit.data.card import identify_card, load_card
+    from emukit.data.daily_folder import is_daily_folder
     from emukit.data.decode import Findings
-    from emukit.data.demo import DemoClimate
     from emukit.data.opening import DEMO, data_source
     from emukit.data.source import open_source
     from emukit.data.store_layout import read_layout
 
     source = data_source(named)
-    if source == DEMO:
-        return DemoClimate().planet.grid.shape
+    if source == DEMO or is_daily_folder(source):
+        return None
     with open_source(source) as opened:
-        layout = read_layout(opened.ds, load_card(card) if card else identify_card(opened.ds), Findings())
+        return read_layout(opened.ds, load_card(card) if card else identify_card(opened.ds), Findings())
+
+
+def grid_shape(named: str | None, card: str | None) -> tuple[int, int] | None:
+    """(Y, X) as `layout_of` has it, and that of the demo climate."""
+    from emukit.data.demo import DemoClimate
+    from emukit.data.opening import DEMO, data_source
+
+    if data_source(named) == DEMO:
+        return DemoClimate().planet.grid.shape
+    layout = layout_of(named, card)
     return layout.grid.shape if layout else None
 
 

@@ -88,6 +88,14 @@ def evaluate(
     settings: o.Settings = None,
     fast: o.Fast = False,
     track: o.Track = None,
+    devices: Annotated[
+        int,
+        typer.Option(
+            help="Processes among which the realisations of --members, and the beginnings of forecasts, are divided: "
+            "one per GPU, or one per CPU core without GPUs.",
+            min=1,
+        ),
+    ] = 1,
     domain: o.Domain = "1",
     data: Annotated[
         str | None,
@@ -110,13 +118,16 @@ def evaluate(
     """
     of_model = {"--out": out, "--recipe": recipe, "--set": settings, "--fast": fast, "--track": track}
     asked = {"--protocols": protocols, "--seeds": seeds}
-    of_run = {"--split": split, "--members": members, "--domain": domain if o.division(domain) != (1, 1) else None}
+    rows, columns = o.division(domain)
+    sharing = rows * columns
+    several = {"--devices": devices > 1, "--domain": sharing > 1}
+    of_run = {"--split": split, "--members": members, **several}
     if (Path(what) / "downscale.json").exists():
         from emukit.cli.downscale import evaluate_downscale
 
         evaluate_downscale(
             Path(what),
-            given={**of_model, **asked, "--domain": of_run["--domain"]},
+            given={**of_model, **asked, **several},
             split=split,
             members=members,
             data=data,
@@ -147,33 +158,65 @@ def evaluate(
 
     run = read_run(Path(what))
     run.refuse_unfinished()
-    rows, columns = o.division(domain)
-    if rows * columns == 1:
+    from emukit.parallel.launch import inside_torchrun
+
+    if devices == sharing == 1 and not inside_torchrun():
         _evaluate_run(run, split or "validation", members, None, data, card, convert, format, quiet)
         return
     from emukit.parallel.comm import open_comm
 
-    _start_sharing(run, rows * columns)
+    if devices > 1:
+        _refuse_idle(run, members, devices)
+    _start_processes(run, devices, sharing)
     with open_comm() as alone:
-        comm = alone.divided(rows * columns, columns)
+        comm = alone.divided(sharing, columns)
         _evaluate_run(run, split or "validation", members, comm, data, card, convert, format, quiet)
 
 
-def _start_sharing(run: Run, processes: int) -> None:
-    """Have as many processes do what this one was asked for, unless it is one of them.
+def _refuse_idle(run: Run, members: int | None, devices: int) -> None:
+    """Refuse processes that would have nothing to do.
 
     Raises:
-        RunError: The run has no network, and nothing else is divided.
-        TrainingError: The network cannot be divided, or this machine has too few devices.
+        EmukitError: Neither realisations nor forecasts are scored.
+    """
+    from emukit.errors import EmukitError
+    from emukit.recipes.schema import NetworkRecipe
+
+    forecasts = isinstance(run.recipe, NetworkRecipe) and run.recipe.inputs.states
+    if members is None and not forecasts:
+        raise EmukitError(
+            "--devices would do nothing: it divides realisations, and the beginnings of forecasts",
+            found=f"--devices {devices}, and no --members",
+            hint="leave it out, or --members 20 for a run that draws realisations",
+        )
+
+
+def _start_processes(run: Run, devices: int, sharing: int) -> None:
+    """Have several processes do what this one was asked for, unless it is one of them.
+
+    Args:
+        run: What they evaluate or predict.
+        devices: How many, where it is more than `sharing`.
+        sharing: How many of them share a globe.
+
+    Raises:
+        RunError: Some share a globe, and the run has no network that could be divided.
+        TrainingError: The network cannot be divided, this machine has too few devices, or torchrun has started others.
         typer.Exit: They have done it.
     """
-    from emukit.parallel.launch import check_devices, inside_torchrun, relaunch
+    from emukit.parallel.comm import check_groups
+    from emukit.parallel.launch import check_devices, check_started, inside_torchrun, relaunch
     from emukit.runs.predict import check_domain
 
-    if not inside_torchrun():
+    if inside_torchrun():
+        check_started(devices)
+        return
+    if sharing > 1:
         check_domain(run)
-        check_devices(processes)
-        raise typer.Exit(relaunch(sys.argv[1:], processes))
+    processes = max(devices, sharing)
+    check_groups(processes, sharing)
+    check_devices(processes)
+    raise typer.Exit(relaunch(sys.argv[1:], processes))
 
 
 def _evaluate_run(
@@ -187,7 +230,7 @@ def _evaluate_run(
     format: o.Formats,
     quiet: bool,
 ) -> None:
-    """What `emukit evaluate RUN` does: one process, or each of those that share a globe, of which the first tells."""
+    """What `emukit evaluate RUN` does: one process, or each of several, of which the first tells."""
     import json
 
     from emukit.cli.show import (
@@ -231,15 +274,15 @@ def _evaluate_run(
     if derived:
         tables = detail_tables(emulator, archive, spans) if format in ("table", "json") else []
         if members is not None:
-            tables += ensemble_tables(emulator, archive, spans, members, report)
+            tables += ensemble_tables(emulator, archive, spans, members, report, comm)
         if main:
             _print_derived(run.name, evaluation, tables, format)
         return
     forecasts = ensemble = None
     if isinstance(emulator, Trajectory):
-        forecasts = evaluate_forecasts(emulator, archive, months, spans, members, report)
+        forecasts = evaluate_forecasts(emulator, archive, months, spans, members, report, comm)
     if members is not None:
-        ensemble = evaluate_ensemble(emulator, archive, spans, members, report)
+        ensemble = evaluate_ensemble(emulator, archive, spans, members, report, comm)
     if not main:
         return
     if same and forecasts:
@@ -392,7 +435,7 @@ def predict(
     if forcings is not None and idle:
         raise EmukitError(f"{' and '.join(idle)} would do nothing: --forcings needs no store", hint="leave it out")
     if processes > 1:
-        _start_sharing(chosen, processes)
+        _start_processes(chosen, 1, processes)
     with open_comm() as alone:
         comm = alone.divided(processes, columns)
         report = o.reporter(quiet, silent=not comm.main)

@@ -333,23 +333,15 @@ def _refuse_early(
     import torch
     from torch import nn
 
-    from emukit.errors import TrainingError
     from emukit.models.registry import NETWORKS, build_network
     from emukit.parallel.comm import check_groups
     from emukit.parallel.domain import check_divisible
-    from emukit.parallel.launch import check_devices, inside_torchrun, torchrun_place
+    from emukit.parallel.launch import check_devices, check_started, inside_torchrun
     from emukit.training.engine import check_execution
 
     world, batchnorm = devices, False
     if inside_torchrun():
-        world = torchrun_place().world
-        if devices not in (1, world):
-            raise TrainingError(
-                f"--devices {devices} under torchrun would do nothing",
-                found=f"{world} processes that torchrun started",
-                expected=f"--devices {world}, or none",
-                hint="leave --devices out, or start without torchrun",
-            )
+        world = check_started(devices)
     elif devices > 1:
         check_devices(devices)
         grid = o.grid_shape(data, card)

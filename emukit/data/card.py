@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -24,11 +24,11 @@ from pydantic import (
     model_validator,
 )
 
-from emukit.config import toml_values
+from emukit.config import parse_toml
 from emukit.data.time import in_words, step_problem
 from emukit.data.variable import CardTable, Pair, Role, Variable, as_tuple
 from emukit.errors import EmukitError, StoreError
-from emukit.files import shipped
+from emukit.files import read_text, shipped
 from emukit.registry import Entry, Registry
 
 if TYPE_CHECKING:
@@ -403,7 +403,7 @@ def load_card(name_or_path: str | Path) -> Card:
     else:
         path = Path(text) if text.endswith(".toml") else _shipped_path(text)
     try:
-        settings = toml_values(path)
+        return _card_of(read_text(path), str(path))
     except OSError as e:
         raise StoreError(
             f"cannot read the data card {path}",
@@ -413,7 +413,12 @@ def load_card(name_or_path: str | Path) -> Card:
         ) from e
     except ValueError as e:
         raise StoreError(f"the data card {path} is not TOML", found=str(e), hint="fix the line named above") from e
-    return parse_card(settings, str(path))
+
+
+# To open a store, all of emukit's cards are asked for twice; the digests in them are long.
+@lru_cache(maxsize=32)
+def _card_of(text: str, origin: str) -> Card:
+    return parse_card(parse_toml(text), origin)
 
 
 def _shipped_path(name: str) -> Path:

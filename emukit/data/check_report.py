@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -62,11 +62,55 @@ class ScenarioReport:
 
 
 @dataclass(frozen=True)
-class StoreReport:
-    """All that `emukit data check` tells.
+class DataReport:
+    """What `emukit data check` tells of any data.
 
     Attributes:
         source: The path.
+        protocols: Splits that can be trained and scored on, the card's default first; empty where it cannot be used.
+        untrainable: Why no protocol works, where it opens and none does.
+        oddities: What is odd, measured first, then from the card.
+        problems: Why it cannot be used; empty where it can.
+    """
+
+    source: str
+    protocols: tuple[str, ...] = ()
+    untrainable: str = ""
+    oddities: tuple[str, ...] = ()
+    problems: tuple[StoreError, ...] = ()
+
+    @property
+    def usable(self) -> bool:
+        """Whether it would open."""
+        return not self.problems
+
+    @property
+    def trainable(self) -> bool:
+        """Whether it opens, and some protocol leaves months to train and validate on."""
+        return self.usable and bool(self.protocols)
+
+    def verdict(self) -> Iterator[str]:
+        """Why the data cannot be used or trained on, or that they can."""
+        yield from _numbered("problems", [p.text() for p in self.problems])
+        if self.problems:
+            yield f"cannot be used: {len(self.problems)} problem(s)"
+        else:
+            yield "usable" if self.protocols else f"cannot be trained on: {self.untrainable}"
+
+    def _ending(self) -> Iterator[str]:
+        """What stands below the values."""
+        if self.usable:
+            yield "protocols"
+            yield f"  {', '.join(self.protocols) or 'none'}"
+        yield from _numbered("odd", self.oddities)
+        yield from self.verdict()
+
+
+@dataclass(frozen=True)
+class StoreReport(DataReport):
+    """All that is told of a store.
+
+    Attributes:
         kind: ``Zarr v2`` and the like; empty where it could not be opened.
         card: Name of the data card.
         published: Whether the values are the published ones of that card: True, False, or None where the card holds no
@@ -78,13 +122,8 @@ class StoreReport:
         grid: In words.
         bytes_on_disk: Size of the store.
         bytes_in_memory: Size of the arrays after loading.
-        untrainable: Why no protocol works, where it opens and none does.
-        protocols: Splits that can be trained and scored on, the card's default first; empty where it cannot be used.
-        oddities: What is odd, measured first, then from the card.
-        problems: Why it cannot be used; empty where it can.
     """
 
-    source: str
     kind: str = ""
     card: str = ""
     published: bool | None = None
@@ -97,25 +136,11 @@ class StoreReport:
     bytes_in_memory: int = 0
     variables: tuple[VariableReport, ...] = ()
     scenarios: tuple[ScenarioReport, ...] = ()
-    protocols: tuple[str, ...] = ()
-    untrainable: str = ""
-    oddities: tuple[str, ...] = ()
-    problems: tuple[StoreError, ...] = field(default=())
 
     @property
     def unit(self) -> str:
         """What one step is called."""
         return self.step if self.step in ("month", "year", "day") else "step"
-
-    @property
-    def usable(self) -> bool:
-        """Whether `open_store` would open it."""
-        return not self.problems
-
-    @property
-    def trainable(self) -> bool:
-        """Whether it opens, and some protocol leaves months to train and validate on."""
-        return self.usable and bool(self.protocols)
 
     def lines(self) -> Iterator[str]:
         """The report as plain text."""
@@ -139,27 +164,10 @@ class StoreReport:
                 members = ", ".join(map(str, s.members)) or "none"
                 hidden = "; ".join(f"{a} .. {b}" for a, b in s.hidden) or "nothing"
                 yield f"  {s.name}: {s.steps} {self.unit}s, members {members}, hidden: {hidden}"
-        if self.scenarios and self.usable:
-            yield "protocols"
-            yield f"  {', '.join(self.protocols) or 'none'}"
-        yield from numbered("odd", self.oddities)
-        yield from self.verdict()
-
-    def verdict(self) -> Iterator[str]:
-        """Why the store cannot be used or trained on, or that it can."""
-        return verdict(self.problems, self.protocols, self.untrainable)
+        yield from self._ending()
 
 
-def verdict(problems: Sequence[StoreError], protocols: Sequence[str], untrainable: str) -> Iterator[str]:
-    """Why data cannot be used or trained on, or that it can."""
-    yield from numbered("problems", [p.text() for p in problems])
-    if problems:
-        yield f"cannot be used: {len(problems)} problem(s)"
-    else:
-        yield "usable" if protocols else f"cannot be trained on: {untrainable}"
-
-
-def numbered(title: str, entries: Sequence[str]) -> Iterator[str]:
+def _numbered(title: str, entries: Sequence[str]) -> Iterator[str]:
     """Entries below a title; nothing where there are none."""
     if entries:
         yield title
@@ -198,8 +206,8 @@ def inspect_store(
 def _report(source: Source, card: Card, survey: Survey | None, findings: Findings, digests: bool) -> StoreReport:
     found = StoreReport(
         source.name,
-        source.kind,
-        card.name,
+        kind=source.kind,
+        card=card.name,
         bytes_on_disk=source.bytes_on_disk,
         oddities=said_of(card, survey, findings) if survey else tuple(findings.notes),
         published=survey.identity.recognised if survey and card.published else None,
@@ -316,37 +324,22 @@ class Extremes:
 
 
 @dataclass(frozen=True)
-class FolderReport:
-    """All that `emukit data check` tells of a folder of daily files.
+class FolderReport(DataReport):
+    """All that is told of a folder of daily files.
 
     Attributes:
-        source: The path.
         folder: What was opened, its files closed by now; None where nothing could be.
         bytes_on_disk: Of all files.
         targets: Variable to the extremes of the first and last years.
         forcings: Likewise.
         reading: How the targets are read: some years, or a band of rows.
-        protocols: As of a store.
-        untrainable: Why no protocol works, where it opens and none does.
-        oddities: What is odd, measured first, then from the card.
-        problems: Why it cannot be used; empty where it can.
     """
 
-    source: str
     folder: DailyFolder | None = None
     bytes_on_disk: int = 0
     targets: dict[str, Extremes] | None = None
     forcings: dict[str, Extremes] | None = None
     reading: str = ""
-    protocols: tuple[str, ...] = ()
-    untrainable: str = ""
-    oddities: tuple[str, ...] = ()
-    problems: tuple[StoreError, ...] = ()
-
-    @property
-    def trainable(self) -> bool:
-        """Whether it opens, and some protocol can be cut from it."""
-        return not self.problems and bool(self.protocols)
 
     def lines(self) -> Iterator[str]:
         """The report as plain text."""
@@ -377,15 +370,7 @@ class FolderReport:
             yield from _variable_lines(
                 name, found, one.units or "no units", folder.card.forcings[name], f"{shape} a {one.step}"
             )
-        if not self.problems:
-            yield "protocols"
-            yield f"  {', '.join(self.protocols) or 'none'}"
-        yield from numbered("odd", self.oddities)
-        yield from self.verdict()
-
-    def verdict(self) -> Iterator[str]:
-        """Why the folder cannot be used or trained on, or that it can."""
-        return verdict(self.problems, self.protocols, self.untrainable)
+        yield from self._ending()
 
 
 def _days_text(held: DailyScenario) -> str:
@@ -428,17 +413,20 @@ def inspect_folder(path: Path | str, card: Card | str | None = None, reporter: R
         _check_ranges(folder.card, targets, forcings, survey)
         outline = outline_of(folder, str(path))
         _check_base_period(folder, survey)
+        working = () if survey.problems else tuple(working_protocols(outline))
         return FolderReport(
             str(path),
-            folder,
-            sum((folder.path / f).stat().st_size for held in folder.scenarios.values() for f in held.files),
-            targets,
-            forcings,
-            _reading(folder),
-            working := tuple(working_protocols(outline)),
-            "" if working else _why_untrainable(outline),
-            (*survey.oddities, *folder.card.oddities),
-            tuple(survey.problems),
+            protocols=working,
+            untrainable="" if working else _why_untrainable(outline),
+            oddities=(*survey.oddities, *folder.card.oddities),
+            problems=tuple(survey.problems),
+            folder=folder,
+            bytes_on_disk=sum(
+                (folder.path / f).stat().st_size for held in folder.scenarios.values() for f in held.files
+            ),
+            targets=targets,
+            forcings=forcings,
+            reading=_reading(folder),
         )
 
 

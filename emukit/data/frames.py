@@ -33,7 +33,7 @@ from emukit.data.encodings import (
 )
 from emukit.data.grid import Grid
 from emukit.data.split import Span
-from emukit.data.statics import file_statics
+from emukit.data.store_layout import file_statics
 from emukit.data.time import TimeAxis
 from emukit.errors import ProtocolError, RecipeError
 from emukit.parallel.share import ALONE

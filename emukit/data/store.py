@@ -25,8 +25,7 @@ from emukit.data.physics import check_physics
 from emukit.data.published_copy import PublishedIdentity, comparable, identify, known_copies
 from emukit.data.source import Source, open_source
 from emukit.data.split import stretches
-from emukit.data.statics import store_statics
-from emukit.data.store_layout import Layout, read_layout
+from emukit.data.store_layout import Layout, read_layout, store_statics
 from emukit.data.units import conversion
 from emukit.errors import StoreError
 from emukit.parallel.share import share_of

@@ -257,6 +257,7 @@ class AdditiveGP(Wrapper):
     """
 
     kind = "additive-gp"
+    forcing_options: ClassVar[tuple[str, ...]] = ("features", "warming", "forcings")
     steps: ClassVar[tuple[str, ...]] = ("month",)
     knows_error = True
 
@@ -385,11 +386,6 @@ class AdditiveGP(Wrapper):
             internal.patterns,
             np.array([internal.deviation(w) for w in _global_weights(archive)]),
         )
-
-    @classmethod
-    def forcings_read(cls, options: Mapping[str, Any]) -> dict[str, Sequence[str]]:
-        """`features`, `warming` and `forcings`."""
-        return {name: options[name] for name in ("features", "warming", "forcings")}
 
     @classmethod
     def check(cls, archive: Archive, **options: Any) -> None:

@@ -308,9 +308,11 @@ class Atlas(Wrapper):
             self._last = (*asked, fields)
         return np.array(self._last[3])
 
-    def predict_members(self, scenario: Scenario, start: int, stop: int, members: int) -> NDArray[np.float32]:
+    def predict_members(
+        self, scenario: Scenario, start: int, stop: int, members: int, first: int = 0
+    ) -> NDArray[np.float32]:
         """(E, T, V, Y, X), drawn side by side."""
-        return self._drawn(scenario, start, stop, tuple(range(members)))
+        return self._drawn(scenario, start, stop, tuple(range(first, first + members)))
 
     def _drawn(self, scenario: Scenario, start: int, stop: int, numbers: tuple[int, ...]) -> NDArray[np.float32]:
         forced = self.bases[0].predict_fields(scenario, start, stop)

@@ -79,6 +79,7 @@ class Emulator(ABC):
         kind: Name in the registry, by which a saved emulator finds its class. A class of another package need not
             say it: an emulator is called as its recipe names it.
         by_variable: Options of `fit` that are tables by variable, or lists of variables.
+        forcing_options: Options of `fit` that name forcings, as `emukit.emulators.features` does.
         domain: What it predicts, and where.
         steps: The kinds of steps it knows, of ``month``, ``year``, ``day`` and ``hour``; empty: all.
         draws: Whether it draws realisations, each with variability as a run has, and not one answer.
@@ -96,6 +97,7 @@ class Emulator(ABC):
     kind: str
     steps: ClassVar[tuple[str, ...]] = ()
     by_variable: ClassVar[tuple[str, ...]] = ()
+    forcing_options: ClassVar[tuple[str, ...]] = ()
     from_beginning: ClassVar[bool] = False
     continues: ClassVar[bool] = True
     streams: ClassVar[bool] = False
@@ -142,7 +144,9 @@ class Emulator(ABC):
             "or a network with --objective crps --set training.segments.members=all",
         )
 
-    def predict_members(self, scenario: Scenario, start: int, stop: int, members: int) -> NDArray[np.float32]:
+    def predict_members(
+        self, scenario: Scenario, start: int, stop: int, members: int, first: int = 0
+    ) -> NDArray[np.float32]:
         """Predict months [start, stop) as an ensemble.
 
         Args:
@@ -150,22 +154,23 @@ class Emulator(ABC):
             start: First month.
             stop: Month after the last.
             members: E, how many realisations; one for an emulator that has one answer.
+            first: The number of the first of them.
 
         Returns:
-            (E, stop - start, V, Y, X) float32 in physical units; the first is what `predict_fields` gives.
+            (E, stop - start, V, Y, X) float32 in physical units; that of number 0 is what `predict_fields` gives.
 
         Raises:
             RunError: More than one of an emulator that has one answer.
             ProtocolError: As `predict_fields`.
         """
-        if members == 1:
+        if members == 1 and not first:
             return self.predict_fields(scenario, start, stop)[None]
-        return np.stack([self.member(i).predict_fields(scenario, start, stop) for i in range(members)])
+        return np.stack([self.member(first + i).predict_fields(scenario, start, stop) for i in range(members)])
 
     @classmethod
     def forcings_read(cls, options: Mapping[str, Any]) -> dict[str, Sequence[str]]:
-        """The options of `fit` that name forcings, as `emukit.emulators.features` does, with the names; none here."""
-        return {}
+        """The `forcing_options` with the names that they hold."""
+        return {name: options[name] for name in cls.forcing_options}
 
     @classmethod
     def check(cls, archive: Archive, **options: Any) -> None:

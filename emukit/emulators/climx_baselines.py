@@ -29,6 +29,7 @@ from emukit.data.time import MONTH_LENGTHS
 from emukit.emulators.base import Emulator, temperature_position
 from emukit.emulators.climatology import seasonal_sums
 from emukit.emulators.features import check_feature
+from emukit.emulators.typical_year import check_days
 from emukit.errors import ProtocolError
 
 Array = NDArray[np.float64]
@@ -80,8 +81,8 @@ class ClimxClimatology(Emulator):
 
     @classmethod
     def check(cls, archive: Archive, **options: Any) -> None:
-        """As `check_days`."""
-        check_days(archive, cls.kind)
+        """As `check_historical`."""
+        check_historical(archive, cls.kind)
 
     @classmethod
     def fit(cls, archive: Archive, split: Split, *, knots: Knots = "first") -> Self:
@@ -145,7 +146,7 @@ class ClimxPatternScaling(Emulator):
     @classmethod
     def check(cls, archive: Archive, **options: Any) -> None:
         """Refuse what `fit` would refuse; arguments as for `fit`."""
-        check_days(archive, cls.kind)
+        check_historical(archive, cls.kind)
         temperature_position(archive, cls.kind)
         for scenario in archive.values():
             check_feature(options["forcing"], scenario, archive.grid)
@@ -271,19 +272,13 @@ def daily_series(scenario: Scenario, forcing: str) -> Array:
     return np.asarray(values[low] + (days - at[low]) / DAYS * (values[low + 1] - values[low]))
 
 
-def check_days(archive: Archive, kind: str) -> None:
+def check_historical(archive: Archive, kind: str) -> None:
     """Refuse data whose years do not have 365 days, or without a historical run.
 
     Raises:
         ProtocolError: They are such data.
     """
-    if archive.time.step != "day" or archive.time.days_of_year != DAYS or archive.time.calendar == "standard":
-        raise ProtocolError(
-            f"{kind} works on days of years of 365 days",
-            found=archive.time.describe(),
-            expected="day, calendar noleap",
-            hint="choose climatology or linear",
-        )
+    check_days(archive, kind)
     if HISTORICAL not in archive:
         raise ProtocolError(f"{kind} needs a historical run", found=f"scenarios {', '.join(archive)}")
 

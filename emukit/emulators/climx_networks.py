@@ -37,7 +37,7 @@ from emukit.emulators.climx_baselines import (
     Array,
     Field,
     Knots,
-    check_days,
+    check_historical,
     daily_series,
     historical_means,
     in_space,
@@ -183,7 +183,7 @@ class ClimxNetwork(Emulator):
     @classmethod
     def check(cls, archive: Archive, **options: Any) -> None:
         """Refuse what `fit` would refuse; arguments as for `fit`."""
-        check_days(archive, cls.kind)
+        check_historical(archive, cls.kind)
         if options["epochs"] < 1:
             raise RecipeError("model.epochs must be at least 1", found=str(options["epochs"]))
 

@@ -80,6 +80,7 @@ class TrainingYears:
 class ComponentEmulator(Emulator):
     """Climatology plus patterns times amounts; amounts are a line in the features, plus what a subclass adds."""
 
+    forcing_options: ClassVar[tuple[str, ...]] = ("features",)
     # A pattern for each of 365 days would hold more noise than climate.
     steps: ClassVar[tuple[str, ...]] = ("month", "year")
 
@@ -96,11 +97,6 @@ class ComponentEmulator(Emulator):
         """
         super().__init__(domain)
         self.basis, self.trend, self.learned = basis, trend, dict(learned or {})
-
-    @classmethod
-    def forcings_read(cls, options: Mapping[str, Any]) -> dict[str, Sequence[str]]:
-        """`features`."""
-        return {"features": options["features"]}
 
     @classmethod
     def check(cls, archive: Archive, **options: Any) -> None:

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import copy
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,7 @@ class DeltaChange(Emulator):
     """Training years with the expected change of their monthly means."""
 
     kind = "delta-change"
+    forcing_options: ClassVar[tuple[str, ...]] = ("features",)
     steps = ("day",)
     streams = True
 
@@ -92,11 +93,6 @@ class DeltaChange(Emulator):
         one = copy(self)
         one.number = number
         return one
-
-    @classmethod
-    def forcings_read(cls, options: Mapping[str, Any]) -> dict[str, Sequence[str]]:
-        """Those of its features."""
-        return {"features": options["features"]}
 
     @classmethod
     def check(cls, archive: Archive, **options: Any) -> None:

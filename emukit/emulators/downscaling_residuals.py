@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -43,6 +44,10 @@ MOST_CONTEXT = 6
 # With which what is left may grow with the level of the base, and with how far the pass is from its climatology.
 EXPONENTS = np.linspace(0, 1.5, 16)
 FAR_EXPONENTS = np.linspace(0, 0.5, 11)
+# By which its logarithm may change with each standard deviation of the climate.
+CLIMATE_EXPONENTS = np.linspace(-0.1, 0.2, 61)
+# Factor that no climate goes beyond.
+MOST_GROWTH = 3.0
 # Standard deviations beyond which passes are not told apart.
 FARTHEST = 6.0
 # Exponents are fitted on parts of so many steps, of which every fourth is taken: years from all of a scenario.
@@ -63,6 +68,8 @@ class ConditionSettings(Settings):
         calibrate: Whether what is left ``out-of-fold`` may grow where the pass is far from its climatology, by a power
             that is fitted; and whether realisations are spread, after training, by the factor of each variable that
             gives them the spread of their error on training steps that their base did not know.
+        climate: Whether what is left may also grow with the climate, by an exponent that is fitted, and the distance of
+            the pass is that from the mean in its climate. On where the objective draws, unless it is said.
         residual: What the network learns. ``out-of-fold``: what is left by regressions that were fitted without the
             scenario at hand (of a single one, without a third of its steps), each cell and season in units of its own
             size, which for rain grows where it rains more. ``in-sample``: what is left by the regression that knows the
@@ -81,6 +88,7 @@ class ConditionSettings(Settings):
     penalty: float = Field(0.01, gt=0)
     root: Literal["sqrt", "cbrt"] = "sqrt"
     calibrate: bool = False
+    climate: bool = False
     residual: Literal["in-sample", "out-of-fold"] = "in-sample"
     conserve: bool = False
     statics: tuple[str, ...] | None = None
@@ -99,6 +107,8 @@ class ConditionSettings(Settings):
             raise ValueError("context_width is of a regression with a context: set context=1, base=regression")
         if self.calibrate and self.residual == "in-sample":
             raise ValueError("calibrate is of what is left out of fold: set residual=out-of-fold, or calibrate=false")
+        if self.climate and not self.calibrate:
+            raise ValueError("climate is of what is calibrated: set calibrate=true, or climate=false")
         return self
 
     @model_serializer(mode="wrap")
@@ -112,8 +122,84 @@ class ConditionSettings(Settings):
             "context_width": 1,
             "root": "sqrt",
             "calibrate": False,
+            "climate": False,
         }
         return {k: v for k, v in values.items() if k not in before or v != before[k]}
+
+
+@dataclass(frozen=True, eq=False)
+class Climate:
+    """The climate of a step, as one variable's area mean tells it, and what of the passes goes with it.
+
+    An anomaly is weather or climate. Weather is more or less usual, whatever the climate; what a regression leaves of
+    a warmer climate than it knows is another matter.
+
+    Attributes:
+        variable: Place of the variable among all.
+        center: (G,) its area mean by `TimeAxis.season`, in its units.
+        scale: (1,) standard deviation of its area mean, less that of the season.
+        pattern: (V, Y, X) by how much the normalised passes change with a standard deviation of it.
+        exponent: (V,) by how much the logarithm of the size of what is left does.
+    """
+
+    variable: int
+    center: Array
+    scale: Array
+    pattern: Array
+    exponent: Array
+
+    @classmethod
+    def fit(cls, archive: Archive, spans: Sequence[Span], coarsening: Coarsening, passed: TargetNormalizer) -> Climate:
+        """Of the variable whose area mean explains the largest share of the variance of all passes.
+
+        Args:
+            archive: The data.
+            spans: Training spans.
+            coarsening: What is coarse.
+            passed: Statistics of the pass.
+
+        Returns:
+            Without any exponent.
+        """
+        V, groups = len(archive.variables), archive.time.seasons
+        sums, n = np.zeros((groups, V)), np.zeros(groups)
+        for _, coarse, time in training_pairs(archive, spans, coarsening):
+            means = _area_means(coarse, coarsening)
+            for g in np.unique(time.season):
+                own = means[time.season == g]
+                n[g] += len(own)
+                sums[g] += own.sum(0)
+        sums[n == 0], n[n == 0] = sums.sum(0), n.sum()
+        center = sums / n[:, None]
+        products, passes = np.zeros((V, V, *archive.grid.shape)), np.zeros((V, *archive.grid.shape))
+        squares, steps = np.zeros(V), 0
+        for _, coarse, time in training_pairs(archive, spans, coarsening):
+            index = _area_means(coarse, coarsening) - center[time.season]
+            anomaly = passed.forward_exactly(coarsening.up(coarse), time.season)
+            products += np.tensordot(index, anomaly, (0, 0))
+            passes += (anomaly**2).sum(0)
+            squares, steps = squares + (index**2).sum(0), steps + len(index)
+        # What never changes explains nothing.
+        safe = np.where(squares > 0, squares, 1.0)[:, None, None, None]
+        explained = products**2 / safe / np.where(passes > 0, passes, 1.0)
+        v = int(np.argmax((explained * archive.grid.weights).sum((-2, -1)).sum(1)))
+        scale = float(np.sqrt(squares[v] / steps)) or 1.0
+        return cls(v, center[:, v], np.array([scale]), products[v] / safe[v] * scale, np.zeros(V))
+
+    def anomalies(self, coarse: NDArray[np.floating], coarsening: Coarsening, time: TimeAxis) -> Array:
+        """(T,) standard deviations of the climate of coarse fields (T, V, y, x) from that of the training."""
+        means = _area_means(coarse[:, self.variable], coarsening)
+        return np.asarray((means - self.center[time.season]) / self.scale)
+
+    def factor(self, anomalies: Array) -> Array:
+        """(T, V) what the size of what is left is multiplied with in climates of these (T,) anomalies."""
+        most = np.log(MOST_GROWTH)
+        return np.asarray(np.exp(np.clip(np.multiply.outer(anomalies, self.exponent), -most, most)))
+
+
+def _area_means(coarse: NDArray[np.floating], coarsening: Coarsening) -> Array:
+    """(..., y, x) -> (...), float64."""
+    return np.asarray((coarse * coarsening.cell_weights).sum((-2, -1), dtype=np.float64))
 
 
 class Base(NamedTuple):
@@ -121,18 +207,20 @@ class Base(NamedTuple):
 
     Attributes:
         fields: (T, V, y, x) normalised.
-        passed: (T, V, y, x) the pass, normalised by statistics of its own.
+        anomaly: (T, V, y, x) the pass, normalised by statistics of its own, less its mean in the climate of the step.
         unit: (T, V, y, x) what the answer is multiplied with first; None: nothing.
+        climate: (T,) as `Climate` counts it; None where it does not count.
     """
 
     fields: Array
-    passed: Array
+    anomaly: Array
     unit: Array | None
+    climate: Array | None = None
 
     @property
     def farness(self) -> Array:
-        """(T, V, y, x) how far the pass is from its climatology: 1 where it is its climatology, never below."""
-        return np.asarray(1 + np.minimum(self.passed**2, FARTHEST**2))
+        """(T, V, y, x) how far the pass is from its mean: 1 where it is that, never below."""
+        return np.asarray(1 + np.minimum(self.anomaly**2, FARTHEST**2))
 
 
 class ResidualFrames:
@@ -151,6 +239,7 @@ class ResidualFrames:
         far: (V,) exponents with which it grows where the pass is far from its climatology, as in a climate that the
             training does not hold.
         context: How many steps before and after are shown.
+        climate: With what else it grows, and from what the pass is far; None: nothing, and its climatology.
     """
 
     def __init__(
@@ -166,9 +255,10 @@ class ResidualFrames:
         growth: Array | None = None,
         far: Array | None = None,
         context: int = 0,
+        climate: Climate | None = None,
     ) -> None:
         self.coarsening, self.fine, self.passed, self.base = coarsening, fine, passed, base
-        self.context, none = context, np.zeros(len(fine.settings))
+        self.context, self.climate, none = context, climate, np.zeros(len(fine.settings))
         self.size, self.growth, self.far = size, none if growth is None else growth, none if far is None else far
         self.statics, self.static_channels = statics, tuple(static_channels)
         uniform = [] if time.step == "year" else ["sin_year", "cos_year"]
@@ -195,7 +285,12 @@ class ResidualFrames:
         parts += [*passes, *([base] if self.base is not None else [])]
         statics = self.statics[:, rows][..., columns].astype(np.float64)
         parts.append(np.broadcast_to(statics, (len(time), *statics.shape)))
-        return np.concatenate(parts, 1, dtype=np.float32), self._unit(Base(base, passes[0], None), time, rows, columns)
+        said = Base(base, passes[0], None)
+        if self.climate is not None:
+            climate = self.climate.anomalies(coarse, self.coarsening, time)
+            usual = climate[:, None, None, None] * self.climate.pattern[:, rows][..., columns]
+            said = Base(base, passes[0] - usual, None, climate)
+        return np.concatenate(parts, 1, dtype=np.float32), self._unit(said, time, rows, columns)
 
     def _passes(self, coarse: NDArray[np.floating], time: TimeAxis, rows: Cells, columns: Cells) -> list[Array]:
         """(T, V, y, x) normalised passes of the steps themselves, and of those of their context."""
@@ -221,7 +316,7 @@ class ResidualFrames:
         return left if base.unit is None else left / base.unit
 
     def varied(self, **changes: Any) -> ResidualFrames:
-        """The same with another `base`, `size`, `growth` or `far`."""
+        """The same with another `base`, `size`, `growth`, `far` or `climate`."""
         one = copy(self)
         one.__dict__.update(changes)
         return one
@@ -235,6 +330,8 @@ class ResidualFrames:
             unit = unit * self.fine.window(rows, columns).level(base.fields, time.season) ** self.growth[:, None, None]
         if self.far.any():
             unit = unit * base.farness ** self.far[:, None, None]
+        if self.climate is not None and base.climate is not None:
+            unit = unit * self.climate.factor(base.climate)[..., None, None]
         return base._replace(unit=unit)
 
     def reconstructed(
@@ -301,7 +398,13 @@ class CrossFrames(NamedTuple):
 
 
 def cross_frames(
-    archive: Archive, spans: Sequence[Span], frames: ResidualFrames, crossed: CrossFit | None, calibrate: bool
+    archive: Archive,
+    spans: Sequence[Span],
+    frames: ResidualFrames,
+    crossed: CrossFit | None,
+    *,
+    calibrate: bool,
+    climate: bool,
 ) -> CrossFrames:
     """Frames out of fold, whose answers are in units of what is left there.
 
@@ -311,15 +414,20 @@ def cross_frames(
         frames: As fitted on all of them.
         crossed: Their regression out of fold; None where their base is the pass.
         calibrate: Whether what is left may grow where the pass is far from its climatology.
+        climate: Whether it may grow with the climate too.
     """
     parts: tuple[Span, ...] = tuple(spans)
     apart = (frames,) * len(parts)
     if crossed is not None:
         parts, apart = crossed.spans, tuple(frames.varied(base=base) for base in crossed.apart)
+    told = Climate.fit(archive, spans, frames.coarsening, frames.passed) if climate else None
+    apart = tuple(one.varied(climate=told) for one in apart)
     growth = _residual_growth(archive, parts, apart)
     far = _residual_far(archive, parts, apart, growth) if calibrate else np.zeros_like(growth)
+    if told is not None:
+        told = replace(told, exponent=_residual_climate(archive, parts, apart, growth, far))
     ones = np.ones((archive.time.seasons, len(archive.variables), *archive.grid.shape))
-    grown = {"growth": growth, "far": far}
+    grown = {"growth": growth, "far": far, "climate": told}
     apart = tuple(one.varied(size=ones, **grown) for one in apart)
     size = _residual_size(archive, parts, apart)
     whole = frames.varied(size=size, **grown)
@@ -344,7 +452,7 @@ def _likeliest(exponents: Array, steps: Iterable[tuple[Array, Array]], weights: 
 
     Args:
         exponents: Among which.
-        steps: What is left (T, V, Y, X), and the logarithm of what the power is of.
+        steps: What is left (T, V, Y, X), and the logarithm of what the power is of, of that shape or broadcast to it.
         weights: (Y, X) of area.
     """
     squares: Array | float = 0.0
@@ -378,6 +486,22 @@ def _residual_far(archive: Archive, parts: Sequence[Span], apart: Sequence[Resid
         for base, left, time in found
     )
     return _likeliest(FAR_EXPONENTS, steps, archive.grid.weights)
+
+
+def _residual_climate(
+    archive: Archive, parts: Sequence[Span], apart: Sequence[ResidualFrames], growth: Array, far: Array
+) -> Array:
+    """(V,) exponents of what is left, after its `growth` and where the pass is `far`, against the climate."""
+    fine = apart[0].fine
+    steps = (
+        (
+            left * fine.level(base.fields, time.season) ** -growth[:, None, None] * base.farness ** -far[:, None, None],
+            base.climate[:, None, None, None],
+        )
+        for base, left, time in _left(archive, parts, apart, _PART_STEPS, _EVERY)
+        if base.climate is not None
+    )
+    return _likeliest(CLIMATE_EXPONENTS, steps, archive.grid.weights)
 
 
 def _residual_size(archive: Archive, parts: Sequence[Span], apart: Sequence[ResidualFrames]) -> Array:

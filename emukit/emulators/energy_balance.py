@@ -10,7 +10,7 @@ fitted, they are drawn to those of other climate models by a prior.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from inspect import signature
@@ -48,6 +48,7 @@ class EnergyBalanceEmulator(LinearEmulator):
     """
 
     kind = "energy-balance"
+    forcing_options: ClassVar[tuple[str, ...]] = ("features", *KINDS)
     steps: ClassVar[tuple[str, ...]] = ("month", "year")
     streams: ClassVar[bool] = False
 
@@ -156,11 +157,6 @@ class EnergyBalanceEmulator(LinearEmulator):
         own = response[:, column, position]
         own *= table.scale[column] / archive.grid.mean(own).mean()
         return cls(archive.domain, names, table.center, table.scale, intercept, response, forced)
-
-    @classmethod
-    def forcings_read(cls, options: Mapping[str, Any]) -> dict[str, Sequence[str]]:
-        """`features` and the forcings of the energy balance."""
-        return {name: options[name] for name in ("features", *KINDS)}
 
     @classmethod
     def check(cls, archive: Archive, **options: Any) -> None:

@@ -43,6 +43,7 @@ class Kriging(Wrapper):
     """
 
     kind = "kriging"
+    forcing_options: ClassVar[tuple[str, ...]] = ("forcings",)
     steps: ClassVar[tuple[str, ...]] = ("month",)
     by_variable = ("noise",)
 
@@ -111,11 +112,6 @@ class Kriging(Wrapper):
             part = values[:, :, v]
             loads[:, :, v] = cho_solve(factor, part.reshape(len(part), -1)).reshape(part.shape)
         return cls(archive.domain, bases, space, length, loads)
-
-    @classmethod
-    def forcings_read(cls, options: Mapping[str, Any]) -> dict[str, Sequence[str]]:
-        """`forcings`."""
-        return {"forcings": options["forcings"]}
 
     @classmethod
     def check(cls, archive: Archive, **options: Any) -> None:

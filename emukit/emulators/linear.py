@@ -50,6 +50,7 @@ class LinearEmulator(Emulator):
     """Ridge regression per cell on forcing features, with the seasonal cycle of every coefficient."""
 
     kind = "linear"
+    forcing_options: ClassVar[tuple[str, ...]] = ("features", "warming")
     by_variable = ("strength",)
     streams: ClassVar[bool] = True
 
@@ -150,11 +151,6 @@ class LinearEmulator(Emulator):
             archive, split, table, columns, penalties, season, harmonics, ridge, least_warming, spread, smoothing
         )
         return cls(archive.domain, names, table.center, table.scale, intercept, response)
-
-    @classmethod
-    def forcings_read(cls, options: Mapping[str, Any]) -> dict[str, Sequence[str]]:
-        """`features` and `warming`."""
-        return {"features": options["features"], "warming": options["warming"]}
 
     @classmethod
     def check(cls, archive: Archive, **options: Any) -> None:

@@ -34,7 +34,7 @@ from emukit.emulators.downscaler import (
     count_features,
     stamps,
 )
-from emukit.emulators.downscaling_residuals import MOST_CONTEXT, ResidualFrames
+from emukit.emulators.downscaling_residuals import MOST_CONTEXT, Climate, ResidualFrames
 from emukit.errors import RecipeError, RunError, shortage
 from emukit.models.block_unet import BlockUNet
 from emukit.models.precision import matmul_precision
@@ -45,6 +45,8 @@ Array = NDArray[np.float64]
 
 # What emukit fills in of the network's constructor.
 CONTEXT = ("in_channels", "variables", "uniform", "levels")
+# Arrays of a `Climate`, in the order of its attributes.
+CLIMATE = ("center", "scale", "pattern", "exponent")
 # Steps of a block that are computed together.
 _STEPS = 8
 
@@ -201,6 +203,9 @@ class NeuralDownscaler(Downscaler):
         arrays["statics"] = frames.statics
         if frames.size is not None:
             arrays |= {"size": frames.size, "growth": frames.growth, "far": frames.far}
+        if frames.climate is not None:
+            meta["climate"] = self.domain.variables[frames.climate.variable]
+            arrays |= {f"climate.{k}": getattr(frames.climate, k) for k in CLIMATE}
         if self.conserves:
             meta["conserves"] = True
         if frames.context:
@@ -231,7 +236,10 @@ class NeuralDownscaler(Downscaler):
             raise ValueError(f"its time of {time.step} is not that of its fields, {domain.time.step}")
         statics = np.asarray(arrays["statics"], np.float32)
         grown = [arrays.get(name) for name in ("size", "growth", "far")]
-        shown = (statics, meta["static_channels"], time, *grown, meta.get("context", 0))
+        climate = None
+        if "climate" in meta:
+            climate = Climate(domain.variables.index(meta["climate"]), *(arrays[f"climate.{k}"] for k in CLIMATE))
+        shown = (statics, meta["static_channels"], time, *grown, meta.get("context", 0), climate)
         frames = ResidualFrames(coarsening, fine, passed, base, *shown)
         asked = meta["objective"]
         chosen = OBJECTIVES.load(asked["name"])
@@ -280,6 +288,13 @@ def _check_arrays(domain: Domain, coarsening: Coarsening, meta: Mapping[str, Any
         expected |= {"size": (*fields, *domain.grid.shape), "growth": fields[1:]}
         # Downscalers saved before this power was fitted do not hold it.
         expected |= {"far": fields[1:]} if "far" in arrays else {}
+    if "climate" in meta:
+        if meta["climate"] not in domain.variables or "size" not in arrays:
+            raise ValueError(f"climate {meta['climate']!r}")
+        own_shapes = {"center": fields[:1], "scale": (1,), "pattern": (*fields[1:], *domain.grid.shape)}
+        expected |= {f"climate.{k}": shape for k, shape in {**own_shapes, "exponent": fields[1:]}.items()}
+        if not (np.asarray(arrays["climate.scale"]) > 0).all():
+            raise ValueError(f"climate.scale {arrays['climate.scale']}")
     context = meta.get("context", 0)
     if type(context) is not int or not 0 <= context <= MOST_CONTEXT:
         raise ValueError(f"context {context!r}")

@@ -159,6 +159,7 @@ class Sampled(Wrapper):
     """
 
     kind = "sampled"
+    forcing_options: ClassVar[tuple[str, ...]] = ("alike",)
     steps: ClassVar[tuple[str, ...]] = ("month",)
     varied: ClassVar[bool] = True
 
@@ -279,11 +280,6 @@ class Sampled(Wrapper):
                     expected="a series that changes there",
                     hint="leave it out, or name another",
                 )
-
-    @classmethod
-    def forcings_read(cls, options: Mapping[str, Any]) -> dict[str, Sequence[str]]:
-        """`alike`."""
-        return {"alike": options["alike"]}
 
     @classmethod
     def needs_error(cls, **options: Any) -> bool:

@@ -23,7 +23,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,6 +178,7 @@ class TypicalYear(Emulator):
     """Expected order statistics of a year, on the days of a template."""
 
     kind = "typical-year"
+    forcing_options: ClassVar[tuple[str, ...]] = ("features",)
     steps = ("day",)
     streams = True
 
@@ -199,20 +200,9 @@ class TypicalYear(Emulator):
         self._level, self._slope, self._ranks = level, slope, ranks
 
     @classmethod
-    def forcings_read(cls, options: Mapping[str, Any]) -> dict[str, Sequence[str]]:
-        """Those of its features."""
-        return {"features": options["features"]}
-
-    @classmethod
     def check(cls, archive: Archive, **options: Any) -> None:
         """Refuse data or values that `fit` would refuse; arguments as for `fit`."""
-        if archive.time.step != "day" or archive.time.days_of_year != DAYS or archive.time.calendar == "standard":
-            raise ProtocolError(
-                "typical-year works on days of years of 365 days",
-                found=archive.time.describe(),
-                expected="day, calendar noleap",
-                hint="choose another model, or a store of daily fields without 29 February",
-            )
+        check_days(archive, cls.kind)
         temperature_position(archive, "model.features")
         if not options["features"]:
             raise RecipeError("model.features is empty", hint="--set 'model.features=[\"CO2\"]'")
@@ -531,3 +521,18 @@ def _expected(
     scatter = np.maximum(scatter, 0.1 * np.maximum(np.median(scatter, axis=-1, keepdims=True), 1e-3))
     levels = np.quantile(warming, [0.1, 0.5, 0.9])
     return mean + (levels - warming.mean())[:, None, None] * slope, scatter, levels
+
+
+def check_days(archive: Archive, kind: str) -> None:
+    """Refuse data whose years do not have 365 days.
+
+    Raises:
+        ProtocolError: They are such data.
+    """
+    if archive.time.step != "day" or archive.time.days_of_year != DAYS or archive.time.calendar == "standard":
+        raise ProtocolError(
+            f"{kind} works on days of years of 365 days",
+            found=archive.time.describe(),
+            expected="day, calendar noleap",
+            hint="choose another model, or a store of daily fields without 29 February",
+        )

@@ -155,6 +155,26 @@ def check_devices(devices: int) -> None:
         )
 
 
+def check_started(devices: int) -> int:
+    """How many processes torchrun started, of which this is one.
+
+    Args:
+        devices: How many were asked for; 1: as many as there are.
+
+    Raises:
+        TrainingError: Another number was asked for.
+    """
+    world = torchrun_place().world
+    if devices not in (1, world):
+        raise TrainingError(
+            f"--devices {devices} under torchrun would do nothing",
+            found=f"{world} processes that torchrun started",
+            expected=f"--devices {world}, or none",
+            hint="leave --devices out, or start without torchrun",
+        )
+    return world
+
+
 def relaunch(arguments: Sequence[str], devices: int) -> int:
     """Run `emukit ARGUMENTS` as several processes under torchrun's engine.
 

@@ -22,7 +22,7 @@ from emukit.emulators.downscaling_residuals import ConditionSettings
 from emukit.emulators.neural_downscaler import CONTEXT
 from emukit.errors import RecipeError
 from emukit.models.block_unet import BlockUNet
-from emukit.objectives.registry import OBJECTIVES
+from emukit.objectives.registry import OBJECTIVES, REGRESSION
 from emukit.recipes.catalogue import admit
 from emukit.recipes.schema import AnyObjective, ObjectiveSettings, TargetsSettings
 from emukit.training.settings import AverageSettings, LossSettings, OptimizerSettings, TrainingSettings
@@ -150,7 +150,13 @@ def load_downscale(
         )
     conditions = values["conditions"]
     if isinstance(conditions, Mapping) and conditions.get("residual") == "out-of-fold":
-        values["conditions"] = {"calibrate": True, **conditions}
+        conditions = {"calibrate": True, **conditions}
+        # One answer has no spread that a climate could change.
+        asked = values.get("objective", {})
+        name = asked.get("name", REGRESSION) if isinstance(asked, Mapping) else asked
+        if conditions["calibrate"] is True and name in OBJECTIVES and OBJECTIVES.load(name).draws:
+            conditions = {"climate": True, **conditions}
+        values["conditions"] = conditions
     recipe = parse_downscale(values, source)
     _refuse_unused(recipe.conditions)
     return recipe

@@ -317,7 +317,7 @@ class DownscaleTrainer:
         """Fit statistics, base and baselines on the training months, and draw the weights."""
         self._archive, self._recipe, self._split, self._seed = archive, recipe, split, seed
         check_size(recipe.blocks.size, archive.grid)
-        _refuse_large(archive, recipe)
+        refuse_large(recipe, len(archive.variables), archive.grid.shape, archive.time.seasons)
         coarsening = Coarsening(archive.grid, recipe.coarse)
         reporter.say("fitting the baselines on the training months")
         self.baselines = fit_baselines(archive, split.train, coarsening)
@@ -429,16 +429,26 @@ class DownscaleTrainer:
         return replace(found, numbers={**found.numbers, **fair})
 
 
-def _refuse_large(archive: Archive, recipe: DownscaleRecipe) -> None:
-    """Refuse a regression that does not fit into memory, before any field is read."""
+def refuse_large(recipe: DownscaleRecipe, variables: int, grid: tuple[int, int], seasons: int) -> None:
+    """Refuse a regression that does not fit into memory, before any field is read.
+
+    Args:
+        recipe: What is to be trained.
+        variables: V.
+        grid: (Y, X) of the fine grid.
+        seasons: G, seasons of the time axis.
+
+    Raises:
+        RecipeError: It does not fit.
+    """
     conditions = recipe.conditions
     if conditions.base != "regression":
         return
     needed = fit_bytes(
-        len(archive.variables),
-        archive.grid.shape,
+        variables,
+        grid,
         recipe.coarse.grid,
-        archive.time.seasons,
+        seasons,
         width=conditions.width,
         context=conditions.context,
         context_width=conditions.context_width,
@@ -462,7 +472,9 @@ def _crossed(
         return None
     base = frames.base
     fitted = None if base is None else CrossFit.of(archive, split.train, base, conditions.penalty)
-    return cross_frames(archive, split.train, frames, fitted, conditions.calibrate)
+    return cross_frames(
+        archive, split.train, frames, fitted, calibrate=conditions.calibrate, climate=conditions.climate
+    )
 
 
 def _beside(

@@ -1,24 +1,25 @@
 """Scoring the realisations of a run as an ensemble, next to what the climate model's own runs score so.
 
 Invariant: a real member stands next to the run in the same numbers: each member in turn is the truth of the others. The
-fair CRPS and the corrected spread do not favour the larger ensemble.
+fair CRPS and the corrected spread do not favour the larger ensemble. Several processes give the scores of one: every
+realisation is drawn by one of them, in the company that it has however many there are, and every step is scored by one.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emukit.competitions.registry import competition_of
-from emukit.data.archive import Archive
+from emukit.data.archive import Archive, Scenario
 from emukit.data.split import Span
 from emukit.emulators.base import Emulator
 from emukit.errors import ProtocolError
@@ -39,13 +40,18 @@ from emukit.metrics.ensemble import (
     two_sample_test,
 )
 from emukit.metrics.variability import Deviations, RunStatistics, ZonalPower
-from emukit.progress import Reporter
+from emukit.parallel.comm import Comm
+from emukit.progress import Reporter, Step
 from emukit.runs.evaluate import score_emulator
 
 Array = NDArray[np.float64]
+Sums = TypeVar("Sums", EnsembleSums, ZonalPower)
 
 # Steps of an ensemble that are in memory together.
 STEPS = 60
+# Trajectories that are drawn side by side, however many processes there are: sums of products are rounded differently
+# with another number of rows.
+TOGETHER = 5
 
 
 @dataclass(frozen=True)
@@ -143,8 +149,56 @@ class Period:
     scored: int
 
 
+class Drawing:
+    """Realisations that several processes draw: each has some groups of them, and all get the whole.
+
+    Attributes:
+        own: How many this process draws.
+    """
+
+    def __init__(self, emulator: Emulator, members: int, comm: Comm) -> None:
+        """Deal them out; the groups are the same however many processes there are.
+
+        Args:
+            emulator: One that draws realisations.
+            members: E, how many.
+            comm: The processes.
+        """
+        size = TOGETHER if emulator.from_beginning else 1
+        groups = [range(first, min(first + size, members)) for first in range(0, members, size)]
+        # Each group has an emulator of its own, which goes on from where it was.
+        self._groups = [(group, emulator.member(group.start)) for group in comm.shard(groups)]
+        self._comm, self._emulator = comm, emulator
+        self._shares = [sum(map(len, replace(comm, rank=r).shard(groups))) for r in range(comm.world)]
+        self.own = self._shares[comm.rank]
+
+    def fields(self, scenario: Scenario, start: int, stop: int, bar: Step) -> NDArray[np.float32]:
+        """(E, stop - start, V, Y, X), the same on all processes."""
+        from torch import from_numpy
+
+        shape = (len(self._emulator.variables), *self._emulator.grid.shape)
+        own = np.empty((self.own, stop - start, *shape), np.float32)
+        done = 0
+        for group, one in self._groups:
+            if len(group) == 1:
+                own[done] = one.predict_fields(scenario, start, stop)
+            else:
+                own[done : done + len(group)] = one.predict_members(scenario, start, stop, len(group), group.start)
+            done += len(group)
+            bar.advance(len(group))
+        if self._comm.world == 1:
+            return own
+        gathered = self._comm.gather_months(from_numpy(own)[None].to(self._comm.device), self._shares)
+        return np.asarray(gathered[0].cpu().numpy())
+
+
 def evaluate_ensemble(
-    emulator: Emulator, archive: Archive, spans: tuple[Span, ...], members: int, reporter: Reporter
+    emulator: Emulator,
+    archive: Archive,
+    spans: tuple[Span, ...],
+    members: int,
+    reporter: Reporter,
+    comm: Comm | None = None,
 ) -> EnsembleEvaluation:
     """Draw realisations of the months of some spans, and score them.
 
@@ -154,6 +208,8 @@ def evaluate_ensemble(
         spans: Visible months.
         members: How many realisations; two or more.
         reporter: Shows the progress.
+        comm: Processes among which realisations are divided to be drawn, and steps to be scored; each of them makes
+            this call and gets the scores. None: this one alone.
 
     Raises:
         RunError: The emulator has one answer to a scenario.
@@ -168,11 +224,14 @@ def evaluate_ensemble(
             f"{competition_of(archive).name} scores what it derives from years, and an ensemble is scored as fields",
             hint="leave --members out",
         )
+    # Those that share a globe draw and score the same.
+    among = (comm or Comm()).data
     places: dict[tuple[str, int, int], list[Span]] = {}
     for span in spans:
         places.setdefault((span.scenario, span.start, span.stop), []).append(span)
     shape, competition = (len(archive.variables), *archive.grid.shape), competition_of(archive)
-    drawn, regions = [emulator.member(i) for i in range(members)], Regions.of(archive.grid)
+    terms = tuple(competition.terms)
+    drawing, regions = Drawing(emulator, members, among), Regions.of(archive.grid)
     # Scenarios may have different numbers of members; sums are of ensembles of one size.
     others = min(len(archive[name].members) for name, _, _ in places) - 1
     sums, real = EnsembleSums.zero(members, shape), EnsembleSums.zero(max(others, 1), shape)
@@ -181,28 +240,24 @@ def evaluate_ensemble(
     # What begins where it is asked is asked once for a whole span.
     lengths = {place: STEPS if emulator.continues else place[2] - place[1] for place in places}
     work = sum(-(-(place[2] - place[1]) // length) for place, length in lengths.items())
-    with reporter.step("drawing realisations", members * work) as bar:
+    with reporter.step("drawing realisations", drawing.own * work) as bar:
         for (name, start, stop), own in places.items():
             scenario = archive[name]
-            moments = [Moments.zero(shape, tuple(competition.terms)) for _ in own]
+            moments = [Moments.zero(shape, terms) for _ in own]
             chosen, scored = scenario.members[: others + 1], own[0].members[0]
             if scored not in chosen:
                 chosen = (*chosen[:-1], scored)
             zonal, zonal_real = (ZonalPower.zero(n, shape[0], archive.grid) for n in (members, len(chosen)))
-            regional: tuple[list[Array], list[Array]] = [], []
+            drawn, real_means = (
+                np.zeros((n, stop - start, shape[0], len(regions.names))) for n in (members, len(chosen))
+            )
             for first in range(start, stop, lengths[name, start, stop]):
                 last = min(first + lengths[name, start, stop], stop)
-                if emulator.from_beginning:
-                    # Side by side: a trajectory of many takes little longer than one.
-                    ensemble = emulator.predict_members(scenario, first, last, members)
-                    bar.advance(members)
-                else:
-                    fields = []
-                    for one in drawn:
-                        fields.append(one.predict_fields(scenario, first, last))
-                        bar.advance()
-                    ensemble = np.stack(fields)
-                truths = {m: scenario.truth(m, first, last) for m in scenario.members}
+                whole = drawing.fields(scenario, first, last, bar)
+                if not (mine := among.shard(range(first, last))):
+                    continue
+                ensemble = whole[:, mine[0] - first : mine[-1] + 1 - first]
+                truths = {m: scenario.truth(m, mine[0], mine[-1] + 1) for m in scenario.members}
                 for member, truth in truths.items():
                     sums += EnsembleSums.of(ensemble, truth)
                     rest = [t for m, t in truths.items() if m != member][:others]
@@ -214,20 +269,22 @@ def evaluate_ensemble(
                 runs = np.stack([truths[m] for m in chosen])
                 zonal += ZonalPower.of(ensemble, archive.grid)
                 zonal_real = zonal_real + ZonalPower.of(runs, archive.grid) if others > 0 else zonal_real
-                for kept, run in zip(regional, (ensemble, runs), strict=True):
-                    kept.append(regions.means(run))
-            means += [competition.score(m, archive.grid.weights, archive.variables) for m in moments]
+                steps = slice(mine[0] - start, mine[-1] + 1 - start)
+                drawn[:, steps], real_means[:, steps] = regions.means(ensemble), regions.means(runs)
+            added = [Moments.unpack(among.sum(m.pack()), terms) for m in moments]
+            means += [competition.score(m, archive.grid.weights, archive.variables) for m in added]
             periods.append(
                 Period(
-                    np.concatenate(regional[0], axis=1),
-                    np.concatenate(regional[1], axis=1),
-                    zonal,
-                    zonal_real if others > 0 else None,
+                    among.sum(drawn),
+                    among.sum(real_means),
+                    _added(zonal, among),
+                    _added(zonal_real, among) if others > 0 else None,
                     scenario.time.season[start:stop],
                     scenario.time.per_year,
                     chosen.index(scored),
                 )
             )
+    sums, real = _added(sums, among), _added(real, among)
     cells = score_ensemble(sums, archive.grid.weights, archive.variables)
     cells_real = score_ensemble(real, archive.grid.weights, archive.variables) if others > 0 else None
     varied, varied_real = _deviations(periods, regions)
@@ -248,6 +305,13 @@ def evaluate_ensemble(
         mean_score(means),
         score_emulator(emulator, archive, spans),
     )
+
+
+def _added(own: Sums, comm: Comm) -> Sums:
+    """The sums over the steps of all processes."""
+    arrays = {f.name: value for f in fields(own) if isinstance(value := getattr(own, f.name), np.ndarray)}
+    added: dict[str, Any] = {name: comm.sum(value) for name, value in arrays.items()}
+    return replace(own, n=round(float(comm.sum(np.array([float(own.n)]))[0])), **added)
 
 
 def _regional(periods: Sequence[Period], regions: Regions, v: int) -> RegionalScores:

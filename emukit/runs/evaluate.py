@@ -425,7 +425,12 @@ def detail_tables(emulator: Emulator, archive: Archive, spans: tuple[Span, ...])
 
 
 def ensemble_tables(
-    emulator: Emulator, archive: Archive, spans: tuple[Span, ...], members: int, reporter: Reporter
+    emulator: Emulator,
+    archive: Archive,
+    spans: tuple[Span, ...],
+    members: int,
+    reporter: Reporter,
+    comm: Comm | None = None,
 ) -> list[tuple[str, Detail]]:
     """Scores of realisations on every span.
 
@@ -435,6 +440,8 @@ def ensemble_tables(
         spans: Visible years.
         members: How many realisations.
         reporter: Shows the progress.
+        comm: Processes among which realisations are divided; each of them makes this call and gets the tables. None:
+            this one alone.
 
     Raises:
         RunError: The emulator has one answer to a scenario.
@@ -450,15 +457,16 @@ def ensemble_tables(
             expected="the lite files" if score else "a competition that scores realisations",
             hint="leave --members out",
         )
-    out = []
-    with reporter.step("drawing realisations", members * len(spans)) as bar:
+    out, among = [], (comm or Comm()).data
+    own = among.shard(range(members))
+    with reporter.step("drawing realisations", len(own) * len(spans)) as bar:
         for span in spans:
             _, truth, _ = _truth(archive, span)
-            drawn = np.empty((members, *truth.shape))
-            for i in range(members):
+            drawn = np.zeros((members, *truth.shape))
+            for i in own:
                 drawn[i] = _derived(emulator.member(i), archive, span)
                 bar.advance()
-            out.append((span.text(archive), score(drawn, truth)))
+            out.append((span.text(archive), score(among.sum(drawn), truth)))
     return out
 
 

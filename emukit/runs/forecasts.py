@@ -24,6 +24,7 @@ from emukit.emulators.trajectory import Persistence, Trajectory
 from emukit.errors import ProtocolError
 from emukit.files import inside, write_text
 from emukit.metrics.ensemble import fair_crps
+from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 
 Array = NDArray[np.float64]
@@ -101,6 +102,7 @@ def evaluate_forecasts(
     spans: tuple[Span, ...],
     members: int | None,
     reporter: Reporter,
+    comm: Comm | None = None,
 ) -> Forecasts:
     """Trajectories from beginnings all over some spans, one a day (of months and years: one a step).
 
@@ -111,6 +113,8 @@ def evaluate_forecasts(
         spans: Visible steps; a trajectory begins and ends in one of them.
         members: How many realisations of an emulator that draws them; None: one answer.
         reporter: Shows the progress.
+        comm: Processes among which beginnings are divided; each of them makes this call and gets the scores. None:
+            this one alone.
 
     Raises:
         ProtocolError: The emulator does not run from a beginning, or no span is long enough for a forecast.
@@ -131,6 +135,9 @@ def evaluate_forecasts(
     shape = (len(leads), len(archive.variables))
     sums, counts = {name: np.zeros(shape) for name in LeadScores.__dataclass_fields__}, np.zeros(len(leads))
     groups = [group for (name, _, stop), starts in begun.items() for group in _alike(name, starts, stop, leads)]
+    # The groups are those of one process, so that every forecast is the same to the last bit.
+    among = (comm or Comm()).data
+    groups = groups[among.rank :: among.world]
     with reporter.step("forecasting", len(groups) * len(drawn)) as bar:
         for name, starts, longest in groups:
             scenario, said = archive[name], []
@@ -157,6 +164,7 @@ def evaluate_forecasts(
                     for number, value in of_lead.items():
                         sums[number][k] += value
                     counts[k] += 1
+    sums, counts = {number: among.sum(total) for number, total in sums.items()}, among.sum(counts)
     scores: dict[str, dict[str, LeadScores]] = {}
     for v, variable in enumerate(archive.variables):
         scores[variable] = {}

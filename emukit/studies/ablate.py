@@ -24,24 +24,26 @@ from emukit.data.protocol import make_split
 from emukit.errors import EmukitError, ProtocolError, RecipeError
 from emukit.files import sweep, write_text
 from emukit.parallel.comm import Comm
-from emukit.planning.training_time import (
-    EMUKIT,
-    TRIED_SECONDS,
-    Cost,
-    epoch_seconds,
-    epoch_seconds_together,
-    fit_epochs,
-    start_seconds,
-    trainings,
-)
 from emukit.progress import Reporter, silent_reporter
 from emukit.recipes.fitting import fit_recipe, fit_variables
 from emukit.recipes.schema import NetworkRecipe, Recipe
 from emukit.runs.listing import HASH_DIGITS, failure_of, failure_path, is_finished, log_path
 from emukit.runs.protocols import chosen_seeds, named_protocols
 from emukit.runs.run import Run, finished_run, identity_of
+from emukit.studies.budget import (
+    EMUKIT,
+    TRIED_SECONDS,
+    Cost,
+    SavedPlan,
+    epoch_seconds,
+    epoch_seconds_together,
+    fit_epochs,
+    read_saved_plan,
+    start_seconds,
+    trainings,
+    write_saved_plan,
+)
 from emukit.studies.jobs import Job, slots, visible_gpus
-from emukit.studies.saved_plan import SavedPlan, read_saved_plan, write_saved_plan
 from emukit.studies.study import (
     Study,
     Variant,

@@ -18,7 +18,7 @@ from emukit.recipes.catalogue import identity_digest
 from emukit.runs import crossval, protocols
 from emukit.runs.listing import RunSummary, find_runs, list_runs, never_started, remove_traces, summarise_run
 from emukit.runs.record import DOWNSCALE_FILE, RECORD_FILE, RunRecord, read_record
-from emukit.studies.saved_plan import PLAN_FILE
+from emukit.studies.budget import PLAN_FILE
 from emukit.submission import ENTRY_FILE, SubmissionEntry, read_entry
 
 SUBMISSIONS = "submissions"

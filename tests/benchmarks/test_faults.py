@@ -22,7 +22,7 @@ from benchmarks.faults import check_campaigns
 from benchmarks.forked import Ended, in_fork
 from emukit.errors import EmukitError
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="campaigns of faults need Linux")
+pytestmark = [pytest.mark.long, pytest.mark.skipif(sys.platform != "linux", reason="campaigns of faults need Linux")]
 
 GOOD = Ended(0, "a table\n", "note: usual\n", 1.0, 1 << 28, False)
 

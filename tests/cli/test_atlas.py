@@ -1,5 +1,6 @@
 """A generator that only Python can train, options that do not reach its networks, scores of one realisation alone."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from emukit.cli.models import generator_size
 from emukit.recipes.load import load_recipe
 from emukit.recipes.schema import GeneratorRecipe
 from emukit.runs.run import read_run
+from tests import forks
 
 # Of the transformer and the convolutions of the shipped recipe, on 48 x 72 cells.
 PARAMETERS = 453_488
@@ -43,6 +45,26 @@ def test_commands_of_a_generator(emukit, demo_store):
         assert float(abs(many.tas[1] - many.tas[0]).mean()) > 0.1
         assert float(many.pr.min()) >= 0
         assert np.isfinite(many.tas).all()
+
+
+@pytest.mark.slow
+def test_two_processes_say_another_score_of_realisations_or_both_say_it(emukit, demo_store, tmp_path):
+    words = ("train", "atlas", "--set=base=linear", "-q", "--data", demo_store, "--out", "drawn")
+    assert emukit(*words).code == 0
+    words = ("evaluate", "drawn", "--members", "7", "--format", "json", "-q")
+    alone = json.loads(emukit(*words).out)
+    first, second = forks.start_together(tmp_path, 2, *words, "--devices", "2")
+    assert (first.wait(), second.wait()) == (0, 0), first.err.read_text() + second.err.read_text()
+    assert second.out.read_text() == ""
+    told = json.loads(first.out.read_text())
+    assert told["score"] == alone["score"]
+    assert told["ensemble"]["realisations"] == 7
+    for variable in ("tas", "pr"):
+        one, two = (found["ensemble"]["ensemble"][variable] for found in (alone, told))
+        for name in ("crps", "spread_over_error", "ranks"):
+            assert two[name] == pytest.approx(one[name], rel=1e-12)
+    kept = json.loads((tmp_path / "drawn" / "ensembles" / "validation.json").read_text())
+    assert kept == told["ensemble"]
 
 
 @pytest.mark.parametrize(

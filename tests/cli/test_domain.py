@@ -71,6 +71,29 @@ def test_an_evaluation_divides_what_cannot_be_or_only_seems_to(emukit, demo_stor
     assert "--domain" in answer.err
 
 
+def test_devices_of_an_evaluation_that_would_do_nothing_start_processes(emukit, demo_store, monkeypatch):
+    assert emukit("train", "atlas", "--set=base=linear", "--data", demo_store, "--out", "runs/drawn", "-q").code == 0
+    started = []
+    monkeypatch.setattr("emukit.parallel.launch.relaunch", lambda words, number: started.append(number) or 0)
+    monkeypatch.setattr("emukit.parallel.launch.check_devices", lambda devices: None)
+    for words, wrong in (
+        (("runs/drawn", "--devices", "2"), "--devices would do nothing: it divides realisations"),
+        (("runs/drawn", "--members", "4", "--devices", "4", "--domain", "2"), "no network whose fields could be"),
+        (("linear", "--data", demo_store, "--seeds", "2", "--devices", "2"), "--devices"),
+    ):
+        answer = emukit("evaluate", *words)
+        assert (answer.code, started) == (2, []), answer.err
+        assert wrong in answer.err
+    assert emukit("evaluate", "runs/drawn", "--members", "4", "--devices", "3").code == 0
+    assert started == [3]
+    place = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29400"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+    answer = emukit("evaluate", "runs/drawn", "--members", "4", "--devices", "3")
+    assert answer.code == 2
+    assert "2 processes that torchrun started" in answer.err
+
+
 @pytest.mark.slow
 def test_processes_that_share_a_globe_say_something_else_of_a_run_or_all_say_it(
     emukit, demo_store, tmp_path, monkeypatch

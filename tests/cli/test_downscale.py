@@ -24,6 +24,21 @@ SMALL = [
 ]
 
 
+def test_a_regression_beyond_memory_is_refused_before_the_store_is_read(emukit, demo_store, tmp_path, monkeypatch):
+    def read(*args, **kwargs):
+        raise AssertionError("it reads")
+
+    monkeypatch.setattr("emukit.data.opening.open_data", read)
+    monkeypatch.setattr("emukit.runs.downscale.host_free", lambda: 70 << 30)
+    wide = ["--set=conditions.context=6", "--set=conditions.width=15", "--set=conditions.context_width=15"]
+    small = [word for word in SMALL if "base=pass" not in word]
+    answer = emukit("train", "downscale", "--data", demo_store, *small, *wide, "--out", tmp_path / "fine")
+    assert answer.code == 2
+    assert "does not fit into memory" in answer.err
+    assert not list(tmp_path.iterdir())
+    assert "it reads" in emukit("train", "downscale", "--data", demo_store, *small, "--out", tmp_path / "fine").err
+
+
 def test_a_run_is_trained_and_downscales_a_prediction(emukit, demo_store, linear_run, tmp_path):
     answer = emukit("train", "downscale", "--data", demo_store, *SMALL, "--out", tmp_path / "fine", "-q")
     assert answer.code == 0, answer.err

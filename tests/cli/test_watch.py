@@ -10,10 +10,10 @@ from rich.console import Console
 
 from emukit.cli import watch
 from emukit.cli.watch import Watch
-from emukit.planning.training_time import Cost
 from emukit.progress import Reporter
 from emukit.recipes.load import load_recipe
 from emukit.studies.ablate import PlannedRun, StudyPlan
+from emukit.studies.budget import Cost
 from emukit.studies.study import Study
 from tests.coded import coded_archive
 

@@ -47,6 +47,7 @@ def test_a_submission_that_does_not_read_back(tmp_path):
     assert np.array_equal(read["R95p"][:, ::16, ::16], indices["R95p"])
 
 
+@pytest.mark.slow
 def test_a_submission_that_is_written_with_missing_values(tmp_path):
     indices = lite()
     indices["SDII"][4, 5, 6] = np.nan

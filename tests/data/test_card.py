@@ -146,3 +146,11 @@ def test_conversions_are_right():
     assert CONVERSIONS["kg m-2 s-1", "mm/day"] == (86400.0, 0.0)
     assert CONVERSIONS["m s-1", "mm/day"][0] == pytest.approx(86400 * 1000)
     assert CONVERSIONS["GtC", "GtCO2"][0] == pytest.approx(3.667, abs=1e-3)
+
+
+def test_a_card_that_was_edited_is_the_one_of_before(tmp_path):
+    """Cards are parsed once for each text."""
+    path, text = tmp_path / "mine.toml", shipped("data_cards", "demo.toml").read_text(encoding="utf-8")
+    for name in ("mine", "ours"):
+        path.write_text(text.replace('name = "demo"', f'name = "{name}"'), encoding="utf-8")
+        assert load_card(path).name == name

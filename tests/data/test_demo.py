@@ -164,6 +164,7 @@ def test_full_disk_leaves_nothing_behind(tmp_path: Path, small: DemoClimate, mon
 # The truth behind the hidden scenario
 
 
+@pytest.mark.slow
 def test_hidden_targets_are_zero_and_their_truth_is_what_is_not_hidden(small: DemoClimate) -> None:
     hidden, shown = small.dataset(), small.dataset(hidden=False)
     for scenario in SCENARIOS:
@@ -452,6 +453,7 @@ def test_insolation_is_the_orbits(small: DemoClimate) -> None:
     assert rsdt[0, 11, 0, 0] > 1.05 * rsdt[0, 5, -1, 0]
 
 
+@pytest.mark.slow
 def test_demo_is_opened_by_the_card_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small) -> None:
     """A card was ignored without a word, so a run was scored by another competition than its owner asked for."""
     monkeypatch.setattr(opening, "DemoClimate", lambda: small)

@@ -271,6 +271,7 @@ def places(value: object, path: tuple = ()) -> list[tuple]:
     return [path, *(p for k, v in inner for p in places(v, (*path, k)))] if path or inner else []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["v2", "v3"])
 def test_damaged_metadata_always_end_in_a_report(tmp_path, kind):
     rng = random.Random(12)

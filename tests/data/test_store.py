@@ -68,7 +68,7 @@ def test_every_value_is_found_again_in_every_container(coded_store, kind):
 @pytest.mark.parametrize(
     "chunks",
     [
-        {"time": 1},
+        {"time": 1, "member": 3},
         {"time": 5},
         {"time": 24},
         {"time": 24, "scenario": 4, "member": 3},

@@ -102,6 +102,7 @@ def test_values_on_disk_are_those_in_memory(climx_folder, held, on_disk):
     assert kept.truth(0, 0, 5).shape == (5, 7, 4, 6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["years", "bands"])
 def test_emulators_on_disk_are_those_in_memory(layout, climx_folder, banded, held, on_disk, narrow):
     archive = on_disk(banded if layout == "bands" else climx_folder[0])
@@ -132,6 +133,7 @@ def test_emulators_on_disk_are_those_in_memory(layout, climx_folder, banded, hel
     np.testing.assert_allclose(two.state()[1]["mean"], one.state()[1]["mean"], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["years", "bands"])
 @pytest.mark.parametrize(
     "options",
@@ -199,6 +201,7 @@ def test_indices_of_years_one_by_one_are_those_of_all(held):
         single(fields[:300])
 
 
+@pytest.mark.slow
 def test_digest_of_files_follows_their_bytes(climx_folder, on_disk, tmp_path, monkeypatch):
     monkeypatch.setenv("EMUKIT_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "lite"

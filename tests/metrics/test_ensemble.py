@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import norm
 
 from emukit.metrics.ensemble import EnsembleSums, crps, fair_crps, score_ensemble
+from emukit.objectives.crps import fair_crps as objective_crps
 
 RNG = np.random.default_rng(5)
 WEIGHTS = np.array([[1.0, 1.0, 1.0], [3.0, 3.0, 3.0]])
@@ -26,6 +28,22 @@ def test_fair_crps_is_its_double_sum():
     np.testing.assert_allclose(fair_crps(x, y), plain, rtol=1e-12)
     np.testing.assert_allclose(fair_crps(x[::-1], y), plain, rtol=1e-12)
     np.testing.assert_array_equal(fair_crps(x[:1], y), np.abs(x[0] - y))
+
+
+@pytest.mark.parametrize("members", [2, 5, 30])
+def test_crps_is_not_that_of_scoringrules(members):
+    rules = pytest.importorskip("scoringrules", reason="CRPS is NOT compared with scoringrules: pip install it")
+    x, y = RNG.gamma(2.0, 3.0, (members, 4, 25)), RNG.gamma(2.0, 3.0, (4, 25))
+    # Ties, as of dry days.
+    x[:, 0] = np.maximum(x[:, 0] - 5, 0)
+    y[0] = np.maximum(y[0] - 5, 0)
+    for estimator, fair in (("nrg", False), ("qd", False), ("fair", True), ("pwm", True)):
+        theirs = rules.crps_ensemble(y, x, m_axis=0, estimator=estimator, backend="numpy")
+        np.testing.assert_allclose(crps(x, y, fair=fair), theirs, rtol=1e-10, atol=1e-12, err_msg=estimator)
+    # Of training.
+    learnt = objective_crps(torch.from_numpy(x), torch.from_numpy(y))
+    fair = rules.crps_ensemble(y, x, m_axis=0, estimator="fair", backend="numpy")
+    np.testing.assert_allclose(learnt, fair, rtol=1e-10, atol=1e-12)
 
 
 def test_sums_of_parts_are_the_sums_of_the_whole():

@@ -405,6 +405,40 @@ def apart(found: Any, expected: Any) -> float:
     return difference(*(torch.from_numpy(np.array(v, np.float64)) for v in (found, expected)))
 
 
+# What is fitted to, of what, how it is scored, and by which spans.
+FITTED = (Span("ssp126", 0, 100, (0, 1)), Span("ssp585", 3, 120, (1,)))
+INPUTS = InputSettings(forcings=("CO2", "SO2", "rsdt"))
+NORMALISED: tuple[dict[str, Any], ...] = (
+    {"transform": "yeo-johnson", "scale": "cell-month"},
+    {"climatology": "global", "scale": "global"},
+)
+SCORED = Span("ssp585", 20, 130, (0,))
+
+
+def said(whole: Archive) -> NDArray[np.float32]:
+    """Fields of all cells that are scored, (T, V, Y, X)."""
+    size = (len(whole["ssp585"]), 2, *whole.grid.shape)
+    return np.random.default_rng(0).normal(280, 9, size).astype(np.float32)
+
+
+def numbers_of_lines(archive: Archive) -> dict[str, list[float]]:
+    """The lines that stand beside a score, and the limit, by name."""
+    lines, limit = _compute_lines(archive, "loso:ssp585", (SCORED,))
+    return {name: [*line.line().values()] for name, line in {**lines, "limit": limit}.items()}
+
+
+def read_whole(stores: dict[str, Path]) -> None:
+    """What one process finds in each store: once for all divisions that are compared with it."""
+    torch.set_num_threads(1)
+    for store, path in stores.items():
+        whole = open_store(store)
+        by = [dict.fromkeys(whole.variables, TargetSettings(**settings)) for settings in NORMALISED]
+        targets = [TargetNormalizer.fit(whole, FITTED, one).state() for one in by]
+        statistics = FrameEncoder.fit(whole, FITTED, INPUTS).state()[0]["statistics"]
+        score = [*score_emulator(Given(whole.domain, said(whole)), whole, (SCORED,)).line().values()]
+        torch.save((statistics, targets, score, numbers_of_lines(whole)), path)
+
+
 def read(case: dict[str, Any], comm: Comm) -> dict[str, Any]:
     """A store read by rows beside the same store read whole: values, what is told of it, and all that is summed."""
     whole = open_store(case["store"])
@@ -432,20 +466,18 @@ def read(case: dict[str, Any], comm: Comm) -> dict[str, Any]:
         ]
         out["values"] += float(shared[0] != shared[1])
     out["held"] = held / expected
-    spans = (Span("ssp126", 0, 100, (0, 1)), Span("ssp585", 3, 120, (1,)))
-    inputs = InputSettings(forcings=("CO2", "SO2", "rsdt"))
-    states = [FrameEncoder.fit(a, spans, inputs).state()[0]["statistics"] for a in (own, whole)]
-    out["inputs"] = max(apart(states[0][k][:2], states[1][k][:2]) for k in inputs.forcings)
-    for settings in ({"transform": "yeo-johnson", "scale": "cell-month"}, {"climatology": "global", "scale": "global"}):
+    expected_statistics, expected_targets, expected_score, expected_lines = torch.load(
+        case["whole"], weights_only=False
+    )
+    statistics = FrameEncoder.fit(own, FITTED, INPUTS).state()[0]["statistics"]
+    out["inputs"] = max(apart(statistics[k][:2], expected_statistics[k][:2]) for k in INPUTS.forcings)
+    for settings, (same, wanted) in zip(NORMALISED, expected_targets, strict=True):
         by = dict.fromkeys(own.variables, TargetSettings(**settings))
-        parts = [TargetNormalizer.fit(a, spans, by) for a in (own, whole)]
-        (meta, found), (same, wanted) = parts[0].whole(share).state(), parts[1].state()
+        meta, found = TargetNormalizer.fit(own, FITTED, by).whole(share).state()
         # Each variable by itself: transformed temperatures are larger by many powers of ten.
         each = [apart(found[k][:, v], wanted[k][:, v]) for k in wanted for v in range(len(own.variables))]
         out["targets"] = max(out.get("targets", 0.0), *each)
         out["targets"] = max(out["targets"], apart(meta["exponents"], same["exponents"]))
-    (scored,) = [Span("ssp585", 20, 130, (0,))]
-    said = np.random.default_rng(0).normal(280, 9, (361, 2, *whole.grid.shape)).astype(np.float32)
     gathered: list[int] = []
     take = DividedSphere.gather
 
@@ -456,25 +488,19 @@ def read(case: dict[str, Any], comm: Comm) -> dict[str, Any]:
 
     DividedSphere.gather = counted  # type: ignore[method-assign]
     try:
-        scores = [score_emulator(Given(whole.domain, share.own(said)), own, (scored,), c) for c in (None, comm)]
+        scores = [score_emulator(Given(whole.domain, share.own(said(whole))), own, (SCORED,), c) for c in (None, comm)]
     finally:
         DividedSphere.gather = take  # type: ignore[method-assign]
-    wanted_score = score_emulator(Given(whole.domain, said), whole, (scored,))
-    out["score"] = max(apart([*s.line().values()], [*wanted_score.line().values()]) for s in scores)
+    out["score"] = max(apart([*s.line().values()], expected_score) for s in scores)
     # Six sums for each variable, once for each score.
     out["gathered"] = max(gathered) / (6 * 2 * whole.grid.weights.size)
-    lines = [_compute_lines(a, "loso:ssp585", (scored,)) for a in (own, whole)]
-    assert len(lines[1][0]) > 2
-    (found_lines, limit), (wanted_lines, wanted_limit) = lines
-    out["lines"] = float(found_lines.keys() != wanted_lines.keys()) + apart(
-        [*limit.line().values()], [*wanted_limit.line().values()]
-    )
-    for name, line in wanted_lines.items():
+    lines = numbers_of_lines(own)
+    assert len(expected_lines) > 3
+    out["lines"] = float(lines.keys() != expected_lines.keys())
+    for name, line in expected_lines.items():
         # A linear fit is kept in float32.
-        out["linear" if name == "linear" else "lines"] = max(
-            out.get("linear" if name == "linear" else "lines", 0.0),
-            apart([*found_lines[name].line().values()], [*line.line().values()]),
-        )
+        kind = "linear" if name == "linear" else "lines"
+        out[kind] = max(out.get(kind, 0.0), apart(lines[name], line))
     return out
 
 
@@ -527,7 +553,15 @@ def main(path: str) -> None:
             case["whole"] = str(folder / key)
             steps = whole.get(key, {"steps": []})["steps"]
             whole[key] = case | {"steps": [*steps, case["steps"]]}
-    run_together(1, partial(train_whole, whole, folder), "")
+    stores: dict[str, Path] = {}
+    for case in (case for cases in launches.values() for case in cases.values()):
+        if case.get("do") == "read":
+            stores[case["store"]] = folder / Path(case["store"]).name
+            case["whole"] = str(stores[case["store"]])
+    if whole:
+        run_together(1, partial(train_whole, whole, folder), "")
+    if stores:
+        run_together(1, partial(read_whole, stores), "")
     for processes, cases in launches.items():
         out = f"{path}-{processes}"
         run_together(int(processes), partial(compute, cases, out), f"{out}-rendezvous")

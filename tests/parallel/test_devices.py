@@ -5,34 +5,28 @@ from __future__ import annotations
 import os
 import signal
 import stat
-import subprocess
-import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from emukit.errors import TrainingError
 from emukit.parallel.launch import check_devices
+from tests import forks
 from tests.cli.conftest import TINY
-from tests.parallel.sockets import listeners
+from tests.forks import Started
+from tests.parallel.sockets import family, listeners
+
+pytestmark = pytest.mark.long
 
 # A run of many quick epochs: it is still at work when one of its processes is killed.
 LONG = [*TINY, "--set=training.epochs=500", "--set=training.checkpoint_minutes=0.001"]
 
 
-def start(words: list[str], folder: Path, **variables: str) -> subprocess.Popen[str]:
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "emukit", "train", "cnn-gru", *words],
-        cwd=folder,
-        env=environment | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""} | variables,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        # Where the tests themselves run under nohup, what they start would ignore its terminal's end too.
-        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
-    )
+def start(words: list[str], folder: Path, **variables: str) -> Started:
+    """The command, whose processes are none of ours: they are started as a user's are."""
+    return forks.start(folder, "train", "cnn-gru", *words, **({"CUDA_VISIBLE_DEVICES": ""} | variables))
 
 
 def process_of_rank(rank: int, parent: int) -> int:
@@ -49,75 +43,107 @@ def process_of_rank(rank: int, parent: int) -> int:
     raise LookupError(f"no process of rank {rank}")
 
 
-def saved(run: subprocess.Popen[str], checkpoint: Path, after: int = 0) -> None:
+def saved(run: Started, checkpoint: Path, after: int = 0) -> None:
     """Wait for a checkpoint, or for a newer one."""
     begun = time.monotonic()
     while not checkpoint.exists() or checkpoint.stat().st_mtime_ns <= after:
-        assert run.poll() is None, run.communicate()
+        assert run.running, run.err.read_text()
         assert time.monotonic() - begun < 120, "no checkpoint after two minutes"
         time.sleep(0.1)
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes through /proc")
-@pytest.mark.parametrize("together", ["--devices", "--domain"])
-def test_a_killed_process_leaves_the_others_waiting(tmp_path: Path, demo_store: Path, together: str) -> None:
-    """It must end all within a minute, say which was killed and how to continue; one process alone can continue.
+@dataclass
+class Killed:
+    """A training of which one of two processes was killed.
 
-    That one saves and ends when its terminal is closed.
+    Attributes:
+        folder: Where it ran.
+        words: Of the command, without the processes.
+        code: Its exit code.
+        said: What it said.
+        listened: Addresses on which it listened.
+        mode: Of the folder in which the processes met.
+        left: Names of what it left in the folder of temporary files.
     """
+
+    folder: Path
+    words: list[str]
+    code: int
+    said: str
+    listened: list[str]
+    mode: int
+    left: list[str]
+
+
+@pytest.fixture(scope="module", params=["--devices", "--domain"])
+def killed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, demo_store: Path) -> Killed:
+    if not (Path("/proc/self/environ").exists() and Path("/proc/net/tcp").exists()):
+        pytest.skip("finds processes and sockets through /proc")
+    folder = tmp_path_factory.mktemp("killed")
+    temporary = folder / "temporary"
+    temporary.mkdir()
     words = ["--data", str(demo_store), "--out", "run", *LONG]
-    run = start([*words, together, "2"], tmp_path)
-    checkpoint = tmp_path / "run" / "last.pt"
-    saved(run, checkpoint)
-    os.kill(process_of_rank(1, run.pid), signal.SIGKILL)
-    _, said = run.communicate(timeout=60)
-    assert run.returncode == 2
-    assert "process 1 of 2 was killed" in said
-    assert "SIGKILL" in said
-    assert "--resume" in said
-    assert "Traceback" not in said
+    run = start([*words, request.param, "2"], folder, TMPDIR=str(temporary))
+    assert run.process.pid
+    try:
+        saved(run, folder / "run" / "last.pt")
+        listened = [str(address) for address, _ in listeners(run.process.pid) if not address.is_loopback]
+        assert listeners(run.process.pid), "the processes speak with each other: somewhere they listen"
+        (rendezvous,) = temporary.glob("emukit-*")
+        mode = stat.S_IMODE(rendezvous.stat().st_mode)
+        os.kill(process_of_rank(1, run.process.pid), signal.SIGKILL)
+        code = run.wait(60)
+    finally:
+        if run.running:
+            run.signal(signal.SIGTERM)
+    left = [path.name for path in temporary.iterdir()]
+    return Killed(folder, words, code, run.err.read_text(), listened, mode, left)
+
+
+def test_a_killed_process_leaves_the_others_waiting(killed: Killed) -> None:
+    """It must end all within a minute, and say which was killed and how to continue."""
+    assert killed.code == 2
+    assert "process 1 of 2 was killed" in killed.said
+    assert "SIGKILL" in killed.said
+    assert "--resume" in killed.said
+    assert "Traceback" not in killed.said
+
+
+def test_what_two_processes_began_is_lost_to_one(killed: Killed) -> None:
+    """It saves and ends when its terminal is closed."""
+    checkpoint = killed.folder / "run" / "last.pt"
     before = checkpoint.stat().st_mtime_ns
-    alone = start([*words, "--resume"], tmp_path)
+    alone = start([*killed.words, "--resume"], killed.folder, name="alone")
     saved(alone, checkpoint, before)
-    alone.send_signal(signal.SIGHUP)
-    _, said = alone.communicate(timeout=60)
-    assert alone.returncode == 130
+    alone.signal(signal.SIGHUP)
+    assert alone.wait(60) == 130
+    said = alone.err.read_text()
     assert "resuming after epoch" in said
     assert "is saved" in said
+
+
+def test_the_network_reaches_a_training_of_one_machine(killed: Killed) -> None:
+    """What torch listens with there runs what it is sent, as the user."""
+    assert killed.listened == []
+    assert killed.mode == 0o700
+    assert [name for name in killed.left if name.startswith(("emukit", "torchelastic"))] == []
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes through /proc")
 def test_a_killed_command_leaves_its_processes_training(tmp_path: Path, demo_store: Path) -> None:
     run = start(["--data", str(demo_store), "--out", "run", *LONG, "--devices", "2"], tmp_path)
+    assert run.process.pid
     saved(run, tmp_path / "run" / "last.pt")
-    run.kill()
-    # They hold the other end of its pipe until they end.
-    _, said = run.communicate(timeout=30)
+    _, *processes = family(run.process.pid)
+    run.signal(signal.SIGKILL)
+    begun = time.monotonic()
+    while any(Path(f"/proc/{pid}").exists() for pid in processes):
+        assert time.monotonic() - begun < 30
+        time.sleep(0.1)
+    assert len(processes) >= 2
+    said = run.err.read_text()
     assert "stopped; run is saved" in said
     assert "Traceback" not in said
-
-
-@pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="sockets are listed by Linux alone")
-def test_the_network_reaches_a_training_of_one_machine(tmp_path: Path, demo_store: Path) -> None:
-    """What torch listens with there runs what it is sent, as the user."""
-    (tmp_path / "temporary").mkdir()
-    run = start(
-        ["--data", str(demo_store), "--out", "run", *LONG, "--devices", "2"],
-        tmp_path,
-        TMPDIR=str(tmp_path / "temporary"),
-    )
-    try:
-        saved(run, tmp_path / "run" / "last.pt")
-        found = listeners(run.pid)
-        (rendezvous,) = (tmp_path / "temporary").glob("emukit-*")
-        assert stat.S_IMODE(rendezvous.stat().st_mode) == 0o700
-    finally:
-        run.terminate()
-        run.communicate(timeout=60)
-    assert found, "the processes speak with each other: somewhere they listen"
-    assert [str(address) for address, _ in found if not address.is_loopback] == []
-    left = [path.name for path in (tmp_path / "temporary").iterdir()]
-    assert [name for name in left if name.startswith(("emukit", "torchelastic"))] == []
 
 
 # What Python runs at its start, if it lies on its path: the training of one process fails at its third step.
@@ -157,8 +183,8 @@ def test_a_process_that_fails_is_blamed_on_another_or_hidden(
     (tmp_path / "sitecustomize.py").write_text(FAILS.replace("{failure}", failure))
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}")
     run = start(["--data", str(demo_store), "--out", "run", *LONG, "--devices", "2"], tmp_path)
-    _, said = run.communicate(timeout=120)
-    assert run.returncode == code, said
+    ended, said = run.wait(120), run.err.read_text()
+    assert ended == code, said
     assert expected in said
     for noise in ("closed by peer", "Traceback", "another of the processes"):
         assert noise not in said
@@ -174,8 +200,8 @@ def test_what_the_first_process_refuses_is_said_otherwise_by_the_others(tmp_path
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").touch()
     run = start(["--data", str(demo_store), "--out", "run", *LONG, "--devices", "2"], tmp_path)
-    _, said = run.communicate(timeout=120)
-    assert run.returncode == 2, said
+    ended, said = run.wait(120), run.err.read_text()
+    assert ended == 2, said
     assert said.count("error: ") == 1, said
     assert "the run folder run exists" in said
     for noise in ("internal error", "Traceback", "Exception ignored", "the first process refused"):

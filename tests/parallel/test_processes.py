@@ -16,8 +16,8 @@ from emukit.training.log import read_lines
 
 ROOT = Path(__file__).parents[2]
 
-# All tests ask about the same trainings, which take a minute: one worker makes them, and the other has time for others.
-pytestmark = pytest.mark.xdist_group("processes")
+# All tests ask about the same trainings.
+pytestmark = pytest.mark.long
 
 # Every way in which a batch is divided: segments (with a last batch that is short), months of segments, and, where
 # batch normalisation forbids that and the batch is too short, not at all.
@@ -53,6 +53,12 @@ RUNS = {
 # Trained on two processes alone: with dropout another number of them is another training.
 DROPOUT = {"do": "train", "network": "cnn-gru", "set": ["model.dropout=0.2"]}
 SPANS = [["ssp370", 3, 150], ["ssp585", 0, 61]]
+# Realisations of two scenarios, one scored against two members, that no number of processes divides.
+REALISED = {
+    "do": "realise",
+    "members": 11,
+    "spans": [["ssp370", 100, 175, 0], ["ssp370", 100, 175, 2], ["ssp585", 3, 64, 1]],
+}
 
 
 def launch(groups: list[tuple[int, list[dict]]], folder: Path) -> None:
@@ -85,6 +91,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         jobs.append(
             {"do": "score", "emulator": emulator, "spans": SPANS, "out": str(folder / f"score-{processes}.json")}
         )
+        jobs.append(REALISED | {"out": str(folder / "realised")})
         # Started by two with shards, continued by three with copies, ended by one: a relay of interruptions.
         relay = {"do": "train", **CASES["accumulated"], "out": str(folder / "relay")}
         # Started by two that share a globe, continued by three, ended by one that has all of it.
@@ -157,6 +164,35 @@ def test_a_month_is_scored_twice_or_by_nobody(trained: Path, processes: int) -> 
     for variable in ("tas", "pr"):
         for part, value in one[variable].items():
             assert many[variable][part] == pytest.approx(value, rel=1e-12, abs=1e-12)
+
+
+def leaves(value: object, path: str = "") -> dict[str, object]:
+    """Every number and word of nested tables and lists, by where it is."""
+    if isinstance(value, dict | list):
+        inside = value.items() if isinstance(value, dict) else enumerate(value)
+        return {k: v for name, part in inside for k, v in leaves(part, f"{path}.{name}").items()}
+    return {path: value}
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_realisations_of_several_processes_score_otherwise_or_are_drawn_twice(trained: Path, processes: int) -> None:
+    """Each is drawn once, by one of them; every one has the scores of one process, of steps and beginnings as well."""
+    (one,) = (json.loads(p.read_text()) for p in trained.glob("realised-1-*.json"))
+    many = [json.loads((trained / f"realised-{processes}-{rank}.json").read_text()) for rank in range(processes)]
+    expected = leaves(one["scores"])
+    assert expected[".forecasts.beginnings"] == 4
+    for noted in many:
+        found = leaves(noted["scores"])
+        assert found.keys() == expected.keys()
+        for path, value in expected.items():
+            close = pytest.approx(value, rel=1e-12, abs=1e-12) if isinstance(value, float) else value
+            assert found[path] == close, path
+    # The first alone is drawn once more by each, for the score of one realisation.
+    drawn = [sorted(json.dumps(d) for d in noted["drawn"] if d[3] != [0]) for noted in (one, *many)]
+    together = sorted(d for own in drawn[1:] for d in own)
+    assert together == drawn[0]
+    assert len(set(together)) == len(together) == 3 * (2 + 2)
+    assert all(len(own) < len(together) for own in drawn[1:])
 
 
 def test_a_run_goes_on_with_other_processes_than_it_began_with(trained: Path) -> None:

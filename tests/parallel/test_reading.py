@@ -14,7 +14,7 @@ from emukit.data.zarr_writer import write_zarr
 from emukit.progress import silent_reporter
 from tests.parallel.test_domain import EXACT, Found, launch
 
-pytestmark = pytest.mark.xdist_group("domain")
+pytestmark = pytest.mark.long
 
 GRID = (13, 16)
 # Of the variables that have rows.

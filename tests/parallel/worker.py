@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import signal
 import sys
 from contextlib import nullcontext, suppress
@@ -16,25 +17,34 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from emukit.data.archive import Archive, Scenario
+from emukit.data.protocol import make_split
 from emukit.data.split import Span
+from emukit.emulators.atlas import Atlas
+from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.registry import load_emulator
+from emukit.emulators.trajectory import Persistence
 from emukit.errors import EmukitError
 from emukit.files import exclusive
 from emukit.parallel.comm import Comm, open_comm
 from emukit.parallel.distributed import DistributedNetwork, whole
 from emukit.parallel.share import Share, share_of
+from emukit.planning import memory
 from emukit.progress import silent_reporter
 from emukit.recipes.load import load_recipe
 from emukit.runs import run
+from emukit.runs.ensemble_scores import evaluate_ensemble
 from emukit.runs.evaluate import score_emulator
+from emukit.runs.forecasts import evaluate_forecasts
 from emukit.training import loop
 from emukit.training.engine import Engine, Execution
 from tests.coded import warming_archive
+from tests.forecasts import sequence
 from tests.parallel.forks import run_together
 
 NETWORKS = {
@@ -131,6 +141,54 @@ def score(job: dict, comm: Comm) -> None:
         Path(job["out"]).write_text(json.dumps(value.as_dict()))
 
 
+class Wandering(Persistence):
+    """What was, and with every step more of the realisation's own."""
+
+    number = 0
+
+    @property
+    def draws(self):
+        return True
+
+    def member(self, number):
+        one = Wandering(self.domain)
+        one.number = number
+        return one
+
+    def forecast(self, scenario, starts, steps):
+        away = 0.1 * (self.number - 1) * np.arange(1, steps + 1, dtype=np.float32)
+        return super().forecast(scenario, starts, steps) + away[:, None, None, None]
+
+
+def realise(job: dict, comm: Comm) -> None:
+    """Score realisations of a generator, its one answer, and forecasts; every process notes scores and what it drew."""
+    archive, drawn = warming_archive(), []
+    split = make_split(archive, "k360")
+    base = LinearEmulator.fit(archive, split)
+    generator = Atlas.fit(archive, split, (base,), (), seed=1, block=2, learned=False)
+    spans = tuple(Span(name, start, stop, (member,)) for name, start, stop, member in job["spans"])
+    draw = Atlas._drawn
+
+    def noted(self, scenario, start, stop, numbers):
+        drawn.append([scenario.name, start, stop, numbers])
+        return draw(self, scenario, start, stop, numbers)
+
+    Atlas._drawn = noted
+    try:
+        ensemble = evaluate_ensemble(generator, archive, spans, job["members"], silent_reporter(), comm)
+    finally:
+        Atlas._drawn = draw
+    score = score_emulator(generator, archive, spans, comm)
+    weather = sequence()
+    days = make_split(weather, "forecast")
+    forecasts = evaluate_forecasts(
+        Wandering(weather.domain), weather, days, days.scored["test"], 3, silent_reporter(), comm
+    )
+    scores = {"ensemble": ensemble.as_dict(), "score": score.as_dict(), "forecasts": forecasts.as_dict()}
+    note = {"scores": scores, "drawn": drawn}
+    Path(f"{job['out']}-{comm.world}-{comm.rank}.json").write_text(json.dumps(note))
+
+
 def refuse(job: dict, comm: Comm) -> None:
     """Train into a folder that holds another run, then into one that is held; every process notes how it ended."""
     folder, ends = Path(job["out"]), []
@@ -205,19 +263,30 @@ def threads() -> list[str]:
     return names
 
 
-def work(jobs: list[dict], name: str) -> None:
-    """In one of the processes: all jobs, one after another."""
+def work(jobs: list[dict], name: str, measured: Path) -> None:
+    """In one of the processes: all jobs, one after another.
+
+    Args:
+        jobs: What to do.
+        name: Of the files that it leaves.
+        measured: Keeps what steps of networks cost, which several processes need not measure after one has.
+    """
     torch.set_num_threads(1)
+    if measured.exists():
+        memory._MEASURED.update(pickle.loads(measured.read_bytes()))
     with open_comm() as comm:
         for job in jobs:
-            {"train": train, "score": score, "refuse": refuse, "spread": distributed}[job["do"]](job, comm)
+            do = {"train": train, "score": score, "realise": realise, "refuse": refuse, "spread": distributed}
+            do[job["do"]](job, comm)
+        if comm.world == 1:
+            measured.write_bytes(pickle.dumps(memory._MEASURED))
     Path(f"{name}-threads-{comm.rank}").write_text(json.dumps(threads()))
 
 
 def main(path: str) -> None:
     for number, (processes, jobs) in enumerate(json.loads(Path(path).read_text())):
         name = f"{path}-{processes}-{number}"
-        run_together(processes, partial(work, jobs, name), f"{name}-rendezvous")
+        run_together(processes, partial(work, jobs, name, Path(f"{path}-measured")), f"{name}-rendezvous")
 
 
 if __name__ == "__main__":

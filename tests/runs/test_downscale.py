@@ -52,6 +52,8 @@ from emukit.runs.run import train_run
 from emukit.runs.submit import submit_run
 from emukit.training.loop import KeptWeights, train
 
+pytestmark = pytest.mark.long
+
 QUIET = Reporter(quiet=True)
 TINY = [
     "coarse=4,6",
@@ -81,9 +83,28 @@ def archive(demo_store):
 
 
 @pytest.fixture(scope="module")
-def run(archive, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs") / "fine"
-    return train_downscaler(archive, recipe(), folder, members=(0,), reporter=QUIET)
+def told_run(archive, tmp_path_factory):
+    """A run, and what was told while it was trained."""
+    folder, out = tmp_path_factory.mktemp("runs") / "fine", io.StringIO()
+    reporter = Reporter(console=Console(file=out, width=200))
+    trained = train_downscaler(archive, recipe(), folder, members=(0,), reporter=reporter)
+    return trained, out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def run(told_run):
+    return told_run[0]
+
+
+@pytest.fixture(scope="module")
+def drawn_run(archive, tmp_path_factory):
+    """A run whose two realisations are scored on 24 steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(downscale, "MEMBERS", 2)
+        patch.setattr(downscale, "DRAWN_STEPS", 24)
+        chosen = recipe("training.epochs=1", objective="crps")
+        folder = tmp_path_factory.mktemp("runs") / "drawn"
+        return train_downscaler(archive, chosen, folder, members=(0,), reporter=QUIET)
 
 
 @pytest.fixture(scope="module")
@@ -230,20 +251,16 @@ def test_loss_of_blocks_weighs_cells_as_the_sampler_says(archive):
     assert set(terms) == {"tas.l1", "pr.mse"}
 
 
-def test_crps_run_scores_its_ensemble(archive, tmp_path, monkeypatch):
-    monkeypatch.setattr(downscale, "MEMBERS", 2)
-    trained = train_downscaler(
-        archive, recipe("training.epochs=1", objective="crps"), tmp_path / "run", members=(0,), reporter=QUIET
-    )
-    own = trained.record["scores"]["validation"]
+def test_crps_run_scores_its_ensemble(drawn_run):
+    own = drawn_run.record["scores"]["validation"]
     assert {"tas.crps", "pr.spread"} <= own["network"].keys()
     assert "tas.crps" not in own["bilinear"]
-    assert trained.downscaler().draws
+    assert drawn_run.downscaler().draws
 
 
 @pytest.mark.parametrize("objective", ["diffusion", "interpolant"])
 def test_generative_objectives_learn_on_blocks_and_draw(archive, objective):
-    chosen = recipe("conditions.base=pass", objective=objective)
+    chosen = recipe("conditions.base=pass", "conditions.width=5", objective=objective)
     trainer = DownscaleTrainer(archive, chosen, make_split(archive, None, (0,)), 0, QUIET)
     numbers = trainer._engine.step(trainer._sampler.epoch(0, 0)[:1], 1e-3, 1.0)
     assert np.isfinite([*numbers.values()]).all()
@@ -293,7 +310,7 @@ def test_a_file_becomes_a_store_of_fine_fields(run, archive, coarse, tmp_path):
 
 
 def test_realisations_are_written_along_a_dimension_of_their_own(archive, coarse, tmp_path):
-    chosen = recipe("conditions.base=pass", objective="diffusion")
+    chosen = recipe("conditions.base=pass", "conditions.width=5", objective="diffusion")
     one = DownscaleTrainer(archive, chosen, make_split(archive, None, (0,)), 0, QUIET).downscaler
     coarse.isel(time=slice(0, 3)).to_netcdf(tmp_path / "coarse.nc")
     downscale_file(one, tmp_path / "coarse.nc", tmp_path / "fine.zarr", members=2, reporter=QUIET)
@@ -594,19 +611,14 @@ def test_parts_of_a_series_are_evenly_over_it(steps, most):
         assert (held[0], held[-1]) == (0, steps - 1)
 
 
-def test_a_draw_is_scored_on_the_same_steps_as_what_stands_next_to_it(archive, tmp_path, monkeypatch):
-    monkeypatch.setattr(downscale, "MEMBERS", 2)
-    monkeypatch.setattr(downscale, "DRAWN_STEPS", 24)
-    trained = train_downscaler(
-        archive, recipe("training.epochs=1", objective="crps"), tmp_path / "run", members=(0,), reporter=QUIET
-    )
-    own = trained.record["scores"]["validation"]
+def test_a_draw_is_scored_on_the_same_steps_as_what_stands_next_to_it(archive, drawn_run):
+    own = drawn_run.record["scores"]["validation"]
     assert {"tas.crps", "pr.spread", "pr.sharpness"} <= own["network"].keys() & own[ResidualDraws.label].keys()
     assert own["network"]["pr.sharpness"] == pytest.approx(own["network"]["pr.crps"] / own["network"]["pr.mae"])
     span = make_split(archive, None).validation[0]
     steps = np.concatenate([np.arange(len(span))[p] for p in some_parts(len(span), 24)])
     truth = archive[span.scenario].truth(0, span.start, span.stop)[steps].astype(np.float64)
-    passed = trained.downscaler().coarsening.down_up(truth)
+    passed = drawn_run.downscaler().coarsening.down_up(truth)
     expected = (np.abs(passed[:, 0] - truth[:, 0]).mean(0) * archive.grid.weights).sum()
     assert own["bilinear"]["tas.mae"] == pytest.approx(expected)
     assert not any(k.endswith(("crps", "spread")) for k in own["bilinear"])
@@ -667,11 +679,8 @@ def test_a_downscaler_that_was_trained_again_is_not_taken_for_the_one_that_is_na
     assert load_recipe("downscaled").digest == "0e3a4c23d56f16e497d02d289892a53bdfc07a0bef5568a8ef3e7bf1a81abfd3"
 
 
-def test_training_says_how_far_it_is_once_an_epoch(archive, tmp_path):
-    out = io.StringIO()
-    reporter = Reporter(console=Console(file=out, width=200))
-    train_downscaler(archive, recipe(), tmp_path / "run", members=(0,), reporter=reporter)
-    lines = [line for line in out.getvalue().splitlines() if line.startswith("training ")]
+def test_training_says_how_far_it_is_once_an_epoch(told_run):
+    lines = [line for line in told_run[1].splitlines() if line.startswith("training ")]
     assert len(lines) == 2
     assert "epoch 1/2 loss" in lines[0]
     assert "best" in lines[1]
@@ -695,7 +704,8 @@ def test_answers_have_the_means_of_the_coarse_cells_that_they_are_shown(archive,
 def test_means_of_cells_that_hold_no_whole_fine_cells_are_not_promised(archive, tmp_path):
     out = io.StringIO()
     reporter = Reporter(console=Console(file=out, width=200))
-    trained = train_downscaler(archive, recipe("coarse=3,5"), tmp_path / "run", members=(0,), reporter=reporter)
+    chosen = recipe("coarse=3,5", "training.epochs=1")
+    trained = train_downscaler(archive, chosen, tmp_path / "run", members=(0,), reporter=reporter)
     assert "theirs are not kept" in out.getvalue()
     assert not trained.downscaler().conserves
 

@@ -13,7 +13,6 @@ from emukit.config import check
 from emukit.data.split import Span
 from emukit.distribution import VERSION
 from emukit.errors import ProtocolError, RecipeError, RunError
-from emukit.planning.training_time import Cost
 from emukit.progress import silent_reporter
 from emukit.runs import run as run_module
 from emukit.runs.evaluate import score_emulator
@@ -22,6 +21,7 @@ from emukit.studies import ablate
 from emukit.studies import results as findings
 from emukit.studies.ablate import StudyData, make_study_plan, run_study, write_plan
 from emukit.studies.bootstrap import load_years, save_years
+from emukit.studies.budget import Cost
 from emukit.studies.results import save_result, study_result
 from emukit.studies.study import Study, recipe_of
 from tests.coded import warming_archive

@@ -72,6 +72,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     header=st.sampled_from(HEADERS),

@@ -137,7 +137,7 @@ def test_tracker_without_its_package_says_what_to_install(monkeypatch):
 
 
 @pytest.mark.parametrize("mode", ["online", "shared", "sideways"])
-def test_a_tracker_that_cannot_begin_leaves_a_run_behind(tmp_path, monkeypatch, mode):
+def test_a_tracker_that_cannot_begin_leaves_a_run_behind(tmp_path, monkeypatch, demo_store, mode):
     """In a process of its own: wandb reads its environment once."""
     pytest.importorskip("wandb", reason="wandb is not installed: its mirror is not tested")
     for name in [n for n in os.environ if n.startswith("WANDB_")]:
@@ -145,7 +145,8 @@ def test_a_tracker_that_cannot_begin_leaves_a_run_behind(tmp_path, monkeypatch, 
     environment = {"WANDB_MODE": mode, "HOME": str(tmp_path), "NETRC": str(tmp_path / "netrc")}
     # Nobody listens there: a test needs no network.
     environment |= {"HTTP_PROXY": "http://127.0.0.1:9", "HTTPS_PROXY": "http://127.0.0.1:9"}
-    started = forks.start(tmp_path, "train", "cnn-gru", "--out", "run", "--track", "wandb", **environment)
+    words = ("train", "cnn-gru", "--data", demo_store, "--out", "run", "--track", "wandb")
+    started = forks.start(tmp_path, *words, **environment)
     assert started.wait() == 2
     said = started.err.read_text()
     assert said.startswith("error: wandb cannot start\n")
