@@ -7,6 +7,7 @@ import torch
 from emukit.errors import RecipeError
 from emukit.models.hybrid import Hybrid, roles_of
 from emukit.models.registry import build_network
+from emukit.objectives.crps import Crps
 
 GRID = (16, 32)
 OUTPUTS = ("olr", "u200", "v200", "u850", "v850", "t500", "t850", "z500", "q850", "ps", "t2m", "W", "pr", "evap")
@@ -53,7 +54,7 @@ def known(**changed):
     return values | changed
 
 
-def hybrid(seed=0, **options):
+def hybrid(seed=0, noise=0, **options):
     torch.manual_seed(seed)
     chosen = {
         "roles": ROLES,
@@ -66,7 +67,12 @@ def hybrid(seed=0, **options):
         "depth": 1,
     }
     found = build_network(
-        "hybrid", in_channels=len(CHANNELS), variables=len(OUTPUTS), grid=GRID, history=1, options=chosen | options
+        "hybrid",
+        in_channels=len(CHANNELS) + noise,
+        variables=len(OUTPUTS),
+        grid=GRID,
+        history=1,
+        options=chosen | options,
     )
     assert isinstance(found, Hybrid)
     found.know(**known())
@@ -197,6 +203,32 @@ def test_mass_is_kept_and_water_changes_by_evaporation_less_rain(decoder, relaxa
     np.testing.assert_allclose(gain, budget, atol=1e-6)
     assert float(budget.abs().min()) > 1e-4
     assert float(after["pr"].min()) >= 0
+
+
+def test_noise_takes_the_place_of_a_state_or_makes_mass():
+    """Realisations of the objective `crps`: fresh, they are what the core says, and no noise changes a budget."""
+    sample, objective = frames(3), Crps(None, noise=4)
+
+    def drawn(found, seed):
+        draws = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            return objective.predict(found, sample, lambda n: torch.randn(3, 1, n, *GRID, generator=draws))
+
+    states = [OUTPUTS.index(name) for name in STATES]
+    fresh, plain = hybrid(noise=4), hybrid()
+    with torch.no_grad():
+        assert torch.equal(drawn(fresh, 0)[:, :, states], plain(sample)[:, :, states])
+    found = stirred(fresh)
+    one, other = (drawn(found, seed) for seed in (1, 2))
+    z500, place = OUTPUTS.index("z500"), OUTPUTS.index("ps")
+    assert float((one - other)[:, :, z500].square().mean().sqrt()) > 0.01
+    values = known()
+    before = (
+        torch.tensor(values["center"][place])
+        + torch.tensor(values["spread"][place]) * sample[:, 0, CHANNELS.index("state:ps")].double()
+    )
+    for said in (one, other):
+        np.testing.assert_allclose(mean(physical(said, sample, place)), mean(before), rtol=1e-8)
 
 
 def test_water_of_a_column_does_not_fall_below_none_and_the_budget_holds_all_the_same():
