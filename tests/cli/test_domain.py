@@ -86,6 +86,14 @@ def test_devices_of_an_evaluation_that_would_do_nothing_start_processes(emukit, 
         assert wrong in answer.err
     assert emukit("evaluate", "runs/drawn", "--members", "4", "--devices", "3").code == 0
     assert started == [3]
+    with monkeypatch.context() as patch:
+        patch.setattr("emukit.runs.predict.check_domain", lambda run: None)
+        answer = emukit("evaluate", "runs/drawn", "--members", "4", "--devices", "2", "--domain", "4")
+        assert (answer.code, started) == (2, [3])
+        assert "2 processes cannot share globes in groups of 4" in answer.err
+        # They share a globe, and need nothing else to do.
+        assert emukit("evaluate", "runs/drawn", "--devices", "2", "--domain", "2").code == 0
+    assert started == [3, 2]
     place = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29400"}
     for name, value in place.items():
         monkeypatch.setenv(name, value)
