@@ -1,11 +1,15 @@
 """`--domain` that starts processes for what cannot be divided, or does nothing without a word."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import xarray as xr
 
+from emukit.cli.results import _refuse_idle
+from emukit.errors import EmukitError
+from emukit.recipes.load import load_recipe
 from tests import forks
 
 
@@ -100,6 +104,15 @@ def test_devices_of_an_evaluation_that_would_do_nothing_start_processes(emukit, 
     answer = emukit("evaluate", "runs/drawn", "--members", "4", "--devices", "3")
     assert answer.code == 2
     assert "2 processes that torchrun started" in answer.err
+
+
+def test_beginnings_of_forecasts_are_not_taken_for_work_of_several_processes():
+    _refuse_idle(SimpleNamespace(recipe=load_recipe("forecast")), None, 2)
+    for name in ("transformer", "linear"):
+        run = SimpleNamespace(recipe=load_recipe(name))
+        with pytest.raises(EmukitError, match="--devices would do nothing"):
+            _refuse_idle(run, None, 2)
+        _refuse_idle(run, 2, 2)
 
 
 @pytest.mark.slow
