@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
@@ -39,6 +40,8 @@ IMPORTS = (
     "emukit.studies.results",
     "emukit.submission.score",
     "netCDF4",
+    # Where it is installed, xarray imports it to ask whether an array is one of its.
+    "pint",
     "pyarrow.pandas_compat",
     "pyarrow.parquet",
     "scipy.special",
@@ -84,7 +87,8 @@ class Ended:
 def preload() -> None:
     """Import what commands need; once is enough, and nothing is computed, so that no thread is lost in a fork."""
     for name in IMPORTS:
-        import_module(name)
+        if find_spec(name.partition(".")[0]):
+            import_module(name)
 
 
 def command(*words: object) -> Callable[[], None]:

@@ -1,5 +1,6 @@
 """Fixtures that several test modules share."""
 
+import gc
 import ipaddress
 import os
 import socket
@@ -68,6 +69,17 @@ def _no_network():
 def pytest_collection_modifyitems(items):
     """Long modules are begun first: begun at the end, one of them would leave the other worker idle."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """Modules and tests stay to the end: garbage is looked for among what tests leave."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter):

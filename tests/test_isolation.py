@@ -61,6 +61,7 @@ def test_one(made, number): ...
 """
 
 
+@pytest.mark.slow
 def test_what_a_module_makes_once_is_made_by_every_worker(tmp_path):
     """As `make test` divides tests: a grouping that a plug-in ignores is not seen in any result."""
     divide = re.search(r"^DIVIDE = (.+)$", (ROOT / "Makefile").read_text(), re.M)

@@ -15,6 +15,8 @@ arXiv:2412.11973 for the water), at a size for a laptop:
   It does not change surface pressure, so it cannot create mass.
 - The decoder reads the layers that are observed. What the core alone makes of the mean state in a step, which is no
   weather but what it lacks, is taken from their change, and a network adds to it.
+- In predictions, not in training, states beyond those of training are drawn back, and so are global means: errors too
+  small for rollouts of days to show add up in weeks.
 
 The geopotential of the surface, which no data set needs to hold, is what hydrostatic balance leaves of the mean state.
 """
