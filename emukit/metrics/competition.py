@@ -269,6 +269,11 @@ class Competition:
         )
         return (score, *self.metrics)
 
+    def columns_of(self, lines: Iterable[Mapping[str, float | None]]) -> list[Column]:
+        """`columns` with the digits that a table of these lines of numbers needs."""
+        lines = list(lines)
+        return [c.fitted(line.get(c.key) for line in lines) for c in self.columns]
+
     @cached_property
     def by_key(self) -> Mapping[str, Column]:
         """`columns` by their keys."""

@@ -59,8 +59,7 @@ class ScoreTable:
 
     @cached_property
     def _columns(self) -> list[Column]:
-        lines = self.lines.values()
-        return [c.fitted(values.get(c.key) for values in lines) for c in self.competition.columns]
+        return self.competition.columns_of(self.lines.values())
 
     def own(self, name: str) -> str:
         """What stands in the column of the table's own."""

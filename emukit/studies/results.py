@@ -337,8 +337,7 @@ def to_csv(studies: Sequence[StudyTable]) -> str:
 
 
 def _columns(study: StudyTable) -> list[Column]:
-    values = [*(row["mean"] for row in study.rows if row["mean"]), *study.lines.values()]
-    return [c.fitted(line.get(c.key) for line in values) for c in study.competition.columns]
+    return study.competition.columns_of([*(row["mean"] for row in study.rows if row["mean"]), *study.lines.values()])
 
 
 def _cells(row: Mapping[str, Any], columns: Sequence[Column]) -> list[tuple[str, str]]:
