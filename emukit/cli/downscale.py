@@ -94,7 +94,7 @@ def train_downscale(
     report = o.reporter(quiet)
     layout = o.layout_of(data, card)
     if layout:
-        refuse_large(chosen, len(layout.targets), layout.grid.shape, layout.time.seasons)
+        refuse_large(chosen, len(layout.targets), layout.grid, layout.time.seasons)
     archive = o.open_named(data, card, convert, report, in_full=True)
     seed = seed or 0
     folder = out or Path("runs") / f"{DOWNSCALE}-{slug(protocol or archive.default_protocol)}-s{seed}"
