@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,14 @@ class Column:
     def text(self, value: float | None) -> str:
         """A value as it is printed; empty if there is no value."""
         return "" if value is None or math.isnan(value) else f"{value:.{self.digits}f}"
+
+    def fitted(self, values: Iterable[float | None]) -> Self:
+        """With decimals that show three digits of the largest of these values: kg kg-1 needs more than most units."""
+        largest = max((abs(v) for v in values if v is not None and math.isfinite(v)), default=0.0)
+        # Below that a value is a zero with a rounding error.
+        if not 1e-9 < largest < 0.01:
+            return self
+        return replace(self, digits=max(self.digits, 2 - math.floor(math.log10(largest))))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,6 +268,11 @@ class Competition:
             key="score", heading="score", title="score", description=words, better=better, lowest=least, digits=4
         )
         return (score, *self.metrics)
+
+    def columns_of(self, lines: Iterable[Mapping[str, float | None]]) -> list[Column]:
+        """`columns` with the digits that a table of these lines of numbers needs."""
+        lines = list(lines)
+        return [c.fitted(line.get(c.key) for line in lines) for c in self.columns]
 
     @cached_property
     def by_key(self) -> Mapping[str, Column]:
