@@ -14,7 +14,13 @@ from emukit.terminal import echo
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    o.add_command(app, downscale, "emukit downscale runs/fine coarse.nc --out fine.zarr", group=o.LOOK)
+    o.add_command(
+        app,
+        downscale,
+        "emukit downscale runs/fine coarse.nc --out fine.zarr",
+        "emukit downscale runs/fine coarse.nc --out europe.zarr --region 35,72,-12,42 --members 10",
+        group=o.LOOK,
+    )
 
 
 def downscale(
