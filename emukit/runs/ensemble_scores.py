@@ -234,7 +234,7 @@ def evaluate_ensemble(
     lengths = {place: STEPS if emulator.continues else place[2] - place[1] for place in places}
     longest = max(min(length, stop - start) for (_, start, stop), length in lengths.items())
     # Fields in float32, once more where they are joined, and how often the truth has each rank.
-    refuse_many(members, (2 * 4 * longest + 8) * math.prod(shape))
+    refuse_many(members, (2 * 4 * longest + 8) * math.prod(shape), comm)
     drawing, regions = Drawing(emulator, members, among), Regions.of(archive.grid)
     # Scenarios may have different numbers of members; sums are of ensembles of one size.
     others = min(len(archive[name].members) for name, _, _ in places) - 1

@@ -34,6 +34,7 @@ from emukit.errors import ProtocolError, RunError
 from emukit.metrics import Moments, Score, mean_score
 from emukit.metrics.competition import Detail
 from emukit.parallel.comm import Comm
+from emukit.parallel.launch import inside_torchrun, torchrun_place
 from emukit.progress import Reporter
 from emukit.runs.record import card_digest, trained_on_validation
 from emukit.terminal import size
@@ -459,9 +460,9 @@ def ensemble_tables(
             expected="the lite files" if score else "a competition that scores realisations",
             hint="leave --members out",
         )
-    # In float64, and once more where they are summed or scored.
-    refuse_many(members, max(2 * 8 * _truth(archive, span)[1].size for span in spans))
     out, among = [], (comm or Comm()).data
+    # In float64, and once more where they are summed or scored.
+    refuse_many(members, max(2 * 8 * _truth(archive, span)[1].size for span in spans), comm)
     own = among.shard(range(members))
     with reporter.step("drawing realisations", len(own) * len(spans)) as bar:
         for span in spans:
@@ -474,24 +475,31 @@ def ensemble_tables(
     return out
 
 
-def refuse_many(members: int, each: int) -> None:
+def refuse_many(members: int, each: int, comm: Comm | None = None) -> None:
     """Refuse more realisations than memory holds, before one is drawn.
 
     Args:
         members: How many.
         each: Bytes that one takes at least.
+        comm: Processes that hold all of them each, and make this call together; on one machine they share its memory.
+            Where it is too little for one, none goes on. None: this one alone.
 
     Raises:
         RunError: They do not fit.
     """
     from emukit.planning.memory import SAFE
 
-    room = int(SAFE * host_free())
+    among = comm or Comm()
+    sharing = among.world if inside_torchrun() and torchrun_place().one_machine else 1
+    rooms = np.zeros(among.world)
+    rooms[among.rank] = SAFE * host_free() / sharing
+    room = int(among.sum(rooms).min())
     if members * each > room:
         raise RunError(
             f"{members:,} realisations do not fit into memory",
             found=f"{size(members * each)}, {size(each)} for each",
-            expected=f"up to {size(room)}, most of what is free on this machine",
+            expected=f"up to {size(room)}, most of what is free on this machine"
+            + (f" for each of {sharing} processes" if sharing > 1 else ""),
             hint=f"--members {room // each}" if room >= each else "end other programs, or use a larger machine",
         )
 

@@ -139,7 +139,7 @@ def evaluate_forecasts(
     if members:
         # Those of a group are in memory together.
         most = max(len(starts) * longest for _, starts, longest in groups)
-        refuse_many(members, 4 * most * len(archive.variables) * archive.grid.weights.size)
+        refuse_many(members, 4 * most * len(archive.variables) * archive.grid.weights.size, comm)
     drawn = [emulator.member(i) for i in range(members)] if members else [emulator]
     # The groups are those of one process, so that every forecast is the same to the last bit.
     among = (comm or Comm()).data

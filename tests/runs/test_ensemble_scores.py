@@ -3,6 +3,7 @@
 import json
 from copy import copy
 from dataclasses import astuple
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from emukit.metrics.variability import Deviations, ZonalPower
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.runs.ensemble_scores import Drawing, evaluate_ensemble, save_ensemble
+from emukit.runs.evaluate import refuse_many
 from tests.coded import score_moments, warming_archive
 
 QUIET = Reporter(quiet=True)
@@ -129,6 +131,30 @@ def test_processes_are_idle_while_others_draw_what_need_not_be_drawn_side_by_sid
     emulator = copy(emulator)
     emulator.__class__, Alike.from_beginning, Alike.together = Alike, True, together
     assert [Drawing(emulator, 7, Comm(rank, 3)).own for rank in range(3)] == shares
+
+
+def most_that_fit(comm):
+    with pytest.raises(RunError, match="do not fit") as e:
+        refuse_many(10**9, 1000, comm)
+    return int(e.value.hint.removeprefix("--members "))
+
+
+def test_memory_that_another_process_lacks_or_shares_is_counted_on(monkeypatch):
+    """One of two that went on alone would wait for the other until it gives up."""
+
+    class Two(Comm):
+        def sum(self, values):
+            return values + np.array([0.0, 1e8 if lacks else values[0]])
+
+    monkeypatch.setattr("emukit.runs.evaluate.host_free", lambda: 10**9)
+    alone, lacks = most_that_fit(None), True
+    assert most_that_fit(Two(0, 2)) == 10**5 < alone
+    refuse_many(10**5, 1000, Two(0, 2))
+    lacks = False
+    assert most_that_fit(Two(0, 2)) == alone
+    monkeypatch.setattr("emukit.runs.evaluate.inside_torchrun", lambda: True)
+    monkeypatch.setattr("emukit.runs.evaluate.torchrun_place", lambda: SimpleNamespace(one_machine=True))
+    assert most_that_fit(Two(0, 2)) == alone // 2
 
 
 def test_spans_of_several_members_are_drawn_once_and_scored_each(made):
