@@ -264,6 +264,9 @@ def _say_plan(
         say(
             f"note: not timed, and in no estimate: {', '.join(plan.not_timed)}; `emukit plan MODEL` says what they need"
         )
+    closed = [v for v, cost in plan.costs.items() if not cost.epoch and v not in plan.not_timed]
+    if closed and every:
+        say(f"note: no epochs to time, so that a start alone is counted, the least they take: {', '.join(closed)}")
     for protocol, why in plan.not_scored.items():
         say(f"note: {protocol}: {'validation only' if protocol in plan.protocols else 'left out'}, {why}")
     for variant in plan.variants if every else ():

@@ -14,7 +14,13 @@ from emukit.terminal import echo
 
 def add_commands(app: typer.Typer) -> None:
     """Register this module's commands."""
-    o.add_command(app, downscale, "emukit downscale runs/fine coarse.nc --out fine.zarr", group=o.LOOK)
+    o.add_command(
+        app,
+        downscale,
+        "emukit downscale runs/fine coarse.nc --out fine.zarr",
+        "emukit downscale runs/fine coarse.nc --out europe.zarr --region 35,72,-12,42 --members 10",
+        group=o.LOOK,
+    )
 
 
 def downscale(
@@ -189,7 +195,7 @@ def _print_table(title: str, columns: Sequence[str], scores: Mapping[str, Any], 
     from rich.table import Table
     from rich.text import Text
 
-    from emukit.metrics.downscaling import COLUMNS
+    from emukit.metrics.downscaling import COLUMNS, texts_of
     from emukit.terminal import open_console
 
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, collapse_padding=True)
@@ -200,8 +206,6 @@ def _print_table(title: str, columns: Sequence[str], scores: Mapping[str, Any], 
         table.add_column(heading, justify="right", no_wrap=True, min_width=max(7, len(heading)))
     for variable in scores["gain"]:
         table.add_row(Text(f"{variable}, {units[variable]}"))
-        for label, own in scores.items():
-            if label != "gain":
-                numbers = [own.get(f"{variable}.{c}") for c in columns]
-                table.add_row(Text(f"- {label}"), *("" if n is None else f"{n:.3f}" for n in numbers))
+        for label, numbers in texts_of({k: own for k, own in scores.items() if k != "gain"}, variable, columns).items():
+            table.add_row(Text(f"- {label}"), *numbers)
     open_console().print(table)

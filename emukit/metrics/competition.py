@@ -25,6 +25,13 @@ Better = Literal["lower", "higher", "neither"]
 RESERVED = ("score", "months", "set", "spans", "floors", "limit", "members", "competition", "split", "csv_sha256")
 
 
+def digits_of(values: Iterable[float | None], least: int = 3) -> int:
+    """Decimals that show three digits of the largest of these values, and no fewer than `least`."""
+    largest = max((abs(v) for v in values if v is not None and math.isfinite(v)), default=0.0)
+    # Below that a value is a zero with a rounding error.
+    return max(least, 2 - math.floor(math.log10(largest))) if 1e-9 < largest < 0.01 else least
+
+
 @dataclass(frozen=True, kw_only=True)
 class Column:
     """A number as tables, pictures and pages show it.
@@ -71,11 +78,7 @@ class Column:
 
     def fitted(self, values: Iterable[float | None]) -> Self:
         """With decimals that show three digits of the largest of these values: kg kg-1 needs more than most units."""
-        largest = max((abs(v) for v in values if v is not None and math.isfinite(v)), default=0.0)
-        # Below that a value is a zero with a rounding error.
-        if not 1e-9 < largest < 0.01:
-            return self
-        return replace(self, digits=max(self.digits, 2 - math.floor(math.log10(largest))))
+        return replace(self, digits=digits_of(values, self.digits))
 
 
 @dataclass(frozen=True, kw_only=True)

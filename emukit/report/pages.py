@@ -146,11 +146,11 @@ class ScoreLine:
 
     Attributes:
         label: Of the downscaler.
-        values: In the order of the columns; None where it has none.
+        values: In the order of the columns; empty where it has none.
     """
 
     label: str
-    values: Sequence[float | None]
+    values: Sequence[str]
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ from emukit.errors import ProtocolError, RecipeError, RunError
 from emukit.files import exclusive, write_text
 from emukit.metrics import Moments, Score, mean_score
 from emukit.metrics.competition import Competition
-from emukit.metrics.downscaling import competition, tail_area, tail_thresholds, zonal_spectrum
+from emukit.metrics.downscaling import competition, tail_area, tail_thresholds, texts_of, zonal_spectrum
 from emukit.metrics.ensemble import EnsembleSums, score_ensemble
 from emukit.models.precision import matmul_precision
 from emukit.objectives.base import OnBlocks
@@ -704,10 +704,8 @@ def draw_errors(
     rows = []
     for v, variable in enumerate(archive.domain.described):
         best = min(baselines, key=lambda label: scores[label][f"{variable.name}.mae"])
-        panels = tuple(
-            Panel(f"{label}: {scores[label][f'{variable.name}.mae']:.3f}", errors[label][v])
-            for label in (best, NETWORK)
-        )
+        texts = texts_of({label: scores[label] for label in (best, NETWORK)}, variable.name, ("mae",))
+        panels = tuple(Panel(f"{label}: {texts[label][0]}", errors[label][v]) for label in (best, NETWORK))
         gain = Panel(
             f"network less baseline: {-scores['gain'][variable.name]:+.1%}", errors[NETWORK][v] - errors[best][v]
         )

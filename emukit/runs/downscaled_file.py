@@ -163,7 +163,10 @@ def look_at(dataset: xr.Dataset, source: str, downscaler: NeuralDownscaler) -> C
                 f"{variable.name} of {source} is not one field for each step",
                 found=f"dimensions {', '.join(map(str, array.dims))}",
                 expected="time, latitude, longitude",
-                hint=f"choose one of each first: ds.isel({', '.join(others)})" if others else "",
+                hint=f"choose one of each first: ds.isel({', '.join(others)})"
+                + (", or `emukit predict` without --members" if "member" in array.dims else "")
+                if others
+                else "",
             )
         if array.dtype.kind not in "iuf":
             raise StoreError(
@@ -266,7 +269,8 @@ def downscale_file(
             reporter.say(f"note: {fields} is on the fine grid: its fields are coarsened first")
         cells = len(rows) * len(columns)
         steps = max(1, min(48, _PART_BYTES // (8 * cells * len(file.variables))))
-        fine = _FineStore(downscaler, file, rows, columns, members, steps)
+        lon = _eastward(grid.lon[columns], region.west if region else float(grid.lon[0]))
+        fine = _FineStore(downscaler, file, rows, columns, lon, members, steps)
         work = fine.digest(_stamp(fields))
         with exclusive(partial):
             done = _begin(partial, work, fine, about)
@@ -363,6 +367,7 @@ class _FineStore:
         file: Of the coarse fields.
         rows: Of the fine grid.
         columns: Of the fine grid, eastward.
+        lon: Longitudes of the columns, as the region counts them.
         members: E, realisations along a dimension of their own; None: one, without that dimension.
         steps: Time steps that are written at once, which is how long a chunk is.
     """
@@ -371,6 +376,7 @@ class _FineStore:
     file: CoarseFile
     rows: NDArray[np.int64]
     columns: NDArray[np.int64]
+    lon: NDArray[np.float64]
     members: int | None
     steps: int
 
@@ -382,7 +388,7 @@ class _FineStore:
         sha.update(json.dumps(plain, sort_keys=True).encode())
         for name in sorted(arrays):
             sha.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
-        sha.update(self.rows.tobytes() + self.columns.tobytes())
+        sha.update(self.rows.tobytes() + self.columns.tobytes() + self.lon.tobytes())
         return sha.hexdigest()
 
 
@@ -443,12 +449,12 @@ def _sweep_torn(store: Path, variables: Sequence[str]) -> str:
 def _make_store(folder: Path, fine: _FineStore, about: str) -> None:
     import zarr
 
-    grid, rows, columns, members = fine.downscaler.domain.grid, fine.rows, fine.columns, fine.members
+    grid, rows, members = fine.downscaler.domain.grid, fine.rows, fine.members
     time = fine.file.time
     coords: dict[str, Any] = {
         "time": ("time", time.cf_time(), {"standard_name": "time", "axis": "T"}),
         "y": ("y", grid.lat[rows], {"standard_name": "latitude", "units": "degrees_north", "axis": "Y"}),
-        "x": ("x", _eastward(grid.lon[columns]), {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}),
+        "x": ("x", fine.lon, {"standard_name": "longitude", "units": "degrees_east", "axis": "X"}),
     }
     if members is not None:
         coords["member"] = ("member", np.arange(members), {"standard_name": "realization"})
@@ -456,7 +462,7 @@ def _make_store(folder: Path, fine: _FineStore, about: str) -> None:
     xr.Dataset(coords=coords, attrs=attributes).to_zarr(folder, mode="w-", zarr_format=2, consolidated=False)
     group = zarr.open_group(folder, mode="a", zarr_format=2)
     dims: Sequence[str] = ("time", "y", "x") if members is None else ("member", "time", "y", "x")
-    sizes = {"member": members or 1, "time": len(time), "y": len(rows), "x": len(columns)}
+    sizes = {"member": members or 1, "time": len(time), "y": len(rows), "x": len(fine.columns)}
     pieces = sizes | {"member": 1, "time": min(fine.steps, len(time))}
     for variable in fine.downscaler.domain.described:
         group.create_array(
@@ -470,9 +476,9 @@ def _make_store(folder: Path, fine: _FineStore, about: str) -> None:
     zarr.consolidate_metadata(folder, zarr_format=2)
 
 
-def _eastward(lon: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Longitudes that rise, also over the prime meridian."""
-    return np.asarray(lon[0] + (lon - lon[0]) % 360.0)
+def _eastward(lon: NDArray[np.float64], west: float) -> NDArray[np.float64]:
+    """Longitudes that rise from `west` on, also over the prime meridian."""
+    return np.asarray(west + (lon - west) % 360.0)
 
 
 def _arrays(folder: Path, variables: Sequence[str]) -> list[Any]:

@@ -225,6 +225,8 @@ def _summarise_downscale(folder: Path) -> RunSummary:
     except (TypeError, ValueError, OverflowError, OSError) as e:
         return RunSummary(folder, "damaged", inside.size, held, problem=f"the log of {folder} is damaged ({e})")
     state: State = "finished" if about.state == "finished" else "training" if held else "interrupted"
+    if state == "finished":
+        seconds = about.values["seconds"]
     names = [n for n in SETS if n in about.scores]
     scores = {n: about.scores[n][NETWORK]["score"] for n in names if "score" in about.scores[n][NETWORK]}
     training = about.values["recipe"].get("training")

@@ -116,6 +116,8 @@ def test_what_is_shown_before_it_is_trained(emukit, demo_store, file):
     assert answer.code == 0, answer.err
     assert "4 variants, 1 seed, official, k360: 8 runs, 0 done" in answer.err
     assert "8 to train" in answer.err
+    # What is not timed is not passed off as measured.
+    assert "a start alone is counted, the least they take: base, nothing learned, " in answer.err
     assert answer.out.count("emukit train linear") == 6
     assert "note: one seed" not in answer.err
     assert "note: one seed: nothing" in emukit("ablate", file, "--data", demo_store, "--dry-run", "--seeds", "3").err

@@ -113,6 +113,8 @@ def test_runs_lists_downscaling_runs_and_removes_none(emukit, fine_run):
     assert line["score"] == score
     assert (line["epoch"], line["epochs"]) == (1, 1)
     assert line["protocol"]
+    # Of everything that the command did, as its page says, and not of the epochs alone.
+    assert line["seconds"] == json.loads((fine_run / "downscale.json").read_text())["seconds"]
     table = emukit("runs", fine_run.parent).out
     assert "downscaling from 4 x 6 cells" in table
     assert "lower is better" in " ".join(table.split())
