@@ -403,7 +403,8 @@ def load_card(name_or_path: str | Path) -> Card:
     else:
         path = Path(text) if text.endswith(".toml") else _shipped_path(text)
     try:
-        return _card_of(read_text(path), str(path))
+        # A copy: the tables of a card can be changed, and the one that is kept is for all.
+        return _card_of(read_text(path), str(path)).model_copy(deep=True)
     except OSError as e:
         raise StoreError(
             f"cannot read the data card {path}",

@@ -158,11 +158,15 @@ def look_at(dataset: xr.Dataset, source: str, downscaler: NeuralDownscaler) -> C
     for variable in domain.described:
         array = dataset[variable.name]
         if "time" not in array.dims or array.ndim != 3:
+            others = [f"{d}=0" for d in array.dims[:-2] if d != "time"]
             raise StoreError(
                 f"{variable.name} of {source} is not one field for each step",
                 found=f"dimensions {', '.join(map(str, array.dims))}",
                 expected="time, latitude, longitude",
-                hint="choose one scenario and member first: ds.isel(member=0), or `emukit predict` without --members",
+                hint=f"choose one of each first: ds.isel({', '.join(others)})"
+                + (", or `emukit predict` without --members" if "member" in array.dims else "")
+                if others
+                else "",
             )
         if array.dtype.kind not in "iuf":
             raise StoreError(

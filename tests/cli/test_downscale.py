@@ -124,6 +124,12 @@ def test_runs_lists_downscaling_runs_and_removes_none(emukit, fine_run):
     assert emukit("runs", "rm", fine_run, "--yes").code == 2
 
 
+def test_a_store_of_several_runs_is_refused_by_dimensions_that_it_lacks(emukit, demo_store, fine_run, tmp_path):
+    answer = emukit("downscale", fine_run, demo_store, "--out", tmp_path / "f.zarr")
+    assert answer.code == 2
+    assert "ds.isel(ssp=0, member_id=0)" in answer.err
+
+
 def test_a_damaged_downscaling_run_is_listed_as_damaged(emukit, fine_run, tmp_path):
     place = tmp_path / "runs" / "torn"
     place.mkdir(parents=True)

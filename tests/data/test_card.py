@@ -154,3 +154,8 @@ def test_a_card_that_was_edited_is_the_one_of_before(tmp_path):
     for name in ("mine", "ours"):
         path.write_text(text.replace('name = "demo"', f'name = "{name}"'), encoding="utf-8")
         assert load_card(path).name == name
+
+
+def test_a_card_that_one_caller_changed_is_every_callers():
+    load_card("demo").scenarios.append("mine")
+    assert "mine" not in load_card("demo").scenarios
