@@ -100,7 +100,7 @@ def train_downscale(
     report = o.reporter(quiet)
     layout = o.layout_of(data, card)
     if layout:
-        refuse_large(chosen, len(layout.targets), layout.grid.shape, layout.time.seasons)
+        refuse_large(chosen, len(layout.targets), layout.grid, layout.time.seasons)
     archive = o.open_named(data, card, convert, report, in_full=True)
     seed = seed or 0
     folder = out or Path("runs") / f"{DOWNSCALE}-{slug(protocol or archive.default_protocol)}-s{seed}"
@@ -195,7 +195,7 @@ def _print_table(title: str, columns: Sequence[str], scores: Mapping[str, Any], 
     from rich.table import Table
     from rich.text import Text
 
-    from emukit.metrics.downscaling import COLUMNS
+    from emukit.metrics.downscaling import COLUMNS, texts_of
     from emukit.terminal import open_console
 
     table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, collapse_padding=True)
@@ -206,8 +206,6 @@ def _print_table(title: str, columns: Sequence[str], scores: Mapping[str, Any], 
         table.add_column(heading, justify="right", no_wrap=True, min_width=max(7, len(heading)))
     for variable in scores["gain"]:
         table.add_row(Text(f"{variable}, {units[variable]}"))
-        for label, own in scores.items():
-            if label != "gain":
-                numbers = [own.get(f"{variable}.{c}") for c in columns]
-                table.add_row(Text(f"- {label}"), *("" if n is None else f"{n:.3f}" for n in numbers))
+        for label, numbers in texts_of({k: own for k, own in scores.items() if k != "gain"}, variable, columns).items():
+            table.add_row(Text(f"- {label}"), *numbers)
     open_console().print(table)

@@ -302,7 +302,11 @@ def join_days(files: Sequence[tuple[xr.Dataset, str]]) -> DailyStore:
     first, _, first_name = opened[0]
     grid = read_grid(*opened[0][1:])
     if first % DAYS:
-        raise StoreError(f"{first_name} does not begin on 1 January", hint="pass whole years")
+        raise StoreError(
+            f"{first_name} does not begin on 1 January",
+            found=f"day {first % DAYS + 1} of year {first // DAYS}",
+            hint="pass whole years",
+        )
     parts: list[_Part] = []
     for day, ds, name in opened:
         begin, expected = day - first, sum(part.days for part in parts)
@@ -376,16 +380,29 @@ def _first_day(ds: xr.Dataset, name: str) -> int:
             hint="leave out 29 February and set the calendar to noleap",
         )
     try:
-        values, units = time.values, str(time.attrs["units"])
+        # Small whole numbers would begin again from below, as if the days went on.
+        values, units = time.values.astype(np.float64), str(time.attrs["units"])
+        if missing := int(np.isnan(values).sum()):
+            raise ValueError(f"{missing:,} of {values.size:,} missing")
         # Where all are a day apart, as usual, the first tells the others; tens of thousands of dates take a while.
         even = units.startswith("days ") and values.ndim == 1 and bool((np.diff(values) == 1).all())
         stamps = cftime.num2date(values[:1] if even else values, units, calendar="noleap")
         days = np.array([s.year * DAYS + s.dayofyr - 1 for s in np.atleast_1d(stamps)])
     except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as e:
-        raise StoreError(f"the time stamps of {name} cannot be read", found=str(e)) from e
+        raise StoreError(
+            f"the time stamps of {name} cannot be read",
+            found="no attribute units" if isinstance(e, KeyError) else str(e),
+            expected="one number a day, in units such as days since 2015-01-01",
+            hint="correct the variable time of the file, or download it again",
+        ) from e
     if (np.diff(days) != 1).any():
         at = int((np.diff(days) != 1).argmax())
-        raise StoreError(f"the days of {name} are not consecutive", found=f"{stamps[at]}, then {stamps[at + 1]}")
+        raise StoreError(
+            f"the days of {name} are not consecutive",
+            found=f"{stamps[at]}, then {stamps[at + 1]}",
+            expected="each day once, in order, none left out",
+            hint="sort or complete the file, or download it again",
+        )
     return int(days[0])
 
 

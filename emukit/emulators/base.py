@@ -138,7 +138,7 @@ class Emulator(ABC):
             RunError: It has one answer to a scenario.
         """
         raise RunError(
-            f"a {self.kind} emulator has one answer to a scenario, not an ensemble",
+            f"{self.kind} has one answer to a scenario, not an ensemble",
             expected="an emulator that draws realisations",
             hint="leave out --members, or train one: emukit train best-sampled or atlas, on daily data delta-change, "
             "or a network with --objective crps --set training.segments.members=all",

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,13 @@ from emukit.metrics.moments import Field, Moments, Term
 Better = Literal["lower", "higher", "neither"]
 # What a file of scores says next to the groups of its numbers.
 RESERVED = ("score", "months", "set", "spans", "floors", "limit", "members", "competition", "split", "csv_sha256")
+
+
+def digits_of(values: Iterable[float | None], least: int = 3) -> int:
+    """Decimals that show three digits of the largest of these values, and no fewer than `least`."""
+    largest = max((abs(v) for v in values if v is not None and math.isfinite(v)), default=0.0)
+    # Below that a value is a zero with a rounding error.
+    return max(least, 2 - math.floor(math.log10(largest))) if 1e-9 < largest < 0.01 else least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +75,10 @@ class Column:
     def text(self, value: float | None) -> str:
         """A value as it is printed; empty if there is no value."""
         return "" if value is None or math.isnan(value) else f"{value:.{self.digits}f}"
+
+    def fitted(self, values: Iterable[float | None]) -> Self:
+        """With decimals that show three digits of the largest of these values: kg kg-1 needs more than most units."""
+        return replace(self, digits=digits_of(values, self.digits))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,6 +271,11 @@ class Competition:
             key="score", heading="score", title="score", description=words, better=better, lowest=least, digits=4
         )
         return (score, *self.metrics)
+
+    def columns_of(self, lines: Iterable[Mapping[str, float | None]]) -> list[Column]:
+        """`columns` with the digits that a table of these lines of numbers needs."""
+        lines = list(lines)
+        return [c.fitted(line.get(c.key) for line in lines) for c in self.columns]
 
     @cached_property
     def by_key(self) -> Mapping[str, Column]:

@@ -6,14 +6,14 @@ network, and a number against the worst of them alone is never the score.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emukit.data.grid import Grid
-from emukit.metrics.competition import Competition, Metric
+from emukit.metrics.competition import Competition, Metric, digits_of
 from emukit.metrics.moments import Field, Moments, Term
 from emukit.metrics.standard import bias, step_rmse
 from emukit.metrics.variability import zonal_power
@@ -36,9 +36,27 @@ COLUMNS = {
 }
 # Those of them that say how a field looks, and not how far it is from the truth.
 TEXTURE = ("power", "spectrum", "p99", "p99.9", "crps", "sharpness", "spread")
+# Those that have the units of the variable.
+IN_UNITS = ("mae", "rmse", "bias", "crps")
 
 # Quantiles of the truth, over all its cells and steps, beyond which a tail begins.
 TAILS = (0.99, 0.999)
+
+
+def texts_of(scores: Mapping[str, Mapping[str, float]], variable: str, columns: Sequence[str]) -> dict[str, list[str]]:
+    """Numbers of a variable as they are printed, by label; a small unit has the digits that its MAE needs.
+
+    Args:
+        scores: By label, without the gain.
+        variable: Name.
+        columns: Keys of `COLUMNS`. What is not there is empty.
+    """
+    digits = digits_of(own.get(f"{variable}.mae") for own in scores.values())
+
+    def text(column: str, value: float | None) -> str:
+        return "" if value is None or np.isnan(value) else f"{value:.{digits if column in IN_UNITS else 3}f}"
+
+    return {label: [text(c, own.get(f"{variable}.{c}")) for c in columns] for label, own in scores.items()}
 
 
 def _absolute(prediction: Field, truth: Field) -> Field:

@@ -225,8 +225,10 @@ class Hybrid(nn.Module):
         check_sizes(0, position=position)
         if min(*divergence_hours, divergence, diffusion_hours) < 0:
             raise ValueError("diffusion_hours, divergence_hours and divergence must not be negative")
-        if relaxation < 0 or min(relaxation_days) <= 0:
-            raise ValueError("relaxation must not be negative, and relaxation_days must be above zero")
+        if relaxation < 0:
+            raise ValueError(f"relaxation must be zero or more, not {relaxation:g}")
+        if min(relaxation_days) <= 0:
+            raise ValueError(f"relaxation_days must be above zero, not {', '.join(f'{d:g}' for d in relaxation_days)}")
         if substeps % held:
             raise ValueError(f"held must divide substeps {substeps}, not {held}")
         most = min(grid[0] - 2, (grid[1] - 1) // 2)

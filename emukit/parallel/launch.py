@@ -148,10 +148,10 @@ def check_devices(devices: int) -> None:
     have, kind = (gpus, "GPUs") if gpus else (os.cpu_count() or 1, "processor cores")
     if devices > have:
         raise TrainingError(
-            f"cannot train on {devices} devices",
+            f"cannot start {devices} processes, each with a device of its own",
             found=f"{have} {kind}",
             expected=f"--devices {have} or fewer",
-            hint="on a cluster: torchrun --nnodes N --nproc-per-node M -m emukit train ...",
+            hint="on a cluster: torchrun --nnodes N --nproc-per-node M -m emukit ...",
         )
 
 

@@ -128,14 +128,14 @@ def load_downscale(
     for over, name in ((read_toml(file) if file else {}, str(file)), (parse_assignments(assignments), "--set")):
         if over:
             admit(over)
-            model = dict(over.get("model", {}))
-            if "size" in model:
-                size = model.pop("size")
-                if size not in BlockUNet.SIZES:
+            model = over.get("model")
+            if isinstance(model, Mapping) and "size" in model:
+                size = model["size"]
+                if not isinstance(size, str) or size not in BlockUNet.SIZES:
                     raise RecipeError(
                         f"unknown size {size!r} of {DOWNSCALE}", expected=", ".join(BlockUNet.SIZES), hint=name
                     )
-                over = {**over, "model": merge(BlockUNet.SIZES[size], model)}
+                over = {**over, "model": merge(BlockUNet.SIZES[size], {k: v for k, v in model.items() if k != "size"})}
             if isinstance(over.get("loss"), Mapping):
                 # A loss table replaces the default one rather than mixing with it.
                 values.pop("loss", None)
@@ -145,9 +145,12 @@ def load_downscale(
     if objective is not None:
         if objective not in OBJECTIVES:
             raise RecipeError(f"unknown objective {objective!r}", expected=", ".join(OBJECTIVES))
-        values["objective"] = merge(
-            {"name": objective}, {k: v for k, v in dict(values.get("objective", {})).items() if k != "name"}
-        )
+        asked = values.get("objective", {})
+        if isinstance(asked, str):
+            asked = {}
+        # What is neither a name nor a table is left for the check to refuse.
+        if isinstance(asked, Mapping):
+            values["objective"] = {**asked, "name": objective}
     conditions = values["conditions"]
     if isinstance(conditions, Mapping) and conditions.get("residual") == "out-of-fold":
         conditions = {"calibrate": True, **conditions}

@@ -22,7 +22,7 @@ from emukit.figures.studies import (
     has_terms,
 )
 from emukit.files import below, parse_json, sha256
-from emukit.metrics.downscaling import COLUMNS
+from emukit.metrics.downscaling import COLUMNS, texts_of
 from emukit.report.pages import DownscalePage, PageEntry, PageTable, Picture, ScoreLine, StudyPage, identifier
 from emukit.report.run_figures import Drawn, keep_drawn, picture_size, save
 from emukit.runs.downscale_record import ERRORS, SAMPLES, DownscaleRecord
@@ -345,7 +345,8 @@ def _tables(about: DownscaleRecord) -> list[PageTable]:
         labels = [label for label in scores if label != "gain"]
         for variable, units in about.units.items():
             shown = [c for c in COLUMNS if any(f"{variable}.{c}" in scores[label] for label in labels)]
-            rows = [ScoreLine(label, [scores[label].get(f"{variable}.{c}") for c in shown]) for label in labels]
+            texts = texts_of({label: scores[label] for label in labels}, variable, shown)
+            rows = [ScoreLine(label, values) for label, values in texts.items()]
             title = f"{variable}, {units}, {set_name}" if units else f"{variable}, {set_name}"
             heads = [COLUMNS[c] for c in shown]
             out.append(PageTable(title, heads, rows, scores["gain"].get(variable), about.months(set_name)))

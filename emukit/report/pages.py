@@ -146,11 +146,11 @@ class ScoreLine:
 
     Attributes:
         label: Of the downscaler.
-        values: In the order of the columns; None where it has none.
+        values: In the order of the columns; empty where it has none.
     """
 
     label: str
-    values: Sequence[float | None]
+    values: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -334,11 +334,13 @@ def _tables(site: Site, uses: Mapping[str, Sequence[Mapping[str, Any]]]) -> list
     folders = {e.id: e.folder for e in site.entries if e.folder != e.name}
     out = []
     for i, (split, group) in enumerate(ranked(site.rows).items()):
+        competition = group[0].competition
+        columns = competition.columns_of(row.values() for row in group)
         rows = [
             {
                 "place": place,
                 "row": row,
-                "cells": _cells(row),
+                "cells": _cells(row, columns),
                 "entry": site.links.get(row.key, ""),
                 "kind": row.kind,
                 "folder": folders.get(site.links.get(row.key, ""), ""),
@@ -347,15 +349,14 @@ def _tables(site: Site, uses: Mapping[str, Sequence[Mapping[str, Any]]]) -> list
             for place, row in places(group)
         ]
         own = sum(r.kind in ("run", "submission") for r in group)
-        competition = group[0].competition
         table = {"id": f"set-{i}", "split": split, "rows": rows, "marks": marks(group), "own": own}
         table["members"] = any(row.over_members for row in group)
-        out.append(table | {"columns": competition.columns, "direction": competition.direction})
+        out.append(table | {"columns": columns, "direction": competition.direction})
     return out
 
 
-def _cells(row: Row) -> list[tuple[Column, float | None]]:
-    return list(zip(row.competition.columns, row.values().values(), strict=True))
+def _cells(row: Row, columns: Sequence[Column]) -> list[tuple[Column, float | None]]:
+    return list(zip(columns, row.values().values(), strict=True))
 
 
 def _sets(entry: PageEntry, beside: Mapping[str, Sequence[Row]]) -> list[dict[str, Any]]:
@@ -366,8 +367,9 @@ def _sets(entry: PageEntry, beside: Mapping[str, Sequence[Row]]) -> list[dict[st
         place = next((p for p, r in places(group) if r.key == own.key), "")
         competitors = sum(r.kind not in LINES and r.score is not None for r in group)
         others = [r for r in group if r.kind in (*LINES, "published", "measured")]
-        rows = [{"row": r, "cells": _cells(r), "own": r is own} for r in sorted([own, *others], key=lambda r: r.order)]
-        columns = own.competition.columns
+        shown = sorted([own, *others], key=lambda r: r.order)
+        columns = own.competition.columns_of(r.values() for r in shown)
+        rows = [{"row": r, "cells": _cells(r, columns), "own": r is own} for r in shown]
         found = {"split": own.split, "rows": rows, "place": place, "of": competitors, "note": own.note}
         found |= {"members": own.over_members_text, "remark": own.remark}
         out.append(found | {"columns": columns})
@@ -376,9 +378,11 @@ def _sets(entry: PageEntry, beside: Mapping[str, Sequence[Row]]) -> list[dict[st
 
 def _result(page: StudyPage, result: StudyResult) -> dict[str, Any]:
     known = {name: v for name, v in ((ANOTHER_RUN, result.floor), (LIMIT, result.limit)) if v}
-    columns = page.study.competition.competition.columns
+    means = (row.mean for row in result.rows if row.mean)
+    columns = page.study.competition.competition.columns_of([*known.values(), *means])
     lines = [(name, [(c, values.get(c.key)) for c in columns]) for name, values in known.items()]
-    return {"result": result, "lines": lines, "pictures": page.pictures.get((result.protocol, result.set), ())}
+    pictures = page.pictures.get((result.protocol, result.set), ())
+    return {"result": result, "columns": columns, "lines": lines, "pictures": pictures}
 
 
 def _unit(column: Column) -> str:

@@ -31,6 +31,7 @@ from emukit import provenance
 from emukit.data.archive import Archive
 from emukit.data.block_sampler import BlockSampler, check_size, hit_frequency
 from emukit.data.coarsen import Coarsening
+from emukit.data.grid import Grid
 from emukit.data.protocol import make_split
 from emukit.data.residency import host_free
 from emukit.data.split import Span, Split, is_hidden
@@ -55,7 +56,7 @@ from emukit.errors import ProtocolError, RecipeError, RunError
 from emukit.files import exclusive, write_text
 from emukit.metrics import Moments, Score, mean_score
 from emukit.metrics.competition import Competition
-from emukit.metrics.downscaling import competition, tail_area, tail_thresholds, zonal_spectrum
+from emukit.metrics.downscaling import competition, tail_area, tail_thresholds, texts_of, zonal_spectrum
 from emukit.metrics.ensemble import EnsembleSums, score_ensemble
 from emukit.models.precision import matmul_precision
 from emukit.objectives.base import OnBlocks
@@ -316,9 +317,7 @@ class DownscaleTrainer:
     def __init__(self, archive: Archive, recipe: DownscaleRecipe, split: Split, seed: int, reporter: Reporter) -> None:
         """Fit statistics, base and baselines on the training months, and draw the weights."""
         self._archive, self._recipe, self._split, self._seed = archive, recipe, split, seed
-        check_size(recipe.blocks.size, archive.grid)
-        refuse_large(recipe, len(archive.variables), archive.grid.shape, archive.time.seasons)
-        coarsening = Coarsening(archive.grid, recipe.coarse)
+        coarsening = refuse_large(recipe, len(archive.variables), archive.grid, archive.time.seasons)
         reporter.say("fitting the baselines on the training months")
         self.baselines = fit_baselines(archive, split.train, coarsening)
         targets = known_targets(archive.domain, recipe.targets.of, recipe.conditions.root)
@@ -429,25 +428,29 @@ class DownscaleTrainer:
         return replace(found, numbers={**found.numbers, **fair})
 
 
-def refuse_large(recipe: DownscaleRecipe, variables: int, grid: tuple[int, int], seasons: int) -> None:
-    """Refuse a regression that does not fit into memory, before any field is read.
+def refuse_large(recipe: DownscaleRecipe, variables: int, grid: Grid, seasons: int) -> Coarsening:
+    """Refuse blocks and coarse grids larger than the map, and a regression that does not fit into memory.
 
     Args:
         recipe: What is to be trained.
         variables: V.
-        grid: (Y, X) of the fine grid.
+        grid: The fine grid.
         seasons: G, seasons of the time axis.
 
+    Returns:
+        The pass on this grid. No field was needed for it.
+
     Raises:
-        RecipeError: It does not fit.
+        RecipeError: One of them is too large.
     """
-    conditions = recipe.conditions
+    check_size(recipe.blocks.size, grid)
+    conditions, coarsening = recipe.conditions, Coarsening(grid, recipe.coarse)
     if conditions.base != "regression":
-        return
+        return coarsening
     needed = fit_bytes(
         variables,
-        grid,
-        recipe.coarse.grid,
+        grid.shape,
+        coarsening.shape,
         seasons,
         width=conditions.width,
         context=conditions.context,
@@ -455,13 +458,17 @@ def refuse_large(recipe: DownscaleRecipe, variables: int, grid: tuple[int, int],
     )
     free = host_free()
     if needed > free:
+        smaller = ["--set conditions.context_width=1"] if conditions.context_width > 1 else []
+        smaller += ["fewer steps of conditions.context"] if conditions.context else []
+        smaller += ["a smaller conditions.width"] if conditions.width > 1 else []
         raise RecipeError(
             "the regression that the network is added to does not fit into memory",
             found=f"{size(needed)} for conditions.width = {conditions.width}, conditions.context = "
             f"{conditions.context} and conditions.context_width = {conditions.context_width}",
             expected=f"less than the {size(free)} that are free",
-            hint="--set conditions.context_width=1, a smaller conditions.width, or fewer steps of conditions.context",
+            hint=", ".join([*smaller, "or --set conditions.base=pass, which fits no regression"]),
         )
+    return coarsening
 
 
 def _crossed(
@@ -697,10 +704,8 @@ def draw_errors(
     rows = []
     for v, variable in enumerate(archive.domain.described):
         best = min(baselines, key=lambda label: scores[label][f"{variable.name}.mae"])
-        panels = tuple(
-            Panel(f"{label}: {scores[label][f'{variable.name}.mae']:.3f}", errors[label][v])
-            for label in (best, NETWORK)
-        )
+        texts = texts_of({label: scores[label] for label in (best, NETWORK)}, variable.name, ("mae",))
+        panels = tuple(Panel(f"{label}: {texts[label][0]}", errors[label][v]) for label in (best, NETWORK))
         gain = Panel(
             f"network less baseline: {-scores['gain'][variable.name]:+.1%}", errors[NETWORK][v] - errors[best][v]
         )

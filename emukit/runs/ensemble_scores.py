@@ -8,6 +8,7 @@ realisation is drawn by one of them, in the company that it has however many the
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import reduce
@@ -42,7 +43,7 @@ from emukit.metrics.ensemble import (
 from emukit.metrics.variability import Deviations, RunStatistics, ZonalPower
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter, Step
-from emukit.runs.evaluate import score_emulator
+from emukit.runs.evaluate import refuse_many, score_emulator
 
 Array = NDArray[np.float64]
 Sums = TypeVar("Sums", EnsembleSums, ZonalPower)
@@ -212,7 +213,7 @@ def evaluate_ensemble(
             this call and gets the scores. None: this one alone.
 
     Raises:
-        RunError: The emulator has one answer to a scenario.
+        RunError: The emulator has one answer to a scenario, or so many realisations do not fit into memory.
         ProtocolError: Fewer than two realisations are asked for.
     """
     if not emulator.draws:
@@ -231,14 +232,17 @@ def evaluate_ensemble(
         places.setdefault((span.scenario, span.start, span.stop), []).append(span)
     shape, competition = (len(archive.variables), *archive.grid.shape), competition_of(archive)
     terms = tuple(competition.terms)
+    # What begins where it is asked is asked once for a whole span.
+    lengths = {place: STEPS if emulator.continues else place[2] - place[1] for place in places}
+    longest = max(min(length, stop - start) for (_, start, stop), length in lengths.items())
+    # Fields in float32, once more where they are joined, and how often the truth has each rank.
+    refuse_many(members, (2 * 4 * longest + 8) * math.prod(shape))
     drawing, regions = Drawing(emulator, members, among), Regions.of(archive.grid)
     # Scenarios may have different numbers of members; sums are of ensembles of one size.
     others = min(len(archive[name].members) for name, _, _ in places) - 1
     sums, real = EnsembleSums.zero(members, shape), EnsembleSums.zero(max(others, 1), shape)
     means: list[Score] = []
     periods: list[Period] = []
-    # What begins where it is asked is asked once for a whole span.
-    lengths = {place: STEPS if emulator.continues else place[2] - place[1] for place in places}
     work = sum(-(-(place[2] - place[1]) // length) for place, length in lengths.items())
     with reporter.step("drawing realisations", drawing.own * work) as bar:
         for (name, start, stop), own in places.items():

@@ -24,17 +24,19 @@ from emukit.competitions.ranking import ANOTHER_RUN, LIMIT
 from emukit.competitions.registry import competition_of
 from emukit.data.archive import Archive, Scenario
 from emukit.data.protocol import make_split
+from emukit.data.residency import host_free
 from emukit.data.split import Span, Split, is_hidden
 from emukit.emulators.base import Emulator
 from emukit.emulators.climatology import ClimatologyEmulator
 from emukit.emulators.linear import LinearEmulator
 from emukit.emulators.neural import BLOCK_MONTHS
-from emukit.errors import ProtocolError
+from emukit.errors import ProtocolError, RunError
 from emukit.metrics import Moments, Score, mean_score
 from emukit.metrics.competition import Detail
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
 from emukit.runs.record import card_digest, trained_on_validation
+from emukit.terminal import size
 
 Field = NDArray[np.float64]
 Truth = tuple[list[int], Field, Field]
@@ -444,7 +446,7 @@ def ensemble_tables(
             this one alone.
 
     Raises:
-        RunError: The emulator has one answer to a scenario.
+        RunError: The emulator has one answer to a scenario, or so many realisations do not fit into memory.
         ProtocolError: The competition does not score realisations, or the data do not fit into memory.
     """
     if not emulator.draws:
@@ -457,6 +459,8 @@ def ensemble_tables(
             expected="the lite files" if score else "a competition that scores realisations",
             hint="leave --members out",
         )
+    # In float64, and once more where they are summed or scored.
+    refuse_many(members, max(2 * 8 * _truth(archive, span)[1].size for span in spans))
     out, among = [], (comm or Comm()).data
     own = among.shard(range(members))
     with reporter.step("drawing realisations", len(own) * len(spans)) as bar:
@@ -468,6 +472,28 @@ def ensemble_tables(
                 bar.advance()
             out.append((span.text(archive), score(among.sum(drawn), truth)))
     return out
+
+
+def refuse_many(members: int, each: int) -> None:
+    """Refuse more realisations than memory holds, before one is drawn.
+
+    Args:
+        members: How many.
+        each: Bytes that one takes at least.
+
+    Raises:
+        RunError: They do not fit.
+    """
+    from emukit.planning.memory import SAFE
+
+    room = int(SAFE * host_free())
+    if members * each > room:
+        raise RunError(
+            f"{members:,} realisations do not fit into memory",
+            found=f"{size(members * each)}, {size(each)} for each",
+            expected=f"up to {size(room)}, most of what is free on this machine",
+            hint=f"--members {room // each}" if room >= each else "end other programs, or use a larger machine",
+        )
 
 
 def derived_fields(emulator: Emulator, archive: Archive, span: Span) -> tuple[Field, Field]:

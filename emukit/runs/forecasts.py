@@ -26,6 +26,7 @@ from emukit.files import inside, write_text
 from emukit.metrics.ensemble import fair_crps
 from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
+from emukit.runs.evaluate import refuse_many
 
 Array = NDArray[np.float64]
 
@@ -118,16 +119,16 @@ def evaluate_forecasts(
 
     Raises:
         ProtocolError: The emulator does not run from a beginning, or no span is long enough for a forecast.
+        RunError: So many realisations do not fit into memory, or the emulator has one answer.
     """
     if not isinstance(emulator, Trajectory):
-        raise ProtocolError(f"a {emulator.kind} emulator makes no forecasts", expected="one that runs from a beginning")
+        raise ProtocolError(f"{emulator.kind} makes no forecasts", expected="one that runs from a beginning")
     time = archive.time
     leads = leads_of(time, max(map(len, spans)))
     if not leads:
         raise ProtocolError(
             "the scored steps are too few for a forecast", found="; ".join(s.text(archive) for s in spans)
         )
-    drawn = [emulator.member(i) for i in range(members)] if members else [emulator]
     persistence, climatology = Persistence(archive.domain), ClimatologyEmulator.fit(archive, split)
     climate = _training_states(archive, split)
     places = list(dict.fromkeys((s.scenario, s.start, s.stop) for s in spans))
@@ -135,6 +136,11 @@ def evaluate_forecasts(
     shape = (len(leads), len(archive.variables))
     sums, counts = {name: np.zeros(shape) for name in LeadScores.__dataclass_fields__}, np.zeros(len(leads))
     groups = [group for (name, _, stop), starts in begun.items() for group in _alike(name, starts, stop, leads)]
+    if members:
+        # Those of a group are in memory together.
+        most = max(len(starts) * longest for _, starts, longest in groups)
+        refuse_many(members, 4 * most * len(archive.variables) * archive.grid.weights.size)
+    drawn = [emulator.member(i) for i in range(members)] if members else [emulator]
     # The groups are those of one process, so that every forecast is the same to the last bit.
     among = (comm or Comm()).data
     groups = groups[among.rank :: among.world]

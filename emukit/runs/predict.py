@@ -20,7 +20,6 @@ from emukit.data.archive import Archive, Scenario
 from emukit.data.cf import fields_to_dataset
 from emukit.data.decode import Findings, read_time
 from emukit.data.grid import Grid
-from emukit.data.residency import host_free
 from emukit.data.store import scenario_from_dataset
 from emukit.data.units import same_units
 from emukit.data.zarr_writer import append_zarr, write_zarr
@@ -32,11 +31,10 @@ from emukit.models.registry import NETWORKS
 from emukit.outputs import MARK, Kind, marked, netcdf_kind, new_output, refuse_taken, zarr_kind
 from emukit.parallel.comm import Comm
 from emukit.parallel.domain import check_divisible
-from emukit.planning.memory import SAFE
 from emukit.progress import Reporter
 from emukit.recipes.schema import networks_of
+from emukit.runs.evaluate import refuse_many
 from emukit.runs.run import Run
-from emukit.terminal import size
 
 PREDICTION = "prediction"
 NAME = "a prediction of `emukit predict`"
@@ -271,15 +269,7 @@ def predict_ensemble(
         steps = (forcings.index(stop) + 1 if stop else len(forcings)) - (forcings.index(start) if start else 0)
     else:
         steps = forcings.sizes.get("time", 0)
-    one = 4 * steps * len(emulator.variables) * emulator.grid.weights.size
-    room = int(SAFE * host_free())
-    if 2 * members * one > room:
-        raise RunError(
-            f"{members:,} realisations do not fit into memory",
-            found=f"{size(2 * members * one)}, {size(2 * one)} for each",
-            expected=f"up to {size(room)}, most of what is free on this machine",
-            hint=f"--members {room // (2 * one)}" if room >= 2 * one else "end other programs, or use a larger machine",
-        )
+    refuse_many(members, 2 * 4 * steps * len(emulator.variables) * emulator.grid.weights.size)
     return emulator.predict(forcings, start, stop, members, reporter=reporter)
 
 
@@ -337,7 +327,7 @@ def begun(
     if not isinstance(emulator, Trajectory):
         if begin is not None or initial is not None:
             raise EmukitError(
-                f"a {emulator.kind} emulator does not run from a beginning",
+                f"{emulator.kind} does not run from a beginning",
                 found="--begin or --initial",
                 hint="leave them out: the whole scenario is predicted",
             )

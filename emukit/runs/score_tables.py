@@ -7,9 +7,9 @@ table but as means, or as differences, over the same folds.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from rich.console import RenderableType
 from rich.table import Table
@@ -55,7 +55,11 @@ class ScoreTable:
     def numbers(self, name: str) -> list[str]:
         """The score and the metrics of one line."""
         values = self.lines[name]
-        return [c.text(values.get(c.key)) for c in self.competition.columns]
+        return [c.text(values.get(c.key)) for c in self._columns]
+
+    @cached_property
+    def _columns(self) -> list[Column]:
+        return self.competition.columns_of(self.lines.values())
 
     def own(self, name: str) -> str:
         """What stands in the column of the table's own."""
@@ -141,22 +145,9 @@ def _turned(table: Table, block: ScoreTable) -> Table:
     for name in block.lines:
         table.add_column(Text(name), justify="right", overflow="fold")
     cells = [block.cells(name) for name in block.lines]
-    for i, heading in enumerate(block.headings):
-        columns = block.competition.columns
-        shown = [line[i] for line in cells]
-        if i < len(columns):
-            values = [line.get(columns[i].key) for line in block.lines.values()]
-            shown = [_with_digits(columns[i], value, values) for value in values]
+    for heading, *shown in zip(block.headings, *cells, strict=True):
         table.add_row(Text(heading), *shown)
     return table
-
-
-def _with_digits(column: Column, value: float | None, values: Sequence[float | None]) -> str:
-    """A value of a row whose decimals show three digits of its largest: small units, such as kg kg-1, need more."""
-    largest = max((abs(v) for v in values if v is not None and math.isfinite(v)), default=0.0)
-    if value is None or math.isnan(value) or not 1e-9 < largest < 0.01:
-        return column.text(value)
-    return f"{value:.{2 - math.floor(math.log10(largest))}f}"
 
 
 def markdown(blocks: Sequence[ScoreTable]) -> str:

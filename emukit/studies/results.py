@@ -25,6 +25,7 @@ from emukit.data.archive import Archive
 from emukit.data.protocol import ALL, LOSO, make_split
 from emukit.files import write_text
 from emukit.metrics import Competition, Score, mean_score
+from emukit.metrics.competition import Column
 from emukit.progress import Reporter
 from emukit.recipes.catalogue import is_random
 from emukit.runs.evaluate import ensemble_member, noise_ceiling, scored_spans
@@ -285,9 +286,9 @@ def tables(studies: Sequence[StudyTable], width: int) -> list[RenderableType]:
         table = terminal_table()
         table.add_column("", overflow="fold")
         table.add_column("seeds", justify="right", no_wrap=True)
-        competition, difference = study.competition, DIFFERENCE.replace(" ", "\n")
-        rows = [[_two_lines(text, under) for text, under in _cells(row, competition)] for row in study.rows]
-        lines = [_numbers(values, competition) for values in study.lines.values()]
+        competition, columns, difference = study.competition, _columns(study), DIFFERENCE.replace(" ", "\n")
+        rows = [[_two_lines(text, under) for text, under in _cells(row, columns)] for row in study.rows]
+        lines = [_numbers(values, columns) for values in study.lines.values()]
         numbers = [[_widest(cell.plain) for cell in cells[1:-1]] for cells in rows]
         labels = [*(row["variant"] for row in study.rows), *study.lines]
         # The columns on either side of the numbers, with a space in front of each.
@@ -307,13 +308,13 @@ def markdown(studies: Sequence[StudyTable]) -> str:
     """One Markdown table each, and the sentences under it; of many numbers a line each, and a column a variant."""
     lines = []
     for study in studies:
-        columns = study.competition.columns
+        columns = _columns(study)
         headings: tuple[str, ...] = ("", "seeds", *(markdown_text(c.full_heading) for c in columns), DIFFERENCE)
         rows: list[tuple[str, ...]] = []
         for row in study.rows:
-            cells = (f"{text} ({under})" if under else text for text, under in _cells(row, study.competition))
+            cells = (f"{text} ({under})" if under else text for text, under in _cells(row, columns))
             rows.append((markdown_text(row["variant"]), *cells))
-        rows += [(f"*{name}*", "", *_numbers(values, study.competition), "") for name, values in study.lines.items()]
+        rows += [(f"*{name}*", "", *_numbers(values, columns), "") for name, values in study.lines.items()]
         if len(columns) > MOST_COLUMNS:
             # A line a number: nobody can read so many columns as text.
             headings, *rows = zip(headings, *rows, strict=True)
@@ -335,19 +336,23 @@ def to_csv(studies: Sequence[StudyTable]) -> str:
     return csv_table(("table", "variant", "number", "seeds", "mean", "sd", "difference", "low", "high"), lines)
 
 
-def _cells(row: Mapping[str, Any], competition: Competition) -> list[tuple[str, str]]:
+def _columns(study: StudyTable) -> list[Column]:
+    return study.competition.columns_of([*(row["mean"] for row in study.rows if row["mean"]), *study.lines.values()])
+
+
+def _cells(row: Mapping[str, Any], columns: Sequence[Column]) -> list[tuple[str, str]]:
     """Seeds, the score and the numbers, and the difference in the score; with what stands under each, if any.
 
     Under a mean stands its standard deviation over seeds, and under the difference the 95 % interval.
     """
     if not row["mean"]:
-        return [("0", ""), *[("", "")] * (len(competition.columns) + 1)]
-    spread = [f"\N{PLUS-MINUS SIGN}{x}" if x else "" for x in _numbers(row["sd"] or {}, competition)]
+        return [("0", ""), *[("", "")] * (len(columns) + 1)]
+    spread = [f"\N{PLUS-MINUS SIGN}{x}" if x else "" for x in _numbers(row["sd"] or {}, columns)]
     score = row["difference"]["score"] if row["difference"] else None
     ends = " to ".join(both_ends(score["low"], score["high"])) if score and score["low"] is not None else ""
     return [
         (str(len(row["seeds"])), ""),
-        *zip(_numbers(row["mean"], competition), spread, strict=True),
+        *zip(_numbers(row["mean"], columns), spread, strict=True),
         (f"{score['mean']:+.4f}" if score else "", ends),
     ]
 
@@ -361,5 +366,5 @@ def _widest(text: str) -> str:
     return max(text.split("\n"), key=len)
 
 
-def _numbers(values: Mapping[str, float], competition: Competition) -> list[str]:
-    return [column.text(values.get(column.key)) for column in competition.columns]
+def _numbers(values: Mapping[str, float], columns: Sequence[Column]) -> list[str]:
+    return [column.text(values.get(column.key)) for column in columns]

@@ -74,7 +74,7 @@ def test_mistake_is_one_clear_error_and_exit_code_2(emukit, demo_store, linear_r
         ("cnn-gru-published --devices 2 --set training.segments.per_batch=1", "batch normalisation"),
         ("cnn-gru --devices 2 --set model.stages=9", "cannot build"),
         ("cnn-gru --devices 2 --data missing.zarr", "missing.zarr"),
-        ("cnn-gru --devices 4096", "cannot train on 4096 devices"),
+        ("cnn-gru --devices 4096", "cannot start 4096 processes"),
         ("cnn-gru --devices 2 --compile", "C++ compiler"),
         ("cnn-gru --compile", "C++ compiler"),
         ("cnn-gru --strategy fsdp", "nothing to shard"),

@@ -67,12 +67,20 @@ def test_a_run_is_trained_and_downscales_a_prediction(emukit, demo_store, linear
         (["--objective", "rollout"], "feeds states back"),
         (["--set", "blocks.size=9,9,9"], "blocks.size"),
         (["--set", "conditions.width=4"], "odd"),
+        (["--set", "model=5"], "model: input should be a valid dictionary"),
+        (["--set", "model.size=[1]"], "unknown size [1]"),
+        (["--set", "objective=5", "--objective", "crps"], "objective: input should be a valid dictionary"),
+        (["--set=blocks.size=4,6", "--set=model.depth=1", "--set=coarse=500000,500000"], "is finer than the data"),
     ],
 )
 def test_options_that_would_do_nothing_are_refused(emukit, demo_store, words, found):
     answer = emukit("train", "downscale", "--data", demo_store, *words)
     assert answer.code == 2
     assert found in answer.err
+
+
+def test_an_objective_named_in_a_recipe_is_replaced_by_that_of_the_command():
+    assert load_downscale(None, ["objective=diffusion"], "crps").objective.name == "crps"
 
 
 def test_other_runs_are_refused_by_name(emukit, linear_run, tmp_path):

@@ -10,7 +10,7 @@ import xarray as xr
 import emukit as api
 from emukit import outputs
 from emukit.emulators.sampled import Sampled
-from emukit.runs import predict
+from emukit.runs import evaluate
 
 WORDS = ("train", "sampled", "-q", "--set=model.years=3")
 
@@ -78,14 +78,24 @@ def test_more_realisations_than_memory_holds_are_refused_before_one_is_drawn(
     assert absurd.code == 2
     # 1021 months of two variables on 96 cells, in float32, and twice.
     each = 2 * 4 * 1021 * 2 * 96
-    monkeypatch.setattr(predict, "host_free", lambda: 3.5 * each / 0.8)
+    monkeypatch.setattr(evaluate, "host_free", lambda: 3.5 * each / 0.8)
     answer = emukit(*words, 4)
     assert answer.code == 2
     for part in ("4 realisations do not fit", "6.27 MB, 1.57 MB for each", "up to 5.49 MB", "--members 3"):
         assert part in answer.err
-    monkeypatch.setattr(predict, "host_free", lambda: each / 2)
+    monkeypatch.setattr(evaluate, "host_free", lambda: each / 2)
     assert "--members" not in emukit(*words, 1).err
     assert not Path("p.nc").exists()
+
+
+def test_more_realisations_than_memory_holds_are_not_scored_for_hours(emukit, sampled_run, demo_store, monkeypatch):
+    def member(self, number):
+        raise AssertionError("drawn")
+
+    monkeypatch.setattr(Sampled, "member", member)
+    answer = emukit("evaluate", sampled_run, "--members", 10**15)
+    assert answer.code == 2
+    assert "realisations do not fit into memory" in answer.err
 
 
 @pytest.mark.parametrize(

@@ -355,6 +355,26 @@ def test_historical_forcings_that_are_cut_like_the_days(copied, climx_tiny):
     assert "parts of CO2_LBC that do not follow each other" in problems(place)
 
 
+@pytest.mark.parametrize(
+    ("stamps", "units", "said"),
+    [
+        (np.array([0.0, np.nan, 2.0]), "days since 2015-01-01", "1 of 3 missing"),
+        (np.array([126, 127, -128], np.int8), "days since 2015-01-01", "not consecutive"),
+        (np.array([2.0, 1.0, 0.0]), "days since 2015-01-01", "each day once, in order"),
+        (np.array([0.0, 1.0, 1.0]), "days since 2015-01-01", "2015-01-02 00:00:00, then 2015-01-02"),
+        (np.array([0.0, 1.0, 2.0]), "hours since 2015-01-01", "not consecutive"),
+        (np.array([0.0, 1.0, 2.0]), None, "no attribute units"),
+    ],
+)
+def test_stamps_that_are_not_a_day_apart_or_no_dates(stamps, units, said):
+    attributes = {"calendar": "noleap"} | ({"units": units} if units else {})
+    ds = xr.Dataset(coords={"time": ("time", stamps, attributes)})
+    with pytest.raises(StoreError) as e:
+        daily._first_day(ds, "f.nc")
+    assert said in e.value.text()
+    assert e.value.hint
+
+
 def test_values_that_are_no_weather_are_refused(copied):
     place = copied(SSP126)
     with netCDF4.Dataset(place / SSP126, "a") as ds:

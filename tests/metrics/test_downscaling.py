@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emukit.data.grid import Grid
-from emukit.metrics.downscaling import competition, tail_area, tail_thresholds, zonal_spectrum
+from emukit.metrics.downscaling import competition, tail_area, tail_thresholds, texts_of, zonal_spectrum
 
 UNITS = {"tas": "K", "pr": "mm/day"}
 
@@ -56,3 +56,15 @@ def test_tails_begin_at_quantiles_of_all_cells_and_count_area():
     beyond[0, 1, 3, :3] = 5.0
     area = tail_area(beyond, np.array([[1.0, 1.0], [6.0, 5.0]]), own)
     np.testing.assert_allclose(area, [[0, own.weights[3, :3].sum() / 4], [0, 0]])
+
+
+def test_errors_in_a_small_unit_are_not_printed_as_zero_and_rounding_errors_are():
+    """Of humidity in kg kg-1 three decimals tell no downscaler from another; a bias of 1e-9 needs no digits."""
+    best = {"huss.mae": 0.00137, "huss.bias": 2e-9, "huss.nmae": 0.08, "huss.power": 0.0041, "tas.mae": 0.264}
+    scores = {"bilinear": best, "network": {**best, "huss.mae": 0.00041, "huss.bias": float("nan")}}
+    columns = ("mae", "bias", "nmae", "power", "crps")
+    assert texts_of(scores, "huss", columns) == {
+        "bilinear": ["0.00137", "0.00000", "0.080", "0.004", ""],
+        "network": ["0.00041", "", "0.080", "0.004", ""],
+    }
+    assert texts_of({"bilinear": best}, "tas", ("mae",)) == {"bilinear": ["0.264"]}

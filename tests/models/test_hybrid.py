@@ -354,8 +354,8 @@ def test_a_core_without_winds_is_refused():
     ("options", "match"),
     [
         ({"held": 3}, "held"),
-        ({"relaxation": -1.0}, "relaxation"),
-        ({"relaxation": 2.0, "relaxation_days": (0.0, 5.0)}, "relaxation_days"),
+        ({"relaxation": -1.0}, "relaxation must be zero or more, not -1"),
+        ({"relaxation": 2.0, "relaxation_days": (0.0, 5.0)}, "relaxation_days must be above zero, not 0, 5"),
         ({"truncation": 40}, "truncation"),
         ({"boundaries": [0.0, 0.5]}, "boundaries"),
         ({"roles": {"u200": "westward 0.2"}}, "u200"),

@@ -199,7 +199,7 @@ def test_a_process_that_fails_is_blamed_on_another_or_hidden(
 
 
 def test_more_devices_than_there_are_is_no_endless_start() -> None:
-    with pytest.raises(TrainingError, match="cannot train on 4096 devices"):
+    with pytest.raises(TrainingError, match="cannot start 4096 processes"):
         check_devices(4096)
 
 

@@ -233,6 +233,23 @@ def test_an_end_that_is_not_zero_is_not_printed_as_zero_on_a_page(tmp_path):
     assert "+0.00003 to +0.02000" in text
 
 
+def test_errors_of_a_small_unit_are_not_printed_as_zero_on_any_page(tmp_path):
+    """Three decimals of humidity in kg kg-1 tell no entry from another."""
+    made, key = site(tmp_path), "pr.time_stddev_mae"
+    rows = [replace(r, numbers={**r.numbers, key: r.numbers[key] / 1000} if r.numbers else {}) for r in made.rows]
+    entry = replace(made.entries[0], rows=[r for r in rows if r.key == made.entries[0].rows[0].key])
+    texts = dict(render(replace(made, rows=rows, entries=[entry, *made.entries[1:]])))
+    for text in (texts["index.html"], texts[f"entries/{entry.id}.html"]):
+        best = next(r for r in Page(text).rows if any(cell.startswith("best") for cell in r[:2]))
+        assert f"{entry.rows[0].numbers[key]:.5f}" in best
+    result = study().results[0]
+    lines = [r.model_copy(update={"mean": {**r.mean, key: 0.00041}}) for r in result.rows[:2]]
+    result = result.model_copy(update={"rows": lines, "floor": {**result.floor, key: 0.00137}})
+    table = Page(study_text(tmp_path, study().model_copy(update={"results": [result]}))).rows
+    assert next(r for r in table if r[0] == "reference: another run")[-2] == "0.00137"
+    assert next(r for r in table if r[0] == EVIL and len(r) > 3)[-2].startswith("0.00041")
+
+
 def test_search_ends_with_its_best_trial_and_the_command_that_trains_it(tmp_path):
     made = study()
     assert "The best trial" not in study_text(tmp_path, made)

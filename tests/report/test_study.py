@@ -66,6 +66,18 @@ def test_a_table_of_many_numbers_has_a_line_for_each():
         assert lines[1 + i] == f"| {titles[i]} | {i / 10:.3f} | {i / 5:.3f} | {i / 10:.3f} |"
 
 
+def test_errors_of_a_small_unit_are_not_printed_as_zero():
+    """Three decimals of humidity in kg kg-1 tell no variant from another."""
+    small = competition({"a": "kg kg-1"})
+    keys = [c.key for c in small.columns[1:]]
+    rows = tuple({**BASE, "mean": {"score": 0.5, **dict.fromkeys(keys, x)}, "sd": None} for x in (0.00137, 0.00041))
+    text = markdown([StudyTable("s", small, rows, {"limit": {"score": 0.5, **dict.fromkeys(keys, 0.0002)}})])
+    *_, more, less, limit = [line for line in text.splitlines() if line.startswith("|")]
+    assert "| 0.5000 | 0.00137 |" in more
+    assert "| 0.5000 | 0.00041 |" in less
+    assert "| 0.5000 | 0.00020 |" in limit
+
+
 def test_a_difference_without_an_interval_has_none():
     """One run on one year."""
     unknown = {c: {"mean": -0.02, "low": None, "high": None, "sd": None} for c in COLUMNS}
