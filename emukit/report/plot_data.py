@@ -362,7 +362,8 @@ def sections(shown: Shown) -> tuple[list[Section], FigureAxis, FigureAxis] | Non
         # Of a region that has fewer than two of them, matplotlib's own.
         inside = {y: name for y, name in names.items() if south <= y <= north}
         downwards = FigureAxis("year", np.asarray(years, np.float64))
-        along = FigureAxis("latitude, zonal mean", np.asarray(grid.lat, np.float64), inside if len(inside) > 1 else None)
+        latitude = np.asarray(grid.lat, np.float64)
+        along = FigureAxis("latitude, zonal mean", latitude, inside if len(inside) > 1 else None)
     if len(fields[0]) < 2 or len(along.values) < 2:
         return None
     usual = fields[0].mean(0)
