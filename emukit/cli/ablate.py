@@ -185,6 +185,11 @@ def ablate(
             "try them again as they are: --retry",
             err=True,
         )
+        if any(r.variant == plan.study.base_name for r in failed):
+            echo(
+                f"the base is among them: with another base it is another study, so remove {plan.folder} first",
+                err=True,
+            )
         raise typer.Exit(1)
 
 

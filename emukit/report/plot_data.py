@@ -357,10 +357,13 @@ def sections(shown: Shown) -> tuple[list[Section], FigureAxis, FigureAxis] | Non
         whole = len(span) // year
         fields = [f[: whole * year].reshape(whole, year, *f.shape[1:]).mean((1, -1), dtype=np.float64) for f in pair]
         years = year_of(scenario, span.start) + np.arange(whole) + 0.5
-        downwards, along = (
-            FigureAxis("year", np.asarray(years, np.float64)),
-            FigureAxis("latitude, zonal mean", np.asarray(grid.lat, np.float64)),
-        )
+        south, north = float(grid.lat.min()), float(grid.lat.max())
+        names = {-60.0: "60°S", -30.0: "30°S", 0.0: "0°", 30.0: "30°N", 60.0: "60°N"}
+        # Of a region that has fewer than two of them, matplotlib's own.
+        inside = {y: name for y, name in names.items() if south <= y <= north}
+        downwards = FigureAxis("year", np.asarray(years, np.float64))
+        latitude = np.asarray(grid.lat, np.float64)
+        along = FigureAxis("latitude, zonal mean", latitude, inside if len(inside) > 1 else None)
     if len(fields[0]) < 2 or len(along.values) < 2:
         return None
     usual = fields[0].mean(0)

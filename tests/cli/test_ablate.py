@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -109,6 +110,21 @@ def test_from_a_file_to_a_table(emukit, demo_store, file):
     assert {r["state"] for v in kept["variants"] for r in v["runs"]} == {"finished"}
     assert json.loads(record.read_text()) == first
     assert {r["variant"]: r for r in kept["results"][0]["rows"]}["ridge=300"] == rows["ridge=300"]
+
+
+@pytest.mark.usefixtures("_forked")
+def test_a_base_that_failed_is_mended_as_the_message_says(emukit, demo_store):
+    text = 'question = "?"\nbase = "linear"\n[settings]\n"model.features" = ["dust"]\n'
+    text += '[[axes]]\npath = "model.ridge"\nvalues = [3.0]\n'
+    Path("dusty.toml").write_text(text)
+    words = ("ablate", "dusty.toml", "--data", demo_store, "--jobs", "1")
+    answer = emukit(*words)
+    assert answer.code == 1
+    assert "with another base it is another study, so remove ablations/dusty first" in answer.err
+    Path("dusty.toml").write_text(text.replace("dust", "BC"))
+    assert emukit(*words).code == 2
+    shutil.rmtree("ablations/dusty")
+    assert emukit(*words).code == 0
 
 
 def test_what_is_shown_before_it_is_trained(emukit, demo_store, file):

@@ -68,6 +68,9 @@ def test_months_are_shown_by_latitude_and_year(demo_store):
     years = len(shown.span) // 12
     truth = shown.members[shown.span.members[0]][: 12 * years, 0].reshape(years, 12, *archive.grid.shape).mean((1, 3))
     np.testing.assert_allclose(found[0].panels[0][1], truth - truth.mean(0), rtol=1e-3, atol=1e-3)
+    # As maps name latitudes, and not -60.
+    assert along.ticks is not None
+    assert along.ticks[-60.0] == "60°S"
     assert len(time.values) == years
     assert np.diff(time.values) == pytest.approx(np.ones(years - 1))
     np.testing.assert_array_equal(along.values, archive.grid.lat)
