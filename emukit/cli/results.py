@@ -165,7 +165,7 @@ def evaluate(
         return
     from emukit.parallel.comm import open_comm
 
-    if devices > 1:
+    if devices > sharing:
         _refuse_idle(run, members, devices)
     _start_processes(run, devices, sharing)
     with open_comm() as alone:
@@ -196,7 +196,7 @@ def _start_processes(run: Run, devices: int, sharing: int) -> None:
 
     Args:
         run: What they evaluate or predict.
-        devices: How many, where it is more than `sharing`.
+        devices: How many; 1: as many as share a globe.
         sharing: How many of them share a globe.
 
     Raises:
@@ -213,7 +213,7 @@ def _start_processes(run: Run, devices: int, sharing: int) -> None:
         return
     if sharing > 1:
         check_domain(run)
-    processes = max(devices, sharing)
+    processes = sharing if devices == 1 else devices
     check_groups(processes, sharing)
     check_devices(processes)
     raise typer.Exit(relaunch(sys.argv[1:], processes))

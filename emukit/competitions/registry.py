@@ -16,7 +16,6 @@ from emukit.registry import Entry, Registry
 if TYPE_CHECKING:
     from emukit.data.archive import Archive
 
-Builder = Callable[[Mapping[str, str]], Competition]
 # Functions from variables with their units to a `Competition`.
 COMPETITIONS: Registry[Entry] = Registry(
     "competition",

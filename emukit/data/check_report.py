@@ -417,7 +417,7 @@ def inspect_folder(path: Path | str, card: Card | str | None = None, reporter: R
         return FolderReport(
             str(path),
             protocols=working,
-            untrainable="" if working else _why_untrainable(outline),
+            untrainable="" if working or survey.problems else _why_untrainable(outline),
             oddities=(*survey.oddities, *folder.card.oddities),
             problems=tuple(survey.problems),
             folder=folder,

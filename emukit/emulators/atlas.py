@@ -264,6 +264,7 @@ class Atlas(Wrapper):
     steps: ClassVar[tuple[str, ...]] = ("month",)
     varied: ClassVar[bool] = True
     from_beginning: ClassVar[bool] = True
+    together: ClassVar[int] = 5
     trains_networks: ClassVar[bool] = True
 
     def __init__(

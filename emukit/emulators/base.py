@@ -89,6 +89,7 @@ class Emulator(ABC):
             Work is then divided by scenario and realisation, never by months.
         continues: Whether steps that are asked for piece by piece, in order, are those of one call, and cost no more;
             not so where a call begins a forecast, or runs from the beginning every time.
+        together: How many realisations are drawn side by side where they are scored; 1 where that saves no time.
         trained_in: The training years among the forcings that it reads; None where it reads none, or is older.
         knows_error: Whether it knows how far off its forced response may be, as a distribution.
         plugins: What it needs of other packages.
@@ -100,6 +101,7 @@ class Emulator(ABC):
     forcing_options: ClassVar[tuple[str, ...]] = ()
     from_beginning: ClassVar[bool] = False
     continues: ClassVar[bool] = True
+    together: ClassVar[int] = 1
     streams: ClassVar[bool] = False
     knows_error: bool = False
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ import torch
 from numpy.typing import NDArray
 
 from emukit import provenance
+from emukit.config import toml_value
 from emukit.data.archive import Archive
 from emukit.data.block_sampler import BlockSampler, check_size, hit_frequency
 from emukit.data.coarsen import Coarsening
@@ -193,7 +194,7 @@ def train_downscaler(
         "data": archive.digest,
         "card": card_digest(archive.card),
     }
-    known = _existing(folder, identity, resume)
+    known = _existing(folder, identity, recipe, resume)
     if known and known["state"] == "finished":
         reporter.say(f"{folder} is finished: nothing is trained")
         return read_downscale_run(folder)
@@ -288,7 +289,9 @@ def evaluate_run(
     return score_downscalers(archive, split.scored[name], one, baselines, members, beside=beside)
 
 
-def _existing(folder: Path, identity: Mapping[str, Any], resume: bool) -> dict[str, Any] | None:
+def _existing(
+    folder: Path, identity: Mapping[str, Any], recipe: DownscaleRecipe, resume: bool
+) -> dict[str, Any] | None:
     if not folder.exists() or not any(p.name != ".lock" for p in folder.iterdir()):
         return None
     run = read_downscale_run(folder)
@@ -296,9 +299,11 @@ def _existing(folder: Path, identity: Mapping[str, Any], resume: bool) -> dict[s
     if different:
         raise RunError(
             f"the run {folder} belongs to another configuration",
-            found=f"another {', '.join(different)}",
+            found=f"another {', '.join(different)}{_other_settings(recipe, run.recipe)}",
             expected="the configuration that started it",
-            hint="choose another --out",
+            hint="give the settings that it has, as defaults may have changed since, or choose another --out"
+            if different == ["recipe"]
+            else "choose another --out",
         )
     if run.record["state"] != "finished" and not resume:
         raise RunError(
@@ -307,6 +312,33 @@ def _existing(folder: Path, identity: Mapping[str, Any], resume: bool) -> dict[s
             hint="--resume to continue it, or another --out",
         )
     return dict(run.record)
+
+
+def _other_settings(asked: DownscaleRecipe, held: DownscaleRecipe) -> str:
+    """How the settings that are asked for differ from those that a run has, each by its name; empty if they do not."""
+    names = sorted({path for recipe in (asked, held) for path in _paths(recipe.model_dump(exclude={"description"}))})
+    found = [(path, *(_setting(recipe, path) for recipe in (asked, held))) for path in names]
+    told = [f"{'.'.join(path)} = {_text(a)}, where the run has {_text(b)}" for path, a, b in found if a != b]
+    return f" ({'; '.join(told[:3])}{'; and others' if len(told) > 3 else ''})" if told else ""
+
+
+def _text(setting: Any) -> str:
+    return "nothing" if setting is None else toml_value(setting)
+
+
+def _paths(values: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from _paths(value, (*above, name))
+        else:
+            yield *above, name
+
+
+def _setting(value: Any, path: tuple[str, ...]) -> Any:
+    """What a recipe says under a path; None where it has nothing there."""
+    for name in path:
+        value = value.get(name) if isinstance(value, Mapping) else getattr(value, name, None)
+    return value
 
 
 class DownscaleTrainer:

@@ -50,9 +50,6 @@ Sums = TypeVar("Sums", EnsembleSums, ZonalPower)
 
 # Steps of an ensemble that are in memory together.
 STEPS = 60
-# Trajectories that are drawn side by side, however many processes there are: sums of products are rounded differently
-# with another number of rows.
-TOGETHER = 5
 
 
 @dataclass(frozen=True)
@@ -165,7 +162,8 @@ class Drawing:
             members: E, how many.
             comm: The processes.
         """
-        size = TOGETHER if emulator.from_beginning else 1
+        # However many processes there are: sums of products are rounded differently with another number of rows.
+        size = emulator.together
         groups = [range(first, min(first + size, members)) for first in range(0, members, size)]
         # Each group has an emulator of its own, which goes on from where it was.
         self._groups = [(group, emulator.member(group.start)) for group in comm.shard(groups)]

@@ -1,11 +1,15 @@
 """`--domain` that starts processes for what cannot be divided, or does nothing without a word."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import xarray as xr
 
+from emukit.cli.results import _refuse_idle
+from emukit.errors import EmukitError
+from emukit.recipes.load import load_recipe
 from tests import forks
 
 
@@ -86,12 +90,29 @@ def test_devices_of_an_evaluation_that_would_do_nothing_start_processes(emukit, 
         assert wrong in answer.err
     assert emukit("evaluate", "runs/drawn", "--members", "4", "--devices", "3").code == 0
     assert started == [3]
+    with monkeypatch.context() as patch:
+        patch.setattr("emukit.runs.predict.check_domain", lambda run: None)
+        answer = emukit("evaluate", "runs/drawn", "--members", "4", "--devices", "2", "--domain", "4")
+        assert (answer.code, started) == (2, [3])
+        assert "2 processes cannot share globes in groups of 4" in answer.err
+        # They share a globe, and need nothing else to do.
+        assert emukit("evaluate", "runs/drawn", "--devices", "2", "--domain", "2").code == 0
+    assert started == [3, 2]
     place = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29400"}
     for name, value in place.items():
         monkeypatch.setenv(name, value)
     answer = emukit("evaluate", "runs/drawn", "--members", "4", "--devices", "3")
     assert answer.code == 2
     assert "2 processes that torchrun started" in answer.err
+
+
+def test_beginnings_of_forecasts_are_not_taken_for_work_of_several_processes():
+    _refuse_idle(SimpleNamespace(recipe=load_recipe("forecast")), None, 2)
+    for name in ("transformer", "linear"):
+        run = SimpleNamespace(recipe=load_recipe(name))
+        with pytest.raises(EmukitError, match="--devices would do nothing"):
+            _refuse_idle(run, None, 2)
+        _refuse_idle(run, 2, 2)
 
 
 @pytest.mark.slow

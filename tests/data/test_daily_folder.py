@@ -541,3 +541,27 @@ def test_protocols_of_a_full_folder_are_those_of_its_card(climx_folder):
     with pytest.raises(ProtocolError, match="lacks the years of the percentiles") as e:
         make_split(outline_of(replace(folder, scenarios=lost), "folder"), "loso:ssp126")
     assert e.value.expected == "all days of 1961 to 1990 in a scenario historical"
+
+
+@pytest.mark.parametrize(
+    ("values", "units", "found"),
+    [
+        (np.arange(0, 800, 2.0), "days since 1850-01-01", "1850-01-01 00:00:00, then 1850-01-03 00:00:00"),
+        (np.arange(400.0), "hours since 1850-01-01", "1850-01-01 00:00:00, then 1850-01-01 01:00:00"),
+        (np.arange(400.0)[::-1], "days since 1850-01-01", "1851-02-04 00:00:00, then 1851-02-03 00:00:00"),
+        (np.r_[0.0:9, 8.0:20], "days since 1850-01-01", "1850-01-09 00:00:00, then 1850-01-09 00:00:00"),
+    ],
+)
+def test_stamps_that_are_not_those_of_days_in_a_row_are_taken_for_them(values, units, found):
+    """Of days in a row one stamp alone is made a date, and then no date shows that they are not."""
+    time = ("time", values, {"units": units, "calendar": "noleap"})
+    with pytest.raises(StoreError, match=r"the days of f\.nc are not consecutive") as e:
+        daily._first_day(xr.Dataset(coords={"time": time}), "f.nc")
+    assert e.value.found == found
+
+
+@pytest.mark.parametrize(("first", "units"), [(0.5, "days since 1850-01-02"), (12.0, "hours since 1850-01-02")])
+def test_days_in_a_row_begin_on_another_day_in_other_units(first, units):
+    step = 1 if units.startswith("days") else 24
+    time = ("time", first + step * np.arange(800.0), {"units": units, "calendar": "noleap"})
+    assert daily._first_day(xr.Dataset(coords={"time": time}), "f.nc") == 1850 * DAYS + 1

@@ -79,6 +79,16 @@ def test_the_climate_is_the_area_mean_of_the_variable_that_explains_most_and_the
     assert (found.exponent == 0).all()
 
 
+def test_the_climate_is_that_of_the_first_variable_though_another_moves_all(archive, monkeypatch):
+    plain, rng = fitted(archive), np.random.default_rng(3)
+    coarse, time = rng.normal(size=(240, 2, 4, 6)), archive["ssp126"].time[:240]
+    coarse[:, 1] = 5 + rng.normal(size=240)[:, None, None] + 0.1 * coarse[:, 1]
+    monkeypatch.setattr(downscaling_residuals, "training_pairs", lambda *which: [(None, coarse, time)])
+    found = Climate.fit(archive, SPANS, plain.coarsening, plain.passed)
+    assert archive.variables[found.variable] == "pr"
+    assert found.scale == pytest.approx(1, abs=0.15)
+
+
 def test_a_block_is_told_the_climate_of_the_globe_and_counts_the_weather_in_it(archive, frames):
     scenario = archive["ssp585"]
     coarse, time = frames.coarsening.down(scenario.truth(0, 900, 906)), scenario.time[900:906]
@@ -129,7 +139,10 @@ def test_growth_with_the_climate_is_told_from_that_with_unusual_weather():
         # Where the weather of warm months is unusual, what it explains is not for the climate to explain.
         weather = weather * np.exp(0.5 * index)[:, None, None, None]
         left = rng.normal(size=weather.shape) * (1 + np.minimum(weather**2, 36)) ** known[:, None, None] * grown
-        found = downscaling_residuals._residual_climate(archive, (), apart, np.zeros(2), known)
+        # Nor what is left where it rains more, as it does then.
+        growth = np.array([0.4, 0.2])
+        left *= fine.level(weather, time.season) ** growth[:, None, None]
+        found = downscaling_residuals._residual_climate(archive, (), apart, growth, known)
         np.testing.assert_allclose(found, [0.05, 0.1], atol=0.0051)
 
 

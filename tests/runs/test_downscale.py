@@ -195,6 +195,20 @@ def test_the_same_command_takes_the_finished_run_and_another_is_refused(archive,
         train_downscaler(archive, recipe(), run.folder, seed=1, members=(0,), reporter=QUIET)
 
 
+def test_defaults_that_changed_after_a_run_was_begun_are_not_told(archive, drawn_run):
+    """Of a run that draws the climate counts by default; of one that was begun before, it does not."""
+    now = recipe("training.epochs=1", "conditions.calibrate=true", "loss.pr.l1=2.0", objective="crps")
+    with pytest.raises(RunError, match="another configuration") as e:
+        train_downscaler(archive, now, drawn_run.folder, members=(0,), reporter=QUIET, resume=True)
+    assert e.value.found.startswith("another recipe (conditions.calibrate = true, where the run has false; ")
+    assert "; conditions.climate = true, where the run has false; " in e.value.found
+    assert e.value.found.endswith("; loss.default.l1 = nothing, where the run has 1.0; and others)")
+    assert "defaults may have changed" in e.value.hint
+    with pytest.raises(RunError, match="another configuration") as e:
+        train_downscaler(archive, drawn_run.recipe, drawn_run.folder, members=(1,), reporter=QUIET)
+    assert e.value.found == "another members"
+
+
 def test_interrupted_training_resumes_to_the_same_bits(archive, run, tmp_path, monkeypatch):
     def one_epoch(engine, sampler, settings, **rest):
         train(engine, sampler, settings, **rest, keep=KeptWeights(1, averaged=False))

@@ -1,6 +1,7 @@
 """Realisations scored as if they were one answer, or against the wrong months; a real member that is left out."""
 
 import json
+from copy import copy
 from dataclasses import astuple
 
 import numpy as np
@@ -16,8 +17,9 @@ from emukit.errors import ProtocolError, RunError
 from emukit.metrics import Moments
 from emukit.metrics.ensemble import EnsembleSums, RankCounts, Regions, energy_score, score_ensemble, two_sample_test
 from emukit.metrics.variability import Deviations, ZonalPower
+from emukit.parallel.comm import Comm
 from emukit.progress import Reporter
-from emukit.runs.ensemble_scores import evaluate_ensemble, save_ensemble
+from emukit.runs.ensemble_scores import Drawing, evaluate_ensemble, save_ensemble
 from tests.coded import score_moments, warming_archive
 
 QUIET = Reporter(quiet=True)
@@ -115,6 +117,18 @@ def test_what_runs_from_a_beginning_is_asked_once_for_a_span(made, monkeypatch):
     monkeypatch.setattr(Sampled, "continues", False)
     evaluate_ensemble(sampled, archive, (Span("ssp126", 30, 120, (0,)),), 2, QUIET)
     assert set(asked) == {(30, 120)}
+
+
+@pytest.mark.parametrize(("together", "shares"), [(1, [2, 2, 3]), (5, [0, 5, 2])])
+def test_processes_are_idle_while_others_draw_what_need_not_be_drawn_side_by_side(made, together, shares):
+    emulator = made[-1]
+
+    class Alike(type(emulator)):
+        pass
+
+    emulator = copy(emulator)
+    emulator.__class__, Alike.from_beginning, Alike.together = Alike, True, together
+    assert [Drawing(emulator, 7, Comm(rank, 3)).own for rank in range(3)] == shares
 
 
 def test_spans_of_several_members_are_drawn_once_and_scored_each(made):

@@ -15,7 +15,7 @@ const emukit = (() => {
   const number = (x, digits) => minus(x.toFixed(digits));
   const signed = (x, digits) => (x > 0 ? "+" : "") + number(x, digits);
 
-  // The inverse of what emukit/report/site/fields.py writes.
+  // The inverse of what emukit/report/pages.py writes.
   const decode = (quantity) => {
     const bytes = atob(quantity.values);
     const out = new Float32Array(bytes.length);
