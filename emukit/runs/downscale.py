@@ -72,6 +72,7 @@ from emukit.runs.downscale_record import (
     DownscaleRecord,
     read_downscale_record,
 )
+from emukit.runs.evaluate import refuse_many
 from emukit.runs.record import DOWNSCALE_FILE, DataArguments, card_digest
 from emukit.terminal import size
 from emukit.training.engine import Engine, Execution
@@ -256,7 +257,7 @@ def evaluate_run(
 
     Raises:
         ProtocolError: There is no such set, or its truth is hidden, or the data are on another grid.
-        RunError: Realisations are asked of a downscaler that draws none.
+        RunError: Realisations are asked of a downscaler that draws none, or more of them than memory holds.
     """
     one, identity = run.downscaler(), run.record["identity"]
     if one.domain.grid != archive.grid or one.domain.variables != archive.variables:
@@ -276,6 +277,10 @@ def evaluate_run(
         )
     for span in split.scored[name]:
         _refuse_hidden(archive, span)
+    if members:
+        most = max(part.stop - part.start for s in split.scored[name] for part in some_parts(len(s), DRAWN_STEPS))
+        # Fields in float64, once more where they are joined.
+        refuse_many(members, 2 * 8 * most * len(archive.variables) * archive.grid.weights.size)
     reporter.say("fitting the baselines on the training months")
     baselines = fit_baselines(archive, split.train, one.coarsening)
     plain = one.frames.varied(size=None)

@@ -138,7 +138,7 @@ def evaluate_forecasts(
     groups = [group for (name, _, stop), starts in begun.items() for group in _alike(name, starts, stop, leads)]
     if members:
         # Those of a group are in memory together.
-        most = max(len(starts) * longest for _, starts, longest in groups)
+        most = max((len(starts) * longest for _, starts, longest in groups), default=0)
         refuse_many(members, 4 * most * len(archive.variables) * archive.grid.weights.size, comm)
     drawn = [emulator.member(i) for i in range(members)] if members else [emulator]
     # The groups are those of one process, so that every forecast is the same to the last bit.

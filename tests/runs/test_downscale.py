@@ -107,6 +107,15 @@ def drawn_run(archive, tmp_path_factory):
         return train_downscaler(archive, chosen, folder, members=(0,), reporter=QUIET)
 
 
+def test_more_realisations_than_memory_holds_are_drawn_until_it_is_full(archive, drawn_run, monkeypatch):
+    def fit(*args, **kwargs):
+        raise AssertionError("it computes")
+
+    monkeypatch.setattr(downscale, "fit_baselines", fit)
+    with pytest.raises(RunError, match="realisations do not fit into memory"):
+        downscale.evaluate_run(drawn_run, archive, "validation", 10**12, QUIET)
+
+
 @pytest.fixture(scope="module")
 def coarse(archive, run):
     """Thirty months of coarse fields as a dataset."""
