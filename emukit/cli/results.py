@@ -200,7 +200,7 @@ def _start_processes(run: Run, devices: int, sharing: int) -> None:
         sharing: How many of them share a globe.
 
     Raises:
-        RunError: Some share a globe, and the run has no network that could be divided.
+        RunError: Processes are to share one globe, and the emulator of the run is not a network.
         TrainingError: The network cannot be divided, this machine has too few devices, or torchrun has started others.
         typer.Exit: They have done it.
     """

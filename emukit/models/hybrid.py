@@ -81,6 +81,8 @@ A_DAY = (1.0, 0.6, 5e-4)
 HEIGHTS = 500.0
 # Near the equator no wind balances a geopotential: the Coriolis parameter is held from zero by that of 10 degrees.
 LEAST_CORIOLIS = float(np.sin(np.deg2rad(10.0)))
+# In which departures of cells and of global means fall to 1/e, in days.
+RELAXATION_DAYS = (1.0, 5.0)
 
 
 class Role(NamedTuple):
@@ -180,7 +182,7 @@ class Hybrid(nn.Module):
         divergence_hours: tuple[float, float] = (6.0, 0.5),
         divergence: float = 0.5,
         relaxation: float = 0.0,
-        relaxation_days: tuple[float, float] = (1.0, 5.0),
+        relaxation_days: tuple[float, float] = RELAXATION_DAYS,
     ) -> None:
         """Fresh weights.
 
@@ -229,6 +231,8 @@ class Hybrid(nn.Module):
             raise ValueError(f"relaxation must be zero or more, not {relaxation:g}")
         if min(relaxation_days) <= 0:
             raise ValueError(f"relaxation_days must be above zero, not {', '.join(f'{d:g}' for d in relaxation_days)}")
+        if not relaxation and tuple(relaxation_days) != RELAXATION_DAYS:
+            raise ValueError("relaxation_days would do nothing: relaxation is 0, so that nothing is drawn back")
         if substeps % held:
             raise ValueError(f"held must divide substeps {substeps}, not {held}")
         most = min(grid[0] - 2, (grid[1] - 1) // 2)

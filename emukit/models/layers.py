@@ -259,8 +259,8 @@ def asked(
 
 # Scales the initial weights of heads that predict what noisy fields or regressions leave. Unscaled they add noise that
 # training has to remove first: in dit a third of the variance of the targets, in denoising-unet 7 %. If targets are
-# hardly predictable, training ends before that. With weights of zero all realisations would begin equal, and the CRPS
-# would have no gradient that increases their spread.
+# hardly predictable, training ends before that. With weights of zero all realisations would begin equal, and no
+# gradient of the CRPS would drive them apart.
 FAINT = 0.1
 
 

@@ -154,7 +154,7 @@ def load_downscale(
     conditions = values["conditions"]
     if isinstance(conditions, Mapping) and conditions.get("residual") == "out-of-fold":
         conditions = {"calibrate": True, **conditions}
-        # One answer has no spread that a climate could change.
+        # A regression gives one answer, which has no spread to change with the climate.
         asked = values.get("objective", {})
         name = asked.get("name", REGRESSION) if isinstance(asked, Mapping) else asked
         if conditions["calibrate"] is True and name in OBJECTIVES and OBJECTIVES.load(name).draws:

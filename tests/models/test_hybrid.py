@@ -248,7 +248,7 @@ def test_water_of_a_column_does_not_fall_below_none_and_the_budget_holds_all_the
 
 def test_in_predictions_states_are_drawn_back_to_those_of_training():
     """What lies beyond falls to 1/e in `relaxation_days`, and so does what is left in the global mean."""
-    free, held = (stirred(hybrid(relaxation=r, relaxation_days=(2.0, 7.0))).eval() for r in (0.0, 0.5))
+    free, held = (stirred(hybrid(**s)).eval() for s in ({}, {"relaxation": 0.5, "relaxation_days": (2.0, 7.0)}))
     sample, values = frames(), known()
     sample[:, :, CHANNELS.index("state:t850")] += 0.6
     with torch.no_grad():
@@ -356,6 +356,7 @@ def test_a_core_without_winds_is_refused():
         ({"held": 3}, "held"),
         ({"relaxation": -1.0}, "relaxation must be zero or more, not -1"),
         ({"relaxation": 2.0, "relaxation_days": (0.0, 5.0)}, "relaxation_days must be above zero, not 0, 5"),
+        ({"relaxation": 0.0, "relaxation_days": (2.0, 5.0)}, "relaxation_days would do nothing: relaxation is 0"),
         ({"truncation": 40}, "truncation"),
         ({"boundaries": [0.0, 0.5]}, "boundaries"),
         ({"roles": {"u200": "westward 0.2"}}, "u200"),
